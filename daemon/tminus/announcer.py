@@ -1,0 +1,63 @@
+"""The news: committed events become log lines, in the order in which they were committed.
+
+It reads the event table, so nothing is told that was not committed, and nothing that was is left out: not what a bulk
+move wrote, nor what another process (`tminus advance`) did.
+"""
+
+import threading
+from collections.abc import Callable
+
+from tminus.errors import StoreUnavailable
+from tminus.events import Told
+from tminus.storage import Store
+
+PAGE = 500
+"""Events read at a time."""
+
+LOOK = 1.0
+"""Seconds after which it looks even if nobody has called."""
+
+
+class Announcer:
+    """A thread that hands each committed event to `announce`, from those after `start` on."""
+
+    def __init__(self, store: Store, announce: Callable[[Told], None]) -> None:
+        self._store = store
+        self._announce = announce
+        self._seq = store.read(lambda view: view.last_seq())
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="announcer")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is news. Any thread."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Returns when everything committed so far has been told."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            stopping = self._stopping
+            self._wake.wait(LOOK)
+            self._wake.clear()
+            while self._tell_page() == PAGE:
+                pass
+            if stopping:
+                return
+
+    def _tell_page(self) -> int:
+        try:
+            page = self._store.read(lambda view: view.events(self._seq, PAGE))
+        except StoreUnavailable:
+            return 0  # the writer tells of that; what was missed is read when the database is back
+        for told in page:
+            self._announce(told)
+            self._seq = told.event.seq
+        return len(page)

@@ -1,0 +1,17 @@
+"""HTTP at the rim: routes of two or three lines around the verbs.
+
+================  ==================================================================
+`routes_*`        the calls, by whom they are for
+`requests`        shapes of what comes in, with all faults told at once
+`answers`         model objects as the wire has them
+`callers`         who calls
+`errors`          causes as HTTP statuses: the only place
+`rim`             around everything: request id, bounded body, log line
+`services`        what the routes work with
+================  ==================================================================
+"""
+
+from tminus.api.application import make_application
+from tminus.api.services import Services
+
+__all__ = ["Services", "make_application"]

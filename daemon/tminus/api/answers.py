@@ -1,0 +1,151 @@
+"""Model objects as answers: which field is called what, and who may see it."""
+
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from tminus import instants, policy, wire
+from tminus.config import Settings
+from tminus.model import Caller, Session, SessionType
+from tminus.sessions.rights import may_see_secrets, owns
+from tminus.sessions.verbs import agent_session_shown, roles_shown
+
+
+def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
+    """A session as this caller may see it."""
+    text = instants.text
+    shown: wire.Session = {
+        "unattended": False,
+        "scheduled": session.scheduled,
+        "id": session.id,
+        "type": session.type.value,
+        "label": session.label,
+        "userDescription": session.user_description,
+        "ExternalUserId": session.agent_id,
+        "OrganizationId": session.organization_id,
+        "createdByAgentSession": session.created_by,  # type: ignore[typeddict-item]  # stored as it is shown
+        "status": session.status.value,
+        "updatedAt": text(session.updated_at),
+        "createdAt": text(session.created_at),
+        "pin": session.pin,
+        "expiresAt": text(session.expires_at),
+        "settings": session.settings,  # type: ignore[typeddict-item]  # likewise
+        "externalSessionObjectId": session.external_session_object_id,
+        "urls": {"user": session.user_url},
+        "version": session.version,
+        "openedAt": session.opened_at and text(session.opened_at),
+        "activatedAt": session.activated_at and text(session.activated_at),
+        "closedAt": session.closed_at and text(session.closed_at),
+        "closeReason": session.close_reason and session.close_reason.value,
+        "durationSeconds": session.active_seconds(now),
+        "externalMapping": session.external_mapping,
+        "parentObject": session.parent_object,
+        "metaData": session.meta_data,
+        "participants": session.participants,
+    }
+    if session.start_time is not None:
+        shown["startTime"] = text(session.start_time)
+    if may_see_secrets(caller, session):
+        shown["hostAuthToken"] = session.host_auth_token
+        shown["urls"]["host"] = f"{session.host_url}#host={session.host_key}"
+    elif not owns(caller, session):
+        # Whoever has the PIN gets in: a monitor watches, and does not.
+        shown["pin"] = 0
+        shown["urls"]["user"] = f"{session.user_url.rpartition('/')[0]}/?{session.id}"
+    return shown
+
+
+def pin_meta(session: Session) -> wire.PinMeta:
+    """What anybody who knows the PIN may know. Clients append the PIN to the download URLs."""
+    page = f"{session.user_url.rpartition('/')[0]}/"
+    return {
+        "id": session.id,
+        "pin": session.pin,
+        "type": session.type.value,
+        "label": session.label,
+        "userDescription": session.user_description,
+        "status": session.status.value,
+        "settings": session.settings,  # type: ignore[typeddict-item]  # stored as it is shown
+        "expiresAt": instants.text(session.expires_at),
+        "OrganizationId": session.organization_id,
+        "client_info": {
+            "win_download_url": page,
+            "mac_download_url": page,
+            "ios_itunes_url": page,
+            "android_package_id": page,
+        },
+    }
+
+
+def discovered(session: Session, settings: Settings, instance: str, now: datetime) -> wire.Discovered:
+    """Where an active session is served: here."""
+    server: wire.Server = {"region": "local", "endpoint": settings.server.urls().public, "serverInstanceId": instance}
+    return {
+        "id": session.id,
+        "type": session.type.value,
+        "ts": (now - instants.EPOCH) // instants.MILLISECOND,
+        "servers": {session.type.value: server},
+    }
+
+
+def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> wire.Me:
+    """The caller, with the secret that it has sent or just been given."""
+    organization = settings.organization
+    return {
+        "session": {
+            **agent_session_shown(caller, now),
+            "id": secret,
+            "ExternalUserId": caller.agent_id,
+            "OrganizationId": organization.id,
+            "name": caller.name,
+            "isActive": True,
+        },  # type: ignore[typeddict-item]  # the spread is a wire.AgentSession
+        "roles": roles_shown(caller),
+        "org": {
+            "provider": organization.provider,
+            "name": organization.name,
+            "externalId": str(organization.id),
+            "id": organization.id,
+            "CustomerId": organization.id,
+        },
+        "user": {"name": caller.name, "email": email, "externalId": caller.external_id, "id": caller.agent_id},
+        "products": {
+            session_type.value: policy.agent_choices(session_type, settings.policy.modes(session_type))
+            for session_type in SessionType
+        },
+    }
+
+
+def widget_config(settings: Settings) -> wire.EndpointConfig:
+    """The URLs from which a client of the original builds its links."""
+    urls = settings.server.urls()
+    return {
+        "widgetConfig": {
+            "remote_support": True,
+            "cobrowse": True,
+            "live": True,
+            "replay": True,
+            "viewer_base_url": f"{urls.host}/",
+            "activation_base_url": f"{urls.user}/",
+            "vanity_url": urls.user,
+            "agent_portal_base_url": urls.host,
+            "replay_url": f"{urls.user}/?",
+            "live_url": f"{urls.user}/",
+            "embedded_live_url": f"{urls.user}/",
+        }
+    }
+
+
+def cobrowse_deployments(settings: Settings) -> list[wire.CobrowseDeployment]:
+    """The one place where cobrowse sessions are joined: the users' pages."""
+    organization = settings.organization
+    return [
+        {
+            "id": organization.id,
+            "key": organization.provider,
+            "name": organization.name,
+            "OrganizationId": organization.id,
+            "entrypoint": urlsplit(settings.server.urls().user).netloc,
+            "is_multidomain": False,
+            "CobrowseDomains": [],
+        }
+    ]

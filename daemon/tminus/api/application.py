@@ -1,0 +1,99 @@
+"""The ASGI application: routes, CORS, the rim, and its own description."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from tminus import __version__, errors
+from tminus.api import routes_callers, routes_lookups, routes_operations, routes_sessions
+from tminus.api.errors import on_http_exception, on_invalid, on_request_error
+from tminus.api.rim import Rim
+from tminus.api.services import Services
+
+_ASSETS = "/docs/assets"
+
+_SECURITY = {
+    "session": {"type": "apiKey", "in": "header", "name": "Session-id"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+
+
+class _Cors(CORSMiddleware):
+    """Asks the settings in force, not those of the start, which origins may call."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        super().__init__(
+            app,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Session-id", "client-app", "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
+            expose_headers=["ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"],
+            max_age=3600,
+        )  # fmt: skip
+        self._services = services
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        allowed = self._services.settings.server.cors_origins
+        return "*" in allowed or origin in allowed
+
+
+def make_application(services: Services) -> ASGIApp:
+    """The whole of what is served, on every listener alike."""
+    api = FastAPI(
+        title="tminus",
+        version=__version__,
+        summary="Remote-support and meeting sessions: scheduled, opened on time, closed.",
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            errors.RequestError: on_request_error,
+            RequestValidationError: on_invalid,
+            HTTPException: on_http_exception,
+        },
+    )
+    api.state.services = services
+    for routes in (routes_sessions, routes_lookups, routes_callers, routes_operations):
+        api.include_router(routes.router)
+    for routes in (routes_lookups, routes_callers):
+        api.include_router(routes.public)
+    # The page's scripts come from here: a browser behind a firewall shows it as well.
+    api.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="tminus",
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        )
+
+    def describe() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            api.openapi_schema = _truthful(get_openapi(title=api.title, version=api.version, routes=api.routes))
+        return api.openapi_schema
+
+    api.openapi = describe  # type: ignore[method-assign]  # the documented way to change the description
+    return Rim(_Cors(api, services), services)
+
+
+def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
+    """The framework's description, without the 422 that we never answer, with the security that we ask for."""
+    for path in schema["paths"].values():
+        for call in path.values():
+            call["responses"].pop("422", None)
+            if "401" in call["responses"] and "public" not in call["tags"]:
+                call["security"] = [{name: []} for name in _SECURITY]
+    components = schema["components"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(unused, None)
+    components["securitySchemes"] = _SECURITY
+    return schema

@@ -1,0 +1,96 @@
+"""Errors as answers: the one place where a cause becomes an HTTP status."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tminus import errors, wire
+from tminus.api.json import Json
+from tminus.errors import Fault, RequestError
+
+STATUS: Mapping[type[RequestError], int] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownPath: 404,
+    errors.MethodNotAllowed: 405,
+    errors.RequestTimeout: 408,
+    errors.BodyTooLarge: 413,
+    errors.InternalError: 500,
+    errors.BadStartTime: 400,
+    errors.UnknownSession: 404,
+    errors.WrongStatus: 409,
+    errors.StaleVersion: 412,
+    errors.TooManySessions: 429,
+    errors.NoPinFree: 503,
+    errors.UnknownParticipant: 404,
+    errors.KeyReused: 409,
+    errors.NotAuthenticated: 401,
+    errors.Forbidden: 403,
+    errors.TooManyAttempts: 429,
+    errors.UnknownOrganization: 404,
+    errors.Overloaded: 503,
+    errors.StoreUnavailable: 503,
+    errors.Draining: 503,
+}
+
+
+def answer(error: RequestError) -> Response:
+    """The answer to a request that is not done, in the one shape that all errors have."""
+    code = STATUS[type(error)]
+    body: wire.Error = {
+        "code": code,
+        "refcode": error.refcode,
+        "description": error.description,
+        "errors": [{"field": fault.field, "message": fault.message} for fault in error.faults],
+    }
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = f"{error.retry_after:.0f}"
+    if code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Json(body, status_code=code, headers=headers)
+
+
+async def on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    request.state.refcode = error.refcode
+    return answer(error)
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await on_request_error(request, errors.InvalidRequest(tuple(_faults(error.errors()))))
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """What the framework refuses by itself: unknown paths and methods, a body that is no JSON."""
+    assert isinstance(error, HTTPException)
+    told: RequestError
+    if error.status_code == 405:
+        told = errors.MethodNotAllowed(request.method)
+    elif error.status_code == 404:
+        told = errors.UnknownPath()
+    else:
+        told = errors.InvalidRequest((Fault("body", "is not JSON"),))
+    response = await on_request_error(request, told)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:
+    for fault in found:
+        where = [str(part) for part in fault["loc"]]
+        # The first part says only whether it was in the body, the query or a header.
+        field = ".".join(where[1:]) if len(where) > 1 and fault["type"] != "json_invalid" else where[0]
+        if fault["type"] == "json_invalid":
+            yield Fault("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
+        elif fault["type"] == "missing":
+            yield Fault(field, "is missing")
+        elif fault["type"] == "value_error":
+            yield Fault(field, fault["msg"].removeprefix("Value error, "))
+        else:
+            message = fault["msg"]
+            yield Fault(field, message.replace("Input should be", "must be").replace("String should", "must").replace("Value should", "must"))  # fmt: skip

@@ -1,0 +1,156 @@
+"""The shapes of requests: what is checked before a verb sees it, and all faults told at once."""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Header, Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
+from typing_extensions import Self
+
+from tminus import instants
+from tminus.model import Order, ParticipantRole, SessionType, Status
+from tminus.sessions.verbs import IfMatch
+
+META_DATA_BYTES = 16 * 1024
+
+
+def _printable(text: str) -> str:
+    if any(unicodedata.category(char) == "Cc" for char in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _instant(value: Any) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")
+    return instants.parse(value)
+
+
+Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+Instant = Annotated[
+    datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
+]
+
+
+class Request(BaseModel):
+    """A body. Members that are not known are let pass: clients of the original send more than they need."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class AgentPrefs(BaseModel):
+    """What the agent asks for; what is left out is false, what the type does not support is ignored."""
+
+    record: StrictBool = False
+    prerequestrc: StrictBool = False
+    prerequestadmin: StrictBool = False
+    knock: StrictBool = False
+    audio: StrictBool = False
+
+
+class ParentObject(Request):
+    """The object of another system to which a session belongs."""
+
+    id: Annotated[str, Field(max_length=255)]
+    app: Annotated[str, Field(max_length=255)] | None = None
+    type: Annotated[str, Field(max_length=255)] | None = None
+    name: Annotated[str, Field(max_length=255)] | None = None
+    sync: StrictBool | None = None
+    provider: Annotated[str, Field(max_length=255)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trim_names(cls, value: Any) -> Any:
+        # Published examples spell a member "app " with a blank, and they are what people paste.
+        return {str(name).strip(): member for name, member in value.items()} if isinstance(value, dict) else value
+
+
+class NewSession(Request):
+    """A session to be made: at once, or with `startTime` for later."""
+
+    type: SessionType
+    label: Text
+    userDescription: Annotated[str, Field(max_length=255), AfterValidator(_printable)] | None = None
+    agentPrefs: AgentPrefs | None = None
+    externalMapping: Text | None = None
+    parentObject: ParentObject | None = None
+    metaData: Annotated[dict[str, Any], Field(description="At most 16 KiB of JSON")] | None = None
+    startTime: Instant | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.externalMapping is None) != (self.parentObject is None):
+            raise ValueError("externalMapping and parentObject must come together")
+        if self.metaData is not None and len(_compact(self.metaData)) > META_DATA_BYTES:
+            raise ValueError(f"metaData must be at most {META_DATA_BYTES} bytes of JSON")
+        return self
+
+    def order(self) -> Order:
+        return Order(
+            type=self.type,
+            label=self.label,
+            user_description=self.userDescription or None,
+            preferences=dict(self.agentPrefs) if self.agentPrefs else {},
+            external_mapping=self.externalMapping,
+            parent_object=self.parentObject.model_dump(exclude_unset=True) if self.parentObject else None,
+            meta_data=self.metaData,
+            start_time=self.startTime,
+        )
+
+
+class NewStart(Request):
+    """Another start for a scheduled session."""
+
+    startTime: Instant
+
+
+class NewParticipant(Request):
+    """Somebody who joined a room."""
+
+    role: ParticipantRole
+    name: Text
+
+
+class TokenSignIn(Request):
+    """A configured token, to be turned into an agent session."""
+
+    session_token: Annotated[str, Field(max_length=1024)]
+
+
+def _compact(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
+        raise ValueError(f"metaData cannot be stored: {error}") from None
+
+
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key", min_length=1, max_length=255, pattern="^[ -~]+$",
+        description="Repeating a request with the same key answers with what the first one made",
+    ),
+]  # fmt: skip
+
+IfMatchHeader = Annotated[
+    str | None, Header(alias="If-Match", description='The version that the caller has seen, such as "3"')
+]
+
+
+def versions(if_match: str | None) -> IfMatch:
+    """The versions that an `If-Match` header names; None where any will do."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = (tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(","))
+    return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdigit() and len(tag) < 10)
+
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page")]
+Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="Rows to leave out first")]
+After = Annotated[int, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")]
+Statuses = Annotated[list[Status], Query(description="May be repeated; without it: all but `closed`")]
+

@@ -1,0 +1,36 @@
+"""What the API's description says of refusals, drawn from the error classes themselves."""
+
+from typing import Any
+
+from tminus import wire
+from tminus.api.errors import STATUS
+from tminus.errors import (
+    BodyTooLarge, Draining, InvalidRequest, NotAuthenticated, Overloaded, RequestError, RequestTimeout, StoreUnavailable,
+    TooManyAttempts,
+)  # fmt: skip
+
+PUBLIC_REFUSALS = (InvalidRequest, RequestTimeout, BodyTooLarge, Overloaded, StoreUnavailable, Draining)
+"""Those that any call may meet."""
+
+CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)
+"""Those that any call with a caller may meet."""
+
+
+def refusals(
+    *causes: type[RequestError], of: tuple[type[RequestError], ...] = CALLER_REFUSALS
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: one entry a status, naming every refcode that it can carry."""
+    by_status: dict[int, list[type[RequestError]]] = {}
+    for cause in (*of, *causes):
+        by_status.setdefault(STATUS[cause], []).append(cause)
+    return {
+        status: {
+            "model": wire.Error,
+            "description": "; ".join(f"{cause.refcode}: {_first_line(cause)}" for cause in dict.fromkeys(some)),
+        }
+        for status, some in sorted(by_status.items())
+    }
+
+
+def _first_line(cause: type[RequestError]) -> str:
+    return (cause.__doc__ or "").partition("\n")[0].rstrip(".")

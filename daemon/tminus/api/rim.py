@@ -1,0 +1,178 @@
+"""The outermost layer: every request gets an id, a bounded body, an answer in our shape, and a line in the log."""
+
+import asyncio
+import ipaddress
+import re
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tminus import clock, draws, errors
+from tminus.api.errors import answer
+from tminus.api.services import Services
+from tminus.config import Settings
+from tminus.logs import failure, say
+
+BODY_SECONDS = 20
+"""How long a request's body may take to arrive."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer")]
+_OPERATIONS = ("/healthz", "/readyz", "/metrics")
+
+
+class Rim:
+    """ASGI middleware around the whole application.
+
+    It leaves in `scope["state"]`: `request_id`, `remote_ip`, `local` (came in by the local socket); and reads from it
+    what routes leave there for the log: `agent`, `refcode`.
+    """
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = clock.monotonic()
+        headers = {name: value for name, value in scope["headers"]}
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id = _request_id(headers)
+        # A socket in the file system has a path where one of TCP has a port.
+        state["local"] = scope["server"] is not None and scope["server"][1] is None
+        state["remote_ip"] = "local" if state["local"] else _remote_ip(scope, headers, self._services.settings)
+        scope["query_string"] = _without_empty_values(scope["query_string"])
+        code = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message = {
+                    **message,
+                    "headers": [*message["headers"], (b"x-request-id", request_id.encode()), *_HEADERS],
+                }
+            await send(message)
+
+        try:
+            if self._services.draining and scope["path"] not in _OPERATIONS:
+                raise errors.Draining
+            body = await _read_body(headers, receive, self._services.settings.server.max_body)
+            await self._app(scope, _replay(body, receive), send_with_headers)
+        except errors.RequestError as refusal:
+            state["refcode"] = refusal.refcode
+            await answer(refusal)(scope, receive, send_with_headers)
+        except _ClientGone:
+            code = 499
+        except Exception as defect:
+            say("http.failed", method=scope["method"], route=_route(scope), request_id=request_id, **failure(defect))
+            if not code:
+                refusal = errors.InternalError(request_id)
+                state["refcode"] = refusal.refcode
+                await answer(refusal)(scope, receive, send_with_headers)
+        finally:
+            self._tell(scope, state, code, clock.monotonic() - begun)
+
+    def _tell(self, scope: Scope, state: dict[str, Any], code: int, seconds: float) -> None:
+        if scope["path"] in _OPERATIONS:
+            return
+        self._services.requests += 1
+        say(
+            "http.request",
+            method=scope["method"],
+            route=_route(scope),
+            code=code,
+            refcode=state.get("refcode"),
+            ms=round(seconds * 1000, 1),
+            agent=state.get("agent"),
+            remote_ip=state["remote_ip"],
+            request_id=state["request_id"],
+        )
+
+
+class _ClientGone(Exception):
+    """The client hung up before its request had arrived."""
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """The client's own, if it sent a sane one, so that its log and ours name the same thing."""
+    sent = headers.get(b"x-request-id", b"")
+    return sent.decode() if _REQUEST_ID.fullmatch(sent) else draws.base62(16)
+
+
+def _route(scope: Scope) -> str:
+    """The path's template: the path itself may hold a PIN."""
+    return getattr(scope.get("route"), "path", "(none)")
+
+
+def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) -> str:
+    """The client's address. What a proxy says of it counts only if the proxy is trusted, and so on to the left."""
+    address: str = scope["client"][0] if scope["client"] else "unknown"
+    forwarded = headers.get(b"x-forwarded-for")
+    if not settings.server.trusted_proxies or forwarded is None:
+        return address
+    for hop in reversed([hop.strip() for hop in forwarded.decode("latin-1").split(",")]):
+        if not _trusted(address, settings):
+            break
+        try:
+            address = str(ipaddress.ip_address(hop))
+        except ValueError:
+            break
+    return address
+
+
+def _trusted(address: str, settings: Settings) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in settings.server.trusted_proxies)
+
+
+def _without_empty_values(query: bytes) -> bytes:
+    """`instance_url=&state=` says nothing; clients send such pairs for what is not set."""
+    if not query or (b"=&" not in query and not query.endswith(b"=") and query.count(b"=") > query.count(b"&")):
+        return query
+    return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[2])
+
+
+async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """The whole body: it is small by rule, and whoever waits for the rest of it holds nothing else up.
+
+    Raises `BodyTooLarge`, `RequestTimeout`.
+    """
+    announced = headers.get(b"content-length")
+    if announced is None and b"transfer-encoding" not in headers:
+        return b""
+    if announced is not None and int(announced) > limit:
+        raise errors.BodyTooLarge(limit)
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientGone
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    raise errors.BodyTooLarge(limit)
+                if not message.get("more_body", False):
+                    return body
+    except TimeoutError:
+        raise errors.RequestTimeout from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands on a body which was read already."""
+    handed_on = False
+
+    async def replay() -> Message:
+        nonlocal handed_on
+        if handed_on:
+            return await receive()
+        handed_on = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

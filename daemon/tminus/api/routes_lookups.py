@@ -1,0 +1,79 @@
+"""Looking sessions up by what others know of them: the parent object, a list of ids, a PIN."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tminus import clock, wire
+from tminus.api import answers
+from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.json import Json
+from tminus.api.responses import PUBLIC_REFUSALS, refusals
+from tminus.draws import PINS
+from tminus.errors import Forbidden, TooManyAttempts, UnknownSession
+from tminus.logs import say
+from tminus.sessions import reads
+
+router = APIRouter(prefix="/v3", tags=["look-ups"])
+public = APIRouter(prefix="/v3", tags=["public"])
+
+OF_PARENT = 1000
+"""Sessions of one parent object that an answer lists at the most."""
+
+DISCOVERED = 1000
+"""Ids that one discovery looks at; clients poll with all that they know of."""
+
+
+@router.get(
+    "/crmlookup/{key:path}",
+    summary="The open sessions of a parent object",
+    response_model=list[wire.Session],
+    responses=refusals(Forbidden),
+)
+async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
+    found = await services_of(request).read(lambda view: reads.of_parent(view, caller, key, OF_PARENT))
+    now = clock.now()
+    return Json([answers.session(session, caller, now) for session in found])
+
+
+@router.get(
+    "/discovery",
+    summary="Which of these sessions are active, and where",
+    response_model=dict[str, wire.Discovered],
+    responses=refusals(),
+)
+async def discovery(
+    request: Request,
+    caller: CurrentCaller,
+    ids: Annotated[str, Query(description="Session ids, separated by commas")] = "",
+) -> Response:
+    services = services_of(request)
+    wanted = [part.strip() for part in ids.split(",") if part.strip()][:DISCOVERED]
+    found = await services.read(lambda view: reads.active_among(view, caller, wanted))
+    now = clock.now()
+    return Json(
+        {session.id: answers.discovered(session, services.settings, services.instance, now) for session in found}
+    )
+
+
+@public.get(
+    "/support/{pin}/meta",
+    summary="What a joining client may know of a session, by its PIN",
+    response_model=wire.PinMeta,
+    responses=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
+)
+async def pin_meta(request: Request, pin: str) -> Response:
+    services, address = services_of(request), request.state.remote_ip
+    where = {"remote_ip": address, "request_id": request.state.request_id}
+    wait = services.pin_lookups.exhausted(address)
+    if wait is not None:
+        say("pin.limited", **where)
+        raise TooManyAttempts("PIN look-ups", wait)
+    services.pin_lookups.count(address)
+    number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
+    try:
+        session = await services.read(lambda view: reads.by_pin(view, number))
+    except UnknownSession:
+        say("pin.unknown", **where)
+        raise UnknownSession(pin) from None
+    return Json(answers.pin_meta(session))

@@ -1,0 +1,170 @@
+"""Sessions: make, list, show, move, close; and what rooms report."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tminus import clock, wire
+from tminus.api import answers
+from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.json import Json, StrictRoute
+from tminus.api.requests import (
+    After, IdempotencyKey, IfMatchHeader, Instant, Limit, NewParticipant, NewSession, NewStart, Offset, Statuses, versions,
+)  # fmt: skip
+from tminus.api.responses import refusals
+from tminus.errors import (
+    BadStartTime, Forbidden, KeyReused, NoPinFree, StaleVersion, TooManySessions, UnknownParticipant, UnknownSession,
+    WrongStatus,
+)  # fmt: skip
+from tminus.model import OPEN_STATUSES, Caller, Session, SessionType
+from tminus.sessions import reads, verbs
+from tminus.sessions.retries import retry_key
+from tminus.storage import SessionFilter
+
+router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
+
+ORDERS = {"createdAt": "created_at", "updatedAt": "updated_at", "startTime": "start_time", "expiresAt": "expires_at"}
+
+
+def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Response:
+    headers = {"ETag": f'"{session.version}"'}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Json(answers.session(session, caller, clock.now()), headers=headers)
+
+
+@router.post(
+    "/supportsessions",
+    summary="Create a session, or schedule one with startTime",
+    response_model=wire.Session,
+    responses=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree),
+)
+async def create_session(
+    request: Request, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
+) -> Response:
+    services, order = services_of(request), body.order()
+    retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    made = await services.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
+    return _answer(made.session, caller, replayed=made.replayed)
+
+
+@router.get(
+    "/supportsessions",
+    summary="List sessions",
+    response_model=wire.SessionList,
+    responses=refusals(Forbidden),
+)
+async def list_sessions(
+    request: Request,
+    caller: CurrentCaller,
+    limit: Limit = 20,
+    offset: Offset = 0,
+    orderby: Literal["createdAt", "updatedAt", "startTime", "expiresAt"] = "createdAt",
+    orderdir: Literal["ASC", "DESC"] = "DESC",
+    status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - FastAPI copies it
+    type: SessionType | None = None,  # noqa: A002 - the parameter's name on the wire
+    scope: Literal["mine", "all"] = "mine",
+    startFrom: Annotated[Instant | None, Query()] = None,
+    startTo: Annotated[Instant | None, Query()] = None,
+) -> Response:
+    wanted = SessionFilter(
+        agent_id=caller.agent_id if scope == "mine" else None,
+        statuses=status,
+        type=type,
+        start_from=startFrom,
+        start_to=startTo,
+        order_by=ORDERS[orderby],
+        descending=orderdir == "DESC",
+        limit=limit,
+        offset=offset,
+    )
+    count, found = await services_of(request).read(lambda view: reads.listing(view, caller, wanted))
+    now = clock.now()
+    return Json({"count": count, "rows": [answers.session(session, caller, now) for session in found]})
+
+
+@router.get(
+    "/supportsession/{session_id}",
+    summary="One session",
+    response_model=wire.Session,
+    responses=refusals(Forbidden, UnknownSession),
+)
+async def get_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
+    session = await services_of(request).read(lambda view: reads.show(view, caller, session_id))
+    return _answer(session, caller)
+
+
+@router.put(
+    "/supportsession/{session_id}",
+    summary="Reschedule a scheduled session",
+    response_model=wire.Session,
+    responses=refusals(Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree),
+)
+async def reschedule_session(
+    request: Request, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
+) -> Response:
+    services, seen = services_of(request), versions(if_match)
+    session = await services.write(
+        lambda tx: verbs.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
+    )
+    return _answer(session, caller)
+
+
+@router.delete(
+    "/supportsession/{session_id}",
+    summary="Close a session",
+    response_model=wire.Success,
+    responses=refusals(Forbidden, UnknownSession),
+)
+async def close_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
+    await services_of(request).write(lambda tx: verbs.close(tx, caller, session_id))
+    return Json({"success": True})
+
+
+@router.get(
+    "/supportsession/{session_id}/events",
+    summary="What happened to a session, oldest first",
+    response_model=wire.History,
+    responses=refusals(Forbidden, UnknownSession),
+)
+async def session_events(
+    request: Request, caller: CurrentCaller, session_id: str, after: After = 0, limit: Limit = 100
+) -> Response:
+    services = services_of(request)
+    told = await services.read(lambda view: reads.history(view, caller, session_id, after, limit))
+    events = [item.payload(services.store.database_id) for item in told]
+    return Json({"events": events, "next": events[-1]["seq"] if events else after})
+
+
+@router.post(
+    "/supportsession/{session_id}/participants",
+    summary="A room reports that somebody joined",
+    response_model=wire.Joined,
+    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused),
+)
+async def join_session(
+    request: Request,
+    caller: CurrentCaller,
+    session_id: str,
+    body: NewParticipant,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    services = services_of(request)
+    retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json")])
+    made = await services.write(
+        lambda tx: verbs.join(tx, services.settings, caller, session_id, body.role, body.name, retry)
+    )
+    headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
+    return Json({"participantId": made.participant_id}, headers=headers)
+
+
+@router.delete(
+    "/supportsession/{session_id}/participants/{participant_id}",
+    summary="A room reports that somebody left",
+    response_model=wire.Success,
+    responses=refusals(Forbidden, UnknownSession, UnknownParticipant),
+)
+async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:
+    services = services_of(request)
+    await services.write(lambda tx: verbs.leave(tx, services.settings, caller, session_id, participant_id))
+    return Json({"success": True})

@@ -1,0 +1,60 @@
+"""What the routes work with: the store, the settings in force, who may knock how often. Built by `app`."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from tminus.api.attempts import Attempts
+from tminus.config import Agent, Settings
+from tminus.storage import Store, View
+
+T = TypeVar("T")
+
+
+class Services:
+    """The daemon as the routes see it.
+
+    Parameters
+    ----------
+    store
+        Where everything is.
+    settings
+        Those in force; `apply` replaces them.
+    not_ready
+        Says why requests should not come here; empty if they may.
+    instance
+        A name for this process, for `/discovery`.
+    """
+
+    def __init__(self, store: Store, settings: Settings, not_ready: Callable[[], list[str]], instance: str) -> None:
+        self.store = store
+        self.write = store.write
+        self.not_ready = not_ready
+        self.instance = instance
+        self.draining = False
+        """Set when the daemon was told to stop: what still comes in is refused."""
+        self.requests = 0
+        """Answered since the start, operations aside."""
+        self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
+        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
+        self.apply(settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Puts settings in force, all of them at one moment."""
+        self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
+        self.agent_of_token = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
+        self.failed_tokens = Attempts(settings.limits.failed_tokens)
+        self.pin_lookups = Attempts(settings.limits.pin_lookups)
+        self.settings = settings
+
+    async def read(self, look: Callable[[View], T]) -> T:
+        """Runs `look` on one consistent view, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.store.read, look)
+
+    def close(self) -> None:
+        self._readers.shutdown()
+
+

@@ -1,0 +1,19 @@
+"""The only reader of the wall clock.
+
+Everything else is told the time: `now` is an argument, so a test sets it and nothing needs a tolerance.
+"""
+
+import time
+from datetime import UTC, datetime
+
+from tminus.instants import to_milliseconds
+
+
+def now() -> datetime:
+    """The wall clock: aware, UTC, cut to the millisecond in which answers, events and rows are written."""
+    return to_milliseconds(datetime.now(UTC))
+
+
+def monotonic() -> float:
+    """Seconds on a clock that no step of the wall clock touches: for durations, and to notice such a step."""
+    return time.monotonic()

@@ -1,0 +1,30 @@
+"""The configuration: files and environment in, frozen `Settings` out, or all that is wrong with them."""
+
+from tminus.config.addresses import Address
+from tminus.config.effective import effective
+from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.load import Configuration, load
+from tminus.config.places import Database, database, find, state_directory
+from tminus.config.reload import Change, apply_live, changes
+from tminus.config.settings import Agent, Settings, Urls
+from tminus.config.values import Rate
+
+__all__ = [
+    "Address",
+    "Agent",
+    "Change",
+    "ConfigError",
+    "ConfigFault",
+    "Configuration",
+    "Database",
+    "Rate",
+    "Settings",
+    "Urls",
+    "apply_live",
+    "changes",
+    "database",
+    "effective",
+    "find",
+    "load",
+    "state_directory",
+]

@@ -1,0 +1,177 @@
+"""From files and environment to `Settings`, or to everything that is wrong with them."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.keys import ENVIRONMENT, KEYS, variable_suggestion
+from tminus.config.lines import KeyPath, key_lines, line_of
+from tminus.config.merge import Tree
+from tminus.config.settings import Agent, Settings
+from tminus.config.wording import message
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What is in force, and why."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """By key (`server.listen`, `agents[7].roles`): "default", `path:line`, or `environment NAME`."""
+    path: Path | None
+    """The main file; None: there is none, and no `conf.d`."""
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
+    """Reads the file, the `conf.d/*.toml` beside it, and the environment, each over the one before.
+
+    Raises `ConfigError` with every fault of all of them at once.
+    """
+    tree = Tree()
+    faults: list[ConfigFault] = []
+    for file in _files(path, faults):
+        _read(file, tree, faults)
+    unread = bool(faults)
+    _override(tree, environ, faults)
+    try:
+        settings = Settings.model_validate(tree.values)
+    except ValidationError as error:
+        faults += [
+            ConfigFault(tree.origin(found["loc"]), _key(found["loc"], tree.values), message(found))
+            for found in error.errors(include_url=False)
+        ]
+    # What contradicts the rest may be right once a file that could not be read says its part.
+    if not unread:
+        faults += _contradictions(tree)
+    if faults:
+        raise ConfigError(tuple(sorted(faults, key=_reading_order)))
+    return Configuration(settings, _origins(tree, settings), path)
+
+
+def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
+    """The main file, then those beside it in name order; a leading dot hides one (editors leave such behind)."""
+    if path is None:
+        return []
+    directory = path.parent / "conf.d"
+    try:
+        beside = sorted(file for file in directory.iterdir() if file.suffix == ".toml" and file.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        beside = []
+    except OSError as error:
+        beside = []
+        faults.append(ConfigFault(str(directory), "", f"cannot be read: {error.strerror}"))
+    return [path, *beside]
+
+
+def _read(file: Path, tree: Tree, faults: list[ConfigFault]) -> None:
+    """Lays one file over the tree."""
+    try:
+        text = file.read_bytes().decode()
+        table = tomllib.loads(text)
+    except OSError as error:
+        faults.append(ConfigFault(str(file), "", f"cannot be read: {error.strerror}"))
+    except UnicodeDecodeError:
+        faults.append(ConfigFault(str(file), "", "is not UTF-8 text"))
+    except (ValueError, RecursionError) as error:  # of its own kind, or a number or a nesting beyond Python's limits
+        at = re.search(r"at line (\d+)", str(error))
+        line = at[1] if at else text.count("\n") + 1
+        faults.append(ConfigFault(f"{file}:{line}", "", f"this is not TOML: {error}"))
+    else:
+        lines = key_lines(text)
+        tree.add(table, lambda path: f"{file}:{line_of(lines, path)}")
+
+
+def _override(tree: Tree, environ: Mapping[str, str], faults: list[ConfigFault]) -> None:
+    """Lays the `TMINUS_SECTION__KEY` variables over the tree."""
+    for name, text in environ.items():
+        where = f"environment {name}"
+        if name in ENVIRONMENT:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                faults.append(ConfigFault(where, "", "this is not UTF-8 text"))
+                continue
+            key = ENVIRONMENT[name]
+            tree.replace(key, _environment_value(text, key), where)
+        elif name.startswith("TMINUS_") and "__" in name:
+            faults.append(ConfigFault(where, "", f"there is no such setting{variable_suggestion(name)}"))
+
+
+def _environment_value(text: str, key: tuple[str, ...]) -> object:
+    """A TOML value where the key takes a number or a list, or where it is quoted; else the text as it stands."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    value = table.pop("value")
+    if table:  # a line end and more keys: no single value
+        return text
+    default: Any = _WRITTEN_DEFAULTS
+    for part in key:
+        default = default[part]
+    return value if isinstance(value, str) or isinstance(default, int | list) else text
+
+
+_WRITTEN_DEFAULTS = Settings().model_dump(mode="json")
+
+
+def _key(path: KeyPath, values: Mapping[str, Any]) -> str:
+    """A path as a reader knows it: an agent by its id, or `#2` for the second if it has none."""
+    names: list[str] = []
+    for part in path:
+        if isinstance(part, str):
+            names.append(part)
+        elif names == ["agents"]:
+            entry = values["agents"][part]
+            number = entry.get("id") if isinstance(entry, dict) else None
+            names = [f"agents[{number if isinstance(number, int) else f'#{part + 1}'}]"]
+    return ".".join(names)
+
+
+def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
+    """What is right in itself but not together. Looks at the raw values, which may be wrong in any way."""
+    agents = tree.values.get("agents")
+    ids: dict[int, KeyPath] = {}
+    hashes: dict[str, KeyPath] = {}
+    for index, agent in enumerate(agents if isinstance(agents, list) else []):
+        if not isinstance(agent, dict):
+            continue
+        path: KeyPath = ("agents", index, "id")
+        number = agent.get("id")
+        if isinstance(number, int) and (first := ids.setdefault(number, path)) != path:
+            problem = f"is the id of another agent too ({tree.origin(first)}): each has its own"
+            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+        tokens = agent.get("token_sha256")
+        for position, token in enumerate(tokens if isinstance(tokens, list) else []):
+            path = ("agents", index, "token_sha256", position)
+            if isinstance(token, str) and (first := hashes.setdefault(token, path)) != path:
+                problem = f"repeats a hash of {_key(first, tree.values)} ({tree.origin(first)}): a token is one agent's"
+                yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+
+    storage = tree.values.get("storage")
+    storage = storage if isinstance(storage, dict) else {}
+    given = [("storage", key) for key in ("password_file", "password_credential") if storage.get(key)]
+    if len(given) == 2:
+        problem = "cannot stand beside storage.password_file: keep one of them"
+        yield ConfigFault(tree.origin(given[1]), "storage.password_credential", problem)
+    if str(storage.get("url", "sqlite:")).startswith("sqlite:"):
+        for path in given:
+            problem = "is for PostgreSQL only, and storage.url names an SQLite file"
+            yield ConfigFault(tree.origin(path), ".".join(path), problem)
+
+
+def _reading_order(fault: ConfigFault) -> tuple[str, int]:
+    file, _, line = fault.where.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (fault.where, 0)
+
+
+def _origins(tree: Tree, settings: Settings) -> dict[str, str]:
+    paths: list[KeyPath] = [key for key in KEYS if key != ("agents",) or not settings.agents]
+    paths += [("agents", index, name) for index in range(len(settings.agents)) for name in Agent.model_fields]
+    return {_key(path, tree.values): tree.origin(path) if tree.holds(path) else "default" for path in paths}

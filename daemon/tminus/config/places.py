@@ -1,0 +1,88 @@
+"""Where things are: the configuration file, the state directory, the database and its password."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.settings import Settings
+
+SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
+
+
+def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to load: `explicit` (--config), else `$TMINUS_CONFIG`, else the one in /etc, else None: the defaults.
+
+    Raises `ConfigError` if one that was named is not there.
+    """
+    named = environ.get("TMINUS_CONFIG")
+    if explicit is not None:
+        path, where = explicit, "--config"
+    elif named:
+        path, where = Path(named), "environment TMINUS_CONFIG"
+    else:
+        return SYSTEM_FILE if _is_there(SYSTEM_FILE) else None
+    if not _is_there(path):
+        raise ConfigError((ConfigFault(where, "", f"there is no file {path}"),))
+    return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # it may be, but not for us: going on without it would be wrong, and reading it will say why
+    return True
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute."""
+    return Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the database is: a URL for SQLAlchemy, and apart from it the password."""
+
+    url: str
+    password: str | None = field(default=None, repr=False)
+
+
+def database(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Database:
+    """The database of these settings: an SQLite file by its absolute path, or PostgreSQL with its password read.
+
+    Raises `ConfigError` if the password cannot be read.
+    """
+    storage = settings.storage
+    relative = storage.url.removeprefix("sqlite:///")
+    if relative != storage.url:
+        return Database(f"sqlite:///{state_directory.absolute() / relative}")
+    if storage.password_file:
+        return Database(storage.url, _secret("storage.password_file", state_directory / storage.password_file))
+    if storage.password_credential:
+        directory = environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise _unreadable("storage.password_credential", "$CREDENTIALS_DIRECTORY is not set: systemd sets it")
+        path = Path(directory) / storage.password_credential
+        return Database(storage.url, _secret("storage.password_credential", path))
+    return Database(storage.url)
+
+
+def _secret(key: str, path: Path) -> str:
+    """A secret's text, without the line end that an editor leaves."""
+    try:
+        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        # Without the path: somebody may have written the password itself in its place.
+        raise _unreadable(key, error.strerror or "it failed") from None
+    except ValueError:
+        raise _unreadable(key, "it is not UTF-8 text") from None
+    if not secret:
+        raise _unreadable(key, "it is empty")
+    return secret
+
+
+def _unreadable(key: str, problem: str) -> ConfigError:
+    return ConfigError((ConfigFault("", key, f"names a secret that cannot be read: {problem}"),))

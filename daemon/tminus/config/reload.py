@@ -1,0 +1,88 @@
+"""What differs between two configurations, and what of it can be applied while the daemon runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from tminus.config.effective import toml
+from tminus.config.keys import KEYS
+from tminus.config.settings import Agent, Settings
+
+NEEDS_RESTART = (
+    "server.listen",
+    "server.socket",
+    "storage.url",
+    "storage.password_file",
+    "storage.password_credential",
+    "log.format",
+    "limits.connections",
+)
+"""Settings that are used up when the daemon starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key that differs. The values are as they are written in the file, secrets masked; empty: not there."""
+
+    key: str
+    old: str
+    new: str
+    needs_restart: bool = False
+
+
+def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
+    """What differs, in the order of the settings; agents are compared by their ids."""
+    return tuple(_changes(old, new))
+
+
+def apply_live(old: Settings, new: Settings) -> Settings:
+    """The new settings, but for the keys that need a restart: these stay as they were."""
+    for key in NEEDS_RESTART:
+        section, name = key.split(".")
+        kept = getattr(new, section).model_copy(update={name: getattr(getattr(old, section), name)})
+        new = new.model_copy(update={section: kept})
+    return new
+
+
+def _changes(old: Settings, new: Settings) -> Iterator[Change]:
+    written_old, written_new = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for path in KEYS:
+        key = ".".join(path)
+        if path == ("agents",):
+            yield from _agent_changes(old, new)
+        elif attrgetter(key)(old) != attrgetter(key)(new):
+            yield Change(key, _text(_at(written_old, path)), _text(_at(written_new, path)), key in NEEDS_RESTART)
+
+
+def _agent_changes(old: Settings, new: Settings) -> Iterator[Change]:
+    before = {agent.id: agent for agent in old.agents}
+    after = {agent.id: agent for agent in new.agents}
+    for number in sorted(before.keys() | after.keys()):
+        key = f"agents[{number}]"
+        if number not in after:
+            yield Change(key, before[number].name, "")
+        elif number not in before:
+            yield Change(key, "", after[number].name)
+        else:
+            yield from _within(key, before[number], after[number])
+
+
+def _within(key: str, before: Agent, after: Agent) -> Iterator[Change]:
+    written_before, written_after = before.model_dump(mode="json"), after.model_dump(mode="json")
+    for name in Agent.model_fields:
+        # Compared as they are, not as written: masked, two token hashes may look alike.
+        if getattr(before, name) != getattr(after, name):
+            yield Change(f"{key}.{name}", _text(written_before[name]), _text(written_after[name]))
+
+
+def _at(table: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        table = table[part]
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else toml(value)

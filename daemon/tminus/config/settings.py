@@ -1,0 +1,214 @@
+"""The settings: every key, its type, its default.
+
+Frozen. A value is read from its notation, and `model_dump(mode="json")` writes it in the same, with secrets masked.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+
+from tminus import instants
+from tminus.config import addresses, values
+from tminus.config.addresses import Address
+from tminus.config.values import Rate
+from tminus.model import Mode, Role, SessionType, Setting, Timeouts
+
+
+def _token_hash(value: object) -> str:
+    # Never repeated: what stands here by mistake is most often the token itself.
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("must hold the SHA-256 of a token in hex (64 characters), as `tminus token new` prints it")
+    return value
+
+
+def _credential(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"|[A-Za-z0-9_-][A-Za-z0-9._-]*", value):
+        raise ValueError("must be the name of a systemd credential (LoadCredential=): letters, digits, dot, _ and -")
+    return value
+
+
+def _in_order(roles: Iterable[Role]) -> list[str]:
+    return [role.value for role in Role if role in roles]
+
+
+# An integer column of PostgreSQL holds no more.
+Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Span = Annotated[timedelta, PlainSerializer(values.duration_text)]
+Never0 = Annotated[
+    timedelta | None,
+    PlainValidator(values.duration_or_never("0")),
+    PlainSerializer(lambda span: values.duration_text(span) if span else "0"),
+]
+NeverEmpty = Annotated[
+    timedelta | None,
+    PlainValidator(values.duration_or_never("")),
+    PlainSerializer(lambda span: values.duration_text(span) if span else ""),
+]
+Limit = Annotated[
+    Rate | None, PlainValidator(values.parse_rate), PlainSerializer(lambda rate: str(rate) if rate else "")
+]
+Listen = Annotated[Address, PlainValidator(addresses.parse_address), PlainSerializer(str)]
+BaseUrl = Annotated[str | None, PlainValidator(addresses.parse_base_url), PlainSerializer(lambda url: url or "")]
+Origin = Annotated[str, PlainValidator(addresses.parse_origin)]
+Network = Annotated[
+    IPv4Network | IPv6Network, PlainValidator(addresses.parse_network), PlainSerializer(addresses.network_text)
+]
+TokenHash = Annotated[str, PlainValidator(_token_hash), PlainSerializer(lambda digest: digest[:8] + "…")]
+
+
+class Table(BaseModel):
+    """A table of the file; what it does not know it refuses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where the world finds the daemon: the API, and the pages of users and hosts. None ends in a slash."""
+
+    public: str
+    user: str
+    host: str
+
+
+class Server(Table):
+    listen: Listen = Address("127.0.0.1", 8710)
+    socket: str = "tminus.sock"
+    """As written; `socket_path` says where it is."""
+    public_url: BaseUrl = None
+    """None: not set. `urls` says what holds then, of this and the two below."""
+    user_url: BaseUrl = None
+    host_url: BaseUrl = None
+    cors_origins: tuple[Origin, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    max_body: Annotated[
+        int, PlainValidator(values.size(at_least="1KiB", at_most="64MiB")), PlainSerializer(values.size_text)
+    ] = 64 * 1024
+    """In bytes."""
+
+    def socket_path(self, state_directory: Path) -> Path | None:
+        """Where the local socket is; None: there is none."""
+        return state_directory / self.socket if self.socket else None
+
+    def urls(self, bound: Address | None = None) -> Urls:
+        """The three URLs, those that are not set derived from `listen`, or from the address really `bound` (port 0)."""
+        address = bound or self.listen
+        if address.host in ("0.0.0.0", "::"):  # noqa: S104 - not bound here: nobody can be sent to "all interfaces"
+            address = Address("127.0.0.1", address.port)
+        public = self.public_url or f"http://{address}"
+        return Urls(public, self.user_url or public, self.host_url or public)
+
+
+class Storage(Table):
+    url: Annotated[str, PlainValidator(addresses.parse_database_url)] = "sqlite:///tminus.db"
+    """As written; `places.database` says where it is, and its password."""
+    password_file: str = ""
+    password_credential: Annotated[str, PlainValidator(_credential)] = ""
+    retention: Never0 = timedelta(days=90)
+    """None: closed sessions are kept for ever."""
+
+
+class Organization(Table):
+    id: Number = 1
+    name: Name = "My organization"
+    provider: Name = "tminus"
+
+
+class Lifecycle(Table):
+    lead: Annotated[Span, PlainValidator(values.duration())] = timedelta(minutes=10)
+    new_timeout: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="48h"))] = timedelta(hours=1)
+    empty_timeout: Annotated[Span, PlainValidator(values.duration())] = timedelta(minutes=15)
+    max_active: NeverEmpty = None
+    horizon: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=730)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return Timeouts(self.lead, self.new_timeout, self.empty_timeout, self.max_active)
+
+
+class TypePolicy(Table):
+    """What differs for one session type; None: as in `[policy]`."""
+
+    recording: Mode | None = None
+    startwithrc: Mode | None = None
+    startwithadmin: Mode | None = None
+    knock: Mode | None = None
+    audio: Mode | None = None
+
+
+class Policy(Table):
+    recording: Mode = Mode.AGENT
+    startwithrc: Mode = Mode.AGENT
+    startwithadmin: Mode = Mode.AGENT
+    knock: Mode = Mode.AGENT
+    audio: Mode = Mode.ALWAYS
+    support: TypePolicy = TypePolicy()
+    live: TypePolicy = TypePolicy()
+    cobrowse: TypePolicy = TypePolicy()
+    replay: TypePolicy = TypePolicy()
+
+    @cached_property
+    def by_type(self) -> Mapping[SessionType, Mapping[Setting, Mode]]:
+        """The modes of every session type, overrides applied."""
+        return {
+            session_type: {
+                setting: getattr(getattr(self, session_type), setting) or getattr(self, setting) for setting in Setting
+            }
+            for session_type in SessionType
+        }
+
+    def modes(self, session_type: SessionType) -> Mapping[Setting, Mode]:
+        """Who decides each setting of sessions of this type. Worked out once: every new session asks."""
+        return self.by_type[session_type]
+
+
+class Agent(Table):
+    """Somebody, or something, that calls with a token."""
+
+    id: Number
+    name: Name
+    email: str = ""
+    external_id: str = ""
+    roles: Annotated[frozenset[Role], Field(min_length=1), PlainSerializer(_in_order)]
+    token_sha256: tuple[TokenHash, ...] = Field(default=(), repr=False)
+    expires: Annotated[
+        datetime | None,
+        PlainValidator(values.parse_expiry),
+        PlainSerializer(lambda instant: instants.text(instant) if instant else ""),
+    ] = None
+
+
+class Log(Table):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    heartbeat: Never0 = timedelta(seconds=60)
+
+
+class Limits(Table):
+    pin_lookups: Limit = Rate(30, 60)
+    failed_tokens: Limit = Rate(20, 60)
+    connections: Number = 2000
+    sessions_per_agent: Count = 0
+    """Open sessions; 0: no limit."""
+
+
+class Settings(Table):
+    """Everything that can be set. `config.load` makes it; `Settings()` is the defaults."""
+
+    server: Server = Server()
+    storage: Storage = Storage()
+    organization: Organization = Organization()
+    lifecycle: Lifecycle = Lifecycle()
+    policy: Policy = Policy()
+    agents: tuple[Agent, ...] = ()
+    log: Log = Log()
+    limits: Limits = Limits()

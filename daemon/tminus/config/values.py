@@ -1,0 +1,161 @@
+"""How durations, sizes, rates and dates are written: one notation each, read and printed here.
+
+A reader raises `ValueError` with words that follow the key: "must be …, not …".
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tminus import instants
+
+LONGEST = "36500d"
+"""A century: what is added to the present stays far from the year 9999, where Python's calendar ends."""
+
+_SPAN = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
+_SPAN_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+_SIZE = re.compile(r"([0-9]+) ?([A-Za-z]+)")
+_SIZE_UNITS = {"B": 1, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
+_RATE = re.compile(r"([0-9]+)/(second|minute|hour)")
+_RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600}
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "true or false"),  # before the numbers: it is one, to Python
+    ((int, float), "a number"),
+    (str, "text"),
+    (list, "a list"),
+    (dict, "a table"),
+)
+
+
+def kind(value: object) -> str:
+    """What a TOML value is, in words."""
+    return next((words for types, words in _KINDS if isinstance(value, types)), "a date or time")
+
+
+def shown(value: object) -> str:
+    """A value for a message: short text as it is, anything else by its kind."""
+    if not isinstance(value, str):
+        return kind(value)
+    return json.dumps(value if len(value) <= 40 else f"{value[:40]}…", ensure_ascii=False)
+
+
+def parse_duration(value: object) -> timedelta:
+    """Reads `"10m"`, `"1h30m"`, `"3d"`; `"0"` alone needs no unit."""
+    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if value != "0" and (match is None or not value):
+        raise ValueError(
+            f'must be a duration such as "10m", "1h30m" or "3d" (units d, h, m, s, ms), not {shown(value)}'
+        )
+    numbers = match.groups(default="0") if match else ("0",) * len(_SPAN_UNITS)
+    try:
+        return sum((int(n) * unit for n, unit in zip(numbers, _SPAN_UNITS.values(), strict=True)), timedelta(0))
+    except (OverflowError, ValueError):  # more than a timedelta, or even int(), will take
+        raise ValueError(f'must be at most "{LONGEST}"') from None
+
+
+def duration_text(span: timedelta) -> str:
+    """`1h30m`: the largest units first, those that are nought left out; cut to the millisecond."""
+    text = ""
+    for name, unit in _SPAN_UNITS.items():
+        number, span = divmod(span, unit)
+        text += f"{number}{name}" if number else ""
+    return text or "0"
+
+
+def duration(*, zero: bool = True, at_most: str = LONGEST) -> Callable[[object], timedelta]:
+    """A reader of durations within bounds."""
+
+    def read(value: object) -> timedelta:
+        span = value if isinstance(value, timedelta) else parse_duration(value)
+        if span < timedelta(0) or (not span and not zero):
+            raise ValueError("must be longer than 0")
+        if span > parse_duration(at_most):
+            raise ValueError(f'must be at most "{at_most}", not {shown(value)}')
+        return span
+
+    return read
+
+
+def duration_or_never(never: str) -> Callable[[object], timedelta | None]:
+    """A reader of durations above zero, or of the text that stands for none at all."""
+
+    def read(value: object) -> timedelta | None:
+        if value is None or value == never:
+            return None
+        try:
+            return duration(zero=never == "0")(value) or None
+        except ValueError as error:
+            raise ValueError(f'{error}; "{never}" means never') from None
+
+    return read
+
+
+def parse_size(value: object) -> int:
+    """Reads `"64KiB"` into bytes: B, KB, MB, GB in thousands, KiB, MiB, GiB in 1024s."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in _SIZE_UNITS or len(match[1]) > 15:
+        raise ValueError(f'must be a size such as "64KiB" (units {", ".join(_SIZE_UNITS)}), not {shown(value)}')
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def size_text(size: int) -> str:
+    """`64KiB`: in the largest unit that leaves no fraction."""
+    name, unit = max((item for item in _SIZE_UNITS.items() if size % item[1] == 0), key=lambda item: item[1])
+    return f"{size // unit}{name}" if size else "0B"
+
+
+def size(*, at_least: str, at_most: str) -> Callable[[object], int]:
+    """A reader of sizes within bounds."""
+
+    def read(value: object) -> int:
+        number = parse_size(value)
+        if not parse_size(at_least) <= number <= parse_size(at_most):
+            raise ValueError(f'must be from "{at_least}" to "{at_most}", not {shown(value)}')
+        return number
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many within so many seconds."""
+
+    count: int
+    seconds: int
+
+    def __str__(self) -> str:
+        unit = next(name for name, seconds in _RATE_UNITS.items() if seconds == self.seconds)
+        return f"{self.count}/{unit}"
+
+
+def parse_rate(value: object) -> Rate | None:
+    """Reads `"30/minute"`; `""` is no limit."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, Rate):
+        return value
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or len(match[1]) > 9 or int(match[1]) == 0:
+        raise ValueError(
+            f'must be a rate such as "30/minute" (second, minute or hour), or "" for no limit, not {shown(value)}'
+        )
+    return Rate(int(match[1]), _RATE_UNITS[match[2]])
+
+
+def parse_expiry(value: object) -> datetime | None:
+    """Reads a TOML date and time with an offset, or the same as ISO 8601 text; `""` is None: never."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime | str):
+        return instants.parse(str(value))
+    raise ValueError(f"must be a date and time with an offset, such as 2027-01-01T00:00:00Z, not {kind(value)}")

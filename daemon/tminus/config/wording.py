@@ -1,0 +1,46 @@
+"""Says in plain words what pydantic found wrong."""
+
+import difflib
+import re
+
+from pydantic_core import ErrorDetails
+
+from tminus.config.keys import suggestion
+from tminus.config.values import kind, shown
+
+_WORDS = {
+    "missing": "is missing",
+    "string_type": "must be text in quotes, not {kind}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must be at most {max_length} characters long",
+    "too_short": "must not be empty",
+    "int_type": "must be a whole number, not {kind}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "tuple_type": "must be a list, not {kind}",
+    "frozen_set_type": "must be a list, not {kind}",
+    "model_type": "must be a table, not {kind}",
+}
+
+
+def message(error: ErrorDetails) -> str:
+    """What is wrong with a value, to be read after its key. Values are repeated only where no secret can stand."""
+    path, given, context = error["loc"], error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "value_error":  # a reader of ours
+            return str(context["error"])
+        case "enum" | "literal_error":
+            return _choices(str(context["expected"]), given)
+        case "extra_forbidden":
+            what = "section" if len(path) == 1 and isinstance(given, dict | list) else "key"
+            return f"is no {what}{suggestion(path)}"
+        case "tuple_type" if path == ("agents",):
+            return f"must be a list of tables, each headed [[agents]], not {kind(given)}"
+    words = _WORDS.get(error["type"])
+    return words.format(kind=kind(given), **context) if words else f"is not right: {error['msg']}"
+
+
+def _choices(expected: str, given: object) -> str:
+    close = difflib.get_close_matches(str(given), re.findall("'(.+?)'", expected), n=1)
+    hint = f'; did you mean "{close[0]}"?' if close else ""
+    return "must be " + expected.replace("'", '"') + f", not {shown(given)}{hint}"

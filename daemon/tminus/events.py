@@ -1,0 +1,218 @@
+"""The catalogue: every name that tminus tells others, once. Pure.
+
+A name here is the same name in the history, in the feed and in the log. `docs/events.md` is checked against it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tminus import instants
+from tminus.lifecycle import Transition
+from tminus.model import Event, EventType, Participant, Session, Status, Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A kind of event: when it happens, and what it carries besides the common fields."""
+
+    when: str
+    carries: tuple[str, ...] = ()
+
+
+CATALOGUE = {
+    EventType.CREATED: Entry("a session is made to start now"),
+    EventType.SCHEDULED: Entry("a session is made for later"),
+    EventType.RESCHEDULED: Entry("a scheduled session is moved", ("previousStartTime",)),
+    EventType.READY: Entry("a scheduled session opens", ("lagMs",)),
+    EventType.ACTIVE: Entry("the first participant joins", ("participant",)),
+    EventType.CLOSED: Entry("a session is over", ("reason", "lagMs")),
+    EventType.JOINED: Entry("somebody joins", ("participant", "participants")),
+    EventType.LEFT: Entry("somebody leaves", ("participant", "participants")),
+}
+
+COMMON_FIELDS = (
+    "seq", "eventId", "type", "ts", "message", "actor", "id", "label", "userDescription", "status", "previousStatus",
+    "startTime", "expiresAt", "seconds", "user", "organization", "settings", "createdByAgentSession", "crmSyncTarget",
+    "stats",
+)  # fmt: skip
+
+_EVENTS_OF = {
+    Trigger.CREATE: (EventType.CREATED,),
+    Trigger.SCHEDULE: (EventType.SCHEDULED,),
+    Trigger.RESCHEDULE: (EventType.RESCHEDULED,),
+    Trigger.OPEN: (EventType.READY,),
+    Trigger.JOIN: (EventType.JOINED,),
+    Trigger.LEAVE: (EventType.LEFT,),
+    Trigger.EXPIRE: (EventType.CLOSED,),
+    Trigger.IDLE: (EventType.CLOSED,),
+    Trigger.TIME_LIMIT: (EventType.CLOSED,),
+    Trigger.CLOSE: (EventType.CLOSED,),
+}
+
+
+def told_by(move: Transition) -> tuple[EventType, ...]:
+    """The events that a move is told by, in order: one, but two for the join that makes a session active."""
+    if move.source is Status.NEW and move.dest is Status.ACTIVE:
+        return (EventType.ACTIVE, *_EVENTS_OF[move.trigger])
+    return _EVENTS_OF[move.trigger]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event with what it is about: as the store hands it to history, feed and log."""
+
+    event: Event
+    session: Session
+    participant: Participant | None = None
+
+    @property
+    def lag_ms(self) -> int | None:
+        """How late the clock was; None where somebody else made the move."""
+        if self.event.due_at is None:
+            return None
+        return max(0, instants.milliseconds(self.event.ts - self.event.due_at))
+
+    @property
+    def message(self) -> str:
+        """A sentence for people. It names no secret."""
+        event, who = self.event, self.participant.name if self.participant else "somebody"
+        match event.type:
+            case EventType.CREATED:
+                said = "was created and is open"
+            case EventType.SCHEDULED:
+                said = f"was scheduled for {_instant(event.start_time)}"
+            case EventType.RESCHEDULED:
+                said = f"was moved from {_instant(event.previous_start_time)} to {_instant(event.start_time)}"
+            case EventType.READY:
+                said = f"is open, it starts at {_instant(event.start_time)}"
+            case EventType.ACTIVE:
+                said = f"is active: {who} joined"
+            case EventType.CLOSED:
+                said = f"is closed ({event.reason})"
+            case EventType.JOINED:
+                said = f"was joined by {who}"
+            case EventType.LEFT:
+                said = f"was left by {who}"
+        return f"Session {event.session_id} “{self.session.label}” {said}"
+
+    def payload(self, database_id: str) -> dict[str, Any]:
+        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host token or key, or an API token."""
+        event, session = self.event, self.session
+        told: dict[str, Any] = {
+            "seq": event.seq,
+            "eventId": f"{database_id}-{event.seq}",
+            "type": event.type,
+            "ts": instants.text(event.ts),
+            "message": self.message,
+            "actor": event.actor,
+            "id": event.session_id,
+            "label": session.label,
+            "userDescription": session.user_description,
+            "status": event.status,
+            "previousStatus": event.previous_status,
+            "startTime": event.start_time and instants.text(event.start_time),
+            "expiresAt": instants.text(event.expires_at),
+            "seconds": self._seconds(),
+            "user": {
+                "id": session.agent_id,
+                "name": session.user_description,
+                "externalId": session.created_by["providerExternalId"],
+            },
+            "organization": session.organization_id,
+            "settings": session.settings,
+            "createdByAgentSession": session.created_by,
+            "crmSyncTarget": session.parent_object
+            and {**session.parent_object, "externalMapping": session.external_mapping},
+            "stats": {"participants": event.participants},
+        }
+        extra: dict[str, Any] = {
+            "previousStartTime": event.previous_start_time and instants.text(event.previous_start_time),
+            "lagMs": self.lag_ms,
+            "reason": event.reason,
+            "participant": self.participant
+            and {"id": self.participant.id, "role": self.participant.role, "name": self.participant.name},
+            "participants": event.participants,
+        }
+        told.update((name, extra[name]) for name in CATALOGUE[event.type].carries if extra[name] is not None)
+        return told
+
+    def _seconds(self) -> int:
+        """Whole seconds in `active` at that moment."""
+        since = self.session.activated_at
+        return 0 if since is None else max(0, int((self.event.ts - since).total_seconds()))
+
+
+def _instant(instant: Any) -> str:
+    return instants.text(instant) if instant else "an unknown time"
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A kind of log line that is no session event: what it says, how grave it is, which fields it has."""
+
+    level: str
+    says: str
+    fields: tuple[str, ...] = ()
+
+
+LOG_LINES = {
+    "daemon.starting": Line("info", "the daemon begins to start", ("version", "config", "state")),
+    "daemon.ready": Line("info", "it listens, and everything that was due has been done", ("url", "socket", "next_due", "sessions", "hint")),
+    "daemon.heartbeat": Line("info", "the daemon lives; sent every `log.heartbeat`", ("sessions", "next_due", "worst_lag_ms", "requests")),
+    "daemon.draining": Line("info", "it was told to stop: no new work, running requests finish", ("signal",)),
+    "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
+    "daemon.failed": Line("critical", "the daemon could not start, or had to give up", ("error",)),
+    "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
+    "config.changed": Line("info", "one key of it has changed", ("key", "old", "new")),
+    "config.needs_restart": Line("warning", "a key has changed that only a restart applies", ("key", "old", "new")),
+    "config.rejected": Line("error", "the new configuration has faults: the old one stays in force", ("faults",)),
+    "config.fault": Line("error", "one of those faults", ("where", "key", "error")),
+    "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
+    "storage.unavailable": Line("error", "the database could not be read or written; it is tried again", ("error",)),
+    "storage.recovered": Line("info", "the database can be written again"),
+    "clock.late": Line("warning", "the clock moved sessions later than a second after they were due", ("lag_ms", "moves")),
+    "clock.stepped": Line("warning", "the wall clock was set: the timers were set anew", ("step_ms",)),
+    "clock.failed": Line("error", "a timer's work failed; it is tried again at the next tick", ("job", "error", "traceback")),
+    "clock.no_pin": Line("error", "sessions could not open: every PIN is in use; tried again", ("waiting",)),
+    "deadlines.moved": Line("info", "stored deadlines follow the new lifecycle settings", ("moved",)),
+    "retention.removed": Line("info", "closed sessions older than `storage.retention` were removed", ("removed",)),
+    "auth.failed": Line("warning", "a wrong, expired or revoked token", ("remote_ip", "request_id")),
+    "auth.limited": Line("warning", "too many wrong tokens from one address: it has to wait", ("remote_ip", "request_id")),
+    "auth.signed_in": Line("info", "an agent session began", ("agent", "sid", "remote_ip", "request_id")),
+    "auth.signed_out": Line("info", "an agent session was ended", ("agent", "sid", "remote_ip", "request_id")),
+    "pin.unknown": Line("warning", "a look-up of a PIN that no open session has", ("remote_ip", "request_id")),
+    "pin.limited": Line("warning", "too many PIN look-ups from one address: it has to wait", ("remote_ip", "request_id")),
+    "http.request": Line(
+        "info", "a request was answered (operations: only at level debug)",
+        ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
+    ),
+    "http.failed": Line("error", "a request met a defect of tminus", ("method", "route", "error", "traceback", "request_id")),
+    "library.said": Line("warning", "a library that tminus uses had something to say", ("logger", "error", "traceback")),
+}  # fmt: skip
+
+EVENT_FIELDS = (
+    "seq", "session_id", "external_key", "from", "to", "start", "reason", "lag_ms", "participant", "actor", "request_id",
+)  # fmt: skip
+"""The fields of the line that a session event is printed as; absent where there is nothing to say."""
+
+
+def log_fields(told: Told) -> dict[str, Any]:
+    """What the log says of an event, by the names of `EVENT_FIELDS`."""
+    event = told.event
+    fields = {
+        "seq": event.seq,
+        "session_id": event.session_id,
+        "external_key": told.session.external_mapping,
+        "from": event.previous_status,
+        "to": event.status,
+        "start": event.start_time and instants.text(event.start_time),
+        "reason": event.reason,
+        "lag_ms": told.lag_ms,
+        "participant": event.participant_id,
+        "actor": event.actor,
+        "request_id": event.request_id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

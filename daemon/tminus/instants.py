@@ -1,0 +1,64 @@
+"""How an instant is written: ISO 8601 in JSON, whole milliseconds since 1970 in the database.
+
+Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, so that what was answered, what is
+stored and what is compared are the same number.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect
+from sqlalchemy.types import TypeDecorator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def to_milliseconds(instant: datetime) -> datetime:
+    """The same instant, cut (not rounded) to the millisecond."""
+    return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
+
+
+def parse(text: str) -> datetime:
+    """Reads an ISO 8601 date and time with `Z` or an offset.
+
+    Raises `ValueError` with a sentence for the caller: a time without an offset means something else on every machine,
+    so it is refused, not guessed.
+    """
+    example = "for example 2021-08-10T15:30:00.000Z"
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"is not an ISO 8601 date and time, {example}") from None
+    if instant.tzinfo is None:
+        raise ValueError(f"has no time zone: end it with Z or an offset, {example}")
+    try:
+        return to_milliseconds(instant.astimezone(UTC))
+    except OverflowError:
+        raise ValueError("is outside the years 1 to 9999 in UTC") from None
+
+
+def text(instant: datetime) -> str:
+    """`2021-08-10T15:30:00.000Z`: UTC, always three decimals, always `Z`."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def milliseconds(span: timedelta) -> int:
+    """A span in whole milliseconds."""
+    return span // MILLISECOND
+
+
+class Instant(TypeDecorator[datetime]):
+    """A column of instants, kept as a 64-bit number of milliseconds since 1970.
+
+    One number means the same in SQLite and PostgreSQL, compares and subtracts in SQL, and cannot lose its zone.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else (value - EPOCH) // MILLISECOND
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + value * MILLISECOND

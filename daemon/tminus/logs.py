@@ -1,0 +1,99 @@
+"""The log: one line per event and per thing that went wrong, on standard output.
+
+`say` writes a line of the catalogue (`events.LOG_LINES`), `say_event` one for a committed event. Names and levels come
+from the catalogue, so a line cannot have a name that nobody can look up.
+"""
+
+import logging
+import sys
+import traceback
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from tminus import clock, instants
+from tminus.events import LOG_LINES, Told, log_fields
+from tminus.model import CLOCK_ACTOR
+
+LATE_MS = 1000
+"""From here on a move of the clock is a warning, not just information."""
+
+
+def configure(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
+    """Sets the level and the style (`json`, `console`; `auto`: console on a terminal, else JSON) of all that follows."""
+    stream = stream or sys.stdout
+    console = style == "console" or (style == "auto" and stream.isatty())
+    processors: list[Any] = [_stamp]
+    if console:
+        processors += [_for_people, structlog.dev.ConsoleRenderer(pad_event_to=0, colors=stream.isatty())]
+    else:
+        processors.append(_as_json)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream) if console else structlog.BytesLoggerFactory(stream.buffer),
+        cache_logger_on_first_use=False,
+    )
+    global _log  # noqa: PLW0603 - the log is the process's, as is standard output
+    _log = structlog.get_logger()
+    _route_libraries()
+
+
+def say(name: str, /, **fields: Any) -> None:
+    """Writes a line of the catalogue; its level and its sentence stand there. Fields that are None are left out."""
+    line = LOG_LINES[name]
+    fields = {key: value for key, value in fields.items() if value is not None}
+    getattr(_log, line.level)(name, message=line.says, **fields)
+
+
+def say_event(told: Told) -> None:
+    """Writes the line of a committed event: a warning if the clock made the move late."""
+    write = _log.warning if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else _log.info
+    write(told.event.type.value, message=told.message, **log_fields(told))
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """The fields by which a line tells of a defect: what it was, and where."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    return {
+        "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
+        "traceback": " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames)),
+    }
+
+
+def _stamp(_logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    return {"ts": instants.text(clock.now()), "level": method, **line}
+
+
+def _as_json(_logger: WrappedLogger, _method: str, line: EventDict) -> bytes:
+    return orjson.dumps(line, default=str)
+
+
+def _for_people(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """On a terminal the sentence comes first, and the time of day is enough."""
+    line["timestamp"] = line.pop("ts")[11:-1]
+    line["event"] = f"{line['event']}: {line.pop('message')}"
+    return line
+
+
+class _Library(logging.Handler):
+    """What uvicorn, APScheduler and others say through the standard library's logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = failure(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
+        text = record.getMessage()
+        said = {"error": f"{text}: {told['error']}" if told else text, "traceback": told.get("traceback")}
+        say("library.said", logger=record.name, **said)
+
+
+def _route_libraries() -> None:
+    root = logging.getLogger()
+    root.handlers = [_Library(level=logging.WARNING)]
+    root.setLevel(logging.WARNING)
+    # It warns of each tick that a long one has made superfluous; that is by design here.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+_log: FilteringBoundLogger = structlog.get_logger()

@@ -1,0 +1,10 @@
+"""What may be done to a session, by people and by time.
+
+============  =====================================================
+`verbs`       create, reschedule, close, join, leave
+`reads`       show, list, look up, history
+`rights`      who may
+`retries`     what an `Idempotency-Key` has made
+`sweeps`      what time does: advance, retention, moved deadlines
+============  =====================================================
+"""

@@ -1,0 +1,57 @@
+"""The verbs that only look. Each takes a view."""
+
+from tminus.errors import UnknownSession
+from tminus.events import Told
+from tminus.model import Caller, Role, Session, Status
+from tminus.sessions.rights import need, sees, sees_all
+from tminus.storage import SessionFilter, View
+
+
+def found(view: View, session_id: str) -> Session:
+    """A session that must be there. Raises `UnknownSession`."""
+    session = view.session(session_id)
+    if session is None:
+        raise UnknownSession(session_id)
+    return session
+
+
+def show(view: View, caller: Caller, session_id: str) -> Session:
+    """One session. Raises `UnknownSession`, `Forbidden`."""
+    session = found(view, session_id)
+    need(sees(caller, session), "the session's own agent, or the role supervisor or monitor")
+    return session
+
+
+def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> list[Told]:
+    """What happened to one session, oldest first."""
+    show(view, caller, session_id)
+    return view.events(after, limit, session_id)
+
+
+def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:
+    """How many sessions match, and one page of them. `wanted.agent_id` None asks for everybody's."""
+    if wanted.agent_id is None:
+        need(sees_all(caller), "the role supervisor or monitor")
+    else:
+        need(caller.has(Role.AGENT, Role.SUPERVISOR, Role.MONITOR), "the role agent, supervisor or monitor")
+    return view.sessions(wanted)
+
+
+def of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:
+    """The open sessions of a parent object that the caller may see, newest first."""
+    owner = None if sees_all(caller) else caller.agent_id
+    return listing(view, caller, SessionFilter(agent_id=owner, external_mapping=external_mapping, limit=limit))[1]
+
+
+def active_among(view: View, caller: Caller, ids: list[str]) -> list[Session]:
+    """Those of the named sessions that are active and that the caller may see."""
+    found = view.sessions_by_id(ids).values()
+    return [session for session in found if session.status is Status.ACTIVE and sees(caller, session)]
+
+
+def by_pin(view: View, pin: int) -> Session:
+    """The open session with this PIN: for anybody who knows it. Raises `UnknownSession`."""
+    session = view.open_session_by_pin(pin)
+    if session is None:
+        raise UnknownSession(str(pin))
+    return session

@@ -1,0 +1,96 @@
+"""What time does: the moves that are due, and the housekeeping.
+
+Each sweep is a function that works in bounded batches and returns what it did; a timer runs it, and so can a command.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+import orjson
+
+from tminus import instants
+from tminus.model import Timeouts, Trigger
+from tminus.sessions.retries import RETRY_MEMORY
+from tminus.storage import Transaction
+from tminus.storage.due import Moved, move_deadlines, move_due
+
+FIRST_BATCH = 128
+"""Moves in the first batch of a sweep, so that the first of a herd is open within milliseconds; each batch is twice as
+large as the one before, up to `LARGEST_BATCH`."""
+
+LARGEST_BATCH = 4096
+"""Moves in one transaction at the most: bounds how long a request waits behind one."""
+
+REMOVALS = 500
+"""Sessions that retention removes in one transaction."""
+
+
+class Jobs(Protocol):
+    """Where a sweep has its batches run: the store's writer."""
+
+    def __call__(self, job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]: ...
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What one `advance` did."""
+
+    moves: Counter[Trigger] = field(default_factory=Counter)
+    worst_lag: timedelta = timedelta(0)
+    without_pin: int = 0
+
+
+def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> Sweep:
+    """Moves everything that is due, in the order in which it fell due, until nothing is or `stop` says so."""
+    done = Sweep()
+    limit = FIRST_BATCH
+    while not stop():
+        batch: Moved = submit(lambda tx, limit=limit: move_due(tx, timeouts, limit), clock=True).result()
+        done.moves += batch.moves
+        done.worst_lag = max(done.worst_lag, batch.worst_lag)
+        done.without_pin += batch.without_pin
+        if not batch.more:
+            break
+        limit = min(limit * 2, LARGEST_BATCH)
+    return done
+
+
+def follow_timeouts(submit: Jobs, timeouts: Timeouts) -> int:
+    """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
+
+    The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
+    """
+    reckoned_with = orjson.dumps(
+        [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]
+        + ([instants.milliseconds(timeouts.max_active)] if timeouts.max_active else [])
+    ).decode()
+    if submit(lambda tx: tx.meta("timeouts")).result() == reckoned_with:
+        return 0
+    moved, after = 0, ""
+    while True:
+        last, changed = submit(lambda tx, after=after: move_deadlines(tx, timeouts, after, LARGEST_BATCH)).result()
+        moved += changed
+        if last is None:
+            break
+        after = last
+    submit(lambda tx: tx.set_meta("timeouts", reckoned_with)).result()
+    return moved
+
+
+def clean(submit: Jobs, retention: timedelta | None, stop: Callable[[], bool] = lambda: False) -> int:
+    """Removes sessions closed longer ago than `retention` (None: never) and forgets what has expired otherwise.
+
+    Returns how many sessions were removed.
+    """
+    submit(lambda tx: tx.remove_expired_memory(tx.now - timedelta(days=1), tx.now - RETRY_MEMORY)).result()
+    removed = 0
+    while retention is not None and not stop():
+        batch: int = submit(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)).result()
+        removed += batch
+        if batch < REMOVALS:
+            break
+    return removed

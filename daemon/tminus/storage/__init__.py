@@ -1,0 +1,19 @@
+"""The database: tables, migrations, and the one writer.
+
+===============  ==============================================================================
+`tables`         the model's classes as tables
+`engine`         connections: SQLite or PostgreSQL, and what each must be told
+`migrations`     Alembic: any older schema becomes the present one at start
+`view`           what can be read
+`transaction`    what can be written: a change and its events, together
+`due`            the clock's moves, thousands at once
+`writer`         one thread, one transaction for all who wait: group commit
+`store`          the door: `read`, `write`
+===============  ==============================================================================
+"""
+
+from tminus.storage.store import Store
+from tminus.storage.transaction import Transaction
+from tminus.storage.view import SessionFilter, View
+
+__all__ = ["SessionFilter", "Store", "Transaction", "View"]

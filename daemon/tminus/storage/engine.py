@@ -1,0 +1,71 @@
+"""Connections: SQLite or PostgreSQL, and what each must be told."""
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
+
+BUSY_TIMEOUT_MS = 5000
+"""How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
+
+READERS = 4
+"""Connections for reading; more would only queue for the same two cores."""
+
+
+def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engine:
+    """An engine whose every transaction writes (`writes`), or only reads."""
+    parsed = make_url(url)
+    if password is not None:
+        parsed = parsed.set(password=password)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed, writes)
+    return create_engine(
+        parsed,
+        pool_size=1 if writes else READERS,
+        max_overflow=0,
+        pool_pre_ping=not writes,
+        # Several statements of one read see one moment.
+        isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
+        connect_args={"connect_timeout": 5, "application_name": "tminus"},
+        hide_parameters=True,
+    )
+
+
+def _sqlite(url: URL, writes: bool) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=1 if writes else READERS,
+        max_overflow=0,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+        hide_parameters=True,  # labels and tokens have no business in an error's text
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    # A transaction that begins as a reader and upgrades to a writer fails at once if another one wrote meanwhile.
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def startup_error(url: str, error: BaseException) -> StartupError:
+    """What to tell an operator whose database does not open."""
+    where = make_url(url).render_as_string(hide_password=True)
+    cause: Any = getattr(error, "orig", None) or error
+    text = " ".join(str(cause).split())
+    if isinstance(cause, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
+        return DatabaseCorrupt(
+            where, f"the file is damaged or not a database ({text}): restore a backup, or move it away to begin anew"
+        )
+    return CannotOpenDatabase(where, text)

@@ -1,0 +1,49 @@
+"""Brings a database's schema up to date at start; refuses one that a newer tminus has written."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from tminus.errors import DatabaseTooNew
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(8457290)")
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """The revision that this tminus works with."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def upgrade(engine: Engine) -> tuple[str | None, str]:
+    """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
+
+    Raises `DatabaseTooNew`.
+    """
+    with engine.connect() as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(_ONE_AT_A_TIME)
+        before = MigrationContext.configure(connection).get_current_revision()
+        config = _config(connection)
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if before is not None and before not in known:
+            where = engine.url.render_as_string(hide_password=True)
+            raise DatabaseTooNew(
+                where, f"its schema is {before}, of a newer tminus than this; run that one, or restore an older backup"
+            )
+        if before != head():
+            command.upgrade(config, "head")
+        return before, head()

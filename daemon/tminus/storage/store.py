@@ -1,0 +1,72 @@
+"""The door to the database: `read` on any thread, `write` through the one writer."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tminus.errors import StoreUnavailable
+from tminus.storage import migrate
+from tminus.storage.engine import make_engine, startup_error
+from tminus.storage.transaction import Transaction
+from tminus.storage.view import View
+from tminus.storage.writer import Writer
+
+T = TypeVar("T")
+
+
+class Store:
+    """A database that has been brought up to date, with its writer running.
+
+    Parameters
+    ----------
+    url, password
+        A SQLAlchemy URL of SQLite or PostgreSQL; the password is kept apart so that no message shows it.
+    now
+        The clock; asked once a transaction.
+    committed, health
+        Called on the writer's thread after each commit; and when writing begins to fail (why), or works again (None).
+
+    Raises `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        now: Callable[[], datetime],
+        committed: Callable[[Transaction], None] = lambda tx: None,
+        health: Callable[[str | None], None] = lambda failing: None,
+        *,
+        password: str | None = None,
+    ) -> None:
+        self._writing = make_engine(url, password, writes=True)
+        self._reading = make_engine(url, password, writes=False)
+        try:
+            self.migrated_from, self.schema = migrate.upgrade(self._writing)
+        except SQLAlchemyError as error:
+            raise startup_error(url, error) from error
+        self._writer = Writer(self._writing, now, committed, health)
+        self._writer.start()
+        self.submit = self._writer.submit
+        self.write = self._writer.write
+        self.database_id: str = self.read(lambda view: view.meta("database_id")) or ""
+
+    @property
+    def failing(self) -> str | None:
+        """Why the last write failed, None if it did not."""
+        return self._writer.failing
+
+    def read(self, look: Callable[[View], T]) -> T:
+        """Runs `look` on one consistent view, in the calling thread. Raises `StoreUnavailable`."""
+        try:
+            with self._reading.connect() as connection, connection.begin():
+                return look(View(connection))
+        except SQLAlchemyError as error:
+            raise StoreUnavailable from error
+
+    def close(self) -> None:
+        """Finishes what waits, then closes every connection."""
+        self._writer.stop()
+        self._writing.dispose()
+        self._reading.dispose()

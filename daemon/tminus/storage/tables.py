@@ -1,0 +1,77 @@
+"""The tables: the model's classes, with keys and indices. `migrations` brings a database to just this shape."""
+
+from sqlalchemy import BigInteger, Index, Integer, text
+from sqlmodel import Field, SQLModel
+
+from tminus import model
+
+# SQLite numbers rows by itself only where the column is exactly INTEGER.
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class SessionRow(model.Session, table=True):
+    """The sessions, and thereby the schedule: what is due is asked of this table and kept nowhere else."""
+
+    __tablename__ = "session"
+
+    id: str = Field(primary_key=True)
+
+    __table_args__ = (
+        # The clock's only question, in the order in which it is answered.
+        Index("session_due", "due_at", "id", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+        # A PIN belongs to one open session; 0 is none.
+        Index("session_pin", "pin", unique=True, sqlite_where=text("pin <> 0"), postgresql_where=text("pin <> 0")),
+        Index("session_agent", "agent_id", "created_at"),
+        Index(
+            "session_mapping", "external_mapping",
+            sqlite_where=text("external_mapping IS NOT NULL"), postgresql_where=text("external_mapping IS NOT NULL"),
+        ),
+        Index("session_closed", "closed_at", sqlite_where=text("closed_at IS NOT NULL"), postgresql_where=text("closed_at IS NOT NULL")),
+    )  # fmt: skip
+
+
+class ParticipantRow(model.Participant, table=True):
+    __tablename__ = "participant"
+
+    id: str = Field(primary_key=True)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+
+
+class EventRow(model.Event, table=True):
+    """What happened, in the order in which it was committed; written in the transaction of the change itself."""
+
+    __tablename__ = "event"
+    __table_args__ = ({"sqlite_autoincrement": True},)  # or SQLite would give a removed event's number again
+
+    seq: int = Field(default=None, primary_key=True, sa_type=Serial)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+
+
+class AgentSessionRow(model.AgentSession, table=True):
+    __tablename__ = "agent_session"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    sid: int = Field(default=None, primary_key=True)
+    secret_sha256: str = Field(unique=True)
+
+
+class RetryRow(model.Retry, table=True):
+    __tablename__ = "retry"
+
+    agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    key: str = Field(primary_key=True)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+
+
+class MetaRow(SQLModel, table=True):
+    """What a database knows of itself: its id, and the time-outs that its deadlines were reckoned with."""
+
+    __tablename__ = "meta"
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+_tables = SQLModel.metadata.tables
+SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
+AGENT_SESSIONS, RETRIES, META = _tables["agent_session"], _tables["retry"], _tables["meta"]

@@ -1,0 +1,179 @@
+"""What can be written: a change and its events, together or not at all."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
+
+from tminus import draws
+from tminus.errors import NoPinFree, WrongStatus
+from tminus.lifecycle import Transition
+from tminus.model import AgentSession, Event, Participant, Retry, Session, Status
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.view import View
+
+_S, _P = SESSIONS.c, PARTICIPANTS.c
+
+_EVENT_COLUMNS = [column.name for column in EVENTS.c if column.name != "seq"]  # the database draws it
+_AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
+
+_INSERT_SESSION = insert(SESSIONS)
+_INSERT_EVENT = insert(EVENTS)
+_LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
+_EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
+_PINS_TAKEN = select(_S.pin).where(_S.pin != 0)
+
+# Writers of several daemons draw event numbers one after the other, so that numbers become visible in the order in
+# which they were drawn: a reader with a cursor would skip for ever one that appears late.
+_ONE_WRITER = text("SELECT pg_advisory_xact_lock(8457291)")
+
+
+class Transaction(View):
+    """A write transaction: shared by all jobs of a batch, committed by the writer.
+
+    New sessions and events are kept back and sent together before the next statement that could miss them, at the
+    latest before the commit: one round for sixteen schedules, not thirty-two.
+    """
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        super().__init__(connection)
+        self.now = now
+        """The instant of this transaction; every change in it happened now."""
+        self.earliest_due: datetime | None = None
+        """The earliest deadline that this transaction set."""
+        self.writes = 0
+        """Grows with each write, so that the writer can tell whether a job that failed had begun to write."""
+        self.told = False
+        """Whether there are events in it."""
+        self._sessions: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
+        if connection.dialect.name == "postgresql":
+            connection.execute(_ONE_WRITER)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Sends what was kept back."""
+        sessions, self._sessions = self._sessions, []
+        events, self._events = self._events, []
+        if sessions:
+            self._connection.execute(_INSERT_SESSION, sessions)
+        if events:
+            self._connection.execute(_INSERT_EVENT, events)
+
+    def _one(self, *args: Any, **values: Any) -> Any:
+        self.flush()
+        return super()._one(*args, **values)
+
+    def _scalar(self, *args: Any, **values: Any) -> Any:
+        self.flush()
+        return super()._scalar(*args, **values)
+
+    def execute(self, statement: Any, values: Any = None) -> Any:
+        """Runs a statement that writes, after what was kept back; returns SQLAlchemy's result."""
+        self.flush()
+        self.writes += 1
+        return self._connection.execute(statement, values)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def add(self, session: Session) -> None:
+        """Stores a new session."""
+        self.writes += 1
+        self._sessions.append({column: getattr(session, column) for column in Session.model_fields})
+        self._note_due(session.due_at)
+
+    def change(self, session: Session, move: Transition, **changes: Any) -> Session:
+        """Stores a move by compare-and-set; returns the session as it is then.
+
+        Raises `WrongStatus` if somebody else was first.
+        """
+        changed = session.model_copy(
+            update={"status": move.dest, "version": session.version + 1, "updated_at": self.now, **changes}
+        )
+        statement = (
+            update(SESSIONS)
+            .where(_S.id == session.id, _S.status == session.status, _S.version == session.version)
+            .values({name: getattr(changed, name) for name in ("status", "version", "updated_at", *changes)})
+        )
+        if self.execute(statement).rowcount != 1:
+            present = self.session(session.id)
+            raise WrongStatus(trigger=move.trigger.value, status=present.status if present else "removed")
+        self._note_due(changed.due_at)
+        return changed
+
+    def tell(self, event: Event) -> None:
+        """Records an event; its number is drawn when it is sent, in the order of telling."""
+        self.writes += 1
+        self.told = True
+        self._events.append({column: getattr(event, column) for column in _EVENT_COLUMNS})
+
+    def _note_due(self, due: datetime | None) -> None:
+        if due is not None and (self.earliest_due is None or due < self.earliest_due):
+            self.earliest_due = due
+
+    # --- PINs ---------------------------------------------------------------------------------------------------------
+
+    def free_pin(self) -> int:
+        """A PIN that no open session has. Raises `NoPinFree` when there is none."""
+        pins = self.free_pins(1)
+        if not pins:
+            raise NoPinFree
+        return pins[0]
+
+    def free_pins(self, count: int) -> list[int]:
+        """So many different PINs that no open session has; fewer only when there are no more."""
+        self.flush()
+        drawn: set[int] = set()
+        # While most PINs are free a few rounds find enough; past that, choosing from what is left is quicker.
+        for _ in range(4):
+            drawn |= {draws.pin() for _ in range(count - len(drawn))}
+            taken = self._connection.execute(_PINS_TAKEN.where(_S.pin.in_(drawn))).scalars()
+            drawn -= set(taken)
+            if len(drawn) == count:
+                return list(drawn)
+        return draws.pins_outside(set(self._connection.execute(_PINS_TAKEN).scalars()), count)
+
+    # --- participants -------------------------------------------------------------------------------------------------
+
+    def add_participant(self, participant: Participant) -> None:
+        self.execute(insert(PARTICIPANTS), participant.model_dump())
+
+    def participant_left(self, participant_id: str) -> None:
+        self.execute(_LEAVE.values(left_at=self.now), {"participant_id": participant_id})
+
+    def everybody_out(self, session_id: str) -> None:
+        """Disconnects all who are in a session."""
+        self.execute(_EVERYBODY_OUT.values(left_at=self.now), {"of_session": session_id})
+
+    # --- callers ------------------------------------------------------------------------------------------------------
+
+    def add_agent_session(self, begun: AgentSession) -> int:
+        """Stores an agent session; returns its `sid`."""
+        values = {column: getattr(begun, column) for column in _AGENT_SESSION_COLUMNS}
+        return int(self.execute(insert(AGENT_SESSIONS).returning(AGENT_SESSIONS.c.sid), values).scalar_one())
+
+    def end_agent_session(self, secret_sha256: str) -> None:
+        self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == secret_sha256))
+
+    def add_retry(self, retry: Retry) -> None:
+        self.execute(insert(RETRIES), retry.model_dump())
+
+    def forget_retry(self, agent_id: int, key: str) -> None:
+        self.execute(delete(RETRIES).where(RETRIES.c.agent_id == agent_id, RETRIES.c.key == key))
+
+    # --- housekeeping -------------------------------------------------------------------------------------------------
+
+    def set_meta(self, key: str, value: str) -> None:
+        if self.execute(update(META).where(META.c.key == key).values(value=value)).rowcount == 0:
+            self.execute(insert(META), {"key": key, "value": value})
+
+    def remove_closed(self, before: datetime, limit: int) -> int:
+        """Removes sessions closed before then, with their events and participants; returns how many."""
+        some = select(_S.id).where(_S.closed_at < before).order_by(_S.closed_at).limit(limit)
+        return int(self.execute(delete(SESSIONS).where(_S.id.in_(some), _S.status == Status.CLOSED)).rowcount)
+
+    def remove_expired_memory(self, agent_sessions_before: datetime, retries_before: datetime) -> None:
+        """Forgets agent sessions that have expired and retries that nobody will send again."""
+        self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.expires_at < agent_sessions_before))
+        self.execute(delete(RETRIES).where(RETRIES.c.created_at < retries_before))

@@ -1,0 +1,159 @@
+"""What can be read, each as one statement made once: making one anew costs more than running it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
+
+from tminus.events import Told
+from tminus.model import OPEN_STATUSES, AgentSession, Event, Participant, Retry, Session, SessionType, Status
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFilter:
+    """Which sessions to list, in which order, and which page of them. None: no such condition."""
+
+    agent_id: int | None = None
+    statuses: Sequence[Status] = OPEN_STATUSES
+    type: SessionType | None = None
+    start_from: datetime | None = None
+    start_to: datetime | None = None
+    external_mapping: str | None = None
+    order_by: str = "created_at"
+    descending: bool = True
+    limit: int = 20
+    offset: int = 0
+
+
+_S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
+
+_SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
+_OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
+_PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id"), _P.id == bindparam("id"))
+_AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == bindparam("secret_sha256"))
+_RETRY = select(RETRIES).where(RETRIES.c.agent_id == bindparam("agent_id"), RETRIES.c.key == bindparam("key"))
+_META = select(META.c.value).where(META.c.key == bindparam("key"))
+_NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
+_COUNTS = select(_S.status, func.count()).where(_S.status.in_(OPEN_STATUSES)).group_by(_S.status)
+_LAST_SEQ = select(func.coalesce(func.max(_E.seq), 0))
+_TOLD = (
+    select(
+        EVENTS,
+        _P.id.label("p_id"), _P.role.label("p_role"), _P.name.label("p_name"), _P.joined_at.label("p_joined_at"),
+    )
+    .select_from(EVENTS.outerjoin(PARTICIPANTS, _P.id == _E.participant_id))
+    .where(_E.seq > bindparam("after"))
+    .order_by(_E.seq)
+    .limit(bindparam("limit"))
+)  # fmt: skip
+_HISTORY = _TOLD.where(_E.session_id == bindparam("session_id"))
+_SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
+
+
+class View:
+    """One consistent look at the database. Methods return model objects, never rows."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _one(self, statement: Select[Any], **values: Any) -> RowMapping | None:
+        return self._connection.execute(statement, values).mappings().one_or_none()
+
+    def _scalar(self, statement: Select[Any], **values: Any) -> Any:
+        return self._connection.execute(statement, values).scalar()
+
+    def session(self, session_id: str) -> Session | None:
+        row = self._one(_SESSION, id=session_id)
+        return row and Session.model_validate(row)
+
+    def open_session_by_pin(self, pin: int) -> Session | None:
+        """The open session that has this PIN. 0 is nobody's."""
+        row = self._one(_OPEN_BY_PIN, pin=pin)
+        return row and Session.model_validate(row)
+
+    def sessions(self, wanted: SessionFilter) -> tuple[int, list[Session]]:
+        """How many match in all, and one page of them."""
+        conditions = [_S.status.in_(wanted.statuses)]
+        if wanted.agent_id is not None:
+            conditions.append(_S.agent_id == wanted.agent_id)
+        if wanted.type is not None:
+            conditions.append(_S.type == wanted.type)
+        if wanted.start_from is not None:
+            conditions.append(_S.start_time >= wanted.start_from)
+        if wanted.start_to is not None:
+            conditions.append(_S.start_time < wanted.start_to)
+        if wanted.external_mapping is not None:
+            conditions.append(_S.external_mapping == wanted.external_mapping)
+        column = SESSIONS.c[wanted.order_by]
+        order = (column.desc(), _S.id.desc()) if wanted.descending else (column.asc(), _S.id.asc())
+        page = select(SESSIONS).where(*conditions).order_by(*order).limit(wanted.limit).offset(wanted.offset)
+        rows = [Session.model_validate(row) for row in self._connection.execute(page).mappings()]
+        if len(rows) < wanted.limit and (rows or not wanted.offset):
+            return wanted.offset + len(rows), rows  # the last page tells the count by itself
+        return self._scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
+
+    def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
+        rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)}).mappings()
+        return {row["id"]: Session.model_validate(row) for row in rows}
+
+    def open_sessions_of(self, agent_id: int, at_most: int) -> int:
+        """How many open sessions an agent has, counted no further than `at_most`."""
+        some = select(_S.id).where(_S.agent_id == agent_id, _S.status.in_(OPEN_STATUSES)).limit(at_most).subquery()
+        return int(self._scalar(select(func.count()).select_from(some)))
+
+    def participant(self, session_id: str, participant_id: str) -> Participant | None:
+        row = self._one(_PARTICIPANT, session_id=session_id, id=participant_id)
+        return row and Participant.model_validate(row)
+
+    def agent_session(self, secret_sha256: str) -> AgentSession | None:
+        row = self._one(_AGENT_SESSION, secret_sha256=secret_sha256)
+        return row and AgentSession.model_validate(row)
+
+    def retry(self, agent_id: int, key: str) -> Retry | None:
+        row = self._one(_RETRY, agent_id=agent_id, key=key)
+        return row and Retry.model_validate(row)
+
+    def events(self, after: int, limit: int, session_id: str | None = None) -> list[Told]:
+        """The events after a sequence number, in order; of one session if it is named."""
+        if session_id is None:
+            rows = self._connection.execute(_TOLD, {"after": after, "limit": limit}).mappings().all()
+        else:
+            values = {"after": after, "limit": limit, "session_id": session_id}
+            rows = self._connection.execute(_HISTORY, values).mappings().all()
+        sessions = self.sessions_by_id({row["session_id"] for row in rows})  # type: ignore[arg-type]
+        return [
+            Told(Event.model_validate(row), sessions[row["session_id"]], row["p_id"] and _participant(row))
+            for row in rows
+            if row["session_id"] in sessions  # removed by retention between the two statements
+        ]
+
+    def last_seq(self) -> int:
+        """The sequence number of the newest event, 0 if there is none."""
+        return int(self._scalar(_LAST_SEQ))
+
+    def next_due(self) -> datetime | None:
+        """The earliest deadline of all: what the clock waits for."""
+        due: datetime | None = self._scalar(_NEXT_DUE)
+        return due
+
+    def counts(self) -> dict[Status, int]:
+        """Open sessions per status."""
+        found = {row[0]: row[1] for row in self._connection.execute(_COUNTS)}
+        return {status: found.get(status, 0) for status in OPEN_STATUSES}
+
+    def meta(self, key: str) -> str | None:
+        value: str | None = self._scalar(_META, key=key)
+        return value
+
+
+def _participant(row: RowMapping) -> Participant:
+    return Participant(
+        id=row["p_id"],
+        session_id=row["session_id"],
+        role=row["p_role"],
+        name=row["p_name"],
+        joined_at=row["p_joined_at"],
+    )

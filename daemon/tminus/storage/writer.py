@@ -1,0 +1,211 @@
+"""One thread, one transaction for all who wait: group commit.
+
+Durability costs an fsync a commit. Requests that wait at the same moment share one: the writer takes what is waiting,
+runs each job in one transaction, commits, and only then answers. The clock has a queue of its own and goes first, so it
+never waits behind requests; between two of its batches the waiting requests get their turn, so they never wait behind a
+herd.
+
+A job is a function of the transaction that decides first and writes after. One that refuses (`RequestError`) before it
+has written costs the others nothing. If anything else goes wrong the whole batch is rolled back and each of its jobs is
+run again in a transaction of its own, so that nobody suffers for another's fault. A job can therefore run twice, and
+must keep nothing between runs.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
+from tminus.storage.transaction import Transaction
+
+BATCH = 128
+"""Jobs that share one commit, at the most: bounds how long the first of them waits for the last."""
+
+WAITING = 2000
+"""Jobs that may wait. One more is refused at once: it could not be answered in good time."""
+
+DRAWS = 4
+"""How often a job is run when what it drew by lot, an id or a PIN, turns out to be taken."""
+
+
+@dataclass(slots=True)
+class _Work:
+    job: Callable[[Transaction], Any]
+    future: "Future[Any] | asyncio.Future[Any]"
+    loop: asyncio.AbstractEventLoop | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+    def finish(self) -> None:
+        if self.future.done():
+            return  # whoever asked has gone away; what was written stays written
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Writer:
+    """Takes jobs from any thread and runs them on its own.
+
+    `now` is asked once a transaction. `committed` is called after each commit, before the answers go out; `health` when
+    writing begins to fail, with the reason, and when it works again, with None.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        now: Callable[[], datetime],
+        committed: Callable[[Transaction], None],
+        health: Callable[[str | None], None],
+    ) -> None:
+        self._engine = engine
+        self._now = now
+        self._committed = committed
+        self._health = health
+        self._requests: deque[_Work] = deque()
+        self._clock: deque[_Work] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._connection: Connection | None = None
+        self.failing: str | None = None
+        """Why the last transaction could not be written; None when it could."""
+        self._thread = threading.Thread(target=self._run, name="writer")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuses new jobs, finishes those that wait, returns when the last commit has landed."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, job: Callable[[Transaction], Any], *, clock: bool = False) -> "Future[Any]":
+        """Has a job run; the future is done after its commit. `clock`: before all requests."""
+        future: Future[Any] = Future()
+        self._enqueue(_Work(job, future), self._clock if clock else self._requests)
+        return future
+
+    async def write(self, job: Callable[[Transaction], Any]) -> Any:
+        """The same for a coroutine. Raises what the job raised, `Overloaded`, or `StoreUnavailable`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._enqueue(_Work(job, future, loop), self._requests)
+        return await future
+
+    def _enqueue(self, work: _Work, queue: deque[_Work]) -> None:
+        with self._wake:
+            if self._stopping:
+                raise Draining
+            if len(queue) >= WAITING:
+                raise Overloaded
+            queue.append(work)
+            self._wake.notify()
+
+    # --- on the writer's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        clock_next = True
+        while True:
+            with self._wake:
+                while not (self._clock or self._requests or self._stopping):
+                    self._wake.wait()
+                if self._clock and (clock_next or not self._requests):
+                    batch = [self._clock.popleft()]
+                elif self._requests:
+                    batch = [self._requests.popleft() for _ in range(min(BATCH, len(self._requests)))]
+                else:
+                    break
+                clock_next = batch[0].loop is not None or not self._clock
+            self._write(batch)
+            self._answer(batch)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write(self, batch: Sequence[_Work]) -> None:
+        try:
+            self._transact(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                self._alone(batch[0], error)
+            else:
+                for work in batch:
+                    work.error = work.result = None
+                    self._write([work])
+
+    def _alone(self, work: _Work, error: Exception) -> None:
+        """A job failed in a transaction of its own: what it drew may be taken, then it draws again."""
+        for _ in range(DRAWS):
+            if not isinstance(error, IntegrityError):
+                break
+            try:
+                self._transact([work])
+                return
+            except Exception as another:
+                error = another
+        if isinstance(error, SQLAlchemyError):
+            self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
+            work.error = StoreUnavailable()
+            work.error.__cause__ = error
+        else:
+            work.error = error
+
+    def _transact(self, batch: Sequence[_Work]) -> None:
+        """Runs the jobs and commits, or raises with nothing written."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                tx = Transaction(self._connection, self._now())
+                for work in batch:
+                    writes = tx.writes
+                    try:
+                        work.result = work.job(tx)
+                    except RequestError as refusal:
+                        if tx.writes != writes:
+                            raise
+                        work.error = refusal
+                tx.flush()
+        except SQLAlchemyError:
+            # Whatever state the connection is in, the next transaction begins with a fresh one.
+            connection, self._connection = self._connection, None
+            connection.invalidate()
+            connection.close()
+            raise
+        self._set_health(None)
+        self._committed(tx)
+
+    def _set_health(self, failing: str | None) -> None:
+        was, self.failing = self.failing, failing
+        if (was is None) != (failing is None):
+            self._health(failing)
+
+    @staticmethod
+    def _answer(batch: Sequence[_Work]) -> None:
+        """Tells those who wait; an event loop is woken once a batch, not once a job."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
+        for work in batch:
+            if work.loop is None:
+                work.finish()
+            else:
+                loops.setdefault(work.loop, []).append(work)
+        for loop, works in loops.items():
+            try:
+                loop.call_soon_threadsafe(_finish, works)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+
+def _finish(works: Sequence[_Work]) -> None:
+    for work in works:
+        work.finish()

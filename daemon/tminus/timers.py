@@ -1,0 +1,149 @@
+"""The timers: APScheduler wakes, `tick` works. No logic of sessions here.
+
+One timer stands at the earliest deadline of all sessions; a slow sweep each second beside it heals whatever a timer
+could miss. Both run the same `tick`, one at a time. No job is kept for a session and none in the database: the session
+table is the schedule, so a restart sets one timer again however many sessions wait.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from tminus import clock
+from tminus.logs import failure, say
+
+SWEEP = timedelta(seconds=1)
+"""How often the clock looks by itself, whatever timers stand."""
+
+STEP = 0.5
+"""Seconds by which wall clock and monotonic clock may drift apart between two pulses before that is a step."""
+
+ALIVE = 10.0
+"""Seconds without a finished tick after which the clock counts as stopped."""
+
+
+class Timers:
+    """The daemon's timers.
+
+    Parameters
+    ----------
+    tick
+        Does what is due; returns the next deadline, None if there is none.
+    chores
+        Name -> (interval, work): retention, heartbeat.
+    """
+
+    def __init__(
+        self, tick: Callable[[], datetime | None], chores: dict[str, tuple[timedelta, Callable[[], Any]]]
+    ) -> None:
+        self._tick = tick
+        self._chores = chores
+        self._armed: datetime | None = None
+        self._failures: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._last_tick = clock.monotonic()
+        self._pulse = threading.Thread(target=self._watch_clock, name="pulse")
+        self._scheduler = BackgroundScheduler(
+            timezone="UTC",
+            # Ticks have a thread of their own: a chore never makes the clock wait.
+            executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(1)},
+            # By default a job that is a second late is dropped. Ours is never dropped: late is better than not at all.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+
+    def start(self) -> None:
+        self._scheduler.start()
+        self._set_all()
+        self._pulse.start()
+
+    def stop(self) -> None:
+        """Returns when no timer's work is running any more."""
+        self._stop.set()
+        self._scheduler.shutdown(wait=True)
+        self._pulse.join()
+
+    def set_chores(self, chores: dict[str, tuple[timedelta, Callable[[], Any]]]) -> None:
+        """Other chores, or the same at other intervals, from now on."""
+        self._chores = chores
+        self._set_all()
+
+    @property
+    def alive(self) -> bool:
+        """Whether ticks are being finished."""
+        return clock.monotonic() - self._last_tick < ALIVE
+
+    def due_at(self, due: datetime) -> None:
+        """Somebody set a deadline: the timer moves there if that is earlier than where it stands. Any thread."""
+        with self._lock:
+            if not self._stop.is_set() and (self._armed is None or due < self._armed):
+                self._arm(due)
+
+    # --- on the scheduler's threads -----------------------------------------------------------------------------------
+
+    def _run_tick(self) -> None:
+        with self._lock:
+            if self._armed is not None and self._armed <= clock.now():
+                self._armed = None  # it has fired, or is about to and will find nothing
+        due = self._guarded("tick", self._tick)
+        if not isinstance(due, _Failed):
+            self._last_tick = clock.monotonic()
+            # What is due although the tick has just run (no PIN was free, the clock was set back) is for the sweep:
+            # a timer in the past would fire at once, for ever.
+            if due is not None and due > clock.now():
+                self.due_at(due)
+
+    def _guarded(self, name: str, work: Callable[[], Any]) -> Any:
+        """Runs a timer's work. What it raises is told once, not every second, and the next tick tries again."""
+        try:
+            result = work()
+        except Exception as error:
+            told = failure(error)
+            if self._failures.get(name) != told["error"]:
+                self._failures[name] = told["error"]
+                say("clock.failed", job=name, **told)
+            return _Failed()
+        self._failures.pop(name, None)
+        return result
+
+    def _arm(self, due: datetime) -> None:
+        self._armed = due
+        # A tick that runs this is not finished yet: were only one instance allowed, a timer that fires meanwhile
+        # would be skipped, and its session be late until the sweep.
+        self._scheduler.add_job(
+            self._run_tick, DateTrigger(due), id="deadline", max_instances=100, replace_existing=True
+        )
+
+    def _set_all(self) -> None:
+        self._scheduler.remove_all_jobs()
+        self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.seconds), id="sweep")
+        for name, (every, work) in self._chores.items():
+            seconds = every.total_seconds()
+            self._scheduler.add_job(
+                self._guarded, IntervalTrigger(seconds=seconds), (name, work), id=name, executor="chores"
+            )
+        with self._lock:
+            self._armed = None
+
+    # --- the pulse ----------------------------------------------------------------------------------------------------
+
+    def _watch_clock(self) -> None:
+        """Notices that the wall clock was set, and sets the timers anew: APScheduler sleeps for a span that it reckons
+        once from the wall clock, so after a step back by an hour it would sleep an hour too long."""
+        offset = clock.now().timestamp() - clock.monotonic()
+        while not self._stop.wait(SWEEP.total_seconds()):
+            present = clock.now().timestamp() - clock.monotonic()
+            if abs(present - offset) > STEP:
+                say("clock.stepped", step_ms=round((present - offset) * 1000))
+                self._set_all()
+            offset = present
+
+
+class _Failed:
+    """What `_guarded` returns in place of a result."""

@@ -1,0 +1,300 @@
+"""The shapes of answers, as JSON has them: the API documents them, the client returns them.
+
+Instants are ISO 8601 in UTC with milliseconds and `Z`. Names are the original's, to the letter.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, WithJsonSchema
+from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
+
+Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+SessionType = Literal["support", "cobrowse", "live", "replay"]
+Status = Literal["scheduled", "new", "active", "closed"]
+CloseReason = Literal["cancelled", "closed", "expired", "empty", "time_limit"]
+
+
+class Roles(TypedDict):
+    """The four that the original shows; `monitor` and `room` are not among them."""
+
+    api: bool
+    agent: bool
+    supervisor: bool
+    group_admin: bool
+
+
+class AgentSession(TypedDict):
+    """Who was signed in, from where. Without the secret."""
+
+    sid: int
+    roles: Roles
+    features: None
+    providerExternalId: str
+    provider: str
+    startedAt: Instant
+    expiresAt: Instant
+    clientApp: str
+    userAgent: str
+    remoteIp: str
+
+
+class Settings(TypedDict):
+    """What holds in the session, whoever decided it."""
+
+    recording: bool
+    startwithadmin: bool
+    startwithrc: bool
+    knock: bool
+    audio: bool
+
+
+class SessionUrls(TypedDict):
+    """Where people go; `host` only for those who may host."""
+
+    user: str
+    host: NotRequired[str]
+
+
+class Session(TypedDict):
+    """A session. `startTime` only if it was scheduled; `hostAuthToken` only for those who may host."""
+
+    unattended: bool
+    scheduled: bool
+    id: str
+    type: SessionType
+    label: str
+    startTime: NotRequired[Instant]
+    userDescription: str
+    ExternalUserId: int
+    OrganizationId: int
+    createdByAgentSession: AgentSession
+    status: Status
+    updatedAt: Instant
+    createdAt: Instant
+    pin: int
+    hostAuthToken: NotRequired[str]
+    expiresAt: Instant
+    settings: Settings
+    externalSessionObjectId: str
+    urls: SessionUrls
+    version: int
+    openedAt: Instant | None
+    activatedAt: Instant | None
+    closedAt: Instant | None
+    closeReason: CloseReason | None
+    durationSeconds: int
+    externalMapping: str | None
+    parentObject: dict[str, Any] | None
+    metaData: dict[str, Any] | None
+    participants: int
+
+
+class SessionList(TypedDict):
+    """One page of a list; `count` is how many match in all."""
+
+    count: int
+    rows: list[Session]
+
+
+class Success(TypedDict):
+    """The answer of a call that has nothing else to say."""
+
+    success: Literal[True]
+
+
+class Joined(TypedDict):
+    """The answer to a reported join."""
+
+    participantId: str
+
+
+class History(TypedDict):
+    """Events, oldest first; `next` is the `after` of the next page."""
+
+    events: list["Event"]
+    next: int
+
+
+class EventUser(TypedDict):
+    """The agent whose session it is."""
+
+    id: int
+    name: str
+    externalId: str
+
+
+class EventParticipant(TypedDict):
+    """Who joined or left."""
+
+    id: str
+    role: Literal["host", "guest"]
+    name: str
+
+
+class EventStats(TypedDict):
+    """Numbers at that moment."""
+
+    participants: int
+
+
+class Event(TypedDict):
+    """Something that happened; `docs/events.md` says which type carries what."""
+
+    seq: int
+    eventId: str
+    type: str
+    ts: Instant
+    message: str
+    actor: str
+    id: str
+    label: str
+    userDescription: str
+    status: Status
+    previousStatus: Status | None
+    startTime: Instant | None
+    expiresAt: Instant
+    seconds: int
+    user: EventUser
+    organization: int
+    settings: Settings
+    createdByAgentSession: AgentSession
+    crmSyncTarget: dict[str, Any] | None
+    stats: EventStats
+    previousStartTime: NotRequired[Instant]
+    lagMs: NotRequired[int]
+    reason: NotRequired[CloseReason]
+    participant: NotRequired[EventParticipant]
+    participants: NotRequired[int]
+
+
+class Server(TypedDict):
+    """Where an active session is served."""
+
+    region: str
+    endpoint: str
+    serverInstanceId: str
+
+
+class Discovered(TypedDict):
+    """An active session; `ts` is the moment of the answer in milliseconds since 1970."""
+
+    id: str
+    type: SessionType
+    ts: int
+    servers: dict[str, Server]
+
+
+class ClientInfo(TypedDict):
+    """Where a joining client comes from; a client appends the PIN."""
+
+    win_download_url: str
+    mac_download_url: str
+    ios_itunes_url: str
+    android_package_id: str
+
+
+class PinMeta(TypedDict):
+    """What anybody who knows the PIN may know."""
+
+    id: str
+    pin: int
+    type: SessionType
+    label: str
+    userDescription: str
+    status: Status
+    settings: Settings
+    expiresAt: Instant
+    OrganizationId: int
+    client_info: ClientInfo
+
+
+class OwnAgentSession(AgentSession):
+    """The caller's own agent session; `id` is the secret that the caller sends as `Session-id`."""
+
+    id: str
+    ExternalUserId: int
+    OrganizationId: int
+    name: str
+    isActive: bool
+
+
+class Organization(TypedDict):
+    provider: str
+    name: str
+    externalId: str
+    id: int
+    CustomerId: int
+
+
+class User(TypedDict):
+    name: str
+    email: str
+    externalId: str
+    id: int
+
+
+class Me(TypedDict):
+    """Who the caller is; `products[type][preference]` is true where the agent is asked."""
+
+    session: OwnAgentSession
+    roles: Roles
+    org: Organization
+    user: User
+    products: dict[SessionType, dict[str, bool]]
+
+
+class WidgetConfig(TypedDict):
+    """Which products there are, and the URLs from which a client builds links."""
+
+    remote_support: bool
+    cobrowse: bool
+    live: bool
+    replay: bool
+    viewer_base_url: str
+    activation_base_url: str
+    vanity_url: str
+    agent_portal_base_url: str
+    replay_url: str
+    live_url: str
+    embedded_live_url: str
+
+
+class EndpointConfig(TypedDict):
+    widgetConfig: WidgetConfig
+
+
+class CobrowseDeployment(TypedDict):
+    """Where cobrowse sessions are joined: a client appends `#cobrowse_pin=` and the PIN to `https://{entrypoint}`."""
+
+    id: int
+    key: str
+    name: str
+    OrganizationId: int
+    entrypoint: str
+    is_multidomain: bool
+    CobrowseDomains: list[dict[str, Any]]
+
+
+class FieldFault(TypedDict):
+    field: str
+    message: str
+
+
+class Error(TypedDict):
+    """Any answer that is not 200. `code` is the HTTP status; clients switch on `refcode`."""
+
+    code: int
+    refcode: int
+    description: str
+    errors: Annotated[list[FieldFault], Field(description="Every fault of the request, for refcodes that end in 400")]
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    """Whether requests should come here, and if not why."""
+
+    ready: bool
+    reasons: list[str]

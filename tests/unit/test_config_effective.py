@@ -1,0 +1,73 @@
+"""What is in force, written as TOML."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from tminus.config import effective, load
+from tminus.config.keys import KEYS
+from tminus.config.settings import Agent
+
+HASH = "0123456789" * 6 + "abcd"
+TEXT = rf"""
+[server]
+public_url = "https://a.example"
+[lifecycle]
+new_timeout = "90m"
+[policy]
+recording = "never"
+[policy.live]
+recording = "always"
+[[agents]]
+id = 7
+name = "A \"quoted\"\u007f\n# name"
+roles = ["api", "agent"]
+token_sha256 = ["{HASH}"]
+"""
+
+
+def test_it_is_toml_with_every_key_and_what_is_in_force(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.toml"
+    path.write_text(TEXT)
+    found = tomllib.loads(effective(load(path, {"TMINUS_SERVER__MAX_BODY": "65536B"})))
+    for key in KEYS:
+        table = found
+        for part in key:
+            assert part in table, key
+            table = table[part]
+    assert set(found["agents"][0]) == set(Agent.model_fields)
+    assert found["server"]["max_body"] == "64KiB"
+    assert found["server"]["user_url"] == "https://a.example"
+    assert found["lifecycle"]["new_timeout"] == "1h30m"
+    assert found["policy"]["live"]["recording"] == "always"
+    assert found["policy"]["support"]["recording"] == "never"
+    assert found["limits"]["pin_lookups"] == "30/minute"
+    assert found["agents"][0]["name"] == 'A "quoted"\x7f\n# name'
+    assert found["agents"][0]["roles"] == ["agent", "api"]
+
+
+def test_every_line_tells_where_its_value_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.toml"
+    path.write_text(TEXT)
+    text = effective(load(path, {"TMINUS_SERVER__MAX_BODY": "1KiB"}))
+    lines = [re.sub("  +", "  ", line) for line in text.splitlines() if " = " in line]
+    assert all("  # " in line for line in lines)
+    assert f'new_timeout = "1h30m"  # {path}:5' in lines
+    assert 'max_body = "1KiB"  # environment TMINUS_SERVER__MAX_BODY' in lines
+    assert 'lead = "10m"  # default' in lines
+    assert 'user_url = "https://a.example"  # default, from server.public_url' in lines
+    assert 'recording = "never"  # default, from policy.recording' in lines
+    assert f"id = 7  # {path}:11" in lines
+
+
+def test_token_hashes_are_masked(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.toml"
+    path.write_text(TEXT)
+    configuration = load(path, {})
+    assert HASH not in effective(configuration)
+    assert '"01234567…"' in effective(configuration)
+    assert HASH not in repr(configuration)
+
+
+def test_without_agents_it_is_toml_too() -> None:
+    assert tomllib.loads(effective(load(None, {})))["agents"] == []

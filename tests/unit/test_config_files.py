@@ -1,0 +1,58 @@
+"""The configuration file that is shipped, and its reference."""
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+from tminus.config import Settings, load
+from tminus.config.keys import KEYS
+from tminus.config.settings import Agent
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "config" / "tminus.toml"
+REFERENCE = ROOT / "docs" / "config.md"
+
+
+def test_the_shipped_file_is_exactly_the_defaults() -> None:
+    assert load(SHIPPED, {}).settings == Settings()
+
+
+def test_the_shipped_file_has_every_key() -> None:
+    # What is commented out becomes active: `# key = …` and `# [[agents]]`, not the prose.
+    table = tomllib.loads(re.sub(r"(?m)^# (?=[a-z0-9_]+ = |\[\[)", "", SHIPPED.read_text()))
+    for key in KEYS:
+        found = table
+        for part in key:
+            assert part in found, key
+            found = found[part]
+    assert set(table["agents"][0]) == set(Agent.model_fields)
+
+
+def test_what_the_shipped_file_has_commented_out_is_right_too(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.toml"
+    path.write_text(re.sub(r"(?m)^# (?=[a-z0-9_]+ = |\[\[)", "", SHIPPED.read_text()))
+    assert load(path, {}).settings.agents[0].id == 7
+
+
+def test_every_key_of_the_shipped_file_is_explained_above_it() -> None:
+    lines = SHIPPED.read_text().splitlines()
+    for above, line in pairwise(lines):
+        if re.match(r"(# )?[a-z0-9_]+ = ", line) and not re.match(r"# (recording|start|knock|audio)", line):
+            assert above.startswith(("# ", "# # ")), line
+
+
+def test_the_reference_has_every_key_with_its_default_in_its_section() -> None:
+    text = REFERENCE.read_text()
+    sections = {match[1]: match[2] for match in re.finditer(r"(?ms)^## `\[+([a-z]+)\]+`$(.*?)(?=^## |\Z)", text)}
+    for key in KEYS:
+        if len(key) == 3:
+            assert f"[policy.{key[1]}]" in sections["policy"]
+        elif key != ("agents",):
+            section, name = key
+            row = re.search(rf"(?m)^\| `{name}` \| `(.+?)` \|", sections[section])
+            assert row, key
+            [(_, default)] = tomllib.loads(f"{name} = {row[1]}").items()
+            assert Settings.model_validate({section: {name: default}}) == Settings(), key
+    for name in Agent.model_fields:
+        assert f"| `{name}` |" in sections["agents"]

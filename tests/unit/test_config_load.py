@@ -1,0 +1,355 @@
+"""From files and environment to settings, or to all that is wrong with them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
+from tminus.model import Mode, Role, SessionType, Setting, Timeouts
+
+HASH = "a" * 64
+AGENT = '[[agents]]\nid = {id}\nname = "Anna"\nroles = ["agent"]\ntoken_sha256 = ["{hash}"]\n'
+
+
+class Files:
+    """A configuration being written in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.main = directory / "tminus.toml"
+        self.beside = directory / "conf.d"
+        self.main.write_text("")
+
+    def add(self, name: str, text: str) -> Path:
+        self.beside.mkdir(exist_ok=True)
+        path = self.beside / name
+        path.write_text(text)
+        return path
+
+    def load(self, text: str = "", environ: Mapping[str, str] | None = None) -> Configuration:
+        self.main.write_text(text)
+        return load(self.main, environ or {})
+
+    def faults(self, text: str = "", environ: Mapping[str, str] | None = None) -> tuple[ConfigFault, ...]:
+        with pytest.raises(ConfigError) as caught:
+            self.load(text, environ)
+        return caught.value.faults
+
+    def fault(self, text: str = "", environ: Mapping[str, str] | None = None) -> str:
+        """The only fault, without the directory."""
+        [fault] = self.faults(text, environ)
+        return str(fault).replace(f"{self.main.parent}/", "")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+
+def test_without_file_and_environment_all_is_default() -> None:
+    configuration = load(None, {})
+    assert configuration.settings == Settings()
+    assert set(configuration.origins.values()) == {"default"}
+    assert configuration.path is None
+
+
+def test_the_defaults_are_valid_themselves() -> None:
+    assert Settings.model_validate(Settings().model_dump(mode="json", exclude_none=True)) == Settings()
+
+
+def test_every_value_is_read_into_its_type(files: Files) -> None:
+    settings = files.load(
+        """
+        server = {listen = "[::1]:0", socket = "", max_body = "1MiB", trusted_proxies = ["10.0.0.0/8"]}
+        storage.retention = "0"
+        lifecycle = {lead = "0", max_active = "8h"}
+        limits = {pin_lookups = "5/second", failed_tokens = ""}
+        [[agents]]
+        id = 7
+        name = "Anna"
+        roles = ["api", "agent", "api"]
+        expires = 2027-01-01T00:00:00+01:00
+        """
+    ).settings
+    assert settings.server.listen == Address("::1", 0)
+    assert settings.server.max_body == 2**20
+    assert settings.storage.retention is None
+    assert settings.lifecycle.timeouts == Timeouts(lead=timedelta(0), max_active=timedelta(hours=8))
+    assert settings.limits.pin_lookups == Rate(5, 1)
+    assert settings.limits.failed_tokens is None
+    [agent] = settings.agents
+    assert agent.roles == {Role.AGENT, Role.API}
+    assert agent.expires == datetime(2026, 12, 31, 23, tzinfo=UTC)
+    assert agent.token_sha256 == ()
+
+
+def test_a_date_may_be_text_and_empty_is_never(files: Files) -> None:
+    agent = '[[agents]]\nid = 1\nname = "a"\nroles = ["api"]\nexpires = "{}"\n'
+    assert files.load(agent.format("2027-01-01T00:00:00Z")).settings.agents[0].expires == datetime(
+        2027, 1, 1, tzinfo=UTC
+    )
+    assert files.load(agent.format("")).settings.agents[0].expires is None
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().server.socket = "x"
+
+
+def test_a_type_s_policy_overrides_the_general_one(files: Files) -> None:
+    policy = files.load('[policy]\nrecording = "always"\n[policy.live]\nrecording = "never"\n').settings.policy
+    assert policy.modes(SessionType.LIVE)[Setting.RECORDING] is Mode.NEVER
+    assert policy.modes(SessionType.SUPPORT)[Setting.RECORDING] is Mode.ALWAYS
+    assert policy.modes(SessionType.LIVE) == {**policy.modes(SessionType.REPLAY), Setting.RECORDING: Mode.NEVER}
+    assert policy.modes(SessionType.LIVE) is policy.modes(SessionType.LIVE)
+
+
+def test_urls_that_are_not_set_follow_from_those_that_are(files: Files) -> None:
+    assert files.load().settings.server.urls().host == "http://127.0.0.1:8710"
+    assert files.load('server.listen = "0.0.0.0:1"').settings.server.urls().public == "http://127.0.0.1:1"
+    assert files.load('server.listen = "[::]:1"').settings.server.urls().public == "http://127.0.0.1:1"
+    assert files.load().settings.server.urls(Address("::1", 5)).user == "http://[::1]:5"
+    urls = files.load('[server]\npublic_url = "https://a/x/"\nhost_url = "https://b"').settings.server.urls()
+    assert (urls.public, urls.user, urls.host) == ("https://a/x", "https://a/x", "https://b")
+
+
+# --- several sources --------------------------------------------------------------------------------------------------
+
+
+def test_conf_d_is_merged_in_name_order_key_by_key(files: Files) -> None:
+    files.add("20.toml", 'server.socket = "20"\n')
+    files.add("10.toml", '\n[server]\nsocket = "10"\ncors_origins = ["https://a"]\n[policy.live]\naudio = "never"\n')
+    files.add(".15.toml", "nonsense")
+    files.add("30.toml.off", "nonsense")
+    configuration = files.load('[server]\nlisten = "127.0.0.1:1"\nsocket = "main"\ncors_origins = ["*", "https://b"]\n')
+    server = configuration.settings.server
+    assert (server.listen.port, server.socket, server.cors_origins) == (1, "20", ("https://a",))
+    origins = configuration.origins
+    assert origins["server.listen"] == f"{files.main}:2"
+    assert origins["server.socket"] == f"{files.beside}/20.toml:1"
+    assert origins["server.cors_origins"] == f"{files.beside}/10.toml:4"
+    assert origins["policy.live.audio"] == f"{files.beside}/10.toml:6"
+    assert origins["server.max_body"] == "default"
+
+
+def test_lists_of_tables_are_joined(files: Files) -> None:
+    files.add("10.toml", AGENT.format(id=3, hash="b" * 64))
+    configuration = files.load(AGENT.format(id=7, hash=HASH))
+    assert [agent.id for agent in configuration.settings.agents] == [7, 3]
+    assert configuration.origins["agents[7].name"] == f"{files.main}:3"
+    assert configuration.origins["agents[3].name"] == f"{files.beside}/10.toml:3"
+    assert configuration.origins["agents[3].email"] == "default"
+
+
+def test_the_environment_overrides_every_key(files: Files) -> None:
+    environ = {
+        "TMINUS_SERVER__LISTEN": "127.0.0.1:0",
+        "TMINUS_SERVER__CORS_ORIGINS": '["https://a"]',
+        "TMINUS_STORAGE__RETENTION": "0",
+        "TMINUS_ORGANIZATION__NAME": "2027-01-01",
+        "TMINUS_ORGANIZATION__ID": "5",
+        "TMINUS_ORGANIZATION__PROVIDER": '"quoted"',
+        "TMINUS_LIFECYCLE__MAX_ACTIVE": "",
+        "TMINUS_POLICY__LIVE__AUDIO": "never",
+        "TMINUS_LOG__LEVEL": "debug",
+    }
+    configuration = files.load('[lifecycle]\nmax_active = "1h"\n[log]\nlevel = "error"', environ)
+    settings = configuration.settings
+    assert settings.server.listen == Address("127.0.0.1", 0)
+    assert settings.server.cors_origins == ("https://a",)
+    assert settings.storage.retention is None
+    assert settings.organization.model_dump() == {"id": 5, "name": "2027-01-01", "provider": "quoted"}
+    assert settings.lifecycle.max_active is None
+    assert settings.policy.modes(SessionType.LIVE)[Setting.AUDIO] is Mode.NEVER
+    assert settings.log.level == "debug"
+    assert configuration.origins["policy.live.audio"] == "environment TMINUS_POLICY__LIVE__AUDIO"
+    assert configuration.origins["log.level"] == "environment TMINUS_LOG__LEVEL"
+
+
+def test_agents_in_the_environment_stand_in_place_of_those_in_files(files: Files) -> None:
+    environ = {"TMINUS_AGENTS": '[{id = 9, name = "Bot", roles = ["api"]}]'}
+    configuration = files.load(AGENT.format(id=7, hash=HASH), environ)
+    assert [agent.id for agent in configuration.settings.agents] == [9]
+    assert configuration.origins["agents[9].id"] == "environment TMINUS_AGENTS"
+
+
+def test_a_variable_without_double_underscore_is_no_key() -> None:
+    environ = {"TMINUS_CONFIG": "x", "TMINUS_TOKEN": "x", "TMINUS_URL": "x", "OTHER__KEY": "x"}
+    assert load(None, environ).settings == Settings()
+
+
+def test_a_value_with_more_lines_is_one_text() -> None:
+    environ = {"TMINUS_ORGANIZATION__NAME": '"a"\nother = 1'}
+    assert load(None, environ).settings.organization.name == '"a"\nother = 1'
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[server]\nlsten = "x"', "tminus.toml:2: server.lsten is no key; did you mean server.listen?"),
+        ("[serv]\nx = 1", "tminus.toml:1: serv is no section; did you mean server?"),
+        ('listen = "x"', "tminus.toml:1: listen is no key; did you mean server.listen?"),
+        ("[log]\nretention = 1", "tminus.toml:2: log.retention is no key; did you mean storage.retention?"),
+        ("[log]\nxyz = 1", "tminus.toml:2: log.xyz is no key; there are level, format, heartbeat"),
+        ("[policy.live]\naudoi = 1", "tminus.toml:2: policy.live.audoi is no key; did you mean policy.live.audio?"),
+        ("server = 5", "tminus.toml:1: server must be a table, not a number"),
+        ("[agents]\nid = 1", "tminus.toml:1: agents must be a list of tables, each headed [[agents]], not a table"),
+        ("agents = [1]", "tminus.toml:1: agents[#1] must be a table, not a number"),
+        ("\n[organization]\nname = 5", "tminus.toml:3: organization.name must be text in quotes, not a number"),
+        ('organization.name = ""', "tminus.toml:1: organization.name must not be empty"),
+        (f'organization.name = "{"x" * 256}"', "tminus.toml:1: organization.name must be at most 255 characters long"),
+        ('organization.id = "1"', "tminus.toml:1: organization.id must be a whole number, not text"),
+        ("organization.id = true", "tminus.toml:1: organization.id must be a whole number, not true or false"),
+        ("organization.id = 0", "tminus.toml:1: organization.id must be at least 1"),
+        ("limits.connections = 2147483648", "tminus.toml:1: limits.connections must be at most 2147483647"),
+        ("limits.sessions_per_agent = -1", "tminus.toml:1: limits.sessions_per_agent must be at least 0"),
+        ('server.cors_origins = "*"', "tminus.toml:1: server.cors_origins must be a list, not text"),
+        (
+            'log.format = "journal"',
+            'tminus.toml:1: log.format must be "auto", "json" or "console", not "journal"',
+        ),
+        (
+            'policy.audio = "alway"',
+            'tminus.toml:1: policy.audio must be "always", "never" or "agent", not "alway"; did you mean "always"?',
+        ),
+        ('lifecycle.new_timeout = "49h"', 'tminus.toml:1: lifecycle.new_timeout must be at most "48h", not "49h"'),
+        ('lifecycle.new_timeout = "0"', "tminus.toml:1: lifecycle.new_timeout must be longer than 0"),
+        ('server.max_body = "1B"', 'tminus.toml:1: server.max_body must be from "1KiB" to "64MiB", not "1B"'),
+        ("server.socket = 1979-05-27", "tminus.toml:1: server.socket must be text in quotes, not a date or time"),
+        ("x = \n", "tminus.toml:1: this is not TOML: Invalid value (at line 1, column 5)"),
+        ("\na = [", "tminus.toml:2: this is not TOML: Invalid value (at end of document)"),
+    ],
+)
+def test_a_fault_says_where_what_was_wrong_and_what_would_be_right(files: Files, text: str, message: str) -> None:
+    assert files.fault(text) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("", "agents[#1].id is missing"),
+        ("id = 0", "agents[0].id must be at least 1"),
+        ("id = 7\nemial = ''", "agents[7].emial is no key; did you mean agents.email?"),
+        ("id = 7\nexpires = 2027-01-01T00:00:00", "agents[7].expires has no time zone: end it with Z or an offset"),
+        ("id = 7\nexpires = 2027-01-01", "agents[7].expires must be a date and time with an offset"),
+        ("id = 7\nemail = 5", "agents[7].email must be text in quotes"),
+    ],
+)
+def test_a_fault_of_an_agent_names_it_by_its_id(files: Files, change: str, message: str) -> None:
+    assert message in files.fault(f'[[agents]]\nname = "a"\nroles = ["api"]\n{change}')
+
+
+def test_roles_are_known_and_there_is_one_at_least(files: Files) -> None:
+    text = '[[agents]]\nid = 7\nname = "a"\nroles = {}'
+    assert "agents[7].roles must not be empty" in files.fault(text.format("[]"))
+    assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["api", "agnt"]'))
+
+
+def test_all_faults_of_all_sources_are_told_at_once_in_reading_order(files: Files) -> None:
+    files.add("10.toml", "\n[log]\nlevel = 5\n")
+    files.add("20.toml", "= broken")
+    faults = files.faults(
+        '[server]\nlsten = 1\nmax_body = 5\n[lifecycle]\nlead = "soon"\n[[agents]]\nname = ""\n',
+        {"TMINUS_LIMITS__CONNECTIONS": "many", "TMINUS_LIMITS__CONECTIONS": "5"},
+    )
+    main = files.main
+    assert [(fault.where, fault.key) for fault in faults] == [
+        (f"{files.beside}/10.toml:3", "log.level"),
+        (f"{files.beside}/20.toml:1", ""),
+        (f"{main}:2", "server.lsten"),
+        (f"{main}:3", "server.max_body"),
+        (f"{main}:5", "lifecycle.lead"),
+        (f"{main}:6", "agents[#1].id"),
+        (f"{main}:6", "agents[#1].roles"),
+        (f"{main}:7", "agents[#1].name"),
+        ("environment TMINUS_LIMITS__CONECTIONS", ""),
+        ("environment TMINUS_LIMITS__CONNECTIONS", "limits.connections"),
+    ]
+
+
+def test_a_misspelt_variable_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"TMINUS_SERVER__LISTN": "x", "TMINUS_server__LISTEN": "y", "TMINUS_QQ__QQ": "z"})
+    assert sorted(str(caught.value).splitlines()) == [
+        "environment TMINUS_QQ__QQ: there is no such setting",
+        "environment TMINUS_SERVER__LISTN: there is no such setting; did you mean TMINUS_SERVER__LISTEN?",
+        "environment TMINUS_server__LISTEN: there is no such setting; did you mean TMINUS_SERVER__LISTEN?",
+    ]
+
+
+def test_a_variable_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(ConfigError, match="TMINUS_ORGANIZATION__NAME: this is not UTF-8 text"):
+        load(None, {"TMINUS_ORGANIZATION__NAME": "\udcff"})
+
+
+def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
+    files.add("10.toml", AGENT.format(id=7, hash=HASH))
+    other, same = files.faults(AGENT.format(id=7, hash=HASH))
+    assert other == ConfigFault(
+        f"{files.beside}/10.toml:2",
+        "agents[7].id",
+        f"is the id of another agent too ({files.main}:2): each has its own",
+    )
+    assert (same.where, same.key) == (f"{files.beside}/10.toml:5", "agents[7].token_sha256")
+    assert HASH not in same.message
+
+
+def test_contradictions_are_told_beside_other_faults(files: Files) -> None:
+    text = AGENT.format(id=7, hash=HASH) + AGENT.format(id=7, hash="b" * 64) + "[log]\nlevel = 5\n"
+    assert [fault.key for fault in files.faults(text)] == ["agents[7].id", "log.level"]
+
+
+def test_a_password_is_for_postgresql_only_and_comes_from_one_place(files: Files) -> None:
+    both = '[storage]\npassword_file = "a"\npassword_credential = "b"\n'
+    assert [fault.key for fault in files.faults(both)] == [
+        "storage.password_file",
+        "storage.password_credential",
+        "storage.password_credential",
+    ]
+    assert "cannot stand beside" in files.fault(both + 'url = "postgresql+psycopg://u@h/n"')
+    assert files.load('[storage]\npassword_file = "a"\nurl = "postgresql+psycopg://u@h/n"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AGENT.format(id=7, hash="hunter2"),
+        '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\ntoken_sha256 = "hunter2"',
+        '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\ntoken = "hunter2"',
+        'storage.url = "postgresql+psycopg://u:hunter2@h/n"',
+        'storage.password = "hunter2"',
+        '[storage]\npassword_credential = "../hunter2"\nurl = "postgresql+psycopg://u@h/n"',
+        'server.public_url = "https://u:hunter2@h"',
+        'server.cors_origins = ["https://u:hunter2@h"]',
+        '[storage]\npassword_file = "hunter2"',
+    ],
+)
+def test_a_secret_is_never_repeated(files: Files, text: str) -> None:
+    fault = files.fault(text)
+    assert "hunter2" not in fault
+    assert "tminus.toml:" in fault
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(files: Files, tmp_path: Path) -> None:
+    files.add("10.toml", "").write_bytes(b'a = "\xff"')
+    (files.beside / "20.toml").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "missing.toml", {})
+    assert [(Path(fault.where).name, fault.message) for fault in caught.value.faults] == [
+        ("10.toml", "is not UTF-8 text"),
+        ("20.toml", "cannot be read: Is a directory"),
+        ("missing.toml", "cannot be read: No such file or directory"),
+    ]
+
+
+def test_what_is_beyond_python_s_limits_is_a_fault(files: Files) -> None:
+    assert "this is not TOML" in files.fault(f"a = {'1' * 5000}")
+    assert "this is not TOML" in files.fault(f"a = {'[' * 5000}{']' * 5000}")
+    assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 5000})

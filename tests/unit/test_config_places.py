@@ -1,0 +1,110 @@
+"""Where the configuration, the state and the database are."""
+
+from pathlib import Path
+
+import pytest
+
+from tminus.config import ConfigError, Settings, database, find, places, state_directory
+
+
+@pytest.fixture
+def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "etc" / "tminus.toml"
+    monkeypatch.setattr(places, "SYSTEM_FILE", path)
+    return path
+
+
+def _write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_option_goes_before_the_variable_and_that_before_the_system_file(system_file: Path, tmp_path: Path) -> None:
+    option, variable = _write(tmp_path / "option.toml"), _write(tmp_path / "variable.toml")
+    environ = {"TMINUS_CONFIG": str(variable)}
+    assert find(None, {}) is None
+    _write(system_file)
+    assert find(None, {}) == system_file
+    assert find(None, {"TMINUS_CONFIG": ""}) == system_file
+    assert find(None, environ) == variable
+    assert find(option, environ) == option
+
+
+def test_a_file_that_is_named_must_be_there(system_file: Path, tmp_path: Path) -> None:
+    _write(system_file)
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(ConfigError, match=rf"^--config: there is no file {missing}$"):
+        find(missing, {})
+    with pytest.raises(ConfigError, match=rf"^environment TMINUS_CONFIG: there is no file {missing}$"):
+        find(None, {"TMINUS_CONFIG": str(missing)})
+
+
+def test_a_system_file_that_may_not_be_seen_is_not_passed_over(
+    system_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert find(None, {}) == system_file
+
+
+def test_the_state_directory_is_the_first_that_systemd_names_or_var(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert state_directory({}) == tmp_path / "var"
+    assert state_directory({"STATE_DIRECTORY": ""}) == tmp_path / "var"
+    assert state_directory({"STATE_DIRECTORY": "/var/lib/tminus:/var/lib/other"}) == Path("/var/lib/tminus")
+
+
+def test_the_socket_is_in_the_state_directory_unless_its_path_is_absolute_or_empty() -> None:
+    state = Path("/state")
+
+    def socket(text: str) -> Path | None:
+        return Settings.model_validate({"server": {"socket": text}}).server.socket_path(state)
+
+    assert socket("tminus.sock") == Path("/state/tminus.sock")
+    assert socket("/run/tminus.sock") == Path("/run/tminus.sock")
+    assert socket("") is None
+
+
+def _storage(**keys: str) -> Settings:
+    return Settings.model_validate({"storage": keys})
+
+
+POSTGRESQL = "postgresql+psycopg://u@h/n"
+
+
+def test_an_sqlite_file_is_in_the_state_directory_unless_its_path_is_absolute() -> None:
+    state = Path("/state")
+    assert database(Settings(), state, {}).url == "sqlite:////state/tminus.db"
+    assert database(_storage(url="sqlite:////data/a.db"), state, {}).url == "sqlite:////data/a.db"
+
+
+def test_postgresql_gets_its_password_from_a_file_or_a_credential(tmp_path: Path) -> None:
+    _write(tmp_path / "password", "hunter2 \n")
+    from_file = database(_storage(url=POSTGRESQL, password_file="password"), tmp_path, {})  # noqa: S106 - a file's name
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    from_credential = database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), environ)  # noqa: S106
+    assert from_file.url == from_credential.url == POSTGRESQL
+    assert from_file.password == from_credential.password == "hunter2 "  # noqa: S105
+    assert "hunter2" not in repr(from_file)
+    assert database(_storage(url=POSTGRESQL), tmp_path, {}).password is None
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), (b"\n", "empty"), (b"\xff", "not UTF-8")])
+def test_a_password_that_cannot_be_read_is_a_fault_that_does_not_repeat_what_was_named(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "hunter2").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^storage.password_file names a secret .*{problem}") as caught:
+        database(_storage(url=POSTGRESQL, password_file="hunter2"), tmp_path, {})  # noqa: S106
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_credential_needs_systemd() -> None:
+    with pytest.raises(ConfigError, match="CREDENTIALS_DIRECTORY is not set"):
+        database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), {})  # noqa: S106
