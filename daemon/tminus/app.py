@@ -76,9 +76,7 @@ class Daemon:
         with contextlib.ExitStack() as started:
             self._sockets, settings = _listen(settings, state, started)
             database = config.database(settings, state, environ)
-            self.store = Store(
-                database.url, clock.now, self._committed, _tell_health, password=database.password
-            )
+            self.store = Store(database.url, clock.now, self._committed, _tell_health, password=database.password)
             started.callback(self.store.close)
             if self.store.migrated_from != self.store.schema:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
@@ -336,5 +334,3 @@ def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
     started.callback(path.unlink, missing_ok=True)
     local.listen(BACKLOG)
     return local
-
-

@@ -155,6 +155,7 @@ class Line:
 
     level: str
     says: str
+    """The sentence; `{name}` stands for a field of the line that is always there."""
     fields: tuple[str, ...] = ()
 
 
@@ -186,7 +187,7 @@ LOG_LINES = {
     "pin.unknown": Line("warning", "a look-up of a PIN that no open session has", ("remote_ip", "request_id")),
     "pin.limited": Line("warning", "too many PIN look-ups from one address: it has to wait", ("remote_ip", "request_id")),
     "http.request": Line(
-        "info", "a request was answered (operations: only at level debug)",
+        "info", "{method} {route} was answered with {code} in {ms} ms",
         ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
     ),
     "http.failed": Line("error", "a request met a defect of tminus", ("method", "route", "error", "traceback", "request_id")),

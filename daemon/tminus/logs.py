@@ -45,7 +45,7 @@ def say(name: str, /, **fields: Any) -> None:
     """Writes a line of the catalogue; its level and its sentence stand there. Fields that are None are left out."""
     line = LOG_LINES[name]
     fields = {key: value for key, value in fields.items() if value is not None}
-    getattr(_log, line.level)(name, message=line.says, **fields)
+    getattr(_log, line.level)(name, message=line.says.format(**fields), **fields)
 
 
 def say_event(told: Told) -> None:

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Header, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 from typing_extensions import Self
 
 from tminus import instants
@@ -126,8 +135,6 @@ def _compact(value: Any) -> bytes:
         raise ValueError(f"metaData cannot be stored: {error}") from None
 
 
-
-
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -153,4 +160,3 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="Rows to leave out first")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")]
 Statuses = Annotated[list[Status], Query(description="May be repeated; without it: all but `closed`")]
-

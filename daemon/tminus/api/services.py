@@ -56,5 +56,3 @@ class Services:
 
     def close(self) -> None:
         self._readers.shutdown()
-
-

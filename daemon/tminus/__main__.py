@@ -1,0 +1,5 @@
+"""`python -m tminus` is the command."""
+
+from tminus.cli import main
+
+main()

@@ -1,0 +1,122 @@
+"""The commands for whoever runs the daemon: they work on the configuration and the database, not on a running one."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from tminus import clock, config, draws
+from tminus.cli.connection import telling_errors
+from tminus.config import Settings
+from tminus.model import Role
+from tminus.sessions import sweeps
+from tminus.storage import Store
+
+ConfigOption = Annotated[
+    Optional[Path],
+    typer.Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
+]
+
+
+def operate(main: typer.Typer) -> None:
+    """Adds these commands to the main one."""
+    main.command()(run)
+    main.command()(check)
+    main.command()(advance)
+    token = typer.Typer(no_args_is_help=True, help="Tokens of agents.")
+    token.command("new")(token_new)
+    main.add_typer(token, name="token")
+    db = typer.Typer(no_args_is_help=True, help="The database.")
+    db.command("upgrade")(db_upgrade)
+    main.add_typer(db, name="db")
+
+
+def run(context: typer.Context, config: ConfigOption = None) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
+    from tminus import app  # what serves takes a second to load, and only this command serves
+
+    with telling_errors():
+        code = app.run(config or context.obj.config, os.environ)
+    raise typer.Exit(code)
+
+
+def check(
+    context: typer.Context,
+    config_path: ConfigOption = None,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="Print what is in force, and where it comes from.")
+    ] = False,
+) -> None:
+    """Check the configuration without starting anything; exit code 0 or 1."""
+    with telling_errors():
+        read = config.load(config.find(config_path or context.obj.config, os.environ), os.environ)
+        config.database(read.settings, config.state_directory(os.environ), os.environ)
+    if effective:
+        print(config.effective(read), end="")
+    else:
+        print(f"{read.path or 'no file: the built-in defaults'}: nothing wrong")
+
+
+def advance(
+    context: typer.Context,
+    config_path: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
+    with telling_errors():
+        settings = _settings(context, config_path)
+        store = _store(settings)
+        try:
+            sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
+            removed = sweeps.clean(store.submit, settings.storage.retention)
+        finally:
+            store.close()
+    moves = {trigger.value: count for trigger, count in sweep.moves.items()}
+    if as_json:
+        print(json.dumps({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}))
+    else:
+        told = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
+        print(", ".join(told) or "nothing was due")
+
+
+def token_new(
+    agent_id: Annotated[int, typer.Option("--id", min=1, help="The agent's number.")] = 1,
+    name: Annotated[str, typer.Option(help="The agent's name, as users see it.")] = "An agent",
+    role: Annotated[Optional[list[Role]], typer.Option(help="May be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
+    token = draws.base62(43)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    roles = [one.value for one in role or (Role.AGENT, Role.API)]
+    if as_json:
+        print(json.dumps({"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}))
+        return
+    print(f"The token, shown this once; give it to the caller:\n\n  {token}\n")
+    print("Paste this into the configuration, then reload (systemctl reload tminus, or SIGHUP):\n")
+    print(f"[[agents]]\nid = {agent_id}\nname = {json.dumps(name)}\nroles = {json.dumps(roles)}")
+    print(f'token_sha256 = ["{digest}"]')
+
+
+def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None:
+    """Bring the database's schema up to date; the daemon does so itself when it starts."""
+    with telling_errors():
+        store = _store(_settings(context, config_path))
+        store.close()
+    before, after = store.migrated_from, store.schema
+    print(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
+
+
+def _settings(context: typer.Context, path: Path | None) -> Settings:
+    return config.load(config.find(path or context.obj.config, os.environ), os.environ).settings
+
+
+def _store(settings: Settings) -> Store:
+    """The database of these settings, opened beside whoever else uses it."""
+    state = config.state_directory(os.environ)
+    state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    database = config.database(settings, state, os.environ)
+    return Store(database.url, clock.now, password=database.password)

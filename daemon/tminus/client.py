@@ -1,0 +1,285 @@
+"""The Python client: the original's four methods, by name and argument order, and a few more.
+
+::
+
+    from tminus.client import ScreenMeet
+
+    sm = ScreenMeet("https://sessions.example.com", token)
+    result = sm.scheduleSession("2026-12-01T15:30:00.000Z", "live", "incident", sys_id, "Incident INC0000005",
+                                "Call for INC0000005", {"record": True})
+
+Errors::
+
+    ScreenMeetError                an answer that is not 200: code, refcode, description, errors
+    ├── InvalidRequest        400  also 413 and the like: sending it again will not help
+    ├── NotAuthenticated      401  no token, or one that is unknown, expired or revoked
+    ├── Forbidden             403
+    ├── NotFound              404
+    ├── Conflict              409  also 412: the session is not what the caller took it for
+    └── Unavailable           503  also 429, and no answer at all: the same call may succeed later
+"""
+
+import os
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import quote
+
+import httpx
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from tminus import wire
+
+SessionType = Literal["support", "cobrowse", "live", "replay"]
+
+DEFAULT_URL = "http://127.0.0.1:8710"
+RETRIED = frozenset({429, 502, 503, 504})
+"""Answers after which the same request may succeed."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds that the client waits between two tries at the most, whatever the daemon asks for."""
+
+
+class ScreenMeetError(Exception):
+    """A call that was not done. `code` is the HTTP status, 0 if there was no answer; switch on `refcode`."""
+
+    def __init__(
+        self, description: str, code: int = 0, refcode: int = 0, errors: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        super().__init__(description)
+        self.description = description
+        self.code = code
+        self.refcode = refcode
+        self.errors = list(errors)
+        """Every fault of the request: `{"field": …, "message": …}`."""
+
+
+class InvalidRequest(ScreenMeetError):
+    """The request is wrong in itself."""
+
+
+class NotAuthenticated(ScreenMeetError):
+    """No valid token."""
+
+
+class Forbidden(ScreenMeetError):
+    """The caller may not do this."""
+
+
+class NotFound(ScreenMeetError):
+    """There is no such session."""
+
+
+class Conflict(ScreenMeetError):
+    """The session's status or version does not allow this."""
+
+
+class Unavailable(ScreenMeetError):
+    """No answer, or one that asks to come back later; every retry has been made."""
+
+
+_ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 412: Conflict}
+
+
+class ScreenMeet:
+    """A connection to a tminus daemon. Safe to share between threads; close it, or use it as a context.
+
+    Parameters
+    ----------
+    url
+        Where the daemon is, without `/v3`; by default `$TMINUS_URL`, else `http://127.0.0.1:8710`.
+    token
+        An agent's token; by default `$TMINUS_TOKEN`.
+    socket
+        The daemon's local socket, in place of url and token.
+    user_description
+        The agent's name as users see it; by default the one in the daemon's configuration.
+    timeout
+        Seconds that one try may take.
+    retries
+        How often a call is tried again when there was no answer, or one that asks to come back later. A retry never
+        makes a second session: each creating call carries an idempotency key of its own.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        socket: str | Path | None = None,
+        user_description: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+    ) -> None:
+        self.url = (url or os.environ.get("TMINUS_URL") or DEFAULT_URL).rstrip("/")
+        token = token or os.environ.get("TMINUS_TOKEN")
+        self._user_description = user_description
+        self._retries = retries
+        headers = {"client-app": "tminus-python"}
+        if token and socket is None:
+            headers["Session-id"] = token
+        self._http = httpx.Client(
+            base_url="http://localhost" if socket else self.url,
+            transport=httpx.HTTPTransport(uds=str(socket)) if socket else None,
+            headers=headers,
+            timeout=timeout,
+        )
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    # --- the original's methods ---------------------------------------------------------------------------------------
+
+    def createSession(  # noqa: N802, PLR0913 - the original's name and arguments
+        self,
+        type: SessionType,  # noqa: A002
+        parent_object_table: str | None = None,
+        parent_object_sys_id: str | None = None,
+        parent_object_display_name: str | None = None,
+        screenmeet_session_name: str = "",
+        agent_prefs: Mapping[str, bool] | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> "wire.Session":
+        """Creates a session that is open at once."""
+        parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
+        return self._make(None, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
+
+    def scheduleSession(  # noqa: N802, PLR0913 - likewise
+        self,
+        startTime: str,  # noqa: N803
+        type: SessionType,  # noqa: A002
+        parent_object_table: str | None = None,
+        parent_object_sys_id: str | None = None,
+        parent_object_display_name: str | None = None,
+        screenmeet_session_name: str = "",
+        agent_prefs: Mapping[str, bool] | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> "wire.Session":
+        """Schedules a session; `startTime` is ISO 8601 with `Z` or an offset."""
+        parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
+        return self._make(startTime, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
+
+    def rescheduleSession(  # noqa: N802
+        self,
+        ScreenMeetSessionId: str,  # noqa: N803
+        startTime: str,  # noqa: N803
+        *,
+        if_version: int | None = None,
+    ) -> "wire.Session":
+        """Moves a scheduled session to another start; with `if_version`, only if it has not changed since."""
+        headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
+        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
+        return cast("wire.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
+
+    def closeSession(self, ScreenMeetSessionId: str) -> "wire.Success":  # noqa: N802, N803
+        """Closes a session; everybody in it is disconnected."""
+        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
+        return cast("wire.Success", self.request("DELETE", path, json={}))
+
+    # --- more ---------------------------------------------------------------------------------------------------------
+
+    def getSession(self, ScreenMeetSessionId: str) -> "wire.Session":  # noqa: N802, N803
+        """One session, as it is now; a closed one too."""
+        return cast("wire.Session", self.request("GET", f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"))
+
+    def listSessions(self, **criteria: Any) -> "wire.SessionList":  # noqa: N802
+        """Sessions that match: `status` (one or several), `type`, `scope`, `startFrom`, `startTo`, `limit`, `offset`,
+        `orderby`, `orderdir`."""
+        params = {name: value for name, value in criteria.items() if value is not None}
+        return cast("wire.SessionList", self.request("GET", "/supportsessions", params=params))
+
+    def getEvents(self, ScreenMeetSessionId: str, after: int = 0) -> "wire.History":  # noqa: N802, N803
+        """What happened to a session after the event numbered `after`, oldest first."""
+        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}/events"
+        return cast("wire.History", self.request("GET", path, params={"after": after}))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Any call of the API, its path below `/v3`; tried again where that is safe and may help.
+
+        Raises `ScreenMeetError`.
+        """
+        headers = dict(headers or {})
+        if method == "POST":
+            headers.setdefault("Idempotency-Key", str(uuid.uuid4()))
+        for tried in range(self._retries + 1):
+            try:
+                response = self._http.request(method, f"/v3{path}", json=json, params=params, headers=headers)
+            except httpx.TransportError as error:
+                failure: ScreenMeetError = Unavailable(f"No answer from {self.url}: {error or type(error).__name__}")
+                pause = 0.0
+            else:
+                if response.status_code == 200:
+                    return response.json()
+                failure = _error(response)
+                if response.status_code not in RETRIED:
+                    raise failure
+                pause = _retry_after(response)
+            if tried < self._retries:
+                # Full jitter, so that many clients do not come back at the same moment.
+                time.sleep(min(LONGEST_PAUSE, pause + random.uniform(0, 0.2 * 2**tried)))  # noqa: S311
+        raise failure
+
+    def _make(
+        self,
+        start: str | None,
+        session_type: str,
+        parent: tuple[str | None, str | None, str | None],
+        label: str,
+        preferences: Mapping[str, bool] | None,
+        key: str | None,
+    ) -> "wire.Session":
+        body: dict[str, Any] = {"type": session_type, "label": label, "agentPrefs": dict(preferences or {})}
+        if start is not None:
+            body["startTime"] = start
+        if self._user_description is not None:
+            body["userDescription"] = self._user_description
+        table, sys_id, name = parent
+        if table is not None and sys_id is not None:
+            body["externalMapping"] = f"{table}.{sys_id}"
+            body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return cast("wire.Session", self.request("POST", "/supportsessions", json=body, headers=headers))
+
+
+def _error(response: httpx.Response) -> ScreenMeetError:
+    """The error that an answer stands for, also one that something in between has made up."""
+    code = response.status_code
+    kind = _ERRORS.get(code, Unavailable if code in RETRIED or code >= 500 else InvalidRequest)
+    try:
+        told = response.json()
+        return kind(told["description"], code, told["refcode"], told["errors"])
+    except (ValueError, KeyError, TypeError):
+        return kind(f"HTTP {code} {response.reason_phrase}", code)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return float(response.headers.get("Retry-After", 0))
+    except ValueError:
+        return 0.0  # a date: no proxy is worth reading the clock for
