@@ -23,7 +23,7 @@ from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirec
 from tminus.logs import say
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
-from tminus.timers import Timers
+from tminus.timers import Chores, Timers
 
 DRAIN_SECONDS = 7
 """How long running requests may take to finish once the daemon was told to stop."""
@@ -159,8 +159,8 @@ class Daemon:
             say("clock.no_pin", waiting=sweep.without_pin)
         return self.store.read(lambda view: view.next_due())
 
-    def _chores(self, settings: Settings) -> dict[str, tuple[timedelta, object]]:
-        chores = {"retention": (CLEANING, self._clean)}
+    def _chores(self, settings: Settings) -> Chores:
+        chores: Chores = {"retention": (CLEANING, self._clean)}
         if settings.log.heartbeat is not None:
             chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
         return chores
@@ -298,7 +298,8 @@ def _holder(lock: TextIO) -> str:
 
 def _listen(settings: Settings, state: Path, started: contextlib.ExitStack) -> tuple[list[socket.socket], Settings]:
     """Opens the listening sockets before anything else is begun, so that whoever calls meanwhile waits, and is not
-    refused. Returns them, and the settings with the port that was really taken."""
+    refused. Returns them, and the settings with the port that was really taken.
+    """
     address, path = settings.server.listen, settings.server.socket_path(state)
     sockets = []
     try:

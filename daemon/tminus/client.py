@@ -32,8 +32,7 @@ import httpx
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from tminus import wire
 
@@ -146,7 +145,7 @@ class ScreenMeet:
 
     # --- the original's methods ---------------------------------------------------------------------------------------
 
-    def createSession(  # noqa: N802, PLR0913 - the original's name and arguments
+    def createSession(  # noqa: N802 - the original's name and arguments
         self,
         type: SessionType,  # noqa: A002
         parent_object_table: str | None = None,
@@ -161,7 +160,7 @@ class ScreenMeet:
         parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
         return self._make(None, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
 
-    def scheduleSession(  # noqa: N802, PLR0913 - likewise
+    def scheduleSession(  # noqa: N802 - likewise
         self,
         startTime: str,  # noqa: N803
         type: SessionType,  # noqa: A002
@@ -202,7 +201,8 @@ class ScreenMeet:
 
     def listSessions(self, **criteria: Any) -> "wire.SessionList":  # noqa: N802
         """Sessions that match: `status` (one or several), `type`, `scope`, `startFrom`, `startTo`, `limit`, `offset`,
-        `orderby`, `orderdir`."""
+        `orderby`, `orderdir`.
+        """
         params = {name: value for name, value in criteria.items() if value is not None}
         return cast("wire.SessionList", self.request("GET", "/supportsessions", params=params))
 

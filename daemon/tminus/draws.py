@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 
 BASE62 = (string.digits + string.ascii_letters).encode()
 # A random byte below 248 (4 x 62) stands for one of 62 characters; the other eight are thrown away, or some characters
@@ -36,7 +36,7 @@ def pin() -> int:
     return PINS.start + secrets.randbelow(len(PINS))
 
 
-def pins_outside(taken: Set[int], count: int) -> list[int]:
+def pins_outside(taken: AbstractSet[int], count: int) -> list[int]:
     """`count` different PINs that are not taken, or as many as there are."""
     free = [pin for pin in PINS if pin not in taken]
     secrets.SystemRandom().shuffle(free)

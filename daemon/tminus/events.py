@@ -96,7 +96,7 @@ class Told:
         return f"Session {event.session_id} “{self.session.label}” {said}"
 
     def payload(self, database_id: str) -> dict[str, Any]:
-        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host token or key, or an API token."""
+        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token."""
         event, session = self.event, self.session
         told: dict[str, Any] = {
             "seq": event.seq,
@@ -161,8 +161,14 @@ class Line:
 
 LOG_LINES = {
     "daemon.starting": Line("info", "the daemon begins to start", ("version", "config", "state")),
-    "daemon.ready": Line("info", "it listens, and everything that was due has been done", ("url", "socket", "next_due", "sessions", "hint")),
-    "daemon.heartbeat": Line("info", "the daemon lives; sent every `log.heartbeat`", ("sessions", "next_due", "worst_lag_ms", "requests")),
+    "daemon.ready": Line(
+        "info",
+        "it listens, and everything that was due has been done",
+        ("url", "socket", "next_due", "sessions", "hint"),
+    ),
+    "daemon.heartbeat": Line(
+        "info", "the daemon lives; sent every `log.heartbeat`", ("sessions", "next_due", "worst_lag_ms", "requests")
+    ),
     "daemon.draining": Line("info", "it was told to stop: no new work, running requests finish", ("signal",)),
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
     "daemon.failed": Line("critical", "the daemon could not start, or had to give up", ("error",)),
@@ -174,28 +180,42 @@ LOG_LINES = {
     "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
     "storage.unavailable": Line("error", "the database could not be read or written; it is tried again", ("error",)),
     "storage.recovered": Line("info", "the database can be written again"),
-    "clock.late": Line("warning", "the clock moved sessions later than a second after they were due", ("lag_ms", "moves")),
+    "clock.late": Line(
+        "warning", "the clock moved sessions later than a second after they were due", ("lag_ms", "moves")
+    ),
     "clock.stepped": Line("warning", "the wall clock was set: the timers were set anew", ("step_ms",)),
-    "clock.failed": Line("error", "a timer's work failed; it is tried again at the next tick", ("job", "error", "traceback")),
+    "clock.failed": Line(
+        "error", "a timer's work failed; it is tried again at the next tick", ("job", "error", "traceback")
+    ),
     "clock.no_pin": Line("error", "sessions could not open: every PIN is in use; tried again", ("waiting",)),
     "deadlines.moved": Line("info", "stored deadlines follow the new lifecycle settings", ("moved",)),
     "retention.removed": Line("info", "closed sessions older than `storage.retention` were removed", ("removed",)),
     "auth.failed": Line("warning", "a wrong, expired or revoked token", ("remote_ip", "request_id")),
-    "auth.limited": Line("warning", "too many wrong tokens from one address: it has to wait", ("remote_ip", "request_id")),
+    "auth.limited": Line(
+        "warning", "too many wrong tokens from one address: it has to wait", ("remote_ip", "request_id")
+    ),
     "auth.signed_in": Line("info", "an agent session began", ("agent", "sid", "remote_ip", "request_id")),
     "auth.signed_out": Line("info", "an agent session was ended", ("agent", "sid", "remote_ip", "request_id")),
     "pin.unknown": Line("warning", "a look-up of a PIN that no open session has", ("remote_ip", "request_id")),
-    "pin.limited": Line("warning", "too many PIN look-ups from one address: it has to wait", ("remote_ip", "request_id")),
+    "pin.limited": Line(
+        "warning", "too many PIN look-ups from one address: it has to wait", ("remote_ip", "request_id")
+    ),
     "http.request": Line(
-        "info", "{method} {route} was answered with {code} in {ms} ms",
+        "info",
+        "{method} {route} was answered with {code} in {ms} ms",
         ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
     ),
-    "http.failed": Line("error", "a request met a defect of tminus", ("method", "route", "error", "traceback", "request_id")),
-    "library.said": Line("warning", "a library that tminus uses had something to say", ("logger", "error", "traceback")),
-}  # fmt: skip
+    "http.failed": Line(
+        "error", "a request met a defect of tminus", ("method", "route", "error", "traceback", "request_id")
+    ),
+    "library.said": Line(
+        "warning", "a library that tminus uses had something to say", ("logger", "error", "traceback")
+    ),
+}
 
 EVENT_FIELDS = (
-    "seq", "session_id", "external_key", "from", "to", "start", "reason", "lag_ms", "participant", "actor", "request_id",
+    "seq", "session_id", "external_key", "from", "to", "start", "reason", "lag_ms", "participant", "actor",
+    "request_id",
 )  # fmt: skip
 """The fields of the line that a session event is printed as; absent where there is nothing to say."""
 

@@ -22,7 +22,7 @@ LATE_MS = 1000
 
 
 def configure(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
-    """Sets the level and the style (`json`, `console`; `auto`: console on a terminal, else JSON) of all that follows."""
+    """Sets level and style (`json`, `console`; `auto`: console on a terminal, else JSON) of all that follows."""
     stream = stream or sys.stdout
     console = style == "console" or (style == "auto" and stream.isatty())
     processors: list[Any] = [_stamp]

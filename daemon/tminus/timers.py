@@ -18,6 +18,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 from tminus import clock
 from tminus.logs import failure, say
 
+Chores = dict[str, tuple[timedelta, Callable[[], object]]]
+"""Name -> (interval, work)."""
+
 SWEEP = timedelta(seconds=1)
 """How often the clock looks by itself, whatever timers stand."""
 
@@ -39,9 +42,7 @@ class Timers:
         Name -> (interval, work): retention, heartbeat.
     """
 
-    def __init__(
-        self, tick: Callable[[], datetime | None], chores: dict[str, tuple[timedelta, Callable[[], Any]]]
-    ) -> None:
+    def __init__(self, tick: Callable[[], datetime | None], chores: Chores) -> None:
         self._tick = tick
         self._chores = chores
         self._armed: datetime | None = None
@@ -69,7 +70,7 @@ class Timers:
         self._scheduler.shutdown(wait=True)
         self._pulse.join()
 
-    def set_chores(self, chores: dict[str, tuple[timedelta, Callable[[], Any]]]) -> None:
+    def set_chores(self, chores: Chores) -> None:
         """Other chores, or the same at other intervals, from now on."""
         self._chores = chores
         self._set_all()
@@ -135,7 +136,8 @@ class Timers:
 
     def _watch_clock(self) -> None:
         """Notices that the wall clock was set, and sets the timers anew: APScheduler sleeps for a span that it reckons
-        once from the wall clock, so after a step back by an hour it would sleep an hour too long."""
+        once from the wall clock, so after a step back by an hour it would sleep an hour too long.
+        """
         offset = clock.now().timestamp() - clock.monotonic()
         while not self._stop.wait(SWEEP.total_seconds()):
             present = clock.now().timestamp() - clock.monotonic()

@@ -32,10 +32,10 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
         "externalSessionObjectId": session.external_session_object_id,
         "urls": {"user": session.user_url},
         "version": session.version,
-        "openedAt": session.opened_at and text(session.opened_at),
-        "activatedAt": session.activated_at and text(session.activated_at),
-        "closedAt": session.closed_at and text(session.closed_at),
-        "closeReason": session.close_reason and session.close_reason.value,
+        "openedAt": _text(session.opened_at),
+        "activatedAt": _text(session.activated_at),
+        "closedAt": _text(session.closed_at),
+        "closeReason": session.close_reason.value if session.close_reason else None,
         "durationSeconds": session.active_seconds(now),
         "externalMapping": session.external_mapping,
         "parentObject": session.parent_object,
@@ -52,6 +52,10 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
         shown["pin"] = 0
         shown["urls"]["user"] = f"{session.user_url.rpartition('/')[0]}/?{session.id}"
     return shown
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else instants.text(instant)
 
 
 def pin_meta(session: Session) -> wire.PinMeta:
@@ -98,7 +102,7 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
             "OrganizationId": organization.id,
             "name": caller.name,
             "isActive": True,
-        },  # type: ignore[typeddict-item]  # the spread is a wire.AgentSession
+        },
         "roles": roles_shown(caller),
         "org": {
             "provider": organization.provider,

@@ -20,6 +20,10 @@ from tminus.api.services import Services
 
 _ASSETS = "/docs/assets"
 
+_ALLOWED_HEADERS = [
+    "Session-id", "client-app", "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id",
+]  # fmt: skip
+
 _SECURITY = {
     "session": {"type": "apiKey", "in": "header", "name": "Session-id"},
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -33,7 +37,7 @@ class _Cors(CORSMiddleware):
         super().__init__(
             app,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Session-id", "client-app", "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
+            allow_headers=_ALLOWED_HEADERS,
             expose_headers=["ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"],
             max_age=3600,
         )  # fmt: skip

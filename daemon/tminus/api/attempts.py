@@ -6,6 +6,7 @@ from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from tminus import clock
 from tminus.config import Rate
 
 
@@ -20,7 +21,8 @@ class Attempts:
         """Seconds until the address may try again; None if it may now."""
         if self._item is None or self._limiter.test(self._item, _network(address)):
             return None
-        return max(1.0, self._limiter.get_window_stats(self._item, _network(address)).reset_time - _now())
+        again = self._limiter.get_window_stats(self._item, _network(address)).reset_time
+        return max(1.0, again - clock.now().timestamp())
 
     def count(self, address: str) -> None:
         """Counts an attempt."""

@@ -111,7 +111,8 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
 
 def _check_attempts(request: Request, digest: str) -> None:
     """An address that guesses has to wait, right or wrong; but not who has been right from there before: a
-    neighbour's broken script locks nobody out."""
+    neighbour's broken script locks nobody out.
+    """
     services, address = services_of(request), request.state.remote_ip
     if (digest, address) in services.proven:
         return

@@ -1,5 +1,6 @@
 """Errors as answers: the one place where a cause becomes an HTTP status."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,10 @@ STATUS: Mapping[type[RequestError], int] = {
     errors.StoreUnavailable: 503,
     errors.Draining: 503,
 }
+
+
+_SHOULD = re.compile("^(Input|String|Value|Number|List|Dictionary) should")
+"""How pydantic begins its sentences; ours follow the field's name."""
 
 
 def answer(error: RequestError) -> Response:
@@ -92,5 +97,4 @@ def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:
         elif fault["type"] == "value_error":
             yield Fault(field, fault["msg"].removeprefix("Value error, "))
         else:
-            message = fault["msg"]
-            yield Fault(field, message.replace("Input should be", "must be").replace("String should", "must").replace("Value should", "must"))  # fmt: skip
+            yield Fault(field, _SHOULD.sub("must", fault["msg"]))

@@ -22,7 +22,8 @@ class Json(Response):
 
 class _StrictRequest(Request):
     """A request whose JSON has no NaN, no lone surrogates and no abyss of brackets. The standard library's parser lets
-    all of them pass: they would be stored, and could not be answered."""
+    all of them pass: they would be stored, and could not be answered.
+    """
 
     async def json(self) -> Any:
         try:

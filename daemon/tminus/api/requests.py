@@ -2,7 +2,7 @@
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import orjson
 from fastapi import Header, Query
@@ -16,7 +16,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from typing_extensions import Self
 
 from tminus import instants
 from tminus.model import Order, ParticipantRole, SessionType, Status
@@ -33,7 +32,7 @@ def _printable(text: str) -> str:
 
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
-        raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")
+        raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")  # noqa: TRY004 - for pydantic
     return instants.parse(value)
 
 

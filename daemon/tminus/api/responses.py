@@ -5,7 +5,14 @@ from typing import Any
 from tminus import wire
 from tminus.api.errors import STATUS
 from tminus.errors import (
-    BodyTooLarge, Draining, InvalidRequest, NotAuthenticated, Overloaded, RequestError, RequestTimeout, StoreUnavailable,
+    BodyTooLarge,
+    Draining,
+    InvalidRequest,
+    NotAuthenticated,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    StoreUnavailable,
     TooManyAttempts,
 )  # fmt: skip
 

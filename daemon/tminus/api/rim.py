@@ -41,7 +41,7 @@ class Rim:
             await self._app(scope, receive, send)
             return
         begun = clock.monotonic()
-        headers = {name: value for name, value in scope["headers"]}
+        headers = dict(scope["headers"])
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(headers)
         # A socket in the file system has a path where one of TCP has a port.
@@ -61,8 +61,7 @@ class Rim:
             await send(message)
 
         try:
-            if self._services.draining and scope["path"] not in _OPERATIONS:
-                raise errors.Draining
+            self._check_draining(scope)
             body = await _read_body(headers, receive, self._services.settings.server.max_body)
             await self._app(scope, _replay(body, receive), send_with_headers)
         except errors.RequestError as refusal:
@@ -73,11 +72,15 @@ class Rim:
         except Exception as defect:
             say("http.failed", method=scope["method"], route=_route(scope), request_id=request_id, **failure(defect))
             if not code:
-                refusal = errors.InternalError(request_id)
-                state["refcode"] = refusal.refcode
-                await answer(refusal)(scope, receive, send_with_headers)
+                told = errors.InternalError(request_id)
+                state["refcode"] = told.refcode
+                await answer(told)(scope, receive, send_with_headers)
         finally:
             self._tell(scope, state, code, clock.monotonic() - begun)
+
+    def _check_draining(self, scope: Scope) -> None:
+        if self._services.draining and scope["path"] not in _OPERATIONS:
+            raise errors.Draining
 
     def _tell(self, scope: Scope, state: dict[str, Any], code: int, seconds: float) -> None:
         if scope["path"] in _OPERATIONS:
@@ -159,7 +162,7 @@ async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) 
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise _ClientGone
-                body += message.get("body", b"")
+                body += bytes(message.get("body", b""))
                 if len(body) > limit:
                     raise errors.BodyTooLarge(limit)
                 if not message.get("more_body", False):

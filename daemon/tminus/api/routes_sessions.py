@@ -9,11 +9,28 @@ from tminus.api import answers
 from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json, StrictRoute
 from tminus.api.requests import (
-    After, IdempotencyKey, IfMatchHeader, Instant, Limit, NewParticipant, NewSession, NewStart, Offset, Statuses, versions,
+    After,
+    IdempotencyKey,
+    IfMatchHeader,
+    Instant,
+    Limit,
+    NewParticipant,
+    NewSession,
+    NewStart,
+    Offset,
+    Statuses,
+    versions,
 )  # fmt: skip
 from tminus.api.responses import refusals
 from tminus.errors import (
-    BadStartTime, Forbidden, KeyReused, NoPinFree, StaleVersion, TooManySessions, UnknownParticipant, UnknownSession,
+    BadStartTime,
+    Forbidden,
+    KeyReused,
+    NoPinFree,
+    StaleVersion,
+    TooManySessions,
+    UnknownParticipant,
+    UnknownSession,
     WrongStatus,
 )  # fmt: skip
 from tminus.model import OPEN_STATUSES, Caller, Session, SessionType
@@ -62,7 +79,7 @@ async def list_sessions(
     orderby: Literal["createdAt", "updatedAt", "startTime", "expiresAt"] = "createdAt",
     orderdir: Literal["ASC", "DESC"] = "DESC",
     status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - FastAPI copies it
-    type: SessionType | None = None,  # noqa: A002 - the parameter's name on the wire
+    type: SessionType | None = None,
     scope: Literal["mine", "all"] = "mine",
     startFrom: Annotated[Instant | None, Query()] = None,
     startTo: Annotated[Instant | None, Query()] = None,

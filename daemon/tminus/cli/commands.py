@@ -44,7 +44,7 @@ In = Annotated[Optional[str], typer.Option("--in", metavar="SPAN", help="From no
 Type = Annotated[SessionType, typer.Option("--type", help="What kind of session.")]
 Label = Annotated[str, typer.Option("--label", help="What people read.")]
 Preferences = Annotated[
-    Optional[list[Preference]], typer.Option("--prefer", help="Ask for this setting; may be repeated.")  # type: ignore[valid-type]
+    Optional[list[Preference]], typer.Option("--prefer", help="Ask for this setting; may be repeated.")
 ]
 ParentTable = Annotated[Optional[str], typer.Option("--parent-table", help="Table of the object it is about.")]
 ParentId = Annotated[Optional[str], typer.Option("--parent-id", help="Id of the object it is about.")]

@@ -36,7 +36,7 @@ def operate(main: typer.Typer) -> None:
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
-    from tminus import app  # what serves takes a second to load, and only this command serves
+    from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
         code = app.run(config or context.obj.config, os.environ)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import orjson
 
@@ -16,7 +17,9 @@ from tminus import instants
 from tminus.model import Timeouts, Trigger
 from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
-from tminus.storage.due import Moved, move_deadlines, move_due
+from tminus.storage.due import move_deadlines, move_due
+
+T = TypeVar("T")
 
 FIRST_BATCH = 128
 """Moves in the first batch of a sweep, so that the first of a herd is open within milliseconds; each batch is twice as
@@ -32,7 +35,7 @@ REMOVALS = 500
 class Jobs(Protocol):
     """Where a sweep has its batches run: the store's writer."""
 
-    def __call__(self, job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]: ...
+    def __call__(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]: ...
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
     done = Sweep()
     limit = FIRST_BATCH
     while not stop():
-        batch: Moved = submit(lambda tx, limit=limit: move_due(tx, timeouts, limit), clock=True).result()
+        batch = submit(partial(move_due, timeouts=timeouts, limit=limit), clock=True).result()
         done.moves += batch.moves
         done.worst_lag = max(done.worst_lag, batch.worst_lag)
         done.without_pin += batch.without_pin
@@ -72,7 +75,8 @@ def follow_timeouts(submit: Jobs, timeouts: Timeouts) -> int:
         return 0
     moved, after = 0, ""
     while True:
-        last, changed = submit(lambda tx, after=after: move_deadlines(tx, timeouts, after, LARGEST_BATCH)).result()
+        step = partial(move_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
+        last, changed = submit(step).result()
         moved += changed
         if last is None:
             break
@@ -89,7 +93,7 @@ def clean(submit: Jobs, retention: timedelta | None, stop: Callable[[], bool] = 
     submit(lambda tx: tx.remove_expired_memory(tx.now - timedelta(days=1), tx.now - RETRY_MEMORY)).result()
     removed = 0
     while retention is not None and not stop():
-        batch: int = submit(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)).result()
+        batch = submit(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)).result()
         removed += batch
         if batch < REMOVALS:
             break

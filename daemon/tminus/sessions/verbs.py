@@ -14,7 +14,16 @@ from tminus.errors import BadStartTime, StaleVersion, TooManySessions, UnknownPa
 from tminus.events import told_by
 from tminus.lifecycle import Transition, fire
 from tminus.model import (
-    CLOCK_ACTOR, Caller, Event, Order, Participant, ParticipantRole, Role, Session, Status, Trigger,
+    CLOCK_ACTOR,
+    Caller,
+    Event,
+    Order,
+    Participant,
+    ParticipantRole,
+    Role,
+    Session,
+    Status,
+    Trigger,
 )  # fmt: skip
 from tminus.sessions.reads import found
 from tminus.sessions.retries import RetryKey, made_before, remember

@@ -11,7 +11,20 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger, ColumnElement, and_, bindparam, case, func, insert, literal, null, or_, select, true, type_coerce, update,
+    BigInteger,
+    ColumnElement,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    type_coerce,
+    update,
 )  # fmt: skip
 
 from tminus import instants
@@ -76,7 +89,10 @@ _PROBE = select(
 ).group_by(_some.c.due_trigger)
 
 _TELL = insert(EVENTS).from_select(
-    ["session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at", "reason", "participants"],
+    [
+        "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
+        "reason", "participants",
+    ],
     _due(
         _S.id, _EVENT, bindparam("now", type_=_S.due_at.type), literal(CLOCK_ACTOR), _S.status, _DEST, _S.start_time,
         _S.expires_at, _S.due_at, _REASON, literal(0),

@@ -35,8 +35,8 @@ class Store:
         self,
         url: str,
         now: Callable[[], datetime],
-        committed: Callable[[Transaction], None] = lambda tx: None,
-        health: Callable[[str | None], None] = lambda failing: None,
+        committed: Callable[[Transaction], None] = lambda _tx: None,
+        health: Callable[[str | None], None] = lambda _failing: None,
         *,
         password: str | None = None,
     ) -> None:

@@ -1,5 +1,7 @@
 """The tables: the model's classes, with keys and indices. `migrations` brings a database to just this shape."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Index, Integer, text
 from sqlmodel import Field, SQLModel
 
@@ -7,6 +9,11 @@ from tminus import model
 
 # SQLite numbers rows by itself only where the column is exactly INTEGER.
 Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Restricts an index to the rows of which this is true, on either database."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 class SessionRow(model.Session, table=True):
@@ -18,15 +25,15 @@ class SessionRow(model.Session, table=True):
 
     __table_args__ = (
         # The clock's only question, in the order in which it is answered.
-        Index("session_due", "due_at", "id", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+        Index("session_due", "due_at", "id", **_where("due_at IS NOT NULL")),
         # A PIN belongs to one open session; 0 is none.
-        Index("session_pin", "pin", unique=True, sqlite_where=text("pin <> 0"), postgresql_where=text("pin <> 0")),
+        Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
         Index("session_agent", "agent_id", "created_at"),
         Index(
             "session_mapping", "external_mapping",
-            sqlite_where=text("external_mapping IS NOT NULL"), postgresql_where=text("external_mapping IS NOT NULL"),
+            **_where("external_mapping IS NOT NULL"),
         ),
-        Index("session_closed", "closed_at", sqlite_where=text("closed_at IS NOT NULL"), postgresql_where=text("closed_at IS NOT NULL")),
+        Index("session_closed", "closed_at", **_where("closed_at IS NOT NULL")),
     )  # fmt: skip
 
 

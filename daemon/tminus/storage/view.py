@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, func, select
+from sqlmodel import SQLModel
 
 from tminus.events import Told
 from tminus.model import OPEN_STATUSES, AgentSession, Event, Participant, Retry, Session, SessionType, Status
@@ -27,6 +28,8 @@ class SessionFilter:
     limit: int = 20
     offset: int = 0
 
+
+M = TypeVar("M", bound=SQLModel)
 
 _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
@@ -59,24 +62,23 @@ class View:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _one(self, statement: Select[Any], **values: Any) -> RowMapping | None:
-        return self._connection.execute(statement, values).mappings().one_or_none()
+    def _one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
+        row = self._connection.execute(statement, values).mappings().one_or_none()
+        return None if row is None else kind.model_validate(row)
 
     def _scalar(self, statement: Select[Any], **values: Any) -> Any:
         return self._connection.execute(statement, values).scalar()
 
     def session(self, session_id: str) -> Session | None:
-        row = self._one(_SESSION, id=session_id)
-        return row and Session.model_validate(row)
+        return self._one(Session, _SESSION, id=session_id)
 
     def open_session_by_pin(self, pin: int) -> Session | None:
         """The open session that has this PIN. 0 is nobody's."""
-        row = self._one(_OPEN_BY_PIN, pin=pin)
-        return row and Session.model_validate(row)
+        return self._one(Session, _OPEN_BY_PIN, pin=pin)
 
     def sessions(self, wanted: SessionFilter) -> tuple[int, list[Session]]:
         """How many match in all, and one page of them."""
-        conditions = [_S.status.in_(wanted.statuses)]
+        conditions: list[ColumnElement[bool]] = [_S.status.in_(wanted.statuses)]
         if wanted.agent_id is not None:
             conditions.append(_S.agent_id == wanted.agent_id)
         if wanted.type is not None:
@@ -88,7 +90,7 @@ class View:
         if wanted.external_mapping is not None:
             conditions.append(_S.external_mapping == wanted.external_mapping)
         column = SESSIONS.c[wanted.order_by]
-        order = (column.desc(), _S.id.desc()) if wanted.descending else (column.asc(), _S.id.asc())
+        order = (column.desc().nulls_last(), _S.id.desc()) if wanted.descending else (column.asc().nulls_last(), _S.id)
         page = select(SESSIONS).where(*conditions).order_by(*order).limit(wanted.limit).offset(wanted.offset)
         rows = [Session.model_validate(row) for row in self._connection.execute(page).mappings()]
         if len(rows) < wanted.limit and (rows or not wanted.offset):
@@ -105,16 +107,13 @@ class View:
         return int(self._scalar(select(func.count()).select_from(some)))
 
     def participant(self, session_id: str, participant_id: str) -> Participant | None:
-        row = self._one(_PARTICIPANT, session_id=session_id, id=participant_id)
-        return row and Participant.model_validate(row)
+        return self._one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)
 
     def agent_session(self, secret_sha256: str) -> AgentSession | None:
-        row = self._one(_AGENT_SESSION, secret_sha256=secret_sha256)
-        return row and AgentSession.model_validate(row)
+        return self._one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
 
     def retry(self, agent_id: int, key: str) -> Retry | None:
-        row = self._one(_RETRY, agent_id=agent_id, key=key)
-        return row and Retry.model_validate(row)
+        return self._one(Retry, _RETRY, agent_id=agent_id, key=key)
 
     def events(self, after: int, limit: int, session_id: str | None = None) -> list[Told]:
         """The events after a sequence number, in order; of one session if it is named."""

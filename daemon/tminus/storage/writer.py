@@ -16,15 +16,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.transaction import Transaction
+
+T = TypeVar("T")
 
 BATCH = 128
 """Jobs that share one commit, at the most: bounds how long the first of them waits for the last."""
@@ -39,7 +42,7 @@ DRAWS = 4
 @dataclass(slots=True)
 class _Work:
     job: Callable[[Transaction], Any]
-    future: "Future[Any] | asyncio.Future[Any]"
+    future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
     result: Any = None
     error: BaseException | None = None
@@ -90,16 +93,16 @@ class Writer:
             self._wake.notify()
         self._thread.join()
 
-    def submit(self, job: Callable[[Transaction], Any], *, clock: bool = False) -> "Future[Any]":
+    def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         """Has a job run; the future is done after its commit. `clock`: before all requests."""
-        future: Future[Any] = Future()
+        future: Future[T] = Future()
         self._enqueue(_Work(job, future), self._clock if clock else self._requests)
         return future
 
-    async def write(self, job: Callable[[Transaction], Any]) -> Any:
+    async def write(self, job: Callable[[Transaction], T]) -> T:
         """The same for a coroutine. Raises what the job raised, `Overloaded`, or `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         self._enqueue(_Work(job, future, loop), self._requests)
         return await future
 
@@ -200,10 +203,8 @@ class Writer:
             else:
                 loops.setdefault(work.loop, []).append(work)
         for loop, works in loops.items():
-            try:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_finish, works)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits any more
 
 
 def _finish(works: Sequence[_Work]) -> None:

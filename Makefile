@@ -1,0 +1,60 @@
+# One environment in .venv, made from the lock files, for everything below. Needs Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip keeps to what the lock says, hash by hash.
+PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types imports bench lock clean
+
+help:
+	@echo "make run     start the daemon in the foreground, on config/tminus.toml and ./var"
+	@echo "make test    run every test"
+	@echo "make check   what CI runs: lint, types, import contracts, every test"
+	@echo "make bench   measure speed, scale and memory"
+
+# What runs it.
+$(VENV)/run: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --requirement requirements.lock
+	$(BIN)/pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	touch $@
+
+# What tests it, besides.
+$(VENV)/dev: requirements-dev.lock $(VENV)/run
+	$(PIP) --requirement requirements-dev.lock
+	touch $@
+
+run: $(VENV)/run
+	$(BIN)/tminus run --config config/tminus.toml
+
+test: $(VENV)/dev
+	$(BIN)/pytest --numprocesses=auto
+
+check: lint types imports test
+
+lint: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+imports: $(VENV)/dev
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/run
+	$(BIN)/python -m tests.bench
+
+# Both locks anew, for every Python from 3.11 on; needs `uv`.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --extra build --output-file requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --constraint requirements.lock --extra dev \
+		--output-file requirements-dev.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,63 @@
+"""Daemons for the tests: one that all share, and as many of one's own as a test wants."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.acceptance.daemons import Daemon
+
+StartDaemon = Callable[..., Daemon]
+
+DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable")
+"""Lines that no daemon in good health ever writes."""
+
+
+def check_health(daemon: Daemon) -> None:
+    """Stops a daemon and fails if it had anything to complain of in its whole life."""
+    if daemon.process is not None and daemon.process.poll() is None:
+        assert daemon.terminate() == 0
+    assert [line for line in daemon.log_lines() if line["event"] in DEFECTS] == []
+    assert daemon.errors.read_text() == ""
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Daemon]:
+    """A daemon that all tests of one worker share: none may stop it, or count what others make."""
+    shared = Daemon(server={"cors_origins": ["https://desk.example.com"]})
+    try:
+        shared.start()
+        yield shared
+        check_health(shared)
+    finally:
+        shared.remove()
+
+
+@pytest.fixture
+def make_daemon() -> Iterator[StartDaemon]:
+    """Makes daemons of one's own, with sections of configuration as arguments, not started yet."""
+    with ExitStack() as made:
+
+        def make(**sections: Mapping[str, Any]) -> Daemon:
+            one = Daemon(**sections)
+            made.callback(one.remove)
+            return one
+
+        yield make
+
+
+@pytest.fixture
+def start_daemon(make_daemon: StartDaemon) -> Iterator[StartDaemon]:
+    """Starts daemons of one's own; each has to be in good health until the end."""
+    started: list[Daemon] = []
+
+    def start(**sections: Mapping[str, Any]) -> Daemon:
+        one = make_daemon(**sections)
+        one.start()
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        check_health(one)

@@ -1,0 +1,261 @@
+"""The daemon as a person has it: the installed command, in a process of its own, with a configuration file.
+
+`Daemon` starts, stops and asks one; `AGENTS` are those who may call it. What it is asked goes through the front door
+only: HTTP, the local socket, signals, the log.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.waiting import eventually
+
+TMINUS = str(Path(sys.executable).with_name("tminus"))
+"""The command that belongs to this Python, whatever else is on the PATH."""
+
+JSON = dict[str, Any]
+
+AGENTS: Mapping[str, tuple[int, str, str, tuple[str, ...]]] = {
+    "admin": (
+        32593,
+        "System Administrator",
+        "6816f79cc0a8016401c5a33be04be441",
+        ("agent", "api", "group_admin"),
+    ),
+    "anna": (7, "Anna Agent", "aagent", ("agent", "api")),
+    "ben": (8, "Ben Agent", "bagent", ("agent",)),
+    "lister": (9, "Lister", "lister", ("agent",)),
+    "supervisor": (10, "Sue Pervisor", "sue", ("supervisor",)),
+    "monitor": (11, "Monitor", "", ("monitor",)),
+    "room": (12, "Room", "", ("room",)),
+    "api": (13, "Nobody", "", ("api",)),
+    "expired": (14, "Gone", "", ("agent",)),
+}
+"""By a short name: id, name, external id, roles."""
+
+
+def token_of(name: str) -> str:
+    """The agent's token: long enough to be looked for in a log, the same in every run."""
+    return hashlib.sha256(f"token of {name}".encode()).hexdigest()[:43]
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Sections of plain values as TOML: what JSON and it write alike."""
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        for section, keys in sections.items()
+    )
+
+
+def agents_toml() -> str:
+    """The `[[agents]]` tables."""
+    text = ""
+    for name, (number, shown, external_id, roles) in AGENTS.items():
+        text += f'[[agents]]\nid = {number}\nname = "{shown}"\nexternal_id = "{external_id}"\n'
+        text += f'email = "{name}@example.com"\nroles = {json.dumps(roles)}\n'
+        text += f'token_sha256 = ["{digest(token_of(name))}"]\n'
+        text += 'expires = "2020-01-01T00:00:00Z"\n' if name == "expired" else ""
+    return text
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, without what is set for some other tminus."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TMINUS_", "STATE_DIRECTORY"))}
+    return {**ours, **more}
+
+
+class Daemon:
+    """A daemon in a directory of its own, that can be stopped and started again.
+
+    Parameters
+    ----------
+    sections
+        What differs from the defaults below, section by section.
+    """
+
+    def __init__(self, **sections: Mapping[str, Any]) -> None:
+        # Short: the path of a Unix socket has at most 107 bytes.
+        self.home = Path(tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
+        self.state = self.home / "s"
+        self.config = self.home / "t.toml"
+        self.socket = self.state / "tminus.sock"
+        self.log = self.home / "log"
+        self.errors = self.home / "err"
+        self.url = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=20)
+        self.token = token_of("admin")
+        self.tokens = {name: token_of(name) for name in AGENTS}
+        self.configure(**sections)
+
+    def configure(self, **sections: Mapping[str, Any]) -> None:
+        """Writes the configuration file anew."""
+        base: dict[str, dict[str, Any]] = {
+            "server": {"listen": "127.0.0.1:0"},
+            "log": {"format": "json"},
+            "limits": {"failed_tokens": "", "pin_lookups": ""},
+        }
+        for section, keys in sections.items():
+            base.setdefault(section, {}).update(keys)
+        self.config.write_text(f"{toml(base)}\n{agents_toml()}")
+
+    # --- life and death -----------------------------------------------------------------------------------------------
+
+    def start(self, **env: str) -> None:
+        """Starts it; returns when it is ready. Fails if it ends instead."""
+        already = len(self.log_lines())
+        self.spawn(**env)
+        process = self.process
+        assert process is not None
+
+        def ready() -> JSON | None:
+            assert process.poll() is None, f"the daemon ended: {self.log.read_text()}{self.errors.read_text()}"
+            return next((line for line in self.log_lines()[already:] if line["event"] == "daemon.ready"), None)
+
+        self.url = eventually(ready, deadline=30)["url"]
+
+    def spawn(self, **env: str) -> None:
+        """Starts it and does not wait."""
+        assert self.process is None or self.process.poll() is not None
+        with self.log.open("ab") as out, self.errors.open("ab") as err:
+            self.process = subprocess.Popen(
+                [TMINUS, "run", "--config", str(self.config)],
+                env=environment(STATE_DIRECTORY=str(self.state), **env),
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """As a power cut would, but for the disk."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self) -> int:
+        """Asks it to stop; returns its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(15)
+
+    def restart(self) -> None:
+        """Stops it, and starts it in the same state directory."""
+        assert self.terminate() == 0
+        self.start()
+
+    def remove(self) -> None:
+        """Ends it, whatever state it is in, and takes its directory away."""
+        self.http.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    # --- what it says -------------------------------------------------------------------------------------------------
+
+    def log_lines(self, event: str | None = None) -> list[JSON]:
+        """What it has logged since its first start: all lines, or those with this name. A half-written one waits."""
+        if not self.log.exists():
+            return []
+        whole = self.log.read_text().split("\n")[:-1]
+        lines: list[JSON] = [json.loads(line) for line in whole]
+        return [line for line in lines if event in (None, line["event"])]
+
+    def logged(self, event: str, **fields: Any) -> JSON:
+        """Waits for a line with this name and these fields; returns the latest."""
+
+        def found() -> list[JSON]:
+            return [line for line in self.log_lines(event) if fields.items() <= line.items()]
+
+        return eventually(found)[-1]
+
+    # --- asking it ----------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        by: str | None = "admin",
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """A call of the API, its path below `/v3`, by the agent of this name (None: by nobody)."""
+        sent = {"Session-id": self.tokens[by]} if by else {}
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        sent.update(headers or {})
+        return self.http.request(method, f"{self.url}/v3{path}", json=body, content=content, headers=sent)
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return self.call("GET", path, **more)
+
+    def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return self.call("POST", path, body, **more)
+
+    def put(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return self.call("PUT", path, body, **more)
+
+    def delete(self, path: str, **more: Any) -> httpx.Response:
+        return self.call("DELETE", path, **more)
+
+    def make(self, **body: Any) -> JSON:
+        """Makes a session: one of type `live`, for now, unless the body says otherwise."""
+        by = body.pop("by", "admin")
+        answer = self.post("/supportsessions", {"type": "live", "label": "A session", **body}, by=by)
+        assert answer.status_code == 200, answer.text
+        made: JSON = answer.json()
+        return made
+
+    def session(self, session_id: str, **more: Any) -> JSON:
+        answer = self.get(f"/supportsession/{session_id}", **more)
+        assert answer.status_code == 200, answer.text
+        shown: JSON = answer.json()
+        return shown
+
+    def events(self, session_id: str) -> list[JSON]:
+        """The whole history of a session."""
+        answer = self.get(f"/supportsession/{session_id}/events?limit=1000")
+        assert answer.status_code == 200, answer.text
+        told: list[JSON] = answer.json()["events"]
+        return told
+
+    def join(self, session_id: str, name: str = "Guest", role: str = "guest") -> httpx.Response:
+        return self.post(f"/supportsession/{session_id}/participants", {"role": role, "name": name}, by="room")
+
+    # --- the command --------------------------------------------------------------------------------------------------
+
+    def command(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Runs `tminus` beside this daemon, with its configuration; over its local socket unless told otherwise."""
+        return subprocess.run(
+            [TMINUS, *arguments],
+            env=environment(
+                **{"STATE_DIRECTORY": str(self.state), "TMINUS_CONFIG": str(self.config), "COLUMNS": "200", **env}
+            ),
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
