@@ -43,14 +43,13 @@ class Announcer:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            stopping = self._stopping
+        stopping = False
+        while not stopping:
             self._wake.wait(LOOK)
             self._wake.clear()
+            stopping = self._stopping  # looked at before reading: what was committed by then is told
             while self._tell_page() == PAGE:
                 pass
-            if stopping:
-                return
 
     def _tell_page(self) -> int:
         try:

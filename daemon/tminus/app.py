@@ -49,7 +49,7 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     settings = configuration.settings
     logs.configure(settings.log.level, settings.log.format)
     state = config.state_directory(environ)
-    say("daemon.starting", version=__version__, config=configuration.path or "built-in defaults", state=state)
+    say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
         with _state_directory(state), Daemon(configuration, path, state, environ) as daemon:
             uvloop.run(daemon.serve())
@@ -117,7 +117,7 @@ class Daemon:
         say(
             "daemon.ready",
             url=f"http://{server.listen}",
-            socket=server.socket_path(self._state),
+            socket=str(server.socket_path(self._state) or "") or None,
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             hint=HINT,

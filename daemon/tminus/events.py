@@ -160,45 +160,55 @@ class Line:
 
 
 LOG_LINES = {
-    "daemon.starting": Line("info", "the daemon begins to start", ("version", "config", "state")),
+    "daemon.starting": Line(
+        "info", "tminus {version} starts: configuration {config}, state in {state}", ("version", "config", "state")
+    ),
     "daemon.ready": Line(
         "info",
-        "it listens, and everything that was due has been done",
+        "listening on {url}, and all that was due is done; try: {hint}",
         ("url", "socket", "next_due", "sessions", "hint"),
     ),
     "daemon.heartbeat": Line(
         "info", "the daemon lives; sent every `log.heartbeat`", ("sessions", "next_due", "worst_lag_ms", "requests")
     ),
-    "daemon.draining": Line("info", "it was told to stop: no new work, running requests finish", ("signal",)),
+    "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
-    "daemon.failed": Line("critical", "the daemon could not start, or had to give up", ("error",)),
+    "daemon.failed": Line("critical", "{error}", ("error",)),
     "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
-    "config.changed": Line("info", "one key of it has changed", ("key", "old", "new")),
-    "config.needs_restart": Line("warning", "a key has changed that only a restart applies", ("key", "old", "new")),
-    "config.rejected": Line("error", "the new configuration has faults: the old one stays in force", ("faults",)),
-    "config.fault": Line("error", "one of those faults", ("where", "key", "error")),
+    "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),
+    "config.needs_restart": Line(
+        "warning", "{key} stays {old} until the next start, then is {new}", ("key", "old", "new")
+    ),
+    "config.rejected": Line(
+        "error", "the new configuration has {faults} faults: the old one stays in force", ("faults",)
+    ),
+    "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),
     "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
-    "storage.unavailable": Line("error", "the database could not be read or written; it is tried again", ("error",)),
+    "storage.unavailable": Line("error", "the database cannot be written ({error}); it is tried again", ("error",)),
     "storage.recovered": Line("info", "the database can be written again"),
-    "clock.late": Line(
-        "warning", "the clock moved sessions later than a second after they were due", ("lag_ms", "moves")
+    "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
+    "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
+    "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
+    "clock.no_pin": Line(
+        "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
     ),
-    "clock.stepped": Line("warning", "the wall clock was set: the timers were set anew", ("step_ms",)),
-    "clock.failed": Line(
-        "error", "a timer's work failed; it is tried again at the next tick", ("job", "error", "traceback")
+    "deadlines.moved": Line("info", "{moved} stored deadlines follow the new lifecycle settings", ("moved",)),
+    "retention.removed": Line(
+        "info", "{removed} closed sessions, older than `storage.retention`, were removed", ("removed",)
     ),
-    "clock.no_pin": Line("error", "sessions could not open: every PIN is in use; tried again", ("waiting",)),
-    "deadlines.moved": Line("info", "stored deadlines follow the new lifecycle settings", ("moved",)),
-    "retention.removed": Line("info", "closed sessions older than `storage.retention` were removed", ("removed",)),
-    "auth.failed": Line("warning", "a wrong, expired or revoked token", ("remote_ip", "request_id")),
+    "auth.failed": Line("warning", "a wrong, expired or revoked token from {remote_ip}", ("remote_ip", "request_id")),
     "auth.limited": Line(
-        "warning", "too many wrong tokens from one address: it has to wait", ("remote_ip", "request_id")
+        "warning", "too many wrong tokens from {remote_ip}: it has to wait", ("remote_ip", "request_id")
     ),
-    "auth.signed_in": Line("info", "an agent session began", ("agent", "sid", "remote_ip", "request_id")),
-    "auth.signed_out": Line("info", "an agent session was ended", ("agent", "sid", "remote_ip", "request_id")),
-    "pin.unknown": Line("warning", "a look-up of a PIN that no open session has", ("remote_ip", "request_id")),
+    "auth.signed_in": Line(
+        "info", "agent {agent} signed in from {remote_ip}", ("agent", "sid", "remote_ip", "request_id")
+    ),
+    "auth.signed_out": Line("info", "agent {agent} signed out", ("agent", "sid", "remote_ip", "request_id")),
+    "pin.unknown": Line(
+        "warning", "a look-up of a PIN that no open session has, from {remote_ip}", ("remote_ip", "request_id")
+    ),
     "pin.limited": Line(
-        "warning", "too many PIN look-ups from one address: it has to wait", ("remote_ip", "request_id")
+        "warning", "too many PIN look-ups from {remote_ip}: it has to wait", ("remote_ip", "request_id")
     ),
     "http.request": Line(
         "info",
@@ -206,11 +216,11 @@ LOG_LINES = {
         ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
     ),
     "http.failed": Line(
-        "error", "a request met a defect of tminus", ("method", "route", "error", "traceback", "request_id")
+        "error",
+        "{method} {route} met a defect of tminus: {error}",
+        ("method", "route", "error", "traceback", "request_id"),
     ),
-    "library.said": Line(
-        "warning", "a library that tminus uses had something to say", ("logger", "error", "traceback")
-    ),
+    "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }
 
 EVENT_FIELDS = (

@@ -7,6 +7,7 @@ from the catalogue, so a line cannot have a name that nobody can look up.
 import logging
 import sys
 import traceback
+from string import Formatter
 from typing import Any, TextIO
 
 import orjson
@@ -14,7 +15,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from tminus import clock, instants
-from tminus.events import LOG_LINES, Told, log_fields
+from tminus.events import EVENT_FIELDS, LOG_LINES, Told, log_fields
 from tminus.model import CLOCK_ACTOR
 
 LATE_MS = 1000
@@ -72,10 +73,19 @@ def _as_json(_logger: WrappedLogger, _method: str, line: EventDict) -> bytes:
 
 
 def _for_people(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """On a terminal the sentence comes first, and the time of day is enough."""
+    """On a terminal the sentence comes first; what it has said is not said again, and the time of day is enough."""
     line["timestamp"] = line.pop("ts")[11:-1]
-    line["event"] = f"{line['event']}: {line.pop('message')}"
+    name = line["event"]
+    for said in _IN_SENTENCE.get(name, _IN_EVENT_SENTENCE):
+        line.pop(said, None)
+    line["event"] = f"{name}: {line.pop('message')}"
     return line
+
+
+_IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key"}
+_IN_SENTENCE = {
+    name: [field for _, field, _, _ in Formatter().parse(line.says) if field] for name, line in LOG_LINES.items()
+}
 
 
 class _Library(logging.Handler):

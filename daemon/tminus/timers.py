@@ -123,7 +123,7 @@ class Timers:
 
     def _set_all(self) -> None:
         self._scheduler.remove_all_jobs()
-        self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.seconds), id="sweep")
+        self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")
         for name, (every, work) in self._chores.items():
             seconds = every.total_seconds()
             self._scheduler.add_job(

@@ -86,7 +86,7 @@ def make_application(services: Services) -> ASGIApp:
         return api.openapi_schema
 
     api.openapi = describe  # type: ignore[method-assign]  # the documented way to change the description
-    return Rim(_Cors(api, services), services)
+    return Rim(api, services, lambda app: _Cors(app, services))
 
 
 def _truthful(schema: dict[str, Any]) -> dict[str, Any]:

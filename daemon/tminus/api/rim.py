@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,14 +27,16 @@ _OPERATIONS = ("/healthz", "/readyz", "/metrics")
 
 
 class Rim:
-    """ASGI middleware around the whole application.
+    """ASGI middleware around the whole application. `cors` is put around that, and around what the rim itself answers:
+    a page in a browser can read why it was refused.
 
     It leaves in `scope["state"]`: `request_id`, `remote_ip`, `local` (came in by the local socket); and reads from it
     what routes leave there for the log: `agent`, `refcode`.
     """
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, services: Services, cors: Callable[[ASGIApp], ASGIApp]) -> None:
+        self._app = cors(app)
+        self._cors = cors
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +69,7 @@ class Rim:
             await self._app(scope, _replay(body, receive), send_with_headers)
         except errors.RequestError as refusal:
             state["refcode"] = refusal.refcode
-            await answer(refusal)(scope, receive, send_with_headers)
+            await self._cors(answer(refusal))(scope, receive, send_with_headers)
         except _ClientGone:
             code = 499
         except Exception as defect:
@@ -74,7 +77,7 @@ class Rim:
             if not code:
                 told = errors.InternalError(request_id)
                 state["refcode"] = told.refcode
-                await answer(told)(scope, receive, send_with_headers)
+                await self._cors(answer(told))(scope, receive, send_with_headers)
         finally:
             self._tell(scope, state, code, clock.monotonic() - begun)
 

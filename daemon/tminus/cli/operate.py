@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from tminus import clock, config, draws
-from tminus.cli.connection import telling_errors
+from tminus.cli.connection import REFUSED, fail, telling_errors
 from tminus.config import Settings
 from tminus.model import Role
 from tminus.sessions import sweeps
@@ -86,6 +86,10 @@ def token_new(
     agent_id: Annotated[int, typer.Option("--id", min=1, help="The agent's number.")] = 1,
     name: Annotated[str, typer.Option(help="The agent's name, as users see it.")] = "An agent",
     role: Annotated[Optional[list[Role]], typer.Option(help="May be repeated.")] = None,
+    append: Annotated[
+        Optional[Path],
+        typer.Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
@@ -95,10 +99,19 @@ def token_new(
     if as_json:
         print(json.dumps({"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}))
         return
+    lines = f"[[agents]]\nid = {agent_id}\nname = {json.dumps(name)}\nroles = {json.dumps(roles)}\n"
+    lines += f'token_sha256 = ["{digest}"]\n'
+    if append is not None:
+        try:
+            with append.open("a") as file:
+                file.write(f"\n{lines}" if file.tell() else lines)
+        except OSError as error:
+            raise fail(f"cannot write {append}: {error.strerror}", REFUSED) from None
+        print(token)
+        return
     print(f"The token, shown this once; give it to the caller:\n\n  {token}\n")
     print("Paste this into the configuration, then reload (systemctl reload tminus, or SIGHUP):\n")
-    print(f"[[agents]]\nid = {agent_id}\nname = {json.dumps(name)}\nroles = {json.dumps(roles)}")
-    print(f'token_sha256 = ["{digest}"]')
+    print(lines, end="")
 
 
 def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None:

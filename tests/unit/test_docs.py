@@ -1,0 +1,100 @@
+"""What the documents say is what the code does."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tminus.api.errors import STATUS
+from tminus.cli import connection, main
+from tminus.events import CATALOGUE, COMMON_FIELDS, EVENT_FIELDS, LOG_LINES
+from tminus.lifecycle import TABLE
+from tminus.model import Role
+
+ROOT = Path(__file__).parents[2]
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """The cells of every table row; the first without its code marks."""
+    lines = (line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--"))
+    cells = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
+    return [(first.strip("`"), *others) for first, *others in cells]
+
+
+def code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def test_the_diagram_in_the_readme_is_the_transition_table() -> None:
+    drawn = set(re.findall(r"^    (\[\*\]|\w+) --> (\w+): (\w+)$", page("README.md"), re.MULTILINE))
+
+    assert drawn == {(row.source or "[*]", row.dest, row.trigger) for row in TABLE}
+
+
+def test_every_refcode_is_in_the_api_page_with_its_status_and_meaning() -> None:
+    documented = [row for row in rows(page("docs/api.md")) if re.fullmatch(r"\d{6}", row[0])]
+
+    assert documented == sorted((str(cause.refcode), str(code), cause.__doc__ or "") for cause, code in STATUS.items())
+
+
+def test_every_role_is_in_the_api_page() -> None:
+    assert {role.value for role in Role} <= {row[0] for row in rows(page("docs/api.md"))}
+
+
+def test_every_event_is_in_the_events_page_with_what_it_carries() -> None:
+    documented = {row[0]: row for row in rows(page("docs/events.md")) if row[0] in set(CATALOGUE)}
+
+    for event_type, entry in CATALOGUE.items():
+        assert documented[event_type] == (event_type, entry.when, code(entry.carries))
+
+
+def test_every_common_field_and_every_log_field_is_in_the_events_page() -> None:
+    named = set(re.findall(r"`(\w+)`", page("docs/events.md")))
+
+    assert set(COMMON_FIELDS) | set(EVENT_FIELDS) <= named
+
+
+def test_every_log_line_is_in_the_events_page_as_it_is_written() -> None:
+    documented = {row[0]: row[1:] for row in rows(page("docs/events.md")) if row[0] in LOG_LINES}
+
+    for name, line in LOG_LINES.items():
+        assert documented[name] == (line.level, line.says, code(line.fields))
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "check", "create", "schedule", "watch", "token new", "db upgrade", "advance"]
+)
+def test_a_command_of_the_page_exists(command: str) -> None:
+    found = typer.main.get_command(main)
+    for name in command.split():
+        found = found.commands[name]  # type: ignore[attr-defined]
+
+    assert command in {row[0] for row in rows(page("docs/cli.md"))}
+
+
+def test_every_command_is_in_the_page() -> None:
+    documented = {row[0].split()[0] for row in rows(page("docs/cli.md"))}
+
+    assert set(typer.main.get_command(main).commands) <= documented  # type: ignore[attr-defined]
+
+
+def test_every_exit_code_is_in_the_page() -> None:
+    documented = {row[0] for row in rows(page("docs/cli.md")) if row[0].isdigit()}
+    codes = [connection.REFUSED, connection.USAGE, connection.NOT_FOUND, connection.CONFLICT]
+    codes += [connection.NOT_ALLOWED, connection.UNAVAILABLE]
+
+    assert documented == {"0", *(str(code) for code in codes)}
+
+
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")) + ["README.md"])
+def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name))
+
+    missing = [link for link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()]
+    assert not missing
