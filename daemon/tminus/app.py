@@ -153,6 +153,9 @@ class Daemon:
         timeouts = self.services.settings.lifecycle.timeouts
         sweep = sweeps.advance(self.store.submit, timeouts, self._stopping.is_set)
         self._worst_lag = max(self._worst_lag, sweep.worst_lag)
+        for trigger, moves in sweep.moves.items():
+            self.services.metrics.moves.labels(trigger).inc(moves)
+        self.services.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
         if sweep.without_pin:

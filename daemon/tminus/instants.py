@@ -4,6 +4,7 @@ Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, s
 stored and what is compared are the same number.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,9 @@ from sqlalchemy.types import TypeDecorator
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+
+# Python 3.11 overlooks a character between seconds and zone, and takes any for the `T`.
+_SHAPE = re.compile(r"[0-9W-]{7,10}[T ][0-9:]{2,8}([.,][0-9]+)?(Z|[+-][0-9:]{2,8})?", re.IGNORECASE)
 
 
 def to_milliseconds(instant: datetime) -> datetime:
@@ -27,7 +31,7 @@ def parse(text: str) -> datetime:
     """
     example = "for example 2021-08-10T15:30:00.000Z"
     try:
-        instant = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text if _SHAPE.fullmatch(text) else "")
     except ValueError:
         raise ValueError(f"is not an ISO 8601 date and time, {example}") from None
     if instant.tzinfo is None:

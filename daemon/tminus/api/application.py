@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from tminus import __version__, errors
 from tminus.api import routes_callers, routes_lookups, routes_operations, routes_sessions
-from tminus.api.errors import on_http_exception, on_invalid, on_request_error
+from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
 from tminus.api.rim import Rim
 from tminus.api.services import Services
 
@@ -60,6 +60,7 @@ def make_application(services: Services) -> ASGIApp:
             errors.RequestError: on_request_error,
             RequestValidationError: on_invalid,
             HTTPException: on_http_exception,
+            Exception: on_defect,
         },
     )
     api.state.services = services

@@ -79,7 +79,7 @@ async def sign_out(request: Request, caller: Caller) -> None:
     if caller.sid:
         digest = _digest(presented(request))
         await services_of(request).write(lambda tx: tx.end_agent_session(digest))
-        where = {"remote_ip": caller.remote_ip, "request_id": caller.request_id}
+        where = {"remote_ip": request.state.remote_ip, "request_id": caller.request_id}
         say("auth.signed_out", agent=caller.agent_id, sid=caller.sid, **where)
 
 
@@ -160,6 +160,7 @@ def _local(request: Request) -> Caller:
 
 
 def _caller(request: Request, agent: Agent, begun: AgentSession | None) -> Caller:
+    """The agent as it calls now; in an agent session, with what that one recorded when it began."""
     return Caller(
         agent_id=agent.id,
         name=agent.name,
@@ -169,8 +170,8 @@ def _caller(request: Request, agent: Agent, begun: AgentSession | None) -> Calle
         provider=services_of(request).settings.organization.provider,
         started_at=begun.started_at if begun else None,
         expires_at=begun.expires_at if begun else None,
-        client_app=_header(request, "client-app"),
-        user_agent=_header(request, "user-agent"),
-        remote_ip=request.state.remote_ip,
+        client_app=begun.client_app if begun else _header(request, "client-app"),
+        user_agent=begun.user_agent if begun else _header(request, "user-agent"),
+        remote_ip=begun.remote_ip if begun else request.state.remote_ip,
         request_id=request.state.request_id,
     )

@@ -82,7 +82,20 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         told = errors.InvalidRequest((Fault("body", "is not JSON"),))
     response = await on_request_error(request, told)
     response.headers.update(error.headers or {})
+    if error.status_code == 405 and (methods := _methods(request)):
+        response.headers["Allow"] = ", ".join(methods)
     return response
+
+
+async def on_defect(request: Request, _error: Exception) -> Response:
+    """Whatever else is raised; the rim, which it reaches after this, says in the log what it was."""
+    return await on_request_error(request, errors.InternalError(request.state.request_id))
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method that the path has: the framework's own error names only those of the first route with this path."""
+    template = getattr(request.scope.get("route"), "path", None)
+    return sorted(method.upper() for method in request.app.openapi()["paths"].get(template, ()))
 
 
 def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:

@@ -88,11 +88,13 @@ class Rim:
     def _tell(self, scope: Scope, state: dict[str, Any], code: int, seconds: float) -> None:
         if scope["path"] in _OPERATIONS:
             return
+        route = _route(scope)
         self._services.requests += 1
+        self._services.metrics.requests.labels(scope["method"], route, code).inc()
         say(
             "http.request",
             method=scope["method"],
-            route=_route(scope),
+            route=route,
             code=code,
             refcode=state.get("refcode"),
             ms=round(seconds * 1000, 1),

@@ -1,10 +1,15 @@
 """For those who run the daemon: does it live, should it be sent requests."""
 
 from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from tminus import wire
-from tminus.api.callers import services_of
+from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json
+from tminus.api.responses import refusals
+from tminus.errors import Forbidden
+from tminus.model import Role
+from tminus.sessions.rights import need
 
 router = APIRouter(tags=["operations"])
 
@@ -23,3 +28,14 @@ async def healthz() -> Response:
 def readyz(request: Request) -> Response:
     reasons = services_of(request).not_ready()
     return Json({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+
+@router.get(
+    "/metrics",
+    summary="What Prometheus scrapes",
+    response_class=Response,
+    responses={**refusals(Forbidden), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(request: Request, caller: CurrentCaller) -> Response:
+    need(caller.has(Role.MONITOR), "the role monitor")
+    return Response(services_of(request).metrics.scrape(), media_type=CONTENT_TYPE_LATEST)

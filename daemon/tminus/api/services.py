@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tminus.api.attempts import Attempts
 from tminus.config import Agent, Settings
+from tminus.metrics import Metrics
 from tminus.storage import Store, View
 
 T = TypeVar("T")
@@ -36,7 +37,8 @@ class Services:
         self.draining = False
         """Set when the daemon was told to stop: what still comes in is refused."""
         self.requests = 0
-        """Answered since the start, operations aside."""
+        """Answered since the last heartbeat, operations aside."""
+        self.metrics = Metrics(store)
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
