@@ -17,6 +17,9 @@ PAGE = 500
 LOOK = 1.0
 """Seconds after which it looks even if nobody has called."""
 
+REST = 0.05
+"""Seconds between two pages: under load one look tells of many commits, and a herd's lines hold no request up."""
+
 
 class Announcer:
     """A thread that hands each committed event to `announce`, from those after `start` on."""
@@ -26,7 +29,7 @@ class Announcer:
         self._announce = announce
         self._seq = store.read(lambda view: view.last_seq())
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="announcer")
 
     def start(self) -> None:
@@ -38,7 +41,7 @@ class Announcer:
 
     def stop(self) -> None:
         """Returns when everything committed so far has been told."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         self._thread.join()
 
@@ -47,9 +50,10 @@ class Announcer:
         while not stopping:
             self._wake.wait(LOOK)
             self._wake.clear()
-            stopping = self._stopping  # looked at before reading: what was committed by then is told
+            stopping = self._stopping.is_set()  # looked at before reading: what was committed by then is told
             while self._tell_page() == PAGE:
-                pass
+                self._stopping.wait(REST)
+            self._stopping.wait(REST)
 
     def _tell_page(self) -> int:
         try:

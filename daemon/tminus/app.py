@@ -104,7 +104,7 @@ class Daemon:
         reloads: asyncio.Queue[None] = asyncio.Queue()
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
-        await asyncio.to_thread(self._catch_up)
+        due = await asyncio.to_thread(self._catch_up)
         if self._stopping.is_set():
             return
         self._timers.start()
@@ -112,7 +112,8 @@ class Daemon:
         reloading = asyncio.create_task(self._reload_when_asked(reloads))
         serving = asyncio.create_task(self._server.serve(self._sockets))
         self._ready = True
-        counts, due = self.store.read(lambda view: (view.counts(), view.next_due()))
+        self._wait_for(due)
+        counts = self.store.read(lambda view: view.counts())
         server = self.services.settings.server
         say(
             "daemon.ready",
@@ -136,11 +137,16 @@ class Daemon:
 
     # --- what time does -----------------------------------------------------------------------------------------------
 
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> datetime | None:
+        """What the clock has to do before anything else; returns the next deadline."""
         moved = sweeps.follow_timeouts(self.store.submit, self.services.settings.lifecycle.timeouts)
         if moved:
             say("deadlines.moved", moved=moved)
-        self._tick()
+        return self._tick()
+
+    def _wait_for(self, due: datetime | None) -> None:
+        if due is not None:
+            self._timers.due_at(due)
 
     def _tick(self) -> datetime | None:
         """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
@@ -236,7 +242,7 @@ class Daemon:
             say(name, key=change.key, old=change.old, new=change.new)
         say("config.reloaded", changes=len(changes))
         self._timers.set_chores(self._chores(new))
-        self._catch_up()
+        self._wait_for(self._catch_up())
 
 
 class _Server(uvicorn.Server):

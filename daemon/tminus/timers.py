@@ -122,15 +122,15 @@ class Timers:
         )
 
     def _set_all(self) -> None:
-        self._scheduler.remove_all_jobs()
+        with self._lock:
+            self._scheduler.remove_all_jobs()
+            self._armed = None
         self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")
         for name, (every, work) in self._chores.items():
             seconds = every.total_seconds()
             self._scheduler.add_job(
                 self._guarded, IntervalTrigger(seconds=seconds), (name, work), id=name, executor="chores"
             )
-        with self._lock:
-            self._armed = None
 
     # --- the pulse ----------------------------------------------------------------------------------------------------
 

@@ -154,17 +154,24 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
         if not rows:
             return Moved()
-        next_of_these = min((row[4] for row in rows if row[4] is not None), default=until)
-        if next_of_these >= max(row[3] for row in rows):
+        expires = min((row[4] for row in rows if row[4] is not None), default=None)
+        # One that had to wait for a PIN may be opened after it should have expired: then the first move is alone.
+        until_then = until if expires is None else max(expires, min(row[2] for row in rows))
+        if until_then >= max(row[3] for row in rows):
             break
-        until = next_of_these
+        until = until_then
 
     batch = {"until": until, "limit": limit, "now": tx.now}
-    moved = Moved(more=until < tx.now or sum(row[1] for row in rows) == limit)
+    moved = Moved(
+        more=until < tx.now
+        or sum(row[1] for row in rows) == limit
+        or (expires is not None and expires <= tx.now)
+    )
     pins: dict[str, int] = {}
     if any(row[5] for row in rows):
         pins = _draw_pins(tx, batch, moved)
     if moved.without_pin:
+        batch["limit"] = limit - moved.without_pin  # or those behind the batch would move up, for whom no PIN was drawn
         rows = tx.execute(_PROBE, batch).all()
         moved.more = True
     tx.execute(_TELL, batch)

@@ -12,6 +12,7 @@ must keep nothing between runs.
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.transaction import Transaction
@@ -76,6 +77,7 @@ class Writer:
         self._health = health
         self._requests: deque[_Work] = deque()
         self._clock: deque[_Work] = deque()
+        self._arriving: list[_Work] = []
         self._wake = threading.Condition()
         self._stopping = False
         self._connection: Connection | None = None
@@ -103,17 +105,31 @@ class Writer:
         """The same for a coroutine. Raises what the job raised, `Overloaded`, or `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._enqueue(_Work(job, future, loop), self._requests)
+        self._check_room(self._requests, len(self._arriving))
+        # What one turn of the loop brings is handed over together, at its end: the writer woken for the first of
+        # sixteen would fight the loop for the interpreter over a batch of one.
+        if not self._arriving:
+            loop.call_soon(self._hand_over)
+        self._arriving.append(_Work(job, future, loop))
         return await future
+
+    def _hand_over(self) -> None:
+        arrived, self._arriving = self._arriving, []
+        with self._wake:
+            self._requests.extend(arrived)
+            self._wake.notify()
 
     def _enqueue(self, work: _Work, queue: deque[_Work]) -> None:
         with self._wake:
-            if self._stopping:
-                raise Draining
-            if len(queue) >= WAITING:
-                raise Overloaded
+            self._check_room(queue)
             queue.append(work)
             self._wake.notify()
+
+    def _check_room(self, queue: deque[_Work], more: int = 0) -> None:
+        if self._stopping:
+            raise Draining
+        if len(queue) + more >= WAITING:
+            raise Overloaded
 
     # --- on the writer's thread ---------------------------------------------------------------------------------------
 
@@ -138,6 +154,9 @@ class Writer:
     def _write(self, batch: Sequence[_Work]) -> None:
         try:
             self._transact(batch)
+        except (OperationalError, InterfaceError) as error:
+            # The database's fault, not a job's: to run them one by one would only make each wait as long.
+            self._unavailable(batch, error)
         except Exception as error:
             if len(batch) == 1:
                 self._alone(batch[0], error)
@@ -157,11 +176,15 @@ class Writer:
             except Exception as another:
                 error = another
         if isinstance(error, SQLAlchemyError):
-            self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
-            work.error = StoreUnavailable()
-            work.error.__cause__ = error
+            self._unavailable([work], error)
         else:
             work.error = error
+
+    def _unavailable(self, batch: Sequence[_Work], error: SQLAlchemyError) -> None:
+        self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
+        for work in batch:
+            work.result, work.error = None, StoreUnavailable()
+            work.error.__cause__ = error
 
     def _transact(self, batch: Sequence[_Work]) -> None:
         """Runs the jobs and commits, or raises with nothing written."""
@@ -186,7 +209,11 @@ class Writer:
             connection.close()
             raise
         self._set_health(None)
-        self._committed(tx)
+        try:
+            self._committed(tx)
+        except Exception:
+            # What is committed is committed: to let this pass for a failed transaction would run the jobs again.
+            logging.getLogger(__name__).exception("Telling others of a commit failed")
 
     def _set_health(self, failing: str | None) -> None:
         was, self.failing = self.failing, failing
