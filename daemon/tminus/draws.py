@@ -1,5 +1,6 @@
-"""What is drawn by lot: ids, tokens, PINs. All from `secrets`, without bias."""
+"""What is drawn by lot: ids, tokens, PINs. All that has to be secret or fair is from `secrets`, without bias."""
 
+import random
 import secrets
 import string
 from collections.abc import Set as AbstractSet
@@ -24,6 +25,11 @@ def base62(length: int) -> str:
 def token() -> str:
     """A secret of 32 characters: about 190 bits."""
     return base62(32)
+
+
+def mark() -> str:
+    """16 hexadecimal digits that tell a request from others. No secret, so they cost no system call."""
+    return f"{random.getrandbits(64):016x}"  # noqa: S311
 
 
 def hex32() -> str:

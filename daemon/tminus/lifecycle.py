@@ -4,6 +4,7 @@ The table is the only judge of what is legal. The verbs ask `fire`; bulk moves t
 `CLOCK_MOVES`; the README's diagram and the exhaustive test are checked against `TABLE`.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from transitions import Machine, MachineError
@@ -70,11 +71,13 @@ class _Subject:
         self.status = status
 
 
+@cache
 def fire(trigger: Trigger, status: Status | None) -> Transition:
     """The row by which `trigger` moves a session that is in `status` (None: not yet made).
 
     Raises `WrongStatus` where the table has no such row.
     """
+    # The machine has no memory and no conditions, so what it said once about a pair holds: it is asked once a pair.
     source = status.value if status else UNBORN
     subject = _Subject(source)
     try:

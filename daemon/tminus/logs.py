@@ -38,7 +38,7 @@ def configure(level: str = "info", style: str = "auto", stream: TextIO | None = 
         cache_logger_on_first_use=False,
     )
     global _log  # noqa: PLW0603 - the log is the process's, as is standard output
-    _log = structlog.get_logger()
+    _log = structlog.get_logger().bind()  # bound here once: the proxy would bind itself anew for each line
     _route_libraries()
 
 

@@ -64,7 +64,7 @@ class Timed(Protocol):
 def deadline(session: Timed, timeouts: Timeouts) -> Deadline | None:
     """When time alone moves the session next, and how; None if it never does.
 
-    `storage.deadlines` says the same in SQL for all stored sessions at once; a test holds the two together.
+    `storage.due` says the same in SQL for all stored sessions at once; a test holds the two together.
     """
     match session.status:
         case Status.SCHEDULED:

@@ -134,7 +134,7 @@ class Daemon:
         with self.log.open("ab") as out, self.errors.open("ab") as err:
             self.process = subprocess.Popen(
                 [TMINUS, "run", "--config", str(self.config)],
-                env=environment(STATE_DIRECTORY=str(self.state), **env),
+                env=environment(**{"STATE_DIRECTORY": str(self.state), **env}),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

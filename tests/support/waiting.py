@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere."""
+"""The one way in which a test waits."""
 
 import time
 from collections.abc import Callable
@@ -6,15 +6,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE = 0.02
-"""Seconds between two looks."""
+_LOOK = 0.005
 
 
 def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
-    """Returns what `condition` gives as soon as that is true; fails after `deadline` seconds."""
-    until = time.monotonic() + deadline
-    while not (found := condition()):
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {deadline} s: {found!r}")
-        time.sleep(PAUSE)
-    return found
+    """Looks until `condition` is true and returns what it said; fails the test after `deadline` seconds.
+
+    The deadline is generous: it is how long a failure takes, not how long a success does.
+    """
+    give_up = time.monotonic() + deadline
+    while True:
+        said = condition()
+        if said:
+            return said
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {deadline} s; the last look said {said!r}")
+        time.sleep(_LOOK)

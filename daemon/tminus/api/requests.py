@@ -30,13 +30,18 @@ def _printable(text: str) -> str:
     return text
 
 
+# The description says the same as a pattern; what the caller is told says it in words.
+Printable = Annotated[
+    str, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
+]
+
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
         raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")  # noqa: TRY004 - for pydantic
     return instants.parse(value)
 
 
-Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+Text = Annotated[Printable, Field(min_length=1, max_length=255)]
 Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
@@ -80,7 +85,7 @@ class NewSession(Request):
 
     type: SessionType
     label: Text
-    userDescription: Annotated[str, Field(max_length=255), AfterValidator(_printable)] | None = None
+    userDescription: Annotated[Printable, Field(max_length=255)] | None = None
     agentPrefs: AgentPrefs | None = None
     externalMapping: Text | None = None
     parentObject: ParentObject | None = None

@@ -63,21 +63,26 @@ class Rim:
                 }
             await send(message)
 
+        async def refuse(refusal: errors.RequestError) -> None:
+            state["refcode"] = refusal.refcode
+            await self._cors(answer(refusal))(scope, receive, send_with_headers)
+
         try:
             self._check_draining(scope)
             body = await _read_body(headers, receive, self._services.settings.server.max_body)
             await self._app(scope, _replay(body, receive), send_with_headers)
         except errors.RequestError as refusal:
-            state["refcode"] = refusal.refcode
-            await self._cors(answer(refusal))(scope, receive, send_with_headers)
+            await refuse(refusal)
         except _ClientGone:
             code = 499
+        except asyncio.CancelledError:
+            # The time for draining is over. What was begun may yet be done: whoever asks again will see.
+            if not code:
+                await refuse(errors.Draining())
         except Exception as defect:
             say("http.failed", method=scope["method"], route=_route(scope), request_id=request_id, **failure(defect))
             if not code:
-                told = errors.InternalError(request_id)
-                state["refcode"] = told.refcode
-                await self._cors(answer(told))(scope, receive, send_with_headers)
+                await refuse(errors.InternalError(request_id))
         finally:
             self._tell(scope, state, code, clock.monotonic() - begun)
 
@@ -111,7 +116,7 @@ class _ClientGone(Exception):
 def _request_id(headers: dict[bytes, bytes]) -> str:
     """The client's own, if it sent a sane one, so that its log and ours name the same thing."""
     sent = headers.get(b"x-request-id", b"")
-    return sent.decode() if _REQUEST_ID.fullmatch(sent) else draws.base62(16)
+    return sent.decode() if _REQUEST_ID.fullmatch(sent) else draws.mark()
 
 
 def _route(scope: Scope) -> str:

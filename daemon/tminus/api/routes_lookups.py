@@ -10,7 +10,7 @@ from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.draws import PINS
-from tminus.errors import Forbidden, TooManyAttempts, UnknownSession
+from tminus.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
 from tminus.logs import say
 from tminus.sessions import reads
 
@@ -28,7 +28,7 @@ DISCOVERED = 1000
     "/crmlookup/{key:path}",
     summary="The open sessions of a parent object",
     response_model=list[wire.Session],
-    responses=refusals(Forbidden),
+    responses=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
 )
 async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
     found = await services_of(request).read(lambda view: reads.of_parent(view, caller, key, OF_PARENT))

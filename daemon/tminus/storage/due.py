@@ -155,23 +155,20 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         if not rows:
             return Moved()
         expires = min((row[4] for row in rows if row[4] is not None), default=None)
-        # One that had to wait for a PIN may be opened after it should have expired: then the first move is alone.
-        until_then = until if expires is None else max(expires, min(row[2] for row in rows))
-        if until_then >= max(row[3] for row in rows):
+        # One that has waited for a PIN may open after it should have expired: at least the first move is always made.
+        bound = until if expires is None else max(expires, min(row[2] for row in rows))
+        if bound >= max(row[3] for row in rows):
             break
-        until = until_then
+        until = bound
 
-    batch = {"until": until, "limit": limit, "now": tx.now}
-    moved = Moved(
-        more=until < tx.now
-        or sum(row[1] for row in rows) == limit
-        or (expires is not None and expires <= tx.now)
-    )
+    batch: dict[str, Any] = {"until": until, "limit": limit, "now": tx.now}
+    expires_next = expires is not None and expires <= tx.now
+    moved = Moved(more=until < tx.now or sum(row[1] for row in rows) == limit or expires_next)
     pins: dict[str, int] = {}
     if any(row[5] for row in rows):
         pins = _draw_pins(tx, batch, moved)
     if moved.without_pin:
-        batch["limit"] = limit - moved.without_pin  # or those behind the batch would move up, for whom no PIN was drawn
+        batch["limit"] -= moved.without_pin  # or others would move up, for whom no PIN was drawn
         rows = tx.execute(_PROBE, batch).all()
         moved.more = True
     tx.execute(_TELL, batch)

@@ -3,6 +3,7 @@
 import sqlite3
 from typing import Any
 
+import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -30,6 +31,8 @@ def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engin
         # Several statements of one read see one moment.
         isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
         connect_args={"connect_timeout": 5, "application_name": "tminus"},
+        json_serializer=_json,
+        json_deserializer=orjson.loads,
         hide_parameters=True,
     )
 
@@ -40,6 +43,8 @@ def _sqlite(url: URL, writes: bool) -> Engine:
         pool_size=1 if writes else READERS,
         max_overflow=0,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+        json_serializer=_json,
+        json_deserializer=orjson.loads,
         hide_parameters=True,  # labels and tokens have no business in an error's text
     )
 
@@ -57,6 +62,10 @@ def _sqlite(url: URL, writes: bool) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def startup_error(url: str, error: BaseException) -> StartupError:

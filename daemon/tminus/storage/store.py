@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tminus.errors import StoreUnavailable
+from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate
 from tminus.storage.engine import make_engine, startup_error
 from tminus.storage.transaction import Transaction
@@ -44,7 +44,11 @@ class Store:
         self._reading = make_engine(url, password, writes=False)
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing)
+        except StartupError:
+            self._writing.dispose()
+            raise
         except SQLAlchemyError as error:
+            self._writing.dispose()
             raise startup_error(url, error) from error
         self._writer = Writer(self._writing, now, committed, health)
         self._writer.start()

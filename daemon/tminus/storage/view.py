@@ -92,14 +92,14 @@ class View:
         column = SESSIONS.c[wanted.order_by]
         order = (column.desc().nulls_last(), _S.id.desc()) if wanted.descending else (column.asc().nulls_last(), _S.id)
         page = select(SESSIONS).where(*conditions).order_by(*order).limit(wanted.limit).offset(wanted.offset)
-        rows = [Session.model_validate(row) for row in self._connection.execute(page).mappings()]
+        rows = [Session.model_validate(dict(row)) for row in self._connection.execute(page).mappings()]
         if len(rows) < wanted.limit and (rows or not wanted.offset):
             return wanted.offset + len(rows), rows  # the last page tells the count by itself
         return self._scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
         rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)}).mappings()
-        return {row["id"]: Session.model_validate(row) for row in rows}
+        return {row["id"]: Session.model_validate(dict(row)) for row in rows}
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
         """How many open sessions an agent has, counted no further than `at_most`."""
@@ -124,7 +124,7 @@ class View:
             rows = self._connection.execute(_HISTORY, values).mappings().all()
         sessions = self.sessions_by_id({row["session_id"] for row in rows})  # type: ignore[arg-type]
         return [
-            Told(Event.model_validate(row), sessions[row["session_id"]], row["p_id"] and _participant(row))
+            Told(Event.model_validate(dict(row)), sessions[row["session_id"]], row["p_id"] and _participant(row))
             for row in rows
             if row["session_id"] in sessions  # removed by retention between the two statements
         ]

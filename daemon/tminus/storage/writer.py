@@ -139,13 +139,14 @@ class Writer:
             with self._wake:
                 while not (self._clock or self._requests or self._stopping):
                     self._wake.wait()
-                if self._clock and (clock_next or not self._requests):
+                clocks_turn = bool(self._clock) and (clock_next or not self._requests)
+                if clocks_turn:
                     batch = [self._clock.popleft()]
                 elif self._requests:
                     batch = [self._requests.popleft() for _ in range(min(BATCH, len(self._requests)))]
                 else:
                     break
-                clock_next = batch[0].loop is not None or not self._clock
+                clock_next = not clocks_turn
             self._write(batch)
             self._answer(batch)
         if self._connection is not None:

@@ -1,0 +1,229 @@
+"""The command, as people and scripts use it."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import TMINUS, Daemon, environment
+from tests.acceptance.times import from_now, parsed
+from tests.support.waiting import eventually
+
+Done = subprocess.CompletedProcess[str]
+
+
+def said(done: Done) -> str:
+    """The output of a command that did what it was told."""
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def answer(done: Done) -> Any:
+    return json.loads(said(done))
+
+
+def refused(done: Done, code: int) -> str:
+    """What a command says that failed: one line, to standard error, with the exit code that scripts rely on."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_session_from_its_making_to_its_close(daemon: Daemon) -> None:
+    """`schedule`, `show`, `reschedule`, `list`, `close`, `events`, for people and for programs."""
+    start, later = from_now(days=1), from_now(days=2)
+    key = f"cli {start}"
+    options = ("--type", "support", "--label", "[bold]Demo", "--at", start, "--prefer", "record", "--key", key)
+    parent = ("--parent-table", "incident", "--parent-id", "e8", "--parent-name", "INC0000005")
+    session = answer(daemon.command("schedule", *options, *parent, "--json"))
+    assert (session["status"], session["startTime"], session["label"]) == ("scheduled", start, "[bold]Demo")
+    assert session["settings"]["recording"] is True
+    assert session["externalMapping"] == "incident.e8"
+    assert answer(daemon.command("schedule", *options, *parent, "--json")) == session, "the same key, the same session"
+
+    shown = said(daemon.command("show", session["id"]))
+    for part in (session["id"], "[bold]Demo", "scheduled", start, session["urls"]["user"], "starts in 23h"):
+        assert part in shown
+    assert answer(daemon.command("show", session["id"], "--json")) == session
+
+    moved = answer(daemon.command("reschedule", session["id"], "--at", later, "--if-version", "1", "--json"))
+    assert moved["startTime"] == later
+    assert "version" in refused(daemon.command("reschedule", session["id"], "--in", "3d", "--if-version", "1"), 4)
+
+    listed = said(daemon.command("list", "--status", "scheduled", "--limit", "1000"))
+    assert session["id"] in listed
+    found = answer(daemon.command("list", "--start-from", from_now(days=1.9), "--type", "support", "--json"))
+    assert session["id"] in [row["id"] for row in found["rows"]]
+
+    assert said(daemon.command("close", session["id"])) == f"session {session['id']} is closed\n"
+    assert answer(daemon.command("close", session["id"], "--json")) == {"success": True}
+    told = said(daemon.command("events", session["id"]))
+    for name in ("session.scheduled", "session.rescheduled", "session.closed", "local"):
+        assert name in told
+    events = answer(daemon.command("events", session["id"], "--json"))
+    assert [event["type"] for event in events] == ["session.scheduled", "session.rescheduled", "session.closed"]
+    assert "closed" in refused(daemon.command("reschedule", session["id"], "--in", "3d"), 4)
+
+
+def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
+    made = said(daemon.command("create", "--type", "support", "--label", "Demo"))
+    assert re.search(r"status +new", made)
+    assert re.search(r"PIN +\d{6}", made)
+    session = answer(daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "1h30m", "--json"))
+    left = parsed(session["startTime"]) - parsed(session["createdAt"])
+    assert abs(left.total_seconds() - 5400) < 60
+    assert "no sessions" in said(daemon.command("list", "--scope", "mine", "--status", "active", "--type", "replay"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("show", "nobody"), 3, "Session not found nobody (refcode 101404)"),
+        (("close", "nobody"), 3, "101404"),
+        (("schedule", "--type", "live", "--label", "A", "--at", "2020-01-01T00:00:00Z"), 1, "is in the past"),
+        (("schedule", "--type", "live", "--label", "A", "--at", "2030-01-01T00:00:00"), 1, "has no time zone"),
+        (("create", "--type", "live", "--label", ""), 1, "label"),
+        (("schedule", "--type", "live", "--label", "A"), 2, "--at TIME or --in SPAN"),
+        (("schedule", "--type", "live", "--label", "A", "--in", "soon"), 2, "must be a duration"),
+        (("create", "--type", "telepathy", "--label", "A"), 2, "telepathy"),
+        (("nothing",), 2, "nothing"),
+        (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),
+        (("--url", "{url}", "--token-file", "/nonexistent", "list"), 2, "/nonexistent"),
+        (("--url", "http://127.0.0.1:9", "show", "x"), 6, "No answer from http://127.0.0.1:9"),
+        (("--socket", "/nonexistent.sock", "list"), 6, "tminus run"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_what_goes_wrong_has_its_exit_code_and_says_what_to_do(
+    daemon: Daemon, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    arguments = tuple(argument.format(url=daemon.url) for argument in arguments)
+    assert says in refused(daemon.command(*arguments), code)
+
+
+def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(daemon.tokens["anna"] + "\n")
+    url = ("--url", daemon.url)
+    made = answer(daemon.command(*url, "--token-file", str(file), "create", "--type", "live", "--label", "A", "--json"))
+    assert made["ExternalUserId"] == 7
+    shown = daemon.command("show", made["id"], "--json", TMINUS_URL=daemon.url, TMINUS_TOKEN=daemon.tokens["anna"])
+    assert answer(shown)["id"] == made["id"]
+    monitor = daemon.command(*url, "close", made["id"], TMINUS_TOKEN=daemon.tokens["monitor"])
+    assert "Not allowed" in refused(monitor, 5)
+
+
+def test_without_a_daemon_a_command_says_how_to_start_one(make_daemon: StartDaemon) -> None:
+    stopped = make_daemon()
+    assert "start the daemon with `tminus run`" in refused(stopped.command("list"), 6)
+
+
+def test_a_new_token_with_its_lines_pasted_lets_one_in(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    printed = said(daemon.command("token", "new", "--id", "77", "--name", "Nora “N”", "--role", "agent", "--role", "room"))
+    lines = printed.splitlines()
+    token = next(line.strip() for line in lines if re.fullmatch(r"  [A-Za-z0-9]{40,}", line))
+    pasted = "\n".join(lines[lines.index("[[agents]]") :])
+    assert token not in pasted
+    (daemon.home / "conf.d").mkdir()
+    (daemon.home / "conf.d" / "77.toml").write_text(pasted)
+    assert said(daemon.command("check"))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    me = daemon.get("/me", by=None, headers={"Session-id": token}).json()
+    assert me["user"] == {"id": 77, "name": "Nora “N”", "email": "", "externalId": ""}
+    other = answer(daemon.command("token", "new", "--json"))
+    assert set(other) == {"token", "token_sha256", "id", "name", "roles"}
+    assert other["token"] != token
+
+
+def test_check_tells_what_is_in_force_and_masks_what_is_secret(daemon: Daemon) -> None:
+    assert said(daemon.command("check")) == f"{daemon.config}: nothing wrong\n"
+    effective = said(daemon.command("check", "--effective", TMINUS_LIFECYCLE__LEAD="7m"))
+    assert re.search(r'lead = "7m" *# environment TMINUS_LIFECYCLE__LEAD', effective)
+    assert re.search(rf'listen = "127\.0\.0\.1:0" *# {daemon.config}:\d+', effective)
+    assert re.search(r'new_timeout = "1h" *# default', effective)
+    assert not re.search("[0-9a-f]{64}", effective)
+
+
+def test_advance_does_by_hand_what_the_clock_does(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(lifecycle={"lead": "100ms"})
+    assert said(daemon.command("advance")) == "nothing was due\n", "harmless beside a running daemon"
+    session = daemon.make(startTime=from_now(seconds=1))
+    assert daemon.terminate() == 0
+    swept = eventually(lambda: (done := answer(daemon.command("advance", "--json")))["moves"] and done)
+    assert swept == {"moves": {"open": 1}, "removed": 0, "withoutPin": 0}
+    daemon.start()
+    assert daemon.session(session["id"])["status"] == "new"
+    # The daemon tells what another process did while it runs, too.
+    names = [event["type"] for event in daemon.events(session["id"])]
+    assert names == ["session.scheduled", "session.ready"]
+
+
+def test_the_database_can_be_brought_up_to_date_by_hand(make_daemon: StartDaemon) -> None:
+    new = make_daemon()
+    assert re.fullmatch(r"schema \(none\) -> \w+\n", said(new.command("db", "upgrade")))
+    assert re.fullmatch(r"schema \w+: nothing to do\n", said(new.command("db", "upgrade")))
+
+
+def test_watch_shows_what_is_coming_and_what_is_open(daemon: Daemon) -> None:
+    """On a terminal, until Ctrl-C, which is no failure."""
+    session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
+    controller, terminal = pty.openpty()
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), COLUMNS="120", LINES="60", TERM="xterm")
+    watching = subprocess.Popen(
+        [TMINUS, "watch", "--interval", "100ms", "--limit", "1000"],
+        env=env, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, cwd=daemon.home,
+    )  # fmt: skip
+    os.close(terminal)
+    os.set_blocking(controller, False)
+    screen = b""
+
+    def on_screen(wanted: str) -> bool:
+        nonlocal screen
+        try:
+            screen += os.read(controller, 1 << 20)
+        except (BlockingIOError, OSError):
+            pass
+        return wanted.encode() in screen
+
+    try:
+        assert eventually(lambda: on_screen("Coming") and on_screen("Open"))
+        fresh = daemon.make(label="Just made", type="replay")
+        assert eventually(lambda: on_screen(fresh["id"]))
+        assert session["status"] == "scheduled"
+        watching.send_signal(signal.SIGINT)
+        eventually(lambda: on_screen("never") or watching.poll() is not None)
+        assert watching.returncode == 0
+        assert watching.stderr is not None
+        assert watching.stderr.read() == b""
+    finally:
+        if watching.poll() is None:
+            watching.kill()
+        watching.communicate()
+        os.close(controller)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion_script(daemon: Daemon, shell: str) -> None:
+    script = said(daemon.command("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"))
+    assert "tminus" in script
+    assert "_TMINUS_COMPLETE" in script
+
+
+def test_help_names_every_command(daemon: Daemon) -> None:
+    helped = said(daemon.command("--help"))
+    for name in (
+        "run", "check", "create", "schedule", "reschedule", "close", "show", "list", "events", "watch", "token", "db",
+        "advance",
+    ):  # fmt: skip
+        assert re.search(rf"\b{name}\b", helped)
+    assert re.fullmatch(r"tminus \d+\.\d+\.\d+\n", said(daemon.command("--version")))

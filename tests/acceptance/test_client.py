@@ -1,0 +1,204 @@
+"""The Python client: typed results and errors, and retries that make nothing twice, over a network that fails."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tminus import client
+from tminus.client import ScreenMeet
+
+
+class Wire:
+    """A TCP proxy on loopback, one thread a connection, that hands requests on and loses some of the answers.
+
+    `losing` says how many connections more are cut at the worst moment: when the daemon has done the work, and before
+    its answer arrives. A `silent` one takes requests and hands nothing on.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.losing = 0
+        self.silent = False
+        self.requests = 0
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._spawn(self._accept)
+
+    def _spawn(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed: that is how it ends
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._connections += [near, far]
+                self._spawn(self._hand_on, near, far)
+                self._spawn(self._hand_back, near, far)
+
+    def _hand_on(self, near: socket.socket, far: socket.socket) -> None:
+        with suppress(OSError):
+            while part := near.recv(65536):
+                if not self.silent:
+                    self.requests += part.count(b" HTTP/1.1\r\n")
+                    far.sendall(part)
+            far.shutdown(socket.SHUT_RDWR)
+
+    def _hand_back(self, near: socket.socket, far: socket.socket) -> None:
+        with suppress(OSError):
+            while answer := far.recv(65536):
+                if self.losing:
+                    self.losing -= 1
+                    break
+                near.sendall(answer)
+            near.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._connections):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
+@contextmanager
+def wire_to(daemon: Daemon) -> Iterator[Wire]:
+    wire = Wire(daemon.url)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+@pytest.fixture
+def sm(daemon: Daemon) -> Iterator[ScreenMeet]:
+    with ScreenMeet(daemon.url, daemon.token) as client:
+        yield client
+
+
+def test_an_answer_that_is_lost_makes_no_second_session(daemon: Daemon) -> None:
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
+        key = f"case.{wire.url}"
+        wire.losing = 2
+        made = sm.createSession("support", "case", wire.url, "A case", "A session")
+        assert wire.losing == 0
+        assert wire.requests == 3
+        assert [row["id"] for row in daemon.get(f"/crmlookup/{key}").json()] == [made["id"]]
+
+        wire.losing = 1
+        scheduled = sm.scheduleSession(from_now(days=1), "live", "case", wire.url, "A case", "Another")
+        assert {row["id"] for row in daemon.get(f"/crmlookup/{key}").json()} == {made["id"], scheduled["id"]}
+
+        wire.losing = 1
+        moved = sm.rescheduleSession(scheduled["id"], from_now(days=2))
+        told = [event["type"] for event in daemon.events(scheduled["id"])]
+        assert told == ["session.scheduled", "session.rescheduled"]
+        assert moved["version"] == scheduled["version"] + 1
+
+        wire.losing = 1
+        assert sm.closeSession(scheduled["id"]) == {"success": True}
+        assert len(daemon.events(scheduled["id"])) == 3
+
+
+def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
+        wire.losing = 100
+        with pytest.raises(client.Unavailable, match=f"No answer from {wire.url}") as caught:
+            sm.createSession("live", "case", wire.url, "A case", "A session")
+        assert (caught.value.code, caught.value.refcode) == (0, 0)
+        assert wire.requests == 2
+        assert len(daemon.get(f"/crmlookup/case.{wire.url}").json()) == 1
+
+
+def test_a_key_of_ones_own_outlives_the_client(daemon: Daemon) -> None:
+    with wire_to(daemon) as wire:
+        wire.losing = 1
+        with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
+            sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
+        with ScreenMeet(daemon.url, daemon.token) as sm:
+            one = sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
+            two = sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
+    assert one["id"] == two["id"]
+
+
+def test_a_daemon_that_keeps_silent_is_waited_for_no_longer_than_the_timeout(daemon: Daemon) -> None:
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, timeout=0.2, retries=1) as sm:
+        wire.silent = True
+        begun = time.monotonic()
+        with pytest.raises(client.Unavailable, match="No answer"):
+            sm.getSession("xoKwKRBrbwRF")
+        assert time.monotonic() - begun < 5
+
+
+def test_nobody_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    with ScreenMeet(url, "token", retries=0) as sm, pytest.raises(client.Unavailable):
+        sm.createSession("live", screenmeet_session_name="A")
+
+
+def test_a_stale_version_is_a_conflict(daemon: Daemon, sm: ScreenMeet) -> None:
+    made = sm.scheduleSession(from_now(days=1), "live", screenmeet_session_name="A")
+    moved = sm.rescheduleSession(made["id"], from_now(days=2), if_version=made["version"])
+    assert moved["version"] > made["version"]
+    with pytest.raises(client.Conflict) as caught:
+        sm.rescheduleSession(made["id"], from_now(days=3), if_version=made["version"])
+    assert (caught.value.code, caught.value.refcode) == (412, 101412)
+    assert sm.getSession(made["id"])["startTime"] == moved["startTime"]
+
+
+def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: ScreenMeet) -> None:
+    made = sm.createSession("live", screenmeet_session_name="A")
+    with pytest.raises(client.NotFound) as not_found:
+        sm.getSession("nobody")
+    with pytest.raises(client.Conflict) as conflict:
+        sm.rescheduleSession(made["id"], from_now(days=1))
+    with pytest.raises(client.InvalidRequest) as invalid:
+        sm.createSession("telepathy", screenmeet_session_name="")  # type: ignore[arg-type]
+    with pytest.raises(client.InvalidRequest) as past:
+        sm.scheduleSession("2022-08-10T15:30:00.000Z", "live", screenmeet_session_name="A")
+    with ScreenMeet(daemon.url, "wrong") as nobody, pytest.raises(client.NotAuthenticated) as unknown:
+        nobody.closeSession(made["id"])
+    with ScreenMeet(daemon.url, daemon.tokens["monitor"]) as monitor, pytest.raises(client.Forbidden) as forbidden:
+        monitor.closeSession(made["id"])
+    told = [caught.value for caught in (not_found, conflict, invalid, past, unknown, forbidden)]
+    assert [error.refcode for error in told] == [101404, 101409, 100400, 101400, 104401, 104403]
+    assert [error.code for error in told] == [404, 409, 400, 400, 401, 403]
+    assert {fault["field"] for fault in invalid.value.errors} == {"type", "label"}
+    assert all(isinstance(error, client.ScreenMeetError) and error.description == str(error) for error in told)
+
+
+def test_an_id_with_a_slash_stays_one_id(sm: ScreenMeet) -> None:
+    with pytest.raises(client.NotFound):
+        sm.getSession("a/events")
+    with pytest.raises(client.NotFound):
+        sm.closeSession("../supportsessions")
+
+
+def test_lists_and_histories_are_read(daemon: Daemon) -> None:
+    with ScreenMeet(daemon.url, daemon.tokens["ben"], user_description="Ben B") as sm:
+        made = sm.scheduleSession(from_now(days=500), "cobrowse", screenmeet_session_name="A", agent_prefs={"record": True})
+        assert made["userDescription"] == "Ben B"
+        found = sm.listSessions(status=["scheduled", "new"], type="cobrowse", startFrom=from_now(days=499), limit=1000)
+        assert found["count"] == len(found["rows"])
+        assert made["id"] in [row["id"] for row in found["rows"]]
+        page = sm.getEvents(made["id"])
+        assert [event["type"] for event in page["events"]] == ["session.scheduled"]
+        assert sm.getEvents(made["id"], page["next"])["events"] == []
+
+
+def test_the_local_socket_needs_no_token(daemon: Daemon) -> None:
+    with ScreenMeet(socket=daemon.socket) as sm:
+        assert sm.createSession("live", screenmeet_session_name="A")["ExternalUserId"] == 0

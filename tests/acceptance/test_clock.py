@@ -1,0 +1,88 @@
+"""Sessions open and close when they should: while the daemon runs, and when it comes back after a while."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now, parsed
+from tests.support.waiting import eventually
+
+
+def test_the_tour(daemon: Daemon) -> None:
+    """Scheduled over the local socket for ten minutes and two seconds from now, it is open two seconds later."""
+    said = daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "10m2s", "--json")
+    assert said.returncode == 0, said.stderr
+    session = json.loads(said.stdout)
+    assert session["status"] == "scheduled"
+    opens = parsed(session["startTime"]) - timedelta(minutes=10)
+    line = daemon.logged("session.ready", session_id=session["id"])
+    opened = parsed(daemon.session(session["id"])["openedAt"])
+    assert timedelta(0) <= opened - opens < timedelta(seconds=1)
+    assert line["lag_ms"] == (opened - opens) // timedelta(milliseconds=1)
+    assert (line["from"], line["to"], line["actor"]) == ("scheduled", "new", "clock")
+    assert "Demo" in line["message"]
+    assert "is open" in line["message"]
+    shown = daemon.command("show", session["id"])
+    assert shown.returncode == 0
+    assert "new" in shown.stdout
+    assert "Demo" in shown.stdout
+
+
+def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
+    """Opened by the lead time, expired when nobody joins, closed when empty, closed at the time limit."""
+    daemon = start_daemon(lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"})
+    expiring = daemon.make(type="support", startTime=from_now(seconds=0.6))
+    empty, busy = daemon.make(type="support"), daemon.make()
+    guest = daemon.join(empty["id"]).json()["participantId"]
+    assert daemon.join(busy["id"]).status_code == 200
+    daemon.delete(f"/supportsession/{empty['id']}/participants/{guest}", by="room")
+
+    def closed(session: JSON) -> JSON:
+        return eventually(lambda: (now := daemon.session(session["id"]))["status"] == "closed" and now or {})
+
+    ended = {name: closed(session) for name, session in (("expiring", expiring), ("empty", empty), ("busy", busy))}
+    assert {name: session["closeReason"] for name, session in ended.items()} == {
+        "expiring": "expired", "empty": "empty", "busy": "time_limit",
+    }  # fmt: skip
+    late = {
+        "expiring": parsed(ended["expiring"]["closedAt"]) - parsed(expiring["expiresAt"]),
+        "busy": parsed(ended["busy"]["closedAt"]) - parsed(ended["busy"]["activatedAt"]) - timedelta(seconds=2),
+    }
+    for name, lag in late.items():
+        assert timedelta(0) <= lag < timedelta(seconds=1), name
+    assert ended["busy"]["durationSeconds"] == 2
+    assert ended["busy"]["participants"] == 0
+    told = [(event["type"], event.get("lagMs") is not None) for event in daemon.events(expiring["id"])]
+    assert told == [("session.scheduled", False), ("session.ready", True), ("session.closed", True)]
+    assert daemon.get(f"/support/{empty['pin']}/meta", by=None).status_code == 404
+
+
+def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_late(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"})
+    starts = [1.9, 1.3, 1.6, 1.0]
+    made = {daemon.make(startTime=from_now(seconds=span))["id"]: span for span in starts}
+    later = daemon.make(startTime=from_now(days=1))["id"]
+    expected = sorted(made, key=lambda session_id: made[session_id])
+    last = parsed(daemon.session(expected[-1])["expiresAt"])
+    assert daemon.terminate() == 0
+    assert [daemon.log_lines(name) for name in ("session.ready", "session.closed")] == [[], []]
+    # Nothing to wait for but time itself: until the last has missed its whole window.
+    time.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds()) + 1.1)
+    daemon.start()
+
+    ready = eventually(lambda: len(lines := daemon.log_lines("session.ready")) == 4 and lines or [])
+    assert [line["session_id"] for line in ready] == expected
+    assert all(line["lag_ms"] > 1000 and line["level"] == "warning" for line in ready)
+    assert eventually(lambda: [line["session_id"] for line in daemon.log_lines("session.closed")] == expected)
+    assert daemon.log_lines("clock.late")[0]["moves"] == 8
+    for session_id in expected:
+        told = daemon.events(session_id)
+        assert [event["type"] for event in told] == ["session.scheduled", "session.ready", "session.closed"]
+        due = parsed(told[1]["startTime"]) - timedelta(milliseconds=100)
+        assert told[1]["lagMs"] == (parsed(told[1]["ts"]) - due) // timedelta(milliseconds=1)
+        assert told[2]["reason"] == "expired"
+    seqs = [event["seq"] for session_id in expected for event in daemon.events(session_id)[1:2]]
+    assert seqs == sorted(seqs)
+    assert daemon.session(later)["status"] == "scheduled"

@@ -1,0 +1,238 @@
+"""Who may do what, and how a caller proves who it is."""
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import AGENTS, Daemon
+from tests.acceptance.times import from_now, parsed
+
+
+def refused(answer: Any, code: int, refcode: int) -> str:
+    """The description of a refusal, which has the one shape that all have."""
+    assert answer.status_code == code, answer.text
+    body = answer.json()
+    assert (body["code"], body["refcode"]) == (code, refcode)
+    assert set(body) == {"code", "refcode", "description", "errors"}
+    description: str = body["description"]
+    return description
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Session-id": "nobodys-token"},
+        {"Session-id": ""},
+        {"Authorization": "Bearer nobodys-token"},
+        {"Authorization": "Basic YTpi"},
+        {"Authorization": "Bearer"},
+    ],
+    ids=str,
+)
+def test_without_a_valid_token_every_call_is_401(daemon: Daemon, headers: dict[str, str]) -> None:
+    for method, path in (("GET", "/me"), ("POST", "/supportsessions"), ("DELETE", "/supportsession/x")):
+        answer = daemon.call(method, path, by=None, headers=headers)
+        assert "token" in refused(answer, 401, 104401)
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_an_expired_token_is_401(daemon: Daemon) -> None:
+    refused(daemon.get("/me", by="expired"), 401, 104401)
+    answer = daemon.post("/auth/token/authWithToken", {"session_token": daemon.tokens["expired"]}, by=None)
+    refused(answer, 401, 104401)
+
+
+def test_a_token_becomes_an_agent_session_of_one_hour(daemon: Daemon) -> None:
+    answer = daemon.post(
+        "/auth/token/authWithToken",
+        {"session_token": daemon.tokens["anna"]},
+        by=None,
+        headers={"client-app": "desk", "User-Agent": "Browser/1"},
+    )
+    assert answer.status_code == 200
+    me = answer.json()
+    assert set(me) == {"session", "roles", "org", "user", "products"}
+    begun = me["session"]
+    assert (parsed(begun["expiresAt"]) - parsed(begun["startedAt"])).total_seconds() == 3600
+    assert (begun["clientApp"], begun["userAgent"], begun["ExternalUserId"]) == ("desk", "Browser/1", 7)
+    assert begun["sid"] > 0
+    assert me["roles"] == {"api": True, "agent": True, "supervisor": False, "group_admin": False}
+    assert me["user"] == {"name": "Anna Agent", "email": "anna@example.com", "externalId": "aagent", "id": 7}
+
+    headers = {"Session-id": begun["id"]}
+    assert daemon.get("/me", by=None, headers=headers).json() == me
+    made = daemon.post("/supportsessions", {"type": "live", "label": "A"}, by=None, headers=headers).json()
+    assert made["createdByAgentSession"]["sid"] == begun["sid"]
+    assert begun["id"] not in str(made)
+
+    assert daemon.get("/auth/signout", by=None, headers=headers).json() == {"success": True}
+    refused(daemon.get("/me", by=None, headers=headers), 401, 104401)
+    assert daemon.get("/me", by="anna").status_code == 200, "the token itself stays what it is"
+
+
+def test_a_wrong_token_begins_no_agent_session(daemon: Daemon) -> None:
+    refused(daemon.post("/auth/token/authWithToken", {"session_token": "wrong"}, by=None), 401, 104401)
+    refused(daemon.post("/auth/token/authWithToken", {}, by=None), 400, 100400)
+
+
+def test_products_show_what_the_policy_leaves_to_the_agent(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(policy={"recording": "always", "audio": "agent"}, organization={"id": 1336, "name": "Acme"})
+    me = daemon.get("/me", by="anna").json()
+    assert me["products"] == {
+        "support": {"record": False, "prerequestrc": True, "prerequestadmin": True},
+        "cobrowse": {"record": False},
+        "live": {"record": False, "knock": True, "audio": True},
+        "replay": {},
+    }
+    assert me["org"]["id"] == me["session"]["OrganizationId"] == 1336
+    assert me["org"]["name"] == "Acme"
+    made = daemon.make(agentPrefs={"record": False, "audio": True})
+    assert made["OrganizationId"] == 1336
+    assert made["settings"]["recording"] is True
+    assert made["settings"]["audio"] is True
+    widget = daemon.get("/organization/1336/remotewidgetconfig?").json()["widgetConfig"]
+    assert widget["vanity_url"] == daemon.url
+    assert made["urls"]["user"].startswith(widget["vanity_url"])
+    deployments = daemon.get("/organization/1336/cobrowsedeployments").json()
+    assert [one["OrganizationId"] for one in deployments] == [1336]
+    refused(daemon.get("/organization/1/remotewidgetconfig"), 404, 106404)
+    refused(daemon.get("/organization/1/cobrowsedeployments"), 404, 106404)
+    refused(daemon.get("/organization/one/cobrowsedeployments"), 400, 100400)
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+ALLOWED = {
+    "see": {"admin", "supervisor", "monitor", "anna"},
+    "create": {"admin", "anna", "ben"},
+    "list": {"admin", "anna", "ben", "supervisor", "monitor"},
+    "list all": {"admin", "supervisor", "monitor"},
+    "history": {"admin", "supervisor", "monitor", "anna"},
+    "reschedule": {"admin", "anna"},
+    "join": {"admin", "room"},
+    "close": {"admin", "supervisor", "anna"},
+}
+"""What each caller may do with a session of Anna's."""
+
+
+@pytest.mark.parametrize("by", [name for name in AGENTS if name not in ("expired", "lister")])
+@pytest.mark.parametrize("what", ALLOWED)
+def test_a_role_may_do_what_it_may_and_nothing_else(daemon: Daemon, what: str, by: str) -> None:
+    start = None if what == "join" else from_now(days=1)
+    one = f"/supportsession/{daemon.make(by='anna', startTime=start)['id']}"
+    answer = {
+        "see": lambda: daemon.get(one, by=by),
+        "create": lambda: daemon.post("/supportsessions", {"type": "live", "label": "A"}, by=by),
+        "list": lambda: daemon.get("/supportsessions", by=by),
+        "list all": lambda: daemon.get("/supportsessions?scope=all", by=by),
+        "history": lambda: daemon.get(f"{one}/events", by=by),
+        "reschedule": lambda: daemon.put(one, {"startTime": from_now(days=2)}, by=by),
+        "join": lambda: daemon.post(f"{one}/participants", {"role": "host", "name": "H"}, by=by),
+        "close": lambda: daemon.delete(one, by=by),
+    }[what]()
+    if by in ALLOWED[what]:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert "role" in refused(answer, 403, 104403)
+
+
+def test_what_a_caller_may_not_do_is_not_done(daemon: Daemon) -> None:
+    session = daemon.make(by="anna", startTime=from_now(days=1))
+    one = f"/supportsession/{session['id']}"
+    for by in ("ben", "monitor", "room", "api"):
+        daemon.put(one, {"startTime": from_now(days=2)}, by=by)
+        daemon.delete(one, by=by)
+    assert daemon.session(session["id"]) == session
+    assert len(daemon.events(session["id"])) == 1
+
+
+def test_a_monitor_sees_no_secret(daemon: Daemon) -> None:
+    session = daemon.make(by="anna", type="support")
+    secrets = (session["hostAuthToken"], session["urls"]["host"].partition("#host=")[2], str(session["pin"]))
+    one = f"/supportsession/{session['id']}"
+    # Of one's own only those whom the session is for see all; the rest of the list may hold anything.
+    seen = daemon.get(one, by="monitor")
+    rows = daemon.get("/supportsessions?scope=all&limit=1000", by="monitor").json()["rows"]
+    in_list = next(row for row in rows if row["id"] == session["id"])
+    for text in (seen.text, str(in_list), daemon.get(f"{one}/events", by="monitor").text):
+        for secret in secrets:
+            assert secret not in text
+    assert "hostAuthToken" not in seen.json()
+    assert seen.json()["pin"] == 0
+    assert set(seen.json()["urls"]) == {"user"}
+    for row in rows:
+        assert "hostAuthToken" not in row
+    for by in ("anna", "supervisor", "admin"):
+        assert daemon.session(session["id"], by=by)["hostAuthToken"] == secrets[0]
+
+
+def test_histories_hold_no_secret(daemon: Daemon) -> None:
+    session = daemon.make(by="anna", type="support", startTime=from_now(minutes=1))
+    daemon.join(session["id"])
+    daemon.delete(f"/supportsession/{session['id']}")
+    text = daemon.get(f"/supportsession/{session['id']}/events").text
+    for secret in (session["hostAuthToken"], session["urls"]["host"].partition("#host=")[2], str(session["pin"])):
+        assert f'"{secret}"' not in text
+        assert f":{secret}," not in text
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_guessing_pins_and_tokens_ends_soon(start_daemon: StartDaemon) -> None:
+    """One address after the other: `X-Forwarded-For` is believed of a trusted proxy."""
+    daemon = start_daemon(
+        limits={"pin_lookups": "5/minute", "failed_tokens": "4/minute", "sessions_per_agent": 3},
+        server={"trusted_proxies": ["127.0.0.1"]},
+    )
+
+    def look(address: str) -> Any:
+        return daemon.get("/support/123456/meta", by=None, headers={"X-Forwarded-For": address})
+
+    assert [look("192.0.2.1").status_code for _ in range(7)] == [404] * 5 + [429] * 2
+    told = look("192.0.2.1")
+    assert "PIN" in refused(told, 429, 104429)
+    assert 1 <= int(told.headers["Retry-After"]) <= 60
+    assert look("192.0.2.2").status_code == 404, "another address is another matter"
+    assert look("2001:db8::1").status_code == 404
+    assert look("198.51.100.9, 192.0.2.3").status_code == 404, "what stands left of the proxy's word is the client's"
+    addresses = {line["remote_ip"] for line in daemon.log_lines("pin.unknown")}
+    assert addresses == {"192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"}
+    assert daemon.log_lines("pin.limited")
+
+    def guess(address: str, by: str | None = None, token: str = "wrong") -> Any:
+        return daemon.get("/me", by=by, headers={"X-Forwarded-For": address, **({} if by else {"Session-id": token})})
+
+    assert guess("192.0.2.9", by="anna").status_code == 200
+    assert [guess("192.0.2.9").status_code for _ in range(6)] == [401] * 4 + [429] * 2
+    assert guess("192.0.2.9", by="ben").status_code == 429, "right or wrong: a guesser learns nothing"
+    assert int(guess("192.0.2.9", by="ben").headers["Retry-After"]) >= 1
+    assert guess("192.0.2.9", by="anna").status_code == 200, "who has been right from there before is not locked out"
+    assert guess("192.0.2.8", by="ben").status_code == 200
+    signing_in = daemon.post(
+        "/auth/token/authWithToken", {"session_token": "x"}, by=None, headers={"X-Forwarded-For": "192.0.2.9"}
+    )
+    assert signing_in.status_code == 429
+
+    made = [daemon.make(by="anna", startTime=from_now(days=1))["id"] for _ in range(3)]
+    fourth = daemon.post("/supportsessions", {"type": "live", "label": "A"}, by="anna")
+    assert "3 open sessions" in refused(fourth, 429, 101429)
+    assert int(fourth.headers["Retry-After"]) >= 1
+    daemon.delete(f"/supportsession/{made[0]}", by="anna")
+    assert daemon.make(by="anna")["status"] == "new"
+    assert daemon.make(by="ben")["status"] == "new"
+
+
+def test_an_address_that_no_trusted_proxy_vouches_for_counts_for_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"pin_lookups": "2/minute"}, server={"trusted_proxies": ["10.0.0.0/8"]})
+    codes = [
+        daemon.get("/support/123456/meta", by=None, headers={"X-Forwarded-For": f"192.0.2.{number}"}).status_code
+        for number in range(4)
+    ]
+    assert codes == [404, 404, 429, 429]
+    assert {line["remote_ip"] for line in daemon.log_lines("pin.unknown")} == {"127.0.0.1"}

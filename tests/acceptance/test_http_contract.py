@@ -1,0 +1,437 @@
+"""What clients of the original rely on, trap by trap."""
+
+import http.client
+import json
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon, digest, token_of
+from tests.acceptance.times import from_now, parsed
+
+
+def raw(daemon: Daemon, method: str, target: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
+    """A request to the letter: the target as it stands, no header but these."""
+    host = urlsplit(daemon.url)
+    connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=20)
+    try:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, target, body, {"Session-id": daemon.token, **sent})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+# --- how clients write requests ---------------------------------------------------------------------------------------
+
+
+def test_every_call_that_succeeds_answers_with_200_and_json(daemon: Daemon) -> None:
+    made = daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": from_now(days=1)})
+    one = f"/supportsession/{made.json()['id']}"
+    moved = daemon.put(one, {"startTime": from_now(days=2)})
+    closed = daemon.delete(one)
+    for answer in (made, moved, closed, daemon.get("/supportsessions"), daemon.get(one), daemon.get(f"{one}/events")):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()
+
+
+def test_a_get_may_end_in_a_question_mark_and_name_a_content_type(daemon: Daemon) -> None:
+    session = daemon.make()
+    code, answer = raw(daemon, "GET", f"/v3/supportsession/{session['id']}?", Content_Type="application/json")
+    assert (code, answer["id"]) == (200, session["id"])
+    assert raw(daemon, "GET", "/v3/supportsessions?", Content_Type="application/json")[0] == 200
+
+
+@pytest.mark.parametrize("body", [None, b"{}", b"", b"not JSON"])
+def test_a_delete_works_with_any_body_and_without(daemon: Daemon, body: bytes | None) -> None:
+    session = daemon.make()
+    code, answer = raw(daemon, "DELETE", f"/v3/supportsession/{session['id']}", body, Content_Type="application/json")
+    assert (code, answer) == (200, {"success": True})
+    assert daemon.session(session["id"])["status"] == "closed"
+
+
+def test_a_token_comes_as_session_id_or_as_bearer(daemon: Daemon) -> None:
+    token = daemon.token
+    for header in ({"Session-id": token}, {"Authorization": f"Bearer {token}"}, {"Authorization": f"bearer {token}"}):
+        assert daemon.get("/me", by=None, headers=header).json()["user"]["id"] == 32593
+
+
+def test_client_app_and_user_agent_are_recorded(daemon: Daemon) -> None:
+    body = {"type": "support", "label": "A"}
+    headers = {"client-app": "service-now-backend", "User-Agent": "Jakarta Commons-HttpClient/3.1"}
+    by = daemon.post("/supportsessions", body, headers=headers).json()["createdByAgentSession"]
+    assert by["clientApp"] == "service-now-backend"
+    assert by["userAgent"] == "Jakarta Commons-HttpClient/3.1"
+    assert by["remoteIp"] == "127.0.0.1"
+    assert by["providerExternalId"] == "6816f79cc0a8016401c5a33be04be441"
+    assert by["roles"] == {"api": True, "agent": True, "supervisor": False, "group_admin": True}
+    assert "id" not in by
+
+
+def test_a_closed_session_stays_readable(daemon: Daemon) -> None:
+    session = daemon.make(type="support")
+    assert daemon.delete(f"/supportsession/{session['id']}").json() == {"success": True}
+    closed = daemon.session(session["id"])
+    assert (closed["status"], closed["closeReason"], closed["pin"]) == ("closed", "closed", 0)
+    assert closed["closedAt"]
+    assert closed["urls"] == session["urls"]
+    assert daemon.delete(f"/supportsession/{session['id']}").json() == {"success": True}
+    assert [event["type"] for event in daemon.events(session["id"])] == ["session.created", "session.closed"]
+
+
+def test_closing_what_is_scheduled_cancels_it(daemon: Daemon) -> None:
+    session = daemon.make(startTime=from_now(days=1))
+    daemon.delete(f"/supportsession/{session['id']}")
+    assert daemon.session(session["id"])["closeReason"] == "cancelled"
+
+
+def test_names_with_a_blank_and_unknown_members_are_accepted(daemon: Daemon) -> None:
+    key = f"spiffycrm.acmebrand.case.{uuid.uuid4().hex}"
+    parent = {"id": "1", "app ": "sdk-demo", "type": "case", "name": "Case", "sync": True, "provider": "webwidget"}
+    session = daemon.make(externalMapping=key, parentObject=parent, nonsense={"a": [1]})
+    assert session["parentObject"]["app"] == "sdk-demo"
+    without = {name: value for name, value in parent.items() if name != "app "}
+    assert "app" not in daemon.make(externalMapping=key, parentObject=without)["parentObject"]
+
+
+@pytest.mark.parametrize("shape", ["dotted.{}", "with/slashes/{}/and more", "per cent %25 {}", "q{}:colon,comma"])
+def test_crmlookup_takes_the_rest_of_the_path_as_the_key(daemon: Daemon, shape: str) -> None:
+    key = shape.format(uuid.uuid4().hex)
+    first = daemon.make(externalMapping=key.replace("%25", "%"), parentObject={"id": "1"})
+    second = daemon.make(externalMapping=key.replace("%25", "%"), parentObject={"id": "1"})
+    daemon.delete(f"/supportsession/{first['id']}")
+    code, found = raw(daemon, "GET", f"/v3/crmlookup/{key.replace(' ', '%20')}?", Content_Type="application/json")
+    assert code == 200
+    assert [session["id"] for session in found] == [second["id"]]
+
+
+def test_crmlookup_of_an_unknown_key_is_an_empty_array(daemon: Daemon) -> None:
+    assert daemon.get("/crmlookup/nothing.like.it").json() == []
+
+
+def test_empty_query_values_count_as_absent(daemon: Daemon) -> None:
+    answer = daemon.get("/supportsessions?instance_url=&state=&limit=&orderby=&status=&type=&startFrom=")
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"count", "rows"}
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_without_parameters_shows_the_newest_twenty_that_are_open(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    made = [daemon.make(by="lister", label=f"{number}")["id"] for number in range(22)]
+    closed = made.pop()
+    daemon.delete(f"/supportsession/{closed}", by="lister")
+    daemon.make(by="anna")
+
+    answer = daemon.get("/supportsessions", by="lister").json()
+
+    assert answer["count"] == 21
+    assert [row["id"] for row in answer["rows"]] == made[::-1][:20]
+    page = daemon.get("/supportsessions?limit=5&offset=19&orderby=createdAt&orderdir=ASC", by="lister").json()
+    assert page["count"] == 21
+    assert [row["id"] for row in page["rows"]] == made[19:]
+    assert daemon.get("/supportsessions?status=closed", by="lister").json()["rows"][0]["id"] == closed
+    assert daemon.get("/supportsessions?scope=all", by="supervisor").json()["count"] == 22
+    assert daemon.get("/supportsessions?scope=all", by="lister").status_code == 403
+
+
+def test_lists_are_filtered_by_status_type_and_start(daemon: Daemon) -> None:
+    soon = daemon.make(by="ben", type="replay", startTime=from_now(days=400))["id"]
+    late = daemon.make(by="ben", type="replay", startTime=from_now(days=410))["id"]
+    now = daemon.make(by="ben", type="replay")["id"]
+
+    def found(query: str) -> set[str]:
+        answer = daemon.get(f"/supportsessions?limit=1000&type=replay&{query}", by="ben")
+        assert answer.status_code == 200, answer.text
+        return {row["id"] for row in answer.json()["rows"]} & {soon, late, now}
+
+    assert found("") == {soon, late, now}
+    assert found("status=scheduled") == {soon, late}
+    assert found("status=new&status=scheduled") == {soon, late, now}
+    assert found("status=active") == set()
+    assert found(f"startFrom={from_now(days=405)}") == {late}
+    assert found(f"startFrom={from_now(days=399)}&startTo={from_now(days=405)}") == {soon}
+    assert daemon.get("/supportsessions?type=live&limit=1000", by="ben").json()["count"] == 0
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reschedule_names_the_version_that_it_means(daemon: Daemon) -> None:
+    made = daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": from_now(days=1)})
+    session, tag = made.json(), made.headers["ETag"]
+    one, later = f"/supportsession/{session['id']}", from_now(days=2)
+    assert tag == f'"{session["version"]}"'
+    assert daemon.get(one).headers["ETag"] == tag
+
+    moved = daemon.put(one, {"startTime": later}, headers={"If-Match": tag})
+    assert moved.status_code == 200
+    assert moved.json()["startTime"] == later
+    assert moved.headers["ETag"] != tag
+    assert parsed(moved.json()["expiresAt"]) > parsed(session["expiresAt"])
+
+    stale = daemon.put(one, {"startTime": from_now(days=3)}, headers={"If-Match": tag})
+    assert stale.status_code == 412
+    assert stale.json()["refcode"] == 101412
+    assert moved.headers["ETag"] in stale.json()["description"]
+    assert daemon.session(session["id"])["startTime"] == later
+    for good in ("*", f'W/{moved.headers["ETag"]}', f'{tag}, {moved.headers["ETag"]}'):
+        assert daemon.put(one, {"startTime": later}, headers={"If-Match": good}).status_code == 200
+    assert daemon.session(session["id"])["version"] == moved.json()["version"], "the same start: nothing recorded"
+
+
+def test_only_a_scheduled_session_can_be_moved(daemon: Daemon) -> None:
+    session = daemon.make()
+    answer = daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=1)})
+    assert answer.status_code == 409
+    assert answer.json()["refcode"] == 101409
+    assert "new" in answer.json()["description"]
+
+
+def test_a_start_within_the_lead_time_opens_at_once(daemon: Daemon) -> None:
+    session = daemon.make(type="support", startTime=from_now(minutes=5))
+    assert (session["status"], session["scheduled"]) == ("new", True)
+    assert session["pin"]
+    assert [event["type"] for event in daemon.events(session["id"])] == ["session.scheduled", "session.ready"]
+    other = daemon.make(type="support", startTime=from_now(days=1))
+    moved = daemon.put(f"/supportsession/{other['id']}", {"startTime": from_now(minutes=5)}).json()
+    assert (moved["status"], moved["id"], moved["urls"]) == ("new", other["id"], other["urls"])
+
+
+# --- browsers ---------------------------------------------------------------------------------------------------------
+
+
+def preflight(daemon: Daemon, origin: str) -> httpx.Response:
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "session-id,client-app,content-type",
+    }
+    return daemon.call("OPTIONS", "/supportsessions", by=None, headers=asked)
+
+
+def test_a_browser_may_call_from_a_configured_origin(daemon: Daemon) -> None:
+    answer = preflight(daemon, "https://desk.example.com")
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://desk.example.com"
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert "session-id" in allowed
+    assert "client-app" in allowed
+    assert "DELETE" in answer.headers["access-control-allow-methods"]
+    read = daemon.get("/me", headers={"Origin": "https://desk.example.com"})
+    assert read.headers["access-control-allow-origin"] == "https://desk.example.com"
+    assert "etag" in read.headers["access-control-expose-headers"].lower()
+
+
+def test_a_browser_may_read_errors_from_a_configured_origin(daemon: Daemon) -> None:
+    answer = daemon.get("/supportsession/nobody", headers={"Origin": "https://desk.example.com"})
+    assert answer.status_code == 404
+    assert answer.headers["access-control-allow-origin"] == "https://desk.example.com"
+    large = daemon.post("/supportsessions", content=b" " * 70_000, headers={"Origin": "https://desk.example.com"})
+    assert large.status_code == 413
+    assert large.headers["access-control-allow-origin"] == "https://desk.example.com"
+
+
+def test_a_browser_may_not_call_from_another_origin(daemon: Daemon) -> None:
+    answer = preflight(daemon, "https://evil.example.com")
+    assert answer.status_code == 400
+    assert "access-control-allow-origin" not in answer.headers
+    read = daemon.get("/me", headers={"Origin": "https://evil.example.com"})
+    assert "access-control-allow-origin" not in read.headers
+
+
+# --- rooms ------------------------------------------------------------------------------------------------------------
+
+
+def test_participants_make_a_session_active_and_leave_it_so(daemon: Daemon) -> None:
+    session = daemon.make(type="support")
+    one = f"/supportsession/{session['id']}"
+
+    host, guest = daemon.join(session["id"], "Anna", "host").json(), daemon.join(session["id"]).json()
+    active = daemon.session(session["id"])
+    assert (active["status"], active["participants"], active["pin"]) == ("active", 2, session["pin"])
+    assert active["activatedAt"]
+
+    for participant in (host, guest, guest):
+        left = daemon.delete(f"{one}/participants/{participant['participantId']}", by="room")
+        assert (left.status_code, left.json()) == (200, {"success": True})
+    empty = daemon.session(session["id"])
+    assert (empty["status"], empty["participants"]) == ("active", 0)
+
+    told = daemon.events(session["id"])
+    assert [event["type"] for event in told] == [
+        "session.created", "session.active", "participant.joined", "participant.joined", "participant.left",
+        "participant.left",
+    ]  # fmt: skip
+    assert told[1]["participant"]["name"] == "Anna"
+    assert told[1]["previousStatus"] == "new"
+    assert [event["actor"] for event in told] == ["agent:32593", *["room:12"] * 5]
+    assert [event["stats"]["participants"] for event in told] == [0, 1, 1, 2, 1, 0]
+
+    daemon.join(session["id"])
+    daemon.delete(one)
+    closed = daemon.session(session["id"])
+    assert (closed["status"], closed["participants"]) == ("closed", 0)
+
+
+def test_nobody_joins_what_is_not_open(daemon: Daemon) -> None:
+    session = daemon.make(startTime=from_now(days=1))
+    early = daemon.join(session["id"])
+    assert (early.status_code, early.json()["refcode"]) == (409, 101409)
+    assert "scheduled" in early.json()["description"]
+    daemon.delete(f"/supportsession/{session['id']}")
+    late = daemon.join(session["id"])
+    assert late.status_code == 409
+    assert "closed" in late.json()["description"]
+
+
+def test_an_unknown_participant_cannot_leave(daemon: Daemon) -> None:
+    session = daemon.make()
+    answer = daemon.delete(f"/supportsession/{session['id']}/participants/nobody", by="room")
+    assert (answer.status_code, answer.json()["refcode"]) == (404, 102404)
+
+
+def test_a_join_that_is_sent_twice_with_its_key_counts_once(daemon: Daemon) -> None:
+    session = daemon.make()
+    joins = [
+        daemon.post(
+            f"/supportsession/{session['id']}/participants",
+            {"role": "guest", "name": "G"},
+            by="room",
+            headers={"Idempotency-Key": f"join {session['id']}"},
+        )
+        for _ in range(2)
+    ]
+    assert joins[0].json() == joins[1].json()
+    assert joins[1].headers["Idempotency-Replayed"] == "true"
+    assert daemon.session(session["id"])["participants"] == 1
+
+
+def test_discovery_tells_which_are_active(daemon: Daemon) -> None:
+    waiting, active, closed = daemon.make(), daemon.make(type="support"), daemon.make()
+    for session in (active, closed):
+        assert daemon.join(session["id"]).status_code == 200
+    daemon.delete(f"/supportsession/{closed['id']}")
+    ids = "%2C".join(session["id"] for session in (waiting, active, closed))
+
+    code, found = raw(daemon, "GET", f"/v3/discovery?ids={ids}%2Cnobody", Content_Type="application/json")
+
+    assert code == 200
+    assert set(found) == {active["id"]}
+    told = found[active["id"]]
+    assert set(told) == {"id", "type", "ts", "servers"}
+    assert (told["id"], told["type"]) == (active["id"], "support")
+    assert isinstance(told["ts"], int)
+    assert set(told["servers"]["support"]) == {"region", "endpoint", "serverInstanceId"}
+    assert daemon.get("/discovery?").json() == {}
+    assert daemon.get(f"/discovery?ids={ids}", by="anna").json() == {}
+
+
+# --- PINs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_tells_anybody_what_a_joining_client_may_know(daemon: Daemon) -> None:
+    session = daemon.make(type="support", label="Printer")
+    answer = daemon.get(f"/support/{session['pin']}/meta", by=None)
+    assert answer.status_code == 200
+    meta = answer.json()
+    assert set(meta) == {
+        "id", "pin", "type", "label", "userDescription", "status", "settings", "expiresAt", "OrganizationId",
+        "client_info",
+    }  # fmt: skip
+    for name in set(meta) - {"client_info"}:
+        assert meta[name] == session[name]
+    assert set(meta["client_info"]) == {
+        "win_download_url", "mac_download_url", "ios_itunes_url", "android_package_id",
+    }  # fmt: skip
+    daemon.delete(f"/supportsession/{session['id']}")
+    assert daemon.get(f"/support/{session['pin']}/meta", by=None).status_code == 404
+
+
+@pytest.mark.parametrize("pin", ["123", "0", "000000", "abcdef", "1234567", "-12345", "١٢٣٤٥٦"])
+def test_a_pin_that_nobody_has_is_404_in_the_originals_words(daemon: Daemon, pin: str) -> None:
+    answer = daemon.get(f"/support/{pin}/meta", by=None)
+    assert answer.status_code == 404
+    wanted = {"code": 404, "refcode": 101404, "description": f"Session not found {pin}", "errors": []}
+    assert answer.json() == wanted
+
+
+def test_pins_of_open_sessions_are_unlike_each_other(daemon: Daemon) -> None:
+    pins = [daemon.make(type=kind)["pin"] for kind in ("support", "cobrowse") * 10]
+    assert len(set(pins)) == len(pins)
+    assert all(100000 <= pin <= 999999 for pin in pins)
+    assert daemon.make(type="live")["pin"] == daemon.make(type="replay")["pin"] == 0
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_is_read_page_by_page(daemon: Daemon) -> None:
+    session = daemon.make(startTime=from_now(days=1))
+    starts = [from_now(days=2), from_now(days=3)]
+    for start in starts:
+        daemon.put(f"/supportsession/{session['id']}", {"startTime": start})
+    daemon.delete(f"/supportsession/{session['id']}")
+    told, after = [], 0
+    while True:
+        page = daemon.get(f"/supportsession/{session['id']}/events?after={after}&limit=2").json()
+        if not page["events"]:
+            break
+        assert page["next"] == page["events"][-1]["seq"]
+        told, after = told + page["events"], page["next"]
+    assert page["next"] == after
+    assert [event["type"] for event in told] == [
+        "session.scheduled", "session.rescheduled", "session.rescheduled", "session.closed",
+    ]  # fmt: skip
+    assert [event["seq"] for event in told] == sorted({event["seq"] for event in told})
+    assert len({event["eventId"] for event in told}) == 4
+    moves = [(event["previousStartTime"], event["startTime"]) for event in told[1:3]]
+    assert moves == [(session["startTime"], starts[0]), (starts[0], starts[1])]
+    assert (told[3]["reason"], told[3]["status"], told[3]["previousStatus"]) == ("cancelled", "closed", "scheduled")
+
+
+# --- whoever runs it --------------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_is_served_from_here(daemon: Daemon) -> None:
+    page = daemon.http.get(f"{daemon.url}/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text, "nothing is loaded from elsewhere"
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        assert asset in page.text
+        assert daemon.http.get(f"{daemon.url}/docs/assets/{asset}").status_code == 200
+    described = daemon.http.get(f"{daemon.url}/openapi.json").json()
+    assert "/v3/supportsessions" in described["paths"]
+
+
+def test_health_and_readiness_need_no_token(daemon: Daemon) -> None:
+    assert daemon.http.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
+    ready = daemon.http.get(f"{daemon.url}/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
+
+
+def test_the_local_socket_needs_no_token_and_makes_what_belongs_to_the_local_operator(daemon: Daemon) -> None:
+    assert daemon.socket.stat().st_mode & 0o777 == 0o660
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), base_url="http://localhost/v3") as local:
+        me = local.get("/me").json()
+        assert (me["user"]["id"], me["user"]["name"]) == (0, "local operator")
+        assert me["roles"]["group_admin"] is True
+        session = local.post("/supportsessions", json={"type": "live", "label": "A"}).json()
+        assert session["ExternalUserId"] == 0
+        assert local.get("/supportsessions?scope=all").status_code == 200
+    assert daemon.get(f"/supportsession/{session['id']}", by="anna").status_code == 403
+    assert daemon.events(session["id"])[0]["actor"] == "local"
+
+
+def test_no_token_of_the_configuration_is_the_hash_itself(daemon: Daemon) -> None:
+    """Who has read the configuration file cannot get in with what stands there."""
+    stolen = digest(token_of("admin"))
+    assert daemon.get("/me", by=None, headers={"Session-id": stolen}).status_code == 401

@@ -1,0 +1,301 @@
+"""Refusals: one shape for all, every fault at once, and nothing that could make the daemon stumble."""
+
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+
+
+def refused(answer: httpx.Response, code: int, refcode: int) -> dict[str, Any]:
+    assert answer.status_code == code, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    assert set(body) == {"code", "refcode", "description", "errors"}
+    assert (body["code"], body["refcode"]) == (code, refcode)
+    assert body["description"]
+    assert all(set(fault) == {"field", "message"} and fault["message"] for fault in body["errors"])
+    return body
+
+
+def fields(answer: httpx.Response, refcode: int = 100400) -> set[str]:
+    """The fields that a 400 finds fault with."""
+    return {fault["field"] for fault in refused(answer, 400, refcode)["errors"]}
+
+
+def test_an_unknown_session_is_named(daemon: Daemon) -> None:
+    for answer in (
+        daemon.get("/supportsession/xoKwKRBrbwRF"),
+        daemon.delete("/supportsession/xoKwKRBrbwRF"),
+        daemon.put("/supportsession/xoKwKRBrbwRF", {"startTime": from_now(days=1)}),
+        daemon.get("/supportsession/xoKwKRBrbwRF/events"),
+        daemon.join("xoKwKRBrbwRF"),
+    ):
+        assert refused(answer, 404, 101404)["description"] == "Session not found xoKwKRBrbwRF"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v3", "/v3/", "/v3/nothing", "/v3/supportsession/", "/v2/me", "//"])
+def test_an_unknown_path_answers_in_the_one_shape(daemon: Daemon, path: str) -> None:
+    for headers in ({}, {"Session-id": daemon.token}):
+        refused(daemon.http.get(f"{daemon.url}{path}", headers=headers), 404, 100404)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE", "TRACE"])
+def test_an_unknown_method_names_those_that_there_are(daemon: Daemon, method: str) -> None:
+    answer = daemon.call(method, "/supportsessions")
+    assert method in refused(answer, 405, 100405)["description"]
+    assert answer.headers["Allow"] == "GET, POST"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"not JSON",
+        b'{"type": "live", "label": "A",}',
+        b'{"type": "live", "label": "A", "metaData": {"a": NaN}}',
+        b'{"type": "live", "label": "A", "metaData": {"a": Infinity}}',
+        b'{"type": "live", "label": "\\ud800"}',
+        b'{"type": "live", "label": "A", "metaData": {"a": "\\udfff"}}',
+        b'{"type": "live", "label": "\xff"}',
+        b'\xef\xbb\xbf{"type": "live"',
+        b'{"type": "live", "label": "A", "metaData": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
+        b"[" * 10_000 + b"]" * 10_000,
+        b"[" * 60_000,
+        b'{"type": "live", "label": "A", "metaData": {"a": ' + b"9" * 10_000 + b"}}",
+    ],
+    ids=lambda content: content[:60].decode("latin-1"),
+)
+def test_what_is_no_json_is_refused(daemon: Daemon, content: bytes) -> None:
+    for method, path in (("POST", "/supportsessions"), ("PUT", "/supportsession/nobody")):
+        answer = daemon.call(method, path, content=content)
+        refused(answer, 400, 100400)
+    refused(daemon.call("POST", "/auth/token/authWithToken", by=None, content=content), 400, 100400)
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b'"text"', b"1", b"true", b"[[]]"])
+def test_json_that_is_no_object_is_refused(daemon: Daemon, content: bytes) -> None:
+    refused(daemon.post("/supportsessions", content=content), 400, 100400)
+
+
+def test_every_fault_is_told_at_once(daemon: Daemon) -> None:
+    body = {
+        "type": "telepathy",
+        "label": "",
+        "userDescription": 7,
+        "agentPrefs": {"record": "yes", "audio": 1, "knock": None},
+        "externalMapping": ["a"],
+        "parentObject": {"id": 5},
+        "metaData": [],
+        "startTime": "2030-01-01T00:00:00",
+    }
+    assert fields(daemon.post("/supportsessions", body)) == {
+        "type", "label", "userDescription", "agentPrefs.record", "agentPrefs.audio", "agentPrefs.knock",
+        "externalMapping", "parentObject.id", "metaData", "startTime",
+    }  # fmt: skip
+    assert fields(daemon.post("/supportsessions", {})) == {"type", "label"}
+
+
+def big(length: int) -> dict[str, str]:
+    return {"text": "x" * length}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"label": "a\0b"}, "label"),
+        ({"label": "line\nbreak"}, "label"),
+        ({"label": "\x1b[2J"}, "label"),
+        ({"label": "x" * 256}, "label"),
+        ({"label": ""}, "label"),
+        ({"label": None}, "label"),
+        ({"label": 5}, "label"),
+        ({"label": ["A"]}, "label"),
+        ({"type": "Live"}, "type"),
+        ({"type": None}, "type"),
+        ({"type": 1}, "type"),
+        ({"userDescription": "x" * 256}, "userDescription"),
+        ({"userDescription": "a\0"}, "userDescription"),
+        ({"agentPrefs": {"record": "true"}}, "agentPrefs.record"),
+        ({"agentPrefs": {"record": 1}}, "agentPrefs.record"),
+        ({"agentPrefs": {"prerequestrc": None}}, "agentPrefs.prerequestrc"),
+        ({"agentPrefs": []}, "agentPrefs"),
+        ({"agentPrefs": "record"}, "agentPrefs"),
+        ({"externalMapping": "a"}, ""),
+        ({"parentObject": {"id": "1"}}, ""),
+        ({"externalMapping": "", "parentObject": {"id": "1"}}, "externalMapping"),
+        ({"externalMapping": "x" * 256, "parentObject": {"id": "1"}}, "externalMapping"),
+        ({"externalMapping": "a\0", "parentObject": {"id": "1"}}, "externalMapping"),
+        ({"externalMapping": "a", "parentObject": {}}, "parentObject.id"),
+        ({"externalMapping": "a", "parentObject": {"id": 1}}, "parentObject.id"),
+        ({"externalMapping": "a", "parentObject": {"id": "1", "sync": "yes"}}, "parentObject.sync"),
+        ({"externalMapping": "a", "parentObject": {"id": "1", "name": "x" * 256}}, "parentObject.name"),
+        ({"externalMapping": "a", "parentObject": "case"}, "parentObject"),
+        ({"metaData": big(17 * 1024)}, ""),
+        ({"metaData": "text"}, "metaData"),
+        ({"metaData": {"a": 10**30}}, ""),
+        ({"startTime": ""}, "startTime"),
+        ({"startTime": 1893456000}, "startTime"),
+        ({"startTime": 1e308}, "startTime"),
+        ({"startTime": "tomorrow"}, "startTime"),
+        ({"startTime": "2030-01-01"}, "startTime"),
+        ({"startTime": "2030-01-01T00:00:00"}, "startTime"),
+        ({"startTime": "2030-01-01T00:00:00.000+25:00"}, "startTime"),
+        ({"startTime": "2030-02-30T00:00:00Z"}, "startTime"),
+        ({"startTime": "2030-01-01T00:00:00Z\n"}, "startTime"),
+        ({"startTime": "9999-12-31T23:59:59-23:59"}, "startTime"),
+        ({"startTime": "0001-01-01T00:00:00+23:59"}, "startTime"),
+        ({"startTime": ["2030-01-01T00:00:00Z"]}, "startTime"),
+    ],
+    ids=lambda value: str(value)[:50].encode("unicode_escape").decode(),
+)
+def test_bad_input_is_refused_by_the_name_of_its_field(daemon: Daemon, body: dict[str, Any], field: str) -> None:
+    before = daemon.get("/supportsessions?limit=1", by="lister").json()["count"]
+    answer = daemon.post("/supportsessions", {"type": "live", "label": "A", **body}, by="lister")
+    found = fields(answer)
+    # What two fields do wrong together is no single field's fault.
+    assert found == {field} if field else found
+    assert daemon.get("/supportsessions?limit=1", by="lister").json()["count"] == before, "nothing half-made"
+
+
+@pytest.mark.parametrize("days", [-700_000, -3000, -0.002, 731, 2_900_000])
+def test_a_start_in_the_past_or_far_away_is_refused(daemon: Daemon, days: float) -> None:
+    start = from_now(days=days)
+    assert fields(daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": start}), 101400) == {
+        "startTime"
+    }
+    session = daemon.make(startTime=from_now(days=1))
+    moved = daemon.put(f"/supportsession/{session['id']}", {"startTime": start})
+    assert fields(moved, 101400) == {"startTime"}
+    assert daemon.session(session["id"]) == session
+
+
+def test_a_clock_that_is_half_a_minute_slow_is_forgiven(daemon: Daemon) -> None:
+    assert daemon.make(startTime=from_now(seconds=-30))["status"] == "new"
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=ten", "limit"),
+        (f"limit={10**30}", "limit"),
+        ("offset=-1", "offset"),
+        (f"offset={10**30}", "offset"),
+        ("orderby=label", "orderby"),
+        ("orderdir=UP", "orderdir"),
+        ("status=open", "status.0"),
+        ("type=telepathy", "type"),
+        ("scope=world", "scope"),
+        ("startFrom=2030-01-01", "startFrom"),
+        ("startTo=soon", "startTo"),
+        ("startFrom=2030-01-01T00:00:00%00Z", "startFrom"),
+    ],
+)
+def test_a_bad_query_is_refused_by_the_name_of_its_parameter(daemon: Daemon, query: str, field: str) -> None:
+    assert fields(daemon.get(f"/supportsessions?{query}")) == {field}
+
+
+@pytest.mark.parametrize("role", ["guests", "", None, 1])
+def test_a_join_names_a_role_that_there_is(daemon: Daemon, role: Any) -> None:
+    answer = daemon.post("/supportsession/nobody/participants", {"role": role, "name": "G\0"}, by="room")
+    assert fields(answer) == {"role", "name"}
+
+
+@pytest.mark.parametrize("session_id", ["%00", "%F0%9F%9A%80", "%FF", "'%20OR%201=1", "..%2F..%2Fetc", "x" * 5000])
+def test_an_id_may_be_any_text_and_is_just_unknown(daemon: Daemon, session_id: str) -> None:
+    for method in ("GET", "DELETE"):
+        assert daemon.call(method, f"/supportsession/{session_id}").status_code == 404
+    assert daemon.get(f"/crmlookup/{session_id}").status_code == 200
+    assert daemon.get(f"/discovery?ids={session_id}").json() == {}
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "\u00e9", "a\tb"])
+def test_a_bad_idempotency_key_is_refused(daemon: Daemon, key: str) -> None:
+    headers = httpx.Headers({"Session-id": daemon.token, "Idempotency-Key": key}, encoding="latin-1")
+    url = f"{daemon.url}/v3/supportsessions"
+    assert fields(daemon.http.post(url, json={"type": "live", "label": "A"}, headers=headers)) == {"Idempotency-Key"}
+
+
+def test_a_body_that_is_too_large_is_413(daemon: Daemon) -> None:
+    body = {"type": "live", "label": "A", "nonsense": "x" * 65536}
+    told = refused(daemon.post("/supportsessions", body), 413, 100413)
+    assert "65536" in told["description"]
+    chunks = (b" " * 1024 for _ in range(100))
+    headers = {"Session-id": daemon.token, "Content-Type": "application/json"}
+    streamed = daemon.http.post(f"{daemon.url}/v3/supportsessions", content=chunks, headers=headers)
+    refused(streamed, 413, 100413)
+    assert daemon.make(metaData=big(16 * 1024 - 20))["metaData"]
+
+
+def test_a_request_has_an_id_in_its_answer_and_in_the_log(daemon: Daemon) -> None:
+    sent = daemon.get("/me", headers={"X-Request-Id": "my-request.1"})
+    assert sent.headers["X-Request-Id"] == "my-request.1"
+    assert daemon.logged("http.request", request_id="my-request.1")["agent"] == 32593
+    drawn = daemon.get("/supportsession/nobody").headers["X-Request-Id"]
+    line = daemon.logged("http.request", request_id=drawn)
+    assert (line["code"], line["refcode"], line["method"]) == (404, 101404, "GET")
+    assert line["route"] == "/v3/supportsession/{session_id}"
+    forged = daemon.get("/me", headers={"X-Request-Id": "two lines\tand more"}).headers["X-Request-Id"]
+    assert forged != "two lines\tand more"
+    made = daemon.post("/supportsessions", {"type": "live", "label": "A"}, headers={"X-Request-Id": "making.1"})
+    told = daemon.logged("session.created", session_id=made.json()["id"])
+    assert told["request_id"] == "making.1"
+
+
+def test_an_answer_may_not_be_guessed_at_or_kept(daemon: Daemon) -> None:
+    for answer in (daemon.get("/me"), daemon.get("/nothing"), daemon.http.get(f"{daemon.url}/healthz")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "server" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /v3/me HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /v3/me HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+        b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v3/me HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
+        b"GET /v3/me\xff\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://elsewhere/v3/me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /v3/me HTTP/1.1\r\nHost: x\r\nSession-id: \xff\xfe\r\nConnection: close\r\n\r\n",
+        b"GET /v3/me HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=lambda sent: repr(sent[:40]),
+)
+def test_what_is_hardly_http_harms_nobody(daemon: Daemon, sent: bytes) -> None:
+    host = urlsplit(daemon.url)
+    with socket.create_connection((host.hostname, host.port), timeout=5) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        try:
+            while connection.recv(65536):
+                pass
+        except ConnectionError:
+            pass
+    assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+
+
+def test_after_all_that_the_daemon_lives_and_nothing_was_its_own_fault(daemon: Daemon) -> None:
+    """Whatever the tests before have sent (those of this worker): no answer was 500."""
+    assert daemon.process is not None
+    assert daemon.process.poll() is None
+    assert daemon.http.get(f"{daemon.url}/readyz").json()["ready"] is True
+    assert [line for line in daemon.log_lines("http.request") if line["code"] == 500] == []
+    assert daemon.log_lines("http.failed") == []
+    assert json.loads(daemon.get("/me").text)["user"]["id"] == 32593

@@ -1,0 +1,162 @@
+"""SIGTERM: what has begun is finished, nothing is lost. SIGHUP: the whole new configuration, or none of it."""
+
+import json
+import signal
+import socket
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon, agents_toml
+from tests.acceptance.times import from_now
+from tests.support.waiting import eventually
+
+
+def half_a_request(daemon: Daemon) -> tuple[socket.socket, bytes]:
+    """A connection on which half a request has been sent, and its other half."""
+    body = json.dumps({"type": "live", "label": "Drained"}).encode()
+    head = (
+        f"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nSession-id: {daemon.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host = urlsplit(daemon.url)
+    connection = socket.create_connection((host.hostname, host.port), timeout=10)
+    connection.sendall(head.encode() + body[:10])
+    return connection, body[10:]
+
+
+def answer_on(connection: socket.socket) -> tuple[int, dict[str, object]]:
+    received = b""
+    while b"\r\n\r\n" not in received or not received.endswith(b"}"):
+        part = connection.recv(65536)
+        assert part, received
+        received += part
+    return int(received.split()[1]), json.loads(received.partition(b"\r\n\r\n")[2])
+
+
+def test_a_running_request_is_answered_before_it_stops(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    kept = [daemon.make(startTime=from_now(days=1)) for _ in range(3)]
+    connection, rest = half_a_request(daemon)
+    with connection:
+        # The daemon has seen the half when it has answered somebody who came later.
+        assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+        begun = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.logged("daemon.draining")["signal"] == "SIGTERM"
+        connection.sendall(rest)
+        code, session = answer_on(connection)
+    assert code == 200
+    assert daemon.process is not None
+    assert daemon.process.wait(10) == 0
+    assert time.monotonic() - begun < 10
+    assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
+    assert not daemon.socket.exists()
+    with pytest.raises(httpx.TransportError):
+        daemon.get("/me")
+
+    daemon.start()
+    assert daemon.session(str(session["id"]))["label"] == "Drained"
+    for one in kept:
+        assert daemon.session(one["id"]) == one
+    assert daemon.log_lines("daemon.ready")[-1]["sessions"]["scheduled"] == 3
+
+
+def test_new_work_is_refused_while_it_drains(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    connection, _rest = half_a_request(daemon)
+    with connection:
+        assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+        daemon.signal(signal.SIGTERM)
+        daemon.logged("daemon.draining")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": daemon.token}, timeout=2)
+        assert daemon.process is not None
+        assert daemon.process.poll() is None
+        daemon.signal(signal.SIGTERM)  # whoever cannot wait asks twice
+        assert daemon.process.wait(3) == 0
+    assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
+
+
+def test_a_request_that_never_ends_holds_it_up_no_longer_than_ten_seconds(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    connection, _rest = half_a_request(daemon)
+    with connection:
+        assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process is not None
+        assert daemon.process.wait(10) == 0
+    assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
+
+
+def test_ctrl_c_stops_it_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    daemon.signal(signal.SIGINT)
+    assert daemon.process is not None
+    assert daemon.process.wait(10) == 0
+    assert daemon.log_lines("daemon.draining")[0]["signal"] == "SIGINT"
+
+
+def test_a_reload_applies_the_whole_file_or_nothing_of_it(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(server={"cors_origins": []})
+    session = daemon.make(startTime=from_now(minutes=12))
+    begun = daemon.post("/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]}, by=None).json()
+    assert session["status"] == "scheduled"
+
+    # A file with two faults, and one good change: none of it holds, and the log says why.
+    good = daemon.config.read_text()
+    faulty = good.replace("[log]", '[lifecycle]\nlead = "soon"\nleed = "20m"\nhorizon = "1d"\n\n[log]')
+    daemon.config.write_text(faulty)
+    daemon.signal(signal.SIGHUP)
+    assert daemon.logged("config.rejected")["faults"] == 2
+    lines = faulty.splitlines()
+    told = eventually(lambda: len(lines := daemon.log_lines("config.fault")) == 2 and lines or [])
+    faults = {line["key"]: line for line in told}
+    for key, written in (("lifecycle.lead", 'lead = "soon"'), ("lifecycle.leed", 'leed = "20m"')):
+        assert faults[key]["where"] == f"{daemon.config}:{lines.index(written) + 1}"
+    assert "lifecycle.lead" in faults["lifecycle.leed"]["error"]
+    assert daemon.make(startTime=from_now(days=2))["status"] == "scheduled"
+    assert daemon.log_lines("config.changed") == []
+
+    # A good one: what changed is told key by key, and stored deadlines follow.
+    daemon.configure(
+        server={"cors_origins": ["https://desk.example.com"], "listen": "127.0.0.1:1"},
+        lifecycle={"lead": "15m"},
+        limits={"connections": 7},
+        organization={"name": "Acme"},
+    )
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace(agents_toml(), agents_toml().split("[[agents]]\nid = 7", maxsplit=1)[0]))
+    daemon.signal(signal.SIGHUP)
+    assert daemon.logged("config.reloaded")
+    changed = {line["key"]: (line["old"], line["new"]) for line in daemon.log_lines("config.changed")}
+    assert changed["lifecycle.lead"] == ("10m", "15m")
+    assert changed["organization.name"][1] == "Acme"
+    assert "server.cors_origins" in changed
+    assert "agents[7]" in changed
+    later = {line["key"]: line["new"] for line in daemon.log_lines("config.needs_restart")}
+    assert later == {"server.listen": "127.0.0.1:1", "limits.connections": "7"}
+
+    ready = daemon.logged("session.ready", session_id=session["id"])
+    assert ready["actor"] == "clock"
+    assert daemon.logged("deadlines.moved")["moved"] == 2
+    shown = daemon.session(session["id"])
+    assert (shown["status"], shown["expiresAt"]) == ("new", session["expiresAt"])
+
+    assert daemon.get("/me", by="anna").status_code == 401, "out of the file, out of the house"
+    assert daemon.get("/me", by=None, headers={"Session-id": begun["session"]["id"]}).status_code == 401
+    assert daemon.get("/me").json()["org"]["name"] == "Acme"
+    seen = daemon.get("/me", headers={"Origin": "https://desk.example.com"})
+    assert seen.headers["access-control-allow-origin"] == "https://desk.example.com"
+
+
+def test_new_lifecycle_settings_move_stored_deadlines_at_a_start_too(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    session = daemon.make(startTime=from_now(minutes=12))
+    daemon.configure(lifecycle={"lead": "15m"})
+    daemon.restart()
+    assert daemon.session(session["id"])["status"] == "new"
+    assert daemon.log_lines("deadlines.moved")[-1]["moved"] == 1

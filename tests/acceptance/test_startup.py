@@ -1,0 +1,143 @@
+"""A daemon that cannot start says why in one clear line, and exits with 1."""
+
+import re
+import socket
+import sqlite3
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon
+
+
+def failed(daemon: Daemon, **env: str) -> str:
+    """The one line by which a start failed."""
+    daemon.spawn(**env)
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 1
+    lines = daemon.log_lines()
+    assert [line["event"] for line in lines[-2:]] == ["daemon.starting", "daemon.failed"]
+    assert lines[-1]["level"] == "critical"
+    said: str = lines[-1]["error"]
+    everything = daemon.log.read_text() + daemon.errors.read_text()
+    assert "Traceback" not in everything
+    assert "\n" not in said
+    assert daemon.errors.read_text() == ""
+    return said
+
+
+def test_a_state_directory_below_a_file(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    below = daemon.config / "state"
+    said = failed(daemon, STATE_DIRECTORY=str(below))
+    assert said == f"{below}: cannot be used as the state directory (Not a directory)"
+
+
+def test_a_state_directory_where_nothing_can_be_written(make_daemon: StartDaemon) -> None:
+    assert "/proc/tminus: cannot be used as the state directory" in failed(make_daemon(), STATE_DIRECTORY="/proc/tminus")
+
+
+@pytest.mark.parametrize("content", [b"This is no database. " * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
+def test_a_database_that_is_none(make_daemon: StartDaemon, content: bytes) -> None:
+    daemon = make_daemon()
+    daemon.state.mkdir()
+    (daemon.state / "tminus.db").write_bytes(content)
+    said = failed(daemon)
+    assert str(daemon.state / "tminus.db") in said
+    assert "damaged or not a database" in said
+    assert "restore a backup" in said
+    assert (daemon.state / "tminus.db").read_bytes() == content, "it is left as it was"
+
+
+def test_a_database_of_a_newer_version(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    assert daemon.command("db", "upgrade").returncode == 0
+    with sqlite3.connect(daemon.state / "tminus.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    said = failed(daemon)
+    assert "its schema is 9999, of a newer tminus" in said
+    done = daemon.command("db", "upgrade")
+    assert (done.returncode, done.stderr) == (1, f"tminus: {said}\n")
+
+
+def test_a_database_that_nobody_serves(make_daemon: StartDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    said = failed(make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"}))
+    assert "postgresql+psycopg://tminus@127.0.0.1" in said
+    assert "refused" in said
+
+
+def test_a_port_in_use(make_daemon: StartDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = failed(make_daemon(server={"listen": address}))
+    assert said == f"{address}: cannot be listened on (Address already in use)"
+
+
+def test_an_address_of_another_machine(make_daemon: StartDaemon) -> None:
+    assert "192.0.2.1:0: cannot be listened on" in failed(make_daemon(server={"listen": "192.0.2.1:0"}))
+
+
+def test_a_local_socket_whose_path_is_too_long(make_daemon: StartDaemon) -> None:
+    said = failed(make_daemon(server={"socket": "x" * 120}))
+    assert "cannot be listened on" in said
+
+
+def test_a_second_daemon_in_the_same_state_directory(daemon: Daemon, make_daemon: StartDaemon) -> None:
+    second = make_daemon()
+    said = failed(second, STATE_DIRECTORY=str(daemon.state))
+    assert daemon.process is not None
+    assert said == f"{daemon.state}: another tminus works here (process {daemon.process.pid}): stop it first"
+    assert daemon.get("/me").status_code == 200, "the first works on"
+    assert daemon.command("list").returncode == 0, "and so does its local socket"
+
+
+def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    faulty = '[server]\nlsten = "127.0.0.1:0"\nsocket = 5\n\n[lifecycle]\nlead = "soon"\n\n[log]\nlevel = "inof"\n'
+    daemon.config.write_text(faulty)
+    beside = daemon.home / "conf.d"
+    beside.mkdir()
+    (beside / "10-more.toml").write_text('[[agents]]\nid = 0\nname = "A"\nroles = ["king"]\n')
+    daemon.spawn(TMINUS_LIMITS__CONECTIONS="5")
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 1
+    assert daemon.log.read_text() == ""
+    said = daemon.errors.read_text()
+    checked = daemon.command("check", TMINUS_LIMITS__CONECTIONS="5")
+    assert (checked.returncode, checked.stderr) == (1, said)
+    where = str(daemon.config)
+    wanted = [
+        rf"tminus: {where}:2: server\.lsten .*did you mean server\.listen\?",
+        rf"tminus: {where}:3: server\.socket must be text.*",
+        rf"tminus: {where}:6: lifecycle\.lead must be a duration .*",
+        rf'tminus: {where}:9: log\.level .*did you mean "info"\?',
+        rf"tminus: {beside}/10-more\.toml:2: agents\[.*\]\.id .*",
+        rf"tminus: {beside}/10-more\.toml:4: agents\[.*\]\.roles.* .*",
+        r"tminus: environment TMINUS_LIMITS__CONECTIONS: .*did you mean TMINUS_LIMITS__CONNECTIONS\?",
+    ]
+    lines = said.splitlines()
+    assert len(lines) == len(wanted), said
+    for pattern in wanted:
+        assert any(re.fullmatch(pattern, line) for line in lines), (pattern, said)
+
+
+def test_a_configuration_file_that_is_not_there(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.config.unlink()
+    daemon.spawn()
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 1
+    assert daemon.errors.read_text() == f"tminus: --config: there is no file {daemon.config}\n"
+
+
+def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    session = daemon.make()
+    daemon.kill()
+    assert daemon.socket.exists()
+    daemon.start()
+    assert daemon.session(session["id"]) == session
+    assert daemon.command("show", session["id"]).returncode == 0

@@ -1,0 +1,10 @@
+"""`make bench`: how fast, how large, each figure beside a floor measured in the same run on the same machine.
+
+============  =====================================================================
+`load`        the load generator, a process of its own: 16 connections, raw HTTP
+`daemon`      a real `tminus run`, its token, its memory and its time
+`rows`        databases of many sessions, multiplied from one that was really made
+`figures`     what is measured
+`report`      the table, and the same as JSON
+============  =====================================================================
+"""

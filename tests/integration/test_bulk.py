@@ -1,0 +1,167 @@
+"""Moves by the thousand are the same moves: SQL and `policy.deadline`, SQL and `lifecycle.fire`, held together."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.clocks import NOW
+from tests.support.factories import session
+from tests.support.worlds import World
+from tminus import policy
+from tminus.events import told_by
+from tminus.lifecycle import fire
+from tminus.model import CLOCK_ACTOR, Event, Participant, ParticipantRole, Session, SessionType, Status, Timeouts
+from tminus.sessions import sweeps
+from tminus.storage import Transaction
+from tminus.storage.due import move_due
+
+MS = timedelta(milliseconds=1)
+MINUTE = timedelta(minutes=1)
+
+# Few different spans and instants, so that ties are common; and odd milliseconds now and then.
+SPANS = st.one_of(
+    st.integers(0, 12).map(lambda n: n * 10 * MINUTE), st.integers(0, 10**8).map(lambda n: n * MS)
+)
+INSTANTS = SPANS.map(lambda span: NOW - span)
+TIMEOUTS = st.builds(
+    Timeouts, lead=SPANS, new=st.just(60 * MINUTE), empty=SPANS, max_active=st.none() | SPANS.map(lambda span: span + MS)
+)
+
+Fields = dict[str, object]
+
+
+@st.composite
+def fields(draw: st.DrawFn) -> Fields:
+    """What a session in some status can look like."""
+    status = draw(st.sampled_from(Status))
+    start = draw(st.none() | INSTANTS) if status is not Status.SCHEDULED else draw(INSTANTS)
+    begun = status in {Status.ACTIVE, Status.CLOSED}
+    activated = draw(INSTANTS) if status is Status.ACTIVE else (draw(st.none() | INSTANTS) if begun else None)
+    empty_since = draw(st.none() | INSTANTS) if activated is not None else None
+    return {
+        "type": draw(st.sampled_from(SessionType)),
+        "status": status,
+        "start_time": start,
+        "expires_at": (start or draw(INSTANTS)) + draw(SPANS) + MS,
+        "activated_at": activated,
+        "empty_since": empty_since,
+        "closed_at": draw(INSTANTS) if status is Status.CLOSED else None,
+        "participants": draw(st.integers(1, 3)) if status is Status.ACTIVE and empty_since is None else 0,
+    }
+
+
+def made(some: Iterable[Fields], timeouts: Timeouts) -> list[Session]:
+    """Sessions with the deadlines that follow from these time-outs."""
+    sessions = [session(id=f"s{number:02}", **one) for number, one in enumerate(some)]
+    for number, one in enumerate(sessions):
+        deadline = policy.deadline(one, timeouts)
+        one.due_at, one.due_trigger = (deadline.at, deadline.trigger) if deadline else (None, None)
+        if one.type.has_pin and one.status in {Status.NEW, Status.ACTIVE}:
+            one.pin = 100_000 + number
+    return sessions
+
+
+PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@PROPERTY
+@given(some=st.lists(fields(), max_size=20), before=TIMEOUTS, after=TIMEOUTS)
+def test_new_timeouts_move_every_stored_deadline_to_where_policy_puts_it(
+    world: World, some: list[Fields], before: Timeouts, after: Timeouts
+) -> None:
+    world.clear(NOW)
+    sessions = made(some, before)
+    world.put(*sessions)
+    expected = {}
+    for one in sessions:
+        deadline = policy.deadline(one, after)
+        due = {"due_at": deadline and deadline.at, "due_trigger": deadline and deadline.trigger}
+        expected[one.id] = one.model_copy(update=due)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "LARGEST_BATCH", 7)
+        moved = sweeps.follow_timeouts(world.store.submit, after)
+    assert world.all_sessions() == expected, "and nothing else has changed"
+    assert moved == sum(expected[one.id] != one for one in sessions)
+    assert world.events() == []
+
+
+def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tuple[dict[str, Session], list[Event]]:
+    """What the clock does to these sessions, each loaded, fired and told by itself: the plain way."""
+    stand = {one.id: one.model_copy() for one in sessions}
+    events = []
+    while due := [one for one in stand.values() if one.due_at is not None and one.due_at <= now]:
+        one = min(due, key=lambda one: (one.due_at, one.id))
+        assert one.due_trigger is not None
+        move = fire(one.due_trigger, one.status)
+        closes = move.dest is Status.CLOSED
+        events.append(
+            Event(
+                session_id=one.id, type=told_by(move)[0], ts=now, actor=CLOCK_ACTOR, previous_status=one.status,
+                status=move.dest, start_time=one.start_time, expires_at=one.expires_at, due_at=one.due_at,
+                reason=move.reason, participants=0,
+            )
+        )  # fmt: skip
+        one.status, one.version, one.updated_at, one.close_reason = move.dest, one.version + 1, now, move.reason
+        if closes:
+            one.closed_at, one.pin, one.participants = now, 0, 0
+        else:
+            one.opened_at = now
+        deadline = policy.deadline(one, timeouts)
+        one.due_at, one.due_trigger = (deadline.at, deadline.trigger) if deadline else (None, None)
+    return stand, events
+
+
+@PROPERTY
+@given(some=st.lists(fields(), max_size=20), timeouts=TIMEOUTS, limit=st.integers(1, 25))
+def test_moves_in_bulk_leave_the_rows_and_events_that_moving_one_by_one_leaves(
+    world: World, some: list[Fields], timeouts: Timeouts, limit: int
+) -> None:
+    world.clear(NOW)
+    sessions = made(some, timeouts)
+    world.put(*sessions)
+    people = [
+        Participant(id=f"{one.id}-{n}", session_id=one.id, role=ParticipantRole.GUEST, name="Grace", joined_at=NOW)
+        for one in sessions
+        for n in range(one.participants)
+    ]
+
+    def seat(tx: Transaction) -> None:
+        for person in people:
+            tx.add_participant(person)
+
+    world.run(seat)
+    stand, events = one_by_one(sessions, timeouts, NOW)
+
+    moves = 0
+    for _ in range(100):
+        moved = world.run(lambda tx: move_due(tx, timeouts, limit))
+        assert moved.total <= limit
+        moves += moved.total
+        if not moved.more:
+            break
+    assert moves == len(events)
+
+    stored = world.all_sessions()
+    drawn = [one.pin for one in stored.values() if one.pin]
+    assert len(drawn) == len(set(drawn))
+    for one in stored.values():  # PINs are drawn by lot: that there is one is all that can be foretold
+        if stand[one.id].opened_at is not None and one.status is Status.NEW:
+            assert (one.pin != 0) is one.type.has_pin
+            one.pin = stand[one.id].pin
+    assert stored == stand
+
+    told = [one.event for one in world.events()]
+    assert [event.due_at for event in told] == [event.due_at for event in events], "in the order in which they fell due"
+    seqs = [event.seq for event in told]
+    assert seqs == sorted(set(seqs))
+    plain = [event.model_copy(update={"seq": 0}) for event in told]
+    order = ("due_at", "session_id", "type")
+    assert sorted(plain, key=lambda event: [str(getattr(event, name)) for name in order]) == sorted(
+        events, key=lambda event: [str(getattr(event, name)) for name in order]
+    )
+    for one in sessions:
+        left = {person.left_at for person in world.participants(one)}
+        assert left == ({NOW} if stand[one.id].status is Status.CLOSED else {None}) or not left

@@ -1,0 +1,429 @@
+"""What time does: sessions open, expire and are closed; deadlines follow the time-outs; what is old is removed."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.support.clocks import NOW
+from tests.support.factories import AGENT, HOUR, MINUTE, session, settings
+from tests.support.worlds import World
+from tminus import draws
+from tminus.errors import WrongStatus
+from tminus.model import (
+    CLOCK_ACTOR, AgentSession, CloseReason, EventType, SessionType, Status, Timeouts, Trigger,
+)  # fmt: skip
+from tminus.sessions import sweeps
+from tminus.sessions.retries import retry_key
+from tminus.storage.due import PIN_RETRY, move_due
+
+MS = timedelta(milliseconds=1)
+
+
+# --- single moves -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session_type", SessionType)
+def test_a_session_opens_lead_before_its_start_and_not_a_millisecond_earlier(
+    world: World, session_type: SessionType
+) -> None:
+    scheduled = world.schedule(HOUR, session_type)
+    assert world.passes(50 * MINUTE - MS).moves.total() == 0
+    assert world.stored(scheduled) == scheduled
+    assert world.passes(MS).moves == {Trigger.OPEN: 1}
+    opened = world.stored(scheduled)
+    assert (opened.status, opened.opened_at, opened.updated_at) == (Status.NEW, world.now, world.now)
+    assert (opened.due_at, opened.due_trigger) == (scheduled.expires_at, Trigger.EXPIRE)
+    assert opened.expires_at == scheduled.expires_at
+    assert opened.version == scheduled.version + 1
+    assert (opened.pin in draws.PINS) is session_type.has_pin
+    ready = world.events(scheduled)[-1]
+    assert (ready.event.type, ready.event.actor, ready.lag_ms) == (EventType.READY, CLOCK_ACTOR, 0)
+    assert (ready.event.previous_status, ready.event.status) == (Status.SCHEDULED, Status.NEW)
+    assert ready.event.start_time == scheduled.start_time
+
+
+def test_a_session_that_nobody_joins_expires(world: World) -> None:
+    new = world.create(SessionType.SUPPORT)
+    assert world.passes(HOUR - MS).moves.total() == 0
+    assert world.passes(MS).moves == {Trigger.EXPIRE: 1}
+    closed = world.stored(new)
+    assert (closed.status, closed.close_reason, closed.closed_at) == (Status.CLOSED, CloseReason.EXPIRED, world.now)
+    assert (closed.due_at, closed.due_trigger, closed.pin) == (None, None, 0)
+    assert world.events(new)[-1].event.reason is CloseReason.EXPIRED
+
+
+def test_a_session_that_everybody_has_left_stays_active_and_is_closed_after_empty_timeout(world: World) -> None:
+    active = world.create()
+    world.leave(active, world.join(active))
+    assert world.passes(15 * MINUTE - MS).moves.total() == 0
+    assert world.stored(active).status is Status.ACTIVE
+    assert world.passes(MS).moves == {Trigger.IDLE: 1}
+    assert (world.stored(active).status, world.stored(active).close_reason) == (Status.CLOSED, CloseReason.EMPTY)
+
+
+def test_the_time_limit_closes_a_session_and_disconnects_everybody(world: World) -> None:
+    world.settings = settings(max_active=HOUR)
+    active = world.create(SessionType.SUPPORT)
+    gone = world.join(active)
+    left_at = world.clock.passes(minutes=1)
+    world.leave(active, gone)
+    world.join(active)
+    world.join(world.create())
+    assert world.passes(59 * MINUTE).moves == {Trigger.TIME_LIMIT: 1}
+    closed = world.stored(active)
+    assert (closed.status, closed.close_reason) == (Status.CLOSED, CloseReason.TIME_LIMIT)
+    assert (closed.participants, closed.pin) == (0, 0)
+    assert [participant.left_at for participant in world.participants(active)] == [left_at, world.now]
+    told = world.events(active)[-1]
+    assert (told.event.reason, told.event.participants) == (CloseReason.TIME_LIMIT, 0)
+    assert told.payload("d")["seconds"] == 3600
+
+
+def test_an_active_session_without_a_time_limit_has_no_deadline(world: World) -> None:
+    active = world.create()
+    world.join(active)
+    assert world.passes(timedelta(days=1000)).moves.total() == 0
+    assert world.stored(active).status is Status.ACTIVE
+
+
+# --- late -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_late_move_says_how_late(world: World) -> None:
+    scheduled = world.schedule(HOUR)
+    sweep = world.passes(50 * MINUTE + timedelta(milliseconds=1234))
+    assert sweep.worst_lag == timedelta(milliseconds=1234)
+    ready = world.events(scheduled)[-1]
+    assert ready.lag_ms == 1234
+    assert ready.payload("d")["lagMs"] == 1234
+
+
+def test_a_session_whose_whole_window_was_missed_is_opened_and_then_expired(world: World) -> None:
+    missed = world.schedule(HOUR, SessionType.SUPPORT)
+    sweep = world.passes(timedelta(days=3))
+    assert sweep.moves == {Trigger.OPEN: 1, Trigger.EXPIRE: 1}
+    scheduled, ready, closed = world.events(missed)
+    assert [scheduled.event.type, ready.event.type, closed.event.type] == [
+        EventType.SCHEDULED,
+        EventType.READY,
+        EventType.CLOSED,
+    ]
+    assert ready.lag_ms == (timedelta(days=3) - 50 * MINUTE) // MS
+    assert closed.lag_ms == (timedelta(days=3) - 2 * HOUR) // MS
+    assert sweep.worst_lag == timedelta(days=3) - 50 * MINUTE
+    assert (world.stored(missed).status, world.stored(missed).close_reason) == (Status.CLOSED, CloseReason.EXPIRED)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 128])
+def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessions(world: World, limit: int) -> None:
+    world.settings = settings(new_timeout=20 * MINUTE)
+    names = {}
+    for name, minutes in {"a": 60, "b": 70, "c": 85, "d": 120}.items():
+        names[world.schedule(minutes * MINUTE).id] = name
+    active = world.create()
+    names[active.id] = "e"
+    world.clock.passes(minutes=19)
+    world.leave(active, world.join(active))  # closed for emptiness at minute 34
+    seq = world.events()[-1].event.seq
+    world.clock.passes(hours=5)
+    moves = 0
+    while True:
+        moved = world.run(lambda tx: move_due(tx, world.settings.lifecycle.timeouts, limit))
+        assert moved.total <= limit
+        moves += moved.total
+        if not moved.more:
+            break
+    assert moves == 9
+    told = world.store.read(lambda view: view.events(seq, 100))
+    assert [(names[one.event.session_id], one.event.type.value.removeprefix("session.")) for one in told] == [
+        ("e", "closed"),  # minute 34
+        ("a", "ready"),  # 50
+        ("b", "ready"),  # 60
+        ("c", "ready"),  # 75
+        ("a", "closed"),  # 80
+        ("b", "closed"),  # 90
+        ("c", "closed"),  # 105
+        ("d", "ready"),  # 110
+        ("d", "closed"),  # 140
+    ]
+
+
+def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
+    monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
+    batches: list[int] = []
+
+    def submit(job: Any, *, clock: bool = False) -> Any:
+        future = world.store.submit(job, clock=clock)
+        batches.append(future.result().total)
+        return future
+
+    start = world.now + HOUR
+    world.put(*(session(id=f"s{n:03}", start_time=start, due_at=start - 10 * MINUTE, due_trigger=Trigger.OPEN) for n in range(50)))  # fmt: skip
+    world.clock.passes(HOUR)
+    assert sweeps.advance(submit, world.settings.lifecycle.timeouts).moves == {Trigger.OPEN: 50}
+    assert batches == [4, 8, 16, 16, 6]
+    assert {found.status for found in world.all_sessions().values()} == {Status.NEW}
+    assert [told.event.session_id for told in world.events()] == [f"s{n:03}" for n in range(50)]
+
+
+def test_a_sweep_that_is_told_to_stop_leaves_the_rest_for_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "FIRST_BATCH", 2)
+    for _ in range(6):
+        world.schedule(HOUR)
+    world.clock.passes(HOUR)
+    looks = iter([False, True])
+    assert sweeps.advance(world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)).moves == {
+        Trigger.OPEN: 2
+    }
+    assert world.advance().moves == {Trigger.OPEN: 4}
+
+
+def test_when_nothing_is_due_nothing_is_recorded(world: World) -> None:
+    world.schedule(HOUR)
+    sweep = world.advance()
+    assert (sweep.moves.total(), sweep.worst_lag, sweep.without_pin) == (0, timedelta(0), 0)
+    assert len(world.events()) == 1
+
+
+def test_the_next_deadline_is_the_earliest_of_all(world: World) -> None:
+    assert world.store.read(lambda view: view.next_due()) is None
+    world.schedule(3 * HOUR)
+    world.schedule(2 * HOUR)
+    assert world.store.read(lambda view: view.next_due()) == world.now + 110 * MINUTE
+
+
+def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> None:
+    def job(tx: Any) -> Any:
+        from tests.support.factories import order
+        from tminus.sessions import verbs
+
+        for hours in (3, 2, 4):
+            verbs.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
+        return tx.earliest_due
+
+    assert world.run(job) == world.now + 110 * MINUTE
+
+
+# --- the clock is set -------------------------------------------------------------------------------------------------
+
+
+def test_a_step_back_never_repeats_a_move(world: World) -> None:
+    scheduled = world.schedule(HOUR)
+    world.passes(minutes=55)
+    opened = world.stored(scheduled)
+    for _ in range(3):
+        assert world.passes(hours=-10).moves.total() == 0
+    assert world.stored(scheduled) == opened
+    assert world.told(scheduled) == [EventType.SCHEDULED, EventType.READY]
+    world.clock.time = NOW
+    assert world.passes(hours=2).moves == {Trigger.EXPIRE: 1}
+
+
+def test_after_a_step_forward_the_new_time_holds(world: World) -> None:
+    scheduled = world.schedule(timedelta(days=300))
+    assert world.passes(days=299, hours=23, minutes=50).moves == {Trigger.OPEN: 1}
+    assert world.stored(scheduled).status is Status.NEW
+
+
+def test_after_a_step_back_a_session_is_opened_at_its_time_by_the_new_clock(world: World) -> None:
+    world.clock.passes(hours=5)
+    scheduled = world.create(start_time=world.now + HOUR)
+    world.passes(hours=-5)
+    assert world.passes(5 * HOUR + 50 * MINUTE - MS).moves.total() == 0
+    assert world.passes(MS).moves == {Trigger.OPEN: 1}
+    assert world.stored(scheduled).status is Status.NEW
+
+
+# --- no PIN is free ---------------------------------------------------------------------------------------------------
+
+
+def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_free(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws, "PINS", range(100_000, 100_002))
+    first = world.create(SessionType.SUPPORT)
+    waiting = [world.schedule(30 * MINUTE, SessionType.SUPPORT) for _ in range(3)]
+    live = world.schedule(30 * MINUTE)
+    sweep = world.passes(minutes=20)
+    assert (sweep.moves, sweep.without_pin) == ({Trigger.OPEN: 2}, 2)
+    assert world.stored(live).status is Status.NEW, "who needs no PIN does not wait"
+    still = [one for one in waiting if world.stored(one).status is Status.SCHEDULED]
+    assert len(still) == 2
+    assert {world.stored(one).due_at for one in still} == {world.now + PIN_RETRY}
+    assert world.passes(PIN_RETRY - MS).without_pin == 0, "not tried at every look"
+    world.close(first)
+    sweep = world.passes(MS)
+    assert (sweep.moves, sweep.without_pin) == ({Trigger.OPEN: 1}, 1)
+    open_pins = [one.pin for one in world.all_sessions().values() if one.pin]
+    assert sorted(open_pins) == [100_000, 100_001]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(draws, "PINS", range(100_000, 100_003))
+    start = world.now + HOUR
+    for n in range(9):
+        world.put(
+            session(
+                id=f"s{n}", type=SessionType.SUPPORT, start_time=start, due_at=start - 10 * MINUTE + n * MS,
+                due_trigger=Trigger.OPEN,
+            )
+        )  # fmt: skip
+    world.clock.passes(HOUR)
+    opened = put_off = 0
+    for _ in range(20):
+        moved = world.run(lambda tx: move_due(tx, Timeouts(), limit))
+        assert moved.total + moved.without_pin <= limit
+        opened, put_off = opened + moved.moves[Trigger.OPEN], put_off + moved.without_pin
+        if not moved.more:
+            break
+    assert (opened, put_off) == (3, 6)
+    found = world.all_sessions().values()
+    assert sorted(one.pin for one in found if one.status is Status.NEW) == list(draws.PINS)
+    assert {one.id for one in found if one.status is Status.NEW} == {"s0", "s1", "s2"}, "the first come first"
+
+
+def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    holder = world.create(SessionType.SUPPORT)
+    world.join(holder)
+    starved = world.schedule(30 * MINUTE, SessionType.SUPPORT)
+    other = world.schedule(5 * HOUR)
+    world.passes(4 * HOUR)
+    assert world.stored(starved).status is Status.SCHEDULED
+    assert world.passes(2 * HOUR).moves[Trigger.OPEN] == 1
+    assert world.stored(other).status is not Status.SCHEDULED, "the clock has stopped for everybody"
+    world.close(holder)
+    world.passes(PIN_RETRY)
+    assert world.told(starved) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
+
+
+# --- new time-outs ----------------------------------------------------------------------------------------------------
+
+
+def test_new_timeouts_move_stored_deadlines_but_never_expires_at(world: World) -> None:
+    scheduled, new, empty, busy = world.schedule(2 * HOUR), world.create(), world.create(), world.create()
+    world.leave(empty, world.join(empty))
+    world.join(busy)
+    before = {one.id: world.stored(one) for one in (scheduled, new, empty, busy)}
+    moved = sweeps.follow_timeouts(
+        world.store.submit, Timeouts(lead=30 * MINUTE, new=5 * HOUR, empty=MINUTE, max_active=3 * HOUR)
+    )
+    assert moved == 3
+    assert world.stored(scheduled).due_at == world.now + 90 * MINUTE
+    assert world.stored(new) == before[new.id]
+    assert (world.stored(empty).due_at, world.stored(empty).due_trigger) == (world.now + MINUTE, Trigger.IDLE)
+    assert (world.stored(busy).due_at, world.stored(busy).due_trigger) == (world.now + 3 * HOUR, Trigger.TIME_LIMIT)
+    for session_id, was in before.items():
+        now = world.stored(session_id)
+        assert (now.expires_at, now.version, now.updated_at) == (was.expires_at, was.version, was.updated_at)
+    assert len(world.events()) == 9, "a caller sees no change, so none is told"
+
+
+def test_the_same_timeouts_are_followed_once(world: World) -> None:
+    world.schedule(2 * HOUR)
+    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE)) == 1
+    for found in world.all_sessions().values():
+        assert found.due_at == world.now + 119 * MINUTE
+    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE)) == 0
+    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
+    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
+
+
+def test_a_longer_lead_opens_at_once_what_it_now_covers(world: World) -> None:
+    scheduled = world.schedule(HOUR)
+    sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * HOUR))
+    world.advance()
+    assert world.stored(scheduled).status is Status.NEW
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+DAYS = timedelta(days=1)
+
+
+def test_sessions_closed_longer_ago_than_retention_are_removed_with_their_events_and_participants(
+    world: World,
+) -> None:
+    old, young, never_closed = world.create(), world.create(), world.schedule(400 * DAYS)
+    world.join(old)
+    world.join(young)
+    world.close(old)
+    world.clock.passes(MS)
+    world.close(young)
+    world.clock.passes(90 * DAYS)
+    assert sweeps.clean(world.store.submit, 90 * DAYS) == 1
+    assert set(world.all_sessions()) == {young.id, never_closed.id}
+    assert world.events(old) == []
+    assert world.participants(old) == []
+    assert world.told(young) == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED, EventType.CLOSED]
+    assert len(world.participants(young)) == 1
+
+
+def test_without_a_retention_nothing_is_removed(world: World) -> None:
+    world.close(world.create())
+    world.clock.passes(days=10_000)
+    assert sweeps.clean(world.store.submit, None) == 0
+    assert len(world.all_sessions()) == 1
+
+
+def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "REMOVALS", 3)
+    world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
+    world.clock.passes(days=1)
+    looks = iter([False, True])
+    assert sweeps.clean(world.store.submit, HOUR, lambda: next(looks)) == 3
+    assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
+    assert sweeps.clean(world.store.submit, HOUR) == 5
+    assert world.all_sessions() == {}
+
+
+def test_an_events_number_is_never_given_again_after_retention(world: World) -> None:
+    world.close(world.create())
+    last = world.store.read(lambda view: view.last_seq())
+    world.clock.passes(days=100)
+    sweeps.clean(world.store.submit, DAYS)
+    world.create()
+    assert world.events()[0].event.seq == last + 1
+
+
+def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: World) -> None:
+    def begin(secret: str, expires: timedelta) -> AgentSession:
+        return AgentSession(
+            secret_sha256=secret, agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW + expires, client_app="",
+            user_agent="", remote_ip="",
+        )  # fmt: skip
+
+    world.run(lambda tx: [tx.add_agent_session(begin("short", HOUR)), tx.add_agent_session(begin("long", 2 * DAYS))])
+    key = retry_key("k", {})
+    world.make(retry=key)
+    world.clock.passes(DAYS)
+    sweeps.clean(world.store.submit, None)
+    assert world.store.read(lambda view: view.agent_session("short")) is not None
+    assert world.store.read(lambda view: view.retry(7, "k")) is not None
+    world.clock.passes(HOUR + MS)
+    sweeps.clean(world.store.submit, None)
+    assert world.store.read(lambda view: view.agent_session("short")) is None
+    assert world.store.read(lambda view: view.agent_session("long")) is not None
+    assert world.store.read(lambda view: view.retry(7, "k")) is None
+    assert len(world.all_sessions()) == 1
+
+
+def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
+    closed = world.create()
+    world.close(closed)
+    before = world.stored(closed)
+    assert world.passes(days=30).moves.total() == 0
+    with pytest.raises(WrongStatus):
+        world.join(closed)
+    assert world.stored(closed) == before

@@ -1,0 +1,147 @@
+"""The event table: history, order, and what the announcer makes of it. On both databases."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clocks import SettableClock
+from tests.support.databases import Database
+from tests.support.factories import AGENT, HOUR, caller
+from tests.support.waiting import eventually
+from tests.support.worlds import World
+from tminus import announcer
+from tminus.announcer import Announcer
+from tminus.events import Told
+from tminus.model import EventType, Status
+from tminus.sessions import reads, sweeps
+
+
+def test_numbers_rise_in_the_order_of_the_changes(world: World) -> None:
+    first, second = world.create(), world.create()
+    world.close(first)
+    world.join(second)
+    events = world.events()
+    assert [(told.event.session_id, told.event.type) for told in events] == [
+        (first.id, EventType.CREATED),
+        (second.id, EventType.CREATED),
+        (first.id, EventType.CLOSED),
+        (second.id, EventType.ACTIVE),
+        (second.id, EventType.JOINED),
+    ]
+    seqs = [told.event.seq for told in events]
+    assert seqs == sorted(set(seqs))
+    assert world.store.read(lambda view: view.last_seq()) == seqs[-1]
+
+
+def test_events_are_read_page_by_page_without_one_twice_or_one_left_out(world: World) -> None:
+    sessions = [world.create() for _ in range(3)]
+    for session in sessions * 4:
+        world.join(session)
+    every = [told.event.seq for told in world.events()]
+    pages, after = [], 0
+    while page := world.store.read(lambda view: view.events(after, 4)):  # noqa: B023 - called at once
+        assert len(page) <= 4
+        pages += [told.event.seq for told in page]
+        after = pages[-1]
+    assert pages == every
+
+
+def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> None:
+    mine, other = world.create(), world.create()
+    world.join(mine)
+    world.join(other)
+    history = world.store.read(lambda view: reads.history(view, AGENT, mine.id, 0, 100))
+    assert [told.event.type for told in history] == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
+    assert {told.session.id for told in history} == {mine.id}
+    rest = world.store.read(lambda view: reads.history(view, AGENT, mine.id, history[0].event.seq, 1))
+    assert [told.event for told in rest] == [history[1].event]
+
+
+def test_an_event_comes_with_its_participant_and_with_its_session_as_it_is_now(world: World) -> None:
+    session = world.create()
+    grace = world.join(session, "Grace")
+    world.close(session)
+    created, _, joined, _ = world.events(session)
+    assert created.participant is None
+    assert joined.participant is not None
+    assert (joined.participant.id, joined.participant.name) == (grace, "Grace")
+    assert joined.event.status is Status.ACTIVE, "as it was then"
+    assert joined.session == world.stored(session)
+    assert joined.session.status is Status.CLOSED, "as it is now"
+
+
+def test_an_event_carries_the_request_that_caused_it_and_one_of_the_clock_none(world: World) -> None:
+    world.create(by=caller(request_id="r-1"), start_time=world.now)
+    assert [told.event.request_id for told in world.events()] == ["r-1", None]
+
+
+def test_a_refused_verb_leaves_no_event(world: World) -> None:
+    session = world.create()
+    world.close(session)
+    before = world.events()
+    from tminus.errors import WrongStatus
+
+    for attempt in (lambda: world.join(session), lambda: world.reschedule(session, world.now + HOUR)):
+        with pytest.raises(WrongStatus):
+            attempt()
+    assert world.events() == before
+
+
+# --- the announcer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def announced(world: World) -> Iterator[list[Told]]:
+    """What an announcer has told of the world's store so far."""
+    told: list[Told] = []
+    teller = Announcer(world.store, told.append)
+    teller.start()
+    yield told
+    teller.stop()
+
+
+def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
+    world: World, announced: list[Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = world.schedule(HOUR)
+    world.passes(hours=1)
+    world.close(session)
+    eventually(lambda: len(announced) == 3)
+    assert announced == world.events()
+
+
+def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
+    database: Database, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "PAGE", 3)
+    world = World(database.open(clock), clock)
+    world.create()
+    told: list[Told] = []
+    teller = Announcer(world.store, told.append)
+    teller.start()
+    sessions = [world.create() for _ in range(10)]
+    teller.stop()
+    assert [one.event.session_id for one in told] == [session.id for session in sessions]
+
+
+def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
+    here, there = World(database.open(clock), clock), World(database.open(clock), clock)
+    news = threading.Event()
+    teller = Announcer(here.store, lambda told: news.set())
+    teller.start()
+    there.create()
+    assert news.wait(10)
+    teller.stop()
+
+
+def test_what_retention_has_removed_is_not_told(world: World) -> None:
+    told: list[Told] = []
+    teller = Announcer(world.store, told.append)
+    world.close(world.create())
+    world.clock.passes(hours=2)
+    sweeps.clean(world.store.submit, HOUR)
+    kept = world.create()
+    teller.start()
+    teller.stop()
+    assert [one.event.session_id for one in told] == [kept.id]

@@ -1,0 +1,99 @@
+"""The schema: migrations lead to just the tables that the code declares. On both databases."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+from tests.support.clocks import SettableClock
+from tests.support.databases import Database
+from tests.support.factories import session
+from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
+from tminus.storage import Store, migrate
+from tminus.storage.engine import make_engine
+
+
+def test_migrations_lead_to_the_tables_that_the_code_declares(empty_database: Database) -> None:
+    empty_database.open()
+    engine = make_engine(empty_database.url, writes=True)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+    engine.dispose()
+
+
+def test_an_empty_database_is_brought_to_the_newest_schema(empty_database: Database) -> None:
+    store = empty_database.open()
+    assert (store.migrated_from, store.schema) == (None, migrate.head())
+    assert len(store.database_id) == 8
+
+
+def test_a_database_that_is_up_to_date_is_left_alone(empty_database: Database) -> None:
+    first = empty_database.open()
+    first.submit(lambda tx: tx.add(session(id="s1"))).result(30)
+    second = empty_database.open()
+    assert second.migrated_from == second.schema == migrate.head()
+    assert second.database_id == first.database_id
+    assert second.read(lambda view: view.session("s1")) == first.read(lambda view: view.session("s1"))
+
+
+def test_two_databases_have_different_ids(database: Database, tmp_path: Path) -> None:
+    other = Store(f"sqlite:///{tmp_path}/other.db", SettableClock())
+    other.close()
+    assert other.database_id != database.open().database_id
+
+
+def test_a_database_of_a_newer_tminus_is_refused_and_left_as_it_is(empty_database: Database) -> None:
+    store = empty_database.open()
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    store.submit(lambda tx: tx.execute(newer)).result(30)
+    with pytest.raises(DatabaseTooNew, match="its schema is 9999, of a newer tminus than this; run that one, or restore"):
+        empty_database.open()
+    found = store.submit(lambda tx: tx.execute(text("SELECT version_num FROM alembic_version")).scalar()).result(30)
+    assert found == "9999"
+
+
+def test_two_daemons_that_start_at_once_on_an_empty_database_both_start(empty_database: Database) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: empty_database.open(), range(4)))
+    assert len({store.database_id for store in stores}) == 1
+    assert {store.migrated_from for store in stores} == {None, migrate.head()}
+
+
+@pytest.mark.parametrize("content", [b"This is no database, but a text that somebody put here." * 40, b"\0" * 100 + b"x" * 8000])
+def test_a_file_that_is_no_database_is_refused_with_a_way_out(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tminus.db"
+    path.write_bytes(content)
+    with pytest.raises(DatabaseCorrupt, match="restore a backup, or move it away to begin anew") as refused:
+        Store(f"sqlite:///{path}", SettableClock())
+    assert str(path) in refused.value.description
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.db"
+    Store(f"sqlite:///{path}", SettableClock()).close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    content[100:300] = b"\xa5" * 200  # the first page's list of tables
+    path.write_bytes(content)
+    with pytest.raises(DatabaseCorrupt):
+        Store(f"sqlite:///{path}", SettableClock())
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CannotOpenDatabase, match="unable to open database file"):
+        Store(f"sqlite:///{tmp_path}/nowhere/tminus.db", SettableClock())
+
+
+def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
+    with pytest.raises(CannotOpenDatabase) as refused:
+        Store("postgresql+psycopg://tminus@127.0.0.1:9/tminus", SettableClock(), password="SecretPassword")
+    assert "127.0.0.1" in refused.value.description
+    assert "SecretPassword" not in refused.value.description
+    assert "\n" not in refused.value.description

@@ -1,0 +1,213 @@
+"""Two at once: one wins, the other is refused or does nothing; never two events for one move. On both databases."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.clocks import SettableClock
+from tests.support.databases import Database
+from tests.support.factories import AGENT, HOUR, MINUTE, order, settings
+from tests.support.worlds import World
+from tminus import draws
+from tminus.errors import NoPinFree, RequestError, WrongStatus
+from tminus.lifecycle import fire
+from tminus.model import EventType, Session, SessionType, Status, Trigger
+from tminus.sessions import sweeps, verbs
+from tminus.storage import Transaction
+
+ROUNDS = 12
+
+
+@pytest.fixture
+def daemons(database: Database, clock: SettableClock) -> tuple[World, World]:
+    """Two daemons that work on one database."""
+    return World(database.open(clock), clock), World(database.open(clock), clock)
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """Runs all at the same moment; what each returned, or the refusal that it raised."""
+    begin = threading.Barrier(len(works))
+    results: list[Any] = [None] * len(works)
+
+    def run(number: int, work: Callable[[], Any]) -> None:
+        begin.wait()
+        try:
+            results[number] = work()
+        except RequestError as refusal:
+            results[number] = refusal
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def whole(world: World, session: Session) -> Session:
+    """A session of which each event is a step from the one before, and the last says where it stands."""
+    stored, told = world.stored(session), [one.event for one in world.events(session)]
+    status: Status | None = None
+    for event in told:
+        if event.type is not EventType.JOINED or status is not Status.ACTIVE:
+            assert event.previous_status == status, told
+        status = event.status
+    assert status is stored.status
+    moves = [event for event in told if not (event.type is EventType.ACTIVE)]  # told together with the join
+    assert stored.version == len(moves)
+    assert all(number == 1 for kind, number in Counter(event.type for event in told).items() if kind in ONCE)
+    return stored
+
+
+ONCE = {EventType.CREATED, EventType.SCHEDULED, EventType.READY, EventType.ACTIVE, EventType.CLOSED}
+
+
+def test_reschedule_against_open_has_one_winner(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    outcomes = Counter[str]()
+    for _ in range(ROUNDS):
+        session = one.schedule(HOUR)
+        one.clock.passes(50 * MINUTE)
+        later = one.now + 3 * HOUR
+        moved, sweep = at_once(lambda s=session, t=later: one.reschedule(s, t), two.advance)
+        stored = whole(one, session)
+        if isinstance(moved, WrongStatus):
+            outcomes["open"] += 1
+            assert (stored.status, stored.start_time) == (Status.NEW, session.start_time)
+            assert sweep.moves == {Trigger.OPEN: 1}
+        else:
+            outcomes["reschedule"] += 1
+            assert (stored.status, stored.start_time, stored.due_at) == (Status.SCHEDULED, later, later - 10 * MINUTE)
+            assert sweep.moves.total() == 0
+        one.close(session)
+    assert outcomes.total() == ROUNDS
+
+
+def test_close_against_join_has_one_winner_or_the_join_came_first(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    for _ in range(ROUNDS):
+        session = one.create()
+        closed, joined = at_once(lambda s=session: one.close(s), lambda s=session: two.join(s))
+        stored = whole(one, session)
+        assert closed is None
+        assert (stored.status, stored.participants) == (Status.CLOSED, 0)
+        assert [person.id for person in one.participants(session)] == (
+            [] if isinstance(joined, WrongStatus) else [joined]
+        )
+        assert all(person.left_at for person in one.participants(session))
+
+
+def test_two_daemons_that_sweep_at_once_make_each_move_once(
+    daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "FIRST_BATCH", 3)
+    monkeypatch.setattr(sweeps, "LARGEST_BATCH", 3)
+    one, two = daemons
+    sessions = [one.schedule(HOUR, kind) for kind in SessionType for _ in range(8)]
+    one.clock.passes(days=1)
+    swept = at_once(one.advance, two.advance, one.advance, two.advance)
+    assert sum((sweep.moves for sweep in swept), Counter()) == {Trigger.OPEN: 32, Trigger.EXPIRE: 32}
+    for session in sessions:
+        assert whole(one, session).status is Status.CLOSED
+        assert one.told(session) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
+
+
+def test_two_reschedules_with_the_same_version_have_one_winner(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    for _ in range(ROUNDS):
+        session = one.schedule(HOUR)
+        starts = [one.now + 2 * HOUR, one.now + 3 * HOUR]
+        results = at_once(
+            lambda s=session: one.reschedule(s, starts[0], if_match=frozenset({1})),
+            lambda s=session: two.reschedule(s, starts[1], if_match=frozenset({1})),
+        )
+        winners = [result for result in results if isinstance(result, Session)]
+        assert len(winners) == 1
+        assert whole(one, session) == winners[0]
+        assert winners[0].version == 2
+
+
+def test_joins_from_two_daemons_are_all_counted_and_the_first_is_first_once(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    session = one.create()
+    people = at_once(*[lambda daemon=daemon: daemon.join(session) for daemon in daemons * 6])
+    stored = whole(one, session)
+    assert stored.participants == len(set(people)) == 12
+    at_once(*[lambda p=person: two.leave(session, p) for person in people])
+    stored = whole(one, session)
+    assert (stored.participants, stored.status) == (0, Status.ACTIVE)
+    assert stored.due_trigger is Trigger.IDLE
+
+
+def test_one_participant_reported_to_have_left_by_two_daemons_leaves_once(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    for _ in range(ROUNDS):
+        session = one.create()
+        grace, _ada = one.join(session), one.join(session)
+        at_once(lambda s=session, p=grace: one.leave(s, p), lambda s=session, p=grace: two.leave(s, p))
+        assert whole(one, session).participants == 1
+        assert one.told(session).count(EventType.LEFT) == 1
+
+
+def test_two_closes_at_once_are_told_once(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    for _ in range(ROUNDS):
+        session = one.create()
+        assert at_once(lambda s=session: one.close(s), lambda s=session: two.close(s)) == [None, None]
+        assert one.told(session) == [EventType.CREATED, EventType.CLOSED]
+
+
+def test_two_daemons_never_give_the_same_pin(daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "PINS", range(100_000, 100_012))
+    made = at_once(*[lambda daemon=daemon: daemon.create(SessionType.SUPPORT) for daemon in daemons * 8])
+    pins = [one.pin for one in made if isinstance(one, Session)]
+    assert sorted(pins) == list(draws.PINS)
+    assert [type(one) for one in made if not isinstance(one, Session)] == [NoPinFree] * 4
+
+
+def test_a_move_that_was_decided_on_an_old_look_is_refused(daemons: tuple[World, World]) -> None:
+    one, _ = daemons
+    session = one.schedule(HOUR)
+    one.reschedule(session, one.now + 2 * HOUR)
+
+    def stale(tx: Transaction) -> None:
+        tx.change(session, fire(Trigger.OPEN, session.status), due_at=None, due_trigger=None)
+
+    with pytest.raises(WrongStatus, match="status is scheduled"):
+        one.run(stale)
+    assert one.stored(session).version == 2
+
+
+def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(daemons: tuple[World, World]) -> None:
+    one, two = daemons
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def follow() -> None:
+        after = 0
+        while True:
+            last = stop.is_set()
+            for told in one.store.read(lambda view: view.events(after, 50)):
+                after = told.event.seq
+                seen.append(after)
+            if last:
+                return
+
+    def make(world: World) -> Iterator[str]:
+        futures = [
+            world.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order())) for _ in range(150)
+        ]
+        return (future.result(30).session.id for future in futures)
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    at_once(lambda: list(make(one)), lambda: list(make(two)))
+    stop.set()
+    reader.join()
+    assert seen == [told.event.seq for told in one.events()]
+    assert len(seen) == len(set(seen)) == 300
+
+

@@ -1,0 +1,435 @@
+"""The writer: one transaction for all who wait. On both databases."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.support.clocks import NOW, SettableClock
+from tests.support.databases import Database, PostgresServer, SqliteServer
+from tests.support.factories import session
+from tests.support.waiting import eventually
+from tminus.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
+from tminus.storage import Store, Transaction, engine, writer
+
+Log = list[Any]
+
+
+@contextmanager
+def held(store: Store) -> Iterator[None]:
+    """Keeps the writer busy, so that what is submitted meanwhile waits; all of it runs on leaving."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    holding = store.submit(hold)
+    assert begun.wait(30)
+    try:
+        yield
+    finally:
+        go_on.set()
+        holding.result(30)
+
+
+def put(name: str, value: str = "x") -> Callable[[Transaction], str]:
+    """A job that writes."""
+
+    def job(tx: Transaction) -> str:
+        tx.set_meta(name, value)
+        return name
+
+    return job
+
+
+def meta(store: Store, name: str) -> str | None:
+    return store.read(lambda view: view.meta(name))
+
+
+# --- group commit -----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_that_wait_at_the_same_moment_share_one_transaction(database: Database) -> None:
+    commits: Log = []
+    store = database.open(committed=lambda tx: commits.append(tx.writes))
+    with held(store):
+        futures = [store.submit(put(f"k{n}")) for n in range(50)]
+    assert [future.result(30) for future in futures] == [f"k{n}" for n in range(50)]
+    assert len(commits) == 2, "the one that was waited for, and one for all fifty"
+
+
+def test_a_transaction_holds_at_most_a_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BATCH", 10)
+    commits: Log = []
+    store = database.open(committed=lambda tx: commits.append(1))
+    with held(store):
+        futures = [store.submit(put(f"k{n}")) for n in range(25)]
+    for future in futures:
+        future.result(30)
+    assert len(commits) == 1 + 3
+
+
+def test_all_jobs_of_a_transaction_have_the_same_time(database: Database) -> None:
+    clock = SettableClock()
+
+    def now() -> Any:
+        clock.passes(seconds=1)
+        return clock.time
+
+    store = database.open(now)
+    with held(store):
+        futures = [store.submit(lambda tx: tx.now) for _ in range(5)]
+    assert len({future.result(30) for future in futures}) == 1
+    assert store.submit(lambda tx: tx.now).result(30) > futures[0].result()
+
+
+def test_jobs_run_in_the_order_in_which_they_came(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BATCH", 7)
+    store, order = database.open(), list[int]()
+    with held(store):
+        futures = [store.submit(lambda tx, n=n: order.append(n)) for n in range(100)]  # type: ignore[misc]
+    for future in futures:
+        future.result(30)
+    assert order == list(range(100))
+
+
+def test_an_answer_comes_after_the_commit(database: Database) -> None:
+    store, other = database.open(), database.open()
+    for n in range(20):
+        store.submit(put("k", str(n))).result(30)
+        assert meta(other, "k") == str(n)
+
+
+def test_a_job_sees_what_an_earlier_job_of_its_transaction_wrote(database: Database) -> None:
+    store = database.open()
+    with held(store):
+        store.submit(lambda tx: tx.add(session(id="s1")))
+        seen = store.submit(lambda tx: tx.session("s1"))
+    assert seen.result(30) is not None
+
+
+def test_every_job_of_many_threads_is_done_once(database: Database) -> None:
+    store = database.open()
+    store.submit(put("count", "0")).result(30)
+
+    def add(tx: Transaction) -> int:
+        count = int(tx.meta("count") or 0) + 1
+        tx.set_meta("count", str(count))
+        return count
+
+    results: list[int] = []
+
+    def work() -> None:
+        results.extend(store.submit(add).result(30) for _ in range(25))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == list(range(1, 201))
+    assert meta(store, "count") == "200"
+
+
+# --- jobs that fail ---------------------------------------------------------------------------------------------------
+
+
+def refuse(tx: Transaction) -> None:
+    raise NoPinFree
+
+
+def test_a_job_that_refuses_before_it_wrote_costs_the_others_nothing(database: Database) -> None:
+    commits: Log = []
+    store = database.open(committed=lambda tx: commits.append(1))
+    with held(store):
+        futures: list[Future[Any]] = [
+            store.submit(refuse if n == 5 else put(f"k{n}")) for n in range(10)
+        ]
+    with pytest.raises(NoPinFree):
+        futures[5].result(30)
+    assert [future.result(30) for future in futures[:5] + futures[6:]] == [f"k{n}" for n in range(10) if n != 5]
+    assert len(commits) == 2, "no job ran twice"
+
+
+@pytest.mark.parametrize("error", [NoPinFree(), ValueError("a defect")], ids=["a refusal", "a defect"])
+def test_a_job_that_fails_after_it_wrote_rolls_back_only_itself(database: Database, error: Exception) -> None:
+    store = database.open()
+
+    def fail(tx: Transaction) -> None:
+        tx.set_meta("bad", "half done")
+        tx.add(session(id="bad"))
+        raise error
+
+    with held(store):
+        futures: list[Future[Any]] = [store.submit(fail if n == 5 else put(f"k{n}")) for n in range(10)]
+    with pytest.raises(type(error)):
+        futures[5].result(30)
+    for n in [0, 1, 2, 3, 4, 6, 7, 8, 9]:
+        assert futures[n].result(30) == f"k{n}"
+        assert meta(store, f"k{n}") == "x"
+    assert meta(store, "bad") is None
+    assert store.read(lambda view: view.session("bad")) is None
+
+
+def test_a_defect_before_anything_was_written_hurts_nobody_else(database: Database) -> None:
+    store = database.open()
+
+    def defect(tx: Transaction) -> None:
+        raise ZeroDivisionError
+
+    with held(store):
+        futures: list[Future[Any]] = [store.submit(defect if n == 1 else put(f"k{n}")) for n in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        futures[1].result(30)
+    assert [meta(store, f"k{n}") for n in range(3)] == ["x", None, "x"]
+    assert store.failing is None, "a defect is not the database's failure"
+
+
+@pytest.mark.parametrize("neighbours", [0, 5])
+def test_a_job_whose_drawn_id_is_taken_draws_again(database: Database, neighbours: int) -> None:
+    store = database.open()
+    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    draws = iter(["taken", "taken", "free"])
+
+    def draw(tx: Transaction) -> str:
+        drawn = next(draws)
+        tx.add(session(id=drawn, label="drawn"))
+        return drawn
+
+    with held(store):
+        others = [store.submit(put(f"k{n}")) for n in range(neighbours)]
+        drawn = store.submit(draw)
+    assert drawn.result(30) == "free"
+    assert [future.result(30) for future in others] == [f"k{n}" for n in range(neighbours)]
+    taken, free = (store.read(lambda view, name=name: view.session(name)) for name in ("taken", "free"))  # type: ignore[misc]
+    assert (taken and taken.label, free and free.label) == ("Ada’s meeting", "drawn")
+    assert store.failing is None
+
+
+def test_a_job_that_always_draws_what_is_taken_is_given_up(database: Database) -> None:
+    store = database.open()
+    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    runs: Log = []
+
+    def draw(tx: Transaction) -> None:
+        runs.append(1)
+        tx.add(session(id="taken"))
+
+    with pytest.raises(StoreUnavailable):
+        store.submit(draw).result(30)
+    assert len(runs) == 1 + writer.DRAWS
+    assert store.submit(put("k")).result(30) == "k"
+
+
+def test_what_is_told_after_a_commit_cannot_make_a_job_run_twice(database: Database) -> None:
+    def fail(tx: Transaction) -> None:
+        raise RuntimeError("who listens has a defect")
+
+    store = database.open(committed=fail)
+    runs: Log = []
+
+    def job(tx: Transaction) -> str:
+        runs.append(1)
+        tx.set_meta("k", str(len(runs)))
+        return "done"
+
+    assert store.submit(job).result(30) == "done"
+    assert (runs, meta(store, "k")) == ([1], "1")
+    assert store.submit(put("after")).result(30) == "after"
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_goes_before_all_requests_that_wait(database: Database) -> None:
+    store, order = database.open(), list[str]()
+    with held(store):
+        futures = [store.submit(lambda tx: order.append("request")) for _ in range(3)]
+        futures.append(store.submit(lambda tx: order.append("clock"), clock=True))
+    for future in futures:
+        future.result(30)
+    assert order == ["clock", "request", "request", "request"]
+
+
+def test_between_two_of_the_clocks_batches_a_batch_of_requests_has_its_turn(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BATCH", 2)
+    store, order = database.open(), list[str]()
+    with held(store):
+        futures = [store.submit(lambda tx: order.append("r")) for _ in range(5)]
+        futures += [store.submit(lambda tx: order.append("C"), clock=True) for _ in range(4)]
+    for future in futures:
+        future.result(30)
+    assert "".join(order) == "CrrCrrCrC"
+
+
+# --- too much, and the end --------------------------------------------------------------------------------------------
+
+
+def test_one_job_more_than_may_wait_is_refused_at_once_and_the_clock_is_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "WAITING", 5)
+    store = database.open()
+    with held(store):
+        futures = [store.submit(put(f"k{n}")) for n in range(5)]
+        with pytest.raises(Overloaded):
+            store.submit(put("one more"))
+        futures.append(store.submit(put("clock"), clock=True))
+    assert [future.result(30) for future in futures] == ["k0", "k1", "k2", "k3", "k4", "clock"]
+    assert meta(store, "one more") is None
+    assert store.submit(put("later")).result(30) == "later", "there is room again"
+
+
+def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Database) -> None:
+    store = database.open()
+    refused = threading.Event()
+
+    def knock() -> bool:
+        try:
+            store.submit(lambda tx: None)
+        except Draining:
+            refused.set()
+        return refused.is_set()
+
+    with held(store):
+        futures = [store.submit(put(f"k{n}")) for n in range(300)]
+        stopping = threading.Thread(target=store.close)
+        stopping.start()
+        eventually(knock)
+    stopping.join(30)
+    assert not stopping.is_alive()
+    assert [future.result(0) for future in futures] == [f"k{n}" for n in range(300)]
+    assert meta(database.open(), "k299") == "x"
+
+
+def test_after_the_end_everything_is_refused(database: Database) -> None:
+    store = database.open()
+    store.close()
+    with pytest.raises(Draining):
+        store.submit(put("k"))
+    with pytest.raises(Draining):
+        asyncio.run(store.write(put("k")))
+
+
+# --- coroutines -------------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_that_wait_share_a_transaction_and_each_has_its_own_answer(database: Database) -> None:
+    commits: Log = []
+    store = database.open(committed=lambda tx: commits.append(1))
+
+    async def all_at_once() -> list[Any]:
+        jobs = [store.write(refuse if n == 3 else put(f"k{n}")) for n in range(40)]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    with held(store):
+        waiting = threading.Thread(target=lambda: answers.extend(asyncio.run(all_at_once())))
+        answers: Log = []
+        waiting.start()
+        eventually(lambda: len(store._writer._requests) == 40)
+    waiting.join(30)
+    assert isinstance(answers.pop(3), NoPinFree)
+    assert answers == [f"k{n}" for n in range(40) if n != 3]
+    assert len(commits) == 2
+
+
+def test_what_a_coroutine_that_went_away_had_asked_for_is_done_all_the_same(database: Database) -> None:
+    store = database.open()
+
+    async def impatient() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(store.write(put("k")), timeout=0.05)
+
+    with held(store):
+        asyncio.run(impatient())  # its loop is closed before the job has run
+    assert store.submit(put("after")).result(30) == "after"
+    assert meta(store, "k") == "x"
+
+
+# --- a database that fails --------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_told_once_with_its_reason_and_so_is_the_recovery(database: Database) -> None:
+    health: list[str | None] = []
+    store = database.open(health=health.append)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable) as failed:
+            store.submit(lambda tx: tx.execute(text("UPDATE nowhere SET x = 1"))).result(30)
+        assert failed.value.__cause__ is not None
+    assert len(health) == 1
+    assert "nowhere" in (health[0] or "")
+    assert store.failing == health[0]
+    assert store.submit(put("k")).result(30) == "k"
+    assert store.failing is None
+    assert health[1:] == [None]
+
+
+def test_a_job_with_bad_sql_hurts_nobody_else_for_long(database: Database) -> None:
+    store = database.open()
+    with held(store):
+        store.submit(put("before"))
+        bad = store.submit(lambda tx: tx.execute(text("UPDATE nowhere SET x = 1")))
+    with pytest.raises(StoreUnavailable):
+        bad.result(30)
+    assert store.submit(put("after")).result(30) == "after"
+
+
+def test_a_read_that_fails_is_told_as_such_and_the_next_works(database: Database) -> None:
+    store = database.open()
+    with pytest.raises(StoreUnavailable):
+        store.read(lambda view: view._connection.execute(text("SELECT * FROM nowhere")))
+    assert store.read(lambda view: view.last_seq()) == 0
+
+
+def test_while_another_process_holds_sqlites_lock_writing_fails_and_works_again_after(
+    sqlite_server: SqliteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 30)
+    health: list[str | None] = []
+    with sqlite_server.database() as database:
+        store = database.open(health=health.append)
+        other = sqlite3.connect(database.url.removeprefix("sqlite:///"), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            store.submit(put("k")).result(30)
+        assert store.failing == "database is locked"
+        assert store.read(lambda view: view.last_seq()) == 0, "reading goes on"
+        other.execute("ROLLBACK")
+        other.close()
+        assert store.submit(put("k")).result(30) == "k"
+    assert health == ["database is locked", None]
+
+
+def test_a_connection_that_the_server_has_cut_is_replaced(pg_server: PostgresServer) -> None:
+    cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = 'tminus'")  # fmt: skip
+    with pg_server.database() as database:
+        store, other = database.open(), database.open()
+        store.submit(put("k")).result(30)
+        other.submit(lambda tx: tx.execute(cut).all()).result(30)
+        with suppress(StoreUnavailable):
+            store.submit(put("first")).result(30)
+        assert store.submit(put("second")).result(30) == "second"
+        assert store.failing is None
+        assert meta(store, "second") == "x"
+
+
+def test_nothing_of_a_label_or_a_token_is_in_the_reason_of_a_failure(database: Database) -> None:
+    health: list[str | None] = []
+    store = database.open(health=health.append)
+    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    secret = "SecretSecretSecretSecretSecretSe"
+    with pytest.raises(StoreUnavailable) as failed:
+        store.submit(lambda tx: tx.add(session(id="taken", host_auth_token=secret, created_at=NOW))).result(30)
+    assert len(health) == 1
+    assert secret not in str(health[0])
+    assert secret not in str(failed.value)
+    assert secret not in str(failed.value.__cause__)

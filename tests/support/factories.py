@@ -1,0 +1,70 @@
+"""Callers, orders, settings and sessions with sensible fields: a test names only those that matter to it."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.support.clocks import NOW
+from tminus.config import Settings
+from tminus.config.settings import Lifecycle, Limits
+from tminus.model import Caller, Order, Role, Session, SessionType, Setting, Status
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+
+
+def caller(*roles: Role, agent_id: int = 7, **fields: Any) -> Caller:
+    """Somebody with these roles; an agent if none is named."""
+    return Caller(
+        agent_id=agent_id,
+        name=fields.pop("name", f"Agent {agent_id}"),
+        external_id=fields.pop("external_id", f"external-{agent_id}"),
+        roles=frozenset(roles or (Role.AGENT,)),
+        **fields,
+    )
+
+
+AGENT = caller()
+OTHER_AGENT = caller(agent_id=8)
+SUPERVISOR = caller(Role.SUPERVISOR, agent_id=20)
+GROUP_ADMIN = caller(Role.GROUP_ADMIN, agent_id=21)
+MONITOR = caller(Role.MONITOR, agent_id=22)
+ROOM = caller(Role.ROOM, agent_id=30)
+
+
+def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> Order:
+    """An order for a session to be made now, or at `start_time`."""
+    return Order(type=session_type, label=fields.pop("label", "Ada’s meeting"), **fields)
+
+
+def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:
+    """The defaults but for what is named: `lead`, `new_timeout`, `empty_timeout`, `max_active`, `horizon`."""
+    return Settings(
+        lifecycle=Lifecycle.model_validate(lifecycle), limits=Limits(sessions_per_agent=sessions_per_agent)
+    )
+
+
+def session(**fields: Any) -> Session:
+    """A session as it is stored; without a word a live one that was scheduled for an hour from now."""
+    start: datetime | None = fields.get("start_time", NOW + HOUR)
+    known: dict[str, Any] = {
+        "id": "xoKwKRBrbwRF",
+        "type": SessionType.LIVE,
+        "status": Status.SCHEDULED,
+        "label": "Ada’s meeting",
+        "user_description": "Ada",
+        "scheduled": start is not None,
+        "agent_id": 7,
+        "organization_id": 1,
+        "created_by": {"sid": 3, "providerExternalId": "external-7"},
+        "start_time": start,
+        "expires_at": (start or NOW) + HOUR,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "host_auth_token": "T" * 32,
+        "host_key": "K" * 32,
+        "external_session_object_id": "0" * 32,
+        "settings": {setting.value: False for setting in Setting},
+        "user_url": "https://user.example/?xoKwKRBrbwRF",
+        "host_url": "https://host.example/?xoKwKRBrbwRF",
+    }
+    return Session(**known | fields)

@@ -1,0 +1,143 @@
+"""A store, its clock and its settings: what verbs are tried on."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, select
+
+from tests.support.clocks import SettableClock
+from tests.support.factories import AGENT, ROOM, order, settings
+from tminus.events import Told
+from tminus.model import Caller, EventType, Participant, ParticipantRole, Session, SessionType
+from tminus.sessions import sweeps, verbs
+from tminus.sessions.retries import RetryKey
+from tminus.sessions.sweeps import Sweep
+from tminus.sessions.verbs import IfMatch, Made
+from tminus.storage import Store, Transaction
+from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
+
+T = TypeVar("T")
+
+
+class World:
+    """The verbs with everything they need, so that a test says only what it is about."""
+
+    def __init__(self, store: Store, clock: SettableClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.settings = settings()
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.time
+
+    def run(self, job: Callable[[Transaction], T]) -> T:
+        """What a job returns, or raises, once it is committed."""
+        return self.store.submit(job).result(timeout=30)
+
+    # --- verbs --------------------------------------------------------------------------------------------------------
+
+    def make(
+        self,
+        session_type: SessionType = SessionType.LIVE,
+        *,
+        by: Caller = AGENT,
+        retry: RetryKey | None = None,
+        **fields: Any,
+    ) -> Made:
+        wanted = order(session_type, **fields)
+        return self.run(lambda tx: verbs.create(tx, self.settings, by, wanted, retry))
+
+    def create(self, session_type: SessionType = SessionType.LIVE, *, by: Caller = AGENT, **fields: Any) -> Session:
+        return self.make(session_type, by=by, **fields).session
+
+    def schedule(
+        self, ahead: timedelta, session_type: SessionType = SessionType.LIVE, *, by: Caller = AGENT, **fields: Any
+    ) -> Session:
+        """A session that starts so long from now."""
+        return self.create(session_type, by=by, start_time=self.now + ahead, **fields)
+
+    def reschedule(
+        self, session: Session, start: datetime, *, by: Caller = AGENT, if_match: IfMatch = None
+    ) -> Session:
+        return self.run(lambda tx: verbs.reschedule(tx, self.settings, by, session.id, start, if_match))
+
+    def join(
+        self,
+        session: Session,
+        name: str = "Grace",
+        *,
+        role: ParticipantRole = ParticipantRole.GUEST,
+        by: Caller = ROOM,
+        retry: RetryKey | None = None,
+    ) -> str:
+        """Somebody joins; returns the participant's id."""
+        return self.run(
+            lambda tx: verbs.join(tx, self.settings, by, session.id, role, name, retry)
+        ).participant_id
+
+    def leave(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
+        self.run(lambda tx: verbs.leave(tx, self.settings, by, session.id, participant_id))
+
+    def close(self, session: Session, *, by: Caller = AGENT) -> None:
+        self.run(lambda tx: verbs.close(tx, by, session.id))
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> Sweep:
+        return sweeps.advance(self.store.submit, self.settings.lifecycle.timeouts)
+
+    def passes(self, span: timedelta | None = None, **units: float) -> Sweep:
+        """Time passes, then the clock looks."""
+        self.clock.passes(span, **units)
+        return self.advance()
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def stored(self, session: Session | str) -> Session:
+        session_id = session if isinstance(session, str) else session.id
+        found = self.store.read(lambda view: view.session(session_id))
+        assert found is not None, f"session {session_id} is not stored"
+        return found
+
+    def all_sessions(self) -> dict[str, Session]:
+        rows = self.run(lambda tx: tx.execute(select(SESSIONS)).mappings().all())
+        return {row["id"]: Session.model_validate(row) for row in rows}
+
+    def participants(self, session: Session) -> list[Participant]:
+        """Who ever joined, in the order of joining."""
+        of_session = select(PARTICIPANTS).where(PARTICIPANTS.c.session_id == session.id)
+        rows = self.run(lambda tx: tx.execute(of_session.order_by(PARTICIPANTS.c.joined_at)).mappings().all())
+        return [Participant.model_validate(row) for row in rows]
+
+    def events(self, session: Session | None = None) -> list[Told]:
+        """What happened, to one session or to all, in order."""
+        return self.store.read(lambda view: view.events(0, 1_000_000, session and session.id))
+
+    def told(self, session: Session | None = None) -> list[EventType]:
+        """The names of what happened."""
+        return [told.event.type for told in self.events(session)]
+
+    # --- beginning anew -----------------------------------------------------------------------------------------------
+
+    def clear(self, time: datetime | None = None) -> None:
+        """Empties the database, for the next example of a property."""
+
+        def remove(tx: Transaction) -> None:
+            for table in (SESSIONS, RETRIES):
+                tx.execute(delete(table))
+            tx.execute(delete(META).where(META.c.key == "timeouts"))
+
+        self.run(remove)
+        if time is not None:
+            self.clock.time = time
+
+    def put(self, *sessions: Session) -> None:
+        """Stores sessions as they are, without events."""
+
+        def add(tx: Transaction) -> None:
+            for session in sessions:
+                tx.add(session)
+
+        self.run(add)

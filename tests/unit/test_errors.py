@@ -1,0 +1,126 @@
+"""The error tree: one class a cause, each with a stable refcode and a sentence of its own."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clocks import NOW
+from tminus import errors
+from tminus.api.errors import STATUS
+from tminus.errors import Fault, RequestError, StartupError, TminusError
+
+SAMPLES: list[tuple[TminusError, str]] = [
+    (
+        errors.InvalidRequest((Fault("label", "is missing"), Fault("type", "must be text"))),
+        "Invalid request: label is missing; type must be text",
+    ),
+    (errors.UnknownPath(), "No such path"),
+    (errors.MethodNotAllowed("PATCH"), "PATCH"),
+    (errors.RequestTimeout(), "in time"),
+    (errors.BodyTooLarge(65536), "65536 bytes"),
+    (errors.InternalError("r-9"), "r-9"),
+    (errors.BadStartTime(NOW, "is in the past"), "startTime 2030-01-07T09:00:00.000Z is in the past"),
+    (errors.UnknownSession("xoKwKRBrbwRF"), "Session not found xoKwKRBrbwRF"),
+    (errors.WrongStatus("reschedule", "new"), "Cannot reschedule a session whose status is new"),
+    (errors.StaleVersion(4), 'version is now "4"'),
+    (errors.TooManySessions(3), "3 open sessions"),
+    (errors.NoPinFree(), "PIN"),
+    (errors.UnknownParticipant("p-1"), "p-1"),
+    (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
+    (errors.NotAuthenticated(), "token"),
+    (errors.Forbidden("the role agent"), "needs the role agent"),
+    (errors.TooManyAttempts("PIN look-ups", 12.6), "Too many PIN look-ups from your address: try again in 13 s"),
+    (errors.UnknownOrganization(5), "5"),
+    (errors.Overloaded(), "try again"),
+    (errors.StoreUnavailable(), "nothing was changed"),
+    (errors.Draining(), "stopping"),
+    (errors.StateDirectoryUnusable("/x", "cannot be used"), "/x: cannot be used"),
+    (errors.AlreadyRunning("/x", "stop it first"), "/x: stop it first"),
+    (errors.CannotListen(":1", "is in use"), ":1: is in use"),
+    (errors.CannotOpenDatabase("sqlite:///x", "no"), "sqlite:///x: no"),
+    (errors.DatabaseCorrupt("sqlite:///x", "no"), "sqlite:///x: no"),
+    (errors.DatabaseTooNew("sqlite:///x", "no"), "sqlite:///x: no"),
+]
+
+
+def _leaves(of: type[TminusError]) -> Iterator[type[TminusError]]:
+    for child in of.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _leaves(child) if child.__subclasses__() else (child,)
+
+
+LEAVES = list(_leaves(TminusError))
+REFUSALS = [leaf for leaf in LEAVES if issubclass(leaf, RequestError)]
+
+
+def _drawn() -> dict[str, tuple[str, str | None, str]]:
+    """The tree as the docstring draws it: name -> (parent, the digits after x, the note of its part of the tree)."""
+    tree: dict[str, tuple[str, str | None, str]] = {}
+    ancestors: list[str] = []
+    note = ""
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.fullmatch(r"    ((?:[│ ]   )*(?:[├└]── )?)([A-Z]\w+) *(?:x(\d{3}))? *(.*)", line)
+        if match is None:
+            continue
+        depth = len(match[1]) // 4
+        note = match[4] or note
+        ancestors[depth:] = [match[2]]
+        tree[match[2]] = (ancestors[depth - 1] if depth else "", match[3], note)
+    return tree
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
+    classes = {TminusError, RequestError, StartupError, *LEAVES}
+    parents = {child.__name__: child.__bases__[0].__name__ for child in classes if child is not TminusError}
+    assert {name: parent for name, (parent, *_) in _drawn().items() if parent} == parents
+
+
+@pytest.mark.parametrize("leaf", REFUSALS)
+def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_area(leaf: type[RequestError]) -> None:
+    areas = {
+        "the request's shape": {100},
+        "sessions": {101, 102},
+        "retries": {103},
+        "callers": {104, 106},
+        "the daemon": {105, 107, 108},
+    }
+    _, digits, note = _drawn()[leaf.__name__]
+    assert digits == str(leaf.refcode)[3:]
+    assert leaf.refcode // 1000 in areas[note]
+
+
+def test_no_two_refcodes_are_the_same() -> None:
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 21
+
+
+@pytest.mark.parametrize("leaf", REFUSALS)
+def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
+    assert divmod(leaf.refcode, 1000)[1] == STATUS[leaf]
+    assert 100 <= leaf.refcode // 1000 <= 108
+
+
+def test_every_refusal_has_an_http_status_and_nothing_else_has() -> None:
+    assert set(STATUS) == set(REFUSALS)
+
+
+@pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)
+def test_an_error_says_what_was_wrong_in_this_case(error: TminusError, said: str) -> None:
+    assert said in error.description
+    assert str(error) == error.description
+
+
+def test_every_cause_has_a_sample_here_and_a_docstring_of_its_own() -> None:
+    assert {type(error) for error, _ in SAMPLES} == set(LEAVES)
+    assert all(leaf.__doc__ and "(" not in leaf.__doc__.split()[0] for leaf in LEAVES)
+
+
+def test_what_may_succeed_later_says_when() -> None:
+    later = {type(error): error.retry_after for error, _ in SAMPLES if isinstance(error, RequestError)}
+    assert {leaf for leaf, seconds in later.items() if seconds} == {
+        leaf for leaf in REFUSALS if STATUS[leaf] in {429, 503}
+    }
+
+
+def test_a_bad_start_time_is_a_fault_of_the_field_start_time() -> None:
+    assert errors.BadStartTime(NOW, "is in the past").faults == (Fault("startTime", "is in the past"),)

@@ -1,0 +1,185 @@
+"""The catalogue: what an event says to the feed, the history and the log."""
+
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.clocks import NOW
+from tests.support.factories import session
+from tminus.events import CATALOGUE, COMMON_FIELDS, EVENT_FIELDS, LOG_LINES, Told, log_fields, told_by
+from tminus.lifecycle import TABLE, fire
+from tminus.model import CloseReason, Event, EventType, Participant, ParticipantRole, Session, Status, Trigger
+
+COMMON = {
+    "seq", "eventId", "type", "ts", "message", "actor", "id", "label", "userDescription", "status", "previousStatus",
+    "startTime", "expiresAt", "seconds", "user", "organization", "settings", "createdByAgentSession", "crmSyncTarget",
+    "stats",
+}  # fmt: skip
+
+CARRIES: dict[str, set[str]] = {
+    "session.created": set(),
+    "session.scheduled": set(),
+    "session.rescheduled": {"previousStartTime"},
+    "session.ready": {"lagMs"},
+    "session.active": {"participant"},
+    "session.closed": {"reason", "lagMs"},
+    "participant.joined": {"participant", "participants"},
+    "participant.left": {"participant", "participants"},
+}
+
+PIN, HOST_TOKEN, HOST_KEY = 731_905, "HostTokenHostTokenHostTokenHostT", "HostKeyHostKeyHostKeyHostKeyHost"
+GRACE = Participant(
+    id="p-1", session_id="xoKwKRBrbwRF", role=ParticipantRole.GUEST, name="Grace", joined_at=NOW
+)  # fmt: skip
+
+
+def _told(event_type: EventType, **fields: Any) -> Told:
+    """An event of which everything is known that can be."""
+    about: dict[str, Any] = {
+        "seq": 41,
+        "session_id": "xoKwKRBrbwRF",
+        "type": event_type,
+        "ts": NOW,
+        "actor": "clock",
+        "previous_status": Status.ACTIVE,
+        "status": Status.CLOSED,
+        "start_time": NOW,
+        "previous_start_time": NOW - timedelta(hours=1),
+        "expires_at": NOW + timedelta(hours=1),
+        "due_at": NOW - timedelta(milliseconds=1234),
+        "reason": CloseReason.EXPIRED,
+        "participant_id": "p-1",
+        "participants": 2,
+        "request_id": "r-9",
+    }
+    return Told(Event(**about | fields), _session(), GRACE)
+
+
+def _session() -> Session:
+    return session(
+        pin=PIN, host_auth_token=HOST_TOKEN, host_key=HOST_KEY, activated_at=NOW - timedelta(seconds=90, milliseconds=7),
+        external_mapping="INC0010001", parent_object={"id": "1", "app": "servicenow"},
+        user_url=f"https://user.example/{PIN}", host_url=f"https://host.example/?x#host={HOST_KEY}",
+    )  # fmt: skip
+
+
+def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
+    assert {event_type.value: set(entry.carries) for event_type, entry in CATALOGUE.items()} == CARRIES
+    assert set(CATALOGUE) == set(EventType)
+    assert set(COMMON_FIELDS) == COMMON
+    assert len(COMMON_FIELDS) == len(COMMON)
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_a_payload_has_the_common_fields_what_the_catalogue_says_and_nothing_else(event_type: EventType) -> None:
+    assert set(_told(event_type).payload("d1")) == COMMON | CARRIES[event_type]
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_neither_a_payload_nor_a_log_line_holds_a_pin_a_host_token_or_a_host_key(event_type: EventType) -> None:
+    told = _told(event_type)
+    said = orjson.dumps([told.payload("d1"), told.message, log_fields(told)]).decode()
+    assert "xoKwKRBrbwRF" in said
+    for secret in (str(PIN), HOST_TOKEN, HOST_KEY):
+        assert secret not in said
+
+
+def test_a_payload_says_what_was_true_at_that_moment() -> None:
+    payload = _told(EventType.CLOSED).payload("d1")
+    assert orjson.loads(orjson.dumps(payload)) == {
+        "seq": 41,
+        "eventId": "d1-41",
+        "type": "session.closed",
+        "ts": "2030-01-07T09:00:00.000Z",
+        "message": "Session xoKwKRBrbwRF “Ada’s meeting” is closed (expired)",
+        "actor": "clock",
+        "id": "xoKwKRBrbwRF",
+        "label": "Ada’s meeting",
+        "userDescription": "Ada",
+        "status": "closed",
+        "previousStatus": "active",
+        "startTime": "2030-01-07T09:00:00.000Z",
+        "expiresAt": "2030-01-07T10:00:00.000Z",
+        "seconds": 90,
+        "user": {"id": 7, "name": "Ada", "externalId": "external-7"},
+        "organization": 1,
+        "settings": dict.fromkeys(("recording", "startwithadmin", "startwithrc", "knock", "audio"), False),
+        "createdByAgentSession": {"sid": 3, "providerExternalId": "external-7"},
+        "crmSyncTarget": {"id": "1", "app": "servicenow", "externalMapping": "INC0010001"},
+        "stats": {"participants": 2},
+        "reason": "expired",
+        "lagMs": 1234,
+    }
+
+
+def test_a_field_of_which_nothing_is_known_is_left_out_of_the_extra_fields() -> None:
+    told = _told(EventType.CLOSED, due_at=None, previous_start_time=None)
+    assert told.lag_ms is None
+    assert "lagMs" not in told.payload("d1")
+
+
+def test_a_move_in_time_has_a_lag_of_nought_and_so_has_one_after_a_step_back() -> None:
+    assert _told(EventType.READY, due_at=NOW).payload("d1")["lagMs"] == 0
+    assert _told(EventType.READY, due_at=NOW + timedelta(hours=1)).payload("d1")["lagMs"] == 0
+
+
+def test_a_session_that_was_never_active_has_been_so_for_0_seconds() -> None:
+    told = Told(_told(EventType.CLOSED).event, session())
+    assert told.payload("d1")["seconds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("event_type", "said"),
+    [
+        (EventType.CREATED, "was created and is open"),
+        (EventType.SCHEDULED, "was scheduled for 2030-01-07T09:00:00.000Z"),
+        (EventType.RESCHEDULED, "was moved from 2030-01-07T08:00:00.000Z to 2030-01-07T09:00:00.000Z"),
+        (EventType.READY, "is open, it starts at 2030-01-07T09:00:00.000Z"),
+        (EventType.ACTIVE, "is active: Grace joined"),
+        (EventType.CLOSED, "is closed (expired)"),
+        (EventType.JOINED, "was joined by Grace"),
+        (EventType.LEFT, "was left by Grace"),
+    ],
+)
+def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: EventType, said: str) -> None:
+    assert _told(event_type).message == f"Session xoKwKRBrbwRF “Ada’s meeting” {said}"
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: EventType) -> None:
+    full = log_fields(_told(event_type))
+    assert set(full) == set(EVENT_FIELDS)
+    bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
+    assert set(full) - set(log_fields(bare)) == {"lag_ms", "reason", "participant", "request_id", "from"}
+
+
+def test_every_move_is_told_and_only_the_first_join_twice() -> None:
+    assert {(row.source, row.trigger): told_by(row) for row in TABLE if len(told_by(row)) != 1} == {
+        (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED)
+    }
+    assert {event_type for row in TABLE for event_type in told_by(row)} == set(EventType)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "status", "event_type"),
+    [
+        (Trigger.CREATE, None, EventType.CREATED),
+        (Trigger.SCHEDULE, None, EventType.SCHEDULED),
+        (Trigger.RESCHEDULE, Status.SCHEDULED, EventType.RESCHEDULED),
+        (Trigger.OPEN, Status.SCHEDULED, EventType.READY),
+        (Trigger.JOIN, Status.ACTIVE, EventType.JOINED),
+        (Trigger.LEAVE, Status.ACTIVE, EventType.LEFT),
+        (Trigger.EXPIRE, Status.NEW, EventType.CLOSED),
+        (Trigger.IDLE, Status.ACTIVE, EventType.CLOSED),
+        (Trigger.TIME_LIMIT, Status.ACTIVE, EventType.CLOSED),
+        (Trigger.CLOSE, Status.SCHEDULED, EventType.CLOSED),
+    ],
+)
+def test_a_move_is_told_under_its_own_name(trigger: Trigger, status: Status | None, event_type: EventType) -> None:
+    assert told_by(fire(trigger, status)) == (event_type,)
+
+
+def test_a_log_lines_name_is_no_events_name() -> None:
+    assert not set(LOG_LINES) & {event_type.value for event_type in EventType}

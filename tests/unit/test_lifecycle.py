@@ -1,0 +1,79 @@
+"""What is legal: every state against every trigger, from a table written down here once more."""
+
+import pytest
+
+from tminus.errors import WrongStatus
+from tminus.lifecycle import CLOCK_MOVES, MACHINE, TABLE, UNBORN, fire
+from tminus.model import CloseReason, Status, Trigger
+
+# (state, trigger): (state afterwards, who, why it is closed)
+LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
+    ("unborn", "create"): ("new", "agent", None),
+    ("unborn", "schedule"): ("scheduled", "agent", None),
+    ("scheduled", "reschedule"): ("scheduled", "agent", None),
+    ("scheduled", "open"): ("new", "clock", None),
+    ("scheduled", "close"): ("closed", "agent", "cancelled"),
+    ("new", "join"): ("active", "room", None),
+    ("new", "expire"): ("closed", "clock", "expired"),
+    ("new", "close"): ("closed", "agent", "closed"),
+    ("active", "join"): ("active", "room", None),
+    ("active", "leave"): ("active", "room", None),
+    ("active", "idle"): ("closed", "clock", "empty"),
+    ("active", "time_limit"): ("closed", "clock", "time_limit"),
+    ("active", "close"): ("closed", "agent", "closed"),
+}
+
+STATES = ("unborn", "scheduled", "new", "active", "closed")
+TRIGGERS = ("create", "schedule", "reschedule", "open", "join", "leave", "expire", "idle", "time_limit", "close")
+
+
+def test_these_are_all_states_and_all_triggers() -> None:
+    assert STATES == (UNBORN, *(status.value for status in Status))
+    assert TRIGGERS == tuple(trigger.value for trigger in Trigger)
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+@pytest.mark.parametrize("state", STATES)
+def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, trigger: str) -> None:
+    status = None if state == "unborn" else Status(state)
+    if (state, trigger) not in LEGAL:
+        with pytest.raises(WrongStatus) as refused:
+            fire(Trigger(trigger), status)
+        assert (refused.value.trigger, refused.value.status) == (trigger, state)
+        return
+    dest, actor, reason = LEGAL[state, trigger]
+    move = fire(Trigger(trigger), status)
+    assert move == (trigger, status, dest, actor, reason)
+    assert (type(move.dest), type(move.reason)) == (Status, CloseReason if reason else type(None))
+
+
+def test_the_table_has_no_row_but_these() -> None:
+    assert {(row.source or "unborn", row.trigger) for row in TABLE} == set(LEGAL)
+    assert len(TABLE) == len(LEGAL)
+
+
+def test_the_machine_has_no_trigger_that_is_not_in_the_table() -> None:
+    assert set(MACHINE.events) == set(TRIGGERS), "automatic to_<state> transitions would reopen a closed session"
+
+
+def test_the_machine_keeps_no_session_alive() -> None:
+    fire(Trigger.OPEN, Status.SCHEDULED)
+    assert MACHINE.models == []
+
+
+def test_nothing_leaves_closed() -> None:
+    assert not [row for row in TABLE if row.source is Status.CLOSED]
+
+
+def test_each_move_of_the_clock_has_one_source() -> None:
+    assert [(row.trigger, row.source) for row in CLOCK_MOVES] == [
+        (Trigger.OPEN, Status.SCHEDULED),
+        (Trigger.EXPIRE, Status.NEW),
+        (Trigger.IDLE, Status.ACTIVE),
+        (Trigger.TIME_LIMIT, Status.ACTIVE),
+    ]
+
+
+def test_whatever_closes_a_session_says_why_and_nothing_else_does() -> None:
+    for row in TABLE:
+        assert (row.reason is not None) == (row.dest is Status.CLOSED), row

@@ -1,0 +1,108 @@
+"""Every log line is in the catalogue, and every entry of the catalogue is logged."""
+
+import ast
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import tminus
+from tminus.events import LOG_LINES
+
+SOURCE = Path(tminus.__file__).parent
+FAILURE = {"error", "traceback"}
+"""What `**failure(error)` gives."""
+
+
+@dataclass
+class Call:
+    """One call of `say`."""
+
+    where: str
+    names: set[str]
+    fields: set[str]
+    knows_all: bool
+    """Whether all of its fields can be read off the source."""
+
+
+def _calls() -> Iterator[Call]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call) and _name(node.func) == "say":
+                    yield _call(node, function, f"{path.relative_to(SOURCE)}:{node.lineno}")
+
+
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
+    name = node.args[0]
+    values = [name]
+    if isinstance(name, ast.Name):  # assigned before, perhaps one of two
+        values = [
+            assigned.value
+            for assigned in ast.walk(function)
+            if isinstance(assigned, ast.Assign) and any(_name(target) == name.id for target in assigned.targets)
+        ]
+    names = {
+        constant.value
+        for value in values
+        for constant in ast.walk(value)
+        if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+    }
+    fields, knows_all = set(), True
+    for keyword in node.keywords:
+        if keyword.arg is not None:
+            fields.add(keyword.arg)
+        elif isinstance(keyword.value, ast.Dict):
+            fields |= {key.value for key in keyword.value.keys if isinstance(key, ast.Constant)}
+        elif isinstance(keyword.value, ast.Call) and _name(keyword.value.func) == "failure":
+            fields |= FAILURE
+        elif isinstance(keyword.value, ast.Name) and keyword.value.id == "told":
+            fields |= FAILURE
+        else:
+            knows_all = False
+    return Call(where, names, fields, knows_all)
+
+
+CALLS = list(_calls())
+
+
+def test_the_source_logs() -> None:
+    assert len(CALLS) > 20, "or this test looks in the wrong place"
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.where)
+def test_a_logged_name_and_its_fields_are_in_the_catalogue(call: Call) -> None:
+    assert call.names, f"{call.where}: the name cannot be read off the source"
+    for name in call.names:
+        assert name in LOG_LINES, f"{call.where}: {name}"
+        assert call.fields <= set(LOG_LINES[name].fields), f"{call.where}: {name}"
+
+
+def test_every_entry_of_the_catalogue_is_logged_somewhere() -> None:
+    assert {name for call in CALLS for name in call.names} == set(LOG_LINES)
+
+
+@pytest.mark.parametrize("name", LOG_LINES)
+def test_every_field_of_an_entry_is_filled_by_some_call(name: str) -> None:
+    calls = [call for call in CALLS if name in call.names]
+    if all(call.knows_all for call in calls):
+        assert set[str]().union(*(call.fields for call in calls)) == set(LOG_LINES[name].fields)
+    else:
+        assert set[str]().union(*(call.fields for call in calls)) <= set(LOG_LINES[name].fields)
+
+
+@pytest.mark.parametrize("name", LOG_LINES)
+def test_a_sentence_names_only_fields_of_its_line(name: str) -> None:
+    line = LOG_LINES[name]
+    named = {field for _, field, _, _ in string.Formatter().parse(line.says) if field}
+    assert named <= set(line.fields)
+    assert line.level in {"debug", "info", "warning", "error", "critical"}

@@ -1,0 +1,309 @@
+"""The timers, with a real APScheduler and the real clock."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import eventually
+from tminus import clock, timers
+from tminus.timers import Timers
+
+HOUR = timedelta(hours=1)
+SOON = timedelta(milliseconds=60)
+
+LogLines = Callable[[], list[dict[str, Any]]]
+
+
+class Ticks:
+    """A tick that notes when it ran and answers with the deadlines that it was given, then with none."""
+
+    def __init__(self, *deadlines: datetime) -> None:
+        self.at: list[datetime] = []
+        self._deadlines = list(deadlines)
+
+    def __call__(self) -> datetime | None:
+        self.at.append(clock.now())
+        return self._deadlines.pop(0) if self._deadlines else None
+
+
+@contextmanager
+def running(tick: Callable[[], datetime | None], chores: timers.Chores | None = None) -> Iterator[Timers]:
+    started = Timers(tick, chores or {})
+    started.start()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow sweep is too slow to have done what the test sees."""
+    monkeypatch.setattr(timers, "SWEEP", HOUR)
+
+
+@pytest.fixture
+def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "SWEEP", timedelta(milliseconds=20))
+
+
+def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick) as started:
+        due = clock.now() + SOON
+        started.due_at(due)
+        eventually(lambda: tick.at)
+    assert len(tick.at) == 1
+    assert tick.at[0] >= due
+
+
+def test_a_deadline_in_the_past_is_done_at_once(no_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick) as started:
+        started.due_at(clock.now() - HOUR)
+        eventually(lambda: tick.at)
+
+
+def test_an_earlier_deadline_set_later_is_done_first(no_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick) as started:
+        started.due_at(clock.now() + HOUR)
+        started.due_at(clock.now() + SOON)
+        eventually(lambda: tick.at)
+
+
+def test_a_later_deadline_does_not_put_off_an_earlier_one(no_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick) as started:
+        started.due_at(clock.now() + SOON)
+        started.due_at(clock.now() + HOUR)
+        eventually(lambda: tick.at)
+
+
+def test_the_next_deadline_is_the_one_that_the_tick_returned(no_sweep: None) -> None:
+    first, second = clock.now() + SOON, clock.now() + 3 * SOON
+    tick = Ticks(second)
+    with running(tick) as started:
+        started.due_at(first)
+        eventually(lambda: len(tick.at) == 2)
+    assert tick.at[1] >= second
+
+
+def test_a_deadline_that_is_past_when_the_tick_returns_it_is_left_to_the_sweep(no_sweep: None) -> None:
+    tick = Ticks(*[clock.now() - HOUR] * 1000)
+    later = threading.Event()
+    with running(tick) as started:
+        started.due_at(clock.now())
+        eventually(lambda: tick.at)
+        started._scheduler.add_job(later.set)  # behind it in the same queue
+        assert later.wait(10)
+    assert len(tick.at) == 1, "a timer in the past would fire for ever"
+
+
+def test_of_deadlines_that_many_threads_set_the_earliest_is_done_first(no_sweep: None) -> None:
+    tick = Ticks()
+    spans = [SOON, *(HOUR + n * timedelta(seconds=1) for n in range(199))]
+    Random(5).shuffle(spans)
+    now = clock.now()
+    with running(tick) as started:
+        begin = threading.Barrier(8)
+
+        def set_some(mine: list[timedelta]) -> None:
+            begin.wait()
+            for span in mine:
+                started.due_at(now + span)
+
+        threads = [threading.Thread(target=set_some, args=(spans[n::8],)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(lambda: tick.at)
+    assert now + SOON <= tick.at[0] < now + HOUR
+
+
+def test_a_deadline_set_while_a_tick_runs_is_not_skipped(no_sweep: None) -> None:
+    running_now, go_on = threading.Event(), threading.Event()
+    runs: list[datetime] = []
+
+    def tick() -> None:
+        runs.append(clock.now())
+        running_now.set()
+        assert go_on.wait(10)
+
+    with running(tick) as started:
+        started.due_at(clock.now())
+        assert running_now.wait(10)
+        due = clock.now() + timedelta(milliseconds=1)
+        started.due_at(due)
+        eventually(lambda: clock.now() > due + SOON)  # the second timer has fired while the first tick still runs
+        go_on.set()
+        eventually(lambda: len(runs) == 2)
+
+
+def test_two_ticks_never_run_at_once(quick_sweep: None) -> None:
+    inside = threading.Semaphore(1)
+    runs: list[bool] = []
+
+    def tick() -> datetime:
+        alone = inside.acquire(blocking=False)
+        runs.append(alone)
+        if alone:
+            inside.release()
+        return clock.now() + timedelta(milliseconds=2)
+
+    with running(tick) as started:
+        started.due_at(clock.now())
+        eventually(lambda: len(runs) > 20)
+    assert all(runs)
+
+
+def test_the_sweep_ticks_by_itself(quick_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick):
+        eventually(lambda: len(tick.at) >= 3)
+
+
+def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(
+    quick_sweep: None, log_lines: LogLines
+) -> None:
+    runs: list[int] = []
+
+    def tick() -> None:
+        runs.append(1)
+        raise RuntimeError("the database is away")
+
+    with running(tick):
+        eventually(lambda: len(runs) >= 5)
+    failed = [line for line in log_lines() if line["event"] == "clock.failed"]
+    assert [(line["job"], line["error"], line["level"]) for line in failed] == [
+        ("tick", "RuntimeError: the database is away", "error")
+    ]
+    assert "tick (" in failed[0]["traceback"]
+
+
+def test_a_tick_that_fails_in_another_way_or_again_after_a_success_is_told_again(
+    quick_sweep: None, log_lines: LogLines
+) -> None:
+    answers: list[Exception | None] = [OSError("a"), OSError("a"), OSError("b"), None, OSError("b")]
+    runs: list[int] = []
+
+    def tick() -> None:
+        runs.append(1)
+        answer = answers.pop(0) if answers else None
+        if answer is not None:
+            raise answer
+
+    with running(tick):
+        eventually(lambda: len(runs) > 5)
+    assert [line["error"] for line in log_lines()] == ["OSError: a", "OSError: b", "OSError: b"]
+
+
+def test_a_failing_tick_forgets_no_deadline(no_sweep: None, log_lines: LogLines) -> None:
+    runs: list[datetime] = []
+
+    def tick() -> None:
+        runs.append(clock.now())
+        if len(runs) == 1:
+            raise OSError("once")
+
+    with running(tick) as started:
+        started.due_at(clock.now())
+        eventually(lambda: runs)
+        started.due_at(clock.now() + SOON)
+        eventually(lambda: len(runs) == 2)
+
+
+def test_stop_returns_only_when_the_running_tick_has_finished(no_sweep: None) -> None:
+    begun, go_on, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def tick() -> None:
+        begun.set()
+        assert go_on.wait(10)
+        finished.set()
+
+    started = Timers(tick, {})
+    started.start()
+    started.due_at(clock.now())
+    assert begun.wait(10)
+    stopping = threading.Thread(target=started.stop)
+    stopping.start()
+    stopping.join(0.1)
+    assert stopping.is_alive()
+    go_on.set()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert finished.is_set()
+
+
+def test_a_deadline_set_after_stop_is_nobodys_business(no_sweep: None) -> None:
+    tick = Ticks()
+    with running(tick) as started:
+        pass
+    started.due_at(clock.now())
+    assert started._armed is None
+    assert tick.at == []
+
+
+def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
+    tick, chore_may_end = Ticks(), threading.Event()
+    chore_runs = threading.Event()
+
+    def chore() -> None:
+        chore_runs.set()
+        assert chore_may_end.wait(10)
+
+    with running(tick, {"retention": (timedelta(milliseconds=20), chore)}) as started:
+        assert chore_runs.wait(10)
+        started.due_at(clock.now())
+        eventually(lambda: tick.at)  # while the chore is still busy
+        chore_may_end.set()
+
+
+def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -> None:
+    tick, old, new = Ticks(), Ticks(), Ticks()
+    with running(tick, {"old": (timedelta(milliseconds=20), old)}) as started:
+        eventually(lambda: old.at)
+        started.set_chores({"new": (timedelta(milliseconds=20), new)})
+        eventually(lambda: new.at)
+        assert {job.id for job in started._scheduler.get_jobs()} - {"deadline"} == {"sweep", "new"}
+        seen = len(tick.at)
+        eventually(lambda: len(tick.at) > seen)
+
+
+def test_a_chore_that_fails_is_told_by_its_name_and_done_again(no_sweep: None, log_lines: LogLines) -> None:
+    runs: list[int] = []
+
+    def chore() -> None:
+        runs.append(1)
+        raise ValueError("no")
+
+    with running(Ticks(), {"heartbeat": (timedelta(milliseconds=20), chore)}):
+        eventually(lambda: len(runs) >= 3)
+    assert [(line["event"], line["job"]) for line in log_lines()] == [("clock.failed", "heartbeat")]
+
+
+def test_the_clock_is_alive_while_ticks_are_finished_and_not_while_one_hangs(
+    quick_sweep: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "ALIVE", 0.2)
+    hang, runs = threading.Event(), Ticks()
+
+    def tick() -> None:
+        runs()
+        if hang.is_set():
+            assert go_on.wait(10)
+
+    go_on = threading.Event()
+    with running(tick) as started:
+        eventually(lambda: len(runs.at) > 2)
+        assert started.alive
+        hang.set()
+        eventually(lambda: not started.alive)
+        go_on.set()
+        eventually(lambda: started.alive)
