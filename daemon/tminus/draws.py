@@ -29,7 +29,7 @@ def token() -> str:
 
 def mark() -> str:
     """16 hexadecimal digits that tell a request from others. No secret, so they cost no system call."""
-    return f"{random.getrandbits(64):016x}"  # noqa: S311
+    return f"{random.getrandbits(64):016x}"
 
 
 def hex32() -> str:

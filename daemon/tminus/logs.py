@@ -7,6 +7,7 @@ from the catalogue, so a line cannot have a name that nobody can look up.
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from string import Formatter
 from typing import Any, TextIO
 
@@ -46,22 +47,32 @@ def say(name: str, /, **fields: Any) -> None:
     """Writes a line of the catalogue; its level and its sentence stand there. Fields that are None are left out."""
     line = LOG_LINES[name]
     fields = {key: value for key, value in fields.items() if value is not None}
-    getattr(_log, line.level)(name, message=line.says.format(**fields), **fields)
+    _write(line.level, name, message=line.says.format(**fields), **fields)
 
 
 def say_event(told: Told) -> None:
     """Writes the line of a committed event: a warning if the clock made the move late."""
-    write = _log.warning if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else _log.info
-    write(told.event.type.value, message=told.message, **log_fields(told))
+    level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
+    _write(level, told.event.type.value, message=told.message, **log_fields(told))
+
+
+def _write(level: str, name: str, **fields: Any) -> None:
+    # A full disk or a pipe that nobody reads any more stops the log, and nothing else: not the clock, not the writer.
+    with suppress(OSError):
+        getattr(_log, level)(name, **fields)
 
 
 def failure(error: BaseException) -> dict[str, str]:
     """The fields by which a line tells of a defect: what it was, and where."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return {
-        "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
+        "error": _said(error) + (f" (because {_said(error.__cause__)})" if error.__cause__ else ""),
         "traceback": " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames)),
     }
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _stamp(_logger: WrappedLogger, method: str, line: EventDict) -> EventDict:

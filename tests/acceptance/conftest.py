@@ -26,8 +26,12 @@ def check_health(daemon: Daemon) -> None:
     """Stops a daemon and fails if it had anything to complain of in its whole life."""
     if daemon.process is not None and daemon.process.poll() is None:
         assert daemon.terminate() == 0
-    lines = [line for line in daemon.log_lines() if line["event"] in DEFECTS and not line.get("error", "").startswith(HARMLESS)]
-    assert lines == []
+    lines = [
+        line
+        for line in daemon.log_lines()
+        if line["event"] in DEFECTS and not line.get("error", "").startswith(HARMLESS)
+    ]
+    assert not lines, "\n".join(map(str, lines))
     assert daemon.errors.read_text() == ""
 
 

@@ -126,7 +126,9 @@ class Daemon:
             assert process.poll() is None, f"the daemon ended: {self.log.read_text()}{self.errors.read_text()}"
             return next((line for line in self.log_lines()[already:] if line["event"] == "daemon.ready"), None)
 
-        self.url = eventually(ready, deadline=30)["url"]
+        line = eventually(ready, deadline=30)
+        assert line is not None
+        self.url = line["url"]
 
     def spawn(self, **env: str) -> None:
         """Starts it and does not wait."""

@@ -61,7 +61,7 @@ def test_the_examples_run_as_they_stand(daemon: Daemon, sm: ScreenMeet) -> None:
     assert result["parentObject"]["name"] == "Incident INC0000005"
     assert 100000 <= result["pin"] <= 999999
 
-    startTime = from_now(days=30)  # noqa: N806
+    startTime = from_now(days=30)
 
     result = sm.scheduleSession(startTime, 'live', 'sn_customerservice_case', '9e05ffd01b08a450409921be6e4bcbec', 'Case CS0010001', 'Scheduled snow call for CS0010001', {'record': True})  # noqa: E501, Q000  # fmt: skip
 
@@ -102,7 +102,7 @@ def test_every_type_has_the_same_fields(sm: ScreenMeet, kind: Any) -> None:
 
 
 def test_the_samples_settings_and_urls_are_reproduced(daemon: Daemon) -> None:
-    """What the samples show beyond types: the settings, the shapes of ids, tokens and URLs, the hour until it expires."""
+    """What the samples show beyond types: the settings, and the shapes of ids, tokens and URLs."""
     support = daemon.make(type="support", agentPrefs={"record": True})
     live = daemon.make(type="live", agentPrefs={"record": True}, startTime=from_now(days=1))
     sample = {"recording": True, "startwithadmin": False, "startwithrc": False, "knock": False, "audio": True}

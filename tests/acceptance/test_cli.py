@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ def test_without_a_daemon_a_command_says_how_to_start_one(make_daemon: StartDaem
 
 def test_a_new_token_with_its_lines_pasted_lets_one_in(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    printed = said(daemon.command("token", "new", "--id", "77", "--name", "Nora “N”", "--role", "agent", "--role", "room"))
+    printed = said(
+        daemon.command("token", "new", "--id", "77", "--name", "Nora “N”", "--role", "agent", "--role", "room")
+    )
     lines = printed.splitlines()
     token = next(line.strip() for line in lines if re.fullmatch(r"  [A-Za-z0-9]{40,}", line))
     pasted = "\n".join(lines[lines.index("[[agents]]") :])
@@ -178,7 +181,9 @@ def test_watch_shows_what_is_coming_and_what_is_open(daemon: Daemon) -> None:
     """On a terminal, until Ctrl-C, which is no failure."""
     session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
     controller, terminal = pty.openpty()
-    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), COLUMNS="120", LINES="60", TERM="xterm")
+    env = environment(
+        STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), COLUMNS="120", LINES="60", TERM="xterm"
+    )
     watching = subprocess.Popen(
         [TMINUS, "watch", "--interval", "100ms", "--limit", "1000"],
         env=env, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, cwd=daemon.home,
@@ -189,10 +194,8 @@ def test_watch_shows_what_is_coming_and_what_is_open(daemon: Daemon) -> None:
 
     def on_screen(wanted: str) -> bool:
         nonlocal screen
-        try:
+        with suppress(OSError):  # nothing new, or the command has ended
             screen += os.read(controller, 1 << 20)
-        except (BlockingIOError, OSError):
-            pass
         return wanted.encode() in screen
 
     try:

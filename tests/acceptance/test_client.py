@@ -189,7 +189,9 @@ def test_an_id_with_a_slash_stays_one_id(sm: ScreenMeet) -> None:
 
 def test_lists_and_histories_are_read(daemon: Daemon) -> None:
     with ScreenMeet(daemon.url, daemon.tokens["ben"], user_description="Ben B") as sm:
-        made = sm.scheduleSession(from_now(days=500), "cobrowse", screenmeet_session_name="A", agent_prefs={"record": True})
+        made = sm.scheduleSession(
+            from_now(days=500), "cobrowse", screenmeet_session_name="A", agent_prefs={"record": True}
+        )
         assert made["userDescription"] == "Ben B"
         found = sm.listSessions(status=["scheduled", "new"], type="cobrowse", startFrom=from_now(days=499), limit=1000)
         assert found["count"] == len(found["rows"])

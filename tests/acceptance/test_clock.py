@@ -32,7 +32,9 @@ def test_the_tour(daemon: Daemon) -> None:
 
 def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
     """Opened by the lead time, expired when nobody joins, closed when empty, closed at the time limit."""
-    daemon = start_daemon(lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"})
+    daemon = start_daemon(
+        lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"}
+    )
     expiring = daemon.make(type="support", startTime=from_now(seconds=0.6))
     empty, busy = daemon.make(type="support"), daemon.make()
     guest = daemon.join(empty["id"]).json()["participantId"]
@@ -40,7 +42,7 @@ def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
     daemon.delete(f"/supportsession/{empty['id']}/participants/{guest}", by="room")
 
     def closed(session: JSON) -> JSON:
-        return eventually(lambda: (now := daemon.session(session["id"]))["status"] == "closed" and now or {})
+        return eventually(lambda: ((now := daemon.session(session["id"]))["status"] == "closed" and now) or {})
 
     ended = {name: closed(session) for name, session in (("expiring", expiring), ("empty", empty), ("busy", busy))}
     assert {name: session["closeReason"] for name, session in ended.items()} == {
@@ -72,7 +74,7 @@ def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_la
     time.sleep(max(0.0, (last - datetime.now(UTC)).total_seconds()) + 1.1)
     daemon.start()
 
-    ready = eventually(lambda: len(lines := daemon.log_lines("session.ready")) == 4 and lines or [])
+    ready = eventually(lambda: (len(lines := daemon.log_lines("session.ready")) == 4 and lines) or [])
     assert [line["session_id"] for line in ready] == expected
     assert all(line["lag_ms"] > 1000 and line["level"] == "warning" for line in ready)
     assert eventually(lambda: [line["session_id"] for line in daemon.log_lines("session.closed")] == expected)

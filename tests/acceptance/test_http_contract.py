@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon, digest, token_of
+from tests.acceptance.daemons import JSON, Daemon, digest, token_of
 from tests.acceptance.times import from_now, parsed
 
 
@@ -149,7 +149,7 @@ def test_lists_are_filtered_by_status_type_and_start(daemon: Daemon) -> None:
     now = daemon.make(by="ben", type="replay")["id"]
 
     def found(query: str) -> set[str]:
-        answer = daemon.get(f"/supportsessions?limit=1000&type=replay&{query}", by="ben")
+        answer = daemon.get(f"/supportsessions?limit=1000&{query}", by="ben")
         assert answer.status_code == 200, answer.text
         return {row["id"] for row in answer.json()["rows"]} & {soon, late, now}
 
@@ -159,7 +159,8 @@ def test_lists_are_filtered_by_status_type_and_start(daemon: Daemon) -> None:
     assert found("status=active") == set()
     assert found(f"startFrom={from_now(days=405)}") == {late}
     assert found(f"startFrom={from_now(days=399)}&startTo={from_now(days=405)}") == {soon}
-    assert daemon.get("/supportsessions?type=live&limit=1000", by="ben").json()["count"] == 0
+    assert found("type=replay") == {soon, late, now}
+    assert found("type=live") == set()
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_a_reschedule_names_the_version_that_it_means(daemon: Daemon) -> None:
     assert stale.json()["refcode"] == 101412
     assert moved.headers["ETag"] in stale.json()["description"]
     assert daemon.session(session["id"])["startTime"] == later
-    for good in ("*", f'W/{moved.headers["ETag"]}', f'{tag}, {moved.headers["ETag"]}'):
+    for good in ("*", f"W/{moved.headers['ETag']}", f"{tag}, {moved.headers['ETag']}"):
         assert daemon.put(one, {"startTime": later}, headers={"If-Match": good}).status_code == 200
     assert daemon.session(session["id"])["version"] == moved.json()["version"], "the same start: nothing recorded"
 
@@ -380,7 +381,8 @@ def test_a_history_is_read_page_by_page(daemon: Daemon) -> None:
     for start in starts:
         daemon.put(f"/supportsession/{session['id']}", {"startTime": start})
     daemon.delete(f"/supportsession/{session['id']}")
-    told, after = [], 0
+    told: list[JSON] = []
+    after = 0
     while True:
         page = daemon.get(f"/supportsession/{session['id']}/events?after={after}&limit=2").json()
         if not page["events"]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.acceptance.daemons import Daemon
@@ -46,7 +47,9 @@ def described(daemon: Daemon) -> schemathesis.BaseSchema:
 
 
 def test_every_call_is_described_and_tried(described: schemathesis.BaseSchema) -> None:
-    assert sorted(found.ok().label for found in described.get_all_operations()) == sorted(CALLS)
+    assert sorted(found.ok().label for found in described.get_all_operations() if isinstance(found, Ok)) == sorted(
+        CALLS
+    )
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
@@ -59,7 +62,7 @@ def test_every_answer_is_as_described(
 
     # What is well-formed may be refused all the same where a start time has to lie in the future, or where two members
     # have to come together: JSON Schema has no words for a clock, and none for "null counts as absent".
-    judged_otherwise = [positive_data_acceptance] if call in STARTS else []
+    judged_otherwise: list[Any] = [positive_data_acceptance] if call in STARTS else []
 
     @settings(
         max_examples=EXAMPLES,
@@ -70,7 +73,9 @@ def test_every_answer_is_as_described(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
-    def ask(case: Case) -> None:
+    def ask(case: Case[Any]) -> None:
+        # `type=` is no type, but it is no fault either: an empty value counts as absent.
+        assume("" not in (case.query or {}).values())
         case.call_and_validate(headers={"Session-id": daemon.token}, excluded_checks=judged_otherwise)
 
     # A call that takes nothing, or any text, cannot be asked wrongly.

@@ -36,9 +36,9 @@ def test_no_secret_is_in_any_line_of_the_log(start_daemon: StartDaemon) -> None:
 
     # Secrets in the wrong places: a mistyped path, a query, a body, an id.
     token = token_of("anna")
-    for path in (f"/{token}", f"/support/{token}/meta", f"/supportsession/{token}", f"/me?token={token}", f"/crmlookup/{token}"):
-        daemon.get(path)
-        daemon.call("PATCH", path)
+    for path in ("/{}", "/support/{}/meta", "/supportsession/{}", "/me?token={}", "/crmlookup/{}"):
+        daemon.get(path.format(token))
+        daemon.call("PATCH", path.format(token))
     daemon.get("/me", by=None, headers={"Session-id": f"{token}x"})
     daemon.get("/me", by=None, headers={"Authorization": f"Basic {token}"})
     daemon.get("/supportsessions", headers={"X-Request-Id": f"a {token}"})

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -72,8 +73,11 @@ def test_new_work_is_refused_while_it_drains(start_daemon: StartDaemon) -> None:
         assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
         daemon.signal(signal.SIGTERM)
         daemon.logged("daemon.draining")
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": daemon.token}, timeout=2)
+        # For an instant it still listens, and says why it does not serve; then there is nobody.
+        with suppress(httpx.TransportError):
+            answer = httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": daemon.token}, timeout=2)
+            assert (answer.status_code, answer.json()["refcode"]) == (503, 108503)
+            assert int(answer.headers["Retry-After"]) > 0
         assert daemon.process is not None
         assert daemon.process.poll() is None
         daemon.signal(signal.SIGTERM)  # whoever cannot wait asks twice
@@ -113,7 +117,7 @@ def test_a_reload_applies_the_whole_file_or_nothing_of_it(start_daemon: StartDae
     daemon.signal(signal.SIGHUP)
     assert daemon.logged("config.rejected")["faults"] == 2
     lines = faulty.splitlines()
-    told = eventually(lambda: len(lines := daemon.log_lines("config.fault")) == 2 and lines or [])
+    told = eventually(lambda: (len(found := daemon.log_lines("config.fault")) == 2 and found) or [])
     faults = {line["key"]: line for line in told}
     for key, written in (("lifecycle.lead", 'lead = "soon"'), ("lifecycle.leed", 'leed = "20m"')):
         assert faults[key]["where"] == f"{daemon.config}:{lines.index(written) + 1}"

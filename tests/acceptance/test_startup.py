@@ -34,7 +34,9 @@ def test_a_state_directory_below_a_file(make_daemon: StartDaemon) -> None:
 
 
 def test_a_state_directory_where_nothing_can_be_written(make_daemon: StartDaemon) -> None:
-    assert "/proc/tminus: cannot be used as the state directory" in failed(make_daemon(), STATE_DIRECTORY="/proc/tminus")
+    assert "/proc/tminus: cannot be used as the state directory" in failed(
+        make_daemon(), STATE_DIRECTORY="/proc/tminus"
+    )
 
 
 @pytest.mark.parametrize("content", [b"This is no database. " * 1000, b"SQLite format 3\0" + b"\xff" * 8192])

@@ -205,6 +205,11 @@ def support_herds(bench: Bench) -> list[Figure]:
     return [_herd(bench, "support", number, None) for number in bench.sizes.herds]
 
 
+def _margin(number: int) -> float:
+    """Seconds in which rows can be placed and a daemon be started, also while the machine does other things."""
+    return 2 + 2 * Daemon.slowest_start + number / 25_000
+
+
 def _herd(bench: Bench, session_type: str, number: int, wanted: float | None) -> Figure:
     pattern = bench.herd(session_type, number)
     floors, took, firsts, lags, told = [], [], [], [], []
@@ -213,8 +218,7 @@ def _herd(bench: Bench, session_type: str, number: int, wanted: float | None) ->
             bench.say(f"the floor of {number:,} {session_type} sessions")
             floors.append(rows.raw_moves(directory / "tminus.db", rows.place(directory / "tminus.db", time.time())))
         with bench.scratch(pattern) as directory:
-            # Ready within two seconds or so; the rest is margin.
-            due_ms = rows.place(directory / "tminus.db", time.time() + 4 + number / 50_000)
+            due_ms = rows.place(directory / "tminus.db", time.time() + _margin(number))
             with Daemon(directory) as daemon:
                 if time.time() > due_ms / 1000 - 0.5:
                     raise RuntimeError("the daemon was not ready before the herd: the machine is too busy")
@@ -263,7 +267,7 @@ def latency(bench: Bench) -> list[Figure]:
     sizes, number = bench.sizes, max(bench.sizes.herds)
     with bench.scratch(bench.herd("live", number)) as directory:
         database = directory / "tminus.db"
-        due_ms = rows.place(database, time.time() + 4 + number / 50_000 + sizes.steady_seconds)
+        due_ms = rows.place(database, time.time() + _margin(number) + sizes.steady_seconds)
         with rows.connect(database, readonly=True) as connection:
             ids = [row[0] for row in connection.execute("SELECT id FROM session LIMIT 1000")]
         with Daemon(directory) as daemon:

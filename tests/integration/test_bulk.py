@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.support.clocks import NOW
 from tests.support.factories import session
 from tests.support.worlds import World
+
 from tminus import policy
 from tminus.events import told_by
 from tminus.lifecycle import fire
@@ -22,13 +22,10 @@ MS = timedelta(milliseconds=1)
 MINUTE = timedelta(minutes=1)
 
 # Few different spans and instants, so that ties are common; and odd milliseconds now and then.
-SPANS = st.one_of(
-    st.integers(0, 12).map(lambda n: n * 10 * MINUTE), st.integers(0, 10**8).map(lambda n: n * MS)
-)
+SPANS = st.one_of(st.integers(0, 12).map(lambda n: n * 10 * MINUTE), st.integers(0, 10**8).map(lambda n: n * MS))
 INSTANTS = SPANS.map(lambda span: NOW - span)
-TIMEOUTS = st.builds(
-    Timeouts, lead=SPANS, new=st.just(60 * MINUTE), empty=SPANS, max_active=st.none() | SPANS.map(lambda span: span + MS)
-)
+LIMITS = st.none() | SPANS.map(lambda span: span + MS)
+TIMEOUTS = st.builds(Timeouts, lead=SPANS, new=st.just(60 * MINUTE), empty=SPANS, max_active=LIMITS)
 
 Fields = dict[str, object]
 

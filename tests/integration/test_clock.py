@@ -1,21 +1,33 @@
 """What time does: sessions open, expire and are closed; deadlines follow the time-outs; what is old is removed."""
 
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 import pytest
-
 from tests.support.clocks import NOW
-from tests.support.factories import AGENT, HOUR, MINUTE, session, settings
+from tests.support.factories import AGENT, HOUR, MINUTE, order, session, settings
 from tests.support.worlds import World
+
 from tminus import draws
 from tminus.errors import WrongStatus
 from tminus.model import (
-    CLOCK_ACTOR, AgentSession, CloseReason, EventType, SessionType, Status, Timeouts, Trigger,
+    CLOCK_ACTOR,
+    AgentSession,
+    CloseReason,
+    EventType,
+    SessionType,
+    Status,
+    Timeouts,
+    Trigger,
 )  # fmt: skip
-from tminus.sessions import sweeps
+from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import retry_key
-from tminus.storage.due import PIN_RETRY, move_due
+from tminus.storage import Transaction
+from tminus.storage.due import PIN_RETRY, Moved, move_due
+
+T = TypeVar("T")
 
 MS = timedelta(milliseconds=1)
 
@@ -154,13 +166,16 @@ def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypa
     monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
     batches: list[int] = []
 
-    def submit(job: Any, *, clock: bool = False) -> Any:
+    def submit(job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         future = world.store.submit(job, clock=clock)
-        batches.append(future.result().total)
+        moved = future.result()
+        assert isinstance(moved, Moved)
+        batches.append(moved.total)
         return future
 
     start = world.now + HOUR
-    world.put(*(session(id=f"s{n:03}", start_time=start, due_at=start - 10 * MINUTE, due_trigger=Trigger.OPEN) for n in range(50)))  # fmt: skip
+    due = {"start_time": start, "due_at": start - 10 * MINUTE, "due_trigger": Trigger.OPEN}
+    world.put(*(session(id=f"s{n:03}", **due) for n in range(50)))
     world.clock.passes(HOUR)
     assert sweeps.advance(submit, world.settings.lifecycle.timeouts).moves == {Trigger.OPEN: 50}
     assert batches == [4, 8, 16, 16, 6]
@@ -197,10 +212,7 @@ def test_the_next_deadline_is_the_earliest_of_all(world: World) -> None:
 
 
 def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> None:
-    def job(tx: Any) -> Any:
-        from tests.support.factories import order
-        from tminus.sessions import verbs
-
+    def job(tx: Transaction) -> datetime | None:
         for hours in (3, 2, 4):
             verbs.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
         return tx.earliest_due

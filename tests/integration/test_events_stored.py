@@ -4,14 +4,15 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database
 from tests.support.factories import AGENT, HOUR, caller
 from tests.support.waiting import eventually
 from tests.support.worlds import World
+
 from tminus import announcer
 from tminus.announcer import Announcer
+from tminus.errors import WrongStatus
 from tminus.events import Told
 from tminus.model import EventType, Status
 from tminus.sessions import reads, sweeps
@@ -80,8 +81,6 @@ def test_a_refused_verb_leaves_no_event(world: World) -> None:
     session = world.create()
     world.close(session)
     before = world.events()
-    from tminus.errors import WrongStatus
-
     for attempt in (lambda: world.join(session), lambda: world.reschedule(session, world.now + HOUR)):
         with pytest.raises(WrongStatus):
             attempt()
@@ -89,6 +88,11 @@ def test_a_refused_verb_leaves_no_event(world: World) -> None:
 
 
 # --- the announcer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer, "LOOK", 0.02)
 
 
 @pytest.fixture
@@ -102,13 +106,13 @@ def announced(world: World) -> Iterator[list[Told]]:
 
 
 def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
-    world: World, announced: list[Told], monkeypatch: pytest.MonkeyPatch
+    world: World, announced: list[Told]
 ) -> None:
     session = world.schedule(HOUR)
     world.passes(hours=1)
     world.close(session)
     eventually(lambda: len(announced) == 3)
-    assert announced == world.events()
+    assert [told.event for told in announced] == [told.event for told in world.events()]
 
 
 def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
@@ -128,7 +132,7 @@ def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_
 def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
     here, there = World(database.open(clock), clock), World(database.open(clock), clock)
     news = threading.Event()
-    teller = Announcer(here.store, lambda told: news.set())
+    teller = Announcer(here.store, lambda _told: news.set())
     teller.start()
     there.create()
     assert news.wait(10)

@@ -3,14 +3,15 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database
 from tests.support.factories import AGENT, HOUR, MINUTE, order, settings
 from tests.support.worlds import World
+
 from tminus import draws
 from tminus.errors import NoPinFree, RequestError, WrongStatus
 from tminus.lifecycle import fire
@@ -52,11 +53,11 @@ def whole(world: World, session: Session) -> Session:
     stored, told = world.stored(session), [one.event for one in world.events(session)]
     status: Status | None = None
     for event in told:
-        if event.type is not EventType.JOINED or status is not Status.ACTIVE:
+        if not (event.type is EventType.JOINED and status is Status.ACTIVE):  # told together with session.active
             assert event.previous_status == status, told
         status = event.status
     assert status is stored.status
-    moves = [event for event in told if not (event.type is EventType.ACTIVE)]  # told together with the join
+    moves = [event for event in told if event.type is not EventType.ACTIVE]  # told together with the join
     assert stored.version == len(moves)
     assert all(number == 1 for kind, number in Counter(event.type for event in told).items() if kind in ONCE)
     return stored
@@ -72,7 +73,7 @@ def test_reschedule_against_open_has_one_winner(daemons: tuple[World, World]) ->
         session = one.schedule(HOUR)
         one.clock.passes(50 * MINUTE)
         later = one.now + 3 * HOUR
-        moved, sweep = at_once(lambda s=session, t=later: one.reschedule(s, t), two.advance)
+        moved, sweep = at_once(partial(one.reschedule, session, later), two.advance)
         stored = whole(one, session)
         if isinstance(moved, WrongStatus):
             outcomes["open"] += 1
@@ -90,7 +91,7 @@ def test_close_against_join_has_one_winner_or_the_join_came_first(daemons: tuple
     one, two = daemons
     for _ in range(ROUNDS):
         session = one.create()
-        closed, joined = at_once(lambda s=session: one.close(s), lambda s=session: two.join(s))
+        closed, joined = at_once(partial(one.close, session), partial(two.join, session))
         stored = whole(one, session)
         assert closed is None
         assert (stored.status, stored.participants) == (Status.CLOSED, 0)
@@ -119,10 +120,9 @@ def test_two_reschedules_with_the_same_version_have_one_winner(daemons: tuple[Wo
     one, two = daemons
     for _ in range(ROUNDS):
         session = one.schedule(HOUR)
-        starts = [one.now + 2 * HOUR, one.now + 3 * HOUR]
         results = at_once(
-            lambda s=session: one.reschedule(s, starts[0], if_match=frozenset({1})),
-            lambda s=session: two.reschedule(s, starts[1], if_match=frozenset({1})),
+            partial(one.reschedule, session, one.now + 2 * HOUR, if_match=frozenset({1})),
+            partial(two.reschedule, session, one.now + 3 * HOUR, if_match=frozenset({1})),
         )
         winners = [result for result in results if isinstance(result, Session)]
         assert len(winners) == 1
@@ -133,10 +133,10 @@ def test_two_reschedules_with_the_same_version_have_one_winner(daemons: tuple[Wo
 def test_joins_from_two_daemons_are_all_counted_and_the_first_is_first_once(daemons: tuple[World, World]) -> None:
     one, two = daemons
     session = one.create()
-    people = at_once(*[lambda daemon=daemon: daemon.join(session) for daemon in daemons * 6])
+    people = at_once(*[partial(daemon.join, session) for daemon in daemons * 6])
     stored = whole(one, session)
     assert stored.participants == len(set(people)) == 12
-    at_once(*[lambda p=person: two.leave(session, p) for person in people])
+    at_once(*[partial(two.leave, session, person) for person in people])
     stored = whole(one, session)
     assert (stored.participants, stored.status) == (0, Status.ACTIVE)
     assert stored.due_trigger is Trigger.IDLE
@@ -147,7 +147,7 @@ def test_one_participant_reported_to_have_left_by_two_daemons_leaves_once(daemon
     for _ in range(ROUNDS):
         session = one.create()
         grace, _ada = one.join(session), one.join(session)
-        at_once(lambda s=session, p=grace: one.leave(s, p), lambda s=session, p=grace: two.leave(s, p))
+        at_once(partial(one.leave, session, grace), partial(two.leave, session, grace))
         assert whole(one, session).participants == 1
         assert one.told(session).count(EventType.LEFT) == 1
 
@@ -156,13 +156,13 @@ def test_two_closes_at_once_are_told_once(daemons: tuple[World, World]) -> None:
     one, two = daemons
     for _ in range(ROUNDS):
         session = one.create()
-        assert at_once(lambda s=session: one.close(s), lambda s=session: two.close(s)) == [None, None]
+        assert at_once(partial(one.close, session), partial(two.close, session)) == [None, None]
         assert one.told(session) == [EventType.CREATED, EventType.CLOSED]
 
 
 def test_two_daemons_never_give_the_same_pin(daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draws, "PINS", range(100_000, 100_012))
-    made = at_once(*[lambda daemon=daemon: daemon.create(SessionType.SUPPORT) for daemon in daemons * 8])
+    made = at_once(*[partial(daemon.create, SessionType.SUPPORT) for daemon in daemons * 8])
     pins = [one.pin for one in made if isinstance(one, Session)]
     assert sorted(pins) == list(draws.PINS)
     assert [type(one) for one in made if not isinstance(one, Session)] == [NoPinFree] * 4
@@ -187,19 +187,15 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
     seen: list[int] = []
 
     def follow() -> None:
-        after = 0
         while True:
             last = stop.is_set()
-            for told in one.store.read(lambda view: view.events(after, 50)):
-                after = told.event.seq
-                seen.append(after)
+            page = one.store.read(lambda view: view.events(seen[-1] if seen else 0, 50))
+            seen.extend(told.event.seq for told in page)
             if last:
                 return
 
     def make(world: World) -> Iterator[str]:
-        futures = [
-            world.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order())) for _ in range(150)
-        ]
+        futures = [world.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order())) for _ in range(150)]
         return (future.result(30).session.id for future in futures)
 
     reader = threading.Thread(target=follow)
@@ -209,5 +205,3 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
     reader.join()
     assert seen == [told.event.seq for told in one.events()]
     assert len(seen) == len(set(seen)) == 300
-
-

@@ -2,15 +2,16 @@
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
-
 from tests.support.databases import Database
 from tests.support.factories import AGENT, HOUR, OTHER_AGENT, ROOM, order, settings
 from tests.support.worlds import World
+
 from tminus.errors import BadStartTime, KeyReused, TooManySessions
 from tminus.model import EventType, Status
-from tminus.sessions import verbs
+from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import retry_key
 
 BODY = {"type": "live", "label": "Ada"}
@@ -124,9 +125,8 @@ def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: D
     stores = [database.open(), database.open()]
     for n in range(10):
         key = retry_key(f"key-{n}", BODY)
-        futures = [
-            store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order(), key)) for store in stores * 3
-        ]
+        job = partial(verbs.create, settings=settings(), caller=AGENT, order=order(), retry=key)
+        futures = [store.submit(job) for store in stores * 3]
         made = [future.result(30) for future in futures]
         assert len({one.session.id for one in made}) == 1
         assert sorted(one.replayed for one in made) == [False] + [True] * 5
@@ -159,8 +159,6 @@ def test_a_repeated_join_is_answered_also_when_the_session_is_closed(world: Worl
 
 
 def test_a_removed_session_takes_its_keys_along(world: World) -> None:
-    from tminus.sessions import sweeps
-
     made = world.make(retry=KEY)
     world.close(made.session)
     world.clock.passes(hours=2)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGENT, ROOM, SUPERVISOR, caller
 from tests.support.worlds import World
+
 from tminus.errors import Forbidden
-from tminus.model import LOCAL_AGENT_ID, Caller, Role, Session
+from tminus.model import LOCAL_AGENT_ID, Caller, Role, Session, SessionType
 from tminus.sessions import reads, rights
 from tminus.storage import SessionFilter
 
@@ -42,11 +42,11 @@ VERBS: dict[str, tuple[Attempt, set[str]]] = {
     ),
     "close": (lambda world, by, session: world.close(session, by=by), ADMINS | {"owner", "supervisor"}),
     "join": (
-        lambda world, by, session: world.join(world.create(), by=by),
+        lambda world, by, _: world.join(world.create(), by=by),
         ADMINS | {"room"},
     ),
     "leave": (
-        lambda world, by, session: world.leave((new := world.create()), world.join(new), by=by),
+        lambda world, by, _: world.leave((new := world.create()), world.join(new), by=by),
         ADMINS | {"room"},
     ),
     "show": (_read(lambda view, by, session: reads.show(view, by, session.id)), SEE_ALL | {"owner"}),
@@ -103,8 +103,6 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World, wh
 
 
 def test_a_pin_is_enough_to_look_a_session_up(world: World) -> None:
-    from tminus.model import SessionType
-
     session = world.create(SessionType.SUPPORT)
     assert world.store.read(lambda view: reads.by_pin(view, session.pin)).id == session.id
 

@@ -8,12 +8,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule, run_state_machine_as_test,
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
 )  # fmt: skip
-
 from tests.support.clocks import NOW
 from tests.support.factories import settings as tminus_settings
 from tests.support.worlds import World
+
 from tminus import draws
 from tminus.errors import BadStartTime, WrongStatus
 from tminus.model import Session, SessionType
@@ -80,9 +86,7 @@ class AnyTime(RuleBasedStateMachine):
         super().__init__()
         self.models: dict[str, Model] = {}
         self.world.clear(NOW)
-        self.world.settings = tminus_settings(
-            lead=LEAD, new_timeout=NEW, empty_timeout=EMPTY, max_active=MAX_ACTIVE
-        )
+        self.world.settings = tminus_settings(lead=LEAD, new_timeout=NEW, empty_timeout=EMPTY, max_active=MAX_ACTIVE)
 
     @property
     def now(self) -> datetime:
@@ -207,7 +211,7 @@ def machine(world: World) -> Iterator[type[AnyTime]]:
 
 
 def test_whatever_happens_in_whatever_order_every_session_is_as_the_model_says(machine: type[AnyTime]) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)

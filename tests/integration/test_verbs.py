@@ -4,12 +4,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-
 from tests.support.factories import AGENT, HOUR, MINUTE, caller, settings
 from tests.support.worlds import World
+
 from tminus import draws
 from tminus.errors import (
-    BadStartTime, NoPinFree, StaleVersion, TooManySessions, UnknownParticipant, UnknownSession, WrongStatus,
+    BadStartTime,
+    NoPinFree,
+    StaleVersion,
+    TooManySessions,
+    UnknownParticipant,
+    UnknownSession,
+    WrongStatus,
 )  # fmt: skip
 from tminus.model import CloseReason, EventType, ParticipantRole, Role, Session, SessionType, Status, Trigger
 from tminus.sessions import reads
@@ -101,8 +107,9 @@ def test_the_users_url_of_a_scheduled_session_ends_in_its_id_for_life(world: Wor
 
 def test_created_by_is_frozen_and_holds_no_secret(world: World) -> None:
     by = caller(
-        Role.AGENT, Role.API, agent_id=7, sid=5, provider="servicenow", external_id="6816f79c", client_app="service-now-backend",
-        user_agent="Jakarta", remote_ip="149.96.6.12", started_at=world.now - MINUTE, expires_at=world.now + 59 * MINUTE,
+        Role.AGENT, Role.API, agent_id=7, sid=5, provider="servicenow", external_id="6816f79c", user_agent="Jakarta",
+        client_app="service-now-backend", remote_ip="149.96.6.12", started_at=world.now - MINUTE,
+        expires_at=world.now + 59 * MINUTE,
     )  # fmt: skip
     session = world.create(by=by)
     world.close(session, by=caller(agent_id=7, client_app="another"))

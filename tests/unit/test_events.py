@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 import pytest
-
 from tests.support.clocks import NOW
 from tests.support.factories import session
+
 from tminus.events import CATALOGUE, COMMON_FIELDS, EVENT_FIELDS, LOG_LINES, Told, log_fields, told_by
 from tminus.lifecycle import TABLE, fire
 from tminus.model import CloseReason, Event, EventType, Participant, ParticipantRole, Session, Status, Trigger
@@ -59,10 +59,15 @@ def _told(event_type: EventType, **fields: Any) -> Told:
 
 def _session() -> Session:
     return session(
-        pin=PIN, host_auth_token=HOST_TOKEN, host_key=HOST_KEY, activated_at=NOW - timedelta(seconds=90, milliseconds=7),
-        external_mapping="INC0010001", parent_object={"id": "1", "app": "servicenow"},
-        user_url=f"https://user.example/{PIN}", host_url=f"https://host.example/?x#host={HOST_KEY}",
-    )  # fmt: skip
+        pin=PIN,
+        host_auth_token=HOST_TOKEN,
+        host_key=HOST_KEY,
+        activated_at=NOW - timedelta(seconds=90, milliseconds=7),
+        external_mapping="INC0010001",
+        parent_object={"id": "1", "app": "servicenow"},
+        user_url=f"https://user.example/{PIN}",
+        host_url=f"https://host.example/?x#host={HOST_KEY}",
+    )
 
 
 def test_the_catalogue_names_every_type_and_what_it_carries() -> None:

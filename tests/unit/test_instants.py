@@ -1,20 +1,22 @@
 """How an instant is written and stored."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql, sqlite
-
 from tests.support.clocks import NOW
+
 from tminus import clock, instants
 from tminus.instants import EPOCH, Instant
 
 OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 # Two days from both ends of what a datetime can hold, so that every offset can be expressed.
-MOMENTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=OFFSETS)
-DIALECTS = pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+MOMENTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=OFFSETS)  # noqa: DTZ001 - as it wants them
+DIALECTS = pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()])  # type: ignore[no-untyped-call]
 
 
 def test_an_instant_is_written_in_utc_with_three_decimals_and_z() -> None:
@@ -54,13 +56,16 @@ def test_iso_8601_is_read_in_its_usual_spellings_and_cut_to_milliseconds(text: s
     assert instants.parse(text) == datetime(2021, 8, 10, 15, 30, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["2021-08-10T15:30:00", "2021-08-10", "2021-08-10 15:30:00.000"])
+@pytest.mark.parametrize("text", ["2021-08-10T15:30:00", "2021-08-10 15:30", "20210810T153000.000"])
 def test_a_time_without_an_offset_is_refused_not_guessed(text: str) -> None:
     with pytest.raises(ValueError, match="has no time zone"):
         instants.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "tomorrow", "1628609400", "2021-02-30T00:00:00Z", "2021-08-10T15:30:00+2"])
+NO_TIMES = ["", "tomorrow", "2021-08-10", "1628609400", "2021-02-30T00:00:00Z", "2021-08-10T15:30:00+2"]
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
 def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not an ISO 8601 .* for example 2021-08-10T15:30:00\.000Z"):
         instants.parse(text)
@@ -74,18 +79,16 @@ def test_an_instant_outside_the_years_1_to_9999_in_utc_is_refused(text: str) -> 
 
 @given(st.text())
 def test_reading_raises_nothing_but_value_error(text: str) -> None:
-    try:
+    read = None
+    with suppress(ValueError):
         read = instants.parse(text)
-    except ValueError as refusal:
-        assert str(refusal)
-    else:
-        assert read.tzinfo is UTC
+    assert read is None or read.tzinfo is UTC
 
 
 @DIALECTS
 @given(moment=MOMENTS)
 def test_a_stored_instant_is_whole_milliseconds_since_1970_and_comes_back_as_it_was(
-    dialect: sqlite.dialect, moment: datetime
+    dialect: Dialect, moment: datetime
 ) -> None:
     cut = instants.to_milliseconds(moment.astimezone(UTC))
     number = Instant().process_bind_param(cut, dialect)
@@ -95,7 +98,7 @@ def test_a_stored_instant_is_whole_milliseconds_since_1970_and_comes_back_as_it_
 
 
 @DIALECTS
-def test_no_instant_is_stored_as_null(dialect: sqlite.dialect) -> None:
+def test_no_instant_is_stored_as_null(dialect: Dialect) -> None:
     assert Instant().process_bind_param(None, dialect) is None
     assert Instant().process_result_value(None, dialect) is None
 

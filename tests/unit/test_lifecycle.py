@@ -28,8 +28,8 @@ TRIGGERS = ("create", "schedule", "reschedule", "open", "join", "leave", "expire
 
 
 def test_these_are_all_states_and_all_triggers() -> None:
-    assert STATES == (UNBORN, *(status.value for status in Status))
-    assert TRIGGERS == tuple(trigger.value for trigger in Trigger)
+    assert (UNBORN, *(status.value for status in Status)) == STATES
+    assert tuple(trigger.value for trigger in Trigger) == TRIGGERS
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)

@@ -62,10 +62,8 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
         if keyword.arg is not None:
             fields.add(keyword.arg)
         elif isinstance(keyword.value, ast.Dict):
-            fields |= {key.value for key in keyword.value.keys if isinstance(key, ast.Constant)}
-        elif isinstance(keyword.value, ast.Call) and _name(keyword.value.func) == "failure":
-            fields |= FAILURE
-        elif isinstance(keyword.value, ast.Name) and keyword.value.id == "told":
+            fields |= {str(key.value) for key in keyword.value.keys if isinstance(key, ast.Constant)}
+        elif _name(getattr(keyword.value, "func", keyword.value)) in {"failure", "told"}:  # told = failure(error)
             fields |= FAILURE
         else:
             knows_all = False

@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 
 import pytest
-
 from tests.support.clocks import NOW
 from tests.support.factories import session
+
 from tminus.config import Settings
 from tminus.model import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
 from tminus.policy import agent_choices, deadline, effective_settings

@@ -8,8 +8,8 @@ from random import Random
 from typing import Any
 
 import pytest
-
 from tests.support.waiting import eventually
+
 from tminus import clock, timers
 from tminus.timers import Timers
 
@@ -169,9 +169,7 @@ def test_the_sweep_ticks_by_itself(quick_sweep: None) -> None:
         eventually(lambda: len(tick.at) >= 3)
 
 
-def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(
-    quick_sweep: None, log_lines: LogLines
-) -> None:
+def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(quick_sweep: None, log_lines: LogLines) -> None:
     runs: list[int] = []
 
     def tick() -> None:

@@ -35,6 +35,7 @@ Printable = Annotated[
     str, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
 ]
 
+
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
         raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")  # noqa: TRY004 - for pydantic

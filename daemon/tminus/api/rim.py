@@ -45,12 +45,8 @@ class Rim:
             return
         begun = clock.monotonic()
         headers = dict(scope["headers"])
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(headers)
-        # A socket in the file system has a path where one of TCP has a port.
-        state["local"] = scope["server"] is not None and scope["server"][1] is None
-        state["remote_ip"] = "local" if state["local"] else _remote_ip(scope, headers, self._services.settings)
-        scope["query_string"] = _without_empty_values(scope["query_string"])
+        state = self._look_at(scope, headers)
+        request_id = state["request_id"]
         code = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -64,8 +60,9 @@ class Rim:
             await send(message)
 
         async def refuse(refusal: errors.RequestError) -> None:
-            state["refcode"] = refusal.refcode
-            await self._cors(answer(refusal))(scope, receive, send_with_headers)
+            if not code:  # else the answer has begun, and stays what it is
+                state["refcode"] = refusal.refcode
+                await self._cors(answer(refusal))(scope, receive, send_with_headers)
 
         try:
             self._check_draining(scope)
@@ -77,14 +74,22 @@ class Rim:
             code = 499
         except asyncio.CancelledError:
             # The time for draining is over. What was begun may yet be done: whoever asks again will see.
-            if not code:
-                await refuse(errors.Draining())
+            await refuse(errors.Draining())
         except Exception as defect:
             say("http.failed", method=scope["method"], route=_route(scope), request_id=request_id, **failure(defect))
-            if not code:
-                await refuse(errors.InternalError(request_id))
+            await refuse(errors.InternalError(request_id))
         finally:
             self._tell(scope, state, code, clock.monotonic() - begun)
+
+    def _look_at(self, scope: Scope, headers: dict[bytes, bytes]) -> dict[str, Any]:
+        """What the routes want to know of where a request comes from."""
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = _request_id(headers)
+        # A socket in the file system has a path where one of TCP has a port.
+        state["local"] = scope["server"] is not None and scope["server"][1] is None
+        state["remote_ip"] = "local" if state["local"] else _remote_ip(scope, headers, self._services.settings)
+        scope["query_string"] = _without_empty_values(scope["query_string"])
+        return state
 
     def _check_draining(self, scope: Scope) -> None:
         if self._services.draining and scope["path"] not in _OPERATIONS:

@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from tminus import clock, config, draws
 from tminus.cli.connection import REFUSED, fail, telling_errors
 from tminus.config import Settings
+from tminus.errors import StateDirectoryUnusable
 from tminus.model import Role
-from tminus.sessions import sweeps
-from tminus.storage import Store
+
+if TYPE_CHECKING:
+    from tminus.storage import Store
 
 ConfigOption = Annotated[
     Optional[Path],
@@ -66,6 +68,8 @@ def advance(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
+    from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
+
     with telling_errors():
         settings = _settings(context, config_path)
         store = _store(settings)
@@ -127,9 +131,14 @@ def _settings(context: typer.Context, path: Path | None) -> Settings:
     return config.load(config.find(path or context.obj.config, os.environ), os.environ).settings
 
 
-def _store(settings: Settings) -> Store:
+def _store(settings: Settings) -> "Store":
     """The database of these settings, opened beside whoever else uses it."""
+    from tminus.storage import Store  # noqa: PLC0415 - as in `run`
+
     state = config.state_directory(os.environ)
-    state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
     database = config.database(settings, state, os.environ)
     return Store(database.url, clock.now, password=database.password)

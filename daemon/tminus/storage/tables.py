@@ -28,6 +28,8 @@ class SessionRow(model.Session, table=True):
         Index("session_due", "due_at", "id", **_where("due_at IS NOT NULL")),
         # A PIN belongs to one open session; 0 is none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
+        # How many are open, in each status: asked by each heartbeat and each scrape, of a million rows as well.
+        Index("session_open", "status", **_where("status <> 'closed'")),
         Index("session_agent", "agent_id", "created_at"),
         Index(
             "session_mapping", "external_mapping",

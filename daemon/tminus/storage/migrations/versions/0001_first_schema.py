@@ -90,6 +90,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("external_mapping IS NOT NULL"),
     )
     op.create_index(
+        "session_open",
+        "session",
+        ["status"],
+        sqlite_where=sa.text("status <> 'closed'"),
+        postgresql_where=sa.text("status <> 'closed'"),
+    )
+    op.create_index(
         "session_pin",
         "session",
         ["pin"],

@@ -1,0 +1,143 @@
+"""The log as it is written."""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from tests.support.clocks import NOW
+from tests.support.factories import session
+from tests.support.waiting import eventually
+
+from tminus import clock, logs, timers
+from tminus.events import Told
+from tminus.model import CLOCK_ACTOR, Event, EventType, Status
+from tminus.timers import Timers
+
+LogLines = Callable[[], list[dict[str, Any]]]
+
+
+def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
+    event = Event(
+        seq=1,
+        session_id="xoKwKRBrbwRF",
+        type=EventType.READY,
+        ts=NOW,
+        actor=actor,
+        previous_status=Status.SCHEDULED,
+        status=Status.NEW,
+        start_time=NOW,
+        expires_at=NOW,
+        due_at=NOW - lag,
+    )
+    return Told(event, session(external_mapping="INC0010001"))
+
+
+def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: LogLines) -> None:
+    logs.say("retention.removed", removed=3)
+    [line] = log_lines()
+    assert line.pop("ts").endswith("Z")
+    assert line.pop("message")
+    assert line == {"level": "info", "event": "retention.removed", "removed": 3}
+
+
+def test_a_field_of_which_nothing_is_known_is_left_out(log_lines: LogLines) -> None:
+    logs.say("auth.failed", remote_ip="::1", request_id=None)
+    assert "request_id" not in log_lines()[0]
+
+
+def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLines) -> None:
+    with pytest.raises(KeyError):
+        logs.say("daemon.surprised")
+    assert log_lines() == []
+
+
+def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines) -> None:
+    logs.say_event(_ready(timedelta(milliseconds=7)))
+    [line] = log_lines()
+    told = {name: line[name] for name in ("event", "session_id", "external_key", "from", "to", "lag_ms", "actor")}
+    assert told == {
+        "event": "session.ready",
+        "session_id": "xoKwKRBrbwRF",
+        "external_key": "INC0010001",
+        "from": "scheduled",
+        "to": "new",
+        "lag_ms": 7,
+        "actor": "clock",
+    }
+
+
+@pytest.mark.parametrize(
+    ("lag", "actor", "level"),
+    [(999, CLOCK_ACTOR, "info"), (1000, CLOCK_ACTOR, "warning"), (1000, "agent:7", "info")],
+)
+def test_a_move_that_the_clock_made_a_second_late_is_a_warning(
+    log_lines: LogLines, lag: int, actor: str, level: str
+) -> None:
+    logs.say_event(_ready(timedelta(milliseconds=lag), actor))
+    assert log_lines()[0]["level"] == level
+
+
+def test_what_a_library_warns_of_is_a_line_too_and_what_it_chats_about_is_not(log_lines: LogLines) -> None:
+    library = logging.getLogger("some.library")
+    library.info("chat")
+    library.warning("careful: %s", "hot")
+    [line] = log_lines()
+    assert (line["event"], line["logger"], line["error"]) == ("library.said", "some.library", "careful: hot")
+
+
+def test_a_failure_is_told_in_one_line_with_where_it_was() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError as error:
+        told = logs.failure(error)
+    assert told["error"] == "ValueError: first second"
+    assert told["traceback"].startswith("test_a_failure_is_told_in_one_line_with_where_it_was (")
+
+
+def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines) -> None:
+    stream = io.StringIO()
+    logs.configure("info", "console", stream)
+    logs.say_event(_ready(timedelta(0)))
+    assert "session.ready: Session xoKwKRBrbwRF “Ada’s meeting” is open" in stream.getvalue()
+
+
+@pytest.fixture
+def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
+    """The log goes to a disk that is full."""
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, too
+    logs.configure("info", "json", full)
+    yield full
+    with suppress(OSError):
+        full.close()
+
+
+def test_a_log_that_cannot_be_written_raises_nothing(full_disk: TextIO) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        print("x" * 100_000, file=full_disk, flush=True)
+    logs.say("retention.removed", removed=3)
+    logs.say_event(_ready(timedelta(0)))
+    logging.getLogger("some.library").error("no")
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_clock(
+    full_disk: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "SWEEP", timedelta(milliseconds=20))
+    runs: list[int] = []
+
+    def tick() -> None:
+        runs.append(1)
+        raise OSError(f"failure {len(runs)}")
+
+    started = Timers(tick, {})
+    started.start()
+    started.due_at(clock.now())
+    try:
+        eventually(lambda: len(runs) > 4)
+    finally:
+        started.stop()
