@@ -8,7 +8,8 @@ from typing import Any
 
 from tminus import instants
 from tminus.lifecycle import Transition
-from tminus.model import Event, EventType, Participant, Session, Status, Trigger
+from tminus.model import Event, Participant, Session
+from tminus.vocabulary import EventType, Status, Trigger
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,6 @@ stored and what is compared are the same number.
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from sqlalchemy import BigInteger, Dialect
-from sqlalchemy.types import TypeDecorator
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -50,19 +46,3 @@ def text(instant: datetime) -> str:
 def milliseconds(span: timedelta) -> int:
     """A span in whole milliseconds."""
     return span // MILLISECOND
-
-
-class Instant(TypeDecorator[datetime]):
-    """A column of instants, kept as a 64-bit number of milliseconds since 1970.
-
-    One number means the same in SQLite and PostgreSQL, compares and subtracts in SQL, and cannot lose its zone.
-    """
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else (value - EPOCH) // MILLISECOND
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else EPOCH + value * MILLISECOND

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from transitions import Machine, MachineError
 
 from tminus.errors import WrongStatus
-from tminus.model import CloseReason, Status, Trigger
+from tminus.vocabulary import CloseReason, Status, Trigger
 
 UNBORN = "unborn"
 """The machine's state before a session exists; never stored."""

@@ -17,7 +17,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from tminus import clock, instants
 from tminus.events import EVENT_FIELDS, LOG_LINES, Told, log_fields
-from tminus.model import CLOCK_ACTOR
+from tminus.vocabulary import CLOCK_ACTOR
 
 LATE_MS = 1000
 """From here on a move of the clock is a warning, not just information."""

@@ -1,170 +1,33 @@
-"""The vocabulary: what a session is, who calls, what happened. No behaviour beyond naming things.
+"""What is kept: a session, its participants, its events, and what callers have begun.
 
-`Session`, `Event` and the others are declared once, here; `storage.tables` turns each into a table.
+Each is declared once, here; `storage.tables` turns it into a table.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 
+from sqlalchemy import BigInteger, Dialect
+from sqlalchemy.types import TypeDecorator
 from sqlmodel import JSON, Field, SQLModel, String
 
-from tminus.instants import Instant
+from tminus.instants import EPOCH, MILLISECOND
+from tminus.vocabulary import CloseReason, EventType, ParticipantRole, SessionType, Status, Trigger
 
 
-class SessionType(StrEnum):
-    SUPPORT = "support"
-    COBROWSE = "cobrowse"
-    LIVE = "live"
-    REPLAY = "replay"
+class Instant(TypeDecorator[datetime]):
+    """A column of instants, kept as a 64-bit number of milliseconds since 1970.
 
-    @property
-    def has_pin(self) -> bool:
-        """Whether people join it by typing a PIN while it is open."""
-        return self in PIN_TYPES
+    One number means the same in SQLite and PostgreSQL, compares and subtracts in SQL, and cannot lose its zone.
+    """
 
-    @property
-    def id_length(self) -> int:
-        return 12 if self is SessionType.LIVE else 6
+    impl = BigInteger
+    cache_ok = True
 
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else (value - EPOCH) // MILLISECOND
 
-PIN_TYPES = frozenset({SessionType.SUPPORT, SessionType.COBROWSE})
-
-
-class Status(StrEnum):
-    SCHEDULED = "scheduled"
-    NEW = "new"
-    ACTIVE = "active"
-    CLOSED = "closed"
-
-
-OPEN_STATUSES = (Status.SCHEDULED, Status.NEW, Status.ACTIVE)
-"""Those of a session that is not over: what a list shows unless it is asked for more."""
-
-
-class Trigger(StrEnum):
-    CREATE = "create"
-    SCHEDULE = "schedule"
-    RESCHEDULE = "reschedule"
-    OPEN = "open"
-    JOIN = "join"
-    LEAVE = "leave"
-    EXPIRE = "expire"
-    IDLE = "idle"
-    TIME_LIMIT = "time_limit"
-    CLOSE = "close"
-
-
-class CloseReason(StrEnum):
-    CANCELLED = "cancelled"
-    CLOSED = "closed"
-    EXPIRED = "expired"
-    EMPTY = "empty"
-    TIME_LIMIT = "time_limit"
-
-
-class EventType(StrEnum):
-    """Names of what can happen; `tminus.events` says what each carries."""
-
-    CREATED = "session.created"
-    SCHEDULED = "session.scheduled"
-    RESCHEDULED = "session.rescheduled"
-    READY = "session.ready"
-    ACTIVE = "session.active"
-    CLOSED = "session.closed"
-    JOINED = "participant.joined"
-    LEFT = "participant.left"
-
-
-class Role(StrEnum):
-    AGENT = "agent"
-    SUPERVISOR = "supervisor"
-    GROUP_ADMIN = "group_admin"
-    MONITOR = "monitor"
-    ROOM = "room"
-    API = "api"
-
-
-class ParticipantRole(StrEnum):
-    HOST = "host"
-    GUEST = "guest"
-
-
-class Mode(StrEnum):
-    """Who decides a session setting: nobody (`always`, `never`) or the agent who makes the session."""
-
-    ALWAYS = "always"
-    NEVER = "never"
-    AGENT = "agent"
-
-
-class Setting(StrEnum):
-    """The five settings of every session, in the order in which answers list them."""
-
-    RECORDING = "recording"
-    STARTWITHADMIN = "startwithadmin"
-    STARTWITHRC = "startwithrc"
-    KNOCK = "knock"
-    AUDIO = "audio"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """The spans from which deadlines follow. `max_active` None: an active session has no time limit."""
-
-    lead: timedelta = timedelta(minutes=10)
-    new: timedelta = timedelta(hours=1)
-    empty: timedelta = timedelta(minutes=15)
-    max_active: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """The next instant at which time alone moves a session, and the move."""
-
-    at: datetime
-    trigger: Trigger
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. Made by `api` from a token or the local socket; nothing in it is secret."""
-
-    agent_id: int
-    name: str
-    external_id: str
-    roles: frozenset[Role]
-    sid: int = 0
-    """Number of the agent session; 0 where the token itself, or the local socket, was used."""
-    provider: str = "tminus"
-    started_at: datetime | None = None
-    expires_at: datetime | None = None
-    client_app: str = ""
-    user_agent: str = ""
-    remote_ip: str = ""
-    request_id: str | None = None
-
-    @property
-    def actor(self) -> str:
-        """How an event names the caller."""
-        if self.agent_id == LOCAL_AGENT_ID:
-            return "local"
-        kind = "room" if Role.ROOM in self.roles and not self.roles & _PEOPLE else "agent"
-        return f"{kind}:{self.agent_id}"
-
-    def has(self, *roles: Role) -> bool:
-        """Whether the caller has one of these roles; `group_admin` has them all."""
-        return Role.GROUP_ADMIN in self.roles or not self.roles.isdisjoint(roles)
-
-
-_PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})
-
-LOCAL_AGENT_ID = 0
-"""Owner of what is made over the local socket: "local operator"."""
-
-CLOCK_ACTOR = "clock"
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else EPOCH + value * MILLISECOND
 
 
 class Session(SQLModel):
@@ -275,17 +138,3 @@ class Retry(SQLModel):
     session_id: str
     participant_id: str | None = None
     created_at: datetime = Field(sa_type=Instant)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a caller wants created: shapes are checked by then, times and rights are not."""
-
-    type: SessionType
-    label: str
-    user_description: str | None = None
-    preferences: Mapping[str, bool] = field(default_factory=dict)
-    external_mapping: str | None = None
-    parent_object: dict[str, Any] | None = None
-    meta_data: dict[str, Any] | None = None
-    start_time: datetime | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
-from tminus.model import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
+from tminus.vocabulary import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
 
 PREFERENCE_OF = {
     Setting.RECORDING: "record",

@@ -72,7 +72,7 @@ def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_kept(
 
     set_clock(-HOUR)
     daemon.logged("clock.stepped")
-    # On the daemon's clock this one opens in a second; a timer that still waited by the old clock would be an hour late.
+    # On the daemon's clock this one opens in a second; a timer that waits by the old clock is an hour late.
     later = daemon.make(startTime=from_now(hours=-1, minutes=10, seconds=1))
     eventually(lambda: status(daemon, later["id"]) == "new", deadline=5)
 

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
-from typing_extensions import Self
 
 AGENT = 7
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -54,8 +54,15 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rounds=1, floor_seconds=1.5, load_seconds=2.0, herds=(10_000,), herd_runs=1, million=50_000, idle_seconds=5, steady_seconds=4.0
-)  # fmt: skip
+    rounds=1,
+    floor_seconds=1.5,
+    load_seconds=2.0,
+    herds=(10_000,),
+    herd_runs=1,
+    million=50_000,
+    idle_seconds=5,
+    steady_seconds=4.0,
+)
 
 
 class Bench:
@@ -129,9 +136,7 @@ def requests(bench: Bench) -> list[Figure]:
     ]
 
 
-def _rate(
-    name: str, loads: list[load.Load], floors: list[load.Load], wanted: float | None, missing: int
-) -> Figure:
+def _rate(name: str, loads: list[load.Load], floors: list[load.Load], wanted: float | None, missing: int) -> Figure:
     floor = median(one.per_second for one in floors)
     rate = median(one.per_second for one in loads)
     failed = sum(one.failed for one in loads)
@@ -273,7 +278,7 @@ def latency(bench: Bench) -> list[Figure]:
         with Daemon(directory) as daemon:
             bench.say(f"{sizes.steady_rate:.0f} requests/s, then {number:,} sessions fall due")
             seconds = due_ms / 1000 - time.time() + 15
-            plan = Plan("mixed", daemon.port, daemon.token, seconds, 8, sizes.steady_rate, ids, _ahead(2))
+            plan = Plan("mixed", daemon.port, daemon.token, seconds, 32, sizes.steady_rate, ids, _ahead(2))
             begun, generator = time.time(), load.start(plan)
             opening = watch(daemon.database, due_ms)
             told = daemon.wait_until_told("session.ready", number)

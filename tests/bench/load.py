@@ -159,7 +159,7 @@ class _Generator:
                 # All connections busy: it waits, and the time that it waits is counted.
                 self.waiting.append(due)
                 self.next()
-        while len(self.idle) < self.plan.connections and time.time() < self.until + 30:
+        while len(self.idle) < self.plan.connections and time.time() < self.until + 30:  # noqa: ASYNC110 - rarely, and once
             await asyncio.sleep(0.01)
         # Whoever was never answered has failed.
         self.statuses[b"none"] = self.plan.connections - len(self.idle) + len(self.waiting)

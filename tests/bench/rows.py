@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.daemon import Daemon
 from tminus import draws
-from tminus.model import SessionType
+from tminus.vocabulary import SessionType
 
 LEAD_MS = 600_000
 """How long before its start a session opens: the daemon's default."""
@@ -24,6 +24,9 @@ _DRAWN = {
     "host_auth_token": "base62(32)",
     "host_key": "base62(32)",
     "external_session_object_id": "lower(hex(randomblob(16)))",
+    # Made one after the other, in the last hours.
+    "created_at": "created_at - 100 * (:number - number.n)",
+    "updated_at": "updated_at - 100 * (:number - number.n)",
     # Each a second after the other, a year from now: `place` puts a herd where it is wanted.
     "start_time": "start_time + 1000 * number.n",
     "due_at": "due_at + 1000 * number.n",
@@ -73,9 +76,12 @@ def _multiply(database: sqlite3.Connection, template: str, id_length: int, numbe
         """,
         {"number": number, "id_length": id_length, "template": template},
     )
-    database.execute("UPDATE session SET user_url = replace(user_url, :of, id), host_url = replace(host_url, :of, id)", {"of": template})  # fmt: skip
+    database.execute(
+        "UPDATE session SET user_url = replace(user_url, :of, id), host_url = replace(host_url, :of, id)",
+        {"of": template},
+    )
     events = [column for column in _columns(database, "event") if column != "seq"]
-    own = {"session_id": "s.id", "start_time": "s.start_time", "expires_at": "s.expires_at"}
+    own = {"session_id": "s.id", "ts": "s.created_at", "start_time": "s.start_time", "expires_at": "s.expires_at"}
     database.execute(
         f"""
         INSERT INTO event ({", ".join(events)})

@@ -10,22 +10,14 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, order, session, settings
 from tests.support.worlds import World
 
-from tminus import draws
+from tminus import draws, policy
 from tminus.errors import WrongStatus
-from tminus.model import (
-    CLOCK_ACTOR,
-    AgentSession,
-    CloseReason,
-    EventType,
-    SessionType,
-    Status,
-    Timeouts,
-    Trigger,
-)  # fmt: skip
+from tminus.model import AgentSession
 from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import retry_key
 from tminus.storage import Transaction
 from tminus.storage.due import PIN_RETRY, Moved, move_due
+from tminus.vocabulary import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
 
 T = TypeVar("T")
 
@@ -338,6 +330,25 @@ def test_new_timeouts_move_stored_deadlines_but_never_expires_at(world: World) -
         now = world.stored(session_id)
         assert (now.expires_at, now.version, now.updated_at) == (was.expires_at, was.version, was.updated_at)
     assert len(world.events()) == 9, "a caller sees no change, so none is told"
+
+
+@pytest.mark.parametrize(
+    ("empty_timeout", "trigger"),
+    [(15 * MINUTE - MS, Trigger.IDLE), (15 * MINUTE, Trigger.IDLE), (15 * MINUTE + MS, Trigger.TIME_LIMIT)],
+)
+def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
+    world: World, empty_timeout: timedelta, trigger: Trigger
+) -> None:
+    active = world.create()
+    person = world.join(active)
+    joined = world.now
+    left = world.clock.passes(minutes=45)
+    world.leave(active, person)
+    timeouts = Timeouts(empty=empty_timeout, max_active=HOUR)
+    sweeps.follow_timeouts(world.store.submit, timeouts)
+    moved = world.stored(active)
+    assert (moved.due_at, moved.due_trigger) == (min(left + empty_timeout, joined + HOUR), trigger)
+    assert policy.deadline(moved, timeouts) == Deadline(min(left + empty_timeout, joined + HOUR), trigger)
 
 
 def test_the_same_timeouts_are_followed_once(world: World) -> None:

@@ -14,8 +14,8 @@ from tminus import announcer
 from tminus.announcer import Announcer
 from tminus.errors import WrongStatus
 from tminus.events import Told
-from tminus.model import EventType, Status
 from tminus.sessions import reads, sweeps
+from tminus.vocabulary import EventType, Status
 
 
 def test_numbers_rise_in_the_order_of_the_changes(world: World) -> None:

@@ -10,9 +10,9 @@ from tests.support.factories import AGENT, HOUR, OTHER_AGENT, ROOM, order, setti
 from tests.support.worlds import World
 
 from tminus.errors import BadStartTime, KeyReused, TooManySessions
-from tminus.model import EventType, Status
 from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import retry_key
+from tminus.vocabulary import EventType, Status
 
 BODY = {"type": "live", "label": "Ada"}
 KEY = retry_key("key-1", BODY)

@@ -8,9 +8,10 @@ from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGE
 from tests.support.worlds import World
 
 from tminus.errors import Forbidden
-from tminus.model import LOCAL_AGENT_ID, Caller, Role, Session, SessionType
+from tminus.model import Session
 from tminus.sessions import reads, rights
 from tminus.storage import SessionFilter
+from tminus.vocabulary import LOCAL_AGENT_ID, Caller, Role, SessionType
 
 CALLERS = {
     "owner": AGENT,

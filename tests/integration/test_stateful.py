@@ -22,7 +22,8 @@ from tests.support.worlds import World
 
 from tminus import draws
 from tminus.errors import BadStartTime, WrongStatus
-from tminus.model import Session, SessionType
+from tminus.model import Session
+from tminus.vocabulary import SessionType
 
 MINUTE = timedelta(minutes=1)
 LEAD, NEW, EMPTY, MAX_ACTIVE = 10 * MINUTE, 60 * MINUTE, 15 * MINUTE, 90 * MINUTE

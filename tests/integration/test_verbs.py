@@ -17,8 +17,9 @@ from tminus.errors import (
     UnknownSession,
     WrongStatus,
 )  # fmt: skip
-from tminus.model import CloseReason, EventType, ParticipantRole, Role, Session, SessionType, Status, Trigger
+from tminus.model import Session
 from tminus.sessions import reads
+from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Role, SessionType, Status, Trigger
 
 MS = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)

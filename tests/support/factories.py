@@ -6,7 +6,8 @@ from typing import Any
 from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
-from tminus.model import Caller, Order, Role, Session, SessionType, Setting, Status
+from tminus.model import Session
+from tminus.vocabulary import Caller, Order, Role, SessionType, Setting, Status
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)

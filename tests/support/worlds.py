@@ -9,13 +9,14 @@ from sqlalchemy import delete, select
 from tests.support.clocks import SettableClock
 from tests.support.factories import AGENT, ROOM, order, settings
 from tminus.events import Told
-from tminus.model import Caller, EventType, Participant, ParticipantRole, Session, SessionType
+from tminus.model import Participant, Session
 from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import RetryKey
 from tminus.sessions.sweeps import Sweep
 from tminus.sessions.verbs import IfMatch, Made
 from tminus.storage import Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.vocabulary import Caller, EventType, ParticipantRole, SessionType
 
 T = TypeVar("T")
 

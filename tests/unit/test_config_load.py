@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
-from tminus.model import Mode, Role, SessionType, Setting, Timeouts
+from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
 
 HASH = "a" * 64
 AGENT = '[[agents]]\nid = {id}\nname = "Anna"\nroles = ["agent"]\ntoken_sha256 = ["{hash}"]\n'
@@ -97,7 +97,7 @@ def test_a_date_may_be_text_and_empty_is_never(files: Files) -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().server.socket = "x"
+        Settings().server.socket = "x"  # type: ignore[misc]  # that it cannot be set is the point
 
 
 def test_a_type_s_policy_overrides_the_general_one(files: Files) -> None:

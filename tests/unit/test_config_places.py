@@ -85,11 +85,11 @@ def test_an_sqlite_file_is_in_the_state_directory_unless_its_path_is_absolute() 
 
 def test_postgresql_gets_its_password_from_a_file_or_a_credential(tmp_path: Path) -> None:
     _write(tmp_path / "password", "hunter2 \n")
-    from_file = database(_storage(url=POSTGRESQL, password_file="password"), tmp_path, {})  # noqa: S106 - a file's name
+    from_file = database(_storage(url=POSTGRESQL, password_file="password"), tmp_path, {})
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    from_credential = database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), environ)  # noqa: S106
+    from_credential = database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), environ)
     assert from_file.url == from_credential.url == POSTGRESQL
-    assert from_file.password == from_credential.password == "hunter2 "  # noqa: S105
+    assert from_file.password == from_credential.password == "hunter2 "
     assert "hunter2" not in repr(from_file)
     assert database(_storage(url=POSTGRESQL), tmp_path, {}).password is None
 
@@ -101,10 +101,10 @@ def test_a_password_that_cannot_be_read_is_a_fault_that_does_not_repeat_what_was
     if content is not None:
         (tmp_path / "hunter2").write_bytes(content)
     with pytest.raises(ConfigError, match=f"^storage.password_file names a secret .*{problem}") as caught:
-        database(_storage(url=POSTGRESQL, password_file="hunter2"), tmp_path, {})  # noqa: S106
+        database(_storage(url=POSTGRESQL, password_file="hunter2"), tmp_path, {})
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_credential_needs_systemd() -> None:
     with pytest.raises(ConfigError, match="CREDENTIALS_DIRECTORY is not set"):
-        database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), {})  # noqa: S106
+        database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), {})

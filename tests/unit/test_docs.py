@@ -11,7 +11,7 @@ from tminus.api.errors import STATUS
 from tminus.cli import connection, main
 from tminus.events import CATALOGUE, COMMON_FIELDS, EVENT_FIELDS, LOG_LINES
 from tminus.lifecycle import TABLE
-from tminus.model import Role
+from tminus.vocabulary import Role
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def test_every_exit_code_is_in_the_page() -> None:
     assert documented == {"0", *(str(code) for code in codes)}
 
 
-@pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")) + ["README.md"])
+@pytest.mark.parametrize("name", ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))])
 def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name))
 

@@ -10,7 +10,8 @@ from tests.support.factories import session
 
 from tminus.events import CATALOGUE, COMMON_FIELDS, EVENT_FIELDS, LOG_LINES, Told, log_fields, told_by
 from tminus.lifecycle import TABLE, fire
-from tminus.model import CloseReason, Event, EventType, Participant, ParticipantRole, Session, Status, Trigger
+from tminus.model import Event, Participant, Session
+from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Status, Trigger
 
 COMMON = {
     "seq", "eventId", "type", "ts", "message", "actor", "id", "label", "userDescription", "status", "previousStatus",

@@ -11,7 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tests.support.clocks import NOW
 
 from tminus import clock, instants
-from tminus.instants import EPOCH, Instant
+from tminus.instants import EPOCH
+from tminus.model import Instant
 
 OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 # Two days from both ends of what a datetime can hold, so that every offset can be expressed.

@@ -4,7 +4,7 @@ import pytest
 
 from tminus.errors import WrongStatus
 from tminus.lifecycle import CLOCK_MOVES, MACHINE, TABLE, UNBORN, fire
-from tminus.model import CloseReason, Status, Trigger
+from tminus.vocabulary import CloseReason, Status, Trigger
 
 # (state, trigger): (state afterwards, who, why it is closed)
 LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {

@@ -15,8 +15,9 @@ from tests.support.waiting import eventually
 
 from tminus import clock, logs, timers
 from tminus.events import Told
-from tminus.model import CLOCK_ACTOR, Event, EventType, Status
+from tminus.model import Event
 from tminus.timers import Timers
+from tminus.vocabulary import CLOCK_ACTOR, EventType, Status
 
 LogLines = Callable[[], list[dict[str, Any]]]
 

@@ -5,9 +5,10 @@ from urllib.parse import urlsplit
 
 from tminus import instants, policy, wire
 from tminus.config import Settings
-from tminus.model import Caller, Session, SessionType
+from tminus.model import Session
 from tminus.sessions.rights import may_see_secrets, owns
 from tminus.sessions.verbs import agent_session_shown, roles_shown
+from tminus.vocabulary import Caller, SessionType
 
 
 def session(session: Session, caller: Caller, now: datetime) -> wire.Session:

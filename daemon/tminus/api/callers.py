@@ -12,8 +12,9 @@ from tminus.api.services import Services
 from tminus.config import Agent
 from tminus.errors import NotAuthenticated, TooManyAttempts
 from tminus.logs import say
-from tminus.model import LOCAL_AGENT_ID, AgentSession, Caller, Role
+from tminus.model import AgentSession
 from tminus.sessions.verbs import AGENT_SESSION_SPAN
+from tminus.vocabulary import LOCAL_AGENT_ID, Caller, Role
 
 LOCAL_NAME = "local operator"
 PROVEN = 10_000

@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from tminus import instants
-from tminus.model import Order, ParticipantRole, SessionType, Status
 from tminus.sessions.verbs import IfMatch
+from tminus.vocabulary import Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
 

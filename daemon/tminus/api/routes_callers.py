@@ -12,7 +12,7 @@ from tminus.api.requests import TokenSignIn
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.api.services import Services
 from tminus.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization
-from tminus.model import Caller
+from tminus.vocabulary import Caller
 
 router = APIRouter(prefix="/v3", tags=["callers"], route_class=StrictRoute)
 public = APIRouter(prefix="/v3", tags=["public"], route_class=StrictRoute)

@@ -8,8 +8,8 @@ from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.responses import refusals
 from tminus.errors import Forbidden
-from tminus.model import Role
 from tminus.sessions.rights import need
+from tminus.vocabulary import Role
 
 router = APIRouter(tags=["operations"])
 

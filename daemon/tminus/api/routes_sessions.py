@@ -33,10 +33,11 @@ from tminus.errors import (
     UnknownSession,
     WrongStatus,
 )  # fmt: skip
-from tminus.model import OPEN_STATUSES, Caller, Session, SessionType
+from tminus.model import Session
 from tminus.sessions import reads, verbs
 from tminus.sessions.retries import retry_key
 from tminus.storage import SessionFilter
+from tminus.vocabulary import OPEN_STATUSES, Caller, SessionType
 
 router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
 

@@ -6,19 +6,22 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.live import Live
 
-from tminus import __version__, clock, instants, wire
+from tminus import __version__, clock, instants
 from tminus.cli import tables
 from tminus.cli.connection import USAGE, Connection, fail, telling_errors
 from tminus.cli.operate import operate
 from tminus.config.values import parse_duration
-from tminus.model import SessionType, Status
 from tminus.policy import PREFERENCE_OF
+from tminus.vocabulary import SessionType, Status
+
+if TYPE_CHECKING:
+    from tminus import wire
 
 main = typer.Typer(
     name="tminus",
@@ -39,33 +42,33 @@ class Scope(StrEnum):
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
-At = Annotated[Optional[str], typer.Option("--at", metavar="TIME", help="ISO 8601 with Z or an offset.")]
-In = Annotated[Optional[str], typer.Option("--in", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")]
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="ISO 8601 with Z or an offset.")]
+In = Annotated[str | None, typer.Option("--in", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")]
 Type = Annotated[SessionType, typer.Option("--type", help="What kind of session.")]
 Label = Annotated[str, typer.Option("--label", help="What people read.")]
 Preferences = Annotated[
-    Optional[list[Preference]], typer.Option("--prefer", help="Ask for this setting; may be repeated.")
+    list[Preference] | None, typer.Option("--prefer", help="Ask for this setting; may be repeated.")
 ]
-ParentTable = Annotated[Optional[str], typer.Option("--parent-table", help="Table of the object it is about.")]
-ParentId = Annotated[Optional[str], typer.Option("--parent-id", help="Id of the object it is about.")]
-ParentName = Annotated[Optional[str], typer.Option("--parent-name", help="What people call that object.")]
-Key = Annotated[Optional[str], typer.Option("--key", help="Idempotency key: the same key makes one session.")]
+ParentTable = Annotated[str | None, typer.Option("--parent-table", help="Table of the object it is about.")]
+ParentId = Annotated[str | None, typer.Option("--parent-id", help="Id of the object it is about.")]
+ParentName = Annotated[str | None, typer.Option("--parent-name", help="What people call that object.")]
+Key = Annotated[str | None, typer.Option("--key", help="Idempotency key: the same key makes one session.")]
 
 
 @main.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
-    config: Annotated[Optional[Path], typer.Option("--config", help="The configuration file.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The configuration file.")] = None,
     url: Annotated[
-        Optional[str],
+        str | None,
         typer.Option("--url", envvar="TMINUS_URL", help="The daemon's URL, in place of the local socket."),
     ] = None,
     token_file: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--token-file", envvar="TMINUS_TOKEN_FILE", help="Holds the token; else $TMINUS_TOKEN."),
     ] = None,
     socket: Annotated[
-        Optional[Path], typer.Option("--socket", envvar="TMINUS_SOCKET", help="The daemon's local socket.")
+        Path | None, typer.Option("--socket", envvar="TMINUS_SOCKET", help="The daemon's local socket.")
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -154,7 +157,7 @@ def reschedule(
     session_id: SessionId,
     at: At = None,
     in_: In = None,
-    if_version: Annotated[Optional[int], typer.Option(help="Only if this is still its version.")] = None,
+    if_version: Annotated[int | None, typer.Option(help="Only if this is still its version.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Move a scheduled session to another start."""
@@ -183,11 +186,11 @@ def show(context: typer.Context, session_id: SessionId, as_json: AsJson = False)
 @main.command("list")
 def list_(
     context: typer.Context,
-    status: Annotated[Optional[list[Status]], typer.Option(help="May be repeated; else all but closed.")] = None,
-    type: Annotated[Optional[SessionType], typer.Option(help="Only this kind.")] = None,
-    scope: Annotated[Optional[Scope], typer.Option(help="Yours or everybody's; all over the local socket.")] = None,
-    start_from: Annotated[Optional[str], typer.Option(metavar="TIME", help="Starting then or later.")] = None,
-    start_to: Annotated[Optional[str], typer.Option(metavar="TIME", help="Starting before then.")] = None,
+    status: Annotated[list[Status] | None, typer.Option(help="May be repeated; else all but closed.")] = None,
+    type: Annotated[SessionType | None, typer.Option(help="Only this kind.")] = None,
+    scope: Annotated[Scope | None, typer.Option(help="Yours or everybody's; all over the local socket.")] = None,
+    start_from: Annotated[str | None, typer.Option(metavar="TIME", help="Starting then or later.")] = None,
+    start_to: Annotated[str | None, typer.Option(metavar="TIME", help="Starting before then.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     offset: Annotated[int, typer.Option(min=0)] = 0,
     as_json: AsJson = False,
@@ -206,7 +209,7 @@ def list_(
     _print(found, as_json, lambda: _listed(found, clock.now()))
 
 
-def _listed(found: wire.SessionList, now: datetime) -> Any:
+def _listed(found: "wire.SessionList", now: datetime) -> Any:
     shown, count = len(found["rows"]), found["count"]
     if not shown:
         return "no sessions" if not count else f"nothing on this page; {count} in all"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +12,13 @@ from tminus import clock, config, draws
 from tminus.cli.connection import REFUSED, fail, telling_errors
 from tminus.config import Settings
 from tminus.errors import StateDirectoryUnusable
-from tminus.model import Role
+from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
     from tminus.storage import Store
 
 ConfigOption = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
 ]
 
@@ -89,9 +89,9 @@ def advance(
 def token_new(
     agent_id: Annotated[int, typer.Option("--id", min=1, help="The agent's number.")] = 1,
     name: Annotated[str, typer.Option(help="The agent's name, as users see it.")] = "An agent",
-    role: Annotated[Optional[list[Role]], typer.Option(help="May be repeated.")] = None,
+    role: Annotated[list[Role] | None, typer.Option(help="May be repeated.")] = None,
     append: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,

@@ -3,13 +3,17 @@
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tminus import instants, wire
+from tminus import instants
 from tminus.config.values import duration_text
+
+if TYPE_CHECKING:
+    from tminus import wire
 
 STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
 
@@ -19,7 +23,7 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def sessions(rows: Sequence[wire.Session], now: datetime, title: str | None = None) -> Table:
+def sessions(rows: "Sequence[wire.Session]", now: datetime, title: str | None = None) -> Table:
     """Sessions, one a row, with what comes next for each."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column, width in (
@@ -48,7 +52,7 @@ def sessions(rows: Sequence[wire.Session], now: datetime, title: str | None = No
     return table
 
 
-def session(row: wire.Session, now: datetime) -> Table:
+def session(row: "wire.Session", now: datetime) -> Table:
     """One session, one field a row."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -79,7 +83,7 @@ def session(row: wire.Session, now: datetime) -> Table:
     return table
 
 
-def events(rows: Sequence[wire.Event]) -> Table:
+def events(rows: "Sequence[wire.Event]") -> Table:
     """Events, one a row."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("SEQ", "WHEN", "EVENT", "BY", "WHAT"):
@@ -96,7 +100,7 @@ def events(rows: Sequence[wire.Event]) -> Table:
     return table
 
 
-def _next(row: wire.Session, now: datetime) -> str:
+def _next(row: "wire.Session", now: datetime) -> str:
     """What time will do to a session, as far as its answer tells."""
     if row["status"] == "scheduled":
         return f"starts in {_until(row['startTime'], now)}"

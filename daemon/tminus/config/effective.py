@@ -6,7 +6,7 @@ from typing import Any
 
 from tminus.config.load import Configuration
 from tminus.config.settings import Settings
-from tminus.model import SessionType
+from tminus.vocabulary import SessionType
 
 
 def effective(configuration: Configuration) -> str:

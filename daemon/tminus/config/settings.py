@@ -18,7 +18,7 @@ from tminus import instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
-from tminus.model import Mode, Role, SessionType, Setting, Timeouts
+from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
 
 
 def _token_hash(value: object) -> str:

@@ -2,9 +2,10 @@
 
 from tminus.errors import UnknownSession
 from tminus.events import Told
-from tminus.model import Caller, Role, Session, Status
+from tminus.model import Session
 from tminus.sessions.rights import need, sees, sees_all
 from tminus.storage import SessionFilter, View
+from tminus.vocabulary import Caller, Role, Status
 
 
 def found(view: View, session_id: str) -> Session:

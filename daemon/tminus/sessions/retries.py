@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from tminus.errors import KeyReused
-from tminus.model import Caller, Retry
+from tminus.model import Retry
 from tminus.storage import Transaction
+from tminus.vocabulary import Caller
 
 RETRY_MEMORY = timedelta(hours=24)
 """How long a key is remembered."""

@@ -1,7 +1,8 @@
 """Who may do what: the roles of `docs/api.md`, in one place, whoever the caller came in by."""
 
 from tminus.errors import Forbidden
-from tminus.model import Caller, Role, Session
+from tminus.model import Session
+from tminus.vocabulary import Caller, Role
 
 
 def may_see_secrets(caller: Caller, session: Session) -> bool:

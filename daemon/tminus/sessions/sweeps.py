@@ -14,10 +14,10 @@ from typing import Protocol, TypeVar
 import orjson
 
 from tminus import instants
-from tminus.model import Timeouts, Trigger
 from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
 from tminus.storage.due import move_deadlines, move_due
+from tminus.vocabulary import Timeouts, Trigger
 
 T = TypeVar("T")
 

@@ -13,22 +13,12 @@ from tminus.config import Settings
 from tminus.errors import BadStartTime, StaleVersion, TooManySessions, UnknownParticipant
 from tminus.events import told_by
 from tminus.lifecycle import Transition, fire
-from tminus.model import (
-    CLOCK_ACTOR,
-    Caller,
-    Event,
-    Order,
-    Participant,
-    ParticipantRole,
-    Role,
-    Session,
-    Status,
-    Trigger,
-)  # fmt: skip
+from tminus.model import Event, Participant, Session
 from tminus.sessions.reads import found
 from tminus.sessions.retries import RetryKey, made_before, remember
 from tminus.sessions.rights import need, owns
 from tminus.storage import Transaction
+from tminus.vocabulary import CLOCK_ACTOR, Caller, Order, ParticipantRole, Role, Status, Trigger
 
 PAST_GRACE = timedelta(seconds=60)
 """How far in the past a start time may lie: a client's clock may be slow."""

@@ -30,9 +30,9 @@ from sqlalchemy import (
 from tminus import instants
 from tminus.events import told_by
 from tminus.lifecycle import CLOCK_MOVES
-from tminus.model import CLOCK_ACTOR, OPEN_STATUSES, PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
 from tminus.storage.transaction import Transaction
+from tminus.vocabulary import CLOCK_ACTOR, OPEN_STATUSES, PIN_TYPES, Status, Timeouts, Trigger
 
 PIN_RETRY = timedelta(seconds=5)
 """When every PIN is in use, a session that should open is tried again after this."""
@@ -68,7 +68,9 @@ _CLOSES = [move.trigger for move in CLOCK_MOVES if move.dest is Status.CLOSED]
 _LEGAL = or_(*(and_(_S.due_trigger == move.trigger, _S.status == move.source) for move in CLOCK_MOVES))
 
 _DUE = and_(_S.due_at <= bindparam("until", type_=_S.due_at.type), _LEGAL)
-_IN_ORDER = (_S.due_at, _S.id)
+# Of a herd, those that were made one after the other lie side by side in the file: in this order each page of it is
+# written in one batch; in the order of their ids, which are drawn by lot, nearly every batch would write all of them.
+_IN_ORDER = (_S.due_at, _S.created_at, _S.id)
 
 
 def _due(*columns: ColumnElement[Any]) -> Any:

@@ -25,7 +25,7 @@ class SessionRow(model.Session, table=True):
 
     __table_args__ = (
         # The clock's only question, in the order in which it is answered.
-        Index("session_due", "due_at", "id", **_where("due_at IS NOT NULL")),
+        Index("session_due", "due_at", "created_at", "id", **_where("due_at IS NOT NULL")),
         # A PIN belongs to one open session; 0 is none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
         # How many are open, in each status: asked by each heartbeat and each scrape, of a million rows as well.

@@ -8,9 +8,10 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, text, upda
 from tminus import draws
 from tminus.errors import NoPinFree, WrongStatus
 from tminus.lifecycle import Transition
-from tminus.model import AgentSession, Event, Participant, Retry, Session, Status
+from tminus.model import AgentSession, Event, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
+from tminus.vocabulary import Status
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 

@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam,
 from sqlmodel import SQLModel
 
 from tminus.events import Told
-from tminus.model import OPEN_STATUSES, AgentSession, Event, Participant, Retry, Session, SessionType, Status
+from tminus.model import AgentSession, Event, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.vocabulary import OPEN_STATUSES, SessionType, Status
 
 
 @dataclass(frozen=True, slots=True)

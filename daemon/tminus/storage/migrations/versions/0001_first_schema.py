@@ -78,7 +78,7 @@ def upgrade() -> None:
     op.create_index(
         "session_due",
         "session",
-        ["due_at", "id"],
+        ["due_at", "created_at", "id"],
         sqlite_where=sa.text("due_at IS NOT NULL"),
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
