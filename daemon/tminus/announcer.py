@@ -4,6 +4,7 @@ It reads the event table, so nothing is told that was not committed, and nothing
 move wrote, nor what another process (`tminus advance`) did.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -61,6 +62,10 @@ class Announcer:
         except StoreUnavailable:
             return 0  # the writer tells of that; what was missed is read when the database is back
         for told in page:
-            self._announce(told)
             self._seq = told.event.seq
+            try:
+                self._announce(told)
+            except Exception:
+                # One that cannot be told must not keep all others from being told.
+                logging.getLogger(__name__).exception("Event %d could not be told", told.event.seq)
         return len(page)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -14,16 +15,18 @@ from typing import TextIO
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from tminus import __version__, clock, config, instants, logs
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application
 from tminus.config import Address, ConfigError, Configuration, Settings
 from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirectoryUnusable, StoreUnavailable
-from tminus.logs import say
+from tminus.logs import failure, say
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
 from tminus.timers import Chores, Timers
+from tminus.vocabulary import Timeouts
 
 DRAIN_SECONDS = 7
 """How long running requests may take to finish once the daemon was told to stop."""
@@ -45,6 +48,7 @@ HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
 
 def run(path: Path | None, environ: Mapping[str, str]) -> int:
     """Runs the daemon until a signal ends it; returns the exit code. Raises `ConfigError` before anything is begun."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
     configuration = config.load(config.find(path, environ), environ)
     settings = configuration.settings
     logs.configure(settings.log.level, settings.log.format)
@@ -71,6 +75,8 @@ class Daemon:
         self._environ = environ
         self._stopping = threading.Event()
         self._ready = False
+        self._deadlines_settled = False
+        """Whether all stored deadlines follow the time-outs in force."""
         self._worst_lag = timedelta(0)
         settings = configuration.settings
         with contextlib.ExitStack() as started:
@@ -87,7 +93,10 @@ class Daemon:
             started.callback(self._announcer.stop)
             self._timers = Timers(self._tick, self._chores(settings))
             self._started = started.pop_all()
-        self._server = _Server(_server_config(self.services, settings))
+        application = make_application(self.services)
+        # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
+        limits = (settings.limits.connections, None)
+        self._servers = [_Server(_server_config(application, limit)) for limit in limits[: len(self._sockets)]]
 
     def __enter__(self) -> "Daemon":
         return self
@@ -104,13 +113,15 @@ class Daemon:
         reloads: asyncio.Queue[None] = asyncio.Queue()
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
-        due = await asyncio.to_thread(self._catch_up)
+        due = await asyncio.to_thread(self._tick)
         if self._stopping.is_set():
             return
         self._timers.start()
         self._started.callback(self._timers.stop)
         reloading = asyncio.create_task(self._reload_when_asked(reloads))
-        serving = asyncio.create_task(self._server.serve(self._sockets))
+        serving = asyncio.gather(
+            *(server.serve([listener]) for server, listener in zip(self._servers, self._sockets, strict=True))
+        )
         self._ready = True
         self._wait_for(due)
         counts = self.store.read(lambda view: view.counts())
@@ -128,21 +139,16 @@ class Daemon:
 
     def _drain(self, number: int) -> None:
         if self._stopping.is_set():
-            self._server.force_exit = True  # asked twice: whoever still waits is let go
+            for server in self._servers:
+                server.force_exit = True  # asked twice: whoever still waits is let go
             return
         say("daemon.draining", signal=signal.Signals(number).name)
         self._stopping.set()
         self.services.draining = True
-        self._server.should_exit = True
+        for server in self._servers:
+            server.should_exit = True
 
     # --- what time does -----------------------------------------------------------------------------------------------
-
-    def _catch_up(self) -> datetime | None:
-        """What the clock has to do before anything else; returns the next deadline."""
-        moved = sweeps.follow_timeouts(self.store.submit, self.services.settings.lifecycle.timeouts)
-        if moved:
-            say("deadlines.moved", moved=moved)
-        return self._tick()
 
     def _wait_for(self, due: datetime | None) -> None:
         if due is not None:
@@ -153,11 +159,14 @@ class Daemon:
         if self.store.failing is not None:
             # Only a write can tell that writing works again, and nobody else may be asking for one.
             self.store.submit(lambda tx: tx.set_meta("written", instants.text(tx.now)), clock=True).result()
+        timeouts = self.services.settings.lifecycle.timeouts
+        if not self._deadlines_settled:
+            self._deadlines_settled = True
+            self._settle_deadlines(timeouts)
         due = self.store.read(lambda view: view.next_due())
         if due is None or due > clock.now():
             return due
-        timeouts = self.services.settings.lifecycle.timeouts
-        sweep = sweeps.advance(self.store.submit, timeouts, self._stopping.is_set)
+        sweep = sweeps.advance(self.store.submit, timeouts, self._should_stop)
         self._worst_lag = max(self._worst_lag, sweep.worst_lag)
         for trigger, moves in sweep.moves.items():
             self.services.metrics.moves.labels(trigger).inc(moves)
@@ -167,6 +176,20 @@ class Daemon:
         if sweep.without_pin:
             say("clock.no_pin", waiting=sweep.without_pin)
         return self.store.read(lambda view: view.next_due())
+
+    def _settle_deadlines(self, timeouts: Timeouts) -> None:
+        try:
+            moved = sweeps.follow_timeouts(self.store.submit, timeouts, self._should_stop)
+        except StoreUnavailable:
+            self._deadlines_settled = False  # the next tick tries again
+            raise
+        if moved:
+            say("deadlines.moved", moved=moved)
+
+    def _should_stop(self) -> bool:
+        """Asked between two batches of a long sweep."""
+        self._timers.beat()
+        return self._stopping.is_set()
 
     def _chores(self, settings: Settings) -> Chores:
         chores: Chores = {"retention": (CLEANING, self._clean)}
@@ -217,7 +240,10 @@ class Daemon:
     async def _reload_when_asked(self, asked: asyncio.Queue[None]) -> None:
         while True:
             await asked.get()
-            await asyncio.to_thread(self._reload)
+            try:
+                await asyncio.to_thread(self._reload)
+            except Exception as error:
+                say("config.failed", **failure(error))
 
     def _reload(self) -> None:
         """Puts a changed configuration in force: all of it, or none of it and the log says why."""
@@ -231,18 +257,19 @@ class Daemon:
             return
         # `listen` with port 0 became a real port at start: that is no change.
         if read.server.listen.port == 0:
-            server = read.server.model_copy(update={"listen": old.server.listen})
-            read = read.model_copy(update={"server": server})
+            listen = Address(read.server.listen.host, old.server.listen.port)
+            read = read.model_copy(update={"server": read.server.model_copy(update={"listen": listen})})
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
         self.services.apply(new)
         logs.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
-            say(name, key=change.key, old=change.old, new=change.new)
+            say(name, key=change.key, old=change.old or "(nothing)", new=change.new or "(nothing)")
         say("config.reloaded", changes=len(changes))
         self._timers.set_chores(self._chores(new))
-        self._wait_for(self._catch_up())
+        self._deadlines_settled = False
+        self._wait_for(self._tick())
 
 
 class _Server(uvicorn.Server):
@@ -253,9 +280,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(services: Services, settings: Settings) -> uvicorn.Config:
+def _server_config(application: ASGIApp, connections: int | None) -> uvicorn.Config:
     return uvicorn.Config(
-        make_application(services),
+        application,
         http="httptools",
         ws="none",
         loop="none",
@@ -265,7 +292,7 @@ def _server_config(services: Services, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        limit_concurrency=settings.limits.connections,
+        limit_concurrency=connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
@@ -333,9 +360,9 @@ def _listen(settings: Settings, state: Path, started: contextlib.ExitStack) -> t
 
 def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
     """The local socket: whoever the file system lets in (owner and group) is trusted."""
-    path.unlink(missing_ok=True)  # left behind by a daemon that was killed; a living one holds the state directory
     local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     started.callback(local.close)
+    _remove_stale(path)
     before = os.umask(0o117)
     try:
         local.bind(str(path))
@@ -344,3 +371,15 @@ def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
     started.callback(path.unlink, missing_ok=True)
     local.listen(BACKLOG)
     return local
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes the socket that a killed daemon has left behind; nothing else, and none that somebody listens on."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise OSError(errno.EEXIST, "there is another file of that name")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise OSError(errno.EADDRINUSE, "somebody listens there")
+    path.unlink()

@@ -24,6 +24,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
@@ -57,6 +58,8 @@ class ScreenMeetError(Exception):
         self.code = code
         self.refcode = refcode
         self.errors = list(errors)
+        self.retried = False
+        """Whether this answered a retry: an earlier try may have been done."""
         """Every fault of the request: `{"field": …, "message": …}`."""
 
 
@@ -186,7 +189,16 @@ class ScreenMeet:
         """Moves a scheduled session to another start; with `if_version`, only if it has not changed since."""
         headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
         path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
-        return cast("wire.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
+        try:
+            return cast("wire.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
+        except Conflict as conflict:
+            # A try whose answer was lost may have moved it, and it may have opened since: then all is as wanted.
+            if not conflict.retried:
+                raise
+            session = self.getSession(ScreenMeetSessionId)
+            if "startTime" not in session or _instant(session["startTime"]) != _instant(startTime):
+                raise
+            return session
 
     def closeSession(self, ScreenMeetSessionId: str) -> "wire.Success":  # noqa: N802, N803
         """Closes a session; everybody in it is disconnected."""
@@ -237,6 +249,7 @@ class ScreenMeet:
                 if response.status_code == 200:
                     return response.json()
                 failure = _error(response)
+                failure.retried = tried > 0
                 if response.status_code not in RETRIED:
                     raise failure
                 pause = _retry_after(response)
@@ -276,6 +289,10 @@ def _error(response: httpx.Response) -> ScreenMeetError:
         return kind(told["description"], code, told["refcode"], told["errors"])
     except (ValueError, KeyError, TypeError):
         return kind(f"HTTP {code} {response.reason_phrase}", code)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -176,6 +176,7 @@ LOG_LINES = {
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
     "daemon.failed": Line("critical", "{error}", ("error",)),
     "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
+    "config.failed": Line("error", "the configuration could not be put in force ({error})", ("error", "traceback")),
     "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),
     "config.needs_restart": Line(
         "warning", "{key} stays {old} until the next start, then is {new}", ("key", "old", "new")

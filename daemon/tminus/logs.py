@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from contextlib import suppress
+from io import TextIOWrapper
 from string import Formatter
 from typing import Any, TextIO
 
@@ -27,6 +28,8 @@ def configure(level: str = "info", style: str = "auto", stream: TextIO | None = 
     """Sets level and style (`json`, `console`; `auto`: console on a terminal, else JSON) of all that follows."""
     stream = stream or sys.stdout
     console = style == "console" or (style == "auto" and stream.isatty())
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter loses no line
     processors: list[Any] = [_stamp]
     if console:
         processors += [_for_people, structlog.dev.ConsoleRenderer(pad_event_to=0, colors=stream.isatty())]
@@ -57,8 +60,8 @@ def say_event(told: Told) -> None:
 
 
 def _write(level: str, name: str, **fields: Any) -> None:
-    # A full disk or a pipe that nobody reads any more stops the log, and nothing else: not the clock, not the writer.
-    with suppress(OSError):
+    # A full disk, or a pipe whose reader is gone, stops the log and nothing else: not the clock, not the writer.
+    with suppress(OSError, ValueError):
         getattr(_log, level)(name, **fields)
 
 

@@ -75,6 +75,10 @@ class Timers:
         self._chores = chores
         self._set_all()
 
+    def beat(self) -> None:
+        """The tick that runs is getting on: a long one is no clock that has stopped."""
+        self._last_tick = clock.monotonic()
+
     @property
     def alive(self) -> bool:
         """Whether ticks are being finished."""
@@ -94,7 +98,7 @@ class Timers:
                 self._armed = None  # it has fired, or is about to and will find nothing
         due = self._guarded("tick", self._tick)
         if not isinstance(due, _Failed):
-            self._last_tick = clock.monotonic()
+            self.beat()
             # What is due although the tick has just run (no PIN was free, the clock was set back) is for the sweep:
             # a timer in the past would fire at once, for ever.
             if due is not None and due > clock.now():
@@ -125,12 +129,10 @@ class Timers:
         with self._lock:
             self._scheduler.remove_all_jobs()
             self._armed = None
-        self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")
-        for name, (every, work) in self._chores.items():
-            seconds = every.total_seconds()
-            self._scheduler.add_job(
-                self._guarded, IntervalTrigger(seconds=seconds), (name, work), id=name, executor="chores"
-            )
+            self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")
+            for name, (every, work) in self._chores.items():
+                interval = IntervalTrigger(seconds=every.total_seconds())
+                self._scheduler.add_job(self._guarded, interval, (name, work), id=name, executor="chores")
 
     # --- the pulse ----------------------------------------------------------------------------------------------------
 

@@ -74,7 +74,8 @@ def agents_toml() -> str:
 
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what is set for some other tminus."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TMINUS_", "STATE_DIRECTORY"))}
+    others = ("TMINUS_", "STATE_DIRECTORY", "PYTHONDONTWRITEBYTECODE")  # the last would have each start compile anew
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**ours, **more}
 
 

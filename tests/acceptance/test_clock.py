@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.times import from_now, parsed
+from tests.acceptance.times import from_now, parsed, text
 from tests.support.waiting import eventually
 
 
@@ -63,8 +63,9 @@ def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
 
 def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_late(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"})
-    starts = [1.9, 1.3, 1.6, 1.0]
-    made = {daemon.make(startTime=from_now(seconds=span))["id"]: span for span in starts}
+    begun = datetime.now(UTC)
+    starts = [begun + timedelta(seconds=span) for span in (3.9, 3.3, 3.6, 3.0)]
+    made = {daemon.make(startTime=text(start))["id"]: start for start in starts}
     later = daemon.make(startTime=from_now(days=1))["id"]
     expected = sorted(made, key=lambda session_id: made[session_id])
     last = parsed(daemon.session(expected[-1])["expiresAt"])

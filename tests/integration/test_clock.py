@@ -356,7 +356,14 @@ def test_the_same_timeouts_are_followed_once(world: World) -> None:
     assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE)) == 1
     for found in world.all_sessions().values():
         assert found.due_at == world.now + 119 * MINUTE
-    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE)) == 0
+    jobs: list[str] = []
+
+    def submit(job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
+        jobs.append("a job")
+        return world.store.submit(job, clock=clock)
+
+    assert sweeps.follow_timeouts(submit, Timeouts(lead=MINUTE)) == 0
+    assert len(jobs) == 1, "it asked which hold, and looked at no session"
     assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
     assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
 

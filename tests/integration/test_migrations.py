@@ -26,6 +26,16 @@ def test_migrations_lead_to_the_tables_that_the_code_declares(empty_database: Da
     engine.dispose()
 
 
+def test_the_tables_of_which_sqlite_gives_no_number_twice_are_those_that_the_code_declares(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/tminus.db", SettableClock())
+    migrated = text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'")
+    found = store.submit(lambda tx: set(tx.execute(migrated).scalars())).result(30)
+    store.close()
+    declared = SQLModel.metadata.tables.values()
+    assert found == {table.name for table in declared if table.dialect_options["sqlite"]["autoincrement"]}
+    assert "event" in found
+
+
 def test_an_empty_database_is_brought_to_the_newest_schema(empty_database: Database) -> None:
     store = empty_database.open()
     assert (store.migrated_from, store.schema) == (None, migrate.head())

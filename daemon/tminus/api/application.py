@@ -56,6 +56,7 @@ def make_application(services: Services) -> ASGIApp:
         summary="Remote-support and meeting sessions: scheduled, opened on time, closed.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # another path is no path, and a redirect would trust the Host header
         exception_handlers={
             errors.RequestError: on_request_error,
             RequestValidationError: on_invalid,

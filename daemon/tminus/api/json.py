@@ -27,9 +27,11 @@ class _StrictRequest(Request):
 
     async def json(self) -> Any:
         try:
-            return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
-        except ValueError as error:
+            parsed = pydantic_core.from_json(await self.body(), allow_inf_nan=False)
+            orjson.dumps(parsed)  # what comes in must be able to go out: no integer beyond 64 bits
+        except (ValueError, TypeError) as error:
             raise json.JSONDecodeError(str(error), "", 0) from None
+        return parsed
 
 
 class StrictRoute(APIRoute):

@@ -67,18 +67,20 @@ class AgentPrefs(BaseModel):
 class ParentObject(Request):
     """The object of another system to which a session belongs."""
 
-    id: Annotated[str, Field(max_length=255)]
-    app: Annotated[str, Field(max_length=255)] | None = None
-    type: Annotated[str, Field(max_length=255)] | None = None
-    name: Annotated[str, Field(max_length=255)] | None = None
+    id: Annotated[Printable, Field(max_length=255)]
+    app: Annotated[Printable, Field(max_length=255)] | None = None
+    type: Annotated[Printable, Field(max_length=255)] | None = None
+    name: Annotated[Printable, Field(max_length=255)] | None = None
     sync: StrictBool | None = None
-    provider: Annotated[str, Field(max_length=255)] | None = None
+    provider: Annotated[Printable, Field(max_length=255)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _trim_names(cls, value: Any) -> Any:
         # Published examples spell a member "app " with a blank, and they are what people paste.
-        return {str(name).strip(): member for name, member in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return {name if name.strip() in value else name.strip(): member for name, member in value.items()}
 
 
 class NewSession(Request):

@@ -65,7 +65,7 @@ class Rim:
                 await self._cors(answer(refusal))(scope, receive, send_with_headers)
 
         try:
-            self._check_draining(scope)
+            self._check(scope)
             body = await _read_body(headers, receive, self._services.settings.server.max_body)
             await self._app(scope, _replay(body, receive), send_with_headers)
         except errors.RequestError as refusal:
@@ -91,7 +91,11 @@ class Rim:
         scope["query_string"] = _without_empty_values(scope["query_string"])
         return state
 
-    def _check_draining(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> None:
+        if "\0" in scope["path"]:
+            raise errors.UnknownPath  # no database has such a key, and some fail on it
+        if b"%00" in scope["query_string"]:
+            raise errors.InvalidRequest((errors.Fault("query", "must not contain NUL"),))
         if self._services.draining and scope["path"] not in _OPERATIONS:
             raise errors.Draining
 
@@ -131,18 +135,25 @@ def _route(scope: Scope) -> str:
 
 def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) -> str:
     """The client's address. What a proxy says of it counts only if the proxy is trusted, and so on to the left."""
-    address: str = scope["client"][0] if scope["client"] else "unknown"
-    forwarded = headers.get(b"x-forwarded-for")
-    if not settings.server.trusted_proxies or forwarded is None:
+    address = _plain(scope["client"][0]) if scope["client"] else "unknown"
+    if not settings.server.trusted_proxies or b"x-forwarded-for" not in headers:
         return address
-    for hop in reversed([hop.strip() for hop in forwarded.decode("latin-1").split(",")]):
+    # Each proxy may have added a line of its own.
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    for hop in reversed([hop.strip() for hop in ",".join(lines).split(",")]):
         if not _trusted(address, settings):
             break
         try:
-            address = str(ipaddress.ip_address(hop))
+            address = _plain(hop)
         except ValueError:
             break
     return address
+
+
+def _plain(address: str) -> str:
+    """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`."""
+    parsed = ipaddress.ip_address(address)
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
 def _trusted(address: str, settings: Settings) -> bool:

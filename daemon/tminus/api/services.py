@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tminus.api.attempts import Attempts
-from tminus.config import Agent, Settings
+from tminus.config import Agent, Limits, Settings
 from tminus.metrics import Metrics
 from tminus.storage import Store, View
 
@@ -42,14 +42,17 @@ class Services:
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
+        self._limits: Limits | None = None
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
-        """Puts settings in force, all of them at one moment."""
+        """Puts settings in force, from the next request on. A limit that has not changed goes on counting."""
         self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
         self.agent_of_token = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
-        self.failed_tokens = Attempts(settings.limits.failed_tokens)
-        self.pin_lookups = Attempts(settings.limits.pin_lookups)
+        if self._limits != settings.limits:
+            self._limits = settings.limits
+            self.failed_tokens = Attempts(settings.limits.failed_tokens)
+            self.pin_lookups = Attempts(settings.limits.pin_lookups)
         self.settings = settings
 
     async def read(self, look: Callable[[View], T]) -> T:

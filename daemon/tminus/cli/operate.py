@@ -11,6 +11,7 @@ import typer
 from tminus import clock, config, draws
 from tminus.cli.connection import REFUSED, fail, telling_errors
 from tminus.config import Settings
+from tminus.config.effective import toml
 from tminus.errors import StateDirectoryUnusable
 from tminus.vocabulary import Role
 
@@ -74,6 +75,7 @@ def advance(
         settings = _settings(context, config_path)
         store = _store(settings)
         try:
+            sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
             sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
             removed = sweeps.clean(store.submit, settings.storage.retention)
         finally:
@@ -103,7 +105,7 @@ def token_new(
     if as_json:
         print(json.dumps({"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}))
         return
-    lines = f"[[agents]]\nid = {agent_id}\nname = {json.dumps(name)}\nroles = {json.dumps(roles)}\n"
+    lines = f"[[agents]]\nid = {agent_id}\nname = {toml(name)}\nroles = {toml(roles)}\n"
     lines += f'token_sha256 = ["{digest}"]\n'
     if append is not None:
         try:

@@ -6,7 +6,7 @@ from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, load
 from tminus.config.places import Database, database, find, state_directory
 from tminus.config.reload import Change, apply_live, changes
-from tminus.config.settings import Agent, Settings, Urls
+from tminus.config.settings import Agent, Limits, Settings, Urls
 from tminus.config.values import Rate
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ConfigFault",
     "Configuration",
     "Database",
+    "Limits",
     "Rate",
     "Settings",
     "Urls",

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import orjson
 
-from tminus import instants
+from tminus import clock, instants
 from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
 from tminus.storage.due import move_deadlines, move_due
@@ -23,10 +23,13 @@ T = TypeVar("T")
 
 FIRST_BATCH = 128
 """Moves in the first batch of a sweep, so that the first of a herd is open within milliseconds; each batch is twice as
-large as the one before, up to `LARGEST_BATCH`."""
+large as the one before, up to `LARGEST_BATCH`, while that takes no longer than `TURN`."""
 
 LARGEST_BATCH = 4096
-"""Moves in one transaction at the most: bounds how long a request waits behind one."""
+"""Moves in one transaction at the most."""
+
+TURN = 0.05
+"""Seconds that a batch should take at the most, whatever the machine: a request may have to wait for one."""
 
 REMOVALS = 500
 """Sessions that retention removes in one transaction."""
@@ -52,17 +55,22 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
     done = Sweep()
     limit = FIRST_BATCH
     while not stop():
+        begun = clock.monotonic()
         batch = submit(partial(move_due, timeouts=timeouts, limit=limit), clock=True).result()
         done.moves += batch.moves
         done.worst_lag = max(done.worst_lag, batch.worst_lag)
         done.without_pin += batch.without_pin
         if not batch.more:
             break
-        limit = min(limit * 2, LARGEST_BATCH)
+        took = clock.monotonic() - begun
+        if took > TURN:
+            limit = max(limit // 2, FIRST_BATCH)
+        elif took < TURN / 2:
+            limit = min(limit * 2, LARGEST_BATCH)
     return done
 
 
-def follow_timeouts(submit: Jobs, timeouts: Timeouts) -> int:
+def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> int:
     """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
 
     The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
@@ -74,14 +82,14 @@ def follow_timeouts(submit: Jobs, timeouts: Timeouts) -> int:
     if submit(lambda tx: tx.meta("timeouts")).result() == reckoned_with:
         return 0
     moved, after = 0, ""
-    while True:
+    while not stop():
         step = partial(move_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
         last, changed = submit(step).result()
         moved += changed
         if last is None:
+            submit(lambda tx: tx.set_meta("timeouts", reckoned_with)).result()
             break
         after = last
-    submit(lambda tx: tx.set_meta("timeouts", reckoned_with)).result()
     return moved
 
 

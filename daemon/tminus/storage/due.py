@@ -90,17 +90,6 @@ _PROBE = select(
     func.sum(case((_opening, 0), else_=_some.c.participants)),
 ).group_by(_some.c.due_trigger)
 
-_TELL = insert(EVENTS).from_select(
-    [
-        "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
-        "reason", "participants",
-    ],
-    _due(
-        _S.id, _EVENT, bindparam("now", type_=_S.due_at.type), literal(CLOCK_ACTOR), _S.status, _DEST, _S.start_time,
-        _S.expires_at, _S.due_at, _REASON, literal(0),
-    ),
-)  # fmt: skip
-
 _WAITING_FOR_PIN = _due(_S.id, _S.due_trigger, _S.type).subquery()
 _NEED_PIN = select(_WAITING_FOR_PIN.c.id).where(
     _WAITING_FOR_PIN.c.due_trigger.in_(_OPENS), _WAITING_FOR_PIN.c.type.in_(PIN_TYPES)
@@ -173,7 +162,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         batch["limit"] -= moved.without_pin  # or others would move up, for whom no PIN was drawn
         rows = tx.execute(_PROBE, batch).all()
         moved.more = True
-    tx.execute(_TELL, batch)
+    tx.execute(_tell(timeouts), batch)
     if any(row[6] for row in rows):
         tx.execute(_DISCONNECT, batch)
     tx.execute(_move(timeouts), batch)
@@ -196,6 +185,24 @@ def _draw_pins(tx: Transaction, batch: dict[str, Any], moved: Moved) -> dict[str
         again = tx.now + PIN_RETRY
         tx.execute(_POSTPONE, [{"of_session": session_id, "new_due": again} for session_id in put_off])
     return pins
+
+
+@cache
+def _tell(timeouts: Timeouts) -> Any:
+    """The one statement that tells of a batch, before it is moved. When each was due is reckoned anew: one that had to
+    wait for a PIN was put off, and is as late as it is.
+    """
+    due_at, _ = _deadline(_S.status, timeouts)
+    return insert(EVENTS).from_select(
+        [
+            "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
+            "reason", "participants",
+        ],
+        _due(
+            _S.id, _EVENT, bindparam("now", type_=_S.due_at.type), literal(CLOCK_ACTOR), _S.status, _DEST,
+            _S.start_time, _S.expires_at, due_at, _REASON, literal(0),
+        ),
+    )  # fmt: skip
 
 
 @cache

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
@@ -66,6 +67,13 @@ def _sqlite(url: URL, writes: bool) -> Engine:
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether it is the database that cannot serve anybody now, and not this one statement that is at fault."""
+    return isinstance(error, DBAPIError) and not isinstance(
+        error, DataError | IntegrityError | ProgrammingError | NotSupportedError
+    )
 
 
 def startup_error(url: str, error: BaseException) -> StartupError:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate
-from tminus.storage.engine import make_engine, startup_error
+from tminus.storage.engine import is_unavailable, make_engine, startup_error
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.writer import Writer
@@ -44,17 +44,16 @@ class Store:
         self._reading = make_engine(url, password, writes=False)
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing)
-        except StartupError:
-            self._writing.dispose()
-            raise
-        except SQLAlchemyError as error:
-            self._writing.dispose()
-            raise startup_error(url, error) from error
+            self.database_id = self.read(lambda view: view.meta("database_id")) or ""
+        except (StartupError, StoreUnavailable, SQLAlchemyError) as error:
+            self._dispose()
+            if isinstance(error, StartupError):
+                raise
+            raise startup_error(url, error.__cause__ or error) from error
         self._writer = Writer(self._writing, now, committed, health)
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
-        self.database_id: str = self.read(lambda view: view.meta("database_id")) or ""
 
     @property
     def failing(self) -> str | None:
@@ -67,10 +66,15 @@ class Store:
             with self._reading.connect() as connection, connection.begin():
                 return look(View(connection))
         except SQLAlchemyError as error:
+            if not is_unavailable(error):
+                raise
             raise StoreUnavailable from error
 
     def close(self) -> None:
         """Finishes what waits, then closes every connection."""
         self._writer.stop()
+        self._dispose()
+
+    def _dispose(self) -> None:
         self._writing.dispose()
         self._reading.dispose()

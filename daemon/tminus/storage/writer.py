@@ -23,9 +23,10 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
+from tminus.storage.engine import is_unavailable
 from tminus.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -155,11 +156,11 @@ class Writer:
     def _write(self, batch: Sequence[_Work]) -> None:
         try:
             self._transact(batch)
-        except (OperationalError, InterfaceError) as error:
-            # The database's fault, not a job's: to run them one by one would only make each wait as long.
-            self._unavailable(batch, error)
         except Exception as error:
-            if len(batch) == 1:
+            if is_unavailable(error):
+                # The database's fault, not a job's: to run them one by one would only make each wait as long.
+                self._unavailable(batch, error)
+            elif len(batch) == 1:
                 self._alone(batch[0], error)
             else:
                 for work in batch:
@@ -176,12 +177,12 @@ class Writer:
                 return
             except Exception as another:
                 error = another
-        if isinstance(error, SQLAlchemyError):
+        if is_unavailable(error):
             self._unavailable([work], error)
         else:
             work.error = error
 
-    def _unavailable(self, batch: Sequence[_Work], error: SQLAlchemyError) -> None:
+    def _unavailable(self, batch: Sequence[_Work], error: Exception) -> None:
         self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
         for work in batch:
             work.result, work.error = None, StoreUnavailable()
@@ -209,8 +210,8 @@ class Writer:
             connection.invalidate()
             connection.close()
             raise
-        self._set_health(None)
         try:
+            self._set_health(None)
             self._committed(tx)
         except Exception:
             # What is committed is committed: to let this pass for a failed transaction would run the jobs again.
