@@ -4,9 +4,10 @@ It reads the event table, so nothing is told that was not committed, and nothing
 move wrote, nor what another process (`tminus advance`) did.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tminus.errors import StoreUnavailable
 from tminus.events import Told
@@ -31,6 +32,8 @@ class Announcer:
         self._seq = store.read(lambda view: view.last_seq())
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._may_tell = threading.Event()
+        self._may_tell.set()
         self._thread = threading.Thread(target=self._run, name="announcer")
 
     def start(self) -> None:
@@ -46,6 +49,16 @@ class Announcer:
         self._wake.set()
         self._thread.join()
 
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """While the clock moves a herd it is told no more than a page a second: first they open, then it is printed.
+        Both at once would take the interpreter from each other, and each would take several times as long."""
+        self._may_tell.clear()
+        try:
+            yield
+        finally:
+            self._may_tell.set()
+
     def _run(self) -> None:
         stopping = False
         while not stopping:
@@ -57,6 +70,7 @@ class Announcer:
             self._stopping.wait(REST)
 
     def _tell_page(self) -> int:
+        self._may_tell.wait(LOOK)
         try:
             page = self._store.read(lambda view: view.events(self._seq, PAGE))
         except StoreUnavailable:

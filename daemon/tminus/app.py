@@ -166,7 +166,8 @@ class Daemon:
         due = self.store.read(lambda view: view.next_due())
         if due is None or due > clock.now():
             return due
-        sweep = sweeps.advance(self.store.submit, timeouts, self._should_stop)
+        with self._announcer.held_back():
+            sweep = sweeps.advance(self.store.submit, timeouts, self._should_stop)
         self._worst_lag = max(self._worst_lag, sweep.worst_lag)
         for trigger, moves in sweep.moves.items():
             self.services.metrics.moves.labels(trigger).inc(moves)

@@ -154,6 +154,7 @@ def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessio
 
 
 def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "TURN", 60)  # on no machine does a batch take that long
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
     monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
     batches: list[int] = []

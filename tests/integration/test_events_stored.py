@@ -1,7 +1,8 @@
 """The event table: history, order, and what the announcer makes of it. On both databases."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tests.support.clocks import SettableClock
@@ -149,3 +150,23 @@ def test_what_retention_has_removed_is_not_told(world: World) -> None:
     teller.start()
     teller.stop()
     assert [one.event.session_id for one in told] == [kept.id]
+
+
+def test_an_event_that_cannot_be_told_does_not_keep_the_next_from_being_told(
+    world: World, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    told: list[str] = []
+
+    def announce(one: Told) -> None:
+        if not told:
+            told.append("a defect")
+            raise ZeroDivisionError
+        told.append(one.event.session_id)
+
+    teller = Announcer(world.store, announce)
+    world.create()
+    second = world.create()
+    teller.start()
+    teller.stop()
+    assert told == ["a defect", second.id]
+    assert ["ZeroDivisionError" in line["error"] for line in log_lines()] == [True]

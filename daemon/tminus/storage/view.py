@@ -34,6 +34,8 @@ M = TypeVar("M", bound=SQLModel)
 
 _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
+_SESSION_COLUMNS = SESSIONS.c.keys()
+
 _SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
 _OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
 _PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id"), _P.id == bindparam("id"))
@@ -100,8 +102,10 @@ class View:
         return self._scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
-        rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)}).mappings()
-        return {row["id"]: Session.model_validate(dict(row)) for row in rows}
+        rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)})
+        # Plain dictionaries: pydantic asks a row's own mapping field by field, which takes three times as long.
+        found = (Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))) for row in rows)
+        return {session.id: session for session in found}
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
         """How many open sessions an agent has, counted no further than `at_most`."""
