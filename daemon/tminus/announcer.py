@@ -52,7 +52,8 @@ class Announcer:
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
         """While the clock moves a herd it is told no more than a page a second: first they open, then it is printed.
-        Both at once would take the interpreter from each other, and each would take several times as long."""
+        Both at once would take the interpreter from each other, and each would take several times as long.
+        """
         self._may_tell.clear()
         try:
             yield

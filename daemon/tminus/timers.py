@@ -67,6 +67,10 @@ class Timers:
     def stop(self) -> None:
         """Returns when no timer's work is running any more."""
         self._stop.set()
+        with self._lock:
+            # Waits for APScheduler to be done with what it is handing out: told to stop meanwhile, it would look for
+            # the job that it has just handed out, not find it, and fail.
+            self._scheduler.remove_all_jobs()
         self._scheduler.shutdown(wait=True)
         self._pulse.join()
 
@@ -127,6 +131,8 @@ class Timers:
 
     def _set_all(self) -> None:
         with self._lock:
+            if self._stop.is_set():
+                return
             self._scheduler.remove_all_jobs()
             self._armed = None
             self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")

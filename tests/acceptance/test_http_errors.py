@@ -209,7 +209,29 @@ def test_a_join_names_a_role_that_there_is(daemon: Daemon, role: Any) -> None:
     assert fields(answer) == {"role", "name"}
 
 
-@pytest.mark.parametrize("session_id", ["%00", "%F0%9F%9A%80", "%FF", "'%20OR%201=1", "..%2F..%2Fetc", "x" * 5000])
+def test_nul_is_in_no_path_and_in_no_query(daemon: Daemon) -> None:
+    for method, path in (
+        ("GET", "/supportsession/%00"),
+        ("DELETE", "/supportsession/a%00b"),
+        ("GET", "/crmlookup/%00"),
+    ):
+        answer = daemon.call(method, path)
+        assert (answer.status_code, answer.json()["refcode"]) == (404, 100404)
+    assert fields(daemon.get("/discovery?ids=a%00b")) == {"ids"}
+
+
+@pytest.mark.parametrize("member", ["zz", "parentObject", "metaData"])
+def test_a_number_that_no_database_holds_is_refused_wherever_it_stands(daemon: Daemon, member: str) -> None:
+    large = b"123456789012345678901234567890"
+    value = large if member == "zz" else b'{"id":"1","n":' + large + b"}"
+    body = b'{"type":"live","label":"x","externalMapping":"a.b","%s":%s}' % (member.encode(), value)
+    for headers in ({}, {"Idempotency-Key": f"large {member}"}):
+        answer = daemon.post("/supportsessions", content=body, headers=headers)
+        assert (answer.status_code, fields(answer)) == (400, {"body"})
+    assert httpx.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+
+
+@pytest.mark.parametrize("session_id", ["%F0%9F%9A%80", "%FF", "'%20OR%201=1", "..%2F..%2Fetc", "x" * 5000])
 def test_an_id_may_be_any_text_and_is_just_unknown(daemon: Daemon, session_id: str) -> None:
     for method in ("GET", "DELETE"):
         assert daemon.call(method, f"/supportsession/{session_id}").status_code == 404

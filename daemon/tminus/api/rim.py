@@ -95,7 +95,9 @@ class Rim:
         if "\0" in scope["path"]:
             raise errors.UnknownPath  # no database has such a key, and some fail on it
         if b"%00" in scope["query_string"]:
-            raise errors.InvalidRequest((errors.Fault("query", "must not contain NUL"),))
+            names = [pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&") if b"%00" in pair]
+            faults = [errors.Fault(name.decode("latin-1"), "must not contain NUL") for name in names]
+            raise errors.InvalidRequest(faults)
         if self._services.draining and scope["path"] not in _OPERATIONS:
             raise errors.Draining
 

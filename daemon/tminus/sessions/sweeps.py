@@ -16,7 +16,7 @@ import orjson
 from tminus import clock, instants
 from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
-from tminus.storage.due import move_deadlines, move_due
+from tminus.storage.due import move_deadlines, move_due, rehearse
 from tminus.vocabulary import Timeouts, Trigger
 
 T = TypeVar("T")
@@ -75,6 +75,7 @@ def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] =
 
     The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
     """
+    submit(partial(rehearse, timeouts=timeouts)).result()
     reckoned_with = orjson.dumps(
         [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]
         + ([instants.milliseconds(timeouts.max_active)] if timeouts.max_active else [])

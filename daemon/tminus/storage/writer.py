@@ -179,6 +179,9 @@ class Writer:
                 error = another
         if is_unavailable(error):
             self._unavailable([work], error)
+        elif isinstance(error, IntegrityError):
+            # The database's own words would name what was drawn, and that may be a PIN.
+            work.error = RuntimeError(f"what a job drew by lot was taken {1 + DRAWS} times in a row")
         else:
             work.error = error
 
