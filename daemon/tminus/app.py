@@ -180,6 +180,7 @@ class Daemon:
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
         try:
+            sweeps.prepare(self.store.submit, timeouts)
             moved = sweeps.follow_timeouts(self.store.submit, timeouts, self._should_stop)
         except StoreUnavailable:
             self._deadlines_settled = False  # the next tick tries again

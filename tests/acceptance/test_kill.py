@@ -17,9 +17,9 @@ from tests.acceptance.times import from_now
 from tests.support.databases import KINDS
 from tests.support.waiting import eventually
 
-ROUNDS = 4
+ROUNDS = 3
 CALLERS = 6
-PER_ROUND = 60
+PER_ROUND = 40
 """Acknowledged changes after which it is killed, at whatever it is just doing."""
 
 

@@ -70,12 +70,16 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
     return done
 
 
+def prepare(submit: Jobs, timeouts: Timeouts) -> None:
+    """Makes ready for the first sweep with these time-outs, so that it is no slower than those after it."""
+    submit(partial(rehearse, timeouts=timeouts)).result()
+
+
 def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> int:
     """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
 
     The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
     """
-    submit(partial(rehearse, timeouts=timeouts)).result()
     reckoned_with = orjson.dumps(
         [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]
         + ([instants.milliseconds(timeouts.max_active)] if timeouts.max_active else [])
