@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from tminus.errors import StoreUnavailable
-from tminus.events import Told
+from tminus.events import News
 from tminus.storage import Store
 
 PAGE = 500
@@ -26,7 +26,7 @@ REST = 0.05
 class Announcer:
     """A thread that hands each committed event to `announce`, from those after `start` on."""
 
-    def __init__(self, store: Store, announce: Callable[[Told], None]) -> None:
+    def __init__(self, store: Store, announce: Callable[[News], None]) -> None:
         self._store = store
         self._announce = announce
         self._seq = store.read(lambda view: view.last_seq())
@@ -52,7 +52,7 @@ class Announcer:
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
         """While the clock moves a herd it is told no more than a page a second: first they open, then it is printed.
-        Both at once would take the interpreter from each other, and each would take several times as long.
+        Both at once would take the interpreter from each other.
         """
         self._may_tell.clear()
         try:
@@ -73,7 +73,7 @@ class Announcer:
     def _tell_page(self) -> int:
         self._may_tell.wait(LOOK)
         try:
-            page = self._store.read(lambda view: view.events(self._seq, PAGE))
+            page = self._store.read(lambda view: view.news(self._seq, PAGE))
         except StoreUnavailable:
             return 0  # the writer tells of that; what was missed is read when the database is back
         for told in page:

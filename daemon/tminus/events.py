@@ -4,7 +4,7 @@ A name here is the same name in the history, in the feed and in the log. `docs/e
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tminus import instants
 from tminus.lifecycle import Transition
@@ -58,12 +58,22 @@ def told_by(move: Transition) -> tuple[EventType, ...]:
     return _EVENTS_OF[move.trigger]
 
 
+class Named(Protocol):
+    """All that a line of the log says of a session."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def external_mapping(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An event with what it is about: as the store hands it to history, feed and log."""
+class News:
+    """An event with as much as the log tells: every event is read for it, most of them for nothing else."""
 
     event: Event
-    session: Session
+    session: Named
     participant: Participant | None = None
 
     @property
@@ -95,6 +105,13 @@ class Told:
             case EventType.LEFT:
                 said = f"was left by {who}"
         return f"Session {event.session_id} “{self.session.label}” {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Told(News):
+    """An event with all that it is about: as the store hands it to history and feed."""
+
+    session: Session
 
     def payload(self, database_id: str) -> dict[str, Any]:
         """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token."""
@@ -232,7 +249,7 @@ EVENT_FIELDS = (
 """The fields of the line that a session event is printed as; absent where there is nothing to say."""
 
 
-def log_fields(told: Told) -> dict[str, Any]:
+def log_fields(told: News) -> dict[str, Any]:
     """What the log says of an event, by the names of `EVENT_FIELDS`."""
     event = told.event
     fields = {

@@ -40,7 +40,9 @@ def parse(text: str) -> datetime:
 
 def text(instant: datetime) -> str:
     """`2021-08-10T15:30:00.000Z`: UTC, always three decimals, always `Z`."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat("T", "milliseconds")[:-6] + "Z"
 
 
 def milliseconds(span: timedelta) -> int:

@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from tminus import clock, instants
-from tminus.events import EVENT_FIELDS, LOG_LINES, Told, log_fields
+from tminus.events import EVENT_FIELDS, LOG_LINES, News, log_fields
 from tminus.vocabulary import CLOCK_ACTOR
 
 LATE_MS = 1000
@@ -53,7 +53,7 @@ def say(name: str, /, **fields: Any) -> None:
     _write(line.level, name, message=line.says.format(**fields), **fields)
 
 
-def say_event(told: Told) -> None:
+def say_event(told: News) -> None:
     """Writes the line of a committed event: a warning if the clock made the move late."""
     level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
     _write(level, told.event.type.value, message=told.message, **log_fields(told))

@@ -20,7 +20,7 @@ NEW_MS = 3_600_000
 _IN_A_YEAR = 31_536_000_000
 
 _DRAWN = {
-    "id": "base62(:id_length)",
+    "id": "new_id(:id_length)",
     "host_auth_token": "base62(32)",
     "host_key": "base62(32)",
     "external_session_object_id": "lower(hex(randomblob(16)))",
@@ -58,11 +58,25 @@ def build(directory: Path, session_type: str, number: int) -> Path:
         template = answer.json()["id"]
     with connect(daemon.database, "synchronous=OFF", "cache_size=-262144") as database:
         database.create_function("base62", 1, draws.base62)
+        database.create_function("new_id", 1, _Ids())
         database.execute("BEGIN")
         _multiply(database, template, SessionType(session_type).id_length, number - 1)
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return directory
+
+
+class _Ids:
+    """Draws ids of which no two are the same: of a hundred thousand with six characters, two often would be."""
+
+    def __init__(self) -> None:
+        self._drawn: set[str] = set()
+
+    def __call__(self, length: int) -> str:
+        while (drawn := draws.base62(length)) in self._drawn:
+            pass
+        self._drawn.add(drawn)
+        return drawn
 
 
 def _multiply(database: sqlite3.Connection, template: str, id_length: int, number: int) -> None:

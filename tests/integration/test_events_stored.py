@@ -14,7 +14,7 @@ from tests.support.worlds import World
 from tminus import announcer
 from tminus.announcer import Announcer
 from tminus.errors import WrongStatus
-from tminus.events import Told
+from tminus.events import News
 from tminus.sessions import reads, sweeps
 from tminus.vocabulary import EventType, Status
 
@@ -97,9 +97,9 @@ def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def announced(world: World) -> Iterator[list[Told]]:
+def announced(world: World) -> Iterator[list[News]]:
     """What an announcer has told of the world's store so far."""
-    told: list[Told] = []
+    told: list[News] = []
     teller = Announcer(world.store, told.append)
     teller.start()
     yield told
@@ -107,7 +107,7 @@ def announced(world: World) -> Iterator[list[Told]]:
 
 
 def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
-    world: World, announced: list[Told]
+    world: World, announced: list[News]
 ) -> None:
     session = world.schedule(HOUR)
     world.passes(hours=1)
@@ -122,7 +122,7 @@ def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_
     monkeypatch.setattr(announcer, "PAGE", 3)
     world = World(database.open(clock), clock)
     world.create()
-    told: list[Told] = []
+    told: list[News] = []
     teller = Announcer(world.store, told.append)
     teller.start()
     sessions = [world.create() for _ in range(10)]
@@ -141,7 +141,7 @@ def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: 
 
 
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
-    told: list[Told] = []
+    told: list[News] = []
     teller = Announcer(world.store, told.append)
     world.close(world.create())
     world.clock.passes(hours=2)
@@ -157,7 +157,7 @@ def test_an_event_that_cannot_be_told_does_not_keep_the_next_from_being_told(
 ) -> None:
     told: list[str] = []
 
-    def announce(one: Told) -> None:
+    def announce(one: News) -> None:
         if not told:
             told.append("a defect")
             raise ZeroDivisionError

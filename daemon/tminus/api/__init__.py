@@ -2,7 +2,8 @@
 
 ================  ==================================================================
 `routes_*`        the calls, by whom they are for
-`requests`        shapes of what comes in, with all faults told at once
+`requests`        shapes of what comes in
+`routing`         from a request to its endpoint's arguments, with all faults told at once
 `answers`         model objects as the wire has them
 `callers`         who calls
 `errors`          causes as HTTP statuses: the only place

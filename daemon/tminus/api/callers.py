@@ -143,7 +143,8 @@ def _digest(token: str) -> str:
 
 def _header(request: Request, name: str) -> str:
     """A header as it is recorded: bounded, printable."""
-    return "".join(char for char in request.headers.get(name, "")[:255] if char.isprintable())
+    text = request.headers.get(name, "")[:255]
+    return text if text.isprintable() else "".join(char for char in text if char.isprintable())
 
 
 def _local(request: Request) -> Caller:

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -152,6 +153,7 @@ def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) ->
     return address
 
 
+@lru_cache(maxsize=1024)
 def _plain(address: str) -> str:
     """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`."""
     parsed = ipaddress.ip_address(address)

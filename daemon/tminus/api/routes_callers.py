@@ -7,9 +7,10 @@ from fastapi import APIRouter, Path, Request, Response
 from tminus import clock, wire
 from tminus.api import answers
 from tminus.api.callers import CurrentCaller, presented, services_of, sign_in, sign_out
-from tminus.api.json import Json, StrictRoute
+from tminus.api.json import Json
 from tminus.api.requests import TokenSignIn
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
+from tminus.api.routing import StrictRoute
 from tminus.api.services import Services
 from tminus.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization
 from tminus.vocabulary import Caller

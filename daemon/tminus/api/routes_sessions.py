@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from tminus import clock, wire
 from tminus.api import answers
 from tminus.api.callers import CurrentCaller, services_of
-from tminus.api.json import Json, StrictRoute
+from tminus.api.json import Json
 from tminus.api.requests import (
     After,
     IdempotencyKey,
@@ -22,6 +22,7 @@ from tminus.api.requests import (
     versions,
 )  # fmt: skip
 from tminus.api.responses import refusals
+from tminus.api.routing import StrictRoute
 from tminus.errors import (
     BadStartTime,
     Forbidden,
@@ -61,7 +62,9 @@ async def create_session(
     request: Request, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
 ) -> Response:
     services, order = services_of(request), body.order()
-    retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    retry = None
+    if idempotency_key is not None:
+        retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     made = await services.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
     return _answer(made.session, caller, replayed=made.replayed)
 

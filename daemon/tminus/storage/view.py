@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, func, select, text
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, text
 from sqlmodel import SQLModel
 
-from tminus.events import Told
+from tminus.events import News, Told
 from tminus.model import AgentSession, Event, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.vocabulary import OPEN_STATUSES, SessionType, Status
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=SQLModel)
 
 _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
-_SESSION_COLUMNS = SESSIONS.c.keys()
+_SESSION_COLUMNS, _EVENT_COLUMNS = SESSIONS.c.keys(), EVENTS.c.keys()
 
 _SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
 _OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
@@ -56,6 +56,7 @@ _TOLD = (
     .order_by(_E.seq)
     .limit(bindparam("limit"))
 )  # fmt: skip
+_NEWS = _TOLD.add_columns(_S.label, _S.external_mapping).join(SESSIONS, _S.id == _E.session_id)
 _HISTORY = _TOLD.where(_E.session_id == bindparam("session_id"))
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
 
@@ -103,7 +104,7 @@ class View:
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
         rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)})
-        # Plain dictionaries: pydantic asks a row's own mapping field by field, which takes three times as long.
+        # Plain dictionaries: pydantic would ask a row's own mapping field by field.
         found = (Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))) for row in rows)
         return {session.id: session for session in found}
 
@@ -124,15 +125,22 @@ class View:
     def events(self, after: int, limit: int, session_id: str | None = None) -> list[Told]:
         """The events after a sequence number, in order; of one session if it is named."""
         if session_id is None:
-            rows = self._connection.execute(_TOLD, {"after": after, "limit": limit}).mappings().all()
+            rows = self._connection.execute(_TOLD, {"after": after, "limit": limit}).all()
         else:
             values = {"after": after, "limit": limit, "session_id": session_id}
-            rows = self._connection.execute(_HISTORY, values).mappings().all()
-        sessions = self.sessions_by_id({row["session_id"] for row in rows})  # type: ignore[arg-type]
+            rows = self._connection.execute(_HISTORY, values).all()
+        sessions = self.sessions_by_id({row.session_id for row in rows})  # type: ignore[arg-type]
         return [
-            Told(Event.model_validate(dict(row)), sessions[row["session_id"]], row["p_id"] and _participant(row))
+            Told(_event(row), sessions[row.session_id], row.p_id and _participant(row))
             for row in rows
-            if row["session_id"] in sessions  # removed by retention between the two statements
+            if row.session_id in sessions  # removed by retention between the two statements
+        ]
+
+    def news(self, after: int, limit: int) -> list[News]:
+        """The events after a sequence number, in order, with no more of their sessions than the log tells."""
+        return [
+            News(_event(row), _Named(row.label, row.external_mapping), row.p_id and _participant(row))
+            for row in self._connection.execute(_NEWS, {"after": after, "limit": limit})
         ]
 
     def last_seq(self) -> int:
@@ -154,11 +162,16 @@ class View:
         return value
 
 
-def _participant(row: RowMapping) -> Participant:
+class _Named(NamedTuple):
+    label: str
+    external_mapping: str | None
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event.model_validate(dict(zip(_EVENT_COLUMNS, row, strict=False)))  # an event's columns come first
+
+
+def _participant(row: Row[Any]) -> Participant:
     return Participant(
-        id=row["p_id"],
-        session_id=row["session_id"],
-        role=row["p_role"],
-        name=row["p_name"],
-        joined_at=row["p_joined_at"],
+        id=row.p_id, session_id=row.session_id, role=row.p_role, name=row.p_name, joined_at=row.p_joined_at
     )
