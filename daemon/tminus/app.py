@@ -23,6 +23,7 @@ from tminus.announcer import Announcer
 from tminus.api import Services, make_application
 from tminus.config import Address, ConfigError, Configuration, Settings
 from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirectoryUnusable, StoreUnavailable
+from tminus.events import News
 from tminus.logs import failure, say
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
@@ -89,7 +90,7 @@ class Daemon:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
             self.services = Services(self.store, settings, self._not_ready, socket.gethostname())
             started.callback(self.services.close)
-            self._announcer = Announcer(self.store, logs.say_event)
+            self._announcer = Announcer(self.store, self._announce)
             self._announcer.start()
             started.callback(self._announcer.stop)
             self._timers = Timers(self._tick, self._chores(settings))
@@ -149,6 +150,7 @@ class Daemon:
         say("daemon.draining", signal=signal.Signals(number).name)
         self._stopping.set()
         self.services.draining = True
+        self.services.bell.ring()
         for server in self._servers:
             server.should_exit = True
 
@@ -226,6 +228,12 @@ class Daemon:
             self._timers.due_at(tx.earliest_due)
         if tx.told:
             self._announcer.wake()
+            self.services.bell.ring()
+
+    def _announce(self, told: News) -> None:
+        """On the announcer's thread: an event that this process committed, or another one."""
+        logs.say_event(told)
+        self.services.bell.ring()
 
     def _not_ready(self) -> list[str]:
         reasons = []

@@ -223,6 +223,21 @@ class ScreenMeet:
         path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}/events"
         return cast("wire.History", self.request("GET", path, params={"after": after}))
 
+    def feed(
+        self,
+        after: int | Literal["now"] = 0,
+        *,
+        type: Sequence[str] = (),  # noqa: A002
+        wait: float = 0,
+        limit: int = 100,
+    ) -> "wire.History":
+        """The events of all sessions after that one, oldest first; waits so many seconds (at most 60) for one.
+
+        Keep `next`, and give it as `after` the next time: no event is then missed, and none comes twice.
+        """
+        params = {"after": after, "type": list(type), "wait": wait, "limit": limit}
+        return cast("wire.History", self.request("GET", "/events", params=params, wait=wait))
+
     def request(
         self,
         method: str,
@@ -231,17 +246,25 @@ class ScreenMeet:
         json: Any = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        wait: float = 0,
     ) -> Any:
-        """Any call of the API, its path below `/v3`; tried again where that is safe and may help.
+        """Any call of the API, its path below `/v3`; tried again where that is safe and may help. `wait`: seconds that
+        the answer may take, by what was asked for, longer than others.
 
         Raises `ScreenMeetError`.
         """
+        usual = self._http.timeout
+        timeout = httpx.Timeout(
+            connect=usual.connect, write=usual.write, pool=usual.pool, read=(usual.read or 0) + wait
+        )
         headers = dict(headers or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", str(uuid.uuid4()))
         for tried in range(self._retries + 1):
             try:
-                response = self._http.request(method, f"/v3{path}", json=json, params=params, headers=headers)
+                response = self._http.request(
+                    method, f"/v3{path}", json=json, params=params, headers=headers, timeout=timeout
+                )
             except httpx.TransportError as error:
                 failure: ScreenMeetError = Unavailable(f"No answer from {self.url}: {error or type(error).__name__}")
                 pause = 0.0

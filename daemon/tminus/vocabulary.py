@@ -74,6 +74,17 @@ class EventType(StrEnum):
     LEFT = "participant.left"
 
 
+EVENT_PATTERNS = {
+    "*": frozenset(EventType),
+    **{
+        f"{kind}.*": frozenset(one for one in EventType if one.startswith(f"{kind}."))
+        for kind in dict.fromkeys(one.partition(".")[0] for one in EventType)
+    },
+    **{one.value: frozenset({one}) for one in EventType},
+}
+"""What stands for which types of events where some are chosen: `*`, `session.*`, `session.ready`."""
+
+
 class Role(StrEnum):
     AGENT = "agent"
     SUPERVISOR = "supervisor"

@@ -25,6 +25,7 @@ CALLS = (
     "GET /v3/supportsession/{session_id}/events",
     "POST /v3/supportsession/{session_id}/participants",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}",
+    "GET /v3/events",
     "GET /v3/crmlookup/{key}",
     "GET /v3/discovery",
     "GET /v3/support/{pin}/meta",
@@ -76,6 +77,10 @@ def test_every_answer_is_as_described(
     def ask(case: Case[Any]) -> None:
         # `type=` is no type, but it is no fault either: an empty value counts as absent.
         assume("" not in (case.query or {}).values())
+        # Nothing happens meanwhile, and the answer would be the same a minute later.
+        if case.query and isinstance(case.query.get("wait"), int | float):
+            case.query["wait"] = min(case.query["wait"], 0.01)
+        case.headers.pop("Accept", None)
         case.call_and_validate(headers={"Session-id": daemon.token}, excluded_checks=judged_otherwise)
 
     # A call that takes nothing, or any text, cannot be asked wrongly.

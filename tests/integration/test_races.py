@@ -206,3 +206,27 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
     reader.join()
     assert seen == [told.event.seq for told in one.events()]
     assert len(seen) == len(set(seen)) == 300
+
+
+def test_an_event_that_is_committed_late_was_numbered_late(daemons: tuple[World, World]) -> None:
+    """Whoever has begun to write first is waited for: else a number would appear behind a reader's back."""
+    one, two = daemons
+    written, commit = threading.Event(), threading.Event()
+
+    def slow(tx: Transaction) -> None:
+        verbs.create(tx, settings(), AGENT, order())
+        tx.flush()
+        written.set()
+        assert commit.wait(30)
+
+    first = one.store.submit(slow)
+    assert written.wait(30)
+    second = two.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order()))
+    seen = [told.event.seq for told in one.store.read(lambda view: view.events(0, 10))]
+    assert (seen, second.done()) == ([], False)
+    commit.set()
+    first.result(30)
+    made = second.result(30).session
+    told = one.store.read(lambda view: view.events(0, 10))
+    assert [item.event.seq for item in told] == [1, 2]
+    assert told[1].session.id == made.id

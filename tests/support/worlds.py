@@ -14,7 +14,7 @@ from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import RetryKey
 from tminus.sessions.sweeps import Sweep
 from tminus.sessions.verbs import IfMatch, Made
-from tminus.storage import Store, Transaction
+from tminus.storage import EventFilter, Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.vocabulary import Caller, EventType, ParticipantRole, SessionType
 
@@ -110,7 +110,8 @@ class World:
 
     def events(self, session: Session | None = None) -> list[Told]:
         """What happened, to one session or to all, in order."""
-        return self.store.read(lambda view: view.events(0, 1_000_000, session.id if session else None))
+        only = EventFilter(session_id=session.id if session else None)
+        return self.store.read(lambda view: view.events(0, 1_000_000, only))
 
     def told(self, session: Session | None = None) -> list[EventType]:
         """The names of what happened."""

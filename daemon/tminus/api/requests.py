@@ -1,7 +1,9 @@
 """The shapes of requests: what is checked before a verb sees it, and all faults told at once."""
 
+import re
 import unicodedata
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import orjson
@@ -19,7 +21,7 @@ from pydantic import (
 
 from tminus import instants
 from tminus.sessions.verbs import IfMatch
-from tminus.vocabulary import Order, ParticipantRole, SessionType, Status
+from tminus.vocabulary import EVENT_PATTERNS, Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
 
@@ -166,4 +168,27 @@ def versions(if_match: str | None) -> IfMatch:
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="Rows to leave out first")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")]
+
+
+def _place(text: object) -> int | None:
+    if text == "now":
+        return None
+    if not isinstance(text, int) and not (isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text)):
+        raise ValueError("must be the number of an event, or now")
+    if (number := int(text)) >= 2**63:
+        raise ValueError(f"must be at most {2**63 - 1}")
+    return number
+
+
+Place = Annotated[
+    int | None,
+    BeforeValidator(_place),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, {"const": "now"}]}),
+    Query(description="The `next` of the page before; `now` for what is still to come"),
+]
+EventPattern = StrEnum("EventPattern", {pattern: pattern for pattern in EVENT_PATTERNS})  # type: ignore[misc]
+EventTypes = Annotated[
+    list[EventPattern] | None,
+    Query(description="May be repeated; `session.*` means all of that kind"),
+]
 Statuses = Annotated[list[Status], Query(description="May be repeated; without it: all but `closed`")]

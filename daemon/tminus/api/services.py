@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tminus.api.attempts import Attempts
+from tminus.bell import Bell
 from tminus.config import Agent, Limits, Settings
 from tminus.metrics import Metrics
 from tminus.storage import Store, View
@@ -39,6 +40,8 @@ class Services:
         self.requests = 0
         """Answered since the last heartbeat, operations aside."""
         self.metrics = Metrics(store)
+        self.bell = Bell()
+        """Rings when there are new events, and when the daemon begins to stop."""
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")

@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Group
@@ -18,7 +18,7 @@ from tminus.cli.connection import USAGE, Connection, fail, telling_errors
 from tminus.cli.operate import operate
 from tminus.config.values import parse_duration
 from tminus.policy import PREFERENCE_OF
-from tminus.vocabulary import SessionType, Status
+from tminus.vocabulary import EVENT_PATTERNS, SessionType, Status
 
 if TYPE_CHECKING:
     from tminus import wire
@@ -33,6 +33,10 @@ main = typer.Typer(
 operate(main)
 
 Preference = StrEnum("Preference", {name: name for name in PREFERENCE_OF.values()})  # type: ignore[misc]
+
+
+WAIT = 25
+"""Seconds that the daemon holds a request for events which have not happened yet."""
 
 
 class Scope(StrEnum):
@@ -218,15 +222,54 @@ def _listed(found: "wire.SessionList", now: datetime) -> Any:
 
 
 @main.command()
-def events(context: typer.Context, session_id: SessionId, as_json: AsJson = False) -> None:
-    """What happened to a session, oldest first."""
-    rows: list[wire.Event] = []
+def events(
+    context: typer.Context,
+    session_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this session's.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
+    type: Annotated[
+        list[str] | None, typer.Option("--type", help="Only these: session.ready, participant.*; may be repeated.")
+    ] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Begin after the event with this number; else with -f: now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
     with telling_errors(), context.obj.open() as daemon:
-        after = 0
-        while page := daemon.getEvents(session_id, after)["events"]:
-            rows += page
-            after = page[-1]["seq"]
+        if follow:
+            _follow(daemon, session_id, type or (), "now" if after is None else after, as_json)
+            return
+        rows = list(_happened(daemon, session_id, type or (), after or 0))
     _print(rows, as_json, lambda: tables.events(rows))
+
+
+def _happened(daemon: Any, session_id: str | None, types: Sequence[str], after: int) -> "Iterator[wire.Event]":
+    """All that has happened so far. The history of a session needs no more than the right to see it."""
+    while True:
+        page = daemon.getEvents(session_id, after) if session_id else daemon.feed(after, type=types, limit=1000)
+        wanted = frozenset().union(*(EVENT_PATTERNS.get(pattern, frozenset()) for pattern in types))
+        yield from (event for event in page["events"] if not types or event["type"] in wanted)
+        if not page["events"]:
+            return
+        after = page["next"]
+
+
+def _follow(
+    daemon: Any, session_id: str | None, types: Sequence[str], after: "int | Literal['now']", as_json: bool
+) -> None:
+    out = tables.console()
+    try:
+        while True:
+            page = daemon.feed(after, type=types, wait=WAIT)
+            after = page["next"]
+            rows = [event for event in page["events"] if session_id in (None, event["id"])]
+            for row in rows:
+                if as_json:
+                    print(json.dumps(row, ensure_ascii=False), flush=True)
+                else:
+                    out.print(tables.event(row))
+    except KeyboardInterrupt:
+        pass
 
 
 @main.command()

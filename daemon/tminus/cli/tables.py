@@ -100,6 +100,12 @@ def events(rows: "Sequence[wire.Event]") -> Table:
     return table
 
 
+def event(row: "wire.Event") -> str:
+    """One event as a line."""
+    late = f" [dim]({row['lagMs']} ms late)[/]" if "lagMs" in row else ""
+    return f"[dim]{row['seq']:>6}[/] {row['ts'][:19].replace('T', ' ')}Z {row['actor']}: {_plain(row['message'])}{late}"
+
+
 def _next(row: "wire.Session", now: datetime) -> str:
     """What time will do to a session, as far as its answer tells."""
     if row["status"] == "scheduled":

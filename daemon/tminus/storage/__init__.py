@@ -14,6 +14,6 @@
 
 from tminus.storage.store import Store
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import SessionFilter, View
+from tminus.storage.view import EventFilter, SessionFilter, View
 
-__all__ = ["SessionFilter", "Store", "Transaction", "View"]
+__all__ = ["EventFilter", "SessionFilter", "Store", "Transaction", "View"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, text
@@ -11,7 +12,7 @@ from sqlmodel import SQLModel
 from tminus.events import News, Told
 from tminus.model import AgentSession, Event, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
-from tminus.vocabulary import OPEN_STATUSES, SessionType, Status
+from tminus.vocabulary import OPEN_STATUSES, EventType, SessionType, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,19 @@ class SessionFilter:
     limit: int = 20
     offset: int = 0
 
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events to read. None: no such condition."""
+
+    types: frozenset[EventType] | None = None
+    session_types: frozenset[SessionType] | None = None
+    session_id: str | None = None
+    until: int | None = None
+    """The last sequence number that counts."""
+
+
+EVERY_EVENT = EventFilter()
 
 M = TypeVar("M", bound=SQLModel)
 
@@ -57,7 +71,15 @@ _TOLD = (
     .limit(bindparam("limit"))
 )  # fmt: skip
 _NEWS = _TOLD.add_columns(_S.label, _S.external_mapping).join(SESSIONS, _S.id == _E.session_id)
-_HISTORY = _TOLD.where(_E.session_id == bindparam("session_id"))
+_CONDITIONS = {
+    "types": _E.type.in_(bindparam("types", expanding=True)),
+    "session_types": _E.session_id.in_(
+        select(_S.id).where(_S.id == _E.session_id, _S.type.in_(bindparam("session_types", expanding=True)))
+    ),
+    "session_id": _E.session_id == bindparam("session_id"),
+    "until": _E.seq <= bindparam("until"),
+}
+"""By field of an `EventFilter`, what it asks of an event."""
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -122,13 +144,10 @@ class View:
     def retry(self, agent_id: int, key: str) -> Retry | None:
         return self._one(Retry, _RETRY, agent_id=agent_id, key=key)
 
-    def events(self, after: int, limit: int, session_id: str | None = None) -> list[Told]:
-        """The events after a sequence number, in order; of one session if it is named."""
-        if session_id is None:
-            rows = self._connection.execute(_TOLD, {"after": after, "limit": limit}).all()
-        else:
-            values = {"after": after, "limit": limit, "session_id": session_id}
-            rows = self._connection.execute(_HISTORY, values).all()
+    def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
+        """The events after a sequence number, in order."""
+        asked = _asked(only)
+        rows = self._connection.execute(_filtered(tuple(asked)), {"after": after, "limit": limit, **asked}).all()
         sessions = self.sessions_by_id({row.session_id for row in rows})  # type: ignore[arg-type]
         return [
             Told(_event(row), sessions[row.session_id], row.p_id and _participant(row))
@@ -160,6 +179,21 @@ class View:
     def meta(self, key: str) -> str | None:
         value: str | None = self._scalar(_META, key=key)
         return value
+
+
+def _asked(only: EventFilter) -> dict[str, Any]:
+    """The conditions of a filter, as the statement takes them."""
+    values = {name: getattr(only, name) for name in _CONDITIONS}
+    return {
+        name: list(value) if isinstance(value, frozenset) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+@cache
+def _filtered(names: tuple[str, ...]) -> Select[Any]:
+    return _TOLD.where(*(_CONDITIONS[name] for name in names))
 
 
 class _Named(NamedTuple):

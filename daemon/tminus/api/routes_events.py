@@ -1,0 +1,88 @@
+"""The feed: every committed event, in order, for whoever asks again or waits."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from tminus import clock, wire
+from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.json import Json
+from tminus.api.requests import EventTypes, Limit, Place
+from tminus.api.responses import refusals
+from tminus.api.services import Services
+from tminus.bell import wait_for
+from tminus.errors import Forbidden, RequestError
+from tminus.sessions import reads
+from tminus.storage import EventFilter
+from tminus.vocabulary import EVENT_PATTERNS, Caller
+
+router = APIRouter(prefix="/v3", tags=["events"])
+
+KEEP_ALIVE = 15.0
+"""Seconds after which a silent stream says that it is still there: what lies between would close it."""
+
+Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to hold the request until there is an event")]
+LastEventId = Annotated[str, Header(alias="Last-Event-ID", description="Where a stream was cut off")]
+
+
+@router.get(
+    "/events",
+    summary="What happened to all sessions, oldest first; as a stream with Accept: text/event-stream",
+    response_model=wire.History,
+    responses=refusals(Forbidden),
+)
+async def feed(
+    request: Request,
+    caller: CurrentCaller,
+    after: Place = 0,
+    limit: Limit = 100,
+    type: EventTypes = None,
+    wait: Wait = 0,
+    last_event_id: LastEventId = "",
+) -> Response:
+    services = services_of(request)
+    only = EventFilter(types=frozenset().union(*(EVENT_PATTERNS[pattern] for pattern in type)) if type else None)
+    since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
+    if "text/event-stream" in request.headers.get("accept", ""):
+        events, since = await _look(services, caller, since, limit, only)  # refuses while there is still an answer
+        stream = _stream(services, caller, events, since, limit, only)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    until = clock.monotonic() + wait
+    while True:
+        ring = services.bell.next_ring()
+        events, since = await _look(services, caller, since, limit, only)
+        left = until - clock.monotonic()
+        if events or left <= 0 or services.draining:
+            return Json({"events": events, "next": since})
+        await wait_for(ring, left)
+
+
+async def _look(
+    services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter
+) -> tuple[list[dict[str, Any]], int]:
+    """A page of events as they are sent, and where the next one begins."""
+    told, following = await services.read(lambda view: reads.feed(view, caller, since, limit, only))
+    return [item.payload(services.store.database_id) for item in told], following
+
+
+async def _stream(
+    services: Services, caller: Caller, events: list[dict[str, Any]], since: int, limit: int, only: EventFilter
+) -> AsyncIterator[bytes]:
+    """Server-sent events until the client goes, the daemon stops or the database fails: clients come back by
+    themselves, and say where they were.
+    """
+    yield b": tminus\n\n"
+    while not services.draining:
+        for event in events:
+            yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], str(event["type"]).encode(), orjson.dumps(event))
+        ring = services.bell.next_ring()
+        try:
+            events, since = await _look(services, caller, since, limit, only)
+        except RequestError:
+            return
+        if not events and not await wait_for(ring, KEEP_ALIVE):
+            yield b": still here\n\n"

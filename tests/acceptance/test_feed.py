@@ -1,0 +1,175 @@
+"""The feed: every event once, in order, for those who ask, wait, or listen to a stream."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, TMINUS, Daemon, environment
+from tests.acceptance.times import from_now
+
+
+def feed(daemon: Daemon, **query: Any) -> JSON:
+    answer = daemon.http.get(f"{daemon.url}/v3/events", params=query, headers={"Session-id": daemon.tokens["monitor"]})
+    assert answer.status_code == 200, answer.text
+    told: JSON = answer.json()
+    return told
+
+
+def now(daemon: Daemon) -> int:
+    """Where what is still to come begins."""
+    page = feed(daemon, after="now")
+    assert page["events"] == []
+    return int(page["next"])
+
+
+def events_of(daemon: Daemon, session_id: str, after: int, **query: Any) -> list[JSON]:
+    """What a reader gets of one session who follows `next` to the end, two events at a time."""
+    found: list[JSON] = []
+    while (page := feed(daemon, after=after, limit=2, **query))["events"]:
+        assert [event["seq"] for event in page["events"]] == sorted({event["seq"] for event in page["events"]})
+        assert page["events"][0]["seq"] > after
+        found += [event for event in page["events"] if event["id"] == session_id]
+        after = page["next"]
+    return found
+
+
+def test_a_reader_that_follows_next_gets_each_event_once_as_the_history_has_it(daemon: Daemon) -> None:
+    after = now(daemon)
+    session = daemon.make(startTime=from_now(days=1))
+    daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=2)})
+    daemon.delete(f"/supportsession/{session['id']}")
+    history = daemon.events(session["id"])
+    assert [event["type"] for event in history] == ["session.scheduled", "session.rescheduled", "session.closed"]
+    assert events_of(daemon, session["id"], after) == history
+
+
+def test_types_choose_and_the_rest_is_passed_over_for_good(daemon: Daemon) -> None:
+    after = now(daemon)
+    session = daemon.make()
+    daemon.join(session["id"])
+    joined = events_of(daemon, session["id"], after, type=["participant.*"])
+    assert [event["type"] for event in joined] == ["participant.joined"]
+    both = events_of(daemon, session["id"], after, type=["session.active", "session.created"])
+    assert [event["type"] for event in both] == ["session.created", "session.active"]
+    nothing = feed(daemon, after=after, type="session.rescheduled")
+    assert nothing["events"] == []
+    assert nothing["next"] >= joined[-1]["seq"], "who looks for what is rare does not look through the rest again"
+
+
+def test_who_waits_is_answered_when_it_happens(daemon: Daemon) -> None:
+    after = now(daemon)
+    answers: list[JSON] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(feed(daemon, after=after, type="session.created", wait=15))
+    )
+    waiting.start()
+    session = daemon.make()
+    waiting.join(10)
+    assert [event["id"] for event in answers[0]["events"]][:1] == [session["id"]]
+
+
+def test_who_waits_in_vain_is_told_where_to_go_on(daemon: Daemon) -> None:
+    page = feed(daemon, after=10**15, wait=0.2)
+    assert page == {"events": [], "next": 10**15}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("after=-1", "after"), ("after=soon", "after"), ("limit=0", "limit"), ("wait=61", "wait"), ("type=x.*", "type.0")],
+)
+def test_a_wrong_question_is_refused_by_the_name_of_what_is_wrong(daemon: Daemon, query: str, field: str) -> None:
+    answer = daemon.get(f"/events?{query}")
+    assert answer.status_code == 400
+    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("by", ["anna", "supervisor", "room", "api"])
+def test_others_are_refused_as_a_page_and_as_a_stream(daemon: Daemon, by: str) -> None:
+    for accept in ("application/json", "text/event-stream"):
+        answer = daemon.get("/events?after=now", by=by, headers={"Accept": accept})
+        assert (answer.status_code, answer.json()["refcode"]) == (403, 104403)
+
+
+def stream(daemon: Daemon, http: httpx.Client, after: str = "now", last: str | None = None) -> Iterator[JSON]:
+    """The events of a stream, each with the id that it came with."""
+    headers = {"Session-id": daemon.tokens["monitor"], "Accept": "text/event-stream"}
+    headers |= {"Last-Event-ID": last} if last else {}
+    with http.stream("GET", f"{daemon.url}/v3/events?after={after}", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        fields: dict[str, str] = {}
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if not line and "data" in fields:
+                event = json.loads(fields["data"])
+                assert (fields["id"], fields["event"]) == (str(event["seq"]), event["type"])
+                yield event
+                fields = {}
+            elif name:
+                fields[name] = value
+            else:
+                yield {}  # it has begun, or it is still there
+
+
+def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut_off(daemon: Daemon) -> None:
+    with httpx.Client(timeout=20) as http:
+        events = stream(daemon, http)
+        assert next(events) == {}
+        session = daemon.make()
+        created = next(event for event in events if event and event["id"] == session["id"])
+        assert created["type"] == "session.created"
+        events.close()  # type: ignore[attr-defined]
+        daemon.join(session["id"])
+        daemon.delete(f"/supportsession/{session['id']}")
+        rest = stream(daemon, http, last=str(created["seq"]))
+        found = list(islice((event for event in rest if event and event["id"] == session["id"]), 3))
+    assert [created, *found] == daemon.events(session["id"])
+
+
+def test_the_command_follows(daemon: Daemon) -> None:
+    after = now(daemon)
+    session = daemon.make()
+    command = [TMINUS, "events", "-f", "--json", "--after", str(after), "--type", "session.*", session["id"]]
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    following = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["type"] == "session.created"
+        daemon.delete(f"/supportsession/{session['id']}")
+        assert json.loads(following.stdout.readline())["type"] == "session.closed"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 0
+    finally:
+        following.kill()
+        following.communicate()
+
+
+def test_who_waits_or_listens_does_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    asked = [
+        b"GET /v3/events?wait=50 HTTP/1.1\r\nHost: x\r\nSession-id: %s\r\n\r\n",
+        b"GET /v3/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nSession-id: %s\r\n\r\n",
+    ]
+    waiting = [socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2]))) for _ in asked]
+    for one, request in zip(waiting, asked, strict=True):
+        one.sendall(request % daemon.tokens["monitor"].encode())
+    stream = waiting[1].recv(4096)
+    assert b"text/event-stream" in stream
+    now(daemon)  # by now the daemon has read what came before
+    assert daemon.terminate() == 0
+    page = waiting[0].recv(4096)
+    assert b" 200 " in page
+    assert page.endswith(b'{"events":[],"next":0}')
+    while rest := waiting[1].recv(4096):
+        stream += rest
+    assert stream.endswith(b"0\r\n\r\n"), "the stream was ended, not cut off"
+    for one in waiting:
+        one.close()
