@@ -18,10 +18,11 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from tminus import __version__, clock, config, instants, logs
+from tminus import __version__, clock, config, delivery, instants, logs
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application
 from tminus.config import Address, ConfigError, Configuration, Settings
+from tminus.delivery import Webhooks
 from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirectoryUnusable, StoreUnavailable
 from tminus.events import News
 from tminus.logs import failure, say
@@ -88,11 +89,16 @@ class Daemon:
             started.callback(self.store.close)
             if self.store.migrated_from != self.store.schema:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
-            self.services = Services(self.store, settings, self._not_ready, socket.gethostname())
+            webhooks = Webhooks(self.store, state)
+            self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname())
             started.callback(self.services.close)
             self._announcer = Announcer(self.store, self._announce)
             self._announcer.start()
             started.callback(self._announcer.stop)
+            secrets = delivery.read_secrets(settings, state, environ)
+            webhooks.start()
+            started.callback(webhooks.stop)
+            webhooks.apply(settings, secrets)
             self._timers = Timers(self._tick, self._chores(settings))
             self._started = started.pop_all()
         application = make_application(self.services)
@@ -206,12 +212,16 @@ class Daemon:
         return chores
 
     def _clean(self) -> None:
-        removed = sweeps.clean(self.store.submit, self.services.settings.storage.retention, self._stopping.is_set)
+        storage = self.services.settings.storage
+        removed = sweeps.clean(self.store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
         if removed:
             say("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
-        counts, due = self.store.read(lambda view: (view.counts(), view.next_due()))
+        counts, due, standing = self.store.read(
+            lambda view: (view.counts(), view.next_due(), self.services.webhooks.standing(view))
+        )
+        undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests, self.services.requests = self.services.requests, 0
         say(
@@ -220,6 +230,7 @@ class Daemon:
             next_due=due and instants.text(due),
             worst_lag_ms=instants.milliseconds(worst),
             requests=requests,
+            oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
         )
 
     def _committed(self, tx: Transaction) -> None:
@@ -228,12 +239,17 @@ class Daemon:
             self._timers.due_at(tx.earliest_due)
         if tx.told:
             self._announcer.wake()
-            self.services.bell.ring()
+            self._ring()
 
     def _announce(self, told: News) -> None:
         """On the announcer's thread: an event that this process committed, or another one."""
         logs.say_event(told)
+        self._ring()
+
+    def _ring(self) -> None:
+        """There are new events."""
         self.services.bell.ring()
+        self.services.webhooks.wake()
 
     def _not_ready(self) -> list[str]:
         reasons = []
@@ -265,17 +281,21 @@ class Daemon:
         try:
             read = config.load(config.find(self._path, self._environ), self._environ).settings
         except ConfigError as error:
-            say("config.rejected", faults=len(error.faults))
-            for fault in error.faults:
-                say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+            self._reject(error)
             return
         # `listen` with port 0 became a real port at start: that is no change.
         if read.server.listen.port == 0:
             listen = Address(read.server.listen.host, old.server.listen.port)
             read = read.model_copy(update={"server": read.server.model_copy(update={"listen": listen})})
+        try:
+            secrets = delivery.read_secrets(read, self._state, self._environ)
+        except ConfigError as error:
+            self._reject(error)
+            return
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
         self.services.apply(new)
+        self.services.webhooks.apply(new, secrets)
         logs.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
@@ -284,6 +304,12 @@ class Daemon:
         self._timers.set_chores(self._chores(new))
         self._deadlines_settled = False
         self._wait_for(self._tick())
+
+    @staticmethod
+    def _reject(error: ConfigError) -> None:
+        say("config.rejected", faults=len(error.faults))
+        for fault in error.faults:
+            say("config.fault", where=fault.where, key=fault.key, error=fault.message)
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@
     │   ├── Forbidden            x403
     │   ├── TooManyAttempts      x429
     │   ├── UnknownOrganization  x404
+    │   ├── UnknownWebhook       x404
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   └── Draining             x503
@@ -35,8 +36,9 @@
 
 A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an
 area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions, 102 participants,
-103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping. Refcodes are stable: clients
-switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third kind of `TminusError`.)
+103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks. Refcodes are
+stable: clients switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third kind of
+`TminusError`.)
 """
 
 from collections.abc import Sequence
@@ -300,6 +302,18 @@ class UnknownOrganization(RequestError):
     @property
     def description(self) -> str:
         return f"Organization not found {self.organization_id}"
+
+
+@dataclass(eq=False)
+class UnknownWebhook(RequestError):
+    """The configuration has no webhook of this name."""
+
+    refcode = 109404
+    name: str
+
+    @property
+    def description(self) -> str:
+        return f"Webhook not found {self.name}"
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------

@@ -187,7 +187,9 @@ LOG_LINES = {
         ("url", "socket", "next_due", "sessions", "hint"),
     ),
     "daemon.heartbeat": Line(
-        "info", "the daemon lives; sent every `log.heartbeat`", ("sessions", "next_due", "worst_lag_ms", "requests")
+        "info",
+        "the daemon lives; sent every `log.heartbeat`",
+        ("sessions", "next_due", "worst_lag_ms", "requests", "oldest_undelivered"),
     ),
     "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
@@ -228,6 +230,26 @@ LOG_LINES = {
     ),
     "pin.limited": Line(
         "warning", "too many PIN look-ups from {remote_ip}: it has to wait", ("remote_ip", "request_id")
+    ),
+    "webhook.added": Line("info", "endpoint {endpoint} is told what happens, from {from}", ("endpoint", "from")),
+    "webhook.failed": Line(
+        "warning",
+        "endpoint {endpoint} was not reached ({error}), for the {tries}. time; tried again at {retry_at}",
+        ("endpoint", "error", "tries", "retry_at", "status"),
+    ),
+    "webhook.recovered": Line("info", "endpoint {endpoint} is reached again, at try {tries}", ("endpoint", "tries")),
+    "webhook.paused": Line(
+        "error",
+        "endpoint {endpoint} is PAUSED ({reason}: {error}): nothing is sent or lost until `tminus webhooks resume`",
+        ("endpoint", "reason", "error", "tries"),
+    ),
+    "webhook.resumed": Line("info", "endpoint {endpoint} is told again, from where it was", ("endpoint",)),
+    "webhook.replayed": Line("info", "replay {replay} to endpoint {endpoint} is done", ("endpoint", "replay")),
+    "webhook.replay_ended": Line(
+        "error", "replay {replay} to endpoint {endpoint} was given up: {error}", ("endpoint", "replay", "error")
+    ),
+    "webhook.defect": Line(
+        "error", "serving endpoint {endpoint} met a defect of tminus: {error}", ("endpoint", "error", "traceback")
     ),
     "http.request": Line(
         "info",

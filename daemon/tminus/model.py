@@ -11,7 +11,16 @@ from sqlalchemy.types import TypeDecorator
 from sqlmodel import JSON, Field, SQLModel, String
 
 from tminus.instants import EPOCH, MILLISECOND
-from tminus.vocabulary import CloseReason, EventType, ParticipantRole, SessionType, Status, Trigger
+from tminus.vocabulary import (
+    CloseReason,
+    DeliveryKind,
+    EventType,
+    ParticipantRole,
+    PauseReason,
+    SessionType,
+    Status,
+    Trigger,
+)  # fmt: skip
 
 
 class Instant(TypeDecorator[datetime]):
@@ -138,3 +147,54 @@ class Retry(SQLModel):
     session_id: str
     participant_id: str | None = None
     created_at: datetime = Field(sa_type=Instant)
+
+
+class Endpoint(SQLModel):
+    """How far a webhook's receiver has been told, and what became of the last tries. The rest is configuration."""
+
+    name: str
+    cursor: int
+    """The last event that it was told, or that its filter passed over."""
+    batch_until: int | None = None
+    """While it fails: the last event of the batch that is tried again, so that a retry has the same events."""
+    failures: int = 0
+    """Tries in a row that have failed."""
+    failing_since: datetime | None = Field(default=None, sa_type=Instant)
+    retry_at: datetime | None = Field(default=None, sa_type=Instant)
+    last_error: str | None = None
+    delivered_at: datetime | None = Field(default=None, sa_type=Instant)
+    paused_at: datetime | None = Field(default=None, sa_type=Instant)
+    pause_reason: PauseReason | None = Field(default=None, sa_type=String)
+
+
+class Replay(SQLModel):
+    """Events that an operator wants told again: those after `cursor`, up to `until`."""
+
+    id: int = 0
+    endpoint: str
+    cursor: int
+    until: int
+    session_id: str | None = None
+    failures: int = 0
+    failing_since: datetime | None = Field(default=None, sa_type=Instant)
+    retry_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class Delivery(SQLModel):
+    """One try to tell an endpoint something: a row of the delivery log."""
+
+    id: int = 0
+    endpoint: str
+    kind: DeliveryKind = Field(sa_type=String)
+    webhook_id: str
+    first_seq: int | None = None
+    last_seq: int | None = None
+    events: int = 0
+    at: datetime = Field(sa_type=Instant)
+    ok: bool
+    status: int | None = None
+    """The HTTP status; None: there was no answer."""
+    ms: int
+    error: str | None = None
+    answer: str | None = None
+    """What the receiver answered, cut to 2 KiB."""

@@ -85,6 +85,20 @@ EVENT_PATTERNS = {
 """What stands for which types of events where some are chosen: `*`, `session.*`, `session.ready`."""
 
 
+class PauseReason(StrEnum):
+    """Why nothing is sent to an endpoint until somebody resumes it."""
+
+    GONE = "gone"
+    GAVE_UP = "gave_up"
+    OPERATOR = "operator"
+
+
+class DeliveryKind(StrEnum):
+    EVENTS = "events"
+    REPLAY = "replay"
+    PING = "ping"
+
+
 class Role(StrEnum):
     AGENT = "agent"
     SUPERVISOR = "supervisor"

@@ -115,6 +115,66 @@ class History(TypedDict):
     next: int
 
 
+class Webhook(TypedDict):
+    """An endpoint, and how far it has been told."""
+
+    name: str
+    url: str
+    state: Literal["idle", "behind", "failing", "paused"]
+    events: list[str]
+    sessionTypes: list[SessionType]
+    cursor: int
+    backlog: int
+    oldestUndelivered: Instant | None
+    failures: int
+    failingSince: Instant | None
+    retryAt: Instant | None
+    lastError: str | None
+    deliveredAt: Instant | None
+    pausedAt: Instant | None
+    pauseReason: Literal["gone", "gave_up", "operator"] | None
+    replays: int
+
+
+class Webhooks(TypedDict):
+    """All endpoints, in the order of the configuration."""
+
+    webhooks: list[Webhook]
+
+
+class Delivery(TypedDict):
+    """One try to tell an endpoint something. `status` is null where there was no answer."""
+
+    id: int
+    kind: Literal["events", "replay", "ping"]
+    webhookId: str
+    firstSeq: int | None
+    lastSeq: int | None
+    events: int
+    at: Instant
+    ok: bool
+    status: int | None
+    ms: int
+    error: str | None
+    answer: str | None
+
+
+class Deliveries(TypedDict):
+    """The delivery log of an endpoint, the newest first; `next` is the `before` of the next page, null at the end."""
+
+    deliveries: list[Delivery]
+    next: int | None
+
+
+class Replay(TypedDict):
+    """Events that are told again: those from `fromSeq` to `toSeq` that the endpoint wants."""
+
+    replay: int
+    fromSeq: int
+    toSeq: int
+    session: str | None
+
+
 class EventUser(TypedDict):
     """The agent whose session it is."""
 

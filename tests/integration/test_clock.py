@@ -413,7 +413,7 @@ def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
     looks = iter([False, True])
-    assert sweeps.clean(world.store.submit, HOUR, lambda: next(looks)) == 3
+    assert sweeps.clean(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
     assert sweeps.clean(world.store.submit, HOUR) == 5
     assert world.all_sessions() == {}

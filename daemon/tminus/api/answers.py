@@ -1,11 +1,14 @@
 """Model objects as answers: which field is called what, and who may see it."""
 
 from datetime import datetime
+from typing import Literal
 from urllib.parse import urlsplit
 
 from tminus import instants, policy, wire
 from tminus.config import Settings
-from tminus.model import Session
+from tminus.config.addresses import endpoint_text
+from tminus.delivery import Standing
+from tminus.model import Delivery, Session
 from tminus.sessions.rights import may_see_secrets, owns
 from tminus.sessions.verbs import agent_session_shown, roles_shown
 from tminus.vocabulary import Caller, SessionType
@@ -154,3 +157,50 @@ def cobrowse_deployments(settings: Settings) -> list[wire.CobrowseDeployment]:
             "CobrowseDomains": [],
         }
     ]
+
+
+def webhook(standing: Standing) -> wire.Webhook:
+    """An endpoint as an operator sees it. What stands behind the `?` of its URL is often a key, and is not shown."""
+    configured, state, backlog = standing.webhook, standing.state, standing.backlog
+    if state.paused_at is not None:
+        condition: Literal["idle", "behind", "failing", "paused"] = "paused"
+    elif state.failures:
+        condition = "failing"
+    else:
+        condition = "behind" if backlog.events else "idle"
+    return {
+        "name": configured.name,
+        "url": endpoint_text(configured.url),
+        "state": condition,
+        "events": list(configured.events),
+        "sessionTypes": [session_type.value for session_type in configured.session_types],
+        "cursor": state.cursor,
+        "backlog": backlog.events,
+        "oldestUndelivered": _text(backlog.oldest),
+        "failures": state.failures,
+        "failingSince": _text(state.failing_since),
+        "retryAt": _text(state.retry_at),
+        "lastError": state.last_error,
+        "deliveredAt": _text(state.delivered_at),
+        "pausedAt": _text(state.paused_at),
+        "pauseReason": state.pause_reason.value if state.pause_reason else None,
+        "replays": standing.replays,
+    }
+
+
+def delivery(tried: Delivery) -> wire.Delivery:
+    """A row of the delivery log."""
+    return {
+        "id": tried.id,
+        "kind": tried.kind.value,
+        "webhookId": tried.webhook_id,
+        "firstSeq": tried.first_seq,
+        "lastSeq": tried.last_seq,
+        "events": tried.events,
+        "at": instants.text(tried.at),
+        "ok": tried.ok,
+        "status": tried.status,
+        "ms": tried.ms,
+        "error": tried.error,
+        "answer": tried.answer,
+    }

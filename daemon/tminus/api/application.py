@@ -13,7 +13,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from tminus import __version__, errors
-from tminus.api import routes_callers, routes_events, routes_lookups, routes_operations, routes_sessions
+from tminus.api import (
+    routes_callers,
+    routes_events,
+    routes_lookups,
+    routes_operations,
+    routes_sessions,
+    routes_webhooks,
+)
 from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
 from tminus.api.rim import Rim
 from tminus.api.services import Services
@@ -65,7 +72,7 @@ def make_application(services: Services) -> ASGIApp:
         },
     )
     api.state.services = services
-    for routes in (routes_sessions, routes_events, routes_lookups, routes_callers, routes_operations):
+    for routes in (routes_sessions, routes_events, routes_lookups, routes_callers, routes_webhooks, routes_operations):
         api.include_router(routes.router)
     for routes in (routes_lookups, routes_callers):
         api.include_router(routes.public)

@@ -32,6 +32,7 @@ STATUS: Mapping[type[RequestError], int] = {
     errors.Forbidden: 403,
     errors.TooManyAttempts: 429,
     errors.UnknownOrganization: 404,
+    errors.UnknownWebhook: 404,
     errors.Overloaded: 503,
     errors.StoreUnavailable: 503,
     errors.Draining: 503,

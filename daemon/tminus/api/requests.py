@@ -131,6 +131,20 @@ class NewParticipant(Request):
     name: Text
 
 
+class ReplayOrder(Request):
+    """Which events an endpoint is told again: exactly one of the three."""
+
+    fromSeq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)] | None = None
+    since: Instant | None = None
+    session: Annotated[Printable, Field(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(given is not None for given in (self.fromSeq, self.since, self.session)) != 1:
+            raise ValueError("exactly one of fromSeq, since and session must be given")
+        return self
+
+
 class TokenSignIn(Request):
     """A configured token, to be turned into an agent session."""
 

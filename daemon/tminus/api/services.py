@@ -9,6 +9,7 @@ from typing import TypeVar
 from tminus.api.attempts import Attempts
 from tminus.bell import Bell
 from tminus.config import Agent, Limits, Settings
+from tminus.delivery import Webhooks
 from tminus.metrics import Metrics
 from tminus.storage import Store, View
 
@@ -26,12 +27,17 @@ class Services:
         Those in force; `apply` replaces them.
     not_ready
         Says why requests should not come here; empty if they may.
+    webhooks
+        The endpoints.
     instance
         A name for this process, for `/discovery`.
     """
 
-    def __init__(self, store: Store, settings: Settings, not_ready: Callable[[], list[str]], instance: str) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, webhooks: Webhooks, not_ready: Callable[[], list[str]], instance: str
+    ) -> None:
         self.store = store
+        self.webhooks = webhooks
         self.write = store.write
         self.not_ready = not_ready
         self.instance = instance

@@ -16,6 +16,7 @@ from tminus import __version__, clock, instants
 from tminus.cli import tables
 from tminus.cli.connection import USAGE, Connection, fail, telling_errors
 from tminus.cli.operate import operate
+from tminus.cli.webhooks import webhooks
 from tminus.config.values import parse_duration
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import EVENT_PATTERNS, SessionType, Status
@@ -31,6 +32,7 @@ main = typer.Typer(
     pretty_exceptions_enable=False,
 )
 operate(main)
+webhooks(main)
 
 Preference = StrEnum("Preference", {name: name for name in PREFERENCE_OF.values()})  # type: ignore[misc]
 

@@ -77,7 +77,7 @@ def advance(
         try:
             sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
             sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
-            removed = sweeps.clean(store.submit, settings.storage.retention)
+            removed = sweeps.clean(store.submit, settings.storage.retention, settings.storage.delivery_retention)
         finally:
             store.close()
     moves = {trigger.value: count for trigger, count in sweep.moves.items()}

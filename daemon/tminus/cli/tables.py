@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
 
 
+WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "paused": "bold red"}
+
+
 def console() -> Console:
     """Standard output; where that is no terminal, wide enough that nothing is cut."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -104,6 +107,48 @@ def event(row: "wire.Event") -> str:
     """One event as a line."""
     late = f" [dim]({row['lagMs']} ms late)[/]" if "lagMs" in row else ""
     return f"[dim]{row['seq']:>6}[/] {row['ts'][:19].replace('T', ' ')}Z {row['actor']}: {_plain(row['message'])}{late}"
+
+
+def webhooks(rows: "Sequence[wire.Webhook]") -> Table:
+    """Endpoints, one a row."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("NAME", "STATE", "BEHIND", "SINCE", "NEXT TRY", "LAST ERROR", "URL"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        state = row["state"] + (f" ({row['pauseReason']})" if row["pauseReason"] else "")
+        table.add_row(
+            row["name"],
+            f"[{WEBHOOK_STYLES[row['state']]}]{state}[/]",
+            str(row["backlog"]),
+            _minute(row["oldestUndelivered"]),
+            _minute(row["retryAt"] if row["state"] == "failing" else None),
+            _plain(row["lastError"] or ""),
+            _plain(row["url"]),
+        )
+    return table
+
+
+def deliveries(rows: "Sequence[wire.Delivery]") -> Table:
+    """Tries to tell an endpoint something, one a row."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("WHEN", "KIND", "EVENTS", "ANSWER", "MS", "WHAT IT SAID"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        seqs = f"{row['firstSeq']}-{row['lastSeq']}" if row["events"] else ""
+        told = str(row["status"]) if row["status"] else row["error"] or ""
+        table.add_row(
+            row["at"][:19].replace("T", " ") + "Z",
+            row["kind"],
+            seqs,
+            f"[{'green' if row['ok'] else 'red'}]{_plain(told)}[/]",
+            str(row["ms"]),
+            _plain((row["answer"] or "")[:80]),
+        )
+    return table
+
+
+def _minute(instant: str | None) -> str:
+    return instant[:16].replace("T", " ") + "Z" if instant else ""
 
 
 def _next(row: "wire.Session", now: datetime) -> str:

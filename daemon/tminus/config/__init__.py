@@ -4,9 +4,9 @@ from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, load
-from tminus.config.places import Database, database, find, state_directory
+from tminus.config.places import Database, database, find, secrets, state_directory
 from tminus.config.reload import Change, apply_live, changes
-from tminus.config.settings import Agent, Limits, Settings, Urls
+from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook
 from tminus.config.values import Rate
 
 __all__ = [
@@ -21,11 +21,13 @@ __all__ = [
     "Rate",
     "Settings",
     "Urls",
+    "Webhook",
     "apply_live",
     "changes",
     "database",
     "effective",
     "find",
     "load",
+    "secrets",
     "state_directory",
 ]

@@ -59,6 +59,20 @@ def parse_base_url(value: object) -> str | None:
     return value.rstrip("/")
 
 
+def parse_endpoint(value: object) -> str:
+    """Reads the http or https URL of an endpoint, query and all."""
+    url = split_url(value)
+    if not isinstance(value, str) or url is None or not _is_web_site(url) or url.fragment:
+        raise ValueError('must be a URL such as "https://desk.example.com/hooks/tminus", without a user or password')
+    return value
+
+
+def endpoint_text(url: str) -> str:
+    """An endpoint's URL as it is shown: a query often holds a key."""
+    head, mark, _ = url.partition("?")
+    return f"{head}?…" if mark else url
+
+
 def _is_web_site(url: SplitResult) -> bool:
     return url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from tminus.config.keys import LISTS
 from tminus.config.load import Configuration
 from tminus.config.settings import Settings
 from tminus.vocabulary import SessionType
@@ -17,7 +18,8 @@ def effective(configuration: Configuration) -> str:
         for key, origin in configuration.origins.items()
     }
     # A key outside of any table can only stand at the top.
-    top = [] if table["agents"] else [*_lines({"agents": table.pop("agents")}, "", origins), ""]
+    empty = {name: table.pop(name) for (name,) in LISTS if not table[name]}
+    top = [*_lines(empty, "", origins), ""] if empty else []
     return "\n".join([*top, *_sections(table, origins)])
 
 
@@ -31,7 +33,7 @@ def toml(value: Any) -> str:
 
 def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings as written, each that is not set replaced by what holds instead; and by key, whence that comes."""
-    table = settings.model_dump(mode="json")
+    table = settings.model_dump(mode="json", by_alias=True)
     sources: dict[str, str] = {}
     urls = settings.server.urls()
     for name, source in {"public": "server.listen", "user": "server.public_url", "host": "server.public_url"}.items():
@@ -48,9 +50,10 @@ def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _sections(table: dict[str, Any], origins: dict[str, str], prefix: str = "") -> Iterator[str]:
     for name, section in table.items():
-        if name == "agents":
-            for agent in section:
-                yield from ["[[agents]]", *_lines(agent, f"agents[{agent['id']}].", origins), ""]
+        if (name,) in LISTS:
+            known_by = LISTS[name,][1]
+            for entry in section:
+                yield from [f"[[{name}]]", *_lines(entry, f"{name}[{entry[known_by]}].", origins), ""]
         elif isinstance(section, dict):
             yield f"[{prefix}{name}]"
             yield from _lines(section, f"{prefix}{name}.", origins)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from tminus.config.lines import KeyPath
-from tminus.config.settings import Settings
+from tminus.config.settings import Agent, Settings, Webhook
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
@@ -24,8 +24,19 @@ def _leaves(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*at, name)
 
 
+def _key_names(model: type[BaseModel]) -> tuple[str, ...]:
+    """The names of a table's keys as they are written."""
+    return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
 KEYS = tuple(_leaves(Settings))
-"""The path of every setting, in order; `agents`, a list of tables, is one."""
+"""The path of every setting, in order; `agents` and `webhooks`, lists of tables, are one each."""
+
+LISTS: dict[tuple[str], tuple[type[BaseModel], str]] = {("agents",): (Agent, "id"), ("webhooks",): (Webhook, "name")}
+"""The lists of tables: what stands in each, and the key by which an entry is known."""
+
+ENTRY_KEYS: dict[tuple[str], tuple[str, ...]] = {path: _key_names(model) for path, (model, _) in LISTS.items()}
+"""The keys of an entry, as they are written."""
 
 ENVIRONMENT = {"TMINUS_" + "__".join(key).upper(): key for key in KEYS}
 """By variable, the key that it overrides."""
@@ -37,7 +48,7 @@ def names_at(path: KeyPath) -> tuple[str, ...]:
     for part in path:
         if model is not None and isinstance(part, str):
             model = _table(model.model_fields[part].annotation)
-    return tuple(model.model_fields) if model else ()
+    return _key_names(model) if model else ()
 
 
 def suggestion(path: KeyPath) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tminus.config.faults import ConfigError, ConfigFault
-from tminus.config.keys import ENVIRONMENT, KEYS, variable_suggestion
+from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_suggestion
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
-from tminus.config.settings import Agent, Settings
+from tminus.config.settings import Settings
 from tminus.config.wording import message
 
 
@@ -122,15 +122,15 @@ _WRITTEN_DEFAULTS = Settings().model_dump(mode="json")
 
 
 def _key(path: KeyPath, values: Mapping[str, Any]) -> str:
-    """A path as a reader knows it: an agent by its id, or `#2` for the second if it has none."""
+    """A path as a reader knows it: an agent by its id, a webhook by its name, or `#2` for the second if it has none."""
     names: list[str] = []
     for part in path:
         if isinstance(part, str):
             names.append(part)
-        elif names == ["agents"]:
-            entry = values["agents"][part]
-            number = entry.get("id") if isinstance(entry, dict) else None
-            names = [f"agents[{number if isinstance(number, int) else f'#{part + 1}'}]"]
+        elif len(names) == 1 and (names[0],) in LISTS:
+            entry = values[names[0]][part]
+            mark = entry.get(LISTS[names[0],][1]) if isinstance(entry, dict) else None
+            names = [f"{names[0]}[{mark if isinstance(mark, int | str) else f'#{part + 1}'}]"]
     return ".".join(names)
 
 
@@ -154,6 +154,8 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
                 problem = f"repeats a hash of {_key(first, tree.values)} ({tree.origin(first)}): a token is one agent's"
                 yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
 
+    yield from _webhook_contradictions(tree)
+
     storage = tree.values.get("storage")
     storage = storage if isinstance(storage, dict) else {}
     given = [("storage", key) for key in ("password_file", "password_credential") if storage.get(key)]
@@ -166,12 +168,32 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
             yield ConfigFault(tree.origin(path), ".".join(path), problem)
 
 
+def _webhook_contradictions(tree: Tree) -> Iterator[ConfigFault]:
+    webhooks = tree.values.get("webhooks")
+    names: dict[str, KeyPath] = {}
+    for index, webhook in enumerate(webhooks if isinstance(webhooks, list) else []):
+        if not isinstance(webhook, dict):
+            continue
+        path: KeyPath = ("webhooks", index, "name")
+        name = webhook.get("name")
+        if isinstance(name, str) and (first := names.setdefault(name, path)) != path:
+            problem = f"is the name of another webhook too ({tree.origin(first)}): each has its own"
+            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+        path = ("webhooks", index, "secret_file")
+        if not (webhook.get("secret_file") or webhook.get("secret_credential")):
+            problem = (
+                "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
+            )
+            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+
+
 def _reading_order(fault: ConfigFault) -> tuple[str, int]:
     file, _, line = fault.where.rpartition(":")
     return (file, int(line)) if line.isdecimal() else (fault.where, 0)
 
 
 def _origins(tree: Tree, settings: Settings) -> dict[str, str]:
-    paths: list[KeyPath] = [key for key in KEYS if key != ("agents",) or not settings.agents]
-    paths += [("agents", index, name) for index in range(len(settings.agents)) for name in Agent.model_fields]
+    paths: list[KeyPath] = [key for key in KEYS if key not in LISTS or not getattr(settings, key[0])]
+    for (section,), names in ENTRY_KEYS.items():
+        paths += [(section, index, name) for index in range(len(getattr(settings, section))) for name in names]
     return {_key(path, tree.values): tree.origin(path) if tree.holds(path) else "default" for path in paths}

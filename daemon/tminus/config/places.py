@@ -1,11 +1,12 @@
 """Where things are: the configuration file, the state directory, the database and its password."""
 
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tminus.config.faults import ConfigError, ConfigFault
-from tminus.config.settings import Settings
+from tminus.config.settings import Settings, Webhook
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 
@@ -62,12 +63,33 @@ def database(settings: Settings, state_directory: Path, environ: Mapping[str, st
     if storage.password_file:
         return Database(storage.url, _secret("storage.password_file", state_directory / storage.password_file))
     if storage.password_credential:
-        directory = environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise _unreadable("storage.password_credential", "$CREDENTIALS_DIRECTORY is not set: systemd sets it")
-        path = Path(directory) / storage.password_credential
-        return Database(storage.url, _secret("storage.password_credential", path))
+        key = "storage.password_credential"
+        return Database(storage.url, _secret(key, _credentials(key, environ) / storage.password_credential))
     return Database(storage.url)
+
+
+def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The secrets of an endpoint, as text, in the order in which they are named. Raises `ConfigError`."""
+    key = f"webhooks[{webhook.name}]"
+    read = [_secret(f"{key}.secret_file", state_directory / name) for name in webhook.secret_file]
+    credential = f"{key}.secret_credential"
+    read += [_secret(credential, _credentials(credential, environ) / name) for name in webhook.secret_credential]
+    for secret in read:
+        # What receivers' libraries take: `whsec_` and base64 of 24 to 64 bytes.
+        try:
+            length = len(b64decode(secret.removeprefix("whsec_"), validate=True)) if secret.startswith("whsec_") else 0
+        except ValueError:
+            length = 0
+        if not 24 <= length <= 64:
+            raise _unreadable(key, "it is no `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
+    return tuple(read)
+
+
+def _credentials(key: str, environ: Mapping[str, str]) -> Path:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise _unreadable(key, "$CREDENTIALS_DIRECTORY is not set: systemd sets it")
+    return Path(directory)
 
 
 def _secret(key: str, path: Path) -> str:

@@ -6,8 +6,8 @@ from operator import attrgetter
 from typing import Any
 
 from tminus.config.effective import toml
-from tminus.config.keys import KEYS
-from tminus.config.settings import Agent, Settings
+from tminus.config.keys import KEYS, LISTS
+from tminus.config.settings import Agent, Settings, Webhook
 
 NEEDS_RESTART = (
     "server.listen",
@@ -32,7 +32,7 @@ class Change:
 
 
 def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
-    """What differs, in the order of the settings; agents are compared by their ids."""
+    """What differs, in the order of the settings; agents are compared by their ids, webhooks by their names."""
     return tuple(_changes(old, new))
 
 
@@ -49,31 +49,32 @@ def _changes(old: Settings, new: Settings) -> Iterator[Change]:
     written_old, written_new = old.model_dump(mode="json"), new.model_dump(mode="json")
     for path in KEYS:
         key = ".".join(path)
-        if path == ("agents",):
-            yield from _agent_changes(old, new)
+        if path in LISTS:
+            yield from _entry_changes(path[0], LISTS[path][1], old, new)
         elif attrgetter(key)(old) != attrgetter(key)(new):
             yield Change(key, _text(_at(written_old, path)), _text(_at(written_new, path)), key in NEEDS_RESTART)
 
 
-def _agent_changes(old: Settings, new: Settings) -> Iterator[Change]:
-    before = {agent.id: agent for agent in old.agents}
-    after = {agent.id: agent for agent in new.agents}
-    for number in sorted(before.keys() | after.keys()):
-        key = f"agents[{number}]"
-        if number not in after:
-            yield Change(key, before[number].name, "")
-        elif number not in before:
-            yield Change(key, "", after[number].name)
+def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) -> Iterator[Change]:
+    """Entries are compared by what they are known by, wherever in the list they stand."""
+    before = {getattr(entry, known_by): entry for entry in getattr(old, section)}
+    after = {getattr(entry, known_by): entry for entry in getattr(new, section)}
+    for mark in sorted(before.keys() | after.keys()):
+        key = f"{section}[{mark}]"
+        if mark not in after:
+            yield Change(key, before[mark].name, "")
+        elif mark not in before:
+            yield Change(key, "", after[mark].name)
         else:
-            yield from _within(key, before[number], after[number])
+            yield from _within(key, before[mark], after[mark])
 
 
-def _within(key: str, before: Agent, after: Agent) -> Iterator[Change]:
+def _within(key: str, before: Agent | Webhook, after: Agent | Webhook) -> Iterator[Change]:
     written_before, written_after = before.model_dump(mode="json"), after.model_dump(mode="json")
-    for name in Agent.model_fields:
+    for name in type(before).model_fields:
         # Compared as they are, not as written: masked, two token hashes may look alike.
         if getattr(before, name) != getattr(after, name):
-            yield Change(f"{key}.{name}", _text(written_before[name]), _text(written_after[name]))
+            yield Change(f"{key}.{name.rstrip('_')}", _text(written_before[name]), _text(written_after[name]))
 
 
 def _at(table: Any, path: tuple[str, ...]) -> Any:

@@ -12,13 +12,13 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from tminus import instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
-from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
+from tminus.vocabulary import EVENT_PATTERNS, EventType, Mode, Role, SessionType, Setting, Timeouts
 
 
 def _token_hash(value: object) -> str:
@@ -32,6 +32,29 @@ def _credential(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"|[A-Za-z0-9_-][A-Za-z0-9._-]*", value):
         raise ValueError("must be the name of a systemd credential (LoadCredential=): letters, digits, dot, _ and -")
     return value
+
+
+def _endpoint_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("must be 1 to 63 characters of a-z, 0-9 and -, not - at the beginning")
+    return value
+
+
+def _content_type(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z]+/[a-z0-9.+-]+(; ?charset=[A-Za-z0-9-]+)?", value):
+        raise ValueError('must be a media type such as "application/json" or "text/plain"')
+    return value
+
+
+def _event_pattern(value: object) -> str:
+    if value not in EVENT_PATTERNS:
+        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {values.shown(value)}")
+    return str(value)
+
+
+def _one_or_more(value: object) -> object:
+    """A list may be left to one text."""
+    return (value,) if isinstance(value, str) and value else () if value == "" else value
 
 
 def _in_order(roles: Iterable[Role]) -> list[str]:
@@ -62,6 +85,8 @@ Origin = Annotated[str, PlainValidator(addresses.parse_origin)]
 Network = Annotated[
     IPv4Network | IPv6Network, PlainValidator(addresses.parse_network), PlainSerializer(addresses.network_text)
 ]
+OneOrMore = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_more)]
+EventPattern = Annotated[str, PlainValidator(_event_pattern)]
 TokenHash = Annotated[str, PlainValidator(_token_hash), PlainSerializer(lambda digest: digest[:8] + "…")]
 
 
@@ -115,6 +140,8 @@ class Storage(Table):
     password_credential: Annotated[str, PlainValidator(_credential)] = ""
     retention: Never0 = timedelta(days=90)
     """None: closed sessions are kept for ever."""
+    delivery_retention: Never0 = timedelta(days=30)
+    """None: the delivery log is kept for ever."""
 
 
 class Organization(Table):
@@ -187,6 +214,32 @@ class Agent(Table):
     ] = None
 
 
+class Webhook(Table):
+    """An endpoint that is told what happens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+    name: Annotated[str, PlainValidator(_endpoint_name)]
+    url: Annotated[str, PlainValidator(addresses.parse_endpoint), PlainSerializer(addresses.endpoint_text)]
+    secret_file: OneOrMore = ()
+    """As written; `places.secrets` reads them. The first signs alone where a receiver knows but one."""
+    secret_credential: Annotated[OneOrMore, AfterValidator(lambda names: tuple(map(_credential, names)))] = ()
+    events: Annotated[tuple[EventPattern, ...], Field(min_length=1)] = ("*",)
+    session_types: tuple[SessionType, ...] = ()
+    """Empty: all."""
+    content_type: Annotated[str, PlainValidator(_content_type)] = "application/json"
+    timeout: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="5m"))] = timedelta(seconds=10)
+    batch: Annotated[int, Field(strict=True, ge=1, le=1000)] = 100
+    give_up_after: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=3)
+    from_: Literal["now", "beginning"] = Field(default="now", alias="from")
+    ca_file: str = ""
+
+    @property
+    def wanted(self) -> frozenset[EventType]:
+        """The types of events that it is told."""
+        return frozenset[EventType]().union(*(EVENT_PATTERNS[pattern] for pattern in self.events))
+
+
 class Log(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
@@ -210,5 +263,6 @@ class Settings(Table):
     lifecycle: Lifecycle = Lifecycle()
     policy: Policy = Policy()
     agents: tuple[Agent, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
     log: Log = Log()
     limits: Limits = Limits()

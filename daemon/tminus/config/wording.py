@@ -5,7 +5,7 @@ import re
 
 from pydantic_core import ErrorDetails
 
-from tminus.config.keys import suggestion
+from tminus.config.keys import LISTS, suggestion
 from tminus.config.values import kind, shown
 
 _WORDS = {
@@ -34,8 +34,8 @@ def message(error: ErrorDetails) -> str:
         case "extra_forbidden":
             what = "section" if len(path) == 1 and isinstance(given, dict | list) else "key"
             return f"is no {what}{suggestion(path)}"
-        case "tuple_type" if path == ("agents",):
-            return f"must be a list of tables, each headed [[agents]], not {kind(given)}"
+        case "tuple_type" if path in LISTS:
+            return f"must be a list of tables, each headed [[{path[0]}]], not {kind(given)}"
     words = _WORDS.get(error["type"])
     return words.format(kind=kind(given), **context) if words else f"is not right: {error['msg']}"
 

@@ -17,6 +17,7 @@ from tminus import clock, instants
 from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
 from tminus.storage.due import move_deadlines, move_due, rehearse
+from tminus.storage.outbox import remove_deliveries
 from tminus.vocabulary import Timeouts, Trigger
 
 T = TypeVar("T")
@@ -98,8 +99,14 @@ def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] =
     return moved
 
 
-def clean(submit: Jobs, retention: timedelta | None, stop: Callable[[], bool] = lambda: False) -> int:
-    """Removes sessions closed longer ago than `retention` (None: never) and forgets what has expired otherwise.
+def clean(
+    submit: Jobs,
+    retention: timedelta | None,
+    delivery_retention: timedelta | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Removes sessions closed longer ago than `retention` and rows of the delivery log older than `delivery_retention`
+    (None: never), and forgets what has expired otherwise.
 
     Returns how many sessions were removed.
     """
@@ -109,5 +116,9 @@ def clean(submit: Jobs, retention: timedelta | None, stop: Callable[[], bool] = 
         batch = submit(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)).result()
         removed += batch
         if batch < REMOVALS:
+            break
+    while delivery_retention is not None and not stop():
+        old = submit(lambda tx: remove_deliveries(tx, tx.now - delivery_retention, REMOVALS)).result()
+        if old < REMOVALS:
             break
     return removed

@@ -7,6 +7,7 @@
 `view`           what can be read
 `transaction`    what can be written: a change and its events, together
 `due`            the clock's moves, thousands at once
+`outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
 ===============  ==============================================================================

@@ -72,6 +72,38 @@ class RetryRow(model.Retry, table=True):
     session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
 
 
+class EndpointRow(model.Endpoint, table=True):
+    """A row stays when its webhook leaves the configuration: put back, it goes on where it was."""
+
+    __tablename__ = "endpoint"
+
+    name: str = Field(primary_key=True)
+    cursor: int = Field(sa_type=BigInteger)
+    batch_until: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ReplayRow(model.Replay, table=True):
+    __tablename__ = "replay"
+    __table_args__ = (Index("replay_endpoint", "endpoint", "id"), {"sqlite_autoincrement": True})
+
+    id: int = Field(default=None, primary_key=True)
+    cursor: int = Field(sa_type=BigInteger)
+    until: int = Field(sa_type=BigInteger)
+
+
+class DeliveryRow(model.Delivery, table=True):
+    __tablename__ = "delivery"
+    __table_args__ = (
+        Index("delivery_endpoint", "endpoint", "id"),
+        Index("delivery_at", "at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int = Field(default=None, primary_key=True, sa_type=Serial)
+    first_seq: int | None = Field(default=None, sa_type=BigInteger)
+    last_seq: int | None = Field(default=None, sa_type=BigInteger)
+
+
 class MetaRow(SQLModel, table=True):
     """What a database knows of itself: its id, and the time-outs that its deadlines were reckoned with."""
 
@@ -84,3 +116,4 @@ class MetaRow(SQLModel, table=True):
 _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, RETRIES, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
+ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]

@@ -105,13 +105,13 @@ class Transaction(View):
             statement, bind = _insertion(self._connection.dialect, table, columns)
             self._connection.exec_driver_sql(statement, [bind(vars(row)) for row in rows])
 
-    def _one(self, *args: Any, **values: Any) -> Any:
+    def one(self, *args: Any, **values: Any) -> Any:
         self._send_sessions()
-        return super()._one(*args, **values)
+        return super().one(*args, **values)
 
-    def _scalar(self, *args: Any, **values: Any) -> Any:
+    def scalar(self, *args: Any, **values: Any) -> Any:
         self._send_sessions()
-        return super()._scalar(*args, **values)
+        return super().scalar(*args, **values)
 
     def execute(self, statement: Any, values: Any = None) -> Any:
         """Runs a statement that writes, after what was kept back; returns SQLAlchemy's result."""

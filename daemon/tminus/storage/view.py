@@ -89,19 +89,25 @@ class View:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
+    def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
+        """The one row of a statement, as a model object; None if there is none."""
         row = self._connection.execute(statement, values).mappings().one_or_none()
         return None if row is None else kind.model_validate(row)
 
-    def _scalar(self, statement: Select[Any], **values: Any) -> Any:
+    def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
+        """Every row of a statement, as model objects."""
+        return [kind.model_validate(dict(row)) for row in self._connection.execute(statement, values).mappings()]
+
+    def scalar(self, statement: Select[Any], **values: Any) -> Any:
+        """The first value of the first row, None if there is no row."""
         return self._connection.execute(statement, values).scalar()
 
     def session(self, session_id: str) -> Session | None:
-        return self._one(Session, _SESSION, id=session_id)
+        return self.one(Session, _SESSION, id=session_id)
 
     def open_session_by_pin(self, pin: int) -> Session | None:
         """The open session that has this PIN. 0 is nobody's."""
-        return self._one(Session, _OPEN_BY_PIN, pin=pin)
+        return self.one(Session, _OPEN_BY_PIN, pin=pin)
 
     def sessions(self, wanted: SessionFilter) -> tuple[int, list[Session]]:
         """How many match in all, and one page of them."""
@@ -122,7 +128,7 @@ class View:
         rows = [Session.model_validate(dict(row)) for row in self._connection.execute(page).mappings()]
         if len(rows) < wanted.limit and (rows or not wanted.offset):
             return wanted.offset + len(rows), rows  # the last page tells the count by itself
-        return self._scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
+        return self.scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
         rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)})
@@ -133,21 +139,21 @@ class View:
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
         """How many open sessions an agent has, counted no further than `at_most`."""
         some = select(_S.id).where(_S.agent_id == agent_id, _S.status.in_(OPEN_STATUSES)).limit(at_most).subquery()
-        return int(self._scalar(select(func.count()).select_from(some)))
+        return int(self.scalar(select(func.count()).select_from(some)))
 
     def participant(self, session_id: str, participant_id: str) -> Participant | None:
-        return self._one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)
+        return self.one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)
 
     def agent_session(self, secret_sha256: str) -> AgentSession | None:
-        return self._one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
+        return self.one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
 
     def retry(self, agent_id: int, key: str) -> Retry | None:
-        return self._one(Retry, _RETRY, agent_id=agent_id, key=key)
+        return self.one(Retry, _RETRY, agent_id=agent_id, key=key)
 
     def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
         """The events after a sequence number, in order."""
-        asked = _asked(only)
-        rows = self._connection.execute(_filtered(tuple(asked)), {"after": after, "limit": limit, **asked}).all()
+        values = asked(only)
+        rows = self._connection.execute(filtered(tuple(values)), {"after": after, "limit": limit, **values}).all()
         sessions = self.sessions_by_id({row.session_id for row in rows})  # type: ignore[arg-type]
         return [
             Told(_event(row), sessions[row.session_id], row.p_id and _participant(row))
@@ -164,11 +170,11 @@ class View:
 
     def last_seq(self) -> int:
         """The sequence number of the newest event, 0 if there is none."""
-        return int(self._scalar(_LAST_SEQ))
+        return int(self.scalar(_LAST_SEQ))
 
     def next_due(self) -> datetime | None:
         """The earliest deadline of all: what the clock waits for."""
-        due: datetime | None = self._scalar(_NEXT_DUE)
+        due: datetime | None = self.scalar(_NEXT_DUE)
         return due
 
     def counts(self) -> dict[Status, int]:
@@ -177,11 +183,11 @@ class View:
         return {status: found.get(status, 0) for status in OPEN_STATUSES}
 
     def meta(self, key: str) -> str | None:
-        value: str | None = self._scalar(_META, key=key)
+        value: str | None = self.scalar(_META, key=key)
         return value
 
 
-def _asked(only: EventFilter) -> dict[str, Any]:
+def asked(only: EventFilter) -> dict[str, Any]:
     """The conditions of a filter, as the statement takes them."""
     values = {name: getattr(only, name) for name in _CONDITIONS}
     return {
@@ -192,7 +198,7 @@ def _asked(only: EventFilter) -> dict[str, Any]:
 
 
 @cache
-def _filtered(names: tuple[str, ...]) -> Select[Any]:
+def filtered(names: tuple[str, ...]) -> Select[Any]:
     return _TOLD.where(*(_CONDITIONS[name] for name in names))
 
 

@@ -1,0 +1,112 @@
+"""Endpoints, for those who run the daemon: how far each is, what became of each try, and what to do about it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tminus import wire
+from tminus.api import answers
+from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.json import Json
+from tminus.api.requests import Limit, ReplayOrder
+from tminus.api.responses import refusals
+from tminus.api.routing import StrictRoute
+from tminus.api.services import Services
+from tminus.errors import Forbidden, UnknownWebhook
+from tminus.sessions.rights import need
+from tminus.vocabulary import Caller, Role
+
+router = APIRouter(prefix="/v3", tags=["webhooks"], route_class=StrictRoute)
+
+REFUSALS = refusals(Forbidden, UnknownWebhook)
+
+
+def _operator(request: Request, caller: Caller) -> Services:
+    need(caller.has(Role.GROUP_ADMIN), "the role group_admin")
+    return services_of(request)
+
+
+async def _shown(services: Services, name: str) -> Response:
+    standing = await services.read(lambda view: services.webhooks.standing_of(view, name))
+    return Json(answers.webhook(standing))
+
+
+@router.get(
+    "/webhooks",
+    summary="All endpoints and how far each is",
+    response_model=wire.Webhooks,
+    responses=refusals(Forbidden),
+)
+async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
+    services = _operator(request, caller)
+    standing = await services.read(services.webhooks.standing)
+    return Json({"webhooks": [answers.webhook(one) for one in standing]})
+
+
+@router.get("/webhooks/{name}", summary="One endpoint", response_model=wire.Webhook, responses=REFUSALS)
+async def get_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
+    return await _shown(_operator(request, caller), name)
+
+
+@router.post(
+    "/webhooks/{name}/ping",
+    summary="Send a test, paused or not, and say what became of it",
+    response_model=wire.Delivery,
+    responses=REFUSALS,
+)
+async def ping_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
+    return Json(answers.delivery(await _operator(request, caller).webhooks.ping(name)))
+
+
+@router.post("/webhooks/{name}/pause", summary="Send nothing more", response_model=wire.Webhook, responses=REFUSALS)
+async def pause_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
+    services = _operator(request, caller)
+    await services.webhooks.pause(name)
+    return await _shown(services, name)
+
+
+@router.post("/webhooks/{name}/resume", summary="Go on, at once", response_model=wire.Webhook, responses=REFUSALS)
+async def resume_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
+    services = _operator(request, caller)
+    await services.webhooks.resume(name)
+    return await _shown(services, name)
+
+
+@router.get(
+    "/webhooks/{name}/deliveries",
+    summary="The delivery log, the newest first",
+    response_model=wire.Deliveries,
+    responses=REFUSALS,
+)
+async def list_deliveries(
+    request: Request,
+    caller: CurrentCaller,
+    name: str,
+    failed: bool = False,
+    before: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")] = None,
+    limit: Limit = 20,
+) -> Response:
+    services = _operator(request, caller)
+    found = await services.read(
+        lambda view: services.webhooks.deliveries(view, name, failed=failed, before=before, limit=limit)
+    )
+    following = found[-1].id if len(found) == limit else None
+    return Json({"deliveries": [answers.delivery(one) for one in found], "next": following})
+
+
+@router.post(
+    "/webhooks/{name}/replay",
+    summary="Tell again what happened, paused or not: from an event on, since a time, or to a session",
+    response_model=wire.Replay,
+    responses=REFUSALS,
+)
+async def replay_webhook(request: Request, caller: CurrentCaller, name: str, body: ReplayOrder) -> Response:
+    services = _operator(request, caller)
+    queued = await services.webhooks.replay(name, from_seq=body.fromSeq, since=body.since, session=body.session)
+    shown: wire.Replay = {
+        "replay": queued.id,
+        "fromSeq": queued.cursor + 1,
+        "toSeq": queued.until,
+        "session": queued.session_id,
+    }
+    return Json(shown)

@@ -1,0 +1,14 @@
+"""Webhooks: each endpoint is told every event that it wants, in order, at least once, whatever fails in between.
+
+=============  ======================================================================================
+`signing`      the headers that prove to a receiver whom a request is from
+`backoff`      when to try again
+`post`         one request: bounded in time and size, and what became of it
+`endpoint`     one endpoint: what is due to it, sent and recorded, again and again
+`webhooks`     all of them, on a thread of their own; what operators ask of them
+=============  ======================================================================================
+"""
+
+from tminus.delivery.webhooks import Secrets, Standing, Webhooks, read_secrets
+
+__all__ = ["Secrets", "Standing", "Webhooks", "read_secrets"]

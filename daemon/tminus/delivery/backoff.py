@@ -1,0 +1,33 @@
+"""When to try again. Pure, but for the dice."""
+
+import email.utils
+import random
+from datetime import UTC, datetime, timedelta
+
+FIRST = timedelta(seconds=5)
+LONGEST = timedelta(hours=1)
+
+LONGEST_ASKED = timedelta(days=1)
+"""No receiver is waited for longer than this, whatever it asks."""
+
+
+def pause(failures: int, asked: timedelta | None = None, first: timedelta = FIRST) -> timedelta:
+    """How long to wait after so many failures in a row (1 or more): doubled each time up to an hour, and less by up to
+    half at random, so that what failed together does not come back together; never less than the receiver `asked` for.
+    """
+    longest: timedelta = min(LONGEST, first * (1 << min(failures - 1, 30)))
+    drawn = longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
+    return max(drawn, min(asked, LONGEST_ASKED)) if asked is not None else drawn
+
+
+def retry_after(header: str | None, now: datetime) -> timedelta | None:
+    """What a `Retry-After` asks for: seconds, or a date; None if it says nothing that makes sense."""
+    if header is None:
+        return None
+    if header.strip().isascii() and header.strip().isdigit():
+        return timedelta(seconds=min(int(header), LONGEST_ASKED.total_seconds()))
+    try:
+        date = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(timedelta(0), (date if date.tzinfo else date.replace(tzinfo=UTC)) - now)

@@ -1,0 +1,280 @@
+"""One endpoint: what is due to it is read, sent and recorded, in order, one request at a time.
+
+Nothing is kept here: each step reads from the database how far the endpoint is and what is due, so a restart, a reload,
+an operator's command and a step see the same.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+
+from tminus import clock, draws, instants
+from tminus.bell import Bell, wait_for
+from tminus.config import Webhook
+from tminus.delivery import backoff, signing
+from tminus.delivery.post import Outcome, post
+from tminus.errors import RequestError
+from tminus.logs import failure, say
+from tminus.model import Delivery, Endpoint, Replay
+from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.vocabulary import DeliveryKind, PauseReason, SessionType
+
+T = TypeVar("T")
+
+LOOK = 60.0
+"""Seconds after which it looks even if nobody has called."""
+
+AGAIN = 1.0
+"""Seconds between two tries to read or write the database."""
+
+SKIPPED = 1000
+"""How many events that do not match are passed over before that is written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What one look at the database says is to be done."""
+
+    state: Endpoint
+    replay: Replay | None
+    page: outbox.Page
+    wait: float
+    """Seconds until there may be something to do, if there is nothing now."""
+
+
+class Courier:
+    """Serves one endpoint, for as long as its configuration stays as it is.
+
+    Parameters
+    ----------
+    store, webhook
+        Where the events are; whom they are for.
+    secrets
+        Its secrets; the first is the newest.
+    client
+        With which it sends; closed at the end.
+    bell
+        Rings when there are new events, or an operator has changed something.
+    tried
+        Called after each try: endpoint, whether it was delivered, how many events.
+    first_pause
+        How long it waits after the first failure.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        webhook: Webhook,
+        secrets: tuple[str, ...],
+        client: httpx.AsyncClient,
+        bell: Bell,
+        tried: Callable[[str, bool, int], None],
+        first_pause: timedelta = backoff.FIRST,
+    ) -> None:
+        self.webhook = webhook
+        self.secrets = secrets
+        self._store = store
+        self._client = client
+        self._bell = bell
+        self._tried = tried
+        self._first_pause = first_pause
+        self._only = wanted(webhook)
+        self._passed_over = 0
+        """Nothing matches up to here; not written down for each event, as it can be found again."""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Sends no more requests; `run` returns when the one on its way is recorded."""
+        self._stopping.set()
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Delivers until stopped."""
+        async with aclosing(self._client):
+            while not self._stopping.is_set():
+                ring = self._bell.next_ring()
+                try:
+                    seconds = await self._step()
+                except RequestError:  # the database is away, or overloaded; its own line tells of that
+                    seconds = AGAIN
+                except Exception as error:
+                    say("webhook.defect", endpoint=self.webhook.name, **failure(error))
+                    seconds = LOOK
+                if seconds and not self._stopping.is_set():
+                    await wait_for(ring, seconds)
+
+    async def ping(self) -> Delivery:
+        """Sends a `ping`, paused or not, and records what became of it."""
+        said = {"type": "ping", "ts": instants.text(clock.now()), "message": f"A test of endpoint {self.webhook.name}"}
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", [said])
+        delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
+        self._tried(self.webhook.name, outcome.ok, 0)
+        return delivery
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> float:
+        """Does what is due next; returns the seconds until there may be more, 0 if there may be now."""
+        due = self._store.read(self._look)
+        if due.replay is not None and not due.wait:
+            await self._replay(due.replay, due.page)
+            return 0
+        if due.page.told:
+            await self._deliver(due.state, due.page)
+            return 0
+        if not due.wait:
+            self._passed_over = due.page.through
+            if due.page.through - due.state.cursor >= SKIPPED:
+                await self._write(lambda tx: outbox.change(tx, self.webhook.name, cursor=due.page.through))
+        return due.wait or LOOK
+
+    def _look(self, view: View) -> Due:
+        """On a view: what is due now. Replays go first: somebody waits for them."""
+        state = outbox.endpoint(view, self.webhook.name)
+        assert state is not None  # enlisted before, and never removed
+        nothing, now = outbox.Page([], state.cursor), clock.now()
+        replay = outbox.next_replay(view, self.webhook.name)
+        waits = [LOOK]
+        if replay is not None:
+            if (left := _left(replay.retry_at, now)) == 0:
+                only = EventFilter(self._only.types, self._only.session_types, replay.session_id, replay.until)
+                return Due(state, replay, outbox.page(view, replay.cursor, self.webhook.batch, only), 0)
+            waits.append(left)
+        if state.paused_at is None:
+            if (left := _left(state.retry_at, now)) == 0:
+                after = max(state.cursor, self._passed_over)
+                only = EventFilter(self._only.types, self._only.session_types, None, state.batch_until)
+                page = outbox.page(view, after, self.webhook.batch, only)
+                if state.batch_until is not None and not page.told:  # retention was here, or the filter is another
+                    page = outbox.page(view, after, self.webhook.batch, self._only)
+                return Due(state, None, page, 0)
+            waits.append(left)
+        return Due(state, None, nothing, min(waits))
+
+    async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
+        """Sends a batch and moves the cursor behind it, or says when it is tried again."""
+        name = self.webhook.name
+        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page)
+        if outcome.ok:
+            changes: dict[str, Any] = {
+                "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None, "retry_at": None,
+                "last_error": None, "delivered_at": delivery.at,
+            }  # fmt: skip
+        else:
+            changes = self._failed(state, outcome, delivery.at)
+            # The same events the next time, so that the id is the same.
+            changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
+            if (reason := self._gives_up(outcome, changes)) is not None:
+                changes |= {"paused_at": delivery.at, "pause_reason": reason}
+        await self._record(delivery, lambda tx: outbox.change(tx, name, **changes))
+        self._tried(name, outcome.ok, len(page.told))
+        if not outcome.ok:
+            self._tell_failure(delivery, changes)
+        elif state.failures:
+            say("webhook.recovered", endpoint=name, tries=state.failures + 1)
+
+    async def _replay(self, replay: Replay, page: outbox.Page) -> None:
+        """The same for events that are told again: the cursor is not touched."""
+        name = self.webhook.name
+        if not page.told:
+            await self._write(lambda tx: outbox.end_replay(tx, replay.id))
+            say("webhook.replayed", endpoint=name, replay=replay.id)
+            return
+        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page)
+        changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
+        ends = False
+        if not outcome.ok:
+            changes = self._failed(replay, outcome, delivery.at)
+            ends = self._gives_up(outcome, changes) is not None
+
+        def record(tx: Transaction) -> None:
+            if ends:
+                outbox.end_replay(tx, replay.id)
+            else:
+                outbox.change_replay(tx, replay.id, **changes)
+
+        await self._record(delivery, record)
+        self._tried(name, outcome.ok, len(page.told))
+        if ends:
+            say("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
+        elif not outcome.ok:
+            self._tell_failure(delivery, changes)
+
+    def _failed(self, state: Endpoint | Replay, outcome: Outcome, now: datetime) -> dict[str, Any]:
+        failures = state.failures + 1
+        return {
+            "failures": failures,
+            "failing_since": state.failing_since or now,
+            "retry_at": now + backoff.pause(failures, outcome.asked, self._first_pause),
+        }
+
+    def _gives_up(self, outcome: Outcome, changes: dict[str, Any]) -> PauseReason | None:
+        if outcome.gone:
+            return PauseReason.GONE
+        waited: timedelta = changes["retry_at"] - changes["failing_since"]
+        return PauseReason.GAVE_UP if waited > self.webhook.give_up_after else None
+
+    def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
+        what = {"endpoint": self.webhook.name, "error": delivery.error, "tries": changes["failures"]}
+        if "paused_at" in changes:
+            say("webhook.paused", **what, reason=changes["pause_reason"].value)
+        else:
+            say("webhook.failed", **what, retry_at=instants.text(changes["retry_at"]), status=delivery.status)
+
+    # --- sending and recording ----------------------------------------------------------------------------------------
+
+    async def _send_page(self, kind: DeliveryKind, page: outbox.Page) -> tuple[Outcome, Delivery]:
+        database_id = self._store.database_id
+        seqs = [told.event.seq for told in page.told]
+        events = [told.payload(database_id) for told in page.told]
+        outcome, delivery = await self._send(kind, signing.batch_id(database_id, seqs), events)
+        delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
+        return outcome, delivery
+
+    async def _send(
+        self, kind: DeliveryKind, webhook_id: str, events: list[dict[str, Any]]
+    ) -> tuple[Outcome, Delivery]:
+        body, now = orjson.dumps(events), clock.now()
+        headers = signing.headers(self.secrets, webhook_id, int(now.timestamp()), body)
+        headers["Content-Type"] = self.webhook.content_type
+        outcome = await post(self._client, self.webhook.url, body, headers, self.webhook.timeout)
+        delivery = Delivery(
+            endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
+            status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,
+        )  # fmt: skip
+        return outcome, delivery
+
+    async def _record(self, delivery: Delivery, change: Callable[[Transaction], None]) -> None:
+        """Writes down what became of a try, however long the database is away: else it would be made again."""
+
+        def record(tx: Transaction) -> None:
+            outbox.note(tx, delivery)
+            change(tx)
+
+        while True:
+            try:
+                return await self._write(record)
+            except RequestError:
+                if self._stopping.is_set():
+                    raise
+                await asyncio.sleep(AGAIN)
+
+    async def _write(self, job: Callable[[Transaction], T]) -> T:
+        return await asyncio.wrap_future(self._store.submit(job))
+
+
+def wanted(webhook: Webhook) -> EventFilter:
+    """Which events an endpoint is told."""
+    types = None if "*" in webhook.events else webhook.wanted
+    return EventFilter(types, frozenset[SessionType](webhook.session_types) or None)
+
+
+def _left(until: datetime | None, now: datetime) -> float:
+    """Seconds until then; 0 if it has come."""
+    return max(0.0, (until - now).total_seconds()) if until is not None else 0.0

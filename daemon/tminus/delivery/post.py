@@ -1,0 +1,106 @@
+"""One request to a receiver: bounded in time and size, and what became of it."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from tminus import __version__, clock
+from tminus.delivery.backoff import retry_after
+
+ANSWER_BYTES = 2048
+"""As much of an answer as is read, and kept."""
+
+USER_AGENT = f"tminus/{__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request. `status` None: there was no answer, and `error` says why."""
+
+    status: int | None
+    error: str | None
+    answer: str | None
+    ms: int
+    asked: timedelta | None = None
+    """The receiver's `Retry-After`."""
+
+    @property
+    def ok(self) -> bool:
+        return self.status is not None and 200 <= self.status <= 299
+
+    @property
+    def gone(self) -> bool:
+        """Whether the receiver says that it is there no more."""
+        return self.status == httpx.codes.GONE
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """Trusts the system's certificate authorities, and those of `ca_file` besides.
+
+    Raises `OSError` (`ssl.SSLError` is one) if the file cannot be read.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def make_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
+    """A client for one endpoint."""
+    return httpx.AsyncClient(
+        verify=trusted,
+        trust_env=False,
+        follow_redirects=False,  # the events are for whom the configuration names, and nobody else
+        limits=httpx.Limits(max_connections=2, max_keepalive_connections=1),
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+    )
+
+
+async def post(
+    client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str], patience: timedelta
+) -> Outcome:
+    """Sends a request and waits for its answer, so long at the most, however it trickles. Never raises."""
+    begun = clock.monotonic()
+    status = asked = error = None
+    answer = b""
+    seconds = patience.total_seconds()
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            client.stream("POST", url, content=body, headers=headers, timeout=seconds) as response,
+        ):
+            status = response.status_code
+            asked = retry_after(response.headers.get("retry-after"), clock.now())
+            with suppress(httpx.HTTPError, TimeoutError):  # the answer is known by its head
+                answer = await _head(response)
+    except TimeoutError:
+        error = None if status else f"no answer within {seconds:g} s"
+    except Exception as failure:  # a URL that somebody typed can fail in any way
+        error = None if status else _said(failure)
+    if status is not None and not 200 <= status <= 299:
+        error = f"answered {status}"
+    text = answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None
+    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked)
+
+
+def _said(failure: BaseException) -> str:
+    """What went wrong, in the words of what went wrong first: "connection refused", not "all attempts failed"."""
+    while (cause := failure.__cause__ or failure.__context__) is not None:
+        failure = cause
+    return f"{type(failure).__name__}: {' '.join(str(failure).split())}"[:500]
+
+
+async def _head(response: httpx.Response) -> bytes:
+    """The beginning of an answer; the rest is not read."""
+    read = b""
+    async for chunk in response.aiter_raw(ANSWER_BYTES):
+        read += chunk
+        if len(read) >= ANSWER_BYTES:
+            break
+    return read[:ANSWER_BYTES]

@@ -1,0 +1,248 @@
+"""All endpoints, on a thread and an event loop of their own: a slow one holds up no other, no request and no clock."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tminus import config
+from tminus.bell import Bell
+from tminus.config import ConfigError, ConfigFault, Settings, Webhook
+from tminus.delivery import backoff
+from tminus.delivery.endpoint import Courier, wanted
+from tminus.delivery.post import make_client, trusting
+from tminus.errors import UnknownWebhook
+from tminus.logs import failure, say
+from tminus.model import Delivery, Endpoint, Replay
+from tminus.storage import Store, Transaction, View, outbox
+from tminus.vocabulary import PauseReason
+
+T = TypeVar("T")
+
+GRACE = 2.0
+"""Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
+was cut off is made again."""
+
+Tried = Callable[[str, bool, int], None]
+"""Endpoint, whether it was delivered, how many events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An endpoint as an operator sees it."""
+
+    webhook: Webhook
+    state: Endpoint
+    backlog: outbox.Backlog
+    replays: int
+
+
+Secrets = Mapping[str, tuple[str, ...]]
+"""By endpoint, its secrets."""
+
+
+def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Secrets:
+    """The secrets of all endpoints, and a look at their files of authorities. Raises `ConfigError` with all faults."""
+    found: dict[str, tuple[str, ...]] = {}
+    faults: list[ConfigFault] = []
+    for webhook in settings.webhooks:
+        try:
+            found[webhook.name] = config.secrets(webhook, state_directory, environ)
+            trusting(_authorities(webhook, state_directory))
+        except ConfigError as error:
+            faults += error.faults
+        except OSError as error:
+            key = f"webhooks[{webhook.name}].ca_file"
+            faults.append(ConfigFault("", key, f"names no file of certificates: {error.strerror or error}"))
+    if faults:
+        raise ConfigError(tuple(faults))
+    return found
+
+
+def _authorities(webhook: Webhook, state_directory: Path) -> Path | None:
+    return state_directory / webhook.ca_file if webhook.ca_file else None
+
+
+class Webhooks:
+    """The endpoints of the configuration in force.
+
+    Parameters
+    ----------
+    store
+        Where the events are.
+    state_directory
+        Where paths in the configuration begin.
+    tried
+        Called after each try, on the webhooks' thread.
+    first_pause
+        How long an endpoint is left alone after its first failure.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        state_directory: Path,
+        tried: Tried = lambda _endpoint, _ok, _events: None,
+        first_pause: timedelta = backoff.FIRST,
+    ) -> None:
+        self._store = store
+        self._state = state_directory
+        self._tried = tried
+        self._first_pause = first_pause
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="webhooks")
+        self._bells: dict[str, Bell] = {}
+        self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
+        self._settings: dict[str, Webhook] = {}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There are new events. Any thread."""
+        for bell in tuple(self._bells.values()):
+            bell.ring()
+
+    def stop(self) -> None:
+        """Returns when the requests on their way are recorded, or were cut off."""
+        if self._thread.is_alive():
+            self._call(self._apply((), {})).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    def apply(self, settings: Settings, secrets: Secrets) -> None:
+        """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
+        self._settings = {webhook.name: webhook for webhook in settings.webhooks}
+        self._call(self._apply(settings.webhooks, secrets)).result()
+
+    # --- for operators ------------------------------------------------------------------------------------------------
+
+    def standing(self, view: View) -> list[Standing]:
+        """Every endpoint with how far it is, in the order of the configuration."""
+        return [self._standing(view, webhook) for webhook in tuple(self._settings.values())]
+
+    def standing_of(self, view: View, name: str) -> Standing:
+        """One endpoint. Raises `UnknownWebhook`."""
+        return self._standing(view, self._named(name))
+
+    def deliveries(self, view: View, name: str, *, failed: bool, before: int | None, limit: int) -> list[Delivery]:
+        """The delivery log, the newest first. Raises `UnknownWebhook`."""
+        self._named(name)
+        return outbox.deliveries(view, name, failed=failed, before=before, limit=limit)
+
+    async def ping(self, name: str) -> Delivery:
+        """Sends a `ping` and returns what became of it. Raises `UnknownWebhook`."""
+        self._named(name)
+        if (served := self._couriers.get(name)) is None:  # it is being put in force this very moment
+            raise UnknownWebhook(name)
+        return await asyncio.wrap_future(self._call(served[0].ping()))
+
+    async def pause(self, name: str) -> None:
+        """Sends nothing more until it is resumed; nothing is lost meanwhile. Raises `UnknownWebhook`."""
+        self._named(name)
+        if await self._store.write(lambda tx: _pause(tx, name)):
+            say("webhook.paused", endpoint=name, reason=PauseReason.OPERATOR.value, error="an operator asked for it")
+
+    async def resume(self, name: str) -> None:
+        """Goes on where it was, at once. Raises `UnknownWebhook`."""
+        self._named(name)
+        begin = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
+        if await self._store.write(lambda tx: _resume(tx, name, begin)):
+            say("webhook.resumed", endpoint=name)
+        self._bells[name].ring()
+
+    async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
+        """Tells again what happened from an event on, since a time, or to a session; up to now. Returns the replay.
+
+        Raises `UnknownWebhook`.
+        """
+        self._named(name)
+
+        def queue(tx: Transaction) -> Replay:
+            after = from_seq - 1 if from_seq else outbox.seq_before(tx, since) if since is not None else 0
+            replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
+            replay.id = outbox.add_replay(tx, replay)
+            return replay
+
+        queued = await self._store.write(queue)
+        self._bells[name].ring()
+        return queued
+
+    def _named(self, name: str) -> Webhook:
+        if name not in self._settings:
+            raise UnknownWebhook(name)
+        return self._settings[name]
+
+    def _standing(self, view: View, webhook: Webhook) -> Standing:
+        state = outbox.endpoint(view, webhook.name)
+        if state is None:  # it is being put in force this very moment
+            raise UnknownWebhook(webhook.name)
+        backlog = outbox.backlog(view, state.cursor, wanted(webhook))
+        return Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
+
+    # --- on the webhooks' thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _apply(self, webhooks: tuple[Webhook, ...], secrets: Secrets) -> None:
+        stays = {
+            webhook.name
+            for webhook in webhooks
+            if webhook.name in self._couriers
+            and self._couriers[webhook.name][0].webhook == webhook
+            and self._couriers[webhook.name][0].secrets == secrets[webhook.name]
+            and not webhook.ca_file  # what is in the file may have changed
+        }
+        await self._end([name for name in self._couriers if name not in stays])
+        for webhook in webhooks:
+            if webhook.name not in stays:
+                await self._begin(webhook, secrets[webhook.name])
+
+    async def _begin(self, webhook: Webhook, secrets: tuple[str, ...]) -> None:
+        beginning = webhook.from_ == "beginning"
+        enlist = self._store.submit(lambda tx: outbox.enlist(tx, webhook.name, from_beginning=beginning))
+        if await asyncio.wrap_future(enlist):
+            say("webhook.added", endpoint=webhook.name, **{"from": webhook.from_})
+        bell = self._bells.setdefault(webhook.name, Bell())
+        client = make_client(trusting(_authorities(webhook, self._state)))
+        courier = Courier(self._store, webhook, secrets, client, bell, self._tried, self._first_pause)
+        self._couriers[webhook.name] = courier, asyncio.create_task(courier.run())
+
+    async def _end(self, names: list[str]) -> None:
+        ending = [self._couriers.pop(name) for name in names]
+        for courier, _ in ending:
+            courier.stop()
+        if ending:
+            await asyncio.wait([task for _, task in ending], timeout=GRACE)
+        for courier, task in ending:
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+            except Exception as error:
+                say("webhook.defect", endpoint=courier.webhook.name, **failure(error))
+
+
+def _pause(tx: Transaction, name: str) -> bool:
+    state = outbox.endpoint(tx, name)
+    if state is None or state.paused_at is not None:
+        return False
+    outbox.change(tx, name, paused_at=tx.now, pause_reason=PauseReason.OPERATOR)
+    return True
+
+
+def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
+    state = outbox.endpoint(tx, name)
+    outbox.change(tx, name, **begin)
+    return state is not None and state.paused_at is not None
