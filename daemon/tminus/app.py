@@ -100,6 +100,7 @@ class Daemon:
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
             self._timers = Timers(self._tick, self._chores(settings))
+            self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             self._started = started.pop_all()
         application = make_application(self.services)
         # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
@@ -181,8 +182,6 @@ class Daemon:
         with self._announcer.held_back():
             sweep = sweeps.advance(self.store.submit, timeouts, self._should_stop)
         self._worst_lag = max(self._worst_lag, sweep.worst_lag)
-        for trigger, moves in sweep.moves.items():
-            self.services.metrics.moves.labels(trigger).inc(moves)
         self.services.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
@@ -235,6 +234,7 @@ class Daemon:
 
     def _committed(self, tx: Transaction) -> None:
         """On the writer's thread, after a commit."""
+        self.services.metrics.committed(tx.moves, tx.jobs)
         if tx.earliest_due is not None and self._ready:
             self._timers.due_at(tx.earliest_due)
         if tx.told:

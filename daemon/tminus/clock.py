@@ -14,6 +14,11 @@ def now() -> datetime:
     return to_milliseconds(datetime.now(UTC))
 
 
+def booted() -> float:
+    """When the machine booted, in seconds since 1970; the kernel counts a process's start from there."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def monotonic() -> float:
     """Seconds on a clock that no step of the wall clock touches: for durations, and to notice such a step."""
     return time.monotonic()

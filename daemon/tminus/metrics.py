@@ -1,35 +1,97 @@
-"""What Prometheus is told: what only this process knows, and what the database is asked for at a scrape."""
+"""What Prometheus is told: what only this process knows, and what the database is asked for at a scrape.
 
-from collections.abc import Iterator
+No label value is what a client has sent: triggers, statuses, routes and codes are ours, endpoints the configuration's.
+`docs/monitoring.md` has the table of all, and a test holds the two together.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tminus import __version__, clock
+from tminus.errors import StoreUnavailable
 from tminus.storage import Store
+from tminus.vocabulary import Trigger
 
 LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300)
 """Upper bounds of the lag's buckets, in seconds."""
+
+JOBS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Upper bounds of the buckets for jobs a commit; the last is the writer's largest batch."""
+
+BACKLOG = 10_000
+"""The backlog is counted no further: a scrape must stay cheap, above all when there is one."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Metrics:
     """The daemon's metrics, in a registry of their own."""
 
     def __init__(self, store: Store) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Stored(store))
-        self.requests = Counter(
-            "tminus_http_requests", "Requests answered, operations aside", ["method", "route", "code"],
-            registry=self._registry,
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter was made says nothing here, and would double what is kept
+        self._registry = registry = CollectorRegistry()
+        Info("tminus_build", "The version that runs", registry=registry).info({"version": __version__})
+        registry.register(_Process(registry=None))
+        registry.register(_Stored(store))
+        self.heartbeat_age = Gauge(
+            "tminus_heartbeat_age_seconds", "Seconds since the clock last finished a look, one each second",
+            registry=registry,
         )  # fmt: skip
-        self.moves = Counter("tminus_clock_moves", "Moves that the clock made", ["trigger"], registry=self._registry)
+        """Asked of the timers at a scrape: `app` says how."""
+        moves = Counter("tminus_moves", "Moves committed, whoever made them", ["trigger"], registry=registry)
+        # All of them from the start: of a series that begins at 1, Prometheus never sees the first move.
+        self._moves = {trigger: moves.labels(trigger.value) for trigger in Trigger}
         self.lag = Histogram(
-            "tminus_clock_lag_seconds", "How late the latest move of a sweep was", buckets=LAGS, registry=self._registry
+            "tminus_clock_lag_seconds", "How late the latest move of a sweep was", buckets=LAGS, registry=registry
+        )
+        self._commits = Counter("tminus_commits", "Transactions that the writer committed", registry=registry)
+        self._commit_jobs = Histogram(
+            "tminus_commit_jobs", "Jobs that shared one commit", buckets=JOBS, registry=registry
+        )
+        self._requests = Counter(
+            "tminus_http_requests", "Requests answered, operations aside", ["method", "route", "code"],
+            registry=registry,
+        )  # fmt: skip
+        self.deliveries = Counter(
+            "tminus_deliveries", "Attempts to deliver to a webhook: delivered or failed", ["endpoint", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self.events_delivered = Counter(
+            "tminus_events_delivered", "Events that a webhook has taken", ["endpoint"], registry=registry
         )
 
+    def committed(self, moves: Mapping[Trigger, int], jobs: int) -> None:
+        """Counts one commit of the writer: the moves in it, and the jobs that shared it."""
+        self._commits.inc()
+        self._commit_jobs.observe(jobs)
+        for trigger, number in moves.items():
+            self._moves[trigger].inc(number)
+
+    def answered(self, method: str, route: str, code: int) -> None:
+        """Counts one request. `route` is a template of ours; any method that is not usual counts as `(other)`."""
+        self._requests.labels(method if method in _METHODS else "(other)", route, code).inc()
+
     def scrape(self) -> bytes:
-        """The metrics in Prometheus's text format. Raises `StoreUnavailable`."""
+        """The metrics in Prometheus's text format; without those of the database while that cannot be read."""
         return generate_latest(self._registry)
+
+
+class _Process(ProcessCollector):
+    def _boot_time(self) -> float:
+        """Not from /proc/stat: a service manager may hide it, and then the library would tell nothing at all."""
+        return clock.booted()
 
 
 class _Stored(Collector):
@@ -42,7 +104,21 @@ class _Stored(Collector):
         return []  # or the registry would ask the database when it is made
 
     def collect(self) -> Iterator[Metric]:
-        counts, due, seq = self._store.read(lambda view: (view.counts(), view.next_due(), view.last_seq()))
+        writable = GaugeMetricFamily(
+            "tminus_storage_writable", "1 if the last write was stored and the database can be read, else 0"
+        )
+        now = clock.now()
+        try:
+            counts, due, backlog, seq = self._store.read(
+                lambda view: (view.counts(), view.next_due(), view.backlog(now, BACKLOG), view.last_seq())
+            )
+        except StoreUnavailable:
+            # The rest is told all the same: a scrape that fails looks like a daemon that is down.
+            writable.add_metric([], 0)
+            yield writable
+            return
+        writable.add_metric([], self._store.failing is None)
+        yield writable
         sessions = GaugeMetricFamily("tminus_sessions", "Open sessions", labels=["status"])
         for status, number in counts.items():
             sessions.add_metric([status], number)
@@ -50,4 +126,6 @@ class _Stored(Collector):
         if due is not None:
             next_due = "When the earliest deadline of all sessions is, in seconds since 1970"
             yield GaugeMetricFamily("tminus_next_deadline_timestamp_seconds", next_due, due.timestamp())
+        late = f"Sessions that are due and not moved yet, counted no further than {BACKLOG}"
+        yield GaugeMetricFamily("tminus_due_backlog", late, backlog)
         yield GaugeMetricFamily("tminus_last_event_seq", "Number of the newest event", seq)

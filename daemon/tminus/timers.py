@@ -84,9 +84,14 @@ class Timers:
         self._last_tick = clock.monotonic()
 
     @property
+    def age(self) -> float:
+        """Seconds since a tick was last finished."""
+        return clock.monotonic() - self._last_tick
+
+    @property
     def alive(self) -> bool:
         """Whether ticks are being finished."""
-        return clock.monotonic() - self._last_tick < ALIVE
+        return self.age < ALIVE
 
     def due_at(self, due: datetime) -> None:
         """Somebody set a deadline: the timer moves there if that is earlier than where it stands. Any thread."""

@@ -107,7 +107,7 @@ class Rim:
             return
         route = _route(scope)
         self._services.requests += 1
-        self._services.metrics.requests.labels(scope["method"], route, code).inc()
+        self._services.metrics.answered(scope["method"], route, code)
         say(
             "http.request",
             method=scope["method"],
@@ -155,8 +155,10 @@ def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) ->
 
 @lru_cache(maxsize=1024)
 def _plain(address: str) -> str:
-    """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`."""
-    parsed = ipaddress.ip_address(address)
+    """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`. The zone that may
+    follow a `%` is left out: it can be any text, and what a header says must not write sentences in the log.
+    """
+    parsed = ipaddress.ip_address(address.partition("%")[0])
     return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 

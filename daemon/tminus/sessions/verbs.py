@@ -92,7 +92,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         meta_data=order.meta_data,
     )
     _set_deadline(session, settings)
-    tx.add(session)
+    tx.add(session, move)
     _tell(tx, session, move, None, caller)
     if retry is not None:
         remember(tx, caller, retry, session.id)

@@ -171,6 +171,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     for trigger, count, first, *_ in rows:
         moved.moves[Trigger(trigger)] += count
         moved.worst_lag = max(moved.worst_lag, tx.now - first)
+    tx.moves += moved.moves
     tx.told = True
     return moved
 

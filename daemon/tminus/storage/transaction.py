@@ -1,5 +1,6 @@
 """What can be written: a change and its events, together or not at all."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
@@ -14,7 +15,7 @@ from tminus.lifecycle import Transition
 from tminus.model import AgentSession, Event, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
-from tminus.vocabulary import Status
+from tminus.vocabulary import Status, Trigger
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
@@ -77,6 +78,10 @@ class Transaction(View):
         """The earliest deadline that this transaction set."""
         self.writes = 0
         """Grows with each write, so that the writer can tell whether a job that failed had begun to write."""
+        self.moves: Counter[Trigger] = Counter()
+        """The moves in it."""
+        self.jobs = 0
+        """How many jobs share it; the writer says."""
         self.told = False
         """Whether there are events in it."""
         self._sessions: list[Session] = []
@@ -121,9 +126,11 @@ class Transaction(View):
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
-    def add(self, session: Session) -> None:
-        """Stores a new session."""
+    def add(self, session: Session, move: Transition | None = None) -> None:
+        """Stores a new session, made by this move; by none where it is only put there."""
         self.writes += 1
+        if move is not None:
+            self.moves[move.trigger] += 1
         self._sessions.append(session)
         self._note_due(session.due_at)
 
@@ -143,6 +150,7 @@ class Transaction(View):
         if self._connection.execute(_change(names), values).rowcount != 1:
             present = self.session(session.id)
             raise WrongStatus(trigger=move.trigger.value, status=present.status if present else "removed")
+        self.moves[move.trigger] += 1
         self._note_due(changed.due_at)
         return changed
 

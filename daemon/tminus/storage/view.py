@@ -57,6 +57,8 @@ _AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == 
 _RETRY = select(RETRIES).where(RETRIES.c.agent_id == bindparam("agent_id"), RETRIES.c.key == bindparam("key"))
 _META = select(META.c.value).where(META.c.key == bindparam("key"))
 _NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
+_LATE = select(_S.id).where(_S.due_at <= bindparam("now", type_=_S.due_at.type)).limit(bindparam("at_most"))
+_BACKLOG = select(func.count()).select_from(_LATE.subquery())
 # In the very words of the index `session_open`: SQLite uses a partial index for no others.
 _COUNTS = select(_S.status, func.count()).where(text("status <> 'closed'")).group_by(_S.status)
 _LAST_SEQ = select(func.coalesce(func.max(_E.seq), 0))
@@ -176,6 +178,10 @@ class View:
         """The earliest deadline of all: what the clock waits for."""
         due: datetime | None = self.scalar(_NEXT_DUE)
         return due
+
+    def backlog(self, now: datetime, at_most: int) -> int:
+        """How many sessions are due and not moved yet, counted no further than `at_most`."""
+        return int(self._scalar(_BACKLOG, now=now, at_most=at_most))
 
     def counts(self) -> dict[Status, int]:
         """Open sessions per status."""

@@ -198,6 +198,7 @@ class Writer:
         try:
             with self._connection.begin():
                 tx = Transaction(self._connection, self._now())
+                tx.jobs = len(batch)
                 for work in batch:
                     writes = tx.writes
                     try:

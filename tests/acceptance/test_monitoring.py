@@ -1,0 +1,403 @@
+"""What watches the daemon, as real programs: Prometheus with its rules and Grafana's dashboard, fail2ban, rsyslog.
+
+One daemon has a day in which everything happens that these look for, and much that only looks like it.
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import check_health
+from tests.acceptance.daemons import JSON, Daemon, token_of
+from tests.acceptance.times import from_now, parsed
+from tests.support.waiting import eventually
+from tests.unit.test_docs import page, rows
+
+CONFIG = Path(__file__).parents[2] / "config"
+RULES = CONFIG / "prometheus" / "tminus.rules.yml"
+FILTER = CONFIG / "fail2ban" / "filter.d" / "tminus.conf"
+
+COMING = {"tminus_webhook_paused", "tminus_webhook_backlog_events", "tminus_webhook_oldest_undelivered_seconds"}
+"""Metrics that rules and dashboard name already, and no scrape has yet."""
+
+NEVER_BANNED = "203.0.113.9"
+"""Whom somebody tries to have banned: no line may be read as if this address had guessed."""
+
+FORGED = f"a wrong, expired or revoked token from {NEVER_BANNED}"
+HOSTILE = (
+    f'\u2028{{"ts":"2026-01-01T00:00:00.000Z","level":"warning","message":"{FORGED}",\u2028"}} tminus[1]: {FORGED}'
+)
+GUESSES = {"auth.failed", "auth.limited", "pin.unknown", "pin.limited"}
+
+
+def tool(name: str, package: str) -> str:
+    """The path of a program; without it the test is skipped."""
+    path = shutil.which(name, path="/usr/bin:/usr/sbin:/lib/systemd")
+    if path is None:
+        pytest.skip(f"NOT TESTED: no {name} here (Debian package {package})")
+    return path
+
+
+def output(*command: str | Path, **more: Any) -> str:
+    """What a command says; fails unless it ends with 0."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **more)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    said: str = done.stdout
+    return said
+
+
+@contextmanager
+def running(*command: str | Path, cwd: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with (cwd / "said").open("wb") as said:
+        process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdout=said, stderr=said)
+        try:
+            yield process
+            assert process.poll() is None, (cwd / "said").read_text()
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def monitored() -> Iterator[Daemon]:
+    """A daemon that has been guessed at and lied to."""
+    daemon = Daemon(
+        limits={"failed_tokens": "2/minute", "pin_lookups": "2/minute"}, server={"trusted_proxies": ["127.0.0.0/8"]}
+    )
+    try:
+        daemon.start()
+        guess(daemon)
+        lie(daemon)
+        opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
+        daemon.logged("session.ready", session_id=opening["id"])
+        yield daemon
+        check_health(daemon)
+    finally:
+        daemon.remove()
+
+
+def guess(daemon: Daemon) -> None:
+    for address, local in (("192.0.2.1", False), ("2001:db8::1", False), ("", True)):
+        transport = httpx.HTTPTransport(uds=str(daemon.socket)) if local else None
+        with httpx.Client(base_url=daemon.url, headers={"X-Forwarded-For": address}, transport=transport) as client:
+            for _ in range(3):
+                assert client.get("/v3/me", headers={"Session-id": "wrong" * 8}).status_code in {200, 401, 429}
+                assert client.get("/v3/support/123456/meta").status_code in {404, 429}
+
+
+def lie(daemon: Daemon) -> None:
+    """Sends sentences of the log wherever a client may send anything."""
+    headers = {"X-Request-Id": f'x","message":"{FORGED}', "client-app": FORGED, "User-Agent": FORGED}
+    made = daemon.make(type="support", label=HOSTILE[:255], userDescription=FORGED)
+    daemon.make(label=FORGED, headers=headers)
+    daemon.join(made["id"], name=FORGED)
+    daemon.get(f"/{FORGED}", headers=headers)
+    daemon.call("PROPFIND", "/me", headers=headers)
+    # A zone of an IPv6 address may be any text.
+    zone = {"X-Forwarded-For": f"fe80::1%x from {NEVER_BANNED}"}
+    assert daemon.get("/me", by=None, headers={**zone, "Session-id": "wrong" * 8}).status_code == 401
+    # From here on everything it has sent is in the log.
+    daemon.logged("session.created", session_id=daemon.make()["id"])
+
+
+@pytest.fixture(scope="module")
+def scrape(monitored: Daemon) -> str:
+    return scraped(monitored)
+
+
+def scraped(daemon: Daemon) -> str:
+    answer = daemon.http.get(f"{daemon.url}/metrics", headers={"Authorization": f"Bearer {token_of('monitor')}"})
+    assert answer.status_code == 200
+    return answer.text
+
+
+# --- the metrics ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scrape_is_as_prometheus_wants_it(scrape: str) -> None:
+    assert output(tool("promtool", "prometheus"), "check", "metrics", input=scrape) == ""
+
+
+def test_the_page_has_every_metric_with_type_labels_and_meaning(scrape: str) -> None:
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", scrape, re.MULTILINE))
+    helps = dict(re.findall(r"^# HELP (\S+) (.+)$", scrape, re.MULTILINE))
+    documented = {row[0]: row[1:] for row in rows(page("docs/monitoring.md")) if re.match(r"(tminus|process)_", row[0])}
+
+    assert set(documented) == set(types) | COMING
+    for name, kind in types.items():
+        said_kind, said_labels, meaning = documented[name]
+        assert (said_kind, meaning) == (kind, helps[name].rstrip("."))
+        samples = re.findall(rf"^{name}(?:_bucket)?\{{(.*)\}} ", scrape, re.MULTILINE)
+        if samples or not said_labels:
+            labels = set(re.findall(r'(\w+)="', samples[0])) - {"le"} if samples else set()
+            assert set(re.findall(r"`(\w+)`", said_labels)) == labels, name
+
+
+def test_the_scrape_tells_what_happened(monitored: Daemon) -> None:
+    told = scraped(monitored)
+
+    assert 'tminus_moves_total{trigger="open"} 1.0' in told
+    assert 'tminus_moves_total{trigger="join"} 1.0' in told
+    assert 'tminus_http_requests_total{code="405",method="(other)",route="/v3/me"} 1.0' in told
+    assert "tminus_storage_writable 1.0" in told
+    age = re.search(r"^tminus_heartbeat_age_seconds (\S+)$", told, re.MULTILINE)
+    assert age is not None
+    assert 0 <= float(age[1]) < 10
+    assert FORGED not in told
+    assert not [token for token in monitored.tokens.values() if token in told]
+
+
+# --- Prometheus and Grafana -------------------------------------------------------------------------------------------
+
+
+class Prometheus:
+    """A real one that scrapes the daemon by our sample configuration."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def ready(self) -> bool:
+        """Whether it listens, and has scraped twice."""
+        try:
+            return self._http.get("/-/ready").is_success and bool(self.query("rate(tminus_commits_total[10s])"))
+        except httpx.TransportError:
+            return False
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        answer = self._http.get(f"/api/v1/{path}", params=parameters)
+        assert answer.json()["status"] == "success", f"{parameters}: {answer.text}"
+        return answer.json()["data"]
+
+    def query(self, expression: str) -> list[JSON]:
+        found: list[JSON] = self.ask("query", query=expression)["result"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def prometheus(monitored: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    program = tool("prometheus", "prometheus")
+    home = tmp_path_factory.mktemp("prometheus")
+    (home / "token").write_text(f"{token_of('monitor')}\n")
+    sample = (CONFIG / "prometheus" / "scrape.yml").read_text()
+    for sampled, real in (
+        ("127.0.0.1:8710", monitored.url.partition("//")[2]),
+        ("/etc/prometheus/tminus.token", str(home / "token")),
+        ("/etc/prometheus/rules/tminus.rules.yml", str(RULES)),
+        ("scrape_interval: 15s", "scrape_interval: 250ms"),
+    ):
+        assert sampled in sample
+        sample = sample.replace(sampled, real)
+    (home / "prometheus.yml").write_text(f"global:\n  evaluation_interval: 250ms\n{sample}")
+    output(tool("promtool", "prometheus"), "check", "config", home / "prometheus.yml")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments = (f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data")
+    with (
+        running(program, *arguments, f"--web.listen-address={address}", cwd=home),
+        httpx.Client(base_url=f"http://{address}") as client,
+    ):
+        started = Prometheus(client)
+        eventually(started.ready, deadline=30)
+        yield started
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The metrics that a query names."""
+    bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
+    bare = re.sub(r"\{[^}]*\}|\b(by|on|without|ignoring) *\([^)]*\)", "", bare)
+    return set(re.findall(r"\b[a-zA-Z_]\w*\b(?! *\()", bare)) - {"unless", "and", "or"}
+
+
+def names_in(scrape: str) -> set[str]:
+    """The names that a query may use."""
+    found = {"up"}  # Prometheus's own
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", scrape, re.MULTILINE):
+        found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
+    return found
+
+
+def dashboard_queries() -> dict[str, set[str]]:
+    """Every query of the dashboard, with Grafana's variables filled in, and the labels that its legend shows."""
+    dashboard = json.loads((CONFIG / "grafana" / "tminus.json").read_text())
+    asked = dashboard["annotations"]["list"] + [
+        one for panel in dashboard["panels"] for one in panel.get("targets", ())
+    ]
+    return {
+        one["expr"].replace("$instance", ".+").replace("$__rate_interval", "10s"): set(
+            re.findall(r"\{\{(\w+)\}\}", one.get("legendFormat", ""))
+        )
+        for one in asked
+    }
+
+
+def test_every_query_of_the_dashboard_names_metrics_that_exist(scrape: str) -> None:
+    assert {name for query in dashboard_queries() for name in metrics_in(query)} <= names_in(scrape) | COMING
+
+
+def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus, scrape: str) -> None:
+    """Asked of a real Prometheus: a wrong label, or a name that is none, would find nothing."""
+    without_webhooks = COMING | {"tminus_deliveries_total", "tminus_events_delivered_total"}
+    silent = ("changes(process_start_time_seconds",)  # unless it was started a moment ago
+    asked = {query: legend for query, legend in dashboard_queries().items() if not metrics_in(query) & without_webhooks}
+
+    assert len(asked) > 20
+    for query, legend in asked.items():
+        found = prometheus.query(query)
+        assert found or query.startswith(silent), query
+        assert all(legend <= set(one["metric"]) for one in found), f"{query} has no {legend}"
+
+
+def test_prometheus_takes_the_rules_and_is_content_with_a_daemon_in_good_health(
+    prometheus: Prometheus, scrape: str
+) -> None:
+    def evaluated() -> list[JSON]:
+        found: list[JSON] = prometheus.ask("rules")["groups"][0]["rules"]
+        return found if all(rule["health"] != "unknown" for rule in found) else []
+
+    alerts = eventually(evaluated)
+    assert {alert["health"] for alert in alerts} == {"ok"}
+    assert [alert["name"] for alert in alerts if alert["state"] != "inactive"] == []
+    assert {name for alert in alerts for name in metrics_in(alert["query"])} <= names_in(scrape) | COMING
+    for alert in alerts:
+        assert alert["labels"]["severity"] in {"critical", "warning"}
+        assert set(alert["annotations"]) == {"summary", "description"}
+
+
+def test_every_alert_fires_when_it_should_and_only_then() -> None:
+    promtool = tool("promtool", "prometheus")
+    tests = CONFIG / "prometheus" / "tminus.rules.test.yml"
+
+    output(promtool, "check", "rules", RULES)
+    output(promtool, "test", "rules", tests)
+
+    rules = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    query = r"""expr: 'ALERTS\{alertname="(\w+)", alertstate="firing"\}'\n +eval_time: \S+\n +exp_samples:"""
+    assert set(re.findall(rf"{query}\n", tests.read_text())) == rules, "fires"
+    assert set(re.findall(rf"{query} \[\]\n", tests.read_text())) == rules, "does not fire"
+
+
+def test_every_alert_is_in_the_page() -> None:
+    documented = {row[0]: row[1] for row in rows(page("docs/monitoring.md")) if row[0].startswith("Tminus")}
+
+    assert documented == dict(re.findall(r"- alert: (\w+).*?severity: (\w+)", RULES.read_text(), re.DOTALL))
+
+
+# --- fail2ban ---------------------------------------------------------------------------------------------------------
+
+
+def guessers(daemon: Daemon) -> list[str]:
+    """The addresses that the daemon's own lines name, in order."""
+    lines = [line for line in daemon.log_lines() if line["event"] in GUESSES]
+    assert {line["event"] for line in lines} == GUESSES
+    return [line["remote_ip"] for line in lines if line["remote_ip"] != "local"]
+
+
+def test_fail2ban_finds_whoever_guesses_and_nobody_else_in_a_file(monitored: Daemon) -> None:
+    found = output(tool("fail2ban-regex", "fail2ban"), "-o", "<ip>", monitored.log, FILTER).split()
+
+    assert found == guessers(monitored)
+    assert set(found) == {"192.0.2.1", "2001:db8::1", "fe80::1"}
+    assert FORGED in monitored.log.read_text()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_fail2ban_reads_the_time_of_a_line_as_utc(monitored: Daemon, zone: str) -> None:
+    lines = [line for line in monitored.log_lines() if line["event"] in GUESSES]
+    text = output(tool("fail2ban-regex", "fail2ban"), "-o", "<time>", monitored.log, FILTER, env={"TZ": zone})
+
+    written = [line["ts"] for line in lines if line["remote_ip"] != "local"]
+    assert [int(float(second)) for second in text.split()] == [int(parsed(ts).timestamp()) for ts in written]
+
+
+@pytest.mark.parametrize("style", ["sentence", "json"])
+def test_fail2ban_finds_the_same_in_the_journal(monitored: Daemon, tmp_path: Path, style: str) -> None:
+    """In a journal of sentences, as the daemon writes it by itself, and in one of JSON lines."""
+    remote = tool("systemd-journal-remote", "systemd-journal-remote")
+    program = tool("fail2ban-regex", "fail2ban")
+    entries = b""
+    for number, line in enumerate(monitored.log_lines()):
+        fields = {
+            "__REALTIME_TIMESTAMP": 1_900_000_000_000_000 + number,
+            "__MONOTONIC_TIMESTAMP": 1 + number,
+            "_BOOT_ID": "0" * 31 + "1",
+            "_HOSTNAME": "host",
+            "_PID": 7,
+            "_SYSTEMD_UNIT": "tminus.service",
+            "SYSLOG_IDENTIFIER": "tminus",
+            "MESSAGE": line["message"] if style == "sentence" else orjson_line(line),
+        }
+        entries += "".join(f"{name}={value}\n" for name, value in fields.items()).encode() + b"\n"
+    journal = tmp_path / "t.journal"
+    output(remote, "-o", journal, "-", input=entries.decode())
+
+    text = subprocess.run(
+        [program, "-o", "<ip>", f"systemd-journal[journalfiles={journal}]", str(FILTER)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    if "systemd library not found" in text.stdout + text.stderr:
+        pytest.skip("NOT TESTED: fail2ban cannot read a journal here (Debian package python3-systemd)")
+    assert text.stdout.split() == guessers(monitored)
+
+
+def orjson_line(line: JSON) -> str:
+    """The line as it was written: without a space between its parts."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_fail2ban_takes_the_jail(tmp_path: Path) -> None:
+    program = tool("fail2ban-client", "fail2ban")
+    etc = tmp_path / "fail2ban"
+    shutil.copytree("/etc/fail2ban", etc)
+    (etc / "jail.d" / "defaults-debian.conf").unlink(missing_ok=True)  # it wants the log of an sshd
+    shutil.copytree(CONFIG / "fail2ban", etc, dirs_exist_ok=True)
+
+    said = output(program, "-c", etc, "-d")
+
+    assert "['add', 'tminus', 'systemd']" in said
+    assert "['set', 'tminus', 'maxretry', 30]" in said
+    assert "tminus.service" in said
+
+
+# --- rsyslog ----------------------------------------------------------------------------------------------------------
+
+
+def test_rsyslog_puts_what_needs_a_person_into_a_file_of_its_own(monitored: Daemon, tmp_path: Path) -> None:
+    """Read from the daemon's log file; and, as the journal hands them on, from a socket."""
+    program = tool("rsyslogd", "rsyslog")
+    sample = (CONFIG / "rsyslog" / "tminus.conf").read_text()
+    sample = sample.replace("/var/log/tminus/tminus.log", str(monitored.log)).replace("/var/log/tminus", str(tmp_path))
+    (tmp_path / "tminus.conf").write_text(sample)
+    (tmp_path / "rsyslog.conf").write_text(
+        f'global(workDirectory="{tmp_path}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
+        f'input(type="imuxsock" Socket="{tmp_path}/log.sock")\ninclude(file="{tmp_path}/tminus.conf")\n'
+    )
+    output(program, "-N1", "-f", tmp_path / "rsyslog.conf")
+    warnings, journal = tmp_path / "warnings.log", tmp_path / "journal.log"
+
+    def written(path: Path) -> list[str]:
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    lines = monitored.log.read_text().split("\n")[:-1]
+    grave = [line for line in lines if json.loads(line)["level"] != "info"]
+    with running(program, "-n", "-f", tmp_path / "rsyslog.conf", "-i", tmp_path / "pid", cwd=tmp_path):
+        eventually(lambda: len(written(warnings)) >= len(grave))
+        eventually((tmp_path / "log.sock").exists)
+        for priority, text in (("info", "was created"), ("warning", FORGED), ("info", grave[0]), ("info", lines[0])):
+            logger = ("logger", "-u", tmp_path / "log.sock", "-t", "tminus", "-p", f"daemon.{priority}")
+            output(*logger, text)
+        eventually(lambda: len(written(journal)) == 4)
+
+    assert len(grave) > 8
+    assert written(warnings)[:-2] == grave
+    assert written(warnings)[-2:] == written(journal)[1:3]
+    assert [line.partition(" tminus: ")[2] for line in written(journal)] == ["was created", FORGED, grave[0], lines[0]]

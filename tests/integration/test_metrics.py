@@ -1,0 +1,191 @@
+"""What is counted of commits, and what a scrape asks of the database. On both."""
+
+import re
+import sqlite3
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+from tests.integration.test_writer import held, lose_the_database
+from tests.support.clocks import NOW, SettableClock
+from tests.support.databases import Database, SqliteServer
+from tests.support.factories import session
+from tests.support.worlds import World
+
+from tminus import clock as wall_clock
+from tminus.errors import StoreUnavailable
+from tminus.lifecycle import TABLE
+from tminus.metrics import BACKLOG, JOBS, Metrics, _Process
+from tminus.storage import Transaction
+from tminus.storage.writer import BATCH
+from tminus.vocabulary import SessionType, Status, Trigger
+
+HOUR = timedelta(hours=1)
+
+
+class Commits:
+    """What the writer tells of each commit."""
+
+    def __init__(self) -> None:
+        self.moves: Counter[Trigger] = Counter()
+        self.jobs: list[int] = []
+
+    def __call__(self, tx: Transaction) -> None:
+        self.moves += tx.moves
+        self.jobs.append(tx.jobs)
+
+
+def value(metrics: Metrics, sample: str) -> float | None:
+    """The value of one sample of a scrape; None if there is none."""
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", metrics.scrape().decode(), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_every_trigger_is_counted_whoever_pulls_it(database: Database, clock: SettableClock) -> None:
+    commits = Commits()
+    world = World(database.open(clock, committed=commits), clock)
+    world.settings = world.settings.model_copy(
+        update={"lifecycle": world.settings.lifecycle.model_copy(update={"max_active": HOUR})}
+    )
+
+    world.close(world.create())
+    later = world.schedule(5 * HOUR)
+    world.reschedule(later, NOW + 6 * HOUR)
+    opened_by_hand = world.schedule(HOUR, SessionType.SUPPORT)
+    world.reschedule(opened_by_hand, NOW + timedelta(minutes=1))
+    left, stayed = world.create(), world.create()
+    world.leave(left, world.join(left))
+    world.join(stayed)
+    world.passes(hours=2)
+
+    assert commits.moves == {
+        Trigger.CREATE: 3, Trigger.CLOSE: 1, Trigger.SCHEDULE: 2, Trigger.RESCHEDULE: 2, Trigger.OPEN: 1,
+        Trigger.JOIN: 2, Trigger.LEAVE: 1, Trigger.IDLE: 1, Trigger.TIME_LIMIT: 1, Trigger.EXPIRE: 1,
+    }  # fmt: skip
+    assert set(commits.moves) == {row.trigger for row in TABLE}
+
+
+def test_what_is_rolled_back_is_not_counted(database: Database, clock: SettableClock) -> None:
+    commits = Commits()
+    world = World(database.open(clock, committed=commits), clock)
+
+    def fail(tx: Transaction) -> None:
+        verb(tx)
+        raise RuntimeError("after it has written")
+
+    def verb(tx: Transaction) -> Any:
+        tx.add(session(id=f"s{len(commits.jobs)}"), TABLE[0])
+
+    with held(world.store):
+        good, bad = world.store.submit(verb), world.store.submit(fail)
+    good.result(30)
+    with pytest.raises(RuntimeError):
+        bad.result(30)
+
+    assert commits.moves == {Trigger.CREATE: 1}
+    assert commits.jobs == [1, 1], "the one that held the writer, and the good one alone"
+
+
+def test_a_commit_says_how_many_jobs_share_it(database: Database) -> None:
+    commits = Commits()
+    store = database.open(committed=commits)
+
+    with held(store):
+        futures = [store.submit(lambda tx: tx.set_meta("a", "b")) for _ in range(5)]
+    for future in futures:
+        future.result(30)
+
+    assert commits.jobs == [1, 5]
+
+
+def test_counts_of_a_commit_are_in_the_next_scrape(database: Database) -> None:
+    metrics = Metrics(database.open())
+
+    metrics.committed({Trigger.OPEN: 300}, 1)
+    metrics.committed({}, 40)
+
+    assert value(metrics, 'tminus_moves_total{trigger="open"}') == 300
+    assert value(metrics, 'tminus_moves_total{trigger="idle"}') == 0
+    assert value(metrics, "tminus_commits_total") == 2
+    assert value(metrics, 'tminus_commit_jobs_bucket{le="32.0"}') == 1
+    assert value(metrics, "tminus_commit_jobs_sum") == 41
+    assert JOBS[-1] == BATCH
+
+
+def test_the_backlog_is_what_is_due_and_not_moved(database: Database) -> None:
+    store = database.open(wall_clock.now)
+    metrics = Metrics(store)
+    now = wall_clock.now()
+
+    def put(tx: Transaction) -> None:
+        for name, due in (("late", -HOUR), ("due", timedelta(0)), ("later", HOUR)):
+            tx.add(session(id=name, status=Status.NEW, due_at=now + due, due_trigger=Trigger.EXPIRE))
+        tx.add(session(id="over", status=Status.CLOSED, due_at=None, due_trigger=None))
+
+    store.submit(put).result(30)
+
+    assert value(metrics, "tminus_due_backlog") == 2
+    assert store.read(lambda view: view.backlog(now, 1)) == 1, "counted no further than it was told"
+    assert BACKLOG > 1
+
+
+def test_the_backlog_is_counted_from_the_clocks_own_index(database: Database) -> None:
+    """However many sessions are stored: a scrape must cost the same at a million."""
+    store = database.open()
+    plan = "EXPLAIN QUERY PLAN " if database.kind == "sqlite" else "EXPLAIN "
+
+    def explain(tx: Transaction) -> str:
+        if database.kind == "postgresql":
+            tx._connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # or it reads an empty table as it is
+        counted = "SELECT count(*) FROM (SELECT id FROM session WHERE due_at <= 1 LIMIT 10)"
+        return str(tx._connection.exec_driver_sql(f"{plan}{counted} AS late").all())
+
+    assert "session_due" in store.submit(explain).result(30)
+
+
+def test_storage_is_writable_until_a_write_fails_and_again_after_one(database: Database) -> None:
+    store = database.open()
+    metrics = Metrics(store)
+    assert value(metrics, "tminus_storage_writable") == 1
+
+    with pytest.raises(StoreUnavailable):
+        store.submit(lose_the_database).result(30)
+    assert value(metrics, "tminus_storage_writable") == 0
+
+    store.submit(lambda tx: tx.set_meta("a", "b")).result(30)
+    assert value(metrics, "tminus_storage_writable") == 1
+
+
+def test_a_database_that_cannot_be_read_fails_no_scrape(sqlite_server: SqliteServer) -> None:
+    with sqlite_server.database() as database:
+        metrics = Metrics(database.open())
+        with sqlite3.connect(make_url(database.url).database or "") as spoiler:
+            spoiler.execute("ALTER TABLE session RENAME TO gone")
+        spoiler.close()
+
+        assert value(metrics, "tminus_storage_writable") == 0
+        assert value(metrics, "tminus_commits_total") == 0
+        assert value(metrics, 'tminus_sessions{status="new"}') is None
+
+
+def test_what_a_client_sends_makes_no_new_series(database: Database) -> None:
+    metrics = Metrics(database.open())
+
+    for method in ("PROPFIND", "ANYTHING", "GET"):
+        metrics.answered(method, "(none)", 404)
+
+    series = re.findall(r'^tminus_http_requests_total.*method="(.*?)"', metrics.scrape().decode(), re.MULTILINE)
+    assert sorted(series) == ["(other)", "GET"]
+
+
+def test_the_process_is_told_of_where_the_boot_time_is_hidden(tmp_path: Path) -> None:
+    """As under a unit with `ProcSubset=pid`: there is no /proc/stat."""
+    (tmp_path / "self").symlink_to("/proc/self")
+
+    told = {metric.name: metric.samples[0].value for metric in _Process(proc=str(tmp_path), registry=None).collect()}
+
+    assert told["process_resident_memory_bytes"] > 0
+    assert 0 < wall_clock.now().timestamp() - told["process_start_time_seconds"] < 3600
