@@ -89,7 +89,7 @@ class Daemon:
             started.callback(self.store.close)
             if self.store.migrated_from != self.store.schema:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
-            webhooks = Webhooks(self.store, state)
+            webhooks = Webhooks(self.store, state, self._tried)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname())
             started.callback(self.services.close)
             self._announcer = Announcer(self.store, self._announce)
@@ -250,6 +250,9 @@ class Daemon:
         """There are new events."""
         self.services.bell.ring()
         self.services.webhooks.wake()
+
+    def _tried(self, endpoint: str, ok: bool, events: int) -> None:
+        self.services.metrics.tried(endpoint, ok, events)
 
     def _not_ready(self) -> list[str]:
         reasons = []

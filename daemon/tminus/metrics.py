@@ -4,7 +4,8 @@ No label value is what a client has sent: triggers, statuses, routes and codes a
 `docs/monitoring.md` has the table of all, and a test holds the two together.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,8 +21,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tminus import __version__, clock
+from tminus.delivery import Standing
 from tminus.errors import StoreUnavailable
-from tminus.storage import Store
+from tminus.storage import Store, View
+from tminus.storage.outbox import COUNTED
 from tminus.vocabulary import Trigger
 
 LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300)
@@ -39,12 +42,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Metrics:
     """The daemon's metrics, in a registry of their own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, standing: Callable[[View], Sequence[Standing]]) -> None:
+        """`standing`: how far each endpoint is."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter was made says nothing here, and would double what is kept
         self._registry = registry = CollectorRegistry()
         Info("tminus_build", "The version that runs", registry=registry).info({"version": __version__})
         registry.register(_Process(registry=None))
-        registry.register(_Stored(store))
+        registry.register(_Stored(store, standing))
         self.heartbeat_age = Gauge(
             "tminus_heartbeat_age_seconds", "Seconds since the clock last finished a look, one each second",
             registry=registry,
@@ -64,11 +68,11 @@ class Metrics:
             "tminus_http_requests", "Requests answered, operations aside", ["method", "route", "code"],
             registry=registry,
         )  # fmt: skip
-        self.deliveries = Counter(
+        self._deliveries = Counter(
             "tminus_deliveries", "Attempts to deliver to a webhook: delivered or failed", ["endpoint", "outcome"],
             registry=registry,
         )  # fmt: skip
-        self.events_delivered = Counter(
+        self._events_delivered = Counter(
             "tminus_events_delivered", "Events that a webhook has taken", ["endpoint"], registry=registry
         )
 
@@ -78,6 +82,12 @@ class Metrics:
         self._commit_jobs.observe(jobs)
         for trigger, number in moves.items():
             self._moves[trigger].inc(number)
+
+    def tried(self, endpoint: str, ok: bool, events: int) -> None:
+        """Counts one try to tell an endpoint so many events."""
+        self._deliveries.labels(endpoint, "delivered" if ok else "failed").inc()
+        if ok:
+            self._events_delivered.labels(endpoint).inc(events)
 
     def answered(self, method: str, route: str, code: int) -> None:
         """Counts one request. `route` is a template of ours; any method that is not usual counts as `(other)`."""
@@ -97,8 +107,9 @@ class _Process(ProcessCollector):
 class _Stored(Collector):
     """Asks the database: what is counted there cannot go wrong in a counter of ours."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, standing: Callable[[View], Sequence[Standing]]) -> None:
         self._store = store
+        self._standing = standing
 
     def describe(self) -> list[Metric]:
         return []  # or the registry would ask the database when it is made
@@ -109,9 +120,11 @@ class _Stored(Collector):
         )
         now = clock.now()
         try:
-            counts, due, backlog, seq = self._store.read(
-                lambda view: (view.counts(), view.next_due(), view.backlog(now, BACKLOG), view.last_seq())
-            )
+            counts, due, backlog, seq, endpoints = self._store.read(
+                lambda view: (
+                    view.counts(), view.next_due(), view.backlog(now, BACKLOG), view.last_seq(), self._standing(view)
+                )
+            )  # fmt: skip
         except StoreUnavailable:
             # The rest is told all the same: a scrape that fails looks like a daemon that is down.
             writable.add_metric([], 0)
@@ -129,3 +142,25 @@ class _Stored(Collector):
         late = f"Sessions that are due and not moved yet, counted no further than {BACKLOG}"
         yield GaugeMetricFamily("tminus_due_backlog", late, backlog)
         yield GaugeMetricFamily("tminus_last_event_seq", "Number of the newest event", seq)
+        yield from _endpoints(endpoints, now)
+
+
+def _endpoints(endpoints: Sequence[Standing], now: datetime) -> Iterator[Metric]:
+    paused = GaugeMetricFamily("tminus_webhook_paused", "1 while the endpoint is paused, else 0", labels=["endpoint"])
+    waiting = GaugeMetricFamily(
+        "tminus_webhook_backlog_events",
+        f"Events that wait for the endpoint, counted no further than {COUNTED}",
+        labels=["endpoint"],
+    )
+    oldest = GaugeMetricFamily(
+        "tminus_webhook_oldest_undelivered_seconds",
+        "Age of the oldest event that waits for the endpoint, 0 if none does",
+        labels=["endpoint"],
+    )
+    for one in endpoints:
+        name = [one.webhook.name]
+        paused.add_metric(name, one.state.paused_at is not None)
+        waiting.add_metric(name, one.backlog.events)
+        age = (now - one.backlog.oldest).total_seconds() if one.backlog.oldest is not None else 0
+        oldest.add_metric(name, max(0.0, age))
+    yield from (paused, waiting, oldest)

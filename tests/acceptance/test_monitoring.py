@@ -26,9 +26,6 @@ CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "tminus.rules.yml"
 FILTER = CONFIG / "fail2ban" / "filter.d" / "tminus.conf"
 
-COMING = {"tminus_webhook_paused", "tminus_webhook_backlog_events", "tminus_webhook_oldest_undelivered_seconds"}
-"""Metrics that rules and dashboard name already, and no scrape has yet."""
-
 NEVER_BANNED = "203.0.113.9"
 """Whom somebody tries to have banned: no line may be read as if this address had guessed."""
 
@@ -132,7 +129,7 @@ def test_the_page_has_every_metric_with_type_labels_and_meaning(scrape: str) -> 
     helps = dict(re.findall(r"^# HELP (\S+) (.+)$", scrape, re.MULTILINE))
     documented = {row[0]: row[1:] for row in rows(page("docs/monitoring.md")) if re.match(r"(tminus|process)_", row[0])}
 
-    assert set(documented) == set(types) | COMING
+    assert set(documented) == set(types)
     for name, kind in types.items():
         said_kind, said_labels, meaning = documented[name]
         assert (said_kind, meaning) == (kind, helps[name].rstrip("."))
@@ -240,14 +237,13 @@ def dashboard_queries() -> dict[str, set[str]]:
 
 
 def test_every_query_of_the_dashboard_names_metrics_that_exist(scrape: str) -> None:
-    assert {name for query in dashboard_queries() for name in metrics_in(query)} <= names_in(scrape) | COMING
+    assert {name for query in dashboard_queries() for name in metrics_in(query)} <= names_in(scrape)
 
 
 def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus, scrape: str) -> None:
     """Asked of a real Prometheus: a wrong label, or a name that is none, would find nothing."""
-    without_webhooks = COMING | {"tminus_deliveries_total", "tminus_events_delivered_total"}
     silent = ("changes(process_start_time_seconds",)  # unless it was started a moment ago
-    asked = {query: legend for query, legend in dashboard_queries().items() if not metrics_in(query) & without_webhooks}
+    asked = dashboard_queries()
 
     assert len(asked) > 20
     for query, legend in asked.items():
@@ -266,7 +262,7 @@ def test_prometheus_takes_the_rules_and_is_content_with_a_daemon_in_good_health(
     alerts = eventually(evaluated)
     assert {alert["health"] for alert in alerts} == {"ok"}
     assert [alert["name"] for alert in alerts if alert["state"] != "inactive"] == []
-    assert {name for alert in alerts for name in metrics_in(alert["query"])} <= names_in(scrape) | COMING
+    assert {name for alert in alerts for name in metrics_in(alert["query"])} <= names_in(scrape)
     for alert in alerts:
         assert alert["labels"]["severity"] in {"critical", "warning"}
         assert set(alert["annotations"]) == {"summary", "description"}

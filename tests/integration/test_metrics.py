@@ -102,7 +102,7 @@ def test_a_commit_says_how_many_jobs_share_it(database: Database) -> None:
 
 
 def test_counts_of_a_commit_are_in_the_next_scrape(database: Database) -> None:
-    metrics = Metrics(database.open())
+    metrics = Metrics(database.open(), lambda _view: [])
 
     metrics.committed({Trigger.OPEN: 300}, 1)
     metrics.committed({}, 40)
@@ -117,7 +117,7 @@ def test_counts_of_a_commit_are_in_the_next_scrape(database: Database) -> None:
 
 def test_the_backlog_is_what_is_due_and_not_moved(database: Database) -> None:
     store = database.open(wall_clock.now)
-    metrics = Metrics(store)
+    metrics = Metrics(store, lambda _view: [])
     now = wall_clock.now()
 
     def put(tx: Transaction) -> None:
@@ -148,7 +148,7 @@ def test_the_backlog_is_counted_from_the_clocks_own_index(database: Database) ->
 
 def test_storage_is_writable_until_a_write_fails_and_again_after_one(database: Database) -> None:
     store = database.open()
-    metrics = Metrics(store)
+    metrics = Metrics(store, lambda _view: [])
     assert value(metrics, "tminus_storage_writable") == 1
 
     with pytest.raises(StoreUnavailable):
@@ -161,7 +161,7 @@ def test_storage_is_writable_until_a_write_fails_and_again_after_one(database: D
 
 def test_a_database_that_cannot_be_read_fails_no_scrape(sqlite_server: SqliteServer) -> None:
     with sqlite_server.database() as database:
-        metrics = Metrics(database.open())
+        metrics = Metrics(database.open(), lambda _view: [])
         with sqlite3.connect(make_url(database.url).database or "") as spoiler:
             spoiler.execute("ALTER TABLE session RENAME TO gone")
         spoiler.close()
@@ -172,7 +172,7 @@ def test_a_database_that_cannot_be_read_fails_no_scrape(sqlite_server: SqliteSer
 
 
 def test_what_a_client_sends_makes_no_new_series(database: Database) -> None:
-    metrics = Metrics(database.open())
+    metrics = Metrics(database.open(), lambda _view: [])
 
     for method in ("PROPFIND", "ANYTHING", "GET"):
         metrics.answered(method, "(none)", 404)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlmodel import SQLModel
 
 from tests.support.clocks import SettableClock
 from tminus.storage import Store
 
 KINDS = ("sqlite", "postgresql")
+
+_EMPTIED = [table.name for table in SQLModel.metadata.sorted_tables if table.name != "meta"]
 
 
 @dataclass
@@ -101,7 +104,7 @@ class PostgresServer:
             if empty:
                 self._admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
             else:
-                self._cleaner.execute("TRUNCATE session, event, participant, retry, agent_session RESTART IDENTITY")
+                self._cleaner.execute(f"TRUNCATE {', '.join(_EMPTIED)} RESTART IDENTITY")
                 self._cleaner.execute("DELETE FROM meta WHERE key <> 'database_id'")
 
 

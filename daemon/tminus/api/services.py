@@ -45,7 +45,7 @@ class Services:
         """Set when the daemon was told to stop: what still comes in is refused."""
         self.requests = 0
         """Answered since the last heartbeat, operations aside."""
-        self.metrics = Metrics(store)
+        self.metrics = Metrics(store, webhooks.standing)
         self.bell = Bell()
         """Rings when there are new events, and when the daemon begins to stop."""
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()

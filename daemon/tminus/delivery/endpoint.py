@@ -241,7 +241,7 @@ class Courier:
         self, kind: DeliveryKind, webhook_id: str, events: list[dict[str, Any]]
     ) -> tuple[Outcome, Delivery]:
         body, now = orjson.dumps(events), clock.now()
-        headers = signing.headers(self.secrets, webhook_id, int(now.timestamp()), body)
+        headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
         outcome = await post(self._client, self.webhook.url, body, headers, self.webhook.timeout)
         delivery = Delivery(

@@ -4,28 +4,24 @@ Standard Webhooks (github.com/standard-webhooks/standard-webhooks), and `X-Hub-S
 no more than that.
 """
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
+from datetime import datetime
+
+from standardwebhooks import Webhook
 
 
-def key(secret: str) -> bytes:
-    """The bytes that a `whsec_…` stands for."""
-    return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-
-
-def headers(secrets: Sequence[str], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def headers(secrets: Sequence[str], webhook_id: str, now: datetime, body: bytes) -> dict[str, str]:
     """The signature headers of a request, in the names of the specifications. While a secret is being replaced there
     are several, and the receiver takes whichever it knows; the plain header has room for the first alone. That one is
     keyed with the secret's text as it stands in its file.
     """
-    signed = f"{webhook_id}.{timestamp}.".encode() + body
-    signatures = [base64.b64encode(hmac.digest(key(secret), signed, hashlib.sha256)).decode() for secret in secrets]
+    text = body.decode()
     return {
         "webhook-id": webhook_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(Webhook(secret).sign(webhook_id, now, text) for secret in secrets),
         "X-Hub-Signature-256": f"sha256={hmac.digest(secrets[0].encode(), body, hashlib.sha256).hex()}",
     }
 

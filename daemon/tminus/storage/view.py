@@ -181,7 +181,7 @@ class View:
 
     def backlog(self, now: datetime, at_most: int) -> int:
         """How many sessions are due and not moved yet, counted no further than `at_most`."""
-        return int(self._scalar(_BACKLOG, now=now, at_most=at_most))
+        return int(self.scalar(_BACKLOG, now=now, at_most=at_most))
 
     def counts(self) -> dict[Status, int]:
         """Open sessions per status."""

@@ -1,0 +1,401 @@
+"""Webhooks on real databases and over real HTTP: every event, in order, at least once, whatever the receiver does."""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from tests.support.databases import Database
+from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, flood, hang_up, status, trickle
+from tests.support.waiting import eventually
+from tests.support.worlds import World
+
+from tminus import clock as wall_clock
+from tminus.config import Settings, Webhook
+from tminus.delivery import Standing, Webhooks
+from tminus.delivery.post import ANSWER_BYTES
+from tminus.errors import UnknownWebhook
+from tminus.model import Delivery, Session
+from tminus.sessions import sweeps
+from tminus.storage import outbox
+from tminus.vocabulary import PauseReason, SessionType
+
+SOON = timedelta(milliseconds=20)
+"""The first pause after a failure, in place of five seconds."""
+
+HOUR = timedelta(hours=1)
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+class Sender:
+    """A store with webhooks, as a daemon has them, and what goes on in it."""
+
+    def __init__(self, database: Database, state: Path) -> None:
+        self.world = World(database.open(wall_clock.now, committed=self._committed), wall_clock)  # type: ignore[arg-type]
+        self.webhooks = Webhooks(self.world.store, state, first_pause=SOON)
+        self.webhooks.start()
+
+    def _committed(self, _tx: object) -> None:
+        self.webhooks.wake()
+
+    def apply(self, *webhooks: dict[str, Any], **secrets: tuple[str, ...]) -> None:
+        """Puts endpoints in force, as a start or a reload does."""
+        configured = tuple(Webhook.model_validate({"secret_file": "s", **one}) for one in webhooks)
+        settings = Settings(webhooks=configured)
+        self.webhooks.apply(settings, {one.name: secrets.get(one.name, (SECRET,)) for one in configured})
+
+    def make(self, number: int = 1, session_type: SessionType = SessionType.LIVE) -> list[Session]:
+        return [self.world.create(session_type) for _ in range(number)]
+
+    def standing(self, name: str = "desk") -> Standing:
+        return self.world.store.read(lambda view: self.webhooks.standing_of(view, name))
+
+    def deliveries(self, name: str = "desk", *, failed: bool = False) -> list[Delivery]:
+        """The delivery log, the oldest first."""
+        found = self.world.store.read(
+            lambda view: self.webhooks.deliveries(view, name, failed=failed, before=None, limit=1000)
+        )
+        return found[::-1]
+
+    def seqs(self) -> list[int]:
+        """The numbers of all events that there are."""
+        return [told.event.seq for told in self.world.store.read(lambda view: view.events(0, 100_000))]
+
+    def ask(self, call: Any) -> Any:
+        """What an operator's call returns."""
+        return asyncio.run(call)
+
+
+@pytest.fixture
+def sender(database: Database, tmp_path: Path) -> Iterator[Sender]:
+    one = Sender(database, tmp_path)
+    yield one
+    one.webhooks.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+def desk(receiver: Receiver, **more: Any) -> dict[str, Any]:
+    return {"name": "desk", "url": receiver.url, **more}
+
+
+def test_every_event_arrives_once_in_order_signed_and_in_batches(sender: Sender, receiver: Receiver) -> None:
+    sender.make(3)  # before the endpoint was there: not for it
+    sender.apply(desk(receiver, batch=4))
+    told = sender.seqs()
+    sender.make(10)
+    eventually(lambda: len(receiver.seqs) == 10)
+    assert receiver.seqs == sender.seqs()[len(told) :]
+    for request in receiver.requests:
+        assert 1 <= len(request.events) <= 4
+        request.verify()
+        assert request.headers["content-type"] == "application/json"
+        assert request.headers["user-agent"].startswith("tminus/")
+        event = request.events[0]
+        assert (event["type"], event["status"], event["eventId"].rpartition("-")[2]) == (
+            "session.created",
+            "new",
+            str(event["seq"]),
+        )
+    eventually(lambda: sum(row.events for row in sender.deliveries()) == 10)
+    assert all(row.ok and row.status == 200 and row.answer == "ok" for row in sender.deliveries())
+    assert sender.standing().backlog.events == 0
+
+
+def test_from_the_beginning_tells_what_was_before(sender: Sender, receiver: Receiver) -> None:
+    sender.make(3)
+    sender.apply(desk(receiver, **{"from": "beginning"}))
+    eventually(lambda: receiver.seqs == sender.seqs())
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (status(500), 500),
+        (status(302, Location="http://127.0.0.1:1/"), 302),
+        (status(404), 404),
+        (hang_up, None),
+        (trickle, None),
+    ],
+)
+def test_whatever_fails_is_tried_again_with_the_same_id_until_it_arrives(
+    sender: Sender, receiver: Receiver, answer: Any, code: int | None
+) -> None:
+    receiver.answers = [answer, answer]
+    sender.apply(desk(receiver, timeout="300ms"))
+    sender.make()
+    eventually(lambda: len(receiver.requests) >= 1)
+    sender.make()  # while it fails: not in the batch that is tried again
+    eventually(lambda: len(receiver.requests) == 4)
+    first, second, third, fourth = receiver.requests
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == third.headers["webhook-id"]
+    assert first.body == second.body == third.body
+    assert fourth.headers["webhook-id"] != first.headers["webhook-id"]
+    assert receiver.seqs[2:] == sender.seqs()
+    for request in receiver.requests:
+        request.verify()
+    eventually(lambda: len(sender.deliveries()) == 4)
+    assert [(row.ok, row.status) for row in sender.deliveries()] == [(False, code)] * 2 + [(True, 200)] * 2
+    assert all(row.error for row in sender.deliveries(failed=True))
+
+
+def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: Sender, log_lines: Lines) -> None:
+    with Receiver() as gone:
+        port = gone.port
+    sender.apply({"name": "desk", "url": f"http://127.0.0.1:{port}/"})
+    sender.make(20)
+    eventually(lambda: sender.standing().state.failures >= 2)
+    standing = sender.standing()
+    assert "refused" in (standing.state.last_error or "").lower()
+    assert standing.backlog.events == 20
+    with Receiver(port=port) as back:
+        eventually(lambda: len(back.seqs) == 20)
+        assert back.seqs == sender.seqs()
+        eventually(lambda: sender.standing().state.failures == 0)
+    names = [line["event"] for line in log_lines() if line["event"].startswith("webhook.")]
+    assert names[:2] == ["webhook.added", "webhook.failed"]
+    assert names[-1] == "webhook.recovered"
+
+
+def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = flood
+    sender.apply(desk(receiver))
+    sender.make(2)
+    eventually(lambda: sum(row.events for row in sender.deliveries()) == 2)
+    assert all(row.ok and len(row.answer or "") == ANSWER_BYTES for row in sender.deliveries())
+
+
+def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receiver) -> None:
+    receiver.answers = [status(503, Retry_After="3600")]
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: sender.standing().state.failures == 1)
+    state = sender.standing().state
+    assert state.failing_since is not None
+    assert state.retry_at is not None
+    assert timedelta(minutes=59) < state.retry_at - state.failing_since < timedelta(minutes=61)
+    sender.ask(sender.webhooks.resume("desk"))  # the operator knows better
+    eventually(lambda: len(receiver.requests) == 2)
+
+
+def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Receiver, log_lines: Lines) -> None:
+    receiver.answers = [status(410)]
+    sender.apply(desk(receiver))
+    sender.make(3)
+    eventually(lambda: sender.standing().state.pause_reason is PauseReason.GONE)
+    asked = len(receiver.requests)
+    sender.make(3)
+    paused = [line for line in log_lines() if line["event"] == "webhook.paused"]
+    assert [(line["level"], line["reason"], line["endpoint"]) for line in paused] == [("error", "gone", "desk")]
+    assert len(receiver.requests) == asked
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: set(receiver.seqs) == set(sender.seqs()))
+    assert [seq for request in receiver.requests[1:] for seq in request.seqs] == sender.seqs()
+
+
+def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = status(500)
+    sender.apply(desk(receiver, give_up_after="100ms"))
+    sender.make(2)
+    eventually(lambda: sender.standing().state.pause_reason is PauseReason.GAVE_UP)
+    receiver.answer = status(200)
+    before = len(receiver.requests)
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == sender.seqs())
+
+
+def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, receiver: Receiver) -> None:
+    with Receiver() as stuck:
+        stuck.answer = trickle
+        sender.apply(
+            desk(receiver), {"name": "stuck", "url": stuck.url}, {"name": "dead", "url": "http://127.0.0.1:1/"}
+        )
+        for _ in range(30):
+            sender.make()
+        eventually(lambda: receiver.seqs == sender.seqs())
+        assert len(stuck.requests) == 1, "it still waits for the first answer"
+
+
+def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:
+    with Receiver() as other:
+        sender.apply(
+            desk(receiver, events=["session.closed"]),
+            {"name": "support", "url": other.url, "session_types": ["support"]},
+        )
+        [live] = sender.make()
+        [support] = sender.make(session_type=SessionType.SUPPORT)
+        sender.world.close(live)
+        sender.world.close(support)
+        eventually(lambda: len(receiver.seqs) == 2 and len(other.seqs) == 2)
+        assert [event["type"] for request in receiver.requests for event in request.events] == ["session.closed"] * 2
+        assert {event["id"] for request in other.requests for event in request.events} == {support.id}
+        eventually(lambda: sender.standing().backlog.events == 0)
+
+
+def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Sender, receiver: Receiver) -> None:
+    with Receiver() as second:
+        sender.apply(desk(receiver))
+        sender.make()
+        eventually(lambda: len(receiver.seqs) == 1)
+        sender.apply(desk(receiver), {"name": "second", "url": second.url})
+        sender.make()
+        eventually(lambda: len(receiver.seqs) == 2 and len(second.seqs) == 1)
+        sender.apply({"name": "second", "url": second.url, "content_type": "text/plain"})
+        sender.make()
+        eventually(lambda: len(second.seqs) == 2)
+        assert second.requests[-1].headers["content-type"] == "text/plain"
+        with pytest.raises(UnknownWebhook):
+            sender.standing("desk")
+        assert len(receiver.seqs) == 2
+        sender.apply(desk(receiver))
+        eventually(lambda: receiver.seqs == sender.seqs())
+
+
+def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver), desk=(SECRET,))
+    sender.make()
+    eventually(lambda: len(receiver.requests) == 1)
+    sender.apply(desk(receiver), desk=(OTHER_SECRET, SECRET))
+    sender.make()
+    eventually(lambda: len(receiver.requests) == 2)
+    receiver.requests[1].verify(SECRET)
+    receiver.requests[1].verify(OTHER_SECRET)
+    sender.apply(desk(receiver), desk=(OTHER_SECRET,))
+    sender.make()
+    eventually(lambda: len(receiver.requests) == 3)
+    receiver.requests[2].verify(OTHER_SECRET)
+    assert "," not in receiver.requests[2].headers["webhook-signature"].removeprefix("v1,")
+    assert receiver.seqs == sender.seqs()
+
+
+def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if_named(
+    sender: Sender, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    def server(certificate: trustme.LeafCert) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        return context
+
+    expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    with Receiver(server(expired)) as receiver:
+        port = receiver.port
+        sender.apply(desk(receiver, ca_file="ca.pem"), {"name": "unknown", "url": receiver.url})
+        sender.make()
+        eventually(lambda: "expired" in (sender.standing().state.last_error or ""))
+        assert receiver.requests == []
+    with Receiver(server(authority.issue_cert("localhost")), port=port) as receiver:
+        eventually(lambda: receiver.seqs == sender.seqs())
+        eventually(lambda: "unable to get local issuer" in (sender.standing("unknown").state.last_error or ""))
+
+
+def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    one, _ = sender.make(2)
+    sender.world.close(one)
+    eventually(lambda: receiver.seqs == sender.seqs())
+    first, _, third = sender.seqs()
+    ids = {request.headers["webhook-id"]: request.seqs for request in receiver.requests}
+    sender.ask(sender.webhooks.pause("desk"))
+    sender.make()
+
+    def replayed(**what: Any) -> list[int]:
+        """The numbers of what comes when that is asked to be replayed."""
+        before = len(receiver.requests)
+        asked: dict[str, Any] = {"from_seq": None, "since": None, "session": None}
+        sender.ask(sender.webhooks.replay("desk", **{**asked, **what}))
+        eventually(lambda: len(receiver.requests) > before and sender.standing().replays == 0)
+        for request in receiver.requests[before:]:
+            request.verify()
+            assert ids.get(request.headers["webhook-id"], request.seqs) == request.seqs
+        return [seq for request in receiver.requests[before:] for seq in request.seqs]
+
+    assert replayed(from_seq=third) == sender.seqs()[2:]
+    assert replayed(session=one.id) == [first, third]
+    assert replayed(since=one.created_at - HOUR) == sender.seqs()
+    assert sender.standing().backlog.events == 1, "a replay does not move the cursor"
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: sender.standing().backlog.events == 0)
+    assert [event["eventId"] for event in receiver.requests[-1].events] == [
+        told.payload(sender.world.store.database_id)["eventId"] for told in sender.world.events()[-1:]
+    ]
+
+
+def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    sender.make(3)
+    eventually(lambda: receiver.seqs == sender.seqs())
+    before = len(receiver.requests)
+    receiver.answers = [status(500), status(500)]
+    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: sender.standing().replays == 0 and len(receiver.requests) == before + 3)
+    assert receiver.requests[-1].seqs == sender.seqs()
+    assert sender.standing().state.failures == 0, "that is the replay's own affair"
+
+
+def test_a_ping_is_signed_recorded_and_no_event(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    sender.ask(sender.webhooks.pause("desk"))
+    delivery = sender.ask(sender.webhooks.ping("desk"))
+    assert (delivery.ok, delivery.status) == (True, 200)
+    [request] = receiver.requests
+    request.verify()
+    [said] = request.events
+    assert said.keys() == {"type", "ts", "message"}
+    assert said["type"] == "ping"
+    assert sender.seqs() == []
+    assert [row.kind for row in sender.deliveries()] == ["ping"]
+    with pytest.raises(UnknownWebhook):
+        sender.ask(sender.webhooks.ping("nobody"))
+
+
+def test_the_delivery_log_has_its_own_retention(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: len(sender.deliveries()) == 1)
+    sweeps.clean(sender.world.store.submit, None, HOUR)
+    assert len(sender.deliveries()) == 1
+    old = Delivery(
+        endpoint="desk",
+        kind=sender.deliveries()[0].kind,
+        webhook_id="x",
+        at=wall_clock.now() - 2 * HOUR,
+        ok=False,
+        ms=1,
+    )
+    sender.world.run(lambda tx: outbox.note(tx, old))
+    assert len(sender.deliveries()) == 2
+    sweeps.clean(sender.world.store.submit, None, HOUR)
+    assert [row.ok for row in sender.deliveries()] == [True]
+
+
+def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Receiver) -> None:
+    receiver.answers = [status(500), status(200), hang_up, status(200), status(429)]
+    sender.apply(desk(receiver, batch=7, timeout="1s"))
+    threads = [threading.Thread(target=sender.make, args=(25,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: sender.standing().backlog.events == 0, deadline=20)
+    taken = [row for row in sender.deliveries() if row.ok]
+    told = [
+        seq
+        for row in taken
+        for request in [next(one for one in receiver.requests if one.headers["webhook-id"] == row.webhook_id)]
+        for seq in request.seqs
+    ]
+    assert told == sender.seqs()
+    assert len(told) == 100

@@ -1,0 +1,145 @@
+"""Receivers of webhooks: real HTTP servers on loopback that answer as they are told, well or badly."""
+
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from standardwebhooks import Webhook
+
+SECRET = "whsec_" + "c2VjcmV0IG9mIGEgcmVjZWl2ZXIgaW4gdGVzdHMu"
+OTHER_SECRET = "whsec_" + "YW5vdGhlciBzZWNyZXQsIGEgbmV3ZXIgb25lLi4="
+
+
+@dataclass
+class Received:
+    """A request as it came."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.body)
+        return found
+
+    @property
+    def seqs(self) -> list[int]:
+        return [event["seq"] for event in self.events]
+
+    def verify(self, secret: str = SECRET) -> None:
+        """Raises unless it is signed with this secret: by the library that receivers use, unmodified."""
+        Webhook(secret).verify(self.body, self.headers)
+
+
+Answer = Callable[["Handler"], None]
+
+
+def status(code: int, **headers: str) -> Answer:
+    """Answers with this status."""
+
+    def answer(handler: "Handler") -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", "2")
+        handler.end_headers()
+        handler.wfile.write(b"ok" if code == 200 else b"no")
+
+    return answer
+
+
+def hang_up(handler: "Handler") -> None:
+    """Drops the connection in the middle of an answer."""
+    handler.wfile.write(b"HTTP/1.1 20")
+    handler.wfile.flush()
+    handler.connection.shutdown(2)
+
+
+def trickle(handler: "Handler") -> None:
+    """Begins an answer and never comes to an end, a byte now and then."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    for _ in range(200):
+        if handler.receiver.closing.wait(0.05):
+            return
+        try:
+            handler.wfile.write(b"x")
+        except OSError:
+            return
+
+
+def flood(handler: "Handler") -> None:
+    """Answers 200 with ten megabytes, or as much of them as is taken."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(10_000_000))
+    handler.end_headers()
+    try:
+        handler.wfile.write(b"x" * 10_000_000)
+    except OSError:
+        handler.close_connection = True
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    receiver: "Receiver"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        received = Received({name.lower(): value for name, value in self.headers.items()}, body)
+        answer = self.receiver.took(received)
+        answer(self)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # a sender that gives up is what is tried here
+
+
+class Receiver:
+    """A receiver. `answer` is how it answers now; `answers`, while there are any, come first, one a request."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self.answer: Answer = status(200)
+        self.answers: list[Answer] = []
+        self.requests: list[Received] = []
+        self.closing = threading.Event()
+        handler = type("Bound", (Handler,), {"receiver": self})
+        self._server = _Server(("127.0.0.1", port), handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.port = int(self._server.server_address[1])
+        self.url = f"http{'s' if tls else ''}://localhost:{self.port}/hook"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def took(self, received: Received) -> Answer:
+        answer = self.answers.pop(0) if self.answers else self.answer
+        self.requests.append(received)
+        return answer
+
+    @property
+    def seqs(self) -> list[int]:
+        """The numbers of all events in all requests, in the order in which they came."""
+        return [seq for request in tuple(self.requests) for seq in request.seqs]
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
