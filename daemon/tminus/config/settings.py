@@ -189,7 +189,7 @@ class Agent(Table):
 
 class Log(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    format: Literal["auto", "json", "console", "journal"] = "auto"
     heartbeat: Never0 = timedelta(seconds=60)
 
 
