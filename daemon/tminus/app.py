@@ -39,7 +39,7 @@ KEEP_ALIVE_SECONDS = 75
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
 
-STATUS_LOOK = timedelta(seconds=5)
+STATUS_LOOK = timedelta(seconds=2)
 """How often it is looked whether `systemctl status` should say something else."""
 
 CLEANING = timedelta(minutes=10)
