@@ -1,9 +1,9 @@
 """The daemon as a service, without systemd: what it tells its service manager, and the sockets that it is handed."""
 
 import json
+import resource
 import signal
 import socket
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,15 +97,14 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     assert order == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
 
     # A database that cannot be written is no reason to be killed: the clock goes on, and readiness says it.
-    with sqlite3.connect(service.state / "tminus.db", isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
-        manager.told.clear()
-        assert service.post("/supportsessions", {"type": "live", "label": "Not now"}).status_code == 503
-        manager.wait_for("STATUS=not ready: the database cannot be written")
-        manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
-        other.execute("ROLLBACK")
-    other.close()
-    manager.wait_for("STATUS=0 scheduled, 1 new")
+    assert service.process is not None
+    limited = service.process.pid, resource.RLIMIT_FSIZE
+    resource.prlimit(*limited, (0, resource.RLIM_INFINITY))
+    assert service.post("/supportsessions", {"type": "live", "label": "Not now"}).status_code == 503
+    manager.wait_for("STATUS=not ready: the database cannot be written")
+    manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
+    resource.prlimit(*limited, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    manager.wait_for("STATUS=0 scheduled, 1 new", 2)
 
     # It stops: who comes meanwhile waits for the next one, and so does the socket's file.
     service.configure()
