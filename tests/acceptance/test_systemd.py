@@ -195,6 +195,20 @@ def test_one_that_hangs_is_killed_and_started_again(box: Box) -> None:
     assert json.loads(box.do(*as_member("show", session, "--json")))["label"] == "Survives"
 
 
+def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
+    if "backup" not in box.do("/opt/tminus/bin/tminus", "db", "--help"):
+        pytest.skip("this tminus has no `tminus db backup`")
+    session = schedule(box, "Kept")
+    pid = box.show("tminus.service", "MainPID")
+    box.do("systemctl", "start", "tminus-backup.service")
+    [file] = box.do("find", "/var/lib/tminus/backups/", "-name", "*.db", "-printf", "%p %m %u\n").splitlines()
+    path, mode, owner = file.split()
+    assert (mode, owner) == ("600", "tminus")
+    read = f"import sqlite3; print(*(row[0] for row in sqlite3.connect('{path}').execute('SELECT id FROM session')))"
+    assert session in box.do("/usr/bin/python3", "-c", read).split()
+    assert box.show("tminus.service", "MainPID") == pid
+
+
 def test_it_stops_in_order(box: Box) -> None:
     box.do("systemctl", "stop", "tminus.socket", "tminus.service")
     assert box.show("tminus.service", "Result") == "success"
