@@ -63,7 +63,21 @@ class Box:
     def __enter__(self) -> "Box":
         self._home = Path(tempfile.mkdtemp(prefix="tm-box-", dir="/tmp"))
         self._home.chmod(0o755)
+        unified = CGROUPS / "unified"
+        self._cgroup = (unified if unified.is_dir() else CGROUPS) / self._home.name
+        self._log = self._home / "boot.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._boot(self._lay_out())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _lay_out(self) -> Path:
+        """Makes the directory that is laid over the machine's root."""
         upper = self._home / "upper"
+        upper.mkdir()
         for name, content in self._files.items():
             path = upper / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,16 +86,7 @@ class Box:
         for folder in [upper, *(path for path in upper.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
         (self._home / "work").mkdir()
-        unified = CGROUPS / "unified"
-        self._cgroup = (unified if unified.is_dir() else CGROUPS) / self._home.name
-        self._log = self._home / "boot.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        try:
-            self._boot(upper)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        return upper
 
     def _boot(self, upper: Path) -> None:
         try:
