@@ -171,14 +171,14 @@ class Daemon:
             # Who comes from now on waits with systemd for the next daemon. Who came just now is still served.
             for server in self._servers:
                 server.stop_listening()
-            self._loop.call_later(LAST_REQUESTS, self._refuse_requests)
+            self._loop.call_later(LAST_REQUESTS, self._end_serving)
         else:
-            self._refuse_requests()
+            self._end_serving()
+
+    def _end_serving(self) -> None:
+        self.services.draining = True
         for server in self._servers:
             server.should_exit = True
-
-    def _refuse_requests(self) -> None:
-        self.services.draining = True
 
     # --- what time does -----------------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ class _Server(uvicorn.Server):
 
     def stop_listening(self) -> None:
         """Takes no more connections; those that it has go on."""
-        for one in self.servers:
+        for one in self.servers if self.begun.is_set() else ():
             one.close()
 
     @contextlib.contextmanager
