@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import gc
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TextIO
@@ -21,13 +20,15 @@ from starlette.types import ASGIApp
 from tminus import __version__, clock, config, delivery, instants, logs
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application
-from tminus.config import Address, ConfigError, Configuration, Settings
+from tminus.config import ConfigError, Configuration, Settings
 from tminus.delivery import Webhooks
-from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirectoryUnusable, StoreUnavailable
+from tminus.errors import AlreadyRunning, StartupError, StateDirectoryUnusable, StoreUnavailable
 from tminus.events import News
+from tminus.listeners import BACKLOG, open_listeners
 from tminus.logs import failure, say
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
+from tminus.systemd import ServiceManager
 from tminus.timers import Chores, Timers
 from tminus.vocabulary import Timeouts
 
@@ -37,8 +38,11 @@ DRAIN_SECONDS = 7
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
 
-BACKLOG = 2048
-"""Connections that wait to be accepted: those that come while the daemon starts, too."""
+LAST_REQUESTS = 0.1
+"""Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
+
+STATUS_LOOK = timedelta(seconds=2)
+"""How often it is looked whether `systemctl status` should say something else."""
 
 CLEANING = timedelta(minutes=10)
 """How often retention removes what is old."""
@@ -83,7 +87,10 @@ class Daemon:
         self._worst_lag = timedelta(0)
         settings = configuration.settings
         with contextlib.ExitStack() as started:
-            self._sockets, settings = _listen(settings, state, started)
+            self._systemd = ServiceManager(environ)
+            started.callback(self._systemd.close)
+            self._listeners = open_listeners(settings, state, environ, started)
+            settings = settings.model_copy(update={"server": self._listeners.taken})
             database = config.database(settings, state, environ)
             self.store = Store(database.url, clock.now, self._committed, _tell_health, password=database.password)
             started.callback(self.store.close)
@@ -104,8 +111,9 @@ class Daemon:
             self._started = started.pop_all()
         application = make_application(self.services)
         # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
-        limits = (settings.limits.connections, None)
-        self._servers = [_Server(_server_config(application, limit)) for limit in limits[: len(self._sockets)]]
+        self._servers = [_Server(_server_config(application, settings.limits.connections), self._listeners.tcp)]
+        if self._listeners.local:
+            self._servers.append(_Server(_server_config(application, None), self._listeners.local))
 
     def __enter__(self) -> "Daemon":
         return self
@@ -116,21 +124,20 @@ class Daemon:
 
     async def serve(self) -> None:
         """Does what fell due while it was away, then serves until a signal says to stop."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain, number)
         reloads: asyncio.Queue[None] = asyncio.Queue()
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
+        self._systemd.status("doing what fell due meanwhile")
         due = await asyncio.to_thread(self._tick)
         if self._stopping.is_set():
             return
         self._timers.start()
         self._started.callback(self._timers.stop)
         reloading = asyncio.create_task(self._reload_when_asked(reloads))
-        serving = asyncio.gather(
-            *(server.serve([listener]) for server, listener in zip(self._servers, self._sockets, strict=True))
-        )
+        serving = asyncio.gather(*(server.serve_all() for server in self._servers))
         # What was loaded until now stays for ever; to look it all over takes a tenth of a second, and stops everything.
         gc.collect()
         gc.freeze()
@@ -144,10 +151,21 @@ class Daemon:
             socket=str(server.socket_path(self._state) or "") or None,
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
+            passed=list(self._listeners.passed) or None,
             hint=HINT,
         )
+        telling = asyncio.create_task(self._tell_ready())
         await serving
+        telling.cancel()
         reloading.cancel()
+
+    async def _tell_ready(self) -> None:
+        """Tells systemd as soon as all servers take connections."""
+        for server in self._servers:
+            await server.begun.wait()
+        status = await asyncio.to_thread(self._status)
+        if not self._stopping.is_set():
+            self._systemd.ready(status)
 
     def _drain(self, number: int) -> None:
         if self._stopping.is_set():
@@ -156,6 +174,16 @@ class Daemon:
             return
         say("daemon.draining", signal=signal.Signals(number).name)
         self._stopping.set()
+        self._systemd.stopping()
+        if self._listeners.passed:
+            # Who comes from now on waits with systemd for the next daemon. Who came just now is still served.
+            for server in self._servers:
+                server.stop_listening()
+            self._loop.call_later(LAST_REQUESTS, self._end_serving)
+        else:
+            self._end_serving()
+
+    def _end_serving(self) -> None:
         self.services.draining = True
         self.services.bell.ring()
         for server in self._servers:
@@ -169,6 +197,17 @@ class Daemon:
 
     def _tick(self) -> datetime | None:
         """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
+        try:
+            due = self._do_what_is_due()
+        except StoreUnavailable:
+            # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
+            # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
+            self._feed_watchdog()
+            raise
+        self._feed_watchdog()
+        return due
+
+    def _do_what_is_due(self) -> datetime | None:
         if self.store.failing is not None:
             # Only a write can tell that writing works again, and nobody else may be asking for one.
             self.store.submit(lambda tx: tx.set_meta("written", instants.text(tx.now)), clock=True).result()
@@ -202,12 +241,21 @@ class Daemon:
     def _should_stop(self) -> bool:
         """Asked between two batches of a long sweep."""
         self._timers.beat()
+        self._feed_watchdog()
         return self._stopping.is_set()
+
+    def _feed_watchdog(self) -> None:
+        """On the event loop, so that one that hangs starves it, too."""
+        if self._systemd.watches:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
+                self._loop.call_soon_threadsafe(self._systemd.alive)
 
     def _chores(self, settings: Settings) -> Chores:
         chores: Chores = {"retention": (CLEANING, self._clean)}
         if settings.log.heartbeat is not None:
             chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
+        if self._systemd.listens:
+            chores["status"] = (STATUS_LOOK, self._tell_status)
         return chores
 
     def _clean(self) -> None:
@@ -231,6 +279,21 @@ class Daemon:
             requests=requests,
             oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
         )
+
+    def _tell_status(self) -> None:
+        if not self._stopping.is_set():
+            self._systemd.status(self._status())
+
+    def _status(self) -> str:
+        """One line for `systemctl status`."""
+        if reasons := self._not_ready():
+            return f"not ready: {', '.join(reasons)}"
+        try:
+            counts, due = self.store.read(lambda view: (view.counts(), view.next_due()))
+        except StoreUnavailable as error:
+            return f"not ready: {error.description}"
+        told = [f"{number} {status.value}" for status, number in counts.items()]
+        return f"{', '.join(told)}; next deadline {instants.text(due) if due else 'none'}"
 
     def _committed(self, tx: Transaction) -> None:
         """On the writer's thread, after a commit."""
@@ -273,10 +336,13 @@ class Daemon:
     async def _reload_when_asked(self, asked: asyncio.Queue[None]) -> None:
         while True:
             await asked.get()
+            self._systemd.reloading()
             try:
                 await asyncio.to_thread(self._reload)
             except Exception as error:
                 say("config.failed", **failure(error))
+            finally:
+                self._systemd.reloaded()
 
     def _reload(self) -> None:
         """Puts a changed configuration in force: all of it, or none of it and the log says why."""
@@ -286,10 +352,7 @@ class Daemon:
         except ConfigError as error:
             self._reject(error)
             return
-        # `listen` with port 0 became a real port at start: that is no change.
-        if read.server.listen.port == 0:
-            listen = Address(read.server.listen.host, old.server.listen.port)
-            read = read.model_copy(update={"server": read.server.model_copy(update={"listen": listen})})
+        read = read.model_copy(update={"server": self._listeners.settled(read.server)})
         try:
             secrets = delivery.read_secrets(read, self._state, self._environ)
         except ConfigError as error:
@@ -317,6 +380,24 @@ class Daemon:
 
 class _Server(uvicorn.Server):
     """uvicorn, without its signal handlers: it would raise SIGTERM again after its own graceful stop."""
+
+    def __init__(self, settings: uvicorn.Config, sockets: Sequence[socket.socket]) -> None:
+        super().__init__(settings)
+        self._sockets = list(sockets)
+        self.begun = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.begun.set()
+
+    async def serve_all(self) -> None:
+        """Serves its sockets until it is told to exit."""
+        await self.serve(self._sockets)
+
+    def stop_listening(self) -> None:
+        """Takes no more connections; those that it has go on."""
+        for one in self.servers if self.begun.is_set() else ():
+            one.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -373,56 +454,3 @@ def _state_directory(state: Path) -> Iterator[None]:
 def _holder(lock: TextIO) -> str:
     lock.seek(0)
     return f"process {lock.read(20).strip() or 'unknown'}"
-
-
-def _listen(settings: Settings, state: Path, started: contextlib.ExitStack) -> tuple[list[socket.socket], Settings]:
-    """Opens the listening sockets before anything else is begun, so that whoever calls meanwhile waits, and is not
-    refused. Returns them, and the settings with the port that was really taken.
-    """
-    address, path = settings.server.listen, settings.server.socket_path(state)
-    sockets = []
-    try:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        tcp = socket.socket(family, socket.SOCK_STREAM)
-        started.callback(tcp.close)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind((address.host, address.port))
-        tcp.listen(BACKLOG)
-        sockets.append(tcp)
-    except OSError as error:
-        raise CannotListen(str(address), f"cannot be listened on ({error.strerror or error})") from error
-    if path is not None:
-        try:
-            sockets.append(_listen_locally(path, started))
-        except OSError as error:
-            raise CannotListen(str(path), f"cannot be listened on ({error.strerror or error})") from error
-    bound = Address(address.host, tcp.getsockname()[1])
-    server = settings.server.model_copy(update={"listen": bound})
-    return sockets, settings.model_copy(update={"server": server})
-
-
-def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
-    """The local socket: whoever the file system lets in (owner and group) is trusted."""
-    local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    started.callback(local.close)
-    _remove_stale(path)
-    before = os.umask(0o117)
-    try:
-        local.bind(str(path))
-    finally:
-        os.umask(before)
-    started.callback(path.unlink, missing_ok=True)
-    local.listen(BACKLOG)
-    return local
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes the socket that a killed daemon has left behind; nothing else, and none that somebody listens on."""
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise OSError(errno.EEXIST, "there is another file of that name")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            raise OSError(errno.EADDRINUSE, "somebody listens there")
-    path.unlink()

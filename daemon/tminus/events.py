@@ -184,7 +184,7 @@ LOG_LINES = {
     "daemon.ready": Line(
         "info",
         "listening on {url}, and all that was due is done; try: {hint}",
-        ("url", "socket", "next_due", "sessions", "hint"),
+        ("url", "socket", "passed", "next_due", "sessions", "hint"),
     ),
     "daemon.heartbeat": Line(
         "info",

@@ -1,10 +1,11 @@
-"""The log: one line per event and per thing that went wrong, on standard output.
+"""The log: one line per event and per thing that went wrong, to the journal or on standard output.
 
 `say` writes a line of the catalogue (`events.LOG_LINES`), `say_event` one for a committed event. Names and levels come
 from the catalogue, so a line cannot have a name that nobody can look up.
 """
 
 import logging
+import os
 import sys
 import traceback
 from contextlib import suppress
@@ -18,32 +19,53 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from tminus import clock, instants
 from tminus.events import EVENT_FIELDS, LOG_LINES, News, log_fields
+from tminus.journal import Journal, JournalLogger, is_journal
 from tminus.vocabulary import CLOCK_ACTOR
 
 LATE_MS = 1000
 """From here on a move of the clock is a warning, not just information."""
 
 
-def configure(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
-    """Sets level and style (`json`, `console`; `auto`: console on a terminal, else JSON) of all that follows."""
+def configure(
+    level: str = "info", style: str = "auto", stream: TextIO | None = None, journal: Journal | None = None
+) -> None:
+    """Sets level and style of all that follows.
+
+    The styles are `json`, `console` and `journal`; `auto` is the journal where systemd has connected `stream` (standard
+    output) to it, console on a terminal, else JSON. While the journal takes no lines they are JSON on `stream`.
+    """
     stream = stream or sys.stdout
-    console = style == "console" or (style == "auto" and stream.isatty())
+    if style == "auto":
+        style = _fitting(stream)
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter loses no line
     processors: list[Any] = [_stamp]
-    if console:
-        processors += [_for_people, structlog.dev.ConsoleRenderer(pad_event_to=0, colors=stream.isatty())]
-    else:
-        processors.append(_as_json)
+    factory: Any
+    match style:
+        case "console":
+            processors += [_for_people, structlog.dev.ConsoleRenderer(pad_event_to=0, colors=stream.isatty())]
+            factory = structlog.PrintLoggerFactory(stream)
+        case "journal":
+            logger = JournalLogger(journal or _journal, stream.buffer)
+            factory = lambda *_arguments: logger  # noqa: E731 - that is all it is
+        case _:
+            processors.append(_as_json)
+            factory = structlog.BytesLoggerFactory(stream.buffer)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream) if console else structlog.BytesLoggerFactory(stream.buffer),
+        logger_factory=factory,
         cache_logger_on_first_use=False,
     )
     global _log  # noqa: PLW0603 - the log is the process's, as is standard output
     _log = structlog.get_logger().bind()  # bound here once: the proxy would bind itself anew for each line
     _route_libraries()
+
+
+def _fitting(stream: TextIO) -> str:
+    if is_journal(stream, os.environ.get("JOURNAL_STREAM", "")):
+        return "journal"
+    return "console" if stream.isatty() else "json"
 
 
 def say(name: str, /, **fields: Any) -> None:
@@ -119,5 +141,7 @@ def _route_libraries() -> None:
     # It warns of each tick that a long one has made superfluous; that is by design here.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
+
+_journal = Journal()
 
 _log: FilteringBoundLogger = structlog.get_logger()

@@ -9,15 +9,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.support.activation import activated
 from tests.support.waiting import eventually
 
 TMINUS = str(Path(sys.executable).with_name("tminus"))
@@ -74,7 +76,15 @@ def agents_toml() -> str:
 
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what is set for some other tminus."""
-    others = ("TMINUS_", "STATE_DIRECTORY", "PYTHONDONTWRITEBYTECODE")  # the last would have each start compile anew
+    others = (
+        "TMINUS_",
+        "STATE_DIRECTORY",
+        "NOTIFY_",
+        "WATCHDOG_",
+        "JOURNAL_",
+        "LISTEN_",
+        "PYTHONDONTWRITEBYTECODE",
+    )  # the last would have each start compile anew
     ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**ours, **more}
 
@@ -98,6 +108,8 @@ class Daemon:
         self.errors = self.home / "err"
         self.url = ""
         self.process: subprocess.Popen[bytes] | None = None
+        self.passed: Sequence[socket.socket] = ()
+        """Sockets that it is handed at its start, as systemd does it."""
         self.http = httpx.Client(timeout=20)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
@@ -134,9 +146,14 @@ class Daemon:
     def spawn(self, **env: str) -> None:
         """Starts it and does not wait."""
         assert self.process is None or self.process.poll() is not None
+        command = [TMINUS, "run", "--config", str(self.config)]
+        descriptors: tuple[int, ...] = ()
+        if self.passed:
+            command, descriptors = activated(command, self.passed)
         with self.log.open("ab") as out, self.errors.open("ab") as err:
             self.process = subprocess.Popen(
-                [TMINUS, "run", "--config", str(self.config)],
+                command,
+                pass_fds=descriptors,
                 env=environment(**{"STATE_DIRECTORY": str(self.state), **env}),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,

@@ -212,8 +212,8 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ("limits.sessions_per_agent = -1", "tminus.toml:1: limits.sessions_per_agent must be at least 0"),
         ('server.cors_origins = "*"', "tminus.toml:1: server.cors_origins must be a list, not text"),
         (
-            'log.format = "journal"',
-            'tminus.toml:1: log.format must be "auto", "json" or "console", not "journal"',
+            'log.format = "syslog"',
+            'tminus.toml:1: log.format must be "auto", "json", "console" or "journal", not "syslog"',
         ),
         (
             'policy.audio = "alway"',

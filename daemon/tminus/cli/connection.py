@@ -53,16 +53,25 @@ class Connection:
             raise fail(f"cannot read the token file {self.token_file}: {error}", USAGE) from None
 
     def _local_socket(self) -> Path:
-        socket = self.socket
-        if socket is None:
-            settings = config.load(config.find(self.config, os.environ), os.environ).settings
-            socket = settings.server.socket_path(config.state_directory(os.environ))
-        if socket is None:
+        sockets = [self.socket] if self.socket else self._configured_sockets()
+        if not sockets:
             raise fail("the configuration has no local socket (server.socket): name the daemon with --url", USAGE)
-        if not socket.exists():
-            hint = "start the daemon with `tminus run`, or name another with --url or --socket"
-            raise fail(f"there is no daemon at {socket}: {hint}", UNAVAILABLE)
-        return socket
+        for socket in sockets:
+            if _is_there(socket):
+                return socket
+        hint = "start the daemon with `tminus run`, or name another with --url or --socket"
+        raise fail(f"there is no daemon at {' or '.join(map(str, sockets))}: {hint}", UNAVAILABLE)
+
+    def _configured_sockets(self) -> list[Path]:
+        settings = config.load(config.find(self.config, os.environ), os.environ).settings
+        return config.local_sockets(settings, self.config, os.environ)
+
+
+def _is_there(socket: Path) -> bool:
+    try:
+        return socket.exists()
+    except PermissionError:
+        return False  # the service's state directory, which only root may look into
 
 
 def fail(message: str, code: int) -> typer.Exit:

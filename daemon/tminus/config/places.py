@@ -10,6 +10,12 @@ from tminus.config.settings import Settings, Webhook
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 
+SERVICE_SOCKET = Path("/run/tminus/tminus.sock")
+"""Where `systemd/tminus.socket` has the local socket."""
+
+SERVICE_STATE = Path("/var/lib/tminus")
+"""The state directory of `systemd/tminus.service`."""
+
 
 def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file to load: `explicit` (--config), else `$TMINUS_CONFIG`, else the one in /etc, else None: the defaults.
@@ -41,6 +47,19 @@ def _is_there(path: Path) -> bool:
 def state_directory(environ: Mapping[str, str]) -> Path:
     """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute."""
     return Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var").absolute()
+
+
+def local_sockets(settings: Settings, explicit: Path | None, environ: Mapping[str, str]) -> list[Path]:
+    """Where a command looks for the daemon's local socket, in this order; empty if the configuration has none.
+
+    Where nothing says which daemon is meant, neither `explicit` (--config) nor a variable, and none runs here, it is
+    the one that runs as a service.
+    """
+    own = settings.server.socket_path(state_directory(environ))
+    if own is None:
+        return []
+    said = explicit is not None or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
+    return [own] if said else [own, SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ class Webhook(Table):
 
 class Log(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
+    format: Literal["auto", "json", "console", "journal"] = "auto"
     heartbeat: Never0 = timedelta(seconds=60)
 
 

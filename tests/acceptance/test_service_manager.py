@@ -1,0 +1,123 @@
+"""The daemon as a service, without systemd: what it tells its service manager, and the sockets that it is handed."""
+
+import json
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon
+from tests.support.waiting import eventually
+
+
+class Manager:
+    """In systemd's place: keeps what it is told, and listening sockets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.address)
+        self.told: list[str] = []
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.local_path = folder / "given.sock"
+        self.local = socket.create_server(str(self.local_path), family=socket.AF_UNIX)
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while (said := self._socket.recv(4096).decode()) != "end":
+            self.told += said.split("\n")
+
+    def wait_for(self, what: str, times: int = 1) -> None:
+        """Waits until it was told so that often."""
+        eventually(lambda: sum(one.startswith(what) for one in self.told) >= times)
+
+    def close(self) -> None:
+        self._socket.sendto(b"end", self.address)
+        self._thread.join()
+        for one in (self._socket, self.tcp, self.local):
+            one.close()
+
+
+@pytest.fixture
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    made = Manager(tmp_path_factory.mktemp("m"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(manager: Manager, make_daemon: StartDaemon) -> Daemon:
+    """Not started yet; handed both sockets."""
+    made = make_daemon(log={"heartbeat": "0"})
+    made.passed = (manager.local, manager.tcp)
+    return made
+
+
+def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service: Daemon) -> None:
+    environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
+    service.start(**environ)
+    port = manager.tcp.getsockname()[1]
+    ready = service.logged("daemon.ready")
+    assert (ready["url"], ready["socket"]) == (f"http://127.0.0.1:{port}", str(manager.local_path))
+    assert ready["passed"] == ["listen", "socket"]
+    assert not service.socket.exists(), "the configuration's is not opened beside it"
+    manager.wait_for("READY=1")
+    told = [one for one in manager.told if not one.startswith(("WATCHDOG", "EXTEND"))]
+    assert told == [
+        "STATUS=doing what fell due meanwhile",
+        "READY=1",
+        "STATUS=0 scheduled, 0 new, 0 active; next deadline none",
+    ]
+    assert "WATCHDOG=1" in manager.told[: manager.told.index("READY=1")], "the first sweep was done before"
+
+    # Both sockets serve; the local one has every right.
+    assert service.make()["status"] == "new"
+    listed = service.command("--socket", str(manager.local_path), "list", "--json")
+    assert len(json.loads(listed.stdout)["rows"]) == 1
+    manager.wait_for("STATUS=0 scheduled, 1 new, 0 active; next deadline 2")
+
+    # A reload begins and ends, also one that is refused; addresses that were handed over have not changed.
+    service.configure(organization={"name": "Acme"})
+    service.signal(signal.SIGHUP)
+    service.logged("config.reloaded")
+    manager.wait_for("READY=1", 2)
+    assert service.log_lines("config.needs_restart") == []
+    service.config.write_text("faulty")
+    service.signal(signal.SIGHUP)
+    service.logged("config.rejected")
+    manager.wait_for("READY=1", 3)
+    order = [one.split("=")[0] for one in manager.told if one.startswith(("READY", "RELOADING"))]
+    assert order == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
+
+    # A database that cannot be written is no reason to be killed: the clock goes on, and readiness says it.
+    assert service.process is not None
+    limited = service.process.pid, resource.RLIMIT_FSIZE
+    resource.prlimit(*limited, (0, resource.RLIM_INFINITY))
+    assert service.post("/supportsessions", {"type": "live", "label": "Not now"}).status_code == 503
+    manager.wait_for("STATUS=not ready: the database cannot be written")
+    manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
+    resource.prlimit(*limited, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    manager.wait_for("STATUS=0 scheduled, 1 new", 2)
+
+    # It stops: who comes meanwhile waits for the next one, and so does the socket's file.
+    service.configure()
+    assert service.terminate() == 0
+    assert "STOPPING=1" in manager.told
+    answers: list[int] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(httpx.get(f"{service.url}/healthz", timeout=20).status_code)
+    )
+    waiting.start()
+    service.start(**environ)
+    waiting.join()
+    assert answers == [200]
+    assert service.command("--socket", str(manager.local_path), "list").returncode == 0
+    assert service.terminate() == 0
+    assert manager.local_path.exists()

@@ -1,0 +1,226 @@
+"""The units under a real systemd: start, status, journal, reload, restart, watchdog, stop."""
+
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tminus
+from tests.acceptance.daemons import agents_toml, token_of
+from tests.support.systemd_box import Box, CannotBoot
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
+
+QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
+"""The time that a daemon which hangs is given is cut short; all else is as it is installed."""
+
+COMMAND = """#!/opt/tminus/bin/python
+import sys
+sys.path.insert(0, "/opt/tminus/source")
+from tminus.cli import main
+main()
+"""
+
+CLIENT = """
+import http.client, json, select, sys
+asked, wrong = 0, []
+while not select.select([sys.stdin], [], [], 0)[0]:
+    asked += 1
+    if asked == 20:
+        print("asking", flush=True)
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", 8710, timeout=20)
+        connection.request("GET", "/v3/me", headers={"Session-id": sys.argv[1]})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        if answer.status != 200:
+            wrong.append(answer.status)
+    except OSError as error:
+        wrong.append(repr(error))
+    except http.client.HTTPException as error:
+        wrong.append(repr(error))
+print(json.dumps({"asked": asked, "wrong": wrong}))
+"""
+"""Asks on a new connection each time until somebody writes to it; then says how often, and what went wrong."""
+
+
+def _files() -> dict[str, str]:
+    """What an administrator puts in place, as docs/install.md says."""
+    units = {f"/etc/systemd/system/{name}": (ROOT / "systemd" / name).read_text() for name in UNITS}
+    return {
+        **units,
+        "/etc/sysusers.d/tminus.conf": (ROOT / "systemd" / "tminus.sysusers").read_text(),
+        "/etc/tminus/tminus.toml": f'[organization]\nname = "Acme"\n{agents_toml()}',
+        "/etc/systemd/system/tminus.service.d/quicker.conf": QUICKER,
+        "/opt/tminus/pyvenv.cfg": "home = /usr/bin\n",
+        "/opt/tminus/bin/tminus": COMMAND,
+    }
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Box]:
+    """A booted systemd with tminus installed."""
+    if missing := Box.missing():
+        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: {missing}")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    shown = {
+        Path(sysconfig.get_path("purelib")): f"/opt/tminus/lib/{version}/site-packages",
+        Path(tminus.__file__).parents[1]: "/opt/tminus/source",
+    }
+    try:
+        with Box(_files(), shown) as box:
+            box.do("ln", "-sf", "/usr/bin/python3", "/opt/tminus/bin/python")
+            box.do("systemd-sysusers")
+            yield box
+    except CannotBoot as error:
+        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: it does not boot here: {error}")
+
+
+@pytest.fixture
+def box(booted: Box) -> Box:
+    """With tminus running, whatever the test before did."""
+    booted.do("systemctl", "enable", "--now", "tminus.socket", "tminus.service")
+    return booted
+
+
+def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
+    """A command line by which somebody who is not root, but in these groups, runs the command."""
+    return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
+
+
+def schedule(box: Box, label: str) -> str:
+    made = json.loads(box.do(*as_member("schedule", "--type", "live", "--label", label, "--in", "10m1s", "--json")))
+    return str(made["id"])
+
+
+def test_systemd_finds_nothing_to_say_of_the_units(box: Box) -> None:
+    done = box.run("systemd-analyze", "verify", *(f"/etc/systemd/system/{name}" for name in UNITS))
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("unit", ["tminus.service", "tminus-backup.service"])
+def test_a_service_is_exposed_as_little_as_one_that_calls_others_can_be(box: Box, unit: str) -> None:
+    path = f"/etc/systemd/system/{unit}"
+    done = box.run("systemd-analyze", "security", "--offline=true", "--threshold=11", path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_is_ready_when_what_was_due_is_done_and_says_what_is_to_come(box: Box) -> None:
+    assert box.show("tminus.service", "ActiveState") == "active"
+    ready = box.journal("EVENT=daemon.ready")[-1]
+    started = box.journal("MESSAGE_ID=39f53479d3a045ac8e11786248231fbf", "UNIT=tminus.service")[-1]
+    assert ready["__REALTIME_TIMESTAMP"] <= started["__REALTIME_TIMESTAMP"]
+    assert json.loads(ready["PASSED"]) == ["listen", "socket"]
+    said = box.show("tminus.service", "StatusText")
+    assert re.fullmatch(r"\d+ scheduled, \d+ new, \d+ active; next deadline .+", said)
+    schedule(box, "To come")
+    eventually(lambda: box.show("tminus.service", "StatusText").endswith("Z"))
+
+
+def test_the_command_of_root_and_of_the_group_finds_it_and_nobody_elses_does(box: Box) -> None:
+    assert json.loads(box.do("/opt/tminus/bin/tminus", "list", "--json"))
+    assert json.loads(box.do(*as_member("list", "--json")))
+    refused = box.run(*as_member("list", groups="nogroup"))
+    assert refused.returncode == 6
+    assert "Permission denied" in refused.stderr
+
+
+def test_the_journal_has_the_life_of_one_session(box: Box) -> None:
+    session, other = schedule(box, "Told"), schedule(box, "Another")
+    eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.ready"))
+    box.do(*as_member("close", session))
+    eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.closed"))
+    told = box.journal(f"SESSION_ID={session}")
+    assert [line["EVENT"] for line in told] == ["session.scheduled", "session.ready", "session.closed"]
+    assert [(line.get("FROM"), line["TO"], line["ACTOR"]) for line in told] == [
+        (None, "scheduled", "local"),
+        ("scheduled", "new", "clock"),
+        ("new", "closed", "local"),
+    ]
+    for line in told:
+        assert (line["PRIORITY"], line["SYSLOG_IDENTIFIER"], line["_TRANSPORT"]) == ("6", "tminus", "journal")
+        assert line["_SYSTEMD_UNIT"] == "tminus.service"
+        assert line["MESSAGE"].startswith(f"Session {session} “Told")
+    assert int(told[1]["LAG_MS"]) < 1000
+    assert other not in json.dumps(told)
+
+
+def test_warnings_stand_out(box: Box) -> None:
+    box.do("/usr/bin/python3", "-c", CLIENT.replace("while not select", "for _ in [1]:  #"), "wrong-token")
+    grave = ("--unit=tminus.service", "--priority=warning")
+    [warned] = eventually(lambda: box.journal(*grave, "EVENT=auth.failed"))
+    assert (warned["PRIORITY"], warned["REMOTE_IP"]) == ("4", "127.0.0.1")
+    assert not box.journal(*grave, "EVENT=daemon.ready")
+    assert "wrong-token" not in json.dumps(box.journal())
+
+
+def test_a_reload_is_told_of_and_applied(box: Box) -> None:
+    box.do("sed", "-i", "s/Acme/Umbrella/", "/etc/tminus/tminus.toml")
+    pid = box.show("tminus.service", "MainPID")
+    box.do("systemctl", "reload", "tminus.service")
+    [changed] = eventually(lambda: box.journal("EVENT=config.changed"))
+    assert (changed["KEY"], changed["NEW"]) == ("organization.name", "Umbrella")
+    assert not box.journal("EVENT=config.needs_restart"), "addresses that systemd gave have not changed"
+    eventually(lambda: box.show("tminus.service", "ActiveState") == "active")
+    assert box.show("tminus.service", "MainPID") == pid
+
+
+def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
+    asking = [
+        subprocess.Popen(
+            box.command("/usr/bin/python3", "-c", CLIENT, token_of("admin")),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for client in asking:
+        assert client.stdout is not None
+        client.stdout.readline()
+    pid = box.show("tminus.service", "MainPID")
+    box.do("systemctl", "restart", "tminus.service")
+    assert box.show("tminus.service", "MainPID") != pid
+    for client in asking:
+        told = json.loads(client.communicate("stop", timeout=30)[0])
+        assert told["wrong"] == []
+        assert told["asked"] > 20
+
+
+def test_one_that_hangs_is_killed_and_started_again(box: Box) -> None:
+    pid = box.show("tminus.service", "MainPID")
+    session = schedule(box, "Survives")
+    box.do("kill", "-STOP", pid)
+    eventually(lambda: box.show("tminus.service", "NRestarts") == "1", deadline=15)
+    eventually(lambda: box.show("tminus.service", "ActiveState") == "active", deadline=15)
+    assert any("Watchdog timeout" in line["MESSAGE"] for line in box.journal("UNIT=tminus.service"))
+    assert json.loads(box.do(*as_member("show", session, "--json")))["label"] == "Survives"
+
+
+def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
+    if "backup" not in box.do("/opt/tminus/bin/tminus", "db", "--help"):
+        pytest.skip("this tminus has no `tminus db backup`")
+    session = schedule(box, "Kept")
+    pid = box.show("tminus.service", "MainPID")
+    box.do("systemctl", "start", "tminus-backup.service")
+    [file] = box.do("find", "/var/lib/tminus/backups/", "-name", "*.db", "-printf", "%p %m %u\n").splitlines()
+    path, mode, owner = file.split()
+    assert (mode, owner) == ("600", "tminus")
+    read = f"import sqlite3; print(*(row[0] for row in sqlite3.connect('{path}').execute('SELECT id FROM session')))"
+    assert session in box.do("/usr/bin/python3", "-c", read).split()
+    assert box.show("tminus.service", "MainPID") == pid
+
+
+def test_it_stops_in_order(box: Box) -> None:
+    box.do("systemctl", "stop", "tminus.socket", "tminus.service")
+    assert box.show("tminus.service", "Result") == "success"
+    assert box.journal("EVENT=daemon.stopped")
+    assert box.run("test", "-e", "/run/tminus/tminus.sock").returncode == 1

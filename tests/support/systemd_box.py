@@ -1,0 +1,172 @@
+"""A real systemd to try the units under: PID 1 of its own namespaces, over an overlay of this machine's root.
+
+Nothing outside of the box changes. It needs root, namespaces and Debian's systemd; `Box.missing` says what is not
+there.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import eventually
+
+SCRIPT = Path(__file__).with_suffix(".sh")
+
+PYTHON = Path("/usr/bin/python3")
+"""The Python in the box: a service that may not see /root, nor what is below /home, cannot use one that lives there."""
+
+NEEDED = ("unshare", "nsenter", "setpriv", "ip", "systemctl", "systemd-analyze", "systemd-sysusers", "journalctl")
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class CannotBoot(Exception):
+    """This machine does not let the box boot."""
+
+
+class Box:
+    """A booted systemd. A context: leaving it takes everything away.
+
+    Parameters
+    ----------
+    files
+        Path in the box -> content.
+    shown
+        Directory of the machine -> where the box shows it, read-only.
+    """
+
+    def __init__(self, files: Mapping[str, str], shown: Mapping[Path, str]) -> None:
+        self._files = files
+        self._shown = shown
+
+    @staticmethod
+    def missing() -> str:
+        """What this machine lacks; empty if the box can be tried."""
+        if os.geteuid() != 0:
+            return "it needs root"
+        lacking = [name for name in NEEDED if shutil.which(name) is None]
+        if lacking:
+            return f"it needs {', '.join(lacking)}"
+        ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+        found = subprocess.run(
+            [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], check=False, **_PIPES
+        )
+        return "" if found.stdout.strip() == ours else f"{PYTHON} is not Python {ours}"
+
+    def __enter__(self) -> "Box":
+        self._home = Path(tempfile.mkdtemp(prefix="tm-box-", dir="/tmp"))
+        self._home.chmod(0o755)
+        unified = CGROUPS / "unified"
+        self._cgroup = (unified if unified.is_dir() else CGROUPS) / self._home.name
+        self._log = self._home / "boot.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._boot(self._lay_out())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _lay_out(self) -> Path:
+        """Makes the directory that is laid over the machine's root."""
+        upper = self._home / "upper"
+        upper.mkdir()
+        for name, content in self._files.items():
+            path = upper / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            path.chmod(0o755 if content.startswith("#!") else 0o644)
+        for folder in [upper, *(path for path in upper.rglob("*") if path.is_dir())]:
+            folder.chmod(0o755)
+        (self._home / "work").mkdir()
+        return upper
+
+    def _boot(self, upper: Path) -> None:
+        try:
+            self._cgroup.mkdir()
+        except OSError as error:
+            raise CannotBoot(f"no control group of its own: {error}") from error
+        shown = [str(end) for pair in self._shown.items() for end in pair]
+        namespaces = ["--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup", "--propagation", "private"]
+        inner = ["unshare", *namespaces, "--fork", "--kill-child", "bash", SCRIPT, self._home / "work", upper, *shown]
+        enter = f'echo $$ > {self._cgroup}/cgroup.procs && exec "$@"'
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["bash", "-c", enter, "bash", *map(str, inner)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+
+        def booted() -> bool:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise CannotBoot(self._log.read_text())
+            self._pid = children.read_text().strip()
+            return bool(self._pid) and self.run("systemctl", "is-system-running").stdout.strip() in (
+                "running",
+                "degraded",
+            )
+
+        try:
+            eventually(booted, deadline=30)
+        except AssertionError as error:
+            raise CannotBoot(self._log.read_text()) from error
+
+    def __exit__(self, *_error: object) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)  # `unshare` takes PID 1 along, and that all the rest
+            self._process.wait(10)
+        if self._cgroup.is_dir():
+            eventually(lambda: not (self._cgroup / "cgroup.procs").read_text() and self._remove_cgroups())
+        shutil.rmtree(self._home)
+
+    def _remove_cgroups(self) -> bool:
+        try:
+            for folder, _, _ in os.walk(self._cgroup, topdown=False):
+                Path(folder).rmdir()
+        except OSError:
+            return False  # a process in it is not quite gone
+        return True
+
+    # --- in the box ---------------------------------------------------------------------------------------------------
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line by which a program runs in the box, as root."""
+        return ["nsenter", "-t", self._pid, "-a", *arguments]
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(self.command(*arguments), check=False, **_PIPES)
+
+    def do(self, *arguments: str) -> str:
+        """Runs a program that has to succeed; returns what it printed."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.do("systemctl", "show", "--value", "--property", name, unit).strip()
+
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
+        """The entries of the journal that match, with all of their fields."""
+        text = self.do("journalctl", "--no-pager", "--all", "--output=json", *matches)
+        return [json.loads(line) for line in text.splitlines()]
+
+
+_PIPES: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "capture_output": True,
+    "text": True,
+    "timeout": 60,
+}

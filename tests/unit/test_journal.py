@@ -1,0 +1,221 @@
+"""The log as the journal gets it, on a real socket."""
+
+import fcntl
+import io
+import json
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tminus import logs
+from tminus.events import EVENT_FIELDS, LOG_LINES
+from tminus.journal import Journal, field_name
+
+FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
+
+
+def fields(datagram: bytes) -> dict[str, str]:
+    """A datagram as the journal reads it."""
+    read: dict[str, str] = {}
+    while datagram:
+        name, _, rest = datagram.partition(b"\n")
+        if b"=" in name:
+            name, _, value = name.partition(b"=")
+        else:
+            (length,) = struct.unpack_from("<Q", rest)
+            value, rest = rest[8 : 8 + length], rest[8 + length :]
+            assert rest[:1] == b"\n"
+            rest = rest[1:]
+        read[name.decode()] = value.decode()
+        datagram = rest
+    return read
+
+
+class Receiver:
+    """In the journal's place: what is logged can be read here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "socket"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(5)
+        self.socket.bind(str(self.path))
+        self.journal = Journal(str(self.path))
+        self.stdout = folder / "stdout"
+
+    def line(self) -> dict[str, str]:
+        return fields(self.socket.recv(1 << 20))
+
+    def close(self) -> None:
+        self.socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
+    """The log goes to a journal; what that does not take to a file."""
+    receiver = Receiver(tmp_path)
+    with receiver.stdout.open("w") as stdout:
+        logs.configure("debug", "journal", stdout, receiver.journal)
+        yield receiver
+    receiver.journal.close()
+    receiver.close()
+
+
+def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> None:
+    logs.say("config.changed", key="lifecycle.lead", old="10m", new="15m")
+    line = journal.line()
+    assert line.pop("TS").endswith("Z")
+    assert line == {
+        "SYSLOG_IDENTIFIER": "tminus",
+        "PRIORITY": "6",
+        "EVENT": "config.changed",
+        "MESSAGE": "lifecycle.lead was 10m, now is 15m",
+        "KEY": "lifecycle.lead",
+        "OLD": "10m",
+        "NEW": "15m",
+    }
+    assert journal.stdout.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "priority"),
+    [("daemon.stopped", 6), ("auth.failed", 4), ("storage.unavailable", 3), ("daemon.failed", 2)],
+)
+def test_a_line_is_as_grave_as_the_catalogue_says(journal: Receiver, name: str, priority: int) -> None:
+    logs.say(name, error="it", remote_ip="::1")
+    assert journal.line()["PRIORITY"] == str(priority)
+
+
+def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
+    logs.say("daemon.failed", error="first\nPRIORITY=7\n_UID=0")
+    line = journal.line()
+    assert line["ERROR"] == line["MESSAGE"] == "first\nPRIORITY=7\n_UID=0"
+    assert (line["PRIORITY"], "_UID" in line) == ("2", False)
+
+
+def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(journal: Receiver) -> None:
+    logs.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7)
+    line = journal.line()
+    assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
+    logs.say("daemon.failed", error="\udcff")
+    assert journal.line()["ERROR"] == "\\udcff"
+
+
+def test_what_no_datagram_holds_comes_as_a_sealed_file(journal: Receiver) -> None:
+    logs.say("daemon.failed", error="x" * 3_000_000)
+    data, descriptors, _flags, _address = socket.recv_fds(journal.socket, 100, 1)
+    assert data == b""
+    [descriptor] = descriptors
+    with os.fdopen(descriptor, "rb") as file:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        file.seek(0)
+        assert len(fields(file.read())["ERROR"]) == 3_000_000
+    assert seals == fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    assert journal.stdout.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "name", sorted({name for line in LOG_LINES.values() for name in line.fields} | {*EVENT_FIELDS})
+)
+def test_every_field_of_the_catalogue_keeps_its_name(name: str) -> None:
+    assert field_name(name) == name.upper()
+    assert FIELD_NAME.fullmatch(field_name(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("job", "JOB"),
+        ("job_id", "TMINUS_JOB_ID"),
+        ("unit", "TMINUS_UNIT"),
+        ("priority", "TMINUS_PRIORITY"),
+        ("syslog_identifier", "TMINUS_SYSLOG_IDENTIFIER"),
+        ("_uid", "UID"),
+        ("2nd", "TMINUS_2ND"),
+        ("a.b=c\nd", "A_B_C_D"),
+        ("", "TMINUS_"),
+        ("x" * 90, "X" * 64),
+    ],
+)
+def test_a_name_that_is_systemds_own_is_not_taken_from_it(name: str, wanted: str) -> None:
+    assert field_name(name) == wanted
+
+
+def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(journal: Receiver, tmp_path: Path) -> None:
+    journal.close()
+    logs.say("retention.removed", removed=3)
+    [line] = map(json.loads, journal.stdout.read_text().splitlines())
+    assert (line["event"], line["removed"], line["level"]) == ("retention.removed", 3, "info")
+    again = Receiver(tmp_path)
+    logs.say("retention.removed", removed=4)
+    assert again.line()["REMOVED"] == "4"
+    again.close()
+
+
+def fill(journal: Receiver) -> int:
+    """Logs until the journal, which reads nothing, has not taken a line; returns how many it took."""
+    taken = 0
+    while not journal.stdout.read_text():
+        taken += 1
+        logs.say("retention.removed", removed=taken)
+    return taken - 1
+
+
+def test_a_journal_that_hangs_holds_nobody_up(journal: Receiver) -> None:
+    taken = fill(journal)
+    begun = time.monotonic()
+    for _ in range(200):
+        logs.say("daemon.stopped")
+    assert time.monotonic() - begun < 2, "it was waited for once, not for each line"
+    assert len(journal.stdout.read_text().splitlines()) == 201
+    for number in range(taken):
+        assert journal.line()["REMOVED"] == str(number + 1)
+    logs.say("daemon.stopped")
+    assert journal.line()["EVENT"] == "daemon.stopped", "it is used again as soon as it takes something"
+
+
+def test_when_both_hang_a_line_is_lost_and_nobody_is_held_up(journal: Receiver) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb") as pipe, TextIOWrapper(pipe) as full:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        logs.configure("debug", "journal", full, journal.journal)
+        journal.close()
+        for _ in range(50):
+            logs.say("daemon.stopped")
+
+
+def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
+    journal: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with journal.stdout.open("a") as stdout:
+        found = os.fstat(stdout.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.configure("info", "auto", stdout, journal.journal)
+        logs.say("daemon.stopped")
+        assert journal.line()["EVENT"] == "daemon.stopped"
+
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+        logs.configure("info", "auto", stdout, journal.journal)
+        logs.say("daemon.stopped")
+    assert json.loads(journal.stdout.read_text())["event"] == "daemon.stopped"
+
+
+def test_a_stream_that_is_no_file_is_not_the_journal(log_lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "0:0")
+    written = io.TextIOWrapper(io.BytesIO(), write_through=True)
+    logs.configure("info", "auto", written)
+    logs.say("daemon.stopped")
+    assert json.loads(written.buffer.getvalue())["event"] == "daemon.stopped"
