@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import fcntl
 import gc
 import os
 import signal
@@ -12,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
 import uvicorn
 import uvloop
@@ -22,7 +20,7 @@ from tminus import __version__, clock, config, instants, logs
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application
 from tminus.config import Address, ConfigError, Configuration, Settings
-from tminus.errors import AlreadyRunning, CannotListen, StartupError, StateDirectoryUnusable, StoreUnavailable
+from tminus.errors import CannotListen, StartupError, StoreUnavailable
 from tminus.logs import failure, say
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
@@ -56,7 +54,7 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     state = config.state_directory(environ)
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
-        with _state_directory(state), Daemon(configuration, path, state, environ) as daemon:
+        with config.occupy(state), Daemon(configuration, path, state, environ) as daemon:
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -312,30 +310,6 @@ def _tell_health(failing: str | None) -> None:
 
 
 # --- the process's surroundings ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _state_directory(state: Path) -> Iterator[None]:
-    """Makes the state directory and keeps others out of it while the daemon runs."""
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = (state / "tminus.lock").open("a+")
-    except OSError as error:
-        raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AlreadyRunning(str(state), f"another tminus works here ({_holder(lock)}): stop it first") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
-
-
-def _holder(lock: TextIO) -> str:
-    lock.seek(0)
-    return f"process {lock.read(20).strip() or 'unknown'}"
 
 
 def _listen(settings: Settings, state: Path, started: contextlib.ExitStack) -> tuple[list[socket.socket], Settings]:

@@ -9,6 +9,8 @@
 `due`            the clock's moves, thousands at once
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
+`backup`         copies: made while a daemon writes, and put back
+`check`          whether a database is whole
 ===============  ==============================================================================
 """
 
