@@ -26,8 +26,6 @@ from tminus.storage.engine import look_at, make_engine, sqlite_file
 PAGES = 4096
 """Pages copied in one step: so many that steps cost nothing, so few that Ctrl-C is heard."""
 
-_BESIDE = ("-wal", "-shm")
-
 _DATED = re.compile(r"tminus-\d{8}T\d{6}Z\.db")
 
 
@@ -230,7 +228,7 @@ def restore(url: str, backup: Path, now: datetime) -> Restored:
     with _half_made(database, CannotRestore) as made:
         _copied(backup, made)
         schema_before = _brought_up_to_date(backup, made)
-        highest = _settle(database)
+        highest = _highest_seq(database)
         with closing(_written_once(made)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
             database_id = secrets.token_hex(4)
@@ -272,15 +270,13 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
     return str(before[0])
 
 
-def _settle(database: Path) -> int:
-    """Has SQLite put the -wal file of a database into it, where that can be done; returns its highest event number."""
-    highest = 0
+def _highest_seq(database: Path) -> int:
+    """The highest event number that a database ever gave; 0 if it cannot be read."""
+    row = None
     if database.is_file():
-        with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
+        with suppress(sqlite3.Error), closing(look_at(database)) as present:
             row = present.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-            highest = row[0] if row else 0
-            present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return highest
+    return int(row[0]) if row else 0
 
 
 def _move_aside(database: Path, now: datetime) -> Path | None:
@@ -288,17 +284,22 @@ def _move_aside(database: Path, now: datetime) -> Path | None:
 
     The name itself is left to be replaced: where a power cut left none, a daemon would begin an empty database.
     """
-    if not database.exists():
-        return None
-    aside = database.with_name(f"{database.name}.{_stamp(now)}")
-    if aside.exists():
-        raise CannotRestore(str(aside), "is there already: try again in a second")
-    os.link(database, aside)
-    beside = [(database.with_name(f"{database.name}{end}"), aside.with_name(f"{aside.name}{end}")) for end in _BESIDE]
-    for old, new in beside:
-        if old.exists():
-            os.link(old, new)
-    _flush(database.parent)
-    for old, _ in beside:
-        old.unlink(missing_ok=True)
+    wal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm"))
+    aside = None
+    if database.exists():
+        aside = database.with_name(f"{database.name}.{_stamp(now)}")
+        aside_wal = aside.with_name(f"{aside.name}-wal")
+        if aside.exists():
+            raise CannotRestore(str(aside), "is there already: try again in a second")
+        os.link(database, aside)
+        if wal.exists():
+            os.link(wal, aside_wal)
+        _flush(database.parent)
+        # Only now: of a damaged database SQLite throws the -wal file away, and that may be the better half of it.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
+            present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if aside_wal.exists() and not aside_wal.stat().st_size:
+            aside_wal.unlink()
+    wal.unlink(missing_ok=True)
+    shm.unlink(missing_ok=True)
     return aside
