@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.processes import Process, start
 from tests.support.waiting import eventually
-
-TMINUS = str(Path(sys.executable).with_name("tminus"))
-"""The command that belongs to this Python, whatever else is on the PATH."""
 
 JSON = dict[str, Any]
 
@@ -97,7 +94,7 @@ class Daemon:
         self.log = self.home / "log"
         self.errors = self.home / "err"
         self.url = ""
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.http = httpx.Client(timeout=20)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
@@ -134,15 +131,9 @@ class Daemon:
     def spawn(self, **env: str) -> None:
         """Starts it and does not wait."""
         assert self.process is None or self.process.poll() is not None
-        with self.log.open("ab") as out, self.errors.open("ab") as err:
-            self.process = subprocess.Popen(
-                [TMINUS, "run", "--config", str(self.config)],
-                env=environment(**{"STATE_DIRECTORY": str(self.state), **env}),
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+        arguments = ["run", "--config", str(self.config)]
+        environ = environment(**{"STATE_DIRECTORY": str(self.state), **env})
+        self.process = start(arguments, environ, self.home, self.log, self.errors)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -250,15 +241,10 @@ class Daemon:
 
     def command(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Runs `tminus` beside this daemon, with its configuration; over its local socket unless told otherwise."""
-        return subprocess.run(
-            [TMINUS, *arguments],
-            env=environment(
+        with tempfile.TemporaryDirectory(dir=self.home) as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            environ = environment(
                 **{"STATE_DIRECTORY": str(self.state), "TMINUS_CONFIG": str(self.config), "COLUMNS": "200", **env}
-            ),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+            )
+            code = start(arguments, environ, self.home, out, err).wait(60)
+            return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
