@@ -136,10 +136,10 @@ def _integrity(connection: Connection, most: int) -> Iterator[Problem]:
 # --- what must be true of every session -------------------------------------------------------------------------------
 
 
-def _some(connection: Connection, check: str, wrong: Select[Any], say: Callable[[Any], str]) -> list[Problem]:
+def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
     """The first sessions that are wrong in one way, and how many more there are. The first column is the id."""
     rows = connection.execute(wrong.order_by(_S.id).limit(MOST)).all()
-    problems = [Problem(check, f"session {row[0]} {say(row)}", row[0]) for row in rows]
+    problems = [Problem(check, f"session {row[0]} {words(row)}", row[0]) for row in rows]
     if len(rows) == MOST:
         more = connection.execute(select(func.count()).select_from(wrong.subquery())).scalar_one() - MOST
         problems += [Problem(check, f"and {more} sessions more")] if more else []
