@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import fcntl
 import gc
-import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
 import uvicorn
 import uvloop
@@ -22,7 +19,7 @@ from tminus.announcer import Announcer
 from tminus.api import Services, make_application
 from tminus.config import ConfigError, Configuration, Settings
 from tminus.delivery import Webhooks
-from tminus.errors import AlreadyRunning, StartupError, StateDirectoryUnusable, StoreUnavailable
+from tminus.errors import StartupError, StoreUnavailable
 from tminus.events import News
 from tminus.listeners import BACKLOG, open_listeners
 from tminus.logs import failure, say
@@ -62,7 +59,7 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     state = config.state_directory(environ)
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
-        with _state_directory(state), Daemon(configuration, path, state, environ) as daemon:
+        with config.occupy(state), Daemon(configuration, path, state, environ) as daemon:
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -427,30 +424,3 @@ def _tell_health(failing: str | None) -> None:
         say("storage.recovered")
     else:
         say("storage.unavailable", error=failing)
-
-
-# --- the process's surroundings ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _state_directory(state: Path) -> Iterator[None]:
-    """Makes the state directory and keeps others out of it while the daemon runs."""
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = (state / "tminus.lock").open("a+")
-    except OSError as error:
-        raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AlreadyRunning(str(state), f"another tminus works here ({_holder(lock)}): stop it first") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
-
-
-def _holder(lock: TextIO) -> str:
-    lock.seek(0)
-    return f"process {lock.read(20).strip() or 'unknown'}"

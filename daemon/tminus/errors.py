@@ -32,7 +32,9 @@
         ├── CannotListen
         ├── CannotOpenDatabase
         ├── DatabaseCorrupt
-        └── DatabaseTooNew
+        ├── DatabaseTooNew
+        ├── CannotBackUp
+        └── CannotRestore
 
 A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an
 area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions, 102 participants,
@@ -389,3 +391,11 @@ class DatabaseCorrupt(StartupError):
 
 class DatabaseTooNew(StartupError):
     """A newer tminus has written the database; this one does not know its schema."""
+
+
+class CannotBackUp(StartupError):
+    """A backup cannot be written as it was asked for."""
+
+
+class CannotRestore(StartupError):
+    """A backup cannot be put in the database's place; nothing was changed."""

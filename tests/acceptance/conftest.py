@@ -1,12 +1,11 @@
 """Daemons for the tests: one that all share, and as many of one's own as a test wants."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import Daemon, Section
 
 StartDaemon = Callable[..., Daemon]
 
@@ -52,7 +51,7 @@ def make_daemon() -> Iterator[StartDaemon]:
     """Makes daemons of one's own, with sections of configuration as arguments, not started yet."""
     with ExitStack() as made:
 
-        def make(**sections: Mapping[str, Any]) -> Daemon:
+        def make(**sections: Section) -> Daemon:
             one = Daemon(**sections)
             made.callback(one.remove)
             return one
@@ -65,7 +64,7 @@ def start_daemon(make_daemon: StartDaemon) -> Iterator[StartDaemon]:
     """Starts daemons of one's own; each has to be in good health until the end."""
     started: list[Daemon] = []
 
-    def start(**sections: Mapping[str, Any]) -> Daemon:
+    def start(**sections: Section) -> Daemon:
         one = make_daemon(**sections)
         one.start()
         started.append(one)

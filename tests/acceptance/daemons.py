@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +19,8 @@ from typing import Any
 import httpx
 
 from tests.support.activation import activated
+from tests.support.processes import TMINUS, Process, start
 from tests.support.waiting import eventually
-
-TMINUS = str(Path(sys.executable).with_name("tminus"))
-"""The command that belongs to this Python, whatever else is on the PATH."""
 
 JSON = dict[str, Any]
 
@@ -55,12 +52,18 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+Section = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""A table, or a list of tables."""
+
+
+def toml(sections: Mapping[str, Section]) -> str:
     """Sections of plain values as TOML: what JSON and it write alike."""
-    return "\n".join(
-        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-        for section, keys in sections.items()
-    )
+    text = ""
+    for name, section in sections.items():
+        head, tables = (f"[{name}]", [section]) if isinstance(section, Mapping) else (f"[[{name}]]", section)
+        for table in tables:
+            text += f"{head}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    return text
 
 
 def agents_toml() -> str:
@@ -98,7 +101,7 @@ class Daemon:
         What differs from the defaults below, section by section.
     """
 
-    def __init__(self, **sections: Mapping[str, Any]) -> None:
+    def __init__(self, **sections: Section) -> None:
         # Short: the path of a Unix socket has at most 107 bytes.
         self.home = Path(tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
         self.state = self.home / "s"
@@ -107,23 +110,28 @@ class Daemon:
         self.log = self.home / "log"
         self.errors = self.home / "err"
         self.url = ""
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.passed: Sequence[socket.socket] = ()
         """Sockets that it is handed at its start, as systemd does it."""
+        self.fresh = False
+        """Whether it and its commands are started from nothing, as a shell starts them."""
         self.http = httpx.Client(timeout=20)
         self.token = token_of("admin")
         self.tokens = {name: token_of(name) for name in AGENTS}
         self.configure(**sections)
 
-    def configure(self, **sections: Mapping[str, Any]) -> None:
+    def configure(self, **sections: Section) -> None:
         """Writes the configuration file anew."""
-        base: dict[str, dict[str, Any]] = {
+        base: dict[str, Any] = {
             "server": {"listen": "127.0.0.1:0"},
             "log": {"format": "json"},
             "limits": {"failed_tokens": "", "pin_lookups": ""},
         }
-        for section, keys in sections.items():
-            base.setdefault(section, {}).update(keys)
+        for name, section in sections.items():
+            if isinstance(section, Mapping):
+                base.setdefault(name, {}).update(section)
+            else:
+                base[name] = section
         self.config.write_text(f"{toml(base)}\n{agents_toml()}")
 
     # --- life and death -----------------------------------------------------------------------------------------------
@@ -146,20 +154,17 @@ class Daemon:
     def spawn(self, **env: str) -> None:
         """Starts it and does not wait."""
         assert self.process is None or self.process.poll() is not None
-        command = [TMINUS, "run", "--config", str(self.config)]
-        descriptors: tuple[int, ...] = ()
+        arguments = ["run", "--config", str(self.config)]
+        environ = environment(**{"STATE_DIRECTORY": str(self.state), **env})
         if self.passed:
-            command, descriptors = activated(command, self.passed)
-        with self.log.open("ab") as out, self.errors.open("ab") as err:
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=descriptors,
-                env=environment(**{"STATE_DIRECTORY": str(self.state), **env}),
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+            command, descriptors = activated([TMINUS, *arguments], self.passed)
+            with self.log.open("ab") as out, self.errors.open("ab") as err:
+                self.process = subprocess.Popen(
+                    command, pass_fds=descriptors, env=environ, cwd=self.home, stdin=subprocess.DEVNULL, stdout=out,
+                    stderr=err,
+                )  # fmt: skip
+        else:
+            self.process = start(arguments, environ, self.home, self.log, self.errors, fresh=self.fresh)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -267,15 +272,10 @@ class Daemon:
 
     def command(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         """Runs `tminus` beside this daemon, with its configuration; over its local socket unless told otherwise."""
-        return subprocess.run(
-            [TMINUS, *arguments],
-            env=environment(
+        with tempfile.TemporaryDirectory(dir=self.home) as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            environ = environment(
                 **{"STATE_DIRECTORY": str(self.state), "TMINUS_CONFIG": str(self.config), "COLUMNS": "200", **env}
-            ),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+            )
+            code = start(arguments, environ, self.home, out, err, fresh=self.fresh).wait(60)
+            return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import TMINUS, Daemon, environment
+from tests.acceptance.daemons import Daemon, environment
 from tests.acceptance.times import from_now, parsed
+from tests.support.processes import TMINUS
 from tests.support.waiting import eventually
 
 Done = subprocess.CompletedProcess[str]

@@ -5,13 +5,16 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.daemons import JSON
 from tests.acceptance.times import from_now, parsed, text
 from tests.support.waiting import eventually
 
 
-def test_the_tour(daemon: Daemon) -> None:
+def test_the_tour(make_daemon: StartDaemon) -> None:
     """Scheduled over the local socket for ten minutes and two seconds from now, it is open two seconds later."""
+    daemon = make_daemon()
+    daemon.fresh = True
+    daemon.start()
     said = daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "10m2s", "--json")
     assert said.returncode == 0, said.stderr
     session = json.loads(said.stdout)

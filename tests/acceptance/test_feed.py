@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import JSON, TMINUS, Daemon, environment
+from tests.acceptance.daemons import JSON, Daemon, environment
 from tests.acceptance.times import from_now
+from tests.support.processes import TMINUS
 
 
 def feed(daemon: Daemon, **query: Any) -> JSON:

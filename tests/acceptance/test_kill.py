@@ -120,6 +120,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s", "new_timeout": "48h"}, storage=storage)
+    daemon.fresh = True
     stop = threading.Event()
     makers = [Maker(daemon, number, stop) for number in range(CALLERS)]
     for maker in makers:

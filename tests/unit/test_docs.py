@@ -68,7 +68,20 @@ def test_every_log_line_is_in_the_events_page_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "check", "create", "schedule", "watch", "token new", "db upgrade", "advance"]
+    "command",
+    [
+        "run",
+        "check",
+        "create",
+        "schedule",
+        "watch",
+        "token new",
+        "db backup",
+        "db restore",
+        "db check",
+        "db upgrade",
+        "advance",
+    ],
 )
 def test_a_command_of_the_page_exists(command: str) -> None:
     found = typer.main.get_command(main)

@@ -41,6 +41,8 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.CannotOpenDatabase("sqlite:///x", "no"), "sqlite:///x: no"),
     (errors.DatabaseCorrupt("sqlite:///x", "no"), "sqlite:///x: no"),
     (errors.DatabaseTooNew("sqlite:///x", "no"), "sqlite:///x: no"),
+    (errors.CannotBackUp("/x", "is there already"), "/x: is there already"),
+    (errors.CannotRestore("/x", "is no backup"), "/x: is no backup"),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tminus import clock, config, draws
-from tminus.cli.connection import REFUSED, fail, telling_errors
+from tminus.cli.connection import REFUSED, USAGE, fail, telling_errors
 from tminus.config import Settings
 from tminus.config.effective import toml
 from tminus.errors import StateDirectoryUnusable
@@ -17,11 +17,14 @@ from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
     from tminus.storage import Store
+    from tminus.storage.backup import Contents
 
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def operate(main: typer.Typer) -> None:
@@ -33,6 +36,9 @@ def operate(main: typer.Typer) -> None:
     token.command("new")(token_new)
     main.add_typer(token, name="token")
     db = typer.Typer(no_args_is_help=True, help="The database.")
+    db.command("backup")(db_backup)
+    db.command("restore")(db_restore)
+    db.command("check")(db_check)
     db.command("upgrade")(db_upgrade)
     main.add_typer(db, name="db")
 
@@ -66,7 +72,7 @@ def check(
 def advance(
     context: typer.Context,
     config_path: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
     from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
@@ -96,7 +102,7 @@ def token_new(
         Path | None,
         typer.Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
     token = draws.base62(43)
@@ -129,6 +135,103 @@ def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None
     print(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
 
 
+def db_backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to; in a directory, under a name with the date.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, metavar="N", help="In a directory: keep N dated copies, no more.")
+    ] = None,
+    config_path: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the database (SQLite) as it is at one moment; a daemon works on meanwhile. It holds secrets: mode 0600."""
+    from tminus.storage import backup  # noqa: PLC0415 - as in `run`
+
+    if str(file) == "-":
+        raise fail("a backup is a file: name one, or a directory", USAGE)
+    if keep is not None and not file.is_dir():
+        raise fail(f"--keep counts the copies in a directory, and {file} is none", USAGE)
+    with telling_errors():
+        database = _database(_settings(context, config_path))
+        done = backup.back_up(database.url, file, clock.now(), force=force, keep=keep)
+    removed = [str(path) for path in done.removed]
+    if as_json:
+        seconds = round(done.seconds, 3)
+        print(json.dumps({"file": str(done.path), **_contents(done.contents), "seconds": seconds, "removed": removed}))
+    else:
+        print(f"{done.path}: {_told(done.contents)}, in {done.seconds:.1f} s")
+        for path in removed:
+            print(f"{path}: removed")
+
+
+def db_restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What `tminus db backup` wrote.")],
+    config_path: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup in the database's place, while no daemon runs; the present one is kept under a dated name."""
+    from tminus.storage import backup  # noqa: PLC0415 - as in `run`
+
+    with telling_errors():
+        database = _database(_settings(context, config_path))
+        with config.occupy(config.state_directory(os.environ)):
+            done = backup.restore(database.url, file, clock.now())
+    moved = str(done.moved_to) if done.moved_to else None
+    if as_json:
+        told = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
+        print(json.dumps(told | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}))
+        return
+    print(f"{done.path}: {_told(done.contents)}; its id is now {done.database_id}")
+    if done.schema_before != done.schema:
+        print(f"schema {done.schema_before} -> {done.schema}")
+    if moved:
+        print(f"{moved}: what was there before")
+
+
+def db_check(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="A backup; without it, the database itself.")] = None,
+    config_path: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look whether the database, or a backup, is whole: a line for each thing that is wrong; exit code 0 or 1."""
+    from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`
+
+    with telling_errors():
+        settings = _settings(context, config_path)
+        database = config.Database(f"sqlite:///{file.absolute()}") if file else _database(settings)
+        found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
+    if as_json:
+        problems = [{"check": one.check, "session": one.session, "text": one.text} for one in found.problems]
+        counts = {"sessions": found.sessions, "events": found.events, "lastSeq": found.last_seq}
+        print(json.dumps({"problems": problems, "schema": found.schema, "examined": found.is_current, **counts}))
+    elif found.problems:
+        for problem in found.problems:
+            print(f"{problem.check}: {problem.text}")
+    elif found.is_current:
+        print(f"nothing wrong: {found.sessions} sessions, {found.events} events, the last is {found.last_seq}")
+    else:
+        print(f"nothing wrong with the file; its sessions can be looked at after `tminus db upgrade` ({found.schema})")
+    if found.problems:
+        raise typer.Exit(REFUSED)
+
+
+def _contents(contents: "Contents") -> dict[str, int]:
+    return {
+        "sessions": contents.sessions,
+        "events": contents.events,
+        "lastSeq": contents.last_seq,
+        "bytes": contents.size,
+    }
+
+
+def _told(contents: "Contents") -> str:
+    size = f"{contents.size / 1e6:.1f} MB"
+    return f"{contents.sessions} sessions, {contents.events} events, the last is {contents.last_seq}, {size}"
+
+
 def _settings(context: typer.Context, path: Path | None) -> Settings:
     return config.load(config.find(path or context.obj.config, os.environ), os.environ).settings
 
@@ -142,5 +245,9 @@ def _store(settings: Settings) -> "Store":
         state.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
-    database = config.database(settings, state, os.environ)
+    database = _database(settings)
     return Store(database.url, clock.now, password=database.password)
+
+
+def _database(settings: Settings) -> config.Database:
+    return config.database(settings, config.state_directory(os.environ), os.environ)

@@ -10,6 +10,8 @@
 `outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
+`backup`         copies: made while a daemon writes, and put back
+`check`          whether a database is whole
 ===============  ==============================================================================
 """
 

@@ -103,7 +103,7 @@ _DISCONNECT = (
 )
 
 
-def _deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+def deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """`due_at` and `due_trigger` of a session in `status`: what `policy.deadline` says, as SQL."""
 
     def after(column: ColumnElement[Any], span: timedelta) -> ColumnElement[Any]:
@@ -193,7 +193,7 @@ def _tell(timeouts: Timeouts) -> Any:
     """The one statement that tells of a batch, before it is moved. When each was due is reckoned anew: one that had to
     wait for a PIN was put off, and is as late as it is.
     """
-    due_at, _ = _deadline(_S.status, timeouts)
+    due_at, _ = deadline(_S.status, timeouts)
     return insert(EVENTS).from_select(
         [
             "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
@@ -210,7 +210,7 @@ def _tell(timeouts: Timeouts) -> Any:
 def _move(timeouts: Timeouts) -> Any:
     """The one statement that moves a batch: status, times, version and the next deadline together."""
     now = bindparam("now", type_=_S.due_at.type)
-    due_at, due_trigger = _deadline(_DEST, timeouts)
+    due_at, due_trigger = deadline(_DEST, timeouts)
     closes = _S.due_trigger.in_(_CLOSES)
     return (
         update(SESSIONS)
@@ -246,7 +246,7 @@ def move_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) 
     """
     ahead = select(_S.id).where(_S.id > after).order_by(_S.id)
     last = tx.execute(ahead.offset(limit - 1).limit(1)).scalar()
-    due_at, due_trigger = _deadline(_S.status, timeouts)
+    due_at, due_trigger = deadline(_S.status, timeouts)
     moved = tx.execute(
         update(SESSIONS)
         .where(

@@ -1,12 +1,13 @@
 """Connections: SQLite or PostgreSQL, and what each must be told."""
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
 
@@ -61,6 +62,32 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for PostgreSQL."""
+    parsed = make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def look_at(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, not even how the file keeps its journal: for backups, and copies of them."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False
+    )
+    connection.isolation_level = None
+    return connection
+
+
+def looking_engine(path: Path) -> Engine:
+    """An engine of such connections, whose every transaction sees one moment."""
+    engine = create_engine("sqlite://", creator=lambda: look_at(path), poolclass=NullPool, hide_parameters=True)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine
 

@@ -28,6 +28,11 @@ def head() -> str:
     return revision
 
 
+def is_known(revision: str) -> bool:
+    """Whether this tminus has such a revision: its own, or an older one that it can bring up to date."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
 
@@ -38,8 +43,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             connection.execute(_ONE_AT_A_TIME)
         before = MigrationContext.configure(connection).get_current_revision()
         config = _config(connection)
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if before is not None and before not in known:
+        if before is not None and not is_known(before):
             where = engine.url.render_as_string(hide_password=True)
             raise DatabaseTooNew(
                 where, f"its schema is {before}, of a newer tminus than this; run that one, or restore an older backup"

@@ -1,0 +1,139 @@
+"""Webhooks of the daemon as it is installed: killed in between, reloaded, looked at and steered."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, status, trickle
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+def desk(daemon: Daemon, receiver: Receiver, secret: str = SECRET, **more: Any) -> list[JSON]:
+    """The endpoint as the configuration has it, its secret in a file of its own."""
+    path = daemon.home / "secret"
+    path.write_text(secret + "\n")
+    return [{"name": "desk", "url": receiver.url, "secret_file": str(path), **more}]
+
+
+def webhook(daemon: Daemon) -> JSON:
+    answer = daemon.get("/webhooks/desk")
+    assert answer.status_code == 200, answer.text
+    shown: JSON = answer.json()
+    return shown
+
+
+def test_what_was_committed_before_it_was_killed_is_delivered_after(
+    make_daemon: StartDaemon, receiver: Receiver
+) -> None:
+    daemon = make_daemon()
+    daemon.configure(webhooks=desk(daemon, receiver))
+    daemon.start()
+    receiver.answer = trickle  # delivered, but it never says so
+    session = daemon.make()
+    eventually(lambda: len(receiver.requests) == 1)
+    daemon.delete(f"/supportsession/{session['id']}")
+    daemon.kill()
+    receiver.answer = status(200)
+    daemon.start()
+    seqs = [event["seq"] for event in daemon.events(session["id"])]
+    eventually(lambda: receiver.seqs[1:] == seqs)
+    for request in receiver.requests:
+        request.verify()
+    assert receiver.requests[-1].events == daemon.events(session["id"]), (
+        "the feed, the history and webhooks say the same"
+    )
+
+
+def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDaemon, receiver: Receiver) -> None:
+    daemon = start_daemon()
+    assert "no webhooks" in daemon.command("webhooks", "list").stdout
+
+    def reload(**sections: Any) -> str:
+        """What came of a reload."""
+        before = len(daemon.log_lines("config.reloaded") + daemon.log_lines("config.rejected"))
+        daemon.configure(**sections)
+        daemon.signal(signal.SIGHUP)
+        lines = eventually(
+            lambda: [one for one in daemon.log_lines() if one["event"] in ("config.reloaded", "config.rejected")][
+                before:
+            ]
+        )
+        return str(lines[0]["event"])
+
+    # A reload with a secret that is none is refused whole.
+    assert reload(webhooks=desk(daemon, receiver, "whsec_short")) == "config.rejected"
+    fault = daemon.log_lines("config.fault")[-1]
+    assert (fault["key"], "whsec_short" in str(fault)) == ("webhooks[desk]", False)
+    assert reload(webhooks=desk(daemon, receiver)) == "config.reloaded"
+    daemon.logged("webhook.added", endpoint="desk")
+
+    session = daemon.make()
+    eventually(lambda: receiver.seqs == [1])
+    receiver.requests[0].verify()
+    shown = eventually(lambda: (found := webhook(daemon))["state"] == "idle" and found)
+    assert (shown["url"], shown["cursor"], shown["backlog"]) == (receiver.url, 1, 0)
+
+    # While its secret is replaced: a new file besides, then alone.
+    new = daemon.home / "new"
+    new.write_text(OTHER_SECRET)
+    old = str(daemon.home / "secret")
+    assert reload(
+        webhooks=desk(daemon, receiver) and [{**desk(daemon, receiver)[0], "secret_file": [str(new), old]}]
+    ) == ("config.reloaded")
+    daemon.join(session["id"])
+    eventually(lambda: receiver.seqs == [1, 2, 3])
+    for secret in (SECRET, OTHER_SECRET):
+        receiver.requests[-1].verify(secret)
+
+    # The command, for people and programs.
+    assert "desk answered 200" in daemon.command("webhooks", "ping", "desk").stdout
+    assert "paused (operator)" in daemon.command("webhooks", "pause", "desk").stdout
+    daemon.delete(f"/supportsession/{session['id']}")
+    listed = json.loads(daemon.command("webhooks", "list", "--json").stdout)["webhooks"]
+    assert [(one["name"], one["state"], one["backlog"]) for one in listed] == [("desk", "paused", 1)]
+    before = len(receiver.requests)
+    assert daemon.command("webhooks", "replay", "desk", "--from-seq", "2").returncode == 0
+    eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == [2, 3, 4])
+    assert "1 events are waiting" in daemon.command("webhooks", "resume", "desk").stdout
+    eventually(lambda: webhook(daemon)["backlog"] == 0)
+    receiver.answers = [status(500)]
+    failed = daemon.command("webhooks", "ping", "desk")
+    assert (failed.returncode, failed.stderr) == (1, "tminus: desk was not reached: answered 500\n")
+    log = json.loads(daemon.command("webhooks", "deliveries", "desk", "--failed", "--json").stdout)["deliveries"]
+    assert [(one["kind"], one["status"], one["answer"]) for one in log] == [("ping", 500, "no")]
+    assert daemon.command("webhooks", "ping", "nobody").returncode == 3
+    assert daemon.command("webhooks", "replay", "desk").returncode == 2
+    made = daemon.command("webhooks", "secret").stdout.strip()
+    Path(old).write_text(made)
+    assert reload(webhooks=[{**desk(daemon, receiver, made)[0]}]) == "config.reloaded"
+
+    # Gone from the configuration, gone from view; its place is kept.
+    assert reload() == "config.reloaded"
+    assert daemon.get("/webhooks/desk").status_code == 404
+    assert SECRET not in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("by", ["anna", "supervisor", "monitor", "room", "api"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("GET", "/desk"), ("POST", "/desk/ping"), ("POST", "/desk/pause"), ("GET", "/desk/deliveries")],
+)
+def test_only_an_admin_may(daemon: Daemon, by: str, method: str, path: str) -> None:
+    assert daemon.call(method, f"/webhooks{path}", by=by).json()["refcode"] == 104403
+
+
+@pytest.mark.parametrize("body", [{}, {"fromSeq": 1, "session": "x"}, {"fromSeq": 0}, {"since": "yesterday"}])
+def test_a_replay_is_of_one_thing(daemon: Daemon, body: JSON) -> None:
+    assert daemon.post("/webhooks/desk/replay", body).status_code == 400

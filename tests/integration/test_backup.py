@@ -1,0 +1,345 @@
+"""Copies of an SQLite database, and putting one back."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from tests.support.clocks import NOW, SettableClock
+from tests.support.factories import session
+from tests.support.worlds import World
+
+from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
+from tminus.storage import Store, backup, migrate
+from tminus.storage.backup import back_up, restore
+from tminus.storage.check import examine
+from tminus.storage.engine import make_engine
+from tminus.vocabulary import Timeouts
+
+
+class Place:
+    """A database with a store on it, and a directory for copies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "tminus.db"
+        self.url = f"sqlite:///{self.path}"
+        self.copies = folder / "copies"
+        self.copies.mkdir()
+        self.copy = self.copies / "copy.db"
+        self.clock = SettableClock()
+        self.world = World(Store(self.url, self.clock), self.clock)
+
+    def reopened(self) -> World:
+        """A world on what is there now; the one before is closed."""
+        self.world.store.close()
+        self.world = World(Store(self.url, self.clock), self.clock)
+        return self.world
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    one = Place(tmp_path)
+    yield one
+    one.world.store.close()
+
+
+def sql(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_a_copy_holds_what_was_committed_and_says_how_much(place: Place) -> None:
+    place.world.join(place.world.create())
+
+    made = back_up(place.url, place.copy, NOW)
+
+    assert made.path == place.copy
+    assert (made.contents.sessions, made.contents.events, made.contents.last_seq) == (1, 3, 3)
+    assert made.contents.size == place.copy.stat().st_size
+    assert place.copy.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(place.copies) == ["copy.db"], "one file, that needs none beside it"
+    assert sql(place.copy, "PRAGMA journal_mode") == [("delete",)]
+    found = examine(f"sqlite:///{place.copy}", Timeouts(), NOW)
+    assert (found.problems, found.sessions, found.last_seq) == ((), 1, 3)
+
+
+def test_a_copy_is_of_one_moment_however_much_is_written_while_it_is_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each step of one page somebody commits: a copy that began anew each time would never end."""
+    monkeypatch.setattr(backup, "PAGES", 1)
+    world = place.world
+    world.put(*(session(id=f"before{number}", label="x" * 255) for number in range(200)))
+    written: list[str] = []
+
+    class Slow(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:
+            def meanwhile(*_: int) -> None:
+                written.append(world.create().id)
+                assert len(written) < 1000, "it begins anew each time"
+
+            super().backup(target, progress=meanwhile, **options)
+
+    def slowly(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, factory=Slow)
+        connection.isolation_level = None
+        return connection
+
+    monkeypatch.setattr(backup, "look_at", slowly)
+
+    made = back_up(place.url, place.copy, NOW)
+
+    assert len(written) > 20
+    assert made.contents.sessions == 200
+    assert sql(place.copy, "SELECT count(*) FROM session WHERE id LIKE 'before%'") == [(200,)]
+
+
+def test_a_file_that_is_there_is_overwritten_only_by_force(place: Place) -> None:
+    place.copy.write_bytes(b"precious")
+
+    with pytest.raises(CannotBackUp, match="is there already: name another file, or overwrite it with --force"):
+        back_up(place.url, place.copy, NOW)
+    assert place.copy.read_bytes() == b"precious"
+
+    assert back_up(place.url, place.copy, NOW, force=True).contents.size == place.copy.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("tminus.db", "is the database itself"),
+        ("pipe", "is no file that could be overwritten"),
+        ("nowhere/copy.db", "there is no such directory"),
+        ("tminus.db/copy.db", "there is no such directory"),
+    ],
+)
+def test_a_place_that_can_hold_no_copy_is_refused_even_by_force(place: Place, target: str, problem: str) -> None:
+    os.mkfifo(place.path.parent / "pipe")
+
+    with pytest.raises(CannotBackUp, match=problem):
+        back_up(place.url, place.path.parent / target, NOW, force=True)
+
+    assert place.reopened().store.failing is None
+
+
+def test_in_a_directory_copies_have_their_date_as_a_name_and_the_oldest_are_removed(place: Place) -> None:
+    others = [place.copies / name for name in ("tminus-old.db", "mine.db", "tminus-20200101T000000Z.db.txt")]
+    for other in others:
+        other.touch()
+    made = [back_up(place.url, place.copies, NOW + timedelta(days=day)).path for day in range(3)]
+    assert made[0].name == "tminus-20300107T090000Z.db"
+
+    last = back_up(place.url, place.copies, NOW + timedelta(days=3), keep=2)
+
+    assert last.removed == (made[0], made[1])
+    assert set(place.copies.iterdir()) == {*others, made[2], last.path}
+
+
+def test_a_copy_that_fails_leaves_nothing_behind_and_removes_no_old_one(place: Place) -> None:
+    good = back_up(place.url, place.copies, NOW).path
+    for _ in range(40):
+        place.world.create()
+    place.world.store.close()
+    content = bytearray(place.path.read_bytes())
+    root = sql(place.path, "SELECT rootpage FROM sqlite_master WHERE name = 'session'")[0][0]
+    content[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
+    place.path.write_bytes(content)
+
+    with pytest.raises(DatabaseCorrupt, match=r"tminus\.db: the file is damaged \(malformed.*tminus db check"):
+        back_up(place.url, place.copies, NOW + timedelta(days=1), keep=1)
+
+    assert list(place.copies.iterdir()) == [good]
+    place.world = World(Store(f"{place.url}.other", place.clock), place.clock)
+
+
+def test_what_a_killed_process_left_half_made_is_removed_and_what_another_makes_now_is_not(place: Place) -> None:
+    left = place.copies / ".tminus-abc.half"
+    left.touch()
+    with backup._half_made(place.copies / "other.db") as others:
+        back_up(place.url, place.copy, NOW)
+        assert others.exists()
+
+    assert os.listdir(place.copies) == ["copy.db"]
+
+
+def test_a_disk_that_is_full_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SQLite tells it: a file may not grow beyond so many pages."""
+    written_once = backup._written_once
+
+    def small(path: Path) -> sqlite3.Connection:
+        connection = written_once(path)
+        connection.execute("PRAGMA max_page_count=5")
+        return connection
+
+    monkeypatch.setattr(backup, "_written_once", small)
+
+    with pytest.raises(CannotBackUp, match="full"):
+        back_up(place.url, place.copy, NOW)
+    assert os.listdir(place.copies) == []
+
+
+def test_there_is_nothing_to_back_up_where_there_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(CannotOpenDatabase, match="there is nothing to back up"):
+        back_up(f"sqlite:///{tmp_path}/none.db", tmp_path / "copy.db", NOW)
+    assert os.listdir(tmp_path) == []
+
+
+def test_for_postgresql_its_own_tools_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotBackUp, match="pg_dump"):
+        back_up("postgresql+psycopg://db/tminus", tmp_path / "copy.db", NOW)
+    with pytest.raises(CannotRestore, match="pg_restore"):
+        restore("postgresql+psycopg://db/tminus", tmp_path / "copy.db", NOW)
+
+
+# --- putting one back -------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_database_is_the_copy_and_what_was_there_stays_beside_it(place: Place) -> None:
+    kept = place.world.create()
+    back_up(place.url, place.copy, NOW)
+    lost = place.world.create()
+    place.world.store.close()
+
+    done = restore(place.url, place.copy, NOW)
+
+    assert (done.path, done.contents.sessions) == (place.path, 1)
+    assert done.moved_to == place.path.with_name("tminus.db.20300107T090000Z")
+    assert place.path.stat().st_mode & 0o777 == 0o600
+    assert sql(done.moved_to, "SELECT count(*) FROM session") == [(2,)]
+    world = place.reopened()
+    assert world.stored(kept) == kept
+    assert lost.id not in world.all_sessions()
+    assert place.copy.exists()
+
+
+def test_a_restored_database_names_its_events_anew_and_gives_no_number_twice(place: Place) -> None:
+    """What was told after the copy was made had numbers; nothing else may come under those names or numbers."""
+    place.world.create()
+    back_up(place.url, place.copy, NOW)
+    place.world.create()
+    before = place.world.store.database_id
+    highest = place.world.events()[-1].event.seq
+    place.world.store.close()
+
+    done = restore(place.url, place.copy, NOW)
+
+    world = place.reopened()
+    assert world.store.database_id == done.database_id != before
+    world.create()
+    assert world.events()[-1].event.seq == highest + 1
+    assert restore_id(place) != done.database_id, "each time"
+
+
+def restore_id(place: Place) -> str:
+    place.world.store.close()
+    return restore(place.url, place.copy, NOW + timedelta(seconds=1)).database_id
+
+
+def test_a_backup_is_restored_where_there_is_no_database(place: Place, tmp_path: Path) -> None:
+    made = place.world.create()
+    back_up(place.url, place.copy, NOW)
+    new = tmp_path / "new"
+    new.mkdir()
+
+    done = restore(f"sqlite:///{new}/tminus.db", place.copy, NOW)
+
+    assert done.moved_to is None
+    assert os.listdir(new) == ["tminus.db"]
+    store = Store(f"sqlite:///{new}/tminus.db", place.clock)
+    assert World(store, place.clock).stored(made) == made
+    store.close()
+
+
+def test_what_a_killed_daemon_had_not_yet_put_into_the_file_is_moved_aside_too(place: Place) -> None:
+    """The -wal file of the replaced database must never be read as part of its successor."""
+    back_up(place.url, place.copy, NOW)
+    place.world.create()
+    beside = {end: place.path.with_name(f"tminus.db{end}").read_bytes() for end in ("", "-wal")}
+    place.world.store.close()
+    for end, content in beside.items():
+        place.path.with_name(f"tminus.db{end}").write_bytes(content)
+
+    done = restore(place.url, place.copy, NOW)
+
+    assert done.moved_to is not None
+    assert sql(done.moved_to, "SELECT count(*) FROM session") == [(1,)]
+    assert place.reopened().all_sessions() == {}
+
+
+def test_a_damaged_database_can_be_replaced_and_is_kept(place: Place) -> None:
+    made = place.world.create()
+    back_up(place.url, place.copy, NOW)
+    place.world.store.close()
+    place.path.write_bytes(b"\xa5" * 20000)
+    place.path.with_name("tminus.db-wal").write_bytes(b"\xa5" * 3000)
+
+    done = restore(place.url, place.copy, NOW)
+
+    assert done.moved_to is not None
+    assert done.moved_to.read_bytes() == b"\xa5" * 20000
+    assert done.moved_to.with_name(f"{done.moved_to.name}-wal").read_bytes() == b"\xa5" * 3000
+    assert place.reopened().stored(made) == made
+
+
+def test_a_backup_of_an_older_tminus_is_brought_up_to_date(place: Place) -> None:
+    engine = make_engine(f"sqlite:///{place.copy}", writes=True)
+    with engine.connect() as connection, connection.begin():
+        command.upgrade(migrate._config(connection), "0001")
+    engine.dispose()
+    place.world.store.close()
+
+    done = restore(place.url, place.copy, NOW)
+
+    assert (done.schema_before, done.schema) == ("0001", migrate.head())
+    assert place.reopened().store.migrated_from == migrate.head()
+
+
+def spoil_a_page(path: Path) -> None:
+    root = sql(path, "SELECT rootpage FROM sqlite_master WHERE name = 'session_due'")[0][0]
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * 4096 : root * 4096] = bytes(byte ^ 0xFF for byte in content[(root - 1) * 4096 : root * 4096])
+    path.write_bytes(content)
+
+
+def make_newer(path: Path) -> None:
+    sql(path, "UPDATE alembic_version SET version_num = '9999'")
+
+
+def orphan_events(path: Path) -> None:
+    sql(path, "UPDATE event SET session_id = 'gone'")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "refusal", "problem"),
+    [
+        (spoil_a_page, DatabaseCorrupt, r"copy\.db: the file is damaged \(malformed"),
+        (orphan_events, DatabaseCorrupt, r"copy\.db: the file is damaged \(malformed: row 1 of event belongs to no"),
+        (make_newer, DatabaseTooNew, r"copy\.db: its schema is 9999, of a newer tminus"),
+        (lambda path: path.write_bytes(b"a text " * 2000), DatabaseCorrupt, r"copy\.db: .* \(file is not a database"),
+        (lambda path: path.write_bytes(b""), DatabaseCorrupt, r"copy\.db: the file is no database of tminus"),
+        (Path.unlink, CannotOpenDatabase, "there is no such file"),
+    ],
+)
+def test_what_is_no_good_backup_is_refused_and_nothing_is_touched(
+    place: Place, spoil: Any, refusal: type[Exception], problem: str
+) -> None:
+    place.world.create()
+    back_up(place.url, place.copy, NOW)
+    place.world.store.close()
+    spoil(place.copy)
+    before = {path.name: path.read_bytes() for path in place.path.parent.iterdir() if path.is_file()}
+
+    with pytest.raises(refusal, match=problem):
+        restore(place.url, place.copy, NOW)
+
+    assert {path.name: path.read_bytes() for path in place.path.parent.iterdir() if path.is_file()} == before
+
+
+def test_the_database_is_not_restored_onto_itself(place: Place) -> None:
+    with pytest.raises(CannotRestore, match="is the database itself"):
+        restore(place.url, place.path, NOW)

@@ -1,0 +1,245 @@
+"""`tminus db check`: what is whole is passed, and each way of being wrong is told. On both databases."""
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, text, update
+from tests.support.clocks import SettableClock
+from tests.support.databases import Database, SqliteServer
+from tests.support.factories import MINUTE
+from tests.support.worlds import World
+
+from tminus.errors import CannotOpenDatabase
+from tminus.sessions import sweeps
+from tminus.storage import Store, Transaction
+from tminus.storage.check import MOST, Examined, examine
+from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
+from tminus.vocabulary import SessionType, Status, Timeouts
+
+HOUR = timedelta(hours=1)
+
+
+def examined(world: World, database: Database) -> Examined:
+    return examine(database.url, world.settings.lifecycle.timeouts, world.now)
+
+
+def problems(world: World, database: Database) -> list[tuple[str, str]]:
+    return [(problem.check, problem.text) for problem in examined(world, database).problems]
+
+
+def do(world: World, statement: Any) -> None:
+    """Changes a row behind the verbs' back."""
+    world.run(lambda tx: tx.execute(statement))
+
+
+def test_a_database_in_which_everything_has_happened_is_whole(world: World, database: Database) -> None:
+    for kind in SessionType:
+        world.schedule(2 * HOUR, kind)
+        made = world.create(kind)
+        left = world.join(made)
+        world.join(made, "Ada")
+        world.leave(made, left)
+        world.close(world.create(kind))
+        world.schedule(11 * MINUTE, kind)
+    world.passes(minutes=5)
+    sweeps.follow_timeouts(world.store.submit, world.settings.lifecycle.timeouts)
+
+    found = examined(world, database)
+
+    assert found.problems == ()
+    assert found.is_current
+    assert (found.sessions, found.events) == (16, len(world.events()))
+    assert found.last_seq == world.events()[-1].event.seq
+
+
+def test_deadlines_may_follow_the_configuration_or_the_time_outs_that_are_remembered(
+    world: World, database: Database
+) -> None:
+    """A configuration that was changed and not yet read by the daemon makes no deadline wrong."""
+    sweeps.follow_timeouts(world.store.submit, world.settings.lifecycle.timeouts)
+    world.schedule(2 * HOUR)
+    active = world.create()
+    world.leave(active, world.join(active))
+
+    assert examine(database.url, Timeouts(lead=MINUTE, empty=MINUTE, max_active=HOUR), world.now).problems == ()
+
+
+def test_a_session_that_waits_for_a_pin_has_the_deadline_it_was_put_off_to(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = world.schedule(2 * HOUR, SessionType.SUPPORT)
+    monkeypatch.setattr(Transaction, "free_pins", lambda _tx, _count: [])
+
+    assert world.passes(2 * HOUR).without_pin
+    assert world.stored(waiting).due_at != waiting.due_at
+
+    assert problems(world, database) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"due_at": None, "due_trigger": None}, "(scheduled) has the deadline none, but should have open at 2030-01-"),
+        ({"due_trigger": "expire"}, "(scheduled) has the deadline expire at 2030-01-07T10:50:00.000Z, but should have"),
+        ({"due_at": SettableClock().time}, "(scheduled) has the deadline open at 2030-01-07T09:00:00.000Z, but should"),
+    ],
+)
+def test_a_wrong_deadline_is_told(world: World, database: Database, change: dict[str, Any], says: str) -> None:
+    session = world.schedule(2 * HOUR, SessionType.SUPPORT)
+    world.schedule(2 * HOUR)
+    do(world, update(SESSIONS).where(SESSIONS.c.id == session.id).values(change))
+
+    [(check, told)] = problems(world, database)
+
+    assert check == "deadline"
+    assert told.startswith(f"session {session.id} {says}")
+
+
+def test_a_closed_session_that_has_a_deadline_is_told(world: World, database: Database) -> None:
+    session = world.create()
+    world.close(session)
+    do(world, update(SESSIONS).values(due_at=world.now, due_trigger="expire"))
+
+    [(check, told)] = problems(world, database)
+
+    assert (check, told.endswith("but should have none")) == ("deadline", True)
+
+
+def test_a_session_without_a_history_is_told(world: World, database: Database) -> None:
+    silent, _other = world.create(), world.create()
+    do(world, delete(EVENTS).where(EVENTS.c.session_id == silent.id))
+
+    assert problems(world, database) == [("events", f"session {silent.id} has no event")]
+
+
+def test_a_status_that_is_not_that_of_the_last_event_is_told(world: World, database: Database) -> None:
+    session = world.create()
+    world.join(session)
+    last = world.events()[-1].event.seq
+    do(world, update(EVENTS).where(EVENTS.c.seq == last).values(status=Status.CLOSED))
+
+    assert problems(world, database) == [
+        ("status", f"session {session.id} is active, but by its last event ({last}) it is closed")
+    ]
+
+
+def test_a_pin_that_two_sessions_have_is_told_without_the_pin(world: World, database: Database) -> None:
+    first, second = (world.create(SessionType.SUPPORT) for _ in range(2))
+    do(world, text("DROP INDEX session_pin"))
+    try:
+        do(world, update(SESSIONS).where(SESSIONS.c.id == second.id).values(pin=first.pin))
+        told = problems(world, database)
+    finally:
+        do(world, update(SESSIONS).where(SESSIONS.c.id == second.id).values(pin=second.pin))
+        do(world, text("CREATE UNIQUE INDEX session_pin ON session (pin) WHERE pin <> 0"))
+
+    shares = "shares its PIN with another open session"
+    assert told == [("pin", f"session {id_} {shares}") for id_ in sorted((first.id, second.id))]
+    assert str(first.pin) not in str(told)
+
+
+def test_a_pin_where_none_should_be_and_none_where_one_should_be_are_told(world: World, database: Database) -> None:
+    live, support = world.create(), world.create(SessionType.SUPPORT)
+    do(world, update(SESSIONS).where(SESSIONS.c.id == support.id).values(pin=0))
+    do(world, update(SESSIONS).where(SESSIONS.c.id == live.id).values(pin=123456))
+
+    assert set(problems(world, database)) == {
+        ("pin", f"session {live.id} (new) has a PIN, and should have none"),
+        ("pin", f"session {support.id} (new) has no PIN"),
+    }
+
+
+def test_participants_that_are_miscounted_are_told(world: World, database: Database) -> None:
+    crowded, empty, right = (world.create() for _ in range(3))
+    for session in (crowded, right):
+        world.join(session)
+        world.join(session)
+    do(world, update(SESSIONS).where(SESSIONS.c.id == empty.id).values(participants=1))
+    gone = world.participants(crowded)[0].id
+    do(world, update(PARTICIPANTS).where(PARTICIPANTS.c.id == gone).values(left_at=world.now))
+
+    assert set(problems(world, database)) == {
+        ("participants", f"session {crowded.id} counts 2 participants, but 1 have not left"),
+        ("participants", f"session {empty.id} counts 1 participants, but 0 have not left"),
+    }
+
+
+def test_of_very_many_problems_of_one_kind_a_hundred_are_told_and_the_rest_counted(
+    world: World, database: Database
+) -> None:
+    world.put(*(world.create().model_copy(update={"id": f"s{number}"}) for number in range(MOST + 3)))
+
+    told = problems(world, database)
+
+    assert len(told) == MOST + 1
+    assert told[-1] == ("events", "and 3 sessions more")
+
+
+def test_a_database_that_has_no_schema_or_a_newer_one_is_told(empty_database: Database) -> None:
+    clock = SettableClock()
+    if empty_database.kind == "sqlite":
+        with pytest.raises(CannotOpenDatabase, match="there is no such file"):
+            examine(empty_database.url, Timeouts(), clock())
+    else:
+        [none] = examine(empty_database.url, Timeouts(), clock()).problems
+        assert "no database of tminus" in none.text
+    store = empty_database.open(clock)
+    store.submit(lambda tx: tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))).result(30)
+
+    found = examine(empty_database.url, Timeouts(), clock())
+
+    assert [problem.text for problem in found.problems] == ["its schema is 9999, of a newer tminus than this"]
+    assert not found.is_current
+
+
+# --- what only SQLite can tell ----------------------------------------------------------------------------------------
+
+
+def test_rows_without_their_session_are_told(sqlite_server: SqliteServer) -> None:
+    with sqlite_server.database() as database:
+        world = World(database.open(clock := SettableClock()), clock)
+        session = world.create()
+        world.store.close()
+        with sqlite3.connect(database.url.removeprefix("sqlite:///")) as bare:
+            bare.execute("UPDATE event SET session_id = 'gone'")
+        bare.close()
+
+        found = examine(database.url, Timeouts(), clock()).problems
+
+    assert ("foreign_keys", "row 1 of event belongs to a session that is not there") in [
+        (problem.check, problem.text) for problem in found
+    ]
+    assert ("events", f"session {session.id} has no event") in [(problem.check, problem.text) for problem in found]
+
+
+def test_a_file_with_any_one_page_spoilt_is_never_passed_as_whole(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.db"
+    store = Store(f"sqlite:///{path}", SettableClock())
+    world = World(store, SettableClock())
+    for _ in range(40):
+        world.create(SessionType.SUPPORT)
+    store.close()
+    whole = path.read_bytes()
+    assert examine(f"sqlite:///{path}", Timeouts(), world.now).problems == ()
+    spoilt = tmp_path / "spoilt.db"
+
+    for page in range(0, len(whole), 4096):
+        content = bytearray(whole)
+        content[page : page + 4096] = bytes(byte ^ 0xFF for byte in content[page : page + 4096])
+        spoilt.write_bytes(content)
+
+        assert examine(f"sqlite:///{spoilt}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "copy.db"
+    Store(f"sqlite:///{path}", SettableClock()).close()
+    before = path.read_bytes()
+    path.chmod(0o400)
+
+    examine(f"sqlite:///{path}", Timeouts(), SettableClock().time)
+
+    assert path.read_bytes() == before

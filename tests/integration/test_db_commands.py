@@ -1,0 +1,112 @@
+"""`tminus db …` as it answers on the command line: words, JSON, exit codes."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tminus.cli import main
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory with an empty database, in which the commands run."""
+    config = tmp_path / "tminus.toml"
+    config.touch()
+    state = tmp_path / "state"
+    monkeypatch.setenv("TMINUS_CONFIG", str(config))
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+    assert tminus("db", "upgrade").exit_code == 0
+    return state
+
+
+def tminus(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: Path) -> None:
+    old = tmp_path / "tminus-20200101T000000Z.db"
+    old.touch()
+
+    done = tminus("db", "backup", str(tmp_path), "--keep", "1")
+
+    assert done.exit_code == 0
+    wrote, removed = done.stdout.splitlines()
+    [copy] = tmp_path.glob("tminus-*.db")
+    assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.1 MB, in 0.")
+    assert removed == f"{old}: removed"
+    told = json.loads(tminus("db", "backup", str(tmp_path / "other.db"), "--json").stdout)
+    size = (tmp_path / "other.db").stat().st_size
+    assert {**told, "seconds": 0} == {
+        "file": str(tmp_path / "other.db"), "sessions": 0, "events": 0, "lastSeq": 0, "bytes": size, "seconds": 0,
+        "removed": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("-",), 2, "tminus: a backup is a file: name one, or a directory\n"),
+        (("copy.db", "--keep", "3"), 2, "tminus: --keep counts the copies in a directory, and copy.db is none\n"),
+        (("{there}",), 1, "tminus: {there}: is there already: name another file, or overwrite it with --force\n"),
+    ],
+)
+def test_a_backup_that_cannot_be_says_why(state: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+    there = str(state.parent / "tminus.toml")
+
+    done = tminus("db", "backup", *(argument.format(there=there) for argument in arguments))
+
+    assert (done.exit_code, done.stdout, done.stderr) == (code, "", says.format(there=there))
+
+
+def test_a_backup_of_postgresql_names_the_tool_for_it(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMINUS_STORAGE__URL", "postgresql+psycopg://db.invalid/tminus")
+
+    done = tminus("db", "backup", "copy.db")
+
+    assert (done.exit_code, "pg_dump" in done.stderr) == (1, True)
+
+
+def test_a_restore_says_what_it_put_back_and_where_the_other_is(state: Path, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy.db")
+    tminus("db", "backup", copy)
+
+    done = tminus("db", "restore", copy)
+
+    assert done.exit_code == 0
+    [aside] = state.glob("tminus.db.*")
+    back, moved = done.stdout.splitlines()
+    assert back.startswith(f"{state / 'tminus.db'}: 0 sessions, ")
+    assert moved == f"{aside}: what was there before"
+    aside.unlink()
+    told = json.loads(tminus("db", "restore", copy, "--json").stdout)
+    assert (told["movedTo"], told["schema"]) == (str(next(state.glob("tminus.db.*"))), told["schemaBefore"])
+    assert told["databaseId"] not in back
+
+
+def test_a_check_says_what_is_wrong_line_by_line(state: Path, tmp_path: Path) -> None:
+    whole = tminus("db", "check")
+    assert (whole.exit_code, whole.stdout) == (0, "nothing wrong: 0 sessions, 0 events, the last is 0\n")
+    copy = tmp_path / "copy.db"
+    tminus("db", "backup", str(copy))
+    content = bytearray(copy.read_bytes())
+    content[8192:12288] = bytes(byte ^ 0xFF for byte in content[8192:12288])
+    copy.write_bytes(content)
+    with closing(sqlite3.connect(state / "tminus.db", isolation_level=None)) as bare:
+        names = [row[1] for row in bare.execute("PRAGMA table_info(event)")]
+        bare.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(names))})", range(1, len(names) + 1))
+
+    spoilt = tminus("db", "check", str(copy))
+    orphaned = tminus("db", "check", "--json")
+
+    assert (spoilt.exit_code, spoilt.stdout.partition(":")[0]) == (1, "integrity")
+    assert "malformed" in spoilt.stdout
+    assert orphaned.exit_code == 1
+    told = json.loads(orphaned.stdout)
+    assert told["problems"] == [
+        {"check": "foreign_keys", "session": None, "text": "row 1 of event belongs to a session that is not there"}
+    ]
+    assert (told["sessions"], told["events"], told["examined"]) == (0, 1, True)
