@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types imports bench lock clean
+.PHONY: help run test check lint types imports bench docs lock clean
 
 help:
 	@echo "make run     start the daemon in the foreground, on config/tminus.toml and ./var"
@@ -47,6 +47,10 @@ imports: $(VENV)/dev
 
 bench: $(VENV)/run
 	$(BIN)/python -m tests.bench
+
+# The tables of docs/events.md, from the catalogue.
+docs: $(VENV)/run
+	$(BIN)/python -m tests.support.reference
 
 # Both locks anew, for every Python from 3.11 on; needs `uv`.
 lock:

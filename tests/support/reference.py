@@ -1,0 +1,42 @@
+"""The tables of docs/events.md, as they follow from the catalogue; `make docs` writes them anew."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tminus.events import CATALOGUE, LOG_LINES
+
+PAGE = Path(__file__).parents[2] / "docs" / "events.md"
+
+
+def code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def events() -> str:
+    """Every event: when, and what it carries."""
+    rows = (f"| `{kind}` | {entry.when} | {code(entry.carries)} |" for kind, entry in CATALOGUE.items())
+    return "\n".join(("| type | when | carries, besides the common fields |", "|---|---|---|", *rows))
+
+
+def log_lines() -> str:
+    """Every line of the log that is no event."""
+    rows = (
+        f"| `{name}` | {line.level} | {line.says} | {code(line.fields)} |".replace("|  |", "| |")
+        for name, line in LOG_LINES.items()
+    )
+    return "\n".join(("| name | level | says | fields |", "|---|---|---|---|", *rows))
+
+
+def written(page: str) -> str:
+    """The page with its tables as they should be. Each stands below a line `<!-- made by make docs: NAME -->`."""
+    for name, table in (("events", events()), ("log lines", log_lines())):
+        pattern = rf"(<!-- made by make docs: {name} -->\n)(?:\|.*\n)*"
+        page, found = re.subn(pattern, lambda match, table=table: f"{match[1]}{table}\n", page)  # type: ignore[misc]
+        if not found:
+            raise LookupError(f"{PAGE.name} has no place for the table of {name}")
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text()))
