@@ -183,6 +183,7 @@ class Daemon:
     def _end_serving(self) -> None:
         self.services.draining = True
         self.services.bell.ring()
+        self.services.webhooks.drain()
         for server in self._servers:
             server.should_exit = True
 

@@ -23,7 +23,7 @@ from tminus.vocabulary import PauseReason
 
 T = TypeVar("T")
 
-GRACE = 2.0
+GRACE = 1.0
 """Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
 was cut off is made again."""
 
@@ -106,6 +106,10 @@ class Webhooks:
         """There are new events. Any thread."""
         for bell in tuple(self._bells.values()):
             bell.ring()
+
+    def drain(self) -> None:
+        """Begins no more requests. Any thread."""
+        self._loop.call_soon_threadsafe(lambda: [courier.stop() for courier, _ in self._couriers.values()])
 
     def stop(self) -> None:
         """Returns when the requests on their way are recorded, or were cut off."""
