@@ -109,7 +109,12 @@ class Webhooks:
 
     def drain(self) -> None:
         """Begins no more requests. Any thread."""
-        self._loop.call_soon_threadsafe(lambda: [courier.stop() for courier, _ in self._couriers.values()])
+
+        def drain() -> None:
+            for courier, _ in self._couriers.values():
+                courier.stop()
+
+        self._loop.call_soon_threadsafe(drain)
 
     def stop(self) -> None:
         """Returns when the requests on their way are recorded, or were cut off."""
