@@ -6,8 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tminus.config import Settings, load
-from tminus.config.keys import KEYS
-from tminus.config.settings import Agent
+from tminus.config.keys import ENTRY_KEYS, KEYS, LISTS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "config" / "tminus.toml"
@@ -26,13 +25,16 @@ def test_the_shipped_file_has_every_key() -> None:
         for part in key:
             assert part in found, key
             found = found[part]
-    assert set(table["agents"][0]) == set(Agent.model_fields)
+    for path, names in ENTRY_KEYS.items():
+        assert set(table[path[0]][0]) == set(names)
 
 
 def test_what_the_shipped_file_has_commented_out_is_right_too(tmp_path: Path) -> None:
     path = tmp_path / "tminus.toml"
     path.write_text(re.sub(r"(?m)^# (?=[a-z0-9_]+ = |\[\[)", "", SHIPPED.read_text()))
-    assert load(path, {}).settings.agents[0].id == 7
+    settings = load(path, {}).settings
+    assert settings.agents[0].id == 7
+    assert settings.webhooks
 
 
 def test_every_key_of_the_shipped_file_is_explained_above_it() -> None:
@@ -48,11 +50,12 @@ def test_the_reference_has_every_key_with_its_default_in_its_section() -> None:
     for key in KEYS:
         if len(key) == 3:
             assert f"[policy.{key[1]}]" in sections["policy"]
-        elif key != ("agents",):
+        elif key not in LISTS:
             section, name = key
             row = re.search(rf"(?m)^\| `{name}` \| `(.+?)` \|", sections[section])
             assert row, key
             [(_, default)] = tomllib.loads(f"{name} = {row[1]}").items()
             assert Settings.model_validate({section: {name: default}}) == Settings(), key
-    for name in Agent.model_fields:
-        assert f"| `{name}` |" in sections["agents"]
+    for path, names in ENTRY_KEYS.items():
+        for name in names:
+            assert f"| `{name}` |" in sections[path[0]], name
