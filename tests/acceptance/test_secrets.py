@@ -137,7 +137,7 @@ def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_r
     def configure(url: str, *names: str) -> None:
         desk = {"name": "desk", "url": url, "secret_file": [str(daemon.home / name) for name in names]}
         nobody = {"name": "nobody", "url": f"http://localhost:9/?key={key}", "secret_file": str(daemon.home / "secret")}
-        # Said in the log: a host that there is not, and a URL that no request can be made of.
+        # Nobody listens there; and a URL that no request can be made of.
         odd = {**nobody, "name": "odd", "url": f"http://desk..example/?key={key}", "from": "beginning"}
         daemon.configure(log={"level": "debug"}, webhooks=[desk, nobody, odd])
 
@@ -151,7 +151,7 @@ def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_r
         daemon.start()
         receiver.answers = [status(500), hang_up, status(302, Location="http://localhost:9/"), status(503)]
         session = daemon.make()
-        for _ in range(3):  # each is sent at once: the first failure, and two pings
+        for _ in range(3):  # with what was delivered first they meet all four
             daemon.post("/webhooks/desk/ping")
         for name in ("nobody", "odd"):
             daemon.logged("webhook.failed", endpoint=name)
@@ -181,14 +181,8 @@ def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_r
         for name in ("desk", "nobody", "odd"):
             log = daemon.get(f"/webhooks/{name}/deliveries?limit=100").text
             assert '"ok":false' in log
-            printed += [log, daemon.command("webhooks", "deliveries", name).stdout]
-        for words in (
-            ("list",),
-            ("list", "--json"),
-            ("ping", "odd"),
-            ("pause", "desk"),
-            ("deliveries", "desk", "--json"),
-        ):
+            printed.append(log)
+        for words in (("list",), ("deliveries", "desk"), ("ping", "odd"), ("pause", "desk")):
             done = daemon.command("webhooks", *words)
             printed.append(done.stdout + done.stderr)
         printed += [daemon.post("/webhooks/desk/replay", {"fromSeq": 1}).text, str(daemon.events(session["id"]))]
