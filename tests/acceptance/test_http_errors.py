@@ -125,7 +125,7 @@ def test_a_body_may_be_any_kind_of_json(daemon: Daemon, content_type: str) -> No
         "",
         "text/plain",
         "application/x-www-form-urlencoded",
-        "application/jsonp",
+        "application/x-ndjson",
         "text/json",
         "json",
         "text/plain;+json",
