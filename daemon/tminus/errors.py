@@ -22,7 +22,7 @@
     │   ├── Forbidden            x403
     │   ├── TooManyAttempts      x429
     │   ├── UnknownOrganization  x404
-    │   ├── UnknownWebhook       x404
+    │   ├── UnknownWebhook       x404  webhooks
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   └── Draining             x503
@@ -304,6 +304,9 @@ class UnknownOrganization(RequestError):
     @property
     def description(self) -> str:
         return f"Organization not found {self.organization_id}"
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)

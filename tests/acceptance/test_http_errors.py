@@ -102,6 +102,55 @@ def test_every_fault_is_told_at_once(daemon: Daemon) -> None:
     assert fields(daemon.post("/supportsessions", {})) == {"type", "label"}
 
 
+def test_faults_of_headers_and_body_are_told_together(daemon: Daemon) -> None:
+    headers = {"Idempotency-Key": "x" * 256}
+    assert fields(daemon.post("/supportsessions", {"type": "live"}, headers=headers)) == {"Idempotency-Key", "label"}
+    broken = daemon.post("/supportsessions", content=b"{", headers=headers)
+    assert fields(broken) == {"Idempotency-Key", "body"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.tminus.v3+json"],
+)
+def test_a_body_may_be_any_kind_of_json(daemon: Daemon, content_type: str) -> None:
+    body = b'{"type": "live", "label": "A"}'
+    made = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
+    assert (made.status_code, made.json()["label"]) == (200, "A")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/x-ndjson",
+        "text/json",
+        "json",
+        "text/plain;+json",
+    ],
+)
+def test_a_body_that_does_not_say_it_is_json_is_none(daemon: Daemon, content_type: str) -> None:
+    body = b'{"type": "live", "label": "A"}'
+    answer = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
+    assert fields(answer) == {"body"}
+    assert "label" not in answer.text, "what was sent is not sent back"
+
+
+def test_without_a_body_only_that_is_missing(daemon: Daemon) -> None:
+    for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
+        for method, path in (("POST", "/supportsessions"), ("PUT", "/supportsession/nobody")):
+            answer = refused(daemon.call(method, path, headers=headers), 400, 100400)
+            assert answer["errors"] == [{"field": "body", "message": "is missing"}]
+
+
+@pytest.mark.parametrize("number", ["one", "1.5", "0", "-1", "2147483648", "9" * 5000, "%D9%A3%20"])
+def test_a_number_in_a_path_is_one_or_is_refused_by_its_name(daemon: Daemon, number: str) -> None:
+    for call in ("remotewidgetconfig", "cobrowsedeployments"):
+        assert fields(daemon.get(f"/organization/{number}/{call}")) == {"organization_id"}
+
+
 def big(length: int) -> dict[str, str]:
     return {"text": "x" * length}
 

@@ -1,13 +1,16 @@
 """Nothing secret is in the log, in events, metrics or errors, nor in what the command prints, at any level."""
 
 import re
+import signal
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon, token_of
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
+from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, hang_up, status
+from tests.support.waiting import eventually
 
 
 def assert_tells_none(everything: str, secrets: Iterable[str]) -> None:
@@ -67,7 +70,7 @@ def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(start_daemon: Sta
     # Secrets in the wrong places: a mistyped path, a query, a body, an id.
     token = token_of("anna")
     refused = []
-    for path in ("/{}", "/support/{}/meta", "/supportsession/{}", "/me?token={}", "/crmlookup/{}"):
+    for path in ("/{}", "/support/{}/meta", "/supportsession/{}", "/me?token={}", "/crmlookup/{}", "/webhooks/{}"):
         daemon.get(path.format(token))
         refused.append(daemon.call("PATCH", path.format(token)).text)
     daemon.get("/me", by=None, headers={"Session-id": f"{token}x"})
@@ -119,3 +122,78 @@ def test_the_password_of_postgresql_is_told_to_nobody(make_daemon: StartDaemon, 
     printed = [done.stdout + done.stderr for done in (*well, *badly)]
     everything = "\n".join([metrics.text, ready.text, *printed, daemon.log.read_text(), daemon.errors.read_text()])
     assert_tells_none(everything, [password])
+
+
+def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_receiver(
+    make_daemon: StartDaemon,
+) -> None:
+    """Neither while it works, nor while it fails in every way, nor while it is put in force, changed and refused."""
+    key, new_key = "kJ8vQ2xW5zL1pR7t", "bN4mC6yH9dF3gS0a"
+    daemon = make_daemon()
+    files = {"secret": SECRET, "other": OTHER_SECRET, "broken": f"{OTHER_SECRET}!"}
+    for name, secret in files.items():
+        (daemon.home / name).write_text(secret)
+
+    def configure(url: str, *names: str) -> None:
+        desk = {"name": "desk", "url": url, "secret_file": [str(daemon.home / name) for name in names]}
+        nobody = {"name": "nobody", "url": f"http://localhost:9/?key={key}", "secret_file": str(daemon.home / "secret")}
+        # Nobody listens there; and a URL that no request can be made of.
+        odd = {**nobody, "name": "odd", "url": f"http://desk..example/?key={key}", "from": "beginning"}
+        daemon.configure(log={"level": "debug"}, webhooks=[desk, nobody, odd])
+
+    def reload() -> None:
+        lines = len(daemon.log_lines("config.reloaded") + daemon.log_lines("config.rejected"))
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: len(daemon.log_lines("config.reloaded") + daemon.log_lines("config.rejected")) > lines)
+
+    with Receiver() as receiver:
+        configure(f"{receiver.url}?key={key}", "secret")
+        daemon.start()
+        receiver.answers = [status(500), hang_up, status(302, Location="http://localhost:9/"), status(503)]
+        session = daemon.make()
+        for _ in range(3):  # with what was delivered first they meet all four
+            daemon.post("/webhooks/desk/ping")
+        for name in ("nobody", "odd"):
+            daemon.logged("webhook.failed", endpoint=name)
+            daemon.post(f"/webhooks/{name}/ping")
+        daemon.logged("webhook.failed", endpoint="desk")
+        daemon.post("/webhooks/desk/resume")
+        eventually(lambda: daemon.get("/webhooks/desk").json()["state"] == "idle")
+        assert {request.path for request in receiver.requests} == {f"/hook?key={key}"}, "it is sent, and only there"
+
+        printed = [daemon.command("check", "--effective").stdout]
+        configure(f"{receiver.url}?key={new_key}", "broken")
+        refused = daemon.command("check", "--effective")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "webhooks[desk].secret_file names a secret that cannot be read" in refused.stderr
+        reload()
+        configure(f"{receiver.url.replace('://', f'://{new_key}@')}", "secret")
+        reload()
+        configure(f"{receiver.url}?key={new_key}", "other", "secret")
+        reload()
+        assert [len(daemon.log_lines(name)) for name in ("config.rejected", "config.reloaded")] == [2, 1]
+        daemon.logged("config.changed", key="webhooks[desk].url")
+        assert daemon.post("/webhooks/desk/ping").json()["ok"]
+        receiver.requests[-1].verify(OTHER_SECRET)
+        printed.append(daemon.command("check", "--effective").stdout)
+
+        printed += [daemon.get(path).text for path in ("/webhooks", "/webhooks/desk", "/events")]
+        for name in ("desk", "nobody", "odd"):
+            log = daemon.get(f"/webhooks/{name}/deliveries?limit=100").text
+            assert '"ok":false' in log
+            printed.append(log)
+        for words in (("list",), ("deliveries", "desk"), ("ping", "odd"), ("pause", "desk")):
+            done = daemon.command("webhooks", *words)
+            printed.append(done.stdout + done.stderr)
+        printed += [daemon.post("/webhooks/desk/replay", {"fromSeq": 1}).text, str(daemon.events(session["id"]))]
+        printed += [daemon.post("/webhooks/desk/replay", {"secret": SECRET}).text]
+        printed.append(daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text)
+        assert 'endpoint="desk"' in printed[-1]
+        check_health(daemon)
+
+    assert "desk" in printed[0]
+    everything = "\n".join([*printed, refused.stderr, daemon.log.read_text(), daemon.errors.read_text()])
+    secrets = [secret.removeprefix("whsec_") for secret in (SECRET, OTHER_SECRET)]
+    assert_tells_none(everything, [SECRET[:20], *secrets, key, new_key])
+    for line in ("webhook.added", "webhook.failed", "webhook.paused", "config.fault"):
+        assert daemon.log_lines(line), line

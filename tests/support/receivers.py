@@ -18,6 +18,7 @@ OTHER_SECRET = "whsec_" + "YW5vdGhlciBzZWNyZXQsIGEgbmV3ZXIgb25lLi4="
 class Received:
     """A request as it came."""
 
+    path: str
     headers: dict[str, str]
     body: bytes
 
@@ -88,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        received = Received({name.lower(): value for name, value in self.headers.items()}, body)
+        received = Received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         answer = self.receiver.took(received)
         answer(self)
 

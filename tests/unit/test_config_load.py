@@ -250,6 +250,7 @@ def test_roles_are_known_and_there_is_one_at_least(files: Files) -> None:
     text = '[[agents]]\nid = 7\nname = "a"\nroles = {}'
     assert "agents[7].roles must not be empty" in files.fault(text.format("[]"))
     assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["api", "agnt"]'))
+    assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["agnt"]'))
 
 
 def test_all_faults_of_all_sources_are_told_at_once_in_reading_order(files: Files) -> None:

@@ -32,6 +32,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.Forbidden("the role agent"), "needs the role agent"),
     (errors.TooManyAttempts("PIN look-ups", 12.6), "Too many PIN look-ups from your address: try again in 13 s"),
     (errors.UnknownOrganization(5), "5"),
+    (errors.UnknownWebhook("desk"), "Webhook not found desk"),
     (errors.Overloaded(), "try again"),
     (errors.StoreUnavailable(), "nothing was changed"),
     (errors.Draining(), "stopping"),
@@ -85,6 +86,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "sessions": {101, 102},
         "retries": {103},
         "callers": {104, 106},
+        "webhooks": {109},
         "the daemon": {105, 107, 108},
     }
     _, digits, note = _drawn()[leaf.__name__]
@@ -93,13 +95,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 21
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 22
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert divmod(leaf.refcode, 1000)[1] == STATUS[leaf]
-    assert 100 <= leaf.refcode // 1000 <= 108
+    assert 100 <= leaf.refcode // 1000 <= 109
 
 
 def test_every_refusal_has_an_http_status_and_nothing_else_has() -> None:

@@ -62,7 +62,12 @@ def check(
     """Check the configuration without starting anything; exit code 0 or 1."""
     with telling_errors():
         read = config.load(config.find(config_path or context.obj.config, os.environ), os.environ)
-        config.database(read.settings, config.state_directory(os.environ), os.environ)
+        state = config.state_directory(os.environ)
+        config.database(read.settings, state, os.environ)
+        if read.settings.webhooks:
+            from tminus import delivery  # noqa: PLC0415 - loaded only where there is something to read
+
+            delivery.read_secrets(read.settings, state, os.environ)
     if effective:
         print(config.effective(read), end="")
     else:

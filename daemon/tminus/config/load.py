@@ -45,6 +45,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
         faults += [
             ConfigFault(tree.origin(found["loc"]), _key(found["loc"], tree.values), message(found))
             for found in error.errors(include_url=False)
+            # A list is called too short by what is right in it: what is wrong with the rest has a fault of its own.
+            if not (found["type"] == "too_short" and found["input"])
         ]
     # What contradicts the rest may be right once a file that could not be read says its part.
     if not unread:

@@ -88,20 +88,39 @@ def database(settings: Settings, state_directory: Path, environ: Mapping[str, st
 
 
 def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets of an endpoint, as text, in the order in which they are named. Raises `ConfigError`."""
+    """The secrets of an endpoint, as text, in the order in which they are named.
+
+    Raises `ConfigError` with what is wrong with each of them.
+    """
     key = f"webhooks[{webhook.name}]"
-    read = [_secret(f"{key}.secret_file", state_directory / name) for name in webhook.secret_file]
-    credential = f"{key}.secret_credential"
-    read += [_secret(credential, _credentials(credential, environ) / name) for name in webhook.secret_credential]
-    for secret in read:
-        # What receivers' libraries take: `whsec_` and base64 of 24 to 64 bytes.
+    read: list[str] = []
+    faults: list[ConfigFault] = []
+    for name in webhook.secret_file:
         try:
-            length = len(b64decode(secret.removeprefix("whsec_"), validate=True)) if secret.startswith("whsec_") else 0
-        except ValueError:
-            length = 0
-        if not 24 <= length <= 64:
-            raise _unreadable(key, "it is no `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
+            read.append(_signing_secret(f"{key}.secret_file", state_directory / name))
+        except ConfigError as error:
+            faults += error.faults
+    for name in webhook.secret_credential:
+        credential = f"{key}.secret_credential"
+        try:
+            read.append(_signing_secret(credential, _credentials(credential, environ) / name))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(tuple(faults))
     return tuple(read)
+
+
+def _signing_secret(key: str, path: Path) -> str:
+    """What receivers' libraries take: `whsec_` and base64 of 24 to 64 bytes."""
+    secret = _secret(key, path)
+    try:
+        length = len(b64decode(secret.removeprefix("whsec_"), validate=True)) if secret.startswith("whsec_") else 0
+    except ValueError:
+        length = 0
+    if not 24 <= length <= 64:
+        raise _unreadable(key, "it is no `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
+    return secret
 
 
 def _credentials(key: str, environ: Mapping[str, str]) -> Path:

@@ -47,9 +47,9 @@ def _content_type(value: object) -> str:
 
 
 def _event_pattern(value: object) -> str:
-    if value not in EVENT_PATTERNS:
+    if not isinstance(value, str) or value not in EVENT_PATTERNS:
         raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {values.shown(value)}")
-    return str(value)
+    return value
 
 
 def _one_or_more(value: object) -> object:
@@ -216,8 +216,6 @@ class Agent(Table):
 
 class Webhook(Table):
     """An endpoint that is told what happens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
     name: Annotated[str, PlainValidator(_endpoint_name)]
     url: Annotated[str, PlainValidator(addresses.parse_endpoint), PlainSerializer(addresses.endpoint_text)]

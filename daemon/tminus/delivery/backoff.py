@@ -24,10 +24,12 @@ def retry_after(header: str | None, now: datetime) -> timedelta | None:
     """What a `Retry-After` asks for: seconds, or a date; None if it says nothing that makes sense."""
     if header is None:
         return None
-    if header.strip().isascii() and header.strip().isdigit():
-        return timedelta(seconds=min(int(header), LONGEST_ASKED.total_seconds()))
+    asked = header.strip()
+    if asked.isascii() and asked.isdigit():
+        # More digits than int() reads are more than is waited for.
+        return timedelta(seconds=min(int(asked.lstrip("0")[:9] or "0"), LONGEST_ASKED.total_seconds()))
     try:
-        date = email.utils.parsedate_to_datetime(header)
-    except ValueError:
+        date = email.utils.parsedate_to_datetime(asked)
+    except (ValueError, OverflowError):  # the latter for a number in it that no date holds
         return None
     return max(timedelta(0), (date if date.tzinfo else date.replace(tzinfo=UTC)) - now)

@@ -52,9 +52,10 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
     for webhook in settings.webhooks:
         try:
             found[webhook.name] = config.secrets(webhook, state_directory, environ)
-            trusting(_authorities(webhook, state_directory))
         except ConfigError as error:
             faults += error.faults
+        try:
+            trusting(_authorities(webhook, state_directory))
         except OSError as error:
             key = f"webhooks[{webhook.name}].ca_file"
             faults.append(ConfigFault("", key, f"names no file of certificates: {error.strerror or error}"))

@@ -1,0 +1,98 @@
+"""The bell: no ring after a look is lost, wherever it comes from."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from tminus.bell import Bell, wait_for
+
+LONG = 10.0
+"""Seconds that a wait takes only if the bell is broken."""
+
+
+def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
+    async def listen() -> list[bool]:
+        bell = Bell()
+        waits = [asyncio.create_task(wait_for(bell.next_ring(), LONG)) for _ in range(3)]
+        await asyncio.sleep(0)  # they wait now
+        with ThreadPoolExecutor() as pool:
+            pool.submit(bell.ring).result()
+        return await asyncio.gather(*waits)
+
+    assert asyncio.run(listen()) == [True, True, True]
+
+
+def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
+    async def listen() -> bool:
+        bell = Bell()
+        ring = bell.next_ring()
+        thread = threading.Thread(target=bell.ring)
+        thread.start()
+        thread.join()
+        assert not ring.is_set(), "events of asyncio are set on their own thread"
+        await asyncio.sleep(0)  # heard before anybody waits
+        assert ring.is_set()
+        return await wait_for(ring, LONG)
+
+    # In debug mode a loop takes nothing from another thread but by the one way that wakes it from its sleep.
+    assert asyncio.run(listen(), debug=True)
+
+
+def test_each_ring_is_heard_once() -> None:
+    async def listen() -> None:
+        bell = Bell()
+        for _ in range(3):
+            ring = bell.next_ring()
+            bell.ring()
+            bell.ring()
+            assert await wait_for(ring, LONG)
+            assert not bell.next_ring().is_set()
+        assert not await wait_for(bell.next_ring(), 0.001)
+
+    asyncio.run(listen())
+
+
+def test_no_ring_of_a_busy_writer_is_lost() -> None:
+    written = 0
+
+    async def listen() -> None:
+        bell = Bell()
+
+        def write() -> None:
+            nonlocal written
+            for _ in range(500):
+                written += 1
+                bell.ring()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        seen = 0
+        while seen < 500:
+            ring = bell.next_ring()
+            if seen == written:
+                assert await wait_for(ring, LONG), f"woken for {seen} of {written}"
+            seen = written
+        writer.join()
+
+    asyncio.run(listen())
+
+
+def test_while_nobody_listens_a_ring_leaves_nothing_behind() -> None:
+    async def listen() -> bool:
+        bell = Bell()
+        bell.ring()
+        assert vars(bell) == vars(Bell()), "it wakes no loop"
+        return await wait_for(bell.next_ring(), 0.001)
+
+    assert asyncio.run(listen()) is False, "what was before is seen by looking"
+
+
+def test_it_may_be_rung_after_the_loop_has_closed() -> None:
+    bell = Bell()
+
+    async def listen() -> None:
+        bell.next_ring()
+
+    asyncio.run(listen())
+    bell.ring()
+    bell.ring()

@@ -1,0 +1,154 @@
+"""How webhooks are signed and when they are tried again."""
+
+import hashlib
+import hmac
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+from tests.support.clocks import NOW
+from tests.support.receivers import OTHER_SECRET, SECRET
+
+from tminus import clock
+from tminus.delivery import signing
+from tminus.delivery.backoff import LONGEST, pause, retry_after
+
+BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
+DAY = timedelta(days=1)
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secrets", [(SECRET,), (SECRET, OTHER_SECRET)])
+def test_a_receiver_that_knows_any_of_the_secrets_takes_the_request_and_no_other_one_does(
+    secrets: tuple[str, ...],
+) -> None:
+    sent = signing.headers(secrets, "msg_1", clock.now(), BODY)
+    for secret in secrets:
+        assert Webhook(secret).verify(BODY, sent) == [{"label": "Grüße 🚀\n"}]
+    for stranger in {SECRET, OTHER_SECRET, "whsec_" + "A" * 32} - {*secrets}:
+        with pytest.raises(WebhookVerificationError):
+            Webhook(stranger).verify(BODY, sent)
+    assert not any(secret.removeprefix("whsec_") in str(sent) for secret in secrets)
+
+
+def test_what_was_changed_on_its_way_is_not_taken() -> None:
+    sent = signing.headers((SECRET,), "msg_1", clock.now(), BODY)
+    for body, changed in (
+        (BODY + b" ", {}),
+        (BODY, {"webhook-id": "msg_2"}),
+        (BODY, {"webhook-timestamp": str(int(sent["webhook-timestamp"]) + 1)}),
+    ):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(SECRET).verify(body, {**sent, **changed})
+
+
+def test_the_time_is_in_whole_seconds_of_the_moment_given() -> None:
+    sent = signing.headers((SECRET,), "msg_1", datetime(2030, 1, 7, 9, 0, 0, 999_999, UTC), BODY)
+    assert sent["webhook-timestamp"] == "1894006800"
+
+
+def test_the_plain_signature_is_of_the_body_with_the_first_secret_as_it_stands_in_its_file() -> None:
+    sent = signing.headers((OTHER_SECRET, SECRET), "msg_1", NOW, BODY)
+    key, block = OTHER_SECRET.encode().ljust(64, b"\0"), hashlib.sha256  # RFC 2104, by hand
+    inner = block(bytes(byte ^ 0x36 for byte in key) + BODY).digest()
+    assert sent["X-Hub-Signature-256"] == "sha256=" + block(bytes(byte ^ 0x5C for byte in key) + inner).hexdigest()
+    assert hmac.new(SECRET.encode(), BODY, "sha256").hexdigest() not in sent["X-Hub-Signature-256"]
+
+
+@given(st.lists(st.integers(min_value=1), min_size=1), st.lists(st.integers(min_value=1), min_size=1))
+def test_the_same_events_have_the_same_id_and_no_others_have(one: list[int], other: list[int]) -> None:
+    assert re.fullmatch("msg_[0-9a-f]{32}", signing.batch_id("db", one))
+    assert signing.batch_id("db", one) == signing.batch_id("db", tuple(one))
+    assert (signing.batch_id("db", one) == signing.batch_id("db", other)) is (one == other)
+    assert signing.batch_id("db", one) != signing.batch_id("db2", one)
+
+
+def test_ids_do_not_depend_on_where_numbers_are_joined() -> None:
+    assert len({signing.batch_id("db", seqs) for seqs in ([1, 2], [12], [1, 2, 3], [1, 23], [12, 3], [2, 1])}) == 6
+
+
+# --- when to try again ------------------------------------------------------------------------------------------------
+
+failures = st.integers(min_value=1, max_value=10**6)
+
+
+@given(failures, st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=2)))
+def test_a_pause_is_doubled_with_each_failure_up_to_an_hour_and_less_by_half_at_the_most(
+    failed: int, first: timedelta
+) -> None:
+    whole = first
+    for _ in range(min(failed, 60) - 1):
+        whole *= 2
+        if whole >= LONGEST:
+            break
+    whole = min(whole, timedelta(hours=1))
+    assert whole / 2 <= pause(failed, first=first) <= whole
+
+
+def test_the_first_pauses_are_of_seconds_and_no_two_alike() -> None:
+    for failed, longest in enumerate((5, 10, 20, 40, 80), start=1):
+        drawn = {pause(failed).total_seconds() for _ in range(200)}
+        assert longest / 2 <= min(drawn) < max(drawn) <= longest
+        assert max(drawn) - min(drawn) > longest / 4, "what failed together comes back together"
+
+
+@given(failures, st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=10**6)))
+def test_what_the_receiver_asks_for_is_the_least_up_to_a_day(failed: int, asked: timedelta) -> None:
+    found = pause(failed, asked)
+    assert found >= min(asked, DAY)
+    assert found <= max(min(asked, DAY), LONGEST)
+    if asked > LONGEST:
+        assert found == min(asked, DAY)
+
+
+@pytest.mark.parametrize(
+    ("header", "asked"),
+    [
+        (None, None),
+        ("0", timedelta(0)),
+        ("120", timedelta(minutes=2)),
+        (" 120 ", timedelta(minutes=2)),
+        ("0000000000000120", timedelta(minutes=2)),
+        ("86401", DAY),
+        ("9" * 5000, DAY),
+        (format_datetime(NOW + timedelta(minutes=2), usegmt=True), timedelta(minutes=2)),
+        ("Monday, 07-Jan-30 09:02:00 GMT", timedelta(minutes=2)),
+        ("Mon Jan  7 09:02:00 2030", timedelta(minutes=2)),
+        ("Mon, 07 Jan 2030 10:02:00 +0100", timedelta(minutes=2)),
+        (format_datetime(NOW - timedelta(minutes=2), usegmt=True), timedelta(0)),
+        ("", None),
+        (" ", None),
+        ("-5", None),
+        ("+5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("5 minutes", None),
+        ("soon", None),
+        ("٣", None),
+        ("²", None),
+        ("Mon, 32 Jan 2030 09:02:00 GMT", None),
+        ("Mon, 07 Jan 99999999999999999999 09:02:00 GMT", None),
+        ("Mon, 07 Jan 2030 09:02:00 +99999999999999", None),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_retry_after_is_seconds_or_a_date_or_nothing_that_makes_sense(
+    header: str | None, asked: timedelta | None
+) -> None:
+    assert retry_after(header, NOW) == asked
+
+
+@given(
+    st.text(max_size=40)
+    | st.from_regex(r"[A-Z][a-z]{2}, [0-9]+ (Jan|Feb) [0-9]{1,30} [0-9]+:[0-9]+:[0-9]+ ([A-Z]{3}|[+-][0-9]+)")
+)
+def test_whatever_a_receiver_asks_there_is_a_pause(header: str) -> None:
+    asked = retry_after(header, NOW)
+    assert asked is None or asked >= timedelta(0)
+    assert pause(1, asked) <= DAY
