@@ -255,4 +255,4 @@ def _pause(tx: Transaction, name: str) -> bool:
 def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
     outbox.change(tx, name, **begin)
-    return state is not None and state.paused_at is not None
+    return state is not None and (state.paused_at is not None or state.failures > 0)
