@@ -4,11 +4,12 @@ A name here is the same name in the history, in the feed and in the log. `docs/e
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from tminus import instants
 from tminus.lifecycle import Transition
-from tminus.model import Event, Participant, Session
+from tminus.model import Event, Participant
 from tminus.vocabulary import EventType, Status, Trigger
 
 
@@ -68,6 +69,31 @@ class Named(Protocol):
     def external_mapping(self) -> str | None: ...
 
 
+class About(Named, Protocol):
+    """All that an event says of its session: a `Session`, or as much of one."""
+
+    @property
+    def user_description(self) -> str: ...
+
+    @property
+    def agent_id(self) -> int: ...
+
+    @property
+    def organization_id(self) -> int: ...
+
+    @property
+    def created_by(self) -> dict[str, Any]: ...
+
+    @property
+    def settings(self) -> dict[str, bool]: ...
+
+    @property
+    def parent_object(self) -> dict[str, Any] | None: ...
+
+    @property
+    def activated_at(self) -> datetime | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """An event with as much as the log tells: every event is read for it, most of them for nothing else."""
@@ -109,9 +135,9 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Told(News):
-    """An event with all that it is about: as the store hands it to history and feed."""
+    """An event with all that it is about: as the store hands it to history, feed and webhooks."""
 
-    session: Session
+    session: About
 
     def payload(self, database_id: str) -> dict[str, Any]:
         """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token."""

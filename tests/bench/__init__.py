@@ -4,7 +4,10 @@
 `load`        the load generator, a process of its own: 16 connections, raw HTTP
 `daemon`      a real `tminus run`, its token, its memory and its time
 `rows`        databases of many sessions, multiplied from one that was really made
+`workbench`   what the figures share: sizes, directories, a row of the report
 `figures`     what is measured
+`receiver`    what webhooks are delivered to, a process of its own
+`deliveries`  what is measured of webhooks
 `report`      the table, and the same as JSON
 ============  =====================================================================
 """

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import report
-from tests.bench.figures import FIGURES, QUICK, Bench, Figure, Sizes
+from tests.bench.figures import FIGURES
+from tests.bench.workbench import QUICK, Bench, Figure, Sizes
 
 
 def main() -> int:

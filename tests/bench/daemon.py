@@ -128,8 +128,19 @@ class Daemon:
 
     def memory(self) -> float:
         """Resident megabytes."""
+        return self._megabytes("VmRSS:")
+
+    def reset_peak(self) -> None:
+        """From here on `peak_memory` counts."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_memory(self) -> float:
+        """The most megabytes that were resident since `reset_peak`."""
+        return self._megabytes("VmHWM:")
+
+    def _megabytes(self, what: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+        return int(status.partition(what)[2].split()[0]) / 1024
 
     def cpu_seconds(self) -> float:
         """Processor time so far, of all threads, in user and kernel mode."""

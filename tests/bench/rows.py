@@ -111,13 +111,18 @@ def _columns(database: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
 
 
-def place(database: Path, due: float) -> int:
-    """Makes every session fall due at one instant (Unix time); returns it in milliseconds."""
+def place(database: Path, due: float, number: int = -1) -> int:
+    """Makes every scheduled session, or so many of them, fall due at one instant (Unix time); returns it in
+    milliseconds. A daemon may be running.
+    """
     at = int(due * 1000)
     with connect(database, "synchronous=OFF", "cache_size=-262144") as connection:
         connection.execute(
-            "UPDATE session SET due_at = :at, start_time = :at + :lead, expires_at = :at + :lead + :new",
-            {"at": at, "lead": LEAD_MS, "new": NEW_MS},
+            """
+            UPDATE session SET due_at = :at, start_time = :at + :lead, expires_at = :at + :lead + :new
+            WHERE rowid IN (SELECT rowid FROM session WHERE status = 'scheduled' LIMIT :number)
+            """,
+            {"at": at, "lead": LEAD_MS, "new": NEW_MS, "number": number},
         )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return at

@@ -229,4 +229,4 @@ def test_an_event_that_is_committed_late_was_numbered_late(daemons: tuple[World,
     made = second.result(30).session
     told = one.store.read(lambda view: view.events(0, 10))
     assert [item.event.seq for item in told] == [1, 2]
-    assert told[1].session.id == made.id
+    assert told[1].event.session_id == made.id

@@ -11,7 +11,7 @@ from tminus.events import Told
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import EventFilter, View, asked, filtered
+from tminus.storage.view import EventFilter, View, asked, conditions
 
 COUNTED = 100_000
 """A backlog is counted no further than this."""
@@ -70,11 +70,9 @@ def backlog(view: View, after: int, only: EventFilter) -> Backlog:
 
 @cache
 def _backlog(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
-    some = filtered(names)
-    return (
-        some.with_only_columns(EVENTS.c.ts),
-        select(func.count()).select_from(some.with_only_columns(EVENTS.c.seq).order_by(None).subquery()),
-    )
+    later = select(EVENTS.c.ts).where(EVENTS.c.seq > bindparam("after"), *conditions(names))
+    some = later.limit(bindparam("limit"))
+    return some.order_by(EVENTS.c.seq), select(func.count()).select_from(some.subquery())
 
 
 def replays(view: View, name: str) -> int:

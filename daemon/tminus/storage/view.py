@@ -62,26 +62,55 @@ _BACKLOG = select(func.count()).select_from(_LATE.subquery())
 # In the very words of the index `session_open`: SQLite uses a partial index for no others.
 _COUNTS = select(_S.status, func.count()).where(text("status <> 'closed'")).group_by(_S.status)
 _LAST_SEQ = select(func.coalesce(func.max(_E.seq), 0))
-_TOLD = (
+_PAGE = (
     select(
         EVENTS,
         _P.id.label("p_id"), _P.role.label("p_role"), _P.name.label("p_name"), _P.joined_at.label("p_joined_at"),
     )
-    .select_from(EVENTS.outerjoin(PARTICIPANTS, _P.id == _E.participant_id))
+    .select_from(
+        EVENTS.join(SESSIONS, _S.id == _E.session_id).outerjoin(PARTICIPANTS, _P.id == _E.participant_id)
+    )
     .where(_E.seq > bindparam("after"))
     .order_by(_E.seq)
     .limit(bindparam("limit"))
 )  # fmt: skip
-_NEWS = _TOLD.add_columns(_S.label, _S.external_mapping).join(SESSIONS, _S.id == _E.session_id)
+_OTHER = SESSIONS.alias("other")
 _CONDITIONS = {
     "types": _E.type.in_(bindparam("types", expanding=True)),
     "session_types": _E.session_id.in_(
-        select(_S.id).where(_S.id == _E.session_id, _S.type.in_(bindparam("session_types", expanding=True)))
+        select(_OTHER.c.id).where(
+            _OTHER.c.id == _E.session_id, _OTHER.c.type.in_(bindparam("session_types", expanding=True))
+        )
     ),
     "session_id": _E.session_id == bindparam("session_id"),
     "until": _E.seq <= bindparam("until"),
 }
 """By field of an `EventFilter`, what it asks of an event."""
+
+
+class _Named(NamedTuple):
+    """What the log says of a session."""
+
+    label: str
+    external_mapping: str | None
+
+
+class _About(NamedTuple):
+    """What an event says of a session: a fraction of it, as reading whole ones took most of the time of a page."""
+
+    label: str
+    user_description: str
+    agent_id: int
+    organization_id: int
+    created_by: dict[str, Any]
+    settings: dict[str, bool]
+    external_mapping: str | None
+    parent_object: dict[str, Any] | None
+    activated_at: datetime | None
+
+
+_NEWS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _Named._fields))
+_TOLD = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _About._fields))
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -155,18 +184,16 @@ class View:
     def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
         """The events after a sequence number, in order."""
         values = asked(only)
-        rows = self._connection.execute(filtered(tuple(values)), {"after": after, "limit": limit, **values}).all()
-        sessions = self.sessions_by_id({row.session_id for row in rows})  # type: ignore[arg-type]
+        statement = _told(tuple(values))
         return [
-            Told(_event(row), sessions[row.session_id], row.p_id and _participant(row))
-            for row in rows
-            if row.session_id in sessions  # removed by retention between the two statements
+            Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row))
+            for row in self._connection.execute(statement, {"after": after, "limit": limit, **values})
         ]
 
     def news(self, after: int, limit: int) -> list[News]:
         """The events after a sequence number, in order, with no more of their sessions than the log tells."""
         return [
-            News(_event(row), _Named(row.label, row.external_mapping), row.p_id and _participant(row))
+            News(_event(row), _Named._make(row[-len(_Named._fields) :]), row.p_id and _participant(row))
             for row in self._connection.execute(_NEWS, {"after": after, "limit": limit})
         ]
 
@@ -203,14 +230,14 @@ def asked(only: EventFilter) -> dict[str, Any]:
     }
 
 
+def conditions(names: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    """What the fields of these names ask of an event."""
+    return [_CONDITIONS[name] for name in names]
+
+
 @cache
-def filtered(names: tuple[str, ...]) -> Select[Any]:
-    return _TOLD.where(*(_CONDITIONS[name] for name in names))
-
-
-class _Named(NamedTuple):
-    label: str
-    external_mapping: str | None
+def _told(names: tuple[str, ...]) -> Select[Any]:
+    return _TOLD.where(*conditions(names))
 
 
 def _event(row: Row[Any]) -> Event:
