@@ -74,14 +74,9 @@ _PAGE = (
     .order_by(_E.seq)
     .limit(bindparam("limit"))
 )  # fmt: skip
-_OTHER = SESSIONS.alias("other")
 _CONDITIONS = {
     "types": _E.type.in_(bindparam("types", expanding=True)),
-    "session_types": _E.session_id.in_(
-        select(_OTHER.c.id).where(
-            _OTHER.c.id == _E.session_id, _OTHER.c.type.in_(bindparam("session_types", expanding=True))
-        )
-    ),
+    "session_types": _S.type.in_(bindparam("session_types", expanding=True)),
     "session_id": _E.session_id == bindparam("session_id"),
     "until": _E.seq <= bindparam("until"),
 }
