@@ -310,6 +310,21 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
         eventually(lambda: "unable to get local issuer" in (sender.standing("unknown").state.last_error or ""))
 
 
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0"]
+)
+def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
+    sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})
+    sender.make()
+    eventually(lambda: "allow_link_local" in (sender.standing().state.last_error or ""))
+
+
+def test_it_is_if_the_configuration_says_so(sender: Sender) -> None:
+    sender.apply({"name": "desk", "url": "http://0.0.0.0:1/", "allow_link_local": True})
+    sender.make()
+    eventually(lambda: "refused" in (sender.standing().state.last_error or "").lower())
+
+
 def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     one, _ = sender.make(2)

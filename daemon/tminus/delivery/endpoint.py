@@ -250,7 +250,10 @@ class Courier:
         body, now = orjson.dumps(events), clock.now()
         headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
-        outcome = await post(self._client, self.webhook.url, body, headers, self.webhook.timeout)
+        webhook = self.webhook
+        outcome = await post(
+            self._client, webhook.url, body, headers, webhook.timeout, link_local=webhook.allow_link_local
+        )
         delivery = Delivery(
             endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
             status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,
