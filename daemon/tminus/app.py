@@ -89,7 +89,9 @@ class Daemon:
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.taken})
             database = config.database(settings, state, environ)
-            self.store = Store(database.url, clock.now, self._committed, _tell_health, password=database.password)
+            self.store = Store(
+                database.url, clock.now, self._committed, _tell_health, self._heard, password=database.password
+            )
             started.callback(self.store.close)
             if self.store.migrated_from != self.store.schema:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
@@ -301,6 +303,14 @@ class Daemon:
         if tx.told:
             self._announcer.wake()
             self._ring()
+
+    def _heard(self, due: datetime | None) -> None:
+        """On a thread of the store's: another daemon has committed."""
+        if not self._ready:
+            return  # it is about to look at everything
+        if due is not None:
+            self._timers.due_at(due)
+        self._announcer.wake()
 
     def _announce(self, told: News) -> None:
         """On the announcer's thread: an event that this process committed, or another one."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trustme
-from tests.support.databases import Database
+from tests.support.databases import Database, PostgresServer
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, flood, hang_up, status, trickle
 from tests.support.waiting import eventually
 from tests.support.worlds import World
@@ -36,13 +36,22 @@ Lines = Callable[[], list[dict[str, Any]]]
 class Sender:
     """A store with webhooks, as a daemon has them, and what goes on in it."""
 
+    heard = 0
+    """How often it has heard of a commit of another one."""
+
     def __init__(self, database: Database, state: Path) -> None:
-        self.world = World(database.open(wall_clock.now, committed=self._committed), wall_clock)  # type: ignore[arg-type]
+        store = database.open(wall_clock.now, committed=self._committed, heard=self._heard)
+        self.world = World(store, wall_clock)  # type: ignore[arg-type]
         self.webhooks = Webhooks(self.world.store, state, first_pause=SOON)
         self.webhooks.start()
 
     def _committed(self, _tx: object) -> None:
         self.webhooks.wake()
+
+    def _heard(self, _due: datetime | None) -> None:
+        self.heard += 1
+        if hasattr(self, "webhooks"):
+            self.webhooks.wake()
 
     def apply(self, *webhooks: dict[str, Any], **secrets: tuple[str, ...]) -> None:
         """Puts endpoints in force, as a start or a reload does."""
@@ -301,6 +310,21 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
         eventually(lambda: "unable to get local issuer" in (sender.standing("unknown").state.last_error or ""))
 
 
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0"]
+)
+def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
+    sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})
+    sender.make()
+    eventually(lambda: "allow_link_local" in (sender.standing().state.last_error or ""))
+
+
+def test_it_is_if_the_configuration_says_so(sender: Sender) -> None:
+    sender.apply({"name": "desk", "url": "http://0.0.0.0:1/", "allow_link_local": True})
+    sender.make()
+    eventually(lambda: "refused" in (sender.standing().state.last_error or "").lower())
+
+
 def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     one, _ = sender.make(2)
@@ -399,3 +423,39 @@ def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Re
     ]
     assert told == sender.seqs()
     assert len(told) == 100
+
+
+@pytest.fixture
+def senders(pg_server: PostgresServer, tmp_path: Path) -> Iterator[tuple[Sender, Sender]]:
+    """Two daemons on one PostgreSQL."""
+    with pg_server.database() as database:
+        two = Sender(database, tmp_path), Sender(database, tmp_path)
+        yield two
+        for one in two:
+            one.webhooks.stop()
+
+
+def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
+    for sender in senders:
+        sender.apply(desk(receiver, batch=3))
+    threads = [threading.Thread(target=sender.make, args=(20,)) for sender in senders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: len(receiver.seqs) >= 40)
+    assert receiver.seqs == senders[0].seqs(), "in order, and none twice"
+    assert all(sender.heard for sender in senders)
+
+
+def test_the_survivor_takes_over_within_seconds(
+    senders: tuple[Sender, Sender], receiver: Receiver, pg_server: PostgresServer
+) -> None:
+    one, two = senders
+    one.apply(desk(receiver))
+    one.make(2)
+    eventually(lambda: len(receiver.seqs) == 2)
+    two.apply(desk(receiver))
+    one.webhooks.stop()  # as far as anybody can see, it has gone
+    two.make(2)
+    eventually(lambda: receiver.seqs == two.seqs())

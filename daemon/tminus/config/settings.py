@@ -231,6 +231,7 @@ class Webhook(Table):
     give_up_after: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=3)
     from_: Literal["now", "beginning"] = Field(default="now", alias="from")
     ca_file: str = ""
+    allow_link_local: Annotated[bool, Field(strict=True)] = False
 
     @property
     def wanted(self) -> frozenset[EventType]:

@@ -33,6 +33,9 @@ LOOK = 60.0
 AGAIN = 1.0
 """Seconds between two tries to read or write the database."""
 
+ASIDE = 1.0
+"""Seconds after which it looks whether the daemon that serves its endpoint is still there."""
+
 SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
 
@@ -84,6 +87,7 @@ class Courier:
         self._bell = bell
         self._tried = tried
         self._first_pause = first_pause
+        self._hold = f"endpoint {webhook.name}"
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
@@ -108,6 +112,7 @@ class Courier:
                     seconds = LOOK
                 if seconds and not self._stopping.is_set():
                     await wait_for(ring, seconds)
+            self._store.release(self._hold)
 
     async def ping(self) -> Delivery:
         """Sends a `ping`, paused or not, and records what became of it."""
@@ -121,6 +126,8 @@ class Courier:
 
     async def _step(self) -> float:
         """Does what is due next; returns the seconds until there may be more, 0 if there may be now."""
+        if not self._store.hold(self._hold):
+            return ASIDE  # another daemon serves it: should that one end, it is ours
         due = self._store.read(self._look)
         if due.replay is not None and not due.wait:
             await self._replay(due.replay, due.page)
@@ -172,7 +179,7 @@ class Courier:
             changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
             if (reason := self._gives_up(outcome, changes)) is not None:
                 changes |= {"paused_at": delivery.at, "pause_reason": reason}
-        await self._record(delivery, lambda tx: outbox.change(tx, name, **changes))
+        await self._record(delivery, lambda tx: outbox.change(tx, name, state.cursor, **changes))
         self._tried(name, outcome.ok, len(page.told))
         if not outcome.ok:
             self._tell_failure(delivery, changes)
@@ -243,7 +250,10 @@ class Courier:
         body, now = orjson.dumps(events), clock.now()
         headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
-        outcome = await post(self._client, self.webhook.url, body, headers, self.webhook.timeout)
+        webhook = self.webhook
+        outcome = await post(
+            self._client, webhook.url, body, headers, webhook.timeout, link_local=webhook.allow_link_local
+        )
         delivery = Delivery(
             endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
             status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,

@@ -1,9 +1,10 @@
 """One request to a receiver: bounded in time and size, and what became of it."""
 
 import asyncio
+import ipaddress
+import socket
 import ssl
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,9 @@ from tminus.delivery.backoff import retry_after
 
 ANSWER_BYTES = 2048
 """As much of an answer as is read, and kept."""
+
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+"""Where clouds that have no link-local address for it hand out what a machine may know."""
 
 USER_AGENT = f"tminus/{__version__}"
 
@@ -62,8 +66,35 @@ def make_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
     )
 
 
+async def allowed(host: str, port: int, *, link_local: bool) -> list[str]:
+    """The addresses of a host that events may be sent to. What the name means is asked once, and the answer is what is
+    connected to: a name that means another address a moment later leads nowhere else.
+
+    Raises `OSError` where there is none: a link-local address is where clouds hand out their keys.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    good = [one for one in addresses if link_local or not _forbidden(one)]
+    if not good:
+        raise OSError(f"{host} is {addresses[0]}: a link-local or metadata address, and allow_link_local is not set")
+    return good
+
+
+def _forbidden(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
+    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or mapped in _METADATA
+
+
 async def post(
-    client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str], patience: timedelta
+    client: httpx.AsyncClient,
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    patience: timedelta,
+    *,
+    link_local: bool = False,
 ) -> Outcome:
     """Sends a request and waits for its answer, so long at the most, however it trickles. Never raises."""
     begun = clock.monotonic()
@@ -71,14 +102,14 @@ async def post(
     answer = b""
     seconds = patience.total_seconds()
     try:
-        async with (
-            asyncio.timeout(seconds),
-            client.stream("POST", url, content=body, headers=headers, timeout=seconds) as response,
-        ):
+        async with asyncio.timeout(seconds):
+            response = await _send(client, httpx.URL(url), body, headers, seconds, link_local)
             status = response.status_code
             asked = retry_after(response.headers.get("retry-after"), clock.now())
-            with suppress(httpx.HTTPError, TimeoutError):  # the answer is known by its head
+            try:
                 answer = await _head(response)
+            finally:
+                await response.aclose()
     except TimeoutError:
         error = None if status else f"no answer within {seconds:g} s"
     except Exception as failure:  # a URL that somebody typed can fail in any way
@@ -87,6 +118,29 @@ async def post(
         error = f"answered {status}"
     text = answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None
     return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked)
+
+
+async def _send(
+    client: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: Mapping[str, str], seconds: float, link_local: bool
+) -> httpx.Response:
+    """Sends a request to the first address of its host that takes it; the answer's body is not read yet."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    refused: httpx.ConnectError | None = None
+    for address in await allowed(url.host, port, link_local=link_local):
+        request = client.build_request(
+            "POST",
+            url.copy_with(host=address),
+            content=body,
+            headers={**headers, "Host": url.netloc.decode()},
+            timeout=seconds,
+            extensions={"sni_hostname": url.host},  # whose certificate it has to be
+        )
+        try:
+            return await client.send(request, stream=True)
+        except httpx.ConnectError as failure:
+            refused = failure
+    assert refused is not None  # there was one address at least
+    raise refused
 
 
 def _said(failure: BaseException) -> str:

@@ -18,6 +18,18 @@ READERS = 4
 """Connections for reading; more would only queue for the same two cores."""
 
 
+_CONNECT = {
+    "application_name": "tminus",
+    "connect_timeout": 5,
+    # A server that has vanished, and not said so, is noticed within seconds; and so is a daemon, by the server.
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2",
+}
+
+
 def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engine:
     """An engine whose every transaction writes (`writes`), or only reads."""
     parsed = make_url(url)
@@ -32,7 +44,7 @@ def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engin
         pool_pre_ping=not writes,
         # Several statements of one read see one moment.
         isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
-        connect_args={"connect_timeout": 5, "application_name": "tminus"},
+        connect_args=_CONNECT,
         json_serializer=_json,
         json_deserializer=orjson.loads,
         hide_parameters=True,
@@ -113,3 +125,8 @@ def startup_error(url: str, error: BaseException) -> StartupError:
             where, f"the file is damaged or not a database ({text}): restore a backup, or move it away to begin anew"
         )
     return CannotOpenDatabase(where, text)
+
+
+def plain_url(engine: Engine) -> str:
+    """The URL of an engine's PostgreSQL as psycopg itself takes it, password and all."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)

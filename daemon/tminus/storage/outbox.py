@@ -115,9 +115,10 @@ def note(tx: Transaction, delivery: Delivery) -> int:
     return int(tx.execute(insert(DELIVERIES).returning(_D.id), values).scalar_one())
 
 
-def change(tx: Transaction, name: str, **values: Any) -> None:
-    """Sets fields of an endpoint."""
-    tx.execute(update(ENDPOINTS).where(_N.name == name).values(values))
+def change(tx: Transaction, name: str, seen: int | None = None, **values: Any) -> None:
+    """Sets fields of an endpoint; with `seen`, only while its cursor is there: another daemon may have taken over."""
+    still = () if seen is None else (_N.cursor == seen,)
+    tx.execute(update(ENDPOINTS).where(_N.name == name, *still).values(values))
 
 
 def add_replay(tx: Transaction, replay: Replay) -> int:

@@ -8,7 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate
-from tminus.storage.engine import is_unavailable, make_engine, startup_error
+from tminus.storage.engine import is_unavailable, make_engine, plain_url, startup_error
+from tminus.storage.peers import Heard, Holds, Notices
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.writer import Writer
@@ -25,6 +26,8 @@ class Store:
         A SQLAlchemy URL of SQLite or PostgreSQL; the password is kept apart so that no message shows it.
     now
         The clock; asked once a transaction.
+    heard
+        Called on a thread of its own when another daemon has committed, with the earliest deadline that it set.
     committed, health
         Called on the writer's thread after each commit; and when writing begins to fail (why), or works again (None).
 
@@ -37,6 +40,7 @@ class Store:
         now: Callable[[], datetime],
         committed: Callable[[Transaction], None] = lambda _tx: None,
         health: Callable[[str | None], None] = lambda _failing: None,
+        heard: Heard | None = None,
         *,
         password: str | None = None,
     ) -> None:
@@ -50,7 +54,14 @@ class Store:
             if isinstance(error, StartupError):
                 raise
             raise startup_error(url, error.__cause__ or error) from error
-        self._writer = Writer(self._writing, now, committed, health)
+        self._notices = None
+        if heard is not None and self._writing.dialect.name == "postgresql":
+            self._notices = Notices(plain_url(self._writing), heard)
+            self._notices.start()
+        self._holding = make_engine(url, password, writes=True)
+        holds = Holds(self._holding)
+        self.hold, self.release, self._let_go = holds.hold, holds.release, holds.close
+        self._writer = Writer(self._writing, now, committed, health, self._notices.say if self._notices else None)
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
@@ -73,6 +84,10 @@ class Store:
     def close(self) -> None:
         """Finishes what waits, then closes every connection."""
         self._writer.stop()
+        if self._notices is not None:
+            self._notices.stop()
+        self._let_go()
+        self._holding.dispose()
         self._dispose()
 
     def _dispose(self) -> None:

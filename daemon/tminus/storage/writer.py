@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from tminus import clock
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.engine import is_unavailable
 from tminus.storage.transaction import Transaction
@@ -36,6 +37,9 @@ BATCH = 128
 
 WAITING = 2000
 """Jobs that may wait. One more is refused at once: it could not be answered in good time."""
+
+PAUSE = 1.0
+"""Seconds after a failure of the database for which requests are refused at once."""
 
 DRAWS = 4
 """How often a job is run when what it drew by lot, an id or a PIN, turns out to be taken."""
@@ -62,7 +66,8 @@ class Writer:
     """Takes jobs from any thread and runs them on its own.
 
     `now` is asked once a transaction. `committed` is called after each commit, before the answers go out; `health` when
-    writing begins to fail, with the reason, and when it works again, with None.
+    writing begins to fail, with the reason, and when it works again, with None. `notify` is called in each transaction
+    that others should hear of, with its earliest deadline.
     """
 
     def __init__(
@@ -71,17 +76,20 @@ class Writer:
         now: Callable[[], datetime],
         committed: Callable[[Transaction], None],
         health: Callable[[str | None], None],
+        notify: Callable[[Connection, datetime | None], None] | None = None,
     ) -> None:
         self._engine = engine
         self._now = now
         self._committed = committed
         self._health = health
+        self._notify = notify
         self._requests: deque[_Work] = deque()
         self._clock: deque[_Work] = deque()
         self._arriving: list[_Work] = []
         self._wake = threading.Condition()
         self._stopping = False
         self._connection: Connection | None = None
+        self._try_again = 0.0
         self.failing: str | None = None
         """Why the last transaction could not be written; None when it could."""
         self._thread = threading.Thread(target=self._run, name="writer")
@@ -129,6 +137,8 @@ class Writer:
     def _check_room(self, queue: deque[_Work], more: int = 0) -> None:
         if self._stopping:
             raise Draining
+        if self.failing is not None and queue is self._requests and clock.monotonic() < self._try_again:
+            raise StoreUnavailable  # to try would only make each wait as long as the one before
         if len(queue) + more >= WAITING:
             raise Overloaded
 
@@ -186,6 +196,7 @@ class Writer:
             work.error = error
 
     def _unavailable(self, batch: Sequence[_Work], error: Exception) -> None:
+        self._try_again = clock.monotonic() + PAUSE
         self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
         for work in batch:
             work.result, work.error = None, StoreUnavailable()
@@ -208,6 +219,8 @@ class Writer:
                             raise
                         work.error = refusal
                 tx.flush()
+                if self._notify is not None and (tx.told or tx.earliest_due is not None):
+                    self._notify(self._connection, tx.earliest_due)
         except SQLAlchemyError:
             # Whatever state the connection is in, the next transaction begins with a fresh one.
             connection, self._connection = self._connection, None

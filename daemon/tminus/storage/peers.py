@@ -1,0 +1,125 @@
+"""Several daemons on one PostgreSQL: what one does wakes the others, and what only one may do at a time is held.
+
+On SQLite there is one daemon to a database, so all of this holds and does nothing there.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+
+import psycopg
+from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from tminus import instants
+
+CHANNEL = "tminus"
+AGAIN = 1.0
+"""Seconds after which a listener that has lost its database looks for it again."""
+
+HEARD = 1.0
+"""Seconds that a listener waits at a time: how long it may take to notice that it should end."""
+
+_NOTIFY = text("SELECT pg_notify(:channel, :said)")
+_HOLD = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 8457292))")
+_RELEASE = text("SELECT pg_advisory_unlock(hashtextextended(:name, 8457292))")
+_ALIVE = text("SELECT 1")
+
+Heard = Callable[[datetime | None], None]
+"""Called when another daemon has committed: with the earliest deadline that it set, if it set one."""
+
+
+class Notices:
+    """Says what this daemon commits, and hears what others commit.
+
+    A notice is a convenience: whoever misses one looks at the tables a second later.
+    """
+
+    def __init__(self, url: str, heard: Heard) -> None:
+        self._url = url
+        self._heard = heard
+        self._me = uuid.uuid4().hex[:12]
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="notices")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def say(self, connection: Connection, due: datetime | None) -> None:
+        """In a transaction: tells the others when it is committed."""
+        said = f"{self._me} {instants.milliseconds(due - instants.EPOCH) if due is not None else ''}"
+        connection.execute(_NOTIFY, {"channel": CHANNEL, "said": said})
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
+                    connection.execute(f"LISTEN {CHANNEL}")
+                    self._heard(None)  # whatever was said before it listened
+                    while not self._stopping.is_set():
+                        for notice in connection.notifies(timeout=HEARD, stop_after=1):
+                            self._take(notice.payload)
+            except psycopg.Error:
+                self._stopping.wait(AGAIN)
+
+    def _take(self, said: str) -> None:
+        who, _, due = said.partition(" ")
+        if who != self._me:
+            self._heard(instants.EPOCH + int(due) * instants.MILLISECOND if due else None)
+
+
+class Holds:
+    """What this daemon alone may do now, by name: kept by a connection, so that it ends with the daemon, however that
+    ends. Any thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shared = make_url(str(engine.url)).get_backend_name() == "postgresql"
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._held: set[str] = set()
+
+    def hold(self, name: str) -> bool:
+        """Whether this daemon holds the name, now that it has asked for it. Asks the database each time: a connection
+        that was lost has taken everything with it.
+        """
+        if not self._shared:
+            return True
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                if name in self._held:
+                    self._connection.execute(_ALIVE)
+                elif self._connection.execute(_HOLD, {"name": name}).scalar():
+                    self._held.add(name)
+            except SQLAlchemyError:
+                self._drop()
+            return name in self._held
+
+    def release(self, name: str) -> None:
+        """Lets another daemon have it."""
+        with self._lock:
+            if name in self._held and self._connection is not None:
+                try:
+                    self._connection.execute(_RELEASE, {"name": name})
+                except SQLAlchemyError:
+                    self._drop()
+                self._held.discard(name)
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self._held.clear()
+        if connection is not None:
+            connection.invalidate()
+            connection.close()

@@ -1,0 +1,59 @@
+"""A database that goes away and comes back: requests are refused at once, and all resumes by itself."""
+
+import time
+
+from sqlalchemy import make_url
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
+from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
+
+
+def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_it_is_back(
+    pg_server: PostgresServer, make_daemon: StartDaemon
+) -> None:
+    with pg_server.database(empty=True) as database:
+        url = make_url(database.url)
+        folder = url.query.get("host") or url.host
+        with Proxy(f"{folder}/.s.PGSQL.5432") as proxy:
+            daemon: Daemon = make_daemon(
+                storage={"url": f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"},
+                lifecycle={"lead": "1s"},
+            )
+            daemon.start()
+            due = daemon.make(startTime=from_now(seconds=3))
+            kept = [daemon.make()["id"] for _ in range(5)]
+            pid = daemon.process.pid if daemon.process else 0
+
+            proxy.cut()
+            for _ in range(10):
+                begun = time.monotonic()
+                for answer in (
+                    daemon.post("/supportsessions", {"type": "live", "label": "Lost"}),
+                    daemon.get(f"/supportsession/{kept[0]}"),
+                ):
+                    assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
+                    assert int(answer.headers["Retry-After"]) >= 1
+                assert time.monotonic() - begun < 2
+            ready = daemon.http.get(f"{daemon.url}/readyz")
+            assert ready.status_code == 503
+            assert any("database" in reason for reason in ready.json()["reasons"])
+            assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+            daemon.logged("storage.unavailable")
+
+            eventually(lambda: from_now(seconds=1) > due["startTime"])  # it falls due meanwhile
+            proxy.mend()
+            eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
+            eventually(lambda: daemon.session(due["id"])["status"] == "new")
+            assert [event["type"] for event in daemon.events(due["id"])] == ["session.scheduled", "session.ready"]
+            assert {daemon.session(one)["status"] for one in kept} == {"new"}
+            assert daemon.get("/supportsessions?scope=all").json()["count"] == 6, "what was refused was not done"
+            made = daemon.make()
+            assert daemon.session(made["id"])["status"] == "new"
+            assert daemon.process is not None
+            assert (daemon.process.pid, daemon.process.poll()) == (pid, None)
+            assert len(daemon.log_lines("storage.recovered")) >= 1
+            assert daemon.terminate() == 0

@@ -1,0 +1,91 @@
+"""Two daemons on one PostgreSQL: what one does the other knows at once, and when one dies the other takes over."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now, parsed
+from tests.support.databases import PostgresServer
+from tests.support.receivers import SECRET, Receiver
+from tests.support.waiting import eventually
+
+SESSIONS = 30
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+@pytest.fixture
+def daemons(
+    pg_server: PostgresServer, start_daemon: StartDaemon, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Daemon, Daemon]]:
+    secret = tmp_path_factory.mktemp("secret") / "desk"
+    secret.write_text(SECRET)
+    with pg_server.database(empty=True) as database:
+        one, two = (
+            start_daemon(
+                storage={"url": database.url.replace(":@", "@")},
+                lifecycle={"lead": "1s"},
+                webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
+            )
+            for _ in range(2)
+        )
+        yield one, two
+        for daemon in (one, two):
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.terminate()
+
+
+def whole_feed(daemon: Daemon) -> list[JSON]:
+    answer = daemon.get("/events?limit=1000")
+    assert answer.status_code == 200, answer.text
+    events: list[JSON] = answer.json()["events"]
+    return events
+
+
+def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
+    daemons: tuple[Daemon, Daemon], receiver: Receiver
+) -> None:
+    one, two = daemons
+
+    # Whoever waits at one hears of what happens at the other.
+    answers: list[JSON] = []
+    waiting = threading.Thread(target=lambda: answers.append(one.get("/events?wait=9").json()))
+    waiting.start()
+    first = two.make()
+    waiting.join(10)
+    assert first["id"] in [event["id"] for event in answers[0]["events"]]
+    # An idempotency key, a session and its PIN hold at both.
+    pin = one.make(type="support")["pin"]
+    assert two.get(f"/support/{pin}/meta").status_code == 200
+    body = {"type": "live", "label": "Once"}
+    made = [daemon.post("/supportsessions", body, headers={"Idempotency-Key": "k"}).json()["id"] for daemon in daemons]
+    assert made[0] == made[1]
+
+    start = from_now(seconds=3)
+    ids = [daemon.make(startTime=start, label=f"S{number}")["id"] for number in range(SESSIONS) for daemon in daemons]
+    eventually(lambda: any(event["type"] == "session.ready" for event in whole_feed(two)), deadline=20)
+    one.kill()
+    eventually(lambda: all(two.session(session_id)["status"] == "new" for session_id in ids), deadline=20)
+    events = whole_feed(two)
+    opened = [event["id"] for event in events if event["type"] == "session.ready"]
+    assert sorted(opened) == sorted(ids)
+    due = parsed(start) - timedelta(seconds=1)
+    assert all(parsed(event["ts"]) >= due for event in events if event["type"] == "session.ready"), "none early"
+
+    # The survivor has the endpoint within seconds, and nothing is missing.
+    last = two.make()
+    eventually(lambda: last["id"] in [event["id"] for request in receiver.requests for event in request.events], 20)
+    seqs = [event["seq"] for event in whole_feed(two)]
+    told = receiver.seqs
+    assert list(dict.fromkeys(told)) == seqs, "in order, none missing"
+    assert len(told) - len(seqs) <= 100, "at most the request that was on its way comes again"
+    for request in receiver.requests:
+        request.verify()
