@@ -115,6 +115,8 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._check_room(self._requests, len(self._arriving))
+        if self.failing is not None and clock.monotonic() < self._try_again:
+            raise StoreUnavailable  # to try would only make each wait as long as the one before
         # What one turn of the loop brings is handed over together, at its end: the writer woken for the first of
         # sixteen would fight the loop for the interpreter over a batch of one.
         if not self._arriving:
@@ -137,8 +139,6 @@ class Writer:
     def _check_room(self, queue: deque[_Work], more: int = 0) -> None:
         if self._stopping:
             raise Draining
-        if self.failing is not None and queue is self._requests and clock.monotonic() < self._try_again:
-            raise StoreUnavailable  # to try would only make each wait as long as the one before
         if len(queue) + more >= WAITING:
             raise Overloaded
 
