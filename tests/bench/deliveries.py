@@ -18,8 +18,8 @@ BATCH = 100
 """Events in a request: the default of `batch`."""
 
 CACHES = 32
-"""Megabytes by which memory may grow: two page caches of SQLite, which fill when a connection reads more than before.
-Events that are kept would take several times as much.
+"""Megabytes by which memory may grow: two page caches of SQLite, which fill when one more connection reads at the same
+time. 50,000 events that were kept in memory took 166 MB.
 """
 
 BESIDE = 0.9
