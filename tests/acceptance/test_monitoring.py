@@ -19,6 +19,7 @@ import pytest
 from tests.acceptance.conftest import check_health
 from tests.acceptance.daemons import JSON, Daemon, token_of
 from tests.acceptance.times import from_now, parsed
+from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import eventually
 from tests.unit.test_docs import page, rows
 
@@ -67,8 +68,14 @@ def running(*command: str | Path, cwd: Path) -> Iterator["subprocess.Popen[bytes
 @pytest.fixture(scope="module")
 def monitored() -> Iterator[Daemon]:
     """A daemon that has been guessed at and lied to."""
-    daemon = Daemon(
-        limits={"failed_tokens": "2/minute", "pin_lookups": "2/minute"}, server={"trusted_proxies": ["127.0.0.0/8"]}
+    daemon = Daemon()
+    secret = daemon.home / "secret"
+    secret.write_text(SECRET)
+    receiver = Receiver()
+    daemon.configure(
+        limits={"failed_tokens": "2/minute", "pin_lookups": "2/minute"},
+        server={"trusted_proxies": ["127.0.0.0/8"]},
+        webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
     )
     try:
         daemon.start()
@@ -76,10 +83,12 @@ def monitored() -> Iterator[Daemon]:
         lie(daemon)
         opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
         daemon.logged("session.ready", session_id=opening["id"])
+        eventually(lambda: opening["id"] in [event["id"] for one in receiver.requests for event in one.events])
         yield daemon
         check_health(daemon)
     finally:
         daemon.remove()
+        receiver.close()
 
 
 def guess(daemon: Daemon) -> None:

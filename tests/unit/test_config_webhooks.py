@@ -58,6 +58,7 @@ def test_a_webhook_needs_a_name_a_url_and_a_secret_and_the_rest_has_defaults(tmp
         "give_up_after": "3d",
         "from": "now",
         "ca_file": "",
+        "allow_link_local": False,
     }
     assert desk.wanted == set(EventType)
     assert configuration.origins["webhooks[desk].secret_file"] == f"{tmp_path}/tminus.toml:4"
