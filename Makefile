@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # pip keeps to what the lock says, hash by hash.
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
 
+# Test processes: more than cores, as much of what tests do is wait.
+WORKERS ?= 4
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types imports bench docs lock clean
 
@@ -31,7 +34,7 @@ run: $(VENV)/run
 	$(BIN)/tminus run --config config/tminus.toml
 
 test: $(VENV)/dev
-	$(BIN)/pytest --numprocesses=auto
+	$(BIN)/pytest --numprocesses=$(WORKERS)
 
 check: lint types imports test
 
