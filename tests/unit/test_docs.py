@@ -99,3 +99,12 @@ def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
 
     missing = [link for link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()]
     assert not missing
+
+
+def test_every_fault_of_the_page_has_its_test() -> None:
+    named = [row[2].strip("`") for row in rows(page("docs/faults.md")) if "::" in row[2]]
+
+    assert len(named) > 20
+    for one in named:
+        file, _, name = one.partition("::")
+        assert re.search(rf"^def {name}\(", page(file), re.MULTILINE), one
