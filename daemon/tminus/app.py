@@ -142,7 +142,7 @@ class Daemon:
         gc.freeze()
         self._ready = True
         self._wait_for(due)
-        counts = self.store.read(lambda view: view.counts())
+        counts = self.store.counts()
         server = self.services.settings.server
         say(
             "daemon.ready",
@@ -265,9 +265,8 @@ class Daemon:
             say("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
-        counts, due, standing = self.store.read(
-            lambda view: (view.counts(), view.next_due(), self.services.webhooks.standing(view))
-        )
+        counts = self.store.counts()
+        due, standing = self.store.read(lambda view: (view.next_due(), self.services.webhooks.standing(view)))
         undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests, self.services.requests = self.services.requests, 0
@@ -289,7 +288,7 @@ class Daemon:
         if reasons := self._not_ready():
             return f"not ready: {', '.join(reasons)}"
         try:
-            counts, due = self.store.read(lambda view: (view.counts(), view.next_due()))
+            counts, due = self.store.counts(), self.store.read(lambda view: view.next_due())
         except StoreUnavailable as error:
             return f"not ready: {error.description}"
         told = [f"{number} {status.value}" for status, number in counts.items()]

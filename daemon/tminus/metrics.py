@@ -120,11 +120,10 @@ class _Stored(Collector):
         )
         now = clock.now()
         try:
-            counts, due, backlog, seq, endpoints = self._store.read(
-                lambda view: (
-                    view.counts(), view.next_due(), view.backlog(now, BACKLOG), view.last_seq(), self._standing(view)
-                )
-            )  # fmt: skip
+            counts = self._store.counts()
+            due, backlog, seq, endpoints = self._store.read(
+                lambda view: (view.next_due(), view.backlog(now, BACKLOG), view.last_seq(), self._standing(view))
+            )
         except StoreUnavailable:
             # The rest is told all the same: a scrape that fails looks like a daemon that is down.
             writable.add_metric([], 0)

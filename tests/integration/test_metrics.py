@@ -19,7 +19,8 @@ from tminus import clock as wall_clock
 from tminus.errors import StoreUnavailable
 from tminus.lifecycle import TABLE
 from tminus.metrics import BACKLOG, JOBS, Metrics, _Process
-from tminus.storage import Transaction
+from tminus.storage import Transaction, View
+from tminus.storage import store as door
 from tminus.storage.writer import BATCH
 from tminus.vocabulary import SessionType, Status, Trigger
 
@@ -189,3 +190,27 @@ def test_the_process_is_told_of_where_the_boot_time_is_hidden(tmp_path: Path) ->
 
     assert told["process_resident_memory_bytes"] > 0
     assert 0 < wall_clock.now().timestamp() - told["process_start_time_seconds"] < 3600
+
+
+def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    count = View.counts
+
+    def counted(view: View) -> dict[Status, int]:
+        nonlocal asked
+        asked += 1
+        return count(view)
+
+    monkeypatch.setattr(View, "counts", counted)
+    assert world.store.counts() == {Status.SCHEDULED: 0, Status.NEW: 0, Status.ACTIVE: 0}
+    session = world.create()
+    assert [world.store.counts()[Status.NEW] for _ in range(3)] == [1, 1, 1]
+    assert asked == 2
+    world.close(session)
+    monkeypatch.setattr(door, "QUICK", -1.0)  # from here on it takes too long to be done whenever somebody asks
+    assert world.store.counts()[Status.NEW] == 0
+    monkeypatch.setattr(wall_clock, "monotonic", lambda: 0.0)
+    world.create()
+    assert world.store.counts()[Status.NEW] == 0, "as old as that"
