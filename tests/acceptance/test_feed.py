@@ -172,5 +172,6 @@ def test_who_waits_or_listens_does_not_hold_up_a_stop(start_daemon: StartDaemon)
     while rest := waiting[1].recv(4096):
         stream += rest
     assert stream.endswith(b"0\r\n\r\n"), "the stream was ended, not cut off"
+    assert b"\nid: 0\n: tminus\n\n" in stream, "who is cut off before the first event comes back to where it was"
     for one in waiting:
         one.close()

@@ -23,6 +23,7 @@ from tminus.errors import UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
 from tminus.storage import outbox
+from tminus.storage.tables import EVENTS
 from tminus.vocabulary import PauseReason, SessionType
 
 SOON = timedelta(milliseconds=20)
@@ -221,6 +222,25 @@ def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: S
     before = len(receiver.requests)
     sender.ask(sender.webhooks.resume("desk"))
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == sender.seqs())
+
+
+def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiver: Receiver) -> None:
+    receiver.answers = [status(500), status(500), trickle]
+    sender.apply(desk(receiver, timeout="500ms", give_up_after="600ms"))
+    sender.make()
+    eventually(lambda: len(receiver.requests) == 3)
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: len(receiver.requests) == 4)
+    eventually(lambda: sender.standing().state.failures == 0)
+    assert sender.standing().state.paused_at is None
+    assert [row.ok for row in sender.deliveries()] == [False, False, False, True]
+
+
+def test_a_replay_since_a_time_misses_nothing_although_clocks_differ(sender: Sender, receiver: Receiver) -> None:
+    one, two = sender.make(2)
+    earlier = {"ts": one.created_at - HOUR}
+    sender.world.run(lambda tx: tx.execute(EVENTS.update().where(EVENTS.c.session_id == two.id).values(earlier)))
+    assert sender.world.store.read(lambda view: outbox.seq_before(view, one.created_at)) == sender.seqs()[0] - 1
 
 
 def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, receiver: Receiver) -> None:

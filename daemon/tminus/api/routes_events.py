@@ -75,7 +75,8 @@ async def _stream(
     """Server-sent events until the client goes, the daemon stops or the database fails: clients come back by
     themselves, and say where they were.
     """
-    yield b": tminus\n\n"
+    # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
+    yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
     while not services.draining:
         for event in events:
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], str(event["type"]).encode(), orjson.dumps(event))
@@ -85,4 +86,4 @@ async def _stream(
         except RequestError:
             return
         if not events and not await wait_for(ring, KEEP_ALIVE):
-            yield b": still here\n\n"
+            yield b"id: %d\n: still here\n\n" % since

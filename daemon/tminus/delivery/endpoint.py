@@ -101,18 +101,23 @@ class Courier:
     async def run(self) -> None:
         """Delivers until stopped."""
         async with aclosing(self._client):
-            while not self._stopping.is_set():
-                ring = self._bell.next_ring()
-                try:
-                    seconds = await self._step()
-                except RequestError:  # the database is away, or overloaded; its own line tells of that
-                    seconds = AGAIN
-                except Exception as error:
-                    say("webhook.defect", endpoint=self.webhook.name, **failure(error))
-                    seconds = LOOK
-                if seconds and not self._stopping.is_set():
-                    await wait_for(ring, seconds)
-            self._store.release(self._hold)
+            try:
+                await self._serve()
+            finally:
+                self._store.release(self._hold)
+
+    async def _serve(self) -> None:
+        while not self._stopping.is_set():
+            ring = self._bell.next_ring()
+            try:
+                seconds = await self._step()
+            except RequestError:  # the database is away, or overloaded; its own line tells of that
+                seconds = AGAIN
+            except Exception as error:
+                say("webhook.defect", endpoint=self.webhook.name, **failure(error))
+                seconds = LOOK
+            if seconds and not self._stopping.is_set():
+                await wait_for(ring, seconds)
 
     async def ping(self) -> Delivery:
         """Sends a `ping`, paused or not, and records what became of it."""
@@ -129,22 +134,33 @@ class Courier:
         if not self._store.hold(self._hold):
             return ASIDE  # another daemon serves it: should that one end, it is ours
         due = self._store.read(self._look)
-        if due.replay is not None and not due.wait:
+        if due is None:  # the database was away when it was put in force
+            await self.enlist()
+            return 0
+        if due.replay is not None:
             await self._replay(due.replay, due.page)
             return 0
         if due.page.told:
             await self._deliver(due.state, due.page)
             return 0
-        if not due.wait:
-            self._passed_over = due.page.through
-            if due.page.through - due.state.cursor >= SKIPPED:
-                await self._write(lambda tx: outbox.change(tx, self.webhook.name, cursor=due.page.through))
-        return due.wait or LOOK
+        self._passed_over = max(self._passed_over, due.page.through)
+        if due.page.through - due.state.cursor >= SKIPPED:
+            await self._write(
+                lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
+            )
+        return due.wait
 
-    def _look(self, view: View) -> Due:
+    async def enlist(self) -> None:
+        """Gives the endpoint its place, if it has none."""
+        beginning = self.webhook.from_ == "beginning"
+        if await self._write(lambda tx: outbox.enlist(tx, self.webhook.name, from_beginning=beginning)):
+            say("webhook.added", endpoint=self.webhook.name, **{"from": self.webhook.from_})
+
+    def _look(self, view: View) -> Due | None:
         """On a view: what is due now. Replays go first: somebody waits for them."""
         state = outbox.endpoint(view, self.webhook.name)
-        assert state is not None  # enlisted before, and never removed
+        if state is None:
+            return None
         nothing, now = outbox.Page([], state.cursor), clock.now()
         replay = outbox.next_replay(view, self.webhook.name)
         waits = [LOOK]
@@ -160,7 +176,7 @@ class Courier:
                 page = outbox.page(view, after, self.webhook.batch, only)
                 if state.batch_until is not None and not page.told:  # retention was here, or the filter is another
                     page = outbox.page(view, after, self.webhook.batch, self._only)
-                return Due(state, None, page, 0)
+                return Due(state, None, page, 0 if page.told else min(waits))
             waits.append(left)
         return Due(state, None, nothing, min(waits))
 
@@ -168,18 +184,24 @@ class Courier:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""
         name = self.webhook.name
         outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page)
-        if outcome.ok:
-            changes: dict[str, Any] = {
-                "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None, "retry_at": None,
-                "last_error": None, "delivered_at": delivery.at,
-            }  # fmt: skip
-        else:
-            changes = self._failed(state, outcome, delivery.at)
-            # The same events the next time, so that the id is the same.
-            changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
-            if (reason := self._gives_up(outcome, changes)) is not None:
-                changes |= {"paused_at": delivery.at, "pause_reason": reason}
-        await self._record(delivery, lambda tx: outbox.change(tx, name, state.cursor, **changes))
+
+        def record(tx: Transaction) -> dict[str, Any]:
+            if outcome.ok:
+                changes: dict[str, Any] = {
+                    "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None,
+                    "retry_at": None, "last_error": None, "delivered_at": delivery.at,
+                }  # fmt: skip
+            else:
+                # As it stands now: an operator may have resumed it while the request was on its way.
+                changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
+                # The same events the next time, so that the id is the same.
+                changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
+                if (reason := self._gives_up(outcome, changes)) is not None:
+                    changes |= {"paused_at": delivery.at, "pause_reason": reason}
+            outbox.change(tx, name, state.cursor, **changes)
+            return changes
+
+        changes = await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
         if not outcome.ok:
             self._tell_failure(delivery, changes)
@@ -190,7 +212,7 @@ class Courier:
         """The same for events that are told again: the cursor is not touched."""
         name = self.webhook.name
         if not page.told:
-            await self._write(lambda tx: outbox.end_replay(tx, replay.id))
+            await self._write(lambda tx: outbox.end_replay(tx, replay))
             say("webhook.replayed", endpoint=name, replay=replay.id)
             return
         outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page)
@@ -202,9 +224,9 @@ class Courier:
 
         def record(tx: Transaction) -> None:
             if ends:
-                outbox.end_replay(tx, replay.id)
+                outbox.end_replay(tx, replay)
             else:
-                outbox.change_replay(tx, replay.id, **changes)
+                outbox.change_replay(tx, replay, **changes)
 
         await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
@@ -213,12 +235,13 @@ class Courier:
         elif not outcome.ok:
             self._tell_failure(delivery, changes)
 
-    def _failed(self, state: Endpoint | Replay, outcome: Outcome, now: datetime) -> dict[str, Any]:
+    def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:
         failures = state.failures + 1
+        ended = begun + timedelta(milliseconds=outcome.ms)
         return {
             "failures": failures,
-            "failing_since": state.failing_since or now,
-            "retry_at": now + backoff.pause(failures, outcome.asked, self._first_pause),
+            "failing_since": state.failing_since or begun,
+            "retry_at": ended + backoff.pause(failures, outcome.asked, self._first_pause),
         }
 
     def _gives_up(self, outcome: Outcome, changes: dict[str, Any]) -> PauseReason | None:
@@ -260,12 +283,12 @@ class Courier:
         )  # fmt: skip
         return outcome, delivery
 
-    async def _record(self, delivery: Delivery, change: Callable[[Transaction], None]) -> None:
+    async def _record(self, delivery: Delivery, change: Callable[[Transaction], T]) -> T:
         """Writes down what became of a try, however long the database is away: else it would be made again."""
 
-        def record(tx: Transaction) -> None:
+        def record(tx: Transaction) -> T:
             outbox.note(tx, delivery)
-            change(tx)
+            return change(tx)
 
         while True:
             try:

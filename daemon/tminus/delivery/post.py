@@ -125,19 +125,22 @@ async def _send(
 ) -> httpx.Response:
     """Sends a request to the first address of its host that takes it; the answer's body is not read yet."""
     port = url.port or (443 if url.scheme == "https" else 80)
-    refused: httpx.ConnectError | None = None
-    for address in await allowed(url.host, port, link_local=link_local):
+    refused: httpx.TransportError | None = None
+    addresses = await allowed(url.host, port, link_local=link_local)
+    # One that is silent must not have the time of those after it.
+    timeout = httpx.Timeout(seconds, connect=seconds / len(addresses))
+    for address in addresses:
         request = client.build_request(
             "POST",
             url.copy_with(host=address),
             content=body,
             headers={**headers, "Host": url.netloc.decode()},
-            timeout=seconds,
+            timeout=timeout,
             extensions={"sni_hostname": url.host},  # whose certificate it has to be
         )
         try:
             return await client.send(request, stream=True)
-        except httpx.ConnectError as failure:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
             refused = failure
     assert refused is not None  # there was one address at least
     raise refused

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, wanted
 from tminus.delivery.post import make_client, trusting
-from tminus.errors import UnknownWebhook
+from tminus.errors import RequestError, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import Store, Transaction, View, outbox
@@ -127,6 +128,8 @@ class Webhooks:
 
     def apply(self, settings: Settings, secrets: Secrets) -> None:
         """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
+        for webhook in settings.webhooks:
+            self._bells.setdefault(webhook.name, Bell())
         self._settings = {webhook.name: webhook for webhook in settings.webhooks}
         self._call(self._apply(settings.webhooks, secrets)).result()
 
@@ -134,7 +137,8 @@ class Webhooks:
 
     def standing(self, view: View) -> list[Standing]:
         """Every endpoint with how far it is, in the order of the configuration."""
-        return [self._standing(view, webhook) for webhook in tuple(self._settings.values())]
+        known = ((webhook, outbox.endpoint(view, webhook.name)) for webhook in tuple(self._settings.values()))
+        return [self._standing(view, webhook) for webhook, state in known if state is not None]
 
     def standing_of(self, view: View, name: str) -> Standing:
         """One endpoint. Raises `UnknownWebhook`."""
@@ -213,20 +217,18 @@ class Webhooks:
             and self._couriers[webhook.name][0].secrets == secrets[webhook.name]
             and not webhook.ca_file  # what is in the file may have changed
         }
+        # What can fail comes first: an endpoint is ended only for one that begins.
+        begins = [self._courier(webhook, secrets[webhook.name]) for webhook in webhooks if webhook.name not in stays]
         await self._end([name for name in self._couriers if name not in stays])
-        for webhook in webhooks:
-            if webhook.name not in stays:
-                await self._begin(webhook, secrets[webhook.name])
+        for courier in begins:
+            with suppress(RequestError):  # the database is away: it tries again by itself
+                await courier.enlist()
+            self._couriers[courier.webhook.name] = courier, asyncio.create_task(courier.run())
 
-    async def _begin(self, webhook: Webhook, secrets: tuple[str, ...]) -> None:
-        beginning = webhook.from_ == "beginning"
-        enlist = self._store.submit(lambda tx: outbox.enlist(tx, webhook.name, from_beginning=beginning))
-        if await asyncio.wrap_future(enlist):
-            say("webhook.added", endpoint=webhook.name, **{"from": webhook.from_})
-        bell = self._bells.setdefault(webhook.name, Bell())
+    def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
         client = make_client(trusting(_authorities(webhook, self._state)))
-        courier = Courier(self._store, webhook, secrets, client, bell, self._tried, self._first_pause)
-        self._couriers[webhook.name] = courier, asyncio.create_task(courier.run())
+        bell = self._bells[webhook.name]
+        return Courier(self._store, webhook, secrets, client, bell, self._tried, self._first_pause)
 
     async def _end(self, names: list[str]) -> None:
         ending = [self._couriers.pop(name) for name in names]

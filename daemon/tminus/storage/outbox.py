@@ -91,8 +91,11 @@ def deliveries(view: View, name: str, *, failed: bool, before: int | None, limit
 
 
 def seq_before(view: View, instant: datetime) -> int:
-    """The number of the last event that happened before then; 0 if none did."""
-    return int(view.scalar(select(func.coalesce(func.max(EVENTS.c.seq), 0)).where(EVENTS.c.ts < instant)))
+    """The number after which everything is that happened then or later. Of two daemons the clocks may differ, so an
+    event may bear an earlier time than the one before it: then more is meant rather than less.
+    """
+    first = view.scalar(select(func.min(EVENTS.c.seq)).where(EVENTS.c.ts >= instant))
+    return int(first) - 1 if first is not None else view.last_seq()
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -127,12 +130,14 @@ def add_replay(tx: Transaction, replay: Replay) -> int:
     return int(tx.execute(insert(REPLAYS).returning(_R.id), values).scalar_one())
 
 
-def change_replay(tx: Transaction, replay_id: int, **values: Any) -> None:
-    tx.execute(update(REPLAYS).where(_R.id == replay_id).values(values))
+def change_replay(tx: Transaction, replay: Replay, **values: Any) -> None:
+    """Sets fields of a replay, only while its cursor is where it was seen."""
+    tx.execute(update(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor).values(values))
 
 
-def end_replay(tx: Transaction, replay_id: int) -> None:
-    tx.execute(delete(REPLAYS).where(_R.id == replay_id))
+def end_replay(tx: Transaction, replay: Replay) -> None:
+    """Removes a replay, only while its cursor is where it was seen."""
+    tx.execute(delete(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor))
 
 
 def remove_deliveries(tx: Transaction, before: datetime, limit: int) -> int:

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,12 +54,12 @@ class _Work:
     error: BaseException | None = None
 
     def finish(self) -> None:
-        if self.future.done():
-            return  # whoever asked has gone away; what was written stays written
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
+        # Whoever asked may have gone away, on another thread this very moment; what was written stays written.
+        with suppress(InvalidStateError, asyncio.InvalidStateError):
+            if self.error is None:
+                self.future.set_result(self.result)
+            else:
+                self.future.set_exception(self.error)
 
 
 class Writer:
