@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 ROUNDS = 3
 CALLERS = 6
-PER_ROUND = 40
+PER_ROUND = 25
 """Acknowledged changes after which it is killed, at whatever it is just doing."""
 
 

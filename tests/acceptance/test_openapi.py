@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.acceptance.daemons import Daemon
 
-EXAMPLES = 20
+EXAMPLES = 12
 """Requests drawn for each call, well-formed ones and as many others."""
 
 CALLS = (
