@@ -245,8 +245,8 @@ class Daemon:
         return self._stopping.is_set()
 
     def _feed_watchdog(self) -> None:
-        """On the event loop, so that one that hangs starves it, too."""
-        if self._systemd.watches:
+        """On the event loop, so that one that hangs starves it, too; and not while a transaction hangs."""
+        if self._systemd.watches and not self.store.stuck:
             with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
                 self._loop.call_soon_threadsafe(self._systemd.alive)
 
@@ -330,6 +330,8 @@ class Daemon:
             reasons.append("it is stopping")
         if not self._timers.alive:
             reasons.append("the clock has stopped")
+        if self.store.stuck:
+            reasons.append("the database does not answer")
         if self.store.failing is not None:
             reasons.append(f"the database cannot be written: {self.store.failing}")
         try:

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
 
 
@@ -121,3 +125,35 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     assert service.command("--socket", str(manager.local_path), "list").returncode == 0
     assert service.terminate() == 0
     assert manager.local_path.exists()
+
+
+def test_the_watchdog_is_not_fed_while_the_clock_and_the_store_stand_still(
+    manager: Manager, make_daemon: StartDaemon, pg_server: PostgresServer
+) -> None:
+    """Whoever holds the lock that every transaction begins with stops both, and nothing else."""
+    with pg_server.database(empty=True) as database:
+        service = make_daemon(storage={"url": database.url.replace(":@", "@")}, lifecycle={"lead": "1s"})
+        service.start(NOTIFY_SOCKET=manager.address, WATCHDOG_USEC="30000000")
+        due = service.make(startTime=from_now(seconds=3))
+        url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("SELECT pg_advisory_lock(8457291)")
+            eventually(lambda: from_now(seconds=1) > due["startTime"])
+            fed = manager.told.count("WATCHDOG=1")
+            reasons = eventually(
+                lambda: [one for one in _reasons(service) if one.startswith(("the clock", "the database does"))][1:],
+                deadline=20,
+            )
+            assert reasons, "both are told"
+            assert httpx.get(f"{service.url}/healthz").status_code == 200, "the process itself is well"
+            assert manager.told.count("WATCHDOG=1") - fed <= 2, "ten seconds long it would have been fed each second"
+            other.execute("SELECT pg_advisory_unlock(8457291)")
+            fed = manager.told.count("WATCHDOG=1")
+            manager.wait_for("WATCHDOG=1", fed + 1)
+        eventually(lambda: service.session(due["id"])["status"] == "new")
+        assert service.terminate() == 0
+
+
+def _reasons(service: Daemon) -> list[str]:
+    reasons: list[str] = httpx.get(f"{service.url}/readyz").json()["reasons"]
+    return reasons

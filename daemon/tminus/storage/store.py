@@ -19,6 +19,9 @@ from tminus.vocabulary import Status
 
 T = TypeVar("T")
 
+STUCK = 10.0
+"""Seconds that no transaction takes: SQLite gives up waiting for others after half of it."""
+
 QUICK = 0.02
 """Seconds that counting may take to be done whenever somebody asks."""
 
@@ -80,6 +83,11 @@ class Store:
     def failing(self) -> str | None:
         """Why the last write failed, None if it did not."""
         return self._writer.failing
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a transaction has been on its way for so long that the database does not answer any more."""
+        return self._writer.writing_for > STUCK
 
     def read(self, look: Callable[[View], T]) -> T:
         """Runs `look` on one consistent view, in the calling thread. Raises `StoreUnavailable`."""

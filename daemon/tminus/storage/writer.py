@@ -90,6 +90,8 @@ class Writer:
         self._stopping = False
         self._connection: Connection | None = None
         self._try_again = 0.0
+        self._begun: float | None = None
+        """When the batch that is being written was begun."""
         self.failing: str | None = None
         """Why the last transaction could not be written; None when it could."""
         self._thread = threading.Thread(target=self._run, name="writer")
@@ -103,6 +105,12 @@ class Writer:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+
+    @property
+    def writing_for(self) -> float:
+        """Seconds that what is being written has taken so far, 0 if nothing is."""
+        begun = self._begun
+        return clock.monotonic() - begun if begun is not None else 0.0
 
     def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         """Has a job run; the future is done after its commit. `clock`: before all requests."""
@@ -158,7 +166,9 @@ class Writer:
                 else:
                     break
                 clock_next = not clocks_turn
+            self._begun = clock.monotonic()
             self._write(batch)
+            self._begun = None
             self._answer(batch)
         if self._connection is not None:
             self._connection.close()
