@@ -108,3 +108,11 @@ def test_every_fault_of_the_page_has_its_test() -> None:
     for one in named:
         file, _, name = one.partition("::")
         assert re.search(rf"^def {name}\(", page(file), re.MULTILINE), one
+
+
+def test_the_readme_installs_as_the_page_does() -> None:
+    section = page("README.md").partition("## Install\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+
+    assert "systemctl enable --now tminus.socket tminus.service" in lines
+    assert set(lines) <= set(page("docs/install.md").splitlines())
