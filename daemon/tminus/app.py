@@ -369,8 +369,8 @@ class Daemon:
             return
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
-        self.services.apply(new)
         self.services.webhooks.apply(new, secrets)
+        self.services.apply(new)
         logs.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"

@@ -3,7 +3,7 @@
 No behaviour beyond naming things, and nothing to load: the command needs these words, and not the database behind them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -83,6 +83,13 @@ EVENT_PATTERNS = {
     **{one.value: frozenset({one}) for one in EventType},
 }
 """What stands for which types of events where some are chosen: `*`, `session.*`, `session.ready`."""
+
+EventPattern = StrEnum("EventPattern", {pattern: pattern for pattern in EVENT_PATTERNS})  # type: ignore[misc]
+
+
+def event_types(patterns: Iterable[str]) -> frozenset[EventType]:
+    """The types that any of the patterns stands for."""
+    return frozenset[EventType]().union(*(EVENT_PATTERNS[pattern] for pattern in patterns))
 
 
 class PauseReason(StrEnum):

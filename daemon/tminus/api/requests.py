@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import orjson
@@ -21,7 +20,7 @@ from pydantic import (
 
 from tminus import instants
 from tminus.sessions.verbs import IfMatch
-from tminus.vocabulary import EVENT_PATTERNS, Order, ParticipantRole, SessionType, Status
+from tminus.vocabulary import EventPattern, Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
 
@@ -200,7 +199,6 @@ Place = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, {"const": "now"}]}),
     Query(description="The `next` of the page before; `now` for what is still to come"),
 ]
-EventPattern = StrEnum("EventPattern", {pattern: pattern for pattern in EVENT_PATTERNS})  # type: ignore[misc]
 EventTypes = Annotated[
     list[EventPattern] | None,
     Query(description="May be repeated; `session.*` means all of that kind"),

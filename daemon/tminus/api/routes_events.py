@@ -18,7 +18,7 @@ from tminus.bell import wait_for
 from tminus.errors import Forbidden, RequestError
 from tminus.sessions import reads
 from tminus.storage import EventFilter
-from tminus.vocabulary import EVENT_PATTERNS, Caller
+from tminus.vocabulary import Caller, event_types
 
 router = APIRouter(prefix="/v3", tags=["events"])
 
@@ -45,7 +45,7 @@ async def feed(
     last_event_id: LastEventId = "",
 ) -> Response:
     services = services_of(request)
-    only = EventFilter(types=frozenset().union(*(EVENT_PATTERNS[pattern] for pattern in type)) if type else None)
+    only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in request.headers.get("accept", ""):
         events, since = await _look(services, caller, since, limit, only)  # refuses while there is still an answer

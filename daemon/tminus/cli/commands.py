@@ -19,7 +19,7 @@ from tminus.cli.operate import operate
 from tminus.cli.webhooks import webhooks
 from tminus.config.values import parse_duration
 from tminus.policy import PREFERENCE_OF
-from tminus.vocabulary import EVENT_PATTERNS, SessionType, Status
+from tminus.vocabulary import EventPattern, SessionType, Status, event_types
 
 if TYPE_CHECKING:
     from tminus import wire
@@ -229,7 +229,8 @@ def events(
     session_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this session's.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
     type: Annotated[
-        list[str] | None, typer.Option("--type", help="Only these: session.ready, participant.*; may be repeated.")
+        list[EventPattern] | None,
+        typer.Option("--type", help="Only these: session.ready, participant.*; may be repeated."),
     ] = None,
     after: Annotated[
         int | None, typer.Option(min=0, help="Begin after the event with this number; else with -f: now.")
@@ -237,20 +238,21 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
+    types = [pattern.value for pattern in type or ()]
     with telling_errors(), context.obj.open() as daemon:
         if follow:
-            _follow(daemon, session_id, type or (), "now" if after is None else after, as_json)
+            _follow(daemon, session_id, types, "now" if after is None else after, as_json)
             return
-        rows = list(_happened(daemon, session_id, type or (), after or 0))
+        rows = list(_happened(daemon, session_id, types, after or 0))
     _print(rows, as_json, lambda: tables.events(rows))
 
 
 def _happened(daemon: Any, session_id: str | None, types: Sequence[str], after: int) -> "Iterator[wire.Event]":
     """All that has happened so far. The history of a session needs no more than the right to see it."""
+    wanted = event_types(types or ["*"])
     while True:
         page = daemon.getEvents(session_id, after) if session_id else daemon.feed(after, type=types, limit=1000)
-        wanted = frozenset().union(*(EVENT_PATTERNS.get(pattern, frozenset()) for pattern in types))
-        yield from (event for event in page["events"] if not types or event["type"] in wanted)
+        yield from (event for event in page["events"] if event["type"] in wanted)
         if not page["events"]:
             return
         after = page["next"]

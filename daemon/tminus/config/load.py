@@ -138,25 +138,10 @@ def _key(path: KeyPath, values: Mapping[str, Any]) -> str:
 
 def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
     """What is right in itself but not together. Looks at the raw values, which may be wrong in any way."""
-    agents = tree.values.get("agents")
-    ids: dict[int, KeyPath] = {}
-    hashes: dict[str, KeyPath] = {}
-    for index, agent in enumerate(agents if isinstance(agents, list) else []):
-        if not isinstance(agent, dict):
-            continue
-        path: KeyPath = ("agents", index, "id")
-        number = agent.get("id")
-        if isinstance(number, int) and (first := ids.setdefault(number, path)) != path:
-            problem = f"is the id of another agent too ({tree.origin(first)}): each has its own"
-            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
-        tokens = agent.get("token_sha256")
-        for position, token in enumerate(tokens if isinstance(tokens, list) else []):
-            path = ("agents", index, "token_sha256", position)
-            if isinstance(token, str) and (first := hashes.setdefault(token, path)) != path:
-                problem = f"repeats a hash of {_key(first, tree.values)} ({tree.origin(first)}): a token is one agent's"
-                yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
-
-    yield from _webhook_contradictions(tree)
+    for (section,), (_, known_by) in LISTS.items():
+        yield from _repeated(tree, section, known_by)
+    yield from _tokens_of_two(tree)
+    yield from _unsigned(tree)
 
     storage = tree.values.get("storage")
     storage = storage if isinstance(storage, dict) else {}
@@ -170,19 +155,39 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
             yield ConfigFault(tree.origin(path), ".".join(path), problem)
 
 
-def _webhook_contradictions(tree: Tree) -> Iterator[ConfigFault]:
-    webhooks = tree.values.get("webhooks")
-    names: dict[str, KeyPath] = {}
-    for index, webhook in enumerate(webhooks if isinstance(webhooks, list) else []):
-        if not isinstance(webhook, dict):
-            continue
-        path: KeyPath = ("webhooks", index, "name")
-        name = webhook.get("name")
-        if isinstance(name, str) and (first := names.setdefault(name, path)) != path:
-            problem = f"is the name of another webhook too ({tree.origin(first)}): each has its own"
+def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """The tables of a list, each with its path."""
+    entries = tree.values.get(section)
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict):
+            yield (section, index), entry
+
+
+def _repeated(tree: Tree, section: str, known_by: str) -> Iterator[ConfigFault]:
+    """Entries of a list that are known by the same id or name."""
+    marks: dict[int | str, KeyPath] = {}
+    for entry_path, entry in _entries(tree, section):
+        path, mark = (*entry_path, known_by), entry.get(known_by)
+        if isinstance(mark, int | str) and (first := marks.setdefault(mark, path)) != path:
+            problem = f"is the {known_by} of another {section[:-1]} too ({tree.origin(first)}): each has its own"
             yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
-        path = ("webhooks", index, "secret_file")
+
+
+def _tokens_of_two(tree: Tree) -> Iterator[ConfigFault]:
+    hashes: dict[str, KeyPath] = {}
+    for entry_path, agent in _entries(tree, "agents"):
+        tokens = agent.get("token_sha256")
+        for position, token in enumerate(tokens if isinstance(tokens, list) else []):
+            path = (*entry_path, "token_sha256", position)
+            if isinstance(token, str) and (first := hashes.setdefault(token, path)) != path:
+                problem = f"repeats a hash of {_key(first, tree.values)} ({tree.origin(first)}): a token is one agent's"
+                yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+
+
+def _unsigned(tree: Tree) -> Iterator[ConfigFault]:
+    for entry_path, webhook in _entries(tree, "webhooks"):
         if not (webhook.get("secret_file") or webhook.get("secret_credential")):
+            path = (*entry_path, "secret_file")
             problem = (
                 "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
             )

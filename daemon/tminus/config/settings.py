@@ -18,7 +18,7 @@ from tminus import instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
-from tminus.vocabulary import EVENT_PATTERNS, EventType, Mode, Role, SessionType, Setting, Timeouts
+from tminus.vocabulary import EVENT_PATTERNS, EventType, Mode, Role, SessionType, Setting, Timeouts, event_types
 
 
 def _token_hash(value: object) -> str:
@@ -236,7 +236,7 @@ class Webhook(Table):
     @property
     def wanted(self) -> frozenset[EventType]:
         """The types of events that it is told."""
-        return frozenset[EventType]().union(*(EVENT_PATTERNS[pattern] for pattern in self.events))
+        return event_types(self.events)
 
 
 class Log(Table):

@@ -40,6 +40,10 @@ SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
 
 
+Tried = Callable[[str, bool, int], None]
+"""Endpoint, whether it was delivered, how many events."""
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """What one look at the database says is to be done."""
@@ -77,7 +81,7 @@ class Courier:
         secrets: tuple[str, ...],
         client: httpx.AsyncClient,
         bell: Bell,
-        tried: Callable[[str, bool, int], None],
+        tried: Tried,
         first_pause: timedelta = backoff.FIRST,
     ) -> None:
         self.webhook = webhook
@@ -161,7 +165,7 @@ class Courier:
         state = outbox.endpoint(view, self.webhook.name)
         if state is None:
             return None
-        nothing, now = outbox.Page([], state.cursor), clock.now()
+        now = clock.now()
         replay = outbox.next_replay(view, self.webhook.name)
         waits = [LOOK]
         if replay is not None:
@@ -176,9 +180,9 @@ class Courier:
                 page = outbox.page(view, after, self.webhook.batch, only)
                 if state.batch_until is not None and not page.told:  # retention was here, or the filter is another
                     page = outbox.page(view, after, self.webhook.batch, self._only)
-                return Due(state, None, page, 0 if page.told else min(waits))
+                return Due(state, None, page, min(waits))
             waits.append(left)
-        return Due(state, None, nothing, min(waits))
+        return Due(state, None, outbox.Page([], state.cursor), min(waits))
 
     async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tminus import config
 from tminus.bell import Bell
 from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
-from tminus.delivery.endpoint import Courier, wanted
+from tminus.delivery.endpoint import Courier, Tried, wanted
 from tminus.delivery.post import make_client, trusting
 from tminus.errors import RequestError, UnknownWebhook
 from tminus.logs import failure, say
@@ -27,9 +27,6 @@ T = TypeVar("T")
 GRACE = 1.0
 """Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
 was cut off is made again."""
-
-Tried = Callable[[str, bool, int], None]
-"""Endpoint, whether it was delivered, how many events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +127,21 @@ class Webhooks:
         """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
         for webhook in settings.webhooks:
             self._bells.setdefault(webhook.name, Bell())
-        self._settings = {webhook.name: webhook for webhook in settings.webhooks}
         self._call(self._apply(settings.webhooks, secrets)).result()
+        self._settings = {webhook.name: webhook for webhook in settings.webhooks}
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
     def standing(self, view: View) -> list[Standing]:
         """Every endpoint with how far it is, in the order of the configuration."""
-        known = ((webhook, outbox.endpoint(view, webhook.name)) for webhook in tuple(self._settings.values()))
-        return [self._standing(view, webhook) for webhook, state in known if state is not None]
+        found = (_standing(view, webhook) for webhook in tuple(self._settings.values()))
+        return [one for one in found if one is not None]
 
     def standing_of(self, view: View, name: str) -> Standing:
         """One endpoint. Raises `UnknownWebhook`."""
-        return self._standing(view, self._named(name))
+        if (found := _standing(view, self._named(name))) is None:  # it is being put in force this very moment
+            raise UnknownWebhook(name)
+        return found
 
     def deliveries(self, view: View, name: str, *, failed: bool, before: int | None, limit: int) -> list[Delivery]:
         """The delivery log, the newest first. Raises `UnknownWebhook`."""
@@ -192,13 +191,6 @@ class Webhooks:
             raise UnknownWebhook(name)
         return self._settings[name]
 
-    def _standing(self, view: View, webhook: Webhook) -> Standing:
-        state = outbox.endpoint(view, webhook.name)
-        if state is None:  # it is being put in force this very moment
-            raise UnknownWebhook(webhook.name)
-        backlog = outbox.backlog(view, state.cursor, wanted(webhook))
-        return Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
-
     # --- on the webhooks' thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -244,6 +236,15 @@ class Webhooks:
                 pass
             except Exception as error:
                 say("webhook.defect", endpoint=courier.webhook.name, **failure(error))
+
+
+def _standing(view: View, webhook: Webhook) -> Standing | None:
+    """None for one that has no place yet."""
+    state = outbox.endpoint(view, webhook.name)
+    if state is None:
+        return None
+    backlog = outbox.backlog(view, state.cursor, wanted(webhook))
+    return Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
 
 
 def _pause(tx: Transaction, name: str) -> bool:

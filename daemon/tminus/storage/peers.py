@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import psycopg
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tminus import instants
@@ -80,7 +80,7 @@ class Holds:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._shared = make_url(str(engine.url)).get_backend_name() == "postgresql"
+        self._shared = engine.dialect.name == "postgresql"
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._held: set[str] = set()
@@ -116,6 +116,7 @@ class Holds:
     def close(self) -> None:
         with self._lock:
             self._drop()
+        self._engine.dispose()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -71,9 +71,9 @@ class Store:
         if heard is not None and self._writing.dialect.name == "postgresql":
             self._notices = Notices(plain_url(self._writing), heard)
             self._notices.start()
-        self._holding = make_engine(url, password, writes=True)
-        holds = Holds(self._holding)
-        self.hold, self.release, self._let_go = holds.hold, holds.release, holds.close
+        self._holds = Holds(make_engine(url, password, writes=True))
+        self.hold = self._holds.hold
+        self.release = self._holds.release
         self._writer = Writer(self._writing, now, committed, health, self._notices.say if self._notices else None)
         self._writer.start()
         self.submit = self._writer.submit
@@ -119,8 +119,7 @@ class Store:
         self._writer.stop()
         if self._notices is not None:
             self._notices.stop()
-        self._let_go()
-        self._holding.dispose()
+        self._holds.close()
         self._dispose()
 
     def _dispose(self) -> None:
