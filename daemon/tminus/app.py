@@ -6,13 +6,11 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import uvicorn
 import uvloop
-from starlette.types import ASGIApp
 
 from tminus import __version__, clock, config, delivery, instants, logs
 from tminus.announcer import Announcer
@@ -21,19 +19,14 @@ from tminus.config import ConfigError, Configuration, Settings
 from tminus.delivery import Webhooks
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.events import News
-from tminus.listeners import BACKLOG, open_listeners
+from tminus.listeners import open_listeners
 from tminus.logs import failure, say
+from tminus.server import Server
 from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
 from tminus.systemd import ServiceManager
 from tminus.timers import Chores, Timers
 from tminus.vocabulary import Timeouts
-
-DRAIN_SECONDS = 7
-"""How long running requests may take to finish once the daemon was told to stop."""
-
-KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
 
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
@@ -110,9 +103,9 @@ class Daemon:
             self._started = started.pop_all()
         application = make_application(self.services)
         # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
-        self._servers = [_Server(_server_config(application, settings.limits.connections), self._listeners.tcp)]
+        self._servers = [Server(application, self._listeners.tcp, settings.limits.connections)]
         if self._listeners.local:
-            self._servers.append(_Server(_server_config(application, None), self._listeners.local))
+            self._servers.append(Server(application, self._listeners.local, None))
 
     def __enter__(self) -> "Daemon":
         return self
@@ -385,50 +378,6 @@ class Daemon:
         say("config.rejected", faults=len(error.faults))
         for fault in error.faults:
             say("config.fault", where=fault.where, key=fault.key, error=fault.message)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, without its signal handlers: it would raise SIGTERM again after its own graceful stop."""
-
-    def __init__(self, settings: uvicorn.Config, sockets: Sequence[socket.socket]) -> None:
-        super().__init__(settings)
-        self._sockets = list(sockets)
-        self.begun = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.begun.set()
-
-    async def serve_all(self) -> None:
-        """Serves its sockets until it is told to exit."""
-        await self.serve(self._sockets)
-
-    def stop_listening(self) -> None:
-        """Takes no more connections; those that it has go on."""
-        for one in self.servers if self.begun.is_set() else ():
-            one.close()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server_config(application: ASGIApp, connections: int | None) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        http="httptools",
-        ws="none",
-        loop="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        limit_concurrency=connections,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
 
 
 def _tell_health(failing: str | None) -> None:
