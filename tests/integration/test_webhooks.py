@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import trustme
-from tests.support.databases import Database, PostgresServer
+from sqlalchemy import text
+from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, flood, hang_up, status, trickle
 from tests.support.waiting import eventually
 from tests.support.worlds import World
@@ -468,9 +469,7 @@ def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sen
     assert all(sender.heard for sender in senders)
 
 
-def test_the_survivor_takes_over_within_seconds(
-    senders: tuple[Sender, Sender], receiver: Receiver, pg_server: PostgresServer
-) -> None:
+def test_the_survivor_takes_over_within_seconds(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
     one, two = senders
     one.apply(desk(receiver))
     one.make(2)
@@ -479,3 +478,29 @@ def test_the_survivor_takes_over_within_seconds(
     one.webhooks.stop()  # as far as anybody can see, it has gone
     two.make(2)
     eventually(lambda: receiver.seqs == two.seqs())
+
+
+def test_who_is_cut_off_in_a_request_lets_the_endpoint_go(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
+    one, two = senders
+    with Receiver() as stuck:
+        stuck.answer = trickle
+        one.apply({"name": "desk", "url": stuck.url, "timeout": "1m"})
+        one.make()
+        eventually(lambda: len(stuck.requests) == 1)
+        two.apply(desk(receiver))
+        one.apply()  # it is one's no more, and the request is cut off
+        eventually(lambda: receiver.seqs == two.seqs())
+
+
+def test_what_is_put_in_force_while_the_database_fails_begins_when_it_is_back(
+    sqlite_server: SqliteServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    with sqlite_server.database() as database:
+        sender = Sender(database, tmp_path)
+        sender.world.run(lambda tx: tx.execute(text("ALTER TABLE endpoint RENAME TO away")))
+        sender.apply(desk(receiver, **{"from": "beginning"}))
+        sender.make()
+        assert receiver.requests == []
+        sender.world.run(lambda tx: tx.execute(text("ALTER TABLE away RENAME TO endpoint")))
+        eventually(lambda: receiver.seqs == sender.seqs() != [])
+        sender.webhooks.stop()
