@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.live import Live
 
 from tminus import __version__, clock, instants
 from tminus.cli import tables
-from tminus.cli.connection import USAGE, Connection, fail, telling_errors
+from tminus.cli.connection import USAGE, AsJson, Connection, fail, telling_errors
 from tminus.cli.operate import operate
 from tminus.cli.webhooks import webhooks
 from tminus.config.values import parse_duration
@@ -46,7 +46,6 @@ class Scope(StrEnum):
     ALL = "all"
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="ISO 8601 with Z or an offset.")]
 In = Annotated[str | None, typer.Option("--in", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")]
@@ -84,13 +83,6 @@ def options(
         raise typer.Exit
 
 
-def _print(answer: Any, as_json: bool, table: Callable[[], Any]) -> None:
-    if as_json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-    else:
-        tables.console().print(table())
-
-
 def _start(at: str | None, in_: str | None) -> str:
     """The start time, from exactly one of the two options."""
     if (at is None) == (in_ is None):
@@ -119,7 +111,7 @@ def _make(
             made = daemon.createSession(*rest, idempotency_key=key)
         else:
             made = daemon.scheduleSession(start, *rest, idempotency_key=key)
-    _print(made, as_json, lambda: tables.session(made, clock.now()))
+    tables.show(made, as_json, lambda: tables.session(made, clock.now()))
 
 
 @main.command()
@@ -170,7 +162,7 @@ def reschedule(
     start = _start(at, in_)
     with telling_errors(), context.obj.open() as daemon:
         moved = daemon.rescheduleSession(session_id, start, if_version=if_version)
-    _print(moved, as_json, lambda: tables.session(moved, clock.now()))
+    tables.show(moved, as_json, lambda: tables.session(moved, clock.now()))
 
 
 @main.command()
@@ -178,7 +170,7 @@ def close(context: typer.Context, session_id: SessionId, as_json: AsJson = False
     """Close a session; everybody in it is disconnected."""
     with telling_errors(), context.obj.open() as daemon:
         done = daemon.closeSession(session_id)
-    _print(done, as_json, lambda: f"session {session_id} is closed")
+    tables.show(done, as_json, lambda: f"session {session_id} is closed")
 
 
 @main.command()
@@ -186,7 +178,7 @@ def show(context: typer.Context, session_id: SessionId, as_json: AsJson = False)
     """Show one session."""
     with telling_errors(), context.obj.open() as daemon:
         session = daemon.getSession(session_id)
-    _print(session, as_json, lambda: tables.session(session, clock.now()))
+    tables.show(session, as_json, lambda: tables.session(session, clock.now()))
 
 
 @main.command("list")
@@ -212,7 +204,7 @@ def list_(
             limit=limit,
             offset=offset,
         )
-    _print(found, as_json, lambda: _listed(found, clock.now()))
+    tables.show(found, as_json, lambda: _listed(found, clock.now()))
 
 
 def _listed(found: "wire.SessionList", now: datetime) -> Any:
@@ -244,7 +236,7 @@ def events(
             _follow(daemon, session_id, types, "now" if after is None else after, as_json)
             return
         rows = list(_happened(daemon, session_id, types, after or 0))
-    _print(rows, as_json, lambda: tables.events(rows))
+    tables.show(rows, as_json, lambda: tables.events(rows))
 
 
 def _happened(daemon: Any, session_id: str | None, types: Sequence[str], after: int) -> "Iterator[wire.Event]":

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from tminus import client, config
 from tminus.config import ConfigError
 from tminus.errors import TminusError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tminus import clock, config, draws
-from tminus.cli.connection import REFUSED, USAGE, fail, telling_errors
+from tminus.cli.connection import REFUSED, USAGE, AsJson, fail, telling_errors
 from tminus.config import Settings
 from tminus.config.effective import toml
 from tminus.errors import StateDirectoryUnusable
@@ -23,8 +23,6 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
 ]
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def operate(main: typer.Typer) -> None:
@@ -77,7 +75,7 @@ def check(
 def advance(
     context: typer.Context,
     config_path: ConfigOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
     from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
@@ -107,7 +105,7 @@ def token_new(
         Path | None,
         typer.Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
     token = draws.base62(43)
@@ -148,7 +146,7 @@ def db_backup(
         int | None, typer.Option("--keep", min=1, metavar="N", help="In a directory: keep N dated copies, no more.")
     ] = None,
     config_path: ConfigOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Copy the database (SQLite) as it is at one moment; a daemon works on meanwhile. It holds secrets: mode 0600."""
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
@@ -174,7 +172,7 @@ def db_restore(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="What `tminus db backup` wrote.")],
     config_path: ConfigOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put a backup in the database's place, while no daemon runs; the present one is kept under a dated name."""
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
@@ -199,7 +197,7 @@ def db_check(
     context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="A backup; without it, the database itself.")] = None,
     config_path: ConfigOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look whether the database, or a backup, is whole: a line for each thing that is wrong; exit code 0 or 1."""
     from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`

@@ -1,9 +1,10 @@
 """Sessions and events for people: tables and a few words."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -24,6 +25,14 @@ WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "pause
 def console() -> Console:
     """Standard output; where that is no terminal, wide enough that nothing is cut."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def show(answer: Any, as_json: bool, table: Callable[[], Any]) -> None:
+    """Prints an answer: as it is for programs, as a table or in a few words for people."""
+    if as_json:
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        console().print(table())
 
 
 def sessions(rows: "Sequence[wire.Session]", now: datetime, title: str | None = None) -> Table:

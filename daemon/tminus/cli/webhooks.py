@@ -1,21 +1,18 @@
 """The commands for webhooks: how far each endpoint is, what became of each try, and what to do about it."""
 
 import base64
-import json
 import secrets
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from tminus.cli import tables
-from tminus.cli.connection import REFUSED, USAGE, fail, telling_errors
+from tminus.cli.connection import REFUSED, USAGE, AsJson, fail, telling_errors
 
 if TYPE_CHECKING:
     from tminus import wire
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name in the configuration.")]
 
 SECRET_BYTES = 32
@@ -39,26 +36,17 @@ def _path(name: str, action: str) -> str:
     return f"/webhooks/{quote(name, safe='')}/{action}"
 
 
-def _print(answer: Any, as_json: bool, shown: Callable[[], Any]) -> None:
-    if as_json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-    else:
-        tables.console().print(shown())
-
-
 def list_(context: typer.Context, as_json: AsJson = False) -> None:
     """Every endpoint: its state, how far behind it is, its last error."""
     answer: wire.Webhooks = _ask(context, "GET", "/webhooks")
-    _print(answer, as_json, lambda: tables.webhooks(answer["webhooks"]) if answer["webhooks"] else "no webhooks")
+    tables.show(answer, as_json, lambda: tables.webhooks(answer["webhooks"]) if answer["webhooks"] else "no webhooks")
 
 
 def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Send a test, paused or not; exit code 1 if it does not arrive."""
     tried: wire.Delivery = _ask(context, "POST", _path(name, "ping"))
-    if as_json:
-        print(json.dumps(tried, indent=2, ensure_ascii=False))
-    elif tried["ok"]:
-        print(f"{name} answered {tried['status']} in {tried['ms']} ms")
+    if as_json or tried["ok"]:
+        tables.show(tried, as_json, lambda: f"{name} answered {tried['status']} in {tried['ms']} ms")
     if not tried["ok"]:
         raise fail(f"{name} was not reached: {tried['error']}", REFUSED)
 
@@ -66,13 +54,13 @@ def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
 def pause(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Send nothing more until it is resumed; nothing is lost meanwhile."""
     answer: wire.Webhook = _ask(context, "POST", _path(name, "pause"))
-    _print(answer, as_json, lambda: f"{name} is paused ({answer['pauseReason']})")
+    tables.show(answer, as_json, lambda: f"{name} is paused ({answer['pauseReason']})")
 
 
 def resume(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Go on where it was, at once, whyever it had stopped."""
     answer: wire.Webhook = _ask(context, "POST", _path(name, "resume"))
-    _print(answer, as_json, lambda: f"{name} goes on; {answer['backlog']} events are waiting")
+    tables.show(answer, as_json, lambda: f"{name} goes on; {answer['backlog']} events are waiting")
 
 
 def deliveries(
@@ -85,7 +73,9 @@ def deliveries(
     """The delivery log: every try, the newest first."""
     params = {"limit": limit, "failed": failed}
     answer: wire.Deliveries = _ask(context, "GET", _path(name, "deliveries"), params=params)
-    _print(answer, as_json, lambda: tables.deliveries(answer["deliveries"]) if answer["deliveries"] else "no tries yet")
+    tables.show(
+        answer, as_json, lambda: tables.deliveries(answer["deliveries"]) if answer["deliveries"] else "no tries yet"
+    )
 
 
 def replay(
@@ -102,7 +92,7 @@ def replay(
     if len(body) != 1:
         raise fail("say what: --from-seq NUMBER, --since TIME or --session ID, one of the three", USAGE)
     answer: wire.Replay = _ask(context, "POST", _path(name, "replay"), json=body)
-    _print(answer, as_json, lambda: f"{name} is told again what happened up to event {answer['toSeq']}")
+    tables.show(answer, as_json, lambda: f"{name} is told again what happened up to event {answer['toSeq']}")
 
 
 def secret() -> None:
