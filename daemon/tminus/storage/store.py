@@ -22,7 +22,7 @@ T = TypeVar("T")
 STUCK = 10.0
 """Seconds that no transaction takes: SQLite gives up waiting for others after half of it."""
 
-QUICK = 0.02
+QUICK = 0.05
 """Seconds that counting may take to be done whenever somebody asks."""
 
 
