@@ -35,6 +35,10 @@ HOUR = timedelta(hours=1)
 Lines = Callable[[], list[dict[str, Any]]]
 
 
+ON_SQLITE = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
+"""For what happens between sender and receiver alone, whichever the database."""
+
+
 class Sender:
     """A store with webhooks, as a daemon has them, and what goes on in it."""
 
@@ -139,6 +143,7 @@ def test_from_the_beginning_tells_what_was_before(sender: Sender, receiver: Rece
         (trickle, None),
     ],
 )
+@ON_SQLITE
 def test_whatever_fails_is_tried_again_with_the_same_id_until_it_arrives(
     sender: Sender, receiver: Receiver, answer: Any, code: int | None
 ) -> None:
@@ -178,6 +183,7 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
     assert names[-1] == "webhook.recovered"
 
 
+@ON_SQLITE
 def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Receiver) -> None:
     receiver.answer = flood
     sender.apply(desk(receiver))
@@ -186,6 +192,7 @@ def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Recei
     assert all(row.ok and len(row.answer or "") == ANSWER_BYTES for row in sender.deliveries())
 
 
+@ON_SQLITE
 def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receiver) -> None:
     receiver.answers = [status(503, Retry_After="3600")]
     sender.apply(desk(receiver))
@@ -244,6 +251,7 @@ def test_a_replay_since_a_time_misses_nothing_although_clocks_differ(sender: Sen
     assert sender.world.store.read(lambda view: outbox.seq_before(view, one.created_at)) == sender.seqs()[0] - 1
 
 
+@ON_SQLITE
 def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, receiver: Receiver) -> None:
     with Receiver() as stuck:
         stuck.answer = trickle
@@ -291,6 +299,7 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
         eventually(lambda: receiver.seqs == sender.seqs())
 
 
+@ON_SQLITE
 def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver), desk=(SECRET,))
     sender.make()
@@ -308,6 +317,7 @@ def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Se
     assert receiver.seqs == sender.seqs()
 
 
+@ON_SQLITE
 def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if_named(
     sender: Sender, tmp_path: Path
 ) -> None:
@@ -334,12 +344,14 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
 @pytest.mark.parametrize(
     "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0"]
 )
+@ON_SQLITE
 def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
     sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})
     sender.make()
     eventually(lambda: "allow_link_local" in (sender.standing().state.last_error or ""))
 
 
+@ON_SQLITE
 def test_it_is_if_the_configuration_says_so(sender: Sender) -> None:
     sender.apply({"name": "desk", "url": "http://0.0.0.0:1/", "allow_link_local": True})
     sender.make()
