@@ -1,10 +1,11 @@
 """tminus keeps the life of remote-support and meeting sessions.
 
-Rooms, top to bottom; imports point only down (`make lint` checks it):
+Rooms, top to bottom; imports point only down (`make imports` checks it):
 
 ===========================  ==================================================================
 `cli`, `client`              the command; the Python client
 `app`                        the composition root: the only place that builds and wires anything
+`server`, `clockwork`        uvicorn, as the daemon runs it; what time does
 `api`, `timers`,             HTTP at the rim; APScheduler, no logic; committed events to log lines
 `announcer`
 `sessions`, `metrics`        the verbs, and `advance`: what the clock does; what Prometheus is told

@@ -1,13 +1,15 @@
 """The news: committed events become log lines, in the order in which they were committed.
 
-It reads the event table, so nothing is told that was not committed, and nothing that was is left out: not what a bulk
-move wrote, nor what another process (`tminus advance`) did.
+It follows the event table, so nothing is told that was not committed, and nothing that was is left out: not what a bulk
+move wrote, nor what another process (`tminus advance`) did. What this process has just written itself is handed over,
+and not read again as long as it is what comes next.
 """
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 from tminus.errors import StoreUnavailable
 from tminus.events import News
@@ -23,12 +25,23 @@ REST = 0.05
 """Seconds between two pages: under load one look tells of many commits, and a herd's lines hold no request up."""
 
 
-class Announcer:
-    """A thread that hands each committed event to `announce`, from those after `start` on."""
+KEPT = 4 * PAGE
+"""Events that are kept because they were handed over; more of them are read again."""
 
-    def __init__(self, store: Store, announce: Callable[[News], None]) -> None:
+
+class Announcer:
+    """A thread that hands each committed event to `announce`, from those after `start` on.
+
+    `found` is called before that, once for all that were found together.
+    """
+
+    def __init__(
+        self, store: Store, announce: Callable[[News], None], found: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._announce = announce
+        self._found = found
+        self._fresh: deque[News] = deque()
         self._seq = store.read(lambda view: view.last_seq())
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -39,8 +52,10 @@ class Announcer:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """There is news. Any thread."""
+    def wake(self, news: Sequence[News] = ()) -> None:
+        """There is news, of which these need not be read: committed, in order. Any thread; with news, only one."""
+        if len(self._fresh) < KEPT:
+            self._fresh.extend(news)
         self._wake.set()
 
     def stop(self) -> None:
@@ -73,9 +88,11 @@ class Announcer:
     def _tell_page(self) -> int:
         self._may_tell.wait(LOOK)
         try:
-            page = self._store.read(lambda view: view.news(self._seq, PAGE))
+            page = self._handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
         except StoreUnavailable:
             return 0  # the writer tells of that; what was missed is read when the database is back
+        if page:
+            self._found()
         for told in page:
             self._seq = told.event.seq
             try:
@@ -84,3 +101,14 @@ class Announcer:
                 # One that cannot be told must not keep all others from being told.
                 logging.getLogger(__name__).exception("Event %d could not be told", told.event.seq)
         return len(page)
+
+    def _handed_over(self) -> list[News]:
+        """The events that come next, as far as they were handed over."""
+        page: list[News] = []
+        following = self._seq + 1
+        while self._fresh and self._fresh[0].event.seq <= following and len(page) < PAGE:
+            told = self._fresh.popleft()
+            if told.event.seq == following:
+                page.append(told)
+                following += 1
+        return page

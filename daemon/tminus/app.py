@@ -15,30 +15,18 @@ import uvloop
 from tminus import __version__, clock, config, delivery, instants, logs
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application
-from tminus.config import ConfigError, Configuration, Settings
+from tminus.clockwork import Clockwork
+from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
 from tminus.errors import StartupError, StoreUnavailable
-from tminus.events import News
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
 from tminus.server import Server
-from tminus.sessions import sweeps
 from tminus.storage import Store, Transaction
 from tminus.systemd import ServiceManager
-from tminus.timers import Chores, Timers
-from tminus.vocabulary import Timeouts
 
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
-
-STATUS_LOOK = timedelta(seconds=2)
-"""How often it is looked whether `systemctl status` should say something else."""
-
-CLEANING = timedelta(minutes=10)
-"""How often retention removes what is old."""
-
-LATE = timedelta(seconds=1)
-"""From here on a sweep tells how late it was."""
 
 HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
 
@@ -72,9 +60,6 @@ class Daemon:
         self._environ = environ
         self._stopping = threading.Event()
         self._ready = False
-        self._deadlines_settled = False
-        """Whether all stored deadlines follow the time-outs in force."""
-        self._worst_lag = timedelta(0)
         settings = configuration.settings
         with contextlib.ExitStack() as started:
             self._systemd = ServiceManager(environ)
@@ -82,8 +67,16 @@ class Daemon:
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.taken})
             database = config.database(settings, state, environ)
+            self._systemd.status("opening the database")
             self.store = Store(
-                database.url, clock.now, self._committed, _tell_health, self._heard, password=database.password
+                database.url,
+                clock.now,
+                self._committed,
+                _tell_health,
+                self._heard,
+                password=database.password,
+                damaged=_tell_damage,
+                waiting=self._wait_for_migration,
             )
             started.callback(self.store.close)
             if self.store.migrated_from != self.store.schema:
@@ -91,14 +84,18 @@ class Daemon:
             webhooks = Webhooks(self.store, state, self._tried)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname())
             started.callback(self.services.close)
-            self._announcer = Announcer(self.store, self._announce)
+            self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
             started.callback(self._announcer.stop)
             secrets = delivery.read_secrets(settings, state, environ)
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
-            self._timers = Timers(self._tick, self._chores(settings))
+            tell_status = self._tell_status if self._systemd.listens else None
+            self._clockwork = Clockwork(
+                self.services, self._announcer, self._stopping, self._feed_watchdog, tell_status
+            )
+            self._timers = self._clockwork.timers
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             self._started = started.pop_all()
         application = make_application(self.services)
@@ -123,7 +120,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
         self._systemd.status("doing what fell due meanwhile")
-        due = await asyncio.to_thread(self._tick)
+        due = await asyncio.to_thread(self._clockwork.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
@@ -133,8 +130,10 @@ class Daemon:
         # What was loaded until now stays for ever; to look it all over takes a tenth of a second, and stops everything.
         gc.collect()
         gc.freeze()
+        # Requests on their way are more objects than the usual 700: they would be looked over again and again.
+        gc.set_threshold(20_000)
         self._ready = True
-        self._wait_for(due)
+        self._clockwork.wait_for(due)
         counts = self.store.counts()
         server = self.services.settings.server
         say(
@@ -182,95 +181,13 @@ class Daemon:
         for server in self._servers:
             server.should_exit = True
 
-    # --- what time does -----------------------------------------------------------------------------------------------
-
-    def _wait_for(self, due: datetime | None) -> None:
-        if due is not None:
-            self._timers.due_at(due)
-
-    def _tick(self) -> datetime | None:
-        """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
-        try:
-            due = self._do_what_is_due()
-        except StoreUnavailable:
-            # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
-            # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
-            self._feed_watchdog()
-            raise
-        self._feed_watchdog()
-        return due
-
-    def _do_what_is_due(self) -> datetime | None:
-        if self.store.failing is not None:
-            # Only a write can tell that writing works again, and nobody else may be asking for one.
-            self.store.submit(lambda tx: tx.set_meta("written", instants.text(tx.now)), clock=True).result()
-        timeouts = self.services.settings.lifecycle.timeouts
-        if not self._deadlines_settled:
-            self._deadlines_settled = True
-            self._settle_deadlines(timeouts)
-        due = self.store.read(lambda view: view.next_due())
-        if due is None or due > clock.now():
-            return due
-        with self._announcer.held_back():
-            sweep = sweeps.advance(self.store.submit, timeouts, self._should_stop)
-        self._worst_lag = max(self._worst_lag, sweep.worst_lag)
-        self.services.metrics.lag.observe(sweep.worst_lag.total_seconds())
-        if sweep.worst_lag > LATE:
-            say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
-        if sweep.without_pin:
-            say("clock.no_pin", waiting=sweep.without_pin)
-        return self.store.read(lambda view: view.next_due())
-
-    def _settle_deadlines(self, timeouts: Timeouts) -> None:
-        try:
-            sweeps.prepare(self.store.submit, timeouts)
-            moved = sweeps.follow_timeouts(self.store.submit, timeouts, self._should_stop)
-        except StoreUnavailable:
-            self._deadlines_settled = False  # the next tick tries again
-            raise
-        if moved:
-            say("deadlines.moved", moved=moved)
-
-    def _should_stop(self) -> bool:
-        """Asked between two batches of a long sweep."""
-        self._timers.beat()
-        self._feed_watchdog()
-        return self._stopping.is_set()
+    # --- how it goes --------------------------------------------------------------------------------------------------
 
     def _feed_watchdog(self) -> None:
         """On the event loop, so that one that hangs starves it, too; and not while a transaction hangs."""
         if self._systemd.watches and not self.store.stuck:
             with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
                 self._loop.call_soon_threadsafe(self._systemd.alive)
-
-    def _chores(self, settings: Settings) -> Chores:
-        chores: Chores = {"retention": (CLEANING, self._clean)}
-        if settings.log.heartbeat is not None:
-            chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
-        if self._systemd.listens:
-            chores["status"] = (STATUS_LOOK, self._tell_status)
-        return chores
-
-    def _clean(self) -> None:
-        storage = self.services.settings.storage
-        removed = sweeps.clean(self.store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
-        if removed:
-            say("retention.removed", removed=removed)
-
-    def _heartbeat(self) -> None:
-        counts = self.store.counts()
-        due, standing = self.store.read(lambda view: (view.next_due(), self.services.webhooks.standing(view)))
-        undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
-        worst, self._worst_lag = self._worst_lag, timedelta(0)
-        requests, self.services.requests = self.services.requests, 0
-        say(
-            "daemon.heartbeat",
-            sessions={status.value: number for status, number in counts.items()},
-            next_due=due and instants.text(due),
-            worst_lag_ms=instants.milliseconds(worst),
-            requests=requests,
-            oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
-        )
 
     def _tell_status(self) -> None:
         if not self._stopping.is_set():
@@ -290,47 +207,47 @@ class Daemon:
     def _committed(self, tx: Transaction) -> None:
         """On the writer's thread, after a commit."""
         self.services.metrics.committed(tx.moves, tx.jobs)
-        if tx.earliest_due is not None and self._ready:
-            self._timers.due_at(tx.earliest_due)
+        if self._ready:
+            self._clockwork.wait_for(tx.earliest_due)
         if tx.told:
-            self._announcer.wake()
+            self._announcer.wake(tx.recorded)
             self._ring()
 
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
         if not self._ready:
             return  # it is about to look at everything
-        if due is not None:
-            self._timers.due_at(due)
+        self._clockwork.wait_for(due)
         self._announcer.wake()
 
-    def _announce(self, told: News) -> None:
-        """On the announcer's thread: an event that this process committed, or another one."""
-        logs.say_event(told)
-        self._ring()
-
     def _ring(self) -> None:
-        """There are new events."""
+        """There are new events, of this process or another one. On any thread."""
         self.services.bell.ring()
         self.services.webhooks.wake()
 
     def _tried(self, endpoint: str, ok: bool, events: int) -> None:
         self.services.metrics.tried(endpoint, ok, events)
 
+    def _wait_for_migration(self) -> None:
+        self._systemd.status("waiting for another daemon, which is bringing the database's schema up to date")
+        say("storage.waiting")
+
     def _not_ready(self) -> list[str]:
+        """What this daemon waits for, or why it serves nobody: the causes, not what follows from them."""
         reasons = []
+        failing, since = self.store.failing, self.store.failing_since
+        if silent := self.store.silent_for:
+            reasons.append(f"the database does not answer, since {_ago(silent)}")
+        elif failing is not None and since is not None:
+            reasons.append(f"the database cannot be written, since {instants.text(since)}: {failing}")
+        elif unreadable := self.store.unreadable():
+            reasons.append(f"the database cannot be read: {unreadable}")
+        if not reasons and not self._timers.alive:
+            reasons.append(f"the clock has stopped: it last looked for what is due at {_ago(self._timers.age)}")
         if self._stopping.is_set():
             reasons.append("it is stopping")
-        if not self._timers.alive:
-            reasons.append("the clock has stopped")
-        if self.store.stuck:
-            reasons.append("the database does not answer")
-        if self.store.failing is not None:
-            reasons.append(f"the database cannot be written: {self.store.failing}")
-        try:
-            self.store.read(lambda view: view.next_due())
-        except StoreUnavailable as error:
-            reasons.append(f"the database cannot be read: {type(error.__cause__).__name__}")
+        if self.store.damage is not None:
+            reasons.append(f"the database is damaged: {self.store.damage}")
         return reasons
 
     # --- reload -------------------------------------------------------------------------------------------------------
@@ -369,15 +286,21 @@ class Daemon:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
             say(name, key=change.key, old=change.old or "(nothing)", new=change.new or "(nothing)")
         say("config.reloaded", changes=len(changes))
-        self._timers.set_chores(self._chores(new))
-        self._deadlines_settled = False
-        self._wait_for(self._tick())
+        self._clockwork.follow(old, new)
 
     @staticmethod
     def _reject(error: ConfigError) -> None:
         say("config.rejected", faults=len(error.faults))
         for fault in error.faults:
             say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+
+
+def _tell_damage(text: str) -> None:
+    say("storage.damaged", error=text)
+
+
+def _ago(seconds: float) -> str:
+    return instants.text(clock.now() - timedelta(seconds=seconds))
 
 
 def _tell_health(failing: str | None) -> None:

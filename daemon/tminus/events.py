@@ -230,9 +230,15 @@ LOG_LINES = {
         "error", "the new configuration has {faults} faults: the old one stays in force", ("faults",)
     ),
     "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),
+    "storage.waiting": Line("info", "another daemon is bringing the schema up to date; this one starts after it"),
     "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
     "storage.unavailable": Line("error", "the database cannot be written ({error}); it is tried again", ("error",)),
     "storage.recovered": Line("info", "the database can be written again"),
+    "storage.damaged": Line(
+        "error",
+        "the database is damaged ({error}): see what `tminus db check` says, and restore a backup (docs/backup.md)",
+        ("error",),
+    ),
     "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
     "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
     "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
@@ -286,6 +292,11 @@ LOG_LINES = {
         "error",
         "{method} {route} met a defect of tminus: {error}",
         ("method", "route", "error", "traceback", "request_id"),
+    ),
+    "http.full": Line(
+        "error",
+        "{connections} connections are open, and no more may be with {limit} open files at the most (LimitNOFILE=)",
+        ("connections", "limit"),
     ),
     "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }

@@ -6,6 +6,7 @@ stored and what is compared are the same number.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -38,8 +39,12 @@ def parse(text: str) -> datetime:
         raise ValueError("is outside the years 1 to 9999 in UTC") from None
 
 
+@lru_cache(maxsize=256)
 def text(instant: datetime) -> str:
-    """`2021-08-10T15:30:00.000Z`: UTC, always three decimals, always `Z`."""
+    """`2021-08-10T15:30:00.000Z`: UTC, always three decimals, always `Z`.
+
+    Kept, as what happens at one instant is written several times: in answers, events and the log.
+    """
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)
     return instant.isoformat("T", "milliseconds")[:-6] + "Z"

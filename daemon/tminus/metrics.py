@@ -68,6 +68,8 @@ class Metrics:
             "tminus_http_requests", "Requests answered, operations aside", ["method", "route", "code"],
             registry=registry,
         )  # fmt: skip
+        self._answers: dict[tuple[str, str, int], Counter] = {}
+        """The series of the above, as the library takes longer to find one than to count it."""
         self._deliveries = Counter(
             "tminus_deliveries", "Attempts to deliver to a webhook: delivered or failed", ["endpoint", "outcome"],
             registry=registry,
@@ -91,7 +93,12 @@ class Metrics:
 
     def answered(self, method: str, route: str, code: int) -> None:
         """Counts one request. `route` is a template of ours; any method that is not usual counts as `(other)`."""
-        self._requests.labels(method if method in _METHODS else "(other)", route, code).inc()
+        answers = self._answers.get((method, route, code))
+        if answers is None:
+            answers = self._requests.labels(method if method in _METHODS else "(other)", route, code)
+            if method in _METHODS:
+                self._answers[method, route, code] = answers
+        answers.inc()
 
     def scrape(self) -> bytes:
         """The metrics in Prometheus's text format; without those of the database while that cannot be read."""

@@ -18,6 +18,8 @@ PREFERENCE_OF = {
 }
 """The name by which an agent asks for each setting."""
 
+_SETTING_OF = {preference: setting.value for setting, preference in PREFERENCE_OF.items()}
+
 SUPPORTED = {
     SessionType.SUPPORT: frozenset({Setting.RECORDING, Setting.STARTWITHADMIN, Setting.STARTWITHRC}),
     SessionType.LIVE: frozenset({Setting.RECORDING, Setting.KNOCK, Setting.AUDIO}),
@@ -30,16 +32,14 @@ SUPPORTED = {
 def effective_settings(
     session_type: SessionType, modes: Mapping[Setting, Mode], preferences: Mapping[str, bool]
 ) -> dict[str, bool]:
-    """All five settings of a new session: the policy first, then the agent's preference, then false."""
-    return {
-        setting.value: modes[setting] is Mode.ALWAYS
-        or (
-            modes[setting] is Mode.AGENT
-            and setting in SUPPORTED[session_type]
-            and preferences.get(PREFERENCE_OF[setting], False)
-        )
-        for setting in Setting
-    }
+    """All settings of a new session, in the order of `modes`: the policy first, then the agent's preference, then
+    false.
+    """
+    effective = {setting.value: mode is Mode.ALWAYS for setting, mode in modes.items()}
+    for name, choice in agent_choices(session_type, modes).items() if preferences else ():
+        if choice and preferences.get(name):
+            effective[_SETTING_OF[name]] = True
+    return effective
 
 
 def agent_choices(session_type: SessionType, modes: Mapping[Setting, Mode]) -> dict[str, bool]:

@@ -2,19 +2,155 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from tminus import clock
+from tminus.api import BEGUN
+from tminus.api.errors import answer
+from tminus.errors import Overloaded
 from tminus.listeners import BACKLOG
+from tminus.logs import say
 
 DRAIN_SECONDS = 7
 """How long running requests may take to finish once the daemon was told to stop."""
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
+
+KEPT = 64
+"""File descriptors that connections never take: they are for the database, webhooks, the local socket and the log. Once
+they are used up, new connections are closed without a word before anybody here hears of them, local ones too.
+"""
+
+TOLD_AGAIN = 60
+"""Seconds after which it is told again that no more connections are taken."""
+
+HEAD_SECONDS = 20
+"""How long a request's head may take to arrive, from its first byte; the first of a connection, from its beginning."""
+
+HEAD_BYTES = 65_536
+"""How large a request's head may grow while its end has not arrived."""
+
+AHEAD = 64
+"""Requests that a client may send ahead of their turn on one connection."""
+
+ACCEPTED = 8
+"""Connections that are accepted in one turn of the event loop. It takes one a turn from each socket, and when it has
+much to do its turns are long: whoever is new would wait for seconds, also to be refused.
+"""
+
+CROWD = 64
+"""Requests in work from which on it counts how long one waits for its turn: among fewer it is the machine that is slow.
+"""
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's own, with bounds on what it takes without end: heads, requests sent ahead, connections.
+
+    Parameters
+    ----------
+    idle
+        All connections of the server that wait for a request, the oldest first.
+    most
+        How many connections may be open, None: any number. One more takes the place of the oldest idle one, and is
+        refused if there is none; so is one that would take the last file descriptors.
+    """
+
+    _tell_from = 0.0
+
+    def __init__(self, *args: Any, idle: "dict[_Connection, None]", most: int | None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._idle = idle
+        self._most = most
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        if self._is_full():
+            oldest = next(iter(self._idle), None)
+            if oldest is None:
+                self.transport = transport
+                transport.write(_refusal())
+                transport.close()
+                return
+            oldest.give_way()
+        super().connection_made(transport)
+        self._idle[self] = None
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _is_full(self) -> bool:
+        """Whether there are as many connections as may be, or as the process has file descriptors for."""
+        is_open = len(self.connections)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
+            if clock.monotonic() >= _Connection._tell_from:
+                _Connection._tell_from = clock.monotonic() + TOLD_AGAIN
+                say("http.full", connections=is_open, limit=files)
+            return True
+        return self._most is not None and is_open >= self._most
+
+    def give_way(self) -> None:
+        """Closes it for the sake of another."""
+        del self._idle[self]
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._idle.pop(self, None)
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._idle.pop(self, None)
+            self._head_bytes = 0
+            if self._head_timer is not None:
+                self._stop_timer()
+            return
+        # What has arrived is no whole head, or the rest of a body that was refused.
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        if self.cycle is None or self.cycle.scope is not self.scope:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+                self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= AHEAD:
+            raise ValueError("too many requests sent ahead")  # uvicorn answers 400, and hangs up
+        super().on_message_begin()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if len(self.tasks) >= CROWD:
+            cycle.scope["state"][BEGUN] = clock.monotonic()
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline and not self.transport.is_closing():
+            self._idle[self] = None
+
+
+def _refusal() -> bytes:
+    refused = answer(Overloaded())
+    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.raw_headers, (b"connection", b"close")))
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + headers + b"\r\n" + bytes(refused.body)
 
 
 class Server(uvicorn.Server):
@@ -33,7 +169,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=partial(_Connection, idle={}, most=connections),  # type: ignore[arg-type]  # it is called, no more
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -42,12 +178,12 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
-        self._sockets = list(sockets)
+        accepted = ACCEPTED if connections is not None else 1  # nobody overloads the local socket
+        self._sockets = [one for given in sockets for one in (given, *(given.dup() for _ in range(accepted - 1)))]
         self.begun = asyncio.Event()
         """Set when it takes connections."""
 

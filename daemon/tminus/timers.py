@@ -12,8 +12,8 @@ from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from tminus import clock
 from tminus.logs import failure, say
@@ -140,10 +140,9 @@ class Timers:
                 return
             self._scheduler.remove_all_jobs()
             self._armed = None
-            self._scheduler.add_job(self._run_tick, IntervalTrigger(seconds=SWEEP.total_seconds()), id="sweep")
+            self._scheduler.add_job(self._run_tick, _Every(SWEEP), id="sweep")
             for name, (every, work) in self._chores.items():
-                interval = IntervalTrigger(seconds=every.total_seconds())
-                self._scheduler.add_job(self._guarded, interval, (name, work), id=name, executor="chores")
+                self._scheduler.add_job(self._guarded, _Every(every), (name, work), id=name, executor="chores")
 
     # --- the pulse ----------------------------------------------------------------------------------------------------
 
@@ -158,6 +157,21 @@ class Timers:
                 say("clock.stepped", step_ms=round((present - offset) * 1000))
                 self._set_all()
             offset = present
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]
+    """Fires at an interval, and once for all that was missed.
+
+    APScheduler's own is asked for each time that was missed, one after the other, also where only one is wanted: when a
+    clock is set right by years those are millions, and until it has them all nothing else is fired.
+    """
+
+    def __init__(self, interval: timedelta) -> None:
+        self._interval = interval
+
+    def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
+        following: datetime = (previous or now) + self._interval
+        return following if following > now else now + self._interval
 
 
 class _Failed:

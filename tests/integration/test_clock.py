@@ -1,7 +1,8 @@
 """What time does: sessions open, expire and are closed; deadlines follow the time-outs; what is old is removed."""
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -15,8 +16,9 @@ from tminus.errors import WrongStatus
 from tminus.model import AgentSession
 from tminus.sessions import sweeps, verbs
 from tminus.sessions.retries import retry_key
-from tminus.storage import Transaction
+from tminus.storage import Transaction, View
 from tminus.storage.due import PIN_RETRY, Moved, move_due
+from tminus.storage.engine import READERS
 from tminus.vocabulary import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
 
 T = TypeVar("T")
@@ -458,3 +460,23 @@ def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
     with pytest.raises(WrongStatus):
         world.join(closed)
     assert world.stored(closed) == before
+
+
+def test_the_clock_does_not_wait_for_readers(world: World) -> None:
+    world.schedule(HOUR)
+    reading, let_go = threading.Barrier(READERS + 1), threading.Event()
+
+    def look(_view: View) -> None:
+        reading.wait(10)
+        let_go.wait(10)
+
+    with ThreadPoolExecutor() as readers:
+        busy = [readers.submit(world.store.read, look) for _ in range(READERS)]
+        reading.wait(10)  # each has a connection, and keeps it
+        try:
+            seen = readers.submit(world.store.read, lambda view: view.next_due(), clock=True).result(5)
+        finally:
+            let_go.set()
+        for one in busy:
+            one.result(10)
+    assert seen is not None

@@ -144,6 +144,47 @@ def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: 
     teller.stop()
 
 
+def test_the_announcer_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
+    told: list[News] = []
+    found = []
+    teller = Announcer(world.store, told.append, lambda: found.append(len(told)))
+    for _ in range(3):
+        world.create()
+    handed = world.store.read(lambda view: view.news(0, 10))
+    teller.wake(handed)
+    teller.start()
+    teller.stop()
+    assert all(one is other for one, other in zip(told, handed, strict=True))
+    assert found == [0]
+
+
+def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
+    database: Database, clock: SettableClock
+) -> None:
+    recorded: list[News] = []
+    store = database.open(clock, committed=lambda tx: recorded.extend(tx.recorded))
+    world = World(store, clock)
+    for _ in range(3):
+        world.join(world.create())  # two events of one transaction, of which one names a participant
+    assert [told.event for told in recorded] == [told.event for told in world.events()]
+    news = store.read(lambda view: view.news(0, 100))
+    assert [told.message for told in recorded] == [told.message for told in news]
+
+
+@pytest.mark.parametrize("handed", [[1], [0, 2], [0, 1, 4], [3, 4], [2, 3, 0, 1, 4]])
+def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
+    told: list[News] = []
+    teller = Announcer(world.store, told.append)
+    for _ in range(5):
+        world.create()
+    stored = world.store.read(lambda view: view.news(0, 10))
+    teller.wake([stored[number] for number in handed])
+    teller.start()
+    eventually(lambda: len(told) == 5)
+    teller.stop()
+    assert [one.event for one in told] == [one.event for one in stored]
+
+
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
     told: list[News] = []
     teller = Announcer(world.store, told.append)

@@ -1,5 +1,7 @@
 """The schema: migrations lead to just the tables that the code declares. On both databases."""
 
+import ast
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlmodel import SQLModel
 from tests.support.clocks import SettableClock
-from tests.support.databases import Database
+from tests.support.databases import Database, PostgresServer
 from tests.support.factories import session
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
@@ -106,3 +108,31 @@ def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
     assert "127.0.0.1" in refused.value.description
     assert "SecretPassword" not in refused.value.description
     assert "\n" not in refused.value.description
+
+
+MIGRATIONS = sorted(Path(migrate.__file__).with_name("migrations").glob("versions/[0-9]*.py"))[1:]
+
+
+@pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
+def test_a_migration_only_adds_so_that_the_release_before_goes_on_beside_it(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    done = [call for call in calls if ast.unparse(call.func).startswith("op.")]
+    assert {ast.unparse(call.func) for call in done} <= {"op.create_table", "op.create_index", "op.add_column"}
+    for call in done:
+        written = ast.unparse(call)
+        if ast.unparse(call.func) == "op.add_column":
+            assert "server_default" in written or "nullable=True" in written, "an older release leaves it out"
+        assert "unique=True" not in written, "an older release does not know that it must be"
+
+
+def test_who_starts_while_another_brings_the_schema_up_to_date_waits_and_says_so(pg_server: PostgresServer) -> None:
+    with pg_server.database(empty=True) as database, ThreadPoolExecutor(1) as pool:
+        waiting = threading.Event()
+        engine = make_engine(database.url, writes=True)
+        with engine.connect() as other, other.begin():
+            other.execute(text("SELECT pg_advisory_xact_lock(8457290)"))
+            opening = pool.submit(database.open, waiting=waiting.set)
+            assert waiting.wait(10)
+            assert not opening.done()
+        assert opening.result(30).schema == migrate.head()
+        engine.dispose()

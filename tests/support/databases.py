@@ -1,10 +1,12 @@
 """SQLite and a real PostgreSQL: a fresh, migrated database for each test, quickly."""
 
+import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
@@ -90,12 +92,47 @@ class PostgresServer:
         self._admin.close()
         self._server.cleanup()
 
+    def processes(self) -> list[int]:
+        """Its process ids: the one that started all others first."""
+        first = int(Path(self._server.pgdata, "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+
     @contextmanager
-    def database(self, *, empty: bool = False) -> Iterator[Database]:
+    def hanging(self) -> Iterator[None]:
+        """Stops every process of it: its connections stay open, new ones are taken, and nothing is answered."""
+        stopped: list[int] = []
+        try:
+            while more := [pid for pid in self.processes() if pid not in stopped]:
+                for pid in more:
+                    stopped.append(pid)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def tablespace(self, disk: Path) -> Iterator[str]:
+        """A place for databases on another disk, by its name."""
+        owner = Path(self._server.pgdata).stat()
+        folder = disk / "tablespace"
+        folder.mkdir()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        name = f"place_{next(self._numbers)}"
+        self._admin.execute(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+        try:
+            yield name
+        finally:
+            self._admin.execute(f"DROP TABLESPACE {name}")
+
+    @contextmanager
+    def database(self, *, empty: bool = False, tablespace: str = "pg_default") -> Iterator[Database]:
         """A fresh database; `empty`: without a schema. To empty one takes a twentieth of the time of making one."""
         name = f"empty_{next(self._numbers)}" if empty else "tminus"
         if empty:
-            self._admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+            self._admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {tablespace}")
         database = Database("postgresql", self._url(name))
         try:
             yield database

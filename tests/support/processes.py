@@ -19,8 +19,8 @@ from typing import Protocol
 TMINUS = str(Path(sys.executable).with_name("tminus"))
 """The command that belongs to this Python, whatever else is on the PATH."""
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Process(Protocol):
@@ -48,9 +48,7 @@ def start(
                 [TMINUS, *arguments],
                 env=environ, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
             )  # fmt: skip
-    return _Forked(
-        _CONTEXT.Process(target=_run, args=(list(arguments), dict(environ), str(folder), str(out), str(err)))
-    )
+    return _Forked(CONTEXT.Process(target=_run, args=(list(arguments), dict(environ), str(folder), str(out), str(err))))
 
 
 def _run(arguments: list[str], environ: dict[str, str], folder: str, out: str, err: str) -> None:

@@ -2,17 +2,24 @@
 
 import contextlib
 import socket
+import struct
 import threading
+import time
 from typing import Self
 
 
 class Proxy:
-    """Passes bytes on between `port` and a Unix socket, until it is cut."""
+    """Passes bytes on between `port` and a Unix socket, until it is told to do worse."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self._open: list[socket.socket] = []
         self._cut = False
+        self._flows = threading.Event()
+        self._flows.set()
+        self._reset_after: int | None = None
+        self.delay = 0.0
+        """Seconds by which whatever passes is late."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -21,12 +28,25 @@ class Proxy:
     def cut(self) -> None:
         """Ends every connection, and each new one at once: as a server does that is being restarted."""
         self._cut = True
-        for one in self._open:
+        for one in tuple(self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
+    def swallow(self) -> None:
+        """Takes whatever is sent, new connections, too, and passes nothing on."""
+        self._flows.clear()
+
+    def reset_in_answer(self, after: int) -> None:
+        """Resets the connection whose answer is the next, after so many bytes of it."""
+        self._reset_after = after
+
     def mend(self) -> None:
+        """All is well again; of what was swallowed nothing comes back."""
+        if not self._flows.is_set():
+            self.cut()
+            self._flows.set()
         self._cut = False
+        self.delay = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -36,7 +56,7 @@ class Proxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
-        for one in self._open:
+        for one in tuple(self._open):
             one.close()
 
     def _accept(self) -> None:
@@ -49,16 +69,42 @@ class Proxy:
                 client.close()
                 continue
             server = socket.socket(socket.AF_UNIX)
-            server.connect(self._upstream)
+            try:
+                server.connect(self._upstream)
+            except OSError:  # it is starting again
+                client.close()
+                server.close()
+                continue
             self._open += [client, server]
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
-    @staticmethod
-    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True)
+        back.start()
+        self._pass_on(client, server, False)
+        back.join()
+        for one in (client, server):
+            if one in self._open:
+                self._open.remove(one)
+            one.close()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
+                self._flows.wait()
+                if self.delay:
+                    time.sleep(self.delay)
+                if answers and self._reset_after is not None:
+                    after, self._reset_after = self._reset_after, None
+                    sink.sendall(chunk[:after])
+                    # Whoever reads from it is woken first: until then it would not be closed, and nothing be reset.
+                    sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self._open.remove(sink)
+                    sink.shutdown(socket.SHUT_RD)
+                    sink.close()
+                    break
                 sink.sendall(chunk)
         for one in (source, sink):
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                if one in self._open:
+                    one.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOOK = 0.005
+_FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
+"""Seconds between two looks: what comes at once is seen at once, and what takes long is not asked for all the time."""
 
 
 def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
@@ -15,10 +16,12 @@ def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
     The deadline is generous: it is how long a failure takes, not how long a success does.
     """
     give_up = time.monotonic() + deadline
+    pause = _FIRST_LOOK
     while True:
         said = condition()
         if said:
             return said
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {deadline} s; the last look said {said!r}")
-        time.sleep(_LOOK)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_LOOK)

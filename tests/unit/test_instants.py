@@ -4,7 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql, sqlite
@@ -63,7 +63,10 @@ def test_a_time_without_an_offset_is_refused_not_guessed(text: str) -> None:
         instants.parse(text)
 
 
-NO_TIMES = ["", "tomorrow", "2021-08-10", "1628609400", "2021-02-30T00:00:00Z", "2021-08-10T15:30:00+2"]
+# A leap second among them: no clock here counts one, so nothing could happen at it.
+NO_TIMES = ["", "tomorrow", "2021-08-10", "1628609400", "2021-02-30T00:00:00Z", "2021-08-10T15:30:00+2",
+            "2016-12-31T23:59:60Z", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "-0001-01-01T00:00:00Z",
+            "2021-08-10T15:30:00+24:00"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NO_TIMES)
@@ -78,7 +81,16 @@ def test_an_instant_outside_the_years_1_to_9999_in_utc_is_refused(text: str) -> 
         instants.parse(text)
 
 
-@given(st.text())
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
+def test_the_first_and_the_last_instant_read_back_as_they_were_written(text: str) -> None:
+    assert instants.text(instants.parse(text)) == text
+
+
+@settings(max_examples=60)
+@given(
+    st.text()
+    | st.from_regex(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})\Z")
+)
 def test_reading_raises_nothing_but_value_error(text: str) -> None:
     read = None
     with suppress(ValueError):

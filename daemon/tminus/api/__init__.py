@@ -3,16 +3,18 @@
 ================  ==================================================================
 `routes_*`        the calls, by whom they are for
 `requests`        shapes of what comes in
-`routing`         from a request to its endpoint's arguments, with all faults told at once
+`routing`         from a request to its endpoint and back, with all faults told at once
 `answers`         model objects as the wire has them
 `callers`         who calls
 `errors`          causes as HTTP statuses: the only place
+`arrival`         what the rim knows of a request
 `rim`             around everything: request id, bounded body, log line
 `services`        what the routes work with
 ================  ==================================================================
 """
 
 from tminus.api.application import make_application
+from tminus.api.rim import BEGUN
 from tminus.api.services import Services
 
-__all__ = ["Services", "make_application"]
+__all__ = ["BEGUN", "Services", "make_application"]

@@ -1,5 +1,9 @@
 """The ASGI application: routes, CORS, the rim, and its own description."""
 
+import base64
+import hashlib
+import re
+from itertools import chain
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,7 +12,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -22,10 +26,16 @@ from tminus.api import (
     routes_webhooks,
 )
 from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
-from tminus.api.rim import Rim
+from tminus.api.rim import PAGE, Rim
+from tminus.api.routing import Shortcut
 from tminus.api.services import Services
 
-_ASSETS = "/docs/assets"
+_ROUTERS = (
+    routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
+    routes_operations.router, routes_lookups.public, routes_callers.public,
+)  # fmt: skip
+
+_ASSETS = f"{PAGE}/assets"
 
 _ALLOWED_HEADERS = [
     "Session-id", "client-app", "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id",
@@ -71,23 +81,23 @@ def make_application(services: Services) -> ASGIApp:
             Exception: on_defect,
         },
     )
-    api.state.services = services
-    for routes in (routes_sessions, routes_events, routes_lookups, routes_callers, routes_webhooks, routes_operations):
-        api.include_router(routes.router)
-    for routes in (routes_lookups, routes_callers):
-        api.include_router(routes.public)
+    for router in _ROUTERS:
+        api.include_router(router)
     # The page's scripts come from here: a browser behind a firewall shows it as well.
     api.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
-    @api.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="tminus",
-            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
-        )
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="tminus",
+        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+    )
+    page.headers["Content-Security-Policy"] = _policy(bytes(page.body).decode())
+
+    @api.get(PAGE, include_in_schema=False)
+    async def docs() -> Response:
+        return page
 
     def describe() -> dict[str, Any]:
         if api.openapi_schema is None:
@@ -95,7 +105,26 @@ def make_application(services: Services) -> ASGIApp:
         return api.openapi_schema
 
     api.openapi = describe  # type: ignore[method-assign]  # the documented way to change the description
-    return Rim(api, services, lambda app: _Cors(app, services))
+    routes = chain.from_iterable(router.routes for router in _ROUTERS)
+    return Rim(Shortcut(_Cors(api, services), routes), services, lambda app: _Cors(app, services))
+
+
+def _policy(page: str) -> str:
+    """What a browser lets the page do: run our scripts and its own, which it names by their hashes, and ask us."""
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return "; ".join(
+        [
+            "default-src 'none'",
+            " ".join(["script-src 'self'", *(f"'sha256-{one}'" for one in hashes)]),
+            "style-src 'self' 'unsafe-inline'",  # Swagger UI writes styles into what it shows
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
 
 
 def _truthful(schema: dict[str, Any]) -> dict[str, Any]:

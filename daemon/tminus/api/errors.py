@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tminus import errors, wire
+from tminus.api.arrival import arrival_of
 from tminus.api.json import Json
 from tminus.errors import Fault, RequestError
 
@@ -62,13 +63,18 @@ def answer(error: RequestError) -> Response:
 
 async def on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    request.state.refcode = error.refcode
+    arrival_of(request).refcode = error.refcode
     return answer(error)
 
 
 async def on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return await on_request_error(request, errors.InvalidRequest(tuple(_faults(error.errors()))))
+    return await on_request_error(request, invalid(error.errors()))
+
+
+def invalid(found: Iterable[Mapping[str, Any]]) -> errors.InvalidRequest:
+    """The refusal of a request in which pydantic has found these faults."""
+    return errors.InvalidRequest(tuple(_faults(found)))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -90,7 +96,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_defect(request: Request, _error: Exception) -> Response:
     """Whatever else is raised; the rim, which it reaches after this, says in the log what it was."""
-    return await on_request_error(request, errors.InternalError(request.state.request_id))
+    return await on_request_error(request, errors.InternalError(arrival_of(request).request_id))
 
 
 def _methods(request: Request) -> list[str]:

@@ -26,7 +26,7 @@ META_DATA_BYTES = 16 * 1024
 
 
 def _printable(text: str) -> str:
-    if any(unicodedata.category(char) == "Cc" for char in text):
+    if not text.isprintable() and any(unicodedata.category(char) == "Cc" for char in text):
         raise ValueError("must not contain control characters")
     return text
 

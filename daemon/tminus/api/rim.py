@@ -5,11 +5,11 @@ import ipaddress
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tminus import clock, draws, errors
+from tminus.api.arrival import Arrival, put
 from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
@@ -18,57 +18,71 @@ from tminus.logs import failure, say
 BODY_SECONDS = 20
 """How long a request's body may take to arrive."""
 
+BEGUN = "tminus.begun"
+"""Under this key of a scope's state the server says when the request was read whole, on the monotonic clock, if it
+was one of many.
+"""
+
+LATE = 0.25
+"""Seconds for which a request may have waited for its turn on the event loop; after more it is refused at once."""
+
+WAITING = 128
+"""Requests that may be before another one; if there are more it is refused at once.
+
+As many as the writer takes at once: while it writes, the next batch is full, and more would only wait for longer.
+"""
+
+PAGE = "/docs"
+"""The one page for people; it comes with a policy of its own."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
 ]
+_HEADERS_AND_POLICY = [*_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+"""For what is no page. The one page that there is says itself what it needs."""
 _OPERATIONS = ("/healthz", "/readyz", "/metrics")
 
 
 class Rim:
-    """ASGI middleware around the whole application. `cors` is put around that, and around what the rim itself answers:
-    a page in a browser can read why it was refused.
+    """ASGI middleware around the whole application. `cors` is put around what the rim itself answers: a page in a
+    browser can read why it was refused.
 
-    It leaves in `scope["state"]`: `request_id`, `remote_ip`, `local` (came in by the local socket); and reads from it
-    what routes leave there for the log: `agent`, `refcode`.
+    What it finds out, it leaves in the scope as an `Arrival`.
     """
 
     def __init__(self, app: ASGIApp, services: Services, cors: Callable[[ASGIApp], ASGIApp]) -> None:
-        self._app = cors(app)
+        self._app = app
         self._cors = cors
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         begun = clock.monotonic()
-        headers = dict(scope["headers"])
-        state = self._look_at(scope, headers)
-        request_id = state["request_id"]
+        arrival = self._look_at(scope)
+        put(scope, arrival)
         code = 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                message = {
-                    **message,
-                    "headers": [*message["headers"], (b"x-request-id", request_id.encode()), *_HEADERS],
-                }
+                request_id = (b"x-request-id", arrival.request_id.encode())
+                ours = _HEADERS if scope["path"] == PAGE and code == 200 else _HEADERS_AND_POLICY
+                message = {**message, "headers": [*message["headers"], request_id, *ours]}
             await send(message)
 
         async def refuse(refusal: errors.RequestError) -> None:
             if not code:  # else the answer has begun, and stays what it is
-                state["refcode"] = refusal.refcode
+                arrival.refcode = refusal.refcode
                 await self._cors(answer(refusal))(scope, receive, send_with_headers)
 
         try:
-            self._check(scope)
-            body = await _read_body(headers, receive, self._services.settings.server.max_body)
-            await self._app(scope, _replay(body, receive), send_with_headers)
+            self._check(scope, arrival, begun)
+            arrival.body = await _read_body(arrival.headers, receive, self._services.settings.server.max_body)
+            await self._app(scope, _replay(arrival.body, receive), send_with_headers)
         except errors.RequestError as refusal:
             await refuse(refusal)
         except _ClientGone:
@@ -77,32 +91,42 @@ class Rim:
             # The time for draining is over. What was begun may yet be done: whoever asks again will see.
             await refuse(errors.Draining())
         except Exception as defect:
-            say("http.failed", method=scope["method"], route=_route(scope), request_id=request_id, **failure(defect))
-            await refuse(errors.InternalError(request_id))
+            say(
+                "http.failed",
+                method=scope["method"],
+                route=_route(scope),
+                request_id=arrival.request_id,
+                **failure(defect),
+            )
+            await refuse(errors.InternalError(arrival.request_id))
         finally:
-            self._tell(scope, state, code, clock.monotonic() - begun)
+            self._tell(scope, arrival, code, clock.monotonic() - begun)
 
-    def _look_at(self, scope: Scope, headers: dict[bytes, bytes]) -> dict[str, Any]:
-        """What the routes want to know of where a request comes from."""
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = _request_id(headers)
+    def _look_at(self, scope: Scope) -> Arrival:
+        """What is to be known of where a request comes from."""
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         # A socket in the file system has a path where one of TCP has a port.
-        state["local"] = scope["server"] is not None and scope["server"][1] is None
-        state["remote_ip"] = "local" if state["local"] else _remote_ip(scope, headers, self._services.settings)
+        local = scope["server"] is not None and scope["server"][1] is None
+        remote_ip = "local" if local else _remote_ip(scope, headers, self._services.settings)
         scope["query_string"] = _without_empty_values(scope["query_string"])
-        return state
+        return Arrival(self._services, _request_id(headers), local, remote_ip, headers)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope, arrival: Arrival, begun: float) -> None:
         if "\0" in scope["path"]:
             raise errors.UnknownPath  # no database has such a key, and some fail on it
         if b"%00" in scope["query_string"]:
             names = [pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&") if b"%00" in pair]
             faults = [errors.Fault(name.decode("latin-1"), "must not contain NUL") for name in names]
             raise errors.InvalidRequest(faults)
-        if self._services.draining and scope["path"] not in _OPERATIONS:
+        if scope["path"] in _OPERATIONS:
+            return
+        if self._services.draining:
             raise errors.Draining
+        waited = begun - scope["state"].get(BEGUN, begun)
+        if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not arrival.local:
+            raise errors.Overloaded
 
-    def _tell(self, scope: Scope, state: dict[str, Any], code: int, seconds: float) -> None:
+    def _tell(self, scope: Scope, arrival: Arrival, code: int, seconds: float) -> None:
         if scope["path"] in _OPERATIONS:
             return
         route = _route(scope)
@@ -113,11 +137,11 @@ class Rim:
             method=scope["method"],
             route=route,
             code=code,
-            refcode=state.get("refcode"),
+            refcode=arrival.refcode,
             ms=round(seconds * 1000, 1),
-            agent=state.get("agent"),
-            remote_ip=state["remote_ip"],
-            request_id=state["request_id"],
+            agent=arrival.agent,
+            remote_ip=arrival.remote_ip,
+            request_id=arrival.request_id,
         )
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from tminus import clock, wire
 from tminus.api import answers
+from tminus.api.arrival import arrival_of
 from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
@@ -63,8 +64,9 @@ async def discovery(
     responses=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
 )
 async def pin_meta(request: Request, pin: str) -> Response:
-    services, address = services_of(request), request.state.remote_ip
-    where = {"remote_ip": address, "request_id": request.state.request_id}
+    arrival = arrival_of(request)
+    services, address = arrival.services, arrival.remote_ip
+    where = {"remote_ip": address, "request_id": arrival.request_id}
     wait = services.pin_lookups.exhausted(address)
     if wait is not None:
         say("pin.limited", **where)

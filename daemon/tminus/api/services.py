@@ -50,6 +50,7 @@ class Services:
         """Rings when there are new events, and when the daemon begins to stop."""
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
+        self._reads = 0
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
         self._limits: Limits | None = None
         self.apply(settings)
@@ -66,7 +67,15 @@ class Services:
 
     async def read(self, look: Callable[[View], T]) -> T:
         """Runs `look` on one consistent view, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.store.read, look)
+        self._reads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self.store.read, look)
+        finally:
+            self._reads -= 1
+
+    def waiting(self, method: str) -> int:
+        """How many requests are before one with this method. Readers and writers do not wait for each other."""
+        return self._reads if method in ("GET", "HEAD") else self.store.waiting
 
     def close(self) -> None:
         self._readers.shutdown()

@@ -78,8 +78,9 @@ def _read(file: Path, tree: Tree, faults: list[ConfigFault]) -> None:
         table = tomllib.loads(text)
     except OSError as error:
         faults.append(ConfigFault(str(file), "", f"cannot be read: {error.strerror}"))
-    except UnicodeDecodeError:
-        faults.append(ConfigFault(str(file), "", "is not UTF-8 text"))
+    except UnicodeDecodeError as error:
+        reached = error.object[: error.start].count(b"\n") + 1
+        faults.append(ConfigFault(f"{file}:{reached}", "", "this is not UTF-8 text"))
     except (ValueError, RecursionError) as error:  # of its own kind, or a number or a nesting beyond Python's limits
         at = re.search(r"at line (\d+)", str(error))
         line = at[1] if at else text.count("\n") + 1

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -33,9 +33,9 @@ def occupy(state: Path) -> Iterator[None]:
             # Made by root, who restored a backup, it would keep the daemon's own user out for ever.
             owner = state.stat()
             os.fchown(lock.fileno(), owner.st_uid, owner.st_gid)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with suppress(OSError):  # on a full disk it is locked all the same
+            lock.truncate(0)
+            os.write(lock.fileno(), b"%d\n" % os.getpid())
         yield
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -124,13 +124,18 @@ class Server(Table):
         """Where the local socket is; None: there is none."""
         return state_directory / self.socket if self.socket else None
 
-    def urls(self, bound: Address | None = None) -> Urls:
-        """The three URLs, those that are not set derived from `listen`, or from the address really `bound` (port 0)."""
-        address = bound or self.listen
-        if address.host in ("0.0.0.0", "::"):  # noqa: S104 - not bound here: nobody can be sent to "all interfaces"
-            address = Address("127.0.0.1", address.port)
-        public = self.public_url or f"http://{address}"
-        return Urls(public, self.user_url or public, self.host_url or public)
+    def urls(self) -> Urls:
+        """The three URLs, those that are not set derived from `listen`."""
+        return _urls(self.listen, self.public_url, self.user_url, self.host_url)
+
+
+@lru_cache(maxsize=8)
+def _urls(listen: Address, public_url: str | None, user_url: str | None, host_url: str | None) -> Urls:
+    """Worked out once: every new session asks."""
+    if listen.host in ("0.0.0.0", "::"):  # noqa: S104 - not bound here: nobody can be sent to "all interfaces"
+        listen = Address("127.0.0.1", listen.port)
+    public = public_url or f"http://{listen}"
+    return Urls(public, user_url or public, host_url or public)
 
 
 class Storage(Table):
@@ -157,7 +162,7 @@ class Lifecycle(Table):
     max_active: NeverEmpty = None
     horizon: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=730)
 
-    @property
+    @cached_property
     def timeouts(self) -> Timeouts:
         return Timeouts(self.lead, self.new_timeout, self.empty_timeout, self.max_active)
 

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +17,13 @@ from tminus.delivery.backoff import retry_after
 ANSWER_BYTES = 2048
 """As much of an answer as is read, and kept."""
 
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
+)
 """Where clouds that have no link-local address for it hand out what a machine may know."""
+
+_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+"""IPv6 addresses whose last 32 bits are an IPv4 address: what translates on the way sends there."""
 
 USER_AGENT = f"tminus/{__version__}"
 
@@ -83,8 +88,20 @@ async def allowed(host: str, port: int, *, link_local: bool) -> list[str]:
 
 def _forbidden(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None) or parsed
-    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or mapped in _METADATA
+    return any(
+        one.is_link_local or one.is_multicast or one.is_unspecified or one in _METADATA for one in _meant(parsed)
+    )
+
+
+def _meant(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """An address, and those of IPv4 that it holds in any of the ways there are."""
+    yield address
+    if isinstance(address, ipaddress.IPv6Address) and address != ipaddress.IPv6Address("::1"):
+        yield from filter(None, (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())))
+        if any(address in network for network in _HOLD_IPV4):
+            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 async def post(

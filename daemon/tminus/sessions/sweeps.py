@@ -26,6 +26,9 @@ FIRST_BATCH = 128
 """Moves in the first batch of a sweep, so that the first of a herd is open within milliseconds; each batch is twice as
 large as the one before, up to `LARGEST_BATCH`, while that takes no longer than `TURN`."""
 
+SLOWEST_BATCH = 512
+"""One that took long is followed by none smaller than that: what each costs whatever its size would be most of it."""
+
 LARGEST_BATCH = 4096
 """Moves in one transaction at the most."""
 
@@ -63,9 +66,10 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
         done.without_pin += batch.without_pin
         if not batch.more:
             break
-        took = clock.monotonic() - begun
+        # Two daemons that share a herd wait for each other; smaller batches would not make that shorter.
+        took = clock.monotonic() - begun - batch.waited
         if took > TURN:
-            limit = max(limit // 2, FIRST_BATCH)
+            limit = min(max(limit // 2, SLOWEST_BATCH), LARGEST_BATCH)
         elif took < TURN / 2:
             limit = min(limit * 2, LARGEST_BATCH)
     return done
@@ -76,8 +80,11 @@ def prepare(submit: Jobs, timeouts: Timeouts) -> None:
     submit(partial(rehearse, timeouts=timeouts)).result()
 
 
-def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> int:
+def follow_timeouts(
+    submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False, *, anew: bool = False
+) -> int:
     """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
+    `anew`: looks at all of them in any case.
 
     The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
     """
@@ -85,7 +92,7 @@ def follow_timeouts(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] =
         [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]
         + ([instants.milliseconds(timeouts.max_active)] if timeouts.max_active else [])
     ).decode()
-    if submit(lambda tx: tx.meta("timeouts")).result() == reckoned_with:
+    if not anew and submit(lambda tx: tx.meta("timeouts")).result() == reckoned_with:
         return 0
     moved, after = 0, ""
     while not stop():

@@ -11,7 +11,7 @@ from typing import Any
 from tminus import draws, instants, policy, wire
 from tminus.config import Settings
 from tminus.errors import BadStartTime, StaleVersion, TooManySessions, UnknownParticipant
-from tminus.events import told_by
+from tminus.events import News, told_by
 from tminus.lifecycle import Transition, fire
 from tminus.model import Event, Participant, Session
 from tminus.sessions.reads import found
@@ -197,7 +197,7 @@ def join(
     if retry is not None:
         remember(tx, caller, retry, session_id, participant.id)
     changed = _change(
-        tx, settings, session, move, caller, participant.id,
+        tx, settings, session, move, caller, participant,
         activated_at=session.activated_at or tx.now, empty_since=None, participants=session.participants + 1,
     )  # fmt: skip
     return Made(changed, participant_id=participant.id)
@@ -219,7 +219,7 @@ def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     tx.participant_left(participant_id)
     left = session.participants - 1
     empty_since = None if left else tx.now
-    _change(tx, settings, session, move, caller, participant_id, empty_since=empty_since, participants=left)
+    _change(tx, settings, session, move, caller, participant, empty_since=empty_since, participants=left)
 
 
 def _change(
@@ -228,14 +228,14 @@ def _change(
     session: Session,
     move: Transition,
     caller: Caller,
-    participant_id: str | None = None,
+    participant: Participant | None = None,
     **changes: Any,
 ) -> Session:
     """A move with its new deadline and its events."""
     planned = session.model_copy(update={"status": move.dest, **changes})
     _set_deadline(planned, settings)
     changed = tx.change(session, move, due_at=planned.due_at, due_trigger=planned.due_trigger, **changes)
-    _tell(tx, changed, move, session, caller, participant_id)
+    _tell(tx, changed, move, session, caller, participant)
     return changed
 
 
@@ -263,25 +263,24 @@ def _tell(
     move: Transition,
     before: Session | None,
     caller: Caller | None,
-    participant_id: str | None = None,
+    participant: Participant | None = None,
 ) -> None:
     """Records the events of a move. `caller` None: the clock's move, made in time."""
     for event_type in told_by(move):
-        tx.tell(
-            Event(
-                session_id=session.id,
-                type=event_type,
-                ts=tx.now,
-                actor=caller.actor if caller else CLOCK_ACTOR,
-                previous_status=before.status if before else None,
-                status=session.status,
-                start_time=session.start_time,
-                previous_start_time=before.start_time if before and before.start_time != session.start_time else None,
-                expires_at=session.expires_at,
-                due_at=None if caller else tx.now,
-                reason=move.reason,
-                participant_id=participant_id,
-                participants=session.participants,
-                request_id=caller.request_id if caller else None,
-            )
+        event = Event(
+            session_id=session.id,
+            type=event_type,
+            ts=tx.now,
+            actor=caller.actor if caller else CLOCK_ACTOR,
+            previous_status=before.status if before else None,
+            status=session.status,
+            start_time=session.start_time,
+            previous_start_time=before.start_time if before and before.start_time != session.start_time else None,
+            expires_at=session.expires_at,
+            due_at=None if caller else tx.now,
+            reason=move.reason,
+            participant_id=participant.id if participant else None,
+            participants=session.participants,
+            request_id=caller.request_id if caller else None,
         )
+        tx.tell(News(event, session, participant))

@@ -12,6 +12,7 @@
 `store`          the door: `read`, `write`
 `backup`         copies: made while a daemon writes, and put back
 `check`          whether a database is whole
+`wal`            what SQLite leaves out of a damaged -wal file, and does not tell
 ===============  ==============================================================================
 """
 

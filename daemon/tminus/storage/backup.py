@@ -22,6 +22,7 @@ from tminus import clock
 from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
 from tminus.storage import migrate
 from tminus.storage.engine import look_at, make_engine, sqlite_file
+from tminus.storage.watch import Watch
 
 PAGES = 4096
 """Pages copied in one step: so many that steps cost nothing, so few that Ctrl-C is heard."""
@@ -262,7 +263,7 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
         raise _told(backup, error) from error
     engine = make_engine(f"sqlite:///{made}", writes=True)
     try:
-        migrate.upgrade(engine)
+        migrate.upgrade(engine, Watch(None))
     except DatabaseTooNew as error:
         raise DatabaseTooNew(str(backup), error.problem) from None
     finally:

@@ -1,7 +1,7 @@
 """Whether a database is whole: SQLite's own checks, and what must be true of every session, asked in SQL."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from tminus import instants
 from tminus.errors import CannotOpenDatabase
-from tminus.storage import migrate
+from tminus.storage import migrate, wal
 from tminus.storage.due import deadline
-from tminus.storage.engine import looking_engine, make_engine, sqlite_file, startup_error
+from tminus.storage.engine import is_damage, looking_engine, make_engine, sqlite_file, startup_error
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
 from tminus.vocabulary import PIN_TYPES, Status, Timeouts, Trigger
 
@@ -30,7 +30,9 @@ class Problem:
     """One thing that is not as it must be."""
 
     check: str
-    """What was asked: `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`, `participants`."""
+    """What was asked: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
+    `participants`.
+    """
     text: str
     """A sentence for people; never a secret."""
     session: str | None = None
@@ -59,7 +61,9 @@ def examine(url: str, timeouts: Timeouts, now: datetime, *, password: str | None
     path = sqlite_file(url)
     engine = make_engine(url, password, writes=False) if path is None else _engine_of_file(path)
     try:
-        return _examine(engine, timeouts, now)
+        found = _examine(engine, timeouts, now)
+        left_out = wal.damage(path) if path else None
+        return replace(found, problems=(Problem("wal", left_out), *found.problems)) if left_out else found
     except DBAPIError as error:
         raise startup_error(url, error) from error
     finally:
@@ -81,7 +85,7 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
                 problems += _sqlite_checks(connection)
             schema = MigrationContext.configure(connection).get_current_revision()
         except DBAPIError as error:
-            if engine.dialect.name != "sqlite" or not _is_damage(error):
+            if not is_damage(error):
                 raise
             return Examined((*problems, Problem("integrity", f"the file cannot be read: {error.orig}")))
         if schema != migrate.head():
@@ -109,10 +113,6 @@ _COUNTS = select(
     select(func.count()).select_from(EVENTS).scalar_subquery(),
     select(func.coalesce(func.max(_E.seq), 0)).scalar_subquery(),
 )
-
-
-def _is_damage(error: DBAPIError) -> bool:
-    return "not a database" in str(error.orig) or "malformed" in str(error.orig)
 
 
 def _sqlite_checks(connection: Connection) -> Iterator[Problem]:

@@ -47,6 +47,8 @@ class Moved:
     moves: Counter[Trigger] = field(default_factory=Counter)
     worst_lag: timedelta = timedelta(0)
     without_pin: int = 0
+    waited: float = 0.0
+    """Seconds that it has waited for other daemons."""
     more: bool = False
     """Whether something is still due."""
 
@@ -171,6 +173,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     for trigger, count, first, *_ in rows:
         moved.moves[Trigger(trigger)] += count
         moved.worst_lag = max(moved.worst_lag, tx.now - first)
+    moved.waited = tx.waited
     tx.moves += moved.moves
     tx.told = True
     return moved

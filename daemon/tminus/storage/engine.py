@@ -7,9 +7,11 @@ from typing import Any
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
+from tminus.storage.watch import NoAnswer
 
 BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
@@ -41,7 +43,7 @@ def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engin
         parsed,
         pool_size=1 if writes else READERS,
         max_overflow=0,
-        pool_pre_ping=not writes,
+        pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # Several statements of one read see one moment.
         isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
         connect_args=_CONNECT,
@@ -110,9 +112,24 @@ def _json(value: Any) -> str:
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether it is the database that cannot serve anybody now, and not this one statement that is at fault."""
+    if isinstance(error, NoAnswer | NoConnectionFree):
+        return True
     return isinstance(error, DBAPIError) and not isinstance(
         error, DataError | IntegrityError | ProgrammingError | NotSupportedError
     )
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite has found its file damaged, or to be none of its own."""
+    cause: Any = getattr(error, "orig", None) or error
+    return isinstance(cause, sqlite3.DatabaseError) and any(
+        words in str(cause) for words in ("malformed", "not a database")
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The database's own words, on one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def startup_error(url: str, error: BaseException) -> StartupError:
@@ -120,7 +137,7 @@ def startup_error(url: str, error: BaseException) -> StartupError:
     where = make_url(url).render_as_string(hide_password=True)
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
-    if isinstance(cause, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
+    if is_damage(error):
         return DatabaseCorrupt(
             where, f"the file is damaged or not a database ({text}): restore a backup, or move it away to begin anew"
         )

@@ -1,5 +1,7 @@
 """Brings a database's schema up to date at start; refuses one that a newer tminus has written."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
@@ -9,9 +11,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from tminus.errors import DatabaseTooNew
+from tminus.storage.watch import Watch
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(8457290)")
+_NOBODY_ELSE = text("SELECT pg_try_advisory_xact_lock(8457290)")
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -33,13 +37,15 @@ def is_known(revision: str) -> bool:
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
-def upgrade(engine: Engine) -> tuple[str | None, str]:
+def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
     """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
 
-    Raises `DatabaseTooNew`.
+    However long that takes: as long as the server answers. `waiting` is called if another daemon is at it. Raises
+    `DatabaseTooNew`.
     """
-    with engine.connect() as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
+    with engine.connect() as connection, watch.over(connection, math.inf), connection.begin():
+        if connection.dialect.name == "postgresql" and not connection.execute(_NOBODY_ELSE).scalar():
+            waiting()
             connection.execute(_ONE_AT_A_TIME)
         before = MigrationContext.configure(connection).get_current_revision()
         config = _config(connection)

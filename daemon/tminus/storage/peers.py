@@ -3,6 +3,7 @@
 On SQLite there is one daemon to a database, so all of this holds and does nothing there.
 """
 
+import math
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tminus import instants
+from tminus.storage.watch import Kept, NoAnswer, Watch
 
 CHANNEL = "tminus"
 AGAIN = 1.0
@@ -36,8 +38,9 @@ class Notices:
     A notice is a convenience: whoever misses one looks at the tables a second later.
     """
 
-    def __init__(self, url: str, heard: Heard) -> None:
+    def __init__(self, url: str, heard: Heard, watch: Watch) -> None:
         self._url = url
+        self._watch = watch
         self._heard = heard
         self._me = uuid.uuid4().hex[:12]
         self._stopping = threading.Event()
@@ -58,7 +61,10 @@ class Notices:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
+                with (
+                    psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection,
+                    self._watch.over(connection, math.inf),
+                ):
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._heard(None)  # whatever was said before it listened
                     while not self._stopping.is_set():
@@ -78,11 +84,12 @@ class Holds:
     ends. Any thread.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, watch: Watch) -> None:
         self._engine = engine
+        self._watch = watch
+        self._kept = Kept(engine.execution_options(isolation_level="AUTOCOMMIT"), watch)
         self._shared = engine.dialect.name == "postgresql"
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
         self._held: set[str] = set()
 
     def hold(self, name: str) -> bool:
@@ -92,24 +99,28 @@ class Holds:
         if not self._shared:
             return True
         with self._lock:
+            if self._kept.outdated:
+                self._drop()
             try:
-                if self._connection is None:
-                    self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                if name in self._held:
-                    self._connection.execute(_ALIVE)
-                elif self._connection.execute(_HOLD, {"name": name}).scalar():
-                    self._held.add(name)
-            except SQLAlchemyError:
+                connection = self._kept.get()
+                with self._watch.over(connection):
+                    if name in self._held:
+                        connection.execute(_ALIVE)
+                    elif connection.execute(_HOLD, {"name": name}).scalar():
+                        self._held.add(name)
+            except (SQLAlchemyError, NoAnswer):
                 self._drop()
             return name in self._held
 
     def release(self, name: str) -> None:
         """Lets another daemon have it."""
         with self._lock:
-            if name in self._held and self._connection is not None:
+            if name in self._held:
                 try:
-                    self._connection.execute(_RELEASE, {"name": name})
-                except SQLAlchemyError:
+                    connection = self._kept.get()
+                    with self._watch.over(connection):
+                        connection.execute(_RELEASE, {"name": name})
+                except (SQLAlchemyError, NoAnswer):
                     self._drop()
                 self._held.discard(name)
 
@@ -119,8 +130,5 @@ class Holds:
         self._engine.dispose()
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
         self._held.clear()
-        if connection is not None:
-            connection.invalidate()
-            connection.close()
+        self._kept.drop()

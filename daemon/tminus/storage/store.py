@@ -5,22 +5,24 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tminus import clock
+from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
-from tminus.storage import migrate
-from tminus.storage.engine import is_unavailable, make_engine, plain_url, startup_error
+from tminus.storage import migrate, wal
+from tminus.storage.engine import is_damage, is_unavailable, make_engine, plain_url, reason, sqlite_file, startup_error
 from tminus.storage.peers import Heard, Holds, Notices
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
-from tminus.storage.writer import Writer
+from tminus.storage.watch import STUCK, NoAnswer, Watch
+from tminus.storage.writer import SLOW, Writer
 from tminus.vocabulary import Status
 
 T = TypeVar("T")
 
-STUCK = 10.0
-"""Seconds that no transaction takes: SQLite gives up waiting for others after half of it."""
+AT_ONCE = 1.0
+"""Seconds within which a read that has failed is tried again: its connection was dead before it began."""
 
 QUICK = 0.05
 """Seconds that counting may take to be done whenever somebody asks."""
@@ -35,10 +37,15 @@ class Store:
         A SQLAlchemy URL of SQLite or PostgreSQL; the password is kept apart so that no message shows it.
     now
         The clock; asked once a transaction.
+    waiting
+        Called when another daemon is bringing the schema up to date, and this one waits for it.
     heard
         Called on a thread of its own when another daemon has committed, with the earliest deadline that it set.
     committed, health
         Called on the writer's thread after each commit; and when writing begins to fail (why), or works again (None).
+    damaged
+        Called on any thread when the database's file turns out to be damaged, with what was found: once, but if the
+        -wal file is damaged, too, before that.
 
     Raises `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
     """
@@ -50,17 +57,31 @@ class Store:
         committed: Callable[[Transaction], None] = lambda _tx: None,
         health: Callable[[str | None], None] = lambda _failing: None,
         heard: Heard | None = None,
+        damaged: Callable[[str], None] = lambda _text: None,
         *,
         password: str | None = None,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
+        self._url = url
+        self._damaged = damaged
+        self.damage: str | None = None
+        """What the database said of its file when that turned out to be damaged; None as long as it has not."""
         self._counting = threading.Lock()
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
         """The newest event that the counts know of, and when they may be reckoned anew."""
+        file = sqlite_file(url)
+        if file is not None and (left_out := wal.damage(file)) is not None:
+            damaged(left_out)
         self._writing = make_engine(url, password, writes=True)
         self._reading = make_engine(url, password, writes=False)
+        # Readers take a connection from each other without order: the clock would wait for seconds among many.
+        self._looking = make_engine(url, password, writes=False)
+        shared = self._writing.dialect.name == "postgresql"
+        self._watch = Watch(plain_url(self._writing) if shared else None)
+        self._watch.start()
         try:
-            self.migrated_from, self.schema = migrate.upgrade(self._writing)
+            self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, waiting)
             self.database_id = self.read(lambda view: view.meta("database_id")) or ""
         except (StartupError, StoreUnavailable, SQLAlchemyError) as error:
             self._dispose()
@@ -68,13 +89,14 @@ class Store:
                 raise
             raise startup_error(url, error.__cause__ or error) from error
         self._notices = None
-        if heard is not None and self._writing.dialect.name == "postgresql":
-            self._notices = Notices(plain_url(self._writing), heard)
+        if heard is not None and shared:
+            self._notices = Notices(plain_url(self._writing), heard, self._watch)
             self._notices.start()
-        self._holds = Holds(make_engine(url, password, writes=True))
+        self._holds = Holds(make_engine(url, password, writes=True), self._watch)
         self.hold = self._holds.hold
         self.release = self._holds.release
-        self._writer = Writer(self._writing, now, committed, health, self._notices.say if self._notices else None)
+        notify = self._notices.say if self._notices else None
+        self._writer = Writer(self._writing, self._watch, now, committed, health, self._found_damage, notify)
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
@@ -85,19 +107,68 @@ class Store:
         return self._writer.failing
 
     @property
+    def failing_since(self) -> datetime | None:
+        """Since when writes fail."""
+        return self._writer.failing_since
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which the database has not answered; 0 if it does, or takes no longer than it may."""
+        writing = self._writer.writing_for
+        return max(self._watch.silent_for, writing if writing > SLOW else 0.0)
+
+    def unreadable(self) -> str | None:
+        """Why nothing can be read now; None if it can."""
+        try:
+            self.read(lambda view: view.next_due())
+        except StoreUnavailable as error:
+            return reason(error.__cause__ or error)
+        return None
+
+    @property
     def stuck(self) -> bool:
-        """Whether a transaction has been on its way for so long that the database does not answer any more."""
+        """Whether a transaction has been on its way for longer than any is. PostgreSQL's are given up then."""
         return self._writer.writing_for > STUCK
 
-    def read(self, look: Callable[[View], T]) -> T:
-        """Runs `look` on one consistent view, in the calling thread. Raises `StoreUnavailable`."""
+    @property
+    def waiting(self) -> int:
+        """How many jobs of requests wait to be written, besides those that are being written."""
+        return self._writer.waiting
+
+    def read(self, look: Callable[[View], T], *, clock: bool = False) -> T:
+        """Runs `look` on one consistent view, in the calling thread, again if the connection turns out to be dead.
+
+        `clock`: on connections that nobody else takes. Raises `StoreUnavailable`.
+        """
+        begun, engine = monotonic(), self._looking if clock else self._reading
         try:
-            with self._reading.connect() as connection, connection.begin():
-                return look(View(connection))
-        except SQLAlchemyError as error:
+            try:
+                return self._look(engine, look)
+            except DBAPIError as error:
+                if not error.connection_invalidated or monotonic() - begun > AT_ONCE:
+                    raise
+                return self._look(engine, look)
+        except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
+            if is_damage(error):
+                self._found_damage(error)
             raise StoreUnavailable from error
+
+    def _look(self, engine: Engine, look: Callable[[View], T]) -> T:
+        self._watch.check()
+        with engine.connect() as connection, self._watch.over(connection), connection.begin():
+            return look(View(connection))
+
+    def _found_damage(self, error: BaseException) -> None:
+        """It does not mend itself, so it is told once, and remembered."""
+        was, self.damage = self.damage, reason(error)
+        if was is None:
+            self._damaged(self.damage)
+
+    def cannot_start(self, error: StoreUnavailable) -> StartupError:
+        """What to tell an operator who starts a daemon on a database that has just failed so."""
+        return startup_error(self._url, error.__cause__ or error)
 
     def counts(self) -> dict[Status, int]:
         """Open sessions per status. Raises `StoreUnavailable`.
@@ -106,11 +177,11 @@ class Store:
         it takes long, for no more than a hundredth of the time: the answer is then as old as that.
         """
         with self._counting:
-            begun = clock.monotonic()
+            begun = monotonic()
             seq = self.read(lambda view: view.last_seq())
             if seq != self._counted_at[0] and begun >= self._counted_at[1]:
                 self._counts = self.read(lambda view: view.counts())
-                took = clock.monotonic() - begun
+                took = monotonic() - begun
                 self._counted_at = seq, begun + (took * 100 if took > QUICK else 0)
             return dict(self._counts)
 
@@ -123,5 +194,7 @@ class Store:
         self._dispose()
 
     def _dispose(self) -> None:
+        self._watch.stop()
         self._writing.dispose()
         self._reading.dispose()
+        self._looking.dispose()

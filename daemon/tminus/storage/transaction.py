@@ -6,13 +6,28 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, Update, bindparam, delete, insert, select, text, update
+import orjson
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Dialect,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)  # fmt: skip
 from sqlmodel import SQLModel
 
-from tminus import draws
+from tminus import clock, draws
 from tminus.errors import NoPinFree, WrongStatus
+from tminus.events import News
 from tminus.lifecycle import Transition
-from tminus.model import AgentSession, Event, Participant, Retry, Session
+from tminus.model import AgentSession, Instant, Participant, Retry, Session
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
 from tminus.vocabulary import Status, Trigger
@@ -24,24 +39,48 @@ _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.n
 
 _LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
 _EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
+_LAST_SEQ = select(func.max(EVENTS.c.seq))
 _PINS_TAKEN = select(_S.pin).where(_S.pin != 0)
 
 
+Bind = Callable[[Sequence[SQLModel]], Any]
+"""Makes what a driver takes of the rows of an insertion."""
+
+
 @cache
-def _insertion(
-    dialect: Dialect, table: Table, columns: tuple[str, ...]
-) -> tuple[str, Callable[[dict[str, Any]], dict[str, Any] | tuple[Any, ...]]]:
-    """An insertion as the driver takes it, and what makes a row's values of a model's. SQLAlchemy is asked once: it
-    takes about as long over such a row as SQLite does.
+def _insertion(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, Bind]:
+    """An insertion as the driver takes it. SQLAlchemy is asked once: it takes about as long over such a row as SQLite
+    does.
     """
-    compiled = insert(table).compile(dialect=dialect, column_keys=columns)
+    if dialect.name == "postgresql":
+        return _recordset(dialect, table, columns)
     binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
 
-    def bind(row: dict[str, Any]) -> dict[str, Any] | tuple[Any, ...]:
-        values = [binder(row[name]) if binder else row[name] for name, binder in binders]
-        return tuple(values) if compiled.positional else dict(zip(columns, values, strict=True))
+    def bind(rows: Sequence[SQLModel]) -> list[tuple[Any, ...]]:
+        found = map(vars, rows)
+        return [tuple([binder(row[name]) if binder else row[name] for name, binder in binders]) for row in found]
 
-    return str(compiled), bind
+    return str(insert(table).compile(dialect=dialect, column_keys=columns)), bind
+
+
+def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, Bind]:
+    """All rows as one value of one statement, for PostgreSQL: a statement a row cost more than all else together."""
+    quote = dialect.identifier_preparer.quote
+    name, listed = quote(table.name), ", ".join(map(quote, columns))
+    returned = " RETURNING seq" if table is EVENTS else ""
+    binders = [
+        (column, kind.process_bind_param if isinstance(kind := table.c[column].type, Instant) else None)
+        for column in columns
+    ]
+
+    def value(row: dict[str, Any]) -> dict[str, Any]:
+        return {column: binder(row[column], dialect) if binder else row[column] for column, binder in binders}
+
+    def bind(rows: Sequence[SQLModel]) -> tuple[str]:
+        return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
+
+    rows = f"json_populate_recordset(NULL::{name}, %s::json)"
+    return f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {rows}{returned}", bind  # noqa: S608 - names of our own
 
 
 @cache
@@ -59,7 +98,8 @@ def _change(names: tuple[str, ...]) -> Update:
 
 
 # Writers of several daemons draw event numbers one after the other, so that numbers become visible in the order in
-# which they were drawn: a reader with a cursor would skip for ever one that appears late.
+# which they were drawn: a reader with a cursor would skip for ever one that appears late. What a job decides on is read
+# under the same lock. New sessions alone are stored before it: nobody else can have to do with them yet.
 _ONE_WRITER = text("SELECT pg_advisory_xact_lock(8457291)")
 
 
@@ -84,11 +124,15 @@ class Transaction(View):
         """How many jobs share it; the writer says."""
         self.told = False
         """Whether there are events in it."""
+        self.waited = 0.0
+        """Seconds that it has waited for other daemons."""
         self._sessions: list[Session] = []
-        self._events: list[Event] = []
+        self.recorded: list[News] = []
+        """Those of its events that were told one by one; a bulk move's are only in the database."""
+        self._sent = 0
+        """How many of them have been sent."""
         self._retries: dict[tuple[int, str], Retry] = {}
-        if connection.dialect.name == "postgresql":
-            connection.execute(_ONE_WRITER)
+        self._has_turn = connection.dialect.name != "postgresql"
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -96,33 +140,46 @@ class Transaction(View):
         """Sends what was kept back."""
         self._send_sessions()
         retries, self._retries = self._retries, {}
-        self._insert(RETRIES, tuple(Retry.model_fields), list(retries.values()))
-        events, self._events = self._events, []
-        self._insert(EVENTS, _EVENT_COLUMNS, events)
+        if retries:
+            self._insert(RETRIES, tuple(Retry.model_fields), list(retries.values()))
+        events = [told.event for told in self.recorded[self._sent :]]
+        if events:
+            self._sent += len(events)
+            self._take_turn()
+            drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)
+            # Nobody else draws numbers until this is committed: these have drawn the last ones, in their order.
+            last = max(drawn.scalars()) if drawn.returns_rows else self._connection.execute(_LAST_SEQ).scalar_one()
+            for number, event in enumerate(events, last - len(events) + 1):
+                event.seq = number
 
     def _send_sessions(self) -> None:
         """Sends the sessions alone: what is read in a transaction, or changed, is never an event."""
         sessions, self._sessions = self._sessions, []
-        self._insert(SESSIONS, tuple(Session.model_fields), sessions)
+        if sessions:
+            self._insert(SESSIONS, tuple(Session.model_fields), sessions)
 
-    def _insert(self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel]) -> None:
-        if rows:
-            statement, bind = _insertion(self._connection.dialect, table, columns)
-            self._connection.exec_driver_sql(statement, [bind(vars(row)) for row in rows])
+    def _insert(self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel]) -> CursorResult[Any]:
+        statement, bind = _insertion(self._connection.dialect, table, columns)
+        return self._connection.exec_driver_sql(statement, bind(rows))
 
-    def one(self, *args: Any, **values: Any) -> Any:
+    def _take_turn(self) -> None:
+        """From here to the commit no other daemon reads in order to write, or draws a number."""
+        if not self._has_turn:
+            begun = clock.monotonic()
+            self._connection.execute(_ONE_WRITER)
+            self.waited = clock.monotonic() - begun
+            self._has_turn = True
+
+    def _ask(self, statement: Any, values: Any = None) -> Any:
         self._send_sessions()
-        return super().one(*args, **values)
-
-    def scalar(self, *args: Any, **values: Any) -> Any:
-        self._send_sessions()
-        return super().scalar(*args, **values)
+        self._take_turn()
+        return super()._ask(statement, values)
 
     def execute(self, statement: Any, values: Any = None) -> Any:
         """Runs a statement that writes, after what was kept back; returns SQLAlchemy's result."""
         self.flush()
         self.writes += 1
-        return self._connection.execute(statement, values)
+        return self._ask(statement, values)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -145,20 +202,19 @@ class Transaction(View):
         names = ("status", "version", "updated_at", *changes)
         seen = {"seen_id": session.id, "seen_status": session.status, "seen_version": session.version}
         values = seen | {f"new_{name}": getattr(changed, name) for name in names}
-        self._send_sessions()
         self.writes += 1
-        if self._connection.execute(_change(names), values).rowcount != 1:
+        if self._ask(_change(names), values).rowcount != 1:
             present = self.session(session.id)
             raise WrongStatus(trigger=move.trigger.value, status=present.status if present else "removed")
         self.moves[move.trigger] += 1
         self._note_due(changed.due_at)
         return changed
 
-    def tell(self, event: Event) -> None:
+    def tell(self, news: News) -> None:
         """Records an event; its number is drawn when it is sent, in the order of telling."""
         self.writes += 1
         self.told = True
-        self._events.append(event)
+        self.recorded.append(news)
 
     def _note_due(self, due: datetime | None) -> None:
         if due is not None and (self.earliest_due is None or due < self.earliest_due):
@@ -175,16 +231,15 @@ class Transaction(View):
 
     def free_pins(self, count: int) -> list[int]:
         """So many different PINs that no open session has; fewer only when there are no more."""
-        self._send_sessions()
         drawn: set[int] = set()
         # While most PINs are free a few rounds find enough; past that, choosing from what is left is quicker.
         for _ in range(4):
             drawn |= {draws.pin() for _ in range(count - len(drawn))}
-            taken = self._connection.execute(_PINS_TAKEN.where(_S.pin.in_(drawn))).scalars()
+            taken = self._ask(_PINS_TAKEN.where(_S.pin.in_(drawn))).scalars()
             drawn -= set(taken)
             if len(drawn) == count:
                 return list(drawn)
-        return draws.pins_outside(set(self._connection.execute(_PINS_TAKEN).scalars()), count)
+        return draws.pins_outside(set(self._ask(_PINS_TAKEN).scalars()), count)
 
     # --- participants -------------------------------------------------------------------------------------------------
 

@@ -115,18 +115,21 @@ class View:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    def _ask(self, statement: Any, values: Any = None) -> Any:
+        return self._connection.execute(statement, values)
+
     def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
         """The one row of a statement, as a model object; None if there is none."""
-        row = self._connection.execute(statement, values).mappings().one_or_none()
+        row = self._ask(statement, values).mappings().one_or_none()
         return None if row is None else kind.model_validate(row)
 
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
         """Every row of a statement, as model objects."""
-        return [kind.model_validate(dict(row)) for row in self._connection.execute(statement, values).mappings()]
+        return [kind.model_validate(dict(row)) for row in self._ask(statement, values).mappings()]
 
     def scalar(self, statement: Select[Any], **values: Any) -> Any:
         """The first value of the first row, None if there is no row."""
-        return self._connection.execute(statement, values).scalar()
+        return self._ask(statement, values).scalar()
 
     def session(self, session_id: str) -> Session | None:
         return self.one(Session, _SESSION, id=session_id)
@@ -151,13 +154,13 @@ class View:
         column = SESSIONS.c[wanted.order_by]
         order = (column.desc().nulls_last(), _S.id.desc()) if wanted.descending else (column.asc().nulls_last(), _S.id)
         page = select(SESSIONS).where(*conditions).order_by(*order).limit(wanted.limit).offset(wanted.offset)
-        rows = [Session.model_validate(dict(row)) for row in self._connection.execute(page).mappings()]
+        rows = [Session.model_validate(dict(row)) for row in self._ask(page).mappings()]
         if len(rows) < wanted.limit and (rows or not wanted.offset):
             return wanted.offset + len(rows), rows  # the last page tells the count by itself
         return self.scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
-        rows = self._connection.execute(_SESSIONS_OF, {"ids": list(ids)})
+        rows = self._ask(_SESSIONS_OF, {"ids": list(ids)})
         # Plain dictionaries: pydantic would ask a row's own mapping field by field.
         found = (Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))) for row in rows)
         return {session.id: session for session in found}
@@ -182,14 +185,14 @@ class View:
         statement = _told(tuple(values))
         return [
             Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row))
-            for row in self._connection.execute(statement, {"after": after, "limit": limit, **values})
+            for row in self._ask(statement, {"after": after, "limit": limit, **values})
         ]
 
     def news(self, after: int, limit: int) -> list[News]:
         """The events after a sequence number, in order, with no more of their sessions than the log tells."""
         return [
             News(_event(row), _Named._make(row[-len(_Named._fields) :]), row.p_id and _participant(row))
-            for row in self._connection.execute(_NEWS, {"after": after, "limit": limit})
+            for row in self._ask(_NEWS, {"after": after, "limit": limit})
         ]
 
     def last_seq(self) -> int:
@@ -207,7 +210,7 @@ class View:
 
     def counts(self) -> dict[Status, int]:
         """Open sessions per status."""
-        found = {row[0]: row[1] for row in self._connection.execute(_COUNTS)}
+        found = {row[0]: row[1] for row in self._ask(_COUNTS)}
         return {status: found.get(status, 0) for status in OPEN_STATUSES}
 
     def meta(self, key: str) -> str | None:

@@ -27,8 +27,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from tminus import clock
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
-from tminus.storage.engine import is_unavailable
+from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.transaction import Transaction
+from tminus.storage.watch import Kept, Watch
 
 T = TypeVar("T")
 
@@ -40,6 +41,9 @@ WAITING = 2000
 
 PAUSE = 1.0
 """Seconds after a failure of the database for which requests are refused at once."""
+
+SLOW = 3.0
+"""Seconds of one transaction after which requests are refused at once, and those that waited for it with it."""
 
 DRAWS = 4
 """How often a job is run when what it drew by lot, an id or a PIN, turns out to be taken."""
@@ -66,34 +70,39 @@ class Writer:
     """Takes jobs from any thread and runs them on its own.
 
     `now` is asked once a transaction. `committed` is called after each commit, before the answers go out; `health` when
-    writing begins to fail, with the reason, and when it works again, with None. `notify` is called in each transaction
-    that others should hear of, with its earliest deadline.
+    writing begins to fail, with the reason, and when it works again, with None; `damaged` with each error by which the
+    database says that its file is damaged. `notify` is called in each transaction that others should hear of, with its
+    earliest deadline.
     """
 
     def __init__(
         self,
         engine: Engine,
+        watch: Watch,
         now: Callable[[], datetime],
         committed: Callable[[Transaction], None],
         health: Callable[[str | None], None],
+        damaged: Callable[[BaseException], None],
         notify: Callable[[Connection, datetime | None], None] | None = None,
     ) -> None:
-        self._engine = engine
+        self._watch = watch
+        self._kept = Kept(engine, watch)
         self._now = now
         self._committed = committed
         self._health = health
+        self._damaged = damaged
         self._notify = notify
         self._requests: deque[_Work] = deque()
         self._clock: deque[_Work] = deque()
         self._arriving: list[_Work] = []
         self._wake = threading.Condition()
         self._stopping = False
-        self._connection: Connection | None = None
         self._try_again = 0.0
         self._begun: float | None = None
         """When the batch that is being written was begun."""
         self.failing: str | None = None
         """Why the last transaction could not be written; None when it could."""
+        self.failing_since: datetime | None = None
         self._thread = threading.Thread(target=self._run, name="writer")
 
     def start(self) -> None:
@@ -112,6 +121,11 @@ class Writer:
         begun = self._begun
         return clock.monotonic() - begun if begun is not None else 0.0
 
+    @property
+    def waiting(self) -> int:
+        """Jobs of requests that are not being written yet."""
+        return len(self._requests) + len(self._arriving)
+
     def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         """Has a job run; the future is done after its commit. `clock`: before all requests."""
         future: Future[T] = Future()
@@ -123,7 +137,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._check_room(self._requests, len(self._arriving))
-        if self.failing is not None and clock.monotonic() < self._try_again:
+        if self._is_hopeless():
             raise StoreUnavailable  # to try would only make each wait as long as the one before
         # What one turn of the loop brings is handed over together, at its end: the writer woken for the first of
         # sixteen would fight the loop for the interpreter over a batch of one.
@@ -150,6 +164,11 @@ class Writer:
         if len(queue) + more >= WAITING:
             raise Overloaded
 
+    def _is_hopeless(self) -> bool:
+        if self._watch.silent_for or self.writing_for > SLOW:
+            return True
+        return self.failing is not None and (self._begun is not None or clock.monotonic() < self._try_again)
+
     # --- on the writer's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -166,18 +185,28 @@ class Writer:
                 else:
                     break
                 clock_next = not clocks_turn
-            self._begun = clock.monotonic()
+            begun = self._begun = clock.monotonic()
             self._write(batch)
             self._begun = None
+            if self.failing is not None and clock.monotonic() - begun > SLOW:
+                batch += self._refuse_waiting()
             self._answer(batch)
-        if self._connection is not None:
-            self._connection.close()
+        self._kept.close()
+
+    def _refuse_waiting(self) -> list[_Work]:
+        """Whoever waited behind a transaction that was slow to fail would wait as long again."""
+        with self._wake:
+            refused = list(self._requests)
+            self._requests.clear()
+        for work in refused:
+            work.error = StoreUnavailable()
+        return refused
 
     def _write(self, batch: Sequence[_Work]) -> None:
         try:
             self._transact(batch)
         except Exception as error:
-            if is_unavailable(error):
+            if is_unavailable(error) and not is_damage(error):
                 # The database's fault, not a job's: to run them one by one would only make each wait as long.
                 self._unavailable(batch, error)
             elif len(batch) == 1:
@@ -197,7 +226,11 @@ class Writer:
                 return
             except Exception as another:
                 error = another
-        if is_unavailable(error):
+        if is_damage(error):
+            # Of one page perhaps: whoever needs others goes on.
+            self._damaged(error)
+            self._refuse([work], error)
+        elif is_unavailable(error):
             self._unavailable([work], error)
         elif isinstance(error, IntegrityError):
             # The database's own words would name what was drawn, and that may be a PIN.
@@ -207,18 +240,21 @@ class Writer:
 
     def _unavailable(self, batch: Sequence[_Work], error: Exception) -> None:
         self._try_again = clock.monotonic() + PAUSE
-        self._set_health(" ".join(str(getattr(error, "orig", None) or error).split()))
+        self._set_health(reason(error))
+        self._refuse(batch, error)
+
+    @staticmethod
+    def _refuse(batch: Sequence[_Work], error: Exception) -> None:
         for work in batch:
             work.result, work.error = None, StoreUnavailable()
             work.error.__cause__ = error
 
     def _transact(self, batch: Sequence[_Work]) -> None:
         """Runs the jobs and commits, or raises with nothing written."""
-        if self._connection is None:
-            self._connection = self._engine.connect()
+        connection = self._kept.get()
         try:
-            with self._connection.begin():
-                tx = Transaction(self._connection, self._now())
+            with self._watch.over(connection), connection.begin():
+                tx = Transaction(connection, self._now())
                 tx.jobs = len(batch)
                 for work in batch:
                     writes = tx.writes
@@ -230,12 +266,9 @@ class Writer:
                         work.error = refusal
                 tx.flush()
                 if self._notify is not None and (tx.told or tx.earliest_due is not None):
-                    self._notify(self._connection, tx.earliest_due)
+                    self._notify(connection, tx.earliest_due)
         except SQLAlchemyError:
-            # Whatever state the connection is in, the next transaction begins with a fresh one.
-            connection, self._connection = self._connection, None
-            connection.invalidate()
-            connection.close()
+            self._kept.drop()
             raise
         try:
             self._set_health(None)
@@ -247,6 +280,7 @@ class Writer:
     def _set_health(self, failing: str | None) -> None:
         was, self.failing = self.failing, failing
         if (was is None) != (failing is None):
+            self.failing_since = None if failing is None else self._now()
             self._health(failing)
 
     @staticmethod

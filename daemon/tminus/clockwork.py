@@ -1,0 +1,177 @@
+"""What time does: sessions that are due are moved, deadlines follow the time-outs, what is old is removed, and the
+heartbeat says how it goes.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from tminus import clock, instants
+from tminus.announcer import Announcer
+from tminus.api import Services
+from tminus.config import Settings
+from tminus.errors import StoreUnavailable
+from tminus.logs import say
+from tminus.sessions import sweeps
+from tminus.timers import Chores, Timers
+from tminus.vocabulary import Timeouts
+
+STATUS_LOOK = timedelta(seconds=2)
+"""How often it is looked whether `systemctl status` should say something else."""
+
+CLEANING = timedelta(minutes=10)
+"""How often retention removes what is old."""
+
+LATE = timedelta(seconds=1)
+"""From here on a sweep tells how late it was."""
+
+
+class Clockwork:
+    """The timers and their work.
+
+    Parameters
+    ----------
+    services
+        The store, and the settings in force.
+    announcer
+        Held back while a herd moves.
+    stopping
+        Set when the daemon was told to stop: a long sweep ends then.
+    alive
+        Called whenever it is getting on.
+    tell_status
+        Called now and then; None: nobody wants to know.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        announcer: Announcer,
+        stopping: threading.Event,
+        alive: Callable[[], None],
+        tell_status: Callable[[], None] | None,
+    ) -> None:
+        self._services = services
+        self._store = services.store
+        self._announcer = announcer
+        self._stopping = stopping
+        self._alive = alive
+        self._tell_status = tell_status
+        self._settled = False
+        """Whether all stored deadlines follow the time-outs in force."""
+        self._reckon_anew = False
+        """Whether they are settled even if another daemon has done so: since then some were set here, the old way."""
+        self._worst_lag = timedelta(0)
+        self.timers = Timers(self.tick, self._chores(services.settings))
+
+    def tick(self) -> datetime | None:
+        """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
+        try:
+            due = self._do_what_is_due()
+        except StoreUnavailable:
+            # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
+            # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
+            self._alive()
+            raise
+        self._alive()
+        return due
+
+    def first_tick(self) -> datetime | None:
+        """Does what fell due while the daemon was away. On a full disk it starts all the same, so that others can
+        read, and tries again each second. Raises `StartupError`.
+        """
+        try:
+            due = self.tick()
+        except StoreUnavailable as error:
+            if self._store.damage is not None:
+                raise self._store.cannot_start(error) from error
+            due = None
+        try:
+            self._store.counts()
+        except StoreUnavailable as error:
+            raise self._store.cannot_start(error) from error
+        return due
+
+    def follow(self, old: Settings, new: Settings) -> None:
+        """Other settings are in force."""
+        self.timers.set_chores(self._chores(new))
+        self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
+        self._settled = False
+        with contextlib.suppress(StoreUnavailable):  # all of it is in force; the next tick settles what is stored
+            self.wait_for(self.tick())
+
+    def wait_for(self, due: datetime | None) -> None:
+        """Somebody has set this deadline."""
+        if due is not None:
+            self.timers.due_at(due)
+
+    def _do_what_is_due(self) -> datetime | None:
+        if self._store.failing is not None:
+            # Only a write can tell that writing works again, and nobody else may be asking for one.
+            self._store.submit(lambda tx: tx.set_meta("written", instants.text(tx.now)), clock=True).result()
+        timeouts = self._services.settings.lifecycle.timeouts
+        if not self._settled:
+            self._settled = True
+            self._settle_deadlines(timeouts)
+        due = self._store.read(lambda view: view.next_due(), clock=True)
+        if due is None or due > clock.now():
+            return due
+        with self._announcer.held_back():
+            sweep = sweeps.advance(self._store.submit, timeouts, self._should_stop)
+        self._worst_lag = max(self._worst_lag, sweep.worst_lag)
+        self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
+        if sweep.worst_lag > LATE:
+            say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
+        if sweep.without_pin:
+            say("clock.no_pin", waiting=sweep.without_pin)
+        return self._store.read(lambda view: view.next_due(), clock=True)
+
+    def _settle_deadlines(self, timeouts: Timeouts) -> None:
+        anew, self._reckon_anew = self._reckon_anew, False
+        try:
+            sweeps.prepare(self._store.submit, timeouts)
+            moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=anew)
+        except StoreUnavailable:
+            self._reckon_anew |= anew
+            self._settled = False  # the next tick tries again
+            raise
+        if moved:
+            say("deadlines.moved", moved=moved)
+
+    def _should_stop(self) -> bool:
+        """Asked between two batches of a long sweep."""
+        self.timers.beat()
+        self._alive()
+        return self._stopping.is_set()
+
+    # --- chores -------------------------------------------------------------------------------------------------------
+
+    def _chores(self, settings: Settings) -> Chores:
+        chores: Chores = {"retention": (CLEANING, self._clean)}
+        if settings.log.heartbeat is not None:
+            chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
+        if self._tell_status is not None:
+            chores["status"] = (STATUS_LOOK, self._tell_status)
+        return chores
+
+    def _clean(self) -> None:
+        storage = self._services.settings.storage
+        removed = sweeps.clean(self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
+        if removed:
+            say("retention.removed", removed=removed)
+
+    def _heartbeat(self) -> None:
+        counts = self._store.counts()
+        due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
+        undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
+        worst, self._worst_lag = self._worst_lag, timedelta(0)
+        requests, self._services.requests = self._services.requests, 0
+        say(
+            "daemon.heartbeat",
+            sessions={status.value: number for status, number in counts.items()},
+            next_due=due and instants.text(due),
+            worst_lag_ms=instants.milliseconds(worst),
+            requests=requests,
+            oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
+        )

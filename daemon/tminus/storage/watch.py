@@ -1,0 +1,178 @@
+"""Whether a PostgreSQL still answers, and the end of every wait for one that does not.
+
+A server that is stopped, or a network that swallows all, closes no connection: whoever waits for an answer would wait
+for ever, and neither TCP nor the server's own time-outs help where the other side's kernel still acknowledges. So the
+server is asked something small each second. Does it not answer, the sockets of all who wait are shut down from here,
+and each of them meets a lost connection, as when the server goes away. Nobody asks it for more until it answers again.
+
+On SQLite nothing of this is needed, and nothing is done.
+"""
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+from sqlalchemy import Connection, Engine
+
+from tminus import clock
+
+EACH = 1.0
+"""Seconds between two questions."""
+
+PATIENCE = 3
+"""Whole seconds that an answer may take."""
+
+STUCK = 10.0
+"""Seconds that no transaction takes: one that does, though the server answers others, is given up."""
+
+
+class NoAnswer(Exception):
+    """The database does not answer."""
+
+    def __str__(self) -> str:
+        return "it does not answer"
+
+
+class Watch:
+    """Asks the server at `url`, as psycopg takes it, whether it is there; None: there is none to ask."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._waiting: dict[object, tuple[float, psycopg.Connection]] = {}
+        """Until when each may wait, and for what."""
+        self._silent_since: float | None = None
+        self.silences = 0
+        """How often it has stopped answering: a connection from before that may be dead without knowing."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch")
+
+    def start(self) -> None:
+        if self._url is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._url is not None:
+            self._thread.join()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which there has been no answer, 0 if there was one."""
+        since = self._silent_since
+        return clock.monotonic() - since if since is not None else 0.0
+
+    def check(self) -> None:
+        """Raises `NoAnswer` while there is no use in asking."""
+        if self._silent_since is not None:
+            raise NoAnswer
+
+    @contextmanager
+    def over(self, connection: Connection | psycopg.Connection, limit: float = STUCK) -> Iterator[None]:
+        """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds."""
+        if self._url is None:
+            yield
+            return
+        raw = connection.connection.driver_connection if isinstance(connection, Connection) else connection
+        assert isinstance(raw, psycopg.Connection)
+        mark = object()
+        self._waiting[mark] = clock.monotonic() + limit, raw
+        try:
+            yield
+        finally:
+            del self._waiting[mark]
+
+    # --- on its own thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asking: psycopg.Connection | None = None
+        while not self._stopping.wait(EACH):
+            begun = clock.monotonic()
+            try:
+                if asking is None:
+                    asking = psycopg.connect(self._url or "", autocommit=True, connect_timeout=PATIENCE)
+                answered = _answers(asking)
+            except psycopg.errors.ConnectionTimeout:
+                answered = False
+            except psycopg.Error:
+                answered = True  # it refuses, or is gone: whoever asks is told so at once
+                _close(asking)
+                asking = None
+            if answered:
+                self._silent_since = None
+            else:
+                _close(asking)
+                asking = None
+                if self._silent_since is None:
+                    self._silent_since = begun
+                    self.silences += 1
+            present = clock.monotonic()
+            for until, raw in list(self._waiting.values()):
+                if not answered or present > until:
+                    _cut(raw)
+        _close(asking)
+
+
+class Kept:
+    """A connection that is kept from one use to the next."""
+
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        self._engine = engine
+        self._watch = watch
+        self._connection: Connection | None = None
+        self._silences = 0
+
+    def get(self) -> Connection:
+        """The connection, made anew if there is none. Raises `NoAnswer`, `SQLAlchemyError`."""
+        self._watch.check()
+        if self.outdated:
+            self.drop()
+        if self._connection is None:
+            self._silences = self._watch.silences
+            self._connection = self._engine.connect()
+        return self._connection
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it is from before the server was silent."""
+        return self._connection is not None and self._silences != self._watch.silences
+
+    def drop(self) -> None:
+        """Whatever state it is in, the next use begins with a fresh one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _answers(connection: psycopg.Connection) -> bool:
+    """Asks, and waits no longer than `PATIENCE`. Raises `psycopg.Error` if the connection is lost."""
+    server = connection.pgconn
+    until = clock.monotonic() + PATIENCE
+    server.send_query(b"SELECT 1")
+    poll = select.poll()
+    poll.register(server.socket, select.POLLIN)
+    while True:
+        while server.is_busy():
+            if not poll.poll(max(0.0, until - clock.monotonic()) * 1000):
+                return False
+            server.consume_input()
+        if server.get_result() is None:
+            return True
+
+
+def _close(connection: psycopg.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+def _cut(connection: psycopg.Connection) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as other:
+        other.shutdown(socket.SHUT_RDWR)

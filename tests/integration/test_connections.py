@@ -1,0 +1,164 @@
+"""What one connection may take, and all together: the real server and application, with shorter times."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+from tests.support.waiting import eventually
+
+from tminus import clock, server
+from tminus.api import Services, make_application, rim
+from tminus.config import Settings
+from tminus.delivery import Webhooks
+from tminus.server import AHEAD, HEAD_BYTES, Server
+from tminus.storage import Store
+
+MOST = 10
+"""Connections that may be open."""
+
+ASK = b"GET /v3/me HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+BODY = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Where the server listens; it waits a quarter of a second for a head, and for a body."""
+    state = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as listening:
+        patched.setattr(server, "HEAD_SECONDS", 0.25)
+        patched.setattr(rim, "BODY_SECONDS", 0.25)
+        store = Store(f"sqlite:///{Path(state, 'tminus.db')}", clock.now)
+        webhooks = Webhooks(store, state, lambda *_: None)
+        webhooks.start()
+        services = Services(store, Settings(), webhooks, list, "here")
+        serving = Server(make_application(services), [listening], MOST)
+        thread = threading.Thread(target=lambda: uvloop.run(serving.serve_all()))
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            serving.should_exit = True
+            thread.join()
+            services.close()
+            webhooks.stop()
+            store.close()
+
+
+def sent(address: tuple[str, int], data: bytes) -> socket.socket:
+    connection = socket.create_connection(address, timeout=10)
+    connection.sendall(data)
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """The next answer: they are short, and each ends in a brace."""
+    said = b""
+    while not said.endswith(b"}"):
+        more = connection.recv(65_536)
+        assert more, said
+        said += more
+    return said
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """What the server says until it hangs up."""
+    said = b""
+    with connection:
+        try:
+            while more := connection.recv(65_536):
+                said += more
+        except ConnectionResetError:
+            pass  # it had not read all that was sent
+    return said
+
+
+@pytest.mark.parametrize(
+    ("before", "first"),
+    [(b"", b""), (b"", b"G"), (b"", b"\r\n"), (HEALTH, b"GET / HTTP/1.1\r\nHo"), (HEALTH, b"\r\n")],
+)
+def test_who_sends_no_whole_head_is_let_go(address: tuple[str, int], before: bytes, first: bytes) -> None:
+    connection = sent(address, before)
+    if before:
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+    connection.sendall(first)
+    assert rest_of(connection) == b""
+
+
+def test_a_byte_now_and_then_does_not_prolong_it(address: tuple[str, int]) -> None:
+    connection = sent(address, b"G")
+
+    def gone() -> bool:
+        try:
+            connection.sendall(b"E")
+        except OSError:
+            return True
+        return False
+
+    with connection:
+        eventually(gone)
+
+
+def test_a_body_that_does_not_arrive_is_told_so(address: tuple[str, int]) -> None:
+    with sent(address, BODY) as connection:
+        told = answer(connection)
+    assert told.startswith(b"HTTP/1.1 408")
+    assert b'"refcode":100408' in told
+
+
+@pytest.mark.parametrize("line", [b"X: " + b"x" * 70, b"X: y"], ids=["long", "many"])
+def test_a_head_without_end_is_refused(address: tuple[str, int], line: bytes) -> None:
+    head = b"GET / HTTP/1.1\r\n" + (line + b"\r\n") * (HEAD_BYTES // len(line))
+    assert b"431" in rest_of(sent(address, head)).partition(b"\r\n")[0]
+
+
+def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[str, int]) -> None:
+    connection = sent(address, HEALTH * AHEAD + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    answers = rest_of(connection).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200"] * (AHEAD + 1)
+
+    assert b"400" in rest_of(sent(address, HEALTH * (AHEAD + 3))).split(b"\r\n")[0]
+
+
+def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -> None:
+    idle = [sent(address, HEALTH) for _ in range(MOST)]
+    for one in idle:
+        assert answer(one).startswith(b"HTTP/1.1 200")
+    with sent(address, HEALTH) as newcomer:
+        assert answer(newcomer).startswith(b"HTTP/1.1 200")
+        assert rest_of(idle[0]) == b""  # the oldest, and no other
+        for one in idle[1:]:
+            one.sendall(HEALTH)
+            assert answer(one).startswith(b"HTTP/1.1 200")
+            one.close()
+
+
+def test_while_none_is_idle_a_new_one_is_refused_in_our_words(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rim, "BODY_SECONDS", 30)
+    busy: list[socket.socket] = []
+
+    def refused_at_last() -> bytes:
+        busy.append(sent(address, BODY))
+        return _refused(address)
+
+    try:
+        refused = eventually(refused_at_last)
+    finally:
+        for one in busy:
+            one.close()
+    head, _, body = refused.partition(b"\r\n\r\n")
+    assert b"\r\nretry-after: 1\r\n" in head
+    assert b"\r\nconnection: close" in head
+    assert json.loads(body)["refcode"] == 105503
+
+
+def _refused(address: tuple[str, int]) -> bytes:
+    """What the server says on a connection more once all others are busy; until then nothing."""
+    with sent(address, ASK) as connection:
+        return rest_of(connection) if connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 503" else b""

@@ -1,0 +1,168 @@
+"""The process is killed (SIGKILL) at every step of everything that it writes: done, or not begun. On both databases."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from tests.support import kills
+from tests.support.clocks import NOW, SettableClock
+from tests.support.databases import Database
+from tests.support.kills import Deed, Run, Target
+from tests.support.worlds import World
+
+from tminus.errors import WrongStatus
+from tminus.model import Session
+from tminus.storage import Transaction
+from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
+
+State = dict[str, Any]
+
+NOTHING: State = {}
+
+TOLD = ("type", "previous_status", "status", "reason", "participants")
+
+DRAWN = {
+    "id",
+    "label",
+    "host_auth_token",
+    "host_key",
+    "external_session_object_id",
+    "user_url",
+    "host_url",
+    "created_by",
+}
+WHENEVER = {"updated_at", "opened_at", "closed_at"}
+"""A sweep that is killed is made up for by the next one, a little later."""
+
+
+def look(tx: Transaction) -> list[Any]:
+    tables = (SESSIONS, EVENTS, PARTICIPANTS, RETRIES)
+    return [tx.execute(select(table).order_by(*table.primary_key)).mappings().all() for table in tables]
+
+
+def grouped(rows: Iterable[Any], by: str) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row[by], []).append(row)
+    return groups
+
+
+def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
+    """All that is stored, by the label of the target, written so that what was done alike looks alike; and as it is."""
+    rows, all_events, participants, retries = world.run(look)
+    sessions = {row["label"]: Session.model_validate(row) for row in rows}
+    assert len(sessions) == len(rows), "nothing was made twice"
+    pins = [row["pin"] for row in rows if row["pin"]]
+    assert len(pins) == len(set(pins))
+    events, people = grouped(all_events, "session_id"), grouped(participants, "session_id")
+    states: dict[str, State] = {}
+    for label, session in sessions.items():
+        inside = sorted((one["role"], one["left_at"] is None) for one in people.get(session.id, []))
+        assert session.participants == sum(there for _, there in inside), label
+        told = [tuple(event[name] for name in TOLD) for event in events.get(session.id, [])]
+        states[label] = {"told": told, "people": inside, "retries": [], **fields(session)}
+    for row in retries:
+        label = row["key"]
+        assert row["session_id"] == sessions[label].id
+        states[label]["retries"].append(bool(row["participant_id"]))
+    return states, sessions
+
+
+def fields(session: Session) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for name, value in session.model_dump(exclude=DRAWN).items():
+        if name == "pin" or name in WHENEVER:
+            shown[name] = bool(value)
+        else:
+            shown[name] = value - session.created_at if isinstance(value, datetime) else value
+    return shown
+
+
+class Killed:
+    """Each deed, done by processes that were killed at each step, and what had been there before."""
+
+    def __init__(self, database: Database, deeds: Mapping[str, Deed]) -> None:
+        self.clock = SettableClock()
+        world = World(database.open(self.clock), self.clock)
+        targets: dict[str, list[Target]] = {name: [] for name in deeds}
+        for number in range(kills.LONGEST):
+            self.clock.time = NOW + number * kills.APART
+
+            def prepare(tx: Transaction, number: int = number) -> list[Target]:
+                return [deed.prepare(tx, Target(number, f"{name} {number}")) for name, deed in deeds.items()]
+
+            for name, target in zip(deeds, world.run(prepare), strict=True):
+                targets[name].append(target)
+        self.before, _ = seen(world)
+        database.close()
+        self.runs = kills.run(database.url, deeds, targets)
+        self.world = World(database.open(self.clock), self.clock)
+        self.look()
+
+    def look(self) -> None:
+        self.after, self.sessions = seen(self.world)
+
+    def at_every_step(self, name: str) -> list[Run]:
+        """The runs of a deed: where nobody is killed, at each step, and the last one, which got through alive.
+
+        Two statements, the commit, before the answer and after it: were the process no longer killed at them, this
+        would not be the test that it says it is.
+        """
+        _, *runs, last = self.runs[name]
+        assert len(runs) >= 5, name
+        assert all(run.killed for run in runs), name
+        assert not last.killed, name
+        return self.runs[name]
+
+    def done(self, run: Run) -> bool:
+        """Whether a deed was done just as it is where nobody is killed; otherwise it was not begun, or this fails."""
+        first = self.runs[run.target.label.rstrip(" 0123456789")][0].target.label
+        state = self.after.get(run.target.label, NOTHING)
+        if state == self.after[first]:
+            return True
+        assert state == self.before.get(run.target.label, NOTHING), f"{run.target.label}: neither done nor not begun"
+        return False
+
+
+def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
+    killed = Killed(database, kills.VERBS)
+    for name in kills.VERBS:
+        first, *runs, last = killed.at_every_step(name)
+        assert killed.done(first)
+        assert killed.done(last)
+        done = [killed.done(run) for run in runs]
+        assert done == sorted(done), f"{name}: what has been done stays done"
+        assert done.count(False) >= 3, name
+        assert done.count(True) == 2, f"{name}: after the commit, and after the answer"
+        assert runs[-1].answer is not None
+        for run, there in zip([*runs, last], [*done, True], strict=True):
+            if run.answer is not None:
+                assert there, f"{run.target.label} was answered and is lost"
+                session = killed.sessions[run.target.label]
+                assert run.answer["id"] == session.id
+                assert run.answer.get("pin", session.pin) == session.pin
+    again: dict[str, Any] = {}
+    for name, deed in kills.VERBS.items():
+        for run in killed.runs[name] if deed.twice_is_once else ():
+            killed.clock.time = deed.time(run.target)
+            try:
+                answer = deed.do(killed.world.store.submit, run.target)
+            except WrongStatus:  # it was moved into the lead time, and is open
+                assert killed.done(run)
+            else:
+                again[run.target.label] = answer
+                assert run.answer in (None, answer)
+    killed.look()
+    assert all(killed.sessions[label].id == answer["id"] for label, answer in again.items())
+    undone = [run.target.label for name in kills.VERBS for run in killed.runs[name] if not killed.done(run)]
+    assert all(label.startswith("create without a key") for label in undone)
+
+
+def test_the_clock_makes_each_move_once_wherever_it_is_killed(database: Database) -> None:
+    killed = Killed(database, kills.SWEEPS)
+    for name in kills.SWEEPS:
+        for run in killed.at_every_step(name):
+            # What one that was killed had not done, the next one has.
+            assert killed.done(run), run.target.label
+            assert killed.after[run.target.label] != killed.before[run.target.label]

@@ -1,0 +1,106 @@
+"""What is left out of a damaged -wal file is told; what a crash leaves unfinished is not."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tminus.storage import wal
+
+PAGE, HEADER, FRAME = 4096, 32, 24
+STEP = FRAME + PAGE
+ROWS = 20
+
+
+@dataclass
+class Left:
+    """A database as a daemon that was killed leaves it: every row in its -wal file."""
+
+    folder: Path
+    wal: bytes
+
+    @property
+    def frames(self) -> int:
+        return (len(self.wal) - HEADER) // STEP
+
+    def with_wal(self, content: bytes) -> Path:
+        database = self.folder / "copy.db"
+        for old in self.folder.glob("copy.db*"):
+            old.unlink()
+        shutil.copy(self.folder / "left.db", database)
+        self.folder.joinpath("copy.db-wal").write_bytes(content)
+        return database
+
+    def spoilt(self, at: int) -> Path:
+        content = bytearray(self.wal)
+        content[at] ^= 0xFF
+        return self.with_wal(bytes(content))
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    folder = tmp_path_factory.mktemp("wal")
+    with closing(sqlite3.connect(folder / "left.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x)")
+        for number in range(ROWS):
+            connection.execute("INSERT INTO t (x) VALUES (?)", (str(number) * 3000,))
+        return Left(folder, folder.joinpath("left.db-wal").read_bytes())
+
+
+def rows(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        number: int = connection.execute("SELECT count(*) FROM t").fetchone()[0]
+        return number
+
+
+def test_a_file_that_is_whole_or_unfinished_or_not_there_is_no_damage(left: Left) -> None:
+    assert wal.damage(left.with_wal(left.wal)) is None
+    assert wal.damage(left.with_wal(b"")) is None
+    assert wal.damage(left.folder / "nowhere.db") is None
+    for cut in (1, STEP, 5 * STEP + 1000):
+        database = left.with_wal(left.wal[:-cut])
+        assert wal.damage(database) is None
+        assert 0 < rows(database) < ROWS, "but SQLite has dropped what was cut"
+
+
+@pytest.mark.parametrize("at", [0, 4, 9, 20, 24, FRAME, FRAME + 2000])
+def test_a_byte_that_is_spoilt_among_what_was_committed_is_told(left: Left, at: int) -> None:
+    for frame in range(0, left.frames - 4, 7):
+        said = wal.damage(left.spoilt(HEADER + frame * STEP + at))
+        assert said is not None, frame
+        assert f"{left.folder}/copy.db-wal is damaged behind frame " in said
+        assert int(said.partition("behind frame ")[2].partition(":")[0]) <= frame
+
+
+@pytest.mark.parametrize("at", [0, 9, 17, 30])
+def test_a_header_that_is_spoilt_is_told(left: Left, at: int) -> None:
+    assert "behind frame 0" in (wal.damage(left.spoilt(at)) or "")
+
+
+def test_in_the_last_transaction_damage_and_an_unfinished_write_are_the_same(left: Left) -> None:
+    assert wal.damage(left.spoilt(len(left.wal) - 100)) is None
+
+
+def test_a_commit_that_was_refused_because_it_could_not_be_flushed_is_not_missed(left: Left) -> None:
+    """SQLite leaves it in the file, and writes over it when it goes on: what sticks out behind is nobody's."""
+    last = left.wal[-STEP:]
+    head = last[:16] + b"\x01" * 8
+    database = left.with_wal(left.wal + head + last[FRAME:] + last)
+    assert wal.damage(database) is None
+    assert rows(database) == ROWS
+
+
+def test_while_others_write_and_begin_the_file_anew_nothing_is_told(tmp_path: Path) -> None:
+    database = tmp_path / "live.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA wal_autocheckpoint=10")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x)")
+        for number in range(40):
+            connection.execute("INSERT INTO t (x) VALUES (?)", (str(number) * 3000,))
+            assert wal.damage(database) is None

@@ -1,0 +1,77 @@
+"""Whether anything that the lock files name has a known hole: `make audit`.
+
+Fails if there is one. Where the data about holes cannot be reached, it says so, and fails nothing: no answer is no
+hole, and no all-clear either.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PIP_AUDIT = "pip-audit==2.10.1"
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+SERVICES = ("pypi", "osv")
+"""Who is asked for holes; the second, where the first does not answer."""
+
+
+def verdict(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """From pip-audit's report: a line for each known hole, and the names of what it could not find out about."""
+    holes, unknown = [], []
+    for one in report["dependencies"]:
+        if "skip_reason" in one:
+            unknown.append(one["name"])
+        for hole in one.get("vulns", ()):
+            fixed = ", ".join(hole["fix_versions"]) or "no version yet"
+            holes.append(f"{one['name']} {one['version']}: {hole['id']}, mended in {fixed}")
+    return holes, unknown
+
+
+def ask(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
+    """The report on a lock file; None if the service does not answer."""
+    command = [str(program), "--requirement", lock, "--vulnerability-service", service, "--no-deps", "--disable-pip"]
+    more = ["--progress-spinner", "off", "--timeout", "10", "--format", "json"]
+    said = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+    try:
+        report: Mapping[str, Any] = json.loads(said.stdout)
+    except ValueError:
+        return None
+    return report
+
+
+def installed(folder: Path) -> Path | None:
+    """The program, in an environment of its own: what it needs is nothing that tminus needs."""
+    program = folder / "bin" / "pip-audit"
+    if not program.exists():
+        pip = [str(folder / "bin" / "pip"), "--disable-pip-version-check", "--quiet", "install", PIP_AUDIT]
+        for command in ([sys.executable, "-m", "venv", str(folder)], pip):
+            if subprocess.run(command, check=False, capture_output=True).returncode:
+                return None
+    return program
+
+
+def main() -> int:
+    program = installed(Path(sys.argv[1]))
+    if program is None:
+        print(f"NOT AUDITED: {PIP_AUDIT} cannot be installed from here")
+        return 0
+    found = 0
+    for lock in LOCKS:
+        holes: list[str] = []
+        unknown = ["whatever it names"]
+        for service in SERVICES:
+            if unknown and (report := ask(program, lock, service)) is not None:
+                holes, unknown = verdict(report)
+        print(*(f"{lock}: {hole}" for hole in holes), sep="\n", end="\n" if holes else "")
+        if unknown:
+            print(f"{lock}: NOT AUDITED, as neither PyPI nor OSV could be asked: {', '.join(unknown)}")
+        elif not holes:
+            print(f"{lock}: no known holes")
+        found += len(holes)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

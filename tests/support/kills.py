@@ -1,0 +1,271 @@
+"""Deeds, each done by a process that kills itself (SIGKILL) at one step of it: at the first, the second, and so on.
+
+A step is a statement that writes, or the commit, that it is committed, that it is answered; between two statements that
+only read there is nothing to be seen afterwards. Where they are is found from outside, by SQLAlchemy's events: the
+store knows nothing of it.
+What a process works with is the store's own engine and writer, made anew in each; only the migrations are not looked at
+each time.
+"""
+
+import gc
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from tests.support.clocks import NOW
+from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
+from tests.support.processes import CONTEXT
+from tminus.sessions import sweeps, verbs
+from tminus.sessions.retries import RetryKey
+from tminus.sessions.sweeps import Jobs
+from tminus.storage import Transaction
+from tminus.storage.engine import make_engine, plain_url
+from tminus.storage.peers import Notices
+from tminus.storage.watch import Watch
+from tminus.storage.writer import Writer
+from tminus.vocabulary import ParticipantRole, SessionType
+
+SETTINGS = settings(max_active=30 * MINUTE)
+
+APART = timedelta(seconds=1)
+"""From one target to the next."""
+
+LONGEST = 12
+"""No deed has as many steps; so many targets are made for each."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a deed is done to; its label is also the `Idempotency-Key` of the deed."""
+
+    number: int
+    label: str
+    session_id: str = ""
+    participant_id: str = ""
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Something that is done to a target, `later` than that was prepared; it returns what would be answered."""
+
+    do: Callable[[Jobs, Target], dict[str, Any]]
+    prepare: Callable[[Transaction, Target], Target] = lambda _tx, target: target
+    later: timedelta = timedelta(0)
+    twice_is_once: bool = True
+    """Whether it may be done again, and is then done once."""
+
+    def time(self, target: Target) -> datetime:
+        return NOW + target.number * APART + self.later
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: killed, or else it got through, and what it had answered before."""
+
+    target: Target
+    killed: bool
+    answer: dict[str, Any] | None
+
+
+# --- preparing --------------------------------------------------------------------------------------------------------
+
+
+def _session(
+    tx: Transaction,
+    target: Target,
+    kind: SessionType = SessionType.SUPPORT,
+    *,
+    inside: int = 0,
+    ahead: timedelta | None = None,
+) -> Target:
+    """A session made for now, or so long ahead, with so many inside."""
+    start = tx.now + ahead if ahead is not None else None
+    made = verbs.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start)).session
+    joined = ""
+    for _ in range(inside):
+        joined = verbs.join(tx, SETTINGS, ROOM, made.id, ParticipantRole.GUEST, "Grace").participant_id
+    return Target(target.number, target.label, made.id, joined)
+
+
+def _left(tx: Transaction, target: Target) -> Target:
+    """One in which somebody has been."""
+    prepared = _session(tx, target, inside=1)
+    verbs.leave(tx, SETTINGS, ROOM, prepared.session_id, prepared.participant_id)
+    return prepared
+
+
+# --- doing ------------------------------------------------------------------------------------------------------------
+
+
+def _create(
+    jobs: Jobs, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
+) -> dict[str, Any]:
+    retry = RetryKey(target.label, "0" * 64) if key else None
+
+    def job(tx: Transaction) -> verbs.Made:
+        start = tx.now + ahead if ahead is not None else None
+        return verbs.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
+
+    session = jobs(job).result(30).session
+    return {"id": session.id, "pin": session.pin}
+
+
+def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, Any]:
+    moved = jobs(lambda tx: verbs.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
+    return {"id": moved.id, "pin": moved.pin}
+
+
+def _join(jobs: Jobs, target: Target) -> dict[str, Any]:
+    retry = RetryKey(target.label, "0" * 64)
+    role = ParticipantRole.GUEST
+    made = jobs(lambda tx: verbs.join(tx, SETTINGS, ROOM, target.session_id, role, "Ada", retry)).result(30)
+    return {"id": made.session.id, "participant": made.participant_id}
+
+
+def _leave(jobs: Jobs, target: Target) -> dict[str, Any]:
+    jobs(lambda tx: verbs.leave(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
+    return {"id": target.session_id}
+
+
+def _close(jobs: Jobs, target: Target) -> dict[str, Any]:
+    jobs(lambda tx: verbs.close(tx, AGENT, target.session_id)).result(30)
+    return {"id": target.session_id}
+
+
+def _sweep(jobs: Jobs, target: Target) -> dict[str, Any]:
+    sweeps.advance(jobs, SETTINGS.lifecycle.timeouts)
+    return {"id": target.session_id}
+
+
+LIVE, SUPPORT = SessionType.LIVE, SessionType.SUPPORT
+
+VERBS: Mapping[str, Deed] = {
+    "create without a key": Deed(partial(_create, kind=LIVE, key=False), twice_is_once=False),
+    "create": Deed(partial(_create, kind=LIVE)),
+    "create with a PIN": Deed(partial(_create, kind=SUPPORT)),
+    "schedule": Deed(partial(_create, kind=SUPPORT, ahead=24 * HOUR)),
+    "schedule into the lead time": Deed(partial(_create, kind=SUPPORT, ahead=5 * MINUTE)),
+    "reschedule": Deed(partial(_reschedule, ahead=48 * HOUR), partial(_session, ahead=24 * HOUR)),
+    "reschedule into the lead time": Deed(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
+    "join": Deed(_join, _session),
+    "leave": Deed(_leave, partial(_session, inside=1)),
+    "close": Deed(_close, partial(_session, inside=2)),
+}
+
+SWEEPS: Mapping[str, Deed] = {
+    "open": Deed(_sweep, partial(_session, ahead=11 * MINUTE), later=MINUTE),
+    "idle": Deed(_sweep, _left, later=15 * MINUTE),
+    "time limit": Deed(_sweep, partial(_session, inside=2), later=30 * MINUTE),
+    "expire": Deed(_sweep, _session, later=HOUR),
+}
+"""In the order in which their targets fall due, each before what becomes of the targets of the others."""
+
+
+# --- being killed -----------------------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """Counts steps; at the fatal one the process is no more."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.fatal = 0
+
+    def statement(self, _connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if not statement.startswith(("SELECT", "BEGIN")):
+            self()
+
+    def __call__(self, *_what: object) -> None:
+        self.taken += 1
+        if self.taken == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(url: str, deeds: Mapping[str, Deed], targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
+    """Does each deed to its first target in a process that lives, to the second in one that is killed at the first
+    step, and so on until one gets through alive.
+    """
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    names = "VERBS" if deeds is VERBS else "SWEEPS"
+    process = CONTEXT.Process(target=_run_all, args=(theirs, url, names, targets))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(120), "the processes hang"
+        said: dict[str, list[Run]] | str = ours.recv()
+    finally:
+        process.kill()
+        process.join(10)
+        ours.close()
+    assert not isinstance(said, str), said
+    return said
+
+
+def _run_all(pipe: Connection, url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> None:
+    deeds: Mapping[str, Deed] = {"VERBS": VERBS, "SWEEPS": SWEEPS}[names]
+    engine, steps = make_engine(url, writes=True), _Steps()
+    event.listen(engine, "before_cursor_execute", steps.statement)
+    event.listen(engine, "commit", steps)
+    try:
+        pipe.send({name: _run(engine, steps, deed, targets[name]) for name, deed in deeds.items()})
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def _run(engine: Engine, steps: _Steps, deed: Deed, targets: Sequence[Target]) -> list[Run]:
+    # The first lives here: what it leaves in memory (statements that are compiled) need not be made by each process.
+    runs = [Run(targets[0], killed=False, answer=_do(engine, steps, deed, targets[0]))]
+    gc.freeze()
+    for fatal, target in enumerate(targets[1:], 1):
+        runs.append(_fork(engine, steps, deed, target, fatal))
+        if not runs[-1].killed:
+            break
+    return runs
+
+
+def _fork(engine: Engine, steps: _Steps, deed: Deed, target: Target, fatal: int) -> Run:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            steps.taken, steps.fatal = 0, fatal
+            answer = _do(engine, steps, deed, target, last=True)
+            os.write(writing, json.dumps(answer).encode())
+            steps()
+            code = 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    os.close(writing)
+    _, status = os.waitpid(child, 0)
+    with open(reading, encoding="utf-8") as answered:
+        said = answered.read()
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    assert killed or status == 0, f"{target.label}: {status:#x}"
+    return Run(target, killed, json.loads(said) if said else None)
+
+
+def _do(engine: Engine, steps: _Steps, deed: Deed, target: Target, *, last: bool = False) -> dict[str, Any]:
+    """The deed, by a writer of its own; `last`: the process ends with it."""
+    watch = Watch(None)
+    shared = engine.dialect.name == "postgresql"
+    notify = Notices(plain_url(engine), lambda _due: None, watch).say if shared else None
+    nobody: Callable[[object], None] = lambda _what: None  # noqa: E731 - that is all it is
+    writer = Writer(engine, watch, lambda: deed.time(target), steps, nobody, nobody, notify)
+    writer.start()
+    answer = deed.do(writer.submit, target)
+    if not last:
+        writer.stop()
+        engine.dispose()
+    return answer
