@@ -9,7 +9,7 @@ from tests.acceptance.daemons import Daemon, Section
 
 StartDaemon = Callable[..., Daemon]
 
-DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable")
+DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable", "storage.damaged")
 """Lines that no daemon in good health ever writes."""
 
 HARMLESS = (

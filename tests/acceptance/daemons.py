@@ -38,6 +38,7 @@ AGENTS: Mapping[str, tuple[int, str, str, tuple[str, ...]]] = {
     "monitor": (11, "Monitor", "", ("monitor",)),
     "room": (12, "Room", "", ("room",)),
     "api": (13, "Nobody", "", ("api",)),
+    "chief": (15, "Chief", "", ("group_admin",)),
     "expired": (14, "Gone", "", ("agent",)),
 }
 """By a short name: id, name, external id, roles."""

@@ -3,13 +3,18 @@
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon
-from tests.acceptance.times import from_now
+from tests.acceptance.times import from_now, parsed, text
+from tests.support.callers import Maker, Reader
+from tests.support.databases import KINDS, PostgresServer
 from tests.support.waiting import eventually
 
 SOURCE = Path(__file__).with_name("fixtures") / "shiftclock.c"
@@ -79,3 +84,90 @@ def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_kept(
     assert kinds(daemon, opened["id"]) == ["session.scheduled", "session.ready"]
     assert status(daemon, opened["id"]) == "new"
     check_health(daemon)
+
+
+LEAD = timedelta(seconds=1)
+
+SUMMER_TIME_BEGINS = datetime(2027, 3, 28, 1, tzinfo=UTC)
+SUMMER_TIME_ENDS = datetime(2027, 10, 31, 1, tzinfo=UTC)
+"""In Berlin."""
+
+
+def opened_at(daemon: Daemon, session_id: str) -> datetime:
+    """When it was opened, by the daemon's clock; fails unless that was once."""
+    (event,) = [event for event in daemon.events(session_id) if event["type"] == "session.ready"]
+    return parsed(event["ts"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_requests_run(
+    kind: str, request: pytest.FixtureRequest, make_daemon: StartDaemon, library: Path, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        sections = {"storage": {"retention": "3650d"}}
+        if kind == "postgresql":
+            database = stack.enter_context(request.getfixturevalue("pg_server").database(empty=True))
+            sections["storage"]["url"] = database.url.replace(":@", "@")
+        shift = tmp_path / "shift"
+        shift.write_text("0")
+        daemon = make_daemon(lifecycle={"lead": "1s"}, **sections)
+        daemon.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift), TZ="Europe/Berlin")
+        starts: dict[str, datetime] = {}
+
+        def make(start: datetime) -> str:
+            session_id: str = daemon.make(startTime=text(start))["id"]
+            starts[session_id] = start
+            return session_id
+
+        def clock() -> datetime:
+            return datetime.now(UTC) + timedelta(seconds=int(shift.read_text()))
+
+        def set_clock(time: datetime) -> None:
+            shift.write_text(f"{round((time - datetime.now(UTC)).total_seconds())}\n")
+
+        maker, reader = stack.enter_context(Maker(daemon, "maker")), stack.enter_context(Reader(daemon))
+        passed_over = make(clock() + timedelta(minutes=40))
+        set_clock(clock() + timedelta(hours=1))
+        eventually(lambda: opened_at_last(daemon, passed_over), deadline=5)
+        set_clock(clock() - timedelta(hours=1))
+        after_the_step_back = make(clock() + timedelta(seconds=2))
+        eventually(lambda: opened_at_last(daemon, after_the_step_back), deadline=8)
+        for change in (SUMMER_TIME_BEGINS, SUMMER_TIME_ENDS):
+            set_clock(change - timedelta(seconds=3))
+            around = [make(change + timedelta(seconds=seconds)) for seconds in (0, 1, 2)]
+            for one in around:
+                eventually(partial(opened_at_last, daemon, one))
+        maker.stop()
+        reader.stop()
+
+        for session_id, start in starts.items():
+            assert opened_at(daemon, session_id) >= start - LEAD, "not early"
+        for person in (maker, reader):
+            assert [answer.text for answer in person.refused] == []
+        assert len(daemon.log_lines("clock.stepped")) >= 4
+        assert all(line["ts"].endswith("Z") for line in daemon.log_lines())
+        check_health(daemon)
+
+
+def opened_at_last(daemon: Daemon, session_id: str) -> bool:
+    return "session.ready" in kinds(daemon, session_id)
+
+
+def test_of_two_daemons_the_one_whose_clock_is_ahead_opens_each_once(
+    pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
+) -> None:
+    with pg_server.database(empty=True) as database:
+        shift = tmp_path / "shift"
+        shift.write_text("60")
+        right, ahead = (
+            make_daemon(storage={"url": database.url.replace(":@", "@")}, lifecycle={"lead": "1s"}) for _ in range(2)
+        )
+        right.start()
+        ahead.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift))
+        start = from_now(seconds=30)
+        ids = [daemon.make(startTime=start)["id"] for daemon in (right, ahead)]
+        eventually(lambda: all(status(right, one) == "new" for one in ids), deadline=8)
+        for one in ids:
+            assert opened_at(right, one) == opened_at(ahead, one) >= parsed(start) - LEAD, "by the clock that is ahead"
+        check_health(right)
+        check_health(ahead)

@@ -1,5 +1,6 @@
-"""A database that goes away and comes back: requests are refused at once, and all resumes by itself."""
+"""The way to a database is cut, late, reset or swallows all: nobody waits long, and all resumes by itself."""
 
+import signal
 import time
 
 from sqlalchemy import make_url
@@ -19,10 +20,8 @@ def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_i
         url = make_url(database.url)
         folder = url.query.get("host") or url.host
         with Proxy(f"{folder}/.s.PGSQL.5432") as proxy:
-            daemon: Daemon = make_daemon(
-                storage={"url": f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"},
-                lifecycle={"lead": "1s"},
-            )
+            storage = {"url": f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"}
+            daemon: Daemon = make_daemon(storage=storage, lifecycle={"lead": "1s"})
             daemon.start()
             due = daemon.make(startTime=from_now(seconds=3))
             kept = [daemon.make()["id"] for _ in range(5)]
@@ -44,6 +43,11 @@ def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_i
             assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
             daemon.logged("storage.unavailable")
 
+            # All that is in force does without the database; what is stored follows when it is back.
+            daemon.configure(storage=storage, lifecycle={"lead": "500ms"})
+            daemon.signal(signal.SIGHUP)
+            daemon.logged("config.reloaded")
+
             eventually(lambda: from_now(seconds=1) > due["startTime"])  # it falls due meanwhile
             proxy.mend()
             eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
@@ -53,7 +57,39 @@ def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_i
             assert daemon.get("/supportsessions?scope=all").json()["count"] == 6, "what was refused was not done"
             made = daemon.make()
             assert daemon.session(made["id"])["status"] == "new"
+
+            # Each answer is late, but whole.
+            proxy.delay = 0.1
+            assert daemon.session(daemon.make()["id"])["status"] == "new"
+            proxy.mend()
+
+            # A reset in the middle of an answer: one request may be refused; repeated with its key, it is done once.
+            key = {"Idempotency-Key": "reset"}
+            for _ in range(5):
+                proxy.reset_in_answer(after=3)
+                eventually(
+                    lambda: daemon.post("/supportsessions", {"type": "live", "label": "Once"}, headers=key).is_success
+                )
+            eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
+            labels = [one["label"] for one in daemon.get("/supportsessions?scope=all&limit=1000").json()["rows"]]
+            assert labels.count("Once") == 1
+
+            # A network that swallows all: whoever waits is let go, and nobody else has to wait.
+            proxy.swallow()
+            eventually(lambda: daemon.post("/supportsessions", {"type": "live", "label": "Lost"}).status_code == 503)
+            eventually(lambda: "does not answer" in daemon.http.get(f"{daemon.url}/readyz").text)
+            begun = time.monotonic()
+            assert daemon.get(f"/supportsession/{kept[0]}").status_code == 503
+            assert time.monotonic() - begun < 2
+            proxy.mend()
+            eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
+            assert daemon.session(daemon.make(label="After")["id"])["status"] == "new"
+            labels = [one["label"] for one in daemon.get("/supportsessions?scope=all&limit=1000").json()["rows"]]
+            assert "Lost" not in labels
+
             assert daemon.process is not None
             assert (daemon.process.pid, daemon.process.poll()) == (pid, None)
             assert len(daemon.log_lines("storage.recovered")) >= 1
+            assert daemon.log_lines("config.failed") == []
+            daemon.logged("deadlines.moved")
             assert daemon.terminate() == 0

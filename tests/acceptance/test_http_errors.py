@@ -1,6 +1,9 @@
 """Refusals: one shape for all, every fault at once, and nothing that could make the daemon stumble."""
 
+import base64
+import hashlib
 import json
+import re
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -321,11 +324,55 @@ def test_a_request_has_an_id_in_its_answer_and_in_the_log(daemon: Daemon) -> Non
     assert told["request_id"] == "making.1"
 
 
-def test_an_answer_may_not_be_guessed_at_or_kept(daemon: Daemon) -> None:
-    for answer in (daemon.get("/me"), daemon.get("/nothing"), daemon.http.get(f"{daemon.url}/healthz")):
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert "server" not in answer.headers
+def test_every_answer_says_what_a_browser_may_do_with_it(daemon: Daemon) -> None:
+    desk = {"Origin": "https://desk.example.com"}
+    preflight = {**desk, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "If-Match"}
+    stranger = {**preflight, "Origin": "https://evil.example"}
+    answers = {
+        "an answer": (daemon.get("/me", headers=desk), 200),
+        "a refusal": (daemon.get("/supportsession/nobody", headers=desk), 404),
+        "no token": (daemon.get("/me", by=None), 401),
+        "no such path": (daemon.get("/nothing"), 404),
+        "no such method": (daemon.call("PATCH", "/me"), 405),
+        "no JSON": (daemon.post("/supportsessions", content=b"{"), 400),
+        "too large": (daemon.post("/supportsessions", content=b" " * 70_000), 413),
+        "a preflight": (daemon.call("OPTIONS", "/me", by=None, headers=preflight), 200),
+        "a stranger's preflight": (daemon.call("OPTIONS", "/me", by=None, headers=stranger), 400),
+        "health": (daemon.http.get(f"{daemon.url}/healthz"), 200),
+        "metrics": (daemon.http.get(f"{daemon.url}/metrics"), 401),
+        "the page": (daemon.http.get(f"{daemon.url}/docs"), 200),
+        "a script of the page": (daemon.http.get(f"{daemon.url}/docs/assets/swagger-ui-bundle.js"), 200),
+        "what the page has not": (daemon.http.get(f"{daemon.url}/docs/assets/nothing.js"), 404),
+        "the page by another method": (daemon.http.put(f"{daemon.url}/docs"), 405),
+        "the description": (daemon.http.get(f"{daemon.url}/openapi.json"), 200),
+    }
+    for what, (answer, code) in answers.items():
+        headers = answer.headers
+        assert answer.status_code == code, what
+        assert headers["X-Content-Type-Options"] == "nosniff", what
+        assert headers.get_list("Cache-Control") == ["no-store"], what
+        assert headers["Referrer-Policy"] == "no-referrer", what
+        assert headers["X-Frame-Options"] == "DENY", what
+        (policy,) = headers.get_list("Content-Security-Policy")
+        assert policy.startswith("default-src 'none'; "), what
+        assert policy.endswith("frame-ancestors 'none'"), what
+        assert ("script-src" in policy) is (what == "the page"), what
+        assert "server" not in headers, what
+    assert "Access-Control-Allow-Origin" not in answers["a stranger's preflight"][0].headers
+
+
+def test_the_page_runs_its_own_scripts_and_no_others(daemon: Daemon) -> None:
+    page = daemon.http.get(f"{daemon.url}/docs")
+    policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
+    inline = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
+    assert len(hashes) == 1
+    assert policy["script-src"].split() == ["'self'", *(f"'sha256-{one}'" for one in hashes)]
+    assert policy["connect-src"] == "'self'"
+    loaded = re.findall(r"""(?:src|href)="([^"]+)""" + '"', page.text)
+    assert loaded
+    assert all(path.startswith("/docs/assets/") for path in loaded)
+    assert not re.search(r"\son\w+=|javascript:", page.text)
 
 
 @pytest.mark.parametrize(

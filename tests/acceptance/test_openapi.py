@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -65,6 +66,14 @@ def test_every_call_is_described_and_tried(described: schemathesis.BaseSchema) -
     assert sorted(found.ok().label for found in described.get_all_operations() if isinstance(found, Ok)) == sorted(
         CALLS
     )
+
+
+def test_every_check_is_on(described: schemathesis.BaseSchema) -> None:
+    load_all_checks()
+    operation: Any = described["/v3/me"]["GET"]
+    config = described.config.checks_config_for(operation=operation, phase=None)
+    assert len(CHECKS.get_all_names()) > 10
+    assert [name for name in CHECKS.get_all_names() if not config.get_by_name(name=name).enabled] == []
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

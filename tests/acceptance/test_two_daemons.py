@@ -1,5 +1,6 @@
 """Two daemons on one PostgreSQL: what one does the other knows at once, and when one dies the other takes over."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -68,6 +69,26 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
     body = {"type": "live", "label": "Once"}
     made = [daemon.post("/supportsessions", body, headers={"Idempotency-Key": "k"}).json()["id"] for daemon in daemons]
     assert made[0] == made[1]
+
+    # So do who is in a session, and an agent's hour of work.
+    joined = one.join(made[0]).json()
+    assert two.delete(f"/supportsession/{made[0]}/participants/{joined['participantId']}", by="room").status_code == 200
+    assert one.session(made[0])["participants"] == 0
+    sign_in = one.post("/auth/token/authWithToken", {"session_token": one.tokens["anna"]}, by=None).json()
+    header = {"Session-id": sign_in["session"]["id"]}
+    assert two.get("/me", by=None, headers=header).json()["session"]["sid"] == sign_in["session"]["sid"]
+    assert two.get("/auth/signout", by=None, headers=header).status_code == 200
+    assert one.get("/me", by=None, headers=header).status_code == 401
+
+    # Another lead reaches the one first and the other later: what the other made meanwhile follows, too.
+    between = []
+    for daemon in daemons:
+        between.append(two.make(startTime=from_now(hours=1))["id"])
+        daemon.config.write_text(daemon.config.read_text().replace('lead = "1s"', 'lead = "500ms"'))
+        daemon.signal(signal.SIGHUP)
+        assert daemon.logged("deadlines.moved")["moved"] == 1
+    for session_id in between:
+        two.delete(f"/supportsession/{session_id}")
 
     start = from_now(seconds=3)
     ids = [daemon.make(startTime=start, label=f"S{number}")["id"] for number in range(SESSIONS) for daemon in daemons]

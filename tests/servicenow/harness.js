@@ -2,14 +2,15 @@
 /*
  * Runs config/servicenow/ScreenMeet.js as it is, outside ServiceNow, against a real daemon.
  *
- *   node harness.js < calls.json       prints a list, one entry a call: {result, log, requests, thrown}
- *   node harness.js --check FILE       prints what in FILE is not ES5, one line each; exit code 1 if anything is
+ * Reads orders from standard input, one a line, and answers each with a line, both in JSON:
+ *   {"base_url": ..., "token": ..., "calls": [...]}    a list, one entry a call: {result, log, requests, thrown}
+ *   {"check": "var a = ..."}                           a list of what in this source is not ES5
  *
  * A call is one of
  *   {"method": "createSession", "args": [...]}             on an object of its own
  *   {"script": "var sm = new x_prois_sm.ScreenMeet(); ..."}    its result is what it leaves in `result`
  * and may have
- *   "properties": {"x_tminus.token": ...}    over base_url and token, which come from TMINUS_BASE_URL and TMINUS_TOKEN
+ *   "properties": {"x_tminus.token": ...}    over base_url and token
  *   "user": "System Administrator", "userId": "6816..."
  *   "key": "..."                             for setIdempotencyKey
  *   "network": "throw"                       execute() throws when there is no answer, instead of reporting status 0
@@ -19,11 +20,12 @@
  * here, as it may there), gs has only scoped methods, and every text that comes from the platform is an object, not a
  * primitive, as Java strings are in Rhino. No npm packages; Node 18 or later.
  */
-const { spawnSync } = require('node:child_process');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
+const readline = require('node:readline');
 const vm = require('node:vm');
+const { MessageChannel, Worker, receiveMessageOnPort } = require('node:worker_threads');
 
 const SOURCE = path.join(__dirname, '..', '..', 'config', 'servicenow', 'ScreenMeet.js');
 
@@ -132,25 +134,45 @@ const STRIP = `(function (allowed) {
 
 // --- ServiceNow -------------------------------------------------------------------------------------------------------
 
-/** One HTTP exchange, in a process of its own: scripts in ServiceNow wait for the answer, and Node cannot. */
-const EXCHANGE = `
-  const ask = JSON.parse(require('fs').readFileSync(0, 'utf8'));
-  const tell = (answer) => { process.stdout.write(JSON.stringify(answer)); };
-  const request = require(ask.url.startsWith('https:') ? 'https' : 'http').request(ask.url, {method: ask.verb, headers: ask.headers}, (response) => {
-    const chunks = [];
-    response.on('data', (chunk) => chunks.push(chunk));
-    response.on('error', (error) => tell({problem: error.message}));
-    response.on('end', () => tell({code: response.statusCode, headers: response.headers, body: Buffer.concat(chunks).toString('utf8')}));
+/** HTTP on a thread of its own: scripts in ServiceNow wait for the answer, and Node can do that only for another thread. */
+const EXCHANGES = `
+  const { workerData } = require('node:worker_threads');
+  const { port, answered } = workerData;
+  port.on('message', (ask) => {
+    const tell = (answer) => {
+      port.postMessage(answer);
+      Atomics.store(answered, 0, 1);
+      Atomics.notify(answered, 0);
+    };
+    const { request } = require(ask.url.startsWith('https:') ? 'node:https' : 'node:http');
+    const sent = request(ask.url, {method: ask.verb, headers: ask.headers, agent: false}, (response) => {
+      const chunks = [];
+      response.on('data', (chunk) => chunks.push(chunk));
+      response.on('error', (error) => tell({problem: error.message}));
+      response.on('end', () => tell({code: response.statusCode, headers: response.headers, body: Buffer.concat(chunks).toString('utf8')}));
+    });
+    sent.setTimeout(ask.timeout, () => sent.destroy(new Error('Read timed out')));
+    sent.on('error', (error) => tell({problem: error.message || error.code}));
+    sent.end(ask.body);
   });
-  request.setTimeout(ask.timeout, () => request.destroy(new Error('Read timed out')));
-  request.on('error', (error) => tell({problem: error.message || error.code}));
-  request.end(ask.body);
 `;
 
-function serviceNow(call, outcome) {
+const answered = new Int32Array(new SharedArrayBuffer(4));
+const { port1: exchanges, port2: port } = new MessageChannel();
+new Worker(EXCHANGES, { eval: true, workerData: { port, answered }, transferList: [port] }).unref();
+
+/** One HTTP exchange; returns when it is over. */
+function exchange(ask) {
+  Atomics.store(answered, 0, 0);
+  exchanges.postMessage(ask);
+  Atomics.wait(answered, 0, 0);
+  return receiveMessageOnPort(exchanges).message;
+}
+
+function serviceNow(order, call, outcome) {
   const properties = {
-    'x_tminus.base_url': process.env.TMINUS_BASE_URL,
-    'x_tminus.token': process.env.TMINUS_TOKEN,
+    'x_tminus.base_url': order.base_url,
+    'x_tminus.token': order.token,
     ...call.properties,
   };
   const context = vm.createContext({});
@@ -175,8 +197,7 @@ function serviceNow(call, outcome) {
     this.setEccParameter = (name, value) => { message[text(name)] = text(value); };
     this.execute = () => {
       const headers = { ...message.headers, 'Content-Length': Buffer.byteLength(message.body) };
-      const done = spawnSync(process.execPath, ['-e', EXCHANGE], { input: JSON.stringify({ ...message, headers }), encoding: 'utf8' });
-      const answer = done.status === 0 ? JSON.parse(done.stdout) : { problem: done.stderr };
+      const answer = exchange({ ...message, headers });
       const token = String(properties['x_tminus.token']);
       outcome.requests.push({
         ...message,
@@ -210,9 +231,9 @@ function serviceNow(call, outcome) {
   return context;
 }
 
-function run(source, call) {
+function run(order, call) {
   const outcome = { result: null, log: [], requests: [], thrown: null };
-  const context = serviceNow(call, outcome);
+  const context = serviceNow(order, call, outcome);
   try {
     const names = Object.keys(context);
     vm.runInContext(source, context, { filename: SOURCE });
@@ -237,13 +258,10 @@ function run(source, call) {
 
 // --- the command ------------------------------------------------------------------------------------------------------
 
-const checkOnly = process.argv[2] === '--check';
-const source = fs.readFileSync(checkOnly ? process.argv[3] : SOURCE, 'utf8');
-const wrong = notES5(source);
-if (checkOnly || wrong.length) {
-  console.log(wrong.join('\n'));
-  process.exitCode = wrong.length ? 1 : 0;
-} else {
-  const calls = JSON.parse(fs.readFileSync(0, 'utf8'));
-  console.log(JSON.stringify(calls.map((call) => run(source, call)), null, 1));
-}
+const source = fs.readFileSync(SOURCE, 'utf8');
+
+readline.createInterface({ input: process.stdin }).on('line', (line) => {
+  const order = JSON.parse(line);
+  const answer = order.check === undefined ? order.calls.map((call) => run(order, call)) : notES5(order.check);
+  process.stdout.write(JSON.stringify(answer) + '\n');
+}).on('close', () => process.exit());

@@ -1,5 +1,6 @@
-"""How webhooks are signed and when they are tried again."""
+"""How webhooks are signed, when they are tried again, and where they are never sent."""
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -14,7 +15,7 @@ from tests.support.clocks import NOW
 from tests.support.receivers import OTHER_SECRET, SECRET
 
 from tminus import clock
-from tminus.delivery import signing
+from tminus.delivery import post, signing
 from tminus.delivery.backoff import LONGEST, pause, retry_after
 
 BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
@@ -152,3 +153,33 @@ def test_whatever_a_receiver_asks_there_is_a_pause(header: str) -> None:
     asked = retry_after(header, NOW)
     assert asked is None or asked >= timedelta(0)
     assert pause(1, asked) <= DAY
+
+
+# 169.254.169.254 as it can be written, and others of its kind.
+FORBIDDEN = (
+    "169.254.169.254", "2852039166", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE", "0251.0376.0251.0376", "169.254.43518",
+    "169.16689662", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "0:0:0:0:0:ffff:a9fe:a9fe", "::169.254.169.254",
+    "64:ff9b::169.254.169.254", "64:ff9b:1::a9fe:a9fe", "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1",
+    "2001:0:808:808:0:0:5601:5601", "169.254.0.1", "fe80::1", "fe80::1%lo", "febf::1",
+    "fd00:ec2::254", "FD00:0EC2:0:0:0:0:0:254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192",
+    "0.0.0.0", "0", "::", "::ffff:0.0.0.0", "224.0.0.1", "239.255.255.250", "ff02::1", "::ffff:224.0.0.1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", FORBIDDEN)
+def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -> None:
+    with pytest.raises(OSError, match="link-local or metadata address, and allow_link_local is not set"):
+        asyncio.run(post.allowed(host, 80, link_local=False))
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("10.0.0.7", "10.0.0.7"), ("fd00::7", "fd00::7"),
+     ("2130706433", "127.0.0.1"), ("2001:db8::a9fe:a9fe", "2001:db8::a9fe:a9fe")],
+)  # fmt: skip
+def test_what_is_inside_the_house_is_sent_to(host: str, address: str) -> None:
+    assert asyncio.run(post.allowed(host, 80, link_local=False)) == [address]
+
+
+def test_a_link_local_address_is_sent_to_if_the_configuration_says_so() -> None:
+    assert asyncio.run(post.allowed("0xa9fea9fe", 80, link_local=True)) == ["169.254.169.254"]

@@ -1,0 +1,391 @@
+"""The disk is full, fails, is slow, takes nothing more, or loses its power: what cannot be stored is refused, what was
+acknowledged is kept, and all resumes by itself.
+"""
+
+import errno
+import re
+import shutil
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
+from tests.support.disks import LoopDisk, fill, small_disk
+from tests.support.waiting import eventually
+
+SOURCE = Path(__file__).with_name("fixtures") / "faildisk.c"
+
+BOUND = 15
+"""Seconds in which every request is answered, whatever the disk does."""
+
+
+class Callers:
+    """Some who make sessions at the same time, until they are told to stop."""
+
+    def __init__(self, daemon: Daemon, number: int = 4) -> None:
+        self._daemon = daemon
+        self._stop = threading.Event()
+        self.made: list[str] = []
+        """Labels of the sessions that were acknowledged."""
+        self.refused: list[tuple[int, httpx.Response]] = []
+        """Who was, and how."""
+        self.trouble: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(one,)) for one in range(number)]
+
+    def _run(self, number: int) -> None:
+        asked = 0
+        while not self._stop.is_set():
+            asked += 1
+            label = f"{id(self)} {number} {asked}"
+            begun = time.monotonic()
+            try:
+                body = {"type": "live", "label": label, "metaData": {"a": "x" * 500}}
+                answer = self._daemon.post("/supportsessions", body)
+            except httpx.TransportError:
+                return  # it was ended
+            if answer.status_code == 200:
+                self.made.append(label)
+            elif answer.status_code == 503:
+                self.refused.append((number, answer))
+                self._stop.wait(0.1)
+            else:
+                self.trouble.append(answer.text)
+            if time.monotonic() - begun > BOUND:
+                self.trouble.append("a request was not answered in good time")
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        try:
+            self.make_more(20)
+        except AssertionError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def make_more(self, number: int) -> None:
+        """Waits until so many more were acknowledged."""
+        enough = len(self.made) + number
+        eventually(lambda: len(self.made) >= enough, 30)
+
+    def are_refused(self) -> None:
+        """Waits until each of them is refused, and looks how."""
+        known = len(self.refused)
+        eventually(lambda: len({number for number, _ in self.refused[known:]}) == len(self._threads), 30)
+        for _, answer in self.refused[known:]:
+            assert answer.json()["refcode"] == 107503
+            assert int(answer.headers["Retry-After"]) >= 1
+
+
+def labels(daemon: Daemon) -> list[str]:
+    """Of all sessions that there are."""
+    rows: list[JSON] = []
+    while page := daemon.get(f"/supportsessions?scope=all&limit=1000&offset={len(rows)}").json()["rows"]:
+        rows += page
+    return [row["label"] for row in rows]
+
+
+def check_kept(daemon: Daemon, callers: Callers) -> None:
+    """All that was acknowledged is there; nothing is half done."""
+    assert callers.trouble == []
+    assert set(callers.made) <= check_whole(daemon)
+
+
+def check_whole(daemon: Daemon) -> set[str]:
+    """Each session is there once and with its history, and the file is whole; returns the labels."""
+    there = labels(daemon)
+    assert len(there) == len(set(there))
+    done = daemon.command("db", "check")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (0, "nothing wrong"), done.stdout + done.stderr
+    return set(there)
+
+
+def end(daemon: Daemon) -> None:
+    """Ends it if it runs: what it has open cannot be unmounted."""
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.kill()
+
+
+def reasons(daemon: Daemon) -> str:
+    """What `/readyz` says is the matter; empty if nothing is."""
+    assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+    return ", ".join(daemon.http.get(f"{daemon.url}/readyz").json()["reasons"])
+
+
+def cannot_write(daemon: Daemon) -> str | None:
+    """Why the daemon says that it cannot write; None if it does not say so."""
+    said = re.fullmatch("the database cannot be written, since [^ ]+Z: (.*)", reasons(daemon))
+    return said and said[1]
+
+
+class Failing:
+    """A daemon on a small disk whose calls fail, or are slow, as it is told."""
+
+    def __init__(self, daemon: Daemon, library: Path, control: Path) -> None:
+        self.daemon = daemon
+        self._control = control
+        self._env = {
+            "LD_PRELOAD": str(library),
+            "FAILDISK": str(control),
+            "FAILDISK_UNDER": str(daemon.state / "tminus.db"),
+        }
+        self.works()
+
+    def start(self) -> None:
+        self.daemon.start(**self._env)
+
+    def fails(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
+        """Which error an fsync and a write have (0: none), and how many milliseconds each fsync takes."""
+        self._control.write_text(f"{sync} {write} {slow} \n")
+
+    def works(self) -> None:
+        self.fails()
+
+
+@pytest.fixture(scope="module")
+def on_small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failing]:
+    if shutil.which("cc") is None:
+        pytest.skip("NOT TESTED: no C compiler, the disk cannot fail here")
+    built = tmp_path_factory.mktemp("faildisk")
+    library, control = built / "faildisk.so", built / "fault"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+    with ExitStack() as stack:
+        daemon = Daemon(lifecycle={"lead": "1s"})
+        stack.callback(daemon.remove)
+        stack.enter_context(small_disk(daemon.state, "32m"))
+        stack.callback(end, daemon)
+        made = Failing(daemon, library, control)
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def failing(on_small_disk: Failing) -> Iterator[Failing]:
+    """One for all of these tests, with a disk that works at first."""
+    yield on_small_disk
+    on_small_disk.works()
+
+
+def test_on_a_full_disk_nothing_is_made_and_reads_go_on_and_all_resumes_when_there_is_space(failing: Failing) -> None:
+    daemon = failing.daemon
+    ballast = daemon.state / "ballast"
+    with Callers(daemon) as callers:
+        fill(ballast)
+        callers.are_refused()
+        assert cannot_write(daemon) == "database or disk is full"
+        assert daemon.logged("storage.unavailable")["error"] == "database or disk is full"
+        assert labels(daemon)
+        ballast.unlink()
+        eventually(lambda: not reasons(daemon))
+        callers.make_more(20)
+    daemon.logged("storage.recovered")
+    check_kept(daemon, callers)
+
+
+def test_on_a_full_disk_of_postgresql_it_is_the_same(pg_server: PostgresServer, make_daemon: StartDaemon) -> None:
+    with TemporaryDirectory(prefix="tminus-", dir="/tmp") as folder, ExitStack() as stack:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        disk = stack.enter_context(small_disk(Path(folder, "disk"), "20m"))
+        place = stack.enter_context(pg_server.tablespace(disk))
+        database = stack.enter_context(pg_server.database(empty=True, tablespace=place))
+        daemon = make_daemon(storage={"url": database.url.replace(":@", "@")})
+        daemon.start()
+        stack.callback(end, daemon)
+        ballast = disk / "ballast"
+        with Callers(daemon) as callers:
+            fill(ballast)
+            callers.are_refused()
+            assert "No space left on device" in (cannot_write(daemon) or "")
+            assert labels(daemon)
+            ballast.unlink()
+            eventually(lambda: not reasons(daemon))
+            callers.make_more(10)
+        assert callers.trouble == []
+        there = labels(daemon)
+        assert len(there) == len(set(there))
+        assert set(callers.made) <= set(there)
+
+
+@pytest.mark.parametrize("fault", ["sync", "write", "read-only"])
+def test_an_error_at_a_commit_is_never_taken_for_one_that_is_done(failing: Failing, fault: str) -> None:
+    daemon = failing.daemon
+    with Callers(daemon) as callers:
+        failing.fails(
+            sync=errno.EIO if fault == "sync" else 0,
+            write={"write": errno.EIO, "read-only": errno.EROFS}.get(fault, 0),
+        )
+        callers.are_refused()
+        known = len(callers.made)
+        callers.are_refused()
+        assert len(callers.made) == known
+        assert cannot_write(daemon) == "disk I/O error"
+        assert labels(daemon)
+        failing.works()
+        eventually(lambda: not reasons(daemon))
+        callers.make_more(20)
+    check_kept(daemon, callers)
+
+
+def test_on_a_slow_disk_the_clock_goes_on_and_everybody_is_answered(failing: Failing) -> None:
+    daemon = failing.daemon
+    opens = daemon.make(label="Opens meanwhile", startTime=from_now(seconds=3))["id"]
+    with Callers(daemon) as callers:
+        failing.fails(slow=700)
+        made = len(callers.made)
+        begun = time.monotonic()
+        assert not reasons(daemon)
+        assert labels(daemon)
+        assert time.monotonic() - begun < BOUND
+        eventually(lambda: daemon.session(opens)["status"] == "new")
+        assert len(callers.made) > made
+        failing.works()
+    assert [event["type"] for event in daemon.events(opens)] == ["session.scheduled", "session.ready"]
+    assert callers.refused == []
+    check_kept(daemon, callers)
+
+
+def test_killed_and_started_while_the_disk_fails_it_has_all_that_was_acknowledged(failing: Failing) -> None:
+    daemon = failing.daemon
+    with Callers(daemon) as callers:
+        due = daemon.make(label="Opens later", startTime=from_now(seconds=2.5))
+        failing.fails(sync=errno.EIO)
+        callers.are_refused()
+        daemon.kill()
+    eventually(lambda: from_now(seconds=1) > due["startTime"])  # the first that it wants to do is to open this one
+    failing.start()
+    assert set(callers.made) <= set(labels(daemon))
+    refused = daemon.post("/supportsessions", {"type": "live", "label": "Lost"})
+    assert (refused.status_code, refused.json()["refcode"]) == (503, 107503)
+    assert cannot_write(daemon) == "disk I/O error"
+    failing.works()
+    eventually(lambda: daemon.session(due["id"])["status"] == "new")
+    assert [event["type"] for event in daemon.events(due["id"])] == ["session.scheduled", "session.ready"]
+    eventually(lambda: not reasons(daemon))
+    check_kept(daemon, callers)
+    assert daemon.terminate() == 0
+    assert not daemon.log_lines("storage.damaged")
+
+
+def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_nothing_more(
+    make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    disk = LoopDisk(tmp_path / "image", daemon.state)
+    with ExitStack() as stack:
+        stack.callback(disk.unmount)
+        stack.callback(end, daemon)
+        acknowledged: set[str] = set()
+        for cut in (disk.cut_power, disk.fail):
+            daemon.start()
+            with Callers(daemon) as callers:
+                # Not what is flushed at this very moment: the kernel calls that done although it cuts it off.
+                acknowledged |= set(callers.made)
+                cut()
+                callers.are_refused()
+                assert cannot_write(daemon)
+                if cut == disk.fail:
+                    assert labels(daemon)
+            assert callers.trouble == []
+            end(daemon)
+            disk.unmount()
+            disk.mount()
+        daemon.start()
+        assert acknowledged <= check_whole(daemon)
+        assert daemon.terminate() == 0
+
+
+@pytest.fixture(scope="module")
+def worn() -> Iterator[Daemon]:
+    """A daemon that was killed under load; the tests of this module wear it out further, in their order."""
+    daemon = Daemon()
+    try:
+        daemon.start()
+        with Callers(daemon):
+            daemon.kill()
+        yield daemon
+    finally:
+        daemon.remove()
+
+
+def spoil(file: Path, at: int, size: int) -> None:
+    """Turns every bit of a part of a file."""
+    with file.open("r+b") as spoilt:
+        spoilt.seek(at)
+        content = spoilt.read(size)
+        spoilt.seek(at)
+        spoilt.write(bytes(byte ^ 0xFF for byte in content))
+
+
+def spoil_root(database: Path, name: str) -> None:
+    """Spoils the page by which a table or an index is reached."""
+    with closing(sqlite3.connect(database)) as opened:
+        assert opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        (page,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    spoil(database, (page - 1) * 4096, 4096)
+
+
+def test_a_damaged_wal_file_is_told_by_the_check_and_at_the_start(worn: Daemon) -> None:
+    """SQLite itself drops what is behind the damage, and tells nobody."""
+    wal = worn.state / "tminus.db-wal"
+    spoil(wal, wal.stat().st_size // 2, 10)
+
+    checked = worn.command("db", "check")
+    worn.start()
+
+    assert (checked.returncode, checked.stdout.partition(":")[0]) == (1, "wal")
+    [told] = worn.log_lines("storage.damaged")
+    assert f"{wal} is damaged behind frame " in told["error"]
+    assert "`tminus db check`" in told["message"]
+    assert "restore a backup" in told["message"]
+    assert worn.make()["status"] == "new"
+
+
+def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: Daemon) -> None:
+    session = worn.make()["id"]
+    already = len(worn.log_lines())
+    spoil_root(worn.state / "tminus.db", "session")
+
+    for answer in (
+        worn.get(f"/supportsession/{session}"),
+        worn.post("/supportsessions", {"type": "live", "label": "Lost"}),
+        worn.delete(f"/supportsession/{session}"),
+    ):
+        assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert worn.get("/me").status_code == 200
+    assert "the database is damaged: database disk image is malformed" in reasons(worn)
+    lines = worn.log_lines()[already:]
+    assert [line["error"] for line in lines if line["event"] == "storage.damaged"] == [
+        "database disk image is malformed"
+    ]
+    assert "restore a backup" in next(line["message"] for line in lines if line["event"] == "storage.damaged")
+    assert not [line for line in lines if line["event"] in ("http.failed", "library.said")]
+    assert worn.terminate() == 0
+
+
+def test_a_page_that_was_damaged_before_the_start_ends_it_in_one_clear_line(worn: Daemon) -> None:
+    spoil_root(worn.state / "tminus.db", "session_due")
+    worn.spawn()
+    assert worn.process is not None
+    assert worn.process.wait(30) == 1
+    [*_, failed] = worn.log_lines()
+    assert failed["event"] == "daemon.failed"
+    assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed["error"]
+    assert "restore a backup" in failed["error"]
+    assert worn.errors.read_text() == ""

@@ -1,0 +1,115 @@
+"""More than it can bear: clients that are slow, broken or too many stop neither the others nor the clock."""
+
+import resource
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from tests.acceptance.conftest import check_health
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tests.bench import load
+from tests.bench.load import Plan
+from tests.support.waiting import eventually
+
+IDLE = 2000
+"""Connections that say nothing: as many as may be open by default."""
+
+LEAD = 600
+"""Seconds before its start time in which a session opens, by default."""
+
+LATE_MS = 5000
+"""What the clock's lag is held against: as much as says that it did not queue, on a machine however busy."""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Daemon]:
+    """A daemon for the tests of this module; both may open as many files as they need."""
+    wanted = IDLE + 1000
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if own[1] != resource.RLIM_INFINITY and own[1] < wanted:
+        pytest.skip(f"NOT TESTED UNDER LOAD: a process may open no more than {own[1]} files here")
+    daemon = Daemon()
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        for process in (0, daemon.process.pid):
+            soft, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        yield daemon
+        check_health(daemon)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, own)
+        daemon.remove()
+
+
+def due_in(daemon: Daemon, seconds: float) -> str:
+    """The id of a session that opens in so many seconds."""
+    made = daemon.make(startTime=from_now(seconds=LEAD + seconds))
+    assert made["status"] == "scheduled"
+    return str(made["id"])
+
+
+def lag_of(daemon: Daemon, session_id: str) -> int:
+    """How late the clock opened a session, in milliseconds; waits until it has."""
+
+    def opened() -> list[int]:
+        return [event["lagMs"] for event in daemon.events(session_id) if event["type"] == "session.ready"]
+
+    return eventually(opened, deadline=30)[0]
+
+
+def test_slow_idle_and_broken_clients_stop_nobody(loaded: Daemon) -> None:
+    address = ("127.0.0.1", int(loaded.url.rpartition(":")[2]))
+    head = f"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n".encode()
+    get = f"GET /v3/me HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n\r\n".encode()
+    begun = (
+        head,  # a head that never ends
+        head + b"Content-Length: 100\r\n\r\n{",  # a body that never comes
+        head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",  # one that never ends
+        get * 20,  # many requests at once, whose answers nobody reads
+    )
+    garbage = (b"\x16\x03\x01\x02\x00\x01" * 500, b"GET\r\n\r\n" * 500, get + b"}\r\n\r\n" * 500, b"X: y\r\n" * 20_000)
+    with ExitStack() as held:
+
+        def connect() -> socket.socket:
+            return held.enter_context(socket.create_connection(address, timeout=20))
+
+        for _ in range(IDLE):
+            connect()
+        slow = [connect() for _ in range(20 * len(begun))]
+        for number, one in enumerate(slow):
+            one.sendall(begun[number % len(begun)])
+        session = due_in(loaded, 3)
+        for bad in garbage * 3:
+            with suppress(ConnectionError):  # it is hung up on before it has said all of it
+                connect().sendall(bad)
+            for number, one in enumerate(slow):
+                if number % len(begun) < 2:
+                    one.send(b"x")  # a byte now and then
+                elif number % len(begun) == 2:
+                    one.send(b"1\r\n \r\n")
+            assert loaded.session(loaded.make()["id"])["status"] == "new"
+        assert lag_of(loaded, session) < LATE_MS
+
+
+def test_what_is_too_much_is_refused_and_what_is_accepted_is_stored_once(loaded: Daemon) -> None:
+    seen = loaded.make()["id"]
+    sessions = [due_in(loaded, seconds) for seconds in (2.0, 2.5, 3.0)]
+    port = int(loaded.url.rpartition(":")[2])
+    plan = Plan("mixed", port, loaded.token, 2.0, 800, ids=[seen], first_start=from_now(days=2))
+    begun = time.monotonic()
+    counted = load.run(plan)
+    assert time.monotonic() - begun < 30  # nobody was left without an answer
+    assert set(counted.statuses) == {"200", "503"}  # each refusal in its shape, with Retry-After
+    assert max(lag_of(loaded, session) for session in sessions) < LATE_MS
+    # It is over at once, and what was acknowledged is there.
+    assert loaded.make()["status"] == "new"
+    with sqlite3.connect(f"file:{loaded.state}/tminus.db?mode=ro", uri=True) as connection:
+        stored = [row[0] for row in connection.execute("SELECT id FROM session WHERE label = 'Bench'")]
+    connection.close()
+    assert sorted(stored) == sorted(session_id for session_id, _ in counted.made)

@@ -1,0 +1,198 @@
+"""What the process may use is used up, or it is told to stop in the middle of a herd: nothing acknowledged is lost."""
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tests.bench import rows
+from tests.support.waiting import eventually
+from tminus.vocabulary import SessionType
+
+FILES = 110
+"""Enough for what the daemon has open itself, the 64 that it keeps, and a few connections."""
+
+MANY = 80
+
+
+def pid_of(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    return daemon.process.pid
+
+
+def open_files(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{pid_of(daemon)}/fd"))
+
+
+def cpu_seconds(daemon: Daemon) -> float:
+    after_name = Path(f"/proc/{pid_of(daemon)}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def connect(address: str | tuple[str, int]) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    connection.settimeout(10)
+    connection.connect(address)
+    return connection
+
+
+def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    host = urlsplit(daemon.url)
+    assert host.hostname is not None
+    assert host.port is not None
+    resource.prlimit(pid_of(daemon), resource.RLIMIT_NOFILE, (FILES, FILES))
+    session = daemon.make(startTime=from_now(minutes=10, seconds=3))
+
+    clients = [connect((host.hostname, host.port)) for _ in range(MANY)]
+    clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: tminus\r\n\r\n")
+    assert clients[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert clients[0].recv(1) == b"", "who has been idle for longest has made room"
+    assert daemon.command("list").returncode == 0, "the local socket is not locked out by them"
+    assert daemon.get("/me").status_code == 200
+    [told] = daemon.log_lines("http.full")
+    assert told["limit"] == FILES
+    assert told["connections"] == FILES - 64
+
+    # Then nothing is left at all.
+    clients += [connect(str(daemon.socket)) for _ in range(MANY)]
+    eventually(lambda: open_files(daemon) == FILES)
+    begun, used = time.monotonic(), cpu_seconds(daemon)
+    line = daemon.logged("session.ready", session_id=session["id"])
+    assert line["lag_ms"] < 5000
+    assert cpu_seconds(daemon) - used < 0.2 + (time.monotonic() - begun) / 2, "it does not spin"
+
+    for client in clients:
+        client.close()
+    eventually(lambda: open_files(daemon) < FILES - 64)
+    assert daemon.command("list").returncode == 0
+    daemon.http.close()
+    daemon.http = type(daemon.http)(timeout=20)
+    assert daemon.session(session["id"])["status"] == "new"
+
+
+HERD = 10_000
+
+
+def test_told_to_stop_in_the_middle_of_a_herd_it_stops_and_the_rest_is_opened_once_and_in_order(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon()
+    database = daemon.state / "tminus.db"
+    template = daemon.make(startTime=from_now(days=300))["id"]
+    assert daemon.terminate() == 0
+    rows.multiply(database, template, SessionType.LIVE, HERD)
+    daemon.start()
+    # Each falls due a millisecond after the other, all in the past.
+    with rows.connect(database) as herd:
+        now = time.time_ns() // 1_000_000
+        herd.execute(
+            "UPDATE session SET due_at = ? + rowid, start_time = ? + rowid", (now - HERD, now + 600_000 - HERD)
+        )
+        herd.execute("UPDATE session SET expires_at = start_time + 3600000")
+        opened = "SELECT count(*) FROM session WHERE status = 'new'"
+        eventually(lambda: herd.execute(opened).fetchone()[0])
+        daemon.signal(signal.SIGTERM)
+        assert daemon.process is not None
+        assert daemon.process.wait(10) == 0
+        before = herd.execute(opened).fetchone()[0]
+        assert 0 < before < HERD, "it was in the middle"
+        assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
+        logged = [line["session_id"] for line in daemon.log_lines("session.ready")]
+        assert len(logged) == before
+
+        daemon.log.unlink()  # that is long to read again and again
+        daemon.start()
+        assert herd.execute(opened).fetchone()[0] == HERD
+        told = herd.execute(
+            "SELECT s.due_at, e.session_id FROM event AS e JOIN session AS s ON s.id = e.session_id "
+            "WHERE e.type = 'session.ready' ORDER BY e.seq"
+        ).fetchall()
+    assert len(told) == len({session_id for _, session_id in told}) == HERD
+    assert [due for due, _ in told] == sorted(due for due, _ in told)
+    assert daemon.terminate() == 0
+    logged += [line["session_id"] for line in daemon.log_lines("session.ready")]
+    assert logged == [session_id for _, session_id in told]
+
+
+MEMORY = 32_000_000
+"""Bytes by which the daemon may grow."""
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Callable[[int], None]]:
+    """What puts a process where it cannot grow by more than `MEMORY`: then the kernel kills it, and nobody else."""
+    root = Path("/sys/fs/cgroup")
+    names = {"memory.limit_in_bytes": MEMORY, "memory.swappiness": 0}
+    if (root / "cgroup.controllers").exists():
+        names = {"memory.max": MEMORY, "memory.swap.max": 0}
+    else:
+        root /= "memory"
+    group = root / f"tm-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"NOT TESTED WITH LITTLE MEMORY: it needs root and control groups ({error})")
+    try:
+        for name, value in names.items():
+            if not (group / name).exists():
+                pytest.skip(f"NOT TESTED WITH LITTLE MEMORY: control groups here have no {name}")
+            (group / name).write_text(str(value))
+
+        def put(pid: int) -> None:
+            (group / "cgroup.procs").write_text(str(pid))
+
+        yield put
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_killed_for_lack_of_memory_under_load_it_has_lost_nothing_acknowledged(
+    start_daemon: StartDaemon, little_memory: Callable[[int], None]
+) -> None:
+    daemon = start_daemon(server={"max_body": "64MiB"})
+    little_memory(pid_of(daemon))
+    acknowledged: list[str] = []
+
+    def make() -> int:
+        """Makes sessions until there is nobody to make them; returns how often it asked."""
+        asked = 0
+        with httpx.Client(headers={"Session-id": daemon.token}, timeout=20) as http, suppress(httpx.TransportError):
+            while True:
+                asked += 1
+                answer = http.post(f"{daemon.url}/v3/supportsessions", json={"type": "support", "label": "Kept"})
+                if answer.status_code == 200:
+                    acknowledged.append(answer.json()["id"])
+        return asked
+
+    with ThreadPoolExecutor(3) as pool:
+        makers = [pool.submit(make) for _ in range(3)]
+        eventually(lambda: len(acknowledged) > 20)
+        with suppress(httpx.TransportError):
+            daemon.post("/supportsessions", content=b" " * (MEMORY * 2 - 1_000_000))
+        assert daemon.process is not None
+        assert daemon.process.wait(20) == -signal.SIGKILL
+        asked = sum(maker.result() for maker in makers)
+
+    daemon.start()
+    with rows.connect(daemon.state / "tminus.db", readonly=True) as database:
+        pin_of = dict(database.execute("SELECT id, pin FROM session").fetchall())
+        told = [row[0] for row in database.execute("SELECT session_id FROM event WHERE type = 'session.created'")]
+    assert set(acknowledged) <= pin_of.keys()
+    assert len(pin_of) <= asked
+    assert len(set(pin_of.values())) == len(pin_of)
+    assert sorted(told) == sorted(pin_of), "each with its event"
+    assert daemon.session(acknowledged[-1])["status"] == "new"

@@ -1,0 +1,249 @@
+"""Who may do what: every call of the API by every role and way in, on one's own session, another's, and none.
+
+`RIGHTS` is the table, the same as in docs/api.md.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now
+
+ROLES = ("nobody", "api", "room", "agent", "monitor", "supervisor", "group_admin")
+
+# What each of these may: see docs/api.md for the words.
+RIGHTS = {
+    "POST /v3/supportsessions": "- - - yes - - yes",
+    "GET /v3/supportsessions": "- - - own own own own",
+    "GET /v3/supportsessions?scope=all": "- - - - masked all all",
+    "GET /v3/supportsession/{session_id}": "- - - own masked all all",
+    "PUT /v3/supportsession/{session_id}": "- - - own - - all",
+    "DELETE /v3/supportsession/{session_id}": "- - - own - all all",
+    "GET /v3/supportsession/{session_id}/events": "- - - own all all all",
+    "POST /v3/supportsession/{session_id}/participants": "- - all - - - all",
+    "DELETE /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
+    "GET /v3/events": "- - - - yes - yes",
+    "GET /v3/crmlookup/{key}": "- - - own masked all all",
+    "GET /v3/discovery": "- none none own all all all",
+    "GET /v3/support/{pin}/meta": "yes yes yes yes yes yes yes",
+    "POST /v3/auth/{provider}/authWithToken": "yes yes yes yes yes yes yes",
+    "GET /v3/auth/signout": "- yes yes yes yes yes yes",
+    "GET /v3/me": "- yes yes yes yes yes yes",
+    "GET /v3/organization/{organization_id}/remotewidgetconfig": "- yes yes yes yes yes yes",
+    "GET /v3/organization/{organization_id}/cobrowsedeployments": "- yes yes yes yes yes yes",
+    "GET /v3/webhooks": "- - - - - - yes",
+    "GET /v3/webhooks/{name}": "- - - - - - yes",
+    "POST /v3/webhooks/{name}/ping": "- - - - - - yes",
+    "POST /v3/webhooks/{name}/pause": "- - - - - - yes",
+    "POST /v3/webhooks/{name}/resume": "- - - - - - yes",
+    "GET /v3/webhooks/{name}/deliveries": "- - - - - - yes",
+    "POST /v3/webhooks/{name}/replay": "- - - - - - yes",
+    "GET /metrics": "- - - - yes - yes",
+    "GET /healthz": "yes yes yes yes yes yes yes",
+    "GET /readyz": "yes yes yes yes yes yes yes",
+}
+
+AGENT_OF = {"api": "api", "room": "room", "agent": "anna", "monitor": "monitor", "supervisor": "supervisor",
+            "group_admin": "chief"}  # fmt: skip
+"""Whose token has this role and no other that matters."""
+
+OWNERS = {"agent": "anna", "group_admin": "chief", "local": None, "other": "ben"}
+"""Who owns sessions; None: whoever comes in by the local socket. Ben never asks: his are another's for everybody."""
+
+
+@dataclass
+class Owned:
+    """The sessions of one owner."""
+
+    planned: JSON
+    """Scheduled for tomorrow."""
+    live: JSON
+    """Somebody is in it."""
+    participant: str
+
+
+@dataclass
+class House:
+    """A daemon in which some own sessions, and how each caller comes in."""
+
+    daemon: Daemon
+    local: httpx.Client
+    sessions: dict[str, Owned] = field(default_factory=dict)
+    begun: dict[str, str] = field(default_factory=dict)
+    """The agent session of each role."""
+
+    def ways(self, role: str) -> Iterator[tuple[str, httpx.Client, dict[str, str]]]:
+        """Every way in of a role: what it is called, by which socket, with which headers."""
+        tcp = self.daemon.http
+        if role == "nobody":
+            yield "no token", tcp, {}
+            yield "a wrong token", tcp, {"Session-id": "x" * 43}
+            yield "an expired token", tcp, {"Session-id": self.daemon.tokens["expired"]}
+            return
+        token = self.daemon.tokens[AGENT_OF[role]]
+        yield "the token", tcp, {"Session-id": token}
+        if role not in self.begun:
+            begun = self.daemon.post("/auth/token/authWithToken", {"session_token": token}, by=None).json()
+            self.begun[role] = begun["session"]["id"]
+        yield "an agent session", tcp, {"Session-id": self.begun[role]}
+        if role == "group_admin":
+            yield "the local socket", self.local, {}
+            yield "the local socket, a wrong token", self.local, {"Session-id": "x" * 43}
+            yield "the local socket, another's token", self.local, {"Session-id": self.daemon.tokens["room"]}
+
+    def ask(self, client: httpx.Client, call: str, headers: dict[str, str], at: Owned | None) -> httpx.Response:
+        """A call as it would be right, about the sessions of this owner, or about none that there is."""
+        method, path = call.split()
+        path = path.format(
+            session_id="nobody" if at is None else (at.planned if method == "PUT" else at.live)["id"],
+            participant_id=at.participant if at else "nobody",
+            key="RIGHTS",
+            pin=self.sessions["other"].live["pin"],
+            provider="token",
+            organization_id=1,
+            name="nobody",
+        )
+        bodies: dict[str, JSON] = {
+            "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
+            "PUT /v3/supportsession/{session_id}": {"startTime": from_now(days=2)},
+            "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest"},
+            "POST /v3/auth/{provider}/authWithToken": {"session_token": self.daemon.tokens["api"]},
+            "POST /v3/webhooks/{name}/replay": {"fromSeq": 1},
+        }
+        return client.request(
+            method, f"{self.daemon.url}{path}", json=bodies.get(call), headers=headers, params=self.query(call)
+        )
+
+    def query(self, call: str) -> dict[str, Any] | None:
+        if call.startswith("GET /v3/supportsessions"):
+            return {"limit": 1000, "type": "support", "scope": "all" if "scope" in call else ""}
+        if call == "GET /v3/discovery":
+            return {"ids": ",".join(owned.live["id"] for owned in self.sessions.values())}
+        return None
+
+    def own(self, whose: str) -> Owned:
+        """Makes sessions of this owner."""
+        agent = OWNERS[whose]
+        client, headers = (self.daemon.http, {"Session-id": self.daemon.tokens[agent]}) if agent else (self.local, {})
+
+        def make(**more: Any) -> JSON:
+            parent = {"externalMapping": "RIGHTS", "parentObject": {"id": "1"}}
+            body = {"type": "support", "label": "Owned", **parent, **more}
+            made: JSON = client.post(f"{self.daemon.url}/v3/supportsessions", json=body, headers=headers).json()
+            return made
+
+        planned, live = make(startTime=from_now(days=1)), make()
+        return Owned(planned, live, self.daemon.join(live["id"]).json()["participantId"])
+
+    def versions(self) -> dict[str, int]:
+        """Of each open session that somebody owns; a move makes another version."""
+        rows = self.daemon.get("/supportsessions?scope=all&type=support&limit=1000").json()["rows"]
+        owned = {one["id"] for own in self.sessions.values() for one in (own.planned, own.live)}
+        return {row["id"]: row["version"] for row in rows if row["id"] in owned}
+
+
+@pytest.fixture(scope="module")
+def house(daemon: Daemon) -> Iterator[House]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), timeout=20) as local:
+        house = House(daemon, local)
+        house.sessions = {whose: house.own(whose) for whose in OWNERS}
+        yield house
+
+
+def test_every_call_of_the_api_is_in_the_table_and_no_other(daemon: Daemon) -> None:
+    described = daemon.http.get(f"{daemon.url}/openapi.json").json()["paths"]
+    calls = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    assert {call.partition("?")[0] for call in RIGHTS} == calls
+
+
+def test_the_table_is_the_one_that_readers_have() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/api.md").read_text()
+    head = "| call | nobody |" + "".join(f" `{role}` |" for role in ROLES[1:])
+    assert head in page
+    rows = re.findall(r"^\| `((?:GET|POST|PUT|DELETE) /\S+)` \|(( \S+ \|){7})$", page, re.MULTILINE)
+    shown = {call: cells.replace("|", " ").replace("\u2013", "-").split() for call, cells, _ in rows}
+    assert shown == {call: cells.split() for call, cells in RIGHTS.items()}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("call", RIGHTS)
+def test_a_role_may_do_what_the_table_says_and_what_is_refused_changes_nothing(
+    house: House, call: str, role: str
+) -> None:
+    may = RIGHTS[call].split()[ROLES.index(role)]
+    of_a_session = "{session_id}" in call
+    changes = of_a_session and not call.startswith("GET")
+    before = house.versions() if changes else {}
+    assert not changes or len(before) == 2 * len(OWNERS)
+    for way, client, headers in house.ways(role):
+        me = "local" if client is house.local else role
+        if not of_a_session:
+            answer = house.ask(client, call, headers, house.sessions["other"])
+            _check(answer, allowed=may != "-", known=role != "nobody", said=f"{role} by {way}: {call}")
+            if may in ("own", "all", "masked", "none") and answer.status_code == 200:
+                assert _seen(house, call, answer) == _to_be_seen(house, may, me), f"{role} by {way}: {call}"
+            continue
+        for whose in ["other", *([me] if me in OWNERS else [])]:
+            allowed = may in ("all", "masked") or (may == "own" and whose == me)
+            # What is allowed changes something: a session of its own for it.
+            at = house.sessions[whose]
+            if allowed and changes:
+                at = house.own(whose)
+            answer = house.ask(client, call, headers, at)
+            said = f"{role} by {way}: {call} on {whose}'s session"
+            _check(answer, allowed=allowed, known=role != "nobody", said=said)
+            if allowed and call == "GET /v3/supportsession/{session_id}":
+                assert _masked(answer.json()) is (may == "masked"), said
+        gone = house.ask(client, call, headers, None)
+        by_role_alone = "own" not in RIGHTS[call].split()
+        if role == "nobody":
+            assert gone.status_code == 401, f"{role} by {way}: {call} on no session"
+        else:
+            assert gone.status_code == (403 if by_role_alone and may == "-" else 404), f"{role} by {way}: {call}"
+    if changes:
+        assert house.versions() == before
+    if "signout" in call:
+        house.begun.clear()
+
+
+def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> None:
+    if allowed:
+        # Past the question of rights: of a webhook that there is not, that is said then.
+        assert answer.status_code == 200 or answer.json()["refcode"] == 109404, f"{said}: {answer.text}"
+        return
+    body = answer.json()
+    assert (answer.status_code, body["refcode"]) == ((403, 104403) if known else (401, 104401)), said
+    assert set(body) == {"code", "refcode", "description", "errors"}
+
+
+def _masked(session: JSON) -> bool:
+    """Whether host token, host's URL and PIN are left out. All or none of them are."""
+    hidden = {"hostAuthToken" not in session, "host" not in session["urls"], session["pin"] == 0}
+    assert len(hidden) == 1, session
+    return hidden == {True}
+
+
+def _seen(house: House, call: str, answer: httpx.Response) -> dict[str, bool]:
+    """Whose live sessions an answer lists, each with whether its secrets are left out."""
+    body = answer.json()
+    listed: dict[str, JSON] = body
+    if isinstance(body, list) or "rows" in body:
+        listed = {one["id"]: one for one in (body if isinstance(body, list) else body["rows"])}
+    seen = {}
+    for whose, owned in house.sessions.items():
+        if owned.live["id"] in listed:
+            one = listed[owned.live["id"]]
+            seen[whose] = "urls" in one and _masked(one)
+    return seen
+
+
+def _to_be_seen(house: House, may: str, me: str) -> dict[str, bool]:
+    if may == "none":
+        return {}
+    return {whose: may == "masked" for whose in house.sessions if may != "own" or whose == me}

@@ -1,0 +1,19 @@
+"""What `make audit` makes of a report."""
+
+from tests.support.audit import verdict
+
+
+def test_a_known_hole_is_told_and_what_is_not_known_is_no_all_clear() -> None:
+    hole = {"id": "PYSEC-2020-1", "fix_versions": ["1.2"], "aliases": [], "description": ""}
+    report = {
+        "dependencies": [
+            {"name": "whole", "version": "1", "vulns": []},
+            {"name": "leaky", "version": "1.1", "vulns": [hole, {**hole, "id": "PYSEC-2020-2", "fix_versions": []}]},
+            {"name": "unheard-of", "skip_reason": "Dependency not found on PyPI and could not be audited"},
+        ],
+        "fixes": [],
+    }
+    assert verdict(report) == (
+        ["leaky 1.1: PYSEC-2020-1, mended in 1.2", "leaky 1.1: PYSEC-2020-2, mended in no version yet"],
+        ["unheard-of"],
+    )
