@@ -8,6 +8,8 @@
 `figures`     what is measured
 `receiver`    what webhooks are delivered to, a process of its own
 `deliveries`  what is measured of webhooks
+`postgres`    a PostgreSQL of its own, and databases of many sessions in it
+`shared`      what is measured of one and two daemons on it
 `report`      the table, and the same as JSON
 ============  =====================================================================
 """

@@ -29,15 +29,16 @@ _ENDPOINT = """
 [[webhooks]]
 name = "{name}"
 url = "{url}"
-secret_file = "secret"
+secret_file = "{secret}"
 from = "{since}"
 """
 
 
-def _endpoint(directory: Path, name: str, receiver: Receiver, since: str = "now") -> str:
+def endpoint(directory: Path, name: str, receiver: Receiver, since: str = "now") -> str:
     """The table of an endpoint, and its secret beside it."""
-    (directory / "secret").write_text("whsec_" + "c2VjcmV0IG9mIGEgYmVuY2htYXJrJ3MgcmVjZWl2ZXI=\n")
-    return _ENDPOINT.format(name=name, url=receiver.url, since=since)
+    secret = directory / "secret"
+    secret.write_text("whsec_" + "c2VjcmV0IG9mIGEgYmVuY2htYXJrJ3MgcmVjZWl2ZXI=\n")
+    return _ENDPOINT.format(name=name, url=receiver.url, secret=secret, since=since)
 
 
 def webhooks(bench: Bench) -> list[Figure]:
@@ -69,7 +70,7 @@ def webhooks(bench: Bench) -> list[Figure]:
 
 def _rate(bench: Bench, directory: Path, number: int) -> float:
     """Events that are stored already, delivered by a daemon that has nothing else to do."""
-    with Receiver() as receiver, Daemon(directory, _endpoint(directory, "desk", receiver, "beginning")) as daemon:
+    with Receiver() as receiver, Daemon(directory, endpoint(directory, "desk", receiver, "beginning")) as daemon:
         daemon.line("webhook.failed")  # the start is over, and not measured
         bench.say(f"{number:,} events to a webhook")
         receiver.up()
@@ -116,7 +117,7 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
         Receiver() as steady,
         Receiver() as failing,
     ):
-        endpoints = _endpoint(directory, "steady", steady) + _endpoint(directory, "failing", failing)
+        endpoints = endpoint(directory, "steady", steady) + endpoint(directory, "failing", failing)
         steady.up()
         failing.up()
         with Daemon(directory, endpoints) as daemon:

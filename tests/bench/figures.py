@@ -13,11 +13,15 @@ from tests.bench import load, rows
 from tests.bench.daemon import Daemon
 from tests.bench.deliveries import webhooks
 from tests.bench.load import Plan
+from tests.bench.shared import postgres
 from tests.bench.workbench import Bench, Figure
 from tminus import instants
 
 POLL = 0.0005
 """Seconds between two looks at the database while something is about to fall due."""
+
+CROWD = 1000
+"""Connections over which more is asked than can be answered."""
 
 SLOW_POLL = 0.005
 """The same once a herd has begun to open: what looks takes time from what it looks at."""
@@ -200,7 +204,7 @@ def latency(bench: Bench) -> list[Figure]:
         with Daemon(directory) as daemon:
             bench.say(f"{sizes.steady_rate:.0f} requests/s, then {number:,} sessions fall due")
             seconds = due_ms / 1000 - time.time() + 15
-            plan = Plan("mixed", daemon.port, daemon.token, seconds, 32, sizes.steady_rate, ids, _ahead(2))
+            plan = Plan("mixed", daemon.port, daemon.token, seconds, 32, sizes.steady_rate, False, ids, _ahead(2))
             begun, generator = time.time(), load.start(plan)
             opening = watch(daemon.database, due_ms)
             told = daemon.wait_until_told("session.ready", number)
@@ -225,6 +229,63 @@ def latency(bench: Bench) -> list[Figure]:
                 "idle_p50_ms": round(counted.p(50, begun + 2, opening.due) * 1000, 1),
                 "p99_until_all_is_in_the_log_ms": round(counted.p(99, opening.due, told) * 1000, 1),
                 "all_in_the_log_after_ms": round((told - opening.due) * 1000),
+            },
+        )
+    ]
+
+
+# --- too much ---------------------------------------------------------------------------------------------------------
+
+
+def overload(bench: Bench) -> list[Figure]:
+    """Ten times the load that it bears: schedules and looks, half of each, beside what they take at that load."""
+    sizes = bench.sizes
+    with bench.scratch() as directory, Daemon(directory) as daemon, daemon.http() as http:
+
+        def ask(kind: str, seconds: float, *more: Any) -> load.Load:
+            return load.run(Plan(kind, daemon.port, daemon.token, seconds, *more))
+
+        first = ask("schedule", sizes.floor_seconds, load.CONNECTIONS, None, False, [], _ahead(2))
+        ids = [session_id for session_id, _ in first.made[:1000]]
+        bench.say("as much as it bears")
+        borne = ask("mixed", sizes.load_seconds, load.CONNECTIONS, None, False, ids, _ahead(20))
+        rate = borne.per_second * 10
+        bench.say(f"{rate:,.0f} requests/s, {CROWD} connections")
+        # Twice: what the first costs in memory (connections, buffers, caches), the second must not cost again.
+        ask("mixed", sizes.load_seconds, CROWD, rate, True, ids, _ahead(40))
+        before = daemon.memory()
+        start = datetime.now(UTC) + timedelta(milliseconds=rows.LEAD_MS, seconds=1 + sizes.load_seconds / 2)
+        order = {"type": "live", "label": "Due", "startTime": start.isoformat(timespec="milliseconds")}
+        due = http.post("/supportsessions", json=order).raise_for_status().json()["id"]
+        much = ask("mixed", sizes.load_seconds, CROWD, rate, True, ids, _ahead(60))
+        after = daemon.memory()
+        lag = next(
+            event["lagMs"]
+            for event in http.get(f"/supportsession/{due}/events").raise_for_status().json()["events"]
+            if event["type"] == "session.ready"
+        )
+    answered = sum(much.statuses.values())
+    refused = much.statuses.get("503", 0)
+    worst, floor = much.p(99, status="200"), borne.p(99)
+    return [
+        Figure(
+            "p99 of what is accepted at ten times the load",
+            worst * 1000,
+            "ms",
+            floor * 1000,
+            "p99 at the load it bears",
+            worst / floor,
+            "< 2 s, refusals as promised, lag < 250 ms, memory flat",
+            worst < 2 and set(much.statuses) <= {"200", "503"} and lag < 250 and after - before < 10,
+            {
+                "borne_per_second": round(borne.per_second),
+                "accepted_per_second": round(much.statuses.get("200", 0) / sizes.load_seconds),
+                "refused_percent": round(100 * refused / answered),
+                "refused_p99_ms": round(much.p(99, status="503") * 1000),
+                "statuses": much.statuses,
+                "memory_before_mb": round(before),
+                "memory_after_mb": round(after),
+                "lag_of_one_due_meanwhile_ms": lag,
             },
         )
     ]
@@ -307,6 +368,8 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "herds": herds,
     "support": support_herds,
     "latency": latency,
+    "overload": overload,
     "scale": scale,
     "webhooks": webhooks,
+    "postgres": postgres,
 }

@@ -23,6 +23,9 @@ WARM_UP = 0.5
 
 CONNECTIONS = 16
 
+TURN = 0.002
+"""Seconds between two handfuls of requests that are not waited for."""
+
 _ID = b'"id":"'
 
 
@@ -32,7 +35,8 @@ class Plan:
 
     `kind`: `healthz`; `schedule` (each with a start of its own); `reschedule` (of the sessions in `ids`, one after the
     other); `mixed` (one schedules, the next shows one of `ids`). `rate` None: each connection asks as soon as it was
-    answered; else so many requests a second are due, whether those before them were answered or not.
+    answered; else so many requests a second are due, whether those before them were answered or not. One that finds no
+    connection idle waits for one, and the time that it waits is counted; where `impatient`, it is given up.
     """
 
     kind: str
@@ -41,6 +45,7 @@ class Plan:
     seconds: float
     connections: int = CONNECTIONS
     rate: float | None = None
+    impatient: bool = False
     ids: list[str] = field(default_factory=list)
     first_start: str = ""
     """The start time of the first schedule or reschedule; each one after it is a second later."""
@@ -54,14 +59,20 @@ class Load:
     per_second: float
     failed: int
     statuses: dict[str, int]
-    latencies: list[list[float]]
-    """Of each request: when it was due (Unix time), and the seconds from then to its answer."""
+    latencies: list[tuple[float, float, str]]
+    """Of each request: when it was due (Unix time), the seconds from then to its answer, and the answer's status."""
     made: list[list[str]]
     """Session id and the start time that was acknowledged, in the order of the answers."""
 
-    def p(self, percent: float, since: float = 0.0, until: float = float("inf")) -> float:
-        """A percentile, in seconds, of the requests that were on their way between two instants."""
-        some = sorted(took for due, took in self.latencies if due + took >= since and due <= until)
+    def p(self, percent: float, since: float = 0.0, until: float = float("inf"), status: str = "") -> float:
+        """A percentile, in seconds, of the requests that were on their way between two instants, or of those among them
+        that were answered with this status.
+        """
+        some = sorted(
+            took
+            for due, took, answered in self.latencies
+            if due + took >= since and due <= until and status in ("", answered)
+        )
         return some[min(len(some) - 1, int(len(some) * percent / 100))] if some else float("nan")
 
 
@@ -134,7 +145,7 @@ class _Generator:
         most = int(plan.seconds * (plan.rate or 8000)) + plan.connections
         self.ready = requests if plan.kind == "healthz" else iter([next(requests) for _ in range(most)])
         self.statuses: dict[bytes, int] = {}
-        self.latencies: list[tuple[float, float]] = []
+        self.latencies: list[tuple[float, float, bytes]] = []
         self.made: list[tuple[bytes, str]] = []
         self.answered_at: list[float] = []
         self.until = float("inf")
@@ -150,8 +161,16 @@ class _Generator:
         self.until = begun + self.plan.seconds
         if self.plan.rate is None:
             while self.idle:
-                self.idle.pop().ask(time.time())
+                self.idle.pop(0).ask(time.time())
             await asyncio.sleep(self.plan.seconds)
+        elif self.plan.impatient:
+            offered = 0
+            while (now := time.time()) < self.until:
+                wanted = int((now - begun) * self.plan.rate)
+                for _ in range(min(wanted - offered, len(self.idle))):
+                    self.idle.pop(0).ask(time.time())
+                offered = wanted
+                await asyncio.sleep(TURN)
         else:
             for number in range(int(self.plan.seconds * self.plan.rate)):
                 due = begun + number / self.plan.rate
@@ -169,19 +188,19 @@ class _Generator:
             per_second=len(counted) / (self.plan.seconds - WARM_UP),
             failed=sum(number for status, number in self.statuses.items() if status != b"200"),
             statuses={status.decode(): number for status, number in self.statuses.items() if number},
-            latencies=[list(pair) for pair in self.latencies],
+            latencies=[(due, took, status.decode()) for due, took, status in self.latencies],
             made=[[session_id.decode(), at] for session_id, at in self.made],
         )
 
     def next(self) -> None:
         """Gives the requests that wait to the connections that are idle."""
         while self.waiting and self.idle:
-            self.idle.pop().ask(self.waiting.pop(0))
+            self.idle.pop(0).ask(self.waiting.pop(0))
 
     def answered(self, connection: "_Connection", status: bytes, due: float, session: tuple[bytes, str] | None) -> None:
         now = time.time()
         self.statuses[status] = self.statuses.get(status, 0) + 1
-        self.latencies.append((due, now - due))
+        self.latencies.append((due, now - due, status))
         self.answered_at.append(now)
         if session is not None and status == b"200":
             self.made.append(session)
@@ -225,7 +244,10 @@ class _Connection(asyncio.Protocol):
         if self._start:
             begins = received.find(_ID, body) + len(_ID)
             session = (received[begins : received.find(b'"', begins)], self._start)
-        self._generator.answered(self, received[9:12], self._due, session)
+        status = received[9:12]
+        if status == b"503" and (b"\r\nretry-after: " not in received or b'"refcode":105503,' not in received):
+            status = b"unfit"
+        self._generator.answered(self, status, self._due, session)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self not in self._generator.idle:

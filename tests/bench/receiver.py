@@ -46,6 +46,8 @@ class Taken:
     first_events: int
     """How many events that one told."""
     last: float
+    requests_at: list[list[float]]
+    """Of each request: when its connection began, and when it was there as a whole (Unix times)."""
 
     @property
     def per_second(self) -> float:
@@ -98,7 +100,7 @@ class _Server:
     def __init__(self) -> None:
         self.port = 0
         self.connections: set[asyncio.Transport] = set()
-        self.bodies: list[tuple[float, bytes]] = []
+        self.bodies: list[tuple[float, float, bytes]] = []
         self.events = 0
         self._wanted = 0
         self._enough = asyncio.Event()
@@ -140,19 +142,20 @@ class _Server:
         return self.events
 
     async def take(self) -> dict[str, Any]:
-        told = [orjson.loads(body) for _, body in self.bodies]
+        told = [orjson.loads(body) for _, _, body in self.bodies]
         taken = Taken(
             events=[[one["seq"], one["type"], one["id"], one["status"]] for events in told for one in events],
             requests=len(told),
-            first=self.bodies[0][0],
+            first=self.bodies[0][1],
             first_events=len(told[0]),
-            last=self.bodies[-1][0],
+            last=self.bodies[-1][1],
+            requests_at=[[began, came] for began, came, _ in self.bodies],
         )
         self.bodies, self.events = [], 0
         return asdict(taken)
 
-    def came(self, body: bytes) -> None:
-        self.bodies.append((time.time(), body))
+    def came(self, began: float, body: bytes) -> None:
+        self.bodies.append((began, time.time(), body))
         self.events += body.count(_EVENT)
         if self.events >= self._wanted:
             self._enough.set()
@@ -167,6 +170,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._began = time.time()
         self._server.connections.add(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -179,7 +183,7 @@ class _Connection(asyncio.Protocol):
             self._body = head + 4
             self._end = self._body + int(length)
         if len(self._received) >= self._end:
-            self._server.came(bytes(self._received[self._body : self._end]))
+            self._server.came(self._began, bytes(self._received[self._body : self._end]))
             del self._received[: self._end]
             self._end = 0
             self._transport.write(_ANSWER)

@@ -56,14 +56,19 @@ def build(directory: Path, session_type: str, number: int) -> Path:
         answer = http.post("/supportsessions", json=order)
         answer.raise_for_status()
         template = answer.json()["id"]
-    with connect(daemon.database, "synchronous=OFF", "cache_size=-262144") as database:
+    multiply(daemon.database, template, SessionType(session_type), number)
+    return directory
+
+
+def multiply(path: Path, template: str, session_type: SessionType, number: int) -> None:
+    """Makes so many of the one scheduled session that a database holds. No daemon may be running."""
+    with connect(path, "synchronous=OFF", "cache_size=-262144") as database:
         database.create_function("base62", 1, draws.base62)
         database.create_function("new_id", 1, _Ids())
         database.execute("BEGIN")
-        _multiply(database, template, SessionType(session_type).id_length, number - 1)
+        _multiply(database, template, session_type.id_length, number - 1)
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return directory
 
 
 class _Ids:

@@ -61,6 +61,8 @@ class Bench:
     def __init__(self, directory: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
         self.sizes = sizes
         self.say = say
+        self.beside = directory.parent
+        """The folder that the directory is in: for what cannot live in one that only its owner may enter."""
         self._directory = directory
         self._built: dict[tuple[str, int], Path] = {}
         self._number = 0

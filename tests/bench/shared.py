@@ -1,0 +1,259 @@
+"""What one and two daemons manage on one PostgreSQL, and how soon one takes over from the other."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from tests.bench import load
+from tests.bench.daemon import Daemon
+from tests.bench.deliveries import endpoint
+from tests.bench.load import Load, Plan
+from tests.bench.postgres import Connection, Postgres, check_opened, place, raw_moves, raw_schedules
+from tests.bench.receiver import Receiver, Taken
+from tests.bench.workbench import Bench, Figure
+
+POLL = 0.005
+"""Seconds between two looks at the database while a herd opens: what looks takes time from what it looks at."""
+
+_OPENED = 'tminus_moves_total{trigger="open"}'
+_NEWEST = "SELECT max(seq) FROM event"
+
+
+def postgres(bench: Bench) -> list[Figure]:
+    """Schedules a second, a herd, a takeover."""
+    with Postgres(bench.beside) as server:
+        requests, herds = _requests(bench, server), _herds(bench, server)
+        return [*requests, *herds, *_takeover(bench, server, (herds[0].floor or 0) / 1000)]
+
+
+@contextmanager
+def _daemons(bench: Bench, server: Postgres, name: str, number: int, more: str = "") -> Iterator[list[Daemon]]:
+    """So many daemons on one database, each with a state directory of its own; `more` configures each."""
+    with ExitStack() as stack:
+        config = f'\n[storage]\nurl = "{server.url(name)}"\n{more}'
+        yield [stack.enter_context(Daemon(stack.enter_context(bench.scratch()), config)) for _ in range(number)]
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def _requests(bench: Bench, server: Postgres) -> list[Figure]:
+    """Durable schedules a second at one daemon, and at both of two, each with a load generator of its own."""
+    sizes = bench.sizes
+    alone, both, floors, raw = [], [], [], []
+    missing = 0
+    with server.database() as name, server.connect(name) as database:
+        with _daemons(bench, server, name, 2) as daemons:
+            for round_ in range(sizes.rounds):
+                floors.append(_ask(bench, "healthz", daemons[:1], sizes.floor_seconds))
+                alone.append(_ask(bench, "schedule", daemons[:1], sizes.load_seconds, 2 + 2 * round_))
+                both.append(_ask(bench, "schedule", daemons, sizes.load_seconds, 3 + 2 * round_))
+            for daemon in daemons:
+                daemon.stop(signal.SIGKILL)  # what was acknowledged must be there however they end
+        made = {session_id for loads in (*alone, *both) for one in loads for session_id, _ in one.made}
+        stored = {row[0] for row in database.execute("SELECT id FROM session")}
+        missing = len(made - stored)
+        bench.say("the floor of schedules")
+        raw = [raw_schedules(database, load.CONNECTIONS, sizes.floor_seconds) for _ in range(sizes.rounds)]
+    failed = sum(one.failed for loads in (*alone, *both) for one in loads)
+    one, two, floor = (median(map(_sum, loads)) for loads in (alone, both, floors))
+    besides = {"failed": failed, "acknowledged_but_not_stored": missing}
+    in_one = f"{load.CONNECTIONS} a transaction, psycopg"
+    return [
+        Figure(
+            "PostgreSQL: durable schedules, one daemon", one, "/s", floor, "/healthz", one / floor,
+            "no failed request", not failed and not missing,
+            besides | _each(alone) | {"floors": [round(_sum(one)) for one in floors]},
+        ),
+        Figure(
+            "PostgreSQL: durable schedules, two daemons", two, "/s", one, "one daemon", two / one,
+            "no failed request", not failed and not missing, besides | _each(both),
+        ),
+        Figure(
+            "PostgreSQL: schedules, beside raw statements", one, "/s", median(raw), in_one, one / median(raw),
+            more={"floors": [round(one) for one in raw]},
+        ),
+    ]  # fmt: skip
+
+
+def _ask(bench: Bench, kind: str, daemons: list[Daemon], seconds: float, days: int = 0) -> list[Load]:
+    bench.say(f"{kind}, {len(daemons)} on PostgreSQL, {load.CONNECTIONS} connections each")
+    first = (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds")
+    plans = [Plan(kind, one.port, one.token, seconds, first_start=first) for one in daemons]
+    return [load.finish(generator) for generator in [load.start(plan) for plan in plans]]
+
+
+def _sum(loads: list[Load]) -> float:
+    return sum(one.per_second for one in loads)
+
+
+def _each(rounds: list[list[Load]]) -> dict[str, object]:
+    return {
+        "each": [[round(one.per_second) for one in loads] for loads in rounds],
+        "p50_ms": round(median(one.p(50) for loads in rounds for one in loads) * 1000, 1),
+        "p99_ms": round(median(one.p(99) for loads in rounds for one in loads) * 1000, 1),
+    }
+
+
+# --- herds ------------------------------------------------------------------------------------------------------------
+
+
+def _herds(bench: Bench, server: Postgres) -> list[Figure]:
+    """The largest herd, opened by one daemon and by two, beside the two raw statements on a copy of the same rows."""
+    number = max(bench.sizes.herds)
+    pattern = bench.herd("live", number)
+    floors: list[float] = []
+    took: dict[int, list[float]] = {1: [], 2: []}
+    shares: list[list[int]] = []
+    for _ in range(bench.sizes.herd_runs):
+        bench.say(f"the floor of {number:,} sessions in PostgreSQL")
+        with server.database(pattern) as name, server.connect(name) as database:
+            floors.append(raw_moves(database, place(database, time.time())))
+        for daemons, times in took.items():
+            seconds, moved = _herd(bench, server, pattern, number, daemons)
+            times.append(seconds)
+            if daemons > 1:
+                shares.append(moved)
+    floor = median(floors)
+
+    def row(daemons: int, name: str, **more: object) -> Figure:
+        value = median(took[daemons])
+        each = {"each_ms": [round(one * 1000) for one in took[daemons]], "per_second": round(number / value)}
+        return Figure(
+            f"PostgreSQL: herd of {number:,}, {name}", value * 1000, "ms", floor * 1000, "UPDATE + INSERT…SELECT",
+            value / floor, more=each | {"floors_ms": [round(one * 1000) for one in floors]} | more,
+        )  # fmt: skip
+
+    return [row(1, "one daemon"), row(2, "shared by two", moved_by_each=shares)]
+
+
+def _herd(bench: Bench, server: Postgres, pattern: Path, number: int, daemons: int) -> tuple[float, list[int]]:
+    """Seconds from due to the last commit, and how many each daemon has moved."""
+    with server.database(pattern) as name, server.connect(name) as database:
+        with _daemons(bench, server, name, daemons) as running:
+            bench.say(f"{number:,} sessions fall due in PostgreSQL, daemons: {daemons}")
+            due_ms, before = _place(database, number)
+            last = _reached(database, due_ms, before + number)
+            moved = [_counted(one, _OPENED) for one in running]
+            for one in running:
+                one.stop(signal.SIGKILL)  # it has only the log left to write
+        check_opened(database, number)
+    if sum(moved) != number:
+        raise RuntimeError(f"{number} sessions were opened, the daemons count {moved}")
+    return last - due_ms / 1000, moved
+
+
+def _place(database: Connection, number: int) -> tuple[int, int]:
+    """Makes a herd fall due, once it is placed; returns when (Unix time in milliseconds), and the newest event."""
+    due_ms = place(database, time.time() + 2 + number / 10_000)
+    if time.time() > due_ms / 1000 - 0.5:
+        raise RuntimeError("the herd was due before it was placed: the machine is too busy")
+    return due_ms, _newest(database)
+
+
+def _newest(database: Connection) -> int:
+    ((seq,),) = database.execute(_NEWEST)
+    return int(seq)
+
+
+def _reached(database: Connection, due_ms: int, seq: int) -> float:
+    """Waits until the event with this number is there; returns when that was seen (Unix time)."""
+    time.sleep(max(0.0, due_ms / 1000 - time.time()))
+    until = time.time() + 180
+    while time.time() < until:
+        if _newest(database) >= seq:
+            return time.time()
+        time.sleep(POLL)
+    raise RuntimeError("the herd was not opened within three minutes")
+
+
+def _counted(daemon: Daemon, series: str) -> int:
+    """What a daemon has counted: the sum of the series that begin so."""
+    transport = httpx.HTTPTransport(uds=str(daemon.directory / "tminus.sock"))
+    with httpx.Client(base_url="http://localhost", transport=transport, timeout=60) as http:
+        told = http.get("/metrics").raise_for_status().text
+    found = (line.rpartition(" ")[2] for line in told.splitlines() if line.startswith(series))
+    return int(sum(map(float, found)))
+
+
+# --- a takeover -------------------------------------------------------------------------------------------------------
+
+
+def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
+    """The daemon that holds a webhook's endpoint is killed in the middle of a herd; the other one does the rest.
+
+    `raw`: seconds that the raw statements take for a whole herd.
+    """
+    number = max(bench.sizes.herds)
+    pattern = bench.herd("live", number)
+    opened, delivered, firsts, told_all, lefts, twice = [], [], [], [], [], []
+    for _ in range(bench.sizes.herd_runs):
+        with (
+            server.database(pattern) as name,
+            server.connect(name) as database,
+            Receiver() as receiver,
+            bench.scratch() as secrets,
+        ):
+            receiver.up()
+            with _daemons(bench, server, name, 2, endpoint(secrets, "desk", receiver)) as daemons:
+                bench.say(f"{number:,} sessions fall due in PostgreSQL, one of two daemons is killed")
+                due_ms, before = _place(database, number)
+                _reached(database, due_ms, before + number // 10)
+                holder = max(daemons, key=lambda one: _counted(one, "tminus_events_delivered_total"))
+                _reached(database, due_ms, before + number // 2)
+                left = number - (_newest(database) - before)
+                killed = time.time()
+                holder.stop(signal.SIGKILL)
+                last = _reached(database, due_ms, before + number)
+                _delivered(database)
+            taken = receiver.take()
+            check_opened(database, number)
+            twice.append(_check_told(database, taken, number))
+        lefts.append(left)
+        opened.append(last - killed)
+        delivered.append(min(came for begun, came in taken.requests_at if begun > killed) - killed)
+        firsts.append(taken.first - due_ms / 1000)
+        told_all.append(taken.last - killed)
+    floor = raw * median(lefts) / number * 1000
+    besides = {"left_to_open": lefts, "told_twice": twice}
+    return [
+        Figure(
+            "PostgreSQL: killed → all sessions open", median(opened) * 1000, "ms",
+            floor, "UPDATE + INSERT…SELECT", median(opened) * 1000 / floor,
+            more=besides | {"each_ms": [round(one * 1000) for one in opened]},
+        ),
+        Figure(
+            "PostgreSQL: killed → survivor delivers", median(delivered) * 1000, "ms",
+            median(firsts) * 1000, "due → first delivery", median(delivered) / median(firsts), more={
+                "each_ms": [round(one * 1000) for one in delivered],
+                "all_delivered_after_ms": [round(one * 1000) for one in told_all],
+            },
+        ),
+    ]  # fmt: skip
+
+
+def _delivered(database: Connection) -> None:
+    """Waits until the endpoint has been told everything: requests that came twice are no measure of that."""
+    until = time.time() + 180
+    while time.time() < until:
+        ((done,),) = database.execute("SELECT cursor = (SELECT max(seq) FROM event) FROM endpoint")
+        if done:
+            return
+        time.sleep(10 * POLL)
+    raise RuntimeError("not all was delivered within three minutes")
+
+
+def _check_told(database: Connection, taken: Taken, number: int) -> int:
+    """That all events came, in order; returns how many came twice. Raises `RuntimeError`."""
+    seqs = [row[0] for row in taken.events]
+    once = list(dict.fromkeys(seqs))
+    wanted = [row[0] for row in database.execute("SELECT seq FROM event WHERE type = 'session.ready' ORDER BY seq")]
+    if once != wanted:
+        raise RuntimeError(f"of {number} events {len(once)} came, or in another order")
+    return len(seqs) - len(once)

