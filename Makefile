@@ -6,17 +6,22 @@ BIN := $(VENV)/bin
 # pip keeps to what the lock says, hash by hash.
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
 
+# How long `make soak` makes trouble.
+MINUTES ?= 5
+
 # Test processes: more than cores, as much of what tests do is wait.
-WORKERS ?= 4
+WORKERS ?= 6
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types imports bench docs lock clean
+.PHONY: help run test check lint types imports audit bench soak docs lock clean
 
 help:
 	@echo "make run     start the daemon in the foreground, on config/tminus.toml and ./var"
 	@echo "make test    run every test"
 	@echo "make check   what CI runs: lint, types, import contracts, every test"
+	@echo "make audit   ask whether what the lock files name has known holes"
 	@echo "make bench   measure speed, scale and memory"
+	@echo "make soak    everything at once under random faults, for MINUTES=5"
 
 # What runs it.
 $(VENV)/run: requirements.lock pyproject.toml
@@ -34,7 +39,7 @@ run: $(VENV)/run
 	$(BIN)/tminus run --config config/tminus.toml
 
 test: $(VENV)/dev
-	$(BIN)/pytest --numprocesses=$(WORKERS)
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 check: lint types imports test
 
@@ -48,8 +53,15 @@ types: $(VENV)/dev
 imports: $(VENV)/dev
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/run
+# Fails on a known hole; where the data cannot be reached, it says so and does not.
+audit:
+	$(PYTHON) tests/support/audit.py $(VENV)/audit
+
+bench: $(VENV)/dev
 	$(BIN)/python -m tests.bench
+
+soak: $(VENV)/dev
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 # The tables of docs/events.md, from the catalogue.
 docs: $(VENV)/run
