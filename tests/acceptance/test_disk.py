@@ -170,14 +170,15 @@ def on_small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failing]
         stack.callback(daemon.remove)
         stack.enter_context(small_disk(daemon.state, "32m"))
         stack.callback(end, daemon)
-        made = Failing(daemon, library, control)
-        made.start()
-        yield made
+        yield Failing(daemon, library, control)
 
 
 @pytest.fixture
 def failing(on_small_disk: Failing) -> Iterator[Failing]:
-    """One for all of these tests, with a disk that works at first."""
+    """One for all of these tests, which runs, with a disk that works at first."""
+    process = on_small_disk.daemon.process
+    if process is None or process.poll() is not None:
+        on_small_disk.start()
     yield on_small_disk
     on_small_disk.works()
 
@@ -303,24 +304,20 @@ def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_no
                     assert labels(daemon)
             assert callers.trouble == []
             end(daemon)
-            disk.unmount()
-            disk.mount()
+            disk.remount()
         daemon.start()
         assert acknowledged <= check_whole(daemon)
         assert daemon.terminate() == 0
 
 
-@pytest.fixture(scope="module")
-def worn() -> Iterator[Daemon]:
-    """A daemon that was killed under load; the tests of this module wear it out further, in their order."""
-    daemon = Daemon()
-    try:
-        daemon.start()
-        with Callers(daemon):
-            daemon.kill()
-        yield daemon
-    finally:
-        daemon.remove()
+@pytest.fixture
+def worn(make_daemon: StartDaemon) -> Daemon:
+    """One that was killed under load."""
+    daemon = make_daemon()
+    daemon.start()
+    with Callers(daemon):
+        daemon.kill()
+    return daemon
 
 
 def spoil(file: Path, at: int, size: int) -> None:
@@ -357,6 +354,7 @@ def test_a_damaged_wal_file_is_told_by_the_check_and_at_the_start(worn: Daemon) 
 
 
 def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: Daemon) -> None:
+    worn.start()
     session = worn.make()["id"]
     already = len(worn.log_lines())
     spoil_root(worn.state / "tminus.db", "session")

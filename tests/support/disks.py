@@ -63,10 +63,19 @@ class LoopDisk:
             file.truncate(24 << 20)
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         folder.mkdir(exist_ok=True)
-        self.mount()
+        self._mount()
 
-    def mount(self) -> None:
+    def _mount(self) -> None:
         mount("-o", "loop,errors=remount-ro", self._image, self.folder)
+
+    def remount(self) -> None:
+        """Another disk with the same content.
+
+        The same one may still be mounted in a mount namespace that somebody made meanwhile, and in its state.
+        """
+        self.unmount()
+        self._image = Path(shutil.copyfile(self._image, self._image.with_name(f"{self._image.name}-again")))
+        self._mount()
 
     def unmount(self) -> None:
         unmount(self.folder)
