@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 import pytest
-import structlog
 
 from tests.support.clocks import SettableClock
 from tests.support.databases import KINDS, Database, PostgresServer, SqliteServer, postgres_server
@@ -67,12 +66,11 @@ def world(database: Database, clock: SettableClock) -> World:
 def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """The log, as JSON lines that the test can read: call it for those written so far."""
     root = logging.getLogger()
-    before, handlers, level = logs._log, root.handlers, root.level
+    before, handlers, level = (logs._write, logs._threshold), root.handlers, root.level
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, write_through=True)
     logs.configure("debug", "json", stream)
     yield lambda: [orjson.loads(line) for line in written.getvalue().splitlines()]
-    structlog.reset_defaults()
-    logs._log, root.handlers = before, handlers
+    (logs._write, logs._threshold), root.handlers = before, handlers
     root.setLevel(level)
     stream.close()

@@ -4,12 +4,16 @@ import random
 import secrets
 import string
 from collections.abc import Set as AbstractSet
+from itertools import accumulate
 
 BASE62 = (string.digits + string.ascii_letters).encode()
 # A random byte below 248 (4 x 62) stands for one of 62 characters; the other eight are thrown away, or some characters
 # would come more often. `translate` does both at once, some thirty times as fast as `secrets.choice` a character.
 _TABLE = (BASE62 * 5)[:256]
 _SURPLUS = bytes(range(248, 256))
+
+TOKEN = 32
+"""Characters of a token."""
 
 PINS = range(100_000, 1_000_000)
 
@@ -22,9 +26,17 @@ def base62(length: int) -> str:
     return drawn[:length].decode()
 
 
+def base62_each(*lengths: int) -> list[str]:
+    """A text of random characters of each of these lengths, drawn together: each system call lets another thread have
+    the interpreter, and to get it back takes longer than the draw.
+    """
+    drawn = base62(sum(lengths))
+    return [drawn[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
 def token() -> str:
     """A secret of 32 characters: about 190 bits."""
-    return base62(32)
+    return base62(TOKEN)
 
 
 def mark() -> str:
@@ -33,8 +45,8 @@ def mark() -> str:
 
 
 def hex32() -> str:
-    """32 hexadecimal digits."""
-    return secrets.token_hex(16)
+    """32 hexadecimal digits that tell one thing from others, and are no secret either."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def pin() -> int:

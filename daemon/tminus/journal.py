@@ -8,7 +8,7 @@ import re
 import select
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, TextIO
 
@@ -22,6 +22,7 @@ PATIENCE = 0.1
 """Seconds that a line waits for a journal that is busy, as it is when thousands come at once."""
 
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""The journal's number for each level: the lower, the graver."""
 
 _FIXED = {"message": "MESSAGE", "ts": "TS", "event": "EVENT"}
 
@@ -83,24 +84,37 @@ def _send_file(to: socket.socket, data: bytes, flags: int, path: str) -> None:
         to.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))], flags, path)
 
 
-class JournalLogger:
-    """What structlog writes to: the journal, or while that takes nothing the lines of JSON on `instead`."""
+Write = Callable[[dict[str, Any]], None]
+"""What takes a line of the log, which is its own from then on. Any thread. Raises `OSError`, `ValueError`."""
+
+
+class JsonLines:
+    """Lines of JSON on a stream."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self._stream.write(orjson.dumps(line, default=str) + b"\n")
+        self._stream.flush()
+
+
+class ToJournal:
+    """Lines to the journal, or while that takes nothing as JSON on `instead`."""
 
     def __init__(self, journal: Journal, instead: BinaryIO) -> None:
         self._journal = journal
         self._instead = instead
+        self._write = JsonLines(instead)
 
-    def msg(self, **line: Any) -> None:
+    def __call__(self, line: dict[str, Any]) -> None:
         if self._journal.send(line):
             return
         # Under systemd this is the journal, too: it is written to only if it takes it without waiting.
         looked = select.poll()
         looked.register(self._instead, select.POLLOUT)
         if looked.poll(0):
-            self._instead.write(orjson.dumps(line, default=str) + b"\n")
-            self._instead.flush()
-
-    debug = info = warning = error = critical = msg
+            self._write(line)
 
 
 def is_journal(stream: TextIO, journal_stream: str) -> bool:

@@ -8,18 +8,17 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from io import TextIOWrapper
 from string import Formatter
 from typing import Any, TextIO
 
-import orjson
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+from structlog.dev import ConsoleRenderer
 
 from tminus import clock, instants
 from tminus.events import EVENT_FIELDS, LOG_LINES, News, log_fields
-from tminus.journal import Journal, JournalLogger, is_journal
+from tminus.journal import PRIORITIES, Journal, JsonLines, ToJournal, Write, is_journal
 from tminus.vocabulary import CLOCK_ACTOR
 
 LATE_MS = 1000
@@ -39,26 +38,15 @@ def configure(
         style = _fitting(stream)
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter loses no line
-    processors: list[Any] = [_stamp]
-    factory: Any
+    global _write, _threshold  # noqa: PLW0603 - the log is the process's, as is standard output
     match style:
         case "console":
-            processors += [_for_people, structlog.dev.ConsoleRenderer(pad_event_to=0, colors=stream.isatty())]
-            factory = structlog.PrintLoggerFactory(stream)
+            _write = _Console(stream)
         case "journal":
-            logger = JournalLogger(journal or _journal, stream.buffer)
-            factory = lambda *_arguments: logger  # noqa: E731 - that is all it is
+            _write = ToJournal(journal or _journal, stream.buffer)
         case _:
-            processors.append(_as_json)
-            factory = structlog.BytesLoggerFactory(stream.buffer)
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=factory,
-        cache_logger_on_first_use=False,
-    )
-    global _log  # noqa: PLW0603 - the log is the process's, as is standard output
-    _log = structlog.get_logger().bind()  # bound here once: the proxy would bind itself anew for each line
+            _write = JsonLines(stream.buffer)
+    _threshold = PRIORITIES[level]
     _route_libraries()
 
 
@@ -71,20 +59,22 @@ def _fitting(stream: TextIO) -> str:
 def say(name: str, /, **fields: Any) -> None:
     """Writes a line of the catalogue; its level and its sentence stand there. Fields that are None are left out."""
     line = LOG_LINES[name]
-    fields = {key: value for key, value in fields.items() if value is not None}
-    _write(line.level, name, message=line.says.format(**fields), **fields)
+    if PRIORITIES[line.level] <= _threshold:
+        fields = {key: value for key, value in fields.items() if value is not None}
+        _put(line.level, name, line.says.format(**fields), fields)
 
 
 def say_event(told: News) -> None:
     """Writes the line of a committed event: a warning if the clock made the move late."""
     level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
-    _write(level, told.event.type.value, message=told.message, **log_fields(told))
+    if PRIORITIES[level] <= _threshold:
+        _put(level, told.event.type.value, told.message, log_fields(told))
 
 
-def _write(level: str, name: str, **fields: Any) -> None:
+def _put(level: str, name: str, message: str, fields: Mapping[str, Any]) -> None:
     # A full disk, or a pipe whose reader is gone, stops the log and nothing else: not the clock, not the writer.
     with suppress(OSError, ValueError):
-        getattr(_log, level)(name, **fields)
+        _write({"ts": instants.text(clock.now()), "level": level, "message": message, **fields, "event": name})
 
 
 def failure(error: BaseException) -> dict[str, str]:
@@ -100,22 +90,21 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _stamp(_logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    return {"ts": instants.text(clock.now()), "level": method, **line}
+class _Console:
+    """Lines for people. The sentence comes first; what it has said is not said again, and the time of day is enough."""
 
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._render = ConsoleRenderer(pad_event_to=0, colors=stream.isatty())
 
-def _as_json(_logger: WrappedLogger, _method: str, line: EventDict) -> bytes:
-    return orjson.dumps(line, default=str)
-
-
-def _for_people(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """On a terminal the sentence comes first; what it has said is not said again, and the time of day is enough."""
-    line["timestamp"] = line.pop("ts")[11:-1]
-    name = line["event"]
-    for said in _IN_SENTENCE.get(name, _IN_EVENT_SENTENCE):
-        line.pop(said, None)
-    line["event"] = f"{name}: {line.pop('message')}"
-    return line
+    def __call__(self, line: dict[str, Any]) -> None:
+        line["timestamp"] = line.pop("ts")[11:-1]
+        name = line["event"]
+        for said in _IN_SENTENCE.get(name, _IN_EVENT_SENTENCE):
+            line.pop(said, None)
+        line["event"] = f"{name}: {line.pop('message')}"
+        self._stream.write(f"{self._render(None, '', line)}\n")
+        self._stream.flush()
 
 
 _IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key"}
@@ -144,4 +133,5 @@ def _route_libraries() -> None:
 
 _journal = Journal()
 
-_log: FilteringBoundLogger = structlog.get_logger()
+_write: Write = _Console(sys.stdout)
+_threshold = PRIORITIES["info"]

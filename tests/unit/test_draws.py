@@ -18,6 +18,14 @@ def test_a_draw_is_as_long_as_asked_and_of_digits_and_letters(length: int) -> No
     assert set(drawn) <= ALPHABET
 
 
+@given(st.lists(st.integers(0, 100)))
+def test_drawn_together_each_is_as_long_as_asked_and_nothing_is_drawn_for_two(lengths: list[int]) -> None:
+    drawn = draws.base62_each(*lengths)
+    assert [len(text) for text in drawn] == lengths
+    long = [text for text in drawn if len(text) > 10]
+    assert len(set(long)) == len(long)
+
+
 def test_every_one_of_the_62_characters_is_drawn_about_equally_often() -> None:
     drawn = draws.base62(62_000)
     # 1000 each is expected; eight standard deviations are 250: by chance this fails once in 10^13 runs.

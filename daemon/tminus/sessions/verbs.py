@@ -60,7 +60,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         move, expires_from = fire(Trigger.SCHEDULE, None), order.start_time
         _check_start(order.start_time, now, settings)
     timeouts = settings.lifecycle.timeouts
-    session_id = draws.base62(order.type.id_length)
+    session_id, host_auth_token, host_key = draws.base62_each(order.type.id_length, draws.TOKEN, draws.TOKEN)
     opens_now = move.dest is Status.NEW
     pin = tx.free_pin() if opens_now and order.type.has_pin else 0
     user_path = f"{pin}" if pin else f"?{session_id}"
@@ -81,8 +81,8 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         updated_at=now,
         opened_at=now if opens_now else None,
         pin=pin,
-        host_auth_token=draws.token(),
-        host_key=draws.token(),
+        host_auth_token=host_auth_token,
+        host_key=host_key,
         external_session_object_id=draws.hex32(),
         settings=policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences),
         user_url=f"{urls.user}/{user_path}",

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
-    func,
     insert,
     select,
     text,
@@ -39,34 +38,38 @@ _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.n
 
 _LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
 _EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
-_LAST_SEQ = select(func.max(EVENTS.c.seq))
 _PINS_TAKEN = select(_S.pin).where(_S.pin != 0)
 
+
+ROWS = 16
+"""Rows that one statement stores on SQLite, at most."""
 
 Bind = Callable[[Sequence[SQLModel]], Any]
 """Makes what a driver takes of the rows of an insertion."""
 
+# SQLAlchemy is asked once how a column is written: it takes about as long over such a row as the database does.
+
 
 @cache
-def _insertion(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, Bind]:
-    """An insertion as the driver takes it. SQLAlchemy is asked once: it takes about as long over such a row as SQLite
-    does.
+def _values(dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int) -> tuple[str, Bind]:
+    """An insertion of so many rows, for SQLite. One statement for several: each lets another thread have the
+    interpreter, and to get it back takes longer than to store a row.
     """
-    if dialect.name == "postgresql":
-        return _recordset(dialect, table, columns)
     binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
 
-    def bind(rows: Sequence[SQLModel]) -> list[tuple[Any, ...]]:
+    def bind(rows: Sequence[SQLModel]) -> tuple[Any, ...]:
         found = map(vars, rows)
-        return [tuple([binder(row[name]) if binder else row[name] for name, binder in binders]) for row in found]
+        return tuple([binder(row[name]) if binder else row[name] for row in found for name, binder in binders])
 
-    return str(insert(table).compile(dialect=dialect, column_keys=columns)), bind
+    name, listed = _quoted(dialect, table, columns)
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {name} ({listed}) VALUES {', '.join([row] * rows)}", bind  # noqa: S608 - names of our own
 
 
+@cache
 def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, Bind]:
     """All rows as one value of one statement, for PostgreSQL: a statement a row cost more than all else together."""
-    quote = dialect.identifier_preparer.quote
-    name, listed = quote(table.name), ", ".join(map(quote, columns))
+    name, listed = _quoted(dialect, table, columns)
     returned = " RETURNING seq" if table is EVENTS else ""
     binders = [
         (column, kind.process_bind_param if isinstance(kind := table.c[column].type, Instant) else None)
@@ -81,6 +84,12 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tupl
 
     rows = f"json_populate_recordset(NULL::{name}, %s::json)"
     return f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {rows}{returned}", bind  # noqa: S608 - names of our own
+
+
+def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:
+    """The names of a table and of columns, as they stand in a statement."""
+    quote = dialect.identifier_preparer.quote
+    return quote(table.name), ", ".join(map(quote, columns))
 
 
 @cache
@@ -148,7 +157,7 @@ class Transaction(View):
             self._take_turn()
             drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)
             # Nobody else draws numbers until this is committed: these have drawn the last ones, in their order.
-            last = max(drawn.scalars()) if drawn.returns_rows else self._connection.execute(_LAST_SEQ).scalar_one()
+            last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
             for number, event in enumerate(events, last - len(events) + 1):
                 event.seq = number
 
@@ -159,8 +168,16 @@ class Transaction(View):
             self._insert(SESSIONS, tuple(Session.model_fields), sessions)
 
     def _insert(self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel]) -> CursorResult[Any]:
-        statement, bind = _insertion(self._connection.dialect, table, columns)
-        return self._connection.exec_driver_sql(statement, bind(rows))
+        """Stores rows, at least one; returns the result of the last statement that did."""
+        dialect = self._connection.dialect
+        if dialect.name == "postgresql":
+            statement, bind = _recordset(dialect, table, columns)
+            return self._connection.exec_driver_sql(statement, bind(rows))
+        for first in range(0, len(rows), ROWS):
+            some = rows[first : first + ROWS]
+            statement, bind = _values(dialect, table, columns, len(some))
+            inserted = self._connection.exec_driver_sql(statement, bind(some))
+        return inserted
 
     def _take_turn(self) -> None:
         """From here to the commit no other daemon reads in order to write, or draws a number."""
