@@ -16,7 +16,8 @@
     │   ├── StaleVersion         x412
     │   ├── TooManySessions      x429
     │   ├── NoPinFree            x503
-    │   ├── UnknownParticipant   x404
+    │   ├── UnknownParticipant   x404  participants
+    │   ├── NoKnocking           x409
     │   ├── KeyReused            x409  retries
     │   ├── NotAuthenticated     x401  callers
     │   ├── Forbidden            x403
@@ -193,7 +194,7 @@ class WrongStatus(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Cannot {self.trigger} a session whose status is {self.status}"
+        return f"Cannot {self.trigger} while the session's status is {self.status}"
 
 
 @dataclass(eq=False)
@@ -234,7 +235,7 @@ class NoPinFree(RequestError):
 
 @dataclass(eq=False)
 class UnknownParticipant(RequestError):
-    """Nobody with this id ever joined the session."""
+    """Nobody with this id ever joined the session, or knocked."""
 
     refcode = 102404
     participant_id: str
@@ -242,6 +243,18 @@ class UnknownParticipant(RequestError):
     @property
     def description(self) -> str:
         return f"Participant not found {self.participant_id}"
+
+
+@dataclass(eq=False)
+class NoKnocking(RequestError):
+    """The session's `knock` is off, or the participant does not wait to be let in."""
+
+    refcode = 102409
+    problem: str
+
+    @property
+    def description(self) -> str:
+        return self.problem
 
 
 @dataclass(eq=False)

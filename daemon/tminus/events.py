@@ -15,21 +15,32 @@ from tminus.vocabulary import EventType, Status, Trigger
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A kind of event: when it happens, and what it carries besides the common fields."""
+    """A kind of event: when it happens, what a person is told, and what it carries besides the common fields."""
 
     when: str
+    says: str
+    """What follows "Session ID LABEL"."""
     carries: tuple[str, ...] = ()
 
 
 CATALOGUE = {
-    EventType.CREATED: Entry("a session is made to start now"),
-    EventType.SCHEDULED: Entry("a session is made for later"),
-    EventType.RESCHEDULED: Entry("a scheduled session is moved", ("previousStartTime",)),
-    EventType.READY: Entry("a scheduled session opens", ("lagMs",)),
-    EventType.ACTIVE: Entry("the first participant joins", ("participant",)),
-    EventType.CLOSED: Entry("a session is over", ("reason", "lagMs")),
-    EventType.JOINED: Entry("somebody joins", ("participant", "participants")),
-    EventType.LEFT: Entry("somebody leaves", ("participant", "participants")),
+    EventType.CREATED: Entry("a session is made to start now", "was created and is open"),
+    EventType.SCHEDULED: Entry("a session is made for later", "was scheduled for {start}"),
+    EventType.RESCHEDULED: Entry(
+        "a scheduled session is moved", "was moved from {previous_start} to {start}", ("previousStartTime",)
+    ),
+    EventType.READY: Entry("a scheduled session opens", "is open, it starts at {start}", ("lagMs",)),
+    EventType.ACTIVE: Entry("the first participant joins", "is active: {who} joined", ("participant",)),
+    EventType.CLOSED: Entry("a session is over", "is closed ({reason})", ("reason", "lagMs")),
+    EventType.KNOCKED: Entry("somebody waits to be let in", "has {who} waiting to be let in", ("participant",)),
+    EventType.ADMITTED: Entry(
+        "somebody who knocked is let in; `participant.joined` follows", "let {who} in", ("participant",)
+    ),
+    EventType.DENIED: Entry(
+        "somebody who knocked is not let in, or has gone away", "did not let {who} in", ("participant",)
+    ),
+    EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
+    EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
 }
 
 COMMON_FIELDS = (
@@ -43,6 +54,9 @@ _EVENTS_OF = {
     Trigger.SCHEDULE: (EventType.SCHEDULED,),
     Trigger.RESCHEDULE: (EventType.RESCHEDULED,),
     Trigger.OPEN: (EventType.READY,),
+    Trigger.KNOCK: (EventType.KNOCKED,),
+    Trigger.ADMIT: (EventType.ADMITTED, EventType.JOINED),
+    Trigger.DENY: (EventType.DENIED,),
     Trigger.JOIN: (EventType.JOINED,),
     Trigger.LEAVE: (EventType.LEFT,),
     Trigger.EXPIRE: (EventType.CLOSED,),
@@ -53,7 +67,7 @@ _EVENTS_OF = {
 
 
 def told_by(move: Transition) -> tuple[EventType, ...]:
-    """The events that a move is told by, in order: one, but two for the join that makes a session active."""
+    """The events that a move is told by, in order: first that it makes the session active, if it does."""
     if move.source is Status.NEW and move.dest is Status.ACTIVE:
         return (EventType.ACTIVE, *_EVENTS_OF[move.trigger])
     return _EVENTS_OF[move.trigger]
@@ -112,24 +126,13 @@ class News:
     @property
     def message(self) -> str:
         """A sentence for people. It names no secret."""
-        event, who = self.event, self.participant.name if self.participant else "somebody"
-        match event.type:
-            case EventType.CREATED:
-                said = "was created and is open"
-            case EventType.SCHEDULED:
-                said = f"was scheduled for {_instant(event.start_time)}"
-            case EventType.RESCHEDULED:
-                said = f"was moved from {_instant(event.previous_start_time)} to {_instant(event.start_time)}"
-            case EventType.READY:
-                said = f"is open, it starts at {_instant(event.start_time)}"
-            case EventType.ACTIVE:
-                said = f"is active: {who} joined"
-            case EventType.CLOSED:
-                said = f"is closed ({event.reason})"
-            case EventType.JOINED:
-                said = f"was joined by {who}"
-            case EventType.LEFT:
-                said = f"was left by {who}"
+        event = self.event
+        said = CATALOGUE[event.type].says.format(
+            who=self.participant.name if self.participant else "somebody",
+            start=_instant(event.start_time),
+            previous_start=_instant(event.previous_start_time),
+            reason=event.reason,
+        )
         return f"Session {event.session_id} “{self.session.label}” {said}"
 
 

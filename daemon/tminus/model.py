@@ -104,13 +104,16 @@ class Session(Stored):
 
 
 class Participant(Stored):
-    """Somebody who joined; the row stays after they have left."""
+    """Somebody who joined, or knocked; the row stays after they have left."""
 
     id: str
     session_id: str
     role: ParticipantRole = Field(sa_type=String)
     name: str
     joined_at: datetime = Field(sa_type=Instant)
+    """When they knocked, if they have not been let in."""
+    waiting_since: datetime | None = Field(default=None, sa_type=Instant)
+    """When they knocked, until they are let in; it stays if they never are."""
     left_at: datetime | None = Field(default=None, sa_type=Instant)
 
 

@@ -294,6 +294,39 @@ def test_nobody_joins_what_is_not_open(daemon: Daemon) -> None:
     assert "closed" in late.json()["description"]
 
 
+def test_somebody_knocks_and_is_let_in_or_not(daemon: Daemon) -> None:
+    session = daemon.make(type="live", agentPrefs={"knock": True})
+    people = f"/supportsession/{session['id']}/participants"
+
+    def knock(name: str) -> str:
+        answer = daemon.post(people, {"role": "guest", "name": name, "knock": True}, by="room")
+        assert answer.status_code == 200, answer.text
+        return f"{people}/{answer.json()['participantId']}"
+
+    grace, ada = knock("Grace"), knock("Ada")
+    assert (daemon.session(session["id"])["status"], daemon.session(session["id"])["participants"]) == ("new", 0)
+    for who, admitted in ((grace, True), (ada, False), (grace, True), (ada, False)):
+        answer = daemon.put(who, {"admitted": admitted}, by="room")
+        assert (answer.status_code, answer.json()) == (200, {"success": True})
+    assert (daemon.session(session["id"])["status"], daemon.session(session["id"])["participants"]) == ("active", 1)
+    told = [(event["type"], event.get("participant", {}).get("name")) for event in daemon.events(session["id"])]
+    assert told == [
+        ("session.created", None), ("participant.knocked", "Grace"), ("participant.knocked", "Ada"),
+        ("session.active", "Grace"), ("participant.admitted", "Grace"), ("participant.joined", "Grace"),
+        ("participant.denied", "Ada"),
+    ]  # fmt: skip
+    again = daemon.put(ada, {"admitted": True}, by="room")
+    assert (again.status_code, again.json()["refcode"]) == (409, 102409)
+    nobody = daemon.put(f"{people}/nobody", {"admitted": True}, by="room")
+    assert (nobody.status_code, nobody.json()["refcode"]) == (404, 102404)
+
+
+def test_where_knock_is_off_a_knock_is_refused(daemon: Daemon) -> None:
+    people = f"/supportsession/{daemon.make(type='live')['id']}/participants"
+    answer = daemon.post(people, {"role": "guest", "name": "Grace", "knock": True}, by="room")
+    assert (answer.status_code, answer.json()["refcode"]) == (409, 102409)
+
+
 def test_an_unknown_participant_cannot_leave(daemon: Daemon) -> None:
     session = daemon.make()
     answer = daemon.delete(f"/supportsession/{session['id']}/participants/nobody", by="room")

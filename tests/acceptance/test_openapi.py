@@ -25,6 +25,7 @@ CALLS = (
     "DELETE /v3/supportsession/{session_id}",
     "GET /v3/supportsession/{session_id}/events",
     "POST /v3/supportsession/{session_id}/participants",
+    "PUT /v3/supportsession/{session_id}/participants/{participant_id}",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}",
     "GET /v3/events",
     "GET /v3/crmlookup/{key}",

@@ -27,6 +27,7 @@ RIGHTS = {
     "DELETE /v3/supportsession/{session_id}": "- - - own - all all",
     "GET /v3/supportsession/{session_id}/events": "- - - own all all all",
     "POST /v3/supportsession/{session_id}/participants": "- - all - - - all",
+    "PUT /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
     "GET /v3/events": "- - - - yes - yes",
     "GET /v3/crmlookup/{key}": "- - - own masked all all",
@@ -52,6 +53,9 @@ RIGHTS = {
 AGENT_OF = {"api": "api", "room": "room", "agent": "anna", "monitor": "monitor", "supervisor": "supervisor",
             "group_admin": "chief"}  # fmt: skip
 """Whose token has this role and no other that matters."""
+
+MOVES = {"PUT /v3/supportsession/{session_id}"}
+"""Calls that need a session which is still scheduled."""
 
 OWNERS = {"agent": "anna", "group_admin": "chief", "local": None, "other": "ben"}
 """Who owns sessions; None: whoever comes in by the local socket. Ben never asks: his are another's for everybody."""
@@ -101,7 +105,7 @@ class House:
         """A call as it would be right, about the sessions of this owner, or about none that there is."""
         method, path = call.split()
         path = path.format(
-            session_id="nobody" if at is None else (at.planned if method == "PUT" else at.live)["id"],
+            session_id="nobody" if at is None else (at.planned if call in MOVES else at.live)["id"],
             participant_id=at.participant if at else "nobody",
             key="RIGHTS",
             pin=self.sessions["other"].live["pin"],
@@ -113,6 +117,7 @@ class House:
             "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
             "PUT /v3/supportsession/{session_id}": {"startTime": from_now(days=2)},
             "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest"},
+            "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},
             "POST /v3/auth/{provider}/authWithToken": {"session_token": self.daemon.tokens["api"]},
             "POST /v3/webhooks/{name}/replay": {"fromSeq": 1},
         }

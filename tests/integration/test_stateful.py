@@ -1,6 +1,7 @@
 """Anything at any time: random verbs and random passing of time against a model of a few lines. On both databases."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -21,7 +22,7 @@ from tests.support.factories import settings as tminus_settings
 from tests.support.worlds import World
 
 from tminus import draws
-from tminus.errors import BadStartTime, WrongStatus
+from tminus.errors import BadStartTime, NoKnocking, WrongStatus
 from tminus.model import Session
 from tminus.vocabulary import SessionType
 
@@ -44,6 +45,7 @@ class Model:
     activated: datetime | None = None
     empty_since: datetime | None = None
     inside: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
     told: list[str] = field(default_factory=list)
 
     def due(self) -> datetime | None:
@@ -67,8 +69,16 @@ class Model:
                 self.closes()
 
     def closes(self) -> None:
-        self.status, self.inside = "closed", set()
+        self.status, self.inside, self.waiting = "closed", set(), set()
         self.told.append("session.closed")
+
+    def enters(self, person: str, now: datetime, *how: str) -> None:
+        if self.status == "new":
+            self.told.append("session.active")
+            self.status, self.activated = "active", now
+        self.told += [*how, "participant.joined"]
+        self.empty_since = None
+        self.inside.add(person)
 
     def opens_if_due(self, now: datetime) -> None:
         if self.status == "scheduled" and self.start is not None and self.start - LEAD <= now:
@@ -97,7 +107,7 @@ class AnyTime(RuleBasedStateMachine):
 
     @rule(target=sessions, session_type=TYPES)
     def create(self, session_type: SessionType) -> str:
-        made = self.world.create(session_type)
+        made = self.world.create(session_type, preferences={"knock": True})
         self.models[made.id] = Model(made, "new", self.now + NEW, told=["session.created"])
         return made.id
 
@@ -138,19 +148,45 @@ class AnyTime(RuleBasedStateMachine):
                 self.world.join(model.stored)
             return multiple()
         person = self.world.join(model.stored)
-        if model.status == "new":
-            model.told.append("session.active")
-            model.status, model.activated = "active", self.now
-        model.told.append("participant.joined")
-        model.empty_since = None
-        model.inside.add(person)
+        model.enters(person, self.now)
         return (session_id, person)
+
+    @rule(target=people, session_id=sessions)
+    def knock(self, session_id: str) -> object:
+        model = self.models[session_id]
+        if model.status not in {"new", "active"} or not model.stored.settings["knock"]:
+            with pytest.raises((WrongStatus, NoKnocking)):
+                self.world.knock(model.stored)
+            return multiple()
+        person = self.world.knock(model.stored)
+        model.told.append("participant.knocked")
+        model.waiting.add(person)
+        return (session_id, person)
+
+    @rule(who=people, admitted=st.booleans())
+    def answer(self, who: tuple[str, str], admitted: bool) -> None:
+        session_id, person = who
+        model = self.models[session_id]
+        verb = self.world.admit if admitted else self.world.deny
+        if person not in model.waiting:
+            with suppress(NoKnocking, WrongStatus):
+                verb(model.stored, person)
+            return
+        verb(model.stored, person)
+        model.waiting.remove(person)
+        if admitted:
+            model.enters(person, self.now, "participant.admitted")
+        else:
+            model.told.append("participant.denied")
 
     @rule(who=st.one_of(people, consumes(people)))
     def leave(self, who: tuple[str, str]) -> None:
         session_id, person = who
         model = self.models[session_id]
         self.world.leave(model.stored, person)
+        if person in model.waiting:
+            model.waiting.remove(person)
+            model.told.append("participant.denied")
         if person in model.inside:
             model.inside.remove(person)
             model.told.append("participant.left")

@@ -1,5 +1,6 @@
 """What people do to a session: create, schedule, reschedule, join, leave, close. On both databases."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.support.worlds import World
 from tminus import draws
 from tminus.errors import (
     BadStartTime,
+    NoKnocking,
     NoPinFree,
     StaleVersion,
     TooManySessions,
@@ -317,7 +319,7 @@ def test_only_a_scheduled_session_is_rescheduled_and_the_refusal_names_the_statu
     if status == "closed":
         world.close(session)
     before = world.stored(session)
-    with pytest.raises(WrongStatus, match=f"Cannot reschedule a session whose status is {status}"):
+    with pytest.raises(WrongStatus, match=f"Cannot reschedule while the session's status is {status}"):
         world.reschedule(session, world.now + HOUR)
     assert world.stored(session) == before
 
@@ -429,7 +431,7 @@ def test_nobody_joins_a_session_that_is_not_open(world: World, status: str) -> N
     session = world.schedule(HOUR)
     if status == "closed":
         world.close(session)
-    with pytest.raises(WrongStatus, match=f"Cannot join a session whose status is {status}"):
+    with pytest.raises(WrongStatus, match=f"Cannot join while the session's status is {status}"):
         world.join(session)
     assert world.participants(session) == []
 
@@ -445,6 +447,103 @@ def test_with_max_active_an_active_session_has_a_time_limit_from_its_first_join(
     world.clock.passes(minutes=110)
     world.join(session)
     assert (world.stored(session).due_at, world.stored(session).due_trigger) == (limit, Trigger.TIME_LIMIT)
+
+
+# --- knock ------------------------------------------------------------------------------------------------------------
+
+
+def with_knock(world: World) -> Session:
+    return world.create(preferences={"knock": True})
+
+
+def test_whoever_knocks_is_told_of_and_is_not_in(world: World) -> None:
+    session = with_knock(world)
+    world.clock.passes(minutes=3)
+    grace = world.knock(session, "Grace")
+    waiting = world.stored(session)
+    assert (waiting.status, waiting.participants, waiting.activated_at) == (Status.NEW, 0, None)
+    assert (waiting.due_at, waiting.due_trigger) == (session.due_at, session.due_trigger)
+    assert (waiting.version, waiting.updated_at) == (2, world.now)
+    _, knocked = world.events(session)
+    assert knocked.participant is not None
+    assert (knocked.event.type, knocked.participant.id, knocked.event.actor) == (EventType.KNOCKED, grace, "room:30")
+
+
+def test_whoever_is_let_in_has_joined_from_then_on(world: World) -> None:
+    session = with_knock(world)
+    grace, ada = world.knock(session, "Grace"), world.knock(session, "Ada")
+    world.clock.passes(minutes=2)
+    world.admit(session, grace)
+    active = world.stored(session)
+    assert (active.status, active.activated_at, active.participants) == (Status.ACTIVE, world.now, 1)
+    assert world.told(session)[-3:] == [EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED]
+    world.admit(session, ada)
+    assert world.stored(session).participants == 2
+    assert world.told(session)[-2:] == [EventType.ADMITTED, EventType.JOINED]
+    assert {person.joined_at for person in world.participants(session)} == {world.now}
+    world.leave(session, grace)
+    assert (world.stored(session).participants, world.told(session)[-1]) == (1, EventType.LEFT)
+
+
+@pytest.mark.parametrize("verb", [World.deny, World.leave])
+def test_whoever_is_turned_away_or_goes_away_never_was_in(
+    world: World, verb: Callable[[World, Session, str], None]
+) -> None:
+    session = with_knock(world)
+    grace = world.knock(session)
+    verb(world, session, grace)
+    after = world.stored(session)
+    assert (after.status, after.participants) == (Status.NEW, 0)
+    assert world.told(session)[-1] == EventType.DENIED
+    verb(world, session, grace)
+    assert world.stored(session) == after
+    with pytest.raises(NoKnocking, match="they would have to knock again"):
+        world.admit(session, grace)
+
+
+def test_what_is_known_of_a_knock_is_told_once(world: World) -> None:
+    session = with_knock(world)
+    grace = world.knock(session)
+    world.admit(session, grace)
+    after = world.stored(session)
+    world.admit(session, grace)
+    with pytest.raises(NoKnocking, match="they have joined"):
+        world.deny(session, grace)
+    with pytest.raises(UnknownParticipant):
+        world.admit(session, "nobody")
+    assert world.stored(session) == after
+
+
+def test_where_knock_is_off_nobody_knocks(world: World) -> None:
+    session = world.create()
+    with pytest.raises(NoKnocking, match="its setting knock is off"):
+        world.knock(session)
+    assert world.participants(session) == []
+
+
+@pytest.mark.parametrize("status", ["scheduled", "closed"])
+def test_nobody_knocks_at_a_session_that_is_not_open(world: World, status: str) -> None:
+    session = world.schedule(HOUR, preferences={"knock": True})
+    if status == "closed":
+        world.close(session)
+    with pytest.raises(WrongStatus, match=f"Cannot knock while the session's status is {status}"):
+        world.knock(session)
+
+
+@pytest.mark.parametrize("closed_by", [World.close, lambda world, _: world.passes(hours=1)])
+def test_a_closed_session_lets_nobody_in_and_whoever_waited_can_go(
+    world: World, closed_by: Callable[[World, Session], None]
+) -> None:
+    session = with_knock(world)
+    grace = world.knock(session)
+    closed_by(world, session)
+    closed = world.stored(session)
+    for verb in (world.admit, world.deny):
+        with pytest.raises(WrongStatus):
+            verb(session, grace)
+    world.leave(session, grace)
+    assert world.stored(session) == closed
+    assert closed.status is Status.CLOSED
 
 
 # --- close ------------------------------------------------------------------------------------------------------------

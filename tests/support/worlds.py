@@ -74,6 +74,17 @@ class World:
         """Somebody joins; returns the participant's id."""
         return self.run(lambda tx: verbs.join(tx, self.settings, by, session.id, role, name, retry)).participant_id
 
+    def knock(self, session: Session, name: str = "Grace", *, by: Caller = ROOM, retry: RetryKey | None = None) -> str:
+        """Somebody waits to be let in; returns the participant's id."""
+        guest = ParticipantRole.GUEST
+        return self.run(lambda tx: verbs.knock(tx, self.settings, by, session.id, guest, name, retry)).participant_id
+
+    def admit(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
+        self.run(lambda tx: verbs.admit(tx, self.settings, by, session.id, participant_id))
+
+    def deny(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
+        self.run(lambda tx: verbs.deny(tx, self.settings, by, session.id, participant_id))
+
     def leave(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
         self.run(lambda tx: verbs.leave(tx, self.settings, by, session.id, participant_id))
 

@@ -22,11 +22,12 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.InternalError("r-9"), "r-9"),
     (errors.BadStartTime(NOW, "is in the past"), "startTime 2030-01-07T09:00:00.000Z is in the past"),
     (errors.UnknownSession("xoKwKRBrbwRF"), "Session not found xoKwKRBrbwRF"),
-    (errors.WrongStatus("reschedule", "new"), "Cannot reschedule a session whose status is new"),
+    (errors.WrongStatus("reschedule", "new"), "Cannot reschedule while the session's status is new"),
     (errors.StaleVersion(4), 'version is now "4"'),
     (errors.TooManySessions(3), "3 open sessions"),
     (errors.NoPinFree(), "PIN"),
     (errors.UnknownParticipant("p-1"), "p-1"),
+    (errors.NoKnocking("Nobody knocks here"), "Nobody knocks here"),
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
@@ -83,7 +84,8 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
 def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_area(leaf: type[RequestError]) -> None:
     areas = {
         "the request's shape": {100},
-        "sessions": {101, 102},
+        "sessions": {101},
+        "participants": {102},
         "retries": {103},
         "callers": {104, 106},
         "webhooks": {109},
@@ -95,7 +97,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 22
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 23
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)

@@ -26,6 +26,9 @@ CARRIES: dict[str, set[str]] = {
     "session.ready": {"lagMs"},
     "session.active": {"participant"},
     "session.closed": {"reason", "lagMs"},
+    "participant.knocked": {"participant"},
+    "participant.admitted": {"participant"},
+    "participant.denied": {"participant"},
     "participant.joined": {"participant", "participants"},
     "participant.left": {"participant", "participants"},
 }
@@ -145,6 +148,9 @@ def test_a_session_that_was_never_active_has_been_so_for_0_seconds() -> None:
         (EventType.READY, "is open, it starts at 2030-01-07T09:00:00.000Z"),
         (EventType.ACTIVE, "is active: Grace joined"),
         (EventType.CLOSED, "is closed (expired)"),
+        (EventType.KNOCKED, "has Grace waiting to be let in"),
+        (EventType.ADMITTED, "let Grace in"),
+        (EventType.DENIED, "did not let Grace in"),
         (EventType.JOINED, "was joined by Grace"),
         (EventType.LEFT, "was left by Grace"),
     ],
@@ -161,9 +167,11 @@ def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: 
     assert set(full) - set(log_fields(bare)) == {"lag_ms", "reason", "participant", "request_id", "from"}
 
 
-def test_every_move_is_told_and_only_the_first_join_twice() -> None:
+def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_once() -> None:
     assert {(row.source, row.trigger): told_by(row) for row in TABLE if len(told_by(row)) != 1} == {
-        (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED)
+        (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED),
+        (Status.NEW, Trigger.ADMIT): (EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED),
+        (Status.ACTIVE, Trigger.ADMIT): (EventType.ADMITTED, EventType.JOINED),
     }
     assert {event_type for row in TABLE for event_type in told_by(row)} == set(EventType)
 
@@ -175,6 +183,8 @@ def test_every_move_is_told_and_only_the_first_join_twice() -> None:
         (Trigger.SCHEDULE, None, EventType.SCHEDULED),
         (Trigger.RESCHEDULE, Status.SCHEDULED, EventType.RESCHEDULED),
         (Trigger.OPEN, Status.SCHEDULED, EventType.READY),
+        (Trigger.KNOCK, Status.NEW, EventType.KNOCKED),
+        (Trigger.DENY, Status.ACTIVE, EventType.DENIED),
         (Trigger.JOIN, Status.ACTIVE, EventType.JOINED),
         (Trigger.LEAVE, Status.ACTIVE, EventType.LEFT),
         (Trigger.EXPIRE, Status.NEW, EventType.CLOSED),

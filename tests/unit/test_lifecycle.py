@@ -13,9 +13,15 @@ LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
     ("scheduled", "reschedule"): ("scheduled", "agent", None),
     ("scheduled", "open"): ("new", "clock", None),
     ("scheduled", "close"): ("closed", "agent", "cancelled"),
+    ("new", "knock"): ("new", "room", None),
+    ("new", "admit"): ("active", "room", None),
+    ("new", "deny"): ("new", "room", None),
     ("new", "join"): ("active", "room", None),
     ("new", "expire"): ("closed", "clock", "expired"),
     ("new", "close"): ("closed", "agent", "closed"),
+    ("active", "knock"): ("active", "room", None),
+    ("active", "admit"): ("active", "room", None),
+    ("active", "deny"): ("active", "room", None),
     ("active", "join"): ("active", "room", None),
     ("active", "leave"): ("active", "room", None),
     ("active", "idle"): ("closed", "clock", "empty"),
@@ -24,7 +30,8 @@ LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
 }
 
 STATES = ("unborn", "scheduled", "new", "active", "closed")
-TRIGGERS = ("create", "schedule", "reschedule", "open", "join", "leave", "expire", "idle", "time_limit", "close")
+TRIGGERS = ("create", "schedule", "reschedule", "open", "knock", "admit", "deny", "join", "leave", "expire", "idle",
+            "time_limit", "close")  # fmt: skip
 
 
 def test_these_are_all_states_and_all_triggers() -> None:

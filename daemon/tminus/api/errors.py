@@ -28,6 +28,7 @@ STATUS: Mapping[type[RequestError], int] = {
     errors.TooManySessions: 429,
     errors.NoPinFree: 503,
     errors.UnknownParticipant: 404,
+    errors.NoKnocking: 409,
     errors.KeyReused: 409,
     errors.NotAuthenticated: 401,
     errors.Forbidden: 403,

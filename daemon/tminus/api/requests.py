@@ -124,10 +124,17 @@ class NewStart(Request):
 
 
 class NewParticipant(Request):
-    """Somebody who joined a room."""
+    """Somebody who joined a room, or waits to be let in."""
 
     role: ParticipantRole
     name: Text
+    knock: Annotated[StrictBool, Field(description="They wait to be let in")] = False
+
+
+class Admission(Request):
+    """What became of somebody who knocked."""
+
+    admitted: StrictBool
 
 
 class ReplayOrder(Request):

@@ -9,6 +9,7 @@ from tminus.api import answers
 from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.requests import (
+    Admission,
     After,
     IdempotencyKey,
     IfMatchHeader,
@@ -27,6 +28,7 @@ from tminus.errors import (
     BadStartTime,
     Forbidden,
     KeyReused,
+    NoKnocking,
     NoPinFree,
     StaleVersion,
     TooManySessions,
@@ -159,9 +161,9 @@ async def session_events(
 
 @router.post(
     "/supportsession/{session_id}/participants",
-    summary="A room reports that somebody joined",
+    summary="A room reports that somebody joined, or knocked",
     response_model=wire.Joined,
-    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused),
+    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking),
 )
 async def join_session(
     request: Request,
@@ -171,12 +173,25 @@ async def join_session(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     services = services_of(request)
-    retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json")])
-    made = await services.write(
-        lambda tx: verbs.join(tx, services.settings, caller, session_id, body.role, body.name, retry)
-    )
+    retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
+    verb = verbs.knock if body.knock else verbs.join
+    made = await services.write(lambda tx: verb(tx, services.settings, caller, session_id, body.role, body.name, retry))
     headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
     return Json({"participantId": made.participant_id}, headers=headers)
+
+
+@router.put(
+    "/supportsession/{session_id}/participants/{participant_id}",
+    summary="A room reports that somebody who knocked was let in, or was not",
+    response_model=wire.Success,
+    responses=refusals(Forbidden, UnknownSession, UnknownParticipant, WrongStatus, NoKnocking),
+)
+async def answer_knock(
+    request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
+) -> Response:
+    services, verb = services_of(request), verbs.admit if body.admitted else verbs.deny
+    await services.write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
+    return Json({"success": True})
 
 
 @router.delete(

@@ -37,6 +37,7 @@ _EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq
 _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
 
 _LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
+_LET_IN = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"))
 _EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
 _PINS_TAKEN = select(_S.pin).where(_S.pin != 0)
 
@@ -262,6 +263,10 @@ class Transaction(View):
 
     def add_participant(self, participant: Participant) -> None:
         self.execute(insert(PARTICIPANTS), participant.model_dump())
+
+    def participant_admitted(self, participant_id: str) -> None:
+        values = {"participant_id": participant_id}
+        self.execute(_LET_IN.values(joined_at=self.now, waiting_since=None), values)
 
     def participant_left(self, participant_id: str) -> None:
         self.execute(_LEAVE.values(left_at=self.now), {"participant_id": participant_id})
