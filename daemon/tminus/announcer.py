@@ -7,10 +7,12 @@ and not read again as long as it is what comes next.
 
 import contextlib
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from tminus import clock
 from tminus.errors import StoreUnavailable
 from tminus.events import News
 from tminus.storage import Store
@@ -24,6 +26,8 @@ LOOK = 1.0
 REST = 0.05
 """Seconds between two pages: under load one look tells of many commits, and a herd's lines hold no request up."""
 
+LAST_SECONDS = 1.0
+"""How long a stop waits for what is left to tell: a herd that opened just before can have left 100,000 events."""
 
 KEPT = 4 * PAGE
 """Events that are kept because they were handed over; more of them are read again."""
@@ -47,6 +51,8 @@ class Announcer:
         self._stopping = threading.Event()
         self._may_tell = threading.Event()
         self._may_tell.set()
+        self._until = math.inf
+        """On the monotonic clock, when it ends whatever is left to tell."""
         self._thread = threading.Thread(target=self._run, name="announcer")
 
     def start(self) -> None:
@@ -58,11 +64,17 @@ class Announcer:
             self._fresh.extend(news)
         self._wake.set()
 
-    def stop(self) -> None:
-        """Returns when everything committed so far has been told."""
+    def stop(self) -> int:
+        """Returns when everything committed so far has been told, or `LAST_SECONDS` later: then it says about how many
+        events have not.
+        """
+        self._until = clock.monotonic() + LAST_SECONDS
         self._stopping.set()
         self._wake.set()
         self._thread.join()
+        with contextlib.suppress(StoreUnavailable):
+            return self._store.read(lambda view: view.last_seq()) - self._seq
+        return 0
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -81,12 +93,14 @@ class Announcer:
             self._wake.wait(LOOK)
             self._wake.clear()
             stopping = self._stopping.is_set()  # looked at before reading: what was committed by then is told
-            while self._tell_page() == PAGE:
+            # Also after a page that is not full: that may have been all that was handed over, and others follow.
+            while self._tell_page() and clock.monotonic() < self._until:
                 self._stopping.wait(REST)
             self._stopping.wait(REST)
 
     def _tell_page(self) -> int:
-        self._may_tell.wait(LOOK)
+        if not self._stopping.is_set():
+            self._may_tell.wait(LOOK)
         try:
             page = self._handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
         except StoreUnavailable:

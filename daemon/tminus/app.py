@@ -86,7 +86,7 @@ class Daemon:
             started.callback(self.services.close)
             self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
-            started.callback(self._announcer.stop)
+            started.callback(self._stop_telling)
             secrets = delivery.read_secrets(settings, state, environ)
             webhooks.start()
             started.callback(webhooks.stop)
@@ -212,6 +212,10 @@ class Daemon:
         if tx.told:
             self._announcer.wake(tx.recorded)
             self._ring()
+
+    def _stop_telling(self) -> None:
+        if left := self._announcer.stop():
+            say("log.left_out", events=left)
 
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
