@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from tminus import clock
-from tminus.errors import StoreUnavailable
+from tminus.errors import RequestError, StoreUnavailable
 from tminus.events import News
 from tminus.storage import Store
 
@@ -32,6 +32,9 @@ LAST_SECONDS = 1.0
 KEPT = 4 * PAGE
 """Events that are kept because they were handed over; more of them are read again."""
 
+_LEFT_AT = "log_left_at"
+"""Under this key the database remembers the last event that was told, if a stop left some untold."""
+
 
 class Announcer:
     """A thread that hands each committed event to `announce`, from those after `start` on.
@@ -46,7 +49,7 @@ class Announcer:
         self._announce = announce
         self._found = found
         self._fresh: deque[News] = deque()
-        self._seq = store.read(lambda view: view.last_seq())
+        self._seq = self._begin()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._may_tell = threading.Event()
@@ -64,17 +67,28 @@ class Announcer:
             self._fresh.extend(news)
         self._wake.set()
 
+    def _begin(self) -> int:
+        """After which event it begins: the newest, or where the daemon before had to leave off."""
+        left = self._store.read(lambda view: view.meta(_LEFT_AT))
+        if not left:
+            return self._store.read(lambda view: view.last_seq())
+        self._store.submit(lambda tx: tx.set_meta(_LEFT_AT, "")).result()
+        return int(left)
+
     def stop(self) -> int:
-        """Returns when everything committed so far has been told, or `LAST_SECONDS` later: then it says about how many
-        events have not.
+        """Returns when everything committed so far has been told, or `LAST_SECONDS` later: then with how many events,
+        about, are left for the next start.
         """
         self._until = clock.monotonic() + LAST_SECONDS
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        with contextlib.suppress(StoreUnavailable):
-            return self._store.read(lambda view: view.last_seq()) - self._seq
-        return 0
+        left = 0
+        with contextlib.suppress(RequestError):
+            left = self._store.read(lambda view: view.last_seq()) - self._seq
+            if left:
+                self._store.submit(lambda tx: tx.set_meta(_LEFT_AT, str(self._seq))).result()
+        return left
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:

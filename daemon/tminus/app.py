@@ -215,7 +215,7 @@ class Daemon:
 
     def _stop_telling(self) -> None:
         if left := self._announcer.stop():
-            say("log.left_out", events=left)
+            say("log.behind", events=left)
 
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""

@@ -125,7 +125,8 @@ def _validated(body: ModelField, arrival: Arrival) -> tuple[Any, list[Any]]:
         return None, faults
     taken, faults = body.validate(sent, loc=("body",))
     if not faults and b"\\u0000" in arrival.body:  # in JSON it is written in no other way
-        faults = list(_nuls(sent))
+        kept = type(taken).model_fields
+        faults = list(_nuls({name: member for name, member in sent.items() if name in kept}))
     return taken, faults
 
 

@@ -20,7 +20,7 @@ CHANNEL = "tminus"
 AGAIN = 1.0
 """Seconds after which a listener that has lost its database looks for it again."""
 
-LEASE = 10
+LEASE = 6
 """Seconds after which the server takes from a daemon what it holds if it has said nothing: it may be frozen."""
 
 RENEWAL = 2.0
