@@ -1,8 +1,10 @@
 """Webhooks on real databases and over real HTTP: every event, in order, at least once, whatever the receiver does."""
 
 import asyncio
+import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -262,6 +264,43 @@ def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, 
             sender.make()
         eventually(lambda: receiver.seqs == sender.seqs())
         assert len(stuck.requests) == 1, "it still waits for the first answer"
+
+
+@ON_SQLITE
+def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, answers, asked = socket.getaddrinfo, threading.Event(), Counter[str]()
+
+    def silent(host: str, port: int, *args: Any, **more: Any) -> Any:
+        if host.startswith("silent") and not more.get("flags"):
+            asked[host] += 1
+            answers.wait()
+            return found("127.0.0.1", port, *args, **more)
+        return found(host, port, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    names = [f"silent{number}" for number in range(33)]  # more than the threads that event loops have for it
+    try:
+        sender.apply(
+            *({"name": name, "url": f"http://{name}:{receiver.port}/", "timeout": "200ms"} for name in names),
+            desk(receiver, timeout="5m"),
+        )
+        sender.make()
+        eventually(lambda: all(sender.standing(name).state.failures >= 2 for name in names))
+        assert receiver.seqs == sender.seqs()
+        assert asked == Counter(names), "no second question while the first is open"
+        answers.set()
+        eventually(lambda: all(sender.standing(name).state.failures == 0 for name in names))
+        answers.clear()
+        asked.clear()
+        sender.make()
+        eventually(lambda: asked)
+        begun = wall_clock.monotonic()
+        sender.webhooks.stop()
+        assert wall_clock.monotonic() - begun < 5
+    finally:
+        answers.set()
 
 
 def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:

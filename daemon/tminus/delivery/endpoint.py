@@ -18,7 +18,7 @@ from tminus import clock, draws, instants
 from tminus.bell import Bell, wait_for
 from tminus.config import Webhook
 from tminus.delivery import backoff, signing
-from tminus.delivery.post import Outcome, post
+from tminus.delivery.post import Outcome, Resolver, post
 from tminus.errors import RequestError
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
@@ -88,6 +88,7 @@ class Courier:
         self.secrets = secrets
         self._store = store
         self._client = client
+        self._resolver = Resolver()
         self._bell = bell
         self._tried = tried
         self._first_pause = first_pause
@@ -279,7 +280,13 @@ class Courier:
         headers["Content-Type"] = self.webhook.content_type
         webhook = self.webhook
         outcome = await post(
-            self._client, webhook.url, body, headers, webhook.timeout, link_local=webhook.allow_link_local
+            self._client,
+            self._resolver,
+            webhook.url,
+            body,
+            headers,
+            webhook.timeout,
+            link_local=webhook.allow_link_local,
         )
         delivery = Delivery(
             endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
