@@ -373,6 +373,54 @@ def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Se
 
 
 @ON_SQLITE
+def test_what_a_reload_cuts_off_comes_again_at_once_under_the_same_id(sender: Sender, receiver: Receiver) -> None:
+    """Here with a new secret. The receiver is not to blame, and what happened meanwhile is not in that request."""
+    receiver.answers = [trickle]
+    sender.apply(desk(receiver, timeout="1m", give_up_after="1ms"))
+    sender.make()
+    eventually(lambda: receiver.requests)
+    sender.make()
+    sender.apply(desk(receiver, timeout="1m", give_up_after="1ms"), desk=(OTHER_SECRET,))
+    eventually(lambda: len(receiver.requests) == 3)
+    first, again, later = receiver.requests
+    assert (again.headers["webhook-id"], again.body) == (first.headers["webhook-id"], first.body)
+    assert [*again.seqs, *later.seqs] == sender.seqs()
+    again.verify(OTHER_SECRET)
+    eventually(lambda: len(sender.deliveries()) == 3)
+    cut_off, *taken = sender.deliveries()
+    assert (cut_off.ok, cut_off.status, (cut_off.error or "").partition(":")[0]) == (False, None, "cut off")
+    assert [row.ok for row in taken] == [True, True]
+    assert sender.standing().state.failures == 0
+
+
+def test_what_a_stop_cuts_off_comes_again_under_the_same_id(sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
+    sender.apply(desk(receiver, timeout="1m"))
+    [session] = sender.make()
+    eventually(lambda: sender.standing().backlog.events == 0)
+    receiver.answers = [trickle]
+    sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session=session.id))
+    eventually(lambda: len(receiver.requests) == 2)
+    sender.webhooks.stop()
+    sender.webhooks = Webhooks(sender.world.store, tmp_path)
+    sender.webhooks.start()
+    sender.apply(desk(receiver, timeout="1m"))
+    eventually(lambda: sender.standing().replays == 0)
+    receiver.answers = [trickle]
+    sender.make()
+    eventually(lambda: len(receiver.requests) == 4)
+    sender.make()
+    sender.webhooks.stop()
+    sender.webhooks = Webhooks(sender.world.store, tmp_path)
+    sender.webhooks.start()
+    sender.apply(desk(receiver, timeout="1m"))
+    eventually(lambda: sender.standing().backlog.events == 0)
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
+    assert ids[0] == ids[1] == ids[2]
+    assert ids[3] == ids[4] != ids[5]
+    assert [row.ok for row in sender.deliveries()] == [True, False, True, False, True, True]
+
+
+@ON_SQLITE
 def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if_named(
     sender: Sender, tmp_path: Path
 ) -> None:

@@ -196,6 +196,8 @@ class Courier:
                     "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None,
                     "retry_at": None, "last_error": None, "delivered_at": delivery.at,
                 }  # fmt: skip
+            elif outcome.cut_off:
+                changes = {"batch_until": delivery.last_seq, "retry_at": None}
             else:
                 # As it stands now: an operator may have resumed it while the request was on its way.
                 changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
@@ -208,10 +210,10 @@ class Courier:
 
         changes = await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
-        if not outcome.ok:
-            self._tell_failure(delivery, changes)
-        elif state.failures:
+        if outcome.ok and state.failures:
             say("webhook.recovered", endpoint=name, tries=state.failures + 1)
+        elif not outcome.ok and not outcome.cut_off:
+            self._tell_failure(delivery, changes)
 
     async def _replay(self, replay: Replay, page: outbox.Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
@@ -223,7 +225,9 @@ class Courier:
         outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page)
         changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
         ends = False
-        if not outcome.ok:
+        if outcome.cut_off:
+            changes = {"retry_at": None}
+        elif not outcome.ok:
             changes = self._failed(replay, outcome, delivery.at)
             ends = self._gives_up(outcome, changes) is not None
 
@@ -237,7 +241,7 @@ class Courier:
         self._tried(name, outcome.ok, len(page.told))
         if ends:
             say("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
-        elif not outcome.ok:
+        elif not outcome.ok and not outcome.cut_off:
             self._tell_failure(delivery, changes)
 
     def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:

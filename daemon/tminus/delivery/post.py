@@ -41,6 +41,8 @@ class Outcome:
     ms: int
     asked: timedelta | None = None
     """The receiver's `Retry-After`."""
+    cut_off: bool = False
+    """Whether it was this side that waited no longer: that is no failure of the receiver's."""
 
     @property
     def ok(self) -> bool:
@@ -149,9 +151,13 @@ async def post(
     *,
     link_local: bool = False,
 ) -> Outcome:
-    """Sends a request and waits for its answer, so long at the most, however it trickles. Never raises."""
+    """Sends a request and waits for its answer, so long at the most, however it trickles.
+
+    Never raises. Cancelled, it returns what became of the request until then, so that it can be recorded.
+    """
     begun = clock.monotonic()
     status = asked = error = None
+    cut_off = False
     answer = b""
     seconds = patience.total_seconds()
     try:
@@ -165,12 +171,15 @@ async def post(
                 await response.aclose()
     except TimeoutError:
         error = None if status else f"no answer within {seconds:g} s"
+    except asyncio.CancelledError:
+        cut_off = status is None
+        error = "cut off: the daemon was stopping, or the endpoint was changed" if cut_off else None
     except Exception as failure:  # a URL that somebody typed can fail in any way
         error = None if status else _said(failure)
     if status is not None and not 200 <= status <= 299:
         error = f"answered {status}"
     text = answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None
-    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked)
+    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked, cut_off)
 
 
 async def _send(

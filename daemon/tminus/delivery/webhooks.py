@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 GRACE = 1.0
 """Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
-was cut off is made again."""
+is cut off then is made again, with the same events: it has as long again to be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +226,13 @@ class Webhooks:
         ending = [self._couriers.pop(name) for name in names]
         for courier, _ in ending:
             courier.stop()
-        if ending:
-            await asyncio.wait([task for _, task in ending], timeout=GRACE)
+        left = {task for _, task in ending}
+        for _ in ("for its answer", "cut off, to be recorded"):
+            if left:
+                _, left = await asyncio.wait(left, timeout=GRACE)
+            for task in left:
+                task.cancel()
         for courier, task in ending:
-            task.cancel()
             try:
                 await task
             except asyncio.CancelledError:
