@@ -234,6 +234,20 @@ def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: S
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == sender.seqs())
 
 
+@ON_SQLITE
+def test_who_asks_for_a_longer_pause_than_it_is_tried_has_a_last_try(sender: Sender, receiver: Receiver) -> None:
+    receiver.answer = status(503, Retry_After="7200")
+    sender.apply(desk(receiver, give_up_after="1h"), desk(receiver, name="impatient", give_up_after="300ms"))
+    sender.make()
+    eventually(lambda: sender.standing("impatient").state.pause_reason is PauseReason.GAVE_UP)
+    first, last = sender.deliveries("impatient")
+    assert last.at - first.at >= timedelta(milliseconds=300)
+    eventually(lambda: sender.standing().state.failures == 1)
+    state = sender.standing().state
+    assert state.failing_since is not None
+    assert (state.paused_at, state.retry_at) == (None, state.failing_since + HOUR)
+
+
 def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiver: Receiver) -> None:
     receiver.answers = [status(500), status(500), trickle]
     sender.apply(desk(receiver, timeout="500ms", give_up_after="600ms"))

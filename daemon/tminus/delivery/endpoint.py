@@ -203,7 +203,7 @@ class Courier:
                 changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
                 # The same events the next time, so that the id is the same.
                 changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
-                if (reason := self._gives_up(outcome, changes)) is not None:
+                if (reason := self._gives_up(outcome, changes, delivery.at)) is not None:
                     changes |= {"paused_at": delivery.at, "pause_reason": reason}
             outbox.change(tx, name, state.cursor, **changes)
             return changes
@@ -229,7 +229,7 @@ class Courier:
             changes = {"retry_at": None}
         elif not outcome.ok:
             changes = self._failed(replay, outcome, delivery.at)
-            ends = self._gives_up(outcome, changes) is not None
+            ends = self._gives_up(outcome, changes, delivery.at) is not None
 
         def record(tx: Transaction) -> None:
             if ends:
@@ -246,18 +246,21 @@ class Courier:
 
     def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:
         failures = state.failures + 1
+        since = state.failing_since or begun
         ended = begun + timedelta(milliseconds=outcome.ms)
+        again = ended + backoff.pause(failures, outcome.asked, self._first_pause)
+        # Whatever pause was drawn or asked for, there is a last try before it is given up.
         return {
             "failures": failures,
-            "failing_since": state.failing_since or begun,
-            "retry_at": ended + backoff.pause(failures, outcome.asked, self._first_pause),
+            "failing_since": since,
+            "retry_at": min(again, since + self.webhook.give_up_after),
         }
 
-    def _gives_up(self, outcome: Outcome, changes: dict[str, Any]) -> PauseReason | None:
+    def _gives_up(self, outcome: Outcome, changes: dict[str, Any], begun: datetime) -> PauseReason | None:
         if outcome.gone:
             return PauseReason.GONE
-        waited: timedelta = changes["retry_at"] - changes["failing_since"]
-        return PauseReason.GAVE_UP if waited > self.webhook.give_up_after else None
+        last: datetime = changes["failing_since"] + self.webhook.give_up_after
+        return PauseReason.GAVE_UP if begun >= last else None
 
     def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
         what = {"endpoint": self.webhook.name, "error": delivery.error, "tries": changes["failures"]}
