@@ -21,6 +21,7 @@ from tests.support.worlds import World
 from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
 from tminus.delivery import Standing, Webhooks
+from tminus.delivery.endpoint import BODY_BYTES
 from tminus.delivery.post import ANSWER_BYTES
 from tminus.errors import UnknownWebhook
 from tminus.model import Delivery, Session
@@ -165,6 +166,26 @@ def test_whatever_fails_is_tried_again_with_the_same_id_until_it_arrives(
     eventually(lambda: len(sender.deliveries()) == 4)
     assert [(row.ok, row.status) for row in sender.deliveries()] == [(False, code)] * 2 + [(True, 200)] * 2
     assert all(row.error for row in sender.deliveries(failed=True))
+
+
+@ON_SQLITE
+def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver, batch=1000))
+    sender.ask(sender.webhooks.pause("desk"))
+    for size in [60_000] * 30 + [2 * BODY_BYTES, 100]:
+        sender.world.create(parent_object={"id": "1", "type": "case", "notes": "x" * size})
+    receiver.answers = [status(500)]
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: sender.standing().backlog.events == 0)
+    first, *taken = receiver.requests
+    assert (first.headers["webhook-id"], first.body) == (taken[0].headers["webhook-id"], taken[0].body)
+    assert [len(request.events) for request in taken] == [17, 13, 1, 1]
+    assert [len(request.body) <= BODY_BYTES for request in taken] == [True, True, False, True]
+    assert [seq for request in taken for seq in request.seqs] == sender.seqs()
+    before = len(receiver.requests)
+    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: sender.standing().replays == 0)
+    assert [request.body for request in receiver.requests[before:]] == [request.body for request in taken]
 
 
 def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: Sender, log_lines: Lines) -> None:

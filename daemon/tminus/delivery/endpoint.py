@@ -36,6 +36,10 @@ AGAIN = 1.0
 ASIDE = 1.0
 """Seconds after which it looks whether the daemon that serves its endpoint is still there."""
 
+BODY_BYTES = 1024 * 1024
+"""A batch ends before its JSON is longer than this: what many servers take without being told to. One event alone is
+bounded by what the API takes."""
+
 SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
 
@@ -127,7 +131,7 @@ class Courier:
     async def ping(self) -> Delivery:
         """Sends a `ping`, paused or not, and records what became of it."""
         said = {"type": "ping", "ts": instants.text(clock.now()), "message": f"A test of endpoint {self.webhook.name}"}
-        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", [said])
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", orjson.dumps([said]))
         delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
         self._tried(self.webhook.name, outcome.ok, 0)
         return delivery
@@ -188,7 +192,8 @@ class Courier:
     async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""
         name = self.webhook.name
-        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page)
+        page, body = self._fitting(page)
+        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
 
         def record(tx: Transaction) -> dict[str, Any]:
             if outcome.ok:
@@ -222,7 +227,8 @@ class Courier:
             await self._write(lambda tx: outbox.end_replay(tx, replay))
             say("webhook.replayed", endpoint=name, replay=replay.id)
             return
-        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page)
+        page, body = self._fitting(page)
+        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
         changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
         ends = False
         if outcome.cut_off:
@@ -271,18 +277,28 @@ class Courier:
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 
-    async def _send_page(self, kind: DeliveryKind, page: outbox.Page) -> tuple[Outcome, Delivery]:
-        database_id = self._store.database_id
+    def _fitting(self, page: outbox.Page) -> tuple[outbox.Page, bytes]:
+        """As many of a page's events as one request holds, and its body."""
+        events: list[bytes] = []
+        room = BODY_BYTES - 1  # two brackets, and a comma less than events
+        for told in page.told:
+            event = orjson.dumps(told.payload(self._store.database_id))
+            room -= len(event) + len(b",")
+            if room < 0 and events:
+                fitting = page.told[: len(events)]
+                page = outbox.Page(fitting, fitting[-1].event.seq)
+                break
+            events.append(event)
+        return page, b"[" + b",".join(events) + b"]"
+
+    async def _send_page(self, kind: DeliveryKind, page: outbox.Page, body: bytes) -> tuple[Outcome, Delivery]:
         seqs = [told.event.seq for told in page.told]
-        events = [told.payload(database_id) for told in page.told]
-        outcome, delivery = await self._send(kind, signing.batch_id(database_id, seqs), events)
+        outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
         delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
         return outcome, delivery
 
-    async def _send(
-        self, kind: DeliveryKind, webhook_id: str, events: list[dict[str, Any]]
-    ) -> tuple[Outcome, Delivery]:
-        body, now = orjson.dumps(events), clock.now()
+    async def _send(self, kind: DeliveryKind, webhook_id: str, body: bytes) -> tuple[Outcome, Delivery]:
+        now = clock.now()
         headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
         webhook = self.webhook
