@@ -118,6 +118,8 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     assert [(one["kind"], one["status"], one["answer"]) for one in log] == [("ping", 500, "no")]
     assert daemon.command("webhooks", "ping", "nobody").returncode == 3
     assert daemon.command("webhooks", "replay", "desk").returncode == 2
+    unknown = daemon.command("webhooks", "replay", "desk", "--session", "nobody")
+    assert (unknown.returncode, unknown.stderr) == (3, "tminus: Session not found nobody (refcode 101404)\n")
     made = daemon.command("webhooks", "secret").stdout.strip()
     Path(old).write_text(made)
     assert reload(webhooks=[{**desk(daemon, receiver, made)[0]}]) == "config.reloaded"

@@ -23,7 +23,7 @@ from tminus.config import Settings, Webhook
 from tminus.delivery import Standing, Webhooks
 from tminus.delivery.endpoint import BODY_BYTES
 from tminus.delivery.post import ANSWER_BYTES
-from tminus.errors import UnknownWebhook
+from tminus.errors import UnknownSession, UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
 from tminus.storage import outbox
@@ -524,6 +524,13 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     assert [event["eventId"] for event in receiver.requests[-1].events] == [
         told.payload(sender.world.store.database_id)["eventId"] for told in sender.world.events()[-1:]
     ]
+
+
+def test_a_replay_to_a_session_that_there_is_not_is_refused(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    with pytest.raises(UnknownSession):
+        sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session="nobody"))
+    assert sender.standing().replays == 0
 
 
 def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) -> None:

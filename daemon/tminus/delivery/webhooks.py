@@ -16,7 +16,7 @@ from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
 from tminus.delivery.post import make_client, trusting
-from tminus.errors import RequestError, UnknownWebhook
+from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import Store, Transaction, View, outbox
@@ -172,11 +172,13 @@ class Webhooks:
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
         """Tells again what happened from an event on, since a time, or to a session; up to now. Returns the replay.
 
-        Raises `UnknownWebhook`.
+        Raises `UnknownWebhook`, `UnknownSession`.
         """
         self._named(name)
 
         def queue(tx: Transaction) -> Replay:
+            if session is not None and tx.session(session) is None:
+                raise UnknownSession(session)
             after = from_seq - 1 if from_seq else outbox.seq_before(tx, since) if since is not None else 0
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
