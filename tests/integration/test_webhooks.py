@@ -20,13 +20,13 @@ from tests.support.worlds import World
 
 from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
-from tminus.delivery import Standing, Webhooks
-from tminus.delivery.endpoint import BODY_BYTES
+from tminus.delivery import Standing, Webhooks, endpoint
+from tminus.delivery.endpoint import BODY_BYTES, Courier
 from tminus.delivery.post import ANSWER_BYTES
 from tminus.errors import UnknownSession, UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
-from tminus.storage import outbox
+from tminus.storage import View, outbox
 from tminus.storage.tables import EVENTS
 from tminus.vocabulary import PauseReason, SessionType
 
@@ -213,6 +213,30 @@ def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Recei
     sender.make(2)
     eventually(lambda: sum(row.events for row in sender.deliveries()) == 2)
     assert all(row.ok and len(row.answer or "") == ANSWER_BYTES for row in sender.deliveries())
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("answer", [status(410), status(503, Retry_After="3600")])
+def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    looks, look = Counter[str](), Courier._look
+
+    def counted(self: Courier, view: View) -> Any:
+        looks[self.webhook.name] += 1
+        return look(self, view)
+
+    monkeypatch.setattr(Courier, "_look", counted)
+    monkeypatch.setattr(endpoint, "BLOCKED", 60.0)
+    receiver.answers = [answer]
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: sender.standing().state.last_error)
+    before = looks["desk"]
+    sender.make(50)
+    assert looks["desk"] < before + 5, "some may be on their way when the request has failed"
+    sender.ask(sender.webhooks.resume("desk"))
+    eventually(lambda: sender.standing().backlog.events == 0)
 
 
 @ON_SQLITE

@@ -40,6 +40,9 @@ BODY_BYTES = 1024 * 1024
 """A batch ends before its JSON is longer than this: what many servers take without being told to. One event alone is
 bounded by what the API takes."""
 
+BLOCKED = 5.0
+"""Seconds after which it looks while new events do not wake it: an operator may have asked another daemon to resume."""
+
 SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
 
@@ -57,6 +60,8 @@ class Due:
     page: outbox.Page
     wait: float
     """Seconds until there may be something to do, if there is nothing now."""
+    blocked: bool = False
+    """Whether new events change nothing: it is paused, or waits to try again."""
 
 
 class Courier:
@@ -100,6 +105,8 @@ class Courier:
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
+        self.blocked = False
+        """Whether new events need not ring: it waits, and not for them. Any thread."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -146,6 +153,7 @@ class Courier:
         if due is None:  # the database was away when it was put in force
             await self.enlist()
             return 0
+        was_blocked, self.blocked = self.blocked, due.blocked
         if due.replay is not None:
             await self._replay(due.replay, due.page)
             return 0
@@ -157,7 +165,7 @@ class Courier:
             await self._write(
                 lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
             )
-        return due.wait
+        return 0 if was_blocked and not due.blocked else due.wait  # what was committed meanwhile did not ring
 
     async def enlist(self) -> None:
         """Gives the endpoint its place, if it has none."""
@@ -187,7 +195,7 @@ class Courier:
                     page = outbox.page(view, after, self.webhook.batch, self._only)
                 return Due(state, None, page, min(waits))
             waits.append(left)
-        return Due(state, None, outbox.Page([], state.cursor), min(waits))
+        return Due(state, None, outbox.Page([], state.cursor), min(BLOCKED, *waits), blocked=True)
 
     async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""

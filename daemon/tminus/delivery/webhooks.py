@@ -103,8 +103,10 @@ class Webhooks:
 
     def wake(self) -> None:
         """There are new events. Any thread."""
-        for bell in tuple(self._bells.values()):
-            bell.ring()
+        for name, bell in tuple(self._bells.items()):
+            served = self._couriers.get(name)
+            if served is None or not served[0].blocked:
+                bell.ring()
 
     def drain(self) -> None:
         """Begins no more requests. Any thread."""
