@@ -223,6 +223,8 @@ class Daemon:
             return  # it is about to look at everything
         self._clockwork.wait_for(due)
         self._announcer.wake()
+        if due is None:
+            self.services.webhooks.wake(also_blocked=True)  # perhaps an operator has resumed one there, or replays
 
     def _ring(self) -> None:
         """There are new events, of this process or another one. On any thread."""

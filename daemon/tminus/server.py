@@ -19,7 +19,7 @@ from tminus.errors import Overloaded
 from tminus.listeners import BACKLOG
 from tminus.logs import say
 
-DRAIN_SECONDS = 7
+DRAIN_SECONDS = 6
 """How long running requests may take to finish once the daemon was told to stop."""
 
 KEEP_ALIVE_SECONDS = 75

@@ -9,8 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
 
 TEXTS = {
     "NUL": "a\0b",
@@ -175,11 +177,8 @@ def test_any_text_in_a_header_is_answered(description: JSON, client: Client, kin
                 assert "X-Forged" not in json.dumps(said)
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize("call", RIGHT)
-def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
-    description: JSON, client: Client, call: str, kind: str
-) -> None:
+def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> None:
+    """A text in each place of a call's body: it is refused, or comes back the same."""
     method, path = call.split()
     schema = description["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
     text = TEXTS[kind]
@@ -201,6 +200,25 @@ def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
                 for name in at if at[0] in shown else ():
                     shown = shown[name.strip() if at[0] == "parentObject" else name]  # published examples need that
                 assert shown in (said, text), where
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("call", RIGHT)
+def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
+    description: JSON, client: Client, call: str, kind: str
+) -> None:
+    _put_everywhere(description, client, call, kind)
+
+
+def test_any_text_in_a_body_is_refused_or_comes_back_the_same_on_postgresql(
+    description: JSON, pg_server: PostgresServer, start_daemon: StartDaemon
+) -> None:
+    with pg_server.database(empty=True) as database:
+        daemon = start_daemon(storage={"url": database.url.replace(":@", "@")})
+        with closing(Client(daemon)) as client:
+            for kind in TEXTS:
+                _put_everywhere(description, client, "POST /v3/supportsessions", kind)
+        assert daemon.terminate() == 0
 
 
 def test_ten_megabytes_are_refused_wherever_they_stand(daemon: Daemon) -> None:

@@ -57,10 +57,10 @@ class Sender:
     def _committed(self, _tx: object) -> None:
         self.webhooks.wake()
 
-    def _heard(self, _due: datetime | None) -> None:
+    def _heard(self, due: datetime | None) -> None:
         self.heard += 1
         if hasattr(self, "webhooks"):
-            self.webhooks.wake()
+            self.webhooks.wake(also_blocked=due is None)
 
     def apply(self, *webhooks: dict[str, Any], **secrets: tuple[str, ...]) -> None:
         """Puts endpoints in force, as a start or a reload does."""
@@ -646,6 +646,24 @@ def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sen
     eventually(lambda: len(receiver.seqs) >= 40)
     assert receiver.seqs == senders[0].seqs(), "in order, and none twice"
     assert all(sender.heard for sender in senders)
+
+
+def test_what_an_operator_asks_of_another_daemon_is_done_at_once(
+    senders: tuple[Sender, Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOOK", "BLOCKED"):
+        monkeypatch.setattr(endpoint, name, 600.0)  # nobody looks by himself
+    one, two = senders
+    one.apply(desk(receiver))
+    one.make(2)
+    eventually(lambda: len(receiver.seqs) == 2)
+    two.apply(desk(receiver))
+    two.ask(two.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: receiver.seqs == [1, 2, 1, 2])
+    two.ask(two.webhooks.pause("desk"))
+    two.make()
+    two.ask(two.webhooks.resume("desk"))
+    eventually(lambda: receiver.seqs == [1, 2, 1, 2, 3])
 
 
 def test_the_survivor_takes_over_within_seconds(senders: tuple[Sender, Sender], receiver: Receiver) -> None:

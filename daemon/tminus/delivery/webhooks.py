@@ -101,11 +101,13 @@ class Webhooks:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """There are new events. Any thread."""
+    def wake(self, *, also_blocked: bool = False) -> None:
+        """There are new events; `also_blocked`: or what those wait for that are paused, or wait to try again. Any
+        thread.
+        """
         for name, bell in tuple(self._bells.items()):
             served = self._couriers.get(name)
-            if served is None or not served[0].blocked:
+            if also_blocked or served is None or not served[0].blocked:
                 bell.ring()
 
     def drain(self) -> None:
@@ -184,6 +186,7 @@ class Webhooks:
             after = from_seq - 1 if from_seq else outbox.seq_before(tx, since) if since is not None else 0
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
+            tx.told = True  # another daemon may serve the endpoint
             return replay
 
         queued = await self._store.write(queue)
@@ -265,4 +268,5 @@ def _pause(tx: Transaction, name: str) -> bool:
 def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
     outbox.change(tx, name, **begin)
+    tx.told = True  # another daemon may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

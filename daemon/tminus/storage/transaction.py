@@ -134,7 +134,7 @@ class Transaction(View):
         self.jobs = 0
         """How many jobs share it; the writer says."""
         self.told = False
-        """Whether there are events in it."""
+        """Whether there are events in it, or something else that other daemons should look at."""
         self.waited = 0.0
         """Seconds that it has waited for other daemons."""
         self._sessions: list[Session] = []
