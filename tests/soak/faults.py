@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -23,6 +24,9 @@ from tests.support.waiting import eventually
 
 BURST = 120
 """Calls at once, of one burst."""
+
+CROWD = 300
+"""Connections that ask nothing."""
 
 Say = Callable[[str], None]
 
@@ -51,13 +55,17 @@ class Trouble(threading.Thread):
         self._spare_after = time.monotonic() + seconds * 0.6
         self._faults: dict[Callable[[], None], int] = {
             self._kill: 4, self._terminate: 2, self._reload: 3, self._halt: 2, self._burst: 2, self._garbage: 2,
+            self._crowd: 1,
         }  # fmt: skip
         for mood in stage.moods:
             mood.say = self._tell
-        if isinstance(stage, OnSqlite) and stage.has_clock:
-            self._faults |= {self._step: 3}
+        if isinstance(stage, OnSqlite) and stage.has_compiler:
+            self._faults |= {self._step: 3, self._disk: 3}
         if isinstance(stage, OnPostgres):
-            self._faults |= {self._cut: 3, self._slow: 2, self._terminate_backends: 2, self._kill_backend: 1}
+            self._faults |= {
+                self._cut: 3, self._slow: 2, self._swallow: 2, self._reset: 2, self._terminate_backends: 2,
+                self._kill_backend: 1,
+            }  # fmt: skip
 
     def run(self) -> None:
         while not self.stopping.wait(self._dice.uniform(0.5, 4)):
@@ -127,7 +135,7 @@ class Trouble(threading.Thread):
 
     def _halt(self) -> None:
         daemon = self._one()
-        seconds = self._dice.choice((1.0, 2.0, 3.0, 6.0))
+        seconds = self._dice.choice((1.0, 2.0, 3.0, 6.0, 12.0))  # the last is longer than others wait for it
         self._count("SIGSTOP", f"{daemon.name} for {seconds:.0f} s")
         daemon.signal(signal.SIGSTOP)
         self.stopping.wait(seconds)
@@ -143,6 +151,20 @@ class Trouble(threading.Thread):
         self._wait(1, 5)
         self._stage.set_clock(0)
 
+    def _disk(self) -> None:
+        assert isinstance(self._stage, OnSqlite)
+        kind = self._dice.choice(("full", "failing", "slow"))
+        self._count("disk", kind)
+        match kind:
+            case "full":
+                self._stage.fail_disk(write=errno.ENOSPC)
+            case "failing":
+                self._stage.fail_disk(sync=errno.EIO)
+            case _:
+                self._stage.fail_disk(slow=300)
+        self._wait(0.5, 4)
+        self._stage.fail_disk()
+
     def _cut(self) -> None:
         assert isinstance(self._stage, OnPostgres)
         self._count("database cut off")
@@ -157,6 +179,19 @@ class Trouble(threading.Thread):
         self._stage.proxy.delay = delay
         self._wait(1, 4)
         self._stage.proxy.delay = 0
+
+    def _swallow(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        self._count("database silent")
+        self._stage.proxy.swallow()
+        self._wait(1, 8)
+        self._stage.proxy.mend()
+
+    def _reset(self) -> None:
+        assert isinstance(self._stage, OnPostgres)
+        after = self._dice.randrange(200)
+        self._count("answer cut off", f"after {after} bytes")
+        self._stage.proxy.reset_in_answer(after)
 
     def _terminate_backends(self) -> None:
         assert isinstance(self._stage, OnPostgres)
@@ -210,6 +245,20 @@ class Trouble(threading.Thread):
             model.count("burst", "refused")
         else:
             model.complain(f"in a burst it was answered {answer.status_code}: {answer.text[:300]}")
+
+    def _crowd(self) -> None:
+        self._count("crowd", f"of {CROWD} connections, some of which send a byte now and then")
+        _, _, port = self._one().url.rpartition(":")
+        with contextlib.ExitStack() as kept:
+            crowd = []
+            for _ in range(CROWD):
+                with contextlib.suppress(OSError):
+                    crowd.append(kept.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2)))
+            for byte in b"GET /v3/me":
+                for one in crowd[::10]:
+                    with contextlib.suppress(OSError):
+                        one.sendall(bytes([byte]))
+                self._wait(0.1, 0.5)
 
     def _garbage(self) -> None:
         self._count("garbage")

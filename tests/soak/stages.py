@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy
 from tests.support.receivers import SECRET
 from tminus.storage.engine import looking_engine
 
-SHIFTCLOCK = Path(__file__).parents[1] / "acceptance" / "fixtures" / "shiftclock.c"
+FIXTURES = Path(__file__).parents[1] / "acceptance" / "fixtures"
 
 CALLERS = 5
 PAUSE = 0.2
@@ -157,21 +157,34 @@ class Stage:
 
 
 class OnSqlite(Stage):
-    """One daemon on SQLite, whose wall clock can be set if there is a C compiler."""
+    """One daemon on SQLite, whose wall clock can be set, and whose disk can fail, if there is a C compiler."""
 
     name = "sqlite"
 
     def prepare(self) -> None:
         self.shift = self.folder / "shift"
         self.shift.write_text("0\n")
-        self.library = self.folder / "shiftclock.so"
-        self.has_clock = shutil.which("cc") is not None
-        if self.has_clock:
-            command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(self.library), str(SHIFTCLOCK), "-ldl"]
-            subprocess.run(command, check=True)
+        self.disk = self.folder / "disk"
+        self.fail_disk()
+        self.has_compiler = shutil.which("cc") is not None
+        self.libraries = [self.folder / f"{name}.so" for name in ("shiftclock", "faildisk")]
+        for library in self.libraries if self.has_compiler else ():
+            source = FIXTURES / f"{library.stem}.c"
+            subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
 
     def environment(self) -> Mapping[str, str]:
-        return {"LD_PRELOAD": str(self.library), "SHIFTCLOCK": str(self.shift)} if self.has_clock else {}
+        if not self.has_compiler:
+            return {}
+        return {
+            "LD_PRELOAD": " ".join(map(str, self.libraries)),
+            "SHIFTCLOCK": str(self.shift),
+            "FAILDISK": str(self.disk),
+            "FAILDISK_UNDER": str(self.daemons[0].state / "tminus.db"),
+        }
+
+    def fail_disk(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
+        """Which error an fsync and a write have (0: none), and how many milliseconds each fsync takes."""
+        self.disk.write_text(f"{sync} {write} {slow} \n")
 
     def set_clock(self, seconds: int) -> None:
         # In place, and never shorter: it is read at any moment.
@@ -183,6 +196,7 @@ class OnSqlite(Stage):
 
     def calm(self) -> None:
         self.set_clock(0)
+        self.fail_disk()
 
 
 class OnPostgres(Stage):
