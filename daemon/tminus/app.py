@@ -120,7 +120,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
         self._systemd.status("doing what fell due meanwhile")
-        due = await asyncio.to_thread(self._clockwork.first_tick)
+        due, counts = await asyncio.to_thread(self._clockwork.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
@@ -134,7 +134,6 @@ class Daemon:
         gc.set_threshold(20_000)
         self._ready = True
         self._clockwork.wait_for(due)
-        counts = self.store.counts()
         server = self.services.settings.server
         say(
             "daemon.ready",

@@ -15,7 +15,7 @@ from tminus.errors import StoreUnavailable
 from tminus.logs import say
 from tminus.sessions import sweeps
 from tminus.timers import Chores, Timers
-from tminus.vocabulary import Timeouts
+from tminus.vocabulary import Status, Timeouts
 
 STATUS_LOOK = timedelta(seconds=2)
 """How often it is looked whether `systemctl status` should say something else."""
@@ -77,9 +77,10 @@ class Clockwork:
         self._alive()
         return due
 
-    def first_tick(self) -> datetime | None:
-        """Does what fell due while the daemon was away. On a full disk it starts all the same, so that others can
-        read, and tries again each second. Raises `StartupError`.
+    def first_tick(self) -> tuple[datetime | None, dict[Status, int]]:
+        """Does what fell due while the daemon was away; returns the next deadline, and the open sessions per status.
+        On a full disk it starts all the same, so that others can read, and tries again each second. Raises
+        `StartupError`.
         """
         try:
             due = self.tick()
@@ -88,10 +89,9 @@ class Clockwork:
                 raise self._store.cannot_start(error) from error
             due = None
         try:
-            self._store.counts()
+            return due, self._store.counts()
         except StoreUnavailable as error:
             raise self._store.cannot_start(error) from error
-        return due
 
     def follow(self, old: Settings, new: Settings) -> None:
         """Other settings are in force."""

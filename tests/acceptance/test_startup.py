@@ -3,11 +3,13 @@
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import Daemon, environment
 
 
 def failed(daemon: Daemon, **env: str) -> str:
@@ -143,3 +145,31 @@ def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: Start
     daemon.start()
     assert daemon.session(session["id"]) == session
     assert daemon.command("show", session["id"]).returncode == 0
+
+
+COUNTS_ONCE = """
+from tminus.errors import StoreUnavailable
+from tminus.storage import Store
+
+def counts(store, asked=[], count=Store.counts):
+    asked.append(1)
+    if len(asked) > 1:
+        raise StoreUnavailable
+    return count(store)
+
+Store.counts = counts
+from tminus.cli import main
+main()
+"""
+
+
+def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to_end(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    with daemon.log.open("ab") as out, daemon.errors.open("ab") as err:
+        daemon.process = subprocess.Popen(
+            [sys.executable, "-c", COUNTS_ONCE, "run", "--config", str(daemon.config)],
+            env=environment(STATE_DIRECTORY=str(daemon.state)), cwd=daemon.home, stdout=out, stderr=err,
+        )  # fmt: skip
+    assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
+    assert daemon.terminate() == 0
+    assert daemon.errors.read_text() == ""
