@@ -63,12 +63,15 @@ class Clockwork:
         self._reckon_anew = False
         """Whether they are settled even if another daemon has done so: since then some were set here, the old way."""
         self._worst_lag = timedelta(0)
+        self._one_at_a_time = threading.Lock()
+        """Held by the tick that runs: a reload runs one, too, on a thread of its own."""
         self.timers = Timers(self.tick, self._chores(services.settings))
 
     def tick(self) -> datetime | None:
         """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
         try:
-            due = self._do_what_is_due()
+            with self._one_at_a_time:
+                due = self._do_what_is_due()
         except StoreUnavailable:
             # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
             # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
@@ -96,8 +99,9 @@ class Clockwork:
     def follow(self, old: Settings, new: Settings) -> None:
         """Other settings are in force."""
         self.timers.set_chores(self._chores(new))
-        self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
-        self._settled = False
+        with self._one_at_a_time:
+            self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
+            self._settled = False
         with contextlib.suppress(StoreUnavailable):  # all of it is in force; the next tick settles what is stored
             self.wait_for(self.tick())
 

@@ -1,0 +1,59 @@
+"""What time does in a daemon: its clockwork, on a real database."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.databases import Database, SqliteServer
+
+from tminus import clock as wall_clock
+from tminus import logs
+from tminus.announcer import Announcer
+from tminus.api import Services
+from tminus.clockwork import Clockwork
+from tminus.config import Settings
+from tminus.delivery import Webhooks
+from tminus.sessions import sweeps
+
+
+class Works:
+    """A clockwork whose timers stand still: the test says when it ticks."""
+
+    def __init__(self, database: Database, folder: Path, opened: ExitStack) -> None:
+        self.store = database.open(wall_clock.now)
+        self.settings = Settings()
+        webhooks = Webhooks(self.store, folder)
+        webhooks.start()
+        opened.callback(webhooks.stop)
+        self.services = Services(self.store, self.settings, webhooks, list, "a test")
+        opened.callback(self.services.close)
+        announcer = Announcer(self.store, logs.say_event)
+        self.clockwork = Clockwork(self.services, announcer, threading.Event(), lambda: None, None)
+
+
+@pytest.fixture
+def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
+    with sqlite_server.database() as database, ExitStack() as opened:
+        yield Works(database, tmp_path, opened)
+
+
+def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+    met: list[int] = []
+
+    def meet(*_arguments: Any, **_named: Any) -> int:
+        try:
+            met.append(both.wait(0.3))
+        except threading.BrokenBarrierError:
+            both.reset()
+        return 0
+
+    monkeypatch.setattr(sweeps, "follow_timeouts", meet)
+    ticking = threading.Thread(target=works.clockwork.tick)
+    ticking.start()
+    works.clockwork.follow(works.settings, works.settings)
+    ticking.join()
+    assert met == []
