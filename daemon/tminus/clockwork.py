@@ -123,8 +123,9 @@ class Clockwork:
             return due
         with self._announcer.held_back():
             sweep = sweeps.advance(self._store.submit, timeouts, self._should_stop)
-        self._worst_lag = max(self._worst_lag, sweep.worst_lag)
-        self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
+        if sweep.moves:
+            self._worst_lag = max(self._worst_lag, sweep.worst_lag)
+            self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
         if sweep.without_pin:
