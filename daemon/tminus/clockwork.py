@@ -14,6 +14,7 @@ from tminus.config import Settings
 from tminus.errors import StoreUnavailable
 from tminus.logs import say
 from tminus.sessions import sweeps
+from tminus.storage.engine import reason
 from tminus.timers import Chores, Timers
 from tminus.vocabulary import Status, Timeouts
 
@@ -167,16 +168,22 @@ class Clockwork:
             say("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
-        counts = self._store.counts()
-        due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
-        undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
+        counts = due = oldest = unreadable = None
+        try:
+            counts = self._store.counts()
+            due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
+            oldest = min((one.backlog.oldest for one in standing if one.backlog.oldest is not None), default=None)
+        except StoreUnavailable as error:
+            # It comes all the same: who hears nothing takes the daemon for dead.
+            unreadable = reason(error.__cause__ or error)
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests, self._services.requests = self._services.requests, 0
         say(
             "daemon.heartbeat",
-            sessions={status.value: number for status, number in counts.items()},
+            sessions=counts and {status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             worst_lag_ms=instants.milliseconds(worst),
             requests=requests,
-            oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
+            oldest_undelivered=oldest and instants.text(oldest),
+            unreadable=unreadable,
         )

@@ -21,6 +21,9 @@ from tminus.logs import failure, say
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
 
+CHORES = 3
+"""How many chores there are at the most."""
+
 SWEEP = timedelta(seconds=1)
 """How often the clock looks by itself, whatever timers stand."""
 
@@ -39,7 +42,7 @@ class Timers:
     tick
         Does what is due; returns the next deadline, None if there is none.
     chores
-        Name -> (interval, work): retention, heartbeat.
+        Name -> (interval, work): retention, heartbeat, status.
     """
 
     def __init__(self, tick: Callable[[], datetime | None], chores: Chores) -> None:
@@ -57,8 +60,9 @@ class Timers:
         self._pulse = threading.Thread(target=self._watch_clock, name="pulse")
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
-            # Ticks have a thread of their own: a chore never makes the clock wait.
-            executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(1)},
+            # Ticks have a thread of their own: a chore never makes the clock wait. Nor does a long clean-up make the
+            # heartbeat wait: there is a thread for each chore.
+            executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(CHORES)},
             # By default a job that is a second late is dropped. Ours is never dropped: late is better than not at all.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )

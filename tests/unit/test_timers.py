@@ -263,6 +263,17 @@ def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) 
         chore_may_end.set()
 
 
+def test_a_chore_that_takes_long_makes_no_other_wait(no_sweep: None) -> None:
+    heartbeat, may_end = Ticks(), threading.Event()
+    every = timedelta(milliseconds=20)
+    chores: timers.Chores = {name: (every, lambda: may_end.wait(60)) for name in ("retention", "status")}
+    with running(Ticks(), {**chores, "heartbeat": (every, heartbeat)}):
+        try:
+            eventually(lambda: len(heartbeat.at) > 3)
+        finally:
+            may_end.set()
+
+
 def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -> None:
     tick, old, new = Ticks(), Ticks(), Ticks()
     with running(tick, {"old": (timedelta(milliseconds=20), old)}) as started:
