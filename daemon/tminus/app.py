@@ -40,7 +40,8 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     state = config.state_directory(environ)
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
-        with config.occupy(state), Daemon(configuration, path, state, environ) as daemon:
+        occupied = config.occupy(state, config.database_file(settings, state))
+        with occupied, Daemon(configuration, path, state, environ) as daemon:
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)

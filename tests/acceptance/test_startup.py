@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,34 @@ def test_a_second_daemon_in_the_same_state_directory(daemon: Daemon, make_daemon
     assert said == f"{daemon.state}: another tminus works here (process {daemon.process.pid}): stop it first"
     assert daemon.get("/me").status_code == 200, "the first works on"
     assert daemon.command("list").returncode == 0, "and so does its local socket"
+
+
+def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_directory(
+    start_daemon: StartDaemon, make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    file = tmp_path / "elsewhere.db"
+    first = start_daemon(storage={"url": f"sqlite:///{file}"})
+    session = first.make()
+    assert first.process is not None
+    link = tmp_path / "link.db"
+    link.symlink_to(file)
+    for path in (file, link):
+        second = make_daemon(storage={"url": f"sqlite:///{path}"})
+        refusal = f"{path}: another tminus works here (process {first.process.pid}): stop it first"
+        assert failed(second) == refusal
+        copy = str(second.home / "copy.db")
+        assert second.command("db", "backup", copy).returncode == 0
+        done = second.command("db", "restore", copy)
+        assert (done.returncode, done.stderr) == (1, f"tminus: {refusal}\n")
+        assert [second.command(*command.split()).returncode for command in ("advance", "db upgrade")] == [0, 0]
+    assert first.session(session["id"]) == session
+    assert list(tmp_path.glob("elsewhere.db.*")) == [], "nothing was moved aside"
+
+
+def test_a_database_in_a_directory_that_is_not_there(make_daemon: StartDaemon, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "a.db"
+    said = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))
+    assert said == f"{file}: cannot be locked (No such file or directory)"
 
 
 def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_daemon: StartDaemon) -> None:

@@ -178,8 +178,9 @@ def db_restore(
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        database = _database(_settings(context, config_path))
-        with config.occupy(config.state_directory(os.environ)):
+        settings = _settings(context, config_path)
+        state, database = config.state_directory(os.environ), _database(settings)
+        with config.occupy(state, config.database_file(settings, state)):
             done = backup.restore(database.url, file, clock.now())
     moved = str(done.moved_to) if done.moved_to else None
     if as_json:

@@ -5,7 +5,7 @@ from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, load
 from tminus.config.occupation import occupy
-from tminus.config.places import Database, database, find, local_sockets, secrets, state_directory
+from tminus.config.places import Database, database, database_file, find, local_sockets, secrets, state_directory
 from tminus.config.reload import Change, apply_live, changes
 from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook
 from tminus.config.values import Rate
@@ -26,6 +26,7 @@ __all__ = [
     "apply_live",
     "changes",
     "database",
+    "database_file",
     "effective",
     "find",
     "load",

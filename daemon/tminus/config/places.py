@@ -70,15 +70,20 @@ class Database:
     password: str | None = field(default=None, repr=False)
 
 
+def database_file(settings: Settings, state_directory: Path) -> Path | None:
+    """The file of an SQLite database; None: it is PostgreSQL's."""
+    relative = settings.storage.url.removeprefix("sqlite:///")
+    return state_directory.absolute() / relative if relative != settings.storage.url else None
+
+
 def database(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Database:
     """The database of these settings: an SQLite file by its absolute path, or PostgreSQL with its password read.
 
     Raises `ConfigError` if the password cannot be read.
     """
     storage = settings.storage
-    relative = storage.url.removeprefix("sqlite:///")
-    if relative != storage.url:
-        return Database(f"sqlite:///{state_directory.absolute() / relative}")
+    if (file := database_file(settings, state_directory)) is not None:
+        return Database(f"sqlite:///{file}")
     if storage.password_file:
         return Database(storage.url, _secret("storage.password_file", state_directory / storage.password_file))
     if storage.password_credential:
