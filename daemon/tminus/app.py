@@ -69,6 +69,8 @@ class Daemon:
             settings = settings.model_copy(update={"server": self._listeners.taken})
             database = config.database(settings, state, environ)
             self._systemd.status("opening the database")
+            if (file := config.database_file(settings, state)) is not None:
+                config.make_private(file)
             self.store = Store(
                 database.url,
                 clock.now,

@@ -121,6 +121,21 @@ def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_di
     assert list(tmp_path.glob("elsewhere.db.*")) == [], "nothing was moved aside"
 
 
+@pytest.mark.parametrize("command", ["run", "db upgrade"])
+def test_a_database_is_made_for_its_owner_only_wherever_it_is(
+    make_daemon: StartDaemon, tmp_path: Path, command: str
+) -> None:
+    daemon = make_daemon(storage={"url": f"sqlite:///{tmp_path}/elsewhere.db"})
+    if command == "run":
+        daemon.start()
+        daemon.make()
+    else:
+        assert daemon.command(*command.split()).returncode == 0
+    made = [path for path in tmp_path.glob("elsewhere.db*") if not path.name.endswith("-lock")]
+    assert len(made) == (3 if command == "run" else 1)
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+
+
 def test_a_database_in_a_directory_that_is_not_there(make_daemon: StartDaemon, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "a.db"
     said = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))

@@ -249,6 +249,8 @@ def _store(settings: Settings) -> "Store":
         state.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
         raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
+    if (file := config.database_file(settings, state)) is not None:
+        config.make_private(file)
     database = _database(settings)
     return Store(database.url, clock.now, password=database.password)
 

@@ -4,7 +4,7 @@ from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, load
-from tminus.config.occupation import occupy
+from tminus.config.occupation import make_private, occupy
 from tminus.config.places import Database, database, database_file, find, local_sockets, secrets, state_directory
 from tminus.config.reload import Change, apply_live, changes
 from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook
@@ -31,6 +31,7 @@ __all__ = [
     "find",
     "load",
     "local_sockets",
+    "make_private",
     "occupy",
     "secrets",
     "state_directory",

@@ -39,15 +39,31 @@ def occupy(state: Path, database: Path | None) -> Iterator[None]:
         yield
 
 
+def make_private(database: Path) -> None:
+    """Makes an SQLite database, if there is none, for its owner only: it holds secrets, and the files that SQLite makes
+    beside it have its mode. What cannot be made is for whoever opens it to tell.
+    """
+    with suppress(OSError):
+        descriptor = os.open(database, os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            _give(descriptor, database.parent)
+        finally:
+            os.close(descriptor)
+
+
+def _give(descriptor: int, folder: Path) -> None:
+    """Made by root, who restored a backup, it would keep the daemon's own user out for ever."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def _lock(lock: TextIO, subject: Path, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise AlreadyRunning(str(subject), f"another tminus works here ({_holder(lock)}): stop it first") from None
-    if os.geteuid() == 0:
-        # Made by root, who restored a backup, it would keep the daemon's own user out for ever.
-        owner = folder.stat()
-        os.fchown(lock.fileno(), owner.st_uid, owner.st_gid)
+    _give(lock.fileno(), folder)
     with suppress(OSError):  # on a full disk it is locked all the same
         lock.truncate(0)
         os.write(lock.fileno(), b"%d\n" % os.getpid())
