@@ -217,6 +217,20 @@ def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
     assert box.show("tminus.service", "MainPID") == pid
 
 
+def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> None:
+    session = schedule(box, "Here")
+    tminus = ("env", "--chdir=/root", "/opt/tminus/bin/tminus")
+    for command in (("check",), ("db", "check"), ("db", "upgrade"), ("advance",)):
+        box.do(*tminus, *command)
+    box.do(*tminus, "db", "backup", "/root/copy.db")
+    read = "import sqlite3; print(*sqlite3.connect('/root/copy.db').execute('SELECT id FROM session'))"
+    assert session in box.do("/usr/bin/python3", "-c", read)
+    refused = box.run(*tminus, "db", "restore", "/root/copy.db")
+    assert (refused.returncode, "another tminus works here" in refused.stderr) == (1, True)
+    assert box.run("test", "-e", "/root/var").returncode == 1
+    schedule(box, "It works on")
+
+
 def test_it_stops_in_order(box: Box) -> None:
     box.do("systemctl", "stop", "tminus.socket", "tminus.service")
     assert box.show("tminus.service", "Result") == "success"
