@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
 """The time that a daemon which hangs is given is cut short; all else is as it is installed."""
 
@@ -78,6 +80,8 @@ def booted() -> Iterator[Box]:
     try:
         with Box(_files(), shown) as box:
             box.do("ln", "-sf", "/usr/bin/python3", "/opt/tminus/bin/python")
+            box.do("mkdir", "/etc/tminus/conf.d")
+            box.do("ln", "-sf", "/opt/tminus/bin/tminus", "/usr/local/bin/tminus")
             box.do("systemd-sysusers")
             yield box
     except CannotBoot as error:
@@ -94,6 +98,13 @@ def box(booted: Box) -> Box:
 def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
     """A command line by which somebody who is not root, but in these groups, runs the command."""
     return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
+
+
+def blocks(page: str, heading: str) -> list[str]:
+    """The blocks of shell below a heading of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    section = re.split(rf"^#+ {heading}$", text, flags=re.MULTILINE)[1].partition("\n#")[0]
+    return re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 def schedule(box: Box, label: str) -> str:
@@ -166,8 +177,8 @@ def test_a_reload_is_told_of_and_applied(box: Box) -> None:
     box.do("sed", "-i", "s/Acme/Umbrella/", "/etc/tminus/tminus.toml")
     pid = box.show("tminus.service", "MainPID")
     box.do("systemctl", "reload", "tminus.service")
-    [changed] = eventually(lambda: box.journal("EVENT=config.changed"))
-    assert (changed["KEY"], changed["NEW"]) == ("organization.name", "Umbrella")
+    [changed] = eventually(lambda: box.journal("EVENT=config.changed", "KEY=organization.name"))
+    assert changed["NEW"] == "Umbrella"
     assert not box.journal("EVENT=config.needs_restart"), "addresses that systemd gave have not changed"
     eventually(lambda: box.show("tminus.service", "ActiveState") == "active")
     assert box.show("tminus.service", "MainPID") == pid
@@ -229,6 +240,21 @@ def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> N
     assert (refused.returncode, "another tminus works here" in refused.stderr) == (1, True)
     assert box.run("test", "-e", "/root/var").returncode == 1
     schedule(box, "It works on")
+
+
+def paste(box: Box, block: str) -> str:
+    """What root has who pastes a block of a page into a shell of his own."""
+    return box.do("env", "--chdir=/root", f"PATH={PATH}", "bash", "-ec", block)
+
+
+def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
+    box.do("systemd-sysusers", "--inline", 'u prometheus - "Prometheus"')
+    box.do("mkdir", "-p", "/etc/prometheus")
+    paste(box, blocks("monitoring.md", "Prometheus")[0])
+    eventually(lambda: box.journal("EVENT=config.changed", "KEY=agents[90]"))
+    assert box.do("stat", "-c", "%a %U %G", "/etc/tminus/conf.d/prometheus.toml").split() == ["640", "root", "tminus"]
+    assert box.do("stat", "-c", "%a %U", "/etc/prometheus/tminus.token").split() == ["600", "prometheus"]
+    assert not box.journal("EVENT=config.rejected")
 
 
 def test_it_stops_in_order(box: Box) -> None:
