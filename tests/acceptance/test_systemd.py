@@ -257,6 +257,20 @@ def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
     assert not box.journal("EVENT=config.rejected")
 
 
+def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Box) -> None:
+    kept = schedule(box, "In the backup")
+    told = paste(box, blocks("backup.md", "Backup and restore")[0])
+    copy = told.partition(":")[0]
+    lost = schedule(box, "After it")
+    drill, earnest = blocks("backup.md", "Restore")
+    pid = box.show("tminus.service", "MainPID")
+    assert "nothing wrong" in paste(box, drill)
+    assert box.show("tminus.service", "MainPID") == pid
+    paste(box, re.sub(r"/var/backups/\S+", copy, earnest))
+    assert json.loads(box.do(*as_member("show", kept, "--json")))["label"] == "In the backup"
+    assert box.run(*as_member("show", lost)).returncode == 3
+
+
 def test_it_stops_in_order(box: Box) -> None:
     box.do("systemctl", "stop", "tminus.socket", "tminus.service")
     assert box.show("tminus.service", "Result") == "success"
