@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
 from tminus.errors import StartupError, StoreUnavailable
+from tminus.journal import is_journal
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
 from tminus.server import Server
@@ -32,9 +34,20 @@ HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
 
 
 def run(path: Path | None, environ: Mapping[str, str]) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code. Raises `ConfigError` before anything is begun."""
+    """Runs the daemon until a signal ends it; returns the exit code.
+
+    A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
-    configuration = config.load(config.find(path, environ), environ)
+    try:
+        configuration = config.load(config.find(path, environ), environ)
+    except ConfigError as error:
+        if not _is_service(environ):
+            raise
+        logs.configure()
+        _tell_faults(error)
+        say("daemon.failed", error=f"the configuration has {len(error.faults)} faults")
+        return 1
     settings = configuration.settings
     logs.configure(settings.log.level, settings.log.format)
     state = config.state_directory(environ)
@@ -293,8 +306,17 @@ class Daemon:
     @staticmethod
     def _reject(error: ConfigError) -> None:
         say("config.rejected", faults=len(error.faults))
-        for fault in error.faults:
-            say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+        _tell_faults(error)
+
+
+def _is_service(environ: Mapping[str, str]) -> bool:
+    """Whether it is a service manager that reads what is said, not whoever has started it by hand."""
+    return bool(environ.get("NOTIFY_SOCKET")) or is_journal(sys.stdout, environ.get("JOURNAL_STREAM", ""))
+
+
+def _tell_faults(error: ConfigError) -> None:
+    for fault in error.faults:
+        say("config.fault", where=fault.where, key=fault.key, error=fault.message)
 
 
 def _tell_damage(text: str) -> None:

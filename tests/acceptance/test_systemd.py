@@ -184,6 +184,17 @@ def test_a_reload_is_told_of_and_applied(box: Box) -> None:
     assert box.show("tminus.service", "MainPID") == pid
 
 
+def test_why_it_does_not_start_is_grave_in_the_journal(box: Box) -> None:
+    box.do("systemctl", "stop", "tminus.socket", "tminus.service")
+    box.do("bash", "-c", "echo 'server.lsten = 5' > /etc/tminus/conf.d/faulty.toml")
+    assert box.run("systemctl", "start", "tminus.service").returncode != 0
+    box.do("systemctl", "stop", "tminus.service")
+    box.do("rm", "/etc/tminus/conf.d/faulty.toml")
+    [fault], [failed] = (box.journal(f"EVENT={name}")[-1:] for name in ("config.fault", "daemon.failed"))
+    assert (fault["PRIORITY"], failed["PRIORITY"]) == ("3", "2")
+    assert fault["MESSAGE"].startswith("/etc/tminus/conf.d/faulty.toml:1: server.lsten is no key")
+
+
 def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
     asking = [
         subprocess.Popen(
