@@ -7,11 +7,13 @@ and not read again as long as it is what comes next.
 
 import contextlib
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from tminus.errors import StoreUnavailable
+from tminus import clock
+from tminus.errors import RequestError, StoreUnavailable
 from tminus.events import News
 from tminus.storage import Store
 
@@ -24,9 +26,14 @@ LOOK = 1.0
 REST = 0.05
 """Seconds between two pages: under load one look tells of many commits, and a herd's lines hold no request up."""
 
+LAST_SECONDS = 1.0
+"""How long a stop waits for what is left to tell: a herd that opened just before can have left 100,000 events."""
 
 KEPT = 4 * PAGE
 """Events that are kept because they were handed over; more of them are read again."""
+
+_LEFT_AT = "log_left_at"
+"""Under this key the database remembers the last event that was told, if a stop left some untold."""
 
 
 class Announcer:
@@ -42,11 +49,13 @@ class Announcer:
         self._announce = announce
         self._found = found
         self._fresh: deque[News] = deque()
-        self._seq = store.read(lambda view: view.last_seq())
+        self._seq = self._begin()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._may_tell = threading.Event()
         self._may_tell.set()
+        self._until = math.inf
+        """On the monotonic clock, when it ends whatever is left to tell."""
         self._thread = threading.Thread(target=self._run, name="announcer")
 
     def start(self) -> None:
@@ -58,11 +67,28 @@ class Announcer:
             self._fresh.extend(news)
         self._wake.set()
 
-    def stop(self) -> None:
-        """Returns when everything committed so far has been told."""
+    def _begin(self) -> int:
+        """After which event it begins: the newest, or where the daemon before had to leave off."""
+        left = self._store.read(lambda view: view.meta(_LEFT_AT))
+        if not left:
+            return self._store.read(lambda view: view.last_seq())
+        self._store.submit(lambda tx: tx.set_meta(_LEFT_AT, "")).result()
+        return int(left)
+
+    def stop(self) -> int:
+        """Returns when everything committed so far has been told, or `LAST_SECONDS` later: then with how many events,
+        about, are left for the next start.
+        """
+        self._until = clock.monotonic() + LAST_SECONDS
         self._stopping.set()
         self._wake.set()
         self._thread.join()
+        left = 0
+        with contextlib.suppress(RequestError):
+            left = self._store.read(lambda view: view.last_seq()) - self._seq
+            if left:
+                self._store.submit(lambda tx: tx.set_meta(_LEFT_AT, str(self._seq))).result()
+        return left
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -81,12 +107,14 @@ class Announcer:
             self._wake.wait(LOOK)
             self._wake.clear()
             stopping = self._stopping.is_set()  # looked at before reading: what was committed by then is told
-            while self._tell_page() == PAGE:
+            # Also after a page that is not full: that may have been all that was handed over, and others follow.
+            while self._tell_page() and clock.monotonic() < self._until:
                 self._stopping.wait(REST)
             self._stopping.wait(REST)
 
     def _tell_page(self) -> int:
-        self._may_tell.wait(LOOK)
+        if not self._stopping.is_set():
+            self._may_tell.wait(LOOK)
         try:
             page = self._handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
         except StoreUnavailable:

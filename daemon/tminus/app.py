@@ -102,7 +102,7 @@ class Daemon:
             started.callback(self.services.close)
             self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
-            started.callback(self._announcer.stop)
+            started.callback(self._stop_telling)
             secrets = delivery.read_secrets(settings, state, environ)
             webhooks.start()
             started.callback(webhooks.stop)
@@ -228,12 +228,18 @@ class Daemon:
             self._announcer.wake(tx.recorded)
             self._ring()
 
+    def _stop_telling(self) -> None:
+        if left := self._announcer.stop():
+            say("log.behind", events=left)
+
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
         if not self._ready:
             return  # it is about to look at everything
         self._clockwork.wait_for(due)
         self._announcer.wake()
+        if due is None:
+            self.services.webhooks.wake(also_blocked=True)  # perhaps an operator has resumed one there, or replays
 
     def _ring(self) -> None:
         """There are new events, of this process or another one. On any thread."""

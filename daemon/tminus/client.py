@@ -43,6 +43,9 @@ DEFAULT_URL = "http://127.0.0.1:8710"
 RETRIED = frozenset({429, 502, 503, 504})
 """Answers after which the same request may succeed."""
 
+NOT_DONE = frozenset({429, 503})
+"""Those of them after which it was not done; with the others what is in between may have lost the daemon's answer."""
+
 LONGEST_PAUSE = 10.0
 """Seconds that the client waits between two tries at the most, whatever the daemon asks for."""
 
@@ -107,7 +110,8 @@ class ScreenMeet:
         Seconds that one try may take.
     retries
         How often a call is tried again when there was no answer, or one that asks to come back later. A retry never
-        makes a second session: each creating call carries an idempotency key of its own.
+        makes a second session: each creating call carries an idempotency key of its own. What else could be done twice
+        is not tried again when its answer was lost.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class ScreenMeet:
     ) -> None:
         self.url = (url or os.environ.get("TMINUS_URL") or DEFAULT_URL).rstrip("/")
         token = token or os.environ.get("TMINUS_TOKEN")
+        self._where = str(socket) if socket else self.url
         self._user_description = user_description
         self._retries = retries
         headers = {"client-app": "tminus-python"}
@@ -248,8 +253,11 @@ class ScreenMeet:
         headers: Mapping[str, str] | None = None,
         wait: float = 0,
     ) -> Any:
-        """Any call of the API, its path below `/v3`; tried again where that is safe and may help. `wait`: seconds that
-        the answer may take, by what was asked for, longer than others.
+        """Any call of the API, its path below `/v3`. `wait`: seconds that the answer may take, by what was asked for,
+        longer than others.
+
+        Tried again if it was not done, and if its answer was lost where that does not do it twice: of `POST` only with
+        an `Idempotency-Key` in the headers, which the API takes for what makes a session or a participant.
 
         Raises `ScreenMeetError`.
         """
@@ -257,23 +265,23 @@ class ScreenMeet:
         timeout = httpx.Timeout(
             connect=usual.connect, write=usual.write, pool=usual.pool, read=(usual.read or 0) + wait
         )
-        headers = dict(headers or {})
-        if method == "POST":
-            headers.setdefault("Idempotency-Key", str(uuid.uuid4()))
+        repeatable = method != "POST" or "Idempotency-Key" in httpx.Headers(headers)
         for tried in range(self._retries + 1):
             try:
                 response = self._http.request(
                     method, f"/v3{path}", json=json, params=params, headers=headers, timeout=timeout
                 )
             except httpx.TransportError as error:
-                failure: ScreenMeetError = Unavailable(f"No answer from {self.url}: {error or type(error).__name__}")
+                failure: ScreenMeetError = Unavailable(f"No answer from {self._where}: {error or type(error).__name__}")
+                if not repeatable and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise failure from error
                 pause = 0.0
             else:
                 if response.status_code == 200:
                     return response.json()
                 failure = _error(response)
                 failure.retried = tried > 0
-                if response.status_code not in RETRIED:
+                if response.status_code not in (RETRIED if repeatable else NOT_DONE):
                     raise failure
                 pause = _retry_after(response)
             if tried < self._retries:
@@ -299,7 +307,7 @@ class ScreenMeet:
         if table is not None and sys_id is not None:
             body["externalMapping"] = f"{table}.{sys_id}"
             body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
-        headers = {} if key is None else {"Idempotency-Key": key}
+        headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
         return cast("wire.Session", self.request("POST", "/supportsessions", json=body, headers=headers))
 
 

@@ -349,14 +349,14 @@ class Overloaded(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The database does not answer, or cannot write; nothing was changed."""
+    """The database does not answer, or cannot write. If it was lost at a commit, that may be done."""
 
     refcode = 107503
     retry_after = 2.0
 
     @property
     def description(self) -> str:
-        return "The database is not available: nothing was changed, try again"
+        return "The database is not available: try again, where something is made with the same Idempotency-Key"
 
 
 class Draining(RequestError):

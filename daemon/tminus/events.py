@@ -223,6 +223,7 @@ LOG_LINES = {
     "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
     "daemon.failed": Line("critical", "{error}", ("error",)),
+    "log.behind": Line("info", "{events} events are not in the log yet: the next start goes on there", ("events",)),
     "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
     "config.failed": Line("error", "the configuration could not be put in force ({error})", ("error", "traceback")),
     "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),

@@ -19,7 +19,7 @@ from tminus.errors import Overloaded
 from tminus.listeners import BACKLOG
 from tminus.logs import say
 
-DRAIN_SECONDS = 7
+DRAIN_SECONDS = 6
 """How long running requests may take to finish once the daemon was told to stop."""
 
 KEEP_ALIVE_SECONDS = 75
@@ -110,21 +110,27 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        scope, cycle = self.scope, self.cycle
+        in_body = cycle is not None and cycle.more_body
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        is_running = self.cycle is not None and not self.cycle.response_complete
+        if is_running:
             self._idle.pop(self, None)
-            self._head_bytes = 0
-            if self._head_timer is not None:
-                self._stop_timer()
-            return
-        # What has arrived is no whole head, or the rest of a body that was refused.
-        if self._head_timer is None:
+            self._stop_timer()
+        elif self._head_timer is None:
+            # What has arrived is no whole head, or the rest of a body that was refused.
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        if self.cycle is None or self.cycle.scope is not self.scope:
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self._head_bytes = 0
+            return
+        if self.scope is scope:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
+        else:  # a head has begun, and these may hold more than that
+            self._head_bytes = 0 if in_body or self.cycle is not cycle else len(data)
+        if self._head_bytes > HEAD_BYTES:
+            if not is_running:  # else it would stand in the middle of that answer
                 self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
-                self.transport.close()
+            self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -5,12 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
+from tests.support.receivers import SECRET, Receiver, status
 from tminus import client
 from tminus.client import ScreenMeet
 
@@ -110,6 +113,50 @@ def test_an_answer_that_is_lost_makes_no_second_session(daemon: Daemon) -> None:
         wire.losing = 1
         assert sm.closeSession(scheduled["id"]) == {"success": True}
         assert len(daemon.events(scheduled["id"])) == 3
+
+
+def test_what_would_be_done_twice_is_not_tried_again_when_its_answer_is_lost(
+    make_daemon: StartDaemon,
+) -> None:
+    daemon = make_daemon()
+    secret = daemon.home / "secret"
+    secret.write_text(SECRET)
+    with Receiver() as receiver:
+        receiver.answer = status(500)
+        daemon.configure(webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}])
+        daemon.start()
+        daemon.make()
+        with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
+            wire.losing = 1
+            with pytest.raises(client.Unavailable, match="No answer"):
+                sm.request("POST", "/webhooks/desk/replay", json={"fromSeq": 1})
+            assert wire.requests == 1
+            assert sm.request("GET", "/webhooks/desk")["replays"] == 1
+
+
+def test_what_was_not_done_is_tried_again_and_what_may_have_been_only_with_a_key() -> None:
+    with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
+        gateway.answers = [status(503), status(502)]
+        with pytest.raises(client.Unavailable, match="502"):
+            sm.request("POST", "/webhooks/desk/ping")
+        gateway.answers = [status(503), status(502), status(404)]
+        with pytest.raises(client.NotFound):
+            sm.createSession("live", screenmeet_session_name="A")
+        assert len(gateway.requests) == 5
+        assert "idempotency-key" not in gateway.requests[0].headers
+        assert len({request.headers["idempotency-key"] for request in gateway.requests[2:]}) == 1
+
+
+def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        with (
+            ScreenMeet(socket=path, timeout=0.1, retries=0) as sm,
+            pytest.raises(client.Unavailable, match=f"No answer from {path}"),
+        ):
+            sm.listSessions()
 
 
 def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import JSON, Daemon, environment
+from tests.acceptance.daemons import JSON, Daemon, digest, environment
 from tests.acceptance.times import from_now
 from tests.support.processes import TMINUS
 
@@ -133,6 +133,24 @@ def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut_off(daemon: Da
         rest = stream(daemon, http, last=str(created["seq"]))
         found = list(islice((event for event in rest if event and event["id"] == session["id"]), 3))
     assert [created, *found] == daemon.events(session["id"])
+
+
+def test_a_stream_and_a_held_request_end_with_their_token(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    held: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: held.append(daemon.get("/events?after=now&wait=30", by="monitor")))
+    with httpx.Client(timeout=20) as http:
+        events = stream(daemon, http)
+        assert next(events) == {}
+        waiting.start()
+        others = daemon.config.read_text().replace(digest(daemon.tokens["monitor"]), digest("another"))
+        daemon.config.write_text(others)
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("config.reloaded")
+        daemon.make(label="After that")
+        assert [event for event in events if event] == []
+    waiting.join(20)
+    assert (held[0].status_code, held[0].json()["refcode"]) == (401, 104401)
 
 
 def test_the_command_follows(daemon: Daemon) -> None:

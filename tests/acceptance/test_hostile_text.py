@@ -9,8 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
 
 TEXTS = {
     "NUL": "a\0b",
@@ -161,7 +163,7 @@ def test_any_text_in_a_header_is_answered(description: JSON, client: Client, kin
     text = TEXTS[kind].encode("utf-8", "surrogatepass").replace(b"\r\n", b"\r\n ")
     for header in HEADERS:
         for method, path in (
-            ("GET", "/v3/events"),
+            ("GET", "/v3/events?after=now"),  # what others have forged into bodies is in older ones
             ("POST", "/v3/supportsessions"),
             ("PUT", "/v3/supportsession/nobody"),
         ):
@@ -175,11 +177,8 @@ def test_any_text_in_a_header_is_answered(description: JSON, client: Client, kin
                 assert "X-Forged" not in json.dumps(said)
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize("call", RIGHT)
-def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
-    description: JSON, client: Client, call: str, kind: str
-) -> None:
+def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> None:
+    """A text in each place of a call's body: it is refused, or comes back the same."""
     method, path = call.split()
     schema = description["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
     text = TEXTS[kind]
@@ -189,10 +188,11 @@ def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
     for at in [*places, ("metaData", "known"), ("metaData", text), ("parentObject", text), (text,), ("unknown",)]:
         body = json.dumps(_put(RIGHT[call], at, text)).encode()
         where = f"{call} {'.'.join(at)!r}: {kind}"
+        stored_nul = kind == "NUL" and path == "/v3/supportsessions" and at[0] in ("metaData", "parentObject")
         for sent in {body, body.replace(b"\\ud83d", b"\xed\xa0\xbd")}:  # escaped, and as bytes
             code, said = client.ask(method, target, body=sent)
             _check(code, said, where)
-            if kind == "a lone surrogate" or (kind in FORBIDDEN and at in places and at[0] in KEPT):
+            if kind == "a lone surrogate" or stored_nul or (kind in FORBIDDEN and at in places and at[0] in KEPT):
                 assert code == 400, where
             elif code == 200 and path == "/v3/supportsessions" and (text or "metaData" in at):
                 shown = client.ask("GET", f"/v3/supportsession/{said['id']}")[1]
@@ -200,6 +200,25 @@ def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
                 for name in at if at[0] in shown else ():
                     shown = shown[name.strip() if at[0] == "parentObject" else name]  # published examples need that
                 assert shown in (said, text), where
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("call", RIGHT)
+def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
+    description: JSON, client: Client, call: str, kind: str
+) -> None:
+    _put_everywhere(description, client, call, kind)
+
+
+def test_any_text_in_a_body_is_refused_or_comes_back_the_same_on_postgresql(
+    description: JSON, pg_server: PostgresServer, start_daemon: StartDaemon
+) -> None:
+    with pg_server.database(empty=True) as database:
+        daemon = start_daemon(storage={"url": database.url.replace(":@", "@")})
+        with closing(Client(daemon)) as client:
+            for kind in TEXTS:
+                _put_everywhere(description, client, "POST /v3/supportsessions", kind)
+        assert daemon.terminate() == 0
 
 
 def test_ten_megabytes_are_refused_wherever_they_stand(daemon: Daemon) -> None:
@@ -324,7 +343,7 @@ def test_a_token_that_is_almost_right_is_none(daemon: Daemon) -> None:
         assert daemon.get("/me", by=None, headers={"Session-id": almost}).status_code == 401, almost
         answer = daemon.post("/auth/token/authWithToken", {"session_token": almost}, by=None)
         assert answer.status_code == 401, almost
-    for almost in (f" {token}", f"{token}\n", f"{token}\0", f"\ufeff{token}"):
+    for almost in (f" {token}", f"{token}\n", f"\ufeff{token}"):
         assert daemon.post("/auth/token/authWithToken", {"session_token": almost}, by=None).status_code == 401, almost
 
 

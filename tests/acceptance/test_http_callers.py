@@ -1,7 +1,10 @@
 """Who may do what, and how a caller proves who it is."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
@@ -187,6 +190,29 @@ def test_guessing_pins_and_tokens_ends_soon(start_daemon: StartDaemon) -> None:
     daemon.delete(f"/supportsession/{made[0]}", by="anna")
     assert daemon.make(by="anna")["status"] == "new"
     assert daemon.make(by="ben")["status"] == "new"
+
+
+def test_guesses_that_come_at_once_get_no_further(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "5/minute"})
+    with ThreadPoolExecutor(60) as guessers:
+        asked = guessers.map(
+            lambda number: httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": f"guess {number}"}, timeout=20),
+            range(60),
+        )
+        codes = Counter(answer.status_code for answer in asked)
+    assert codes == {401: 5, 429: 55}
+
+
+def test_whoever_has_signed_in_from_an_address_is_not_locked_out_by_others_there(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "2/minute"})
+    anna = {"session_token": daemon.tokens["anna"]}
+    begun = daemon.post("/auth/token/authWithToken", anna, by=None).json()["session"]["id"]
+    wrong = [daemon.get("/me", by=None, headers={"Session-id": "wrong"}).status_code for _ in range(3)]
+    assert wrong == [401, 401, 429]
+    assert daemon.post("/auth/token/authWithToken", anna, by=None).status_code == 200
+    assert daemon.get("/me", by=None, headers={"Session-id": begun}).status_code == 200
+    ben = {"session_token": daemon.tokens["ben"]}
+    assert daemon.post("/auth/token/authWithToken", ben, by=None).status_code == 429
 
 
 def test_an_address_that_no_trusted_proxy_vouches_for_counts_for_nothing(start_daemon: StartDaemon) -> None:

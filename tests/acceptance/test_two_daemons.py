@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.acceptance.times import from_now, parsed
 from tests.support.databases import PostgresServer
 from tests.support.receivers import SECRET, Receiver
@@ -24,24 +24,27 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def daemons(
-    pg_server: PostgresServer, start_daemon: StartDaemon, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Daemon, Daemon]]:
+def sections(
+    pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Section]]:
+    """The configuration of each of the daemons: one database, one endpoint."""
     secret = tmp_path_factory.mktemp("secret") / "desk"
     secret.write_text(SECRET)
     with pg_server.database(empty=True) as database:
-        one, two = (
-            start_daemon(
-                storage={"url": database.url.replace(":@", "@")},
-                lifecycle={"lead": "1s"},
-                webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
-            )
-            for _ in range(2)
-        )
-        yield one, two
-        for daemon in (one, two):
-            if daemon.process is not None and daemon.process.poll() is None:
-                daemon.terminate()
+        yield {
+            "storage": {"url": database.url.replace(":@", "@")},
+            "lifecycle": {"lead": "1s"},
+            "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
+        }
+
+
+@pytest.fixture
+def daemons(start_daemon: StartDaemon, sections: dict[str, Section]) -> Iterator[tuple[Daemon, Daemon]]:
+    one, two = (start_daemon(**sections) for _ in range(2))
+    yield one, two
+    for daemon in (one, two):
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.terminate()
 
 
 def whole_feed(daemon: Daemon) -> list[JSON]:
@@ -110,3 +113,28 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
     assert len(told) - len(seqs) <= 100, "at most the request that was on its way comes again"
     for request in receiver.requests:
         request.verify()
+
+
+def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
+    make_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
+) -> None:
+    def told(session: JSON) -> bool:
+        return session["id"] in [event["id"] for request in tuple(receiver.requests) for event in request.events]
+
+    frozen, other = (make_daemon(**sections) for _ in range(2))
+    frozen.start()
+    first = frozen.make()
+    eventually(lambda: told(first))  # so it is the one that serves the endpoint
+    other.start()
+    frozen.signal(signal.SIGSTOP)
+    try:
+        made = other.make()
+        eventually(lambda: told(made), deadline=30)
+    finally:
+        frozen.signal(signal.SIGCONT)
+    eventually(lambda: frozen.http.get(f"{frozen.url}/readyz").status_code == 200)
+    last = frozen.make()
+    eventually(lambda: told(last), deadline=20)
+    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in whole_feed(other)]
+    for daemon in (frozen, other):
+        assert daemon.terminate() == 0

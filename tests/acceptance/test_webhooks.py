@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, status, trickle
 from tests.support.waiting import eventually
+from tminus.cli import main
+from tminus.client import ScreenMeet
 
 
 @pytest.fixture
@@ -115,6 +118,8 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     assert [(one["kind"], one["status"], one["answer"]) for one in log] == [("ping", 500, "no")]
     assert daemon.command("webhooks", "ping", "nobody").returncode == 3
     assert daemon.command("webhooks", "replay", "desk").returncode == 2
+    unknown = daemon.command("webhooks", "replay", "desk", "--session", "nobody")
+    assert (unknown.returncode, unknown.stderr) == (3, "tminus: Session not found nobody (refcode 101404)\n")
     made = daemon.command("webhooks", "secret").stdout.strip()
     Path(old).write_text(made)
     assert reload(webhooks=[{**desk(daemon, receiver, made)[0]}]) == "config.reloaded"
@@ -123,6 +128,20 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     assert reload() == "config.reloaded"
     assert daemon.get("/webhooks/desk").status_code == 404
     assert SECRET not in daemon.log.read_text()
+
+
+def test_a_ping_waits_for_the_receiver_longer_than_for_the_daemon(
+    make_daemon: StartDaemon, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = make_daemon()
+    daemon.configure(webhooks=desk(daemon, receiver, timeout="2s"))
+    daemon.start()
+    receiver.answer = trickle
+    assert ScreenMeet.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(ScreenMeet.__init__.__kwdefaults__, "timeout", 1.0)  # in place of ten seconds
+    pinged = CliRunner().invoke(main, ["--socket", str(daemon.socket), "webhooks", "ping", "desk"])
+    assert (pinged.exit_code, pinged.stderr) == (1, "tminus: desk was not reached: no answer within 2 s\n")
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize("by", ["anna", "supervisor", "monitor", "room", "api"])

@@ -153,17 +153,18 @@ def test_a_pin_where_none_should_be_and_none_where_one_should_be_are_told(world:
 
 
 def test_participants_that_are_miscounted_are_told(world: World, database: Database) -> None:
-    crowded, empty, right = (world.create() for _ in range(3))
+    crowded, empty, right = (world.create(preferences={"knock": True}) for _ in range(3))
     for session in (crowded, right):
         world.join(session)
         world.join(session)
+    world.knock(right)
     do(world, update(SESSIONS).where(SESSIONS.c.id == empty.id).values(participants=1))
     gone = world.participants(crowded)[0].id
     do(world, update(PARTICIPANTS).where(PARTICIPANTS.c.id == gone).values(left_at=world.now))
 
     assert set(problems(world, database)) == {
-        ("participants", f"session {crowded.id} counts 2 participants, but 1 have not left"),
-        ("participants", f"session {empty.id} counts 1 participants, but 0 have not left"),
+        ("participants", f"session {crowded.id} counts 2 participants, but 1 are in"),
+        ("participants", f"session {empty.id} counts 1 participants, but 0 are in"),
     }
 
 

@@ -416,7 +416,7 @@ def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     monkeypatch.setattr(sweeps, "REMOVALS", 3)
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
-    looks = iter([False, True])
+    looks = iter([False, False, False, True])  # one look each at agent sessions and retries before
     assert sweeps.clean(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
     assert sweeps.clean(world.store.submit, HOUR) == 5

@@ -1,13 +1,16 @@
 """What one connection may take, and all together: the real server and application, with shorter times."""
 
+import asyncio
 import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import eventually
 
 from tminus import clock, server
@@ -25,18 +28,11 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """Where the server listens; it waits a quarter of a second for a head, and for a body."""
-    state = tmp_path_factory.mktemp("state")
-    with pytest.MonkeyPatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as listening:
-        patched.setattr(server, "HEAD_SECONDS", 0.25)
-        patched.setattr(rim, "BODY_SECONDS", 0.25)
-        store = Store(f"sqlite:///{Path(state, 'tminus.db')}", clock.now)
-        webhooks = Webhooks(store, state, lambda *_: None)
-        webhooks.start()
-        services = Services(store, Settings(), webhooks, list, "here")
-        serving = Server(make_application(services), [listening], MOST)
+@contextmanager
+def served(application: ASGIApp) -> Iterator[tuple[str, int]]:
+    """Where the real server serves an application."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = Server(application, [listening], MOST)
         thread = threading.Thread(target=lambda: uvloop.run(serving.serve_all()))
         thread.start()
         try:
@@ -44,6 +40,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
         finally:
             serving.should_exit = True
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Where the real application is served; it waits a quarter of a second for a head, and for a body."""
+    state = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(server, "HEAD_SECONDS", 0.25)
+        patched.setattr(rim, "BODY_SECONDS", 0.25)
+        store = Store(f"sqlite:///{Path(state, 'tminus.db')}", clock.now)
+        webhooks = Webhooks(store, state, lambda *_: None)
+        webhooks.start()
+        services = Services(store, Settings(), webhooks, list, "here")
+        try:
+            with served(make_application(services)) as where:
+                yield where
+        finally:
             services.close()
             webhooks.stop()
             store.close()
@@ -63,6 +76,14 @@ def answer(connection: socket.socket) -> bytes:
         assert more, said
         said += more
     return said
+
+
+def answer_head(connection: socket.socket) -> bytes:
+    """The first line of the next answer, one without a body."""
+    said = b""
+    while not said.endswith(b"\r\n\r\n"):
+        said += connection.recv(1) or pytest.fail("it hung up")
+    return said.partition(b"\r\n")[0]
 
 
 def rest_of(connection: socket.socket) -> bytes:
@@ -114,6 +135,27 @@ def test_a_body_that_does_not_arrive_is_told_so(address: tuple[str, int]) -> Non
 def test_a_head_without_end_is_refused(address: tuple[str, int], line: bytes) -> None:
     head = b"GET / HTTP/1.1\r\n" + (line + b"\r\n") * (HEAD_BYTES // len(line))
     assert b"431" in rest_of(sent(address, head)).partition(b"\r\n")[0]
+
+
+def test_nor_has_a_head_any_end_that_comes_while_another_request_is_running() -> None:
+    go_on = threading.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(go_on.wait, 20)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with served(waits) as address:
+        more = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
+        with sent(address, HEALTH + more) as small, sent(address, HEALTH + more) as endless:
+            small.sendall(b"y" * 1000)
+            with suppress(OSError):
+                endless.sendall(b"y" * (2 * HEAD_BYTES))
+                endless.sendall(b"y" * (2 * HEAD_BYTES))
+            assert rest_of(endless) == b"", "nothing stands in the middle of the other's answer"
+            small.sendall(b"\r\n\r\n")
+            go_on.set()
+            assert [answer_head(small), answer_head(small)] == [b"HTTP/1.1 200 OK"] * 2
 
 
 def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[str, int]) -> None:

@@ -185,6 +185,37 @@ def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: Wor
     assert [one.event for one in told] == [one.event for one in stored]
 
 
+def test_before_it_stops_the_announcer_reads_what_follows_on_what_it_was_handed(world: World) -> None:
+    told: list[News] = []
+    teller = Announcer(world.store, told.append)
+    for _ in range(7):
+        world.create()
+    stored = world.store.read(lambda view: view.news(0, 10))
+    teller.wake([*stored[:2], *stored[3:4]])
+    teller.start()
+    assert teller.stop() == 0
+    assert [one.event for one in told] == [one.event for one in stored]
+
+
+def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_left_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "PAGE", 2)
+    monkeypatch.setattr(announcer, "LAST_SECONDS", 0.0)
+    told: list[News] = []
+    teller = Announcer(world.store, told.append)
+    for _ in range(7):
+        world.create()
+    teller.start()
+    assert teller.stop() == 7 - len(told) > 0
+    following = Announcer(world.store, told.append)
+    monkeypatch.setattr(announcer, "LAST_SECONDS", 30.0)
+    following.start()
+    assert following.stop() == 0
+    assert [one.event for one in told] == [one.event for one in world.events()]
+    assert Announcer(world.store, told.append)._begin() == 7, "what was left is told once"
+
+
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
     told: list[News] = []
     teller = Announcer(world.store, told.append)

@@ -58,8 +58,11 @@ def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
     events, people = grouped(all_events, "session_id"), grouped(participants, "session_id")
     states: dict[str, State] = {}
     for label, session in sessions.items():
-        inside = sorted((one["role"], one["left_at"] is None) for one in people.get(session.id, []))
-        assert session.participants == sum(there for _, there in inside), label
+        inside = sorted(
+            (one["role"], one["left_at"] is None, one["waiting_since"] is not None)
+            for one in people.get(session.id, [])
+        )
+        assert session.participants == sum(there and not waits for _, there, waits in inside), label
         told = [tuple(event[name] for name in TOLD) for event in events.get(session.id, [])]
         states[label] = {"told": told, "people": inside, "retries": [], **fields(session)}
     for row in retries:

@@ -60,11 +60,16 @@ def test_every_trigger_is_counted_whoever_pulls_it(database: Database, clock: Se
     left, stayed = world.create(), world.create()
     world.leave(left, world.join(left))
     world.join(stayed)
+    knocked = world.create(preferences={"knock": True})
+    world.admit(knocked, world.knock(knocked))
+    world.deny(knocked, world.knock(knocked))
+    world.close(knocked)
     world.passes(hours=2)
 
     assert commits.moves == {
-        Trigger.CREATE: 3, Trigger.CLOSE: 1, Trigger.SCHEDULE: 2, Trigger.RESCHEDULE: 2, Trigger.OPEN: 1,
-        Trigger.JOIN: 2, Trigger.LEAVE: 1, Trigger.IDLE: 1, Trigger.TIME_LIMIT: 1, Trigger.EXPIRE: 1,
+        Trigger.CREATE: 4, Trigger.CLOSE: 2, Trigger.SCHEDULE: 2, Trigger.RESCHEDULE: 2, Trigger.OPEN: 1,
+        Trigger.KNOCK: 2, Trigger.ADMIT: 1, Trigger.DENY: 1, Trigger.JOIN: 2, Trigger.LEAVE: 1, Trigger.IDLE: 1,
+        Trigger.TIME_LIMIT: 1, Trigger.EXPIRE: 1,
     }  # fmt: skip
     assert set(commits.moves) == {row.trigger for row in TABLE}
 

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,18 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
     reader.join()
     assert seen == [told.event.seq for told in one.events()]
     assert len(seen) == len(set(seen)) == 300
+
+
+def test_what_one_daemon_commits_the_others_hear_of_with_its_deadline(pg_server: PostgresServer) -> None:
+    heard: list[datetime | None] = []
+    with pg_server.database() as database:
+        one, two = (World(database.open(heard=hear), SettableClock()) for hear in (lambda _due: None, heard.append))
+        eventually(lambda: heard == [None])  # it listens
+        session = one.schedule(HOUR)
+        eventually(lambda: heard == [None, session.due_at])
+        two.schedule(2 * HOUR)
+        one.close(session)
+        eventually(lambda: heard == [None, session.due_at, None])  # of its own nothing
 
 
 def test_an_event_that_is_committed_late_was_numbered_late(pg_server: PostgresServer) -> None:

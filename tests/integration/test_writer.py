@@ -5,19 +5,23 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError, StatementError
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError, ProgrammingError, StatementError
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.factories import session
 from tests.support.waiting import eventually
 
+from tminus.clock import monotonic
 from tminus.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
-from tminus.storage import Store, Transaction, engine, writer
+from tminus.storage import Store, Transaction, engine, peers, writer
+from tminus.storage.peers import Holds
+from tminus.storage.watch import Watch
 
 Log = list[Any]
 
@@ -454,3 +458,97 @@ def test_nothing_of_a_label_or_a_token_is_in_the_reason_of_a_failure(database: D
     assert health == []
     assert secret not in str(failed.value)
     assert secret not in str(failed.value.__cause__)
+
+
+# --- PostgreSQL alone -------------------------------------------------------------------------------------------------
+
+
+def with_options(database: Database, options: str) -> str:
+    return make_url(database.url).update_query_dict({"options": options}).render_as_string(hide_password=False)
+
+
+def test_a_daemon_that_is_frozen_in_a_transaction_holds_up_the_others_for_seconds(pg_server: PostgresServer) -> None:
+    with pg_server.database() as database:
+        frozen = Store(with_options(database, "-c idle_in_transaction_session_timeout=300ms"), SettableClock())
+        other = database.open()
+        begun, thaw = threading.Event(), threading.Event()
+
+        def freeze(tx: Transaction) -> str:
+            tx.set_meta("k", "frozen")
+            begun.set()
+            assert thaw.wait(30)
+            tx.set_meta("k", "thawed")
+            return "done"
+
+        freezing = frozen.submit(freeze)
+        assert begun.wait(30)
+        assert other.submit(put("k", "other")).result(30) == "k"
+        thaw.set()
+        with pytest.raises(StoreUnavailable):
+            freezing.result(30)
+        assert meta(other, "k") == "other"
+        eventually(lambda: quietly(frozen, put("k", "again")))
+        frozen.close()
+
+
+def quietly(store: Store, job: Callable[[Transaction], str]) -> str | None:
+    with suppress(StoreUnavailable):
+        return store.submit(job).result(30)
+    return None
+
+
+def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is_not(
+    pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pg_server.database() as database:
+        watch = Watch(None)
+
+        def holds() -> Holds:
+            return Holds(engine.make_engine(database.url, writes=True, idle_seconds=1), watch)
+
+        monkeypatch.setattr(peers, "RENEWAL", 60.0)
+        with closing(holds()) as frozen:
+            assert frozen.hold("desk")
+            monkeypatch.setattr(peers, "RENEWAL", 0.1)
+            with closing(holds()) as lives:
+                assert lives.hold("shop")
+                begun = monotonic()
+                eventually(lambda: monotonic() > begun + 1.5)
+                with closing(holds()) as another:
+                    assert another.hold("desk")
+                    assert not another.hold("shop")
+            assert not frozen.hold("desk"), "it was taken from it"
+            eventually(lambda: frozen.hold("desk"))
+
+
+def test_what_a_url_says_of_a_connection_goes_before_what_tminus_says(pg_server: PostgresServer) -> None:
+    with pg_server.database() as database:
+        url = make_url(with_options(database, "-c search_path=mine -c tcp_keepalives_count=7"))
+        named = url.update_query_dict({"application_name": "desk"}).render_as_string(hide_password=False)
+        made = engine.make_engine(named, writes=True)
+        with made.connect() as connection:
+            shown = [
+                connection.execute(text(f"SHOW {name}")).scalar()
+                for name in ("search_path", "application_name", "idle_in_transaction_session_timeout")
+            ]
+        made.dispose()
+    assert shown == ["mine", "desk", "5s"]
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, SystemExit])
+def test_whatever_ends_the_opening_of_a_database_leaves_no_thread_behind(
+    pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise ends
+
+    monkeypatch.setattr("tminus.storage.migrate.upgrade", interrupted)
+    with pg_server.database() as database, pytest.raises(ends):
+        database.open()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "watch"] == []
+
+
+def test_postgresqls_words_for_damage_are_known() -> None:
+    for found in (psycopg.errors.DataCorrupted("invalid page in block 0"), psycopg.errors.IndexCorrupted("x")):
+        assert engine.is_damage(OperationalError("SELECT", None, found))
+    assert not engine.is_damage(OperationalError("SELECT", None, psycopg.errors.DiskFull("x")))

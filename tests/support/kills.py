@@ -36,6 +36,8 @@ from tminus.vocabulary import ParticipantRole, SessionType
 
 SETTINGS = settings(max_active=30 * MINUTE)
 
+LIVE, SUPPORT = SessionType.LIVE, SessionType.SUPPORT
+
 APART = timedelta(seconds=1)
 """From one target to the next."""
 
@@ -89,7 +91,8 @@ def _session(
 ) -> Target:
     """A session made for now, or so long ahead, with so many inside."""
     start = tx.now + ahead if ahead is not None else None
-    made = verbs.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start)).session
+    wanted = order(kind, label=target.label, start_time=start, preferences={"knock": True})
+    made = verbs.create(tx, SETTINGS, AGENT, wanted).session
     joined = ""
     for _ in range(inside):
         joined = verbs.join(tx, SETTINGS, ROOM, made.id, ParticipantRole.GUEST, "Grace").participant_id
@@ -101,6 +104,13 @@ def _left(tx: Transaction, target: Target) -> Target:
     prepared = _session(tx, target, inside=1)
     verbs.leave(tx, SETTINGS, ROOM, prepared.session_id, prepared.participant_id)
     return prepared
+
+
+def _knocked(tx: Transaction, target: Target) -> Target:
+    """One at which somebody waits to be let in."""
+    made = _session(tx, target, LIVE).session_id
+    waits = verbs.knock(tx, SETTINGS, ROOM, made, ParticipantRole.GUEST, "Grace").participant_id
+    return Target(target.number, target.label, made, waits)
 
 
 # --- doing ------------------------------------------------------------------------------------------------------------
@@ -124,15 +134,15 @@ def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, An
     return {"id": moved.id, "pin": moved.pin}
 
 
-def _join(jobs: Jobs, target: Target) -> dict[str, Any]:
+def _arrive(jobs: Jobs, target: Target, *, verb: Callable[..., verbs.Made]) -> dict[str, Any]:
     retry = RetryKey(target.label, "0" * 64)
     role = ParticipantRole.GUEST
-    made = jobs(lambda tx: verbs.join(tx, SETTINGS, ROOM, target.session_id, role, "Ada", retry)).result(30)
+    made = jobs(lambda tx: verb(tx, SETTINGS, ROOM, target.session_id, role, "Ada", retry)).result(30)
     return {"id": made.session.id, "participant": made.participant_id}
 
 
-def _leave(jobs: Jobs, target: Target) -> dict[str, Any]:
-    jobs(lambda tx: verbs.leave(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
+def _report(jobs: Jobs, target: Target, *, verb: Callable[..., None]) -> dict[str, Any]:
+    jobs(lambda tx: verb(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
     return {"id": target.session_id}
 
 
@@ -146,8 +156,6 @@ def _sweep(jobs: Jobs, target: Target) -> dict[str, Any]:
     return {"id": target.session_id}
 
 
-LIVE, SUPPORT = SessionType.LIVE, SessionType.SUPPORT
-
 VERBS: Mapping[str, Deed] = {
     "create without a key": Deed(partial(_create, kind=LIVE, key=False), twice_is_once=False),
     "create": Deed(partial(_create, kind=LIVE)),
@@ -156,8 +164,11 @@ VERBS: Mapping[str, Deed] = {
     "schedule into the lead time": Deed(partial(_create, kind=SUPPORT, ahead=5 * MINUTE)),
     "reschedule": Deed(partial(_reschedule, ahead=48 * HOUR), partial(_session, ahead=24 * HOUR)),
     "reschedule into the lead time": Deed(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
-    "join": Deed(_join, _session),
-    "leave": Deed(_leave, partial(_session, inside=1)),
+    "join": Deed(partial(_arrive, verb=verbs.join), _session),
+    "knock": Deed(partial(_arrive, verb=verbs.knock), partial(_session, kind=LIVE)),
+    "admit": Deed(partial(_report, verb=verbs.admit), _knocked),
+    "deny": Deed(partial(_report, verb=verbs.deny), _knocked),
+    "leave": Deed(partial(_report, verb=verbs.leave), partial(_session, inside=1)),
     "close": Deed(_close, partial(_session, inside=2)),
 }
 

@@ -4,6 +4,9 @@ import asyncio
 import hashlib
 import hmac
 import re
+import subprocess
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -169,7 +172,7 @@ FORBIDDEN = (
 @pytest.mark.parametrize("host", FORBIDDEN)
 def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -> None:
     with pytest.raises(OSError, match="link-local or metadata address, and allow_link_local is not set"):
-        asyncio.run(post.allowed(host, 80, link_local=False))
+        asyncio.run(post.allowed(post.Resolver(), host, 80, link_local=False))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +181,46 @@ def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -
      ("2130706433", "127.0.0.1"), ("2001:db8::a9fe:a9fe", "2001:db8::a9fe:a9fe")],
 )  # fmt: skip
 def test_what_is_inside_the_house_is_sent_to(host: str, address: str) -> None:
-    assert asyncio.run(post.allowed(host, 80, link_local=False)) == [address]
+    assert asyncio.run(post.allowed(post.Resolver(), host, 80, link_local=False)) == [address]
 
 
 def test_a_link_local_address_is_sent_to_if_the_configuration_says_so() -> None:
-    assert asyncio.run(post.allowed("0xa9fea9fe", 80, link_local=True)) == ["169.254.169.254"]
+    assert asyncio.run(post.allowed(post.Resolver(), "0xa9fea9fe", 80, link_local=True)) == ["169.254.169.254"]
+
+
+def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "Thread", None)
+    for host, address in (("127.0.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"), ("fd00::7", "fd00::7")):
+        assert asyncio.run(post.Resolver().addresses(host, 80)) == [address]
+
+
+def test_a_process_ends_although_a_name_server_is_silent() -> None:
+    """It has waited for an answer, no longer than it may, and does not wait for the thread that still does."""
+    subprocess.run([sys.executable, "-c", ASKS_A_SILENT_NAME_SERVER], check=True, timeout=10)
+
+
+ASKS_A_SILENT_NAME_SERVER = """
+import asyncio, socket, tempfile, time
+from pathlib import Path
+
+from tminus import clock
+from tminus.config import Settings, Webhook
+from tminus.delivery import Webhooks
+from tminus.storage import Store
+
+found = socket.getaddrinfo
+
+def getaddrinfo(host, *args, flags=0, **more):
+    return time.sleep(60) if host == "silent" and not flags else found(host, *args, flags=flags, **more)
+
+socket.getaddrinfo = getaddrinfo
+with tempfile.TemporaryDirectory() as folder:
+    store = Store(f"sqlite:///{folder}/db", clock.now)
+    webhooks = Webhooks(store, Path(folder))
+    webhooks.start()
+    one = Webhook.model_validate({"name": "desk", "url": "http://silent/", "secret_file": "s", "timeout": "50ms"})
+    webhooks.apply(Settings(webhooks=(one,)), {"desk": ("whsec_" + "A" * 32,)})
+    assert "no answer within" in asyncio.run(webhooks.ping("desk")).error
+    webhooks.stop()
+    store.close()
+"""

@@ -35,7 +35,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.UnknownOrganization(5), "5"),
     (errors.UnknownWebhook("desk"), "Webhook not found desk"),
     (errors.Overloaded(), "try again"),
-    (errors.StoreUnavailable(), "nothing was changed"),
+    (errors.StoreUnavailable(), "with the same Idempotency-Key"),
     (errors.Draining(), "stopping"),
     (errors.StateDirectoryUnusable("/x", "cannot be used"), "/x: cannot be used"),
     (errors.AlreadyRunning("/x", "stop it first"), "/x: stop it first"),

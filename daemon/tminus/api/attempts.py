@@ -1,33 +1,44 @@
 """How often one address may try what can be guessed."""
 
 import ipaddress
-
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from collections import OrderedDict, deque
 
 from tminus import clock
 from tminus.config import Rate
 
+KEPT = 10_000
+"""Addresses that are remembered: of more, those that have been quiet for longest are forgotten."""
+
 
 class Attempts:
-    """Counts attempts per address over a sliding window. A rate of None counts nothing and refuses nothing."""
+    """Counts attempts per address over a sliding window of monotonic time, so that a wall clock that is set back locks
+    nobody out. A rate of None counts nothing and refuses nothing.
+
+    Not by a library: those in use keep every address for ever, and reckon with the wall clock.
+    """
 
     def __init__(self, rate: Rate | None) -> None:
-        self._item = RateLimitItemPerSecond(rate.count, rate.seconds) if rate else None
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._rate = rate
+        self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
+        """By address, when its last attempts were; the address that tried last stands last."""
 
     def exhausted(self, address: str) -> float | None:
-        """Seconds until the address may try again; None if it may now."""
-        if self._item is None or self._limiter.test(self._item, _network(address)):
+        """Seconds until the address may try again, at least 1; None if it may now."""
+        attempts = self._attempts.get(_network(address))
+        if self._rate is None or attempts is None or len(attempts) < self._rate.count:
             return None
-        again = self._limiter.get_window_stats(self._item, _network(address)).reset_time
-        return max(1.0, again - clock.now().timestamp())
+        left = attempts[0] + self._rate.seconds - clock.monotonic()
+        return max(1.0, left) if left > 0 else None
 
     def count(self, address: str) -> None:
         """Counts an attempt."""
-        if self._item is not None:
-            self._limiter.hit(self._item, _network(address))
+        if self._rate is None:
+            return
+        network, now = _network(address), clock.monotonic()
+        self._attempts.setdefault(network, deque(maxlen=self._rate.count)).append(now)
+        self._attempts.move_to_end(network)
+        while len(self._attempts) > KEPT or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now:
+            self._attempts.popitem(last=False)
 
 
 def _network(address: str) -> str:

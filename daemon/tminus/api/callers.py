@@ -6,7 +6,6 @@ no prefix to be guessed letter by letter.
 """
 
 import hashlib
-import hmac
 from collections import OrderedDict
 from typing import Annotated
 
@@ -60,6 +59,7 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
     _check_attempts(arrival, digest)
     agent = _agent_of(services, digest)
     if agent is None:
+        services.failed_tokens.count(arrival.remote_ip)
         raise _failed(arrival)
     secret, now = draws.token(), clock.now()
     begun = AgentSession(
@@ -73,6 +73,8 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
         remote_ip=arrival.remote_ip,
     )
     begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
+    for good in (digest, begun.secret_sha256):
+        _remember(services, good, arrival.remote_ip)
     arrival.agent = agent.id
     say("auth.signed_in", agent=agent.id, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
     return _caller(arrival, agent, begun), secret
@@ -91,18 +93,31 @@ async def _by_token(arrival: Arrival, token: str) -> Caller:
     if not token:
         raise NotAuthenticated
     services, digest = arrival.services, _digest(token)
-    _check_attempts(arrival, digest)
-    begun = None
-    agent = _agent_of(services, digest)
-    if agent is None:
-        begun = await services.read(lambda view: view.agent_session(digest))
-        if begun is not None and hmac.compare_digest(begun.secret_sha256, digest) and begun.expires_at > clock.now():
-            # The token that it was begun with must still be good: out of the config, out of the house.
-            agent = _agent_of(services, begun.token_sha256)
+    if (digest, arrival.remote_ip) in services.proven:
+        agent, begun = await _look_up(services, digest)
+    else:
+        # One at a time: of many guesses that come at once, those beyond the limit must find it exhausted.
+        async with services.unproven:
+            _check_attempts(arrival, digest)
+            agent, begun = await _look_up(services, digest)
+            if agent is not None:
+                _remember(services, digest, arrival.remote_ip)
+            else:
+                services.failed_tokens.count(arrival.remote_ip)
     if agent is None:
         raise _failed(arrival)
-    _remember(services, digest, arrival.remote_ip)
     return _caller(arrival, agent, begun)
+
+
+async def _look_up(services: Services, digest: str) -> tuple[Agent | None, AgentSession | None]:
+    """Whose token it is, and the agent session that it is the secret of, if it is that of one."""
+    agent, begun = _agent_of(services, digest), None
+    if agent is None:
+        begun = await services.read(lambda view: view.agent_session(digest))
+        if begun is not None and begun.expires_at > clock.now():
+            # The token that it was begun with must still be good: out of the config, out of the house.
+            agent = _agent_of(services, begun.token_sha256)
+    return agent, begun
 
 
 def _agent_of(services: Services, digest: str) -> Agent | None:
@@ -134,9 +149,7 @@ def _remember(services: Services, digest: str, address: str) -> None:
 
 
 def _failed(arrival: Arrival) -> NotAuthenticated:
-    address = arrival.remote_ip
-    arrival.services.failed_tokens.count(address)
-    say("auth.failed", remote_ip=address, request_id=arrival.request_id)
+    say("auth.failed", remote_ip=arrival.remote_ip, request_id=arrival.request_id)
     return NotAuthenticated()
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from tminus import clock, wire
-from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.callers import CurrentCaller, identify, services_of
 from tminus.api.json import Json
 from tminus.api.requests import EventTypes, Limit, Place
 from tminus.api.responses import refusals
@@ -49,7 +49,7 @@ async def feed(
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in request.headers.get("accept", ""):
         events, since = await _look(services, caller, since, limit, only)  # refuses while there is still an answer
-        stream = _stream(services, caller, events, since, limit, only)
+        stream = _stream(request, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + wait
     while True:
@@ -59,6 +59,7 @@ async def feed(
         if events or left <= 0 or services.draining:
             return Json({"events": events, "next": since})
         await wait_for(ring, left)
+        caller = await identify(request)  # the token may have been revoked meanwhile
 
 
 async def _look(
@@ -70,11 +71,12 @@ async def _look(
 
 
 async def _stream(
-    services: Services, caller: Caller, events: list[dict[str, Any]], since: int, limit: int, only: EventFilter
+    request: Request, events: list[dict[str, Any]], since: int, limit: int, only: EventFilter
 ) -> AsyncIterator[bytes]:
-    """Server-sent events until the client goes, the daemon stops or the database fails: clients come back by
-    themselves, and say where they were.
+    """Server-sent events until the client goes, its token is revoked, the daemon stops or the database fails: clients
+    come back by themselves, and say where they were.
     """
+    services = services_of(request)
     # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
     yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
     while not services.draining:
@@ -82,7 +84,7 @@ async def _stream(
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], str(event["type"]).encode(), orjson.dumps(event))
         ring = services.bell.next_ring()
         try:
-            events, since = await _look(services, caller, since, limit, only)
+            events, since = await _look(services, await identify(request), since, limit, only)
         except RequestError:
             return
         if not events and not await wait_for(ring, KEEP_ALIVE):

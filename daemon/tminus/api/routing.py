@@ -2,12 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import orjson
 import pydantic_core
+from fastapi._compat import ModelField
 from fastapi.routing import APIRoute
 from starlette.convertors import StringConvertor
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tminus.api.arrival import arrival_of
+from tminus.api.arrival import Arrival, arrival_of
 from tminus.api.errors import invalid, on_request_error
 from tminus.errors import RequestError
 
@@ -56,9 +57,7 @@ class StrictRoute(APIRoute):
                     arguments[field.name], found = field.validate(arrival.header(header), loc=("header", field.alias))
                     faults += found
             if body is not None:
-                sent, found = _parse(arrival.body, arrival.header(b"content-type"))
-                if not found:
-                    arguments[body.name], found = body.validate(sent, loc=("body",))
+                arguments[body.name], found = _validated(body, arrival)
                 faults += found
             if faults:
                 raise invalid(faults)
@@ -119,6 +118,18 @@ class Shortcut:
         return None
 
 
+def _validated(body: ModelField, arrival: Arrival) -> tuple[Any, list[Any]]:
+    """What an endpoint takes as its body, and all that is wrong with it."""
+    sent, faults = _parse(arrival.body, arrival.header(b"content-type"))
+    if faults:
+        return None, faults
+    taken, faults = body.validate(sent, loc=("body",))
+    if not faults and b"\\u0000" in arrival.body:  # in JSON it is written in no other way
+        kept = type(taken).model_fields
+        faults = list(_nuls({name: member for name, member in sent.items() if name in kept}))
+    return taken, faults
+
+
 def _parse(body: bytes, content_type: str) -> tuple[Any, list[Any]]:
     """The body's JSON, without NaN, lone surrogates and abysses of brackets. The standard library's parser lets all of
     them pass: they would be stored, and could not be answered.
@@ -133,6 +144,21 @@ def _parse(body: bytes, content_type: str) -> tuple[Any, list[Any]]:
     except (ValueError, TypeError) as error:
         return None, [{"type": "json_invalid", "loc": ("body",), "msg": str(error), "ctx": {"error": str(error)}}]
     return parsed, []
+
+
+def _nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[dict[str, Any]]:
+    """Where there is NUL in what is stored as it came: PostgreSQL takes none."""
+    match sent:
+        case str():
+            if "\0" in sent:
+                yield {"type": "value_error", "loc": loc, "msg": "must not contain NUL"}
+        case list():
+            for place, member in enumerate(sent):
+                yield from _nuls(member, (*loc, place))
+        case dict():
+            for name, member in sent.items():
+                yield from _nuls(name, loc)
+                yield from _nuls(member, (*loc, name))
 
 
 @lru_cache(maxsize=64)

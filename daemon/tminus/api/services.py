@@ -50,6 +50,8 @@ class Services:
         """Rings when there are new events, and when the daemon begins to stop."""
         self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
+        self.unproven = asyncio.Lock()
+        """Held while a token that is not among them is looked up."""
         self._reads = 0
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
         self._limits: Limits | None = None

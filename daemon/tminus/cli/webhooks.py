@@ -17,6 +17,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name in
 
 SECRET_BYTES = 32
 
+PING_SECONDS = 300.0
+"""How long a webhook's `timeout` may be: so long may it be before the daemon says that it was not reached."""
+
 
 def webhooks(main: typer.Typer) -> None:
     """Adds these commands to the main one."""
@@ -44,7 +47,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
 
 def ping(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Send a test, paused or not; exit code 1 if it does not arrive."""
-    tried: wire.Delivery = _ask(context, "POST", _path(name, "ping"))
+    tried: wire.Delivery = _ask(context, "POST", _path(name, "ping"), wait=PING_SECONDS)
     if as_json or tried["ok"]:
         tables.show(tried, as_json, lambda: f"{name} answered {tried['status']} in {tried['ms']} ms")
     if not tried["ok"]:

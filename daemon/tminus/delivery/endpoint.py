@@ -18,7 +18,7 @@ from tminus import clock, draws, instants
 from tminus.bell import Bell, wait_for
 from tminus.config import Webhook
 from tminus.delivery import backoff, signing
-from tminus.delivery.post import Outcome, post
+from tminus.delivery.post import Outcome, Resolver, post
 from tminus.errors import RequestError
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
@@ -35,6 +35,13 @@ AGAIN = 1.0
 
 ASIDE = 1.0
 """Seconds after which it looks whether the daemon that serves its endpoint is still there."""
+
+BODY_BYTES = 1024 * 1024
+"""A batch ends before its JSON is longer than this: what many servers take without being told to. One event alone is
+bounded by what the API takes."""
+
+BLOCKED = 5.0
+"""Seconds after which it looks while new events do not wake it: an operator may have asked another daemon to resume."""
 
 SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
@@ -53,6 +60,8 @@ class Due:
     page: outbox.Page
     wait: float
     """Seconds until there may be something to do, if there is nothing now."""
+    blocked: bool = False
+    """Whether new events change nothing: it is paused, or waits to try again."""
 
 
 class Courier:
@@ -88,6 +97,7 @@ class Courier:
         self.secrets = secrets
         self._store = store
         self._client = client
+        self._resolver = Resolver()
         self._bell = bell
         self._tried = tried
         self._first_pause = first_pause
@@ -95,6 +105,8 @@ class Courier:
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
+        self.blocked = False
+        """Whether new events need not ring: it waits, and not for them. Any thread."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -126,7 +138,7 @@ class Courier:
     async def ping(self) -> Delivery:
         """Sends a `ping`, paused or not, and records what became of it."""
         said = {"type": "ping", "ts": instants.text(clock.now()), "message": f"A test of endpoint {self.webhook.name}"}
-        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", [said])
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", orjson.dumps([said]))
         delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
         self._tried(self.webhook.name, outcome.ok, 0)
         return delivery
@@ -141,6 +153,7 @@ class Courier:
         if due is None:  # the database was away when it was put in force
             await self.enlist()
             return 0
+        was_blocked, self.blocked = self.blocked, due.blocked
         if due.replay is not None:
             await self._replay(due.replay, due.page)
             return 0
@@ -152,7 +165,7 @@ class Courier:
             await self._write(
                 lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
             )
-        return due.wait
+        return 0 if was_blocked and not due.blocked else due.wait  # what was committed meanwhile did not ring
 
     async def enlist(self) -> None:
         """Gives the endpoint its place, if it has none."""
@@ -182,12 +195,13 @@ class Courier:
                     page = outbox.page(view, after, self.webhook.batch, self._only)
                 return Due(state, None, page, min(waits))
             waits.append(left)
-        return Due(state, None, outbox.Page([], state.cursor), min(waits))
+        return Due(state, None, outbox.Page([], state.cursor), min(BLOCKED, *waits), blocked=True)
 
     async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""
         name = self.webhook.name
-        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page)
+        page, body = self._fitting(page)
+        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
 
         def record(tx: Transaction) -> dict[str, Any]:
             if outcome.ok:
@@ -195,22 +209,24 @@ class Courier:
                     "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None,
                     "retry_at": None, "last_error": None, "delivered_at": delivery.at,
                 }  # fmt: skip
+            elif outcome.cut_off:
+                changes = {"batch_until": delivery.last_seq, "retry_at": None}
             else:
                 # As it stands now: an operator may have resumed it while the request was on its way.
                 changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
                 # The same events the next time, so that the id is the same.
                 changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
-                if (reason := self._gives_up(outcome, changes)) is not None:
+                if (reason := self._gives_up(outcome, changes, delivery.at)) is not None:
                     changes |= {"paused_at": delivery.at, "pause_reason": reason}
             outbox.change(tx, name, state.cursor, **changes)
             return changes
 
         changes = await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
-        if not outcome.ok:
-            self._tell_failure(delivery, changes)
-        elif state.failures:
+        if outcome.ok and state.failures:
             say("webhook.recovered", endpoint=name, tries=state.failures + 1)
+        elif not outcome.ok and not outcome.cut_off:
+            self._tell_failure(delivery, changes)
 
     async def _replay(self, replay: Replay, page: outbox.Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
@@ -219,12 +235,15 @@ class Courier:
             await self._write(lambda tx: outbox.end_replay(tx, replay))
             say("webhook.replayed", endpoint=name, replay=replay.id)
             return
-        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page)
+        page, body = self._fitting(page)
+        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
         changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
         ends = False
-        if not outcome.ok:
+        if outcome.cut_off:
+            changes = {"retry_at": None}
+        elif not outcome.ok:
             changes = self._failed(replay, outcome, delivery.at)
-            ends = self._gives_up(outcome, changes) is not None
+            ends = self._gives_up(outcome, changes, delivery.at) is not None
 
         def record(tx: Transaction) -> None:
             if ends:
@@ -236,23 +255,26 @@ class Courier:
         self._tried(name, outcome.ok, len(page.told))
         if ends:
             say("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
-        elif not outcome.ok:
+        elif not outcome.ok and not outcome.cut_off:
             self._tell_failure(delivery, changes)
 
     def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:
         failures = state.failures + 1
+        since = state.failing_since or begun
         ended = begun + timedelta(milliseconds=outcome.ms)
+        again = ended + backoff.pause(failures, outcome.asked, self._first_pause)
+        # Whatever pause was drawn or asked for, there is a last try before it is given up.
         return {
             "failures": failures,
-            "failing_since": state.failing_since or begun,
-            "retry_at": ended + backoff.pause(failures, outcome.asked, self._first_pause),
+            "failing_since": since,
+            "retry_at": min(again, since + self.webhook.give_up_after),
         }
 
-    def _gives_up(self, outcome: Outcome, changes: dict[str, Any]) -> PauseReason | None:
+    def _gives_up(self, outcome: Outcome, changes: dict[str, Any], begun: datetime) -> PauseReason | None:
         if outcome.gone:
             return PauseReason.GONE
-        waited: timedelta = changes["retry_at"] - changes["failing_since"]
-        return PauseReason.GAVE_UP if waited > self.webhook.give_up_after else None
+        last: datetime = changes["failing_since"] + self.webhook.give_up_after
+        return PauseReason.GAVE_UP if begun >= last else None
 
     def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
         what = {"endpoint": self.webhook.name, "error": delivery.error, "tries": changes["failures"]}
@@ -263,23 +285,39 @@ class Courier:
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 
-    async def _send_page(self, kind: DeliveryKind, page: outbox.Page) -> tuple[Outcome, Delivery]:
-        database_id = self._store.database_id
+    def _fitting(self, page: outbox.Page) -> tuple[outbox.Page, bytes]:
+        """As many of a page's events as one request holds, and its body."""
+        events: list[bytes] = []
+        room = BODY_BYTES - 1  # two brackets, and a comma less than events
+        for told in page.told:
+            event = orjson.dumps(told.payload(self._store.database_id))
+            room -= len(event) + len(b",")
+            if room < 0 and events:
+                fitting = page.told[: len(events)]
+                page = outbox.Page(fitting, fitting[-1].event.seq)
+                break
+            events.append(event)
+        return page, b"[" + b",".join(events) + b"]"
+
+    async def _send_page(self, kind: DeliveryKind, page: outbox.Page, body: bytes) -> tuple[Outcome, Delivery]:
         seqs = [told.event.seq for told in page.told]
-        events = [told.payload(database_id) for told in page.told]
-        outcome, delivery = await self._send(kind, signing.batch_id(database_id, seqs), events)
+        outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
         delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
         return outcome, delivery
 
-    async def _send(
-        self, kind: DeliveryKind, webhook_id: str, events: list[dict[str, Any]]
-    ) -> tuple[Outcome, Delivery]:
-        body, now = orjson.dumps(events), clock.now()
+    async def _send(self, kind: DeliveryKind, webhook_id: str, body: bytes) -> tuple[Outcome, Delivery]:
+        now = clock.now()
         headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
         webhook = self.webhook
         outcome = await post(
-            self._client, webhook.url, body, headers, webhook.timeout, link_local=webhook.allow_link_local
+            self._client,
+            self._resolver,
+            webhook.url,
+            body,
+            headers,
+            webhook.timeout,
+            link_local=webhook.allow_link_local,
         )
         delivery = Delivery(
             endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,

@@ -4,7 +4,10 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +41,8 @@ class Outcome:
     ms: int
     asked: timedelta | None = None
     """The receiver's `Retry-After`."""
+    cut_off: bool = False
+    """Whether it was this side that waited no longer: that is no failure of the receiver's."""
 
     @property
     def ok(self) -> bool:
@@ -71,15 +76,47 @@ def make_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
     )
 
 
-async def allowed(host: str, port: int, *, link_local: bool) -> list[str]:
+class Resolver:
+    """Asks what the name of an endpoint's host means. One an endpoint, as each asks for one name only: at most one
+    question is open, on a thread of its own, and whoever asks meanwhile gets that one's answer.
+    """
+
+    def __init__(self) -> None:
+        self._asked: Future[list[str]] | None = None
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """All addresses of a host. Raises `OSError`."""
+        with suppress(socket.gaierror):  # a name, or no address in spite of its looks
+            return _addresses(host, port, socket.AI_NUMERICHOST)
+        if self._asked is None or self._asked.done():
+            asked = Future[list[str]]()
+            asked.set_running_or_notify_cancel()  # who waits no longer must not cancel it for those who do
+            # No pool: a silent name server would have its threads from the other endpoints, and a process does not end
+            # before a pool's threads do. A daemon thread is left where it is.
+            threading.Thread(target=_answer, args=(asked, host, port), name="resolver", daemon=True).start()
+            self._asked = asked
+        return await asyncio.wrap_future(self._asked)
+
+
+def _answer(asked: Future[list[str]], host: str, port: int) -> None:
+    try:
+        asked.set_result(_addresses(host, port))
+    except Exception as error:
+        asked.set_exception(error)
+
+
+def _addresses(host: str, port: int, flags: int = 0) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def allowed(resolver: Resolver, host: str, port: int, *, link_local: bool) -> list[str]:
     """The addresses of a host that events may be sent to. What the name means is asked once, and the answer is what is
     connected to: a name that means another address a moment later leads nowhere else.
 
     Raises `OSError` where there is none: a link-local address is where clouds hand out their keys.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = await resolver.addresses(host, port)
     good = [one for one in addresses if link_local or not _forbidden(one)]
     if not good:
         raise OSError(f"{host} is {addresses[0]}: a link-local or metadata address, and allow_link_local is not set")
@@ -106,6 +143,7 @@ def _meant(
 
 async def post(
     client: httpx.AsyncClient,
+    resolver: Resolver,
     url: str,
     body: bytes,
     headers: Mapping[str, str],
@@ -113,14 +151,18 @@ async def post(
     *,
     link_local: bool = False,
 ) -> Outcome:
-    """Sends a request and waits for its answer, so long at the most, however it trickles. Never raises."""
+    """Sends a request and waits for its answer, so long at the most, however it trickles.
+
+    Never raises. Cancelled, it returns what became of the request until then, so that it can be recorded.
+    """
     begun = clock.monotonic()
     status = asked = error = None
+    cut_off = False
     answer = b""
     seconds = patience.total_seconds()
     try:
         async with asyncio.timeout(seconds):
-            response = await _send(client, httpx.URL(url), body, headers, seconds, link_local)
+            response = await _send(client, resolver, httpx.URL(url), body, headers, seconds, link_local)
             status = response.status_code
             asked = retry_after(response.headers.get("retry-after"), clock.now())
             try:
@@ -129,21 +171,30 @@ async def post(
                 await response.aclose()
     except TimeoutError:
         error = None if status else f"no answer within {seconds:g} s"
+    except asyncio.CancelledError:
+        cut_off = status is None
+        error = "cut off: the daemon was stopping, or the endpoint was changed" if cut_off else None
     except Exception as failure:  # a URL that somebody typed can fail in any way
         error = None if status else _said(failure)
     if status is not None and not 200 <= status <= 299:
         error = f"answered {status}"
     text = answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None
-    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked)
+    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked, cut_off)
 
 
 async def _send(
-    client: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: Mapping[str, str], seconds: float, link_local: bool
+    client: httpx.AsyncClient,
+    resolver: Resolver,
+    url: httpx.URL,
+    body: bytes,
+    headers: Mapping[str, str],
+    seconds: float,
+    link_local: bool,
 ) -> httpx.Response:
     """Sends a request to the first address of its host that takes it; the answer's body is not read yet."""
     port = url.port or (443 if url.scheme == "https" else 80)
     refused: httpx.TransportError | None = None
-    addresses = await allowed(url.host, port, link_local=link_local)
+    addresses = await allowed(resolver, url.host, port, link_local=link_local)
     # One that is silent must not have the time of those after it.
     timeout = httpx.Timeout(seconds, connect=seconds / len(addresses))
     for address in addresses:

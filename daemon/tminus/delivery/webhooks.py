@@ -16,7 +16,7 @@ from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
 from tminus.delivery.post import make_client, trusting
-from tminus.errors import RequestError, UnknownWebhook
+from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import Store, Transaction, View, outbox
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 GRACE = 1.0
 """Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
-was cut off is made again."""
+is cut off then is made again, with the same events: it has as long again to be recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,14 @@ class Webhooks:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """There are new events. Any thread."""
-        for bell in tuple(self._bells.values()):
-            bell.ring()
+    def wake(self, *, also_blocked: bool = False) -> None:
+        """There are new events; `also_blocked`: or what those wait for that are paused, or wait to try again. Any
+        thread.
+        """
+        for name, bell in tuple(self._bells.items()):
+            served = self._couriers.get(name)
+            if also_blocked or served is None or not served[0].blocked:
+                bell.ring()
 
     def drain(self) -> None:
         """Begins no more requests. Any thread."""
@@ -172,14 +176,17 @@ class Webhooks:
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
         """Tells again what happened from an event on, since a time, or to a session; up to now. Returns the replay.
 
-        Raises `UnknownWebhook`.
+        Raises `UnknownWebhook`, `UnknownSession`.
         """
         self._named(name)
 
         def queue(tx: Transaction) -> Replay:
+            if session is not None and tx.session(session) is None:
+                raise UnknownSession(session)
             after = from_seq - 1 if from_seq else outbox.seq_before(tx, since) if since is not None else 0
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
+            tx.told = True  # another daemon may serve the endpoint
             return replay
 
         queued = await self._store.write(queue)
@@ -226,10 +233,13 @@ class Webhooks:
         ending = [self._couriers.pop(name) for name in names]
         for courier, _ in ending:
             courier.stop()
-        if ending:
-            await asyncio.wait([task for _, task in ending], timeout=GRACE)
+        left = {task for _, task in ending}
+        for _ in ("for its answer", "cut off, to be recorded"):
+            if left:
+                _, left = await asyncio.wait(left, timeout=GRACE)
+            for task in left:
+                task.cancel()
         for courier, task in ending:
-            task.cancel()
             try:
                 await task
             except asyncio.CancelledError:
@@ -258,4 +268,5 @@ def _pause(tx: Transaction, name: str) -> bool:
 def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
     outbox.change(tx, name, **begin)
+    tx.told = True  # another daemon may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

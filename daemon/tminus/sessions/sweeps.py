@@ -36,7 +36,7 @@ TURN = 0.05
 """Seconds that a batch should take at the most, whatever the machine: a request may have to wait for one."""
 
 REMOVALS = 500
-"""Sessions that retention removes in one transaction."""
+"""Rows that are removed in one transaction, besides what goes with them."""
 
 
 class Jobs(Protocol):
@@ -117,15 +117,19 @@ def clean(
 
     Returns how many sessions were removed.
     """
-    submit(lambda tx: tx.remove_expired_memory(tx.now - timedelta(days=1), tx.now - RETRY_MEMORY)).result()
-    removed = 0
-    while retention is not None and not stop():
-        batch = submit(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)).result()
-        removed += batch
-        if batch < REMOVALS:
-            break
-    while delivery_retention is not None and not stop():
-        old = submit(lambda tx: remove_deliveries(tx, tx.now - delivery_retention, REMOVALS)).result()
-        if old < REMOVALS:
-            break
-    return removed
+
+    def remove(some: Callable[[Transaction], int]) -> int:
+        """Batch by batch, until one is not full."""
+        removed = 0
+        while not stop():
+            batch = submit(some).result()
+            removed += batch
+            if batch < REMOVALS:
+                break
+        return removed
+
+    remove(lambda tx: tx.remove_agent_sessions(tx.now - timedelta(days=1), REMOVALS))
+    remove(lambda tx: tx.remove_retries(tx.now - RETRY_MEMORY, REMOVALS))
+    if delivery_retention is not None:
+        remove(lambda tx: remove_deliveries(tx, tx.now - delivery_retention, REMOVALS))
+    return remove(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)) if retention is not None else 0

@@ -216,14 +216,12 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
 
 
 def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    here = select(_P.session_id, func.count().label("number")).where(_P.left_at.is_(None)).group_by(_P.session_id)
-    found = here.subquery()
+    inside = _P.left_at.is_(None) & _P.waiting_since.is_(None)
+    found = select(_P.session_id, func.count().label("number")).where(inside).group_by(_P.session_id).subquery()
     number = func.coalesce(found.c.number, 0)
     joined = SESSIONS.outerjoin(found, found.c.session_id == _S.id)
     wrong = select(_S.id, _S.participants, number).select_from(joined).where(_S.participants != number)
-    return _some(
-        connection, "participants", wrong, lambda row: f"counts {row[1]} participants, but {row[2]} have not left"
-    )
+    return _some(connection, "participants", wrong, lambda row: f"counts {row[1]} participants, but {row[2]} are in")
 
 
 _CHECKS: dict[str, Callable[[Connection, Timeouts, datetime], list[Problem]]] = {

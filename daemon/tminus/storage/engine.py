@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
@@ -17,8 +18,7 @@ BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
 
 READERS = 4
-"""Connections for reading; more would only queue for the same two cores."""
-
+"""Connections for reading: more would queue for the interpreter."""
 
 _CONNECT = {
     "application_name": "tminus",
@@ -28,12 +28,22 @@ _CONNECT = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 2,
-    "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=2",
+}
+_OPTIONS = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "2",
+    # A daemon that is frozen in a transaction (stopped, or its machine is) holds a lock that all others wait for.
+    "idle_in_transaction_session_timeout": "5s",
 }
 
 
-def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engine:
-    """An engine whose every transaction writes (`writes`), or only reads."""
+def make_engine(url: str, password: str | None = None, *, writes: bool, idle_seconds: int | None = None) -> Engine:
+    """An engine whose every transaction writes (`writes`), or only reads.
+
+    `idle_seconds`: PostgreSQL ends a connection of it that has asked nothing for so long. What the URL itself says of
+    a connection goes before what is said here.
+    """
     parsed = make_url(url)
     if password is not None:
         parsed = parsed.set(password=password)
@@ -46,11 +56,19 @@ def make_engine(url: str, password: str | None = None, *, writes: bool) -> Engin
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # Several statements of one read see one moment.
         isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
-        connect_args=_CONNECT,
+        connect_args=_connect_args(
+            parsed, {} if idle_seconds is None else {"idle_session_timeout": f"{idle_seconds}s"}
+        ),
         json_serializer=_json,
         json_deserializer=orjson.loads,
         hide_parameters=True,
     )
+
+
+def _connect_args(url: URL, options: dict[str, str]) -> dict[str, Any]:
+    said = {name: value for name, value in _CONNECT.items() if name not in url.query}
+    ours = " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | options).items())
+    return said | {"options": f"{ours} {url.query.get('options', '')}".strip()}  # of two that differ the last holds
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:
@@ -120,8 +138,10 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite has found its file damaged, or to be none of its own."""
+    """Whether the database has found its file damaged, or SQLite it to be none of its own."""
     cause: Any = getattr(error, "orig", None) or error
+    if isinstance(cause, psycopg.errors.DataCorrupted | psycopg.errors.IndexCorrupted):
+        return True
     return isinstance(cause, sqlite3.DatabaseError) and any(
         words in str(cause) for words in ("malformed", "not a database")
     )
@@ -138,9 +158,12 @@ def startup_error(url: str, error: BaseException) -> StartupError:
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
     if is_damage(error):
-        return DatabaseCorrupt(
-            where, f"the file is damaged or not a database ({text}): restore a backup, or move it away to begin anew"
+        way_out = (
+            "restore a backup"
+            if isinstance(cause, psycopg.Error)
+            else "restore a backup, or move it away to begin anew"
         )
+        return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
     return CannotOpenDatabase(where, text)
 
 

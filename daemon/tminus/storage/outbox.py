@@ -9,7 +9,7 @@ from sqlalchemy import Select, bindparam, delete, func, insert, select, update
 
 from tminus.events import Told
 from tminus.model import Delivery, Endpoint, Replay
-from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS
+from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import EventFilter, View, asked, conditions
 
@@ -71,6 +71,8 @@ def backlog(view: View, after: int, only: EventFilter) -> Backlog:
 @cache
 def _backlog(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
     later = select(EVENTS.c.ts).where(EVENTS.c.seq > bindparam("after"), *conditions(names))
+    if "session_types" in names:
+        later = later.join(SESSIONS, SESSIONS.c.id == EVENTS.c.session_id)
     some = later.limit(bindparam("limit"))
     return some.order_by(EVENTS.c.seq), select(func.count()).select_from(some.subquery())
 

@@ -20,6 +20,12 @@ CHANNEL = "tminus"
 AGAIN = 1.0
 """Seconds after which a listener that has lost its database looks for it again."""
 
+LEASE = 6
+"""Seconds after which the server takes from a daemon what it holds if it has said nothing: it may be frozen."""
+
+RENEWAL = 2.0
+"""Seconds after which a daemon that holds something says that it is there."""
+
 HEARD = 1.0
 """Seconds that a listener waits at a time: how long it may take to notice that it should end."""
 
@@ -86,7 +92,9 @@ class Notices:
 
 class Holds:
     """What this daemon alone may do now, by name: kept by a connection, so that it ends with the daemon, however that
-    ends. Any thread.
+    ends; and of a daemon that is frozen the server ends the connection after `LEASE`. Any thread.
+
+    `engine`: its connections have to end when they have been idle for so long.
     """
 
     def __init__(self, engine: Engine, watch: Watch) -> None:
@@ -96,6 +104,10 @@ class Holds:
         self._shared = engine.dialect.name == "postgresql"
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._stopping = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, name="holds")
+        if self._shared:
+            self._renewing.start()
 
     def hold(self, name: str) -> bool:
         """Whether this daemon holds the name, now that it has asked for it. Asks the database each time: a connection
@@ -130,9 +142,17 @@ class Holds:
                 self._held.discard(name)
 
     def close(self) -> None:
+        self._stopping.set()
+        if self._shared:
+            self._renewing.join()
         with self._lock:
             self._drop()
         self._engine.dispose()
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(RENEWAL):
+            for name in tuple(self._held)[:1]:
+                self.hold(name)
 
     def _drop(self) -> None:
         self._held.clear()

@@ -12,7 +12,7 @@ from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate, wal
 from tminus.storage.engine import is_damage, is_unavailable, make_engine, plain_url, reason, sqlite_file, startup_error
-from tminus.storage.peers import Heard, Holds, Notices
+from tminus.storage.peers import LEASE, Heard, Holds, Notices
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.watch import STUCK, NoAnswer, Watch
@@ -83,16 +83,16 @@ class Store:
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, waiting)
             self.database_id = self.read(lambda view: view.meta("database_id")) or ""
-        except (StartupError, StoreUnavailable, SQLAlchemyError) as error:
-            self._dispose()
-            if isinstance(error, StartupError):
-                raise
-            raise startup_error(url, error.__cause__ or error) from error
+        except BaseException as error:
+            self._dispose()  # its thread would outlive whatever ends this, Ctrl-C too
+            if isinstance(error, StoreUnavailable | SQLAlchemyError):
+                raise startup_error(url, error.__cause__ or error) from error
+            raise
         self._notices = None
         if heard is not None and shared:
             self._notices = Notices(plain_url(self._writing), heard, self._watch)
             self._notices.start()
-        self._holds = Holds(make_engine(url, password, writes=True), self._watch)
+        self._holds = Holds(make_engine(url, password, writes=True, idle_seconds=LEASE), self._watch)
         self.hold = self._holds.hold
         self.release = self._holds.release
         notify = self._notices.say if self._notices else None

@@ -58,7 +58,7 @@ class EventRow(model.Event, table=True):
 
 class AgentSessionRow(model.AgentSession, table=True):
     __tablename__ = "agent_session"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (Index("agent_session_expires", "expires_at"), {"sqlite_autoincrement": True})
 
     sid: int = Field(default=None, primary_key=True)
     secret_sha256: str = Field(unique=True)
@@ -66,6 +66,7 @@ class AgentSessionRow(model.AgentSession, table=True):
 
 class RetryRow(model.Retry, table=True):
     __tablename__ = "retry"
+    __table_args__ = (Index("retry_created", "created_at"),)
 
     agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     key: str = Field(primary_key=True)

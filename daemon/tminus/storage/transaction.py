@@ -18,6 +18,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    tuple_,
     update,
 )  # fmt: skip
 from sqlmodel import SQLModel
@@ -133,7 +134,7 @@ class Transaction(View):
         self.jobs = 0
         """How many jobs share it; the writer says."""
         self.told = False
-        """Whether there are events in it."""
+        """Whether there are events in it, or something else that other daemons should look at."""
         self.waited = 0.0
         """Seconds that it has waited for other daemons."""
         self._sessions: list[Session] = []
@@ -306,7 +307,16 @@ class Transaction(View):
         some = select(_S.id).where(_S.closed_at < before).order_by(_S.closed_at).limit(limit)
         return int(self.execute(delete(SESSIONS).where(_S.id.in_(some), _S.status == Status.CLOSED)).rowcount)
 
-    def remove_expired_memory(self, agent_sessions_before: datetime, retries_before: datetime) -> None:
-        """Forgets agent sessions that have expired and retries that nobody will send again."""
-        self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.expires_at < agent_sessions_before))
-        self.execute(delete(RETRIES).where(RETRIES.c.created_at < retries_before))
+    def remove_agent_sessions(self, before: datetime, limit: int) -> int:
+        """Forgets agent sessions that expired before then; returns how many."""
+        table = AGENT_SESSIONS.c
+        some = select(table.sid).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
+        return int(self.execute(delete(AGENT_SESSIONS).where(table.sid.in_(some))).rowcount)
+
+    def remove_retries(self, before: datetime, limit: int) -> int:
+        """Forgets retries made before then, which nobody will send again; returns how many."""
+        table = RETRIES.c
+        some = (
+            select(table.agent_id, table.key).where(table.created_at < before).order_by(table.created_at).limit(limit)
+        )
+        return int(self.execute(delete(RETRIES).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)

@@ -1,0 +1,68 @@
+"""How often one address may try: a sliding window of monotonic time, in bounded memory."""
+
+import pytest
+
+from tminus import clock
+from tminus.api import attempts
+from tminus.api.attempts import Attempts
+from tminus.config import Rate
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """One number, the time; a test sets it."""
+    present = [1000.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: present[0])
+    return present
+
+
+def tried(rate: Rate | None, address: str, times: int) -> Attempts:
+    counted = Attempts(rate)
+    for _ in range(times):
+        counted.count(address)
+    return counted
+
+
+def test_an_address_is_exhausted_after_its_attempts_until_the_first_of_them_is_old(time: list[float]) -> None:
+    counted = tried(Rate(3, 60), "192.0.2.1", 2)
+    assert counted.exhausted("192.0.2.1") is None
+    time[0] += 20
+    counted.count("192.0.2.1")
+    assert counted.exhausted("192.0.2.1") == 40
+    assert counted.exhausted("192.0.2.2") is None
+    time[0] += 39.5
+    assert counted.exhausted("192.0.2.1") == 1, "no client is asked to come back at once"
+    time[0] += 0.5
+    assert counted.exhausted("192.0.2.1") is None
+    counted.count("192.0.2.1")
+    assert counted.exhausted("192.0.2.1") is None, "two of the last minute"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8:0:7::1", "2001:db8:0:7:ffff::2", True),
+        ("2001:db8:0:7::1", "2001:db8:0:8::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_a_guesser_has_an_address_or_a_64_of_ipv6(time: list[float], first: str, second: str, same: bool) -> None:
+    assert (tried(Rate(1, 60), first, 1).exhausted(second) is not None) is same
+
+
+def test_without_a_rate_nobody_is_ever_exhausted(time: list[float]) -> None:
+    assert tried(None, "192.0.2.1", 1000).exhausted("192.0.2.1") is None
+
+
+def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
+    time: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "KEPT", 3)
+    counted = tried(Rate(1, 60), "192.0.2.1", 1)
+    for last in (2, 3, 4):
+        counted.count(f"192.0.2.{last}")
+    assert [counted.exhausted(f"192.0.2.{last}") is not None for last in (1, 2, 3, 4)] == [False, True, True, True]
+    time[0] += 60
+    counted.count("192.0.2.5")
+    assert list(counted._attempts) == ["192.0.2.5"]
