@@ -5,6 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
 from tminus.errors import StartupError, StoreUnavailable
+from tminus.journal import is_journal
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
 from tminus.server import Server
@@ -32,15 +34,27 @@ HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
 
 
 def run(path: Path | None, environ: Mapping[str, str]) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code. Raises `ConfigError` before anything is begun."""
+    """Runs the daemon until a signal ends it; returns the exit code.
+
+    A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
-    configuration = config.load(config.find(path, environ), environ)
+    try:
+        configuration = config.load(config.find(path, environ), environ)
+    except ConfigError as error:
+        if not _is_service(environ):
+            raise
+        logs.configure()
+        _tell_faults(error)
+        say("daemon.failed", error=f"the configuration has {len(error.faults)} faults")
+        return 1
     settings = configuration.settings
     logs.configure(settings.log.level, settings.log.format)
     state = config.state_directory(environ)
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
-        with config.occupy(state), Daemon(configuration, path, state, environ) as daemon:
+        occupied = config.occupy(state, config.database_file(settings, state))
+        with occupied, Daemon(configuration, path, state, environ) as daemon:
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -68,6 +82,8 @@ class Daemon:
             settings = settings.model_copy(update={"server": self._listeners.taken})
             database = config.database(settings, state, environ)
             self._systemd.status("opening the database")
+            if (file := config.database_file(settings, state)) is not None:
+                config.make_private(file)
             self.store = Store(
                 database.url,
                 clock.now,
@@ -120,7 +136,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
         self._systemd.status("doing what fell due meanwhile")
-        due = await asyncio.to_thread(self._clockwork.first_tick)
+        due, counts = await asyncio.to_thread(self._clockwork.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
@@ -134,7 +150,6 @@ class Daemon:
         gc.set_threshold(20_000)
         self._ready = True
         self._clockwork.wait_for(due)
-        counts = self.store.counts()
         server = self.services.settings.server
         say(
             "daemon.ready",
@@ -297,8 +312,17 @@ class Daemon:
     @staticmethod
     def _reject(error: ConfigError) -> None:
         say("config.rejected", faults=len(error.faults))
-        for fault in error.faults:
-            say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+        _tell_faults(error)
+
+
+def _is_service(environ: Mapping[str, str]) -> bool:
+    """Whether it is a service manager that reads what is said, not whoever has started it by hand."""
+    return bool(environ.get("NOTIFY_SOCKET")) or is_journal(sys.stdout, environ.get("JOURNAL_STREAM", ""))
+
+
+def _tell_faults(error: ConfigError) -> None:
+    for fault in error.faults:
+        say("config.fault", where=fault.where, key=fault.key, error=fault.message)
 
 
 def _tell_damage(text: str) -> None:

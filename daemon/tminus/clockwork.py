@@ -14,8 +14,9 @@ from tminus.config import Settings
 from tminus.errors import StoreUnavailable
 from tminus.logs import say
 from tminus.sessions import sweeps
+from tminus.storage.engine import reason
 from tminus.timers import Chores, Timers
-from tminus.vocabulary import Timeouts
+from tminus.vocabulary import Status, Timeouts
 
 STATUS_LOOK = timedelta(seconds=2)
 """How often it is looked whether `systemctl status` should say something else."""
@@ -63,12 +64,15 @@ class Clockwork:
         self._reckon_anew = False
         """Whether they are settled even if another daemon has done so: since then some were set here, the old way."""
         self._worst_lag = timedelta(0)
+        self._one_at_a_time = threading.Lock()
+        """Held by the tick that runs: a reload runs one, too, on a thread of its own."""
         self.timers = Timers(self.tick, self._chores(services.settings))
 
     def tick(self) -> datetime | None:
         """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
         try:
-            due = self._do_what_is_due()
+            with self._one_at_a_time:
+                due = self._do_what_is_due()
         except StoreUnavailable:
             # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
             # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
@@ -77,9 +81,10 @@ class Clockwork:
         self._alive()
         return due
 
-    def first_tick(self) -> datetime | None:
-        """Does what fell due while the daemon was away. On a full disk it starts all the same, so that others can
-        read, and tries again each second. Raises `StartupError`.
+    def first_tick(self) -> tuple[datetime | None, dict[Status, int]]:
+        """Does what fell due while the daemon was away; returns the next deadline, and the open sessions per status.
+        On a full disk it starts all the same, so that others can read, and tries again each second. Raises
+        `StartupError`.
         """
         try:
             due = self.tick()
@@ -88,16 +93,16 @@ class Clockwork:
                 raise self._store.cannot_start(error) from error
             due = None
         try:
-            self._store.counts()
+            return due, self._store.counts()
         except StoreUnavailable as error:
             raise self._store.cannot_start(error) from error
-        return due
 
     def follow(self, old: Settings, new: Settings) -> None:
         """Other settings are in force."""
         self.timers.set_chores(self._chores(new))
-        self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
-        self._settled = False
+        with self._one_at_a_time:
+            self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
+            self._settled = False
         with contextlib.suppress(StoreUnavailable):  # all of it is in force; the next tick settles what is stored
             self.wait_for(self.tick())
 
@@ -119,8 +124,9 @@ class Clockwork:
             return due
         with self._announcer.held_back():
             sweep = sweeps.advance(self._store.submit, timeouts, self._should_stop)
-        self._worst_lag = max(self._worst_lag, sweep.worst_lag)
-        self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
+        if sweep.moves:
+            self._worst_lag = max(self._worst_lag, sweep.worst_lag)
+            self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
         if sweep.without_pin:
@@ -162,16 +168,22 @@ class Clockwork:
             say("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
-        counts = self._store.counts()
-        due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
-        undelivered = [one.backlog.oldest for one in standing if one.backlog.oldest is not None]
+        counts = due = oldest = unreadable = None
+        try:
+            counts = self._store.counts()
+            due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
+            oldest = min((one.backlog.oldest for one in standing if one.backlog.oldest is not None), default=None)
+        except StoreUnavailable as error:
+            # It comes all the same: who hears nothing takes the daemon for dead.
+            unreadable = reason(error.__cause__ or error)
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests, self._services.requests = self._services.requests, 0
         say(
             "daemon.heartbeat",
-            sessions={status.value: number for status, number in counts.items()},
+            sessions=counts and {status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             worst_lag_ms=instants.milliseconds(worst),
             requests=requests,
-            oldest_undelivered=instants.text(min(undelivered)) if undelivered else None,
+            oldest_undelivered=oldest and instants.text(oldest),
+            unreadable=unreadable,
         )

@@ -390,7 +390,7 @@ class StateDirectoryUnusable(StartupError):
 
 
 class AlreadyRunning(StartupError):
-    """Another daemon works in this state directory."""
+    """Another daemon works in this state directory, or on this database."""
 
 
 class CannotListen(StartupError):

@@ -218,7 +218,7 @@ LOG_LINES = {
     "daemon.heartbeat": Line(
         "info",
         "the daemon lives; sent every `log.heartbeat`",
-        ("sessions", "next_due", "worst_lag_ms", "requests", "oldest_undelivered"),
+        ("sessions", "next_due", "worst_lag_ms", "requests", "oldest_undelivered", "unreadable"),
     ),
     "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),

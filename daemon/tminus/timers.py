@@ -21,6 +21,9 @@ from tminus.logs import failure, say
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
 
+CHORES = 3
+"""How many chores there are at the most."""
+
 SWEEP = timedelta(seconds=1)
 """How often the clock looks by itself, whatever timers stand."""
 
@@ -39,12 +42,16 @@ class Timers:
     tick
         Does what is due; returns the next deadline, None if there is none.
     chores
-        Name -> (interval, work): retention, heartbeat.
+        Name -> (interval, work): retention, heartbeat, status.
     """
 
     def __init__(self, tick: Callable[[], datetime | None], chores: Chores) -> None:
         self._tick = tick
         self._chores = chores
+        self._next: dict[str, tuple[timedelta, float]] = {}
+        """Of each chore: its interval, and when on the monotonic clock it is to be done next. A reload and a step of
+        the wall clock set the timers anew; did each interval begin anew, too, a chore might never be done.
+        """
         self._armed: datetime | None = None
         self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -53,8 +60,9 @@ class Timers:
         self._pulse = threading.Thread(target=self._watch_clock, name="pulse")
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
-            # Ticks have a thread of their own: a chore never makes the clock wait.
-            executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(1)},
+            # Ticks have a thread of their own: a chore never makes the clock wait. Nor does a long clean-up make the
+            # heartbeat wait: there is a thread for each chore.
+            executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(CHORES)},
             # By default a job that is a second late is dropped. Ours is never dropped: late is better than not at all.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
@@ -113,6 +121,10 @@ class Timers:
             if due is not None and due > clock.now():
                 self.due_at(due)
 
+    def _do_chore(self, name: str, every: timedelta, work: Callable[[], object]) -> None:
+        self._next[name] = every, clock.monotonic() + every.total_seconds()
+        self._guarded(name, work)
+
     def _guarded(self, name: str, work: Callable[[], Any]) -> Any:
         """Runs a timer's work. What it raises is told once, not every second, and the next tick tries again."""
         try:
@@ -142,7 +154,18 @@ class Timers:
             self._armed = None
             self._scheduler.add_job(self._run_tick, _Every(SWEEP), id="sweep")
             for name, (every, work) in self._chores.items():
-                self._scheduler.add_job(self._guarded, _Every(every), (name, work), id=name, executor="chores")
+                self._scheduler.add_job(
+                    self._do_chore, _Every(every), (name, every, work), id=name, executor="chores",
+                    next_run_time=clock.now() + self._wait(name, every),
+                )  # fmt: skip
+
+    def _wait(self, name: str, every: timedelta) -> timedelta:
+        """How long until a chore is done next."""
+        interval, due = self._next.get(name, (None, 0.0))
+        if interval != every:
+            due = clock.monotonic() + every.total_seconds()
+            self._next[name] = every, due
+        return timedelta(seconds=max(0.0, due - clock.monotonic()))
 
     # --- the pulse ----------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,21 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     assert manager.local_path.exists()
 
 
+def test_a_configuration_with_faults_is_told_in_the_log_of_a_service(manager: Manager, service: Daemon) -> None:
+    service.config.write_text('[server]\nlsten = "127.0.0.1:0"\nsocket = 5\n')
+    service.spawn(NOTIFY_SOCKET=manager.address)
+    assert service.process is not None
+    assert service.process.wait(30) == 1
+    assert service.errors.read_text() == ""
+    *faults, failed = service.log_lines()
+    assert [(line["event"], line["level"], line["where"], line["key"]) for line in faults] == [
+        ("config.fault", "error", f"{service.config}:2", "server.lsten"),
+        ("config.fault", "error", f"{service.config}:3", "server.socket"),
+    ]
+    assert (failed["event"], failed["level"]) == ("daemon.failed", "critical")
+    assert failed["error"] == "the configuration has 2 faults"
+
+
 def test_a_transaction_that_never_ends_is_given_up_and_the_watchdog_is_not_fed_before(
     manager: Manager, make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:

@@ -3,11 +3,14 @@
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import Daemon, environment
 
 
 def failed(daemon: Daemon, **env: str) -> str:
@@ -96,6 +99,49 @@ def test_a_second_daemon_in_the_same_state_directory(daemon: Daemon, make_daemon
     assert daemon.command("list").returncode == 0, "and so does its local socket"
 
 
+def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_directory(
+    start_daemon: StartDaemon, make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    file = tmp_path / "elsewhere.db"
+    first = start_daemon(storage={"url": f"sqlite:///{file}"})
+    session = first.make()
+    assert first.process is not None
+    link = tmp_path / "link.db"
+    link.symlink_to(file)
+    for path in (file, link):
+        second = make_daemon(storage={"url": f"sqlite:///{path}"})
+        refusal = f"{path}: another tminus works here (process {first.process.pid}): stop it first"
+        assert failed(second) == refusal
+        copy = str(second.home / "copy.db")
+        assert second.command("db", "backup", copy).returncode == 0
+        done = second.command("db", "restore", copy)
+        assert (done.returncode, done.stderr) == (1, f"tminus: {refusal}\n")
+        assert [second.command(*command.split()).returncode for command in ("advance", "db upgrade")] == [0, 0]
+    assert first.session(session["id"]) == session
+    assert list(tmp_path.glob("elsewhere.db.*")) == [], "nothing was moved aside"
+
+
+@pytest.mark.parametrize("command", ["run", "db upgrade"])
+def test_a_database_is_made_for_its_owner_only_wherever_it_is(
+    make_daemon: StartDaemon, tmp_path: Path, command: str
+) -> None:
+    daemon = make_daemon(storage={"url": f"sqlite:///{tmp_path}/elsewhere.db"})
+    if command == "run":
+        daemon.start()
+        daemon.make()
+    else:
+        assert daemon.command(*command.split()).returncode == 0
+    made = [path for path in tmp_path.glob("elsewhere.db*") if not path.name.endswith("-lock")]
+    assert len(made) == (3 if command == "run" else 1)
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+
+
+def test_a_database_in_a_directory_that_is_not_there(make_daemon: StartDaemon, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "a.db"
+    said = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))
+    assert said == f"{file}: cannot be locked (No such file or directory)"
+
+
 def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     faulty = '[server]\nlsten = "127.0.0.1:0"\nsocket = 5\n\n[lifecycle]\nlead = "soon"\n\n[log]\nlevel = "inof"\n'
@@ -143,3 +189,31 @@ def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: Start
     daemon.start()
     assert daemon.session(session["id"]) == session
     assert daemon.command("show", session["id"]).returncode == 0
+
+
+COUNTS_ONCE = """
+from tminus.errors import StoreUnavailable
+from tminus.storage import Store
+
+def counts(store, asked=[], count=Store.counts):
+    asked.append(1)
+    if len(asked) > 1:
+        raise StoreUnavailable
+    return count(store)
+
+Store.counts = counts
+from tminus.cli import main
+main()
+"""
+
+
+def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to_end(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    with daemon.log.open("ab") as out, daemon.errors.open("ab") as err:
+        daemon.process = subprocess.Popen(
+            [sys.executable, "-c", COUNTS_ONCE, "run", "--config", str(daemon.config)],
+            env=environment(STATE_DIRECTORY=str(daemon.state)), cwd=daemon.home, stdout=out, stderr=err,
+        )  # fmt: skip
+    assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
+    assert daemon.terminate() == 0
+    assert daemon.errors.read_text() == ""

@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
 """The time that a daemon which hangs is given is cut short; all else is as it is installed."""
 
@@ -78,6 +80,8 @@ def booted() -> Iterator[Box]:
     try:
         with Box(_files(), shown) as box:
             box.do("ln", "-sf", "/usr/bin/python3", "/opt/tminus/bin/python")
+            box.do("mkdir", "/etc/tminus/conf.d")
+            box.do("ln", "-sf", "/opt/tminus/bin/tminus", "/usr/local/bin/tminus")
             box.do("systemd-sysusers")
             yield box
     except CannotBoot as error:
@@ -94,6 +98,13 @@ def box(booted: Box) -> Box:
 def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
     """A command line by which somebody who is not root, but in these groups, runs the command."""
     return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
+
+
+def blocks(page: str, heading: str) -> list[str]:
+    """The blocks of shell below a heading of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    section = re.split(rf"^#+ {heading}$", text, flags=re.MULTILINE)[1].partition("\n#")[0]
+    return re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 def schedule(box: Box, label: str) -> str:
@@ -166,11 +177,22 @@ def test_a_reload_is_told_of_and_applied(box: Box) -> None:
     box.do("sed", "-i", "s/Acme/Umbrella/", "/etc/tminus/tminus.toml")
     pid = box.show("tminus.service", "MainPID")
     box.do("systemctl", "reload", "tminus.service")
-    [changed] = eventually(lambda: box.journal("EVENT=config.changed"))
-    assert (changed["KEY"], changed["NEW"]) == ("organization.name", "Umbrella")
+    [changed] = eventually(lambda: box.journal("EVENT=config.changed", "KEY=organization.name"))
+    assert changed["NEW"] == "Umbrella"
     assert not box.journal("EVENT=config.needs_restart"), "addresses that systemd gave have not changed"
     eventually(lambda: box.show("tminus.service", "ActiveState") == "active")
     assert box.show("tminus.service", "MainPID") == pid
+
+
+def test_why_it_does_not_start_is_grave_in_the_journal(box: Box) -> None:
+    box.do("systemctl", "stop", "tminus.socket", "tminus.service")
+    box.do("bash", "-c", "echo 'server.lsten = 5' > /etc/tminus/conf.d/faulty.toml")
+    assert box.run("systemctl", "start", "tminus.service").returncode != 0
+    box.do("systemctl", "stop", "tminus.service")
+    box.do("rm", "/etc/tminus/conf.d/faulty.toml")
+    [fault], [failed] = (box.journal(f"EVENT={name}")[-1:] for name in ("config.fault", "daemon.failed"))
+    assert (fault["PRIORITY"], failed["PRIORITY"]) == ("3", "2")
+    assert fault["MESSAGE"].startswith("/etc/tminus/conf.d/faulty.toml:1: server.lsten is no key")
 
 
 def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
@@ -215,6 +237,49 @@ def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
     read = f"import sqlite3; print(*(row[0] for row in sqlite3.connect('{path}').execute('SELECT id FROM session')))"
     assert session in box.do("/usr/bin/python3", "-c", read).split()
     assert box.show("tminus.service", "MainPID") == pid
+
+
+def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> None:
+    session = schedule(box, "Here")
+    tminus = ("env", "--chdir=/root", "/opt/tminus/bin/tminus")
+    for command in (("check",), ("db", "check"), ("db", "upgrade"), ("advance",)):
+        box.do(*tminus, *command)
+    box.do(*tminus, "db", "backup", "/root/copy.db")
+    read = "import sqlite3; print(*sqlite3.connect('/root/copy.db').execute('SELECT id FROM session'))"
+    assert session in box.do("/usr/bin/python3", "-c", read)
+    refused = box.run(*tminus, "db", "restore", "/root/copy.db")
+    assert (refused.returncode, "another tminus works here" in refused.stderr) == (1, True)
+    assert box.run("test", "-e", "/root/var").returncode == 1
+    schedule(box, "It works on")
+
+
+def paste(box: Box, block: str) -> str:
+    """What root has who pastes a block of a page into a shell of his own."""
+    return box.do("env", "--chdir=/root", f"PATH={PATH}", "bash", "-ec", block)
+
+
+def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
+    box.do("systemd-sysusers", "--inline", 'u prometheus - "Prometheus"')
+    box.do("mkdir", "-p", "/etc/prometheus")
+    paste(box, blocks("monitoring.md", "Prometheus")[0])
+    eventually(lambda: box.journal("EVENT=config.changed", "KEY=agents[90]"))
+    assert box.do("stat", "-c", "%a %U %G", "/etc/tminus/conf.d/prometheus.toml").split() == ["640", "root", "tminus"]
+    assert box.do("stat", "-c", "%a %U", "/etc/prometheus/tminus.token").split() == ["600", "prometheus"]
+    assert not box.journal("EVENT=config.rejected")
+
+
+def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Box) -> None:
+    kept = schedule(box, "In the backup")
+    told = paste(box, blocks("backup.md", "Backup and restore")[0])
+    copy = told.partition(":")[0]
+    lost = schedule(box, "After it")
+    drill, earnest = blocks("backup.md", "Restore")
+    pid = box.show("tminus.service", "MainPID")
+    assert "nothing wrong" in paste(box, drill)
+    assert box.show("tminus.service", "MainPID") == pid
+    paste(box, re.sub(r"/var/backups/\S+", copy, earnest))
+    assert json.loads(box.do(*as_member("show", kept, "--json")))["label"] == "In the backup"
+    assert box.run(*as_member("show", lost)).returncode == 3
 
 
 def test_it_stops_in_order(box: Box) -> None:

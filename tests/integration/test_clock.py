@@ -265,6 +265,8 @@ def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_fre
     world.close(first)
     sweep = world.passes(MS)
     assert (sweep.moves, sweep.without_pin) == ({Trigger.OPEN: 1}, 1)
+    assert sweep.worst_lag == PIN_RETRY, "as late as the event says, not as late as the last try"
+    assert world.events()[-1].lag_ms == 5000
     open_pins = [one.pin for one in world.all_sessions().values() if one.pin]
     assert sorted(open_pins) == [100_000, 100_001]
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tminus.cli import main
+from tminus.config import places
 
 
 @pytest.fixture
@@ -110,3 +111,30 @@ def test_a_check_says_what_is_wrong_line_by_line(state: Path, tmp_path: Path) ->
         {"check": "foreign_keys", "session": None, "text": "row 1 of event belongs to a session that is not there"}
     ]
     assert (told["sessions"], told["events"], told["examined"]) == (0, 1, True)
+
+
+def test_to_advance_by_hand_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    monkeypatch.setenv("STATE_DIRECTORY", str(state))
+
+    done = tminus("advance")
+
+    says = f"tminus: {state}/tminus.db: there is no such file: the daemon makes it, or `tminus db upgrade`\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", says)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("command", [("advance",), ("db", "check"), ("db", "backup", "copy.db"), ("db", "upgrade")])
+def test_a_command_finds_the_services_database(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.delenv("TMINUS_CONFIG")
+    monkeypatch.setattr(places, "SERVICE_STATE", state)
+    monkeypatch.setattr(places, "SYSTEM_FILE", tmp_path / "tminus.toml")
+    monkeypatch.chdir(tmp_path)
+
+    done = tminus(*command)
+
+    assert done.exit_code == 0, done.stderr
+    assert not (tmp_path / "var").exists()

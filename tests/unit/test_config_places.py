@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tminus.config import ConfigError, Settings, database, find, local_sockets, places, state_directory
+from tminus.config import ConfigError, Settings, database, find, local_sockets, operated_state, places, state_directory
 
 
 @pytest.fixture
@@ -130,6 +130,23 @@ def test_a_command_that_is_told_which_daemon_is_meant_takes_no_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert local_sockets(Settings(), explicit, environ) == [tmp_path / "var" / "tminus.sock"]
+
+
+def test_a_command_works_on_the_state_here_and_else_on_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(places, "SERVICE_STATE", tmp_path / "service")
+    own = tmp_path / "var"
+    assert operated_state(None, {}) == own, "there is no service"
+    (tmp_path / "service").mkdir()
+    assert operated_state(None, {}) == tmp_path / "service"
+    assert operated_state(Path("a.toml"), {}) == operated_state(None, {"TMINUS_CONFIG": "a.toml"}) == own
+    assert operated_state(None, {"STATE_DIRECTORY": "state"}) == tmp_path / "state"
+    own.mkdir()
+    assert operated_state(None, {}) == own
+    monkeypatch.chdir("/")
+    assert operated_state(None, {}) == tmp_path / "service", "/var is nobody's state"
 
 
 def test_a_command_finds_no_socket_where_there_is_to_be_none() -> None:

@@ -263,6 +263,17 @@ def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) 
         chore_may_end.set()
 
 
+def test_a_chore_that_takes_long_makes_no_other_wait(no_sweep: None) -> None:
+    heartbeat, may_end = Ticks(), threading.Event()
+    every = timedelta(milliseconds=20)
+    chores: timers.Chores = {name: (every, lambda: may_end.wait(60)) for name in ("retention", "status")}
+    with running(Ticks(), {**chores, "heartbeat": (every, heartbeat)}):
+        try:
+            eventually(lambda: len(heartbeat.at) > 3)
+        finally:
+            may_end.set()
+
+
 def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -> None:
     tick, old, new = Ticks(), Ticks(), Ticks()
     with running(tick, {"old": (timedelta(milliseconds=20), old)}) as started:
@@ -272,6 +283,29 @@ def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -
         assert {job.id for job in started._scheduler.get_jobs()} - {"deadline"} == {"sweep", "new"}
         seen = len(tick.at)
         eventually(lambda: len(tick.at) > seen)
+
+
+@pytest.mark.parametrize(
+    "anew", [lambda timers: timers.set_chores(timers._chores), Timers._set_all], ids=["reload", "step"]
+)
+def test_a_chore_is_done_however_often_the_timers_are_set_anew(anew: Callable[[Timers], None], no_sweep: None) -> None:
+    """As they are by each reload, and by each step of the wall clock."""
+    done = Ticks()
+
+    def done_twice(started: Timers) -> bool:
+        anew(started)
+        return len(done.at) >= 2
+
+    with running(Ticks(), {"retention": (timedelta(milliseconds=200), done)}) as started:
+        eventually(lambda: done_twice(started))
+    assert done.at[1] - done.at[0] > timedelta(milliseconds=150), "and no more often than it should be"
+
+
+def test_a_chore_begins_anew_when_its_interval_changes(no_sweep: None) -> None:
+    done = Ticks()
+    with running(Ticks(), {"heartbeat": (HOUR, done)}) as started:
+        started.set_chores({"heartbeat": (SOON, done)})
+        eventually(lambda: done.at)
 
 
 def test_a_chore_that_fails_is_told_by_its_name_and_done_again(no_sweep: None, log_lines: LogLines) -> None:

@@ -12,7 +12,7 @@ from tminus import clock, config, draws
 from tminus.cli.connection import REFUSED, USAGE, AsJson, fail, telling_errors
 from tminus.config import Settings
 from tminus.config.effective import toml
-from tminus.errors import StateDirectoryUnusable
+from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
 from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def check(
 ) -> None:
     """Check the configuration without starting anything; exit code 0 or 1."""
     with telling_errors():
-        read = config.load(config.find(config_path or context.obj.config, os.environ), os.environ)
-        state = config.state_directory(os.environ)
+        path = config_path or context.obj.config
+        read = config.load(config.find(path, os.environ), os.environ)
+        state = config.operated_state(path, os.environ)
         config.database(read.settings, state, os.environ)
         if read.settings.webhooks:
             from tminus import delivery  # noqa: PLC0415 - loaded only where there is something to read
@@ -81,8 +82,11 @@ def advance(
     from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings = _settings(context, config_path)
-        store = _store(settings)
+        settings, state = _settings(context, config_path)
+        file = config.database_file(settings, state)
+        if file is not None and not config.is_there(file):
+            raise CannotOpenDatabase(str(file), "there is no such file: the daemon makes it, or `tminus db upgrade`")
+        store = _store(settings, state)
         try:
             sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
             sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
@@ -132,7 +136,15 @@ def token_new(
 def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None:
     """Bring the database's schema up to date; the daemon does so itself when it starts."""
     with telling_errors():
-        store = _store(_settings(context, config_path))
+        settings, state = _settings(context, config_path)
+        try:
+            state.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot be used as the state directory ({error.strerror})"
+            raise StateDirectoryUnusable(str(state), problem) from error
+        if (file := config.database_file(settings, state)) is not None:
+            config.make_private(file)
+        store = _store(settings, state)
         store.close()
     before, after = store.migrated_from, store.schema
     print(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
@@ -156,7 +168,7 @@ def db_backup(
     if keep is not None and not file.is_dir():
         raise fail(f"--keep counts the copies in a directory, and {file} is none", USAGE)
     with telling_errors():
-        database = _database(_settings(context, config_path))
+        database = _database(*_settings(context, config_path))
         done = backup.back_up(database.url, file, clock.now(), force=force, keep=keep)
     removed = [str(path) for path in done.removed]
     if as_json:
@@ -178,8 +190,9 @@ def db_restore(
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        database = _database(_settings(context, config_path))
-        with config.occupy(config.state_directory(os.environ)):
+        settings, state = _settings(context, config_path)
+        database = _database(settings, state)
+        with config.occupy(state, config.database_file(settings, state)):
             done = backup.restore(database.url, file, clock.now())
     moved = str(done.moved_to) if done.moved_to else None
     if as_json:
@@ -203,8 +216,8 @@ def db_check(
     from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings = _settings(context, config_path)
-        database = config.Database(f"sqlite:///{file.absolute()}") if file else _database(settings)
+        settings, state = _settings(context, config_path)
+        database = config.Database(f"sqlite:///{file.absolute()}") if file else _database(settings, state)
         found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
     if as_json:
         problems = [{"check": one.check, "session": one.session, "text": one.text} for one in found.problems]
@@ -235,22 +248,20 @@ def _told(contents: "Contents") -> str:
     return f"{contents.sessions} sessions, {contents.events} events, the last is {contents.last_seq}, {size}"
 
 
-def _settings(context: typer.Context, path: Path | None) -> Settings:
-    return config.load(config.find(path or context.obj.config, os.environ), os.environ).settings
+def _settings(context: typer.Context, path: Path | None) -> tuple[Settings, Path]:
+    """The settings, and the state directory."""
+    path = path or context.obj.config
+    settings = config.load(config.find(path, os.environ), os.environ).settings
+    return settings, config.operated_state(path, os.environ)
 
 
-def _store(settings: Settings) -> "Store":
+def _store(settings: Settings, state: Path) -> "Store":
     """The database of these settings, opened beside whoever else uses it."""
     from tminus.storage import Store  # noqa: PLC0415 - as in `run`
 
-    state = config.state_directory(os.environ)
-    try:
-        state.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StateDirectoryUnusable(str(state), f"cannot be used as the state directory ({error.strerror})") from error
-    database = _database(settings)
+    database = _database(settings, state)
     return Store(database.url, clock.now, password=database.password)
 
 
-def _database(settings: Settings) -> config.Database:
-    return config.database(settings, config.state_directory(os.environ), os.environ)
+def _database(settings: Settings, state: Path) -> config.Database:
+    return config.database(settings, state, os.environ)

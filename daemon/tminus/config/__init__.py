@@ -4,8 +4,18 @@ from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, load
-from tminus.config.occupation import occupy
-from tminus.config.places import Database, database, find, local_sockets, secrets, state_directory
+from tminus.config.occupation import make_private, occupy
+from tminus.config.places import (
+    Database,
+    database,
+    database_file,
+    find,
+    is_there,
+    local_sockets,
+    operated_state,
+    secrets,
+    state_directory,
+)
 from tminus.config.reload import Change, apply_live, changes
 from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook
 from tminus.config.values import Rate
@@ -26,11 +36,15 @@ __all__ = [
     "apply_live",
     "changes",
     "database",
+    "database_file",
     "effective",
     "find",
+    "is_there",
     "load",
     "local_sockets",
+    "make_private",
     "occupy",
+    "operated_state",
     "secrets",
     "state_directory",
 ]

@@ -1,5 +1,6 @@
 """Where things are: the configuration file, the state directory, the database and its password."""
 
+import os
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,25 +29,43 @@ def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     elif named:
         path, where = Path(named), "environment TMINUS_CONFIG"
     else:
-        return SYSTEM_FILE if _is_there(SYSTEM_FILE) else None
-    if not _is_there(path):
+        return SYSTEM_FILE if is_there(SYSTEM_FILE) else None
+    if not is_there(path):
         raise ConfigError((ConfigFault(where, "", f"there is no file {path}"),))
     return path
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, or may be one that is not for us."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # it may be, but not for us: going on without it would be wrong, and reading it will say why
+        return True  # going on without it would be wrong, and reading it will say why
     return True
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
     """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute."""
     return Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var").absolute()
+
+
+def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
+    """The state directory of a command that works without a daemon.
+
+    As for `local_sockets`: where nothing says which is meant, and there is none here, it is the service's, if there is
+    one that may be looked into.
+    """
+    own = state_directory(environ)
+    is_here = is_there(own) and own != Path("/var")  # which every machine has, and which is nobody's state
+    if _is_said(explicit, environ) or is_here or not os.access(SERVICE_STATE, os.X_OK):
+        return own
+    return SERVICE_STATE
+
+
+def _is_said(explicit: Path | None, environ: Mapping[str, str]) -> bool:
+    return explicit is not None or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
 
 
 def local_sockets(settings: Settings, explicit: Path | None, environ: Mapping[str, str]) -> list[Path]:
@@ -58,8 +77,7 @@ def local_sockets(settings: Settings, explicit: Path | None, environ: Mapping[st
     own = settings.server.socket_path(state_directory(environ))
     if own is None:
         return []
-    said = explicit is not None or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
-    return [own] if said else [own, SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]
+    return [own] if _is_said(explicit, environ) else [own, SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +88,20 @@ class Database:
     password: str | None = field(default=None, repr=False)
 
 
+def database_file(settings: Settings, state_directory: Path) -> Path | None:
+    """The file of an SQLite database; None: it is PostgreSQL's."""
+    relative = settings.storage.url.removeprefix("sqlite:///")
+    return state_directory.absolute() / relative if relative != settings.storage.url else None
+
+
 def database(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Database:
     """The database of these settings: an SQLite file by its absolute path, or PostgreSQL with its password read.
 
     Raises `ConfigError` if the password cannot be read.
     """
     storage = settings.storage
-    relative = storage.url.removeprefix("sqlite:///")
-    if relative != storage.url:
-        return Database(f"sqlite:///{state_directory.absolute() / relative}")
+    if (file := database_file(settings, state_directory)) is not None:
+        return Database(f"sqlite:///{file}")
     if storage.password_file:
         return Database(storage.url, _secret("storage.password_file", state_directory / storage.password_file))
     if storage.password_credential:

@@ -80,18 +80,6 @@ def _due(*columns: ColumnElement[Any]) -> Any:
     return select(*columns).where(_DUE).order_by(*_IN_ORDER).limit(bindparam("limit"))
 
 
-_some = _due(_S.due_trigger, _S.due_at, _S.expires_at, _S.type, _S.participants).subquery()
-_opening = _some.c.due_trigger.in_(_OPENS)
-_PROBE = select(
-    _some.c.due_trigger,
-    func.count(),
-    func.min(_some.c.due_at, type_=_S.due_at.type),
-    func.max(_some.c.due_at, type_=_S.due_at.type),
-    func.min(case((_opening, _some.c.expires_at)), type_=_S.due_at.type),
-    func.sum(case((and_(_opening, _some.c.type.in_(PIN_TYPES)), 1), else_=0)),
-    func.sum(case((_opening, 0), else_=_some.c.participants)),
-).group_by(_some.c.due_trigger)
-
 _WAITING_FOR_PIN = _due(_S.id, _S.due_trigger, _S.type).subquery()
 _NEED_PIN = select(_WAITING_FOR_PIN.c.id).where(
     _WAITING_FOR_PIN.c.due_trigger.in_(_OPENS), _WAITING_FOR_PIN.c.type.in_(PIN_TYPES)
@@ -136,6 +124,24 @@ def deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElem
     )  # fmt: skip
 
 
+@cache
+def _probe(timeouts: Timeouts) -> Any:
+    """What a batch has, trigger by trigger."""
+    was_due = func.coalesce(deadline(_S.status, timeouts)[0], _S.due_at, type_=_S.due_at.type).label("was_due")
+    some = _due(_S.due_trigger, _S.due_at, _S.expires_at, _S.type, _S.participants, was_due).subquery().c
+    opening = some.due_trigger.in_(_OPENS)
+    return select(
+        some.due_trigger,
+        func.count(),
+        func.min(some.due_at, type_=_S.due_at.type),
+        func.max(some.due_at, type_=_S.due_at.type),
+        func.min(case((opening, some.expires_at)), type_=_S.due_at.type),
+        func.sum(case((and_(opening, some.type.in_(PIN_TYPES)), 1), else_=0)),
+        func.sum(case((opening, 0), else_=some.participants)),
+        func.min(some.was_due, type_=_S.due_at.type),
+    ).group_by(some.due_trigger)
+
+
 def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     """Makes at most `limit` moves that are due at `tx.now`, in the order in which they fell due, and tells each.
 
@@ -144,7 +150,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     """
     until = tx.now
     while True:
-        rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
+        rows = tx.execute(_probe(timeouts), {"until": until, "limit": limit}).all()
         if not rows:
             return Moved()
         expires = min((row[4] for row in rows if row[4] is not None), default=None)
@@ -162,7 +168,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         pins = _draw_pins(tx, batch, moved)
     if moved.without_pin:
         batch["limit"] -= moved.without_pin  # or others would move up, for whom no PIN was drawn
-        rows = tx.execute(_PROBE, batch).all()
+        rows = tx.execute(_probe(timeouts), batch).all()
         moved.more = True
     tx.execute(_tell(timeouts), batch)
     if any(row[6] for row in rows):
@@ -170,7 +176,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     tx.execute(_move(timeouts), batch)
     if pins:
         tx.execute(_GIVE_PIN, [{"of_session": session_id, "new_pin": pin} for session_id, pin in pins.items()])
-    for trigger, count, first, *_ in rows:
+    for trigger, count, *_, first in rows:
         moved.moves[Trigger(trigger)] += count
         moved.worst_lag = max(moved.worst_lag, tx.now - first)
     moved.waited = tx.waited
@@ -237,7 +243,7 @@ def rehearse(tx: Transaction, timeouts: Timeouts) -> None:
     """Runs the statements of a move on no session at all: compiling them takes 15 ms, and the first herd after a start
     should not open that much later than its time.
     """
-    for statement in (_PROBE, _tell(timeouts), _move(timeouts)):
+    for statement in (_probe(timeouts), _tell(timeouts), _move(timeouts)):
         tx.execute(statement, {"until": tx.now, "limit": 0, "now": tx.now})
 
 

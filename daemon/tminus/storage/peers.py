@@ -81,8 +81,13 @@ class Notices:
 
     def _take(self, said: str) -> None:
         who, _, due = said.partition(" ")
-        if who != self._me:
-            self._heard(instants.EPOCH + int(due) * instants.MILLISECOND if due else None)
+        if who == self._me:
+            return
+        try:
+            told = instants.EPOCH + int(due) * instants.MILLISECOND if due else None
+        except (ValueError, OverflowError):
+            return  # anybody may speak on this channel, and this thread hears everybody
+        self._heard(told)
 
 
 class Holds:

@@ -1,0 +1,126 @@
+"""What time does in a daemon: its clockwork, on a real database."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from tests.support.databases import Database, SqliteServer
+from tests.support.factories import session
+from tests.support.receivers import SECRET
+from tests.support.waiting import eventually
+
+from tminus import clock as wall_clock
+from tminus import draws, instants, logs
+from tminus.announcer import Announcer
+from tminus.api import Services
+from tminus.clockwork import Clockwork
+from tminus.config import Settings, Webhook
+from tminus.delivery import Webhooks
+from tminus.sessions import sweeps
+from tminus.storage import EventFilter
+from tminus.vocabulary import SessionType, Status, Trigger
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+class Works:
+    """A clockwork whose timers stand still: the test says when it ticks."""
+
+    def __init__(self, database: Database, folder: Path, opened: ExitStack) -> None:
+        self.store = database.open(wall_clock.now)
+        self.path = make_url(database.url).database or ""
+        self.settings = Settings()
+        self.webhooks = Webhooks(self.store, folder)
+        self.webhooks.start()
+        opened.callback(self.webhooks.stop)
+        self.services = Services(self.store, self.settings, self.webhooks, list, "a test")
+        opened.callback(self.services.close)
+        announcer = Announcer(self.store, logs.say_event)
+        self.clockwork = Clockwork(self.services, announcer, threading.Event(), lambda: None, None)
+        self.lead = self.settings.lifecycle.timeouts.lead
+
+    def put(self, **fields: Any) -> None:
+        """Stores a session as it is."""
+        self.store.submit(lambda tx: tx.add(session(**fields))).result(30)
+
+    def metric(self, name: str) -> float:
+        scrape = self.services.metrics.scrape().decode()
+        return next(float(line.split()[1]) for line in scrape.splitlines() if line.startswith(f"{name} "))
+
+
+@pytest.fixture
+def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
+    with sqlite_server.database() as database, ExitStack() as opened:
+        yield Works(database, tmp_path, opened)
+
+
+def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+    met: list[int] = []
+
+    def meet(*_arguments: Any, **_named: Any) -> int:
+        try:
+            met.append(both.wait(0.3))
+        except threading.BrokenBarrierError:
+            both.reset()
+        return 0
+
+    monkeypatch.setattr(sweeps, "follow_timeouts", meet)
+    ticking = threading.Thread(target=works.clockwork.tick)
+    ticking.start()
+    works.clockwork.follow(works.settings, works.settings)
+    ticking.join()
+    assert met == []
+
+
+def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    overdue = wall_clock.now() - timedelta(seconds=5)
+    works.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
+    works.put(type=SessionType.SUPPORT, start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    works.clockwork.tick()
+    assert works.metric("tminus_clock_lag_seconds_count") == 0, "there was no PIN"
+    monkeypatch.undo()
+    works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    works.clockwork.tick()
+    assert works.metric("tminus_clock_lag_seconds_count") == 1
+    assert 5 <= works.metric("tminus_clock_lag_seconds_sum") < 30
+
+
+def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_lines: Lines) -> None:
+    desk = Webhook.model_validate({"name": "desk", "url": "http://127.0.0.1:9", "secret_file": "s"})
+    works.webhooks.apply(Settings(webhooks=(desk,)), {"desk": (SECRET,)})
+    eventually(lambda: works.store.read(works.webhooks.standing))
+    works.services.requests = 7
+    overdue, tomorrow = wall_clock.now() - timedelta(seconds=5), wall_clock.now() + timedelta(days=1)
+    works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
+    works.put(id="next", start_time=tomorrow + works.lead, due_at=tomorrow, due_trigger=Trigger.OPEN)
+    works.clockwork.tick()
+    works.clockwork._heartbeat()
+    works.clockwork._heartbeat()
+    [opened] = works.store.read(lambda view: view.events(0, 10, EventFilter()))
+    first, second = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert first["sessions"] == {"scheduled": 1, "new": 1, "active": 0}
+    assert (first["worst_lag_ms"], second["worst_lag_ms"]) == (opened.lag_ms, 0)
+    assert (first["requests"], second["requests"]) == (7, 0)
+    assert first["oldest_undelivered"] == second["oldest_undelivered"] == instants.text(opened.event.ts)
+    assert "unreadable" not in first
+
+
+def test_the_heartbeat_comes_while_the_database_cannot_be_read_and_says_why(works: Works, log_lines: Lines) -> None:
+    works.services.requests = 7
+    spoiler = sqlite3.connect(works.path)
+    spoiler.execute("ALTER TABLE event RENAME TO gone")
+    spoiler.close()
+    works.clockwork._heartbeat()
+    [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert (told["requests"], told["worst_lag_ms"], told["unreadable"]) == (7, 0, "no such table: event")
+    assert "sessions" not in told

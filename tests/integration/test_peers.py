@@ -1,0 +1,23 @@
+"""What daemons on one PostgreSQL tell each other."""
+
+from datetime import datetime
+
+import psycopg
+from sqlalchemy import make_url
+from tests.support.databases import PostgresServer
+from tests.support.waiting import eventually
+
+from tminus import instants
+
+
+def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_server: PostgresServer) -> None:
+    heard: list[datetime | None] = []
+    with pg_server.database() as database:
+        database.open(heard=heard.append)
+        eventually(lambda: heard)  # it listens
+        url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as other:
+            for said in ("somebody soon", f"somebody {10**30}", "somebody 86400000"):
+                other.execute("SELECT pg_notify('tminus', %s)", [said])
+        eventually(lambda: len(heard) > 1)
+    assert heard == [None, instants.parse("1970-01-02T00:00:00Z")]
