@@ -356,7 +356,7 @@ class StoreUnavailable(RequestError):
 
     @property
     def description(self) -> str:
-        return "The database is not available: try again, where something is made with the same Idempotency-Key"
+        return "The database is not available: try again, with the same Idempotency-Key"
 
 
 class Draining(RequestError):

@@ -72,6 +72,10 @@ class Session(Stored):
     expires_at: datetime = Field(sa_type=Instant)
     due_at: datetime | None = Field(default=None, sa_type=Instant)
     due_trigger: Trigger | None = Field(default=None, sa_type=String)
+    late_since: datetime | None = Field(default=None, sa_type=Instant)
+    """Since when it is overdue, where that is not since `due_at`: it was put off, as no PIN was free, or it became
+    overdue only when other time-outs came into force.
+    """
     created_at: datetime = Field(sa_type=Instant)
     updated_at: datetime = Field(sa_type=Instant)
     opened_at: datetime | None = Field(default=None, sa_type=Instant)

@@ -43,10 +43,15 @@ class Timers:
         Does what is due; returns the next deadline, None if there is none.
     chores
         Name -> (interval, work): retention, heartbeat, status.
+    stepped
+        Called when the wall clock has been set.
     """
 
-    def __init__(self, tick: Callable[[], datetime | None], chores: Chores) -> None:
+    def __init__(
+        self, tick: Callable[[], datetime | None], chores: Chores, stepped: Callable[[], object] = lambda: None
+    ) -> None:
         self._tick = tick
+        self._stepped = stepped
         self._chores = chores
         self._next: dict[str, tuple[timedelta, float]] = {}
         """Of each chore: its interval, and when on the monotonic clock it is to be done next. A reload and a step of
@@ -179,6 +184,7 @@ class Timers:
             if abs(present - offset) > STEP:
                 say("clock.stepped", step_ms=round((present - offset) * 1000))
                 self._set_all()
+                self._guarded("step", self._stepped)
             offset = present
 
 

@@ -77,7 +77,9 @@ def test_new_timeouts_move_every_stored_deadline_to_where_policy_puts_it(
     for one in sessions:
         deadline = policy.deadline(one, after)
         due = {"due_at": deadline and deadline.at, "due_trigger": deadline and deadline.trigger}
-        expected[one.id] = one.model_copy(update=due)
+        # What is overdue only by the new time-outs is late from now on.
+        newly_overdue = deadline is not None and deadline.at <= NOW and (one.due_at is None or one.due_at > NOW)
+        expected[one.id] = one.model_copy(update={**due, "late_since": NOW if newly_overdue else None})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "LARGEST_BATCH", 7)
         moved = sweeps.follow_timeouts(world.store.submit, after)

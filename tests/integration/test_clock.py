@@ -376,8 +376,12 @@ def test_the_same_timeouts_are_followed_once(world: World) -> None:
 def test_a_longer_lead_opens_at_once_what_it_now_covers(world: World) -> None:
     scheduled = world.schedule(HOUR)
     sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * HOUR))
-    world.advance()
+    world.clock.passes(milliseconds=30)
+    sweep = world.advance()
     assert world.stored(scheduled).status is Status.NEW
+    assert world.stored(scheduled).late_since is None
+    lag = timedelta(milliseconds=30)  # nobody was late before the lead was longer
+    assert (sweep.worst_lag, world.events(scheduled)[-1].lag_ms) == (lag, 30)
 
 
 # --- retention --------------------------------------------------------------------------------------------------------

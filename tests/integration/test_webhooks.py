@@ -253,6 +253,15 @@ def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receive
     eventually(lambda: len(receiver.requests) == 2)
 
 
+def test_when_the_wall_clock_is_set_nobody_waits_out_a_pause(sender: Sender, receiver: Receiver) -> None:
+    receiver.answers = [status(503, Retry_After="3600")]
+    sender.apply(desk(receiver))
+    sender.make()
+    eventually(lambda: sender.standing().state.retry_at)
+    sender.webhooks.try_all_again()
+    eventually(lambda: receiver.seqs == [1, 1])
+
+
 def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Receiver, log_lines: Lines) -> None:
     receiver.answers = [status(410)]
     sender.apply(desk(receiver))

@@ -39,7 +39,7 @@ EXPLAINED = {"webhook.failed", "webhook.paused", "clock.late", "clock.stepped", 
 """Warnings and errors that any of the faults brings about."""
 
 EXPLAINED_IF_DATABASE_WENT = {"storage.unavailable", "clock.failed"}
-"""Besides, where it is taken away: as long as their error is just that."""
+"""Besides, as it is taken away, or its disk fails: as long as their error is just that."""
 
 
 @dataclass
@@ -233,10 +233,8 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
             if line["level"] in ("info", "debug"):
                 continue
             found.lines[line["event"]] += 1
-            away = (
-                isinstance(stage, OnPostgres)
-                and line["event"] in EXPLAINED_IF_DATABASE_WENT
-                and (line["event"] == "storage.unavailable" or line["error"].startswith("StoreUnavailable:"))
+            away = line["event"] in EXPLAINED_IF_DATABASE_WENT and (
+                line["event"] == "storage.unavailable" or line["error"].startswith("StoreUnavailable:")
             )
             harmless = line["event"] == "library.said" and line.get("error", "").startswith(HARMLESS)
             session_event = line["event"].startswith(("session.", "participant."))  # late, after the daemon was down

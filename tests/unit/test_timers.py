@@ -248,6 +248,20 @@ def test_a_deadline_set_after_stop_is_nobodys_business(no_sweep: None) -> None:
     assert tick.at == []
 
 
+def test_whoever_wants_to_know_is_told_when_the_wall_clock_is_set(
+    quick_sweep: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall, ahead, told = clock.now, [timedelta(0)], threading.Event()
+    monkeypatch.setattr(clock, "now", lambda: wall() + ahead[0])
+    started = Timers(Ticks(), {}, told.set)
+    started.start()
+    try:
+        ahead[0] = -HOUR
+        assert told.wait(10)
+    finally:
+        started.stop()
+
+
 def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
     tick, chore_may_end = Ticks(), threading.Event()
     chore_runs = threading.Event()

@@ -110,6 +110,13 @@ class Webhooks:
             if also_blocked or served is None or not served[0].blocked:
                 bell.ring()
 
+    def try_all_again(self) -> None:
+        """Nobody waits any longer before trying again: when the wall clock is set back by an hour, a pause of seconds
+        would take that hour, too. Any thread but the writer's. Raises `StoreUnavailable`.
+        """
+        self._store.submit(outbox.wait_no_more).result()
+        self.wake(also_blocked=True)
+
     def drain(self) -> None:
         """Begins no more requests. Any thread."""
 

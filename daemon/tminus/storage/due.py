@@ -80,17 +80,50 @@ def _due(*columns: ColumnElement[Any]) -> Any:
     return select(*columns).where(_DUE).order_by(*_IN_ORDER).limit(bindparam("limit"))
 
 
+_LATE_SINCE = func.coalesce(_S.late_since, _S.due_at, type_=_S.due_at.type)
+_some = _due(
+    _S.due_trigger, _S.due_at, _S.expires_at, _S.type, _S.participants, _LATE_SINCE.label("late_since")
+).subquery().c  # fmt: skip
+_opening = _some.due_trigger.in_(_OPENS)
+_PROBE = select(
+    _some.due_trigger,
+    func.count().label("sessions"),
+    func.min(_some.due_at, type_=_S.due_at.type).label("first"),
+    func.max(_some.due_at, type_=_S.due_at.type).label("last"),
+    func.min(case((_opening, _some.expires_at)), type_=_S.due_at.type).label("expires"),
+    func.sum(case((and_(_opening, _some.type.in_(PIN_TYPES)), 1), else_=0)).label("need_pins"),
+    func.sum(case((_opening, 0), else_=_some.participants)).label("inside"),
+    func.min(_some.late_since, type_=_S.due_at.type).label("late_since"),
+).group_by(_some.due_trigger)
+
 _WAITING_FOR_PIN = _due(_S.id, _S.due_trigger, _S.type).subquery()
 _NEED_PIN = select(_WAITING_FOR_PIN.c.id).where(
     _WAITING_FOR_PIN.c.due_trigger.in_(_OPENS), _WAITING_FOR_PIN.c.type.in_(PIN_TYPES)
 )
 _GIVE_PIN = update(SESSIONS).where(_S.id == bindparam("of_session")).values(pin=bindparam("new_pin"))
-_POSTPONE = update(SESSIONS).where(_S.id == bindparam("of_session")).values(due_at=bindparam("new_due"))
+_POSTPONE = (
+    update(SESSIONS)
+    .where(_S.id == bindparam("of_session"))
+    .values(due_at=bindparam("new_due"), late_since=func.coalesce(_S.late_since, _S.due_at))
+)
 _DISCONNECT = (
     update(PARTICIPANTS)
     .where(PARTICIPANTS.c.left_at.is_(None), PARTICIPANTS.c.session_id.in_(_due(_S.id)))
     .values(left_at=bindparam("now"))
 )
+
+
+# The one statement that tells of a batch, before it is moved.
+_TELL = insert(EVENTS).from_select(
+    [
+        "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
+        "reason", "participants",
+    ],
+    _due(
+        _S.id, _EVENT, bindparam("now", type_=_S.due_at.type), literal(CLOCK_ACTOR), _S.status, _DEST,
+        _S.start_time, _S.expires_at, _LATE_SINCE, _REASON, literal(0),
+    ),
+)  # fmt: skip
 
 
 def deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
@@ -124,24 +157,6 @@ def deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElem
     )  # fmt: skip
 
 
-@cache
-def _probe(timeouts: Timeouts) -> Any:
-    """What a batch has, trigger by trigger."""
-    was_due = func.coalesce(deadline(_S.status, timeouts)[0], _S.due_at, type_=_S.due_at.type).label("was_due")
-    some = _due(_S.due_trigger, _S.due_at, _S.expires_at, _S.type, _S.participants, was_due).subquery().c
-    opening = some.due_trigger.in_(_OPENS)
-    return select(
-        some.due_trigger,
-        func.count(),
-        func.min(some.due_at, type_=_S.due_at.type),
-        func.max(some.due_at, type_=_S.due_at.type),
-        func.min(case((opening, some.expires_at)), type_=_S.due_at.type),
-        func.sum(case((and_(opening, some.type.in_(PIN_TYPES)), 1), else_=0)),
-        func.sum(case((opening, 0), else_=some.participants)),
-        func.min(some.was_due, type_=_S.due_at.type),
-    ).group_by(some.due_trigger)
-
-
 def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     """Makes at most `limit` moves that are due at `tx.now`, in the order in which they fell due, and tells each.
 
@@ -150,35 +165,35 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
     """
     until = tx.now
     while True:
-        rows = tx.execute(_probe(timeouts), {"until": until, "limit": limit}).all()
+        rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
         if not rows:
             return Moved()
-        expires = min((row[4] for row in rows if row[4] is not None), default=None)
+        expires = min((row.expires for row in rows if row.expires is not None), default=None)
         # One that has waited for a PIN may open after it should have expired: at least the first move is always made.
-        bound = until if expires is None else max(expires, min(row[2] for row in rows))
-        if bound >= max(row[3] for row in rows):
+        bound = until if expires is None else max(expires, min(row.first for row in rows))
+        if bound >= max(row.last for row in rows):
             break
         until = bound
 
     batch: dict[str, Any] = {"until": until, "limit": limit, "now": tx.now}
     expires_next = expires is not None and expires <= tx.now
-    moved = Moved(more=until < tx.now or sum(row[1] for row in rows) == limit or expires_next)
+    moved = Moved(more=until < tx.now or sum(row.sessions for row in rows) == limit or expires_next)
     pins: dict[str, int] = {}
-    if any(row[5] for row in rows):
+    if any(row.need_pins for row in rows):
         pins = _draw_pins(tx, batch, moved)
     if moved.without_pin:
         batch["limit"] -= moved.without_pin  # or others would move up, for whom no PIN was drawn
-        rows = tx.execute(_probe(timeouts), batch).all()
+        rows = tx.execute(_PROBE, batch).all()
         moved.more = True
-    tx.execute(_tell(timeouts), batch)
-    if any(row[6] for row in rows):
+    tx.execute(_TELL, batch)
+    if any(row.inside for row in rows):
         tx.execute(_DISCONNECT, batch)
     tx.execute(_move(timeouts), batch)
     if pins:
         tx.execute(_GIVE_PIN, [{"of_session": session_id, "new_pin": pin} for session_id, pin in pins.items()])
-    for trigger, count, *_, first in rows:
-        moved.moves[Trigger(trigger)] += count
-        moved.worst_lag = max(moved.worst_lag, tx.now - first)
+    for row in rows:
+        moved.moves[Trigger(row.due_trigger)] += row.sessions
+        moved.worst_lag = max(moved.worst_lag, tx.now - row.late_since)
     moved.waited = tx.waited
     tx.moves += moved.moves
     tx.told = True
@@ -195,24 +210,6 @@ def _draw_pins(tx: Transaction, batch: dict[str, Any], moved: Moved) -> dict[str
         again = tx.now + PIN_RETRY
         tx.execute(_POSTPONE, [{"of_session": session_id, "new_due": again} for session_id in put_off])
     return pins
-
-
-@cache
-def _tell(timeouts: Timeouts) -> Any:
-    """The one statement that tells of a batch, before it is moved. When each was due is reckoned anew: one that had to
-    wait for a PIN was put off, and is as late as it is.
-    """
-    due_at, _ = deadline(_S.status, timeouts)
-    return insert(EVENTS).from_select(
-        [
-            "session_id", "type", "ts", "actor", "previous_status", "status", "start_time", "expires_at", "due_at",
-            "reason", "participants",
-        ],
-        _due(
-            _S.id, _EVENT, bindparam("now", type_=_S.due_at.type), literal(CLOCK_ACTOR), _S.status, _DEST,
-            _S.start_time, _S.expires_at, due_at, _REASON, literal(0),
-        ),
-    )  # fmt: skip
 
 
 @cache
@@ -235,6 +232,7 @@ def _move(timeouts: Timeouts) -> Any:
             participants=case((closes, 0), else_=_S.participants),
             due_at=due_at,
             due_trigger=due_trigger,
+            late_since=null(),
         )
     )
 
@@ -243,7 +241,7 @@ def rehearse(tx: Transaction, timeouts: Timeouts) -> None:
     """Runs the statements of a move on no session at all: compiling them takes 15 ms, and the first herd after a start
     should not open that much later than its time.
     """
-    for statement in (_probe(timeouts), _tell(timeouts), _move(timeouts)):
+    for statement in (_PROBE, _TELL, _move(timeouts)):
         tx.execute(statement, {"until": tx.now, "limit": 0, "now": tx.now})
 
 
@@ -251,11 +249,13 @@ def move_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) 
     """Reckons anew the deadlines of the `limit` open sessions whose ids follow `after`.
 
     Returns the last id looked at (None: there are no more) and how many deadlines changed. `expires_at` was told to
-    somebody and stays; so does the version: nothing that a caller sees has changed.
+    somebody and stays; so does the version: nothing that a caller sees has changed. What is overdue only by the new
+    time-outs is late from now on.
     """
     ahead = select(_S.id).where(_S.id > after).order_by(_S.id)
     last = tx.execute(ahead.offset(limit - 1).limit(1)).scalar()
     due_at, due_trigger = deadline(_S.status, timeouts)
+    now = literal(tx.now, _S.due_at.type)
     moved = tx.execute(
         update(SESSIONS)
         .where(
@@ -264,6 +264,14 @@ def move_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) 
             _S.status.in_(OPEN_STATUSES),
             or_(_S.due_at.is_distinct_from(due_at), _S.due_trigger.is_distinct_from(due_trigger)),
         )
-        .values(due_at=due_at, due_trigger=due_trigger)
+        .values(
+            due_at=due_at,
+            due_trigger=due_trigger,
+            late_since=case(
+                (or_(due_at.is_(None), due_at > now), null()),
+                (or_(_S.due_at.is_(None), _S.due_at > now), now),
+                else_=_S.late_since,
+            ),
+        )
     ).rowcount
     return last, int(moved)

@@ -142,6 +142,12 @@ def end_replay(tx: Transaction, replay: Replay) -> None:
     tx.execute(delete(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor))
 
 
+def wait_no_more(tx: Transaction) -> None:
+    """All that is to be tried again later is to be tried now."""
+    for table in (ENDPOINTS, REPLAYS):
+        tx.execute(update(table).where(table.c.retry_at.is_not(None)).values(retry_at=None))
+
+
 def remove_deliveries(tx: Transaction, before: datetime, limit: int) -> int:
     """Removes rows of the delivery log that are older; returns how many."""
     some = select(_D.id).where(_D.at < before).order_by(_D.at).limit(limit)

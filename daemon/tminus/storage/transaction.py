@@ -216,9 +216,12 @@ class Transaction(View):
         Raises `WrongStatus` if somebody else was first.
         """
         changed = session.model_copy(
-            update={"status": move.dest, "version": session.version + 1, "updated_at": self.now, **changes}
-        )
-        names = ("status", "version", "updated_at", *changes)
+            update={
+                "status": move.dest, "version": session.version + 1, "updated_at": self.now, "late_since": None,
+                **changes,
+            }
+        )  # fmt: skip
+        names = ("status", "version", "updated_at", "late_since", *changes)
         seen = {"seen_id": session.id, "seen_status": session.status, "seen_version": session.version}
         values = seen | {f"new_{name}": getattr(changed, name) for name in names}
         self.writes += 1

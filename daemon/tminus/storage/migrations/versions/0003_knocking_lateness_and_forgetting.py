@@ -1,4 +1,4 @@
-"""Participants who wait to be let in; what is forgotten after a while is found by its time."""
+"""Participants who wait to be let in; since when a session is overdue; what is forgotten is found by its time."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,5 +9,6 @@ down_revision = "0002"
 
 def upgrade() -> None:
     op.add_column("participant", sa.Column("waiting_since", sa.BigInteger(), nullable=True))
+    op.add_column("session", sa.Column("late_since", sa.BigInteger(), nullable=True))
     op.create_index("retry_created", "retry", ["created_at"])
     op.create_index("agent_session_expires", "agent_session", ["expires_at"])
