@@ -105,6 +105,24 @@ def test_every_fault_is_told_at_once(daemon: Daemon) -> None:
     assert fields(daemon.post("/supportsessions", {})) == {"type", "label"}
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"label": ""}, "label must have at least 1 character"),
+        ({"label": "x" * 256}, "label must have at most 255 characters"),
+        ({"parentObject": {"id": "x" * 256}}, "parentObject.id must have at most 255 characters"),
+        ({"agentPrefs": "record"}, "agentPrefs must be an object"),
+        ({"metaData": []}, "metaData must be an object"),
+    ],
+    ids=str,
+)
+def test_a_fault_says_what_would_be_right(daemon: Daemon, body: dict[str, Any], message: str) -> None:
+    told = refused(daemon.post("/supportsessions", {"type": "live", "label": "A", **body}), 400, 100400)
+    assert message in told["description"]
+    told = refused(daemon.post("/supportsessions", ["A"]), 400, 100400)
+    assert told["errors"] == [{"field": "body", "message": "must be an object"}]
+
+
 def test_faults_of_headers_and_body_are_told_together(daemon: Daemon) -> None:
     headers = {"Idempotency-Key": "x" * 256}
     assert fields(daemon.post("/supportsessions", {"type": "live"}, headers=headers)) == {"Idempotency-Key", "label"}
@@ -138,6 +156,7 @@ def test_a_body_that_does_not_say_it_is_json_is_none(daemon: Daemon, content_typ
     body = b'{"type": "live", "label": "A"}'
     answer = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
     assert fields(answer) == {"body"}
+    assert "must be JSON, and say so: Content-Type: application/json" in answer.json()["description"]
     assert "label" not in answer.text, "what was sent is not sent back"
 
 

@@ -115,6 +115,8 @@ def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:
             yield Fault("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
         elif fault["type"] == "missing":
             yield Fault(field, "is missing")
+        elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            yield Fault(field, "must be an object")
         elif fault["type"] == "value_error":
             yield Fault(field, fault["msg"].removeprefix("Value error, "))
         else:

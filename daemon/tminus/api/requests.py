@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
 from fastapi import Header, Query
@@ -31,10 +31,14 @@ def _printable(text: str) -> str:
     return text
 
 
-# The description says the same as a pattern; what the caller is told says it in words.
+S = TypeVar("S", bound=str)
+
+# The description says the same as a pattern; what the caller is told says it in words. Lengths stand within the
+# brackets: what is looked at after a function is counted in "items".
 Printable = Annotated[
-    str, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
+    S, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
 ]
+Short = Printable[Annotated[str, Field(max_length=255)]]
 
 
 def _instant(value: Any) -> datetime:
@@ -43,7 +47,7 @@ def _instant(value: Any) -> datetime:
     return instants.parse(value)
 
 
-Text = Annotated[Printable, Field(min_length=1, max_length=255)]
+Text = Printable[Annotated[str, Field(min_length=1, max_length=255)]]
 Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
@@ -68,12 +72,12 @@ class AgentPrefs(BaseModel):
 class ParentObject(Request):
     """The object of another system to which a session belongs."""
 
-    id: Annotated[Printable, Field(max_length=255)]
-    app: Annotated[Printable, Field(max_length=255)] | None = None
-    type: Annotated[Printable, Field(max_length=255)] | None = None
-    name: Annotated[Printable, Field(max_length=255)] | None = None
+    id: Short
+    app: Short | None = None
+    type: Short | None = None
+    name: Short | None = None
     sync: StrictBool | None = None
-    provider: Annotated[Printable, Field(max_length=255)] | None = None
+    provider: Short | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -89,7 +93,7 @@ class NewSession(Request):
 
     type: SessionType
     label: Text
-    userDescription: Annotated[Printable, Field(max_length=255)] | None = None
+    userDescription: Short | None = None
     agentPrefs: AgentPrefs | None = None
     externalMapping: Text | None = None
     parentObject: ParentObject | None = None
@@ -142,7 +146,7 @@ class ReplayOrder(Request):
 
     fromSeq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)] | None = None
     since: Instant | None = None
-    session: Annotated[Printable, Field(min_length=1, max_length=64)] | None = None
+    session: Printable[Annotated[str, Field(min_length=1, max_length=64)]] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
