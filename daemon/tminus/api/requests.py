@@ -13,10 +13,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     StrictBool,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from tminus import instants
 from tminus.sessions.verbs import IfMatch
@@ -51,6 +54,19 @@ Text = Printable[Annotated[str, Field(min_length=1, max_length=255)]]
 Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
+
+
+def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(orjson.dumps(meta_data))
+    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
+        raise ValueError(f"cannot be stored: {error}") from None
+    if size > META_DATA_BYTES:
+        raise ValueError(f"must be at most {META_DATA_BYTES} bytes of JSON")
+    return meta_data
+
+
+MetaData = Annotated[dict[str, Any], AfterValidator(_small), Field(description="At most 16 KiB of JSON")]
 
 
 class Request(BaseModel):
@@ -97,16 +113,24 @@ class NewSession(Request):
     agentPrefs: AgentPrefs | None = None
     externalMapping: Text | None = None
     parentObject: ParentObject | None = None
-    metaData: Annotated[dict[str, Any], Field(description="At most 16 KiB of JSON")] | None = None
+    metaData: MetaData | None = None
     startTime: Instant | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if (self.externalMapping is None) != (self.parentObject is None):
-            raise ValueError("externalMapping and parentObject must come together")
-        if self.metaData is not None and len(_compact(self.metaData)) > META_DATA_BYTES:
-            raise ValueError(f"metaData must be at most {META_DATA_BYTES} bytes of JSON")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _paired(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(sent, dict) or (sent.get("externalMapping") is None) is (sent.get("parentObject") is None):
+            return check(sent)
+        # A validator after the fields would not run if one of them is at fault, and all faults are told at once.
+        faults: list[InitErrorDetails] = []
+        try:
+            check(sent)
+        except ValidationError as error:
+            faults += error.errors(include_url=False)  # type: ignore[arg-type]  # they are what it is made from
+        missing, given = sorted(("externalMapping", "parentObject"), key=lambda name: sent.get(name) is not None)
+        problem = {"error": ValueError(f"must come together with {given}")}
+        faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
+        raise ValidationError.from_exception_data(cls.__name__, faults)
 
     def order(self) -> Order:
         return Order(
@@ -159,13 +183,6 @@ class TokenSignIn(Request):
     """A configured token, to be turned into an agent session."""
 
     session_token: Annotated[str, Field(max_length=1024)]
-
-
-def _compact(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
-        raise ValueError(f"metaData cannot be stored: {error}") from None
 
 
 IdempotencyKey = Annotated[
