@@ -383,6 +383,21 @@ def test_every_answer_says_what_a_browser_may_do_with_it(daemon: Daemon) -> None
     assert "Access-Control-Allow-Origin" not in answers["a stranger's preflight"][0].headers
 
 
+def test_a_preflight_that_is_refused_has_the_one_shape(daemon: Daemon) -> None:
+    wrong = {
+        "Origin": "https://evil.example",
+        "Access-Control-Request-Method": "PATCH",
+        "Access-Control-Request-Headers": "x-other",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    right = {"Origin": "https://desk.example.com", "Access-Control-Request-Method": "PUT"}
+    for name, value in wrong.items():
+        answer = daemon.call("OPTIONS", "/me", by=None, headers={**right, name: value})
+        assert fields(answer) == {name}
+        assert "DELETE" in answer.headers["Access-Control-Allow-Methods"]
+    assert fields(daemon.call("OPTIONS", "/me", by=None, headers=wrong)) == set(wrong)
+
+
 def test_the_page_runs_its_own_scripts_and_no_others(daemon: Daemon) -> None:
     page = daemon.http.get(f"{daemon.url}/docs")
     policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
