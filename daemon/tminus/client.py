@@ -101,7 +101,7 @@ class ScreenMeet:
     Parameters
     ----------
     url
-        Where the daemon is, without `/v3`; by default `$TMINUS_URL`, else `http://127.0.0.1:8710`.
+        Where the daemon is, with `/v3` or without; by default `$TMINUS_URL`, else `http://127.0.0.1:8710`.
     token
         An agent's token; by default `$TMINUS_TOKEN`.
     socket
@@ -318,13 +318,14 @@ class ScreenMeet:
 
 
 def _base_url(text: str) -> str:
+    """Where `/v3` begins: it may stand at the end, as ServiceNow wants it there."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}")
-    return text.rstrip("/")
+    return text.rstrip("/").removesuffix("/v3")
 
 
 def _fits_header(text: str) -> bool:
