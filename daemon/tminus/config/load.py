@@ -13,7 +13,8 @@ from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_suggestion
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
-from tminus.config.settings import Settings
+from tminus.config.settings import Lifecycle, Settings
+from tminus.config.values import duration_text
 from tminus.config.wording import message
 
 
@@ -143,6 +144,8 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
         yield from _repeated(tree, section, known_by)
     yield from _tokens_of_two(tree)
     yield from _unsigned(tree)
+    yield from _never_scheduled(tree)
+    yield from _uncallable(tree)
 
     storage = tree.values.get("storage")
     storage = storage if isinstance(storage, dict) else {}
@@ -193,6 +196,30 @@ def _unsigned(tree: Tree) -> Iterator[ConfigFault]:
                 "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
             )
             yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+
+
+def _never_scheduled(tree: Tree) -> Iterator[ConfigFault]:
+    lifecycle = tree.values.get("lifecycle")
+    lifecycle = lifecycle if isinstance(lifecycle, dict) else {}
+    given = {key: lifecycle[key] for key in ("lead", "horizon") if key in lifecycle}
+    try:
+        spans = Lifecycle.model_validate(given)
+    except ValidationError:
+        return  # it has a fault of its own
+    if spans.lead >= spans.horizon:
+        path = ("lifecycle", "lead" if "lead" in given else "horizon")
+        lead, horizon = duration_text(spans.lead), duration_text(spans.horizon)
+        problem = f'leaves nothing to be scheduled: lead ("{lead}") must be shorter than horizon ("{horizon}")'
+        yield ConfigFault(tree.origin(path), ".".join(path), problem)
+
+
+def _uncallable(tree: Tree) -> Iterator[ConfigFault]:
+    # A token that has expired counts: what was in force yesterday must not keep a daemon from starting today.
+    server = tree.values.get("server")
+    tokens = any(agent.get("token_sha256") for _, agent in _entries(tree, "agents"))
+    if isinstance(server, dict) and server.get("socket") == "" and not tokens:
+        problem = "must not be empty while no agent has a token: nobody could call"
+        yield ConfigFault(tree.origin(("server", "socket")), "server.socket", problem)
 
 
 def _reading_order(fault: ConfigFault) -> tuple[str, int]:
