@@ -80,7 +80,11 @@ class Daemon:
             started.callback(self._systemd.close)
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.taken})
-            database = config.database(settings, state, environ)
+            database, secrets = config.collected(
+                configuration.origins,
+                lambda: config.database(settings, state, environ),
+                lambda: delivery.read_secrets(settings, state, environ),
+            )
             self._systemd.status("opening the database")
             if (file := config.database_file(settings, state)) is not None:
                 config.make_private(file)
@@ -103,7 +107,6 @@ class Daemon:
             self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
             started.callback(self._stop_telling)
-            secrets = delivery.read_secrets(settings, state, environ)
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
@@ -288,16 +291,14 @@ class Daemon:
         """Puts a changed configuration in force: all of it, or none of it and the log says why."""
         old = self.services.settings
         try:
-            read = config.load(config.find(self._path, self._environ), self._environ).settings
+            loaded = config.load(config.find(self._path, self._environ), self._environ)
+            [secrets] = config.collected(
+                loaded.origins, lambda: delivery.read_secrets(loaded.settings, self._state, self._environ)
+            )
         except ConfigError as error:
             self._reject(error)
             return
-        read = read.model_copy(update={"server": self._listeners.settled(read.server)})
-        try:
-            secrets = delivery.read_secrets(read, self._state, self._environ)
-        except ConfigError as error:
-            self._reject(error)
-            return
+        read = loaded.settings.model_copy(update={"server": self._listeners.settled(loaded.settings.server)})
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
         self.services.webhooks.apply(new, secrets)

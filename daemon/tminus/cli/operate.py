@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,11 +63,12 @@ def check(
         path = config_path or context.obj.config
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.operated_state(path, os.environ)
-        config.database(read.settings, state, os.environ)
+        reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
         if read.settings.webhooks:
             from tminus import delivery  # noqa: PLC0415 - loaded only where there is something to read
 
-            delivery.read_secrets(read.settings, state, os.environ)
+            reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
+        config.collected(read.origins, *reads)
     if effective:
         print(config.effective(read), end="")
     else:

@@ -2,8 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,23 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
     if faults:
         raise ConfigError(tuple(sorted(faults, key=_reading_order)))
     return Configuration(settings, _origins(tree, settings), path)
+
+
+def collected(origins: Mapping[str, str], *reads: Callable[[], Any]) -> list[Any]:
+    """What each of these returns: they read what a configuration names, secrets above all.
+
+    Raises `ConfigError` with the faults of all of them at once, each with the place of its key.
+    """
+    found: list[Any] = []
+    faults: list[ConfigFault] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except ConfigError as error:
+            faults += [replace(fault, where=fault.where or origins.get(fault.key, "")) for fault in error.faults]
+    if faults:
+        raise ConfigError(tuple(sorted(faults, key=_reading_order)))
+    return found
 
 
 def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
