@@ -33,7 +33,7 @@ LAST_REQUESTS = 0.1
 HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
 
 
-def run(path: Path | None, environ: Mapping[str, str]) -> int:
+def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
     """Runs the daemon until a signal ends it; returns the exit code.
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
@@ -54,7 +54,7 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
         occupied = config.occupy(state, config.database_file(settings, state))
-        with occupied, Daemon(configuration, path, state, environ) as daemon:
+        with occupied, Daemon(configuration, path, state, environ, stopping) as daemon:
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -67,12 +67,17 @@ class Daemon:
     """Everything that runs, from start to stop. A context: leaving it stops what was started, in order."""
 
     def __init__(
-        self, configuration: Configuration, path: Path | None, state: Path, environ: Mapping[str, str]
+        self,
+        configuration: Configuration,
+        path: Path | None,
+        state: Path,
+        environ: Mapping[str, str],
+        stopping: threading.Event,
     ) -> None:
         self._path = path
         self._state = state
         self._environ = environ
-        self._stopping = threading.Event()
+        self._stopping = stopping
         self._ready = False
         settings = configuration.settings
         with contextlib.ExitStack() as started:
