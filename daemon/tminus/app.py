@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -30,7 +32,7 @@ from tminus.systemd import ServiceManager
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
 
-HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
+HINT = 'schedule --type live --label "Demo" --in 10m5s'
 
 
 def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
@@ -166,7 +168,7 @@ class Daemon:
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             passed=list(self._listeners.passed) or None,
-            hint=HINT,
+            hint=f"{_command()} {HINT}",
         )
         telling = asyncio.create_task(self._tell_ready())
         await serving
@@ -329,6 +331,12 @@ def _is_service(environ: Mapping[str, str]) -> bool:
 def _tell_faults(error: ConfigError) -> None:
     for fault in error.faults:
         say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+
+
+def _command() -> str:
+    """What to type where this was typed, to call the command again: `make run` calls one that is not on the PATH."""
+    called = sys.argv[0]
+    return "tminus" if Path(called).name != "tminus" or shutil.which("tminus") == called else shlex.quote(called)
 
 
 def _tell_damage(text: str) -> None:
