@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -36,17 +36,42 @@ HINT = 'schedule --type live --label "Demo" --in 10m5s'
 
 
 def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code.
+    """Runs the daemon until a signal ends it; returns the exit code. `stopping` is set if one has come already.
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
+    logs.configure()
+
+    def stop(*_: object) -> None:
+        stopping.set()  # what is raised in the midst of a library may be lost there
+        raise _StoppedAtOnce
+
+    _when_told_to_stop(stop)
+    try:
+        if stopping.is_set():
+            stop()
+        return _run(path, environ, stopping)
+    except _StoppedAtOnce:
+        say("daemon.stopped")
+        return 0
+
+
+class _StoppedAtOnce(BaseException):
+    """Told to stop before it served anybody; what had begun is undone on the way out."""
+
+
+def _when_told_to_stop(call: Callable[..., object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, call)
+
+
+def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
     try:
         configuration = config.load(config.find(path, environ), environ)
     except ConfigError as error:
         if not _is_service(environ):
             raise
-        logs.configure()
         _tell_faults(error)
         say("daemon.failed", error=f"the configuration has {len(error.faults)} faults")
         return 1
@@ -57,6 +82,7 @@ def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event
     try:
         occupied = config.occupy(state, config.database_file(settings, state))
         with occupied, Daemon(configuration, path, state, environ, stopping) as daemon:
+            _when_told_to_stop(lambda *_: stopping.set())  # until it has handlers in the event loop
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,30 +46,15 @@ def operate(main: typer.Typer) -> None:
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
-    from tminus import logs  # noqa: PLC0415 - as below
-
-    logs.configure()
     stopping = threading.Event()
-
-    def stop_at_once(_number: int, _frame: FrameType | None) -> None:
-        stopping.set()  # what is raised in the midst of a library may be lost there
-        raise _StoppedAtOnce
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_at_once)  # until the daemon's event loop has handlers of its own
-    try:
-        from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
+        signal.signal(number, lambda *_: stopping.set())  # it ends when it is loaded: half a library is none
 
-        with telling_errors():
-            code = app.run(config or context.obj.config, os.environ, stopping)
-    except _StoppedAtOnce:
-        logs.say("daemon.stopped")
-        code = 0
+    from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
+
+    with telling_errors():
+        code = app.run(config or context.obj.config, os.environ, stopping)
     raise typer.Exit(code)
-
-
-class _StoppedAtOnce(BaseException):
-    """Told to stop before it served anybody; what had begun is undone on the way out."""
 
 
 def check(
