@@ -61,9 +61,9 @@ class ScreenMeetError(Exception):
         self.code = code
         self.refcode = refcode
         self.errors = list(errors)
+        """Every fault of the request: `{"field": …, "message": …}`."""
         self.retried = False
         """Whether this answered a retry: an earlier try may have been done."""
-        """Every fault of the request: `{"field": …, "message": …}`."""
 
 
 class InvalidRequest(ScreenMeetError):
