@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import shlex
+import shutil
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,21 +32,46 @@ from tminus.systemd import ServiceManager
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
 
-HINT = 'tminus schedule --type live --label "Demo" --in 10m5s'
+HINT = 'schedule --type live --label "Demo" --in 10m5s'
 
 
-def run(path: Path | None, environ: Mapping[str, str]) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code.
+def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
+    """Runs the daemon until a signal ends it; returns the exit code. `stopping` is set if one has come already.
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
+    logs.configure()
+
+    def stop(*_: object) -> None:
+        stopping.set()  # what is raised in the midst of a library may be lost there
+        raise _StoppedAtOnce
+
+    _when_told_to_stop(stop)
+    try:
+        if stopping.is_set():
+            stop()
+        return _run(path, environ, stopping)
+    except _StoppedAtOnce:
+        say("daemon.stopped")
+        return 0
+
+
+class _StoppedAtOnce(BaseException):
+    """Told to stop before it served anybody; what had begun is undone on the way out."""
+
+
+def _when_told_to_stop(call: Callable[..., object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, call)
+
+
+def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
     try:
         configuration = config.load(config.find(path, environ), environ)
     except ConfigError as error:
         if not _is_service(environ):
             raise
-        logs.configure()
         _tell_faults(error)
         say("daemon.failed", error=f"the configuration has {len(error.faults)} faults")
         return 1
@@ -54,7 +81,8 @@ def run(path: Path | None, environ: Mapping[str, str]) -> int:
     say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
         occupied = config.occupy(state, config.database_file(settings, state))
-        with occupied, Daemon(configuration, path, state, environ) as daemon:
+        with occupied, Daemon(configuration, path, state, environ, stopping) as daemon:
+            _when_told_to_stop(lambda *_: stopping.set())  # until it has handlers in the event loop
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -67,12 +95,17 @@ class Daemon:
     """Everything that runs, from start to stop. A context: leaving it stops what was started, in order."""
 
     def __init__(
-        self, configuration: Configuration, path: Path | None, state: Path, environ: Mapping[str, str]
+        self,
+        configuration: Configuration,
+        path: Path | None,
+        state: Path,
+        environ: Mapping[str, str],
+        stopping: threading.Event,
     ) -> None:
         self._path = path
         self._state = state
         self._environ = environ
-        self._stopping = threading.Event()
+        self._stopping = stopping
         self._ready = False
         settings = configuration.settings
         with contextlib.ExitStack() as started:
@@ -80,7 +113,11 @@ class Daemon:
             started.callback(self._systemd.close)
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.taken})
-            database = config.database(settings, state, environ)
+            database, secrets = config.collected(
+                configuration.origins,
+                lambda: config.database(settings, state, environ),
+                lambda: delivery.read_secrets(settings, state, environ),
+            )
             self._systemd.status("opening the database")
             if (file := config.database_file(settings, state)) is not None:
                 config.make_private(file)
@@ -103,7 +140,6 @@ class Daemon:
             self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
             started.callback(self._stop_telling)
-            secrets = delivery.read_secrets(settings, state, environ)
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
@@ -158,7 +194,7 @@ class Daemon:
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             passed=list(self._listeners.passed) or None,
-            hint=HINT,
+            hint=f"{_command()} {HINT}",
         )
         telling = asyncio.create_task(self._tell_ready())
         await serving
@@ -288,16 +324,14 @@ class Daemon:
         """Puts a changed configuration in force: all of it, or none of it and the log says why."""
         old = self.services.settings
         try:
-            read = config.load(config.find(self._path, self._environ), self._environ).settings
+            loaded = config.load(config.find(self._path, self._environ), self._environ)
+            [secrets] = config.collected(
+                loaded.origins, lambda: delivery.read_secrets(loaded.settings, self._state, self._environ)
+            )
         except ConfigError as error:
             self._reject(error)
             return
-        read = read.model_copy(update={"server": self._listeners.settled(read.server)})
-        try:
-            secrets = delivery.read_secrets(read, self._state, self._environ)
-        except ConfigError as error:
-            self._reject(error)
-            return
+        read = loaded.settings.model_copy(update={"server": self._listeners.settled(loaded.settings.server)})
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
         self.services.webhooks.apply(new, secrets)
@@ -323,6 +357,12 @@ def _is_service(environ: Mapping[str, str]) -> bool:
 def _tell_faults(error: ConfigError) -> None:
     for fault in error.faults:
         say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+
+
+def _command() -> str:
+    """What to type where this was typed, to call the command again: `make run` calls one that is not on the PATH."""
+    called = sys.argv[0]
+    return "tminus" if Path(called).name != "tminus" or shutil.which("tminus") == called else shlex.quote(called)
 
 
 def _tell_damage(text: str) -> None:

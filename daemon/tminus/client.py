@@ -61,9 +61,9 @@ class ScreenMeetError(Exception):
         self.code = code
         self.refcode = refcode
         self.errors = list(errors)
+        """Every fault of the request: `{"field": …, "message": …}`."""
         self.retried = False
         """Whether this answered a retry: an earlier try may have been done."""
-        """Every fault of the request: `{"field": …, "message": …}`."""
 
 
 class InvalidRequest(ScreenMeetError):
@@ -96,10 +96,12 @@ _ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 
 class ScreenMeet:
     """A connection to a tminus daemon. Safe to share between threads; close it, or use it as a context.
 
+    Raises `ScreenMeetError` if url or token cannot be right.
+
     Parameters
     ----------
     url
-        Where the daemon is, without `/v3`; by default `$TMINUS_URL`, else `http://127.0.0.1:8710`.
+        Where the daemon is, with `/v3` or without; by default `$TMINUS_URL`, else `http://127.0.0.1:8710`.
     token
         An agent's token; by default `$TMINUS_TOKEN`.
     socket
@@ -124,13 +126,15 @@ class ScreenMeet:
         timeout: float = 10.0,
         retries: int = 3,
     ) -> None:
-        self.url = (url or os.environ.get("TMINUS_URL") or DEFAULT_URL).rstrip("/")
+        self.url = _base_url(url or os.environ.get("TMINUS_URL") or DEFAULT_URL)
         token = token or os.environ.get("TMINUS_TOKEN")
         self._where = str(socket) if socket else self.url
         self._user_description = user_description
         self._retries = retries
         headers = {"client-app": "tminus-python"}
         if token and socket is None:
+            if not _fits_header(token):
+                raise NotAuthenticated("No valid token: it holds characters that no token has; look at what was copied")
             headers["Session-id"] = token
         self._http = httpx.Client(
             base_url="http://localhost" if socket else self.url,
@@ -278,7 +282,7 @@ class ScreenMeet:
                 pause = 0.0
             else:
                 if response.status_code == 200:
-                    return response.json()
+                    return _answered(response)
                 failure = _error(response)
                 failure.retried = tried > 0
                 if response.status_code not in (RETRIED if repeatable else NOT_DONE):
@@ -307,8 +311,34 @@ class ScreenMeet:
         if table is not None and sys_id is not None:
             body["externalMapping"] = f"{table}.{sys_id}"
             body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
+        if key is not None and not _fits_header(key):
+            raise InvalidRequest("The idempotency key must be printable ASCII characters")
         headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
         return cast("wire.Session", self.request("POST", "/supportsessions", json=body, headers=headers))
+
+
+def _base_url(text: str) -> str:
+    """Where `/v3` begins: it may stand at the end, as ServiceNow wants it there."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}")
+    return text.rstrip("/").removesuffix("/v3")
+
+
+def _fits_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _answered(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        kind = response.headers.get("Content-Type", "something")
+        told = f"What answers at {response.url} is no tminus: it sent {kind} that is no JSON; look at the URL"
+        raise InvalidRequest(told, response.status_code) from None
 
 
 def _error(response: httpx.Response) -> ScreenMeetError:

@@ -1,6 +1,7 @@
 """The only reader of the wall clock.
 
-Everything else is told the time: `now` is an argument, so a test sets it and nothing needs a tolerance.
+What decides is told the time: `now` is an argument, so a test sets it and nothing needs a tolerance. What acts (the
+rim, the timers, the command) asks here.
 """
 
 import time

@@ -1,6 +1,6 @@
 """The words of the field: kinds of sessions, statuses, triggers, events, roles; who calls; what is asked for.
 
-No behaviour beyond naming things, and nothing to load: the command needs these words, and not the database behind them.
+Nothing to load: the command needs these words, and not the database behind them.
 """
 
 from collections.abc import Iterable, Mapping

@@ -100,6 +100,9 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),
         (("--url", "{url}", "--token-file", "/nonexistent", "list"), 2, "/nonexistent"),
         (("--url", "http://127.0.0.1:9", "show", "x"), 6, "No answer from http://127.0.0.1:9"),
+        (("--url", "{url}/v3/", "list"), 5, "TMINUS_TOKEN"),
+        (("--url", "{url}/v4", "list"), 1, "No such path"),
+        (("--url", "http://localhost:notaport", "list"), 1, "http://localhost:notaport is no URL"),
         (("--socket", "/nonexistent.sock", "list"), 6, "tminus run"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
@@ -117,8 +120,11 @@ def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path
     url = ("--url", daemon.url)
     made = answer(daemon.command(*url, "--token-file", str(file), "create", "--type", "live", "--label", "A", "--json"))
     assert made["ExternalUserId"] == 7
-    shown = daemon.command("show", made["id"], "--json", TMINUS_URL=daemon.url, TMINUS_TOKEN=daemon.tokens["anna"])
+    shown = daemon.command(
+        "show", made["id"], "--json", TMINUS_URL=f"{daemon.url}/v3", TMINUS_TOKEN=daemon.tokens["anna"]
+    )
     assert answer(shown)["id"] == made["id"]
+    assert "look at what was copied" in refused(daemon.command(*url, "list", TMINUS_TOKEN="tökèn"), 5)
     monitor = daemon.command(*url, "close", made["id"], TMINUS_TOKEN=daemon.tokens["monitor"])
     assert "Not allowed" in refused(monitor, 5)
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -225,6 +226,52 @@ def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: S
     assert [error.code for error in told] == [404, 409, 400, 400, 401, 403]
     assert {fault["field"] for fault in invalid.value.errors} == {"type", "label"}
     assert all(isinstance(error, client.ScreenMeetError) and error.description == str(error) for error in told)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:notaport", "localhost:8710", "ftp://localhost", "http://", "desk"])
+def test_a_url_that_is_none_is_refused_by_its_text(url: str) -> None:
+    with pytest.raises(client.InvalidRequest, match=f"^{url} is no URL such as http://127.0.0.1:8710"):
+        ScreenMeet(url, "token")
+
+
+@pytest.mark.parametrize("token", ["tökèn", "two\nlines"])
+def test_a_token_that_no_header_can_hold_is_not_valid(daemon: Daemon, token: str) -> None:
+    with pytest.raises(client.NotAuthenticated, match="No valid token") as caught:
+        ScreenMeet(daemon.url, token)
+    assert token not in str(caught.value)
+
+
+def test_an_idempotency_key_that_no_header_can_hold_is_refused(sm: ScreenMeet) -> None:
+    with pytest.raises(client.InvalidRequest, match="idempotency key must be printable ASCII"):
+        sm.createSession("live", screenmeet_session_name="A", idempotency_key="kéy")
+
+
+class _Page(BaseHTTPRequestHandler):
+    """What a proxy answers that wants somebody to sign in first."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>Sign in</html>")
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_page_in_place_of_an_answer_is_told_as_what_it_is() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with ScreenMeet(url, "token") as sm, pytest.raises(client.InvalidRequest, match="no tminus") as caught:
+                sm.getSession("A")
+        finally:
+            server.shutdown()
+    assert str(caught.value) == (
+        f"What answers at {url}/v3/supportsession/A is no tminus: it sent text/html that is no JSON; look at the URL"
+    )
+    assert caught.value.code == 200
 
 
 def test_an_id_with_a_slash_stays_one_id(sm: ScreenMeet) -> None:

@@ -1,6 +1,7 @@
 """SIGTERM: what has begun is finished, nothing is lost. SIGHUP: the whole new configuration, or none of it."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -102,6 +103,37 @@ def test_ctrl_c_stops_it_too(start_daemon: StartDaemon) -> None:
     assert daemon.process is not None
     assert daemon.process.wait(10) == 0
     assert daemon.log_lines("daemon.draining")[0]["signal"] == "SIGINT"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_while_it_reads_its_configuration_it_stops(
+    make_daemon: StartDaemon, number: signal.Signals
+) -> None:
+    daemon = make_daemon()
+    daemon.config.unlink()
+    os.mkfifo(daemon.config)
+    daemon.spawn()
+    with daemon.config.open("w"):  # as soon as it reads
+        daemon.signal(number)
+        assert daemon.process is not None
+        assert daemon.process.wait(10) == 0
+    assert [line["event"] for line in daemon.log_lines()] == ["daemon.stopped"]
+    assert daemon.errors.read_text() == ""
+
+
+def test_told_to_stop_while_it_waits_for_the_database_it_stops(make_daemon: StartDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        daemon = make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"})
+        daemon.spawn()
+        connection, _ = silent.accept()
+        with connection:
+            daemon.signal(signal.SIGTERM)
+            assert daemon.process is not None
+            assert daemon.process.wait(10) == 0
+    assert [line["event"] for line in daemon.log_lines()] == ["daemon.starting", "daemon.stopped"]
+    assert not daemon.socket.exists()
+    assert daemon.errors.read_text() == ""
 
 
 def test_a_reload_applies_the_whole_file_or_nothing_of_it(start_daemon: StartDaemon) -> None:

@@ -1,5 +1,6 @@
 """A daemon that cannot start says why in one clear line, and exits with 1."""
 
+import os
 import re
 import socket
 import sqlite3
@@ -11,6 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
+from tests.support.processes import TMINUS
 
 
 def failed(daemon: Daemon, **env: str) -> str:
@@ -172,6 +174,28 @@ def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_d
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, said)
 
 
+def test_secrets_that_cannot_be_read_are_told_all_at_once_with_file_and_line(make_daemon: StartDaemon) -> None:
+    desk = {"name": "desk", "url": "http://127.0.0.1:9/", "secret_file": "desk.secret", "ca_file": "desk.pem"}
+    url = "postgresql+psycopg://tminus@127.0.0.1:9/tminus"
+    daemon = make_daemon(webhooks=[desk], storage={"url": url, "password_file": "password"})
+    lines = daemon.config.read_text().splitlines()
+    wanted = [
+        (lines.index('secret_file = "desk.secret"') + 1, "webhooks[desk].secret_file names a secret"),
+        (lines.index('ca_file = "desk.pem"') + 1, "webhooks[desk].ca_file names no file of certificates"),
+        (lines.index('password_file = "password"') + 1, "storage.password_file names a secret"),
+    ]
+    checked = daemon.command("check")
+    assert checked.returncode == 1
+    daemon.spawn()
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 1
+    told = daemon.log.read_text() + daemon.errors.read_text()
+    faults = checked.stderr.splitlines()
+    for (line, text), fault in zip(sorted(wanted), faults, strict=True):
+        assert fault.startswith(f"tminus: {daemon.config}:{line}: {text}")
+        assert f"{daemon.config}:{line}: {text}" in told
+
+
 def test_a_configuration_file_that_is_not_there(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.config.unlink()
@@ -179,6 +203,18 @@ def test_a_configuration_file_that_is_not_there(make_daemon: StartDaemon) -> Non
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1
     assert daemon.errors.read_text() == f"tminus: --config: there is no file {daemon.config}\n"
+
+
+def test_what_it_says_to_try_works_where_it_was_started(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.start(PATH=os.defpath)
+    environ = environment(TMINUS_CONFIG=str(daemon.config), STATE_DIRECTORY=str(daemon.state))
+    hint = daemon.logged("daemon.ready")["hint"]
+    assert hint.startswith(f"{TMINUS} schedule ")
+    subprocess.run(hint, shell=True, check=True, cwd=daemon.home, env=environ, stdout=subprocess.DEVNULL)
+    assert daemon.terminate() == 0
+    daemon.start(PATH=f"{Path(TMINUS).parent}:{os.defpath}")
+    assert daemon.log_lines("daemon.ready")[-1]["hint"].startswith("tminus schedule ")
 
 
 def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: StartDaemon) -> None:

@@ -77,9 +77,16 @@ def test_an_event_comes_with_its_participant_and_with_its_session_as_it_is_now(w
     assert (created.session.activated_at, stored.activated_at) == (joined.event.ts, joined.event.ts), "as it is now"
 
 
-def test_an_event_carries_the_request_that_caused_it_and_one_of_the_clock_none(world: World) -> None:
-    world.create(by=caller(request_id="r-1"), start_time=world.now)
-    assert [told.event.request_id for told in world.events()] == ["r-1", None]
+def test_an_event_carries_the_request_that_caused_it_and_one_that_only_the_clock_caused_none(world: World) -> None:
+    session = world.create(by=caller(request_id="r-1"), start_time=world.now + HOUR)
+    world.reschedule(session, world.now, by=caller(request_id="r-2"))
+    world.create(by=caller(request_id="r-3"), start_time=world.now)
+    told = [(told.event.request_id, told.event.actor) for told in world.events()]
+    assert told == [
+        ("r-1", "agent:7"), ("r-2", "agent:7"), ("r-2", "clock"), ("r-3", "agent:7"), ("r-3", "clock"),
+    ]  # fmt: skip
+    world.passes(HOUR)
+    assert {told.event.request_id for told in world.events()[5:]} == {None}, "they expire, which nobody asked for"
 
 
 def test_a_refused_verb_leaves_no_event(world: World) -> None:

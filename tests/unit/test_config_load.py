@@ -64,7 +64,7 @@ def test_the_defaults_are_valid_themselves() -> None:
 def test_every_value_is_read_into_its_type(files: Files) -> None:
     settings = files.load(
         """
-        server = {listen = "[::1]:0", socket = "", max_body = "1MiB", trusted_proxies = ["10.0.0.0/8"]}
+        server = {listen = "[::1]:0", max_body = "1MiB", trusted_proxies = ["10.0.0.0/8"]}
         storage.retention = "0"
         lifecycle = {lead = "0", max_active = "8h"}
         limits = {pin_lookups = "5/second", failed_tokens = ""}
@@ -220,6 +220,14 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ),
         ('lifecycle.new_timeout = "49h"', 'tminus.toml:1: lifecycle.new_timeout must be at most "48h", not "49h"'),
         ('lifecycle.new_timeout = "0"', "tminus.toml:1: lifecycle.new_timeout must be longer than 0"),
+        (
+            'server.socket = ""',
+            "tminus.toml:1: server.socket must not be empty while no agent has a token: nobody could call",
+        ),
+        (
+            'storage.retention = "23h59m"',
+            'tminus.toml:1: storage.retention must be at least "24h", not "23h59m"; "0" means never',
+        ),
         ('server.max_body = "1B"', 'tminus.toml:1: server.max_body must be from "1KiB" to "64MiB", not "1B"'),
         ("server.socket = 1979-05-27", "tminus.toml:1: server.socket must be text in quotes, not a date or time"),
         ("x = \n", "tminus.toml:1: this is not TOML: Invalid value (at line 1, column 5)"),
@@ -304,6 +312,32 @@ def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
 def test_contradictions_are_told_beside_other_faults(files: Files) -> None:
     text = AGENT.format(id=7, hash=HASH) + AGENT.format(id=7, hash="b" * 64) + "[log]\nlevel = 5\n"
     assert [fault.key for fault in files.faults(text)] == ["agents[7].id", "log.level"]
+
+
+def test_with_a_token_there_need_be_no_local_socket(files: Files) -> None:
+    assert files.load('server.socket = ""\n' + AGENT.format(id=7, hash=HASH)).settings.server.socket == ""
+    without = '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\n'
+    assert "nobody could call" in files.fault('server.socket = ""\n' + without)
+
+
+def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:
+    problem = 'leaves nothing to be scheduled: lead ("{}") must be shorter than horizon ("{}")'
+    for text, key, spans in (
+        ('lead = "731d"', "lead", ("731d", "730d")),
+        ('horizon = "10m"', "horizon", ("10m", "10m")),
+        ('horizon = "1h"\nlead = "2h"', "lead", ("2h", "1h")),
+    ):
+        (fault,) = files.faults(f"[lifecycle]\n{text}")
+        line = 2 + text.count("\n")
+        assert fault == ConfigFault(f"{files.main}:{line}", f"lifecycle.{key}", problem.format(*spans))
+
+
+def test_a_lead_that_is_no_duration_contradicts_no_horizon(files: Files) -> None:
+    assert "must be a duration" in files.fault('[lifecycle]\nlead = "soon"\nhorizon = "1m"')
+
+
+def test_a_day_is_kept_at_least(files: Files) -> None:
+    assert files.load('storage.retention = "24h"').settings.storage.retention == timedelta(days=1)
 
 
 def test_a_password_is_for_postgresql_only_and_comes_from_one_place(files: Files) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -193,8 +194,15 @@ def test_when_both_hang_a_line_is_lost_and_nobody_is_held_up(journal: Receiver) 
         os.set_blocking(writing, True)
         logs.configure("debug", "journal", full, journal.journal)
         journal.close()
-        for _ in range(50):
-            logs.say("daemon.stopped")
+
+        def say_often() -> None:
+            for _ in range(50):
+                logs.say("daemon.stopped")
+
+        saying = threading.Thread(target=say_often, daemon=True)
+        saying.start()
+        saying.join(5)
+        assert not saying.is_alive()
 
 
 def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(

@@ -5,11 +5,15 @@
 `requests`        shapes of what comes in
 `routing`         from a request to its endpoint and back, with all faults told at once
 `answers`         model objects as the wire has them
+`responses`       what the description says of refusals
+`json`            JSON as it goes out
 `callers`         who calls
+`attempts`        how often one address may try what can be guessed
 `errors`          causes as HTTP statuses: the only place
 `arrival`         what the rim knows of a request
 `rim`             around everything: request id, bounded body, log line
 `services`        what the routes work with
+`application`     all of it put together, with CORS and its own description
 ================  ==================================================================
 """
 

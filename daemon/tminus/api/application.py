@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -25,10 +26,11 @@ from tminus.api import (
     routes_sessions,
     routes_webhooks,
 )
-from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
+from tminus.api.errors import answer, on_defect, on_http_exception, on_invalid, on_request_error
 from tminus.api.rim import PAGE, Rim
 from tminus.api.routing import Shortcut
 from tminus.api.services import Services
+from tminus.errors import Fault
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
@@ -47,8 +49,17 @@ _SECURITY = {
 }
 
 
+_DISALLOWED = {
+    "origin": Fault("Origin", "is none of server.cors_origins"),
+    "method": Fault("Access-Control-Request-Method", "must be GET, POST, PUT or DELETE"),
+    "headers": Fault("Access-Control-Request-Headers", "must be among Access-Control-Allow-Headers"),
+    "private-network": Fault("Access-Control-Request-Private-Network", "is not allowed"),
+}
+"""What a preflight is refused for, by the framework's word for it."""
+
+
 class _Cors(CORSMiddleware):
-    """Asks the settings in force, not those of the start, which origins may call."""
+    """Asks the settings in force, not those of the start, which origins may call, and refuses in our shape."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         super().__init__(
@@ -63,6 +74,16 @@ class _Cors(CORSMiddleware):
     def is_allowed_origin(self, origin: str) -> bool:
         allowed = self._services.settings.server.cors_origins
         return "*" in allowed or origin in allowed
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        told = super().preflight_response(request_headers)
+        if told.status_code == 200:
+            return told
+        causes = bytes(told.body).decode().removeprefix("Disallowed CORS ").split(", ")
+        refusal = answer(errors.InvalidRequest([_DISALLOWED[cause] for cause in causes]))
+        for name, value in told.headers.items():
+            refusal.headers.setdefault(name, value)
+        return refusal
 
 
 def make_application(services: Services) -> ASGIApp:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
 from fastapi import Header, Query
@@ -13,10 +13,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     StrictBool,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from tminus import instants
 from tminus.sessions.verbs import IfMatch
@@ -31,10 +34,14 @@ def _printable(text: str) -> str:
     return text
 
 
-# The description says the same as a pattern; what the caller is told says it in words.
+S = TypeVar("S", bound=str)
+
+# The description says the same as a pattern; what the caller is told says it in words. Lengths stand within the
+# brackets: what is looked at after a function is counted in "items".
 Printable = Annotated[
-    str, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
+    S, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
 ]
+Short = Printable[Annotated[str, Field(max_length=255)]]
 
 
 def _instant(value: Any) -> datetime:
@@ -43,10 +50,23 @@ def _instant(value: Any) -> datetime:
     return instants.parse(value)
 
 
-Text = Annotated[Printable, Field(min_length=1, max_length=255)]
+Text = Printable[Annotated[str, Field(min_length=1, max_length=255)]]
 Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
+
+
+def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(orjson.dumps(meta_data))
+    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
+        raise ValueError(f"cannot be stored: {error}") from None
+    if size > META_DATA_BYTES:
+        raise ValueError(f"must be at most {META_DATA_BYTES} bytes of JSON")
+    return meta_data
+
+
+MetaData = Annotated[dict[str, Any], AfterValidator(_small), Field(description="At most 16 KiB of JSON")]
 
 
 class Request(BaseModel):
@@ -68,12 +88,12 @@ class AgentPrefs(BaseModel):
 class ParentObject(Request):
     """The object of another system to which a session belongs."""
 
-    id: Annotated[Printable, Field(max_length=255)]
-    app: Annotated[Printable, Field(max_length=255)] | None = None
-    type: Annotated[Printable, Field(max_length=255)] | None = None
-    name: Annotated[Printable, Field(max_length=255)] | None = None
+    id: Short
+    app: Short | None = None
+    type: Short | None = None
+    name: Short | None = None
     sync: StrictBool | None = None
-    provider: Annotated[Printable, Field(max_length=255)] | None = None
+    provider: Short | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -89,20 +109,28 @@ class NewSession(Request):
 
     type: SessionType
     label: Text
-    userDescription: Annotated[Printable, Field(max_length=255)] | None = None
+    userDescription: Short | None = None
     agentPrefs: AgentPrefs | None = None
     externalMapping: Text | None = None
     parentObject: ParentObject | None = None
-    metaData: Annotated[dict[str, Any], Field(description="At most 16 KiB of JSON")] | None = None
+    metaData: MetaData | None = None
     startTime: Instant | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if (self.externalMapping is None) != (self.parentObject is None):
-            raise ValueError("externalMapping and parentObject must come together")
-        if self.metaData is not None and len(_compact(self.metaData)) > META_DATA_BYTES:
-            raise ValueError(f"metaData must be at most {META_DATA_BYTES} bytes of JSON")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _paired(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(sent, dict) or (sent.get("externalMapping") is None) is (sent.get("parentObject") is None):
+            return check(sent)
+        # A validator after the fields would not run if one of them is at fault, and all faults are told at once.
+        faults: list[InitErrorDetails] = []
+        try:
+            check(sent)
+        except ValidationError as error:
+            faults += error.errors(include_url=False)  # type: ignore[arg-type]  # they are what it is made from
+        missing, given = sorted(("externalMapping", "parentObject"), key=lambda name: sent.get(name) is not None)
+        problem = {"error": ValueError(f"must come together with {given}")}
+        faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
+        raise ValidationError.from_exception_data(cls.__name__, faults)
 
     def order(self) -> Order:
         return Order(
@@ -142,7 +170,7 @@ class ReplayOrder(Request):
 
     fromSeq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)] | None = None
     since: Instant | None = None
-    session: Annotated[Printable, Field(min_length=1, max_length=64)] | None = None
+    session: Printable[Annotated[str, Field(min_length=1, max_length=64)]] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -155,13 +183,6 @@ class TokenSignIn(Request):
     """A configured token, to be turned into an agent session."""
 
     session_token: Annotated[str, Field(max_length=1024)]
-
-
-def _compact(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
-        raise ValueError(f"metaData cannot be stored: {error}") from None
 
 
 IdempotencyKey = Annotated[

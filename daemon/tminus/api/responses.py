@@ -3,7 +3,7 @@
 from typing import Any
 
 from tminus import wire
-from tminus.api.errors import STATUS
+from tminus.api.errors import status_of
 from tminus.errors import (
     BodyTooLarge,
     Draining,
@@ -29,7 +29,7 @@ def refusals(
     """The `responses` of a route: one entry a status, naming every refcode that it can carry."""
     by_status: dict[int, list[type[RequestError]]] = {}
     for cause in (*of, *causes):
-        by_status.setdefault(STATUS[cause], []).append(cause)
+        by_status.setdefault(status_of(cause), []).append(cause)
     return {
         status: {
             "model": wire.Error,

@@ -137,7 +137,8 @@ def _parse(body: bytes, content_type: str) -> tuple[Any, list[Any]]:
     if not body:
         return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
     if not _is_json(content_type):
-        return body, []  # which no model takes for an object
+        problem = "must be JSON, and say so: Content-Type: application/json"
+        return None, [{"type": "value_error", "loc": ("body",), "msg": problem}]
     try:
         parsed = pydantic_core.from_json(body, allow_inf_nan=False)
         orjson.dumps(parsed)  # what comes in must be able to go out: no integer beyond 64 bits

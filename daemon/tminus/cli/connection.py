@@ -12,14 +12,13 @@ import typer
 
 from tminus import client, config
 from tminus.config import ConfigError
-from tminus.errors import TminusError
+from tminus.errors import TminusError, UnknownParticipant, UnknownSession, UnknownWebhook
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
-    (client.NotFound, NOT_FOUND),
     (client.Conflict, CONFLICT),
     (client.NotAuthenticated, NOT_ALLOWED),
     (client.Forbidden, NOT_ALLOWED),
@@ -89,14 +88,20 @@ def telling_errors() -> Iterator[None]:
     try:
         yield
     except client.ScreenMeetError as error:
-        code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), REFUSED)
-        raise fail(_explained(error), code) from None
+        raise fail(_explained(error), _exit_code(error)) from None
     except ConfigError as error:
         for fault in error.faults:
             print(f"tminus: {fault}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
     except TminusError as error:
         raise fail(error.description, REFUSED) from None
+
+
+def _exit_code(error: client.ScreenMeetError) -> int:
+    # By its refcode: a path that there is not, or a proxy's 404, says nothing about a session.
+    if error.refcode in (UnknownSession.refcode, UnknownParticipant.refcode, UnknownWebhook.refcode):
+        return NOT_FOUND
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), REFUSED)
 
 
 def _explained(error: client.ScreenMeetError) -> str:

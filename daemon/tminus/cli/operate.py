@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +46,14 @@ def operate(main: typer.Typer) -> None:
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())  # it ends when it is loaded: half a library is none
+
     from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
-        code = app.run(config or context.obj.config, os.environ)
+        code = app.run(config or context.obj.config, os.environ, stopping)
     raise typer.Exit(code)
 
 
@@ -62,11 +69,12 @@ def check(
         path = config_path or context.obj.config
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.operated_state(path, os.environ)
-        config.database(read.settings, state, os.environ)
+        reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
         if read.settings.webhooks:
             from tminus import delivery  # noqa: PLC0415 - loaded only where there is something to read
 
-            delivery.read_secrets(read.settings, state, os.environ)
+            reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
+        config.collected(read.origins, *reads)
     if effective:
         print(config.effective(read), end="")
     else:

@@ -3,7 +3,7 @@
 from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
-from tminus.config.load import Configuration, load
+from tminus.config.load import Configuration, collected, load
 from tminus.config.occupation import make_private, occupy
 from tminus.config.places import (
     Database,
@@ -35,6 +35,7 @@ __all__ = [
     "Webhook",
     "apply_live",
     "changes",
+    "collected",
     "database",
     "database_file",
     "effective",

@@ -2,8 +2,8 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_suggestion
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
-from tminus.config.settings import Settings
+from tminus.config.settings import Lifecycle, Settings
+from tminus.config.values import duration_text
 from tminus.config.wording import message
 
 
@@ -54,6 +55,23 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
     if faults:
         raise ConfigError(tuple(sorted(faults, key=_reading_order)))
     return Configuration(settings, _origins(tree, settings), path)
+
+
+def collected(origins: Mapping[str, str], *reads: Callable[[], Any]) -> list[Any]:
+    """What each of these returns: they read what a configuration names, secrets above all.
+
+    Raises `ConfigError` with the faults of all of them at once, each with the place of its key.
+    """
+    found: list[Any] = []
+    faults: list[ConfigFault] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except ConfigError as error:
+            faults += [replace(fault, where=fault.where or origins.get(fault.key, "")) for fault in error.faults]
+    if faults:
+        raise ConfigError(tuple(sorted(faults, key=_reading_order)))
+    return found
 
 
 def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
@@ -143,6 +161,8 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
         yield from _repeated(tree, section, known_by)
     yield from _tokens_of_two(tree)
     yield from _unsigned(tree)
+    yield from _never_scheduled(tree)
+    yield from _uncallable(tree)
 
     storage = tree.values.get("storage")
     storage = storage if isinstance(storage, dict) else {}
@@ -193,6 +213,30 @@ def _unsigned(tree: Tree) -> Iterator[ConfigFault]:
                 "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
             )
             yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+
+
+def _never_scheduled(tree: Tree) -> Iterator[ConfigFault]:
+    lifecycle = tree.values.get("lifecycle")
+    lifecycle = lifecycle if isinstance(lifecycle, dict) else {}
+    given = {key: lifecycle[key] for key in ("lead", "horizon") if key in lifecycle}
+    try:
+        spans = Lifecycle.model_validate(given)
+    except ValidationError:
+        return  # it has a fault of its own
+    if spans.lead >= spans.horizon:
+        path = ("lifecycle", "lead" if "lead" in given else "horizon")
+        lead, horizon = duration_text(spans.lead), duration_text(spans.horizon)
+        problem = f'leaves nothing to be scheduled: lead ("{lead}") must be shorter than horizon ("{horizon}")'
+        yield ConfigFault(tree.origin(path), ".".join(path), problem)
+
+
+def _uncallable(tree: Tree) -> Iterator[ConfigFault]:
+    # A token that has expired counts: what was in force yesterday must not keep a daemon from starting today.
+    server = tree.values.get("server")
+    tokens = any(agent.get("token_sha256") for _, agent in _entries(tree, "agents"))
+    if isinstance(server, dict) and server.get("socket") == "" and not tokens:
+        problem = "must not be empty while no agent has a token: nobody could call"
+        yield ConfigFault(tree.origin(("server", "socket")), "server.socket", problem)
 
 
 def _reading_order(fault: ConfigFault) -> tuple[str, int]:

@@ -66,11 +66,10 @@ Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Span = Annotated[timedelta, PlainSerializer(values.duration_text)]
-Never0 = Annotated[
-    timedelta | None,
-    PlainValidator(values.duration_or_never("0")),
-    PlainSerializer(lambda span: values.duration_text(span) if span else "0"),
-]
+_Or0 = PlainSerializer(lambda span: values.duration_text(span) if span else "0")
+Never0 = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0")), _Or0]
+# A session takes its idempotency key with it, which is promised for so long.
+Retention = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0", at_least="24h")), _Or0]
 NeverEmpty = Annotated[
     timedelta | None,
     PlainValidator(values.duration_or_never("")),
@@ -143,7 +142,7 @@ class Storage(Table):
     """As written; `places.database` says where it is, and its password."""
     password_file: str = ""
     password_credential: Annotated[str, PlainValidator(_credential)] = ""
-    retention: Never0 = timedelta(days=90)
+    retention: Retention = timedelta(days=90)
     """None: closed sessions are kept for ever."""
     delivery_retention: Never0 = timedelta(days=30)
     """None: the delivery log is kept for ever."""

@@ -72,13 +72,15 @@ def duration_text(span: timedelta) -> str:
     return text or "0"
 
 
-def duration(*, zero: bool = True, at_most: str = LONGEST) -> Callable[[object], timedelta]:
+def duration(*, zero: bool = True, at_least: str = "0", at_most: str = LONGEST) -> Callable[[object], timedelta]:
     """A reader of durations within bounds."""
 
     def read(value: object) -> timedelta:
         span = value if isinstance(value, timedelta) else parse_duration(value)
         if span < timedelta(0) or (not span and not zero):
             raise ValueError("must be longer than 0")
+        if span < parse_duration(at_least):
+            raise ValueError(f'must be at least "{at_least}", not {shown(value)}')
         if span > parse_duration(at_most):
             raise ValueError(f'must be at most "{at_most}", not {shown(value)}')
         return span
@@ -86,14 +88,14 @@ def duration(*, zero: bool = True, at_most: str = LONGEST) -> Callable[[object],
     return read
 
 
-def duration_or_never(never: str) -> Callable[[object], timedelta | None]:
+def duration_or_never(never: str, *, at_least: str = "0") -> Callable[[object], timedelta | None]:
     """A reader of durations above zero, or of the text that stands for none at all."""
 
     def read(value: object) -> timedelta | None:
         if value is None or value == never:
             return None
         try:
-            return duration(zero=never == "0")(value) or None
+            return duration(zero=never == "0", at_least=at_least)(value) or None
         except ValueError as error:
             raise ValueError(f'{error}; "{never}" means never') from None
 

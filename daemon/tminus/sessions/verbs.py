@@ -96,7 +96,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     _tell(tx, session, move, None, caller)
     if retry is not None:
         remember(tx, caller, retry, session.id)
-    return Made(_open_if_due(tx, settings, session))
+    return Made(_open_if_due(tx, settings, caller, session))
 
 
 def _check_start(start: datetime, now: datetime, settings: Settings) -> None:
@@ -155,7 +155,7 @@ def reschedule(
     _check_start(start, tx.now, settings)
     expires = start + settings.lifecycle.timeouts.new
     moved = _change(tx, settings, session, move, caller, start_time=start, expires_at=expires)
-    return _open_if_due(tx, settings, moved)
+    return _open_if_due(tx, settings, caller, moved)
 
 
 def close(tx: Transaction, caller: Caller, session_id: str) -> None:
@@ -323,7 +323,7 @@ def _change(
     return changed
 
 
-def _open_if_due(tx: Transaction, settings: Settings, session: Session) -> Session:
+def _open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Session) -> Session:
     """Opens a session that was scheduled or moved into the lead time: now, not at the clock's next look."""
     if session.due_at is None or session.due_at > tx.now or session.status is not Status.SCHEDULED:
         return session
@@ -332,7 +332,7 @@ def _open_if_due(tx: Transaction, settings: Settings, session: Session) -> Sessi
     planned = session.model_copy(update={"status": move.dest})
     _set_deadline(planned, settings)
     opened = tx.change(session, move, due_at=planned.due_at, due_trigger=planned.due_trigger, opened_at=tx.now, pin=pin)
-    _tell(tx, opened, move, session, None)
+    _tell(tx, opened, move, session, caller, in_time=True)
     return opened
 
 
@@ -346,25 +346,27 @@ def _tell(
     session: Session,
     move: Transition,
     before: Session | None,
-    caller: Caller | None,
+    caller: Caller,
     participant: Participant | None = None,
+    *,
+    in_time: bool = False,
 ) -> None:
-    """Records the events of a move. `caller` None: the clock's move, made in time."""
+    """Records the events of a move. `in_time`: it is the clock's, made in time, as the caller's request caused it."""
     for event_type in told_by(move):
         event = Event(
             session_id=session.id,
             type=event_type,
             ts=tx.now,
-            actor=caller.actor if caller else CLOCK_ACTOR,
+            actor=CLOCK_ACTOR if in_time else caller.actor,
             previous_status=before.status if before else None,
             status=session.status,
             start_time=session.start_time,
             previous_start_time=before.start_time if before and before.start_time != session.start_time else None,
             expires_at=session.expires_at,
-            due_at=None if caller else tx.now,
+            due_at=tx.now if in_time else None,
             reason=move.reason,
             participant_id=participant.id if participant else None,
             participants=session.participants,
-            request_id=caller.request_id if caller else None,
+            request_id=caller.request_id,
         )
         tx.tell(News(event, session, participant))

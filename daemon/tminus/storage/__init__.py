@@ -3,13 +3,16 @@
 ===============  ==============================================================================
 `tables`         the model's classes as tables
 `engine`         connections: SQLite or PostgreSQL, and what each must be told
-`migrations`     Alembic: any older schema becomes the present one at start
+`migrate`,       Alembic: any older schema becomes the present one at start
+`migrations`
 `view`           what can be read
 `transaction`    what can be written: a change and its events, together
 `due`            the clock's moves, thousands at once
 `outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
+`peers`          several daemons on one PostgreSQL: who wakes whom, who holds what
+`watch`          whether PostgreSQL still answers
 `backup`         copies: made while a daemon writes, and put back
 `check`          whether a database is whole
 `wal`            what SQLite leaves out of a damaged -wal file, and does not tell

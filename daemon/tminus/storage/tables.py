@@ -106,7 +106,9 @@ class DeliveryRow(model.Delivery, table=True):
 
 
 class MetaRow(SQLModel, table=True):
-    """What a database knows of itself: its id, and the time-outs that its deadlines were reckoned with."""
+    """What a database knows of itself: its id, the time-outs that its deadlines were reckoned with, and when a daemon
+    last wrote to see whether it can.
+    """
 
     __tablename__ = "meta"
 
