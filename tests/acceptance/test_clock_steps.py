@@ -115,15 +115,18 @@ def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_reques
         starts: dict[str, datetime] = {}
 
         def make(start: datetime) -> str:
-            session_id: str = daemon.make(startTime=text(start))["id"]
-            starts[session_id] = start
-            return session_id
+            made = daemon.make(startTime=text(start))
+            starts[made["id"]] = parsed(made["startTime"])  # to the millisecond
+            return str(made["id"])
 
         def clock() -> datetime:
             return datetime.now(UTC) + timedelta(seconds=int(shift.read_text()))
 
         def set_clock(time: datetime) -> None:
+            noticed = len(daemon.log_lines("clock.stepped"))
             shift.write_text(f"{round((time - datetime.now(UTC)).total_seconds())}\n")
+            # Two steps that make up for each other between two looks would be none.
+            eventually(lambda: len(daemon.log_lines("clock.stepped")) > noticed)
 
         maker, reader = stack.enter_context(Maker(daemon, "maker")), stack.enter_context(Reader(daemon))
         passed_over = make(clock() + timedelta(minutes=40))
