@@ -25,12 +25,10 @@ from tminus.errors import StartupError, StoreUnavailable
 from tminus.journal import is_journal
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
-from tminus.server import Server
+from tminus.server import LAST_REQUESTS, Server
+from tminus.starting import Starting
 from tminus.storage import Store, Transaction
 from tminus.systemd import ServiceManager
-
-LAST_REQUESTS = 0.1
-"""Seconds in which connections that were taken just before a stop are still served, where systemd keeps the sockets."""
 
 HINT = 'schedule --type live --label "Demo" --in 10m5s'
 
@@ -118,7 +116,10 @@ class Daemon:
                 lambda: config.database(settings, state, environ),
                 lambda: delivery.read_secrets(settings, state, environ),
             )
-            self._systemd.status("opening the database")
+            self._starting = Starting((*self._listeners.tcp, *self._listeners.local), settings.limits.connections)
+            self._starting.start()
+            started.callback(self._starting.close)
+            self._doing("opening the database")
             if (file := config.database_file(settings, state)) is not None:
                 config.make_private(file)
             self.store = Store(
@@ -171,13 +172,14 @@ class Daemon:
         reloads: asyncio.Queue[None] = asyncio.Queue()
         loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
 
-        self._systemd.status("doing what fell due meanwhile")
+        self._doing("doing what fell due while no daemon was there")
         due, counts = await asyncio.to_thread(self._clockwork.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
         self._started.callback(self._timers.stop)
         reloading = asyncio.create_task(self._reload_when_asked(reloads))
+        self._starting.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
         # What was loaded until now stays for ever; to look it all over takes a tenth of a second, and stops everything.
         gc.collect()
@@ -240,6 +242,11 @@ class Daemon:
             with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
                 self._loop.call_soon_threadsafe(self._systemd.alive)
 
+    def _doing(self, what: str) -> None:
+        """What there is to be done before it is ready."""
+        self._starting.doing = what
+        self._systemd.status(what)
+
     def _tell_status(self) -> None:
         if not self._stopping.is_set():
             self._systemd.status(self._status())
@@ -286,7 +293,7 @@ class Daemon:
         self.services.metrics.tried(endpoint, ok, events)
 
     def _wait_for_migration(self) -> None:
-        self._systemd.status("waiting for another daemon, which is bringing the database's schema up to date")
+        self._doing("waiting for another daemon, which is bringing the database's schema up to date")
         say("storage.waiting")
 
     def _not_ready(self) -> list[str]:

@@ -26,7 +26,8 @@
     │   ├── UnknownWebhook       x404  webhooks
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
-    │   └── Draining             x503
+    │   ├── Draining             x503
+    │   └── Starting             x503
     └── StartupError                   the daemon does not start: one line, exit code 1
         ├── StateDirectoryUnusable
         ├── AlreadyRunning
@@ -39,7 +40,8 @@
 
 A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an
 area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions, 102 participants,
-103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks. Refcodes are
+103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks,
+110 starting. Refcodes are
 stable: clients switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third kind of
 `TminusError`.)
 """
@@ -368,6 +370,17 @@ class Draining(RequestError):
     @property
     def description(self) -> str:
         return "The daemon is stopping: try again in a few seconds"
+
+
+class Starting(RequestError):
+    """The daemon has been starting for more than two seconds; `/readyz` says what it is doing."""
+
+    refcode = 110503
+    retry_after = 5.0
+
+    @property
+    def description(self) -> str:
+        return "The daemon is starting: try again in a few seconds"
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ def open_listeners(
         taken = taken.model_copy(update={"socket": local[0].getsockname()})
     elif (path := server.socket_path(state)) is not None:
         local.append(_listen_locally(path, started))
+    for one in (*tcp, *local):
+        one.setblocking(False)  # for all copies alike: one that blocks would have an event loop hang in `accept`
     return Listeners(tuple(tcp), tuple(local), server, taken, passed)
 
 

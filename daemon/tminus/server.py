@@ -19,6 +19,9 @@ from tminus.errors import Overloaded
 from tminus.listeners import BACKLOG
 from tminus.logs import say
 
+LAST_REQUESTS = 0.1
+"""Seconds in which connections that were taken just before it stopped listening are still served."""
+
 DRAIN_SECONDS = 6
 """How long running requests may take to finish once the daemon was told to stop."""
 

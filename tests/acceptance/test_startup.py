@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
+from tests.support.databases import PostgresServer
 from tests.support.processes import TMINUS
+from tests.support.waiting import eventually
 
 
 def failed(daemon: Daemon, **env: str) -> str:
@@ -253,3 +257,47 @@ def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to
     assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
     assert daemon.terminate() == 0
     assert daemon.errors.read_text() == ""
+
+
+def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_and_hangs_up_on_nobody(
+    make_daemon: StartDaemon, pg_server: PostgresServer
+) -> None:
+    with pg_server.database(empty=True) as database, socket.create_server(("127.0.0.1", 0)) as listening:
+        url = database.url.replace(":@", "@")
+        daemon = make_daemon(storage={"url": url})
+        daemon.passed = [listening]
+        daemon.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        def readiness() -> httpx.Response:
+            return httpx.get(f"{daemon.url}/readyz", timeout=30)  # on a connection of its own
+
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute("SELECT pg_advisory_xact_lock(8457290)")  # as a daemon does that migrates
+            daemon.spawn()
+            daemon.logged("storage.waiting")
+            answer = readiness()
+            assert answer.status_code == 503
+            waiting = "waiting for another daemon, which is bringing the database's schema up to date"
+            assert answer.json() == {"ready": False, "reasons": [waiting]}
+            assert httpx.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
+            refused = daemon.post("/supportsessions", {"type": "live", "label": "Too soon"})
+            assert (refused.status_code, refused.json()["refcode"]) == (503, 110503)
+            assert refused.headers["Retry-After"] == "5"
+            assert refused.headers["X-Content-Type-Options"] == "nosniff"
+        assert eventually(lambda: readiness().status_code == 200)
+        assert daemon.make()["label"] == "A session"
+        assert daemon.command("list").returncode == 0
+        assert daemon.terminate() == 0
+
+
+def test_told_to_stop_while_it_waits_for_another_it_stops_at_once(
+    make_daemon: StartDaemon, pg_server: PostgresServer
+) -> None:
+    with pg_server.database(empty=True) as database:
+        url = database.url.replace(":@", "@")
+        daemon = make_daemon(storage={"url": url})
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute("SELECT pg_advisory_xact_lock(8457290)")
+            daemon.spawn()
+            daemon.logged("storage.waiting")
+            assert daemon.terminate() == 0

@@ -38,6 +38,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.Overloaded(), "try again"),
     (errors.StoreUnavailable(), "with the same Idempotency-Key"),
     (errors.Draining(), "stopping"),
+    (errors.Starting(), "starting"),
     (errors.StateDirectoryUnusable("/x", "cannot be used"), "/x: cannot be used"),
     (errors.AlreadyRunning("/x", "stop it first"), "/x: stop it first"),
     (errors.CannotListen(":1", "is in use"), ":1: is in use"),
@@ -90,7 +91,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "retries": {103},
         "callers": {104, 106},
         "webhooks": {109},
-        "the daemon": {105, 107, 108},
+        "the daemon": {105, 107, 108, 110},
     }
     _, digits, note = _drawn()[leaf.__name__]
     assert digits == str(leaf.refcode)[3:]
@@ -98,13 +99,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 23
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 24
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert 100 <= leaf.refcode // 1000 <= 109
+    assert 100 <= leaf.refcode // 1000 <= 110
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

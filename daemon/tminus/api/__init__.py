@@ -14,11 +14,13 @@
 `rim`             around everything: request id, bounded body, log line
 `services`        what the routes work with
 `application`     all of it put together, with CORS and its own description
+`starting`        what is answered before there is a database to ask
 ================  ==================================================================
 """
 
 from tminus.api.application import make_application
 from tminus.api.rim import BEGUN
 from tminus.api.services import Services
+from tminus.api.starting import make_starting_application
 
-__all__ = ["BEGUN", "Services", "make_application"]
+__all__ = ["BEGUN", "Services", "make_application", "make_starting_application"]

@@ -42,7 +42,7 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
-_HEADERS_AND_POLICY = [*_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
+HEADERS = [*_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
 """For what is no page. The one page that there is says itself what it needs."""
 _OPERATIONS = ("/healthz", "/readyz", "/metrics")
 
@@ -70,7 +70,7 @@ class Rim:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 request_id = (b"x-request-id", arrival.request_id.encode())
-                ours = _HEADERS if scope["path"] == PAGE and code == 200 else _HEADERS_AND_POLICY
+                ours = _HEADERS if scope["path"] == PAGE and code == 200 else HEADERS
                 message = {**message, "headers": [*message["headers"], request_id, *ours]}
             await send(message)
 

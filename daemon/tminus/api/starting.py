@@ -1,0 +1,29 @@
+"""What is answered while the daemon starts, before there is a database to ask."""
+
+from collections.abc import Callable
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tminus import errors
+from tminus.api.errors import answer
+from tminus.api.json import Json
+from tminus.api.rim import HEADERS
+
+
+def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
+    """Says at `/readyz` what the daemon is doing, lives at `/healthz`, and refuses everything else for now."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response
+        if scope["path"] == "/healthz":
+            response = Json({"status": "ok"})
+        elif scope["path"] == "/readyz":
+            response = Json({"ready": False, "reasons": [doing()]}, status_code=503)
+        else:
+            response = answer(errors.Starting())
+        # A connection that stays would outlive this application.
+        response.raw_headers += [*HEADERS, (b"connection", b"close")]
+        await response(scope, receive, send)
+
+    return application

@@ -1,0 +1,59 @@
+"""The listening sockets of a daemon whose start takes long: another one migrates, or much fell due meanwhile."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+
+import uvloop
+
+from tminus.api import make_starting_application
+from tminus.server import LAST_REQUESTS, Server
+
+PATIENCE = 2.0
+"""Seconds of a start for which whoever calls waits, and is then served; after them it is told to come back."""
+
+
+class Starting:
+    """Answers on the sockets while nobody else does, on a thread of its own.
+
+    Parameters
+    ----------
+    sockets, connections
+        Where, and how many connections may be open at a time.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], connections: int) -> None:
+        self.doing = ""
+        """What is to be told at `/readyz`."""
+        self._sockets = sockets
+        self._connections = connections
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Takes no more connections from about now on; does not wait for that."""
+        self._over.set()
+
+    def close(self) -> None:
+        """Stops, and returns when nothing of it is left."""
+        self.stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if not self._over.wait(PATIENCE):
+            # asyncio's own loop may lose a connection that comes just as it stops listening.
+            uvloop.run(self._serve())
+
+    async def _serve(self) -> None:
+        application = make_starting_application(lambda: self.doing)
+        server = Server(application, [one.dup() for one in self._sockets], self._connections)
+        serving = asyncio.create_task(server.serve_all())
+        await asyncio.to_thread(self._over.wait)
+        server.stop_listening()
+        await asyncio.sleep(LAST_REQUESTS)
+        server.should_exit = True
+        await serving
