@@ -1,6 +1,6 @@
-"""The catalogue: every name that tminus tells others, once. Pure.
+"""The catalogue of events, and what is told of one. Pure.
 
-A name here is the same name in the history, in the feed and in the log. `docs/events.md` is checked against it.
+A name here is the same name in the history, in the feed, in webhooks and in the log. `docs/events.md` is made from it.
 """
 
 from dataclasses import dataclass
@@ -43,11 +43,38 @@ CATALOGUE = {
     EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
 }
 
-COMMON_FIELDS = (
-    "seq", "eventId", "type", "ts", "message", "actor", "id", "label", "userDescription", "status", "previousStatus",
-    "startTime", "expiresAt", "seconds", "user", "organization", "settings", "createdByAgentSession", "crmSyncTarget",
-    "stats",
-)  # fmt: skip
+COMMON_FIELDS = {
+    "seq": "number of the event: rises, is never reused, the order in which changes were committed",
+    "eventId": "names the event for ever: the database's id and `seq`",
+    "type": "what happened, by the name above",
+    "ts": "when",
+    "message": "a sentence for people",
+    "actor": "who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket)",
+    "id": "of the session",
+    "label": "of the session",
+    "userDescription": "of the session: the agent's name, unless it was made with another",
+    "status": "of the session at that moment, not when the event is read",
+    "previousStatus": "the one before; null for a new session",
+    "startTime": "of the session at that moment; null if it was not scheduled",
+    "expiresAt": "of the session at that moment",
+    "seconds": "whole seconds in `active` until then",
+    "user": "the agent whose session it is: `id`, `name`, `externalId`",
+    "organization": "as in the session",
+    "settings": "as in the session",
+    "createdByAgentSession": "as in the session",
+    "crmSyncTarget": "the parent object with its `externalMapping`; null if there is none",
+    "stats": "`participants`: how many are in the session",
+}
+"""Every event has them. Name -> what it is; times are in UTC with milliseconds, as everywhere."""
+
+EXTRA_FIELDS = {
+    "previousStartTime": "when it was to start before; absent if that is not known",
+    "lagMs": "how many milliseconds late the clock was; absent if it was not the clock",
+    "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
+    "participant": "who: `id`, `role`, `name`",
+    "participants": "how many are in the session after it",
+}
+"""Some have these: `Entry.carries` says which."""
 
 _EVENTS_OF = {
     Trigger.CREATE: (EventType.CREATED,),
@@ -191,141 +218,3 @@ class Told(News):
 
 def _instant(instant: Any) -> str:
     return instants.text(instant) if instant else "an unknown time"
-
-
-# --- the log ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A kind of log line that is no session event: what it says, how grave it is, which fields it has."""
-
-    level: str
-    says: str
-    """The sentence; `{name}` stands for a field of the line that is always there."""
-    fields: tuple[str, ...] = ()
-
-
-LOG_LINES = {
-    "daemon.starting": Line(
-        "info", "tminus {version} starts: configuration {config}, state in {state}", ("version", "config", "state")
-    ),
-    "daemon.ready": Line(
-        "info",
-        "listening on {url}, and all that was due is done; try: {hint}",
-        ("url", "socket", "passed", "next_due", "sessions", "hint"),
-    ),
-    "daemon.heartbeat": Line(
-        "info",
-        "the daemon lives; sent every `log.heartbeat`",
-        ("sessions", "next_due", "worst_lag_ms", "requests", "oldest_undelivered", "unreadable"),
-    ),
-    "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
-    "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
-    "daemon.failed": Line("critical", "{error}", ("error",)),
-    "log.behind": Line("info", "{events} events are not in the log yet: the next start goes on there", ("events",)),
-    "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
-    "config.failed": Line("error", "the configuration could not be put in force ({error})", ("error", "traceback")),
-    "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),
-    "config.needs_restart": Line(
-        "warning", "{key} stays {old} until the next start, then is {new}", ("key", "old", "new")
-    ),
-    "config.rejected": Line(
-        "error", "the new configuration has {faults} faults: the old one stays in force", ("faults",)
-    ),
-    "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),
-    "storage.waiting": Line("info", "another daemon is bringing the schema up to date; this one starts after it"),
-    "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
-    "storage.unavailable": Line("error", "the database cannot be written ({error}); it is tried again", ("error",)),
-    "storage.recovered": Line("info", "the database can be written again"),
-    "storage.damaged": Line(
-        "error",
-        "the database is damaged ({error}): see what `tminus db check` says, and restore a backup (docs/backup.md)",
-        ("error",),
-    ),
-    "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
-    "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
-    "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
-    "clock.no_pin": Line(
-        "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
-    ),
-    "deadlines.moved": Line("info", "{moved} stored deadlines follow the new lifecycle settings", ("moved",)),
-    "retention.removed": Line(
-        "info", "{removed} closed sessions, older than `storage.retention`, were removed", ("removed",)
-    ),
-    "auth.failed": Line("warning", "a wrong, expired or revoked token from {remote_ip}", ("remote_ip", "request_id")),
-    "auth.limited": Line(
-        "warning", "too many wrong tokens from {remote_ip}: it has to wait", ("remote_ip", "request_id")
-    ),
-    "auth.signed_in": Line(
-        "info", "agent {agent} signed in from {remote_ip}", ("agent", "sid", "remote_ip", "request_id")
-    ),
-    "auth.signed_out": Line("info", "agent {agent} signed out", ("agent", "sid", "remote_ip", "request_id")),
-    "pin.unknown": Line(
-        "warning", "a look-up of a PIN that no open session has, from {remote_ip}", ("remote_ip", "request_id")
-    ),
-    "pin.limited": Line(
-        "warning", "too many PIN look-ups from {remote_ip}: it has to wait", ("remote_ip", "request_id")
-    ),
-    "webhook.added": Line("info", "endpoint {endpoint} is told what happens, from {from}", ("endpoint", "from")),
-    "webhook.failed": Line(
-        "warning",
-        "endpoint {endpoint} was not reached ({error}), for the {tries}. time; tried again at {retry_at}",
-        ("endpoint", "error", "tries", "retry_at", "status"),
-    ),
-    "webhook.recovered": Line("info", "endpoint {endpoint} is reached again, at try {tries}", ("endpoint", "tries")),
-    "webhook.paused": Line(
-        "error",
-        "endpoint {endpoint} is PAUSED ({reason}: {error}): nothing is sent or lost until `tminus webhooks resume`",
-        ("endpoint", "reason", "error", "tries"),
-    ),
-    "webhook.resumed": Line("info", "endpoint {endpoint} is told again, from where it was", ("endpoint",)),
-    "webhook.replayed": Line("info", "replay {replay} to endpoint {endpoint} is done", ("endpoint", "replay")),
-    "webhook.replay_ended": Line(
-        "error", "replay {replay} to endpoint {endpoint} was given up: {error}", ("endpoint", "replay", "error")
-    ),
-    "webhook.defect": Line(
-        "error", "serving endpoint {endpoint} met a defect of tminus: {error}", ("endpoint", "error", "traceback")
-    ),
-    "http.request": Line(
-        "info",
-        "{method} {route} was answered with {code} in {ms} ms",
-        ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
-    ),
-    "http.failed": Line(
-        "error",
-        "{method} {route} met a defect of tminus: {error}",
-        ("method", "route", "error", "traceback", "request_id"),
-    ),
-    "http.full": Line(
-        "error",
-        "{connections} connections are open, and no more may be with {limit} open files at the most (LimitNOFILE=)",
-        ("connections", "limit"),
-    ),
-    "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
-}
-
-EVENT_FIELDS = (
-    "seq", "session_id", "external_key", "from", "to", "start", "reason", "lag_ms", "participant", "actor",
-    "request_id",
-)  # fmt: skip
-"""The fields of the line that a session event is printed as; absent where there is nothing to say."""
-
-
-def log_fields(told: News) -> dict[str, Any]:
-    """What the log says of an event, by the names of `EVENT_FIELDS`."""
-    event = told.event
-    fields = {
-        "seq": event.seq,
-        "session_id": event.session_id,
-        "external_key": told.session.external_mapping,
-        "from": event.previous_status,
-        "to": event.status,
-        "start": event.start_time and instants.text(event.start_time),
-        "reason": event.reason,
-        "lag_ms": told.lag_ms,
-        "participant": event.participant_id,
-        "actor": event.actor,
-        "request_id": event.request_id,
-    }
-    return {name: value for name, value in fields.items() if value is not None}

@@ -1,6 +1,6 @@
 """The log: one line per event and per thing that went wrong, to the journal or on standard output.
 
-`say` writes a line of the catalogue (`events.LOG_LINES`), `say_event` one for a committed event. Names and levels come
+`say` writes a line of the catalogue (`lines.LOG_LINES`), `say_event` one for a committed event. Names and levels come
 from the catalogue, so a line cannot have a name that nobody can look up.
 """
 
@@ -17,8 +17,9 @@ from typing import Any, TextIO
 from structlog.dev import ConsoleRenderer
 
 from tminus import clock, instants
-from tminus.events import EVENT_FIELDS, LOG_LINES, News, log_fields
+from tminus.events import News
 from tminus.journal import PRIORITIES, Journal, JsonLines, ToJournal, Write, is_journal
+from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.vocabulary import CLOCK_ACTOR
 
 LATE_MS = 1000

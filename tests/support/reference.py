@@ -1,10 +1,11 @@
 """The tables of docs/events.md, as they follow from the catalogue; `make docs` writes them anew."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tminus.events import CATALOGUE, LOG_LINES
+from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
+from tminus.lines import FIELDS, LOG_LINES
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
@@ -28,9 +29,25 @@ def log_lines() -> str:
     return "\n".join(("| name | level | says | fields |", "|---|---|---|---|", *rows))
 
 
+def fields(described: Mapping[str, str]) -> str:
+    """What each field is."""
+    return "\n".join(
+        ("| field | what it is |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in described.items()))
+    )
+
+
+TABLES = {
+    "events": events(),
+    "event fields": fields(COMMON_FIELDS),
+    "extra fields": fields(EXTRA_FIELDS),
+    "log lines": log_lines(),
+    "log fields": fields(FIELDS),
+}
+
+
 def written(page: str) -> str:
     """The page with its tables as they should be. Each stands below a line `<!-- made by make docs: NAME -->`."""
-    for name, table in (("events", events()), ("log lines", log_lines())):
+    for name, table in TABLES.items():
         pattern = rf"(<!-- made by make docs: {name} -->\n)(?:\|.*\n)*"
         page, found = re.subn(pattern, lambda match, table=table: f"{match[1]}{table}\n", page)  # type: ignore[misc]
         if not found:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tminus import logs
-from tminus.events import EVENT_FIELDS, LOG_LINES
 from tminus.journal import Journal, field_name
+from tminus.lines import EVENT_FIELDS, LOG_LINES
 
 FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
 

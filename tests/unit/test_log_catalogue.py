@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tminus
-from tminus.events import LOG_LINES
+from tminus.lines import EVENT_FIELDS, FIELDS, LOG_LINES
 
 SOURCE = Path(tminus.__file__).parent
 FAILURE = {"error", "traceback"}
@@ -104,3 +104,8 @@ def test_a_sentence_names_only_fields_of_its_line(name: str) -> None:
     named = {field for _, field, _, _ in string.Formatter().parse(line.says) if field}
     assert named <= set(line.fields)
     assert line.level in {"debug", "info", "warning", "error", "critical"}
+
+
+def test_every_field_of_a_line_is_described_and_no_other() -> None:
+    of_lines = {name for line in LOG_LINES.values() for name in line.fields}
+    assert set(FIELDS) == of_lines | set(EVENT_FIELDS) | {"ts", "level", "event", "message"}

@@ -1,0 +1,209 @@
+"""The lines of the log, once: their names, how grave they are, what they say. Pure.
+
+A session event is a line, too, named by its type. `docs/events.md` is made from this.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tminus import instants
+from tminus.events import News
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A kind of log line that is no session event: what it says, how grave it is, which fields it has."""
+
+    level: str
+    says: str
+    """The sentence; `{name}` stands for a field of the line that is always there."""
+    fields: tuple[str, ...] = ()
+
+
+LOG_LINES = {
+    "daemon.starting": Line(
+        "info", "tminus {version} starts: configuration {config}, state in {state}", ("version", "config", "state")
+    ),
+    "daemon.ready": Line(
+        "info",
+        "listening on {url}, and all that was due is done; try: {hint}",
+        ("url", "socket", "passed", "next_due", "sessions", "hint"),
+    ),
+    "daemon.heartbeat": Line(
+        "info",
+        "the daemon lives; sent every `log.heartbeat`",
+        ("sessions", "next_due", "worst_lag_ms", "requests", "oldest_undelivered", "unreadable"),
+    ),
+    "daemon.draining": Line("info", "told to stop ({signal}): no new work, running requests finish", ("signal",)),
+    "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
+    "daemon.failed": Line("critical", "{error}", ("error",)),
+    "log.behind": Line("info", "{events} events are not in the log yet: the next start goes on there", ("events",)),
+    "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
+    "config.failed": Line("error", "the configuration could not be put in force ({error})", ("error", "traceback")),
+    "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),
+    "config.needs_restart": Line(
+        "warning", "{key} stays {old} until the next start, then is {new}", ("key", "old", "new")
+    ),
+    "config.rejected": Line(
+        "error", "the new configuration has {faults} faults: the old one stays in force", ("faults",)
+    ),
+    "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),
+    "storage.waiting": Line("info", "another daemon is bringing the schema up to date; this one starts after it"),
+    "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
+    "storage.unavailable": Line("error", "the database cannot be written ({error}); it is tried again", ("error",)),
+    "storage.recovered": Line("info", "the database can be written again"),
+    "storage.damaged": Line(
+        "error",
+        "the database is damaged ({error}): see what `tminus db check` says, and restore a backup (docs/backup.md)",
+        ("error",),
+    ),
+    "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
+    "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
+    "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
+    "clock.no_pin": Line(
+        "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
+    ),
+    "deadlines.moved": Line("info", "{moved} stored deadlines follow the new lifecycle settings", ("moved",)),
+    "retention.removed": Line(
+        "info", "{removed} closed sessions, older than `storage.retention`, were removed", ("removed",)
+    ),
+    "auth.failed": Line("warning", "a wrong, expired or revoked token from {remote_ip}", ("remote_ip", "request_id")),
+    "auth.limited": Line(
+        "warning", "too many wrong tokens from {remote_ip}: it has to wait", ("remote_ip", "request_id")
+    ),
+    "auth.signed_in": Line(
+        "info", "agent {agent} signed in from {remote_ip}", ("agent", "sid", "remote_ip", "request_id")
+    ),
+    "auth.signed_out": Line("info", "agent {agent} signed out", ("agent", "sid", "remote_ip", "request_id")),
+    "pin.unknown": Line(
+        "warning", "a look-up of a PIN that no open session has, from {remote_ip}", ("remote_ip", "request_id")
+    ),
+    "pin.limited": Line(
+        "warning", "too many PIN look-ups from {remote_ip}: it has to wait", ("remote_ip", "request_id")
+    ),
+    "webhook.added": Line("info", "endpoint {endpoint} is told what happens, from {from}", ("endpoint", "from")),
+    "webhook.failed": Line(
+        "warning",
+        "endpoint {endpoint} was not reached ({error}), for the {tries}. time; tried again at {retry_at}",
+        ("endpoint", "error", "tries", "retry_at", "status"),
+    ),
+    "webhook.recovered": Line("info", "endpoint {endpoint} is reached again, at try {tries}", ("endpoint", "tries")),
+    "webhook.paused": Line(
+        "error",
+        "endpoint {endpoint} is PAUSED ({reason}: {error}): nothing is sent or lost until `tminus webhooks resume`",
+        ("endpoint", "reason", "error", "tries"),
+    ),
+    "webhook.resumed": Line("info", "endpoint {endpoint} is told again, from where it was", ("endpoint",)),
+    "webhook.replayed": Line("info", "replay {replay} to endpoint {endpoint} is done", ("endpoint", "replay")),
+    "webhook.replay_ended": Line(
+        "error", "replay {replay} to endpoint {endpoint} was given up: {error}", ("endpoint", "replay", "error")
+    ),
+    "webhook.defect": Line(
+        "error", "serving endpoint {endpoint} met a defect of tminus: {error}", ("endpoint", "error", "traceback")
+    ),
+    "http.request": Line(
+        "info",
+        "{method} {route} was answered with {code} in {ms} ms",
+        ("method", "route", "code", "refcode", "ms", "agent", "remote_ip", "request_id"),
+    ),
+    "http.failed": Line(
+        "error",
+        "{method} {route} met a defect of tminus: {error}",
+        ("method", "route", "error", "traceback", "request_id"),
+    ),
+    "http.full": Line(
+        "error",
+        "{connections} connections are open, and no more may be with {limit} open files at the most (LimitNOFILE=)",
+        ("connections", "limit"),
+    ),
+    "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
+}
+
+EVENT_FIELDS = (
+    "seq", "session_id", "external_key", "from", "to", "start", "reason", "lag_ms", "participant", "actor",
+    "request_id",
+)  # fmt: skip
+"""The fields of the line that a session event is printed as; absent where there is nothing to say."""
+
+FIELDS = {
+    "ts": "when, in UTC with milliseconds; so are all other times",
+    "level": "`debug`, `info`, `warning`, `error` or `critical`",
+    "event": "the name of the line",
+    "message": "the sentence",
+    "seq": "number of the event, as in the feed",
+    "session_id": "the session",
+    "external_key": "its `externalMapping`: the ticket",
+    "from": "the status before; the schema before; where an endpoint begins: `now` or `beginning`",
+    "to": "the status after; the schema after",
+    "start": "when the session starts, if it was scheduled",
+    "reason": "why a session was closed; why an endpoint was paused",
+    "lag_ms": "how many milliseconds late the clock was",
+    "participant": "the participant's id",
+    "actor": "who did it, as in the feed",
+    "request_id": "the request that caused it: the caller's `X-Request-Id`, else one that was drawn",
+    "agent": "the agent's id",
+    "changes": "how many settings have changed",
+    "code": "the answer's HTTP status; 499 if the client hung up before its request had arrived",
+    "config": "the configuration file",
+    "connections": "how many are open",
+    "endpoint": "the webhook's name",
+    "error": "what went wrong",
+    "events": "how many events",
+    "faults": "how many faults the file has",
+    "hint": "what to try first",
+    "job": "what the clock was to do",
+    "key": "the setting",
+    "limit": "how many open files the process may have",
+    "logger": "the library that said it",
+    "method": "of the request",
+    "moved": "how many deadlines",
+    "moves": "how many sessions",
+    "ms": "how long the answer took, in milliseconds",
+    "new": "the setting's new value; a secret's is never told",
+    "next_due": "the earliest deadline; absent if there is none",
+    "old": "the setting's value before",
+    "oldest_undelivered": "when the oldest event happened that a webhook has not been told yet",
+    "passed": "the settings (`listen`, `socket`) in whose place systemd handed a socket over",
+    "refcode": "of a refusal ([api.md](api.md#errors))",
+    "remote_ip": "where the caller is; `local`: at the local socket",
+    "removed": "how many sessions",
+    "replay": "number of the replay",
+    "requests": "how many were answered since the heartbeat before, operations aside",
+    "retry_at": "when it is tried again",
+    "route": "the path's template: the path itself may hold a PIN",
+    "sessions": "how many are open, by status",
+    "sid": "number of the agent session",
+    "signal": "the signal's name",
+    "socket": "the local socket; absent if there is none",
+    "state": "the state directory",
+    "status": "the receiver's HTTP status; absent if it gave no answer",
+    "step_ms": "by how many milliseconds the wall clock was set",
+    "traceback": "where it went wrong, the innermost place first",
+    "tries": "how often it was tried",
+    "unreadable": "why the database cannot be read; absent if it can",
+    "url": "where it listens",
+    "version": "of tminus",
+    "waiting": "how many sessions",
+    "where": "file and line",
+    "worst_lag_ms": "how late a move of the clock was at most since the heartbeat before",
+}
+"""Every field that a line may have. Name -> what it is, for the reference."""
+
+
+def log_fields(told: News) -> dict[str, Any]:
+    """What the log says of an event, by the names of `EVENT_FIELDS`."""
+    event = told.event
+    fields = {
+        "seq": event.seq,
+        "session_id": event.session_id,
+        "external_key": told.session.external_mapping,
+        "from": event.previous_status,
+        "to": event.status,
+        "start": event.start_time and instants.text(event.start_time),
+        "reason": event.reason,
+        "lag_ms": told.lag_ms,
+        "participant": event.participant_id,
+        "actor": event.actor,
+        "request_id": event.request_id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
