@@ -30,6 +30,19 @@ from tminus.cli import main
 main()
 """
 
+CLOCK_STOPS = """
+import os, time
+from apscheduler.schedulers.base import BaseScheduler
+
+def fires_nothing(scheduler, process=BaseScheduler._process_jobs):
+    while os.path.exists("/etc/tminus/clock-stands"):
+        time.sleep(0.1)
+    return process(scheduler)
+
+BaseScheduler._process_jobs = fires_nothing
+"""
+"""What Python runs before the daemon: the clock's own thread, and no other, stands as long as there is that file."""
+
 CLIENT = """
 import http.client, json, select, sys
 asked, wrong = 0, []
@@ -62,6 +75,7 @@ def _files() -> dict[str, str]:
         "/etc/sysusers.d/tminus.conf": (ROOT / "systemd" / "tminus.sysusers").read_text(),
         "/etc/tminus/tminus.toml": f'[organization]\nname = "Acme"\n{agents_toml()}',
         "/etc/systemd/system/tminus.service.d/quicker.conf": QUICKER,
+        "/opt/tminus/fault/sitecustomize.py": CLOCK_STOPS,
         "/opt/tminus/pyvenv.cfg": "home = /usr/bin\n",
         "/opt/tminus/bin/tminus": COMMAND,
     }
@@ -225,6 +239,26 @@ def test_one_that_hangs_is_killed_and_started_again(box: Box) -> None:
     eventually(lambda: box.show("tminus.service", "ActiveState") == "active", deadline=15)
     assert any("Watchdog timeout" in line["MESSAGE"] for line in box.journal("UNIT=tminus.service"))
     assert json.loads(box.do(*as_member("show", session, "--json")))["label"] == "Survives"
+
+
+def test_one_whose_clock_alone_has_stopped_is_killed_and_started_again(box: Box) -> None:
+    box.do("mkdir", "-p", "/run/systemd/system/tminus.service.d")
+    fault = "/run/systemd/system/tminus.service.d/fault.conf"
+    box.do("bash", "-c", f"printf '[Service]\\nEnvironment=PYTHONPATH=/opt/tminus/fault\\n' > {fault}")
+    box.do("systemctl", "daemon-reload")
+    box.do("systemctl", "restart", "tminus.service")
+    pid, before = box.show("tminus.service", "MainPID"), len(box.journal("UNIT=tminus.service"))
+    session = schedule(box, "Due meanwhile")
+    box.do("touch", "/etc/tminus/clock-stands")
+    assert session in box.do(*as_member("list")), "all the rest of it is well"
+    eventually(lambda: box.show("tminus.service", "MainPID") not in (pid, "0"), deadline=15)
+    box.do("rm", "/etc/tminus/clock-stands", fault)
+    said = [line["MESSAGE"] for line in box.journal("UNIT=tminus.service")[before:]]
+    assert any("Watchdog timeout" in line for line in said), said
+    eventually(lambda: box.show("tminus.service", "ActiveState") == "active", deadline=15)
+    opened = eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.ready"), deadline=15)
+    assert int(opened[0]["LAG_MS"]) > 1000
+    box.do("systemctl", "daemon-reload")
 
 
 def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
