@@ -13,6 +13,11 @@ from standardwebhooks import Webhook
 from tests.acceptance.daemons import token_of
 from tests.support.receivers import SECRET, Answer, Handler, Received, Receiver, hang_up, status, trickle
 
+LONG = 60.0
+"""Seconds for which a receiver is in one mood now and then: several tries long."""
+
+LONG_SHARE = 0.03
+
 Told = tuple[int, str, str]
 """Number, session and type of an event."""
 
@@ -140,7 +145,7 @@ class Moods(threading.Thread):
     def run(self) -> None:
         while not self.stopping.wait(self._dice.uniform(3, 12)):
             mood = self._sink.mood = self._dice.choice(Sink.MOODS[1:])
-            seconds = self._dice.uniform(1, 5)
+            seconds = self._dice.uniform(1, 5) if self._dice.random() > LONG_SHARE else LONG
             self.counted[f"receiver {mood}"] += 1
             self.say(f"receiver {mood} {self._receiver} for {seconds:.1f} s")
             self.stopping.wait(seconds)
