@@ -46,6 +46,9 @@ RETRIED = frozenset({429, 502, 503, 504})
 NOT_DONE = frozenset({429, 503})
 """Those of them after which it was not done; with the others what is in between may have lost the daemon's answer."""
 
+PERHAPS_DONE = frozenset({107503, 108503})
+"""But for these refcodes: the database was lost, perhaps at the commit; the daemon ended, perhaps before it was."""
+
 LONGEST_PAUSE = 10.0
 """Seconds that the client waits between two tries at the most, whatever the daemon asks for."""
 
@@ -286,6 +289,8 @@ class ScreenMeet:
                 failure = _error(response)
                 failure.retried = tried > 0
                 if response.status_code not in (RETRIED if repeatable else NOT_DONE):
+                    raise failure
+                if not repeatable and failure.refcode in PERHAPS_DONE:
                     raise failure
                 pause = _retry_after(response)
             if tried < self._retries:

@@ -9,12 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
-from tests.support.receivers import SECRET, Receiver, status
+from tests.support.receivers import SECRET, Handler, Receiver, status
 from tminus import client
 from tminus.client import ScreenMeet
 
@@ -146,6 +147,24 @@ def test_what_was_not_done_is_tried_again_and_what_may_have_been_only_with_a_key
         assert len(gateway.requests) == 5
         assert "idempotency-key" not in gateway.requests[0].headers
         assert len({request.headers["idempotency-key"] for request in gateway.requests[2:]}) == 1
+
+
+def test_a_refusal_after_which_it_may_have_been_done_is_tried_again_only_with_a_key() -> None:
+    def database_lost(handler: Handler) -> None:
+        body = orjson.dumps({"code": 503, "refcode": 107503, "description": "It is not available", "errors": []})
+        handler.send_response(503)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
+        gateway.answers = [database_lost, database_lost, status(404)]
+        with pytest.raises(client.Unavailable, match="It is not available"):
+            sm.request("POST", "/webhooks/desk/replay", json={"fromSeq": 1})
+        assert len(gateway.requests) == 1
+        with pytest.raises(client.NotFound):
+            sm.createSession("live", screenmeet_session_name="A")
+        assert len(gateway.requests) == 3
 
 
 def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
