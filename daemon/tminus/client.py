@@ -47,7 +47,7 @@ NOT_DONE = frozenset({429, 503})
 """Those of them after which it was not done; with the others what is in between may have lost the daemon's answer."""
 
 PERHAPS_DONE = frozenset({107503, 108503})
-"""But for these refcodes: the database was lost, perhaps at the commit; the daemon ended, perhaps before it was."""
+"""But for these refcodes: the database was lost, perhaps at the commit; or the daemon stopped, perhaps meanwhile."""
 
 LONGEST_PAUSE = 10.0
 """Seconds that the client waits between two tries at the most, whatever the daemon asks for."""
