@@ -1,0 +1,51 @@
+"""How the daemon is: for `/readyz` and `systemctl status`."""
+
+import threading
+from datetime import timedelta
+
+from tminus import clock, instants
+from tminus.errors import StoreUnavailable
+from tminus.storage import Store
+from tminus.timers import Timers
+
+
+class Health:
+    """Looks at the store and the clock. `stopping`: set when the daemon was told to stop."""
+
+    def __init__(self, store: Store, timers: Timers, stopping: threading.Event) -> None:
+        self._store = store
+        self._timers = timers
+        self._stopping = stopping
+
+    def not_ready(self) -> list[str]:
+        """What this daemon waits for, or why it serves nobody: the causes, not what follows from them."""
+        reasons = []
+        failing, since = self._store.failing, self._store.failing_since
+        if silent := self._store.silent_for:
+            reasons.append(f"the database does not answer, since {_ago(silent)}")
+        elif failing is not None and since is not None:
+            reasons.append(f"the database cannot be written, since {instants.text(since)}: {failing}")
+        elif unreadable := self._store.unreadable():
+            reasons.append(f"the database cannot be read: {unreadable}")
+        if not reasons and not self._timers.alive:
+            reasons.append(f"the clock has stopped: it last looked for what is due at {_ago(self._timers.age)}")
+        if self._stopping.is_set():
+            reasons.append("it is stopping")
+        if self._store.damage is not None:
+            reasons.append(f"the database is damaged: {self._store.damage}")
+        return reasons
+
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        if reasons := self.not_ready():
+            return f"not ready: {', '.join(reasons)}"
+        try:
+            counts, due = self._store.counts(), self._store.read(lambda view: view.next_due())
+        except StoreUnavailable as error:
+            return f"not ready: {error.description}"
+        told = [f"{number} {status.value}" for status, number in counts.items()]
+        return f"{', '.join(told)}; next deadline {instants.text(due) if due else 'none'}"
+
+
+def _ago(seconds: float) -> str:
+    return instants.text(clock.now() - timedelta(seconds=seconds))
