@@ -6,12 +6,15 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import tminus
 from tests.acceptance.daemons import agents_toml, token_of
+from tests.support.databases import PostgresServer
 from tests.support.pages import ROOT, blocks
 from tests.support.systemd_box import Box, booted
 from tests.support.waiting import eventually
@@ -261,6 +264,46 @@ def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Bo
     box.paste(re.sub(r"/var/backups/\S+", copy, earnest))
     assert json.loads(box.do(*as_member("show", kept, "--json")))["label"] == "In the backup"
     assert box.run(*as_member("show", lost)).returncode == 3
+
+
+@contextmanager
+def reached(box: Box, socket: Path) -> Iterator[None]:
+    """A PostgreSQL of this machine is what the box finds under the page's address."""
+    box.do("bash", "-c", "echo 127.0.0.1 db.example.com >> /etc/hosts")
+    proxy = ("systemd-socket-activate", "-l", "127.0.0.1:5432", "/lib/systemd/systemd-socket-proxyd", str(socket))
+    with subprocess.Popen([*box.command()[:3], "--net", *proxy], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # it listens
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def refuses(address: str) -> bool:
+    try:
+        psycopg.connect(address).close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+def test_the_lines_that_hand_it_the_password_of_postgresql_do(box: Box, pg_server: PostgresServer) -> None:
+    [lines] = blocks("docs/install.md", "Secrets")
+    with pg_server.database(), pg_server.login("tminus", "the password") as socket, reached(box, socket):
+        address = f"host={socket.parent} dbname=tminus user=tminus"
+        eventually(lambda: refuses(f"{address} password=another"))
+        try:
+            box.paste(lines)
+            session = schedule(box, "In PostgreSQL")
+            with psycopg.connect(f"{address} password='the password'") as connection:
+                assert connection.execute("SELECT id FROM session").fetchall() == [(session,)]
+            unset = box.run("tminus", "check")
+            assert (unset.returncode, "$CREDENTIALS_DIRECTORY is not set" in unset.stderr) == (1, True)
+            assert "nothing wrong" in box.paste("CREDENTIALS_DIRECTORY=/etc/tminus/secrets tminus check")
+        finally:
+            box.do("systemctl", "stop", "tminus.socket", "tminus.service")
+            box.do("rm", "-f", "/etc/tminus/conf.d/postgresql.toml")
 
 
 def test_it_stops_in_order(box: Box) -> None:
