@@ -370,6 +370,7 @@ def test_fail2ban_takes_the_jail(tmp_path: Path) -> None:
 
     assert "['add', 'tminus', 'systemd']" in said
     assert "['set', 'tminus', 'maxretry', 30]" in said
+    assert "['set', 'tminus', 'addaction', 'nftables']" in said
     assert "tminus.service" in said
 
 

@@ -6,19 +6,20 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import tminus
 from tests.acceptance.daemons import agents_toml, token_of
-from tests.support.systemd_box import Box, CannotBoot
+from tests.support.databases import PostgresServer
+from tests.support.pages import ROOT, blocks
+from tests.support.systemd_box import Box, booted
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
 """The time that a daemon which hangs is given is cut short; all else is as it is installed."""
@@ -82,43 +83,31 @@ def _files() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def booted() -> Iterator[Box]:
+def installed() -> Iterator[Box]:
     """A booted systemd with tminus installed."""
-    if missing := Box.missing():
-        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: {missing}")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     shown = {
         Path(sysconfig.get_path("purelib")): f"/opt/tminus/lib/{version}/site-packages",
         Path(tminus.__file__).parents[1]: "/opt/tminus/source",
     }
-    try:
-        with Box(_files(), shown) as box:
-            box.do("ln", "-sf", "/usr/bin/python3", "/opt/tminus/bin/python")
-            box.do("mkdir", "/etc/tminus/conf.d")
-            box.do("ln", "-sf", "/opt/tminus/bin/tminus", "/usr/local/bin/tminus")
-            box.do("systemd-sysusers")
-            yield box
-    except CannotBoot as error:
-        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: it does not boot here: {error}")
+    with booted(_files(), shown) as box:
+        box.do("ln", "-sf", "/usr/bin/python3", "/opt/tminus/bin/python")
+        box.do("mkdir", "/etc/tminus/conf.d")
+        box.do("ln", "-sf", "/opt/tminus/bin/tminus", "/usr/local/bin/tminus")
+        box.do("systemd-sysusers")
+        yield box
 
 
 @pytest.fixture
-def box(booted: Box) -> Box:
+def box(installed: Box) -> Box:
     """With tminus running, whatever the test before did."""
-    booted.do("systemctl", "enable", "--now", "tminus.socket", "tminus.service")
-    return booted
+    installed.do("systemctl", "enable", "--now", "tminus.socket", "tminus.service")
+    return installed
 
 
 def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
     """A command line by which somebody who is not root, but in these groups, runs the command."""
     return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
-
-
-def blocks(page: str, heading: str) -> list[str]:
-    """The blocks of shell below a heading of a page."""
-    text = (ROOT / "docs" / page).read_text()
-    section = re.split(rf"^#+ {heading}$", text, flags=re.MULTILINE)[1].partition("\n#")[0]
-    return re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 def schedule(box: Box, label: str) -> str:
@@ -287,15 +276,10 @@ def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> N
     schedule(box, "It works on")
 
 
-def paste(box: Box, block: str) -> str:
-    """What root has who pastes a block of a page into a shell of his own."""
-    return box.do("env", "--chdir=/root", f"PATH={PATH}", "bash", "-ec", block)
-
-
 def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
     box.do("systemd-sysusers", "--inline", 'u prometheus - "Prometheus"')
     box.do("mkdir", "-p", "/etc/prometheus")
-    paste(box, blocks("monitoring.md", "Prometheus")[0])
+    box.paste(blocks("docs/monitoring.md", "Prometheus")[0])
     eventually(lambda: box.journal("EVENT=config.changed", "KEY=agents[90]"))
     assert box.do("stat", "-c", "%a %U %G", "/etc/tminus/conf.d/prometheus.toml").split() == ["640", "root", "tminus"]
     assert box.do("stat", "-c", "%a %U", "/etc/prometheus/tminus.token").split() == ["600", "prometheus"]
@@ -304,16 +288,56 @@ def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
 
 def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Box) -> None:
     kept = schedule(box, "In the backup")
-    told = paste(box, blocks("backup.md", "Backup and restore")[0])
+    told = box.paste(blocks("docs/backup.md", "Backup and restore")[0])
     copy = told.partition(":")[0]
     lost = schedule(box, "After it")
-    drill, earnest = blocks("backup.md", "Restore")
+    drill, earnest = blocks("docs/backup.md", "Restore")
     pid = box.show("tminus.service", "MainPID")
-    assert "nothing wrong" in paste(box, drill)
+    assert "nothing wrong" in box.paste(drill)
     assert box.show("tminus.service", "MainPID") == pid
-    paste(box, re.sub(r"/var/backups/\S+", copy, earnest))
+    box.paste(re.sub(r"/var/backups/\S+", copy, earnest))
     assert json.loads(box.do(*as_member("show", kept, "--json")))["label"] == "In the backup"
     assert box.run(*as_member("show", lost)).returncode == 3
+
+
+@contextmanager
+def reached(box: Box, socket: Path) -> Iterator[None]:
+    """A PostgreSQL of this machine is what the box finds under the page's address."""
+    box.do("bash", "-c", "echo 127.0.0.1 db.example.com >> /etc/hosts")
+    proxy = ("systemd-socket-activate", "-l", "127.0.0.1:5432", "/lib/systemd/systemd-socket-proxyd", str(socket))
+    with subprocess.Popen([*box.command()[:3], "--net", *proxy], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # it listens
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def refuses(address: str) -> bool:
+    try:
+        psycopg.connect(address).close()
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+def test_the_lines_that_hand_it_the_password_of_postgresql_do(box: Box, pg_server: PostgresServer) -> None:
+    [lines] = blocks("docs/install.md", "Secrets")
+    with pg_server.database(), pg_server.login("tminus", "the password") as socket, reached(box, socket):
+        address = f"host={socket.parent} dbname=tminus user=tminus"
+        eventually(lambda: refuses(f"{address} password=another"))
+        try:
+            box.paste(lines)
+            session = schedule(box, "In PostgreSQL")
+            with psycopg.connect(f"{address} password='the password'") as connection:
+                assert connection.execute("SELECT id FROM session").fetchall() == [(session,)]
+            unset = box.run("tminus", "check")
+            assert (unset.returncode, "$CREDENTIALS_DIRECTORY is not set" in unset.stderr) == (1, True)
+            assert "nothing wrong" in box.paste("CREDENTIALS_DIRECTORY=/etc/tminus/secrets tminus check")
+        finally:
+            box.do("systemctl", "stop", "tminus.socket", "tminus.service")
+            box.do("rm", "-f", "/etc/tminus/conf.d/postgresql.toml")
 
 
 def test_it_stops_in_order(box: Box) -> None:

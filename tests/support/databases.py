@@ -114,6 +114,21 @@ class PostgresServer:
                     os.kill(pid, signal.SIGCONT)
 
     @contextmanager
+    def login(self, name: str, password: str) -> Iterator[Path]:
+        """Somebody who may do all, but only with this password; the socket that takes it."""
+        rules = Path(self._server.pgdata, "pg_hba.conf")
+        before = rules.read_text()
+        self._admin.execute(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD '{password}'")
+        try:
+            rules.write_text(f"local all {name} scram-sha-256\n{before}")
+            self._admin.execute("SELECT pg_reload_conf()")
+            yield Path(self._admin.info.host, f".s.PGSQL.{self._admin.info.port}")
+        finally:
+            rules.write_text(before)
+            self._admin.execute("SELECT pg_reload_conf()")
+            self._admin.execute(f"DROP ROLE {name}")
+
+    @contextmanager
     def tablespace(self, disk: Path) -> Iterator[str]:
         """A place for databases on another disk, by its name."""
         owner = Path(self._server.pgdata).stat()

@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support.waiting import eventually
 
@@ -25,6 +28,13 @@ PYTHON = Path("/usr/bin/python3")
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "systemctl", "systemd-analyze", "systemd-sysusers", "journalctl")
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+ROOTS_SHELL = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+"""What a shell of root's begins with."""
 
 
 class CannotBoot(Exception):
@@ -47,11 +57,11 @@ class Box:
         self._shown = shown
 
     @staticmethod
-    def missing() -> str:
-        """What this machine lacks; empty if the box can be tried."""
+    def missing(*programs: str) -> str:
+        """What this machine lacks, of these programs too; empty if the box can be tried."""
         if os.geteuid() != 0:
             return "it needs root"
-        lacking = [name for name in NEEDED if shutil.which(name) is None]
+        lacking = [name for name in (*NEEDED, *programs) if shutil.which(name) is None]
         if lacking:
             return f"it needs {', '.join(lacking)}"
         ours = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -154,6 +164,12 @@ class Box:
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def paste(self, block: str, folder: str = "/root", **more: str) -> str:
+        """Pastes a block of a page into a shell of root's, in this folder; each line has to succeed."""
+        variables = (f"{name}={value}" for name, value in {**ROOTS_SHELL, **more}.items())
+        shell = ("bash", "-euv", "-o", "pipefail", "-c", block)
+        return self.do("env", "--ignore-environment", f"--chdir={folder}", *variables, *shell)
+
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
         return self.do("systemctl", "show", "--value", "--property", name, unit).strip()
@@ -162,6 +178,18 @@ class Box:
         """The entries of the journal that match, with all of their fields."""
         text = self.do("journalctl", "--no-pager", "--all", "--output=json", *matches)
         return [json.loads(line) for line in text.splitlines()]
+
+
+@contextmanager
+def booted(files: Mapping[str, str], shown: Mapping[Path, str], *programs: str) -> Iterator[Box]:
+    """A box; where this machine has none, or one of these programs is not there, the test is skipped."""
+    if missing := Box.missing(*programs):
+        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: {missing}")
+    try:
+        with Box(files, shown) as box:
+            yield box
+    except CannotBoot as error:
+        pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: it does not boot here: {error}")
 
 
 _PIPES: dict[str, Any] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from tests.support import reference
+from tests.support.pages import blocks
 
 from tminus.api.errors import status_of
 from tminus.cli import connection, main
@@ -106,8 +107,7 @@ def test_every_fault_of_the_page_has_its_test() -> None:
 
 
 def test_the_readme_installs_as_the_page_does() -> None:
-    section = page("README.md").partition("## Install\n")[2].partition("\n## ")[0]
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    shown = blocks("README.md", "Install")
 
-    assert "systemctl enable --now tminus.socket tminus.service" in lines
-    assert set(lines) <= set(page("docs/install.md").splitlines())
+    assert "systemctl enable --now tminus.socket tminus.service\n" in shown[-1]
+    assert shown == blocks("docs/install.md", "Install")[: len(shown)]

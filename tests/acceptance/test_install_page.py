@@ -1,0 +1,121 @@
+"""docs/install.md, pasted line by line into a real systemd: from nothing to a service, and back to nothing.
+
+The README's lines are the page's first (tests/unit/test_docs.py), and those of "Secrets" are pasted in test_systemd.py,
+which has a PostgreSQL for them. All others are pasted here as they stand, with two things put in their way, as the box
+reaches no network: `apt-get` only looks whether what it would install is there, and what pip would fetch lies already
+where it would put it, from the environment of the tests. pip still holds it against the lock.
+"""
+
+import importlib.metadata
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import ROOT, shell_of
+from tests.support.systemd_box import Box, booted
+
+APT_GET = """#!/bin/sh
+[ "$1 $2" = "install -y" ] && shift 2 && exec dpkg-query --show "$@"
+"""
+
+CHECKOUT = "/root/checkout"
+PACKAGES = f"/opt/tminus/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+
+OURS = ("daemon", "systemd", "config", "README.md", "LICENSE", "pyproject.toml", "requirements.lock")
+"""What of the checkout is used."""
+
+
+def locked() -> set[str]:
+    """The files and folders in `site-packages` of all that the lock names."""
+    names = re.findall(r"^([\w.-]+)==[^ ]+ (?:\\|;(?!.*win32))", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    files = (file for name in names for file in importlib.metadata.files(name) or ())
+    return {file.parts[0] for file in files if file.parts[0] != ".."}
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    """A box with a checkout, and what comes from the network."""
+    shown = {Path(sysconfig.get_path("purelib")): "/srv/packages", ROOT: "/srv/checkout"}
+    with booted({"/usr/local/sbin/apt-get": APT_GET}, shown, "curl", "dpkg-query", "gpasswd") as box:
+        if box.run("/usr/bin/python3", "-c", "import ensurepip").returncode:
+            pytest.skip("NOT TESTED UNDER A REAL SYSTEMD: it needs ensurepip (Debian package python3-venv)")
+        box.do("mkdir", "-p", PACKAGES, CHECKOUT)
+        box.do("env", "--chdir=/srv/packages", "cp", "-a", f"--target-directory={PACKAGES}", *locked())
+        box.do("env", "--chdir=/srv/checkout", "cp", "-r", f"--target-directory={CHECKOUT}", *OURS)
+        yield box
+
+
+class Reader:
+    """Root, who follows the page from its top to its end."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self.ahead = shell_of("docs/install.md")
+
+    def skips(self, heading: str) -> None:
+        assert self.ahead.pop(0)[0] == heading
+
+    def pastes(self, heading: str) -> str:
+        """The next block, which stands below this heading; returns what it printed."""
+        found, block = self.ahead.pop(0)
+        assert found == heading
+        return self._box.paste(block, CHECKOUT, PIP_CONFIG_FILE="/dev/null", PIP_NO_INDEX="1")
+
+
+def answers(box: Box, path: str, *more: str, at: str = "127.0.0.1:8710") -> str:
+    """The status with which a request is answered; 000 if no connection is made."""
+    return box.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *more, f"http://{at}{path}").stdout
+
+
+def states(box: Box, *units: str) -> list[str]:
+    return [box.show(unit, "ActiveState") for unit in units]
+
+
+def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
+    reader = Reader(box)
+
+    reader.pastes("Install")
+    assert "nothing wrong" in reader.pastes("Install")
+    assert states(box, "tminus.service", "tminus.socket") == ["active", "active"]
+    assert box.do("systemctl", "is-enabled", "tminus.service", "tminus.socket").split() == ["enabled", "enabled"]
+    said = reader.pastes("Install")
+    for seen in ("active (running)", '{"ready":true', "Demo", "scheduled", "1 in all", "and all that was due is done"):
+        assert seen in said
+    token = reader.pastes("Install").strip()
+    assert answers(box, "/v3/me", "-H", f"Session-id: {token}") == "200"
+
+    reader.pastes("The listening sockets")
+    assert answers(box, "/readyz", at="127.0.0.2:8710") == "200"
+    reader.pastes("The listening sockets")
+    assert states(box, "tminus.service", "tminus.socket") == ["inactive", "inactive"]
+    assert answers(box, "/readyz") == "000"
+    box.do("systemctl", "start", "tminus.socket")
+
+    said = reader.pastes("Backups")
+    assert len(re.findall(r"^-rw------- 1 tminus tminus .* tminus-\w+\.db$", said, re.MULTILINE)) == 1
+    assert states(box, "tminus-backup.timer") == ["active"]
+    assert box.show("tminus-backup.timer", "Unit") == "tminus-backup.service"
+    assert box.show("tminus-backup.timer", "NextElapseUSecRealtime") != ""
+
+    reader.skips("Secrets")
+
+    box.do("mkdir", "-p", f"{CHECKOUT}/build/lib/tminus")
+    box.do("touch", f"{CHECKOUT}/build/lib/tminus/of_an_earlier_version.py")
+    assert "nothing wrong" in reader.pastes("Upgrade")
+    assert box.run("test", "-e", f"{PACKAGES}/tminus/of_an_earlier_version.py").returncode == 1
+    assert answers(box, "/readyz") == "200"
+    assert "Demo" in box.do("curl", "-s", "--unix-socket", "/run/tminus/tminus.sock", "http://local/v3/supportsessions")
+
+    box.do("gpasswd", "--add", "nobody", "tminus")
+    reader.pastes("Uninstall")
+    assert box.do("systemctl", "list-units", "--all", "--plain", "--no-legend", "tminus*") == ""
+    reader.pastes("Uninstall")
+    assert box.do("find", "/etc", "/opt", "/run", "/usr/local/bin", "/var/lib", "-xdev", "-name", "*tminus*") == ""
+    for database in ("passwd", "group"):
+        assert box.run("getent", database, "tminus").stdout == ""
+
+    assert reader.ahead == []
