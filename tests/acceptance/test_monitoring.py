@@ -407,3 +407,38 @@ def test_rsyslog_puts_what_needs_a_person_into_a_file_of_its_own(monitored: Daem
     assert written(warnings)[:-2] == grave
     assert written(warnings)[-2:] == written(journal)[1:3]
     assert [line.partition(" tminus: ")[2] for line in written(journal)] == ["was created", FORGED, grave[0], lines[0]]
+
+
+def test_logrotate_loses_no_line_that_rsyslog_has_written(tmp_path: Path) -> None:
+    rsyslogd, logrotate = tool("rsyslogd", "rsyslog"), tool("logrotate", "logrotate")
+    for name, sample in (("rotate", "logrotate/tminus"), ("tminus.conf", "rsyslog/tminus.conf")):
+        text = (CONFIG / sample).read_text().replace("/var/log/tminus", str(tmp_path))
+        # What Debian's script does, but for the unit whose process is told.
+        (tmp_path / name).write_text(
+            text.replace("/usr/lib/rsyslog/rsyslog-rotate", f"kill -HUP $(cat {tmp_path}/pid)")
+        )
+    (tmp_path / "rsyslog.conf").write_text(
+        f'global(workDirectory="{tmp_path}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
+        f'input(type="imuxsock" Socket="{tmp_path}/log.sock")\ninclude(file="{tmp_path}/tminus.conf")\n'
+    )
+    said: list[str] = []
+
+    def says(text: str) -> None:
+        output("logger", "-u", tmp_path / "log.sock", "-t", "tminus", "-p", "daemon.warning", text)
+        said.append(text)
+
+    def written(*names: str) -> list[str]:
+        there = (tmp_path / name for name in names if (tmp_path / name).exists())
+        return [line.partition(" tminus: ")[2] for path in there for line in path.read_text().splitlines()]
+
+    with running(rsyslogd, "-n", "-f", tmp_path / "rsyslog.conf", "-i", tmp_path / "pid", cwd=tmp_path):
+        eventually((tmp_path / "log.sock").exists)
+        says("before")
+        (tmp_path / "tminus.log").write_text("a line of the daemon's\n")
+        eventually(lambda: written("journal.log") == said)
+        output(logrotate, "--force", "--state", tmp_path / "state", tmp_path / "rotate")
+        assert (tmp_path / "tminus.log").read_text() == ""
+        assert (tmp_path / "tminus.log.1").read_text() == "a line of the daemon's\n"
+        while "journal.log" not in {path.name for path in tmp_path.iterdir()}:  # until it has heard of it
+            says(f"after {len(said)}")
+        eventually(lambda: written("journal.log.1", "journal.log") == said)
