@@ -4,17 +4,24 @@ import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from queue import Queue
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.acceptance.times import from_now, parsed
 from tests.support.databases import PostgresServer
+from tests.support.proxy import Proxy
 from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import eventually
+from tminus.delivery import endpoint
 
 SESSIONS = 30
+
+SOON = 4.0
+"""Seconds in which whoever looks each second has looked, on a machine that has more to do as well."""
 
 
 @pytest.fixture
@@ -138,3 +145,50 @@ def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
     assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in whole_feed(other)]
     for daemon in (frozen, other):
         assert daemon.terminate() == 0
+
+
+def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_it_arrives(
+    start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
+) -> None:
+    def told(session: JSON) -> int:
+        """How often the receiver has heard of a session."""
+        return [event["id"] for request in tuple(receiver.requests) for event in request.events].count(session["id"])
+
+    storage = sections["storage"]
+    assert isinstance(storage, dict)
+    url = make_url(storage["url"])
+    with Proxy(f"{url.query.get('host') or url.host}/.s.PGSQL.5432") as proxy:
+        through = f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
+        deaf = start_daemon(**sections | {"storage": {"url": through}})
+        first = deaf.make()
+        eventually(lambda: told(first))  # so it is the one that serves the endpoint
+        other = start_daemon(**sections)
+        eventually(lambda: proxy.listening)
+        proxy.deaf = True
+
+        # Whoever waits at it, and the endpoint.
+        seen, answers = whole_feed(deaf)[-1]["seq"], Queue[JSON]()
+        waiting = threading.Thread(
+            target=lambda: answers.put(deaf.get(f"/events?wait=15&after={seen}").json()), daemon=True
+        )
+        waiting.start()
+        made = other.make()
+        assert [event["id"] for event in answers.get(timeout=SOON)["events"]] == [made["id"]]
+        waiting.join(10)
+        eventually(lambda: told(made), SOON)
+        # What an operator asks of the other, of an endpoint that has nothing to do: there is no event that would wake it.
+        eventually(lambda: other.get("/webhooks/desk").json()["backlog"] == 0)
+        asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
+        assert asked.status_code == 200, asked.text
+        eventually(lambda: told(made) == 2, endpoint.LOOK + SOON)
+        # A deadline before all that it knows of, and nobody else who could keep it.
+        deaf.make(startTime=from_now(hours=1))
+        due = other.make(startTime=from_now(seconds=3))
+        other.kill()
+        eventually(lambda: deaf.session(due["id"])["status"] == "new", 3 + SOON)
+        opened = deaf.events(due["id"])[-1]
+        assert opened["type"] == "session.ready"
+        assert opened["lagMs"] < SOON * 1000
+
+        assert proxy.unheard > 0, "there were notices, and none arrived"
+        assert deaf.terminate() == 0
