@@ -129,7 +129,8 @@ def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_nex
     def refuse(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(*((works.store, "submit") if refused == "at once" else (sweeps, "follow_timeouts")), refuse)
+    owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "follow_timeouts")
+    monkeypatch.setattr(owner, name, refuse)
     works.clockwork.follow(works.settings, new)
     assert opens_ahead(works) == works.lead
     monkeypatch.undo()

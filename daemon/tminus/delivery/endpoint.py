@@ -28,8 +28,8 @@ from tminus.vocabulary import DeliveryKind, PauseReason, SessionType
 T = TypeVar("T")
 
 LOOK = 5.0
-"""Seconds after which it looks even if nobody has called: an operator may have asked another daemon to resume it, or for
-a replay, and word of that may be lost."""
+"""Seconds after which it looks even if nobody has called: an operator may have asked another daemon to resume it, or
+for a replay, and word of that may be lost."""
 
 DEFECT = 60.0
 """Seconds after which it tries again what has failed for a defect of our own."""
