@@ -286,7 +286,7 @@ class Daemon:
         self.services.metrics.tried(endpoint, ok, events)
 
     def _wait_for_migration(self) -> None:
-        self._systemd.status("waiting for another daemon, which is bringing the database's schema up to date")
+        self._systemd.status("waiting for others, to bring the database's schema up to date")
         say("storage.waiting")
 
     def _not_ready(self) -> list[str]:

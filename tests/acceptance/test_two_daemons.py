@@ -176,7 +176,7 @@ def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_
         assert [event["id"] for event in answers.get(timeout=SOON)["events"]] == [made["id"]]
         waiting.join(10)
         eventually(lambda: told(made), SOON)
-        # What an operator asks of the other, while the endpoint has nothing to do: there is no event that would wake it.
+        # What an operator asks of the other, while the endpoint has nothing to do: no event wakes it.
         eventually(lambda: other.get("/webhooks/desk").json()["backlog"] == 0)
         asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
         assert asked.status_code == 200, asked.text
