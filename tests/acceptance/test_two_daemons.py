@@ -12,9 +12,8 @@ from sqlalchemy import make_url
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.acceptance.times import from_now, parsed
-from tests.support.databases import PostgresServer
 from tests.support.proxy import Proxy
-from tests.support.receivers import SECRET, Receiver
+from tests.support.receivers import Receiver
 from tests.support.waiting import eventually
 from tminus.delivery import endpoint
 
@@ -25,40 +24,12 @@ SOON = 4.0
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as one:
-        yield one
-
-
-@pytest.fixture
-def sections(
-    pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Section]]:
-    """The configuration of each of the daemons: one database, one endpoint."""
-    secret = tmp_path_factory.mktemp("secret") / "desk"
-    secret.write_text(SECRET)
-    with pg_server.database(empty=True) as database:
-        yield {
-            "storage": {"url": database.url.replace(":@", "@")},
-            "lifecycle": {"lead": "1s"},
-            "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
-        }
-
-
-@pytest.fixture
 def daemons(start_daemon: StartDaemon, sections: dict[str, Section]) -> Iterator[tuple[Daemon, Daemon]]:
     one, two = (start_daemon(**sections) for _ in range(2))
     yield one, two
     for daemon in (one, two):
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.terminate()
-
-
-def whole_feed(daemon: Daemon) -> list[JSON]:
-    answer = daemon.get("/events?limit=1000")
-    assert answer.status_code == 200, answer.text
-    events: list[JSON] = answer.json()["events"]
-    return events
 
 
 def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
@@ -102,10 +73,10 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
 
     start = from_now(seconds=3)
     ids = [daemon.make(startTime=start, label=f"S{number}")["id"] for number in range(SESSIONS) for daemon in daemons]
-    eventually(lambda: any(event["type"] == "session.ready" for event in whole_feed(two)), deadline=20)
+    eventually(lambda: any(event["type"] == "session.ready" for event in two.feed()), deadline=20)
     one.kill()
     eventually(lambda: all(two.session(session_id)["status"] == "new" for session_id in ids), deadline=20)
-    events = whole_feed(two)
+    events = two.feed()
     opened = [event["id"] for event in events if event["type"] == "session.ready"]
     assert sorted(opened) == sorted(ids)
     due = parsed(start) - timedelta(seconds=1)
@@ -114,7 +85,7 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
     # The survivor has the endpoint within seconds, and nothing is missing.
     last = two.make()
     eventually(lambda: last["id"] in [event["id"] for request in receiver.requests for event in request.events], 20)
-    seqs = [event["seq"] for event in whole_feed(two)]
+    seqs = [event["seq"] for event in two.feed()]
     told = receiver.seqs
     assert list(dict.fromkeys(told)) == seqs, "in order, none missing"
     assert len(told) - len(seqs) <= 100, "at most the request that was on its way comes again"
@@ -142,7 +113,7 @@ def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
     eventually(lambda: frozen.http.get(f"{frozen.url}/readyz").status_code == 200)
     last = frozen.make()
     eventually(lambda: told(last), deadline=20)
-    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in whole_feed(other)]
+    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in other.feed()]
     for daemon in (frozen, other):
         assert daemon.terminate() == 0
 
@@ -167,7 +138,7 @@ def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_
         proxy.deaf = True
 
         # Whoever waits at it, and the endpoint.
-        seen, answers = whole_feed(deaf)[-1]["seq"], Queue[JSON]()
+        seen, answers = deaf.feed()[-1]["seq"], Queue[JSON]()
         waiting = threading.Thread(
             target=lambda: answers.put(deaf.get(f"/events?wait=15&after={seen}").json()), daemon=True
         )
