@@ -237,9 +237,17 @@ def _tell(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -
         pipe.send(traceback.format_exc())
 
 
+def unsynced_engine(url: str, *, writes: bool = True, idle_seconds: int | None = None) -> Engine:
+    """An engine whose databases survive the death of a process, not of the machine: as the tests' PostgreSQL's do."""
+    engine = make_engine(url, writes=writes, idle_seconds=idle_seconds)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda raw, _entry: raw.execute("PRAGMA synchronous=OFF"))
+    return engine
+
+
 def _run_all(url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
     deeds: Mapping[str, Deed] = {"VERBS": VERBS, "SWEEPS": SWEEPS}[names]
-    engine = make_engine(url, writes=True)
+    engine = unsynced_engine(url)
     steps = Steps(engine)
     return {name: _run(engine, steps, deed, targets[name]) for name, deed in deeds.items()}
 
