@@ -275,6 +275,7 @@ def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[
     if child == 0:
         code = 1
         try:
+            gc.disable()  # to look over what it shares with this process would copy all of it
             steps.taken, steps.fatal = 0, fatal
             answer = act()
             os.write(writing, json.dumps(answer).encode())

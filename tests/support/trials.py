@@ -76,11 +76,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """One process: killed, or it got through."""
+    """One process, and whether it had answered before it was killed."""
 
     label: str
-    killed: bool
-    answer: Any
+    answered: bool
     before: State
     after: State
     again: State
@@ -178,7 +177,7 @@ def _meta(key: str, view: View, _label: str) -> State:
 
 def _three_scheduled(tx: Transaction, label: str) -> None:
     tx.execute(delete(SESSIONS))
-    tx.execute(delete(META).where(META.c.key == "timeouts"))
+    tx.set_meta("timeouts", "others")
     for number in range(3):
         _session(tx, f"{label} {number}", HOUR)
 
@@ -187,7 +186,7 @@ def _deadlines(view: View, _label: str) -> State:
     """How long before its start each of them opens, and whether that is remembered as what holds for all."""
     rows = view.all(Session, select(SESSIONS).order_by(SESSIONS.c.id))
     ahead = [row.start_time - row.due_at for row in rows if row.start_time and row.due_at]
-    return ahead, view.meta("timeouts") is not None
+    return ahead, view.meta("timeouts") != "others"
 
 
 def _old(tx: Transaction, label: str) -> None:
@@ -412,13 +411,13 @@ class Doors(Store):
     def look(self, trial: Trial, label: str) -> State:
         return self.read(lambda view: trial.look(view, label), clock=True)
 
-    def do(self, trial: Trial, label: str, *, last: bool = False) -> Any:
+    def do(self, trial: Trial, label: str, *, last: bool = False) -> bool:
         """`last`: the process ends with it."""
         self.open(NOW + trial.later)
-        answer = trial.do(self, label)
+        trial.do(self, label)
         if not last:
             self.close()
-        return answer
+        return True
 
     def _dispose(self) -> None:
         """Before another process opens the same: what this one alone uses may stay open, but for SQLite's locks, of
@@ -432,8 +431,8 @@ class Doors(Store):
 
 
 def run(url: str, port: int) -> dict[str, list[Tried]]:
-    """Does each where nobody is killed, then by a process that is killed at the first step, and so on until one gets
-    through alive. `port`: where a receiver listens that answers 500 to what is in vain.
+    """Does each where nobody is killed, then by a process that is killed at the first step, and so on until one has
+    answered before. `port`: where a receiver listens that answers 500 to what is in vain.
     """
     found: dict[str, list[Tried]] = kills.in_process(_run_all, url, port)
     return found
@@ -452,7 +451,7 @@ def _run_all(url: str, port: int) -> dict[str, list[Tried]]:
 def _run(store: Doors, name: str, trial: Trial) -> list[Tried]:
     tried = [_try(store, name, trial, 0, None)]
     gc.freeze()
-    while len(tried) == 1 or tried[-1].killed:
+    while len(tried) == 1 or not tried[-1].answered:
         tried.append(_try(store, name, trial, len(tried), tried[-1].after))
     return tried
 
@@ -464,10 +463,11 @@ def _try(store: Doors, name: str, trial: Trial, fatal: int, seen: State) -> Trie
     store._dispose()
     if fatal:
         killed, answer = kills.fork(store.steps, fatal, lambda: store.do(trial, label, last=True), label)
+        assert killed, label
     else:
-        killed, answer = False, store.do(trial, label)
+        answer = store.do(trial, label)
     after, again = store.look(trial, label), None
     if trial.twice_is_once and after != seen:
         store.do(trial, label)
         again = store.look(trial, label)
-    return Tried(label, killed, answer, before, after, again)
+    return Tried(label, bool(answer), before, after, again)
