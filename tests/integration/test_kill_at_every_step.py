@@ -300,6 +300,7 @@ def test_whatever_writes_is_among_what_is_killed(
             with Called() as called:
                 store.do(trial, name)
             done |= called.places
+        store._dispose()
     written = places()
     assert len(written) > 50
     left_out = [name for place, name in written.items() if place not in done]
