@@ -11,7 +11,7 @@ from tminus import clock, instants
 from tminus.announcer import Announcer
 from tminus.api import Services
 from tminus.config import Settings
-from tminus.errors import StoreUnavailable
+from tminus.errors import RequestError, StoreUnavailable
 from tminus.logs import say
 from tminus.sessions import sweeps
 from tminus.storage.engine import reason
@@ -103,7 +103,7 @@ class Clockwork:
         with self._one_at_a_time:
             self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
             self._settled = False
-        with contextlib.suppress(StoreUnavailable):  # all of it is in force; the next tick settles what is stored
+        with contextlib.suppress(RequestError):  # all of it is in force; the next tick settles what is stored
             self.wait_for(self.tick())
 
     def wait_for(self, due: datetime | None) -> None:
@@ -117,7 +117,6 @@ class Clockwork:
             self._store.submit(lambda tx: tx.set_meta("written", instants.text(tx.now)), clock=True).result()
         timeouts = self._services.settings.lifecycle.timeouts
         if not self._settled:
-            self._settled = True
             self._settle_deadlines(timeouts)
         due = self._store.read(lambda view: view.next_due(), clock=True)
         if due is None or due > clock.now():
@@ -134,14 +133,10 @@ class Clockwork:
         return self._store.read(lambda view: view.next_due(), clock=True)
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
-        anew, self._reckon_anew = self._reckon_anew, False
-        try:
-            sweeps.prepare(self._store.submit, timeouts)
-            moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=anew)
-        except StoreUnavailable:
-            self._reckon_anew |= anew
-            self._settled = False  # the next tick tries again
-            raise
+        """Whatever it raises, it is done only once it is done: the next tick tries again."""
+        sweeps.prepare(self._store.submit, timeouts)
+        moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=self._reckon_anew)
+        self._settled, self._reckon_anew = True, False
         if moved:
             say("deadlines.moved", moved=moved)
 

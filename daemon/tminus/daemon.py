@@ -227,7 +227,7 @@ class Daemon:
         self.services.metrics.tried(endpoint, ok, events)
 
     def _wait_for_migration(self) -> None:
-        self._doing("waiting for another daemon, which is bringing the database's schema up to date")
+        self._doing("waiting for others, to bring the database's schema up to date")
         say("storage.waiting")
 
     # --- reload -------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ LOG_LINES = {
         "error", "the new configuration has {faults} faults: the old one stays in force", ("faults",)
     ),
     "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),
-    "storage.waiting": Line("info", "another daemon is bringing the schema up to date; this one starts after it"),
+    "storage.waiting": Line("info", "others use the tables, or bring the schema up to date; this one waits to do so"),
     "storage.migrated": Line("info", "the database's schema was brought up to date", ("from", "to")),
     "storage.unavailable": Line("error", "the database cannot be written ({error}); it is tried again", ("error",)),
     "storage.recovered": Line("info", "the database can be written again"),

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.acceptance.daemons import Daemon, Section
+from tests.support.databases import PostgresServer
+from tests.support.receivers import SECRET, Receiver
 
 StartDaemon = Callable[..., Daemon]
 
@@ -73,3 +75,24 @@ def start_daemon(make_daemon: StartDaemon) -> Iterator[StartDaemon]:
     yield start
     for one in started:
         check_health(one)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as one:
+        yield one
+
+
+@pytest.fixture
+def sections(
+    pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Section]]:
+    """The configuration of each of several daemons: one PostgreSQL, one endpoint."""
+    secret = tmp_path_factory.mktemp("secret") / "desk"
+    secret.write_text(SECRET)
+    with pg_server.database(empty=True) as database:
+        yield {
+            "storage": {"url": database.url.replace(":@", "@")},
+            "lifecycle": {"lead": "1s"},
+            "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
+        }

@@ -266,6 +266,17 @@ class Daemon:
         told: list[JSON] = answer.json()["events"]
         return told
 
+    def feed(self) -> list[JSON]:
+        """All that has happened."""
+        told: list[JSON] = []
+        while True:
+            answer = self.get(f"/events?limit=1000&after={told[-1]['seq'] if told else 0}")
+            assert answer.status_code == 200, answer.text
+            page: list[JSON] = answer.json()["events"]
+            if not page:
+                return told
+            told += page
+
     def join(self, session_id: str, name: str = "Guest", role: str = "guest") -> httpx.Response:
         return self.post(f"/supportsession/{session_id}/participants", {"role": role, "name": name}, by="room")
 

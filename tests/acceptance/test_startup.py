@@ -277,7 +277,7 @@ def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_an
             daemon.logged("storage.waiting")
             answer = readiness()
             assert answer.status_code == 503
-            waiting = "waiting for another daemon, which is bringing the database's schema up to date"
+            waiting = "waiting for others, to bring the database's schema up to date"
             assert answer.json() == {"ready": False, "reasons": [waiting]}
             assert httpx.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
             refused = daemon.post("/supportsessions", {"type": "live", "label": "Too soon"})

@@ -4,38 +4,23 @@ import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from queue import Queue
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.acceptance.times import from_now, parsed
-from tests.support.databases import PostgresServer
-from tests.support.receivers import SECRET, Receiver
+from tests.support.proxy import Proxy
+from tests.support.receivers import Receiver
 from tests.support.waiting import eventually
+from tminus.delivery import endpoint
 
 SESSIONS = 30
 
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as one:
-        yield one
-
-
-@pytest.fixture
-def sections(
-    pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Section]]:
-    """The configuration of each of the daemons: one database, one endpoint."""
-    secret = tmp_path_factory.mktemp("secret") / "desk"
-    secret.write_text(SECRET)
-    with pg_server.database(empty=True) as database:
-        yield {
-            "storage": {"url": database.url.replace(":@", "@")},
-            "lifecycle": {"lead": "1s"},
-            "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
-        }
+SOON = 4.0
+"""Seconds in which whoever looks each second has looked, on a machine that has more to do as well."""
 
 
 @pytest.fixture
@@ -45,13 +30,6 @@ def daemons(start_daemon: StartDaemon, sections: dict[str, Section]) -> Iterator
     for daemon in (one, two):
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.terminate()
-
-
-def whole_feed(daemon: Daemon) -> list[JSON]:
-    answer = daemon.get("/events?limit=1000")
-    assert answer.status_code == 200, answer.text
-    events: list[JSON] = answer.json()["events"]
-    return events
 
 
 def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
@@ -95,10 +73,10 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
 
     start = from_now(seconds=3)
     ids = [daemon.make(startTime=start, label=f"S{number}")["id"] for number in range(SESSIONS) for daemon in daemons]
-    eventually(lambda: any(event["type"] == "session.ready" for event in whole_feed(two)), deadline=20)
+    eventually(lambda: any(event["type"] == "session.ready" for event in two.feed()), deadline=20)
     one.kill()
     eventually(lambda: all(two.session(session_id)["status"] == "new" for session_id in ids), deadline=20)
-    events = whole_feed(two)
+    events = two.feed()
     opened = [event["id"] for event in events if event["type"] == "session.ready"]
     assert sorted(opened) == sorted(ids)
     due = parsed(start) - timedelta(seconds=1)
@@ -107,7 +85,7 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
     # The survivor has the endpoint within seconds, and nothing is missing.
     last = two.make()
     eventually(lambda: last["id"] in [event["id"] for request in receiver.requests for event in request.events], 20)
-    seqs = [event["seq"] for event in whole_feed(two)]
+    seqs = [event["seq"] for event in two.feed()]
     told = receiver.seqs
     assert list(dict.fromkeys(told)) == seqs, "in order, none missing"
     assert len(told) - len(seqs) <= 100, "at most the request that was on its way comes again"
@@ -135,6 +113,53 @@ def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
     eventually(lambda: frozen.http.get(f"{frozen.url}/readyz").status_code == 200)
     last = frozen.make()
     eventually(lambda: told(last), deadline=20)
-    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in whole_feed(other)]
+    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in other.feed()]
     for daemon in (frozen, other):
         assert daemon.terminate() == 0
+
+
+def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_it_arrives(
+    start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
+) -> None:
+    def told(session: JSON) -> int:
+        """How often the receiver has heard of a session."""
+        return [event["id"] for request in tuple(receiver.requests) for event in request.events].count(session["id"])
+
+    storage = sections["storage"]
+    assert isinstance(storage, dict)
+    url = make_url(storage["url"])
+    with Proxy(f"{url.query.get('host') or url.host}/.s.PGSQL.5432") as proxy:
+        through = f"postgresql+psycopg://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
+        deaf = start_daemon(**sections | {"storage": {"url": through}})
+        first = deaf.make()
+        eventually(lambda: told(first))  # so it is the one that serves the endpoint
+        other = start_daemon(**sections)
+        eventually(lambda: proxy.listening)
+        proxy.deaf = True
+
+        # Whoever waits at it, and the endpoint.
+        seen, answers = deaf.feed()[-1]["seq"], Queue[JSON]()
+        waiting = threading.Thread(
+            target=lambda: answers.put(deaf.get(f"/events?wait=15&after={seen}").json()), daemon=True
+        )
+        waiting.start()
+        made = other.make()
+        assert [event["id"] for event in answers.get(timeout=SOON)["events"]] == [made["id"]]
+        waiting.join(10)
+        eventually(lambda: told(made), SOON)
+        # What an operator asks of the other, while the endpoint has nothing to do: no event wakes it.
+        eventually(lambda: other.get("/webhooks/desk").json()["backlog"] == 0)
+        asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
+        assert asked.status_code == 200, asked.text
+        eventually(lambda: told(made) == 2, endpoint.LOOK + SOON)
+        # A deadline before all that it knows of, and nobody else who could keep it.
+        deaf.make(startTime=from_now(hours=1))
+        due = other.make(startTime=from_now(seconds=3))
+        other.kill()
+        eventually(lambda: deaf.session(due["id"])["status"] == "new", 3 + SOON)
+        opened = deaf.events(due["id"])[-1]
+        assert opened["type"] == "session.ready"
+        assert opened["lagMs"] < SOON * 1000
+
+        assert proxy.unheard > 0, "there were notices, and none arrived"
+        assert deaf.terminate() == 0

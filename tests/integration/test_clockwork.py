@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +22,11 @@ from tminus.announcer import Announcer
 from tminus.api import Services
 from tminus.clockwork import Clockwork
 from tminus.config import Settings, Webhook
+from tminus.config.settings import Lifecycle
 from tminus.delivery import Webhooks
+from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.sessions import sweeps
-from tminus.storage import EventFilter
+from tminus.storage import EventFilter, Transaction
 from tminus.vocabulary import SessionType, Status, Trigger
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -77,6 +80,79 @@ def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: p
     works.clockwork.follow(works.settings, works.settings)
     ticking.join()
     assert met == []
+
+
+def other_lead(works: Works) -> Settings:
+    """A session waits that was scheduled with the lead in force, and now another one is."""
+    start = wall_clock.now() + timedelta(days=1)
+    works.put(id="waits", start_time=start, due_at=start - works.lead, due_trigger=Trigger.OPEN)
+    new = Settings(lifecycle=Lifecycle(lead=works.lead + timedelta(minutes=5)))
+    works.services.apply(new)
+    return new
+
+
+def opens_ahead(works: Works) -> timedelta:
+    """How long before its start that session is to open."""
+    waits = works.store.read(lambda view: view.session("waits"))
+    assert waits is not None
+    assert waits.start_time is not None
+    assert waits.due_at is not None
+    return waits.start_time - waits.due_at
+
+
+def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_being_too_many(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works.clockwork.tick()
+    new, submit = other_lead(works), works.store.submit
+
+    def full(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
+        if not clock:
+            raise Overloaded
+        return submit(job, clock=True)
+
+    monkeypatch.setattr(works.store, "submit", full)
+    works.clockwork.follow(works.settings, new)
+    assert opens_ahead(works) == new.lifecycle.lead
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded(), StoreUnavailable(), Draining()], ids=lambda error: type(error).__name__
+)
+@pytest.mark.parametrize("refused", ["at once", "in the middle"])
+def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_next_tick_moves_them(
+    works: Works, monkeypatch: pytest.MonkeyPatch, error: RequestError, refused: str
+) -> None:
+    works.clockwork.tick()
+    new = other_lead(works)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "follow_timeouts")
+    monkeypatch.setattr(owner, name, refuse)
+    works.clockwork.follow(works.settings, new)
+    assert opens_ahead(works) == works.lead
+    monkeypatch.undo()
+    works.clockwork.tick()
+    assert opens_ahead(works) == new.lifecycle.lead
+
+
+def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_moves_them(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works.clockwork.tick()
+    new, submit = other_lead(works), works.store.submit
+
+    def fail(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
+        return submit(lambda _tx: 1 / 0, clock=clock)
+
+    monkeypatch.setattr(works.store, "submit", fail)
+    with pytest.raises(ZeroDivisionError):
+        works.clockwork.follow(works.settings, new)
+    monkeypatch.undo()
+    works.clockwork.tick()
+    assert opens_ahead(works) == new.lifecycle.lead
 
 
 def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(

@@ -1,20 +1,31 @@
 """The process is killed (SIGKILL) at every step of everything that it writes: done, or not begun. On both databases."""
 
-from collections.abc import Iterable, Mapping
+import ast
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from functools import partial
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Self
 
+import pytest
 from sqlalchemy import select
-from tests.support import kills
+from tests.support import kills, trials
 from tests.support.clocks import NOW, SettableClock
-from tests.support.databases import Database
+from tests.support.databases import Database, SqliteServer
 from tests.support.kills import Deed, Run, Target
+from tests.support.receivers import Handler, Received, Receiver, status
 from tests.support.worlds import World
 
+import tminus
 from tminus.errors import WrongStatus
 from tminus.model import Session
 from tminus.storage import Transaction
 from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
+
+TOLD_TO_RECEIVERS = ("tell", "tell-in-vain", "retell")
 
 State = dict[str, Any]
 
@@ -169,3 +180,128 @@ def test_the_clock_makes_each_move_once_wherever_it_is_killed(database: Database
             # What one that was killed had not done, the next one has.
             assert killed.done(run), run.target.label
             assert killed.after[run.target.label] != killed.before[run.target.label]
+
+
+def test_all_else_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
+    def answer(handler: Handler) -> None:
+        status(500 if "vain" in handler.path else 200)(handler)
+
+    with Receiver() as receiver:
+        receiver.answer = answer
+        tried = trials.run(database.url, receiver.port)
+    requests: dict[str, list[Received]] = {}
+    for request in receiver.requests:
+        requests.setdefault(request.path.strip("/"), []).append(request)
+    for name, trial in trials.TRIALS.items():
+        first, *killed = tried[name]
+        assert len(killed) >= 4, f"{name}: a statement, the commit, before the answer and after it"
+        assert all(one.before == first.before != first.after for one in killed), name
+        # From each step to the next it is as it was, or one transaction further, and no step undoes another.
+        seen = [first.before, *(one.after for one in killed)]
+        stages = [one for one, before in zip(seen[1:], seen, strict=False) if one != before]
+        assert len(stages) == trial.commits, f"{name}: {stages}"
+        # Committed, and answered.
+        assert killed[-2].after == killed[-1].after == first.after, name
+        assert [one.answered for one in killed[-2:]] == [False, True], name
+        again = [one.again for one in tried[name] if one.again is not None]
+        assert len(again) == (trial.commits + 2 if trial.twice_is_once else 0), name
+        assert all(one == first.after for one in again), name
+    # What was sent and not written down is sent again, with the same events and id; what was written down is not.
+    for name in TOLD_TO_RECEIVERS:
+        for one in tried[name]:
+            due = one.before["untold"] + sum(events for events, _ in one.before["replays"])
+            sent = requests[one.label]
+            twice = one.again is not None and not one.after["log"]
+            assert len(sent) == (2 if twice else 1), one.label
+            assert len({request.headers["webhook-id"] for request in sent}) == 1, one.label
+            assert all(len(request.seqs) == due for request in sent), one.label
+
+
+# --- nothing is left out ----------------------------------------------------------------------------------------------
+
+PACKAGE = Path(tminus.__file__).parent
+
+Place = tuple[str, int]
+"""Where a function is: its file and its first line."""
+
+WRITES_NOTHING = {"app.Daemon._committed", "storage.due.rehearse"}
+"""These are given a transaction, too: one is told of it, one tries its statements on no session."""
+
+
+def places() -> dict[Place, str]:
+    """All functions of the daemon that are given a transaction, and all methods of one that write; by their names."""
+    found: dict[Place, str] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        room = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for function, name in functions(tree, room):
+            own = [argument.arg for argument in function.args.args if argument.arg != "self"][:1]
+            is_written = "Transaction." in name and any(
+                f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
+            )
+            calls_verb = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(("verb(", "verbs."))
+            if (own == ["tx"] or is_written) and not calls_verb and name not in WRITES_NOTHING:
+                decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list
+                found[str(path), min([function.lineno, *(one.lineno for one in decorators)])] = name
+    return found
+
+
+def functions(tree: ast.AST, name: str) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, str]]:
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{name}.{getattr(node, 'name', 'lambda')}" if hasattr(node, "name") else name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node, inner
+        yield from functions(node, inner)
+
+
+class Called:
+    """Where functions were called meanwhile, on this thread and on those that are begun."""
+
+    def __init__(self) -> None:
+        self.codes: set[CodeType] = set()
+
+    def __enter__(self) -> Self:
+        threading.setprofile(self._note)
+        sys.setprofile(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _note(self, frame: FrameType, what: str, _with: object) -> None:
+        if what == "call":
+            self.codes.add(frame.f_code)
+
+    @property
+    def places(self) -> set[Place]:
+        return {(code.co_filename, code.co_firstlineno) for code in self.codes}
+
+
+def _prepared(deed: Deed, tx: Transaction) -> Target:
+    return deed.prepare(tx, Target(0, "a deed"))
+
+
+def test_whatever_writes_is_among_what_is_killed(
+    sqlite_server: SqliteServer, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], object]
+) -> None:
+    for module, name, value in trials.SMALL:
+        monkeypatch.setattr(module, name, value)
+    with sqlite_server.database() as database, Receiver() as receiver:
+        monkeypatch.setattr(trials, "PORT", receiver.port)
+        store, done = trials.Doors(database.url), set[Place]()
+        for deed in (*kills.VERBS.values(), *kills.SWEEPS.values()):
+            target = store.make(partial(_prepared, deed))
+            with Called() as called:
+                kills.do(store._writing, store.steps, deed, target)
+            done |= called.places
+        for name, trial in trials.TRIALS.items():
+            store.prepare(trial, name)
+            with Called() as called:
+                store.do(trial, name)
+            done |= called.places
+        store._dispose()
+    written = places()
+    assert len(written) > 50
+    left_out = [name for place, name in written.items() if place not in done]
+    assert not left_out, "add a deed to tests/support/kills.py, or a trial to tests/support/trials.py"

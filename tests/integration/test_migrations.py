@@ -1,8 +1,10 @@
 """The schema: migrations lead to just the tables that the code declares. On both databases."""
 
 import ast
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from sqlmodel import SQLModel
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database, PostgresServer
 from tests.support.factories import session
+from tests.support.waiting import eventually
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
 from tminus.storage import Store, migrate
@@ -123,6 +126,49 @@ def test_a_migration_only_adds_so_that_the_release_before_goes_on_beside_it(path
         if ast.unparse(call.func) == "op.add_column":
             assert "server_default" in written or "nullable=True" in written, "an older release leaves it out"
         assert "unique=True" not in written, "an older release does not know that it must be"
+
+
+@pytest.fixture
+def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Whoever opens a database from now on is of a release that has one migration more."""
+    folder = shutil.copytree(migrate._MIGRATIONS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "9000_more.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        f"revision, down_revision = '9000', '{migrate.head()}'\n"
+        "def upgrade():\n    op.add_column('session', sa.Column('more', sa.Text(), nullable=True))\n"
+    )
+    monkeypatch.setattr(migrate, "_MIGRATIONS", folder)
+    return "9000"
+
+
+def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_than_a_second(
+    pg_server: PostgresServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "REST", 0.1)
+    with pg_server.database(empty=True) as database, ThreadPoolExecutor(1) as pool:
+        older = database.open()
+        newest = request.getfixturevalue("one_more")
+        waiting = threading.Event()
+        reader = make_engine(database.url, writes=True)
+        with reader.connect() as connection:
+            with connection.begin():
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                connection.execute(text("SELECT count(*) FROM session"))  # as a backup does that takes an hour
+                opening = pool.submit(database.open, waiting=waiting.set)
+                numbers = count()
+
+                def goes_on() -> bool:
+                    row = session(id=f"s{next(numbers)}")
+                    older.submit(lambda tx: tx.add(row)).result(5)  # it waits behind that, but not for long
+                    return waiting.is_set()
+
+                eventually(goes_on)
+                assert not opening.done()
+            newer = opening.result(30)
+        reader.dispose()
+        assert (newer.migrated_from, newer.schema) == (older.schema, newest)
+        older.submit(lambda tx: tx.add(session(id="after"))).result(8)
+        assert newer.read(lambda view: view.session("after"))
 
 
 def test_who_starts_while_another_brings_the_schema_up_to_date_waits_and_says_so(pg_server: PostgresServer) -> None:

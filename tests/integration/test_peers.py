@@ -21,3 +21,22 @@ def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_se
                 other.execute("SELECT pg_notify('tminus', %s)", [said])
         eventually(lambda: len(heard) > 1)
     assert heard == [None, instants.parse("1970-01-02T00:00:00Z")]
+
+
+def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_has_missed(
+    pg_server: PostgresServer,
+) -> None:
+    heard: list[datetime | None] = []
+    with pg_server.database() as database:
+        database.open(heard=heard.append)
+        eventually(lambda: heard == [None])
+        url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as other:
+            ended = other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN tminus'"
+                " AND datname = current_database()"
+            ).fetchall()
+            assert ended == [(True,)]
+            eventually(lambda: heard == [None, None])
+            other.execute("SELECT pg_notify('tminus', 'somebody 86400000')")
+            eventually(lambda: heard == [None, None, instants.parse("1970-01-02T00:00:00Z")])

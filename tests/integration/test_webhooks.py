@@ -227,7 +227,7 @@ def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
         return look(self, view)
 
     monkeypatch.setattr(Courier, "_look", counted)
-    monkeypatch.setattr(endpoint, "BLOCKED", 60.0)
+    monkeypatch.setattr(endpoint, "LOOK", 60.0)
     receiver.answers = [answer]
     sender.apply(desk(receiver))
     sender.make()
@@ -660,8 +660,7 @@ def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sen
 def test_what_an_operator_asks_of_another_daemon_is_done_at_once(
     senders: tuple[Sender, Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("LOOK", "BLOCKED"):
-        monkeypatch.setattr(endpoint, name, 600.0)  # nobody looks by himself
+    monkeypatch.setattr(endpoint, "LOOK", 600.0)  # nobody looks by himself
     one, two = senders
     one.apply(desk(receiver))
     one.make(2)

@@ -184,14 +184,17 @@ SWEEPS: Mapping[str, Deed] = {
 # --- being killed -----------------------------------------------------------------------------------------------------
 
 
-class _Steps:
-    """Counts steps; at the fatal one the process is no more."""
+class Steps:
+    """Counts the steps of an engine that writes; at the fatal one the process is no more."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        event.listen(engine, "before_cursor_execute", self._statement)
+        event.listen(engine, "commit", self)
         self.taken = 0
         self.fatal = 0
+        """None is, as long as this is 0."""
 
-    def statement(self, _connection: object, _cursor: object, statement: str, *_more: object) -> None:
+    def _statement(self, _connection: object, _cursor: object, statement: str, *_more: object) -> None:
         if not statement.startswith(("SELECT", "BEGIN")):
             self()
 
@@ -205,14 +208,20 @@ def run(url: str, deeds: Mapping[str, Deed], targets: Mapping[str, Sequence[Targ
     """Does each deed to its first target in a process that lives, to the second in one that is killed at the first
     step, and so on until one gets through alive.
     """
-    ours, theirs = CONTEXT.Pipe(duplex=False)
     names = "VERBS" if deeds is VERBS else "SWEEPS"
-    process = CONTEXT.Process(target=_run_all, args=(theirs, url, names, targets))
+    found: dict[str, list[Run]] = in_process(_run_all, url, names, targets)
+    return found
+
+
+def in_process(act: Callable[..., Any], *arguments: Any) -> Any:
+    """What a process of its own returns: one that can be forked without regard to what a test has going."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_tell, args=(theirs, act, arguments))
     process.start()
     theirs.close()
     try:
         assert ours.poll(120), "the processes hang"
-        said: dict[str, list[Run]] | str = ours.recv()
+        said = ours.recv()
     finally:
         process.kill()
         process.join(10)
@@ -221,20 +230,31 @@ def run(url: str, deeds: Mapping[str, Deed], targets: Mapping[str, Sequence[Targ
     return said
 
 
-def _run_all(pipe: Connection, url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> None:
-    deeds: Mapping[str, Deed] = {"VERBS": VERBS, "SWEEPS": SWEEPS}[names]
-    engine, steps = make_engine(url, writes=True), _Steps()
-    event.listen(engine, "before_cursor_execute", steps.statement)
-    event.listen(engine, "commit", steps)
+def _tell(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -> None:
     try:
-        pipe.send({name: _run(engine, steps, deed, targets[name]) for name, deed in deeds.items()})
+        pipe.send(act(*arguments))
     except Exception:
         pipe.send(traceback.format_exc())
 
 
-def _run(engine: Engine, steps: _Steps, deed: Deed, targets: Sequence[Target]) -> list[Run]:
+def unsynced_engine(url: str, *, writes: bool = True, idle_seconds: int | None = None) -> Engine:
+    """An engine whose databases survive the death of a process, not of the machine: as the tests' PostgreSQL's do."""
+    engine = make_engine(url, writes=writes, idle_seconds=idle_seconds)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda raw, _entry: raw.execute("PRAGMA synchronous=OFF"))
+    return engine
+
+
+def _run_all(url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
+    deeds: Mapping[str, Deed] = {"VERBS": VERBS, "SWEEPS": SWEEPS}[names]
+    engine = unsynced_engine(url)
+    steps = Steps(engine)
+    return {name: _run(engine, steps, deed, targets[name]) for name, deed in deeds.items()}
+
+
+def _run(engine: Engine, steps: Steps, deed: Deed, targets: Sequence[Target]) -> list[Run]:
     # The first lives here: what it leaves in memory (statements that are compiled) need not be made by each process.
-    runs = [Run(targets[0], killed=False, answer=_do(engine, steps, deed, targets[0]))]
+    runs = [Run(targets[0], killed=False, answer=do(engine, steps, deed, targets[0]))]
     gc.freeze()
     for fatal, target in enumerate(targets[1:], 1):
         runs.append(_fork(engine, steps, deed, target, fatal))
@@ -243,14 +263,21 @@ def _run(engine: Engine, steps: _Steps, deed: Deed, targets: Sequence[Target]) -
     return runs
 
 
-def _fork(engine: Engine, steps: _Steps, deed: Deed, target: Target, fatal: int) -> Run:
+def _fork(engine: Engine, steps: Steps, deed: Deed, target: Target, fatal: int) -> Run:
+    killed, answer = fork(steps, fatal, lambda: do(engine, steps, deed, target, last=True), target.label)
+    return Run(target, killed, answer)
+
+
+def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[bool, Any]:
+    """Whether a process that acts is killed at a step, and what it had answered before."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            gc.disable()  # to look over what it shares with this process would copy all of it
             steps.taken, steps.fatal = 0, fatal
-            answer = _do(engine, steps, deed, target, last=True)
+            answer = act()
             os.write(writing, json.dumps(answer).encode())
             steps()
             code = 0
@@ -263,20 +290,25 @@ def _fork(engine: Engine, steps: _Steps, deed: Deed, target: Target, fatal: int)
     with open(reading, encoding="utf-8") as answered:
         said = answered.read()
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    assert killed or status == 0, f"{target.label}: {status:#x}"
-    return Run(target, killed, json.loads(said) if said else None)
+    assert killed or status == 0, f"{label}: {status:#x}"
+    return killed, json.loads(said) if said else None
 
 
-def _do(engine: Engine, steps: _Steps, deed: Deed, target: Target, *, last: bool = False) -> dict[str, Any]:
+def do(engine: Engine, steps: Steps, deed: Deed, target: Target, *, last: bool = False) -> dict[str, Any]:
     """The deed, by a writer of its own; `last`: the process ends with it."""
-    watch = Watch(None)
-    shared = engine.dialect.name == "postgresql"
-    notify = Notices(plain_url(engine), lambda _due: None, watch).say if shared else None
-    nobody: Callable[[object], None] = lambda _what: None  # noqa: E731 - that is all it is
-    writer = Writer(engine, watch, lambda: deed.time(target), steps, nobody, nobody, notify)
+    writer = make_writer(engine, steps, lambda: deed.time(target))
     writer.start()
     answer = deed.do(writer.submit, target)
     if not last:
         writer.stop()
         engine.dispose()
     return answer
+
+
+def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Writer:
+    """A daemon's own, as `Store` makes it."""
+    watch = Watch(None)
+    shared = engine.dialect.name == "postgresql"
+    notify = Notices(plain_url(engine), lambda _due: None, watch).say if shared else None
+    nobody: Callable[[object], None] = lambda _what: None  # noqa: E731 - that is all it is
+    return Writer(engine, watch, now, steps, nobody, nobody, notify)

@@ -20,6 +20,12 @@ class Proxy:
         self._reset_after: int | None = None
         self.delay = 0.0
         """Seconds by which whatever passes is late."""
+        self.deaf = False
+        """Whether those who listen hear nothing of what others notify, and have no way of knowing."""
+        self.listening: set[socket.socket] = set()
+        """The connections, to the server, of those who listen."""
+        self.unheard = 0
+        """Bytes that they did not hear."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -103,6 +109,11 @@ class Proxy:
                     sink.shutdown(socket.SHUT_RD)
                     sink.close()
                     break
+                if not answers and b"LISTEN " in chunk:
+                    self.listening.add(sink)
+                if answers and self.deaf and source in self.listening:
+                    self.unheard += len(chunk)
+                    continue
                 sink.sendall(chunk)
         for one in (source, sink):
             with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import pytest
 from tests.support.waiting import eventually
 
 from tminus import clock, timers
+from tminus.errors import StoreUnavailable
 from tminus.timers import Timers
 
 HOUR = timedelta(hours=1)
@@ -258,6 +259,30 @@ def test_whoever_wants_to_know_is_told_when_the_wall_clock_is_set(
     try:
         ahead[0] = -HOUR
         assert told.wait(10)
+    finally:
+        started.stop()
+
+
+def test_who_could_not_do_with_that_what_it_has_to_is_told_again_until_it_can(
+    quick_sweep: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall, ahead, told = clock.now, [timedelta(0)], Ticks()
+    monkeypatch.setattr(clock, "now", lambda: wall() + ahead[0])
+
+    def away_at_first() -> None:
+        told()
+        if len(told.at) < 3:
+            raise StoreUnavailable
+
+    ticks = Ticks()
+    started = Timers(ticks, {}, away_at_first)
+    started.start()
+    try:
+        ahead[0] = -HOUR
+        eventually(lambda: len(told.at) == 3)
+        seen = len(ticks.at)
+        eventually(lambda: len(ticks.at) > seen + 5)
+        assert len(told.at) == 3, "and then no more"
     finally:
         started.stop()
 

@@ -27,8 +27,12 @@ from tminus.vocabulary import DeliveryKind, PauseReason, SessionType
 
 T = TypeVar("T")
 
-LOOK = 60.0
-"""Seconds after which it looks even if nobody has called."""
+LOOK = 5.0
+"""Seconds after which it looks even if nobody has called: an operator may have asked another daemon to resume it, or
+for a replay, and word of that may be lost."""
+
+DEFECT = 60.0
+"""Seconds after which it tries again what has failed for a defect of our own."""
 
 AGAIN = 1.0
 """Seconds between two tries to read or write the database."""
@@ -39,9 +43,6 @@ ASIDE = 1.0
 BODY_BYTES = 1024 * 1024
 """A batch ends before its JSON is longer than this: what many servers take without being told to. One event alone is
 bounded by what the API takes."""
-
-BLOCKED = 5.0
-"""Seconds after which it looks while new events do not wake it: an operator may have asked another daemon to resume."""
 
 SKIPPED = 1000
 """How many events that do not match are passed over before that is written down."""
@@ -131,7 +132,7 @@ class Courier:
                 seconds = AGAIN
             except Exception as error:
                 say("webhook.defect", endpoint=self.webhook.name, **failure(error))
-                seconds = LOOK
+                seconds = DEFECT
             if seconds and not self._stopping.is_set():
                 await wait_for(ring, seconds)
 
@@ -195,7 +196,7 @@ class Courier:
                     page = outbox.page(view, after, self.webhook.batch, self._only)
                 return Due(state, None, page, min(waits))
             waits.append(left)
-        return Due(state, None, outbox.Page([], state.cursor), min(BLOCKED, *waits), blocked=True)
+        return Due(state, None, outbox.Page([], state.cursor), min(waits), blocked=True)
 
     async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""

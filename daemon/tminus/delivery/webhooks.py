@@ -112,7 +112,7 @@ class Webhooks:
 
     def try_all_again(self) -> None:
         """Nobody waits any longer before trying again: when the wall clock is set back by an hour, a pause of seconds
-        would take that hour, too. Any thread but the writer's. Raises `StoreUnavailable`.
+        would take that hour, too. Any thread but the writer's. Raises `StoreUnavailable`, `Overloaded`.
         """
         self._store.submit(outbox.wait_no_more).result()
         self.wake(also_blocked=True)

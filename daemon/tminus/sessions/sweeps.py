@@ -77,7 +77,7 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
 
 def prepare(submit: Jobs, timeouts: Timeouts) -> None:
     """Makes ready for the first sweep with these time-outs, so that it is no slower than those after it."""
-    submit(partial(rehearse, timeouts=timeouts)).result()
+    submit(partial(rehearse, timeouts=timeouts), clock=True).result()
 
 
 def follow_timeouts(
@@ -86,21 +86,22 @@ def follow_timeouts(
     """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
     `anew`: looks at all of them in any case.
 
-    The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start.
+    The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start. It is the
+    clock's work: nothing is moved while it runs, so it is neither refused nor made to wait because many requests are.
     """
     reckoned_with = orjson.dumps(
         [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]
         + ([instants.milliseconds(timeouts.max_active)] if timeouts.max_active else [])
     ).decode()
-    if not anew and submit(lambda tx: tx.meta("timeouts")).result() == reckoned_with:
+    if not anew and submit(lambda tx: tx.meta("timeouts"), clock=True).result() == reckoned_with:
         return 0
     moved, after = 0, ""
     while not stop():
         step = partial(move_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
-        last, changed = submit(step).result()
+        last, changed = submit(step, clock=True).result()
         moved += changed
         if last is None:
-            submit(lambda tx: tx.set_meta("timeouts", reckoned_with)).result()
+            submit(lambda tx: tx.set_meta("timeouts", reckoned_with), clock=True).result()
             break
         after = last
     return moved

@@ -1,14 +1,17 @@
 """Brings a database's schema up to date at start; refuses one that a newer tminus has written."""
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 from tminus.errors import DatabaseTooNew
 from tminus.storage.watch import Watch
@@ -16,6 +19,13 @@ from tminus.storage.watch import Watch
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(8457290)")
 _NOBODY_ELSE = text("SELECT pg_try_advisory_xact_lock(8457290)")
+
+_NO_LONG_QUEUE = text("SET LOCAL lock_timeout = '1s'")
+"""To change a table is to wait until nobody uses it, and whoever wants to use it meanwhile waits behind: a reader that
+takes an hour, a backup say, would hold up every daemon that runs."""
+
+REST = 2.0
+"""Seconds for which those then have their turn."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -40,11 +50,31 @@ def is_known(revision: str) -> bool:
 def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
     """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
 
-    However long that takes: as long as the server answers. `waiting` is called if another daemon is at it. Raises
-    `DatabaseTooNew`.
+    However long that takes: as long as the server answers. `waiting` is called, once, if others are at it, or use what
+    is to be changed. Raises `DatabaseTooNew`.
     """
+    told = False
+
+    def wait() -> None:
+        nonlocal told
+        if not told:
+            told = True
+            waiting()
+
+    while True:
+        try:
+            return _upgrade(engine, watch, wait)
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+        wait()
+        time.sleep(REST)
+
+
+def _upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None]) -> tuple[str | None, str]:
     with engine.connect() as connection, watch.over(connection, math.inf), connection.begin():
-        if connection.dialect.name == "postgresql" and not connection.execute(_NOBODY_ELSE).scalar():
+        shared = connection.dialect.name == "postgresql"
+        if shared and not connection.execute(_NOBODY_ELSE).scalar():
             waiting()
             connection.execute(_ONE_AT_A_TIME)
         before = MigrationContext.configure(connection).get_current_revision()
@@ -55,5 +85,7 @@ def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: 
                 where, f"its schema is {before}, of a newer tminus than this; run that one, or restore an older backup"
             )
         if before != head():
+            if shared:
+                connection.execute(_NO_LONG_QUEUE)
             command.upgrade(config, "head")
         return before, head()

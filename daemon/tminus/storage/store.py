@@ -38,7 +38,7 @@ class Store:
     now
         The clock; asked once a transaction.
     waiting
-        Called when another daemon is bringing the schema up to date, and this one waits for it.
+        Called when others are bringing the schema up to date, or use what is to be changed: this one waits for them.
     heard
         Called on a thread of its own when another daemon has committed, with the earliest deadline that it set.
     committed, health

@@ -1,0 +1,175 @@
+"""The next release starts beside this one on one PostgreSQL, migrates, and both serve: nobody need stop for it.
+
+The next release is this one with a migration and a column more. From the first release on there is an older one, too,
+and what it must bear is all migrations since: `pip install --target FOLDER tminus==…`, and with `TMINUS_OLDER=FOLDER`
+that one is the older daemon here. A release is put through this with the one before it. What the older release's
+callers do is `calls`: a call that is new in a release belongs there with the release after it.
+"""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+import tminus
+from tests.acceptance.conftest import StartDaemon, check_health
+from tests.acceptance.daemons import JSON, Daemon, Section
+from tests.acceptance.times import from_now
+from tests.support.receivers import Receiver
+from tests.support.waiting import eventually
+from tminus.storage import migrate
+
+NEXT = "9000"
+
+MIGRATION = f"""
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "{NEXT}", "{migrate.head()}"
+
+def upgrade() -> None:
+    op.add_column("session", sa.Column("colour", sa.Text(), nullable=True))
+    op.add_column("event", sa.Column("weight", sa.BigInteger(), nullable=False, server_default="1"))
+    op.create_table("palette", sa.Column("id", sa.BigInteger(), primary_key=True))
+    op.create_index("session_colour", "session", ["colour"])
+"""
+
+OLDER = {"PYTHONPATH": os.environ["TMINUS_OLDER"]} if "TMINUS_OLDER" in os.environ else {}
+
+OFTEN = 3
+"""By then each statement has been used more than five times, and the driver has it prepared: for the tables as they
+were."""
+
+
+@pytest.fixture
+def next_release(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the command is that of the next release."""
+    package = shutil.copytree(Path(tminus.__file__).parent, tmp_path / "tminus")
+    (package / "storage/migrations/versions/9000_next.py").write_text(MIGRATION)
+    model = package / "model.py"
+    before, mark, after = model.read_text().partition("    participants: int = 0\n    version: int = 1\n")
+    assert mark
+    model.write_text(f'{before}    colour: str | None = "green"\n{mark}{after}')
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def calls(daemon: Daemon, name: str) -> dict[str, list[str]]:
+    """Whatever callers do; returns what happened to each session that they made."""
+
+    def done(method: str, path: str, body: JSON | None = None, **more: str) -> JSON:
+        headers = {"Session-id": more.pop("token", daemon.tokens[more.pop("by", "admin")]), **more}
+        answer = daemon.call(method, path, body, by=None, headers=headers)
+        assert answer.status_code == 200, (name, method, path, answer.text)
+        said: JSON = answer.json()
+        return said
+
+    order = {"type": "support", "label": f"{name} now"}
+    made, again = (done("POST", "/supportsessions", order, **{"Idempotency-Key": name}) for _ in range(2))
+    assert made["id"] == again["id"]
+    done("GET", f"/support/{made['pin']}/meta")
+    guest = {"role": "guest", "name": "Ada"}
+    stays, leaves = (done("POST", f"/supportsession/{made['id']}/participants", guest, by="room") for _ in range(2))
+    assert stays != leaves
+    done("DELETE", f"/supportsession/{made['id']}/participants/{leaves['participantId']}", by="room")
+    assert done("GET", f"/supportsession/{made['id']}")["status"] == "active"
+
+    later = done("POST", "/supportsessions", {"type": "live", "label": f"{name} later", "startTime": from_now(hours=1)})
+    done("PUT", f"/supportsession/{later['id']}", {"startTime": from_now(hours=2)})
+    done("DELETE", f"/supportsession/{later['id']}")
+    soon = done(
+        "POST", "/supportsessions", {"type": "live", "label": f"{name} soon", "startTime": from_now(seconds=1.3)}
+    )
+
+    begun = done("POST", "/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]})["session"]
+    assert done("GET", "/me", token=begun["id"])["session"]["sid"] == begun["sid"]
+    done("GET", "/auth/signout", token=begun["id"])
+
+    assert done("GET", "/supportsessions?scope=all")["count"] >= 2
+    assert done("GET", "/webhooks/desk")["state"] != "paused"
+    assert daemon.http.get(f"{daemon.url}/readyz").status_code == 200
+    eventually(lambda: daemon.session(soon["id"])["status"] == "new", 20)
+    done("DELETE", f"/supportsession/{made['id']}")
+    done("DELETE", f"/supportsession/{soon['id']}")
+    return {one["id"]: [event["type"] for event in daemon.events(one["id"])] for one in (made, later, soon)}
+
+
+class Callers(threading.Thread):
+    """Whoever calls one daemon, again and again."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self.rounds: list[dict[str, list[str]]] = []
+        self.failed: Exception | None = None
+        self.enough = threading.Event()
+        self._daemon = daemon
+
+    def run(self) -> None:
+        try:
+            while not self.enough.is_set():
+                self.rounds.append(calls(self._daemon, f"older {len(self.rounds)}"))
+        except Exception as error:
+            self.failed = error
+
+    def go_on(self, rounds: int) -> None:
+        """Returns when they have done so many more."""
+        until = len(self.rounds) + rounds
+        eventually(lambda: len(self.rounds) >= until or self.failed, 60)
+        assert self.failed is None
+
+
+def test_the_next_release_migrates_while_this_one_serves_and_nothing_is_lost(
+    make_daemon: StartDaemon,
+    sections: dict[str, Section],
+    receiver: Receiver,
+    next_release: dict[str, str],
+) -> None:
+    older, newer = (make_daemon(**sections) for _ in range(2))
+    older.fresh, newer.fresh = bool(OLDER), True
+    older.start(**OLDER)
+    callers = Callers(older)
+    callers.start()
+    try:
+        callers.go_on(OFTEN)
+        newer.start(**next_release)
+        assert newer.logged("storage.migrated")["to"] == NEXT
+        callers.go_on(1)
+        beside = [calls(newer, "newer beside it")]
+        callers.go_on(1)
+    finally:
+        callers.enough.set()
+        callers.join(60)
+    assert callers.failed is None
+    # What was made by the one is the other's, too.
+    for daemon, theirs in ((newer, callers.rounds[0] | callers.rounds[-1]), (older, beside[0])):
+        for session_id, told in theirs.items():
+            assert [event["type"] for event in daemon.events(session_id)] == told
+    storage = sections["storage"]
+    assert isinstance(storage, dict)
+    url = make_url(storage["url"]).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as connection:
+        colours: dict[str, str | None] = dict(connection.execute("SELECT id, colour FROM session").fetchall())
+    assert {colours[session_id] for one in callers.rounds for session_id in one} == {None}
+    assert {colours[session_id] for session_id in beside[0]} == {"green"}
+
+    # Who has stopped does not come back: it knows nothing of that schema, and says so.
+    assert older.terminate() == 0
+    older.spawn(**OLDER)
+    assert older.process is not None
+    assert older.process.wait(30) == 1
+    assert f"its schema is {NEXT}, of a newer tminus than this" in older.log_lines("daemon.failed")[-1]["error"]
+    beside.append(calls(newer, "newer alone"))
+
+    happened = [list(made.values()) for made in (*callers.rounds, *beside)]
+    assert all(one == happened[0] for one in happened), "the same calls, the same events"
+    events = newer.feed()
+    made = [session_id for one in (*callers.rounds, *beside) for session_id in one]
+    assert sorted({event["id"] for event in events}) == sorted(made)
+    assert len(events) == sum(len(told) for one in happened for told in one), "none lost, none twice"
+    eventually(lambda: set(receiver.seqs) == {event["seq"] for event in events}, 20)
+    assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in events]
+    for daemon in (older, newer):
+        check_health(daemon)

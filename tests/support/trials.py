@@ -1,0 +1,473 @@
+"""All else that a daemon writes: agent sessions, endpoints, what a courier records, moved deadlines, retention.
+
+As with `kills`, each is done by processes that kill themselves at the first step of it, at the second, and so on. What
+they are done to is made anew before each, and looked at after each, as much of it concerns the whole database.
+"""
+
+import asyncio
+import gc
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, func, select
+
+from tests.support import kills
+from tests.support.clocks import NOW
+from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
+from tests.support.receivers import SECRET
+from tminus import announcer, logs
+from tminus.announcer import Announcer
+from tminus.api import Services, callers
+from tminus.api.arrival import Arrival
+from tminus.bell import Bell
+from tminus.clockwork import Clockwork
+from tminus.config import Agent, Webhook
+from tminus.delivery import Webhooks, endpoint
+from tminus.delivery.endpoint import ASIDE, Courier
+from tminus.delivery.post import make_client, trusting
+from tminus.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
+from tminus.sessions import sweeps, verbs
+from tminus.sessions.retries import RetryKey
+from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.storage.peers import LEASE, Holds
+from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
+from tminus.storage.watch import Watch
+from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role
+
+SETTINGS = settings()
+OTHER = settings(lead=25 * MINUTE).lifecycle.timeouts
+DAY = 24 * HOUR
+
+TOKEN = "the token of an agent"
+
+SMALL: Sequence[tuple[Any, str, Any]] = (
+    (sweeps, "LARGEST_BATCH", 2),
+    (endpoint, "SKIPPED", 1),
+    (announcer, "PAGE", 1),
+    (announcer, "LAST_SECONDS", 0.0),
+)
+"""What is done in many batches is done so with few rows."""
+
+T = TypeVar("T")
+
+State = Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Something that is done, by whom it would be in a daemon: with a store, to what bears a label."""
+
+    do: Callable[[Store, str], Any]
+    prepare: Callable[[Transaction, str], None]
+    look: Callable[[View, str], State]
+    """Whatever it may change, as it looks alike wherever it has come to the same."""
+    commits: int = 1
+    """How many transactions change something, one after the other."""
+    later: timedelta = timedelta(0)
+    twice_is_once: bool = True
+    """Whether it may be done again, and has then been done once."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One process, and whether it had answered before it was killed."""
+
+    label: str
+    answered: bool
+    before: State
+    after: State
+    again: State
+    """After it was done once more; None if it was not."""
+
+
+# --- preparing and looking --------------------------------------------------------------------------------------------
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _nothing(_tx: Transaction, _label: str) -> None:
+    pass
+
+
+def _agent_session(tx: Transaction, label: str, expires: datetime = NOW + HOUR) -> None:
+    tx.add_agent_session(
+        AgentSession(
+            secret_sha256=_digest(label), agent_id=7, token_sha256=_digest(TOKEN), started_at=NOW, expires_at=expires,
+            client_app=label, user_agent="", remote_ip="192.0.2.1",
+        )
+    )  # fmt: skip
+
+
+def _agent_sessions(view: View, label: str) -> State:
+    return _count(view, AGENT_SESSIONS, AGENT_SESSIONS.c.client_app == label)
+
+
+def _count(view: View, table: Any, *where: Any) -> int:
+    return int(view.scalar(select(func.count()).select_from(table).where(*where)))
+
+
+def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Session:
+    start = tx.now + ahead if ahead is not None else None
+    return verbs.create(tx, SETTINGS, AGENT, order(label=label, start_time=start)).session
+
+
+def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
+    """An endpoint that has not been told of a session."""
+    outbox.enlist(tx, label, from_beginning=False)
+    if state:
+        outbox.change(tx, label, **state)
+    _session(tx, label, 5 * MINUTE)
+
+
+def _waiting(tx: Transaction, label: str) -> None:
+    """An endpoint, and a replay of it, that are to be tried again later."""
+    later = tx.now + HOUR
+    _enlisted(tx, label, retry_at=later, failures=1)
+    outbox.add_replay(tx, Replay(endpoint=label, cursor=0, until=1, retry_at=later))
+
+
+def _replayed(tx: Transaction, label: str) -> None:
+    """An endpoint that is to be told again of a session, and of nothing else."""
+    outbox.enlist(tx, label, from_beginning=False)
+    before, made = tx.last_seq(), _session(tx, label, 5 * MINUTE)
+    tx.flush()
+    outbox.change(tx, label, cursor=tx.last_seq())
+    outbox.add_replay(tx, Replay(endpoint=label, cursor=before, until=tx.last_seq(), session_id=made.id))
+
+
+def _endpoint(view: View, label: str) -> State:
+    """All that is kept of an endpoint: how far it is, its replays, its delivery log."""
+    state = outbox.endpoint(view, label)
+    if state is None:
+        return None
+    replays = view.all(Replay, select(REPLAYS).where(REPLAYS.c.endpoint == label))
+    log = view.all(Delivery, select(DELIVERIES).where(DELIVERIES.c.endpoint == label).order_by(DELIVERIES.c.id))
+    return {
+        "untold": outbox.backlog(view, state.cursor, EventFilter()).events,
+        "state": _fields(state, "name", "cursor"),
+        "replays": [(_untold(view, one), _fields(one, "id", "endpoint", "cursor", "until")) for one in replays],
+        "log": [(one.kind, one.ok, one.status, one.events) for one in log],
+    }
+
+
+def _untold(view: View, replay: Replay) -> int:
+    return _count(view, EVENTS, EVENTS.c.seq > replay.cursor, EVENTS.c.seq <= replay.until)
+
+
+def _fields(row: Endpoint | Replay, *but: str) -> State:
+    """What a row says; of instants, and what is a number of an event, only whether it is there."""
+    shown = row.model_dump(exclude=set(but))
+    return {
+        name: bool(value) if isinstance(value, datetime) or name in {"batch_until", "session_id"} else value
+        for name, value in shown.items()
+    }
+
+
+def _meta(key: str, view: View, _label: str) -> State:
+    return view.meta(key) is not None
+
+
+def _three_scheduled(tx: Transaction, label: str) -> None:
+    tx.execute(delete(SESSIONS))
+    tx.set_meta("timeouts", "others")
+    for number in range(3):
+        _session(tx, f"{label} {number}", HOUR)
+
+
+def _deadlines(view: View, _label: str) -> State:
+    """How long before its start each of them opens, and whether that is remembered as what holds for all."""
+    rows = view.all(Session, select(SESSIONS).order_by(SESSIONS.c.id))
+    ahead = [row.start_time - row.due_at for row in rows if row.start_time and row.due_at]
+    return ahead, view.meta("timeouts") != "others"
+
+
+def _old(tx: Transaction, label: str) -> None:
+    """One of everything that is not kept for ever."""
+    made = verbs.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
+    verbs.join(tx, SETTINGS, ROOM, made.id, ParticipantRole.GUEST, "Grace")
+    verbs.close(tx, AGENT, made.id)
+    _agent_session(tx, label, NOW)
+    outbox.note(
+        tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
+    )
+
+
+def _kept(view: View, label: str) -> State:
+    ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label)
+    return {
+        "agent sessions": _agent_sessions(view, label),
+        "keys": _count(view, RETRIES, RETRIES.c.key == label),
+        "deliveries": _count(view, DELIVERIES, DELIVERIES.c.endpoint == label),
+        "sessions": _count(view, SESSIONS, SESSIONS.c.label == label),
+        "events": _count(view, EVENTS, EVENTS.c.session_id.in_(ours)),
+        "participants": _count(view, PARTICIPANTS, PARTICIPANTS.c.session_id.in_(ours)),
+    }
+
+
+def _yesterdays_key(tx: Transaction, label: str) -> None:
+    earlier = _session(tx, "yesterday's")
+    tx.flush()
+    tx.add_retry(
+        Retry(agent_id=7, key=label, body_sha256="1" * 64, session_id=earlier.id, created_at=tx.now - DAY - MINUTE)
+    )
+
+
+def _made_with_key(view: View, label: str) -> State:
+    [key] = view.all(Retry, select(RETRIES).where(RETRIES.c.key == label))
+    return key.body_sha256, _count(view, SESSIONS, SESSIONS.c.label == label)
+
+
+def _log_was_left(tx: Transaction, label: str) -> None:
+    tx.set_meta(announcer._LEFT_AT, str(tx.last_seq()))
+    _session(tx, label, 5 * MINUTE)
+
+
+def _log_left(view: View, _label: str) -> State:
+    left = view.meta(announcer._LEFT_AT)
+    return _count(view, EVENTS, EVENTS.c.seq > int(left)) if left else None
+
+
+# --- doing ------------------------------------------------------------------------------------------------------------
+
+
+def _webhooks(store: Store) -> Webhooks:
+    webhooks = Webhooks(store, Path())
+    webhooks._loop.close()  # nothing runs on it
+    return webhooks
+
+
+def _services(store: Store) -> Services:
+    agent = Agent(id=7, name="Anna", roles=frozenset({Role.AGENT}), token_sha256=(_digest(TOKEN),))
+    return Services(store, SETTINGS.model_copy(update={"agents": (agent,)}), _webhooks(store), list, "a test")
+
+
+def _arrival(store: Store, label: str) -> Arrival:
+    headers = {b"client-app": label.encode(), b"session-id": label.encode()}
+    return Arrival(_services(store), "r", local=False, remote_ip="192.0.2.1", headers=headers)
+
+
+def _sign_in(store: Store, label: str) -> Any:
+    caller, _secret = asyncio.run(callers.sign_in(_arrival(store, label), TOKEN))
+    return caller.agent_id
+
+
+def _sign_out(store: Store, label: str) -> Any:
+    asyncio.run(callers.sign_out(_arrival(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
+
+
+def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
+    """What an operator asks of an endpoint that the configuration has."""
+    webhooks = _webhooks(store)
+    webhooks._settings[label] = _webhook(label)
+    webhooks._bells[label] = Bell()
+
+    async def asked() -> None:
+        await ask(webhooks, label)
+
+    asyncio.run(asked())
+
+
+def _replay(webhooks: Webhooks, label: str) -> Awaitable[Any]:
+    newest = webhooks._store.read(lambda view: view.last_seq())
+    return webhooks.replay(label, from_seq=newest, since=None, session=None)
+
+
+def _clock_was_set(store: Store, _label: str) -> None:
+    _webhooks(store).try_all_again()
+
+
+def _webhook(label: str, **more: Any) -> Webhook:
+    url = f"http://127.0.0.1:{PORT}/{label}"
+    return Webhook.model_validate({"name": label, "url": url, "secret_file": "s", **more})
+
+
+PORT = 9
+"""Where the receiver is."""
+
+_TRUSTED = trusting(None)
+
+
+def _courier(store: Store, label: str, *, act: Callable[[Courier], Awaitable[Any]], **more: Any) -> Any:
+    async def serve() -> None:
+        courier = Courier(
+            store, _webhook(label, **more), (SECRET,), make_client(_TRUSTED), Bell(), lambda *_: None, 10 * HOUR
+        )
+        async with courier._client:
+            await act(courier)
+
+    asyncio.run(serve())
+
+
+async def _until_idle(courier: Courier) -> None:
+    """As it serves, until there is nothing to do: what a daemon held that was killed is free soon."""
+    while (seconds := await courier._step()) in (0, ASIDE):
+        if seconds:
+            await asyncio.sleep(0.005)
+
+
+def _follow(store: Store, _label: str) -> None:
+    sweeps.follow_timeouts(store.submit, OTHER)
+
+
+def _clean(store: Store, _label: str) -> None:
+    sweeps.clean(store.submit, DAY, DAY)
+
+
+def _write_again(store: Store, _label: str) -> None:
+    """A tick while writing fails: only a write can tell that it works again."""
+    works = Clockwork(_services(store), Announcer(store, lambda _told: None), Event(), lambda: None, None)
+    works._settled = True
+    store._writer.failing = "the disk was full"
+    works.tick()
+    assert store.failing is None
+
+
+def _start_and_stop_log(store: Store, _label: str) -> None:
+    """The log goes on where it was left, and is left before it has told all."""
+    announcing = Announcer(store, lambda _told: None)
+    announcing.start()
+    assert announcing.stop() > 0
+
+
+def _create(store: Store, label: str) -> Any:
+    retry = RetryKey(label, "0" * 64)
+    return store.submit(lambda tx: verbs.create(tx, SETTINGS, AGENT, order(label=label), retry).session.id).result(30)
+
+
+def _forget_probe(tx: Transaction, _label: str) -> None:
+    tx.execute(delete(META).where(META.c.key == "written"))
+
+
+_PAUSED: dict[str, Any] = {"paused_at": NOW, "pause_reason": PauseReason.OPERATOR, "failures": 2, "failing_since": NOW}
+_serve = partial(_courier, act=_until_idle)
+
+TRIALS: Mapping[str, Trial] = {
+    "sign-in": Trial(_sign_in, _nothing, _agent_sessions, twice_is_once=False),
+    "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),
+    "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
+    "pause": Trial(partial(_operate, ask=Webhooks.pause), _enlisted, _endpoint),
+    "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
+    "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),
+    "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
+    "enlist": Trial(partial(_courier, act=Courier.enlist), _nothing, _endpoint),
+    "ping": Trial(partial(_courier, act=Courier.ping), _enlisted, _endpoint, twice_is_once=False),
+    "pass-over": Trial(partial(_serve, events=["session.closed"]), _enlisted, _endpoint),
+    "tell": Trial(_serve, _enlisted, _endpoint),
+    "tell-in-vain": Trial(_serve, _enlisted, _endpoint),
+    "retell": Trial(_serve, _replayed, _endpoint, commits=2),
+    "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
+    "clean": Trial(_clean, _old, _kept, commits=4, later=2 * DAY),
+    "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
+    "log": Trial(_start_and_stop_log, _log_was_left, _log_left, commits=2, twice_is_once=False),
+}
+"""Of the log only where a stop has left off is kept: one that is killed in between may have told less."""
+
+
+# --- being killed -----------------------------------------------------------------------------------------------------
+
+
+class Doors(Store):
+    """A store as it is when it is open, on engines that are made once: it need not be looked whether to migrate."""
+
+    def __init__(self, url: str) -> None:
+        self._writing = kills.unsynced_engine(url)
+        self._reading = kills.unsynced_engine(url, writes=False)
+        self._holding = kills.unsynced_engine(url, idle_seconds=LEASE)
+        self._preparing = kills.unsynced_engine(url)
+        self._looking = kills.unsynced_engine(url, writes=False)
+        self._watch = Watch(None)
+        self._notices = None
+        self.damage = None
+        self.database_id = "a test"
+        self.steps = kills.Steps(self._writing)
+
+    def open(self, now: datetime) -> None:
+        self._holds = Holds(self._holding, self._watch)
+        self.hold, self.release = self._holds.hold, self._holds.release
+        self._writer = kills.make_writer(self._writing, self.steps, lambda: now)
+        self._writer.start()
+        self.submit, self.write = self._writer.submit, self._writer.write
+
+    def prepare(self, trial: Trial, label: str) -> State:
+        """Makes what is done something to; returns how that looks."""
+        self.make(lambda tx: trial.prepare(tx, label))
+        return self.look(trial, label)
+
+    def make(self, job: Callable[[Transaction], T]) -> T:
+        with self._preparing.connect() as connection, connection.begin():
+            tx = Transaction(connection, NOW)
+            made = job(tx)
+            tx.flush()
+        return made
+
+    def look(self, trial: Trial, label: str) -> State:
+        return self.read(lambda view: trial.look(view, label), clock=True)
+
+    def do(self, trial: Trial, label: str, *, last: bool = False) -> bool:
+        """`last`: the process ends with it."""
+        self.open(NOW + trial.later)
+        trial.do(self, label)
+        if not last:
+            self.close()
+        return True
+
+    def _dispose(self) -> None:
+        """Before another process opens the same: what this one alone uses may stay open, but for SQLite's locks, of
+        which a process that is forked believes that it has them.
+        """
+        self._writing.dispose()
+        self._reading.dispose()
+        if self._writing.dialect.name == "sqlite":
+            self._preparing.dispose()
+            self._looking.dispose()
+
+
+def run(url: str, port: int) -> dict[str, list[Tried]]:
+    """Does each where nobody is killed, then by a process that is killed at the first step, and so on until one has
+    answered before. `port`: where a receiver listens that answers 500 to what is in vain.
+    """
+    found: dict[str, list[Tried]] = kills.in_process(_run_all, url, port)
+    return found
+
+
+def _run_all(url: str, port: int) -> dict[str, list[Tried]]:
+    global PORT
+    PORT = port
+    logs.configure("critical", "json")
+    for module, name, value in SMALL:
+        setattr(module, name, value)
+    store = Doors(url)
+    return {name: _run(store, name, trial) for name, trial in TRIALS.items()}
+
+
+def _run(store: Doors, name: str, trial: Trial) -> list[Tried]:
+    tried = [_try(store, name, trial, 0, None)]
+    gc.freeze()
+    while len(tried) == 1 or not tried[-1].answered:
+        tried.append(_try(store, name, trial, len(tried), tried[-1].after))
+    return tried
+
+
+def _try(store: Doors, name: str, trial: Trial, fatal: int, seen: State) -> Tried:
+    """At no step where `fatal` is 0. It is done again unless it came as far as it was `seen` before."""
+    label = f"{name}-{fatal}"
+    before = store.prepare(trial, label)
+    store._dispose()
+    if fatal:
+        killed, answer = kills.fork(store.steps, fatal, lambda: store.do(trial, label, last=True), label)
+        assert killed, label
+    else:
+        answer = store.do(trial, label)
+    after, again = store.look(trial, label), None
+    if trial.twice_is_once and after != seen:
+        store.do(trial, label)
+        again = store.look(trial, label)
+    return Tried(label, bool(answer), before, after, again)
