@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from tests.acceptance.daemons import Daemon, Section
+from tests.support.databases import KINDS, PostgresServer
 
 StartDaemon = Callable[..., Daemon]
 
@@ -44,6 +46,37 @@ def daemon() -> Iterator[Daemon]:
         check_health(shared)
     finally:
         shared.remove()
+
+
+@pytest.fixture(params=KINDS)
+def storage(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """The `[storage]` section for an empty database of each kind."""
+    with ExitStack() as stack:
+        yield storage_of(request, stack)
+
+
+def storage_of(request: pytest.FixtureRequest, stack: ExitStack) -> dict[str, Any]:
+    """The `[storage]` section for an empty database of the kind that a fixture has as its parameter: until then."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgresServer = request.getfixturevalue("pg_server")
+    return {"url": stack.enter_context(server.database(empty=True)).configured}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def each_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """The shared daemon, which is on SQLite, and one on PostgreSQL that the tests of a module share: no longer, as the
+    server is stopped by tests of other modules.
+    """
+    if request.param == "sqlite":
+        yield request.getfixturevalue("daemon")
+        return
+    with ExitStack() as stack:
+        shared = Daemon(storage=storage_of(request, stack))
+        stack.callback(shared.remove)
+        shared.start()
+        yield shared
+        check_health(shared)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def sections(
     secret.write_text(SECRET)
     with pg_server.database(empty=True) as database:
         yield {
-            "storage": {"url": database.url.replace(":@", "@")},
+            "storage": {"url": database.configured},
             "lifecycle": {"lead": "1s"},
             "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
         }
