@@ -48,35 +48,39 @@ def daemon() -> Iterator[Daemon]:
         shared.remove()
 
 
+@pytest.fixture(scope="module")
+def pg_daemon(pg_server: PostgresServer) -> Iterator[Daemon]:
+    """One on PostgreSQL that the tests of a module share: no longer, as tests of other modules stop the server."""
+    with pg_server.database(empty=True) as database:
+        shared = Daemon(storage={"url": database.configured})
+        try:
+            shared.start()
+            yield shared
+            check_health(shared)
+        finally:
+            shared.remove()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def each_daemon(request: pytest.FixtureRequest) -> Daemon:
+    """The shared daemons, one on each database."""
+    shared: Daemon = request.getfixturevalue("daemon" if request.param == "sqlite" else "pg_daemon")
+    return shared
+
+
 @pytest.fixture(params=KINDS)
 def storage(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """The `[storage]` section for an empty database of each kind."""
+    """The `[storage]` section for an empty database of each kind. To be asked for before what starts a daemon on it."""
     with ExitStack() as stack:
         yield storage_of(request, stack)
 
 
 def storage_of(request: pytest.FixtureRequest, stack: ExitStack) -> dict[str, Any]:
-    """The `[storage]` section for an empty database of the kind that a fixture has as its parameter: until then."""
+    """The `[storage]` section for an empty database of the kind that is a fixture's parameter; `stack` removes it."""
     if request.param == "sqlite":
         return {}
     server: PostgresServer = request.getfixturevalue("pg_server")
     return {"url": stack.enter_context(server.database(empty=True)).configured}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def each_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """The shared daemon, which is on SQLite, and one on PostgreSQL that the tests of a module share: no longer, as the
-    server is stopped by tests of other modules.
-    """
-    if request.param == "sqlite":
-        yield request.getfixturevalue("daemon")
-        return
-    with ExitStack() as stack:
-        shared = Daemon(storage=storage_of(request, stack))
-        stack.callback(shared.remove)
-        shared.start()
-        yield shared
-        check_health(shared)
 
 
 @pytest.fixture
