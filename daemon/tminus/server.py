@@ -28,9 +28,11 @@ DRAIN_SECONDS = 6
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
 
-KEPT = 64
-"""File descriptors that connections never take: they are for the database, webhooks, the local socket and the log. Once
-they are used up, new connections are closed without a word before anybody here hears of them, local ones too.
+KEPT = 128
+"""File descriptors that connections never take: a quarter for listening, a quarter for those that come in one turn of
+the event loop, before those that make room for them are gone, the others for the database, webhooks, the local socket
+and the log. Once they are used up, new connections are closed without a word before anybody here hears of them, local
+ones too.
 """
 
 TOLD_AGAIN = 60
@@ -45,9 +47,9 @@ HEAD_BYTES = 65_536
 AHEAD = 64
 """Requests that a client may send ahead of their turn on one connection."""
 
-ACCEPTED = 8
+ACCEPTED = 32
 """Connections that are accepted in one turn of the event loop. It takes one a turn from each socket, and when it has
-much to do its turns are long: whoever is new would wait for seconds, also to be refused.
+much to do its turns are long: with eight, the last of 800 that came at once waited for two seconds, also to be refused.
 """
 
 CROWD = 64

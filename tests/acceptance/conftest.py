@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from tests.acceptance.daemons import Daemon, Section
-from tests.support.databases import PostgresServer
+from tests.support.databases import KINDS, PostgresServer
 from tests.support.receivers import SECRET, Receiver
 
 StartDaemon = Callable[..., Daemon]
@@ -46,6 +47,41 @@ def daemon() -> Iterator[Daemon]:
         check_health(shared)
     finally:
         shared.remove()
+
+
+@pytest.fixture(scope="module")
+def pg_daemon(pg_server: PostgresServer) -> Iterator[Daemon]:
+    """One on PostgreSQL that the tests of a module share: no longer, as tests of other modules stop the server."""
+    with pg_server.database(empty=True) as database:
+        shared = Daemon(storage={"url": database.configured})
+        try:
+            shared.start()
+            yield shared
+            check_health(shared)
+        finally:
+            shared.remove()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def each_daemon(request: pytest.FixtureRequest) -> Daemon:
+    """The shared daemons, one on each database."""
+    shared: Daemon = request.getfixturevalue("daemon" if request.param == "sqlite" else "pg_daemon")
+    return shared
+
+
+@pytest.fixture(params=KINDS)
+def storage(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """The `[storage]` section for an empty database of each kind. To be asked for before what starts a daemon on it."""
+    with ExitStack() as stack:
+        yield storage_of(request, stack)
+
+
+def storage_of(request: pytest.FixtureRequest, stack: ExitStack) -> dict[str, Any]:
+    """The `[storage]` section for an empty database of the kind that is a fixture's parameter; `stack` removes it."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgresServer = request.getfixturevalue("pg_server")
+    return {"url": stack.enter_context(server.database(empty=True)).configured}
 
 
 @pytest.fixture
@@ -92,7 +128,7 @@ def sections(
     secret.write_text(SECRET)
     with pg_server.database(empty=True) as database:
         yield {
-            "storage": {"url": database.url.replace(":@", "@")},
+            "storage": {"url": database.configured},
             "lifecycle": {"lead": "1s"},
             "webhooks": [{"name": "desk", "url": receiver.url, "secret_file": str(secret)}],
         }

@@ -133,6 +133,7 @@ class Daemon:
                 base.setdefault(name, {}).update(section)
             else:
                 base[name] = section
+        self.database: str = base.get("storage", {}).get("url", f"sqlite:///{self.state / 'tminus.db'}")
         self.config.write_text(f"{toml(base)}\n{agents_toml()}")
 
     # --- life and death -----------------------------------------------------------------------------------------------

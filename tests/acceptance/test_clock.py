@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON
@@ -64,8 +65,10 @@ def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
     assert daemon.get(f"/support/{empty['pin']}/meta", by=None).status_code == 404
 
 
-def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_late(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"})
+def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_late(
+    storage: dict[str, Any], start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"}, storage=storage)
     begun = datetime.now(UTC)
     starts = [begun + timedelta(seconds=span) for span in (3.9, 3.3, 3.6, 3.0)]
     made = {daemon.make(startTime=text(start))["id"]: start for start in starts}

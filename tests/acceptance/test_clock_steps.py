@@ -107,7 +107,7 @@ def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_reques
         sections = {"storage": {"retention": "3650d"}}
         if kind == "postgresql":
             database = stack.enter_context(request.getfixturevalue("pg_server").database(empty=True))
-            sections["storage"]["url"] = database.url.replace(":@", "@")
+            sections["storage"]["url"] = database.configured
         shift = tmp_path / "shift"
         shift.write_text("0")
         daemon = make_daemon(lifecycle={"lead": "1s"}, **sections)
@@ -162,9 +162,7 @@ def test_of_two_daemons_the_one_whose_clock_is_ahead_opens_each_once(
     with pg_server.database(empty=True) as database:
         shift = tmp_path / "shift"
         shift.write_text("60")
-        right, ahead = (
-            make_daemon(storage={"url": database.url.replace(":@", "@")}, lifecycle={"lead": "1s"}) for _ in range(2)
-        )
+        right, ahead = (make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"}) for _ in range(2))
         right.start()
         ahead.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift))
         start = from_now(seconds=30)

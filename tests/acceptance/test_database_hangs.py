@@ -34,7 +34,7 @@ def test_whoever_asks_a_database_that_hangs_is_refused_soon_and_all_resumes_when
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database, ExitStack() as calling:
-        url = database.url.replace(":@", "@")
+        url = database.configured
         daemon, another = (make_daemon(storage={"url": url}, lifecycle={"lead": "1s"}) for _ in range(2))
         daemon.start()
         start = from_now(seconds=5)

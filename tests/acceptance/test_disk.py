@@ -16,12 +16,14 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
-from tests.support.databases import PostgresServer
+from tests.support.databases import PostgresServer, postgres_server
 from tests.support.disks import LoopDisk, fill, small_disk
+from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 
 SOURCE = Path(__file__).with_name("fixtures") / "faildisk.c"
@@ -205,7 +207,7 @@ def test_on_a_full_disk_of_postgresql_it_is_the_same(pg_server: PostgresServer, 
         disk = stack.enter_context(small_disk(Path(folder, "disk"), "20m"))
         place = stack.enter_context(pg_server.tablespace(disk))
         database = stack.enter_context(pg_server.database(empty=True, tablespace=place))
-        daemon = make_daemon(storage={"url": database.url.replace(":@", "@")})
+        daemon = make_daemon(storage={"url": database.configured})
         daemon.start()
         stack.callback(end, daemon)
         ballast = disk / "ballast"
@@ -320,6 +322,17 @@ def worn(make_daemon: StartDaemon) -> Daemon:
     return daemon
 
 
+def end_of_start(daemon: Daemon) -> str:
+    """Starts one that cannot start; returns the one line in which it says why."""
+    daemon.spawn()
+    assert daemon.process is not None
+    assert daemon.process.wait(30) == 1
+    [*_, failed] = daemon.log_lines()
+    assert failed["event"] == "daemon.failed"
+    assert daemon.errors.read_text() == ""
+    return str(failed["error"])
+
+
 def spoil(file: Path, at: int, size: int) -> None:
     """Turns every bit of a part of a file."""
     with file.open("r+b") as spoilt:
@@ -377,13 +390,69 @@ def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: D
     assert worn.terminate() == 0
 
 
+def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_on(make_daemon: StartDaemon) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(postgres_server())  # one of its own: it is stopped, and keeps its damage
+        database = stack.enter_context(server.database(empty=True))
+        daemon = make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
+        stack.callback(end, daemon)
+        daemon.start()
+        template = daemon.make(startTime=from_now(days=1))["id"]
+        assert daemon.terminate() == 0
+        with tables_of(daemon) as tables:
+            assert tables.scalar(text("SHOW data_checksums")) == "on"
+            multiply(tables, template, 200)
+            tables.execute(text("VACUUM ANALYZE"))
+            placed = tables.execute(text("SELECT (ctid::text::point)[0]::int, id FROM session")).all()
+            file = tables.scalar(text("SELECT pg_relation_filepath('session')"))
+        daemon.start()
+        with server.stopped() as files:
+            # Into the middle of a page that is full of rows: without checksums nobody would see it.
+            spoil(files / file, 5 * 8192 + 4096, 100)
+        # Its connections are those from before the server was stopped: the first who writes finds that out.
+        eventually(lambda: daemon.put(f"/supportsession/{template}", {"startTime": from_now(days=2)}).is_success)
+        assert reasons(daemon) == ""
+        already = len(daemon.log_lines())
+        spoilt, whole = (next(session for at, session in placed if at == page) for page in (5, 7))
+
+        move = {"startTime": from_now(days=2)}
+        for answer in (
+            daemon.get(f"/supportsession/{spoilt}"),
+            daemon.put(f"/supportsession/{spoilt}", move),
+            daemon.delete(f"/supportsession/{spoilt}"),
+            daemon.get("/supportsessions?scope=all&limit=1000"),
+        ):
+            assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
+            assert int(answer.headers["Retry-After"]) >= 1
+        assert daemon.put(f"/supportsession/{whole}", move).status_code == 200
+        opens = daemon.make(startTime=from_now(seconds=1.5))["id"]
+        eventually(lambda: daemon.session(opens)["status"] == "new")
+        found = f'invalid page in block 5 of relation "{file}"'
+        assert reasons(daemon) == f"the database is damaged: {found}"
+        lines = daemon.log_lines()[already:]
+        [told] = [line for line in lines if line["event"] == "storage.damaged"]
+        assert told["error"] == found
+        assert "restore a backup" in told["message"]
+        assert not [line for line in lines if line["event"] in ("http.failed", "clock.failed", "library.said")]
+
+        checked = daemon.command("db", "check")
+        assert checked.returncode == 1
+        assert f"status: cannot be told: {found}" in checked.stdout
+        assert {line.partition(": ")[2] for line in checked.stdout.splitlines()} <= {
+            f"cannot be told: {found}", f"cannot be counted: {found}",
+        }  # fmt: skip
+        assert daemon.terminate() == 0
+
+        # All that is due before those on that page is put off: now the clock needs it.
+        with tables_of(daemon) as tables:
+            for one in {session for page, session in placed if page != 5} | {opens}:
+                tables.execute(text("UPDATE session SET due_at = due_at + 172800000 WHERE id = :id"), {"id": one})
+        failed = end_of_start(daemon)
+        assert f"the database is damaged ({found}): restore a backup" in failed
+
+
 def test_a_page_that_was_damaged_before_the_start_ends_it_in_one_clear_line(worn: Daemon) -> None:
     spoil_root(worn.state / "tminus.db", "session_due")
-    worn.spawn()
-    assert worn.process is not None
-    assert worn.process.wait(30) == 1
-    [*_, failed] = worn.log_lines()
-    assert failed["event"] == "daemon.failed"
-    assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed["error"]
-    assert "restore a backup" in failed["error"]
-    assert worn.errors.read_text() == ""
+    failed = end_of_start(worn)
+    assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed
+    assert "restore a backup" in failed

@@ -214,7 +214,7 @@ def test_any_text_in_a_body_is_refused_or_comes_back_the_same_on_postgresql(
     description: JSON, pg_server: PostgresServer, start_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database:
-        daemon = start_daemon(storage={"url": database.url.replace(":@", "@")})
+        daemon = start_daemon(storage={"url": database.configured})
         with closing(Client(daemon)) as client:
             for kind in TEXTS:
                 _put_everywhere(description, client, "POST /v3/supportsessions", kind)

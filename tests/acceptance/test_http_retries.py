@@ -59,7 +59,8 @@ def test_a_refused_request_does_not_use_its_key_up(daemon: Daemon, key: str) -> 
     assert keyed(daemon, key, startTime=from_now(days=1)).status_code == 200
 
 
-def test_when_all_arrive_at_once_one_session_is_made(daemon: Daemon, key: str) -> None:
+def test_when_all_arrive_at_once_one_session_is_made(each_daemon: Daemon, key: str) -> None:
+    daemon = each_daemon
     together = Barrier(8)
 
     def post(_: int) -> httpx.Response:

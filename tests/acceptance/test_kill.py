@@ -4,17 +4,14 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
-from tests.support.databases import KINDS
 from tests.support.waiting import eventually
 
 ROUNDS = 3
@@ -104,16 +101,6 @@ class Maker(threading.Thread):
     def _close(self, http: httpx.Client, one: Known) -> None:
         self._ask(http, "DELETE", f"/supportsession/{one.id}", {})
         one.closed = True
-
-
-@pytest.fixture(params=KINDS)
-def storage(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """The `[storage]` section for an empty database of each kind."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with request.getfixturevalue("pg_server").database(empty=True) as database:
-        yield {"url": database.url.replace(":@", "@")}
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(

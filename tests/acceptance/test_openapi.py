@@ -1,18 +1,27 @@
 """The API's description is true: schemathesis draws requests from it and finds no lie in the answers."""
 
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from typing import Any, cast
 
+import orjson
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.engine.recorder import ScenarioRecorder
+from schemathesis.generation.stateful.state_machine import StepOutput
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance, use_after_free
+from schemathesis.specs.openapi.stateful import collect_transitions
+from schemathesis.specs.openapi.stateful.links import OpenApiLink
 
 from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
+from tests.support.databases import KINDS
 
 EXAMPLES = 12
 """Requests drawn for each call, well-formed ones and as many others."""
@@ -62,6 +71,37 @@ NEVER_WRONG = ("GET /v3/support/{pin}/meta", "GET /healthz", "GET /readyz")
 """Calls that cannot be asked wrongly: they take nothing, or any text."""
 
 
+class Asked:
+    """How a daemon is asked: over one connection, by a caller with every role that matters."""
+
+    def __init__(self, daemon: Daemon, *without: Any) -> None:
+        self._session = requests.Session()
+        self._session.trust_env = False  # it would look for proxies before each request
+        self.how: dict[str, Any] = {
+            "base_url": daemon.url,
+            "session": self._session,
+            "headers": {"Session-id": daemon.token},
+        }
+        # Both ways to say who calls: a check by which what was made has to be there asks for all that is described.
+        self.credentials = {"Session-id": daemon.token, "Authorization": f"Bearer {daemon.token}"}
+        self.without = without
+        """Checks that are not made here."""
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@pytest.fixture(scope="module")
+def both(daemon: Daemon, pg_daemon: Daemon) -> Iterator[tuple[Asked, Asked]]:
+    """A daemon on each database: both are sent the same requests, which take longer to draw than to answer.
+
+    Two more requests for each, without a token and with a wrong one, are sent to one of them: they are refused before
+    anything depends on the database, and test_rights.py has both refuse.
+    """
+    with closing(Asked(daemon)) as on_sqlite, closing(Asked(pg_daemon, ignored_auth)) as on_postgresql:
+        yield on_sqlite, on_postgresql
+
+
 @pytest.fixture(scope="module")
 def described(daemon: Daemon) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{daemon.url}/openapi.json")
@@ -81,10 +121,20 @@ def test_every_check_is_on(described: schemathesis.BaseSchema) -> None:
     assert [name for name in CHECKS.get_all_names() if not config.get_by_name(name=name).enabled] == []
 
 
+def _can_go_out(body: Any) -> bool:
+    """Whether there is no integer beyond 64 bits in a body: JSON Schema cannot forbid them in members that it does not
+    name.
+    """
+    try:
+        return not isinstance(body, dict) or bool(orjson.dumps(body))
+    except TypeError:
+        return False
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_answer_is_as_described(
-    daemon: Daemon, described: schemathesis.BaseSchema, call: str, mode: GenerationMode
+    both: tuple[Asked, Asked], described: schemathesis.BaseSchema, call: str, mode: GenerationMode
 ) -> None:
     method, path = call.split()
     operation: Any = described[path][method]
@@ -103,12 +153,87 @@ def test_every_answer_is_as_described(
     def ask(case: Case[Any]) -> None:
         # `type=` is no type, but it is no fault either: an empty value counts as absent.
         assume("" not in (case.query or {}).values())
+        assume(mode is GenerationMode.NEGATIVE or _can_go_out(case.body))
         # Nothing happens meanwhile, and the answer would be the same a minute later.
         if case.query and isinstance(case.query.get("wait"), int | float):
             case.query["wait"] = min(case.query["wait"], 0.01)
         case.headers.pop("Accept", None)
-        case.call_and_validate(headers={"Session-id": daemon.token}, excluded_checks=judged_otherwise)
+        for asked in both:
+            case.call_and_validate(**asked.how, excluded_checks=[*judged_otherwise, *asked.without])
 
     never_wrong = mode is GenerationMode.NEGATIVE and call in NEVER_WRONG
     with pytest.raises(Unsatisfiable) if never_wrong else nullcontext():
         ask()
+
+
+# --- calls that follow from each other --------------------------------------------------------------------------------
+
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /v3/supportsessions": {"type": "live", "label": "Linked", "agentPrefs": {"knock": True}},
+    "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest", "knock": True},
+    "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},
+}
+"""What is sent where a link is followed; a session that is moved afterwards is made, and moved, for another day."""
+
+MOVE = "PUT /v3/supportsession/{session_id}"
+CLOSE = "DELETE /v3/supportsession/{session_id}"
+
+
+def _links(described: schemathesis.BaseSchema) -> dict[str, list[OpenApiLink]]:
+    """By call, those that the description itself has: where each leads."""
+    found = collect_transitions([one.ok() for one in described.get_all_operations() if isinstance(one, Ok)])
+    return {
+        call: [link for link in leading.outgoing if not link.is_inferred]
+        for call, leading in found.operations.items()
+        if leading.outgoing
+    }
+
+
+def _walks(links: dict[str, list[OpenApiLink]], call: str) -> Iterator[tuple[OpenApiLink, ...]]:
+    """Every way that links lead on from a call, to its end."""
+    leading = links.get(call, [])
+    if not leading:
+        yield ()
+    for link in leading:
+        for rest in _walks(links, link.target.label):
+            yield (link, *rest)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=KINDS)
+def test_every_link_leads_to_what_was_made_and_what_is_closed_stays_closed(
+    both: tuple[Asked, Asked], described: schemathesis.BaseSchema, number: int
+) -> None:
+    asked, links = both[number], _links(described)
+    followed: set[str] = set()
+    begin: Any = described["/v3/supportsessions"]["POST"]
+
+    def ask(recorder: ScenarioRecorder, case: Case[Any], parent: StepOutput | None = None) -> StepOutput:
+        recorder.record_case(case=case, parent_id=parent.case.id if parent else None)
+        answer = case.call(**asked.how)
+        recorder.record_response(case_id=case.id, response=answer)
+        # A session that is closed is still there, so that it is used is no fault.
+        without = [use_after_free, *asked.without]
+        case.validate_response(answer, excluded_checks=without, recorder=recorder, transport_kwargs=asked.how)
+        assert answer.status_code == 200, case.operation.label
+        return StepOutput(answer, case)
+
+    for walk in _walks(links, begin.label):
+        recorder = ScenarioRecorder(label="links", config=described.config.output)
+        when = {"startTime": from_now(days=1)} if walk[0].target.label == MOVE else {}
+        answered = ask(recorder, begin.Case(body=BODIES[begin.label] | when, media_type="application/json"))
+        calls = [begin.label]
+        for link in walk:
+            values = link.extract(answered).parameters["path_parameters"]
+            named = {name: cast("Ok[Any]", value.value).ok() for name, value in values.items()}
+            case: Case[Any] = link.target.Case(path_parameters=named, headers=dict(asked.credentials))
+            body: Any = {"startTime": from_now(days=2)} if link.target.label == MOVE else BODIES.get(link.target.label)
+            if body is not None:
+                case.body, case.media_type = body, "application/json"
+            answered = ask(recorder, case, answered)
+            followed.add(link.full_name)
+            if CLOSE in calls and link.name == "show":
+                assert answered.response.json()["status"] == "closed"
+            calls.append(link.target.label)
+
+    assert followed == {link.full_name for leading in links.values() for link in leading}
+    assert len(followed) > 10

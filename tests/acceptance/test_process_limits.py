@@ -13,18 +13,22 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
-from tests.bench import rows
+from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
-from tminus.vocabulary import SessionType
 
-FILES = 110
-"""Enough for what the daemon has open itself, the 64 that it keeps, and a few connections."""
+KEPT = 128
+"""File descriptors that connections never take."""
 
-MANY = 80
+FILES = 210
+"""Enough for those, and some connections by each socket: by both together they can use up what is left."""
+
+MANY = 144
+"""Connections that are more than that."""
 
 
 def pid_of(daemon: Daemon) -> int:
@@ -48,8 +52,10 @@ def connect(address: str | tuple[str, int]) -> socket.socket:
     return connection
 
 
-def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon()
+def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(
+    storage: JSON, start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(storage=storage)
     host = urlsplit(daemon.url)
     assert host.hostname is not None
     assert host.port is not None
@@ -64,7 +70,7 @@ def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(start
     assert daemon.get("/me").status_code == 200
     [told] = daemon.log_lines("http.full")
     assert told["limit"] == FILES
-    assert told["connections"] == FILES - 64
+    assert told["connections"] == FILES - KEPT
 
     # Then nothing is left at all.
     clients += [connect(str(daemon.socket)) for _ in range(MANY)]
@@ -76,49 +82,53 @@ def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(start
 
     for client in clients:
         client.close()
-    eventually(lambda: open_files(daemon) < FILES - 64)
+    eventually(lambda: open_files(daemon) < FILES - KEPT)
     assert daemon.command("list").returncode == 0
     daemon.http.close()
     daemon.http = type(daemon.http)(timeout=20)
     assert daemon.session(session["id"])["status"] == "new"
 
 
-HERD = 10_000
+HERD = 6_000
 
 
 def test_told_to_stop_in_the_middle_of_a_herd_it_stops_and_the_rest_is_opened_once_and_in_order(
-    start_daemon: StartDaemon,
+    storage: JSON, start_daemon: StartDaemon
 ) -> None:
-    daemon = start_daemon()
-    database = daemon.state / "tminus.db"
+    daemon = start_daemon(storage=storage)
     template = daemon.make(startTime=from_now(days=300))["id"]
     assert daemon.terminate() == 0
-    rows.multiply(database, template, SessionType.LIVE, HERD)
-    daemon.start()
-    # Each falls due a millisecond after the other, all in the past.
-    with rows.connect(database) as herd:
+    with tables_of(daemon) as herd:
+        multiply(herd, template, HERD)
+        daemon.start()
+        # Each falls due a millisecond after the other, all in the past.
         now = time.time_ns() // 1_000_000
+        ((last,),) = herd.execute(text("SELECT max(due_at) FROM session"))
         herd.execute(
-            "UPDATE session SET due_at = ? + rowid, start_time = ? + rowid", (now - HERD, now + 600_000 - HERD)
+            text(
+                "UPDATE session SET due_at = due_at - :back, start_time = start_time - :back, "
+                "expires_at = expires_at - :back"
+            ),
+            {"back": last - now},
         )
-        herd.execute("UPDATE session SET expires_at = start_time + 3600000")
-        opened = "SELECT count(*) FROM session WHERE status = 'new'"
-        eventually(lambda: herd.execute(opened).fetchone()[0])
+        opened = text("SELECT count(*) FROM session WHERE status = 'new'")
+        eventually(lambda: herd.scalar(opened))
         daemon.signal(signal.SIGTERM)
         assert daemon.process is not None
         assert daemon.process.wait(10) == 0
-        before = herd.execute(opened).fetchone()[0]
-        assert 0 < before < HERD, "it was in the middle"
+        assert 0 < herd.execute(opened).scalar_one() < HERD, "it was in the middle"
         assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
         logged = [line["session_id"] for line in daemon.log_lines("session.ready")]
 
         daemon.log.unlink()  # that is long to read again and again
         daemon.start()
-        assert herd.execute(opened).fetchone()[0] == HERD
+        assert herd.scalar(opened) == HERD
         told = herd.execute(
-            "SELECT s.due_at, e.session_id FROM event AS e JOIN session AS s ON s.id = e.session_id "
-            "WHERE e.type = 'session.ready' ORDER BY e.seq"
-        ).fetchall()
+            text(
+                "SELECT s.due_at, e.session_id FROM event AS e JOIN session AS s ON s.id = e.session_id "
+                "WHERE e.type = 'session.ready' ORDER BY e.seq"
+            )
+        ).all()
     assert len(told) == len({session_id for _, session_id in told}) == HERD
     assert [due for due, _ in told] == sorted(due for due, _ in told)
     # What there was no time to print before the stop is printed now.
@@ -162,9 +172,9 @@ def little_memory() -> Iterator[Callable[[int], None]]:
 
 
 def test_killed_for_lack_of_memory_under_load_it_has_lost_nothing_acknowledged(
-    start_daemon: StartDaemon, little_memory: Callable[[int], None]
+    storage: JSON, start_daemon: StartDaemon, little_memory: Callable[[int], None]
 ) -> None:
-    daemon = start_daemon(server={"max_body": "64MiB"})
+    daemon = start_daemon(server={"max_body": "64MiB"}, storage=storage)
     little_memory(pid_of(daemon))
     acknowledged: list[str] = []
 
@@ -189,9 +199,9 @@ def test_killed_for_lack_of_memory_under_load_it_has_lost_nothing_acknowledged(
         asked = sum(maker.result() for maker in makers)
 
     daemon.start()
-    with rows.connect(daemon.state / "tminus.db", readonly=True) as database:
-        pin_of = dict(database.execute("SELECT id, pin FROM session").fetchall())
-        told = [row[0] for row in database.execute("SELECT session_id FROM event WHERE type = 'session.created'")]
+    with tables_of(daemon) as tables:
+        pin_of = {one.id: one.pin for one in tables.execute(text("SELECT id, pin FROM session"))}
+        told = tables.scalars(text("SELECT session_id FROM event WHERE type = 'session.created'")).all()
     assert set(acknowledged) <= pin_of.keys()
     assert len(pin_of) <= asked
     assert len(set(pin_of.values())) == len(pin_of)

@@ -154,9 +154,9 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(daemon: Daemon) -> Iterator[House]:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), timeout=20) as local:
-        house = House(daemon, local)
+def house(each_daemon: Daemon) -> Iterator[House]:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(each_daemon.socket)), timeout=20) as local:
+        house = House(each_daemon, local)
         house.sessions = {whose: house.own(whose) for whose in OWNERS}
         yield house
 

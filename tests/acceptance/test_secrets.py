@@ -99,7 +99,7 @@ def test_the_password_of_postgresql_is_told_to_nobody(make_daemon: StartDaemon, 
     """Neither while all goes well, nor when the server is not there."""
     password = "pa55word/with:all@kinds of%signs"
     with pg_server.database() as database:
-        storage = {"url": database.url.replace(":@", "@"), "password_file": "password"}
+        storage = {"url": database.configured, "password_file": "password"}
         daemon = make_daemon(log={"level": "debug"}, storage=storage)
         daemon.state.mkdir()
         (daemon.state / "password").write_text(f"{password}\n")

@@ -148,7 +148,7 @@ def test_a_transaction_that_never_ends_is_given_up_and_the_watchdog_is_not_fed_b
 ) -> None:
     """Whoever holds the lock that every transaction begins with stops all of them, while the server answers others."""
     with pg_server.database(empty=True) as database:
-        service = make_daemon(storage={"url": database.url.replace(":@", "@")}, lifecycle={"lead": "1s"})
+        service = make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
         service.start(NOTIFY_SOCKET=manager.address, WATCHDOG_USEC="30000000")
         due = service.make(startTime=from_now(seconds=3))
         url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)

@@ -263,7 +263,7 @@ def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_an
     make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:
     with pg_server.database(empty=True) as database, socket.create_server(("127.0.0.1", 0)) as listening:
-        url = database.url.replace(":@", "@")
+        url = database.configured
         daemon = make_daemon(storage={"url": url})
         daemon.passed = [listening]
         daemon.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -294,7 +294,7 @@ def test_told_to_stop_while_it_waits_for_another_it_stops_at_once(
     make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:
     with pg_server.database(empty=True) as database:
-        url = database.url.replace(":@", "@")
+        url = database.configured
         daemon = make_daemon(storage={"url": url})
         with psycopg.connect(url.replace("+psycopg", "")) as other:
             other.execute("SELECT pg_advisory_xact_lock(8457290)")

@@ -32,6 +32,11 @@ class Database:
     url: str
     _stores: ExitStack = field(default_factory=ExitStack)
 
+    @property
+    def configured(self) -> str:
+        """Its URL as a configuration file takes it: without the empty password."""
+        return self.url.replace(":@", "@")
+
     def open(self, now: Callable[[], datetime] | None = None, **callbacks: Any) -> Store:
         """Opens a store on it: one daemon more."""
         store = Store(self.url, now or SettableClock(), **callbacks)
@@ -76,13 +81,16 @@ class PostgresServer:
 
         self._server = get_server(folder, cleanup_mode="stop")
         self._numbers = count()
-        self._admin = psycopg.connect(self._server.get_uri(), autocommit=True)
+        self._admin = self._connect()
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             self._admin.execute(f"ALTER SYSTEM SET {setting} = off")
         self._admin.execute("SELECT pg_reload_conf()")
         self._admin.execute("CREATE DATABASE tminus")
         Store(self._url("tminus"), SettableClock()).close()
-        self._cleaner = psycopg.connect(self._server.get_uri("tminus"), autocommit=True)
+        self._cleaner = self._connect("tminus")
+
+    def _connect(self, name: str | None = None) -> psycopg.Connection:
+        return psycopg.connect(self._server.get_uri(name), autocommit=True)
 
     def _url(self, name: str) -> str:
         return str(self._server.get_uri(name, driver="psycopg"))
@@ -91,6 +99,18 @@ class PostgresServer:
         self._cleaner.close()
         self._admin.close()
         self._server.cleanup()
+
+    @contextmanager
+    def stopped(self) -> Iterator[Path]:
+        """Stops it, and starts it again; meanwhile its files, which no memory of its own is newer than."""
+        self._cleaner.close()
+        self._admin.close()
+        self._server.stop()
+        try:
+            yield Path(self._server.pgdata)
+        finally:
+            self._server.ensure_postgres_running()
+            self._admin, self._cleaner = self._connect(), self._connect("tminus")
 
     def processes(self) -> list[int]:
         """Its process ids: the one that started all others first."""

@@ -59,6 +59,7 @@ def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "KEPT", 3)
+    monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back, and is not asked"))
     counted = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):
         counted.count(f"192.0.2.{last}")

@@ -27,6 +27,7 @@ from tminus.api import (
     routes_webhooks,
 )
 from tminus.api.errors import answer, on_defect, on_http_exception, on_invalid, on_request_error
+from tminus.api.links import add_links
 from tminus.api.rim import PAGE, Rim
 from tminus.api.routing import Shortcut
 from tminus.api.services import Services
@@ -149,12 +150,13 @@ def _policy(page: str) -> str:
 
 
 def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
-    """The framework's description, without the 422 that we never answer, with the security that we ask for."""
+    """The framework's description, without the 422 that we never answer, with our security, and with links."""
     for path in schema["paths"].values():
         for call in path.values():
             call["responses"].pop("422", None)
             if "401" in call["responses"] and "public" not in call["tags"]:
                 call["security"] = [{name: []} for name in _SECURITY]
+    add_links(schema["paths"])
     components = schema["components"]
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)

@@ -182,7 +182,7 @@ class ReplayOrder(Request):
 class TokenSignIn(Request):
     """A configured token, to be turned into an agent session."""
 
-    session_token: Annotated[str, Field(max_length=1024)]
+    session_token: Annotated[str, Field(max_length=1024, json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
 
 IdempotencyKey = Annotated[

@@ -94,14 +94,17 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
             elif not migrate.is_known(schema):
                 problems.append(Problem("schema", f"its schema is {schema}, of a newer tminus than this"))
             return Examined(tuple(problems), schema)
+        # Each in a savepoint: after one that met damage PostgreSQL would answer none of the others.
         for check, ask in _CHECKS.items():
             try:
-                problems += ask(connection, timeouts, now)
+                with connection.begin_nested():
+                    problems += ask(connection, timeouts, now)
             except DBAPIError as error:
                 problems.append(Problem(check, f"cannot be told: {error.orig}"))
         counts = [0, 0, 0]
         try:
-            counts = list(connection.execute(_COUNTS).one())
+            with connection.begin_nested():
+                counts = list(connection.execute(_COUNTS).one())
         except DBAPIError as error:
             problems.append(Problem("events", f"cannot be counted: {error.orig}"))
         transaction.rollback()

@@ -157,12 +157,10 @@ def startup_error(url: str, error: BaseException) -> StartupError:
     where = make_url(url).render_as_string(hide_password=True)
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
+    if is_damage(error) and isinstance(cause, psycopg.Error):
+        return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
     if is_damage(error):
-        way_out = (
-            "restore a backup"
-            if isinstance(cause, psycopg.Error)
-            else "restore a backup, or move it away to begin anew"
-        )
+        way_out = "restore a backup, or move it away to begin anew"
         return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
     return CannotOpenDatabase(where, text)
 
