@@ -224,7 +224,7 @@ PACKAGE = Path(tminus.__file__).parent
 Place = tuple[str, int]
 """Where a function is: its file and its first line."""
 
-WRITES_NOTHING = {"app.Daemon._committed", "storage.due.rehearse"}
+WRITES_NOTHING = {"daemon.Daemon._committed", "storage.due.rehearse"}
 """These are given a transaction, too: one is told of it, one tries its statements on no session."""
 
 
