@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,41 @@ from tests.support.clocks import SettableClock
 from tests.support.databases import KINDS, Database, PostgresServer, SqliteServer, postgres_server
 from tests.support.worlds import World
 from tminus import logs
+
+LONGEST = (
+    "acceptance/test_systemd.py",
+    "integration/test_webhooks.py",
+    "acceptance/test_clock_steps.py",
+    "acceptance/test_disk.py",
+    "acceptance/test_service_manager.py",
+    "acceptance/test_two_daemons.py",
+    "acceptance/test_install_page.py",
+    "integration/test_kill_at_every_step.py",
+    "acceptance/test_database_away.py",
+    "acceptance/test_kill.py",
+    "acceptance/test_clock.py",
+    "acceptance/test_process_limits.py",
+)
+"""The modules that take longest, by whatever they wait for; the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each of several test processes begins with some of the longest modules: begun last they would hold up the end,
+    and what the tests of a module share is made once for each process that takes some of them.
+
+    pytest-xdist gives each process a slice of the list, all of a length; who is done takes from the end of another's.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for number, name in enumerate(LONGEST):
+        shares[number % processes] += [item for item in items if item.path.as_posix().endswith(f"/tests/{name}")]
+    rest = [item for item in items if not any(item in share for share in shares)]
+    left = len(items)
+    for number, share in enumerate(shares):
+        length = left // (processes - number)
+        left -= length
+        share += [rest.pop(0) for _ in range(length - len(share))]
+    items[:] = [item for share in shares for item in share] + rest
 
 
 @pytest.fixture(scope="session")

@@ -239,7 +239,9 @@ def places() -> dict[Place, str]:
             is_written = "Transaction." in name and any(
                 f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
             )
-            calls_verb = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(("verb(", "verbs."))
+            calls_verb = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
+                ("verb(", "verbs.", "participants.")
+            )
             if (own == ["tx"] or is_written) and not calls_verb and name not in WRITES_NOTHING:
                 decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list
                 found[str(path), min([function.lineno, *(one.lineno for one in decorators)])] = name

@@ -11,6 +11,7 @@ from tests.support.worlds import World
 
 from tminus.errors import BadStartTime, KeyReused, TooManySessions
 from tminus.sessions import sweeps, verbs
+from tminus.sessions.moves import Made
 from tminus.sessions.retries import retry_key
 from tminus.vocabulary import EventType, Status
 
@@ -104,7 +105,7 @@ def test_a_retry_of_a_schedule_is_answered_also_when_its_start_has_passed(world:
 
 
 def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -> None:
-    made: list[verbs.Made] = []
+    made: list[Made] = []
     begin = threading.Barrier(16)
 
     def request() -> None:

@@ -24,7 +24,8 @@ from sqlalchemy import Engine, event
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.processes import CONTEXT
-from tminus.sessions import sweeps, verbs
+from tminus.sessions import participants, sweeps, verbs
+from tminus.sessions.moves import Made
 from tminus.sessions.retries import RetryKey
 from tminus.sessions.sweeps import Jobs
 from tminus.storage import Transaction
@@ -32,7 +33,7 @@ from tminus.storage.engine import make_engine, plain_url
 from tminus.storage.peers import Notices
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
-from tminus.vocabulary import ParticipantRole, SessionType
+from tminus.vocabulary import ParticipantRole, SessionType, Trigger
 
 SETTINGS = settings(max_active=30 * MINUTE)
 
@@ -95,21 +96,23 @@ def _session(
     made = verbs.create(tx, SETTINGS, AGENT, wanted).session
     joined = ""
     for _ in range(inside):
-        joined = verbs.join(tx, SETTINGS, ROOM, made.id, ParticipantRole.GUEST, "Grace").participant_id
+        joined = participants.arrive(
+            tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace"
+        ).participant_id
     return Target(target.number, target.label, made.id, joined)
 
 
 def _left(tx: Transaction, target: Target) -> Target:
     """One in which somebody has been."""
     prepared = _session(tx, target, inside=1)
-    verbs.leave(tx, SETTINGS, ROOM, prepared.session_id, prepared.participant_id)
+    participants.leave(tx, SETTINGS, ROOM, prepared.session_id, prepared.participant_id)
     return prepared
 
 
 def _knocked(tx: Transaction, target: Target) -> Target:
     """One at which somebody waits to be let in."""
     made = _session(tx, target, LIVE).session_id
-    waits = verbs.knock(tx, SETTINGS, ROOM, made, ParticipantRole.GUEST, "Grace").participant_id
+    waits = participants.arrive(tx, SETTINGS, ROOM, made, Trigger.KNOCK, ParticipantRole.GUEST, "Grace").participant_id
     return Target(target.number, target.label, made, waits)
 
 
@@ -121,7 +124,7 @@ def _create(
 ) -> dict[str, Any]:
     retry = RetryKey(target.label, "0" * 64) if key else None
 
-    def job(tx: Transaction) -> verbs.Made:
+    def job(tx: Transaction) -> Made:
         start = tx.now + ahead if ahead is not None else None
         return verbs.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
 
@@ -134,10 +137,14 @@ def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, An
     return {"id": moved.id, "pin": moved.pin}
 
 
-def _arrive(jobs: Jobs, target: Target, *, verb: Callable[..., verbs.Made]) -> dict[str, Any]:
+def _arrive(jobs: Jobs, target: Target, *, trigger: Trigger) -> dict[str, Any]:
     retry = RetryKey(target.label, "0" * 64)
     role = ParticipantRole.GUEST
-    made = jobs(lambda tx: verb(tx, SETTINGS, ROOM, target.session_id, role, "Ada", retry)).result(30)
+    job = partial(
+        participants.arrive, settings=SETTINGS, caller=ROOM, session_id=target.session_id, trigger=trigger, role=role,
+        name="Ada", retry=retry,
+    )  # fmt: skip
+    made = jobs(job).result(30)
     return {"id": made.session.id, "participant": made.participant_id}
 
 
@@ -164,11 +171,11 @@ VERBS: Mapping[str, Deed] = {
     "schedule into the lead time": Deed(partial(_create, kind=SUPPORT, ahead=5 * MINUTE)),
     "reschedule": Deed(partial(_reschedule, ahead=48 * HOUR), partial(_session, ahead=24 * HOUR)),
     "reschedule into the lead time": Deed(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
-    "join": Deed(partial(_arrive, verb=verbs.join), _session),
-    "knock": Deed(partial(_arrive, verb=verbs.knock), partial(_session, kind=LIVE)),
-    "admit": Deed(partial(_report, verb=verbs.admit), _knocked),
-    "deny": Deed(partial(_report, verb=verbs.deny), _knocked),
-    "leave": Deed(partial(_report, verb=verbs.leave), partial(_session, inside=1)),
+    "join": Deed(partial(_arrive, trigger=Trigger.JOIN), _session),
+    "knock": Deed(partial(_arrive, trigger=Trigger.KNOCK), partial(_session, kind=LIVE)),
+    "admit": Deed(partial(_report, verb=participants.admit), _knocked),
+    "deny": Deed(partial(_report, verb=participants.deny), _knocked),
+    "leave": Deed(partial(_report, verb=participants.leave), partial(_session, inside=1)),
     "close": Deed(_close, partial(_session, inside=2)),
 }
 

@@ -32,13 +32,13 @@ from tminus.delivery import Webhooks, endpoint
 from tminus.delivery.endpoint import ASIDE, Courier
 from tminus.delivery.post import make_client, trusting
 from tminus.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
-from tminus.sessions import sweeps, verbs
+from tminus.sessions import participants, sweeps, verbs
 from tminus.sessions.retries import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.peers import LEASE, Holds
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
-from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role
+from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 
 SETTINGS = settings()
 OTHER = settings(lead=25 * MINUTE).lifecycle.timeouts
@@ -192,7 +192,7 @@ def _deadlines(view: View, _label: str) -> State:
 def _old(tx: Transaction, label: str) -> None:
     """One of everything that is not kept for ever."""
     made = verbs.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
-    verbs.join(tx, SETTINGS, ROOM, made.id, ParticipantRole.GUEST, "Grace")
+    participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     verbs.close(tx, AGENT, made.id)
     _agent_session(tx, label, NOW)
     outbox.note(

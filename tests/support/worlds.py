@@ -10,13 +10,14 @@ from tests.support.clocks import SettableClock
 from tests.support.factories import AGENT, ROOM, order, settings
 from tminus.events import Told
 from tminus.model import Participant, Session
-from tminus.sessions import sweeps, verbs
+from tminus.sessions import participants, sweeps, verbs
+from tminus.sessions.moves import Made
 from tminus.sessions.retries import RetryKey
 from tminus.sessions.sweeps import Sweep
-from tminus.sessions.verbs import IfMatch, Made
+from tminus.sessions.verbs import IfMatch
 from tminus.storage import EventFilter, Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
-from tminus.vocabulary import Caller, EventType, ParticipantRole, SessionType
+from tminus.vocabulary import Caller, EventType, ParticipantRole, SessionType, Trigger
 
 T = TypeVar("T")
 
@@ -72,21 +73,25 @@ class World:
         retry: RetryKey | None = None,
     ) -> str:
         """Somebody joins; returns the participant's id."""
-        return self.run(lambda tx: verbs.join(tx, self.settings, by, session.id, role, name, retry)).participant_id
+        return self.run(
+            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.JOIN, role, name, retry)
+        ).participant_id
 
     def knock(self, session: Session, name: str = "Grace", *, by: Caller = ROOM, retry: RetryKey | None = None) -> str:
         """Somebody waits to be let in; returns the participant's id."""
         guest = ParticipantRole.GUEST
-        return self.run(lambda tx: verbs.knock(tx, self.settings, by, session.id, guest, name, retry)).participant_id
+        return self.run(
+            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, retry)
+        ).participant_id
 
     def admit(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
-        self.run(lambda tx: verbs.admit(tx, self.settings, by, session.id, participant_id))
+        self.run(lambda tx: participants.admit(tx, self.settings, by, session.id, participant_id))
 
     def deny(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
-        self.run(lambda tx: verbs.deny(tx, self.settings, by, session.id, participant_id))
+        self.run(lambda tx: participants.deny(tx, self.settings, by, session.id, participant_id))
 
     def leave(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
-        self.run(lambda tx: verbs.leave(tx, self.settings, by, session.id, participant_id))
+        self.run(lambda tx: participants.leave(tx, self.settings, by, session.id, participant_id))
 
     def close(self, session: Session, *, by: Caller = AGENT) -> None:
         self.run(lambda tx: verbs.close(tx, by, session.id))

@@ -1,5 +1,6 @@
 """Sessions: make, list, show, move, close; and what rooms report."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -37,10 +38,10 @@ from tminus.errors import (
     WrongStatus,
 )  # fmt: skip
 from tminus.model import Session
-from tminus.sessions import reads, verbs
+from tminus.sessions import participants, reads, verbs
 from tminus.sessions.retries import retry_key
 from tminus.storage import SessionFilter
-from tminus.vocabulary import OPEN_STATUSES, Caller, SessionType
+from tminus.vocabulary import OPEN_STATUSES, Caller, SessionType, Trigger
 
 router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
 
@@ -174,8 +175,17 @@ async def join_session(
 ) -> Response:
     services = services_of(request)
     retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
-    verb = verbs.knock if body.knock else verbs.join
-    made = await services.write(lambda tx: verb(tx, services.settings, caller, session_id, body.role, body.name, retry))
+    arrive = partial(
+        participants.arrive,
+        settings=services.settings,
+        caller=caller,
+        session_id=session_id,
+        trigger=Trigger.KNOCK if body.knock else Trigger.JOIN,
+        role=body.role,
+        name=body.name,
+        retry=retry,
+    )
+    made = await services.write(arrive)
     headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
     return Json({"participantId": made.participant_id}, headers=headers)
 
@@ -189,7 +199,7 @@ async def join_session(
 async def answer_knock(
     request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
 ) -> Response:
-    services, verb = services_of(request), verbs.admit if body.admitted else verbs.deny
+    services, verb = services_of(request), participants.admit if body.admitted else participants.deny
     await services.write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})
 
@@ -202,5 +212,5 @@ async def answer_knock(
 )
 async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:
     services = services_of(request)
-    await services.write(lambda tx: verbs.leave(tx, services.settings, caller, session_id, participant_id))
+    await services.write(lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})

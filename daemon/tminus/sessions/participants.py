@@ -1,0 +1,122 @@
+"""What a room reports of those who come and go.
+
+Verbs like those in `verbs`: each is a job for the store's writer.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from tminus import draws
+from tminus.config import Settings
+from tminus.errors import NoKnocking, UnknownParticipant
+from tminus.lifecycle import fire
+from tminus.model import Participant, Session
+from tminus.sessions.moves import Made, change
+from tminus.sessions.reads import found
+from tminus.sessions.retries import RetryKey, made_before, remember
+from tminus.sessions.rights import need
+from tminus.storage import Transaction
+from tminus.vocabulary import Caller, ParticipantRole, Role, Setting, Status, Trigger
+
+
+def arrive(
+    tx: Transaction,
+    settings: Settings,
+    caller: Caller,
+    session_id: str,
+    trigger: Trigger,
+    role: ParticipantRole,
+    name: str,
+    retry: RetryKey | None = None,
+) -> Made:
+    """A room reports that somebody joined (`trigger`: JOIN), or waits to be let in (KNOCK).
+
+    Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`.
+    """
+    need(caller.has(Role.ROOM), "the role room")
+    session = found(tx, session_id)
+    if retry is not None and (earlier := made_before(tx, caller, retry)):
+        return Made(session, replayed=True, participant_id=earlier.participant_id or "")
+    move = fire(trigger, session.status)
+    waits = trigger is Trigger.KNOCK
+    if waits and not session.settings[Setting.KNOCK]:
+        raise NoKnocking("In this session nobody knocks, as its setting knock is off: report a join")
+    participant = Participant(
+        id=draws.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,
+        waiting_since=tx.now if waits else None,
+    )  # fmt: skip
+    tx.add_participant(participant)
+    if retry is not None:
+        remember(tx, caller, retry, session_id, participant.id)
+    entered = {} if waits else _entered(session, tx.now)
+    changed = change(tx, settings, session, move, caller, participant, **entered)
+    return Made(changed, participant_id=participant.id)
+
+
+def _entered(session: Session, now: datetime) -> dict[str, Any]:
+    """What changes when one more is in."""
+    return {
+        "activated_at": session.activated_at or now, "empty_since": None, "participants": session.participants + 1,
+    }  # fmt: skip
+
+
+def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
+    """A room reports that somebody who knocked was let in; nothing happens if that is known.
+
+    Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`.
+    """
+    session, participant = _participant(tx, caller, session_id, participant_id)
+    if participant.waiting_since is None:
+        return
+    if participant.left_at is not None:
+        raise NoKnocking(f"Participant {participant_id} does not wait any more: they would have to knock again")
+    move = fire(Trigger.ADMIT, session.status)
+    tx.participant_admitted(participant_id)
+    change(tx, settings, session, move, caller, participant, **_entered(session, tx.now))
+
+
+def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
+    """A room reports that somebody who knocked was not let in; nothing happens if that is known.
+
+    Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`.
+    """
+    session, participant = _participant(tx, caller, session_id, participant_id)
+    if participant.waiting_since is None:
+        raise NoKnocking(f"Participant {participant_id} does not wait to be let in: they have joined")
+    if participant.left_at is None:
+        _turn_away(tx, settings, caller, session, participant)
+
+
+def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
+    """A room reports that somebody left, or waits no more; nothing happens if they have already.
+
+    Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`.
+    """
+    session, participant = _participant(tx, caller, session_id, participant_id)
+    if participant.left_at is not None or session.status is Status.CLOSED:
+        return
+    if participant.waiting_since is not None:
+        _turn_away(tx, settings, caller, session, participant)
+        return
+    move = fire(Trigger.LEAVE, session.status)
+    tx.participant_left(participant_id)
+    left = session.participants - 1
+    empty_since = None if left else tx.now
+    change(tx, settings, session, move, caller, participant, empty_since=empty_since, participants=left)
+
+
+def _turn_away(tx: Transaction, settings: Settings, caller: Caller, session: Session, participant: Participant) -> None:
+    """Somebody waits no more, and was not let in."""
+    move = fire(Trigger.DENY, session.status)
+    tx.participant_left(participant.id)
+    change(tx, settings, session, move, caller, participant)
+
+
+def _participant(tx: Transaction, caller: Caller, session_id: str, participant_id: str) -> tuple[Session, Participant]:
+    """A session and one of its participants, for a room. Raises `Forbidden`, `UnknownSession`, `UnknownParticipant`."""
+    need(caller.has(Role.ROOM), "the role room")
+    session = found(tx, session_id)
+    participant = tx.participant(session_id, participant_id)
+    if participant is None:
+        raise UnknownParticipant(participant_id)
+    return session, participant
