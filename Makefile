@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes -
 MINUTES ?= 5
 
 # Test processes: more than cores, as much of what tests do is wait.
-WORKERS ?= 6
+WORKERS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types imports audit bench soak docs lock clean

@@ -6,8 +6,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
+_FIRST_LOOK, _LAST_LOOK, _LONGEST = 0.002, 0.05, 0.5
 """Seconds between two looks: what comes at once is seen at once, and what takes long is not asked for all the time."""
+
+_IDLE = 4
+"""How many times as long as a look took it waits before the next, at least: what is looked at has the machine."""
 
 
 def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
@@ -18,10 +21,11 @@ def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
     give_up = time.monotonic() + deadline
     pause = _FIRST_LOOK
     while True:
+        begun = time.monotonic()
         said = condition()
         if said:
             return said
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {deadline} s; the last look said {said!r}")
-        time.sleep(pause)
+        time.sleep(max(pause, min(_IDLE * (time.monotonic() - begun), _LONGEST)))
         pause = min(pause * 1.5, _LAST_LOOK)

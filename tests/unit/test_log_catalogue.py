@@ -29,13 +29,20 @@ class Call:
 
 def _calls() -> Iterator[Call]:
     for path in sorted(SOURCE.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        for function in ast.walk(tree):
-            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call) and _name(node.func) == "say":
-                    yield _call(node, function, f"{path.relative_to(SOURCE)}:{node.lineno}")
+        text = path.read_text()
+        if "say(" in text:
+            tree = ast.parse(text)
+            yield from _calls_in(tree, tree, str(path.relative_to(SOURCE)))
+
+
+def _calls_in(node: ast.AST, function: ast.AST, file: str) -> Iterator[Call]:
+    """`function`: the innermost around the node."""
+    if isinstance(node, ast.Call) and _name(node.func) == "say":
+        yield _call(node, function, f"{file}:{node.lineno}")
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        function = node
+    for child in ast.iter_child_nodes(node):
+        yield from _calls_in(child, function, file)
 
 
 def _name(function: ast.expr) -> str:
