@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from tminus import clock
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
@@ -44,6 +44,11 @@ PAUSE = 1.0
 
 SLOW = 3.0
 """Seconds of one transaction after which requests are refused at once, and those that waited for it with it."""
+
+AT_ONCE = 0.2
+"""Seconds within which a batch that loses its connection before the commit is tried on a fresh one. So soon it was dead
+before: the server was restarted under an idle daemon, say.
+"""
 
 DRAWS = 4
 """How often a job is run when what it drew by lot, an id or a PIN, turns out to be taken."""
@@ -98,6 +103,8 @@ class Writer:
         self._wake = threading.Condition()
         self._stopping = False
         self._try_again = 0.0
+        self._committing = False
+        """Whether the last transaction got as far as its commit: if it failed, that may be done."""
         self._begun: float | None = None
         """When the batch that is being written was begun."""
         self.failing: str | None = None
@@ -203,8 +210,15 @@ class Writer:
         return refused
 
     def _write(self, batch: Sequence[_Work]) -> None:
+        begun = clock.monotonic()
         try:
-            self._transact(batch)
+            try:
+                self._transact(batch)
+            except DBAPIError as error:
+                if not error.connection_invalidated or self._committing or clock.monotonic() - begun > AT_ONCE:
+                    raise
+                self._forget(batch)
+                self._transact(batch)
         except Exception as error:
             if is_unavailable(error) and not is_damage(error):
                 # The database's fault, not a job's: to run them one by one would only make each wait as long.
@@ -212,9 +226,15 @@ class Writer:
             elif len(batch) == 1:
                 self._alone(batch[0], error)
             else:
+                self._forget(batch)
                 for work in batch:
-                    work.error = work.result = None
                     self._write([work])
+
+    @staticmethod
+    def _forget(batch: Sequence[_Work]) -> None:
+        """Nothing of what these jobs did has been written: they are run again."""
+        for work in batch:
+            work.result = work.error = None
 
     def _alone(self, work: _Work, error: Exception) -> None:
         """A job failed in a transaction of its own: what it drew may be taken, then it draws again."""
@@ -251,6 +271,7 @@ class Writer:
 
     def _transact(self, batch: Sequence[_Work]) -> None:
         """Runs the jobs and commits, or raises with nothing written."""
+        self._committing = False
         connection = self._kept.get()
         try:
             with self._watch.over(connection), connection.begin():
@@ -267,6 +288,7 @@ class Writer:
                 tx.flush()
                 if self._notify is not None and (tx.told or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
+                self._committing = True
         except SQLAlchemyError:
             self._kept.drop()
             raise
