@@ -116,6 +116,11 @@ LOG_LINES = {
         "{connections} connections are open, and no more may be with {limit} open files at the most (LimitNOFILE=)",
         ("connections", "limit"),
     ),
+    "http.refused": Line(
+        "warning",
+        "connections are refused with 503: {connections} are open, as many as may be (limits.connections), and none idle",
+        ("connections",),
+    ),
     "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }
 
