@@ -82,6 +82,7 @@ LOG_LINES = {
         "warning", "too many PIN look-ups from {remote_ip}: it has to wait", ("remote_ip", "request_id")
     ),
     "webhook.added": Line("info", "endpoint {endpoint} is told what happens, from {from}", ("endpoint", "from")),
+    "webhook.secret": Line("info", "what endpoint {endpoint} is told is signed with other secrets", ("endpoint",)),
     "webhook.failed": Line(
         "warning",
         "endpoint {endpoint} took nothing ({error}), for the {tries}. time since {since}; tried again at {retry_at}",

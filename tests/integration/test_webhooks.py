@@ -426,7 +426,9 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
 
 
 @ON_SQLITE
-def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Sender, receiver: Receiver) -> None:
+def test_while_a_secret_is_replaced_receivers_with_either_are_content(
+    sender: Sender, receiver: Receiver, log_lines: Lines
+) -> None:
     sender.apply(desk(receiver), desk=(SECRET,))
     sender.make()
     eventually(lambda: len(receiver.requests) == 1)
@@ -441,6 +443,7 @@ def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Se
     receiver.requests[2].verify(OTHER_SECRET)
     assert "," not in receiver.requests[2].headers["webhook-signature"].removeprefix("v1,")
     assert receiver.seqs == sender.seqs()
+    assert len([line for line in log_lines() if line["event"] == "webhook.secret"]) == 2
 
 
 @ON_SQLITE
