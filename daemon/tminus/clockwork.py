@@ -181,4 +181,5 @@ class Clockwork:
             requests=requests,
             oldest_undelivered=oldest and instants.text(oldest),
             unreadable=unreadable,
+            unwritable=self._store.failing,
         )

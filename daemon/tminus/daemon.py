@@ -186,7 +186,7 @@ class Daemon:
 
     def _doing(self, what: str) -> None:
         """What there is to be done before it is ready."""
-        self._starting.doing = what
+        self._starting.doing = f"{what}, since {instants.text(clock.now())}"
         self._systemd.status(what)
 
     def _not_ready(self) -> list[str]:

@@ -26,7 +26,8 @@ class Health:
         elif failing is not None and since is not None:
             reasons.append(f"the database cannot be written, since {instants.text(since)}: {failing}")
         elif unreadable := self._store.unreadable():
-            reasons.append(f"the database cannot be read: {unreadable}")
+            since = self._store.unreadable_since or clock.now()
+            reasons.append(f"the database cannot be read, since {instants.text(since)}: {unreadable}")
         if not reasons and not self._timers.alive:
             reasons.append(f"the clock has stopped: it last looked for what is due at {_ago(self._timers.age)}")
         if self._stopping.is_set():

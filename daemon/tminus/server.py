@@ -36,7 +36,7 @@ ones too.
 """
 
 TOLD_AGAIN = 60
-"""Seconds after which it is told again that no more connections are taken."""
+"""Seconds after which it is told again that no more connections are taken, or that some are refused."""
 
 HEAD_SECONDS = 20
 """How long a request's head may take to arrive, from its first byte; the first of a connection, from its beginning."""
@@ -70,6 +70,7 @@ class _Connection(HttpToolsProtocol):
     """
 
     _tell_from = 0.0
+    _tell_refusal_from = 0.0
 
     def __init__(self, *args: Any, idle: "dict[_Connection, None]", most: int | None, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -82,6 +83,7 @@ class _Connection(HttpToolsProtocol):
         if self._is_full():
             oldest = next(iter(self._idle), None)
             if oldest is None:
+                self._tell_refusal()
                 self.transport = transport
                 transport.write(_refusal())
                 transport.close()
@@ -101,6 +103,13 @@ class _Connection(HttpToolsProtocol):
                 say("http.full", connections=is_open, limit=files)
             return True
         return self._most is not None and is_open >= self._most
+
+    def _tell_refusal(self) -> None:
+        """Nobody else does: what is refused here is in no counter, and no request that has a line."""
+        is_open = len(self.connections)
+        if self._most is not None and is_open >= self._most and clock.monotonic() >= _Connection._tell_refusal_from:
+            _Connection._tell_refusal_from = clock.monotonic() + TOLD_AGAIN
+            say("http.refused", connections=is_open)
 
     def give_way(self) -> None:
         """Closes it for the sake of another."""
@@ -146,6 +155,9 @@ class _Connection(HttpToolsProtocol):
         if len(self.pipeline) >= AHEAD:
             raise ValueError("too many requests sent ahead")  # uvicorn answers 400, and hangs up
         super().on_message_begin()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """What asks for another protocol is answered in this one. uvicorn would have the operator install something."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if len(self.tasks) >= CROWD:

@@ -16,7 +16,9 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
 
 from tminus import clock
+from tminus.errors import StoreUnavailable
 from tminus.logs import failure, say
+from tminus.storage.engine import reason
 
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
@@ -135,7 +137,7 @@ class Timers:
         try:
             result = work()
         except Exception as error:
-            told = failure(error)
+            told = _told(error)
             if self._failures.get(name) != told["error"]:
                 self._failures[name] = told["error"]
                 say("clock.failed", job=name, **told)
@@ -208,3 +210,12 @@ class _Every(BaseTrigger):  # type: ignore[misc]
 
 class _Failed:
     """What `_guarded` returns in place of a result."""
+
+
+def _told(error: Exception) -> dict[str, str]:
+    """Of a database that is away what it says itself: that is no defect, and what callers are told is not for those who
+    read the log.
+    """
+    if isinstance(error, StoreUnavailable):
+        return {"error": f"the database is not available: {reason(error.__cause__ or error)}"}
+    return failure(error)

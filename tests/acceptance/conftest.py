@@ -17,8 +17,6 @@ DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable",
 
 HARMLESS = (
     "Invalid HTTP request received.",
-    "Unsupported upgrade request.",
-    "No supported WebSocket library",
     "Cancel 1 running task(s), timeout graceful shutdown exceeded",
 )
 """What the HTTP library says of bytes that are no HTTP, and of a request that never ends: the sender's defects."""

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -151,6 +152,22 @@ def test_a_stream_and_a_held_request_end_with_their_token(start_daemon: StartDae
         assert [event for event in events if event] == []
     waiting.join(20)
     assert (held[0].status_code, held[0].json()["refcode"]) == (401, 104401)
+
+
+def test_however_many_listen_nobody_else_is_refused_when_an_event_wakes_them(daemon: Daemon) -> None:
+    where = httpx.URL(daemon.url)
+    head = f"GET /v3/events?after=now HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n"
+    head += "Accept: text/event-stream\r\n\r\n"
+    with ExitStack() as opened:
+        for _ in range(300):
+            listener = opened.enter_context(socket.create_connection((where.host, where.port or 80), timeout=20))
+            listener.sendall(head.encode())
+            assert listener.recv(1000).startswith(b"HTTP/1.1 200")
+        codes = set()
+        for _ in range(5):
+            made = daemon.make()
+            codes |= {daemon.get(f"/supportsession/{made['id']}").status_code for _ in range(5)}
+    assert codes == {200}
 
 
 def test_the_command_follows(daemon: Daemon) -> None:

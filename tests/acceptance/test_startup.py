@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
+from tests.acceptance.times import parsed
 from tests.support.databases import PostgresServer
 from tests.support.processes import TMINUS
 from tests.support.waiting import eventually
@@ -278,7 +280,10 @@ def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_an
             answer = readiness()
             assert answer.status_code == 503
             waiting = "waiting for others, to bring the database's schema up to date"
-            assert answer.json() == {"ready": False, "reasons": [waiting]}
+            [reason] = answer.json()["reasons"]
+            told, since = reason.split(", since ")
+            assert (answer.json()["ready"], told) == (False, waiting)
+            assert parsed(since) < datetime.now(UTC)
             assert httpx.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
             refused = daemon.post("/supportsessions", {"type": "live", "label": "Too soon"})
             assert (refused.status_code, refused.json()["refcode"]) == (503, 110503)

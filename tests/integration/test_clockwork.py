@@ -200,3 +200,13 @@ def test_the_heartbeat_comes_while_the_database_cannot_be_read_and_says_why(work
     [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert (told["requests"], told["worst_lag_ms"], told["unreadable"]) == (7, 0, "no such table: event")
     assert "sessions" not in told
+    assert "unwritable" not in told
+
+
+def test_the_heartbeat_says_why_the_database_cannot_be_written(
+    works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(works.store._writer, "failing", "database or disk is full")
+    works.clockwork._heartbeat()
+    [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert (told["unwritable"], "sessions" in told) == ("database or disk is full", True)

@@ -4,9 +4,10 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -179,10 +180,20 @@ def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -
             one.close()
 
 
+def test_who_asks_for_another_protocol_is_answered_in_this_one_and_nobody_is_told_to_install_something(
+    address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    with sent(address, HEALTH.replace(b"\r\n\r\n", upgrade)) as connection:
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+    assert not [line for line in log_lines() if line["event"] == "library.said"]
+
+
 def test_while_none_is_idle_a_new_one_is_refused_in_our_words(
-    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     monkeypatch.setattr(rim, "BODY_SECONDS", 30)
+    monkeypatch.setattr(server._Connection, "_tell_refusal_from", 0.0)
     busy: list[socket.socket] = []
 
     def refused_at_last() -> bytes:
@@ -198,6 +209,8 @@ def test_while_none_is_idle_a_new_one_is_refused_in_our_words(
     assert b"\r\nretry-after: 1\r\n" in head
     assert b"\r\nconnection: close" in head
     assert json.loads(body)["refcode"] == 105503
+    [told] = [line for line in log_lines() if line["event"] == "http.refused"]  # once, however many are refused
+    assert (told["level"], told["connections"]) == ("warning", MOST)
 
 
 def _refused(address: tuple[str, int]) -> bytes:

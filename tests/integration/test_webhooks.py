@@ -201,9 +201,12 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
         eventually(lambda: len(back.seqs) == 20)
         assert back.seqs == sender.seqs()
         eventually(lambda: sender.standing().state.failures == 0)
-    names = [line["event"] for line in log_lines() if line["event"].startswith("webhook.")]
+    lines = [line for line in log_lines() if line["event"].startswith("webhook.")]
+    names = [line["event"] for line in lines]
     assert names[:2] == ["webhook.added", "webhook.failed"]
     assert names[-1] == "webhook.recovered"
+    assert len({line["since"] for line in lines[1:]}) == 1, "all tell of one trouble, and since when it lasts"
+    assert lines[1]["since"] <= lines[1]["ts"]
 
 
 @ON_SQLITE
@@ -423,7 +426,9 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
 
 
 @ON_SQLITE
-def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Sender, receiver: Receiver) -> None:
+def test_while_a_secret_is_replaced_receivers_with_either_are_content(
+    sender: Sender, receiver: Receiver, log_lines: Lines
+) -> None:
     sender.apply(desk(receiver), desk=(SECRET,))
     sender.make()
     eventually(lambda: len(receiver.requests) == 1)
@@ -438,6 +443,7 @@ def test_while_a_secret_is_replaced_receivers_with_either_are_content(sender: Se
     receiver.requests[2].verify(OTHER_SECRET)
     assert "," not in receiver.requests[2].headers["webhook-signature"].removeprefix("v1,")
     assert receiver.seqs == sender.seqs()
+    assert len([line for line in log_lines() if line["event"] == "webhook.secret"]) == 2
 
 
 @ON_SQLITE

@@ -234,7 +234,7 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
                 continue
             found.lines[line["event"]] += 1
             away = line["event"] in EXPLAINED_IF_DATABASE_WENT and (
-                line["event"] == "storage.unavailable" or line["error"].startswith("StoreUnavailable:")
+                line["event"] == "storage.unavailable" or line["error"].startswith("the database is not available:")
             )
             harmless = line["event"] == "library.said" and line.get("error", "").startswith(HARMLESS)
             session_event = line["event"].startswith(("session.", "participant."))  # late, after the daemon was down

@@ -186,6 +186,18 @@ def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(quick_sweep
     assert "tick (" in failed[0]["traceback"]
 
 
+def test_of_a_database_that_is_away_the_log_says_its_words_and_not_what_callers_are_told(
+    quick_sweep: None, log_lines: LogLines
+) -> None:
+    def tick() -> None:
+        raise StoreUnavailable from OSError("connection refused")
+
+    with running(tick):
+        failed = eventually(lambda: [line for line in log_lines() if line["event"] == "clock.failed"])
+    assert failed[0]["error"] == "the database is not available: connection refused"
+    assert "traceback" not in failed[0]
+
+
 def test_a_tick_that_fails_in_another_way_or_again_after_a_success_is_told_again(
     quick_sweep: None, log_lines: LogLines
 ) -> None:

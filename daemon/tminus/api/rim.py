@@ -177,12 +177,17 @@ def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) ->
     return address
 
 
-@lru_cache(maxsize=1024)
 def _plain(address: str) -> str:
     """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`. The zone that may
-    follow a `%` is left out: it can be any text, and what a header says must not write sentences in the log.
+    follow a `%` is left out: it can be any text, and what a header says must not write sentences in the log, nor be
+    remembered, however long it is.
     """
-    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return _without_zone(address.partition("%")[0])
+
+
+@lru_cache(maxsize=1024)
+def _without_zone(address: str) -> str:
+    parsed = ipaddress.ip_address(address)
     return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 

@@ -52,14 +52,13 @@ async def feed(
         stream = _stream(request, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + wait
-    while True:
-        ring = services.bell.next_ring()
-        events, since = await _look(services, caller, since, limit, only)
-        left = until - clock.monotonic()
-        if events or left <= 0 or services.draining:
-            return Json({"events": events, "next": since})
+    ring = services.bell.next_ring()
+    events, since = await _look(services, caller, since, limit, only)
+    while not events and (left := until - clock.monotonic()) > 0 and not services.draining:
         await wait_for(ring, left)
-        caller = await identify(request)  # the token may have been revoked meanwhile
+        ring = services.bell.next_ring()
+        events, since = await _look_again(request, since, limit, only)
+    return Json({"events": events, "next": since})
 
 
 async def _look(
@@ -68,6 +67,13 @@ async def _look(
     """A page of events as they are sent, and where the next one begins."""
     told, following = await services.read(lambda view: reads.feed(view, caller, since, limit, only))
     return [item.payload(services.store.database_id) for item in told], following
+
+
+async def _look_again(request: Request, since: int, limit: int, only: EventFilter) -> tuple[list[dict[str, Any]], int]:
+    """The same for one of the many whom an event wakes; its token may have been revoked meanwhile."""
+    services = services_of(request)
+    async with services.woken:
+        return await _look(services, await identify(request), since, limit, only)
 
 
 async def _stream(
@@ -84,7 +90,7 @@ async def _stream(
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], str(event["type"]).encode(), orjson.dumps(event))
         ring = services.bell.next_ring()
         try:
-            events, since = await _look(services, await identify(request), since, limit, only)
+            events, since = await _look_again(request, since, limit, only)
         except RequestError:
             return
         if not events and not await wait_for(ring, KEEP_ALIVE):

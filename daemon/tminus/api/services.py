@@ -15,6 +15,9 @@ from tminus.storage import Store, View
 
 T = TypeVar("T")
 
+_READERS = 4
+"""Threads that read."""
+
 
 class Services:
     """The daemon as the routes see it.
@@ -52,8 +55,12 @@ class Services:
         """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
         self.unproven = asyncio.Lock()
         """Held while a token that is not among them is looked up."""
+        self.woken = asyncio.Semaphore(_READERS)
+        """Held by who listens or waits for events and looks again: one event wakes them all, and were they all counted
+        as requests before another one, whoever asks just then would be refused for being one too many.
+        """
         self._reads = 0
-        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
+        self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="read")
         self._limits: Limits | None = None
         self.apply(settings)
 

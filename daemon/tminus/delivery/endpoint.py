@@ -225,7 +225,8 @@ class Courier:
         changes = await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
         if outcome.ok and state.failures:
-            say("webhook.recovered", endpoint=name, tries=state.failures + 1)
+            since = state.failing_since or delivery.at
+            say("webhook.recovered", endpoint=name, tries=state.failures + 1, since=instants.text(since))
         elif not outcome.ok and not outcome.cut_off:
             self._tell_failure(delivery, changes)
 
@@ -279,6 +280,7 @@ class Courier:
 
     def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
         what = {"endpoint": self.webhook.name, "error": delivery.error, "tries": changes["failures"]}
+        what["since"] = instants.text(changes["failing_since"])
         if "paused_at" in changes:
             say("webhook.paused", **what, reason=changes["pause_reason"].value)
         else:

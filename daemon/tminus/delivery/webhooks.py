@@ -225,11 +225,16 @@ class Webhooks:
         }
         # What can fail comes first: an endpoint is ended only for one that begins.
         begins = [self._courier(webhook, secrets[webhook.name]) for webhook in webhooks if webhook.name not in stays]
+        had = {name: courier.secrets for name, (courier, _) in self._couriers.items()}
         await self._end([name for name in self._couriers if name not in stays])
         for courier in begins:
             with suppress(RequestError):  # the database is away: it tries again by itself
                 await courier.enlist()
             self._couriers[courier.webhook.name] = courier, asyncio.create_task(courier.run())
+            if had.get(courier.webhook.name, courier.secrets) != courier.secrets:
+                say(
+                    "webhook.secret", endpoint=courier.webhook.name
+                )  # the setting may be the same, and the file another
 
     def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
         client = make_client(trusting(_authorities(webhook, self._state)))

@@ -63,6 +63,9 @@ class Store:
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
+        self._now = now
+        self.unreadable_since: datetime | None = None
+        """Since when nothing could be read; None if the last read went well."""
         self._damaged = damaged
         self.damage: str | None = None
         """What the database said of its file when that turned out to be damaged; None as long as it has not."""
@@ -143,17 +146,20 @@ class Store:
         begun, engine = monotonic(), self._looking if clock else self._reading
         try:
             try:
-                return self._look(engine, look)
+                seen = self._look(engine, look)
             except DBAPIError as error:
                 if not error.connection_invalidated or monotonic() - begun > AT_ONCE:
                     raise
-                return self._look(engine, look)
+                seen = self._look(engine, look)
         except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
+            self.unreadable_since = self.unreadable_since or self._now()
             if is_damage(error):
                 self._found_damage(error)
             raise StoreUnavailable from error
+        self.unreadable_since = None
+        return seen
 
     def _look(self, engine: Engine, look: Callable[[View], T]) -> T:
         self._watch.check()
