@@ -232,9 +232,8 @@ class Webhooks:
                 await courier.enlist()
             self._couriers[courier.webhook.name] = courier, asyncio.create_task(courier.run())
             if had.get(courier.webhook.name, courier.secrets) != courier.secrets:
-                say(
-                    "webhook.secret", endpoint=courier.webhook.name
-                )  # the setting may be the same, and the file another
+                # Nothing else tells it: the setting may be the same, and the file another.
+                say("webhook.secret", endpoint=courier.webhook.name)
 
     def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
         client = make_client(trusting(_authorities(webhook, self._state)))
