@@ -188,6 +188,28 @@ def test_the_command_follows(daemon: Daemon) -> None:
         following.communicate()
 
 
+def test_the_command_follows_over_a_restart_and_misses_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    session = daemon.make()
+    command = [TMINUS, "events", "-f", "--json", "--after", "0"]
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    following = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert json.loads(following.stdout.readline())["type"] == "session.created"
+        assert daemon.terminate() == 0
+        assert "it is asked again" in following.stderr.readline()
+        daemon.start()
+        daemon.delete(f"/supportsession/{session['id']}")
+        assert json.loads(following.stdout.readline())["type"] == "session.closed"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(10) == 0
+    finally:
+        following.kill()
+        following.communicate()
+
+
 def test_who_waits_or_listens_does_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     asked = [

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import quote
 
 from tests.acceptance.conftest import StartDaemon, check_health
@@ -25,10 +26,29 @@ def hashes(daemon: Daemon) -> set[str]:
     return {line.split('"')[1] for line in lines if line.startswith("token_sha256")}
 
 
-def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(start_daemon: StartDaemon) -> None:
+def streamed(daemon: Daemon, last: int) -> str:
+    """The feed as a stream, up to the event with this number."""
+    headers = {"Session-id": daemon.tokens["monitor"], "Accept": "text/event-stream"}
+    told = ""
+    with daemon.http.stream("GET", f"{daemon.url}/v3/events", headers=headers) as answer:
+        for part in answer.iter_text():
+            told += part
+            if f"id: {last}\n" in told and told.endswith("\n\n"):
+                break
+    return told
+
+
+def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(
+    start_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
+) -> None:
     """Everything is done that has to do with a secret, well and badly, at the level that tells most."""
-    daemon = start_daemon(log={"level": "debug", "heartbeat": "1s"}, lifecycle={"lead": "1s"})
-    secrets = set(daemon.tokens.values())
+    (tmp_path / "secret").write_text(SECRET)
+    daemon = start_daemon(
+        log={"level": "debug", "heartbeat": "1s"},
+        lifecycle={"lead": "1s"},
+        webhooks=[{"name": "desk", "url": receiver.url, "secret_file": str(tmp_path / "secret")}],
+    )
+    secrets = {*daemon.tokens.values(), SECRET, SECRET.removeprefix("whsec_")}
     pins: set[str] = set()
     refusals: list[str] = []
     made: list[str] = []
@@ -60,6 +80,14 @@ def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(start_daemon: Sta
             refusals.append(daemon.put(one, {"startTime": from_now(days=1)}).text)
     assert len(pins) == 6
     printed += [str(daemon.events(session_id)) for session_id in made]
+    page = daemon.get("/events?limit=1000", by="monitor")
+    last = page.json()["next"]
+    eventually(lambda: receiver.seqs[-1:] == [last])
+    received = [f"{request.headers}{request.body.decode()}" for request in receiver.requests]
+    printed += [page.text, streamed(daemon, last), daemon.get("/webhooks/desk/deliveries?limit=1000").text, *received]
+    printed.append(daemon.command("events", "--json").stdout)
+    assert all(printed)
+    assert all(session_id in told for session_id in made for told in (page.text, printed[-1], "".join(received)))
     printed.append(daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text)
     assert "tminus_" in printed[-1]
     for arguments in (("check", "--effective"), ("db", "backup", "copy.db", "--json"), ("db", "check", "copy.db")):

@@ -59,6 +59,37 @@ def test_what_was_committed_before_it_was_killed_is_delivered_after(
     )
 
 
+def test_a_paused_endpoint_is_told_once_and_measured_and_the_daemon_stays_ready(
+    make_daemon: StartDaemon, receiver: Receiver
+) -> None:
+    daemon = make_daemon()
+    daemon.configure(webhooks=desk(daemon, receiver))
+    daemon.start()
+
+    def measured() -> JSON:
+        """What a scrape says of the endpoint."""
+        text = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text
+        lines = (line.rpartition(" ") for line in text.splitlines() if 'endpoint="desk"' in line)
+        return {name.replace('endpoint="desk"', "").replace("{}", ""): float(value) for name, _, value in lines}
+
+    receiver.answers = [status(410)]
+    daemon.make()
+    assert daemon.logged("webhook.paused", endpoint="desk")["reason"] == "gone"
+    daemon.make()
+    paused = measured()
+    assert (paused["tminus_webhook_paused"], paused["tminus_webhook_backlog_events"]) == (1, 2)
+    assert paused["tminus_webhook_oldest_undelivered_seconds"] > 0
+    assert paused['tminus_deliveries_total{,outcome="failed"}'] == 1
+    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+    assert len(daemon.log_lines("webhook.paused")) == 1
+
+    assert daemon.post("/webhooks/desk/resume").json()["state"] != "paused"
+    served = eventually(lambda: (found := measured())["tminus_webhook_backlog_events"] == 0 and found)
+    assert (served["tminus_webhook_paused"], served["tminus_webhook_oldest_undelivered_seconds"]) == (0, 0)
+    assert served["tminus_events_delivered_total"] == 2
+    assert served['tminus_deliveries_total{,outcome="delivered"}'] >= 1
+
+
 def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDaemon, receiver: Receiver) -> None:
     daemon = start_daemon()
     assert "no webhooks" in daemon.command("webhooks", "list").stdout

@@ -375,17 +375,20 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
 
 
 def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:
-    with Receiver() as other:
+    with Receiver() as pattern, Receiver() as other:
         sender.apply(
             desk(receiver, events=["session.closed"]),
+            {"name": "pattern", "url": pattern.url, "events": ["session.*"]},
             {"name": "support", "url": other.url, "session_types": ["support"]},
         )
         [live] = sender.make()
         [support] = sender.make(session_type=SessionType.SUPPORT)
+        sender.world.join(live)
         sender.world.close(live)
         sender.world.close(support)
-        eventually(lambda: len(receiver.seqs) == 2 and len(other.seqs) == 2)
-        assert [event["type"] for request in receiver.requests for event in request.events] == ["session.closed"] * 2
+        eventually(lambda: len(receiver.seqs) == 2 and len(other.seqs) == 2 and len(pattern.seqs) == 5)
+        assert receiver.types == ["session.closed"] * 2
+        assert pattern.types == ["session.created"] * 2 + ["session.active"] + ["session.closed"] * 2
         assert {event["id"] for request in other.requests for event in request.events} == {support.id}
         eventually(lambda: sender.standing().backlog.events == 0)
 
@@ -582,6 +585,53 @@ def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) 
     eventually(lambda: sender.standing().replays == 0 and len(receiver.requests) == before + 3)
     assert receiver.requests[-1].seqs == sender.seqs()
     assert sender.standing().state.failures == 0, "that is the replay's own affair"
+
+
+@pytest.mark.parametrize(("answer", "patience"), [(status(410), "3d"), (status(500), "100ms")])
+@ON_SQLITE
+def test_a_replay_that_is_given_up_is_told_and_stops_nothing_else(
+    sender: Sender, receiver: Receiver, log_lines: Lines, answer: Any, patience: str
+) -> None:
+    sender.apply(desk(receiver, give_up_after=patience))
+    sender.make(3)
+    eventually(lambda: sender.standing().backlog.events == 0)
+    receiver.answer = answer
+    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: sender.standing().replays == 0)
+    [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.replay_ended"])
+    assert (line["level"], line["endpoint"]) == ("error", "desk")
+    assert sender.standing().state.paused_at is None
+    receiver.answer = status(200)
+    before = len(receiver.requests)
+    sender.make()
+    eventually(lambda: sender.standing().backlog.events == 0)
+    assert [request.seqs for request in receiver.requests[before:]] == [sender.seqs()[-1:]]
+
+
+@ON_SQLITE
+def test_however_much_is_sent_to_an_endpoint_two_connections_are_open_to_it(sender: Sender, receiver: Receiver) -> None:
+    now, most, lock = 0, 0, threading.Lock()
+
+    def counted(handler: Any) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        handler.receiver.closing.wait(0.05)
+        with lock:  # before the answer: whoever has that may send the next
+            now -= 1
+        status(200)(handler)
+
+    receiver.answer = counted
+    sender.apply(desk(receiver))
+    sender.make(5)
+
+    async def ping_often() -> list[Delivery]:
+        return await asyncio.gather(*(sender.webhooks.ping("desk") for _ in range(10)))
+
+    assert all(tried.ok for tried in sender.ask(ping_often()))
+    eventually(lambda: sender.standing().backlog.events == 0)
+    assert most == 2
 
 
 def test_a_ping_is_signed_recorded_and_no_event(sender: Sender, receiver: Receiver) -> None:

@@ -133,6 +133,11 @@ class Receiver:
         """The numbers of all events in all requests, in the order in which they came."""
         return [seq for request in tuple(self.requests) for seq in request.seqs]
 
+    @property
+    def types(self) -> list[str]:
+        """The types of all events in all requests, in the order in which they came."""
+        return [event["type"] for request in tuple(self.requests) for event in request.events]
+
     def close(self) -> None:
         self.closing.set()
         self._server.shutdown()

@@ -1,6 +1,7 @@
 """The commands that ask the daemon; `operate` has those that work without one."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ from tminus.cli import tables
 from tminus.cli.connection import USAGE, AsJson, Connection, fail, telling_errors
 from tminus.cli.operate import operate
 from tminus.cli.webhooks import webhooks
+from tminus.client import Unavailable
 from tminus.config.values import parse_duration
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import EventPattern, SessionType, Status, event_types
@@ -39,6 +41,9 @@ Preference = StrEnum("Preference", {name: name for name in PREFERENCE_OF.values(
 
 WAIT = 25
 """Seconds that the daemon holds a request for events which have not happened yet."""
+
+AGAIN = 1.0
+"""Seconds after which a daemon that has stopped answering is asked again."""
 
 
 class Scope(StrEnum):
@@ -254,9 +259,22 @@ def _follow(
     daemon: Any, session_id: str | None, types: Sequence[str], after: "int | Literal['now']", as_json: bool
 ) -> None:
     out = tables.console()
+    answered = told = False
     try:
         while True:
-            page = daemon.feed(after, type=types, wait=WAIT)
+            try:
+                page = daemon.feed(after, type=types, wait=WAIT)
+            except Unavailable as error:
+                # One that answered a moment ago is restarting, or its database is away. That nobody is there at all is
+                # for the caller to know at once.
+                if not answered:
+                    raise
+                if not told:
+                    print(f"tminus: {error.description}; it is asked again", file=sys.stderr)
+                told = True
+                time.sleep(AGAIN)
+                continue
+            answered, told = True, False
             after = page["next"]
             rows = [event for event in page["events"] if session_id in (None, event["id"])]
             for row in rows:
