@@ -361,7 +361,7 @@ class StoreUnavailable(RequestError):
 
 
 class Draining(RequestError):
-    """The daemon is stopping."""
+    """The daemon is stopping. What it had begun may be done."""
 
     refcode = 108503
     retry_after = 5.0
