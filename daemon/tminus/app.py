@@ -15,8 +15,6 @@ from tminus.errors import StartupError
 from tminus.journal import is_journal
 from tminus.logs import say
 
-HINT = 'schedule --type live --label "Demo" --in 10m5s'
-
 
 def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
     """Runs the daemon until a signal ends it; returns the exit code. `stopping` is set if one has come already.

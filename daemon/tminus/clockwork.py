@@ -133,7 +133,7 @@ class Clockwork:
         return self._store.read(lambda view: view.next_due(), clock=True)
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
-        """Whatever it raises, it is done only once it is done: the next tick tries again."""
+        """If it raises, whatever that is, nothing counts as settled: the next tick tries again."""
         sweeps.prepare(self._store.submit, timeouts)
         moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=self._reckon_anew)
         self._settled, self._reckon_anew = True, False

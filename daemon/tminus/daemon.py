@@ -92,12 +92,13 @@ class Daemon:
             self._timers = self._clockwork.timers
             self._health = Health(self.store, self._timers, self._stopping)
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
+            application = make_application(self.services)
+            # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
+            self._servers = [Server(application, self._listeners.tcp, settings.limits.connections)]
+            if self._listeners.local:
+                self._servers.append(Server(application, self._listeners.local, None))
+            # Last: until here a signal to stop ends it, and what was started must not be left running.
             self._started = started.pop_all()
-        application = make_application(self.services)
-        # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
-        self._servers = [Server(application, self._listeners.tcp, settings.limits.connections)]
-        if self._listeners.local:
-            self._servers.append(Server(application, self._listeners.local, None))
 
     def __enter__(self) -> "Daemon":
         return self

@@ -40,10 +40,9 @@
 
 A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an
 area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions, 102 participants,
-103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks,
-110 starting. Refcodes are
-stable: clients switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third kind of
-`TminusError`.)
+103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks, 110 starting.
+Refcodes are stable: clients switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third
+kind of `TminusError`.)
 """
 
 from collections.abc import Sequence
@@ -362,7 +361,7 @@ class StoreUnavailable(RequestError):
 
 
 class Draining(RequestError):
-    """The daemon is stopping."""
+    """The daemon is stopping. What it had begun may be done."""
 
     refcode = 108503
     retry_after = 5.0

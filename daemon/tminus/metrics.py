@@ -53,7 +53,7 @@ class Metrics:
             "tminus_heartbeat_age_seconds", "Seconds since the clock last finished a look, one each second",
             registry=registry,
         )  # fmt: skip
-        """Asked of the timers at a scrape: `app` says how."""
+        """Asked of the timers at a scrape: `daemon` says how."""
         moves = Counter("tminus_moves", "Moves committed, whoever made them", ["trigger"], registry=registry)
         # All of them from the start: of a series that begins at 1, Prometheus never sees the first move.
         self._moves = {trigger: moves.labels(trigger.value) for trigger in Trigger}

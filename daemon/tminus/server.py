@@ -207,19 +207,23 @@ class Server(uvicorn.Server):
         )
         accepted = ACCEPTED if connections is not None else 1  # nobody overloads the local socket
         self._sockets = [one for given in sockets for one in (given, *(given.dup() for _ in range(accepted - 1)))]
+        self._listens = True
         self.begun = asyncio.Event()
         """Set when it takes connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.begun.set()
+        if not self._listens:
+            self.stop_listening()
 
     async def serve_all(self) -> None:
         """Serves its sockets until it is told to exit."""
         await self.serve(self._sockets)
 
     def stop_listening(self) -> None:
-        """Takes no more connections; those that it has go on."""
+        """Takes no more connections, and none if it has not begun yet; those that it has go on."""
+        self._listens = False
         for one in self.servers if self.begun.is_set() else ():
             one.close()
 

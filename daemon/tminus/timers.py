@@ -46,7 +46,7 @@ class Timers:
     chores
         Name -> (interval, work): retention, heartbeat, status.
     stepped
-        Called when the wall clock has been set.
+        Called when the wall clock has been set, and again each second until it does not fail.
     """
 
     def __init__(

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon, agents_toml
+from tests.acceptance.daemons import Daemon, agents_toml, environment
 from tests.acceptance.times import from_now
 from tests.support.waiting import eventually
 
@@ -133,6 +135,34 @@ def test_told_to_stop_while_it_waits_for_the_database_it_stops(make_daemon: Star
             assert daemon.process.wait(10) == 0
     assert [line["event"] for line in daemon.log_lines()] == ["daemon.starting", "daemon.stopped"]
     assert not daemon.socket.exists()
+    assert daemon.errors.read_text() == ""
+
+
+TOLD_BY_ITSELF = """
+import os, signal
+from tminus import daemon
+from tminus.cli import main
+
+make = daemon.make_application
+
+def told(services):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return make(services)
+
+daemon.make_application = told
+main()
+"""
+
+
+def test_told_to_stop_when_all_but_its_server_has_started_it_stops(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    with daemon.log.open("ab") as out, daemon.errors.open("ab") as err:
+        daemon.process = subprocess.Popen(
+            [sys.executable, "-c", TOLD_BY_ITSELF, "run", "--config", str(daemon.config)],
+            env=environment(STATE_DIRECTORY=str(daemon.state)), cwd=daemon.home, stdout=out, stderr=err,
+        )  # fmt: skip
+    assert daemon.process.wait(10) == 0
+    assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
     assert daemon.errors.read_text() == ""
 
 

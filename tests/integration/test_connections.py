@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -211,6 +212,26 @@ def test_while_none_is_idle_a_new_one_is_refused_in_our_words(
     assert json.loads(body)["refcode"] == 105503
     [told] = [line for line in log_lines() if line["event"] == "http.refused"]  # once, however many are refused
     assert (told["level"], told["connections"]) == ("warning", MOST)
+
+
+def test_told_to_stop_listening_before_it_has_begun_it_takes_no_connection() -> None:
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise AssertionError("nobody gets here")
+
+    async def serve(listening: socket.socket) -> None:
+        serving = Server(application, [listening.dup()], MOST)
+        serving.stop_listening()
+        running = asyncio.create_task(serving.serve_all())
+        await serving.begun.wait()
+        with socket.create_connection(listening.getsockname(), timeout=1):
+            await asyncio.sleep(0.1)
+            left = select.select([listening], [], [], 0)[0]  # it waits for whoever listens next
+        serving.should_exit = True
+        await running
+        assert left
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uvloop.run(serve(listening))
 
 
 def _refused(address: tuple[str, int]) -> bytes:

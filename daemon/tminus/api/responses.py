@@ -12,11 +12,12 @@ from tminus.errors import (
     Overloaded,
     RequestError,
     RequestTimeout,
+    Starting,
     StoreUnavailable,
     TooManyAttempts,
 )  # fmt: skip
 
-PUBLIC_REFUSALS = (InvalidRequest, RequestTimeout, BodyTooLarge, Overloaded, StoreUnavailable, Draining)
+PUBLIC_REFUSALS = (InvalidRequest, RequestTimeout, BodyTooLarge, Overloaded, StoreUnavailable, Draining, Starting)
 """Those that any call may meet."""
 
 CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)

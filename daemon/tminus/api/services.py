@@ -1,4 +1,4 @@
-"""What the routes work with: the store, the settings in force, who may knock how often. Built by `app`."""
+"""What the routes work with: the store, the settings in force, who may knock how often. Built by `daemon`."""
 
 import asyncio
 from collections import OrderedDict

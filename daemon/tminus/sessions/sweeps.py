@@ -87,7 +87,7 @@ def follow_timeouts(
     `anew`: looks at all of them in any case.
 
     The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start. It is the
-    clock's work: nothing is moved while it runs, so it is neither refused nor made to wait because many requests are.
+    clock's work: nothing is moved while it runs, so it is not refused, nor does it wait, when there are many requests.
     """
     reckoned_with = orjson.dumps(
         [instants.milliseconds(timeouts.lead), instants.milliseconds(timeouts.empty)]

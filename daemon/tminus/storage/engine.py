@@ -157,12 +157,12 @@ def startup_error(url: str, error: BaseException) -> StartupError:
     where = make_url(url).render_as_string(hide_password=True)
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
-    if is_damage(error) and isinstance(cause, psycopg.Error):
+    if not is_damage(error):
+        return CannotOpenDatabase(where, text)
+    if isinstance(cause, psycopg.Error):
         return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
-    if is_damage(error):
-        way_out = "restore a backup, or move it away to begin anew"
-        return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
-    return CannotOpenDatabase(where, text)
+    way_out = "restore a backup, or move it away to begin anew"
+    return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
 
 
 def plain_url(engine: Engine) -> str:

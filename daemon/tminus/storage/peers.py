@@ -41,8 +41,8 @@ Heard = Callable[[datetime | None], None]
 class Notices:
     """Says what this daemon commits, and hears what others commit.
 
-    A notice is a convenience: whoever misses one looks at the tables a second later, a courier that has nothing to do
-    five.
+    A notice is a convenience: whoever misses one looks at the tables a second later; an idle courier, five
+    seconds later.
     """
 
     def __init__(self, url: str, heard: Heard, watch: Watch) -> None:
