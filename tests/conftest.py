@@ -47,7 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for number, share in enumerate(shares):
         length = left // (processes - number)
         left -= length
-        share += [rest.pop(0) for _ in range(length - len(share))]
+        room = max(0, length - len(share))
+        share += rest[:room]
+        del rest[:room]
     items[:] = [item for share in shares for item in share] + rest
 
 

@@ -57,7 +57,7 @@ class Daemon:
                 lambda: config.database(settings, state, environ),
                 lambda: delivery.read_secrets(settings, state, environ),
             )
-            self._starting = Starting((*self._listeners.tcp, *self._listeners.local), settings.limits.connections)
+            self._starting = Starting(self._listeners.tcp, self._listeners.local, settings.limits.connections)
             self._starting.start()
             started.callback(self._starting.close)
             self._doing("opening the database")

@@ -1,6 +1,7 @@
 """The listening sockets of a daemon whose start takes long: another one migrates, or much fell due meanwhile."""
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Sequence
@@ -19,15 +20,16 @@ class Starting:
 
     Parameters
     ----------
-    sockets, connections
-        Where, and how many connections may be open at a time.
+    tcp, local
+        Where. The local sockets have a server of their own here, too.
+    connections
+        How many may be open at a time over TCP.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], connections: int) -> None:
+    def __init__(self, tcp: Sequence[socket.socket], local: Sequence[socket.socket], connections: int) -> None:
         self.doing = ""
         """What is to be told at `/readyz`."""
-        self._sockets = sockets
-        self._connections = connections
+        self._listening = [(tcp, connections), (local, None)]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
 
@@ -44,16 +46,22 @@ class Starting:
         self._thread.join()
 
     def _run(self) -> None:
-        if not self._over.wait(PATIENCE):
+        if self._over.wait(PATIENCE):
+            return
+        try:
             # asyncio's own loop may lose a connection that comes just as it stops listening.
             uvloop.run(self._serve())
+        except Exception:
+            logging.getLogger(__name__).exception("Answering during the start failed")  # whoever calls waits
 
     async def _serve(self) -> None:
         application = make_starting_application(lambda: self.doing)
-        server = Server(application, [one.dup() for one in self._sockets], self._connections)
-        serving = asyncio.create_task(server.serve_all())
+        servers = [Server(application, [one.dup() for one in sockets], most) for sockets, most in self._listening]
+        serving = asyncio.gather(*(server.serve_all() for server in servers))
         await asyncio.to_thread(self._over.wait)
-        server.stop_listening()
+        for server in servers:
+            server.stop_listening()
         await asyncio.sleep(LAST_REQUESTS)
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         await serving

@@ -123,9 +123,6 @@ def agent_session_shown(caller: Caller, now: datetime) -> wire.AgentSession:
     }
 
 
-# --- moving -----------------------------------------------------------------------------------------------------------
-
-
 def reschedule(
     tx: Transaction, settings: Settings, caller: Caller, session_id: str, start: datetime, if_match: IfMatch = None
 ) -> Session:
