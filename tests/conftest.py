@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         length = left // (processes - number)
         left -= length
         room = max(0, length - len(share))
-        share += rest[:room]
+        share.extend(rest[:room])
         del rest[:room]
     items[:] = [item for share in shares for item in share] + rest
 
