@@ -184,8 +184,9 @@ def test_the_database_can_be_brought_up_to_date_by_hand(make_daemon: StartDaemon
     assert re.fullmatch(r"schema \w+: nothing to do\n", said(new.command("db", "upgrade")))
 
 
-def test_watch_shows_what_is_coming_and_what_is_open(daemon: Daemon) -> None:
+def test_watch_shows_what_is_coming_and_what_is_open_over_a_restart(start_daemon: StartDaemon) -> None:
     """On a terminal, until Ctrl-C, which is no failure."""
+    daemon = start_daemon()
     session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
     controller, terminal = pty.openpty()
     env = environment(
@@ -210,6 +211,11 @@ def test_watch_shows_what_is_coming_and_what_is_open(daemon: Daemon) -> None:
         fresh = daemon.make(label="Just made", type="replay")
         assert eventually(lambda: on_screen(fresh["id"]))
         assert session["status"] == "scheduled"
+        assert daemon.terminate() == 0
+        assert eventually(lambda: on_screen("asked again"))
+        daemon.start()
+        later = daemon.make(label="After the restart")
+        assert eventually(lambda: on_screen(later["id"]))
         watching.send_signal(signal.SIGINT)
         eventually(lambda: on_screen("never") or watching.poll() is not None)
         assert watching.returncode == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 
 from tminus import __version__, clock, instants
 from tminus.cli import tables
@@ -301,8 +302,15 @@ def watch(
     with telling_errors(), context.obj.open() as daemon:
         try:
             with Live(console=tables.console(), auto_refresh=False) as live:
+                seen: Group | None = None
                 while True:
-                    live.update(_watched(daemon, scope, limit), refresh=True)
+                    try:
+                        seen = _watched(daemon, scope, limit)
+                        live.update(seen, refresh=True)
+                    except Unavailable as error:
+                        if seen is None:  # as in `_follow`
+                            raise
+                        live.update(Group(seen, f"{escape(error.description)}; it is asked again"), refresh=True)
                     time.sleep(pause)
         except KeyboardInterrupt:
             pass
