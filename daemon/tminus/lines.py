@@ -60,6 +60,7 @@ LOG_LINES = {
     "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
     "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
     "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
+    "clock.recovered": Line("info", "{job}, which had failed, is done again", ("job",)),
     "clock.no_pin": Line(
         "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
     ),

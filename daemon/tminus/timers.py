@@ -142,7 +142,8 @@ class Timers:
                 self._failures[name] = told["error"]
                 say("clock.failed", job=name, **told)
             return _Failed()
-        self._failures.pop(name, None)
+        if self._failures.pop(name, None) is not None:
+            say("clock.recovered", job=name)
         return result
 
     def _arm(self, due: datetime) -> None:
