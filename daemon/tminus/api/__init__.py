@@ -13,6 +13,7 @@
 `arrival`         what the rim knows of a request
 `rim`             around everything: request id, bounded body, log line
 `services`        what the routes work with
+`links`           which call takes what another has answered, for the description
 `application`     all of it put together, with CORS and its own description
 `starting`        what is answered before there is a database to ask
 ================  ==================================================================
