@@ -35,6 +35,7 @@ As many as the writer takes at once: while it writes, the next batch is full, an
 PAGE = "/docs"
 """The one page for people; it comes with a policy of its own."""
 
+_BESIDE_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\[\]]+)\](?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -171,10 +172,16 @@ def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) ->
         if not _trusted(address, settings):
             break
         try:
-            address = _plain(hop)
+            address = _plain(_without_port(hop))
         except ValueError:
             break
     return address
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies write the client's port behind its address, and the address of IPv6 in brackets."""
+    found = _BESIDE_PORT.fullmatch(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def _plain(address: str) -> str:
