@@ -35,36 +35,35 @@ def check_health(daemon: Daemon) -> None:
     assert daemon.errors.read_text() == ""
 
 
+def shared(**sections: Section) -> Iterator[Daemon]:
+    """One that several tests use, which has to be in good health until the last of them."""
+    one = Daemon(**sections)
+    try:
+        one.start()
+        yield one
+        check_health(one)
+    finally:
+        one.remove()
+
+
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """A daemon that all tests of one worker share: none may stop it, or count what others make."""
-    shared = Daemon(server={"cors_origins": ["https://desk.example.com"]})
-    try:
-        shared.start()
-        yield shared
-        check_health(shared)
-    finally:
-        shared.remove()
+    yield from shared(server={"cors_origins": ["https://desk.example.com"]})
 
 
 @pytest.fixture(scope="module")
 def pg_daemon(pg_server: PostgresServer) -> Iterator[Daemon]:
     """One on PostgreSQL that the tests of a module share: no longer, as tests of other modules stop the server."""
     with pg_server.database(empty=True) as database:
-        shared = Daemon(storage={"url": database.configured})
-        try:
-            shared.start()
-            yield shared
-            check_health(shared)
-        finally:
-            shared.remove()
+        yield from shared(storage={"url": database.configured})
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def each_daemon(request: pytest.FixtureRequest) -> Daemon:
     """The shared daemons, one on each database."""
-    shared: Daemon = request.getfixturevalue("daemon" if request.param == "sqlite" else "pg_daemon")
-    return shared
+    one: Daemon = request.getfixturevalue("daemon" if request.param == "sqlite" else "pg_daemon")
+    return one
 
 
 @pytest.fixture(params=KINDS)

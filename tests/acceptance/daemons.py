@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,14 @@ class Daemon:
                 )  # fmt: skip
         else:
             self.process = start(arguments, environ, self.home, self.log, self.errors, fresh=self.fresh)
+
+    def spawn_changed(self, source: str) -> None:
+        """Starts one that this source has changed, and does not wait; it ends with a call of the command."""
+        with self.log.open("ab") as out, self.errors.open("ab") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", source, "run", "--config", str(self.config)],
+                env=environment(STATE_DIRECTORY=str(self.state)), cwd=self.home, stdout=out, stderr=err,
+            )  # fmt: skip
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

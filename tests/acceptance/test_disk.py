@@ -312,6 +312,39 @@ def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_no
         assert daemon.terminate() == 0
 
 
+def test_nor_by_a_power_cut_or_a_failing_disk_of_postgresql_and_all_resumes_by_itself(
+    make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with TemporaryDirectory(prefix="tminus-", dir="/tmp") as folder, ExitStack() as stack:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        disk = LoopDisk(tmp_path / "image", Path(folder, "disk"), megabytes=256)
+        stack.callback(disk.unmount)
+        server = PostgresServer(disk.folder / "data", durable=True)
+        stack.callback(server.kill)
+        with server.database(empty=True) as database:
+            daemon = make_daemon(storage={"url": database.configured})
+            daemon.start()
+            stack.callback(end, daemon)
+            acknowledged: set[str] = set()
+            for cut in (disk.cut_power, disk.fail):
+                with Callers(daemon) as callers:
+                    acknowledged |= set(callers.made)  # as with SQLite
+                    with server.cut_off():
+                        cut()
+                        callers.are_refused()
+                        assert cannot_write(daemon)
+                    disk.remount()
+                    server.start_again()
+                    callers.make_more(10)
+                    eventually(lambda: not reasons(daemon))
+                assert callers.trouble == [], daemon.log_lines("http.failed")
+                acknowledged |= set(callers.made[-10:])
+                there = labels(daemon)
+                assert acknowledged <= set(there)
+                assert len(there) == len(set(there))
+            assert daemon.terminate() == 0
+
+
 @pytest.fixture
 def worn(make_daemon: StartDaemon) -> Daemon:
     """One that was killed under load."""

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -14,7 +12,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon, agents_toml, environment
+from tests.acceptance.daemons import Daemon, agents_toml
 from tests.acceptance.times import from_now
 from tests.support.waiting import eventually
 
@@ -156,11 +154,8 @@ main()
 
 def test_told_to_stop_when_all_but_its_server_has_started_it_stops(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
-    with daemon.log.open("ab") as out, daemon.errors.open("ab") as err:
-        daemon.process = subprocess.Popen(
-            [sys.executable, "-c", TOLD_BY_ITSELF, "run", "--config", str(daemon.config)],
-            env=environment(STATE_DIRECTORY=str(daemon.state)), cwd=daemon.home, stdout=out, stderr=err,
-        )  # fmt: skip
+    daemon.spawn_changed(TOLD_BY_ITSELF)
+    assert daemon.process is not None
     assert daemon.process.wait(10) == 0
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
     assert daemon.errors.read_text() == ""

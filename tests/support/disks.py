@@ -54,13 +54,13 @@ def fill(file: Path) -> None:
 class LoopDisk:
     """An ext4 in a file, which can be cut off or made read-only by an error while it is in use."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
+    def __init__(self, image: Path, folder: Path, megabytes: int = 24) -> None:
         self._image = image
         self.folder = folder
         if shutil.which("mkfs.ext4") is None:
             pytest.skip("NOT TESTED: there is no mkfs.ext4")
         with image.open("wb") as file:
-            file.truncate(24 << 20)
+            file.truncate(megabytes << 20)
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         folder.mkdir(exist_ok=True)
         self._mount()

@@ -132,6 +132,8 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether it is the database that cannot serve anybody now, and not this one statement that is at fault."""
     if isinstance(error, NoAnswer | NoConnectionFree):
         return True
+    if isinstance(getattr(error, "orig", None), psycopg.errors.InsufficientPrivilege):
+        return True  # so PostgreSQL calls a disk that is read-only, too
     return isinstance(error, DBAPIError) and not isinstance(
         error, DataError | IntegrityError | ProgrammingError | NotSupportedError
     )

@@ -210,15 +210,8 @@ class Writer:
         return refused
 
     def _write(self, batch: Sequence[_Work]) -> None:
-        begun = clock.monotonic()
         try:
-            try:
-                self._transact(batch)
-            except DBAPIError as error:
-                if not error.connection_invalidated or self._committing or clock.monotonic() - begun > AT_ONCE:
-                    raise
-                self._forget(batch)
-                self._transact(batch)
+            self._transact(batch)
         except Exception as error:
             if is_unavailable(error) and not is_damage(error):
                 # The database's fault, not a job's: to run them one by one would only make each wait as long.
@@ -270,7 +263,17 @@ class Writer:
             work.error.__cause__ = error
 
     def _transact(self, batch: Sequence[_Work]) -> None:
-        """Runs the jobs and commits, or raises with nothing written."""
+        """Runs the jobs and commits, or raises with nothing written; once more if the connection was dead before."""
+        begun = clock.monotonic()
+        try:
+            self._transact_once(batch)
+        except DBAPIError as error:
+            if not error.connection_invalidated or self._committing or clock.monotonic() - begun > AT_ONCE:
+                raise
+            self._forget(batch)
+            self._transact_once(batch)
+
+    def _transact_once(self, batch: Sequence[_Work]) -> None:
         self._committing = False
         connection = self._kept.get()
         try:
