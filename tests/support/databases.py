@@ -118,7 +118,7 @@ class PostgresServer:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Within it its disk is lost; at the end every process of it is killed. Then `start_again`, on a disk that works."""
+        """Within it its disk is lost; at the end all of it is killed. Then `start_again`, on a disk that works."""
         pids = self.processes()
         yield
         self._kill(pids)
