@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -30,6 +31,13 @@ LONGEST = (
     "acceptance/test_process_limits.py",
 )
 """The modules that take longest, by whatever they wait for; the longest first."""
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to its background jobs: it has them ignore SIGINT, and so would every process that tests
+    start and end by it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -359,7 +359,7 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
         )
         sender.make()
         eventually(lambda: all(sender.standing(name).state.failures >= 2 for name in names))
-        assert receiver.seqs == sender.seqs()
+        eventually(lambda: receiver.seqs == sender.seqs())
         assert asked == Counter(names), "no second question while the first is open"
         answers.set()
         eventually(lambda: all(sender.standing(name).state.failures == 0 for name in names))
@@ -367,9 +367,10 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
         asked.clear()
         sender.make()
         eventually(lambda: asked)
-        begun = wall_clock.monotonic()
-        sender.webhooks.stop()
-        assert wall_clock.monotonic() - begun < 5
+        # The name server stays silent until the test ends: a stop that waited for it would not return before.
+        stop = threading.Thread(target=sender.webhooks.stop)
+        stop.start()
+        eventually(lambda: not stop.is_alive())
     finally:
         answers.set()
 

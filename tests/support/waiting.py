@@ -13,7 +13,7 @@ _IDLE = 4
 """How many times as long as a look took it waits before the next, at least: what is looked at has the machine."""
 
 
-def eventually(condition: Callable[[], T], deadline: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], deadline: float = 30.0) -> T:
     """Looks until `condition` is true and returns what it said; fails the test after `deadline` seconds.
 
     The deadline is generous: it is how long a failure takes, not how long a success does.
