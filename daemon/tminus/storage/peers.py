@@ -105,22 +105,22 @@ class Holds:
         self._shared = engine.dialect.name == "postgresql"
         self._lock = threading.Lock()
         self._held: set[str] = set()
+        self._holding: Connection | None = None
+        """The connection whose locks `_held` names."""
         self._stopping = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="holds")
         if self._shared:
             self._renewing.start()
 
     def hold(self, name: str) -> bool:
-        """Whether this daemon holds the name, now that it has asked for it. Asks the database each time: a connection
-        that was lost has taken everything with it.
+        """Ask for the name; return whether this daemon holds it. Asks the database each time: a connection that was
+        lost has taken everything with it.
         """
         if not self._shared:
             return True
         with self._lock:
-            if self._kept.outdated:
-                self._drop()
             try:
-                connection = self._kept.get()
+                connection = self._connection()
                 with self._watch.over(connection):
                     if name in self._held:
                         connection.execute(_ALIVE)
@@ -131,16 +131,18 @@ class Holds:
             return name in self._held
 
     def release(self, name: str) -> None:
-        """Lets another daemon have it."""
+        """Let another daemon have the name."""
         with self._lock:
-            if name in self._held:
-                try:
-                    connection = self._kept.get()
+            if name not in self._held:
+                return
+            try:
+                connection = self._connection()
+                if name in self._held:
                     with self._watch.over(connection):
                         connection.execute(_RELEASE, {"name": name})
-                except (SQLAlchemyError, NoAnswer):
-                    self._drop()
-                self._held.discard(name)
+            except (SQLAlchemyError, NoAnswer):
+                self._drop()
+            self._held.discard(name)
 
     def close(self) -> None:
         self._stopping.set()
@@ -151,10 +153,29 @@ class Holds:
         self._engine.dispose()
 
     def _renew(self) -> None:
+        """Keep the connection from being idle for `LEASE`. Never asks for a lock: `release` may have just given it
+        back, and nobody would give it back again.
+        """
         while not self._stopping.wait(RENEWAL):
-            for name in tuple(self._held)[:1]:
-                self.hold(name)
+            with self._lock:
+                if not self._held:
+                    continue
+                try:
+                    connection = self._connection()
+                    with self._watch.over(connection):
+                        connection.execute(_ALIVE)
+                except (SQLAlchemyError, NoAnswer):
+                    self._drop()
+
+    def _connection(self) -> Connection:
+        """Return the connection. If it is another one than before, every lock has gone with the old one."""
+        connection = self._kept.get()
+        if connection is not self._holding:
+            self._held.clear()
+            self._holding = connection
+        return connection
 
     def _drop(self) -> None:
         self._held.clear()
+        self._holding = None
         self._kept.drop()
