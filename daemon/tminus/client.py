@@ -24,12 +24,13 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
 import httpx
+
+from tminus import instants
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -187,7 +188,7 @@ class ScreenMeet:
         *,
         idempotency_key: str | None = None,
     ) -> "wire.Session":
-        """Schedules a session; `startTime` is ISO 8601 with `Z` or an offset."""
+        """Schedules a session; `startTime` is RFC 3339, with `Z` or an offset."""
         parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
         return self._make(startTime, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
 
@@ -208,7 +209,7 @@ class ScreenMeet:
             if not conflict.retried:
                 raise
             session = self.getSession(ScreenMeetSessionId)
-            if "startTime" not in session or _instant(session["startTime"]) != _instant(startTime):
+            if "startTime" not in session or instants.parse(session["startTime"]) != instants.parse(startTime):
                 raise
             return session
 
@@ -355,10 +356,6 @@ def _error(response: httpx.Response) -> ScreenMeetError:
         return kind(told["description"], code, told["refcode"], told["errors"])
     except (ValueError, KeyError, TypeError):
         return kind(f"HTTP {code} {response.reason_phrase}", code)
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def _retry_after(response: httpx.Response) -> float:

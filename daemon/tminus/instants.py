@@ -1,4 +1,4 @@
-"""How an instant is written: ISO 8601 in JSON, whole milliseconds since 1970 in the database.
+"""How an instant is written: RFC 3339 in JSON, whole milliseconds since 1970 in the database.
 
 Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, so that what was answered, what is
 stored and what is compared are the same number.
@@ -11,8 +11,20 @@ from functools import lru_cache
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 
-# Python 3.11 overlooks a character between seconds and zone, and takes any for the `T`.
-_SHAPE = re.compile(r"[0-9W-]{7,10}[T ][0-9:]{2,8}([.,][0-9]+)?(Z|[+-][0-9:]{2,8})?", re.IGNORECASE)
+_DAY = timedelta(days=1)
+_OUTSIDE = "is outside the years 1 to 9999 in UTC"
+
+_EXAMPLE = "for example 2021-08-10T15:30:00.000Z"
+
+# One grammar of our own: `datetime.fromisoformat` reads half an hour as half a second (`T10.5Z`), overlooks characters
+# before the zone, and reads more or less from one Python to the next.
+_EXTENDED = r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
+_BASIC = r"([0-9]{4})([0-9]{2})([0-9]{2})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?"
+_ZONE = r"([Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
+_FORMS = (re.compile(_EXTENDED + _ZONE), re.compile(_BASIC + _ZONE))
+
+_PLUS_LOST = re.compile(r".*[0-9] [0-9]{2}:?[0-9]{2}")
+"""What is left of an offset such as `+02:00` in a query where `+` stands for a space."""
 
 
 def to_milliseconds(instant: datetime) -> datetime:
@@ -21,22 +33,37 @@ def to_milliseconds(instant: datetime) -> datetime:
 
 
 def parse(text: str) -> datetime:
-    """Reads an ISO 8601 date and time with `Z` or an offset.
+    """Read a date and time: RFC 3339, or one of the forms of ISO 8601 that `docs/api.md` names.
 
-    Raises `ValueError` with a sentence for the caller: a time without an offset means something else on every machine,
-    so it is refused, not guessed.
+    Raises `ValueError` with a sentence for the caller. A time without an offset means another instant on every machine,
+    so it is refused.
     """
-    example = "for example 2021-08-10T15:30:00.000Z"
+    match = next((found for form in _FORMS if (found := form.fullmatch(text))), None)
+    if match is None:
+        hint = '; in a URL, write "+" as %2B' if _PLUS_LOST.fullmatch(text) else ""
+        raise ValueError(f"is not an RFC 3339 date and time, {_EXAMPLE}{hint}")
+    year, month, day, hour, minute, second, fraction, zone, sign, hours, minutes = match.groups()
+    if zone is None:
+        raise ValueError(f"has no time zone: end it with Z or an offset, {_EXAMPLE}")
+    if second == "60":
+        raise ValueError("names a leap second, which no clock here counts: name the second before or after it")
+    if int(year) == 0:
+        raise ValueError(_OUTSIDE)
+    # Further digits are cut off, however many there are.
+    milliseconds = int((fraction or "")[:3].ljust(3, "0"))
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    if offset >= _DAY or int(minutes or 0) > 59:
+        raise ValueError(f"has an offset beyond 23:59, or with more than 59 minutes, {_EXAMPLE}")
     try:
-        instant = datetime.fromisoformat(text if _SHAPE.fullmatch(text) else "")
-    except ValueError:
-        raise ValueError(f"is not an ISO 8601 date and time, {example}") from None
-    if instant.tzinfo is None:
-        raise ValueError(f"has no time zone: end it with Z or an offset, {example}")
+        there = datetime(
+            int(year), int(month), int(day), int(hour), int(minute), int(second or 0), milliseconds * 1000, UTC
+        )
+    except ValueError as error:
+        raise ValueError(f"is not a valid date and time: {error}") from None
     try:
-        return to_milliseconds(instant.astimezone(UTC))
+        return there + offset if sign == "-" else there - offset
     except OverflowError:
-        raise ValueError("is outside the years 1 to 9999 in UTC") from None
+        raise ValueError(_OUTSIDE) from None
 
 
 @lru_cache(maxsize=256)

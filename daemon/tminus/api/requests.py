@@ -46,7 +46,7 @@ Short = Printable[Annotated[str, Field(max_length=255)]]
 
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
-        raise ValueError("must be text: an ISO 8601 date and time with Z or an offset")  # noqa: TRY004 - for pydantic
+        raise ValueError("must be text: an RFC 3339 date and time with Z or an offset")  # noqa: TRY004 - for pydantic
     return instants.parse(value)
 
 

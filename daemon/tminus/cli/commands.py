@@ -53,7 +53,7 @@ class Scope(StrEnum):
 
 
 SessionId = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
-At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="ISO 8601 with Z or an offset.")]
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="RFC 3339, with Z or an offset.")]
 In = Annotated[str | None, typer.Option("--in", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")]
 Type = Annotated[SessionType, typer.Option("--type", help="What kind of session.")]
 Label = Annotated[str, typer.Option("--label", help="What people read.")]

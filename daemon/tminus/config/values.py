@@ -155,7 +155,7 @@ def parse_rate(value: object) -> Rate | None:
 
 
 def parse_expiry(value: object) -> datetime | None:
-    """Reads a TOML date and time with an offset, or the same as ISO 8601 text; `""` is None: never."""
+    """Reads a TOML date and time with an offset, or the same as RFC 3339 text; `""` is None: never."""
     if value is None or value == "":
         return None
     if isinstance(value, datetime | str):
