@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from tests.support.factories import AGENT, HOUR, MINUTE, caller, settings
 from tests.support.worlds import World
 
@@ -21,6 +22,7 @@ from tminus.errors import (
 )  # fmt: skip
 from tminus.model import Session
 from tminus.sessions import reads
+from tminus.storage.tables import PARTICIPANTS
 from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Role, SessionType, Status, Trigger
 
 MS = timedelta(milliseconds=1)
@@ -501,6 +503,42 @@ def test_whoever_is_turned_away_or_goes_away_never_was_in(
         world.admit(session, grace)
 
 
+@pytest.mark.parametrize("others_inside", [False, True])
+@pytest.mark.parametrize("closed_by", ["agent", "clock", "clock, with others"])
+def test_any_close_ends_the_waiting_of_whoever_knocked(world: World, closed_by: str, others_inside: bool) -> None:
+    world.settings = settings(max_active=timedelta(hours=2))
+    session, other = with_knock(world), with_knock(world)
+    grace = world.knock(session)
+    if others_inside:
+        world.join(session, "Ada")
+    if closed_by == "clock, with others":
+        world.join(other, "Ben")  # what is done for him in the same batch must not change what becomes of her
+    if closed_by == "agent":
+        world.close(session)
+    else:
+        world.passes(hours=2)
+    assert world.stored(session).status is Status.CLOSED
+    assert all(one.left_at == world.now for one in world.participants(session))
+    told = world.told(session)
+    world.deny(session, grace)
+    world.leave(session, grace)
+    with pytest.raises(WrongStatus):
+        world.admit(session, grace)
+    assert world.told(session) == told, "nothing happens any more"
+
+
+@pytest.mark.parametrize("verb", ["deny", "leave"])
+def test_who_waited_in_a_session_that_an_older_release_closed_waits_no_more(world: World, verb: str) -> None:
+    session = with_knock(world)
+    grace = world.knock(session)
+    world.close(session)
+    world.run(lambda tx: tx.execute(update(PARTICIPANTS).values(left_at=None)))
+    getattr(world, verb)(session, grace)
+    with pytest.raises(WrongStatus):
+        world.admit(session, grace)
+    assert world.told(session)[-1] is EventType.CLOSED
+
+
 def test_what_is_known_of_a_knock_is_told_once(world: World) -> None:
     session = with_knock(world)
     grace = world.knock(session)
@@ -531,17 +569,17 @@ def test_nobody_knocks_at_a_session_that_is_not_open(world: World, status: str) 
 
 
 @pytest.mark.parametrize("closed_by", [World.close, lambda world, _: world.passes(hours=1)])
-def test_a_closed_session_lets_nobody_in_and_whoever_waited_can_go(
+def test_a_closed_session_lets_nobody_in_and_whoever_waited_is_turned_away(
     world: World, closed_by: Callable[[World, Session], None]
 ) -> None:
     session = with_knock(world)
     grace = world.knock(session)
     closed_by(world, session)
     closed = world.stored(session)
-    for verb in (world.admit, world.deny):
-        with pytest.raises(WrongStatus):
-            verb(session, grace)
-    world.leave(session, grace)
+    with pytest.raises(WrongStatus):
+        world.admit(session, grace)
+    for verb in (world.deny, world.leave):
+        verb(session, grace)  # it is so already: nothing happens
     assert world.stored(session) == closed
     assert closed.status is Status.CLOSED
 

@@ -6,7 +6,6 @@ no prefix to be guessed letter by letter.
 """
 
 import hashlib
-from collections import OrderedDict
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -22,8 +21,8 @@ from tminus.sessions.verbs import AGENT_SESSION_SPAN
 from tminus.vocabulary import LOCAL_AGENT_ID, Caller, Role
 
 LOCAL_NAME = "local operator"
-PROVEN = 10_000
-"""How many pairs of token and address are remembered as good."""
+GUESSABLE = 16
+"""Characters below which a token may be one that a program guesses. 16 drawn at random are 95 bits."""
 
 
 def services_of(request: Request) -> Services:
@@ -56,11 +55,10 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
     Raises `NotAuthenticated`, `TooManyAttempts`.
     """
     services, digest = arrival.services, _digest(token)
-    _check_attempts(arrival, digest)
+    _check_short(arrival, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
-        services.failed_tokens.count(arrival.remote_ip)
-        raise _failed(arrival)
+        raise _wrong(arrival)
     secret, now = draws.token(), clock.now()
     begun = AgentSession(
         secret_sha256=_digest(secret),
@@ -73,8 +71,6 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
         remote_ip=arrival.remote_ip,
     )
     begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
-    for good in (digest, begun.secret_sha256):
-        _remember(services, good, arrival.remote_ip)
     arrival.agent = agent.id
     say("auth.signed_in", agent=agent.id, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
     return _caller(arrival, agent, begun), secret
@@ -93,31 +89,26 @@ async def _by_token(arrival: Arrival, token: str) -> Caller:
     if not token:
         raise NotAuthenticated
     services, digest = arrival.services, _digest(token)
-    if (digest, arrival.remote_ip) in services.proven:
-        agent, begun = await _look_up(services, digest)
-    else:
-        # One at a time: of many guesses that come at once, those beyond the limit must find it exhausted.
-        async with services.unproven:
-            _check_attempts(arrival, digest)
-            agent, begun = await _look_up(services, digest)
-            if agent is not None:
-                _remember(services, digest, arrival.remote_ip)
-            else:
-                services.failed_tokens.count(arrival.remote_ip)
+    _check_short(arrival, len(token))
+    agent, begun = _agent_of(services, digest), None
     if agent is None:
-        raise _failed(arrival)
+        if services.failed_tokens.exhausted(arrival.remote_ip) is None:
+            begun = await _agent_session(services, digest)
+        else:
+            # One at a time: those who only guess take one reader from the others, however many they are.
+            async with services.doubtful:
+                begun = await _agent_session(services, digest)
+        # The token that it was begun with must still be good: out of the config, out of the house.
+        agent = _agent_of(services, begun.token_sha256) if begun else None
+    if agent is None:
+        raise _wrong(arrival)
     return _caller(arrival, agent, begun)
 
 
-async def _look_up(services: Services, digest: str) -> tuple[Agent | None, AgentSession | None]:
-    """Whose token it is, and the agent session that it is the secret of, if it is that of one."""
-    agent, begun = _agent_of(services, digest), None
-    if agent is None:
-        begun = await services.read(lambda view: view.agent_session(digest))
-        if begun is not None and begun.expires_at > clock.now():
-            # The token that it was begun with must still be good: out of the config, out of the house.
-            agent = _agent_of(services, begun.token_sha256)
-    return agent, begun
+async def _agent_session(services: Services, digest: str) -> AgentSession | None:
+    """The agent session that has this secret and is not over."""
+    begun = await services.read(lambda view: view.agent_session(digest))
+    return begun if begun is not None and begun.expires_at > clock.now() else None
 
 
 def _agent_of(services: Services, digest: str) -> Agent | None:
@@ -128,27 +119,27 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
     return agent
 
 
-def _check_attempts(arrival: Arrival, digest: str) -> None:
-    """An address that guesses has to wait, right or wrong; but not who has been right from there before: a
-    neighbour's broken script locks nobody out.
-    """
-    services, address = arrival.services, arrival.remote_ip
-    if (digest, address) in services.proven:
-        return
-    wait = services.failed_tokens.exhausted(address)
+def _check_short(arrival: Arrival, length: int) -> None:
+    """Raises `TooManyAttempts` for a token of this length that can be guessed, from an address that guesses."""
+    if length < GUESSABLE:
+        _check_attempts(arrival)
+
+
+def _check_attempts(arrival: Arrival) -> None:
+    """Raises `TooManyAttempts` if the address has sent too many wrong tokens."""
+    wait = arrival.services.failed_tokens.exhausted(arrival.remote_ip)
     if wait is not None:
-        say("auth.limited", remote_ip=address, request_id=arrival.request_id)
+        say("auth.limited", remote_ip=arrival.remote_ip, request_id=arrival.request_id)
         raise TooManyAttempts("wrong tokens", wait)
 
 
-def _remember(services: Services, digest: str, address: str) -> None:
-    proven: OrderedDict[tuple[str, str], None] = services.proven
-    proven[digest, address] = None
-    if len(proven) > PROVEN:
-        proven.popitem(last=False)
+def _wrong(arrival: Arrival) -> NotAuthenticated:
+    """What to tell of a wrong token. Raises `TooManyAttempts` instead after too many.
 
-
-def _failed(arrival: Arrival) -> NotAuthenticated:
+    Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
+    """
+    _check_attempts(arrival)
+    arrival.services.failed_tokens.count(arrival.remote_ip)
     say("auth.failed", remote_ip=arrival.remote_ip, request_id=arrival.request_id)
     return NotAuthenticated()
 

@@ -1,7 +1,6 @@
 """What the routes work with: the store, the settings in force, who may knock how often. Built by `daemon`."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -51,10 +50,8 @@ class Services:
         self.metrics = Metrics(store, webhooks.standing)
         self.bell = Bell()
         """Rings when there are new events, and when the daemon begins to stop."""
-        self.proven: OrderedDict[tuple[str, str], None] = OrderedDict()
-        """Tokens (by SHA-256) that were good, with the address they came from; the oldest first."""
-        self.unproven = asyncio.Lock()
-        """Held while a token that is not among them is looked up."""
+        self.doubtful = asyncio.Lock()
+        """Held while a token is looked up that comes from an address that has sent too many wrong ones."""
         self.woken = asyncio.Semaphore(_READERS)
         """Held by who listens or waits for events and looks again: one event wakes them all, and were they all counted
         as requests before another one, whoever asks just then would be refused for being one too many.

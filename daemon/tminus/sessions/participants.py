@@ -68,22 +68,23 @@ def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     session, participant = _participant(tx, caller, session_id, participant_id)
     if participant.waiting_since is None:
         return
+    move = fire(Trigger.ADMIT, session.status)
     if participant.left_at is not None:
         raise NoKnocking(f"Participant {participant_id} does not wait any more: they would have to knock again")
-    move = fire(Trigger.ADMIT, session.status)
     tx.participant_admitted(participant_id)
     change(tx, settings, session, move, caller, participant, **_entered(session, tx.now))
 
 
 def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
-    """A room reports that somebody who knocked was not let in; nothing happens if that is known.
+    """A room reports that somebody who knocked was not let in; nothing happens if that is known, or the session is
+    closed: closing has ended their waiting.
 
     Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`.
     """
     session, participant = _participant(tx, caller, session_id, participant_id)
     if participant.waiting_since is None:
         raise NoKnocking(f"Participant {participant_id} does not wait to be let in: they have joined")
-    if participant.left_at is None:
+    if participant.left_at is None and session.status is not Status.CLOSED:
         _turn_away(tx, settings, caller, session, participant)
 
 

@@ -145,7 +145,8 @@ def reschedule(
 
 
 def close(tx: Transaction, caller: Caller, session_id: str) -> None:
-    """Closes a session and disconnects everybody; nothing happens if it is closed.
+    """Closes a session: ends the stay of whoever is in it, and the waiting of whoever knocked. Nothing happens if it is
+    closed.
 
     Raises `UnknownSession`, `Forbidden`.
     """
@@ -155,8 +156,8 @@ def close(tx: Transaction, caller: Caller, session_id: str) -> None:
     if session.status is Status.CLOSED:
         return
     move = fire(Trigger.CLOSE, session.status)
-    if session.participants:
-        tx.everybody_out(session.id)
+    if session.status is not Status.SCHEDULED:
+        tx.everybody_out(session.id)  # who only knocked is not counted in `participants`
     changed = tx.change(
         session, move, due_at=None, due_trigger=None, closed_at=tx.now, close_reason=move.reason, pin=0, participants=0
     )

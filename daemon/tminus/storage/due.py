@@ -82,7 +82,7 @@ def _due(*columns: ColumnElement[Any]) -> Any:
 
 _LATE_SINCE = func.coalesce(_S.late_since, _S.due_at, type_=_S.due_at.type)
 _some = _due(
-    _S.due_trigger, _S.due_at, _S.expires_at, _S.type, _S.participants, _LATE_SINCE.label("late_since")
+    _S.due_trigger, _S.due_at, _S.expires_at, _S.type, _LATE_SINCE.label("late_since")
 ).subquery().c  # fmt: skip
 _opening = _some.due_trigger.in_(_OPENS)
 _PROBE = select(
@@ -92,7 +92,6 @@ _PROBE = select(
     func.max(_some.due_at, type_=_S.due_at.type).label("last"),
     func.min(case((_opening, _some.expires_at)), type_=_S.due_at.type).label("expires"),
     func.sum(case((and_(_opening, _some.type.in_(PIN_TYPES)), 1), else_=0)).label("need_pins"),
-    func.sum(case((_opening, 0), else_=_some.participants)).label("inside"),
     func.min(_some.late_since, type_=_S.due_at.type).label("late_since"),
 ).group_by(_some.due_trigger)
 
@@ -186,7 +185,7 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         rows = tx.execute(_PROBE, batch).all()
         moved.more = True
     tx.execute(_TELL, batch)
-    if any(row.inside for row in rows):
+    if any(row.due_trigger in _CLOSES for row in rows):
         tx.execute(_DISCONNECT, batch)
     tx.execute(_move(timeouts), batch)
     if pins:
