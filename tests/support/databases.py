@@ -203,11 +203,15 @@ class PostgresServer:
             self._admin.execute(f"DROP TABLESPACE {name}")
 
     @contextmanager
-    def database(self, *, empty: bool = False, tablespace: str = "pg_default") -> Iterator[Database]:
+    def database(
+        self, *, empty: bool = False, tablespace: str = "pg_default", encoding: str = "UTF8"
+    ) -> Iterator[Database]:
         """A fresh database; `empty`: without a schema. To empty one takes a twentieth of the time of making one."""
         name = f"empty_{next(self._numbers)}" if empty else "tminus"
         if empty:
-            self._admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {tablespace}")
+            self._admin.execute(
+                f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {tablespace} ENCODING '{encoding}' LOCALE 'C'"
+            )
         database = Database("postgresql", self._url(name))
         try:
             yield database

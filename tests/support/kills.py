@@ -29,7 +29,7 @@ from tminus.sessions.moves import Made
 from tminus.sessions.retries import RetryKey
 from tminus.sessions.sweeps import Jobs
 from tminus.storage import Transaction
-from tminus.storage.engine import make_engine, plain_url
+from tminus.storage.engine import make_engine, server
 from tminus.storage.peers import Notices
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
@@ -315,7 +315,7 @@ def do(engine: Engine, steps: Steps, deed: Deed, target: Target, *, last: bool =
 def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Writer:
     """A daemon's own, as `Store` makes it."""
     watch = Watch(None)
-    shared = engine.dialect.name == "postgresql"
-    notify = Notices(plain_url(engine), lambda _due: None, watch).say if shared else None
+    shared = server(engine)
+    notify = Notices(shared, lambda _due: None, watch).say if shared is not None else None
     nobody: Callable[[object], None] = lambda _what: None  # noqa: E731 - that is all it is
     return Writer(engine, watch, now, steps, nobody, nobody, notify)

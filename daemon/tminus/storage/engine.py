@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
-from tminus.storage.watch import NoAnswer
+from tminus.storage.postgresql import NoAnswer, Server
 
 BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
@@ -20,55 +20,35 @@ BUSY_TIMEOUT_MS = 5000
 READERS = 4
 """Connections for reading: more would queue for the interpreter."""
 
-_CONNECT = {
-    "application_name": "tminus",
-    "connect_timeout": 5,
-    # A server that has vanished, and not said so, is noticed within seconds; and so is a daemon, by the server.
-    "tcp_user_timeout": 5000,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 2,
-}
-_OPTIONS = {
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "2",
-    # A daemon that is frozen in a transaction (stopped, or its machine is) holds a lock that all others wait for.
-    "idle_in_transaction_session_timeout": "5s",
-}
-
 
 def make_engine(url: str, password: str | None = None, *, writes: bool, idle_seconds: int | None = None) -> Engine:
     """An engine whose every transaction writes (`writes`), or only reads.
 
     `idle_seconds`: PostgreSQL ends a connection of it that has asked nothing for so long. What the URL itself says of
-    a connection goes before what is said here.
+    a connection goes before what `postgresql` says.
     """
     parsed = make_url(url)
     if password is not None:
         parsed = parsed.set(password=password)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, writes)
-    return create_engine(
+    engine = create_engine(
         parsed,
         pool_size=1 if writes else READERS,
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # Several statements of one read see one moment.
         isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
-        connect_args=_connect_args(
-            parsed, {} if idle_seconds is None else {"idle_session_timeout": f"{idle_seconds}s"}
-        ),
         json_serializer=_json,
         json_deserializer=orjson.loads,
         hide_parameters=True,
     )
 
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _entry: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection:
+        return Server(parameters, idle_seconds).connect()
 
-def _connect_args(url: URL, options: dict[str, str]) -> dict[str, Any]:
-    said = {name: value for name, value in _CONNECT.items() if name not in url.query}
-    ours = " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | options).items())
-    return said | {"options": f"{ours} {url.query.get('options', '')}".strip()}  # of two that differ the last holds
+    return engine
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:
@@ -167,6 +147,9 @@ def startup_error(url: str, error: BaseException) -> StartupError:
     return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
 
 
-def plain_url(engine: Engine) -> str:
-    """The URL of an engine's PostgreSQL as psycopg itself takes it, password and all."""
-    return engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+def server(engine: Engine) -> Server | None:
+    """The PostgreSQL of an engine, for connections beside it; None for SQLite."""
+    if engine.dialect.name != "postgresql":
+        return None
+    _, parameters = engine.dialect.create_connect_args(engine.url)
+    return Server(parameters)

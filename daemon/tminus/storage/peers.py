@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tminus import instants
-from tminus.storage.watch import Kept, NoAnswer, Watch
+from tminus.storage.postgresql import NoAnswer, Server
+from tminus.storage.watch import Kept, Watch
 
 CHANNEL = "tminus"
 AGAIN = 1.0
@@ -45,8 +46,8 @@ class Notices:
     seconds later.
     """
 
-    def __init__(self, url: str, heard: Heard, watch: Watch) -> None:
-        self._url = url
+    def __init__(self, server: Server, heard: Heard, watch: Watch) -> None:
+        self._server = server
         self._watch = watch
         self._heard = heard
         self._me = uuid.uuid4().hex[:12]
@@ -69,7 +70,7 @@ class Notices:
         while not self._stopping.is_set():
             try:
                 with (
-                    psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection,
+                    self._server.connect(autocommit=True) as connection,
                     self._watch.over(connection, math.inf),
                 ):
                     connection.execute(f"LISTEN {CHANNEL}")
@@ -77,7 +78,7 @@ class Notices:
                     while not self._stopping.is_set():
                         for notice in connection.notifies(timeout=HEARD, stop_after=1):
                             self._take(notice.payload)
-            except psycopg.Error:
+            except (psycopg.Error, NoAnswer):
                 self._stopping.wait(AGAIN)
 
     def _take(self, said: str) -> None:

@@ -11,11 +11,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate, wal
-from tminus.storage.engine import is_damage, is_unavailable, make_engine, plain_url, reason, sqlite_file, startup_error
+from tminus.storage.engine import is_damage, is_unavailable, make_engine, reason, server, sqlite_file, startup_error
 from tminus.storage.peers import LEASE, Heard, Holds, Notices
+from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
-from tminus.storage.watch import STUCK, NoAnswer, Watch
+from tminus.storage.watch import STUCK, Watch
 from tminus.storage.writer import SLOW, Writer
 from tminus.vocabulary import Status
 
@@ -80,20 +81,20 @@ class Store:
         self._reading = make_engine(url, password, writes=False)
         # Readers take a connection from each other without order: the clock would wait for seconds among many.
         self._looking = make_engine(url, password, writes=False)
-        shared = self._writing.dialect.name == "postgresql"
-        self._watch = Watch(plain_url(self._writing) if shared else None)
+        shared = server(self._writing)
+        self._watch = Watch(shared)
         self._watch.start()
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, waiting)
             self.database_id = self.read(lambda view: view.meta("database_id")) or ""
         except BaseException as error:
             self._dispose()  # its thread would outlive whatever ends this, Ctrl-C too
-            if isinstance(error, StoreUnavailable | SQLAlchemyError):
+            if isinstance(error, StoreUnavailable | SQLAlchemyError | NoAnswer):
                 raise startup_error(url, error.__cause__ or error) from error
             raise
         self._notices = None
-        if heard is not None and shared:
-            self._notices = Notices(plain_url(self._writing), heard, self._watch)
+        if heard is not None and shared is not None:
+            self._notices = Notices(shared, heard, self._watch)
             self._notices.start()
         self._holds = Holds(make_engine(url, password, writes=True, idle_seconds=LEASE), self._watch)
         self.hold = self._holds.hold

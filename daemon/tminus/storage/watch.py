@@ -9,7 +9,6 @@ On SQLite nothing of this is needed, and nothing is done.
 """
 
 import os
-import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import psycopg
 from sqlalchemy import Connection, Engine
 
 from tminus import clock
+from tminus.storage.postgresql import NoAnswer, Server, ask
 
 EACH = 1.0
 """Seconds between two questions."""
@@ -30,18 +30,11 @@ STUCK = 10.0
 """Seconds that no transaction takes: one that does, though the server answers others, is given up."""
 
 
-class NoAnswer(Exception):
-    """The database does not answer."""
-
-    def __str__(self) -> str:
-        return "it does not answer"
-
-
 class Watch:
-    """Asks the server at `url`, as psycopg takes it, whether it is there; None: there is none to ask."""
+    """Asks the server whether it is there; None: there is none to ask."""
 
-    def __init__(self, url: str | None) -> None:
-        self._url = url
+    def __init__(self, server: Server | None) -> None:
+        self._server = server
         self._waiting: dict[object, tuple[float, psycopg.Connection]] = {}
         """Until when each may wait, and for what."""
         self._silent_since: float | None = None
@@ -51,12 +44,12 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch")
 
     def start(self) -> None:
-        if self._url is not None:
+        if self._server is not None:
             self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
-        if self._url is not None:
+        if self._server is not None:
             self._thread.join()
 
     @property
@@ -73,7 +66,7 @@ class Watch:
     @contextmanager
     def over(self, connection: Connection | psycopg.Connection, limit: float = STUCK) -> Iterator[None]:
         """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds."""
-        if self._url is None:
+        if self._server is None:
             yield
             return
         raw = connection.connection.driver_connection if isinstance(connection, Connection) else connection
@@ -88,14 +81,16 @@ class Watch:
     # --- on its own thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        assert self._server is not None
         asking: psycopg.Connection | None = None
         while not self._stopping.wait(EACH):
             begun = clock.monotonic()
             try:
                 if asking is None:
-                    asking = psycopg.connect(self._url or "", autocommit=True, connect_timeout=PATIENCE)
-                answered = _answers(asking)
-            except psycopg.errors.ConnectionTimeout:
+                    asking = self._server.connect_unchecked(PATIENCE)
+                ask(asking, b"SELECT 1", PATIENCE)
+                answered = True
+            except (psycopg.errors.ConnectionTimeout, NoAnswer):
                 answered = False
             except psycopg.Error:
                 answered = True  # it refuses, or is gone: whoever asks is told so at once
@@ -150,22 +145,6 @@ class Kept:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-
-
-def _answers(connection: psycopg.Connection) -> bool:
-    """Asks, and waits no longer than `PATIENCE`. Raises `psycopg.Error` if the connection is lost."""
-    server = connection.pgconn
-    until = clock.monotonic() + PATIENCE
-    server.send_query(b"SELECT 1")
-    poll = select.poll()
-    poll.register(server.socket, select.POLLIN)
-    while True:
-        while server.is_busy():
-            if not poll.poll(max(0.0, until - clock.monotonic()) * 1000):
-                return False
-            server.consume_input()
-        if server.get_result() is None:
-            return True
 
 
 def _close(connection: psycopg.Connection | None) -> None:

@@ -1,0 +1,193 @@
+"""Connections to PostgreSQL: what each of them must be before the daemon relies on it.
+
+A pooler may stand between the daemon and the server. It can drop start-up options without a word, and it can run two
+transactions of one connection in two sessions of the server: then settings, advisory locks, LISTEN and prepared
+statements are lost or belong to somebody else. So the daemon makes its settings with `SET`, and checks
+every new connection.
+"""
+
+import re
+import select
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+from psycopg.pq import Escaping, ExecStatus
+
+from tminus import clock
+
+PATIENCE = 5
+"""Whole seconds that connecting may take, and each answer while a connection is checked."""
+
+OTHERS = 2
+"""Connections that are opened beside one that comes from a pooler. Each holds one session of the server, and poolers
+hand out the session that was used last, or the one that was used first: with two held, a second transaction that still
+meets its own session was not lucky.
+"""
+
+_PARAMETERS: Mapping[str, Any] = {
+    "application_name": "tminus",
+    "connect_timeout": PATIENCE,
+    # A server that has vanished without closing its connections is noticed within seconds.
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+}
+_SETTINGS: Mapping[str, str] = {
+    # So that the server notices a daemon that has vanished, too.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "2",
+    # A daemon that is frozen in a transaction (stopped, or its machine is) holds a lock that all others wait for.
+    "idle_in_transaction_session_timeout": "5s",
+}
+_SETTING = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\\\s])*)")
+"""One setting as it stands in libpq's `options`; a backslash goes before a space in a value."""
+
+
+class NoAnswer(Exception):
+    """The database does not answer."""
+
+    def __str__(self) -> str:
+        return "it does not answer"
+
+
+class Unsuitable(NoAnswer):
+    """A connection that the daemon cannot rely on."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self._why = why
+
+    def __str__(self) -> str:
+        return self._why
+
+
+class Server:
+    """A PostgreSQL server, or what stands in front of it.
+
+    Parameters
+    ----------
+    parameters
+        What `psycopg.connect` takes, as SQLAlchemy reads it from a URL.
+    idle_seconds
+        The server ends a connection that has sent nothing for so long; None: never.
+    """
+
+    _one_at_a_time = threading.Lock()
+    """Held during a check with `OTHERS`: a pool may be just large enough for the connections of the daemons."""
+
+    def __init__(self, parameters: Mapping[str, Any], idle_seconds: int | None = None) -> None:
+        given = str(parameters.get("options", ""))
+        left, settings = _SETTING.sub("", given).strip(), dict(_SETTINGS)
+        if idle_seconds is not None:
+            settings["idle_session_timeout"] = f"{idle_seconds}s"
+        # What the URL sets is set, also where a pooler does not pass start-up options on.
+        settings |= {name.replace("-", "_"): re.sub(r"\\(.)", r"\1", value) for name, value in _SETTING.findall(given)}
+        self._parameters = {**_PARAMETERS, **parameters, "options": left}
+        self._settings = settings | {"client_encoding": "UTF8"}
+
+    def connect(self, *, autocommit: bool = False) -> psycopg.Connection:
+        """Return a connection that has been checked. Raises `Unsuitable`, `NoAnswer`, `psycopg.Error`."""
+        connection = psycopg.connect(**self._parameters, autocommit=autocommit)
+        try:
+            self._check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def connect_unchecked(self, seconds: int) -> psycopg.Connection:
+        """Return a connection for single questions, or raise `psycopg.Error` after so many seconds."""
+        return psycopg.connect(**{**self._parameters, "connect_timeout": seconds}, autocommit=True)
+
+    def _check(self, connection: psycopg.Connection) -> None:
+        [[pid, encoding]] = ask(connection, b"SELECT pg_backend_pid(), current_setting('server_encoding')")
+        if encoding != "UTF8":
+            raise Unsuitable(
+                f"the database's encoding is {encoding}, and tminus needs UTF8"
+                " (CREATE DATABASE tminus ENCODING 'UTF8' TEMPLATE template0)"
+            )
+        if int(pid or 0) != connection.pgconn.backend_pid:
+            # Whoever answers is not who took the connection. First of all: settings would stay with others' sessions.
+            with self._one_at_a_time:
+                self._check_pooler(connection, pid)
+        escape = Escaping(connection.pgconn).escape_literal
+        names = [bytes(escape(name.encode())) for name in self._settings]
+        values = [bytes(escape(value.encode())) for value in self._settings.values()]
+        made = b", ".join(b"set_config(%s, %s, false)" % both for both in zip(names, values, strict=True))
+        kept = b", ".join(b"current_setting(%s)" % name for name in names)
+        [[*wanted]] = ask(connection, b"SELECT " + made)
+        [[after, *found]] = ask(connection, b"SELECT pg_backend_pid(), " + kept)
+        if after != pid:
+            raise Unsuitable(_TRANSACTIONS)
+        for name, value, want in zip(self._settings, found, wanted, strict=True):
+            if value != want:
+                raise Unsuitable(f"the setting {name} is {value} in the next transaction after it was set to {want}")
+
+    def _check_pooler(self, connection: psycopg.Connection, pid: str | None) -> None:
+        """Check that the session of the server belongs to this connection alone, while others run transactions."""
+        with ExitStack() as opened:
+            for _ in range(OTHERS):
+                try:
+                    other = opened.enter_context(psycopg.connect(**self._parameters, autocommit=True))
+                    ask(other, b"BEGIN")
+                    [[another]] = ask(other, b"SELECT pg_backend_pid()")
+                    # Not asked if the other one has this session already: the pool may have no second one.
+                    again = pid if another == pid else ask(connection, b"SELECT pg_backend_pid()")[0][0]
+                except NoAnswer:
+                    raise Unsuitable(
+                        "a pooler between tminus and PostgreSQL gives it no connection of its own:"
+                        " its pool is too small, or it does not pool whole sessions (pool_mode = session)"
+                    ) from None
+                except psycopg.Error as error:
+                    said = " ".join(str(error).split())
+                    raise Unsuitable(
+                        f"a pooler between tminus and PostgreSQL refuses a transaction ({said}): tminus needs"
+                        " whole sessions (pool_mode = session)"
+                    ) from None
+                if another == pid or again != pid:
+                    raise Unsuitable(_TRANSACTIONS)
+
+
+_TRANSACTIONS = (
+    "a pooler between tminus and PostgreSQL gives each transaction another session of the server:"
+    " tminus needs whole sessions (pool_mode = session), or no pooler"
+)
+
+
+def ask(connection: psycopg.Connection, query: bytes, seconds: float = PATIENCE) -> list[list[str | None]]:
+    """Run one statement outside of psycopg's transactions; return the rows as text.
+
+    Raises `NoAnswer` after so many seconds, `psycopg.Error` if the statement is refused or the connection is lost.
+    """
+    server = connection.pgconn
+    until = clock.monotonic() + seconds
+    server.send_query(query)
+    poll = select.poll()
+    poll.register(server.socket, select.POLLIN)
+    rows: list[list[str | None]] = []
+    refused: bytes | None = None
+    while True:
+        while server.is_busy():
+            if not poll.poll(max(0.0, until - clock.monotonic()) * 1000):
+                raise NoAnswer
+            server.consume_input()
+        if (result := server.get_result()) is None:
+            break
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            refused = refused or result.error_message
+            continue
+        rows += [
+            [_text(result.get_value(row, column)) for column in range(result.nfields)] for row in range(result.ntuples)
+        ]
+    if refused is not None:
+        raise psycopg.OperationalError(refused.decode(errors="replace").strip())
+    return rows
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else bytes(value).decode(errors="replace")

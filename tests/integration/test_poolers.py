@@ -1,0 +1,127 @@
+"""A pooler between the daemon and PostgreSQL: it works, or the daemon refuses it with one line."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, text
+from tests.support.databases import Database, PostgresServer
+from tests.support.poolers import PGBOUNCER, pooler
+from tests.support.waiting import eventually
+
+from tminus import clock
+from tminus.errors import CannotOpenDatabase
+from tminus.storage import Store
+from tminus.storage.engine import make_engine
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="NOT TESTED BEHIND A POOLER: pgbouncer is not installed")
+
+
+@pytest.fixture
+def behind(pg_server: PostgresServer) -> Iterator[Database]:
+    with pg_server.database() as database:
+        yield database
+
+
+def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: Database) -> None:
+    heard: list[datetime | None] = []
+    with pooler(behind, "session") as bouncer, ExitStack() as opened:
+        one = Store(bouncer.url, clock.now, heard=heard.append)
+        opened.callback(one.close)
+        eventually(lambda: heard)  # it listens
+        other = Store(bouncer.url, clock.now, heard=lambda _due: None)
+        opened.callback(other.close)
+        assert one.hold("endpoint")
+        assert not other.hold("endpoint")
+        limit = text("SELECT current_setting('idle_in_transaction_session_timeout')")
+        assert one.submit(lambda tx: tx.scalar(limit)).result() == "5s"  # type: ignore[arg-type]
+        other.submit(lambda tx: setattr(tx, "told", True)).result()
+        eventually(lambda: len(heard) > 1)
+        one.release("endpoint")
+        assert other.hold("endpoint")
+
+
+def test_what_the_url_sets_is_in_force_behind_a_pooler_that_drops_start_up_options(behind: Database) -> None:
+    with pooler(behind, "session") as bouncer:
+        options = r"-c%20idle_in_transaction_session_timeout=7s%20--work-mem=5MB%20-c%20application_name=a%5C%20b"
+        engine = make_engine(f"{bouncer.url}?options={options}", writes=True)
+        with engine.connect() as connection:
+            names = ("idle_in_transaction_session_timeout", "work_mem", "application_name", "client_encoding")
+            found = [connection.execute(text(f"SHOW {name}")).scalar() for name in names]
+        engine.dispose()
+    assert found == ["7s", "5MB", "a b", "UTF8"]
+
+
+@pytest.mark.parametrize("more", [{}, {"server_round_robin": 1}, {"default_pool_size": 1}], ids=str)
+def test_a_pooler_of_transactions_is_refused_with_one_line(behind: Database, more: dict[str, int]) -> None:
+    with pooler(behind, "transaction", **more) as bouncer:
+        if "default_pool_size" not in more:
+            warm(bouncer.port, behind, 3)
+        with pytest.raises(CannotOpenDatabase) as refused:
+            Store(bouncer.url, clock.now)
+    said = refused.value.description
+    assert "a pooler between tminus and PostgreSQL" in said
+    assert "pool_mode = session" in said
+    assert "\n" not in said
+
+
+def warm(port: int, database: Database, sessions: int) -> None:
+    """Have the pooler open several sessions of the server, as it has when others use it already."""
+    url = make_url(database.url)
+    with ExitStack() as opened:
+        for _ in range(sessions):
+            other = opened.enter_context(
+                psycopg.connect(host="127.0.0.1", port=port, user=url.username, dbname=url.database)
+            )
+            other.execute("SELECT 1")
+
+
+def test_a_pooler_of_statements_is_refused_with_one_line(behind: Database) -> None:
+    with pooler(behind, "statement") as bouncer, pytest.raises(CannotOpenDatabase, match="pool_mode = session"):
+        Store(bouncer.url, clock.now)
+
+
+def test_a_pooler_that_changes_its_mode_is_refused_at_the_next_connection_and_nothing_stays_with_others(
+    behind: Database,
+) -> None:
+    with pooler(behind, "transaction") as bouncer:
+        with pytest.raises(CannotOpenDatabase):
+            Store(bouncer.url, clock.now)
+        url = make_url(behind.url)
+        with psycopg.connect(host="127.0.0.1", port=bouncer.port, user=url.username, dbname=url.database) as other:
+            row = other.execute("SHOW idle_in_transaction_session_timeout").fetchone()
+    assert row == ("0",), "the session that was shared is as it was"
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_in_another_encoding_is_refused_with_one_line(pg_server: PostgresServer, encoding: str) -> None:
+    with pg_server.database(empty=True, encoding=encoding) as database, pytest.raises(CannotOpenDatabase) as refused:
+        Store(database.url, clock.now)
+    assert f"the database's encoding is {encoding}, and tminus needs UTF8" in refused.value.description
+    assert "\n" not in refused.value.description
+
+
+@pytest.mark.parametrize("how", ["url", "options", "environment", "role"])
+def test_text_is_utf8_on_each_connection_whatever_others_have_set(
+    pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with pg_server.database(empty=True) as database:
+        url = make_url(database.url)
+        if how == "url":
+            url = url.update_query_dict({"client_encoding": "latin1"})
+        elif how == "options":
+            url = url.update_query_dict({"options": "-c client_encoding=latin1"})
+        elif how == "environment":
+            monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+            monkeypatch.setenv("PGOPTIONS", "-c search_path=elsewhere")
+        else:
+            with psycopg.connect(url.set(drivername="postgresql").render_as_string(), autocommit=True) as admin:
+                admin.execute(f"ALTER DATABASE {url.database} SET client_encoding TO 'SQL_ASCII'")
+        store = Store(url.render_as_string(hide_password=False), clock.now)
+        try:
+            store.submit(lambda tx: tx.set_meta("label", "会議 Łódź 🚀")).result()
+            assert store.read(lambda view: view.meta("label")) == "会議 Łódź 🚀"
+        finally:
+            store.close()
