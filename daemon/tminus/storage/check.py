@@ -16,6 +16,7 @@ from tminus.errors import CannotOpenDatabase
 from tminus.storage import migrate, wal
 from tminus.storage.due import deadline
 from tminus.storage.engine import is_damage, looking_engine, make_engine, sqlite_file, startup_error
+from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
 from tminus.vocabulary import PIN_TYPES, Status, Timeouts, Trigger
 
@@ -64,7 +65,7 @@ def examine(url: str, timeouts: Timeouts, now: datetime, *, password: str | None
         found = _examine(engine, timeouts, now)
         left_out = wal.damage(path) if path else None
         return replace(found, problems=(Problem("wal", left_out), *found.problems)) if left_out else found
-    except DBAPIError as error:
+    except (DBAPIError, NoAnswer) as error:
         raise startup_error(url, error) from error
     finally:
         engine.dispose()
