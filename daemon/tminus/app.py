@@ -11,9 +11,10 @@ import uvloop
 from tminus import __version__, config, logs
 from tminus.config import ConfigError
 from tminus.daemon import Daemon, tell_faults
-from tminus.errors import StartupError
+from tminus.errors import StartupError, printable
 from tminus.journal import is_journal
 from tminus.logs import say
+from tminus.privileges import become_controller
 
 
 def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
@@ -58,9 +59,16 @@ def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Even
         return 1
     settings = configuration.settings
     logs.configure(settings.log.level, settings.log.format)
-    state = config.state_directory(environ)
-    say("daemon.starting", version=__version__, config=str(configuration.path or "built-in defaults"), state=str(state))
     try:
+        state = config.state_directory(environ)
+    except StartupError as error:
+        say("daemon.failed", error=error.description)
+        return 1
+    path_read = printable(configuration.path or "built-in defaults")
+    say("daemon.starting", version=__version__, config=path_read, state=printable(state))
+    try:
+        config.check_ownership(state, environ)
+        become_controller(state)
         occupied = config.occupy(state, config.database_file(settings, state))
         with occupied, Daemon(configuration, path, state, environ, stopping) as daemon:
             _when_told_to_stop(lambda *_: stopping.set())  # until it has handlers in the event loop

@@ -19,6 +19,7 @@ from tminus.api import Services, make_application
 from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
+from tminus.errors import printable
 from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
@@ -135,7 +136,7 @@ class Daemon:
         say(
             "daemon.ready",
             url=f"http://{server.listen}",
-            socket=str(server.socket_path(self._state) or "") or None,
+            socket=printable(server.socket_path(self._state) or "") or None,
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
             passed=list(self._listeners.passed) or None,

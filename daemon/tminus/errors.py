@@ -53,6 +53,11 @@ from typing import ClassVar
 from tminus import instants
 
 
+def printable(path: object) -> str:
+    """Return a path as text. One that is not UTF-8 is shown by its bytes: no log line takes it as it is."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 class TminusError(Exception):
     """Whatever tminus itself raises."""
 
@@ -394,7 +399,7 @@ class StartupError(TminusError):
 
     @property
     def description(self) -> str:
-        return f"{self.subject}: {self.problem}"
+        return f"{printable(self.subject)}: {self.problem}"
 
 
 class StateDirectoryUnusable(StartupError):

@@ -82,12 +82,15 @@ def _listen(address: Address, started: contextlib.ExitStack) -> socket.socket:
 
 
 def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
-    """The local socket: whoever the file system lets in (owner and group) is trusted."""
+    """The local socket, for its owner only: whoever the file system lets in has every right.
+
+    A group would be the one that all users of a machine share as often as one of operators: `tminus.socket` names one.
+    """
     try:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         started.callback(local.close)
         _remove_stale(path)
-        before = os.umask(0o117)
+        before = os.umask(0o177)
         try:
             local.bind(str(path))
         finally:

@@ -454,7 +454,8 @@ def test_health_and_readiness_need_no_token(daemon: Daemon) -> None:
 
 
 def test_the_local_socket_needs_no_token_and_makes_what_belongs_to_the_local_operator(daemon: Daemon) -> None:
-    assert daemon.socket.stat().st_mode & 0o777 == 0o660
+    assert daemon.socket.stat().st_mode & 0o777 == 0o600
+    assert daemon.state.stat().st_mode & 0o777 == 0o700
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), base_url="http://localhost/v3") as local:
         me = local.get("/me").json()
         assert (me["user"]["id"], me["user"]["name"]) == (0, "local operator")

@@ -5,6 +5,7 @@ import re
 import socket
 import sqlite3
 import subprocess
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,6 +142,30 @@ def test_a_database_is_made_for_its_owner_only_wherever_it_is(
     made = [path for path in tmp_path.glob("elsewhere.db*") if not path.name.endswith("-lock")]
     assert len(made) == (3 if command == "run" else 1)
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+
+
+def test_a_path_is_a_path_whatever_characters_are_in_it(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.state = daemon.home / os.fsdecode(b"s?env=prod %41#x\n \xff")
+    daemon.socket = daemon.state / "tminus.sock"
+    daemon.start()
+    made = daemon.make()
+    copy = daemon.home / "b?%41#\n.db"
+    assert daemon.command("db", "backup", str(copy)).returncode == 0
+    assert daemon.terminate() == 0
+    assert {one.name for one in daemon.home.iterdir()} == {daemon.state.name, copy.name, "t.toml", "log", "err"}
+    assert {one.stat().st_mode & 0o777 for one in daemon.state.iterdir()} == {0o600}
+
+    for end in (b"c", b"\xff"):  # the other is no UTF-8
+        daemon.state = daemon.home / os.fsdecode(b"s?env=test %41#" + end)
+        assert daemon.command("db", "upgrade").returncode == 0, "another directory is another database"
+        assert daemon.command("db", "restore", str(copy)).returncode == 0
+        assert daemon.command("db", "check").stdout.startswith("nothing wrong: 1 sessions")
+        assert daemon.command("db", "check", str(copy)).returncode == 0
+        assert daemon.command("advance").returncode == 0
+        [database] = daemon.state.glob("tminus.db")
+        with closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("SELECT id FROM session").fetchall() == [(made["id"],)]
 
 
 def test_a_database_in_a_directory_that_is_not_there(make_daemon: StartDaemon, tmp_path: Path) -> None:

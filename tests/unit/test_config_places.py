@@ -79,8 +79,9 @@ POSTGRESQL = "postgresql+psycopg://u@h/n"
 
 def test_an_sqlite_file_is_in_the_state_directory_unless_its_path_is_absolute() -> None:
     state = Path("/state")
-    assert database(Settings(), state, {}).url == "sqlite:////state/tminus.db"
-    assert database(_storage(url="sqlite:////data/a.db"), state, {}).url == "sqlite:////data/a.db"
+    assert database(Settings(), state, {}).url == Path("/state/tminus.db")
+    assert database(_storage(url="sqlite:////data/a.db"), state, {}).url == Path("/data/a.db")
+    assert database(_storage(url="sqlite:////x/50% ?#/a%20b.db"), state, {}).url == Path("/x/50% ?#/a%20b.db")
 
 
 def test_postgresql_gets_its_password_from_a_file_or_a_credential(tmp_path: Path) -> None:

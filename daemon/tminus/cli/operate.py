@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,8 @@ from tminus import clock, config, draws
 from tminus.cli.connection import REFUSED, USAGE, AsJson, fail, telling_errors
 from tminus.config import Settings
 from tminus.config.effective import toml
-from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
+from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable, printable
+from tminus.privileges import acting_for
 from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def check(
     if effective:
         print(config.effective(read), end="")
     else:
-        print(f"{read.path or 'no file: the built-in defaults'}: nothing wrong")
+        print(f"{printable(read.path or 'no file: the built-in defaults')}: nothing wrong")
 
 
 def advance(
@@ -94,13 +96,14 @@ def advance(
         file = config.database_file(settings, state)
         if file is not None and not config.is_there(file):
             raise CannotOpenDatabase(str(file), "there is no such file: the daemon makes it, or `tminus db upgrade`")
-        store = _store(settings, state)
-        try:
-            sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
-            sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
-            removed = sweeps.clean(store.submit, settings.storage.retention, settings.storage.delivery_retention)
-        finally:
-            store.close()
+        with _as_owner(settings, state):
+            store = _store(settings, state)
+            try:
+                sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
+                sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
+                removed = sweeps.clean(store.submit, settings.storage.retention, settings.storage.delivery_retention)
+            finally:
+                store.close()
     moves = {trigger.value: count for trigger, count in sweep.moves.items()}
     if as_json:
         print(json.dumps({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}))
@@ -143,17 +146,20 @@ def token_new(
 
 def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None:
     """Bring the database's schema up to date; the daemon does so itself when it starts."""
+    from tminus import storage  # noqa: F401, PLC0415 - as in `run`, and before root gives up its rights
+
     with telling_errors():
         settings, state = _settings(context, config_path)
-        try:
-            state.mkdir(mode=0o750, parents=True, exist_ok=True)
-        except OSError as error:
-            problem = f"cannot be used as the state directory ({error.strerror})"
-            raise StateDirectoryUnusable(str(state), problem) from error
-        if (file := config.database_file(settings, state)) is not None:
-            config.make_private(file)
-        store = _store(settings, state)
-        store.close()
+        with _as_owner(settings, state):
+            try:
+                config.make_directory(state)
+            except OSError as error:
+                problem = f"cannot be used as the state directory ({error.strerror})"
+                raise StateDirectoryUnusable(str(state), problem) from error
+            if (file := config.database_file(settings, state)) is not None:
+                config.make_private(file)
+            store = _store(settings, state)
+            store.close()
     before, after = store.migrated_from, store.schema
     print(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
 
@@ -183,9 +189,9 @@ def db_backup(
         seconds = round(done.seconds, 3)
         print(json.dumps({"file": str(done.path), **_contents(done.contents), "seconds": seconds, "removed": removed}))
     else:
-        print(f"{done.path}: {_told(done.contents)}, in {done.seconds:.1f} s")
+        print(f"{printable(done.path)}: {_told(done.contents)}, in {done.seconds:.1f} s")
         for path in removed:
-            print(f"{path}: removed")
+            print(f"{printable(path)}: removed")
 
 
 def db_restore(
@@ -207,11 +213,11 @@ def db_restore(
         told = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
         print(json.dumps(told | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}))
         return
-    print(f"{done.path}: {_told(done.contents)}; its id is now {done.database_id}")
+    print(f"{printable(done.path)}: {_told(done.contents)}; its id is now {done.database_id}")
     if done.schema_before != done.schema:
         print(f"schema {done.schema_before} -> {done.schema}")
     if moved:
-        print(f"{moved}: what was there before")
+        print(f"{printable(moved)}: what was there before")
 
 
 def db_check(
@@ -225,8 +231,9 @@ def db_check(
 
     with telling_errors():
         settings, state = _settings(context, config_path)
-        database = config.Database(f"sqlite:///{file.absolute()}") if file else _database(settings, state)
-        found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
+        database = config.Database(file.absolute()) if file else _database(settings, state)
+        with acting_for(file.absolute().parent) if file else _as_owner(settings, state):
+            found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
     if as_json:
         problems = [{"check": one.check, "session": one.session, "text": one.text} for one in found.problems]
         counts = {"sessions": found.sessions, "events": found.events, "lastSeq": found.last_seq}
@@ -261,6 +268,12 @@ def _settings(context: typer.Context, path: Path | None) -> tuple[Settings, Path
     path = path or context.obj.config
     settings = config.load(config.find(path, os.environ), os.environ).settings
     return settings, config.operated_state(path, os.environ)
+
+
+def _as_owner(settings: Settings, state: Path) -> AbstractContextManager[None]:
+    """For root: the rights of whoever controls the directory of the database, while the command works there."""
+    file = config.database_file(settings, state)
+    return acting_for(file.parent if file is not None else state)
 
 
 def _store(settings: Settings, state: Path) -> "Store":

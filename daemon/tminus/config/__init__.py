@@ -4,9 +4,10 @@ from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.load import Configuration, collected, load
-from tminus.config.occupation import make_private, occupy
+from tminus.config.occupation import make_directory, make_private, occupy
 from tminus.config.places import (
     Database,
+    check_ownership,
     database,
     database_file,
     find,
@@ -35,6 +36,7 @@ __all__ = [
     "Webhook",
     "apply_live",
     "changes",
+    "check_ownership",
     "collected",
     "database",
     "database_file",
@@ -43,6 +45,7 @@ __all__ = [
     "is_there",
     "load",
     "local_sockets",
+    "make_directory",
     "make_private",
     "occupy",
     "operated_state",

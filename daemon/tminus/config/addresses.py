@@ -80,7 +80,8 @@ def _is_web_site(url: SplitResult) -> bool:
 def parse_database_url(value: object) -> str:
     """Reads the URL of an SQLite file, or of a PostgreSQL database without its password."""
     if isinstance(value, str) and value.startswith("sqlite:"):
-        if not re.fullmatch(r"sqlite:///(?!:)[^?#]*[^?#/]", value):
+        # What follows is a path, in which nothing is decoded. A file's name with ? or # is a URL by mistake.
+        if not re.fullmatch(r"sqlite:///(?!:)(?:[^\0]*/)?[^\0/?#]+", value):
             raise ValueError(
                 'must name a file: "sqlite:///tminus.db" in the state directory, or "sqlite:////path/to/it"'
             )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.settings import Settings, Webhook
+from tminus.errors import StateDirectoryUnusable
+from tminus.privileges import acting_for, controller, user_name
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 
@@ -47,12 +49,31 @@ def is_there(path: Path) -> bool:
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute."""
-    return Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var").absolute()
+    """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute.
+
+    Raises `StateDirectoryUnusable` if it is where the command runs, and that directory was removed.
+    """
+    named = Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var")
+    try:
+        return named.absolute()
+    except FileNotFoundError:
+        problem = "the directory in which the command runs was removed: name the state directory in STATE_DIRECTORY"
+        raise StateDirectoryUnusable(str(named), problem) from None
+
+
+def check_ownership(state: Path, environ: Mapping[str, str]) -> None:
+    """Raise `StateDirectoryUnusable` if `state` is another user's, and is taken only because the command runs there.
+
+    Whoever stands in a directory of somebody else must not work on a state that was prepared for that.
+    """
+    owner, _ = controller(state)
+    if not environ.get("STATE_DIRECTORY") and owner not in (0, os.geteuid()):
+        problem = f"belongs to {user_name(owner)}: to use it all the same, name it in STATE_DIRECTORY"
+        raise StateDirectoryUnusable(str(state), problem)
 
 
 def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
-    """The state directory of a command that works without a daemon.
+    """The state directory of a command that works without a daemon. Raises `StateDirectoryUnusable`.
 
     As for `local_sockets`: where nothing says which is meant, and there is none here, it is the service's, if there is
     one that may be looked into.
@@ -60,6 +81,7 @@ def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     own = state_directory(environ)
     is_here = is_there(own) and own != Path("/var")  # which every machine has, and which is nobody's state
     if _is_said(explicit, environ) or is_here or not os.access(SERVICE_STATE, os.X_OK):
+        check_ownership(own, environ)
         return own
     return SERVICE_STATE
 
@@ -74,17 +96,21 @@ def local_sockets(settings: Settings, explicit: Path | None, environ: Mapping[st
     Where nothing says which daemon is meant, neither `explicit` (--config) nor a variable, and none runs here, it is
     the one that runs as a service.
     """
-    own = settings.server.socket_path(state_directory(environ))
-    if own is None:
+    if not settings.server.socket:
         return []
+    try:
+        own = settings.server.socket_path(state_directory(environ))
+    except StateDirectoryUnusable:
+        return [SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]  # the directory it runs in was removed
+    assert own is not None
     return [own] if _is_said(explicit, environ) else [own, SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the database is: a URL for SQLAlchemy, and apart from it the password."""
+    """Where the database is: the path of an SQLite file or a URL of PostgreSQL, and apart from it the password."""
 
-    url: str
+    url: str | Path
     password: str | None = field(default=None, repr=False)
 
 
@@ -101,7 +127,7 @@ def database(settings: Settings, state_directory: Path, environ: Mapping[str, st
     """
     storage = settings.storage
     if (file := database_file(settings, state_directory)) is not None:
-        return Database(f"sqlite:///{file}")
+        return Database(file)
     if storage.password_file:
         return Database(storage.url, _secret("storage.password_file", state_directory / storage.password_file))
     if storage.password_credential:
@@ -156,7 +182,8 @@ def _credentials(key: str, environ: Mapping[str, str]) -> Path:
 def _secret(key: str, path: Path) -> str:
     """A secret's text, without the line end that an editor leaves."""
     try:
-        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+        with acting_for(path.parent):
+            secret = path.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         # Without the path: somebody may have written the password itself in its place.
         raise _unreadable(key, error.strerror or "it failed") from None

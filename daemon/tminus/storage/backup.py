@@ -20,8 +20,9 @@ from pathlib import Path
 
 from tminus import clock
 from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
+from tminus.privileges import acting_for
 from tminus.storage import migrate
-from tminus.storage.engine import look_at, make_engine, sqlite_file
+from tminus.storage.engine import Where, look_at, make_engine, sqlite_file
 from tminus.storage.watch import Watch
 
 PAGES = 4096
@@ -75,7 +76,7 @@ def _stamp(now: datetime) -> str:
 # --- making one -------------------------------------------------------------------------------------------------------
 
 
-def back_up(url: str, target: Path, now: datetime, *, force: bool = False, keep: int | None = None) -> Backup:
+def back_up(url: Where, target: Path, now: datetime, *, force: bool = False, keep: int | None = None) -> Backup:
     """Writes a copy of the database, as it is at one moment, to `target`, or under a dated name if that is a directory.
 
     It is there whole or not at all, on disk when this returns, and for its owner only. `force` overwrites; `keep`
@@ -90,16 +91,18 @@ def back_up(url: str, target: Path, now: datetime, *, force: bool = False, keep:
         raise CannotOpenDatabase(str(database), "there is no such file: there is nothing to back up")
     directory = target if target.is_dir() else None
     path = target / dated_name(now) if directory else target
-    _check_target(path, database, force)
-    with _half_made(path) as made:
-        contents = _copied(database, made)
-        _flush(made)
-        made.replace(path)
-    removed = _remove_oldest(directory, keep) if directory and keep else ()
+    # Each directory with the rights of its owner; the database is open before those of the other's are taken.
+    with _open_source(database) as (source, itself), acting_for(path.parent):
+        _check_target(path, itself, force)
+        with _half_made(path) as made:
+            contents = _copied(source, database, made)
+            _flush(made)
+            made.replace(path)
+        removed = _remove_oldest(directory, keep) if directory and keep else ()
     return Backup(path, contents, clock.monotonic() - begun, removed)
 
 
-def _check_target(path: Path, database: Path, force: bool) -> None:
+def _check_target(path: Path, database: os.stat_result, force: bool) -> None:
     try:
         if not path.parent.is_dir():
             raise CannotBackUp(str(path), "there is no such directory")
@@ -107,7 +110,7 @@ def _check_target(path: Path, database: Path, force: bool) -> None:
             return
         if not path.is_file():
             raise CannotBackUp(str(path), "is no file that could be overwritten")
-        if path.samefile(database):
+        if os.path.samestat(path.stat(), database):
             raise CannotBackUp(str(path), "is the database itself")
     except OSError as error:
         raise CannotBackUp(str(path), str(error.strerror)) from error
@@ -115,12 +118,31 @@ def _check_target(path: Path, database: Path, force: bool) -> None:
         raise CannotBackUp(str(path), "is there already: name another file, or overwrite it with --force")
 
 
-def _copied(database: Path, copy: Path) -> Contents:
-    """Copies the database to an empty file, and looks whether that is a whole one. It need not be on disk yet."""
+@contextmanager
+def _open_source(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_result]]:
+    """A connection that sees one moment of a database, and what its file is. All its files are open afterwards."""
     try:
-        with closing(look_at(database)) as source, closing(_written_once(copy)) as target:
-            source.execute("BEGIN")
-            source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the moment held
+        with acting_for(database.parent):
+            itself = database.stat()
+            source = look_at(database)
+    except OSError as error:
+        raise CannotOpenDatabase(str(database), f"cannot be read ({error.strerror})") from error
+    except sqlite3.Error as error:
+        raise CannotOpenDatabase(str(database), str(error)) from error
+    with closing(source):
+        try:
+            with acting_for(database.parent):
+                source.execute("BEGIN")
+                source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the moment held
+        except sqlite3.Error as error:
+            raise _told(database, error) from error
+        yield source, itself
+
+
+def _copied(source: sqlite3.Connection, database: Path, copy: Path) -> Contents:
+    """Copies a database to an empty file, and looks whether that is a whole one. It need not be on disk yet."""
+    try:
+        with closing(_written_once(copy)) as target:
             source.backup(target, pages=PAGES)
             source.execute("ROLLBACK")
         with closing(_written_once(copy)) as made:
@@ -192,9 +214,15 @@ def _flush(path: Path) -> None:
 def _remove_half_made(directory: Path) -> None:
     """Removes what killed processes left behind: each is as large as the database."""
     for left in directory.glob(".tminus-*.half"):
-        with suppress(OSError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        with suppress(OSError):
+            # In a directory such as /tmp others may have put something of that name there, a pipe say.
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if os.fstat(descriptor).st_uid == os.geteuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
@@ -211,7 +239,7 @@ def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
 # --- putting one back -------------------------------------------------------------------------------------------------
 
 
-def restore(url: str, backup: Path, now: datetime) -> Restored:
+def restore(url: Where, backup: Path, now: datetime) -> Restored:
     """Puts a copy in the database's place; what was there stays beside it, under a dated name.
 
     The caller sees to it that no daemon runs (`config.occupy`). The copy is checked, brought up to date and given a
@@ -226,8 +254,13 @@ def restore(url: str, backup: Path, now: datetime) -> Restored:
         raise CannotOpenDatabase(str(backup), "there is no such file")
     if database.exists() and backup.samefile(database):
         raise CannotRestore(str(backup), "is the database itself")
-    with _half_made(database, CannotRestore) as made:
-        _copied(backup, made)
+    # As root, what is in the database's directory is read and written with the rights of its owner alone.
+    with (
+        _open_source(backup) as (source, _),
+        acting_for(database.parent),
+        _half_made(database, CannotRestore) as made,
+    ):
+        _copied(source, backup, made)
         schema_before = _brought_up_to_date(backup, made)
         highest = _highest_seq(database)
         with closing(_written_once(made)) as copy:
@@ -241,9 +274,6 @@ def restore(url: str, backup: Path, now: datetime) -> Restored:
                 (highest,),
             )
             contents = _contents(copy, made)
-        if os.geteuid() == 0:
-            owner = database.parent.stat()
-            os.chown(made, owner.st_uid, owner.st_gid)  # or the daemon's own user could not open it
         _flush(made)
         moved_to = _move_aside(database, now)
         made.replace(database)
@@ -261,7 +291,7 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
             before = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
         raise _told(backup, error) from error
-    engine = make_engine(f"sqlite:///{made}", writes=True)
+    engine = make_engine(made, writes=True)
     try:
         migrate.upgrade(engine, Watch(None))
     except DatabaseTooNew as error:

@@ -15,7 +15,7 @@ from tminus import instants
 from tminus.errors import CannotOpenDatabase
 from tminus.storage import migrate, wal
 from tminus.storage.due import deadline
-from tminus.storage.engine import is_damage, looking_engine, make_engine, sqlite_file, startup_error
+from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
 from tminus.vocabulary import PIN_TYPES, Status, Timeouts, Trigger
@@ -53,7 +53,7 @@ class Examined:
     last_seq: int = 0
 
 
-def examine(url: str, timeouts: Timeouts, now: datetime, *, password: str | None = None) -> Examined:
+def examine(url: Where, timeouts: Timeouts, now: datetime, *, password: str | None = None) -> Examined:
     """Looks at a database, also while a daemon works on it; changes nothing.
 
     `timeouts` are those of the configuration; deadlines may follow them, or those that the database remembers.
@@ -72,7 +72,11 @@ def examine(url: str, timeouts: Timeouts, now: datetime, *, password: str | None
 
 
 def _engine_of_file(path: Path) -> Engine:
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:
+        raise CannotOpenDatabase(str(path), f"cannot be read ({error.strerror})") from error
+    if not is_there:
         raise CannotOpenDatabase(str(path), "there is no such file")
     return looking_engine(path)
 

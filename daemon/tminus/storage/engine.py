@@ -21,13 +21,21 @@ READERS = 4
 """Connections for reading: more would queue for the interpreter."""
 
 
-def make_engine(url: str, password: str | None = None, *, writes: bool, idle_seconds: int | None = None) -> Engine:
+Where = str | Path
+"""Where a database is: the path of an SQLite file, in which every character is itself; or a URL of PostgreSQL."""
+
+
+def _url(where: Where) -> URL:
+    return URL.create("sqlite", database=str(where)) if isinstance(where, Path) else make_url(where)
+
+
+def make_engine(url: Where, password: str | None = None, *, writes: bool, idle_seconds: int | None = None) -> Engine:
     """An engine whose every transaction writes (`writes`), or only reads.
 
     `idle_seconds`: PostgreSQL ends a connection of it that has asked nothing for so long. What the URL itself says of
     a connection goes before what `postgresql` says.
     """
-    parsed = make_url(url)
+    parsed = _url(url)
     if password is not None:
         parsed = parsed.set(password=password)
     if parsed.get_backend_name() == "sqlite":
@@ -78,9 +86,9 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     return engine
 
 
-def sqlite_file(url: str) -> Path | None:
+def sqlite_file(url: Where) -> Path | None:
     """The file of an SQLite database; None for PostgreSQL."""
-    parsed = make_url(url)
+    parsed = _url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
@@ -134,9 +142,9 @@ def reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
-def startup_error(url: str, error: BaseException) -> StartupError:
+def startup_error(url: Where, error: BaseException) -> StartupError:
     """What to tell an operator whose database does not open."""
-    where = make_url(url).render_as_string(hide_password=True)
+    where = str(sqlite_file(url) or _url(url).render_as_string(hide_password=True))
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
     if not is_damage(error):

@@ -11,7 +11,16 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate, wal
-from tminus.storage.engine import is_damage, is_unavailable, make_engine, reason, server, sqlite_file, startup_error
+from tminus.storage.engine import (
+    Where,
+    is_damage,
+    is_unavailable,
+    make_engine,
+    reason,
+    server,
+    sqlite_file,
+    startup_error,
+)
 from tminus.storage.peers import LEASE, Heard, Holds, Notices
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
@@ -35,7 +44,7 @@ class Store:
     Parameters
     ----------
     url, password
-        A SQLAlchemy URL of SQLite or PostgreSQL; the password is kept apart so that no message shows it.
+        The path of an SQLite file, or a URL of PostgreSQL; the password is kept apart so that no message shows it.
     now
         The clock; asked once a transaction.
     waiting
@@ -53,7 +62,7 @@ class Store:
 
     def __init__(
         self,
-        url: str,
+        url: Where,
         now: Callable[[], datetime],
         committed: Callable[[Transaction], None] = lambda _tx: None,
         health: Callable[[str | None], None] = lambda _failing: None,

@@ -1,0 +1,152 @@
+"""What root's commands do in a directory of another user: nothing that this user could not do."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import Daemon
+from tests.support.processes import TMINUS
+from tminus import clock
+from tminus.storage import Store
+from tminus.storage.backup import back_up
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
+
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup in a directory of root's own."""
+    folder = tmp_path_factory.mktemp("backup")
+    Store(folder / "tminus.db", clock.now).close()
+    back_up(folder / "tminus.db", folder / "copy.db", clock.now())
+    return folder / "copy.db"
+
+
+@pytest.fixture
+def daemon_of_nobody(make_daemon: StartDaemon) -> Daemon:
+    """One whose state directory is another user's."""
+    daemon = make_daemon()
+    daemon.home.chmod(0o755)  # the other user can reach its directory
+    daemon.state.mkdir()
+    os.chown(daemon.state, NOBODY, NOBODY)
+    return daemon
+
+
+def run_all(daemon: Daemon, backup: Path, folder: Path) -> "dict[str, subprocess.CompletedProcess[str]]":
+    """All commands that root is told to use in a state directory."""
+    return {
+        "restore": daemon.command("db", "restore", str(backup)),
+        "check": daemon.command("db", "check"),
+        "backup": daemon.command("db", "backup", str(folder / "another.db"), "--force"),
+        "upgrade": daemon.command("db", "upgrade"),
+        "advance": daemon.command("advance"),
+    }
+
+
+def planted_link(victim: Path, name: Path) -> None:
+    name.symlink_to(victim)
+
+
+def planted_second_name(victim: Path, name: Path) -> None:
+    name.hardlink_to(victim)
+
+
+def planted_pipe(_victim: Path, name: Path) -> None:
+    os.mkfifo(name)
+    os.chown(name, NOBODY, NOBODY)
+
+
+@pytest.mark.parametrize(
+    ("name", "plant"),
+    [
+        ("tminus.lock", planted_link),
+        ("tminus.lock", planted_second_name),
+        ("tminus.lock", planted_pipe),
+        ("tminus.db-lock", planted_link),
+        ("tminus.db", planted_link),
+        ("tminus.db", planted_second_name),
+        ("tminus.db-wal", planted_link),
+        ("tminus.db-shm", planted_link),
+        (".tminus-x.half", planted_link),
+        (".tminus-x.half", planted_pipe),
+    ],
+)
+def test_what_is_planted_in_a_state_directory_leads_root_to_no_other_file(
+    daemon_of_nobody: Daemon, backup: Path, tmp_path: Path, name: str, plant: Callable[[Path, Path], None]
+) -> None:
+    victims = daemon_of_nobody.home / "v"
+    victims.mkdir(mode=0o700)
+    victim = victims / "shadow"
+    victim.write_text("root:secret")
+    victim.chmod(0o600)
+    plant(victim, daemon_of_nobody.state / name)
+
+    done = run_all(daemon_of_nobody, backup, tmp_path)
+
+    found = victim.stat()
+    assert (victim.read_text(), found.st_uid, found.st_mode & 0o777) == ("root:secret", 0, 0o600), done
+    assert list(victims.iterdir()) == [victim], "nothing is made beside it either"
+    for one in done.values():
+        assert "Traceback" not in one.stderr
+        assert "secret" not in one.stdout + one.stderr
+    made = [one for one in daemon_of_nobody.state.iterdir() if one.lstat().st_uid != NOBODY]
+    assert [one.name for one in made if not one.is_symlink() and not one.samefile(victim)] == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_what_root_makes_there_is_the_owner_s_also_below_a_directory_of_root_s_own(
+    daemon_of_nobody: Daemon, backup: Path, tmp_path: Path, mode: int
+) -> None:
+    daemon_of_nobody.home.chmod(mode)  # so systemd keeps the state of a service with DynamicUser=
+
+    done = run_all(daemon_of_nobody, backup, tmp_path)
+
+    assert {name: one.returncode for name, one in done.items()} == dict.fromkeys(done, 0), done
+    owners = {one.name: (one.stat().st_uid, one.stat().st_mode & 0o777) for one in daemon_of_nobody.state.iterdir()}
+    assert owners == dict.fromkeys(("tminus.db", "tminus.db-lock", "tminus.lock"), (NOBODY, 0o600))
+    assert (tmp_path / "another.db").stat().st_uid == 0, "a backup is whose directory it is in"
+
+
+def test_a_lock_is_for_its_owner_only_and_one_that_was_open_to_others_is_no_more(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.state.mkdir()
+    (daemon.state / "tminus.lock").touch(0o644)
+    daemon.start()
+    assert {one.stat().st_mode & 0o777 for one in daemon.state.glob("*lock")} == {0o600}
+    assert daemon.terminate() == 0
+
+
+def test_a_state_that_somebody_else_has_prepared_where_root_stands_is_not_taken(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    prepared = daemon.home / "var"
+    prepared.mkdir()
+    os.chown(prepared, NOBODY, NOBODY)
+    says = f"{prepared}: belongs to nobody: to use it all the same, name it in STATE_DIRECTORY"
+
+    for arguments in (("db", "restore", str(daemon.config)), ("db", "upgrade"), ("db", "check"), ("advance",)):
+        done = daemon.command(*arguments, STATE_DIRECTORY="")
+        assert (done.returncode, done.stderr) == (1, f"tminus: {says}\n")
+    daemon.spawn(STATE_DIRECTORY="")
+    assert daemon.logged("daemon.failed")["error"] == says
+    assert list(prepared.iterdir()) == []
+
+
+def test_where_the_directory_was_removed_a_command_says_so(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    removed = daemon.home / "gone"
+    says = "var: the directory in which the command runs was removed: name the state directory in STATE_DIRECTORY"
+    shell = f"mkdir {removed} && cd {removed} && rmdir {removed} && exec"
+    for arguments, code, told in (("db check", 1, says), ("run", 1, says), ("list", 6, "there is no daemon at")):
+        done = subprocess.run(
+            ["sh", "-c", f"{shell} {TMINUS} {arguments}"],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert told in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
