@@ -9,6 +9,7 @@
     │   ├── MethodNotAllowed     x405
     │   ├── RequestTimeout       x408
     │   ├── BodyTooLarge         x413
+    │   ├── HeadTooLarge         x431
     │   ├── InternalError        x500
     │   ├── BadStartTime         x400  sessions
     │   ├── UnknownSession       x404
@@ -144,6 +145,19 @@ class BodyTooLarge(RequestError):
     @property
     def description(self) -> str:
         return f"The body is larger than {self.limit} bytes"
+
+
+@dataclass(eq=False)
+class HeadTooLarge(RequestError):
+    """The request's head has too many bytes or too many fields."""
+
+    refcode = 100431
+    size: int
+    fields: int
+
+    @property
+    def description(self) -> str:
+        return f"The request's head has more than {self.size} bytes, or more than {self.fields} fields"
 
 
 @dataclass(eq=False)

@@ -124,8 +124,19 @@ LOG_LINES = {
     ),
     "http.refused": Line(
         "warning",
-        "connections are refused with 503: {connections} are open, all that may be (limits.connections), none idle",
+        "connections are refused with 503: {connections} are open, and none of them waits for its client",
         ("connections",),
+    ),
+    "http.crowded": Line(
+        "warning",
+        "{remote_ip} has {connections} connections, all that one address may have (limits.connections_per_address): "
+        "the oldest that wait are closed for new ones",
+        ("remote_ip", "connections"),
+    ),
+    "http.malformed": Line(
+        "warning",
+        "a request from {remote_ip} {error}: it was refused, and the connection closed",
+        ("remote_ip", "error"),
     ),
     "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }

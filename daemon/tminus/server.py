@@ -1,23 +1,28 @@
-"""uvicorn, as the daemon runs it: on sockets that are open already, under the daemon's own signals."""
+"""HTTP as the daemon serves it: uvicorn's server, on sockets that are open already, with connections of our own."""
 
 import asyncio
 import contextlib
-import resource
+import http
+import math
 import socket
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.types import ASGIApp, Scope
+from uvicorn.server import ServerState
 
-from tminus import clock
-from tminus.api import BEGUN
+from tminus import clock, framing
+from tminus.api import BEGUN, HEADERS
 from tminus.api.errors import answer
-from tminus.errors import Overloaded
+from tminus.connections import Crowd, tell_malformed, whose
+from tminus.errors import Fault, HeadTooLarge, InvalidRequest, Overloaded, RequestError
+from tminus.exchange import Exchange
+from tminus.framing import Head, Malformed, Parser
 from tminus.listeners import BACKLOG
-from tminus.logs import say
 
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before it stopped listening are still served."""
@@ -28,21 +33,22 @@ DRAIN_SECONDS = 6
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
 
-KEPT = 128
-"""File descriptors that connections never take: a quarter for listening, a quarter for those that come in one turn of
-the event loop, before those that make room for them are gone, the others for the database, webhooks, the local socket
-and the log. Once they are used up, new connections are closed without a word before anybody here hears of them, local
-ones too.
+HEAD_SECONDS = 20
+"""How long a request's head may take to arrive, from its first byte; the first of a connection, from its beginning.
+So long also may the rest of a body take whose request is answered already.
 """
 
-TOLD_AGAIN = 60
-"""Seconds after which it is told again that no more connections are taken, or that some are refused."""
+WRITE_SECONDS = 20
+"""How long a client may take to read `WRITE_BYTES` of an answer, or the rest of it; then the connection is cut."""
 
-HEAD_SECONDS = 20
-"""How long a request's head may take to arrive, from its first byte; the first of a connection, from its beginning."""
+WRITE_BYTES = 16_384
+"""See `WRITE_SECONDS`: together they are the slowest that a client may read."""
 
-HEAD_BYTES = 65_536
-"""How large a request's head may grow while its end has not arrived."""
+WRITE_BUFFER = 65_536
+"""Bytes of answers that wait to be sent on a connection; at more the application waits."""
+
+SILENT_SECONDS = 60
+"""How long a client may leave what was sent to it unconfirmed, as one that has lost its network does."""
 
 AHEAD = 64
 """Requests that a client may send ahead of their turn on one connection."""
@@ -56,124 +62,276 @@ CROWD = 64
 """Requests in work from which on it counts how long one waits for its turn: among fewer it is the machine that is slow.
 """
 
+SWEEP_TURNS = 5
+"""Turns of uvicorn's main loop, a tenth of a second each, from one look at all connections' time-outs to the next."""
 
-class _Connection(HttpToolsProtocol):
-    """uvicorn's own, with bounds on what it takes without end: heads, requests sent ahead, connections.
+
+class Connection(asyncio.Protocol):
+    """One connection: requests come in, and are answered in order.
+
+    uvicorn calls it with the first four arguments, counts on `shutdown`, and reads what is in `ServerState`.
 
     Parameters
     ----------
-    idle
-        All connections of the server that wait for a request, the oldest first.
-    most
-        How many connections may be open, None: any number. One more takes the place of the oldest idle one, and is
-        refused if there is none; so is one that would take the last file descriptors.
+    crowd
+        All connections of the server.
     """
 
-    _tell_from = 0.0
-    _tell_refusal_from = 0.0
+    transport: asyncio.Transport
 
-    def __init__(self, *args: Any, idle: "dict[_Connection, None]", most: int | None, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._idle = idle
-        self._most = most
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],  # noqa: ARG002  # uvicorn gives it by name
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        crowd: Crowd,
+    ) -> None:
+        self.address = ""
+        self._application: ASGIApp = config.loaded_app
+        self._loop = _loop or asyncio.get_running_loop()
+        self._state = server_state
+        self._crowd = crowd
+        self._parser = Parser(self)
+        self._running: Exchange | None = None
+        """The request that is being answered."""
+        self._coming: Exchange | None = None
+        """The request that has come last; its body may not be whole yet."""
+        self._ahead: deque[Exchange] = deque()
+        """Requests that have to wait until those before them are answered."""
+        self._refusal: bytes | None = None
+        """What is to be said once all before it is answered: then the connection ends."""
+        self._deadline = math.inf
+        """When the client must have sent what is waited for."""
+        self._idle = False
+        """Whether the deadline is that of a connection between two requests."""
+        self._unsent: tuple[int, float] | None = None
+        """How much was not read by the client, and when it must be less."""
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._reads = True
+        self._let_go: Callable[[], None] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        if self._is_full():
-            oldest = next(iter(self._idle), None)
-            if oldest is None:
-                self._tell_refusal()
-                self.transport = transport
-                transport.write(_refusal())
-                transport.close()
-                return
-            oldest.give_way()
-        super().connection_made(transport)
-        self._idle[self] = None
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._state.default_headers
 
-    def _is_full(self) -> bool:
-        """Whether there are as many connections as may be, or as the process has file descriptors for."""
-        is_open = len(self.connections)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
-            if clock.monotonic() >= _Connection._tell_from:
-                _Connection._tell_from = clock.monotonic() + TOLD_AGAIN
-                say("http.full", connections=is_open, limit=files)
-            return True
-        return self._most is not None and is_open >= self._most
+    # --- what the transport calls -------------------------------------------------------------------------------------
 
-    def _tell_refusal(self) -> None:
-        """Nobody else does: what is refused here is in no counter, and no request that has a line."""
-        is_open = len(self.connections)
-        if self._most is not None and is_open >= self._most and clock.monotonic() >= _Connection._tell_refusal_from:
-            _Connection._tell_refusal_from = clock.monotonic() + TOLD_AGAIN
-            say("http.refused", connections=is_open)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of TCP
+        self.transport = transport
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        # A socket in the file system has a path where one of TCP has an address and a port.
+        self._client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
+        self._server = (str(own[0]), int(own[1])) if isinstance(own, tuple) else (str(own), None)
+        self.address = whose(self._client[0]) if self._client else ""
+        if not self._crowd.admit(self):
+            transport.write(_answer(Overloaded()))
+            transport.close()
+            self._loop.call_later(WRITE_SECONDS, transport.abort)
+            return
+        self._state.connections.add(self)  # type: ignore[arg-type]  # it names its own classes
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        if self._client:
+            _notice_silence(transport.get_extra_info("socket"))
+        self._deadline = clock.monotonic() + HEAD_SECONDS
 
-    def give_way(self) -> None:
-        """Closes it for the sake of another."""
-        del self._idle[self]
-        self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._idle.pop(self, None)
-        self._stop_timer()
-        super().connection_lost(exc)
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self._crowd.remove(self)
+        for exchange in {self._running, self._coming, *self._ahead} - {None}:
+            exchange.disconnect()  # type: ignore[union-attr]
+        self._ahead.clear()
+        self._release()
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refusal is not None or self.transport.is_closing():
             return
-        scope, cycle = self.scope, self.cycle
-        in_body = cycle is not None and cycle.more_body
-        super().data_received(data)
-        is_running = self.cycle is not None and not self.cycle.response_complete
-        if is_running:
-            self._idle.pop(self, None)
-            self._stop_timer()
-        elif self._head_timer is None:
-            # What has arrived is no whole head, or the rest of a body that was refused.
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        if self.cycle is not None and self.cycle.scope is self.scope:
-            self._head_bytes = 0
+        try:
+            self._parser.feed(data)
+        except Malformed as error:
+            self._refuse(error)
+        self._settle()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+        self._settle()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        self._unsent = None
+        self._settle()
+
+    # --- what the parser calls ----------------------------------------------------------------------------------------
+
+    def on_head(self, head: Head) -> None:
+        if len(self._ahead) >= AHEAD:
+            raise Malformed("comes before too many others were answered")
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "method": head.method,
+            "root_path": "",
+            "path": unquote(head.path.decode()) if b"%" in head.path else head.path.decode(),
+            "raw_path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": {},
+        }
+        exchange = Exchange(self, scope, keep_alive=head.keep_alive, expects_continue=head.expects_continue)
+        self._coming = exchange
+        if self._running is None:
+            self._start(exchange)
+        else:
+            self.pause_reading()
+            self._ahead.append(exchange)
+
+    def on_body(self, data: bytes) -> None:
+        assert self._coming is not None
+        self._coming.add_body(data)
+
+    def on_end(self) -> None:
+        assert self._coming is not None
+        self._coming.end_body()
+
+    # --- what the exchange calls --------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough for more to be written."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def pause_reading(self) -> None:
+        if self._reads and not self.transport.is_closing():
+            self._reads = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reads and not self.transport.is_closing():
+            self._reads = True
+            self.transport.resume_reading()
+
+    def held(self, let_go: Callable[[], None] | None) -> None:
+        """The request waits for events; `let_go` is called if the connection ends. None: it waits no longer."""
+        self._let_go = let_go
+        self._settle()
+
+    def answered(self) -> None:
+        """The answer to the request that is running is written."""
+        self._state.total_requests += 1
+        self._let_go = None
+        self._running = None
+        if not self.transport.is_closing():
+            if self._ahead:
+                self._start(self._ahead.popleft())
+            elif self._refusal is not None:
+                self._end_with_refusal()
+            if not self._ahead:
+                self.resume_reading()
+        self._settle()
+
+    # --- its own ------------------------------------------------------------------------------------------------------
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        if len(self._state.tasks) >= CROWD:
+            exchange.scope["state"][BEGUN] = clock.monotonic()
+        task = self._loop.create_task(exchange.run(self._application))
+        task.add_done_callback(self._state.tasks.discard)
+        self._state.tasks.add(task)
+
+    def _refuse(self, error: Malformed) -> None:
+        cause: RequestError
+        if isinstance(error, framing.HeadTooLarge):
+            cause = HeadTooLarge(framing.HEAD_BYTES, framing.FIELDS)
+        else:
+            cause = InvalidRequest([Fault("request", str(error))])
+        tell_malformed(self._client[0] if self._client else "local", str(error))
+        self._refusal = _answer(cause)
+        self.pause_reading()
+        if self._coming is not None and self._coming.more_body:
+            # Its body never ends. If its answer has begun, nothing can be said any more.
+            self._coming.disconnect()
+            if self._coming is self._running:
+                self._running = None
+            else:
+                self._ahead.remove(self._coming)
+        if self._running is None:
+            self._end_with_refusal()
+
+    def _end_with_refusal(self) -> None:
+        assert self._refusal is not None
+        self.transport.write(self._refusal)
+        self.transport.close()
+
+    def _settle(self) -> None:
+        """Tell the crowd who is waited for, and set the time in which it must come."""
+        running = self._running
+        if running is None:
+            idle = self._parser.between and self._refusal is None
+            if self._deadline == math.inf or idle != self._idle:
+                self._idle = idle
+                self._deadline = clock.monotonic() + (KEEP_ALIVE_SECONDS if idle else HEAD_SECONDS)
+            self._crowd.waits(self)
             return
-        if self.scope is scope:
-            self._head_bytes += len(data)
-        else:  # a head has begun, and these may hold more than that
-            self._head_bytes = 0 if in_body or self.cycle is not cycle else len(data)
-        if self._head_bytes > HEAD_BYTES:
-            if not is_running:  # else it would stand in the middle of that answer
-                self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\r\n")
+        self._deadline = math.inf
+        if (running is self._coming and running.more_body) or not self._writable.is_set():
+            self._crowd.waits(self)
+        elif self._let_go is not None:
+            self._crowd.holds(self)
+        else:
+            self._crowd.works(self)
+
+    def check(self, now: float) -> None:
+        """Let the client go that has sent or read too little for too long."""
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent:
+            self._unsent = None
+        elif self._unsent is None or (now >= self._unsent[1] and unsent + WRITE_BYTES <= self._unsent[0]):
+            self._unsent = (unsent, now + WRITE_SECONDS)
+        elif now >= self._unsent[1]:
+            self.transport.abort()
+        if now >= self._deadline and not self.transport.is_closing():
             self.transport.close()
 
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def give_way(self) -> None:
+        """End at once, for the sake of another."""
+        self.transport.abort()
 
-    def on_message_begin(self) -> None:
-        if len(self.pipeline) >= AHEAD:
-            raise ValueError("too many requests sent ahead")  # uvicorn answers 400, and hangs up
-        super().on_message_begin()
+    def shutdown(self) -> None:
+        """End as soon as what has come is answered."""
+        if self._running is None:
+            self.transport.close()
+        elif self._coming is not None:
+            self._coming.keep_alive = False
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """What asks for another protocol is answered in this one. uvicorn would have the operator install something."""
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if len(self.tasks) >= CROWD:
-            cycle.scope["state"][BEGUN] = clock.monotonic()
-        super()._start_asgi_task(cycle, app)
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self.pipeline and not self.transport.is_closing():
-            self._idle[self] = None
+    def _release(self) -> None:
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            let_go()
 
 
-def _refusal() -> bytes:
-    refused = answer(Overloaded())
-    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.raw_headers, (b"connection", b"close")))
-    return b"HTTP/1.1 503 Service Unavailable\r\n" + headers + b"\r\n" + bytes(refused.body)
+def _notice_silence(one: socket.socket) -> None:
+    """A client that is gone without a word is found out by the kernel, also while nothing is written to it."""
+    with contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS // 2)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT_SECONDS // 6)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
+
+
+def _answer(refusal: RequestError) -> bytes:
+    """A refusal that no application gives, whole."""
+    refused = answer(refusal)
+    head = b"HTTP/1.1 %d %s\r\n" % (refused.status_code, http.HTTPStatus(refused.status_code).phrase.encode())
+    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.raw_headers, *HEADERS, (b"connection", b"close")))
+    return head + headers + b"\r\n" + bytes(refused.body)
 
 
 class Server(uvicorn.Server):
@@ -186,13 +344,22 @@ class Server(uvicorn.Server):
         What is served, and where.
     connections
         How many may be open at a time; None: any number.
+    share
+        How many of them one address may have; None: any number.
     """
 
-    def __init__(self, application: ASGIApp, sockets: Sequence[socket.socket], connections: int | None) -> None:
+    def __init__(
+        self,
+        application: ASGIApp,
+        sockets: Sequence[socket.socket],
+        connections: int | None,
+        share: Callable[[str], int | None] = lambda _address: None,
+    ) -> None:
+        self._crowd = Crowd(connections, share)
         super().__init__(
             uvicorn.Config(
                 application,
-                http=partial(_Connection, idle={}, most=connections),  # type: ignore[arg-type]  # it is called, no more
+                http=partial(Connection, crowd=self._crowd),  # type: ignore[arg-type]  # it is called, no more
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -201,7 +368,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
@@ -210,6 +376,11 @@ class Server(uvicorn.Server):
         self._listens = True
         self.begun = asyncio.Event()
         """Set when it takes connections."""
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % SWEEP_TURNS == 0:
+            self._crowd.sweep()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -15,11 +15,8 @@ StartDaemon = Callable[..., Daemon]
 DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable", "storage.damaged")
 """Lines that no daemon in good health ever writes."""
 
-HARMLESS = (
-    "Invalid HTTP request received.",
-    "Cancel 1 running task(s), timeout graceful shutdown exceeded",
-)
-"""What the HTTP library says of bytes that are no HTTP, and of a request that never ends: the sender's defects."""
+HARMLESS = ("Cancel 1 running task(s), timeout graceful shutdown exceeded",)
+"""What the HTTP library says of a request that never ends: the sender's defect."""
 
 
 def check_health(daemon: Daemon) -> None:

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import eventually
 
-from tminus import clock, server
+from tminus import clock, connections, server
 from tminus.api import Services, make_application, rim
 from tminus.config import Settings
 from tminus.delivery import Webhooks
-from tminus.server import AHEAD, HEAD_BYTES, Server
+from tminus.framing import HEAD_BYTES
+from tminus.server import AHEAD, Server
 from tminus.storage import Store
 
 MOST = 10
@@ -154,10 +155,11 @@ def test_nor_has_a_head_any_end_that_comes_while_another_request_is_running() ->
             with suppress(OSError):
                 endless.sendall(b"y" * (2 * HEAD_BYTES))
                 endless.sendall(b"y" * (2 * HEAD_BYTES))
-            assert rest_of(endless) == b"", "nothing stands in the middle of the other's answer"
             small.sendall(b"\r\n\r\n")
             go_on.set()
             assert [answer_head(small), answer_head(small)] == [b"HTTP/1.1 200 OK"] * 2
+            assert answer_head(endless) == b"HTTP/1.1 200 OK", "the request before is answered first"
+            assert rest_of(endless).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
 def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[str, int]) -> None:
@@ -165,7 +167,8 @@ def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[
     answers = rest_of(connection).split(b"HTTP/1.1 ")[1:]
     assert [one[:3] for one in answers] == [b"200"] * (AHEAD + 1)
 
-    assert b"400" in rest_of(sent(address, HEALTH * (AHEAD + 3))).split(b"\r\n")[0]
+    answers = rest_of(sent(address, HEALTH * (AHEAD + 3))).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200"] * (AHEAD + 1) + [b"400"]
 
 
 def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -> None:
@@ -190,23 +193,94 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one_and_nobody_is_tol
     assert not [line for line in log_lines() if line["event"] == "library.said"]
 
 
-def test_while_none_is_idle_a_new_one_is_refused_in_our_words(
+def test_a_trailer_is_no_header_and_vouches_for_no_address() -> None:
+    seen: list[Scope] = []
+
+    async def looks(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        seen.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    trailer = b"X-Forwarded-For: 203.0.113.1\r\nSession-id: x\r\nContent-Length: 9\r\nIdempotency-Key: y\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served(looks) as address, sent(address, head + b"1\r\n{\r\n0\r\n" + trailer + b"\r\n") as connection:
+        assert answer(connection).startswith(b"HTTP/1.1 200")
+    assert seen[0]["headers"] == [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
+
+
+def test_an_upgrade_that_is_not_wanted_loses_no_body_and_its_body_is_no_request(address: tuple[str, int]) -> None:
+    hidden = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAA\r\n"
+    head = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\n" + upgrade + b"Content-Length: %d\r\n\r\n" % len(hidden)
+    with sent(address, head + hidden + HEALTH) as connection:
+        answers = [answer(connection)]
+        if b"/1.1 200" not in answers[0]:
+            answers.append(answer(connection))
+    said = b"".join(answers)
+    assert said.count(b"HTTP/1.1 401") == 1
+    assert said.count(b"HTTP/1.1 ") == 2, "one answer for each request, none for what stands in a body"
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_who_is_refused_while_it_waits_for_100_continue_is_hung_up_on(address: tuple[str, int], expect: bytes) -> None:
+    head = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\n" + expect + b"Content-Length: 1000000\r\n\r\n"
+    with sent(address, head) as connection:
+        refused = answer(connection)
+        assert refused.startswith(b"HTTP/1.1 413")
+        assert (b"\r\nconnection: close\r\n" in refused) is bool(expect)
+        if expect:
+            assert rest_of(connection) == b""
+
+
+def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    monkeypatch.setattr(rim, "BODY_SECONDS", 30)
-    monkeypatch.setattr(server._Connection, "_tell_refusal_from", 0.0)
-    busy: list[socket.socket] = []
+    monkeypatch.setattr(connections, "_told", {})
+    for _ in range(3):
+        refused = rest_of(sent(address, HEALTH.replace(b"Host: a", b"Host: a\r\nHost: b") + HEALTH))
+        head, _, body = refused.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert json.loads(body)["errors"] == [{"field": "request", "message": "must have one Host"}]
+    told = [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
+    assert told == [("127.0.0.1", "must have one Host")], "once a minute"
 
-    def refused_at_last() -> bytes:
-        busy.append(sent(address, BODY))
-        return _refused(address)
 
-    try:
-        refused = eventually(refused_at_last)
-    finally:
-        for one in busy:
-            one.close()
-    head, _, body = refused.partition(b"\r\n\r\n")
+def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+    async def streams(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"a", b"b"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    with served(streams) as address:
+        old = rest_of(sent(address, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"))
+        new = rest_of(sent(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+    assert old.endswith(b"\r\nconnection: close\r\n\r\nab")
+    assert new.endswith(b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+
+
+def test_while_all_are_in_work_a_new_one_is_refused_in_our_words(
+    monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    monkeypatch.setattr(connections, "_told", {})
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.release()
+        await asyncio.to_thread(go_on.wait, 20)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with served(waits) as address, ExitStack() as held:
+        held.callback(go_on.set)
+        for _ in range(MOST):
+            held.enter_context(sent(address, ASK))
+            assert begun.acquire(timeout=10)
+        refused = [rest_of(sent(address, ASK)) for _ in range(3)]
+    head, _, body = refused[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nretry-after: 1\r\n" in head
     assert b"\r\nconnection: close" in head
     assert json.loads(body)["refcode"] == 105503
@@ -232,9 +306,3 @@ def test_told_to_stop_listening_before_it_has_begun_it_takes_no_connection() -> 
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         uvloop.run(serve(listening))
-
-
-def _refused(address: tuple[str, int]) -> bytes:
-    """What the server says on a connection more once all others are busy; until then nothing."""
-    with sent(address, ASK) as connection:
-        return rest_of(connection) if connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 503" else b""

@@ -20,6 +20,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.MethodNotAllowed("PATCH"), "PATCH"),
     (errors.RequestTimeout(), "in time"),
     (errors.BodyTooLarge(65536), "65536 bytes"),
+    (errors.HeadTooLarge(65536, 128), "65536 bytes, or more than 128 fields"),
     (errors.InternalError("r-9"), "r-9"),
     (errors.BadStartTime(NOW, "is in the past"), "startTime 2030-01-07T09:00:00.000Z is in the past"),
     (errors.UnknownSession("xoKwKRBrbwRF"), "Session not found xoKwKRBrbwRF"),
@@ -99,7 +100,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 24
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 25
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)

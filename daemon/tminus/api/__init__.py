@@ -20,8 +20,8 @@
 """
 
 from tminus.api.application import make_application
-from tminus.api.rim import BEGUN
+from tminus.api.rim import BEGUN, HEADERS, HOLD
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 
-__all__ = ["BEGUN", "Services", "make_application", "make_starting_application"]
+__all__ = ["BEGUN", "HEADERS", "HOLD", "Services", "make_application", "make_starting_application"]

@@ -23,6 +23,11 @@ BEGUN = "tminus.begun"
 was one of many.
 """
 
+HOLD = "tminus.hold"
+"""Under this key of a scope's state the server leaves a function to be called when the request begins to wait for
+events, with what is to be called if the connection ends meanwhile; and with None when it waits no longer.
+"""
+
 LATE = 0.25
 """Seconds for which a request may have waited for its turn on the event loop; after more it is refused at once."""
 
@@ -78,7 +83,10 @@ class Rim:
         async def refuse(refusal: errors.RequestError) -> None:
             if not code:  # else the answer has begun, and stays what it is
                 arrival.refcode = refusal.refcode
-                await self._cors(answer(refusal))(scope, receive, send_with_headers)
+                response = answer(refusal)
+                if isinstance(refusal, errors.RequestTimeout):
+                    response.headers["Connection"] = "close"  # the rest of the body may still come, or never
+                await self._cors(response)(scope, receive, send_with_headers)
 
         try:
             self._check(scope, arrival, begun)

@@ -1,0 +1,187 @@
+"""One request and its answer, between a connection and an ASGI application."""
+
+import asyncio
+import http
+import logging
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+from tminus.api import HOLD
+
+BODY_BUFFER = 65_536
+"""Bytes of a body that wait to be read by the application; at more the connection is not read."""
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """What an exchange needs of its connection."""
+
+    transport: asyncio.Transport
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+    async def drain(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def held(self, let_go: Callable[[], None] | None) -> None: ...
+    def answered(self) -> None: ...
+
+
+class Exchange:
+    """One request and its answer.
+
+    Parameters
+    ----------
+    channel
+        The connection that the request came by.
+    scope
+        The request, as ASGI has it.
+    keep_alive
+        Whether another request may follow on the connection.
+    expects_continue
+        Whether the client waits for `100 Continue` before it sends the body.
+    """
+
+    def __init__(self, channel: Channel, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.more_body = True
+        """Whether the end of the body has not come yet."""
+        self.complete = False
+        """Whether the whole answer was given to the transport."""
+        self._channel = channel
+        self._expects_continue = expects_continue
+        self._body = bytearray()
+        self._changed = asyncio.Event()
+        self._begun = False
+        self._chunked = False
+        self._bodyless = scope["method"] == "HEAD"
+        self._left = 0
+        scope["state"][HOLD] = self._hold
+
+    # --- what the connection tells ------------------------------------------------------------------------------------
+
+    def add_body(self, data: bytes) -> None:
+        if not self.complete:
+            self._body += data
+            if len(self._body) > BODY_BUFFER:
+                self._channel.pause_reading()
+            self._changed.set()
+
+    def end_body(self) -> None:
+        self.more_body = False
+        self._changed.set()
+
+    def disconnect(self) -> None:
+        """No more can be read or written."""
+        self.disconnected = True
+        self._changed.set()
+
+    # --- what the application calls -----------------------------------------------------------------------------------
+
+    async def run(self, application: ASGIApp) -> None:
+        """Has the application answer. Returns when it has; never raises."""
+        try:
+            await application(self.scope, self.receive, self.send)
+        except BaseException:
+            _log.exception("Exception in ASGI application")
+        if not self.complete and not self.disconnected:
+            if self._begun:  # the client must not take it for a whole answer
+                self._channel.transport.abort()
+            else:
+                _log.error("ASGI callable returned without an answer")
+                await self.send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]})
+                await self.send({"type": "http.response.body"})
+
+    async def receive(self) -> Message:
+        if self._expects_continue and not self._begun and not self._channel.transport.is_closing():
+            self._channel.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._expects_continue = False
+        if not self.disconnected and not self.complete:
+            self._channel.resume_reading()
+            await self._changed.wait()
+            self._changed.clear()
+        if self.disconnected or self.complete:
+            return {"type": "http.disconnect"}
+        body, self._body = bytes(self._body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Message) -> None:
+        if not self.disconnected:
+            await self._channel.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start" and not self._begun:
+            self._begin(message)
+        elif message["type"] == "http.response.body" and self._begun and not self.complete:
+            self._go_on(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"an answer does not go on with {message['type']}")
+
+    def _begin(self, message: Message) -> None:
+        self._begun = True
+        status: int = message["status"]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        has_length = says_close = False
+        for name, value in (*self._channel.default_headers, *message.get("headers", ())):
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+                raise RuntimeError("a header of the answer is none")
+            if name == b"content-length":
+                has_length, self._left = True, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive, says_close = False, True
+            lines += (name, b": ", value, b"\r\n")
+        self._bodyless = self._bodyless or status in {204, 304}
+        if self._expects_continue:
+            # The client may send the body all the same, or not: what comes next could be either that or a request.
+            self.keep_alive = False
+        if not has_length and not self._bodyless:
+            if self.scope["http_version"] == "1.0":
+                self.keep_alive = False  # it knows no chunks: the end of the connection is that of the answer
+            else:
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive and not says_close:
+            lines.append(b"connection: close\r\n")
+        self._left = self._left if has_length else -1
+        lines.append(b"\r\n")
+        self._channel.transport.write(b"".join(lines))
+
+    def _go_on(self, body: bytes, *, more: bool) -> None:
+        if self._bodyless:
+            pass
+        elif self._chunked:
+            parts = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
+            if not more:
+                parts.append(b"0\r\n\r\n")
+            if parts:
+                self._channel.transport.write(b"".join(parts))
+        else:
+            if self._left >= 0:
+                self._left -= len(body)
+                if self._left < 0 or (self._left and not more):
+                    raise RuntimeError("an answer is not as long as its Content-Length")
+            if body:
+                self._channel.transport.write(body)
+        if not more:
+            self.complete = True
+            self._body.clear()
+            self._changed.set()
+            if not self.keep_alive:
+                self._channel.transport.close()
+            self._channel.answered()
+
+    def _hold(self, let_go: Callable[[], None] | None) -> None:
+        if not self.complete and not self.disconnected:
+            self._channel.held(let_go)

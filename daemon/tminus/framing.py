@@ -1,0 +1,310 @@
+"""Find where each request of HTTP/1.1 begins and ends (RFC 9112). Pure.
+
+A proxy in front and the daemon must see the same end of each request, or one client's bytes become another's request.
+So there is one grammar, and it is the strict one: what another server could read differently is refused, and the
+connection is closed. Two things are read and ignored: an `Upgrade`, as RFC 9110 (7.8) has it, and trailers, since no
+proxy checks those as it checks the head.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+HEAD_BYTES = 65_536
+"""How large a request's head may be."""
+
+FIELDS = 128
+"""How many fields a head may have. Each costs a hundred bytes of memory, however short it is."""
+
+CHUNK_LINE = 256
+"""How long the line before a chunk may be, with its extensions."""
+
+CHUNK_EXTENSIONS = 16_384
+"""How many bytes the extensions of all chunks of a body may have together. They are ignored."""
+
+TRAILER_BYTES = 16_384
+"""How large the trailers of a body may be."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "QUERY"})
+"""The methods that are looked at further. The others are refused: each would be a label of a metric."""
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])")
+_FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb"++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+_FIRST_BYTE = re.compile(_TOKEN)
+_BARE = re.compile(rb"(?<!\r)\n|\r[^\n]|\x00")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*+|\[[0-9A-Fa-f:.]++(?:%25[A-Za-z0-9._~-]++)?\])(?::[0-9]*+)?")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+
+_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host", b"expect"})
+_NONE: list[bytes] = []
+
+
+class Malformed(Exception):
+    """What came is no request that can be read in one way only."""
+
+
+class HeadTooLarge(Malformed):
+    """The head has too many bytes, or too many fields."""
+
+
+@dataclass(slots=True)
+class Head:
+    """What stands before a request's body."""
+
+    method: str
+    path: bytes
+    """As it was sent, percent-encoded."""
+    query: bytes
+    version: str
+    """`1.0` or `1.1`."""
+    headers: list[tuple[bytes, bytes]]
+    """By name in lower case, in the order in which they came."""
+    keep_alive: bool
+    """Whether another request may follow."""
+    expects_continue: bool
+    """Whether the client waits for `100 Continue` before it sends the body."""
+    length: int | None
+    """How many bytes the body has; None: it comes in chunks."""
+
+
+class Reader(Protocol):
+    """Who is called with what was found."""
+
+    def on_head(self, head: Head) -> None: ...
+    def on_body(self, data: bytes) -> None: ...
+    def on_end(self) -> None: ...
+
+
+class Parser:
+    """Cuts a connection's bytes into requests, and tells a `Reader`. Raises `Malformed`; after that it is of no use."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._take: Callable[[bytes, int], int] = self._take_head
+        self._partial = bytearray()
+        """The beginning of a head, a line or a section, whose end has not come yet."""
+        self._left = 0
+        """Bytes of the body, or of its chunk, that are still to come."""
+        self._extensions = 0
+        self._blank = 0
+        self._keep_alive = True
+
+    @property
+    def between(self) -> bool:
+        """Whether no part of a request has come since the end of the one before."""
+        return self._take == self._take_head and not self._partial and not self._blank
+
+    def feed(self, data: bytes) -> None:
+        if len(self._partial) == 1 and self._partial == b"\r":  # half of an empty line, or of the end of a chunk
+            data = b"\r" + data
+            self._partial.clear()
+        at, end = 0, len(data)
+        while at < end:
+            at = self._take(data, at)
+
+    # --- the head -----------------------------------------------------------------------------------------------------
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        if not self._partial:
+            while data.startswith(b"\r\n", at):  # some old clients send one behind a body
+                at += 2
+                self._blank += 2
+            if self._blank > HEAD_BYTES:
+                raise Malformed("has no request line")
+            if at == len(data):
+                return at
+            end = data.find(b"\r\n\r\n", at)
+            if end >= 0:
+                self._begin(data[at : end + 2])
+                return end + 4
+            if data[at:] != b"\r" and not _FIRST_BYTE.match(data, at):
+                raise Malformed("has no request line")
+        before = len(self._partial)
+        self._partial += data[at:]
+        end = self._partial.find(b"\r\n\r\n", max(before - 3, 0))
+        if end < 0:
+            if _BARE.search(self._partial, max(before - 1, 0)):
+                raise Malformed("must end its lines with CRLF, and have no NUL")
+            if len(self._partial) > HEAD_BYTES:
+                raise HeadTooLarge
+            return len(data)
+        head = bytes(self._partial[: end + 2])
+        self._partial.clear()
+        self._begin(head)
+        return at + end + 4 - before
+
+    def _begin(self, raw: bytes) -> None:
+        if len(raw) > HEAD_BYTES or raw.count(b"\n") > FIELDS + 1:
+            raise HeadTooLarge
+        head = parse_head(raw)
+        self._blank = 0
+        self._keep_alive = head.keep_alive
+        self._reader.on_head(head)
+        if head.length is None:
+            self._extensions = 0
+            self._take = self._take_chunk_line
+        elif head.length:
+            self._left = head.length
+            self._take = self._take_body
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._take = self._take_head if self._keep_alive else self._take_nothing
+        self._reader.on_end()
+
+    def _take_nothing(self, data: bytes, _at: int) -> int:
+        """What follows a last request counts for nothing."""
+        return len(data)
+
+    # --- the body -----------------------------------------------------------------------------------------------------
+
+    def _take_body(self, data: bytes, at: int) -> int:
+        part = data[at : at + self._left]
+        self._left -= len(part)
+        self._reader.on_body(part)
+        if not self._left:
+            self._end()
+        return at + len(part)
+
+    def _take_chunk_line(self, data: bytes, at: int) -> int:
+        line, at = self._line(data, at, CHUNK_LINE)
+        if line is None:
+            return at
+        found = _CHUNK.fullmatch(line)
+        if found is None:
+            raise Malformed("has a chunk whose size is not written as RFC 9112 has it")
+        self._extensions += len(found[2] or b"")
+        if self._extensions > CHUNK_EXTENSIONS:
+            raise Malformed("has chunk extensions without end")
+        self._left = int(found[1], 16)
+        self._take = self._take_chunk if self._left else self._take_trailers
+        return at
+
+    def _take_chunk(self, data: bytes, at: int) -> int:
+        part = data[at : at + self._left]
+        self._left -= len(part)
+        self._reader.on_body(part)
+        if not self._left:
+            self._take = self._take_chunk_end
+        return at + len(part)
+
+    def _take_chunk_end(self, data: bytes, at: int) -> int:
+        line, at = self._line(data, at, 2)
+        if line is not None:
+            if line != b"\r\n":
+                raise Malformed("has a chunk that is longer than its size")
+            self._take = self._take_chunk_line
+        return at
+
+    def _take_trailers(self, data: bytes, at: int) -> int:
+        """Trailers are checked, and ignored: a proxy that removes or sets a field of the head lets these pass."""
+        line, at = self._line(data, at, TRAILER_BYTES)
+        if line is None:
+            return at
+        if line == b"\r\n":
+            self._end()
+            return at
+        if not _FIELD_LINES.fullmatch(line):
+            raise Malformed("has a trailer that is no field")
+        self._extensions += len(line)
+        if self._extensions > CHUNK_EXTENSIONS + TRAILER_BYTES:
+            raise Malformed("has trailers without end")
+        return at
+
+    def _line(self, data: bytes, at: int, most: int) -> tuple[bytes | None, int]:
+        """The next line with its end, None if that has not come yet; and where the rest begins."""
+        end = data.find(b"\n", at, at + most)
+        part = data[at : end + 1] if end >= 0 else data[at:]
+        if len(self._partial) + len(part) > most:
+            raise Malformed("has a chunk or a trailer that does not end where it should")
+        if end < 0:
+            self._partial += part
+            return None, len(data)
+        line = bytes(self._partial) + part
+        self._partial.clear()
+        return line, end + 1
+
+
+def parse_head(raw: bytes) -> Head:
+    """The head of a request, from its lines, each with its CRLF, without the empty one. Raises `Malformed`."""
+    line, _, fields = raw.partition(b"\r\n")
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None:
+        raise Malformed("has a request line that is not method, target and version with one space between")
+    if found[3] != b"1" or found[4] not in (b"0", b"1"):
+        raise Malformed("must be of HTTP/1.1 or HTTP/1.0")
+    method = found[1].decode()
+    if method not in METHODS:
+        raise Malformed("has a method that is unknown")
+    if not _FIELD_LINES.fullmatch(fields):
+        raise Malformed("has a line in its head that is not a name, a colon and a value")
+    old = found[4] == b"0"
+    headers: list[tuple[bytes, bytes]] = []
+    noted: dict[bytes, list[bytes]] = {}
+    for field in fields.split(b"\r\n")[:-1]:
+        name, _, value = field.partition(b":")
+        name = name.lower()
+        value = value.strip(b" \t")
+        headers.append((name, value))
+        if name in _DECIDING:
+            noted.setdefault(name, []).append(value)
+    _check_host(noted.get(b"host", _NONE), old=old)
+    path, query = _target(found[2])
+    length = _length(noted, old=old)
+    options = b",".join(noted.get(b"connection", _NONE)).lower()
+    return Head(
+        method=method,
+        path=path,
+        query=query,
+        version="1.0" if old else "1.1",
+        headers=headers,
+        keep_alive=not old and b"close" not in [option.strip(b" \t") for option in options.split(b",")],
+        expects_continue=not old
+        and length != 0
+        and any(value.lower() == b"100-continue" for value in noted.get(b"expect", _NONE)),
+        length=length,
+    )
+
+
+def _check_host(hosts: list[bytes], *, old: bool) -> None:
+    if len(hosts) != 1 and (hosts or not old):
+        raise Malformed("must have one Host")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise Malformed("has a Host that is none")
+
+
+def _target(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target."""
+    if not target.startswith(b"/") and target != b"*":
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise Malformed("has a target that is neither a path nor a URL")
+        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    if b"#" in target:
+        raise Malformed("has a target with a fragment")
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def _length(noted: dict[bytes, list[bytes]], *, old: bool) -> int | None:
+    """How many bytes the body has; None: it comes in chunks."""
+    lengths = noted.get(b"content-length", _NONE)
+    codings = noted.get(b"transfer-encoding", _NONE)
+    if codings:
+        if lengths:
+            raise Malformed("has both Content-Length and Transfer-Encoding")
+        if old:
+            raise Malformed("has a Transfer-Encoding, which HTTP/1.0 does not know")
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise Malformed("has another Transfer-Encoding than chunked")
+        return None
+    if not lengths:
+        return 0
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise Malformed("must have one Content-Length, in digits alone")
+    return int(lengths[0])
