@@ -54,8 +54,6 @@ def pin() -> int:
     return PINS.start + secrets.randbelow(len(PINS))
 
 
-def pins_outside(taken: AbstractSet[int], count: int) -> list[int]:
-    """`count` different PINs that are not taken, or as many as there are."""
-    free = [pin for pin in PINS if pin not in taken]
-    secrets.SystemRandom().shuffle(free)
-    return free[:count]
+def some_of(pins: AbstractSet[int], count: int) -> list[int]:
+    """`count` of these PINs, or all of them if there are not so many."""
+    return random.SystemRandom().sample(sorted(pins), min(count, len(pins)))

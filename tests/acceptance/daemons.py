@@ -127,7 +127,7 @@ class Daemon:
         base: dict[str, Any] = {
             "server": {"listen": "127.0.0.1:0"},
             "log": {"format": "json"},
-            "limits": {"failed_tokens": "", "pin_lookups": ""},
+            "limits": {"failed_tokens": "", "pin_lookups": "", "sessions_per_agent": 0},
         }
         for name, section in sections.items():
             if isinstance(section, Mapping):

@@ -21,6 +21,9 @@ _CONFIG = """
 [server]
 listen = "127.0.0.1:0"
 
+[limits]
+sessions_per_agent = 0
+
 [[agents]]
 id = {agent}
 name = "Bench"

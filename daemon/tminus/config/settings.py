@@ -253,7 +253,7 @@ class Limits(Table):
     pin_lookups: Limit = Rate(30, 60)
     failed_tokens: Limit = Rate(20, 60)
     connections: Number = 2000
-    sessions_per_agent: Count = 0
+    sessions_per_agent: Count = 10_000
     """Open sessions; 0: no limit."""
 
 

@@ -39,7 +39,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     if retry is not None and (earlier := made_before(tx, caller, retry)):
         return Made(found(tx, earlier.session_id), replayed=True)
     limit = settings.limits.sessions_per_agent
-    if limit and tx.open_sessions_of(caller.agent_id, limit) >= limit:
+    if limit and not tx.may_open_another(caller.agent_id, limit):
         raise TooManySessions(limit)
 
     now = tx.now

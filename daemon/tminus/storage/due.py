@@ -105,6 +105,8 @@ _POSTPONE = (
     .where(_S.id == bindparam("of_session"))
     .values(due_at=bindparam("new_due"), late_since=func.coalesce(_S.late_since, _S.due_at))
 )
+_closing = _due(_S.pin, _S.due_trigger).subquery().c
+_FREED = select(_closing.pin).where(_closing.pin != 0, _closing.due_trigger.in_(_CLOSES))
 _DISCONNECT = (
     update(PARTICIPANTS)
     .where(PARTICIPANTS.c.left_at.is_(None), PARTICIPANTS.c.session_id.in_(_due(_S.id)))
@@ -185,9 +187,13 @@ def move_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Moved:
         rows = tx.execute(_PROBE, batch).all()
         moved.more = True
     tx.execute(_TELL, batch)
+    freed: list[int] = []
     if any(row.due_trigger in _CLOSES for row in rows):
+        if tx.allowances.pins.scarce:
+            freed = list(tx.execute(_FREED, batch).scalars())
         tx.execute(_DISCONNECT, batch)
     tx.execute(_move(timeouts), batch)
+    tx.allowances.pins.freed(freed)
     if pins:
         tx.execute(_GIVE_PIN, [{"of_session": session_id, "new_pin": pin} for session_id, pin in pins.items()])
     for row in rows:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import orjson
@@ -23,11 +23,12 @@ from sqlalchemy import (
 )  # fmt: skip
 from sqlmodel import SQLModel
 
-from tminus import clock, draws
+from tminus import clock
 from tminus.errors import NoPinFree, WrongStatus
 from tminus.events import News
 from tminus.lifecycle import Transition
 from tminus.model import AgentSession, Instant, Participant, Retry, Session
+from tminus.storage.allowances import Allowances
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
 from tminus.vocabulary import Status, Trigger
@@ -40,8 +41,6 @@ _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.n
 _LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
 _LET_IN = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"))
 _EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
-_PINS_TAKEN = select(_S.pin).where(_S.pin != 0)
-
 
 ROWS = 16
 """Rows that one statement stores on SQLite, at most."""
@@ -121,8 +120,10 @@ class Transaction(View):
     the latest before the commit: one round for sixteen schedules, not thirty-two.
     """
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
         super().__init__(connection)
+        self.allowances = allowances or Allowances()
+        """What is remembered from transaction to transaction, so that it need not be counted in each."""
         self.now = now
         """The instant of this transaction; every change in it happened now."""
         self.earliest_due: datetime | None = None
@@ -229,6 +230,8 @@ class Transaction(View):
             present = self.session(session.id)
             raise WrongStatus(trigger=move.trigger.value, status=present.status if present else "removed")
         self.moves[move.trigger] += 1
+        if session.pin and not changed.pin:
+            self.allowances.pins.freed([session.pin])
         self._note_due(changed.due_at)
         return changed
 
@@ -253,15 +256,11 @@ class Transaction(View):
 
     def free_pins(self, count: int) -> list[int]:
         """So many different PINs that no open session has; fewer only when there are no more."""
-        drawn: set[int] = set()
-        # While most PINs are free a few rounds find enough; past that, choosing from what is left is quicker.
-        for _ in range(4):
-            drawn |= {draws.pin() for _ in range(count - len(drawn))}
-            taken = self._ask(_PINS_TAKEN.where(_S.pin.in_(drawn))).scalars()
-            drawn -= set(taken)
-            if len(drawn) == count:
-                return list(drawn)
-        return draws.pins_outside(set(self._ask(_PINS_TAKEN).scalars()), count)
+        return self.allowances.pins.draw(self._ask, count)
+
+    def may_open_another(self, agent_id: int, limit: int) -> bool:
+        """Whether an agent has fewer than `limit` open sessions, for one that is about to be made."""
+        return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit))
 
     # --- participants -------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from tminus import clock
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
+from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
@@ -92,6 +93,7 @@ class Writer:
     ) -> None:
         self._watch = watch
         self._kept = Kept(engine, watch)
+        self._allowances = Allowances()
         self._now = now
         self._committed = committed
         self._health = health
@@ -278,7 +280,7 @@ class Writer:
         connection = self._kept.get()
         try:
             with self._watch.over(connection), connection.begin():
-                tx = Transaction(connection, self._now())
+                tx = Transaction(connection, self._now(), self._allowances)
                 tx.jobs = len(batch)
                 for work in batch:
                     writes = tx.writes
@@ -292,8 +294,10 @@ class Writer:
                 if self._notify is not None and (tx.told or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
                 self._committing = True
-        except SQLAlchemyError:
-            self._kept.drop()
+        except BaseException as error:
+            self._allowances.forget()
+            if isinstance(error, SQLAlchemyError):
+                self._kept.drop()
             raise
         try:
             self._set_health(None)

@@ -1,0 +1,137 @@
+"""Drawing a PIN costs the same however few are left, and nothing when none is. On both databases."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from sqlalchemy import event, text
+from tests.support.factories import HOUR, MINUTE
+from tests.support.worlds import World
+
+from tminus import draws
+from tminus.errors import NoPinFree
+from tminus.model import Session
+from tminus.storage import Store, pins
+from tminus.vocabulary import SessionType, Status
+
+ALL = range(100_000, 106_500)
+"""PINs of these tests: enough that to read all of them each time would show."""
+
+
+@pytest.fixture(autouse=True)
+def _fewer_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "PINS", ALL)
+    # A slow machine must neither count anew in between nor pause.
+    monkeypatch.setattr(pins, "FRESH", 3600.0)
+    monkeypatch.setattr(pins, "TURN", 3600.0)
+
+
+def take_all_but(world: World, left: set[int]) -> Session:
+    """Stores sessions that have all PINs but these; returns one of them."""
+    while (one := world.create(SessionType.SUPPORT)).pin in left:
+        world.close(one)
+    columns = {name: f'"{name}"' for name in Session.model_fields} | {"id": "'x' || pins.n", "pin": "pins.n"}
+    named = ", ".join(f'"{name}"' for name in columns)
+    fill = f"""
+        WITH RECURSIVE pins(n) AS (SELECT {ALL.start} UNION ALL SELECT n + 1 FROM pins WHERE n < {ALL.stop - 1})
+        INSERT INTO session ({named}) SELECT {", ".join(columns.values())} FROM pins, session
+        WHERE session.id = '{one.id}' AND pins.n NOT IN ({", ".join(map(str, left | {one.pin}))})
+    """
+    world.run(lambda tx: tx.execute(text(fill)))
+    return one
+
+
+@contextmanager
+def statements(store: Store) -> Iterator[list[str]]:
+    """The statements that the writer sends."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(store._writing, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(store._writing, "before_cursor_execute", note)
+
+
+def test_of_few_that_are_left_each_is_found_and_costs_the_same_and_none_costs_nothing(world: World) -> None:
+    left = {ALL.start, ALL.start + 999, ALL.start + 1000, ALL.start + 4321, ALL.stop - 1}
+    take_all_but(world, left)
+    drawn, asked = [], []
+    for _ in left:
+        with statements(world.store) as sent:
+            drawn.append(world.create(SessionType.SUPPORT).pin)
+        asked.append(sum("pin" in one and one.lstrip().startswith(("SELECT", "WITH")) for one in sent))
+    assert sorted(drawn) == sorted(left)
+    assert asked == [pins.ROUNDS + 2, 1, 1, 1, 1], "those left are counted once; then one thousand is read for each"
+    with statements(world.store) as sent:
+        for _ in range(3):
+            with pytest.raises(NoPinFree):
+                world.create(SessionType.SUPPORT)
+    assert not [one for one in sent if "pin" in one]
+
+
+def test_many_at_once_find_all_that_are_left(world: World) -> None:
+    left = set(range(ALL.start + 10, ALL.stop, 50))
+    world.schedule(HOUR, SessionType.SUPPORT)
+    for _ in left:
+        world.schedule(HOUR, SessionType.SUPPORT)
+    taken = take_all_but(world, left)
+    sweep = world.passes(minutes=50)
+    assert (sweep.moves.total(), sweep.without_pin) == (len(left), 1)
+    opened = [one for one in world.all_sessions().values() if one.scheduled and one.status is Status.NEW]
+    assert {one.pin for one in opened} == left
+    world.close(taken)
+    assert world.passes(seconds=5).moves.total() == 1, "the PIN that it left is found at once"
+
+
+def test_a_pin_that_the_clock_frees_is_found_at_once_although_those_left_were_counted(world: World) -> None:
+    take_all_but(world, set())
+    with pytest.raises(NoPinFree):
+        world.create(SessionType.SUPPORT)
+    world.run(lambda tx: tx.execute(text("UPDATE session SET due_at = due_at + 3600000 WHERE pin <> 100123")))
+    world.passes(hours=1)
+    assert world.create(SessionType.SUPPORT).pin == 100_123
+    with pytest.raises(NoPinFree):
+        world.create(SessionType.SUPPORT)
+
+
+def test_what_another_daemon_has_freed_is_found_when_the_count_is_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "FRESH", 0.0)
+    monkeypatch.setattr(pins, "SHARE", 0)
+    take_all_but(world, set())
+    with pytest.raises(NoPinFree):
+        world.create(SessionType.SUPPORT)
+    world.run(lambda tx: tx.execute(text("UPDATE session SET pin = 0 WHERE pin = 100124")))
+    assert world.create(SessionType.SUPPORT).pin == 100_124
+
+
+def test_counting_pauses_before_it_takes_much_of_the_writers_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "COUNTED", pins.BLOCK)
+    monkeypatch.setattr(pins, "TURN", 0.0)
+    monkeypatch.setattr(pins, "PAUSE", 1e9)
+    take_all_but(world, {ALL.start + number for number in range(0, len(ALL), 2000)})
+    with statements(world.store) as sent:
+        for _ in range(6):
+            with suppress(NoPinFree):
+                world.create(SessionType.SUPPORT)
+    assert sum("block" in one for one in sent) == 1, "one thousand was counted, whatever it held"
+
+
+def test_what_was_drawn_in_vain_can_be_drawn_again(world: World) -> None:
+    take_all_but(world, {100_125})
+
+    def fails(tx: object) -> None:
+        tx.free_pin()  # type: ignore[attr-defined]
+        raise ArithmeticError
+
+    for _ in range(2):
+        with pytest.raises(ArithmeticError):
+            world.run(fails)
+    assert world.create(SessionType.SUPPORT, start_time=world.now + MINUTE).pin == 100_125
