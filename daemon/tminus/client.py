@@ -200,7 +200,7 @@ class ScreenMeet:
         if_version: int | None = None,
     ) -> "wire.Session":
         """Moves a scheduled session to another start; with `if_version`, only if it has not changed since."""
-        headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
+        headers = _if_match(if_version)
         path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
         try:
             return cast("wire.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
@@ -213,10 +213,15 @@ class ScreenMeet:
                 raise
             return session
 
-    def closeSession(self, ScreenMeetSessionId: str) -> "wire.Success":  # noqa: N802, N803
-        """Closes a session; everybody in it is disconnected."""
+    def closeSession(  # noqa: N802
+        self,
+        ScreenMeetSessionId: str,  # noqa: N803
+        *,
+        if_version: int | None = None,
+    ) -> "wire.Success":
+        """Closes a session; everybody in it is disconnected. With `if_version`, only if it has not changed since."""
         path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
-        return cast("wire.Success", self.request("DELETE", path, json={}))
+        return cast("wire.Success", self.request("DELETE", path, json={}, headers=_if_match(if_version)))
 
     # --- more ---------------------------------------------------------------------------------------------------------
 
@@ -334,6 +339,10 @@ def _base_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v3")
 
 
+def _if_match(version: int | None) -> dict[str, str]:
+    return {} if version is None else {"If-Match": f'"{version}"'}
+
+
 def _fits_header(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
@@ -360,6 +369,6 @@ def _error(response: httpx.Response) -> ScreenMeetError:
 
 def _retry_after(response: httpx.Response) -> float:
     try:
-        return float(response.headers.get("Retry-After", 0))
+        return max(0.0, float(response.headers.get("Retry-After", 0)))
     except ValueError:
         return 0.0  # a date: no proxy is worth reading the clock for

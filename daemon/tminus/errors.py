@@ -5,10 +5,12 @@
     TminusError
     ├── RequestError                   a caller is told: refcode, description
     │   ├── InvalidRequest       x400  the request's shape
+    │   ├── CrossSite            x403
     │   ├── UnknownPath          x404
     │   ├── MethodNotAllowed     x405
     │   ├── RequestTimeout       x408
     │   ├── BodyTooLarge         x413
+    │   ├── UnsupportedMediaType x415
     │   ├── HeadTooLarge         x431
     │   ├── InternalError        x500
     │   ├── BadStartTime         x400  sessions
@@ -49,6 +51,7 @@ kind of `TminusError`.)
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
 from typing import ClassVar
 
 from tminus import instants
@@ -79,6 +82,15 @@ class Fault:
     message: str
 
 
+MOST_FAULTS = 20
+"""How many faults of one request an answer lists."""
+
+
+def _cut(text: str, length: int = 80) -> str:
+    """Text of the caller's, short enough to be repeated in an answer."""
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
 class RequestError(TminusError):
     """A request that is not done; the caller is told why."""
 
@@ -93,14 +105,32 @@ class RequestError(TminusError):
 
 @dataclass(eq=False)
 class InvalidRequest(RequestError):
-    """The request's shape is wrong; `errors` lists every fault at once."""
+    """The request's shape is wrong; `errors` lists every fault at once, the first 20 if there are more."""
 
     refcode = 100400
     faults: Sequence[Fault]
 
+    def __post_init__(self) -> None:
+        # The caller chooses how many faults there are and what their fields are called: an answer that repeats it all
+        # would be many times as long as the request.
+        found = len(self.faults)
+        self.faults = [Fault(_cut(fault.field), _cut(fault.message, 300)) for fault in self.faults[:MOST_FAULTS]]
+        if found > MOST_FAULTS:
+            self.faults.append(Fault("errors", f"lists {MOST_FAULTS} of {found} faults"))
+
     @property
     def description(self) -> str:
         return "Invalid request: " + "; ".join(f"{fault.field} {fault.message}" for fault in self.faults)
+
+
+class CrossSite(RequestError):
+    """A browser asks on behalf of a page of another site that is not in `server.cors_origins`."""
+
+    refcode = 100403
+
+    @property
+    def description(self) -> str:
+        return "A web page of another site asks for this, and its origin is not in server.cors_origins"
 
 
 class UnknownPath(RequestError):
@@ -122,7 +152,7 @@ class MethodNotAllowed(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Method {self.method} is not for this path: see the Allow header"
+        return f"Method {_cut(self.method)} is not for this path: see the Allow header"
 
 
 class RequestTimeout(RequestError):
@@ -145,6 +175,18 @@ class BodyTooLarge(RequestError):
     @property
     def description(self) -> str:
         return f"The body is larger than {self.limit} bytes"
+
+
+@dataclass(eq=False)
+class UnsupportedMediaType(RequestError):
+    """The body's media type is not JSON, or the body is compressed."""
+
+    refcode = 100415
+    problem: str
+
+    @property
+    def description(self) -> str:
+        return f"The body {self.problem}"
 
 
 @dataclass(eq=False)
@@ -201,7 +243,7 @@ class UnknownSession(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Session not found {self.key}"
+        return f"Session not found {_cut(self.key)}"
 
 
 @dataclass(eq=False)
@@ -226,7 +268,7 @@ class StaleVersion(RequestError):
 
     @property
     def description(self) -> str:
-        return f'The session has changed: its version is now "{self.version}"; read it again'
+        return f'The session is at version "{self.version}" now, which If-Match does not name: read it again'
 
 
 @dataclass(eq=False)
@@ -262,7 +304,7 @@ class UnknownParticipant(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Participant not found {self.participant_id}"
+        return f"Participant not found {_cut(self.participant_id)}"
 
 
 @dataclass(eq=False)
@@ -324,7 +366,7 @@ class TooManyAttempts(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Too many {self.what} from your address: try again in {self.retry_after:.0f} s"
+        return f"Too many {self.what} from your address: try again in {ceil(self.retry_after)} s"
 
 
 @dataclass(eq=False)
@@ -351,7 +393,7 @@ class UnknownWebhook(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Webhook not found {self.name}"
+        return f"Webhook not found {_cut(self.name)}"
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------

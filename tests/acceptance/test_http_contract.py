@@ -184,8 +184,17 @@ def test_a_reschedule_names_the_version_that_it_means(daemon: Daemon) -> None:
     assert stale.json()["refcode"] == 101412
     assert moved.headers["ETag"] in stale.json()["description"]
     assert daemon.session(session["id"])["startTime"] == later
-    for good in ("*", f"W/{moved.headers['ETag']}", f"{tag}, {moved.headers['ETag']}"):
-        assert daemon.put(one, {"startTime": later}, headers={"If-Match": good}).status_code == 200
+    now = moved.headers["ETag"]
+    for good in ("*", now, f"{tag}, {now}", f"{tag},{now}", f", {now} ,", f'W/{tag}, "a,b", {now}'):
+        assert daemon.put(one, {"startTime": later}, headers={"If-Match": good}).status_code == 200, good
+    for bad in (tag, f"W/{now}", f"W/{now}, {tag}", '""', f'"0{now[1:]}', '"*"'):
+        assert daemon.put(one, {"startTime": later}, headers={"If-Match": bad}).status_code == 412, bad
+    for odd in (f"w/{now}", "W/", '"1" "2"', f"*, {now}", "one", f"{now[:-1]}", f'"{now[1:-1]} "'):
+        answer = daemon.put(one, {"startTime": later}, headers={"If-Match": odd})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "If-Match"), odd
+    lines = [("Session-id", daemon.token), ("If-Match", tag), ("If-Match", now)]
+    answer = daemon.http.put(f"{daemon.url}/v3{one}", json={"startTime": later}, headers=lines)
+    assert answer.status_code == 200, "a list may be sent in several lines"
     assert daemon.session(session["id"])["version"] == moved.json()["version"], "the same start: nothing recorded"
 
 

@@ -17,15 +17,17 @@ SAMPLES: list[tuple[TminusError, str]] = [
         "Invalid request: label is missing; type must be text",
     ),
     (errors.UnknownPath(), "No such path"),
+    (errors.CrossSite(), "another site"),
     (errors.MethodNotAllowed("PATCH"), "PATCH"),
     (errors.RequestTimeout(), "in time"),
     (errors.BodyTooLarge(65536), "65536 bytes"),
+    (errors.UnsupportedMediaType("must be JSON"), "The body must be JSON"),
     (errors.HeadTooLarge(65536, 128), "65536 bytes, or more than 128 fields"),
     (errors.InternalError("r-9"), "r-9"),
     (errors.BadStartTime(NOW, "is in the past"), "startTime 2030-01-07T09:00:00.000Z is in the past"),
     (errors.UnknownSession("xoKwKRBrbwRF"), "Session not found xoKwKRBrbwRF"),
     (errors.WrongStatus("reschedule", "new"), "Cannot reschedule while the session's status is new"),
-    (errors.StaleVersion(4), 'version is now "4"'),
+    (errors.StaleVersion(4), 'at version "4" now'),
     (errors.TooManySessions(3), "3 open sessions"),
     (errors.NoPinFree(), "PIN"),
     (errors.UnknownParticipant("p-1"), "p-1"),
@@ -33,7 +35,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
-    (errors.TooManyAttempts("PIN look-ups", 12.6), "Too many PIN look-ups from your address: try again in 13 s"),
+    (errors.TooManyAttempts("PIN look-ups", 12.4), "Too many PIN look-ups from your address: try again in 13 s"),
     (errors.UnknownOrganization(5), "5"),
     (errors.UnknownWebhook("desk"), "Webhook not found desk"),
     (errors.Overloaded(), "try again"),
@@ -100,7 +102,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 25
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 27
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)

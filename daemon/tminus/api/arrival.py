@@ -19,6 +19,8 @@ class Arrival:
     remote_ip: str
     headers: dict[bytes, bytes]
     """By name in lower case; of a header that was sent twice, the first."""
+    head: bool = False
+    """Whether only the head of the answer is wanted."""
     body: bytes = b""
     agent: int | None = None
     """Who called, once that is known."""

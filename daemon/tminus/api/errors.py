@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -34,7 +35,7 @@ def answer(error: RequestError) -> Response:
     }
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = f"{error.retry_after:.0f}"
+        headers["Retry-After"] = str(ceil(error.retry_after))  # rounded down, it would have clients come too early
     if code == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Json(body, status_code=code, headers=headers)
@@ -81,7 +82,8 @@ async def on_defect(request: Request, _error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """Every method that the path has: the framework's own error names only those of the first route with this path."""
     template = getattr(request.scope.get("route"), "path", None)
-    return sorted(method.upper() for method in request.app.openapi()["paths"].get(template, ()))
+    found = {method.upper() for method in request.app.openapi()["paths"].get(template, ())}
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:

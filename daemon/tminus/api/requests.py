@@ -22,7 +22,6 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from tminus import instants
-from tminus.sessions.verbs import IfMatch
 from tminus.vocabulary import EventPattern, Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
@@ -194,16 +193,10 @@ IdempotencyKey = Annotated[
 ]  # fmt: skip
 
 IfMatchHeader = Annotated[
-    str | None, Header(alias="If-Match", description='The version that the caller has seen, such as "3"')
+    str | None,
+    WithJsonSchema({"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'}),
+    Header(alias="If-Match", description='The versions that the caller has seen, such as "3"; `*`: any'),
 ]
-
-
-def versions(if_match: str | None) -> IfMatch:
-    """The versions that an `If-Match` header names; None where any will do."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    tags = (tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(","))
-    return frozenset(int(tag) for tag in tags if tag.isascii() and tag.isdigit() and len(tag) < 10)
 
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page")]

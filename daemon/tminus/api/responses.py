@@ -6,6 +6,7 @@ from tminus import wire
 from tminus.api.errors import status_of
 from tminus.errors import (
     BodyTooLarge,
+    CrossSite,
     Draining,
     InvalidRequest,
     NotAuthenticated,
@@ -17,7 +18,16 @@ from tminus.errors import (
     TooManyAttempts,
 )  # fmt: skip
 
-PUBLIC_REFUSALS = (InvalidRequest, RequestTimeout, BodyTooLarge, Overloaded, StoreUnavailable, Draining, Starting)
+PUBLIC_REFUSALS = (
+    InvalidRequest,
+    CrossSite,
+    RequestTimeout,
+    BodyTooLarge,
+    Overloaded,
+    StoreUnavailable,
+    Draining,
+    Starting,
+)
 """Those that any call may meet."""
 
 CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)

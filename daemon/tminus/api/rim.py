@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tminus import clock, draws, errors
 from tminus.api.arrival import Arrival, put
+from tminus.api.browsers import is_foreign
 from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
@@ -37,19 +38,29 @@ WAITING = 128
 As many as the writer takes at once: while it writes, the next batch is full, and more would only wait for longer.
 """
 
+QUERY_PAIRS = 100
+"""Parameters that a query may have: each is read, and each may be at fault."""
+
 PAGE = "/docs"
 """The one page for people; it comes with a policy of its own."""
 
+DESCRIPTION = "/openapi.json"
+
 _BESIDE_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\[\]]+)\](?::[0-9]{1,5})?")
+_SLASHES = re.compile(r"^/+(v3/+)?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_HEADERS = [
+_ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
-HEADERS = [*_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")]
-"""For what is no page. The one page that there is says itself what it needs."""
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NO_PAGE]
+"""For answers that belong to their caller."""
+_OF_PAGE = [*_ALWAYS, (b"cache-control", b"no-cache")]
+"""For the one page that there is: it says itself what it needs. A browser may keep it, and asks whether it changed."""
+_OF_ASSETS = [*_OF_PAGE, _NO_PAGE]
+"""For what the page loads, which are the same megabyte for everybody."""
 _OPERATIONS = ("/healthz", "/readyz", "/metrics")
 
 
@@ -67,7 +78,10 @@ class Rim:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = clock.monotonic()
-        arrival = self._look_at(scope)
+        method = scope["method"]
+        # Answered like GET; the server leaves the body out, as it sees the scope that it made.
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
+        arrival = self._look_at(scope, method)
         put(scope, arrival)
         code = 0
 
@@ -76,8 +90,7 @@ class Rim:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 request_id = (b"x-request-id", arrival.request_id.encode())
-                ours = _HEADERS if scope["path"] == PAGE and code == 200 else HEADERS
-                message = {**message, "headers": [*message["headers"], request_id, *ours]}
+                message = {**message, "headers": [*message["headers"], request_id, *_headers(scope["path"], code)]}
             await send(message)
 
         async def refuse(refusal: errors.RequestError) -> None:
@@ -89,7 +102,7 @@ class Rim:
                 await self._cors(response)(scope, receive, send_with_headers)
 
         try:
-            self._check(scope, arrival, begun)
+            self._check(scope, method, arrival, begun)
             arrival.body = await _read_body(arrival.headers, receive, self._services.settings.server.max_body)
             await self._app(scope, _replay(arrival.body, receive), send_with_headers)
         except errors.RequestError as refusal:
@@ -102,27 +115,33 @@ class Rim:
         except Exception as defect:
             say(
                 "http.failed",
-                method=scope["method"],
+                method=method,
                 route=_route(scope),
                 request_id=arrival.request_id,
                 **failure(defect),
             )
             await refuse(errors.InternalError(arrival.request_id))
         finally:
-            self._tell(scope, arrival, code, clock.monotonic() - begun)
+            self._tell(scope, method, arrival, code, clock.monotonic() - begun)
 
-    def _look_at(self, scope: Scope) -> Arrival:
+    def _look_at(self, scope: Scope, method: str) -> Arrival:
         """What is to be known of where a request comes from."""
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        if b"if-match" in headers:  # a list, which may be sent in several lines
+            headers[b"if-match"] = b",".join(value for name, value in scope["headers"] if name == b"if-match")
         # A socket in the file system has a path where one of TCP has a port.
         local = scope["server"] is not None and scope["server"][1] is None
         remote_ip = "local" if local else _remote_ip(scope, headers, self._services.settings)
         scope["query_string"] = _without_empty_values(scope["query_string"])
-        return Arrival(self._services, _request_id(headers), local, remote_ip, headers)
+        return Arrival(self._services, _request_id(headers), local, remote_ip, headers, head=method == "HEAD")
 
-    def _check(self, scope: Scope, arrival: Arrival, begun: float) -> None:
+    def _check(self, scope: Scope, method: str, arrival: Arrival, begun: float) -> None:
+        if is_foreign(method, arrival.headers, self._services.settings):
+            raise errors.CrossSite
         if "\0" in scope["path"]:
             raise errors.UnknownPath  # no database has such a key, and some fail on it
+        if scope["query_string"].count(b"&") >= QUERY_PAIRS:
+            raise errors.InvalidRequest([errors.Fault("query", f"must not have more than {QUERY_PAIRS} parameters")])
         if b"%00" in scope["query_string"]:
             names = [pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&") if b"%00" in pair]
             faults = [errors.Fault(name.decode("latin-1"), "must not contain NUL") for name in names]
@@ -135,15 +154,15 @@ class Rim:
         if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not arrival.local:
             raise errors.Overloaded
 
-    def _tell(self, scope: Scope, arrival: Arrival, code: int, seconds: float) -> None:
+    def _tell(self, scope: Scope, method: str, arrival: Arrival, code: int, seconds: float) -> None:
         if scope["path"] in _OPERATIONS:
             return
         route = _route(scope)
         self._services.requests += 1
-        self._services.metrics.answered(scope["method"], route, code)
+        self._services.metrics.answered(method, route, code)
         say(
             "http.request",
-            method=scope["method"],
+            method=method,
             route=route,
             code=code,
             refcode=arrival.refcode,
@@ -156,6 +175,20 @@ class Rim:
 
 class _ClientGone(Exception):
     """The client hung up before its request had arrived."""
+
+
+def _headers(path: str, code: int) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer gets, by what is answered."""
+    if code in (200, 304) and path.startswith((PAGE, DESCRIPTION)):
+        return _OF_PAGE if path == PAGE else _OF_ASSETS
+    return HEADERS
+
+
+def _canonical(path: str) -> str:
+    """The path without the slashes that come of a base URL with one at its end. Those further on are the caller's:
+    they may belong to the key of a look-up.
+    """
+    return _SLASHES.sub(lambda found: "/v3/" if found[1] else "/", path, count=1) if "//" in path else path
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -13,7 +13,7 @@ from tminus.api.requests import TokenSignIn
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.api.routing import StrictRoute
 from tminus.api.services import Services
-from tminus.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization
+from tminus.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType
 from tminus.vocabulary import Caller
 
 router = APIRouter(prefix="/v3", tags=["callers"], route_class=StrictRoute)
@@ -31,7 +31,7 @@ def _me(services: Services, caller: Caller, secret: str) -> Response:
     "/auth/{provider}/authWithToken",
     summary="Turn a token into an agent session of one hour",
     response_model=wire.Me,
-    responses=refusals(NotAuthenticated, TooManyAttempts, of=PUBLIC_REFUSALS),
+    responses=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
 )
 async def auth_with_token(request: Request, provider: str, body: TokenSignIn) -> Response:
     caller, secret = await sign_in(arrival_of(request), body.session_token)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from tminus import clock, wire
+from tminus.api.arrival import arrival_of
 from tminus.api.callers import CurrentCaller, identify, services_of
 from tminus.api.json import Json
 from tminus.api.requests import EventTypes, Limit, Place
@@ -44,14 +45,15 @@ async def feed(
     wait: Wait = 0,
     last_event_id: LastEventId = "",
 ) -> Response:
-    services = services_of(request)
+    services, head = services_of(request), arrival_of(request).head
     only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in request.headers.get("accept", ""):
         events, since = await _look(services, caller, since, limit, only)  # refuses while there is still an answer
-        stream = _stream(request, events, since, limit, only)
+        # The head of a stream is all that HEAD asks for, and a stream without anybody to read it would never end.
+        stream = _nothing() if head else _stream(request, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-    until = clock.monotonic() + wait
+    until = clock.monotonic() + (0 if head else wait)
     ring = services.bell.next_ring()
     events, since = await _look(services, caller, since, limit, only)
     while not events and (left := until - clock.monotonic()) > 0 and not services.draining:
@@ -74,6 +76,10 @@ async def _look_again(request: Request, since: int, limit: int, only: EventFilte
     services = services_of(request)
     async with services.woken:
         return await _look(services, await identify(request), since, limit, only)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
 
 
 async def _stream(

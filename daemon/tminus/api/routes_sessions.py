@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from tminus import clock, wire
 from tminus.api import answers
 from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.conditions import versions
 from tminus.api.json import Json
 from tminus.api.requests import (
     Admission,
@@ -21,7 +22,6 @@ from tminus.api.requests import (
     NewStart,
     Offset,
     Statuses,
-    versions,
 )  # fmt: skip
 from tminus.api.responses import refusals
 from tminus.api.routing import StrictRoute
@@ -35,6 +35,7 @@ from tminus.errors import (
     TooManySessions,
     UnknownParticipant,
     UnknownSession,
+    UnsupportedMediaType,
     WrongStatus,
 )  # fmt: skip
 from tminus.model import Session
@@ -59,7 +60,7 @@ def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Resp
     "/supportsessions",
     summary="Create a session, or schedule one with startTime",
     response_model=wire.Session,
-    responses=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree),
+    responses=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
 )
 async def create_session(
     request: Request, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
@@ -122,7 +123,9 @@ async def get_session(request: Request, caller: CurrentCaller, session_id: str) 
     "/supportsession/{session_id}",
     summary="Reschedule a scheduled session",
     response_model=wire.Session,
-    responses=refusals(Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree),
+    responses=refusals(
+        Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree, UnsupportedMediaType
+    ),
 )
 async def reschedule_session(
     request: Request, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
@@ -138,10 +141,13 @@ async def reschedule_session(
     "/supportsession/{session_id}",
     summary="Close a session",
     response_model=wire.Success,
-    responses=refusals(Forbidden, UnknownSession),
+    responses=refusals(Forbidden, UnknownSession, StaleVersion),
 )
-async def close_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
-    await services_of(request).write(lambda tx: verbs.close(tx, caller, session_id))
+async def close_session(
+    request: Request, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
+) -> Response:
+    seen = versions(if_match)
+    await services_of(request).write(lambda tx: verbs.close(tx, caller, session_id, seen))
     return Json({"success": True})
 
 
@@ -164,7 +170,7 @@ async def session_events(
     "/supportsession/{session_id}/participants",
     summary="A room reports that somebody joined, or knocked",
     response_model=wire.Joined,
-    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking),
+    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, UnsupportedMediaType),
 )
 async def join_session(
     request: Request,
@@ -194,7 +200,7 @@ async def join_session(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody who knocked was let in, or was not",
     response_model=wire.Success,
-    responses=refusals(Forbidden, UnknownSession, UnknownParticipant, WrongStatus, NoKnocking),
+    responses=refusals(Forbidden, UnknownSession, UnknownParticipant, WrongStatus, NoKnocking, UnsupportedMediaType),
 )
 async def answer_knock(
     request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission

@@ -12,7 +12,7 @@ from tminus.api.requests import Limit, ReplayOrder
 from tminus.api.responses import refusals
 from tminus.api.routing import StrictRoute
 from tminus.api.services import Services
-from tminus.errors import Forbidden, UnknownSession, UnknownWebhook
+from tminus.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
 from tminus.sessions.rights import need
 from tminus.vocabulary import Caller, Role
 
@@ -98,7 +98,7 @@ async def list_deliveries(
     "/webhooks/{name}/replay",
     summary="Tell again what happened, paused or not: from an event on, since a time, or to a session",
     response_model=wire.Replay,
-    responses=refusals(Forbidden, UnknownWebhook, UnknownSession),
+    responses=refusals(Forbidden, UnknownWebhook, UnknownSession, UnsupportedMediaType),
 )
 async def replay_webhook(request: Request, caller: CurrentCaller, name: str, body: ReplayOrder) -> Response:
     services = _operator(request, caller)

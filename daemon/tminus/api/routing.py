@@ -2,12 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any
 
-import orjson
-import pydantic_core
 from fastapi._compat import ModelField
 from fastapi.routing import APIRoute
 from starlette.convertors import StringConvertor
@@ -16,9 +14,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tminus.api import bodies
 from tminus.api.arrival import Arrival, arrival_of
 from tminus.api.errors import invalid, on_request_error
-from tminus.errors import RequestError
+from tminus.errors import MOST_FAULTS, RequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -120,49 +119,12 @@ class Shortcut:
 
 def _validated(body: ModelField, arrival: Arrival) -> tuple[Any, list[Any]]:
     """What an endpoint takes as its body, and all that is wrong with it."""
-    sent, faults = _parse(arrival.body, arrival.header(b"content-type"))
+    sent, faults = bodies.parse(arrival.body, arrival.header(b"content-type"), arrival.header(b"content-encoding"))
     if faults:
         return None, faults
     taken, faults = body.validate(sent, loc=("body",))
     if not faults and b"\\u0000" in arrival.body:  # in JSON it is written in no other way
         kept = type(taken).model_fields
-        faults = list(_nuls({name: member for name, member in sent.items() if name in kept}))
+        found = bodies.nuls({name: member for name, member in sent.items() if name in kept})
+        faults = list(islice(found, MOST_FAULTS + 1))
     return taken, faults
-
-
-def _parse(body: bytes, content_type: str) -> tuple[Any, list[Any]]:
-    """The body's JSON, without NaN, lone surrogates and abysses of brackets. The standard library's parser lets all of
-    them pass: they would be stored, and could not be answered.
-    """
-    if not body:
-        return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
-    if not _is_json(content_type):
-        problem = "must be JSON, and say so: Content-Type: application/json"
-        return None, [{"type": "value_error", "loc": ("body",), "msg": problem}]
-    try:
-        parsed = pydantic_core.from_json(body, allow_inf_nan=False)
-        orjson.dumps(parsed)  # what comes in must be able to go out: no integer beyond 64 bits
-    except (ValueError, TypeError) as error:
-        return None, [{"type": "json_invalid", "loc": ("body",), "msg": str(error), "ctx": {"error": str(error)}}]
-    return parsed, []
-
-
-def _nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[dict[str, Any]]:
-    """Where there is NUL in what is stored as it came: PostgreSQL takes none."""
-    match sent:
-        case str():
-            if "\0" in sent:
-                yield {"type": "value_error", "loc": loc, "msg": "must not contain NUL"}
-        case list():
-            for place, member in enumerate(sent):
-                yield from _nuls(member, (*loc, place))
-        case dict():
-            for name, member in sent.items():
-                yield from _nuls(name, loc)
-                yield from _nuls(member, (*loc, name))
-
-
-@lru_cache(maxsize=64)
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind.startswith("application/") and kind.endswith(("/json", "+json"))

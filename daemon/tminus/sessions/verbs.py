@@ -144,17 +144,21 @@ def reschedule(
     return open_if_due(tx, settings, caller, moved)
 
 
-def close(tx: Transaction, caller: Caller, session_id: str) -> None:
+def close(tx: Transaction, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:
     """Closes a session: ends the stay of whoever is in it, and the waiting of whoever knocked. Nothing happens if it is
     closed.
 
-    Raises `UnknownSession`, `Forbidden`.
+    Then no version is compared either: an earlier call may have closed it, whose answer was lost.
+
+    Raises `UnknownSession`, `Forbidden`, `StaleVersion`.
     """
     session = found(tx, session_id)
     allowed = owns(caller, session) or caller.has(Role.SUPERVISOR)
     need(allowed, "the session's own agent, or the role supervisor")
     if session.status is Status.CLOSED:
         return
+    if if_match is not None and session.version not in if_match:
+        raise StaleVersion(session.version)
     move = fire(Trigger.CLOSE, session.status)
     if session.status is not Status.SCHEDULED:
         tx.everybody_out(session.id)  # who only knocked is not counted in `participants`
