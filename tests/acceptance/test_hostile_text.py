@@ -221,7 +221,7 @@ def test_any_text_in_a_body_is_refused_or_comes_back_the_same_on_postgresql(
         assert daemon.terminate() == 0
 
 
-KEPT: tuple[bytes, ...] = (
+UNCHANGED: tuple[bytes, ...] = (
     b'{"a": 1.7976931348623157e308, "b": 5e-324, "c": -0.0, "d": 0e400, "e": 1.0, "f": 1e2}',
     b'{"a": 18446744073709551615, "b": -9223372036854775808, "c": -0}',
     rb'{"a": "\ud83d\ude80 \u20ac", "": "", "A": 1, "a ": 2, "__proto__": null}',
@@ -229,7 +229,7 @@ KEPT: tuple[bytes, ...] = (
 )
 
 
-@pytest.mark.parametrize("sent", KEPT, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("sent", UNCHANGED, ids=lambda value: str(value)[:30])
 def test_what_can_be_kept_comes_back_as_it_came(each_daemon: Daemon, sent: bytes) -> None:
     body = b'{"type": "live", "label": "A", "metaData": %s}' % sent
     answer = each_daemon.post("/supportsessions", content=body)
