@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -67,8 +68,14 @@ async def _look(
     services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter
 ) -> tuple[list[dict[str, Any]], int]:
     """A page of events as they are sent, and where the next one begins."""
-    told, following = await services.read(lambda view: reads.feed(view, caller, since, limit, only))
-    return [item.payload(services.store.database_id) for item in told], following
+    events: list[dict[str, Any]] = []
+    while True:  # each part is a look of its own, so that others have their turn between
+        left = limit - len(events)
+        page = await services.read(partial(reads.feed, caller=caller, after=since, limit=left, only=only))
+        events += [item.payload(services.store.database_id) for item in page.told]
+        since = page.through
+        if len(events) == limit or not page.more:
+            return events, since
 
 
 async def _look_again(request: Request, since: int, limit: int, only: EventFilter) -> tuple[list[dict[str, Any]], int]:

@@ -22,7 +22,7 @@ from tminus.delivery.post import Outcome, Resolver, post
 from tminus.errors import RequestError
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
-from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.storage import EventFilter, Page, Store, Transaction, View, outbox
 from tminus.vocabulary import DeliveryKind, PauseReason, SessionType
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Due:
 
     state: Endpoint
     replay: Replay | None
-    page: outbox.Page
+    page: Page
     wait: float
     """Seconds until there may be something to do, if there is nothing now."""
     blocked: bool = False
@@ -185,20 +185,22 @@ class Courier:
         if replay is not None:
             if (left := _left(replay.retry_at, now)) == 0:
                 only = EventFilter(self._only.types, self._only.session_types, replay.session_id, replay.until)
-                return Due(state, replay, outbox.page(view, replay.cursor, self.webhook.batch, only), 0)
+                return Due(state, replay, view.page(replay.cursor, self.webhook.batch, only), 0)
             waits.append(left)
         if state.paused_at is None:
             if (left := _left(state.retry_at, now)) == 0:
                 after = max(state.cursor, self._passed_over)
                 only = EventFilter(self._only.types, self._only.session_types, None, state.batch_until)
-                page = outbox.page(view, after, self.webhook.batch, only)
-                if state.batch_until is not None and not page.told:  # retention was here, or the filter is another
-                    page = outbox.page(view, after, self.webhook.batch, self._only)
+                page = view.page(after, self.webhook.batch, only)
+                if (
+                    state.batch_until is not None and not page.told and not page.more
+                ):  # retention was here, or the filter is another
+                    page = view.page(after, self.webhook.batch, self._only)
                 return Due(state, None, page, min(waits))
             waits.append(left)
-        return Due(state, None, outbox.Page([], state.cursor), min(waits), blocked=True)
+        return Due(state, None, Page([], state.cursor), min(waits), blocked=True)
 
-    async def _deliver(self, state: Endpoint, page: outbox.Page) -> None:
+    async def _deliver(self, state: Endpoint, page: Page) -> None:
         """Sends a batch and moves the cursor behind it, or says when it is tried again."""
         name = self.webhook.name
         page, body = self._fitting(page)
@@ -230,7 +232,7 @@ class Courier:
         elif not outcome.ok and not outcome.cut_off:
             self._tell_failure(delivery, changes)
 
-    async def _replay(self, replay: Replay, page: outbox.Page) -> None:
+    async def _replay(self, replay: Replay, page: Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
         name = self.webhook.name
         if not page.told:
@@ -288,7 +290,7 @@ class Courier:
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 
-    def _fitting(self, page: outbox.Page) -> tuple[outbox.Page, bytes]:
+    def _fitting(self, page: Page) -> tuple[Page, bytes]:
         """As many of a page's events as one request holds, and its body."""
         events: list[bytes] = []
         room = BODY_BYTES - 1  # two brackets, and a comma less than events
@@ -297,12 +299,12 @@ class Courier:
             room -= len(event) + len(b",")
             if room < 0 and events:
                 fitting = page.told[: len(events)]
-                page = outbox.Page(fitting, fitting[-1].event.seq)
+                page = Page(fitting, fitting[-1].event.seq)
                 break
             events.append(event)
         return page, b"[" + b",".join(events) + b"]"
 
-    async def _send_page(self, kind: DeliveryKind, page: outbox.Page, body: bytes) -> tuple[Outcome, Delivery]:
+    async def _send_page(self, kind: DeliveryKind, page: Page, body: bytes) -> tuple[Outcome, Delivery]:
         seqs = [told.event.seq for told in page.told]
         outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
         delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +92,7 @@ class Webhooks:
         self._state = state_directory
         self._tried = tried
         self._first_pause = first_pause
+        self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="webhooks")
         self._bells: dict[str, Bell] = {}
@@ -145,14 +146,23 @@ class Webhooks:
 
     def standing(self, view: View) -> list[Standing]:
         """Every endpoint with how far it is, in the order of the configuration."""
-        found = (_standing(view, webhook) for webhook in tuple(self._settings.values()))
-        return [one for one in found if one is not None]
+        return self._standing(view, tuple(self._settings.values()))
 
     def standing_of(self, view: View, name: str) -> Standing:
         """One endpoint. Raises `UnknownWebhook`."""
-        if (found := _standing(view, self._named(name))) is None:  # it is being put in force this very moment
+        found = self._standing(view, (self._named(name),))
+        if not found:  # it is being put in force this very moment
             raise UnknownWebhook(name)
-        return found
+        return found[0]
+
+    def _standing(self, view: View, webhooks: Sequence[Webhook]) -> list[Standing]:
+        """Those of them that have a place yet."""
+        placed = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
+        backlogs = self._backlogs.look(view, [(one.name, state.cursor, wanted(one)) for one, state in placed])
+        return [
+            Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
+            for (webhook, state), backlog in zip(placed, backlogs, strict=True)
+        ]
 
     def deliveries(self, view: View, name: str, *, failed: bool, before: int | None, limit: int) -> list[Delivery]:
         """The delivery log, the newest first. Raises `UnknownWebhook`."""
@@ -186,11 +196,14 @@ class Webhooks:
         Raises `UnknownWebhook`, `UnknownSession`.
         """
         self._named(name)
+        before = 0
+        if since is not None:  # not in the writer: it reads an entry for each event since then
+            before = await asyncio.to_thread(self._store.read, lambda view: outbox.seq_before(view, since))
 
         def queue(tx: Transaction) -> Replay:
             if session is not None and tx.session(session) is None:
                 raise UnknownSession(session)
-            after = from_seq - 1 if from_seq else outbox.seq_before(tx, since) if since is not None else 0
+            after = from_seq - 1 if from_seq else before
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
             tx.told = True  # another daemon may serve the endpoint
@@ -257,15 +270,6 @@ class Webhooks:
                 pass
             except Exception as error:
                 say("webhook.defect", endpoint=courier.webhook.name, **failure(error))
-
-
-def _standing(view: View, webhook: Webhook) -> Standing | None:
-    """None for one that has no place yet."""
-    state = outbox.endpoint(view, webhook.name)
-    if state is None:
-        return None
-    backlog = outbox.backlog(view, state.cursor, wanted(webhook))
-    return Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
 
 
 def _pause(tx: Transaction, name: str) -> bool:

@@ -1,12 +1,10 @@
 """The verbs that only look. Each takes a view."""
 
-from dataclasses import replace
-
 from tminus.errors import UnknownSession
 from tminus.events import Told
 from tminus.model import Session
 from tminus.sessions.rights import need, sees, sees_all
-from tminus.storage import EventFilter, SessionFilter, View
+from tminus.storage import EventFilter, Page, SessionFilter, View
 from tminus.vocabulary import Caller, Role, Status
 
 
@@ -31,17 +29,13 @@ def history(view: View, caller: Caller, session_id: str, after: int, limit: int)
     return view.events(after, limit, EventFilter(session_id=session_id))
 
 
-def feed(view: View, caller: Caller, after: int | None, limit: int, only: EventFilter) -> tuple[list[Told], int]:
+def feed(view: View, caller: Caller, after: int | None, limit: int, only: EventFilter) -> Page:
     """The events of everybody's sessions after a sequence number (None: those to come), and where to go on.
 
-    What does not match is passed over for good: where to go on is then the newest event that there was.
+    What does not match is passed over for good: where to go on is then the last event that was looked at.
     """
     need(caller.has(Role.MONITOR), "the role monitor")
-    newest = view.last_seq()
-    if after is None:
-        return [], newest
-    told = view.events(after, limit, replace(only, until=newest))
-    return told, told[-1].event.seq if len(told) == limit else max(after, newest)
+    return Page([], view.last_seq()) if after is None else view.page(after, limit, only)
 
 
 def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:

@@ -6,6 +6,7 @@
 `migrate`,       Alembic: any older schema becomes the present one at start
 `migrations`
 `view`           what can be read
+`listing`        the statements that list and count sessions
 `transaction`    what can be written: a change and its events, together
 `due`            the clock's moves, thousands at once
 `outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
@@ -19,8 +20,9 @@
 ===============  ==============================================================================
 """
 
+from tminus.storage.listing import SessionFilter
 from tminus.storage.store import Store
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import EventFilter, SessionFilter, View
+from tminus.storage.view import EventFilter, Page, View
 
-__all__ = ["EventFilter", "SessionFilter", "Store", "Transaction", "View"]
+__all__ = ["EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]

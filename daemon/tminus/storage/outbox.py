@@ -1,20 +1,28 @@
 """What webhooks need of the store: how far each endpoint is, what is due to it, what became of it."""
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Select, bindparam, delete, false, func, insert, select, update
 
-from tminus.events import Told
+from tminus import clock
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import EventFilter, View, asked, conditions
+from tminus.storage.view import WINDOW, EventFilter, View, asked, conditions
 
 COUNTED = 100_000
 """A backlog is counted no further than this."""
+
+READ = 100_000
+"""Events that are read at most to count the backlogs of all endpoints."""
+
+COUNT_AGAIN = 600.0
+"""Seconds after which a backlog is counted from its beginning again."""
 
 _N, _R, _D = ENDPOINTS.c, REPLAYS.c, DELIVERIES.c
 _DELIVERY_COLUMNS = [column.name for column in DELIVERIES.c if column.name != "id"]
@@ -22,14 +30,6 @@ _REPLAY_COLUMNS = [column.name for column in REPLAYS.c if column.name != "id"]
 
 _ENDPOINT = select(ENDPOINTS).where(_N.name == bindparam("name"))
 _NEXT_REPLAY = select(REPLAYS).where(_R.endpoint == bindparam("name")).order_by(_R.id).limit(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Events that an endpoint is to be told, and how far that brings it: what does not match is passed over."""
-
-    told: list[Told]
-    through: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +52,103 @@ def next_replay(view: View, name: str) -> Replay | None:
     return view.one(Replay, _NEXT_REPLAY, name=name)
 
 
-def page(view: View, after: int, limit: int, only: EventFilter) -> Page:
-    """The next events after a sequence number that match."""
-    newest = view.last_seq()
-    until = newest if only.until is None else min(only.until, newest)
-    told = view.events(after, limit, EventFilter(only.types, only.session_types, only.session_id, until))
-    return Page(told, told[-1].event.seq if len(told) == limit else max(after, until))
+class Backlogs:
+    """What each endpoint has not been told yet. Any thread.
+
+    It is counted once: the next look counts only what has happened since, or takes off what was delivered. Otherwise
+    each scrape would read again all that waits for an endpoint which is paused.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted: dict[str, _Counted] = {}
+
+    def look(self, view: View, asked: Iterable[tuple[str, int, EventFilter]]) -> list[Backlog]:
+        """What matches, for each endpoint's name, after a sequence number. All together read `READ` events at most: what
+        they leave is counted by the next look.
+        """
+        with self._lock:
+            left = READ
+            found = []
+            for name, after, only in asked:
+                counted = self._from(view, name, after, only)
+                left = counted.count_on(view, left)
+                found.append(Backlog(counted.events, counted.oldest))
+            return found
+
+    def _from(self, view: View, name: str, after: int, only: EventFilter) -> "_Counted":
+        counted = self._counted.get(name)
+        if counted is None or not counted.still_counts(after, only) or not counted.move_to(view, after):
+            counted = self._counted[name] = _Counted(only, after, after, clock.monotonic() + COUNT_AGAIN)
+        return counted
 
 
-def backlog(view: View, after: int, only: EventFilter) -> Backlog:
-    """What matches after a sequence number."""
-    values = asked(only)
-    oldest, count = _backlog(tuple(values))
-    first = view.scalar(oldest, after=after, limit=1, **values)
-    return Backlog(int(view.scalar(count, after=after, limit=COUNTED, **values)) if first is not None else 0, first)
+@dataclass(slots=True)
+class _Counted:
+    """How many events match after one sequence number, and up to another."""
+
+    only: EventFilter
+    after: int
+    through: int
+    until: float
+    """When it is counted again, on the monotonic clock: retention may have removed some of it."""
+    events: int = 0
+    oldest: datetime | None = None
+
+    def still_counts(self, after: int, only: EventFilter) -> bool:
+        return self.only == only and self.after <= after <= self.through and clock.monotonic() < self.until
+
+    def move_to(self, view: View, after: int) -> bool:
+        """Takes off what lies before another beginning; returns False if that is too much to read."""
+        if after == self.after or not self.events:
+            self.after = after
+            return True
+        if not view.window_end(self.after, after).is_last:
+            return False
+        self.events -= _matches(view, self.after, after, self.only)[0]
+        self.after = after
+        self.oldest = self._first(view) if self.events else None
+        return True
+
+    def _first(self, view: View) -> datetime | None:
+        after = self.after
+        while after < self.through:
+            end = view.window_end(after, self.through)
+            if (first := _matches(view, after, end.seq, self.only)[1]) is not None:
+                return first
+            after = end.seq
+        return None
+
+    def count_on(self, view: View, left: int) -> int:
+        """Counts what comes next, reading about `left` events at most; returns how many of those are left."""
+        while left > 0 and self.events < COUNTED:
+            end = view.window_end(self.through)
+            if end.seq <= self.through:
+                break
+            number, first = _matches(view, self.through, end.seq, self.only)
+            self.events = min(self.events + number, COUNTED)
+            self.oldest = self.oldest or first
+            self.through = end.seq
+            left -= WINDOW
+            if end.is_last:
+                break
+        return left
+
+
+def _matches(view: View, after: int, until: int, only: EventFilter) -> tuple[int, datetime | None]:
+    """How many events between two sequence numbers match, and when the first of them happened."""
+    values = asked(replace(only, until=until)) | {"after": after}
+    count, first = _counting(tuple(name for name in values if name != "after"))
+    number = int(view.scalar(count, **values))
+    return number, view.scalar(first, **values) if number else None
 
 
 @cache
-def _backlog(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
-    later = select(EVENTS.c.ts).where(EVENTS.c.seq > bindparam("after"), *conditions(names))
+def _counting(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
+    matching = select(EVENTS.c.ts).where(EVENTS.c.seq > bindparam("after"), *conditions(names))
     if "session_types" in names:
-        later = later.join(SESSIONS, SESSIONS.c.id == EVENTS.c.session_id)
-    some = later.limit(bindparam("limit"))
-    return some.order_by(EVENTS.c.seq), select(func.count()).select_from(some.subquery())
+        matching = matching.join(SESSIONS, SESSIONS.c.id == EVENTS.c.session_id)
+    return matching.with_only_columns(func.count()), matching.order_by(EVENTS.c.seq).limit(1)
 
 
 def replays(view: View, name: str) -> int:
@@ -86,7 +160,7 @@ def deliveries(view: View, name: str, *, failed: bool, before: int | None, limit
     """The delivery log of an endpoint, the newest first; only what failed, if `failed`; those before an id."""
     wanted = select(DELIVERIES).where(_D.endpoint == name).order_by(_D.id.desc()).limit(limit)
     if failed:
-        wanted = wanted.where(_D.ok.is_(False))
+        wanted = wanted.where(_D.ok == false())
     if before is not None:
         wanted = wanted.where(_D.id < before)
     return view.all(Delivery, wanted)
@@ -96,7 +170,8 @@ def seq_before(view: View, instant: datetime) -> int:
     """The number after which everything is that happened then or later. Of two daemons the clocks may differ, so an
     event may bear an earlier time than the one before it: then more is meant rather than less.
     """
-    first = view.scalar(select(func.min(EVENTS.c.seq)).where(EVENTS.c.ts >= instant))
+    # Of `seq` itself both databases look for the smallest in the order of the key, reading every event before it.
+    first = view.scalar(select(func.min(EVENTS.c.seq + 0)).where(EVENTS.c.ts >= instant))
     return int(first) - 1 if first is not None else view.last_seq()
 
 

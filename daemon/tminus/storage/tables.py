@@ -16,6 +16,10 @@ def _where(condition: str) -> dict[str, Any]:
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
+LISTED = ("status", "type", "start_time", "id", "created_at", "updated_at", "expires_at")
+"""What lists of sessions select and sort by. The first two are always known: each value of them is a branch."""
+
+
 class SessionRow(model.Session, table=True):
     """The sessions, and thereby the schedule: what is due is asked of this table and kept nowhere else."""
 
@@ -28,13 +32,17 @@ class SessionRow(model.Session, table=True):
         Index("session_due", "due_at", "created_at", "id", **_where("due_at IS NOT NULL")),
         # A PIN belongs to one open session; 0 is none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
-        # How many are open, in each status: asked by each heartbeat and each scrape, of a million rows as well.
-        Index("session_open", "status", **_where("status <> 'closed'")),
-        Index("session_agent", "agent_id", "created_at"),
+        # An agent's sessions: their limit, and a list in the usual order.
+        Index("session_owner", "agent_id", "status", "type", "created_at", "id"),
+        # Everything else that a list selects and sorts by: it reads no row that it does not show.
+        Index("session_owner_start", "agent_id", *LISTED),
+        Index("session_start", *LISTED),
         Index(
-            "session_mapping", "external_mapping",
+            "session_record", "external_mapping", "status", "created_at", "id",
             **_where("external_mapping IS NOT NULL"),
         ),
+        # The walk through all open sessions when other time-outs come into force.
+        Index("session_open_id", "id", **_where("status <> 'closed'")),
         Index("session_closed", "closed_at", **_where("closed_at IS NOT NULL")),
     )  # fmt: skip
 
@@ -50,10 +58,15 @@ class EventRow(model.Event, table=True):
     """What happened, in the order in which it was committed; written in the transaction of the change itself."""
 
     __tablename__ = "event"
-    __table_args__ = ({"sqlite_autoincrement": True},)  # or SQLite would give a removed event's number again
+    __table_args__ = (
+        # A history, in order: without `seq` PostgreSQL may read the whole table in the order of its key.
+        Index("event_session", "session_id", "seq"),
+        Index("event_ts", "ts", "seq"),
+        {"sqlite_autoincrement": True},  # or SQLite would give a removed event's number again
+    )
 
     seq: int = Field(default=None, primary_key=True, sa_type=Serial)
-    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE")
 
 
 class AgentSessionRow(model.AgentSession, table=True):
@@ -96,6 +109,7 @@ class DeliveryRow(model.Delivery, table=True):
     __tablename__ = "delivery"
     __table_args__ = (
         Index("delivery_endpoint", "endpoint", "id"),
+        Index("delivery_outcome", "endpoint", "ok", "id"),
         Index("delivery_at", "at"),
         {"sqlite_autoincrement": True},
     )

@@ -1,34 +1,19 @@
 """What can be read, each as one statement made once: making one anew costs more than running it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, text
+from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, func, select
 from sqlmodel import SQLModel
 
 from tminus.events import News, Told
 from tminus.model import AgentSession, Event, Participant, Retry, Session
+from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.vocabulary import OPEN_STATUSES, EventType, SessionType, Status
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFilter:
-    """Which sessions to list, in which order, and which page of them. None: no such condition."""
-
-    agent_id: int | None = None
-    statuses: Sequence[Status] = OPEN_STATUSES
-    type: SessionType | None = None
-    start_from: datetime | None = None
-    start_to: datetime | None = None
-    external_mapping: str | None = None
-    order_by: str = "created_at"
-    descending: bool = True
-    limit: int = 20
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +28,20 @@ class EventFilter:
 
 
 EVERY_EVENT = EventFilter()
+
+WINDOW = 5000
+"""Events that one look for those that match reads at most: a few milliseconds' work, however rare a match is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events that match, and the sequence number up to which no other one does."""
+
+    told: list[Told]
+    through: int
+    more: bool = False
+    """Whether there are events after `through` that were not looked at."""
+
 
 M = TypeVar("M", bound=SQLModel)
 
@@ -59,9 +58,15 @@ _META = select(META.c.value).where(META.c.key == bindparam("key"))
 _NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
 _LATE = select(_S.id).where(_S.due_at <= bindparam("now", type_=_S.due_at.type)).limit(bindparam("at_most"))
 _BACKLOG = select(func.count()).select_from(_LATE.subquery())
-# In the very words of the index `session_open`: SQLite uses a partial index for no others.
-_COUNTS = select(_S.status, func.count()).where(text("status <> 'closed'")).group_by(_S.status)
+_COUNTS = select(_S.status, func.count()).where(_S.status.in_(OPEN_STATUSES)).group_by(_S.status)
 _LAST_SEQ = select(func.coalesce(func.max(_E.seq), 0))
+_WINDOW_END = (
+    select(_E.seq)
+    .where(_E.seq > bindparam("after"))
+    .order_by(_E.seq)
+    .limit(1)
+    .offset(bindparam("passed", type_=Integer))
+)
 _PAGE = (
     select(
         EVENTS,
@@ -81,6 +86,13 @@ _CONDITIONS = {
     "until": _E.seq <= bindparam("until"),
 }
 """By field of an `EventFilter`, what it asks of an event."""
+
+
+class WindowEnd(NamedTuple):
+    """The last sequence number of a look, and whether there is none after it that counts."""
+
+    seq: int
+    is_last: bool
 
 
 class _Named(NamedTuple):
@@ -140,24 +152,13 @@ class View:
 
     def sessions(self, wanted: SessionFilter) -> tuple[int, list[Session]]:
         """How many match in all, and one page of them."""
-        conditions: list[ColumnElement[bool]] = [_S.status.in_(wanted.statuses)]
-        if wanted.agent_id is not None:
-            conditions.append(_S.agent_id == wanted.agent_id)
-        if wanted.type is not None:
-            conditions.append(_S.type == wanted.type)
-        if wanted.start_from is not None:
-            conditions.append(_S.start_time >= wanted.start_from)
-        if wanted.start_to is not None:
-            conditions.append(_S.start_time < wanted.start_to)
-        if wanted.external_mapping is not None:
-            conditions.append(_S.external_mapping == wanted.external_mapping)
-        column = SESSIONS.c[wanted.order_by]
-        order = (column.desc().nulls_last(), _S.id.desc()) if wanted.descending else (column.asc().nulls_last(), _S.id)
-        page = select(SESSIONS).where(*conditions).order_by(*order).limit(wanted.limit).offset(wanted.offset)
-        rows = [Session.model_validate(dict(row)) for row in self._ask(page).mappings()]
+        statements = listing(wanted)
+        ids = self._ask(statements.page, statements.values).scalars().all()
+        found = self.sessions_by_id(ids) if ids else {}
+        rows = [found[session_id] for session_id in ids]
         if len(rows) < wanted.limit and (rows or not wanted.offset):
             return wanted.offset + len(rows), rows  # the last page tells the count by itself
-        return self.scalar(select(func.count()).select_from(SESSIONS).where(*conditions)), rows
+        return int(self.scalar(statements.number, **statements.values)), rows
 
     def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
         rows = self._ask(_SESSIONS_OF, {"ids": list(ids)})
@@ -187,6 +188,21 @@ class View:
             Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row))
             for row in self._ask(statement, {"after": after, "limit": limit, **values})
         ]
+
+    def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> Page:
+        """The events after a sequence number that match, among the next `WINDOW` ones: the caller goes on from there."""
+        end = self.window_end(after, only.until)
+        told = self.events(after, limit, replace(only, until=end.seq))
+        if len(told) == limit:
+            return Page(told, told[-1].event.seq, more=True)
+        return Page(told, max(after, end.seq), more=not end.is_last)
+
+    def window_end(self, after: int, until: int | None = None) -> WindowEnd:
+        """Where a look that begins after a sequence number ends: `WINDOW` events later, or at `until`, or the newest."""
+        newest = self.last_seq()
+        last = newest if until is None else min(until, newest)
+        end = self.scalar(_WINDOW_END, after=after, passed=WINDOW - 1)
+        return WindowEnd(last, True) if end is None or end >= last else WindowEnd(end, False)
 
     def news(self, after: int, limit: int) -> list[News]:
         """The events after a sequence number, in order, with no more of their sessions than the log tells."""
