@@ -118,7 +118,7 @@ class Clockwork:
         timeouts = self._services.settings.lifecycle.timeouts
         if not self._settled:
             self._settle_deadlines(timeouts)
-        due = self._store.read(lambda view: view.next_due(), clock=True)
+        due = self._store.read(lambda view: view.next_due(), lane="clock")
         if due is None or due > clock.now():
             return due
         with self._announcer.held_back():
@@ -130,7 +130,7 @@ class Clockwork:
             say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
         if sweep.without_pin:
             say("clock.no_pin", waiting=sweep.without_pin)
-        return self._store.read(lambda view: view.next_due(), clock=True)
+        return self._store.read(lambda view: view.next_due(), lane="clock")
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
         """If it raises, whatever that is, nothing counts as settled: the next tick tries again."""

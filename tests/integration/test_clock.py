@@ -19,6 +19,7 @@ from tminus.sessions.retries import retry_key
 from tminus.storage import Transaction, View
 from tminus.storage.due import PIN_RETRY, Moved, move_due
 from tminus.storage.engine import READERS
+from tminus.storage.store import Lane
 from tminus.vocabulary import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
 
 T = TypeVar("T")
@@ -468,7 +469,8 @@ def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
     assert world.stored(closed) == before
 
 
-def test_the_clock_does_not_wait_for_readers(world: World) -> None:
+@pytest.mark.parametrize("lane", ["clock", "search"])
+def test_neither_the_clock_nor_a_search_waits_for_readers(world: World, lane: Lane) -> None:
     world.schedule(HOUR)
     reading, let_go = threading.Barrier(READERS + 1), threading.Event()
 
@@ -480,7 +482,7 @@ def test_the_clock_does_not_wait_for_readers(world: World) -> None:
         busy = [readers.submit(world.store.read, look) for _ in range(READERS)]
         reading.wait(10)  # each has a connection, and keeps it
         try:
-            seen = readers.submit(world.store.read, lambda view: view.next_due(), clock=True).result(5)
+            seen = readers.submit(lambda: world.store.read(lambda view: view.next_due(), lane=lane)).result(5)
         finally:
             let_go.set()
         for one in busy:

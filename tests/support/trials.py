@@ -151,7 +151,7 @@ def _endpoint(view: View, label: str) -> State:
     replays = view.all(Replay, select(REPLAYS).where(REPLAYS.c.endpoint == label))
     log = view.all(Delivery, select(DELIVERIES).where(DELIVERIES.c.endpoint == label).order_by(DELIVERIES.c.id))
     return {
-        "untold": outbox.backlog(view, state.cursor, EventFilter()).events,
+        "untold": outbox.Backlogs().look(view, [("", state.cursor, EventFilter())])[0].events,
         "state": _fields(state, "name", "cursor"),
         "replays": [(_untold(view, one), _fields(one, "id", "endpoint", "cursor", "until")) for one in replays],
         "log": [(one.kind, one.ok, one.status, one.events) for one in log],
@@ -379,10 +379,10 @@ class Doors(Store):
 
     def __init__(self, url: str) -> None:
         self._writing = kills.unsynced_engine(url)
-        self._reading = kills.unsynced_engine(url, writes=False)
+        reading = kills.unsynced_engine(url, writes=False)
         self._holding = kills.unsynced_engine(url, idle_seconds=LEASE)
         self._preparing = kills.unsynced_engine(url)
-        self._looking = kills.unsynced_engine(url, writes=False)
+        self._lanes = {"requests": reading, "clock": kills.unsynced_engine(url, writes=False), "search": reading}
         self._watch = Watch(None)
         self._notices = None
         self.damage = None
@@ -409,7 +409,7 @@ class Doors(Store):
         return made
 
     def look(self, trial: Trial, label: str) -> State:
-        return self.read(lambda view: trial.look(view, label), clock=True)
+        return self.read(lambda view: trial.look(view, label), lane="clock")
 
     def do(self, trial: Trial, label: str, *, last: bool = False) -> bool:
         """`last`: the process ends with it."""
@@ -424,10 +424,10 @@ class Doors(Store):
         which a process that is forked believes that it has them.
         """
         self._writing.dispose()
-        self._reading.dispose()
+        self._lanes["requests"].dispose()
         if self._writing.dialect.name == "sqlite":
             self._preparing.dispose()
-            self._looking.dispose()
+            self._lanes["clock"].dispose()
 
 
 def run(url: str, port: int) -> dict[str, list[Tried]]:

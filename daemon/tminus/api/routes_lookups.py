@@ -32,7 +32,7 @@ DISCOVERED = 1000
     responses=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
 )
 async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
-    found = await services_of(request).read(lambda view: reads.of_parent(view, caller, key, OF_PARENT))
+    found = await services_of(request).search(caller, lambda view: reads.of_parent(view, caller, key, OF_PARENT))
     now = clock.now()
     return Json([answers.session(session, caller, now) for session in found])
 

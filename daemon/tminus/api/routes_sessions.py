@@ -103,7 +103,7 @@ async def list_sessions(
         limit=limit,
         offset=offset,
     )
-    count, found = await services_of(request).read(lambda view: reads.listing(view, caller, wanted))
+    count, found = await services_of(request).search(caller, lambda view: reads.listing(view, caller, wanted))
     now = clock.now()
     return Json({"count": count, "rows": [answers.session(session, caller, now) for session in found]})
 

@@ -39,7 +39,7 @@ async def _shown(services: Services, name: str) -> Response:
 )
 async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
     services = _operator(request, caller)
-    standing = await services.read(services.webhooks.standing)
+    standing = await services.search(caller, services.webhooks.standing)
     return Json({"webhooks": [answers.webhook(one) for one in standing]})
 
 

@@ -3,19 +3,25 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from tminus.api.attempts import Attempts
+from tminus.api.turns import Turns
 from tminus.bell import Bell
 from tminus.config import Agent, Limits, Settings
 from tminus.delivery import Webhooks
 from tminus.metrics import Metrics
 from tminus.storage import Store, View
+from tminus.vocabulary import Caller
 
 T = TypeVar("T")
 
 _READERS = 4
 """Threads that read."""
+
+_SEARCHERS = 2
+"""Threads for reads that may take long."""
 
 
 class Services:
@@ -58,6 +64,8 @@ class Services:
         """
         self._reads = 0
         self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="read")
+        self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
+        self._turns = Turns(_SEARCHERS)
         self._limits: Limits | None = None
         self.apply(settings)
 
@@ -79,9 +87,18 @@ class Services:
         finally:
             self._reads -= 1
 
+    async def search(self, caller: Caller, look: Callable[[View], T]) -> T:
+        """The same for a read that may take long, such as a list and its count: on threads and connections of its own,
+        so that no other read, no new session and no tick waits for it, and with a fair share for each agent.
+        """
+        async with self._turns.of(caller.agent_id):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
+
     def waiting(self, method: str) -> int:
         """How many requests are before one with this method. Readers and writers do not wait for each other."""
         return self._reads if method in ("GET", "HEAD") else self.store.waiting
 
     def close(self) -> None:
         self._readers.shutdown()
+        self._searchers.shutdown()

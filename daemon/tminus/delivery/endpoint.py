@@ -45,7 +45,10 @@ BODY_BYTES = 1024 * 1024
 bounded by what the API takes."""
 
 SKIPPED = 1000
-"""How many events that do not match are passed over before that is written down."""
+"""How many events that do not match are passed over before that is written down, once there are no more."""
+
+SKIPPED_ON_THE_WAY = 100_000
+"""The same while there are more."""
 
 
 Tried = Callable[[str, bool, int], None]
@@ -106,6 +109,8 @@ class Courier:
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
+        self._replayed = False
+        """Whether the last step was a replay's: then it is the turn of new events."""
         self.blocked = False
         """Whether new events need not ring: it waits, and not for them. Any thread."""
         self._stopping = asyncio.Event()
@@ -155,6 +160,7 @@ class Courier:
             await self.enlist()
             return 0
         was_blocked, self.blocked = self.blocked, due.blocked
+        self._replayed = due.replay is not None
         if due.replay is not None:
             await self._replay(due.replay, due.page)
             return 0
@@ -162,10 +168,13 @@ class Courier:
             await self._deliver(due.state, due.page)
             return 0
         self._passed_over = max(self._passed_over, due.page.through)
-        if due.page.through - due.state.cursor >= SKIPPED:
+        if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
                 lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
             )
+        if due.page.more:
+            await asyncio.sleep(0)  # the other endpoints have their turn
+            return 0
         return 0 if was_blocked and not due.blocked else due.wait  # what was committed meanwhile did not ring
 
     async def enlist(self) -> None:
@@ -175,26 +184,41 @@ class Courier:
             say("webhook.added", endpoint=self.webhook.name, **{"from": self.webhook.from_})
 
     def _look(self, view: View) -> Due | None:
-        """On a view: what is due now. Replays go first: somebody waits for them."""
+        """On a view: what is due now. New events and a replay, if there are both, are sent in turn: a replay may be as
+        long as the whole history.
+        """
         state = outbox.endpoint(view, self.webhook.name)
         if state is None:
             return None
         now = clock.now()
         replay = outbox.next_replay(view, self.webhook.name)
         waits = [LOOK]
+        replays = False
         if replay is not None:
-            if (left := _left(replay.retry_at, now)) == 0:
-                only = EventFilter(self._only.types, self._only.session_types, replay.session_id, replay.until)
-                return Due(state, replay, view.page(replay.cursor, self.webhook.batch, only), 0)
-            waits.append(left)
+            left = _left(replay.retry_at, now)
+            replays = left == 0
+            if replays and not self._replayed:
+                return self._due_replay(view, state, replay)
+            if not replays:
+                waits.append(left)
+        live = self._due_live(view, state, now, waits)
+        if replay is None or not replays or live.page.told:
+            return live
+        self._passed_over = max(self._passed_over, live.page.through)
+        return self._due_replay(view, state, replay)
+
+    def _due_replay(self, view: View, state: Endpoint, replay: Replay) -> Due:
+        only = EventFilter(self._only.types, self._only.session_types, replay.session_id, replay.until)
+        return Due(state, replay, view.page(replay.cursor, self.webhook.batch, only), 0)
+
+    def _due_live(self, view: View, state: Endpoint, now: datetime, waits: list[float]) -> Due:
         if state.paused_at is None:
             if (left := _left(state.retry_at, now)) == 0:
                 after = max(state.cursor, self._passed_over)
                 only = EventFilter(self._only.types, self._only.session_types, None, state.batch_until)
                 page = view.page(after, self.webhook.batch, only)
-                if (
-                    state.batch_until is not None and not page.told and not page.more
-                ):  # retention was here, or the filter is another
+                if state.batch_until is not None and not (page.told or page.more):
+                    # Retention was here, or the filter is another.
                     page = view.page(after, self.webhook.batch, self._only)
                 return Due(state, None, page, min(waits))
             waits.append(left)
@@ -205,6 +229,8 @@ class Courier:
         name = self.webhook.name
         page, body = self._fitting(page)
         outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
+        # The same events the next time, so that the id is the same: a look from here on finds all of them.
+        same_again = {"cursor": page.told[0].event.seq - 1, "batch_until": delivery.last_seq}
 
         def record(tx: Transaction) -> dict[str, Any]:
             if outcome.ok:
@@ -213,12 +239,11 @@ class Courier:
                     "retry_at": None, "last_error": None, "delivered_at": delivery.at,
                 }  # fmt: skip
             elif outcome.cut_off:
-                changes = {"batch_until": delivery.last_seq, "retry_at": None}
+                changes = {**same_again, "retry_at": None}
             else:
                 # As it stands now: an operator may have resumed it while the request was on its way.
                 changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
-                # The same events the next time, so that the id is the same.
-                changes |= {"batch_until": delivery.last_seq, "last_error": outcome.error}
+                changes |= {**same_again, "last_error": outcome.error}
                 if (reason := self._gives_up(outcome, changes, delivery.at)) is not None:
                     changes |= {"paused_at": delivery.at, "pause_reason": reason}
             outbox.change(tx, name, state.cursor, **changes)
@@ -235,6 +260,9 @@ class Courier:
     async def _replay(self, replay: Replay, page: Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
         name = self.webhook.name
+        if not page.told and page.more:
+            await self._write(lambda tx: outbox.change_replay(tx, replay, cursor=page.through))
+            return
         if not page.told:
             await self._write(lambda tx: outbox.end_replay(tx, replay))
             say("webhook.replayed", endpoint=name, replay=replay.id)

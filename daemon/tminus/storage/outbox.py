@@ -64,8 +64,8 @@ class Backlogs:
         self._counted: dict[str, _Counted] = {}
 
     def look(self, view: View, asked: Iterable[tuple[str, int, EventFilter]]) -> list[Backlog]:
-        """What matches, for each endpoint's name, after a sequence number. All together read `READ` events at most: what
-        they leave is counted by the next look.
+        """What matches, for each endpoint's name, after a sequence number. All together read `READ` events at most: the
+        next look counts the rest.
         """
         with self._lock:
             left = READ

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,6 +30,9 @@ from tminus.storage.writer import SLOW, Writer
 from tminus.vocabulary import Status
 
 T = TypeVar("T")
+
+Lane = Literal["requests", "clock", "search"]
+"""Who reads: `search` is for what may take long, such as a list and its count."""
 
 AT_ONCE = 1.0
 """Seconds within which a read that has failed is tried again: its connection was dead before it began."""
@@ -87,9 +90,9 @@ class Store:
         if file is not None and (left_out := wal.damage(file)) is not None:
             damaged(left_out)
         self._writing = make_engine(url, password, writes=True)
-        self._reading = make_engine(url, password, writes=False)
-        # Readers take a connection from each other without order: the clock would wait for seconds among many.
-        self._looking = make_engine(url, password, writes=False)
+        # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
+        # look-up by id for the lists of one busy agent.
+        self._lanes: dict[Lane, Engine] = {lane: make_engine(url, password, writes=False) for lane in get_args(Lane)}
         shared = server(self._writing)
         self._watch = Watch(shared)
         self._watch.start()
@@ -148,12 +151,12 @@ class Store:
         """How many jobs of requests wait to be written, besides those that are being written."""
         return self._writer.waiting
 
-    def read(self, look: Callable[[View], T], *, clock: bool = False) -> T:
+    def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
         """Runs `look` on one consistent view, in the calling thread, again if the connection turns out to be dead.
 
-        `clock`: on connections that nobody else takes. Raises `StoreUnavailable`.
+        `lane`: each has connections that the others do not take. Raises `StoreUnavailable`.
         """
-        begun, engine = monotonic(), self._looking if clock else self._reading
+        begun, engine = monotonic(), self._lanes[lane]
         try:
             try:
                 seen = self._look(engine, look)
@@ -212,5 +215,5 @@ class Store:
     def _dispose(self) -> None:
         self._watch.stop()
         self._writing.dispose()
-        self._reading.dispose()
-        self._looking.dispose()
+        for engine in self._lanes.values():
+            engine.dispose()

@@ -190,15 +190,21 @@ class View:
         ]
 
     def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> Page:
-        """The events after a sequence number that match, among the next `WINDOW` ones: the caller goes on from there."""
-        end = self.window_end(after, only.until)
+        """The next events after a sequence number that match. Where each one has to be looked at for that, it looks at
+        `WINDOW` of them at most, and the caller goes on from there.
+        """
+        if only.session_id is None and (only.types or only.session_types):
+            end = self.window_end(after, only.until)
+        else:  # all of them match, or an index has those that do
+            newest = self.last_seq()
+            end = WindowEnd(newest if only.until is None else min(only.until, newest), True)
         told = self.events(after, limit, replace(only, until=end.seq))
         if len(told) == limit:
             return Page(told, told[-1].event.seq, more=True)
         return Page(told, max(after, end.seq), more=not end.is_last)
 
     def window_end(self, after: int, until: int | None = None) -> WindowEnd:
-        """Where a look that begins after a sequence number ends: `WINDOW` events later, or at `until`, or the newest."""
+        """Where a look after a sequence number ends: `WINDOW` events later, or at `until`, or at the newest."""
         newest = self.last_seq()
         last = newest if until is None else min(until, newest)
         end = self.scalar(_WINDOW_END, after=after, passed=WINDOW - 1)
