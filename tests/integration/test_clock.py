@@ -470,7 +470,7 @@ def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
 
 
 @pytest.mark.parametrize("lane", ["clock", "search"])
-def test_neither_the_clock_nor_a_search_waits_for_readers(world: World, lane: Lane) -> None:
+def test_the_clock_does_not_wait_for_readers(world: World, lane: Lane) -> None:
     world.schedule(HOUR)
     reading, let_go = threading.Barrier(READERS + 1), threading.Event()
 

@@ -17,16 +17,17 @@ async def settled() -> None:
 
 def test_whoever_wants_one_turn_waits_for_one_of_anybody_elses_at_most() -> None:
     async def run() -> list[str]:
-        shared, done = Turns(1), []
+        shared, done, begin = Turns(1), [], asyncio.Event()
 
         async def take(name: str) -> None:
             async with shared.of(name):
                 done.append(name)
-                await asyncio.sleep(0)
+                await begin.wait()
 
-        busy = [asyncio.create_task(take("busy")) for _ in range(5)]
-        await asyncio.sleep(0)
-        await asyncio.gather(take("one"), take("another"), *busy)
+        tasks = [asyncio.create_task(take(name)) for name in ("busy",) * 5 + ("one", "another")]
+        await settled()
+        begin.set()
+        await asyncio.gather(*tasks)
         return done
 
     assert asyncio.run(run()) == ["busy", "busy", "one", "another", "busy", "busy", "busy"]

@@ -260,12 +260,10 @@ class Courier:
     async def _replay(self, replay: Replay, page: Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
         name = self.webhook.name
-        if not page.told and page.more:
-            await self._write(lambda tx: outbox.change_replay(tx, replay, cursor=page.through))
-            return
         if not page.told:
-            await self._write(lambda tx: outbox.end_replay(tx, replay))
-            say("webhook.replayed", endpoint=name, replay=replay.id)
+            await self._write(lambda tx: _pass_over(tx, replay, page))
+            if not page.more:
+                say("webhook.replayed", endpoint=name, replay=replay.id)
             return
         page, body = self._fitting(page)
         outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
@@ -375,6 +373,14 @@ class Courier:
 
     async def _write(self, job: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self._store.submit(job))
+
+
+def _pass_over(tx: Transaction, replay: Replay, page: Page) -> None:
+    """Nothing on this page matches: the replay goes on after it, or is done."""
+    if page.more:
+        outbox.change_replay(tx, replay, cursor=page.through)
+    else:
+        outbox.end_replay(tx, replay)
 
 
 def wanted(webhook: Webhook) -> EventFilter:
