@@ -137,7 +137,9 @@ def test_a_pin_that_two_sessions_have_is_told_without_the_pin(world: World, data
         do(world, text("CREATE UNIQUE INDEX session_pin ON session (pin) WHERE pin <> 0"))
 
     shares = "shares its PIN with another open session"
-    assert told == [("pin", f"session {id_} {shares}") for id_ in sorted((first.id, second.id))]
+    assert [one for one in told if one[0] == "pin"] == [
+        ("pin", f"session {id_} {shares}") for id_ in sorted((first.id, second.id))
+    ]
     assert str(first.pin) not in str(told)
 
 

@@ -19,14 +19,17 @@ from datetime import datetime
 from pathlib import Path
 
 from tminus import clock
-from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
+from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew, TminusError
 from tminus.privileges import acting_for
-from tminus.storage import migrate
-from tminus.storage.engine import Where, look_at, make_engine, sqlite_file
+from tminus.storage import migrate, schema
+from tminus.storage.engine import Where, harden, look_at, make_engine, sqlite_file
 from tminus.storage.watch import Watch
 
 PAGES = 4096
 """Pages copied in one step: so many that steps cost nothing, so few that Ctrl-C is heard."""
+
+HIGHEST_SEQ = 2**53
+"""Event numbers beyond are not of tminus: JSON readers round them, and SQLite's own end is near."""
 
 _DATED = re.compile(r"tminus-\d{8}T\d{6}Z\.db")
 
@@ -134,9 +137,22 @@ def _open_source(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_r
             with acting_for(database.parent):
                 source.execute("BEGIN")
                 source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the moment held
+                _check_schema(source, database)
         except sqlite3.Error as error:
             raise _told(database, error) from error
         yield source, itself
+
+
+def _check_schema(source: sqlite3.Connection, database: Path) -> None:
+    """Raises `DatabaseCorrupt`, `DatabaseTooNew`: before that no table of the file is touched."""
+    found = schema.revision(source)
+    if found is None:
+        raise DatabaseCorrupt(str(database), "the file is no database of tminus")
+    if not migrate.is_known(found):
+        raise migrate.too_new(str(database), found)
+    if wrong := schema.differences(source, found):
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise DatabaseCorrupt(str(database), f"its schema is not that of tminus: {wrong[0]}{more}")
 
 
 def _copied(source: sqlite3.Connection, database: Path, copy: Path) -> Contents:
@@ -158,6 +174,7 @@ def _written_once(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("PRAGMA journal_mode=OFF")
+    harden(connection)
     return connection
 
 
@@ -302,12 +319,13 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
 
 
 def _highest_seq(database: Path) -> int:
-    """The highest event number that a database ever gave; 0 if it cannot be read."""
+    """The highest event number that a database ever gave; 0 if it cannot be read, or none could follow it."""
     row = None
     if database.is_file():
-        with suppress(sqlite3.Error), closing(look_at(database)) as present:
+        with suppress(sqlite3.Error, TminusError), closing(look_at(database)) as present:
+            _check_schema(present, database)
             row = present.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return int(row[0]) if row else 0
+    return row[0] if row and isinstance(row[0], int) and 0 <= row[0] <= HIGHEST_SEQ else 0
 
 
 def _move_aside(database: Path, now: datetime) -> Path | None:

@@ -1,5 +1,6 @@
 """Whether a database is whole: SQLite's own checks, and what must be true of every session, asked in SQL."""
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from tminus import instants
 from tminus.errors import CannotOpenDatabase
 from tminus.storage import migrate, wal
+from tminus.storage import schema as schemas
 from tminus.storage.due import deadline
 from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
 from tminus.storage.postgresql import NoAnswer
@@ -65,7 +67,7 @@ def examine(url: Where, timeouts: Timeouts, now: datetime, *, password: str | No
         found = _examine(engine, timeouts, now)
         left_out = wal.damage(path) if path else None
         return replace(found, problems=(Problem("wal", left_out), *found.problems)) if left_out else found
-    except (DBAPIError, NoAnswer) as error:
+    except (DBAPIError, sqlite3.Error, NoAnswer) as error:
         raise startup_error(url, error) from error
     finally:
         engine.dispose()
@@ -87,6 +89,10 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
         try:
             transaction = connection.begin()
             if engine.dialect.name == "sqlite":
+                differs = _schema_check(connection)
+                if not differs.is_current:
+                    return differs
+                problems += differs.problems
                 problems += _sqlite_checks(connection)
             schema = MigrationContext.configure(connection).get_current_revision()
         except DBAPIError as error:
@@ -99,13 +105,7 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
             elif not migrate.is_known(schema):
                 problems.append(Problem("schema", f"its schema is {schema}, of a newer tminus than this"))
             return Examined(tuple(problems), schema)
-        # Each in a savepoint: after one that met damage PostgreSQL would answer none of the others.
-        for check, ask in _CHECKS.items():
-            try:
-                with connection.begin_nested():
-                    problems += ask(connection, timeouts, now)
-            except DBAPIError as error:
-                problems.append(Problem(check, f"cannot be told: {error.orig}"))
+        problems += _ask_all(connection, timeouts, now)
         counts = [0, 0, 0]
         try:
             with connection.begin_nested():
@@ -114,6 +114,41 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
             problems.append(Problem("events", f"cannot be counted: {error.orig}"))
         transaction.rollback()
     return Examined(tuple(problems), schema, True, *counts)
+
+
+def _ask_all(connection: Connection, timeouts: Timeouts, now: datetime) -> Iterator[Problem]:
+    # Each in a savepoint: after one that met damage PostgreSQL would answer none of the others.
+    for check, ask in _CHECKS.items():
+        try:
+            with connection.begin_nested():
+                yield from ask(connection, timeouts, now)
+        except DBAPIError as error:
+            yield Problem(check, f"cannot be told: {error.orig}")
+        except (ValueError, TypeError, OverflowError) as error:  # what is stored is of another kind
+            yield Problem(check, f"cannot be told: {error}")
+
+
+def _schema_check(connection: Connection) -> Examined:
+    """What is wrong with the schema of an SQLite file. `is_current`: nothing that could run for ever or do harm, so
+    that the rest can be looked at.
+    """
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    try:
+        found = schemas.revision(raw)
+        wrong = schemas.differences(raw, found) if found is not None and migrate.is_known(found) else []
+    except sqlite3.Error as error:
+        if "interrupted" in str(error):
+            return Examined((Problem("schema", f"its schema is not read within {schemas.SECONDS:g} s"),))
+        if not is_damage(error):
+            raise
+        return Examined((Problem("integrity", f"the file cannot be read: {error}"),))
+    if found is None:
+        return Examined((Problem("schema", "this is no database of tminus: it has no schema"),))
+    if not migrate.is_known(found):
+        return Examined((Problem("schema", f"its schema is {found}, of a newer tminus than this"),), found)
+    problems = tuple(Problem("schema", text) for text in wrong[:MOST])
+    return Examined(problems, found, is_current=all(text.endswith(schemas.MISSING) for text in wrong))
 
 
 _COUNTS = select(

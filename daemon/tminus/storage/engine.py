@@ -75,6 +75,7 @@ def _sqlite(url: URL, writes: bool) -> Engine:
         connection.isolation_level = None  # the driver begins nothing by itself
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
             connection.execute(f"PRAGMA {pragma}")
+        harden(connection)
 
     # A transaction that begins as a reader and upgrades to a writer fails at once if another one wrote meanwhile.
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
@@ -98,7 +99,14 @@ def look_at(path: Path) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False
     )
     connection.isolation_level = None
+    harden(connection)
     return connection
+
+
+def harden(connection: sqlite3.Connection) -> None:
+    """Let a connection run as little as possible of what a file brings with it: `schema` looks at the rest."""
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON"):
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def looking_engine(path: Path) -> Engine:

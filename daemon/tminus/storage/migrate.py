@@ -47,6 +47,18 @@ def is_known(revision: str) -> bool:
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
+def upgrade_to(connection: Connection, revision: str) -> None:
+    """Bring the schema of an empty database to a revision."""
+    with connection.begin():
+        command.upgrade(_config(connection), revision)
+
+
+def too_new(where: str, revision: str) -> DatabaseTooNew:
+    """Return what to tell an operator whose database has a revision that is not known here."""
+    problem = f"its schema is {revision}, of a newer tminus than this; run that one, or restore an older backup"
+    return DatabaseTooNew(where, problem)
+
+
 def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
     """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
 
@@ -80,10 +92,7 @@ def _upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None]) -> tuple
         before = MigrationContext.configure(connection).get_current_revision()
         config = _config(connection)
         if before is not None and not is_known(before):
-            where = engine.url.render_as_string(hide_password=True)
-            raise DatabaseTooNew(
-                where, f"its schema is {before}, of a newer tminus than this; run that one, or restore an older backup"
-            )
+            raise too_new(engine.url.database or "" if not shared else engine.url.render_as_string(), before)
         if before != head():
             if shared:
                 connection.execute(_NO_LONG_QUEUE)

@@ -1,0 +1,100 @@
+"""Whether an SQLite file has the schema of tminus, and nothing besides.
+
+A schema is code: a trigger, a view, a generated column or a CHECK runs whenever its table is used. Somebody may have
+added some to a backup, to copy secrets or to run for ever. So the schema is compared, as text, with the one that the
+migrations make, before any statement touches a table of the file.
+"""
+
+import json
+import re
+import sqlite3
+from functools import lru_cache
+
+from sqlalchemy import create_engine
+
+from tminus import clock
+from tminus.storage import migrate
+
+SECONDS = 10.0
+"""How long reading a schema may take. Ours is read in a millisecond; one made to take long is a difference itself."""
+
+MOST = 1000
+"""Objects of a schema that are read. Ours has fewer than a hundred."""
+
+LONGEST = 100_000
+"""Bytes of a definition that SQLite parses; those of ours are shorter than 2,000."""
+
+MISSING = "is missing"
+"""How a difference ends that does no harm by itself."""
+
+_STATISTICS = {  # ANALYZE makes them, by hand or by a maintenance job
+    ("table", "sqlite_stat1"): "sqlite_stat1: CREATE TABLE sqlite_stat1(tbl,idx,stat)",
+    ("table", "sqlite_stat4"): "sqlite_stat4: CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
+}
+
+_REVISION = ("table", "alembic_version")
+
+Schema = dict[tuple[str, str], str]
+"""By type and name of an object, its table and its definition."""
+
+
+def revision(connection: sqlite3.Connection) -> str | None:
+    """Return the revision of a database, None if it has none. Raises `sqlite3.Error`."""
+    if _read(connection).get(_REVISION) != _expected(migrate.head())[_REVISION]:
+        return None  # a view of that name is code, too
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(found[0]) if found else None
+
+
+def differences(connection: sqlite3.Connection, known: str) -> list[str]:
+    """Return, a clause each, in what a database differs from the schema of a known revision. Raises `sqlite3.Error`."""
+    found, expected = _read(connection), _expected(known)
+    wrong = [f"{_shown(key)} {MISSING}" for key in expected if key not in found]
+    for key, text in found.items():
+        if key not in expected and text != _STATISTICS.get(key):
+            wrong.append(f"{_shown(key)} is not of tminus")
+        elif key in expected and text != expected[key]:
+            wrong.append(f"{_shown(key)} is not as tminus makes it")
+    return wrong
+
+
+def _read(connection: sqlite3.Connection) -> Schema:
+    until = clock.monotonic() + SECONDS
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, LONGEST)
+    connection.set_progress_handler(lambda: clock.monotonic() > until, 10_000)
+    try:
+        rows = connection.execute(
+            "SELECT type, name, tbl_name, CASE WHEN length(sql) > ? THEN '' ELSE coalesce(sql, '') END "
+            "FROM sqlite_master ORDER BY type, name LIMIT ?",
+            (LONGEST, MOST),
+        ).fetchall()
+    finally:
+        connection.set_progress_handler(None, 0)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, before)
+    return {(str(kind), str(name)): _plain(str(table), str(text)) for kind, name, table, text in rows}
+
+
+@lru_cache(maxsize=8)
+def _expected(known: str) -> Schema:
+    """The schema of a revision, as its migrations make it."""
+    engine = create_engine("sqlite://")
+    try:
+        with engine.connect() as connection:
+            migrate.upgrade_to(connection, known)
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            return _read(raw)
+    finally:
+        engine.dispose()
+
+
+def _plain(table: str, text: str) -> str:
+    """A definition without what may differ between versions of the libraries: spaces, and quotes around names."""
+    words = re.sub(r"\s+", " ", text.replace('"', ""))
+    return f"{table}: {words}"
+
+
+def _shown(key: tuple[str, str]) -> str:
+    """An object's type and name, as text that no terminal takes for anything else."""
+    kind, name = (part if len(part) <= 60 else f"{part[:60]}…" for part in key)
+    return f"{json.dumps(kind)[1:-1]} {json.dumps(name)}"

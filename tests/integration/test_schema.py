@@ -1,0 +1,126 @@
+"""A file whose schema brings code with it is neither passed, nor backed up, nor restored."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.support.clocks import SettableClock
+
+from tminus.errors import DatabaseCorrupt
+from tminus.storage import Store
+from tminus.storage.backup import back_up, restore
+from tminus.storage.check import examine
+from tminus.vocabulary import Timeouts
+
+NOW = SettableClock().time
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+LEAK = "CREATE TRIGGER leak AFTER INSERT ON session BEGIN UPDATE session SET label = new.host_auth_token; END"
+INSTEAD = "CREATE TRIGGER instead INSTEAD OF INSERT ON session BEGIN SELECT 1; END"
+
+CHECKED = "replace(sql, 'PRIMARY KEY (id)', 'PRIMARY KEY (id), CHECK (length(zeroblob(1000000)) > 0)')"
+
+DOCTORED = {
+    "a trigger": (LEAK, 'trigger "leak" is not of tminus'),
+    "a view": ("CREATE VIEW more AS SELECT pin FROM session", 'view "more" is not of tminus'),
+    "a view in a table's place": (
+        f"ALTER TABLE session RENAME TO aside; CREATE VIEW session AS SELECT * FROM aside; {INSTEAD}",
+        'table "participant" is not as tminus makes it',
+    ),
+    "a view that never ends": (
+        f"DROP TABLE delivery; CREATE VIEW delivery AS {ENDLESS} SELECT i AS id FROM n",
+        'view "delivery" is not of tminus',
+    ),
+    "a revision that never ends": (
+        f"DROP TABLE alembic_version; CREATE VIEW alembic_version AS {ENDLESS} SELECT max(i) AS version_num FROM n",
+        "no database of tminus",
+    ),
+    "a virtual table": ("CREATE VIRTUAL TABLE found USING fts5(label)", 'table "found" is not of tminus'),
+    "a generated column": (
+        "ALTER TABLE session ADD COLUMN copied TEXT AS (host_auth_token)",
+        'table "session" is not as tminus makes it',
+    ),
+    "a CHECK that never ends": (
+        f"PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql = {CHECKED} WHERE name = 'session'",
+        'table "session" is not as tminus makes it',
+    ),
+    "an index over an expression": (
+        "CREATE INDEX slow ON session (length(replace(hex(zeroblob(1000000)), '0', label)))",
+        'index "slow" is not of tminus',
+    ),
+    "a table": ("CREATE TABLE aside AS SELECT * FROM session", 'table "aside" is not of tminus'),
+    "a name that would colour a terminal": (
+        'CREATE TABLE "\x1b[31m\u202e" (a)',
+        'table "\\u001b[31m\\u202e" is not of tminus',
+    ),
+    "statistics of its own": ("CREATE VIEW sqlite_stat AS SELECT 1", None),
+    "an index less": ("DROP INDEX session_pin", 'index "session_pin" is missing'),
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    Store(tmp_path / "tminus.db", SettableClock()).close()
+    return tmp_path / "tminus.db"
+
+
+@pytest.mark.parametrize("doctored", DOCTORED)
+def test_a_schema_that_is_not_that_of_tminus_is_refused_before_it_can_do_anything(file: Path, doctored: str) -> None:
+    script, says = DOCTORED[doctored]
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        try:
+            connection.executescript(script)
+        except sqlite3.Error:
+            assert says is None, "SQLite itself refuses it"
+            return
+        connection.commit()
+
+    told = [problem.text for problem in examine(file, Timeouts(), NOW).problems if problem.check == "schema"]
+    with pytest.raises(DatabaseCorrupt) as backed_up:
+        back_up(file, file.with_name("copy.db"), NOW)
+    with pytest.raises(DatabaseCorrupt) as restored:
+        restore(file.with_name("other.db"), file, NOW)
+
+    assert says is not None
+    assert any(says in text for text in told), told
+    assert "tminus" in backed_up.value.problem
+    assert "tminus" in restored.value.problem
+    assert [one.name for one in file.parent.iterdir()] == ["tminus.db"], "nothing is left of either"
+
+
+def test_a_schema_that_takes_long_to_read_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tminus.storage.schema.SECONDS", 0.0)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("".join(f"CREATE VIEW v{number} AS SELECT 1;" for number in range(3000)))
+    [problem] = examine(file, Timeouts(), NOW).problems
+    assert problem.text == "its schema is not read within 0 s"
+
+
+def test_statistics_of_the_planner_are_no_difference(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("ANALYZE")
+    assert examine(file, Timeouts(), NOW).problems == ()
+    assert restore(file.with_name("other.db"), file, NOW).contents.sessions == 0
+
+
+def test_what_is_stored_as_another_kind_of_value_is_a_problem_and_no_defect(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO meta VALUES ('timeouts', '[[[')")
+        connection.commit()
+    [problem] = examine(file, Timeouts(), NOW).problems
+    assert problem.check == "deadline"
+
+
+def test_a_replaced_database_cannot_use_up_the_event_numbers(file: Path) -> None:
+    back_up(file, file.with_name("copy.db"), NOW)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('event', 9223372036854775807)")
+        connection.commit()
+    restore(file, file.with_name("copy.db"), NOW)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'event'").fetchone()[0] in (
+            0,
+            None,
+        )
