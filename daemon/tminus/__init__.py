@@ -3,6 +3,17 @@
 docs/design.md has its rooms, and why it is so.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__version__ = version("tminus")
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """The version, read when it is asked for: every command loads this package, and few name the version."""
+        if name != "__version__":
+            raise AttributeError(name)
+        from importlib.metadata import version  # noqa: PLC0415
+
+        globals()[name] = found = version("tminus")
+        return found

@@ -19,18 +19,16 @@ Errors::
     └── Unavailable           503  also 429, and no answer at all: the same call may succeed later
 """
 
+import json as json_text
 import os
-import random
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import quote
-
-import httpx
+from urllib.parse import quote, urlencode, urlsplit
 
 from tminus import instants
+from tminus.transport import Answer, CannotConnect, NoAnswer, Transport
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,6 +66,8 @@ class ScreenMeetError(Exception):
         """Every fault of the request: `{"field": …, "message": …}`."""
         self.retried = False
         """Whether this answered a retry: an earlier try may have been done."""
+        self.lasting = False
+        """Whether no answer came for a reason that waiting does not change, such as a socket's permissions."""
 
 
 class InvalidRequest(ScreenMeetError):
@@ -100,7 +100,8 @@ _ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 
 class ScreenMeet:
     """A connection to a tminus daemon. Safe to share between threads; close it, or use it as a context.
 
-    Raises `ScreenMeetError` if url or token cannot be right.
+    Raises `ScreenMeetError` if url or token cannot be right, or if the environment names a proxy or certificates that
+    cannot be used.
 
     Parameters
     ----------
@@ -110,6 +111,8 @@ class ScreenMeet:
         An agent's token; by default `$TMINUS_TOKEN`.
     socket
         The daemon's local socket, in place of url and token.
+    socket_owners
+        User ids of which the process behind the socket must have one; by default any will do.
     user_description
         The agent's name as users see it; by default the one in the daemon's configuration.
     timeout
@@ -126,6 +129,7 @@ class ScreenMeet:
         token: str | None = None,
         *,
         socket: str | Path | None = None,
+        socket_owners: Collection[int] | None = None,
         user_description: str | None = None,
         timeout: float = 10.0,
         retries: int = 3,
@@ -135,17 +139,12 @@ class ScreenMeet:
         self._where = str(socket) if socket else self.url
         self._user_description = user_description
         self._retries = retries
-        headers = {"client-app": "tminus-python"}
+        self._headers = {"client-app": "tminus-python", "Accept": "application/json"}
         if token and socket is None:
             if not _fits_header(token):
                 raise NotAuthenticated("No valid token: it holds characters that no token has; look at what was copied")
-            headers["Session-id"] = token
-        self._http = httpx.Client(
-            base_url="http://localhost" if socket else self.url,
-            transport=httpx.HTTPTransport(uds=str(socket)) if socket else None,
-            headers=headers,
-            timeout=timeout,
-        )
+            self._headers["Session-id"] = token
+        self._transport = _transport(self.url, socket, socket_owners, timeout)
 
     def __enter__(self) -> "Self":
         return self
@@ -157,7 +156,7 @@ class ScreenMeet:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._transport.close()
 
     # --- the original's methods ---------------------------------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class ScreenMeet:
     ) -> "wire.Session":
         """Moves a scheduled session to another start; with `if_version`, only if it has not changed since."""
         headers = _if_match(if_version)
-        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
+        path = f"/supportsession/{_quoted(ScreenMeetSessionId)}"
         try:
             return cast("wire.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
         except Conflict as conflict:
@@ -220,14 +219,14 @@ class ScreenMeet:
         if_version: int | None = None,
     ) -> "wire.Success":
         """Closes a session; everybody in it is disconnected. With `if_version`, only if it has not changed since."""
-        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"
+        path = f"/supportsession/{_quoted(ScreenMeetSessionId)}"
         return cast("wire.Success", self.request("DELETE", path, json={}, headers=_if_match(if_version)))
 
     # --- more ---------------------------------------------------------------------------------------------------------
 
     def getSession(self, ScreenMeetSessionId: str) -> "wire.Session":  # noqa: N802, N803
         """One session, as it is now; a closed one too."""
-        return cast("wire.Session", self.request("GET", f"/supportsession/{quote(ScreenMeetSessionId, safe='')}"))
+        return cast("wire.Session", self.request("GET", f"/supportsession/{_quoted(ScreenMeetSessionId)}"))
 
     def listSessions(self, **criteria: Any) -> "wire.SessionList":  # noqa: N802
         """Sessions that match: `status` (one or several), `type`, `scope`, `startFrom`, `startTo`, `limit`, `offset`,
@@ -238,7 +237,7 @@ class ScreenMeet:
 
     def getEvents(self, ScreenMeetSessionId: str, after: int = 0) -> "wire.History":  # noqa: N802, N803
         """What happened to a session after the event numbered `after`, oldest first."""
-        path = f"/supportsession/{quote(ScreenMeetSessionId, safe='')}/events"
+        path = f"/supportsession/{_quoted(ScreenMeetSessionId)}/events"
         return cast("wire.History", self.request("GET", path, params={"after": after}))
 
     def feed(
@@ -274,32 +273,34 @@ class ScreenMeet:
 
         Raises `ScreenMeetError`.
         """
-        usual = self._http.timeout
-        timeout = httpx.Timeout(
-            connect=usual.connect, write=usual.write, pool=usual.pool, read=(usual.read or 0) + wait
-        )
-        repeatable = method != "POST" or "Idempotency-Key" in httpx.Headers(headers)
+        sent = self._headers | dict(headers or {})
+        body = None if json is None else json_text.dumps(json, allow_nan=False).encode()
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        target = f"/v3{path}{_query(params)}"
+        repeatable = method != "POST" or any(name.lower() == "idempotency-key" for name in sent)
         for tried in range(self._retries + 1):
             try:
-                response = self._http.request(
-                    method, f"/v3{path}", json=json, params=params, headers=headers, timeout=timeout
-                )
-            except httpx.TransportError as error:
-                failure: ScreenMeetError = Unavailable(f"No answer from {self._where}: {error or type(error).__name__}")
-                if not repeatable and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                    raise failure from error
+                answer = self._transport.request(method, target, sent, body, wait)
+            except NoAnswer as error:
+                failure: ScreenMeetError = Unavailable(f"No answer from {self._where}: {error}")
+                failure.__cause__, failure.lasting = error, error.lasting
+                if error.lasting or (error.sent and not repeatable):
+                    raise failure  # noqa: B904 - it has its cause
                 pause = 0.0
             else:
-                if response.status_code == 200:
-                    return _answered(response)
-                failure = _error(response)
+                if answer.status == 200:
+                    return _answered(answer, f"{self._where}/v3{path}")
+                failure = _error(answer)
                 failure.retried = tried > 0
-                if response.status_code not in (RETRIED if repeatable else NOT_DONE):
+                if answer.status not in (RETRIED if repeatable else NOT_DONE):
                     raise failure
                 if not repeatable and failure.refcode in PERHAPS_DONE:
                     raise failure
-                pause = _retry_after(response)
+                pause = _retry_after(answer)
             if tried < self._retries:
+                import random  # noqa: PLC0415 - it loads the hashes of OpenSSL, and few calls are tried again
+
                 # Full jitter, so that many clients do not come back at the same moment.
                 time.sleep(min(LONGEST_PAUSE, pause + random.uniform(0, 0.2 * 2**tried)))  # noqa: S311
         raise failure
@@ -324,19 +325,52 @@ class ScreenMeet:
             body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
         if key is not None and not _fits_header(key):
             raise InvalidRequest("The idempotency key must be printable ASCII characters")
-        headers = {"Idempotency-Key": str(uuid.uuid4()) if key is None else key}
+        headers = {"Idempotency-Key": _drawn_key() if key is None else key}
         return cast("wire.Session", self.request("POST", "/supportsessions", json=body, headers=headers))
 
 
 def _base_url(text: str) -> str:
     """Where `/v3` begins: it may stand at the end, as ServiceNow wants it there."""
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        url = urlsplit(text)
+        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError as error:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if not is_one or not _fits_header(text) or " " in text:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}")
-    return text.rstrip("/").removesuffix("/v3")
+    return text.rstrip("/").removesuffix("/v3").rstrip("/")
+
+
+def _transport(url: str, socket: str | Path | None, socket_owners: Collection[int] | None, timeout: float) -> Transport:
+    """What carries the requests. Each is loaded where it is used: httpx takes longer to load than a call takes."""
+    if socket is not None:
+        from tminus.transport.local import LocalTransport  # noqa: PLC0415
+
+        return LocalTransport(str(socket), socket_owners, timeout)
+    from tminus.transport.network import NetworkTransport  # noqa: PLC0415
+
+    try:
+        return NetworkTransport(url, timeout)
+    except CannotConnect as error:
+        raise InvalidRequest(f"Cannot connect to {url}: {error}") from None
+
+
+def _drawn_key() -> str:
+    """A key that nobody else draws."""
+    return os.urandom(16).hex()
+
+
+def _quoted(text: str) -> str:
+    """A part of a path. Bytes of a command line that are no UTF-8 stay those bytes."""
+    return quote(text, safe="", errors="surrogateescape")
+
+
+def _query(params: Mapping[str, Any] | None) -> str:
+    pairs: list[tuple[str, str]] = []
+    for name, value in (params or {}).items():
+        values = value if isinstance(value, list | tuple) else (value,)
+        pairs += [(name, str(one).lower() if isinstance(one, bool) else str(one)) for one in values]
+    return f"?{urlencode(pairs, errors='surrogateescape')}" if pairs else ""
 
 
 def _if_match(version: int | None) -> dict[str, str]:
@@ -347,28 +381,28 @@ def _fits_header(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _answered(response: httpx.Response) -> Any:
+def _answered(answer: Answer, where: str) -> Any:
     try:
-        return response.json()
-    except ValueError:
-        kind = response.headers.get("Content-Type", "something")
-        told = f"What answers at {response.url} is no tminus: it sent {kind} that is no JSON; look at the URL"
-        raise InvalidRequest(told, response.status_code) from None
+        return json_text.loads(answer.body)
+    except (ValueError, RecursionError):
+        kind = answer.headers.get("content-type", "something")
+        told = f"What answers at {where} is no tminus: it sent {kind} that is no JSON; look at the URL"
+        raise InvalidRequest(told, answer.status) from None
 
 
-def _error(response: httpx.Response) -> ScreenMeetError:
+def _error(answer: Answer) -> ScreenMeetError:
     """The error that an answer stands for, also one that something in between has made up."""
-    code = response.status_code
+    code = answer.status
     kind = _ERRORS.get(code, Unavailable if code in RETRIED or code >= 500 else InvalidRequest)
     try:
-        told = response.json()
-        return kind(told["description"], code, told["refcode"], told["errors"])
-    except (ValueError, KeyError, TypeError):
-        return kind(f"HTTP {code} {response.reason_phrase}", code)
+        told = json_text.loads(answer.body)
+        return kind(str(told["description"]), code, int(told["refcode"]), list(told["errors"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return kind(f"HTTP {code} {answer.reason}", code)
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(answer: Answer) -> float:
     try:
-        return max(0.0, float(response.headers.get("Retry-After", 0)))
+        return max(0.0, float(answer.headers.get("retry-after", 0)))
     except ValueError:
         return 0.0  # a date: no proxy is worth reading the clock for

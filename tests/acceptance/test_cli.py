@@ -77,8 +77,8 @@ def test_a_session_from_its_making_to_its_close(daemon: Daemon) -> None:
 
 def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
     made = said(daemon.command("create", "--type", "support", "--label", "Demo"))
-    assert re.search(r"status +new", made)
-    assert re.search(r"PIN +\d{6}", made)
+    assert re.search(r"status\tnew", made)
+    assert re.search(r"PIN\t\d{6}", made)
     session = answer(daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "1h30m", "--json"))
     left = parsed(session["startTime"]) - parsed(session["createdAt"])
     assert abs(left.total_seconds() - 5400) < 60
@@ -230,9 +230,32 @@ def test_watch_shows_what_is_coming_and_what_is_open_over_a_restart(start_daemon
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_its_completion_script(daemon: Daemon, shell: str) -> None:
-    script = said(daemon.command("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"))
-    assert "tminus" in script
+    script = said(daemon.command("--show-completion", shell))
     assert "_TMINUS_COMPLETE" in script
+    assert said(daemon.command("--show-completion", SHELL=f"/usr/bin/{shell}")) == script
+
+
+def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
+    script = said(daemon.command("--show-completion", "bash"))
+    for words, wanted in (
+        ("tminus resch", {"reschedule"}),
+        ("tminus db ", {"backup", "check", "restore", "upgrade"}),
+        ("tminus --url http://x list --st", {"--status", "--start-from", "--start-to"}),
+        ("tminus list --status ", {"scheduled", "new", "active", "closed"}),
+        ("tminus --socket ", set()),
+    ):
+        *before, current = words.split(" ")
+        ask = f"{script}\nCOMP_WORDS=({' '.join(before)} '{current}') COMP_CWORD={len(before)}\n_tminus\n"
+        ask += 'printf "%s\\n" "${COMPREPLY[@]}"'
+        path = f"{Path(TMINUS).parent}:{os.environ['PATH']}"
+        done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env={"PATH": path}, check=True)
+        assert set(done.stdout.split()) == wanted, words
+
+
+def test_a_shell_has_its_completion_installed_once(daemon: Daemon, tmp_path: Path) -> None:
+    for _ in range(2):
+        said(daemon.command("--install-completion", HOME=str(tmp_path), SHELL="/bin/bash", XDG_DATA_HOME=""))
+    assert (tmp_path / ".bashrc").read_text() == f"source '{tmp_path}/.local/share/tminus/completion.bash'\n"
 
 
 def test_help_names_every_command(daemon: Daemon) -> None:

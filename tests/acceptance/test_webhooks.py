@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
+from tests.support.commands import invoke
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, status, trickle
 from tests.support.waiting import eventually
-from tminus.cli import main
 from tminus.client import ScreenMeet
 
 
@@ -171,7 +170,7 @@ def test_a_ping_waits_for_the_receiver_longer_than_for_the_daemon(
     receiver.answer = trickle
     assert ScreenMeet.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(ScreenMeet.__init__.__kwdefaults__, "timeout", 1.0)  # in place of ten seconds
-    pinged = CliRunner().invoke(main, ["--socket", str(daemon.socket), "webhooks", "ping", "desk"])
+    pinged = invoke("--socket", str(daemon.socket), "webhooks", "ping", "desk")
     assert (pinged.exit_code, pinged.stderr) == (1, "tminus: desk was not reached: no answer within 2 s\n")
     assert len(receiver.requests) == 1
 

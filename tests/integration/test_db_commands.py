@@ -6,9 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from tests.support.commands import Result, invoke
 
-from tminus.cli import main
 from tminus.config import places
 
 
@@ -25,7 +24,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tminus(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    return invoke(*arguments)
 
 
 def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """Loads all that the command may need, once, before others are forked from here."""
 
 import tminus.app
-import tminus.cli
-import tminus.cli.tables
+import tminus.cli.dispatch
+import tminus.cli.feed
+import tminus.cli.operate
+import tminus.cli.process
+import tminus.cli.sessions
+import tminus.cli.watch
+import tminus.cli.webhooks
 import tminus.storage.backup
 import tminus.storage.check  # noqa: F401

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tminus.config import ConfigError, Settings, database, find, local_sockets, operated_state, places, state_directory
+from tminus.config import ConfigError, Settings, database, find, operated_state, places, state_directory
 
 
 @pytest.fixture
@@ -111,28 +111,6 @@ def test_a_credential_needs_systemd() -> None:
         database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), {})
 
 
-def test_a_command_looks_for_the_daemon_of_its_folder_and_then_for_the_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert local_sockets(Settings(), None, {}) == [
-        tmp_path / "var" / "tminus.sock",
-        Path("/run/tminus/tminus.sock"),
-        Path("/var/lib/tminus/tminus.sock"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("explicit", "environ"),
-    [(Path("a.toml"), {}), (None, {"TMINUS_CONFIG": "a.toml"}), (None, {"STATE_DIRECTORY": "var"})],
-)
-def test_a_command_that_is_told_which_daemon_is_meant_takes_no_other(
-    explicit: Path | None, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert local_sockets(Settings(), explicit, environ) == [tmp_path / "var" / "tminus.sock"]
-
-
 def test_a_command_works_on_the_state_here_and_else_on_the_services(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +126,3 @@ def test_a_command_works_on_the_state_here_and_else_on_the_services(
     assert operated_state(None, {}) == own
     monkeypatch.chdir("/")
     assert operated_state(None, {}) == tmp_path / "service", "/var is nobody's state"
-
-
-def test_a_command_finds_no_socket_where_there_is_to_be_none() -> None:
-    assert local_sockets(Settings.model_validate({"server": {"socket": ""}}), None, {}) == []

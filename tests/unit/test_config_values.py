@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tminus import durations
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
@@ -26,13 +27,13 @@ from tminus.config.values import Rate
     ],
 )
 def test_a_duration_is_numbers_with_units(text: str, span: timedelta) -> None:
-    assert values.parse_duration(text) == span
+    assert durations.parse_duration(text) == span
 
 
 @pytest.mark.parametrize("value", ["", "10", "10 m", "30m1h", "-1h", "1.5h", "1w", "h", "٣m", 10, True, None, [], {}])
 def test_anything_else_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as"):
-        values.parse_duration(value)
+        durations.parse_duration(value)
 
 
 @pytest.mark.parametrize("text", ["36501d", "99999999999999999999d", "9" * 5000 + "d"])
@@ -43,7 +44,7 @@ def test_a_duration_beyond_a_century_is_refused_however_long(text: str) -> None:
 
 @given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=36500)))
 def test_a_duration_reads_back_as_it_was_written_to_the_millisecond(span: timedelta) -> None:
-    assert values.parse_duration(values.duration_text(span)) == span // timedelta(milliseconds=1) * timedelta(
+    assert durations.parse_duration(durations.duration_text(span)) == span // timedelta(milliseconds=1) * timedelta(
         milliseconds=1
     )
 

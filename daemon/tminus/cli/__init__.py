@@ -10,9 +10,25 @@ Exit codes, the same for every command:
 4     the session's status or version does not allow it
 5     no valid token, or not allowed
 6     no answer, or one that asks to come back later
+7     done, but standard output could not be written
 ====  =======================================================================
+
+A command is one request, so loading Python's modules is most of its time. `main` loads only what the command needs: the
+help is printed from a table (`catalogue`), and Typer gets the one command that is called (`application`).
 """
 
-from tminus.cli.commands import main
+import sys
+from typing import NoReturn
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command of `sys.argv`, and end the process with its exit code."""
+    try:
+        from tminus.cli.process import run  # noqa: PLC0415 - within what handles Ctrl-C
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130  # as a shell counts an end by SIGINT
+    sys.exit(code)

@@ -1,22 +1,30 @@
-"""How a command reaches the daemon, and how it tells what went wrong."""
+"""How a command reaches the daemon, and what it says of what goes wrong."""
 
 import os
-import sys
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from tminus import client
+from tminus.cli import discovery
+from tminus.cli.discovery import Candidate
+from tminus.cli.output import LOST, OutputLost, complain
+from tminus.cli.parsing import Exit, Option
 
-from tminus import client, config
-from tminus.config import ConfigError
-from tminus.errors import TminusError, UnknownParticipant, UnknownSession, UnknownWebhook
+AsJson = Annotated[bool, Option("--json", help="Print JSON, for programs.")]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Utc = Annotated[bool, Option("--utc", help="Times in UTC, not in your zone.")]
+Wide = Annotated[bool, Option("--wide", help="All columns, however wide; nothing is cut.")]
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
+
+EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, LOST)
+
+NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404})
+"""Of an unknown session, participant or webhook. By refcode: the 404 of a proxy says nothing about a session."""
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
     (client.Conflict, CONFLICT),
@@ -44,63 +52,76 @@ class Connection:
         """A client: of `--url` or `$TMINUS_URL` with a token, else of the local socket."""
         if self.url is not None:
             return client.ScreenMeet(self.url, self._token())
-        return client.ScreenMeet(socket=self._local_socket())
+        found = self._local_socket()
+        return client.ScreenMeet(socket=found.socket, socket_owners=found.owners)
 
     def _token(self) -> str | None:
         if self.token_file is None:
             return os.environ.get("TMINUS_TOKEN")
         try:
-            return self.token_file.read_text().strip()
-        except (OSError, ValueError) as error:
-            raise fail(f"cannot read the token file {self.token_file}: {error}", USAGE) from None
+            return self.token_file.read_text(encoding="utf-8-sig").strip()
+        except OSError as error:
+            raise fail(f"cannot read the token file {self.token_file}: {_words(error)}", USAGE) from None
+        except ValueError:
+            raise fail(f"cannot read the token file {self.token_file}: it is not UTF-8 text", USAGE) from None
 
-    def _local_socket(self) -> Path:
-        sockets = [self.socket] if self.socket else self._configured_sockets()
+    def _local_socket(self) -> Candidate:
+        """The first socket that is there. Whether somebody listens, and who, is seen when it is connected to."""
+        if self.socket is not None:
+            sockets = [discovery.named(self.socket)]
+        else:
+            sockets = discovery.candidates(self.config, os.environ)
         if not sockets:
             raise fail("the configuration has no local socket (server.socket): name the daemon with --url", USAGE)
-        for socket in sockets:
-            if _is_there(socket):
-                return socket
+        closed: list[str] = []
+        for one in sockets:
+            try:
+                if stat.S_ISSOCK(one.socket.stat().st_mode):
+                    return one
+            except PermissionError:
+                closed.append(f"{one.socket.parent}")
+            except (OSError, ValueError):
+                continue
+        if closed:
+            raise fail(f"you are not permitted to look into {' or '.join(closed)}: {_PERMIT}", NOT_ALLOWED)
+        where = " or ".join(str(one.socket) for one in sockets)
         hint = "start the daemon with `tminus run`, or name another with --url or --socket"
-        raise fail(f"there is no daemon at {' or '.join(map(str, sockets))}: {hint}", UNAVAILABLE)
-
-    def _configured_sockets(self) -> list[Path]:
-        settings = config.load(config.find(self.config, os.environ), os.environ).settings
-        return config.local_sockets(settings, self.config, os.environ)
+        raise fail(f"there is no daemon at {where}: {hint}", UNAVAILABLE)
 
 
-def _is_there(socket: Path) -> bool:
-    try:
-        return socket.exists()
-    except PermissionError:
-        return False  # the service's state directory, which only root may look into
+_PERMIT = "use sudo, join the group of the daemon's socket, or name the daemon with --url and a token"
 
 
-def fail(message: str, code: int) -> typer.Exit:
-    """Prints what went wrong to standard error; the caller raises what this returns."""
-    print(f"tminus: {message}", file=sys.stderr)
-    return typer.Exit(code)
+def fail(message: str, code: int) -> Exit:
+    """Print what went wrong to standard error; the caller raises what this returns."""
+    complain(message)
+    return Exit(code)
 
 
 @contextmanager
 def telling_errors() -> Iterator[None]:
-    """Turns what can go wrong in a command into a clear line and an exit code."""
+    """Turn what can go wrong in a command into a clear line and an exit code."""
     try:
         yield
     except client.ScreenMeetError as error:
-        raise fail(_explained(error), _exit_code(error)) from None
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"tminus: {fault}", file=sys.stderr)
-        raise typer.Exit(REFUSED) from None
-    except TminusError as error:
-        raise fail(error.description, REFUSED) from None
+        raise fail(_explained(error), exit_code(error)) from None
+    except (Exit, OutputLost):
+        raise
+    except Exception as error:
+        from tminus.errors import TminusError  # noqa: PLC0415 - half a hundred classes, needed where one was raised
+
+        if not isinstance(error, TminusError):
+            raise
+        for line in error.description.split("\n"):
+            complain(line)
+        raise Exit(REFUSED) from None
 
 
-def _exit_code(error: client.ScreenMeetError) -> int:
-    # By its refcode: a path that there is not, or a proxy's 404, says nothing about a session.
-    if error.refcode in (UnknownSession.refcode, UnknownParticipant.refcode, UnknownWebhook.refcode):
+def exit_code(error: client.ScreenMeetError) -> int:
+    if error.refcode in NOT_FOUND_REFCODES:
         return NOT_FOUND
+    if error.lasting:
+        return NOT_ALLOWED
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), REFUSED)
 
 
@@ -108,4 +129,10 @@ def _explained(error: client.ScreenMeetError) -> str:
     advice = ""
     if isinstance(error, client.NotAuthenticated):
         advice = "; set $TMINUS_TOKEN or --token-file (`tminus token new` makes one)"
+    elif error.lasting:
+        advice = f"; {_PERMIT}" if "permitted" in str(error) else ""
     return f"{error.description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,22 +1,18 @@
 """The commands for whoever runs the daemon: they work on the configuration and the database, not on a running one."""
 
-import hashlib
-import json
 import os
 import signal
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from tminus import clock, config, draws
-from tminus.cli.connection import REFUSED, USAGE, AsJson, fail, telling_errors
+from tminus import clock, config
+from tminus.cli import output
+from tminus.cli.connection import REFUSED, USAGE, AsJson, Connection, fail, telling_errors
+from tminus.cli.parsing import Argument, Exit, Option
 from tminus.config import Settings
-from tminus.config.effective import toml
-from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable, printable
+from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
 from tminus.privileges import acting_for
 from tminus.vocabulary import Role
 
@@ -26,28 +22,14 @@ if TYPE_CHECKING:
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
+    Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
 ]
 
 
-def operate(main: typer.Typer) -> None:
-    """Adds these commands to the main one."""
-    main.command()(run)
-    main.command()(check)
-    main.command()(advance)
-    token = typer.Typer(no_args_is_help=True, help="Tokens of agents.")
-    token.command("new")(token_new)
-    main.add_typer(token, name="token")
-    db = typer.Typer(no_args_is_help=True, help="The database.")
-    db.command("backup")(db_backup)
-    db.command("restore")(db_restore)
-    db.command("check")(db_check)
-    db.command("upgrade")(db_upgrade)
-    main.add_typer(db, name="db")
-
-
-def run(context: typer.Context, config: ConfigOption = None) -> None:
+def run(connection: Connection, config: ConfigOption = None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
+    import threading  # noqa: PLC0415 - as below
+
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())  # it ends when it is loaded: half a library is none
@@ -55,20 +37,18 @@ def run(context: typer.Context, config: ConfigOption = None) -> None:
     from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
-        code = app.run(config or context.obj.config, os.environ, stopping)
-    raise typer.Exit(code)
+        code = app.run(config or connection.config, os.environ, stopping)
+    raise Exit(code)
 
 
 def check(
-    context: typer.Context,
+    connection: Connection,
     config_path: ConfigOption = None,
-    effective: Annotated[
-        bool, typer.Option("--effective", help="Print what is in force, and where it comes from.")
-    ] = False,
+    effective: Annotated[bool, Option("--effective", help="Print what is in force, and where it comes from.")] = False,
 ) -> None:
     """Check the configuration without starting anything; exit code 0 or 1."""
     with telling_errors():
-        path = config_path or context.obj.config
+        path = config_path or connection.config
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.operated_state(path, os.environ)
         reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
@@ -78,13 +58,13 @@ def check(
             reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
         config.collected(read.origins, *reads)
     if effective:
-        print(config.effective(read), end="")
+        output.put_text(config.effective(read))
     else:
-        print(f"{printable(read.path or 'no file: the built-in defaults')}: nothing wrong")
+        output.put(f"{read.path or 'no file: the built-in defaults'}: nothing wrong")
 
 
 def advance(
-    context: typer.Context,
+    connection: Connection,
     config_path: ConfigOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +72,7 @@ def advance(
     from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(context, config_path)
+        settings, state = _settings(connection, config_path)
         file = config.database_file(settings, state)
         if file is not None and not config.is_there(file):
             raise CannotOpenDatabase(str(file), "there is no such file: the daemon makes it, or `tminus db upgrade`")
@@ -106,28 +86,35 @@ def advance(
                 store.close()
     moves = {trigger.value: count for trigger, count in sweep.moves.items()}
     if as_json:
-        print(json.dumps({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}))
+        output.put_json({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}, indent=None)
     else:
         told = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
-        print(", ".join(told) or "nothing was due")
+        output.put(", ".join(told) or "nothing was due")
 
 
 def token_new(
-    agent_id: Annotated[int, typer.Option("--id", min=1, help="The agent's number.")] = 1,
-    name: Annotated[str, typer.Option(help="The agent's name, as users see it.")] = "An agent",
-    role: Annotated[list[Role] | None, typer.Option(help="May be repeated.")] = None,
+    agent_id: Annotated[int, Option("--id", least=1, help="The agent's number.")] = 1,
+    name: Annotated[str, Option(help="The agent's name, as users see it.")] = "An agent",
+    role: Annotated[list[Role] | None, Option(help="May be repeated.")] = None,
     append: Annotated[
         Path | None,
-        typer.Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
+        Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
+    import hashlib  # noqa: PLC0415 - as in `run`
+
+    from tminus import draws  # noqa: PLC0415
+    from tminus.config.effective import toml  # noqa: PLC0415
+
     token = draws.base62(43)
     digest = hashlib.sha256(token.encode()).hexdigest()
     roles = [one.value for one in role or (Role.AGENT, Role.API)]
     if as_json:
-        print(json.dumps({"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}))
+        output.put_json(
+            {"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}, indent=None
+        )
         return
     lines = f"[[agents]]\nid = {agent_id}\nname = {toml(name)}\nroles = {toml(roles)}\n"
     lines += f'token_sha256 = ["{digest}"]\n'
@@ -137,19 +124,19 @@ def token_new(
                 file.write(f"\n{lines}" if file.tell() else lines)
         except OSError as error:
             raise fail(f"cannot write {append}: {error.strerror}", REFUSED) from None
-        print(token)
+        output.put(token)
         return
-    print(f"The token, shown this once; give it to the caller:\n\n  {token}\n")
-    print("Paste this into the configuration, then reload (systemctl reload tminus, or SIGHUP):\n")
-    print(lines, end="")
+    output.put_text(f"The token, shown this once; give it to the caller:\n\n  {token}\n\n")
+    output.put_text("Paste this into the configuration, then reload (systemctl reload tminus, or SIGHUP):\n\n")
+    output.put_text(lines)
 
 
-def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None:
+def db_upgrade(connection: Connection, config_path: ConfigOption = None) -> None:
     """Bring the database's schema up to date; the daemon does so itself when it starts."""
     from tminus import storage  # noqa: F401, PLC0415 - as in `run`, and before root gives up its rights
 
     with telling_errors():
-        settings, state = _settings(context, config_path)
+        settings, state = _settings(connection, config_path)
         with _as_owner(settings, state):
             try:
                 config.make_directory(state)
@@ -161,15 +148,15 @@ def db_upgrade(context: typer.Context, config_path: ConfigOption = None) -> None
             store = _store(settings, state)
             store.close()
     before, after = store.migrated_from, store.schema
-    print(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
+    output.put(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
 
 
 def db_backup(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where to; in a directory, under a name with the date.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    connection: Connection,
+    file: Annotated[Path, Argument("FILE", help="Where to; in a directory, under a name with the date.")],
+    force: Annotated[bool, Option("--force", help="Overwrite the file.")] = False,
     keep: Annotated[
-        int | None, typer.Option("--keep", min=1, metavar="N", help="In a directory: keep N dated copies, no more.")
+        int | None, Option("--keep", least=1, metavar="N", help="In a directory: keep N dated copies, no more.")
     ] = None,
     config_path: ConfigOption = None,
     as_json: AsJson = False,
@@ -182,21 +169,23 @@ def db_backup(
     if keep is not None and not file.is_dir():
         raise fail(f"--keep counts the copies in a directory, and {file} is none", USAGE)
     with telling_errors():
-        database = _database(*_settings(context, config_path))
+        database = _database(*_settings(connection, config_path))
         done = backup.back_up(database.url, file, clock.now(), force=force, keep=keep)
     removed = [str(path) for path in done.removed]
     if as_json:
         seconds = round(done.seconds, 3)
-        print(json.dumps({"file": str(done.path), **_contents(done.contents), "seconds": seconds, "removed": removed}))
+        output.put_json(
+            {"file": str(done.path), **_contents(done.contents), "seconds": seconds, "removed": removed}, indent=None
+        )
     else:
-        print(f"{printable(done.path)}: {_told(done.contents)}, in {done.seconds:.1f} s")
+        output.put(f"{done.path}: {_told(done.contents)}, in {done.seconds:.1f} s")
         for path in removed:
-            print(f"{printable(path)}: removed")
+            output.put(f"{path}: removed")
 
 
 def db_restore(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What `tminus db backup` wrote.")],
+    connection: Connection,
+    file: Annotated[Path, Argument("FILE", help="What `tminus db backup` wrote.")],
     config_path: ConfigOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -204,25 +193,27 @@ def db_restore(
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(context, config_path)
+        settings, state = _settings(connection, config_path)
         database = _database(settings, state)
         with config.occupy(state, config.database_file(settings, state)):
             done = backup.restore(database.url, file, clock.now())
     moved = str(done.moved_to) if done.moved_to else None
     if as_json:
         told = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
-        print(json.dumps(told | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}))
+        output.put_json(
+            told | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}, indent=None
+        )
         return
-    print(f"{printable(done.path)}: {_told(done.contents)}; its id is now {done.database_id}")
+    output.put(f"{done.path}: {_told(done.contents)}; its id is now {done.database_id}")
     if done.schema_before != done.schema:
-        print(f"schema {done.schema_before} -> {done.schema}")
+        output.put(f"schema {done.schema_before} -> {done.schema}")
     if moved:
-        print(f"{printable(moved)}: what was there before")
+        output.put(f"{moved}: what was there before")
 
 
 def db_check(
-    context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="A backup; without it, the database itself.")] = None,
+    connection: Connection,
+    file: Annotated[Path | None, Argument("[FILE]", help="A backup; without it, the database itself.")] = None,
     config_path: ConfigOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -230,23 +221,27 @@ def db_check(
     from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(context, config_path)
+        settings, state = _settings(connection, config_path)
         database = config.Database(file.absolute()) if file else _database(settings, state)
         with acting_for(file.absolute().parent) if file else _as_owner(settings, state):
             found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
     if as_json:
         problems = [{"check": one.check, "session": one.session, "text": one.text} for one in found.problems]
         counts = {"sessions": found.sessions, "events": found.events, "lastSeq": found.last_seq}
-        print(json.dumps({"problems": problems, "schema": found.schema, "examined": found.is_current, **counts}))
+        output.put_json(
+            {"problems": problems, "schema": found.schema, "examined": found.is_current, **counts}, indent=None
+        )
     elif found.problems:
         for problem in found.problems:
-            print(f"{problem.check}: {problem.text}")
+            output.put(f"{problem.check}: {problem.text}")
     elif found.is_current:
-        print(f"nothing wrong: {found.sessions} sessions, {found.events} events, the last is {found.last_seq}")
+        output.put(f"nothing wrong: {found.sessions} sessions, {found.events} events, the last is {found.last_seq}")
     else:
-        print(f"nothing wrong with the file; its sessions can be looked at after `tminus db upgrade` ({found.schema})")
+        output.put(
+            f"nothing wrong with the file; its sessions can be looked at after `tminus db upgrade` ({found.schema})"
+        )
     if found.problems:
-        raise typer.Exit(REFUSED)
+        raise Exit(REFUSED)
 
 
 def _contents(contents: "Contents") -> dict[str, int]:
@@ -263,9 +258,9 @@ def _told(contents: "Contents") -> str:
     return f"{contents.sessions} sessions, {contents.events} events, the last is {contents.last_seq}, {size}"
 
 
-def _settings(context: typer.Context, path: Path | None) -> tuple[Settings, Path]:
+def _settings(connection: Connection, path: Path | None) -> tuple[Settings, Path]:
     """The settings, and the state directory."""
-    path = path or context.obj.config
+    path = path or connection.config
     settings = config.load(config.find(path, os.environ), os.environ).settings
     return settings, config.operated_state(path, os.environ)
 

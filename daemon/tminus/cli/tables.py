@@ -1,179 +1,119 @@
-"""Sessions and events for people: tables and a few words."""
+"""Tables: on a terminal they fit its width, in a pipe nothing is padded or cut."""
 
-import json
 import sys
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from tminus import text
+from tminus.cli import output
+from tminus.cli.output import Line, Span
 
-from tminus import instants
-from tminus.config.values import duration_text
-
-if TYPE_CHECKING:
-    from tminus import wire
-
-STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
+GAP = "  "
 
 
-WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "paused": "bold red"}
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column. One with a `least` width gives way, down to it, where the terminal is narrow."""
+
+    title: str
+    least: int | None = None
+    wide: bool = False
+    """Whether it is shown only with `--wide`."""
+    folds: bool = False
+    """Whether what does not fit goes on in the next line; else it ends in `…`."""
 
 
-def console() -> Console:
-    """Standard output; where that is no terminal, wide enough that nothing is cut."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+Row = Sequence[Span | str]
 
 
-def show(answer: Any, as_json: bool, table: Callable[[], Any]) -> None:
-    """Prints an answer: as it is for programs, as a table or in a few words for people."""
-    if as_json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-    else:
-        console().print(table())
+def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) -> None:
+    """Print a table to standard output."""
+    chosen = [at for at, column in enumerate(columns) if wide or not column.wide]
+    titles = [columns[at].title for at in chosen]
+    cells = [[_span(row[at]) for at in chosen] for row in rows]
+    if not output.is_terminal():
+        output.put_fields(titles)
+        for row in cells:
+            output.put_fields([span.text for span in row])
+        return
+    width = None if wide else output.size()[0]
+    output.put(lines([columns[at] for at in chosen], cells, width))
 
 
-def sessions(rows: "Sequence[wire.Session]", now: datetime, title: str | None = None) -> Table:
-    """Sessions, one a row, with what comes next for each."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column, width in (
-        ("ID", 12),
-        ("TYPE", 8),
-        ("STATUS", 9),
-        ("START", 10),
-        ("NEXT", 8),
-        ("PIN", 6),
-        ("IN", 2),
-        ("LABEL", 8),
-    ):
-        table.add_column(column, min_width=width, overflow="fold")
-    for row in rows:
-        status = row["status"]
-        table.add_row(
-            row["id"],
-            row["type"],
-            f"[{STYLES[status]}]{status}[/]",
-            row.get("startTime", row["createdAt"])[:16].replace("T", " ") + "Z",
-            _next(row, now),
-            str(row["pin"] or ""),
-            str(row["participants"] or ""),
-            _plain(row["label"]),
-        )
-    return table
+def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[Line]:
+    """A table's lines, its heading first, within `width` columns; None: as wide as it wants to be."""
+    shown = [[Span(text.visible(span.text), span.style) for span in row] for row in rows]
+    widths = _widths(columns, shown, width)
+    heading = [Span(column.title, "dim") for column in columns]
+    return [line for row in (heading, *shown) for line in _row(columns, row, widths)]
 
 
-def session(row: "wire.Session", now: datetime) -> Table:
-    """One session, one field a row."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    status = row["status"]
-    table.add_row("session", row["id"])
-    table.add_row("label", _plain(row["label"]))
-    table.add_row("type", row["type"])
-    reason = f" ({row['closeReason']})" if row["closeReason"] else ""
-    table.add_row("status", f"[{STYLES[status]}]{status}[/]{reason}")
-    if _next(row, now):
-        table.add_row("next", _next(row, now))
-    if "startTime" in row:
-        table.add_row("start", row["startTime"])
-    table.add_row("expires", row["expiresAt"])
-    if row["pin"]:
-        table.add_row("PIN", str(row["pin"]))
-    table.add_row("settings", ", ".join(name for name, on in row["settings"].items() if on) or "none")
-    table.add_row("users", row["urls"]["user"])
-    if "host" in row["urls"]:
-        table.add_row("host", row["urls"]["host"])
-    if row["externalMapping"]:
-        table.add_row("of", _plain(row["externalMapping"]))
-    if row["status"] == "active" or row["durationSeconds"]:
-        table.add_row("active", duration_text(timedelta(seconds=row["durationSeconds"])))
-        table.add_row("in it", str(row["participants"]))
-    table.add_row("version", str(row["version"]))
-    return table
+def fields(pairs: Iterable[tuple[str, Span | str]]) -> None:
+    """Print what is known of one thing, a field a line; a value that is too long for its line is never cut."""
+    known = [(name, _span(value)) for name, value in pairs]
+    if not output.is_terminal():
+        for name, value in known:
+            output.put_fields([name, value.text])
+        return
+    longest = max(len(name) for name, _ in known)
+    output.put([[Span(f"{name:<{longest}}{GAP}", "dim"), value] for name, value in known])
 
 
-def events(rows: "Sequence[wire.Event]") -> Table:
-    """Events, one a row."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("SEQ", "WHEN", "EVENT", "BY", "WHAT"):
-        table.add_column(column, no_wrap=column != "WHAT")
-    for row in rows:
-        late = f" [dim]({row['lagMs']} ms late)[/]" if "lagMs" in row else ""
-        table.add_row(
-            str(row["seq"]),
-            row["ts"][:19].replace("T", " ") + "Z",
-            row["type"],
-            row["actor"],
-            _plain(row["message"]) + late,
-        )
-    return table
+def _span(cell: Span | str) -> Span:
+    return Span(cell) if isinstance(cell, str) else cell
 
 
-def event(row: "wire.Event") -> str:
-    """One event as a line."""
-    late = f" [dim]({row['lagMs']} ms late)[/]" if "lagMs" in row else ""
-    return f"[dim]{row['seq']:>6}[/] {row['ts'][:19].replace('T', ' ')}Z {row['actor']}: {_plain(row['message'])}{late}"
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[int]:
+    """The width of each column: as its widest cell, unless the table has to give way."""
+    widths = [max((text.width(row[at].text) for row in rows), default=0) for at in range(len(columns))]
+    widths = [max(found, len(column.title)) for found, column in zip(widths, columns, strict=True)]
+    if width is None:
+        return widths
+    while (over := sum(widths) + len(GAP) * (len(widths) - 1) - width) > 0:
+        giving = [at for at, column in enumerate(columns) if column.least is not None and widths[at] > column.least]
+        if not giving:
+            break
+        widest = max(giving, key=lambda at: widths[at])
+        others = max((widths[at] for at in giving if at != widest), default=0)
+        least = columns[widest].least or 0
+        widths[widest] = max(least, widths[widest] - over, min(others, widths[widest] - 1))
+    return widths
 
 
-def webhooks(rows: "Sequence[wire.Webhook]") -> Table:
-    """Endpoints, one a row."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("NAME", "STATE", "BEHIND", "SINCE", "NEXT TRY", "LAST ERROR", "URL"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        state = row["state"] + (f" ({row['pauseReason']})" if row["pauseReason"] else "")
-        table.add_row(
-            row["name"],
-            f"[{WEBHOOK_STYLES[row['state']]}]{state}[/]",
-            str(row["backlog"]),
-            _minute(row["oldestUndelivered"]),
-            _minute(row["retryAt"] if row["state"] == "failing" else None),
-            _plain(row["lastError"] or ""),
-            _plain(row["url"]),
-        )
-    return table
+def _row(columns: Sequence[Column], row: Sequence[Span], widths: Sequence[int]) -> list[Line]:
+    parts = [
+        folded(span.text, width) if column.folds else [text.cut(span.text, width)]
+        for column, span, width in zip(columns, row, widths, strict=True)
+    ]
+    result: list[Line] = []
+    for number in range(max(map(len, parts))):
+        line: Line = []
+        for at, part in enumerate(parts):
+            piece = part[number] if number < len(part) else ""
+            pad = " " * (widths[at] - text.width(piece)) if at < len(parts) - 1 else ""
+            line += [Span(piece, row[at].style), Span(pad + (GAP if at < len(parts) - 1 else ""))]
+        result.append(line)
+    return result
 
 
-def deliveries(rows: "Sequence[wire.Delivery]") -> Table:
-    """Tries to tell an endpoint something, one a row."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("WHEN", "KIND", "EVENTS", "ANSWER", "MS", "WHAT IT SAID"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        seqs = f"{row['firstSeq']}-{row['lastSeq']}" if row["events"] else ""
-        told = str(row["status"]) if row["status"] else row["error"] or ""
-        table.add_row(
-            row["at"][:19].replace("T", " ") + "Z",
-            row["kind"],
-            seqs,
-            f"[{'green' if row['ok'] else 'red'}]{_plain(told)}[/]",
-            str(row["ms"]),
-            _plain((row["answer"] or "")[:80]),
-        )
-    return table
+def folded(sentence: str, width: int) -> list[str]:
+    """The sentence in lines of at most `width` columns, broken at blanks where there are any."""
+    result, line = [], ""
+    for word in sentence.split(" "):
+        joined = f"{line} {word}" if line else word
+        if text.width(joined) <= width:
+            line = joined
+            continue
+        if line:
+            result.append(line)
+        line = word
+        while text.width(line) > width > 1:
+            piece = text.cut(line, width + 1)[:-1] if text.width(line) > width + 1 else line[:-1]
+            piece = piece or line[0]
+            result.append(piece)
+            line = line[len(piece) :]
+    return [*result, line]
 
 
-def _minute(instant: str | None) -> str:
-    return instant[:16].replace("T", " ") + "Z" if instant else ""
-
-
-def _next(row: "wire.Session", now: datetime) -> str:
-    """What time will do to a session, as far as its answer tells."""
-    if row["status"] == "scheduled":
-        return f"starts in {_until(row['startTime'], now)}"
-    if row["status"] == "new":
-        return f"expires in {_until(row['expiresAt'], now)}"
-    return ""
-
-
-def _until(instant: str, now: datetime) -> str:
-    seconds = max(0, int((instants.parse(instant) - now).total_seconds()))
-    return duration_text(timedelta(seconds=seconds)) if seconds else "0s"
-
-
-def _plain(text: str) -> str:
-    """Somebody's text, kept from being read as markup or as control codes."""
-    return "".join(char if char.isprintable() else "�" for char in text).replace("[", r"\[")
+def terminal_width() -> int:
+    return output.size()[0] if sys.stdout.isatty() else 200

@@ -14,8 +14,8 @@ from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_su
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
 from tminus.config.settings import Lifecycle, Settings
-from tminus.config.values import duration_text
 from tminus.config.wording import message
+from tminus.durations import duration_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,6 @@ from tminus.privileges import acting_for, controller, user_name
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 
-SERVICE_SOCKET = Path("/run/tminus/tminus.sock")
-"""Where `systemd/tminus.socket` has the local socket."""
-
 SERVICE_STATE = Path("/var/lib/tminus")
 """The state directory of `systemd/tminus.service`."""
 
@@ -75,8 +72,8 @@ def check_ownership(state: Path, environ: Mapping[str, str]) -> None:
 def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     """The state directory of a command that works without a daemon. Raises `StateDirectoryUnusable`.
 
-    As for `local_sockets`: where nothing says which is meant, and there is none here, it is the service's, if there is
-    one that may be looked into.
+    As for the local socket of a command: where nothing says which is meant, and there is none here, it is the
+    service's, if there is one that may be looked into.
     """
     own = state_directory(environ)
     is_here = is_there(own) and own != Path("/var")  # which every machine has, and which is nobody's state
@@ -88,22 +85,6 @@ def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
 
 def _is_said(explicit: Path | None, environ: Mapping[str, str]) -> bool:
     return explicit is not None or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
-
-
-def local_sockets(settings: Settings, explicit: Path | None, environ: Mapping[str, str]) -> list[Path]:
-    """Where a command looks for the daemon's local socket, in this order; empty if the configuration has none.
-
-    Where nothing says which daemon is meant, neither `explicit` (--config) nor a variable, and none runs here, it is
-    the one that runs as a service.
-    """
-    if not settings.server.socket:
-        return []
-    try:
-        own = settings.server.socket_path(state_directory(environ))
-    except StateDirectoryUnusable:
-        return [SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]  # the directory it runs in was removed
-    assert own is not None
-    return [own] if _is_said(explicit, environ) else [own, SERVICE_SOCKET, SERVICE_STATE / settings.server.socket]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
-from tminus import instants
+from tminus import durations, instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
@@ -48,7 +48,7 @@ def _content_type(value: object) -> str:
 
 def _event_pattern(value: object) -> str:
     if not isinstance(value, str) or value not in EVENT_PATTERNS:
-        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {values.shown(value)}")
+        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {durations.shown(value)}")
     return value
 
 
@@ -65,15 +65,15 @@ def _in_order(roles: Iterable[Role]) -> list[str]:
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
-Span = Annotated[timedelta, PlainSerializer(values.duration_text)]
-_Or0 = PlainSerializer(lambda span: values.duration_text(span) if span else "0")
+Span = Annotated[timedelta, PlainSerializer(durations.duration_text)]
+_Or0 = PlainSerializer(lambda span: durations.duration_text(span) if span else "0")
 Never0 = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0")), _Or0]
 # A session takes its idempotency key with it, which is promised for so long.
 Retention = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0", at_least="24h")), _Or0]
 NeverEmpty = Annotated[
     timedelta | None,
     PlainValidator(values.duration_or_never("")),
-    PlainSerializer(lambda span: values.duration_text(span) if span else ""),
+    PlainSerializer(lambda span: durations.duration_text(span) if span else ""),
 ]
 Limit = Annotated[
     Rate | None, PlainValidator(values.parse_rate), PlainSerializer(lambda rate: str(rate) if rate else "")

@@ -1,0 +1,132 @@
+"""`tminus events`: the history of a session or of all, and what goes on."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tminus.cli import output, views
+from tminus.cli.connection import AsJson, Connection, Utc, Wide, telling_errors
+from tminus.cli.parsing import Argument, Option
+from tminus.client import Forbidden, Unavailable
+from tminus.text import json_text
+from tminus.vocabulary import EventPattern, event_types
+
+if TYPE_CHECKING:
+    from tminus import wire
+
+WAIT = 25
+"""Seconds that the daemon holds a request for events which have not happened yet."""
+
+AGAIN = 1.0
+"""Seconds after which a daemon that has stopped answering is asked again."""
+
+PAGE = 200
+"""Events asked for at once: what is in memory here and in the daemon's answer, whatever the history holds."""
+
+
+def events(
+    connection: Connection,
+    session_id: Annotated[str | None, Argument("[ID]", help="Only this session's.")] = None,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
+    type: Annotated[
+        list[EventPattern] | None,
+        Option("--type", help="Only these: session.ready, participant.*; may be repeated."),
+    ] = None,
+    after: Annotated[
+        int | None, Option(least=0, help="Begin after the event with this number; else with -f: now.")
+    ] = None,
+    utc: Utc = False,
+    wide: Wide = False,
+    as_json: AsJson = False,
+) -> None:
+    """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
+    types = [pattern.value for pattern in type or ()]
+    table = views.Events(views.moments(utc=utc), wide=wide)
+    with telling_errors(), connection.open() as daemon:
+        if follow:
+            _follow(daemon, session_id, types, "now" if after is None else after, None if as_json else table)
+            return
+        pages = _happened(daemon, session_id, types, after or 0)
+        if as_json:
+            _print_array(pages)
+        else:
+            for page in pages:
+                table.show(page)
+
+
+def _happened(
+    daemon: Any, session_id: str | None, types: Sequence[str], after: int
+) -> "Iterator[Sequence[wire.Event]]":
+    """What has happened until now, page by page. What happens meanwhile is left out, or a busy daemon's would not end.
+
+    The history of a session needs no more than the right to see it.
+    """
+    wanted = event_types(types or ["*"])
+    first = daemon.getEvents(session_id, after) if session_id else None
+    try:
+        newest = daemon.feed("now", limit=1)["next"]
+    except Forbidden:
+        if first is None:
+            raise
+        newest = None
+    while True:
+        if first is not None:
+            page, first = first, None
+        elif session_id:
+            page = daemon.getEvents(session_id, after)
+        else:
+            page = daemon.feed(after, type=types, limit=PAGE)
+        yield [
+            event for event in page["events"] if event["type"] in wanted and (newest is None or event["seq"] <= newest)
+        ]
+        if page["next"] <= after or (newest is not None and page["next"] >= newest):
+            return
+        after = page["next"]
+
+
+def _print_array(pages: "Iterator[Sequence[wire.Event]]") -> None:
+    """Print one JSON array, an element at a time."""
+    is_first = True
+    for page in pages:
+        for event in page:
+            sys.stdout.write("[\n" if is_first else ",\n")
+            text = json_text(event, ascii_only=not output.is_utf8(), indent=2)
+            sys.stdout.write("\n".join(f"  {line}" for line in text.split("\n")))
+            is_first = False
+    sys.stdout.write("[]\n" if is_first else "\n]\n")
+
+
+def _follow(
+    daemon: Any,
+    session_id: str | None,
+    types: Sequence[str],
+    after: "int | Literal['now']",
+    table: "views.Events | None",
+) -> None:
+    answered = told = False
+    try:
+        while True:
+            try:
+                page = daemon.feed(after, type=types, wait=WAIT)
+            except Unavailable as error:
+                # One that answered a moment ago is restarting, or its database is away. That nobody is there at all is
+                # for the caller to know at once.
+                if not answered:
+                    raise
+                if not told:
+                    output.complain(f"{error.description}; it is asked again")
+                told = True
+                time.sleep(AGAIN)
+                continue
+            answered, told = True, False
+            after = page["next"]
+            rows = [event for event in page["events"] if session_id in (None, event["id"])]
+            if table is not None:
+                table.show(rows)
+                continue
+            for row in rows:
+                output.put_json(row, indent=None)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass

@@ -1,0 +1,219 @@
+"""Sessions, events, endpoints and deliveries as tables."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tminus import clock, text
+from tminus.cli import output, tables
+from tminus.cli.moments import Moments
+from tminus.cli.output import Line, Span
+from tminus.cli.tables import Column
+from tminus.durations import duration_text
+
+if TYPE_CHECKING:
+    from tminus import wire
+
+STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
+
+WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "paused": "bold red"}
+
+SESSION_COLUMNS = (
+    Column("ID"),
+    Column("STATUS"),
+    Column("START"),
+    Column("PIN"),
+    Column("RECORD", least=10),
+    Column("LABEL", least=12),
+    Column("TYPE", wide=True),
+    Column("NEXT", wide=True),
+    Column("IN", wide=True),
+    Column("OWNER", wide=True),
+)
+
+EVENT_COLUMNS = (
+    Column("SEQ"),
+    Column("WHEN"),
+    Column("EVENT", wide=True),
+    Column("BY"),
+    Column("WHAT", least=20, folds=True),
+)
+
+
+def moments(*, utc: bool) -> Moments:
+    """How this command writes instants: for whoever reads the terminal, or in full in a pipe."""
+    return Moments(clock.now(), utc=utc, full=not output.is_terminal())
+
+
+def sessions(rows: "Sequence[wire.Session]", when: Moments, *, wide: bool) -> None:
+    """Print sessions, one a row."""
+    tables.show(SESSION_COLUMNS, [_session_row(row, when) for row in rows], wide=wide)
+
+
+def session_lines(rows: "Sequence[wire.Session]", when: Moments, width: int) -> list[Line]:
+    """The same as lines of a terminal, the heading first."""
+    columns = [column for column in SESSION_COLUMNS if not column.wide]
+    cells = [
+        [cell if isinstance(cell, Span) else Span(cell) for cell in _session_row(row, when)[: len(columns)]]
+        for row in rows
+    ]
+    return tables.lines(columns, cells, width)
+
+
+def _session_row(row: "wire.Session", when: Moments) -> list[Span | str]:
+    return [
+        row["id"],
+        Span(row["status"], STYLES.get(row["status"], "")),
+        when.text(row.get("startTime", row["createdAt"])),
+        str(row["pin"] or ""),
+        record(row),
+        row["label"],
+        row["type"],
+        _next(row, when),
+        str(row["participants"] or ""),
+        row["userDescription"],
+    ]
+
+
+def record(row: "wire.Session") -> str:
+    """What people call the object that the session is about; else its table and id."""
+    name = (row["parentObject"] or {}).get("name")
+    return name if isinstance(name, str) and name else row["externalMapping"] or ""
+
+
+def session(row: "wire.Session", when: Moments) -> None:
+    """Print one session, a field a line."""
+    reason = f" ({row['closeReason']})" if row["closeReason"] else ""
+    known: list[tuple[str, Span | str]] = [
+        ("session", row["id"]),
+        ("label", row["label"]),
+        ("type", row["type"]),
+        ("status", Span(f"{row['status']}{reason}", STYLES.get(row["status"], ""))),
+    ]
+    if _next(row, when):
+        known.append(("next", _next(row, when)))
+    if "startTime" in row:
+        known.append(("start", row["startTime"]))
+    known.append(("expires", row["expiresAt"]))
+    if row["pin"]:
+        known.append(("PIN", str(row["pin"])))
+    known.append(("settings", ", ".join(name for name, on in row["settings"].items() if on) or "none"))
+    known.append(("users", row["urls"]["user"]))
+    if "host" in row["urls"]:
+        known.append(("host", row["urls"]["host"]))
+    if record(row):
+        mapping = f" ({row['externalMapping']})" if row["externalMapping"] not in (None, record(row)) else ""
+        known.append(("record", record(row) + mapping))
+    if row["status"] == "active" or row["durationSeconds"]:
+        known.append(("active", duration_text(timedelta(seconds=row["durationSeconds"]))))
+        known.append(("in it", str(row["participants"])))
+    known.append(("version", str(row["version"])))
+    tables.fields(known)
+
+
+class Events:
+    """Prints events as they come, under one heading; columns are as wide as the first of them need."""
+
+    def __init__(self, when: Moments, *, wide: bool) -> None:
+        self._when = when
+        self._wide = wide
+        self._widths: list[int] | None = None
+        self._headed = False
+
+    def show(self, rows: "Iterable[wire.Event]") -> None:
+        """Print these, and what was printed before stays as it is."""
+        cells = [[self._span(cell) for cell in self._row(row)] for row in rows]
+        columns = [column for column in EVENT_COLUMNS if self._wide or not column.wide or not output.is_terminal()]
+        chosen = [EVENT_COLUMNS.index(column) for column in columns]
+        cells = [[row[at] for at in chosen] for row in cells]
+        if not output.is_terminal():
+            if not self._headed:
+                output.put_fields([column.title for column in columns])
+            for row in cells:
+                output.put_fields([span.text for span in row])
+        elif cells or not self._headed:
+            width = None if self._wide else output.size()[0]
+            drawn = tables.lines(columns, cells, width)
+            output.put(drawn[1:] if self._headed else drawn)
+        self._headed = True
+        sys.stdout.flush()
+
+    def _row(self, row: "wire.Event") -> list[str]:
+        late = f" ({row['lagMs']} ms late)" if "lagMs" in row else ""
+        when = self._when.text(row["ts"], seconds=True)
+        return [f"{row['seq']:>6}" if output.is_terminal() else str(row["seq"]), when, row["type"], row["actor"],
+                row["message"] + late]  # fmt: skip
+
+    @staticmethod
+    def _span(cell: str) -> Span:
+        return Span(cell)
+
+
+def webhooks(rows: "Sequence[wire.Webhook]", when: Moments, *, wide: bool) -> None:
+    """Print endpoints, one a row."""
+    columns = (
+        Column("NAME", least=10),
+        Column("STATE", least=9),
+        Column("BEHIND"),
+        Column("SINCE"),
+        Column("NEXT TRY"),
+        Column("LAST ERROR", least=16, folds=True),
+        Column("URL", wide=True),
+    )
+    cells: list[list[Span | str]] = []
+    for row in rows:
+        state = row["state"] + (f" ({row['pauseReason']})" if row["pauseReason"] else "")
+        cells.append(
+            [
+                row["name"],
+                Span(state, WEBHOOK_STYLES.get(row["state"], "")),
+                str(row["backlog"]),
+                when.text(row["oldestUndelivered"]),
+                when.text(row["retryAt"] if row["state"] == "failing" else None),
+                row["lastError"] or "",
+                row["url"],
+            ]
+        )
+    tables.show(columns, cells, wide=wide)
+
+
+def deliveries(rows: "Sequence[wire.Delivery]", when: Moments, *, wide: bool) -> None:
+    """Print attempts to deliver, one a row."""
+    columns = (
+        Column("WHEN"),
+        Column("KIND"),
+        Column("EVENTS"),
+        Column("ANSWER", least=16, folds=True),
+        Column("MS"),
+        Column("WHAT IT SAID", least=12),
+    )
+    cells: list[list[Span | str]] = []
+    for row in rows:
+        seqs = f"{row['firstSeq']}-{row['lastSeq']}" if row["events"] else ""
+        answer = str(row["status"]) if row["status"] else row["error"] or ""
+        cells.append(
+            [
+                when.text(row["at"], seconds=True),
+                row["kind"],
+                seqs,
+                Span(answer, "green" if row["ok"] else "red"),
+                str(row["ms"]),
+                row["answer"] or "",
+            ]
+        )
+    tables.show(columns, cells, wide=wide)
+
+
+def _next(row: "wire.Session", when: Moments) -> str:
+    """What time will do to a session, as far as its answer tells."""
+    if row["status"] == "scheduled" and "startTime" in row:
+        return f"starts in {when.until(row['startTime'])}"
+    if row["status"] == "new":
+        return f"expires in {when.until(row['expiresAt'])}"
+    return ""
+
+
+def fits(line: str, width: int) -> str:
+    """A line within a terminal's width."""
+    return text.cut(text.visible(line), width)

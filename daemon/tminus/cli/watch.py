@@ -1,0 +1,119 @@
+"""`tminus watch`: what is coming and what is open, drawn again and again within the terminal's window."""
+
+import time
+from typing import Annotated, Any
+
+from tminus import clock, instants
+from tminus.cli import output, views
+from tminus.cli.connection import USAGE, Connection, Utc, fail, telling_errors
+from tminus.cli.moments import Moments
+from tminus.cli.output import Line, Span
+from tminus.cli.parsing import Option
+from tminus.client import Unavailable
+from tminus.durations import parse_duration
+
+Section = tuple[str, Any]
+"""A heading, and the page of sessions below it."""
+
+FRAME = 5
+"""Lines besides the sessions: two headings, a blank line, the line at the end, and the cursor's."""
+
+
+def watch(
+    connection: Connection,
+    interval: Annotated[str, Option(metavar="SPAN", help="How often to look.")] = "1s",
+    limit: Annotated[int, Option(least=1, most=1000, help="Rows of each table; no more than fit.")] = 200,
+    utc: Utc = False,
+) -> None:
+    """Watch what is coming and what is open, until Ctrl-C."""
+    try:
+        pause = parse_duration(interval).total_seconds()
+    except ValueError as error:
+        raise fail(f"--interval {error}", USAGE) from None
+    scope = "all" if connection.is_local else "mine"
+    screen = Screen()
+    with telling_errors(), connection.open() as daemon:
+        try:
+            seen: list[Section] | None = None
+            while True:
+                problem = ""
+                columns, rows = output.size()
+                try:
+                    seen = _look(daemon, scope, min(limit, max(1, rows - FRAME)) if output.is_terminal() else limit)
+                except Unavailable as error:
+                    if seen is None:  # as in `feed._follow`
+                        raise
+                    problem = f"{error.description}; it is asked again"
+                now = clock.now()
+                when = views.moments(utc=utc)
+                screen.draw(frame(seen, when, instants.text(now), problem, columns, rows))
+                time.sleep(pause)
+        except KeyboardInterrupt:
+            pass
+
+
+def _look(daemon: Any, scope: str, limit: int) -> list[Section]:
+    opened = daemon.listSessions(status=["new", "active"], scope=scope, orderby="updatedAt", limit=limit)
+    coming = daemon.listSessions(status=["scheduled"], scope=scope, orderby="startTime", orderdir="ASC", limit=limit)
+    return [("Open", opened), ("Coming", coming)]
+
+
+def frame(
+    sections: list[Section], when: Moments, now: str, problem: str, columns: int, rows: int
+) -> tuple[list[Line], Line]:
+    """What fits: the lines of both tables, and the last line. A table that needs less leaves the rest to the other."""
+    wanted = [len(page["rows"]) for _, page in sections]
+    # Of each table its heading; between them a line; at the end the last one, where the cursor stays.
+    room = max(2, rows - 4 - len(sections))
+    shares = shared(wanted, [page["count"] for _, page in sections], room)
+    lines: list[Line] = []
+    for (title, page), share in zip(sections, shares, strict=True):
+        if lines:
+            lines.append([])
+        lines.append([Span(f"{title}: {page['count']}", "bold")])
+        if share:
+            lines += views.session_lines(page["rows"][:share], when, columns)
+        if (more := page["count"] - min(share, len(page["rows"]))) > 0:
+            lines.append([Span(f"{more} more", "dim")])
+    end = problem or f"{now[:19].replace('T', ' ')}Z, times in {when.zone}, Ctrl-C ends"
+    return lines, [Span(views.fits(end, columns - 1), "" if problem else "dim")]
+
+
+def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
+    """Rows for each table within `room` lines, of which a table's own heading takes one, and "more" one if needed."""
+
+    def lines(share: int, count: int) -> int:
+        return share + (1 if share else 0) + (1 if count > share else 0)
+
+    shares = list(wanted)
+    while sum(map(lines, shares, counts)) > room and any(shares):
+        largest = max(range(len(shares)), key=lambda at: shares[at])
+        shares[largest] -= 1
+    return shares
+
+
+class Screen:
+    """Draws a frame over the one before. In a pipe each frame that differs is printed below the other."""
+
+    def __init__(self) -> None:
+        self._height = 0
+        self._size = (0, 0)
+        self._before: list[Line] = []
+
+    def draw(self, drawn: tuple[list[Line], Line]) -> None:
+        lines, end = drawn
+        if not output.is_terminal():
+            if lines != self._before:
+                output.put([*lines, []])
+                output.draw("")
+                self._before = lines
+            return
+        colour = output.coloured()
+        size = output.size()
+        # A window that has another size has broken the lines anew: nothing is where it was.
+        start = "\x1b[2J\x1b[H" if self._size != size and self._height else "\r"
+        if self._height and self._size == size:
+            start += f"\x1b[{self._height}A"
+        text = "".join(f"\x1b[K{output.drawn(line, colour=colour)}\n" for line in lines)
+        output.draw(f"{start}{text}\x1b[J{output.drawn(end, colour=colour)}")
+        self._height, self._size = len(lines), size

@@ -1,0 +1,60 @@
+"""A command starts fast, since it loads only what it needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.acceptance.daemons import Daemon, environment
+
+HEAVY = frozenset(
+    {
+        "alembic", "apscheduler", "asyncio", "email", "fastapi", "httpx", "importlib.metadata", "pydantic", "rich",
+        "sqlalchemy", "ssl", "structlog", "typer", "uvloop",
+    }
+)  # fmt: skip
+"""What takes longer to load than a command's request takes."""
+
+LOADED = """
+import sys
+from tminus.cli import main
+
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("list",),
+        ("list", "--json"),
+        ("list", "--help"),
+        ("create", "--type", "live", "--label", "A"),
+        ("events",),
+        ("webhooks", "list"),
+        ("webhooks", "--help"),
+        ("nothing",),
+    ],
+    ids=" ".join,
+)
+def test_what_is_asked_often_loads_nothing_heavy(daemon: Daemon, arguments: tuple[str, ...]) -> None:
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+    loaded = done.stderr.splitlines()[-1].split()
+    assert "tminus.cli" in loaded, done.stderr
+    assert not HEAVY.intersection(loaded)
+    assert len(loaded) < 150
+
+
+def test_completion_loads_nothing_heavy(daemon: Daemon) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, "list", "--"],
+        env=environment(_TMINUS_COMPLETE="bash"), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not HEAVY.intersection(done.stderr.split())

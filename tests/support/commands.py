@@ -1,0 +1,26 @@
+"""The command within the process of a test, where its parts can be exchanged."""
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+
+from tminus.cli import dispatch
+from tminus.cli.parsing import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def invoke(*arguments: str) -> Result:
+    """Run a command; what it raises besides its exit code goes on."""
+    code = 0
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            dispatch.call(list(arguments))
+        except Exit as ended:
+            code = ended.code
+    return Result(code, out.getvalue(), err.getvalue())
