@@ -10,6 +10,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own only from
 
 Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 SessionType = Literal["support", "cobrowse", "live", "replay"]
+Product = Literal["support", "cobrowse", "live", "replay", "beam"]
 Status = Literal["scheduled", "new", "active", "closed"]
 CloseReason = Literal["cancelled", "closed", "expired", "empty", "time_limit"]
 
@@ -274,8 +275,12 @@ class OwnAgentSession(AgentSession):
     id: str
     ExternalUserId: int
     OrganizationId: int
+    CustomerId: int
     name: str
     isActive: bool
+    lastActiveAt: Instant
+    createdAt: Instant
+    updatedAt: Instant
 
 
 class Organization(TypedDict):
@@ -300,7 +305,7 @@ class Me(TypedDict):
     roles: Roles
     org: Organization
     user: User
-    products: dict[SessionType, dict[str, bool]]
+    products: dict[Product, dict[str, bool]]
 
 
 class WidgetConfig(TypedDict):
@@ -333,6 +338,8 @@ class CobrowseDeployment(TypedDict):
     entrypoint: str
     is_multidomain: bool
     CobrowseDomains: list[dict[str, Any]]
+    createdAt: Instant
+    updatedAt: Instant
 
 
 class FieldFault(TypedDict):

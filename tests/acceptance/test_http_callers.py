@@ -73,7 +73,12 @@ def test_a_token_becomes_an_agent_session_of_one_hour(daemon: Daemon) -> None:
     assert me["user"] == {"name": "Anna Agent", "email": "anna@example.com", "externalId": "aagent", "id": 7}
 
     headers = {"Session-id": begun["id"]}
-    assert daemon.get("/me", by=None, headers=headers).json() == me
+    assert begun["CustomerId"] == me["org"]["CustomerId"] == me["org"]["id"]
+    assert begun["createdAt"] == begun["startedAt"] <= begun["lastActiveAt"] == begun["updatedAt"]
+    later = daemon.get("/me", by=None, headers=headers).json()
+    moved = {name: later["session"].pop(name) for name in ("lastActiveAt", "updatedAt")}
+    assert all(begun.pop(name) <= instant for name, instant in moved.items())
+    assert later == me
     made = daemon.post("/supportsessions", {"type": "live", "label": "A"}, by=None, headers=headers).json()
     assert made["createdByAgentSession"]["sid"] == begun["sid"]
     assert begun["id"] not in str(made)
@@ -89,13 +94,19 @@ def test_a_wrong_token_begins_no_agent_session(daemon: Daemon) -> None:
 
 
 def test_products_show_what_the_policy_leaves_to_the_agent(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(policy={"recording": "always", "audio": "agent"}, organization={"id": 1336, "name": "Acme"})
+    viewer = "https://integration.example.com/viewer/index.html"
+    daemon = start_daemon(
+        policy={"recording": "always", "audio": "agent"},
+        organization={"id": 1336, "name": "Acme"},
+        server={"user_url": "https://meet.example.com/support/", "host_url": viewer},
+    )
     me = daemon.get("/me", by="anna").json()
     assert me["products"] == {
         "support": {"record": False, "prerequestrc": True, "prerequestadmin": True},
         "cobrowse": {"record": False},
         "live": {"record": False, "knock": True, "audio": True},
         "replay": {},
+        "beam": {},
     }
     assert me["org"]["id"] == me["session"]["OrganizationId"] == 1336
     assert me["org"]["name"] == "Acme"
@@ -104,10 +115,16 @@ def test_products_show_what_the_policy_leaves_to_the_agent(start_daemon: StartDa
     assert made["settings"]["recording"] is True
     assert made["settings"]["audio"] is True
     widget = daemon.get("/organization/1336/remotewidgetconfig?").json()["widgetConfig"]
-    assert widget["vanity_url"] == daemon.url
-    assert made["urls"]["user"].startswith(widget["vanity_url"])
+    assert widget["vanity_url"] == "https://meet.example.com/support"
+    assert made["urls"]["user"] == f"{widget['live_url']}?{made['id']}" == f"{widget['vanity_url']}/?{made['id']}"
+    assert made["urls"]["host"].startswith(f"{viewer}?{made['id']}#host=")
+    support = daemon.make(type="support")
+    assert support["urls"]["user"] == f"{widget['activation_base_url']}{support['pin']}"
+    assert support["urls"]["host"].startswith(f"{widget['viewer_base_url']}?{support['id']}#host=")
     deployments = daemon.get("/organization/1336/cobrowsedeployments").json()
     assert [one["OrganizationId"] for one in deployments] == [1336]
+    assert [one["entrypoint"] for one in deployments] == ["meet.example.com/support/"]
+    assert all(parsed(one["createdAt"]) <= parsed(one["updatedAt"]) for one in deployments)
     refused(daemon.get("/organization/1/remotewidgetconfig"), 404, 106404)
     refused(daemon.get("/organization/1/cobrowsedeployments"), 404, 106404)
     refused(daemon.get("/organization/one/cobrowsedeployments"), 400, 100400)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 
@@ -11,6 +12,9 @@ from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.test_http_contract import raw
 from tests.acceptance.test_http_errors import fields, refused
 from tests.acceptance.times import from_now
+
+SAFE_IN_PATHS = "/%!$&'()*+,;=:@~|[]^"
+"""What a browser leaves as it is in a path, besides letters, digits and `-._`."""
 
 # --- HEAD -------------------------------------------------------------------------------------------------------------
 
@@ -153,6 +157,36 @@ def test_a_base_url_may_end_in_a_slash(daemon: Daemon, description: JSON) -> Non
     assert [row["id"] for row in daemon.get("//crmlookup/a//b").json()] == [session["id"]], "the key keeps its own"
     for path in ("/v3/supportsession//", "/v3/auth//signout", "/v2//me"):
         assert daemon.http.get(f"{daemon.url}{path}", headers={"Session-id": daemon.token}).status_code == 404, path
+
+
+KEYS_IN_NO_PATH = ("a?b", "?", "a#b", "a\\b", "50%25", "a%2Fb", "../a", "a/./b", "a/..", ".")
+KEYS_IN_A_PATH = (
+    "a.b",
+    "spiffycrm.acmebrand.case.g4j231j8f",
+    "a/b//c",
+    "50%",
+    "a b",
+    "Łódź",
+    "a&b=c;d",
+    "..a",
+    "a:@!$'()*+,",
+)
+
+
+@pytest.mark.parametrize("key", KEYS_IN_NO_PATH)
+def test_a_key_that_no_client_of_the_original_could_look_up_is_refused(daemon: Daemon, key: str) -> None:
+    body = {"type": "live", "label": "A", "externalMapping": key, "parentObject": {"id": "1"}}
+    told = refused(daemon.post("/supportsessions", body), 400, 100400)
+    assert [fault["field"] for fault in told["errors"]] == ["externalMapping"]
+    assert "looked up as part of a path" in told["description"]
+
+
+@pytest.mark.parametrize("key", KEYS_IN_A_PATH)
+def test_a_key_is_found_by_a_client_that_encodes_it_as_browsers_do(daemon: Daemon, key: str) -> None:
+    made = daemon.make(externalMapping=key, parentObject={"id": "1"})
+    # What a browser encodes of a path by itself; the client of the original adds the question mark.
+    found = raw(daemon, "GET", f"/v3/crmlookup/{quote(key, safe=SAFE_IN_PATHS)}?")[1]
+    assert made["id"] in [row["id"] for row in found]
 
 
 # --- answers stay small -----------------------------------------------------------------------------------------------

@@ -54,8 +54,14 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
     elif not owns(caller, session):
         # Whoever has the PIN gets in: a monitor watches, and does not.
         shown["pin"] = 0
-        shown["urls"]["user"] = f"{session.user_url.rpartition('/')[0]}/?{session.id}"
+        shown["urls"]["user"] = f"{_users_page(session)}?{session.id}"
     return shown
+
+
+def _users_page(session: Session) -> str:
+    """The page that users are sent to, without the PIN or the id that is behind it."""
+    head, mark, _ = session.user_url.partition("?")
+    return head if mark else f"{head.rpartition('/')[0]}/"
 
 
 def _text(instant: datetime | None) -> str | None:
@@ -64,7 +70,9 @@ def _text(instant: datetime | None) -> str | None:
 
 def pin_meta(session: Session) -> wire.PinMeta:
     """What anybody who knows the PIN may know. Clients append the PIN to the download URLs."""
-    page = f"{session.user_url.rpartition('/')[0]}/"
+    page = _users_page(session)
+    if not page.endswith("/"):
+        page += "?"
     return {
         "id": session.id,
         "pin": session.pin,
@@ -97,15 +105,20 @@ def discovered(session: Session, settings: Settings, instance: str, now: datetim
 
 def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> wire.Me:
     """The caller, with the secret that it has sent or just been given."""
-    organization = settings.organization
+    organization, shown = settings.organization, agent_session_shown(caller, now)
     return {
         "session": {
-            **agent_session_shown(caller, now),
+            **shown,
             "id": secret,
             "ExternalUserId": caller.agent_id,
             "OrganizationId": organization.id,
+            "CustomerId": organization.id,
             "name": caller.name,
             "isActive": True,
+            # This call is the latest sign of life; nothing else of an agent session ever changes.
+            "lastActiveAt": instants.text(now),
+            "createdAt": shown["startedAt"],
+            "updatedAt": instants.text(now),
         },
         "roles": roles_shown(caller),
         "org": {
@@ -117,8 +130,11 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
         },
         "user": {"name": caller.name, "email": email, "externalId": caller.external_id, "id": caller.agent_id},
         "products": {
-            session_type.value: policy.agent_choices(session_type, settings.policy.modes(session_type))
-            for session_type in SessionType
+            **{
+                session_type.value: policy.agent_choices(session_type, settings.policy.modes(session_type))
+                for session_type in SessionType
+            },
+            "beam": {},  # a product of the original without options, and no type of session
         },
     }
 
@@ -132,29 +148,36 @@ def widget_config(settings: Settings) -> wire.EndpointConfig:
             "cobrowse": True,
             "live": True,
             "replay": True,
-            "viewer_base_url": f"{urls.host}/",
-            "activation_base_url": f"{urls.user}/",
+            "viewer_base_url": urls.host_page,
+            "activation_base_url": urls.pin_page,
             "vanity_url": urls.user,
             "agent_portal_base_url": urls.host,
-            "replay_url": f"{urls.user}/?",
-            "live_url": f"{urls.user}/",
-            "embedded_live_url": f"{urls.user}/",
+            "replay_url": f"{urls.user_page}?",
+            "live_url": urls.user_page,  # for users and hosts alike: the client has one form for both
+            "embedded_live_url": urls.user_page,
         }
     }
 
 
-def cobrowse_deployments(settings: Settings) -> list[wire.CobrowseDeployment]:
-    """The one place where cobrowse sessions are joined: the users' pages."""
+def cobrowse_deployments(settings: Settings, created: datetime, updated: datetime) -> list[wire.CobrowseDeployment]:
+    """The one place where cobrowse sessions are joined: the users' pages.
+
+    `created` and `updated` are when the daemon started, and when these settings came into force.
+    """
     organization = settings.organization
+    page = urlsplit(settings.server.urls().user_page)
     return [
         {
             "id": organization.id,
             "key": organization.provider,
             "name": organization.name,
             "OrganizationId": organization.id,
-            "entrypoint": urlsplit(settings.server.urls().user).netloc,
+            # A client writes `https://` before it, whatever the scheme is.
+            "entrypoint": page.netloc + ("" if page.path == "/" else page.path),
             "is_multidomain": False,
             "CobrowseDomains": [],
+            "createdAt": instants.text(created),
+            "updatedAt": instants.text(updated),
         }
     ]
 

@@ -65,6 +65,29 @@ def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
     return meta_data
 
 
+_IN_NO_PATH = re.compile(r"[?#\\]|%[0-9A-Fa-f]{2}|(?:^|/)\.{1,2}(?:/|$)")
+"""What does not come through the path of a URL when it is not encoded, in the order in which it is named below."""
+
+
+def _look_up_key(key: str) -> str:
+    if _IN_NO_PATH.search(key):
+        raise ValueError(
+            'must not contain "?", "#", "\\", "%" with two hex digits, or "." or ".." between slashes: it is looked up '
+            "as part of a path, which clients of the original do not encode"
+        )
+    return key
+
+
+LookUpKey = Annotated[
+    Text,
+    AfterValidator(_look_up_key),
+    Field(
+        description="The key of the parent object, by which GET /v3/crmlookup/{key} finds the session. Clients of the "
+        "original do not encode it: without ?, #, backslash, % with two hex digits, and the segments . and ..",
+        json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f?#\\]*$"},
+    ),
+]
+
 MetaData = Annotated[dict[str, Any], AfterValidator(_small), Field(description="At most 16 KiB of JSON")]
 
 
@@ -110,7 +133,7 @@ class NewSession(Request):
     label: Text
     userDescription: Short | None = None
     agentPrefs: AgentPrefs | None = None
-    externalMapping: Text | None = None
+    externalMapping: LookUpKey | None = None
     parentObject: ParentObject | None = None
     metaData: MetaData | None = None
     startTime: Instant | None = None

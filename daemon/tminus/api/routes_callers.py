@@ -75,4 +75,4 @@ async def remote_widget_config(request: Request, caller: CurrentCaller, organiza
 async def cobrowse_deployments(request: Request, caller: CurrentCaller, organization_id: OrganizationId) -> Response:
     services = services_of(request)
     _check_organization(services, organization_id)
-    return Json(answers.cobrowse_deployments(services.settings))
+    return Json(answers.cobrowse_deployments(services.settings, services.started_at, services.applied_at))

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from tminus import clock
 from tminus.api.attempts import Attempts
 from tminus.api.turns import Turns
 from tminus.bell import Bell
@@ -67,6 +68,7 @@ class Services:
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
         self._turns = Turns(_SEARCHERS)
         self._limits: Limits | None = None
+        self.started_at = clock.now()
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
@@ -78,6 +80,7 @@ class Services:
             self.failed_tokens = Attempts(settings.limits.failed_tokens)
             self.pin_lookups = Attempts(settings.limits.pin_lookups)
         self.settings = settings
+        self.applied_at = clock.now()
 
     async def read(self, look: Callable[[View], T]) -> T:
         """Runs `look` on one consistent view, off the event loop."""

@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 from tminus.durations import shown
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+# By their endings, not by any dot: `/v1.2` and `/acme.com` are directories.
+_FILE = re.compile(r"/(?:.*/)?[^/]+\.(?:html?|xhtml|shtml|php|aspx?|jsp|cgi)", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]{1,5}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@\s]+)", re.IGNORECASE)
 
@@ -57,6 +59,11 @@ def parse_base_url(value: object) -> str | None:
     if "?" in value or "#" in value:
         raise ValueError('must be a URL without "?" and "#": paths are appended to it')
     return value.rstrip("/")
+
+
+def page(base: str) -> str:
+    """The page at a base URL, to which `?` and an id are appended: the file that it names, else its directory."""
+    return base if _FILE.fullmatch(urlsplit(base).path) else f"{base}/"
 
 
 def parse_endpoint(value: object) -> str:

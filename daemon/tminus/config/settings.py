@@ -103,6 +103,22 @@ class Urls:
     user: str
     host: str
 
+    @property
+    def user_page(self) -> str:
+        """Where users go, with `?` and a session's id behind it."""
+        return addresses.page(self.user)
+
+    @property
+    def pin_page(self) -> str:
+        """Where users go, with a session's PIN behind it."""
+        page = self.user_page
+        return page if page.endswith("/") else f"{page}?"
+
+    @property
+    def host_page(self) -> str:
+        """Where hosts go, with `?` and a session's id behind it."""
+        return addresses.page(self.host)
+
 
 class Server(Table):
     listen: Listen = Address("127.0.0.1", 8710)

@@ -52,7 +52,6 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     session_id, host_auth_token, host_key = draws.base62_each(order.type.id_length, draws.TOKEN, draws.TOKEN)
     opens_now = move.dest is Status.NEW
     pin = tx.free_pin() if opens_now and order.type.has_pin else 0
-    user_path = f"{pin}" if pin else f"?{session_id}"
     urls = settings.server.urls()
     session = Session(
         id=session_id,
@@ -74,8 +73,8 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         host_key=host_key,
         external_session_object_id=draws.hex32(),
         settings=policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences),
-        user_url=f"{urls.user}/{user_path}",
-        host_url=f"{urls.host}/?{session_id}",
+        user_url=f"{urls.pin_page}{pin}" if pin else f"{urls.user_page}?{session_id}",
+        host_url=f"{urls.host_page}?{session_id}",
         external_mapping=order.external_mapping,
         parent_object=order.parent_object,
         meta_data=order.meta_data,
