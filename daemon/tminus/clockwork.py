@@ -66,7 +66,12 @@ class Clockwork:
         self._worst_lag = timedelta(0)
         self._one_at_a_time = threading.Lock()
         """Held by the tick that runs: a reload runs one, too, on a thread of its own."""
-        self.timers = Timers(self.tick, self._chores(services.settings), services.webhooks.try_all_again)
+        self.timers = Timers(
+            self.tick,
+            self._chores(services.settings),
+            services.webhooks.try_all_again,
+            lambda: self._store.clock_difference,
+        )
 
     def tick(self) -> datetime | None:
         """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""

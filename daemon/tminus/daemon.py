@@ -66,7 +66,7 @@ class Daemon:
                 config.make_private(file)
             self.store = Store(
                 database.url,
-                clock.now,
+                None,
                 self._committed,
                 _tell_health,
                 self._heard,
@@ -75,10 +75,11 @@ class Daemon:
                 waiting=self._wait_for_migration,
             )
             started.callback(self.store.close)
+            clock.follow(self.store.now)
             if self.store.migrated_from != self.store.schema:
                 say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
             webhooks = Webhooks(self.store, state, self._tried)
-            self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname())
+            self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
             self._announcer = Announcer(self.store, logs.say_event, self._ring)
             self._announcer.start()
@@ -193,6 +194,9 @@ class Daemon:
 
     def _not_ready(self) -> list[str]:
         return self._health.not_ready()
+
+    def _notes(self) -> list[str]:
+        return self._health.notes()
 
     def _tell_status(self) -> None:
         if not self._stopping.is_set():

@@ -36,6 +36,14 @@ class Health:
             reasons.append(f"the database is damaged: {self._store.damage}")
         return reasons
 
+    def notes(self) -> list[str]:
+        """What an operator should look at, although requests may come here."""
+        ahead = self._store.clock_difference
+        if not ahead:
+            return []
+        how = "ahead of" if ahead > timedelta(0) else "behind"
+        return [f"this machine's clock is {abs(ahead).total_seconds():.1f} s {how} the database's, which counts"]
+
     def status(self) -> str:
         """One line for `systemctl status`."""
         if reasons := self.not_ready():
@@ -45,7 +53,7 @@ class Health:
         except StoreUnavailable as error:
             return f"not ready: {error.description}"
         told = [f"{number} {status.value}" for status, number in counts.items()]
-        return f"{', '.join(told)}; next deadline {instants.text(due) if due else 'none'}"
+        return "; ".join([", ".join(told), f"next deadline {instants.text(due) if due else 'none'}", *self.notes()])
 
 
 def _ago(seconds: float) -> str:

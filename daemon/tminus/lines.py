@@ -59,6 +59,12 @@ LOG_LINES = {
     ),
     "clock.late": Line("warning", "{moves} sessions were moved late, by up to {lag_ms} ms", ("lag_ms", "moves")),
     "clock.stepped": Line("warning", "the wall clock was set by {step_ms} ms: the timers were set anew", ("step_ms",)),
+    "clock.differs": Line(
+        "warning",
+        "this machine's clock is off by {off_ms} ms: the database's clock counts, and nothing is early or late",
+        ("off_ms",),
+    ),
+    "clock.agrees": Line("info", "this machine's clock agrees with the database's again"),
     "clock.failed": Line("error", "{job} failed ({error}); it is tried again", ("job", "error", "traceback")),
     "clock.recovered": Line("info", "{job}, which had failed, is done again", ("job",)),
     "clock.no_pin": Line(
@@ -184,6 +190,7 @@ FIELDS = {
     "ms": "how long the answer took, in milliseconds",
     "new": "the setting's new value; a secret's is never told",
     "next_due": "the earliest deadline; absent if there is none",
+    "off_ms": "by how many milliseconds this machine's clock is ahead of the database's; negative: behind",
     "old": "the setting's value before",
     "oldest_undelivered": "when the oldest event happened that a webhook has not been told yet",
     "passed": "the settings (`listen`, `socket`) in whose place systemd handed a socket over",

@@ -60,6 +60,10 @@ class Metrics:
         self.lag = Histogram(
             "tminus_clock_lag_seconds", "How late the latest move of a sweep was", buckets=LAGS, registry=registry
         )
+        Gauge(
+            "tminus_clock_offset_seconds", "By how much this machine's clock is ahead of the shared database's",
+            registry=registry,
+        ).set_function(lambda: _ahead(store))  # fmt: skip
         self._commits = Counter("tminus_commits", "Transactions that the writer committed", registry=registry)
         self._commit_jobs = Histogram(
             "tminus_commit_jobs", "Jobs that shared one commit", buckets=JOBS, registry=registry
@@ -103,6 +107,10 @@ class Metrics:
     def scrape(self) -> bytes:
         """The metrics in Prometheus's text format; without those of the database while that cannot be read."""
         return generate_latest(self._registry)
+
+
+def _ahead(store: Store) -> float:
+    return store.clock_difference.total_seconds()
 
 
 class _Process(ProcessCollector):

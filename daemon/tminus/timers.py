@@ -15,7 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.date import DateTrigger
 
-from tminus import clock
+from tminus import clock, instants
 from tminus.errors import StoreUnavailable
 from tminus.logs import failure, say
 from tminus.storage.engine import reason
@@ -32,6 +32,9 @@ SWEEP = timedelta(seconds=1)
 STEP = 0.5
 """Seconds by which wall clock and monotonic clock may drift apart between two pulses before that is a step."""
 
+TOLERANCE = timedelta(milliseconds=2)
+"""How far a timer may stand from where it should: two clocks are not read in the same moment."""
+
 ALIVE = 10.0
 """Seconds without a finished tick after which the clock counts as stopped."""
 
@@ -46,13 +49,21 @@ class Timers:
     chores
         Name -> (interval, work): retention, heartbeat, status.
     stepped
-        Called when the wall clock has been set, and again each second until it does not fail.
+        Called when the clock that counts has been set, and again each second until it does not fail.
+    difference
+        Returns by how much this machine's clock is ahead of the one that counts; zero if nobody need know.
     """
 
     def __init__(
-        self, tick: Callable[[], datetime | None], chores: Chores, stepped: Callable[[], object] = lambda: None
+        self,
+        tick: Callable[[], datetime | None],
+        chores: Chores,
+        stepped: Callable[[], object] = lambda: None,
+        difference: Callable[[], timedelta] = timedelta,
     ) -> None:
         self._tick = tick
+        self._difference = difference
+        self._told_difference = timedelta(0)
         self._stepped = stepped
         self._chores = chores
         self._next: dict[str, tuple[timedelta, float]] = {}
@@ -60,6 +71,10 @@ class Timers:
         the wall clock set the timers anew; did each interval begin anew, too, a chore might never be done.
         """
         self._armed: datetime | None = None
+        self._armed_at = clock.machine()
+        """When that is on this machine's clock, by which APScheduler sleeps."""
+        self._arming = 0
+        """Number of the timer that stands, so that one that fires late is not taken for it."""
         self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -111,15 +126,22 @@ class Timers:
     def due_at(self, due: datetime) -> None:
         """Somebody set a deadline: the timer moves there if that is earlier than where it stands. Any thread."""
         with self._lock:
-            if not self._stop.is_set() and (self._armed is None or due < self._armed):
+            if not self._stop.is_set() and (self._armed is None or due < self._armed or self._has_drifted(due)):
                 self._arm(due)
+
+    def _has_drifted(self, due: datetime) -> bool:
+        """Whether the timer for `due` would fire at another time than when it was set: two clocks run apart."""
+        return due == self._armed and abs(_on_this_machine(due) - self._armed_at) > TOLERANCE
 
     # --- on the scheduler's threads -----------------------------------------------------------------------------------
 
-    def _run_tick(self) -> None:
+    def _run_deadline(self, number: int) -> None:
         with self._lock:
-            if self._armed is not None and self._armed <= clock.now():
-                self._armed = None  # it has fired, or is about to and will find nothing
+            if number == self._arming:
+                self._armed = None
+        self._run_tick()
+
+    def _run_tick(self) -> None:
         due = self._guarded("tick", self._tick)
         if not isinstance(due, _Failed):
             self.beat()
@@ -147,12 +169,14 @@ class Timers:
         return result
 
     def _arm(self, due: datetime) -> None:
-        self._armed = due
+        self._armed, self._armed_at = due, _on_this_machine(due)
+        self._arming += 1
         # A tick that runs this is not finished yet: were only one instance allowed, a timer that fires meanwhile
         # would be skipped, and its session be late until the sweep.
         self._scheduler.add_job(
-            self._run_tick, DateTrigger(due), id="deadline", max_instances=100, replace_existing=True
-        )
+            self._run_deadline, DateTrigger(self._armed_at), (self._arming,), id="deadline", max_instances=100,
+            replace_existing=True,
+        )  # fmt: skip
 
     def _set_all(self) -> None:
         with self._lock:
@@ -164,7 +188,7 @@ class Timers:
             for name, (every, work) in self._chores.items():
                 self._scheduler.add_job(
                     self._do_chore, _Every(every), (name, every, work), id=name, executor="chores",
-                    next_run_time=clock.now() + self._wait(name, every),
+                    next_run_time=clock.machine() + self._wait(name, every),
                 )  # fmt: skip
 
     def _wait(self, name: str, every: timedelta) -> timedelta:
@@ -178,20 +202,39 @@ class Timers:
     # --- the pulse ----------------------------------------------------------------------------------------------------
 
     def _watch_clock(self) -> None:
-        """Notices that the wall clock was set, and sets the timers anew: APScheduler sleeps for a span that it reckons
-        once from the wall clock, so after a step back by an hour it would sleep an hour too long.
+        """Notice that a clock was set, and set the timers anew: APScheduler sleeps for a span that it computes once
+        from this machine's clock, so after a step back by an hour it would sleep an hour too long.
         """
-        offset = clock.now().timestamp() - clock.monotonic()
+        offset, own = self._offsets()
         untold = False
         while not self._stop.wait(SWEEP.total_seconds()):
-            present = clock.now().timestamp() - clock.monotonic()
-            if abs(present - offset) > STEP:
-                say("clock.stepped", step_ms=round((present - offset) * 1000))
-                self._set_all()
+            self._tell_difference()
+            was, was_own = offset, own
+            offset, own = self._offsets()
+            if abs(offset - was) > STEP:
+                say("clock.stepped", step_ms=round((offset - was) * 1000))
                 untold = True
+            if abs(offset - was) > STEP or abs(own - was_own) > STEP:
+                self._set_all()
             if untold:  # until it gets through: the database may be away, or have too much to do
                 untold = isinstance(self._guarded("step", self._stepped), _Failed)
-            offset = present
+
+    @staticmethod
+    def _offsets() -> tuple[float, float]:
+        """Of the clock that counts and of this machine's: how far each is ahead of the monotonic clock."""
+        monotonic = clock.monotonic()
+        return clock.now().timestamp() - monotonic, clock.machine().timestamp() - monotonic
+
+    def _tell_difference(self) -> None:
+        """Log that this machine's clock differs from the one that counts, once for each change of it."""
+        difference, told = self._difference(), self._told_difference
+        if abs(difference - told).total_seconds() < STEP:
+            return
+        self._told_difference = difference
+        if difference:
+            say("clock.differs", off_ms=instants.milliseconds(difference))
+        else:
+            say("clock.agrees")
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]
@@ -207,6 +250,11 @@ class _Every(BaseTrigger):  # type: ignore[misc]
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
         following: datetime = (previous or now) + self._interval
         return following if following > now else now + self._interval
+
+
+def _on_this_machine(instant: datetime) -> datetime:
+    """What this machine's clock shows at an instant of the clock that counts."""
+    return instant + (clock.machine() - clock.now())
 
 
 class _Failed:

@@ -361,7 +361,8 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """Whether requests should come here, and if not why."""
+    """Whether requests should come here, and if not why; `notes`: what an operator should look at all the same."""
 
     ready: bool
     reasons: list[str]
+    notes: list[str]

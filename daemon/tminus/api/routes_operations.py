@@ -26,8 +26,11 @@ async def healthz() -> Response:
     responses={503: {"model": wire.Readiness, "description": "They should not, and why"}},
 )
 def readyz(request: Request) -> Response:
-    reasons = services_of(request).not_ready()
-    return Json({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+    services = services_of(request)
+    reasons = services.not_ready()
+    return Json(
+        {"ready": not reasons, "reasons": reasons, "notes": services.notes()}, status_code=503 if reasons else 200
+    )
 
 
 @router.get(

@@ -40,15 +40,24 @@ class Services:
         The endpoints.
     instance
         A name for this process, for `/discovery`.
+    notes
+        Says what an operator should look at, although requests may come here.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, webhooks: Webhooks, not_ready: Callable[[], list[str]], instance: str
+        self,
+        store: Store,
+        settings: Settings,
+        webhooks: Webhooks,
+        not_ready: Callable[[], list[str]],
+        instance: str,
+        notes: Callable[[], list[str]] = list,
     ) -> None:
         self.store = store
         self.webhooks = webhooks
         self.write = store.write
         self.not_ready = not_ready
+        self.notes = notes
         self.instance = instance
         self.draining = False
         """Set when the daemon was told to stop: what still comes in is refused."""

@@ -19,7 +19,7 @@ def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
         if scope["path"] == "/healthz":
             response = Json({"status": "ok"})
         elif scope["path"] == "/readyz":
-            response = Json({"ready": False, "reasons": [doing()]}, status_code=503)
+            response = Json({"ready": False, "reasons": [doing()], "notes": []}, status_code=503)
         else:
             response = answer(errors.Starting())
         # A connection that stays would outlive this application.

@@ -276,7 +276,7 @@ def _store(settings: Settings, state: Path) -> "Store":
     from tminus.storage import Store  # noqa: PLC0415 - as in `run`
 
     database = _database(settings, state)
-    return Store(database.url, clock.now, password=database.password)
+    return Store(database.url, None, password=database.password)
 
 
 def _database(settings: Settings, state: Path) -> config.Database:

@@ -7,18 +7,22 @@ from typing import Any
 import orjson
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from tminus.clock import monotonic
 from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
-from tminus.storage.postgresql import NoAnswer, Server
+from tminus.storage.postgresql import NoAnswer, Server, ask
+from tminus.storage.shared_clock import READ, SharedClock
 
 BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
 
 READERS = 4
 """Connections for reading: more would queue for the interpreter."""
+
+_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED; " + READ
 
 
 Where = str | Path
@@ -29,11 +33,19 @@ def _url(where: Where) -> URL:
     return URL.create("sqlite", database=str(where)) if isinstance(where, Path) else make_url(where)
 
 
-def make_engine(url: Where, password: str | None = None, *, writes: bool, idle_seconds: int | None = None) -> Engine:
+def make_engine(
+    url: Where,
+    password: str | None = None,
+    *,
+    writes: bool,
+    idle_seconds: int | None = None,
+    shared: SharedClock | None = None,
+) -> Engine:
     """An engine whose every transaction writes (`writes`), or only reads.
 
     `idle_seconds`: PostgreSQL ends a connection of it that has asked nothing for so long. What the URL itself says of
-    a connection goes before what `postgresql` says.
+    a connection goes before what `postgresql` says. `shared`: the beginning of each transaction reads PostgreSQL's
+    clock into it.
     """
     parsed = _url(url)
     if password is not None:
@@ -46,7 +58,7 @@ def make_engine(url: Where, password: str | None = None, *, writes: bool, idle_s
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # Several statements of one read see one moment.
-        isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
+        isolation_level="AUTOCOMMIT" if shared else "READ COMMITTED" if writes else "REPEATABLE READ",
         json_serializer=_json,
         json_deserializer=orjson.loads,
         hide_parameters=True,
@@ -56,7 +68,27 @@ def make_engine(url: Where, password: str | None = None, *, writes: bool, idle_s
     def _connect(_dialect: Any, _entry: Any, _arguments: Any, parameters: dict[str, Any]) -> psycopg.Connection:
         return Server(parameters, idle_seconds).connect()
 
+    if shared is not None:
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            _begin_reading_clock(connection, shared)
+
     return engine
+
+
+def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
+    """Begin a transaction and read the clock in one round trip; the driver would need one for BEGIN alone."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    asked = monotonic()
+    try:
+        [[microseconds]] = ask(raw, _BEGIN)
+    except (psycopg.Error, NoAnswer) as error:
+        if isinstance(error, NoAnswer):
+            raw.close()  # the answer may still come, to a question that was never asked
+        raise OperationalError(_BEGIN.decode(), None, error, connection_invalidated=raw.closed) from error
+    shared.note(int(microseconds or 0), asked, monotonic())
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:

@@ -167,7 +167,7 @@ def deliveries(view: View, name: str, *, failed: bool, before: int | None, limit
 
 
 def seq_before(view: View, instant: datetime) -> int:
-    """The number after which everything is that happened then or later. Of two daemons the clocks may differ, so an
+    """The number after which everything is that happened then or later. Of two daemons that write at once, an
     event may bear an earlier time than the one before it: then more is meant rather than less.
     """
     # Of `seq` itself both databases look for the smallest in the order of the key, reading every event before it.

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from tminus import clock
 from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
 from tminus.storage import migrate, wal
@@ -23,6 +24,7 @@ from tminus.storage.engine import (
 )
 from tminus.storage.peers import LEASE, Heard, Holds, Notices
 from tminus.storage.postgresql import NoAnswer
+from tminus.storage.shared_clock import SharedClock
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.watch import STUCK, Watch
@@ -49,7 +51,7 @@ class Store:
     url, password
         The path of an SQLite file, or a URL of PostgreSQL; the password is kept apart so that no message shows it.
     now
-        The clock; asked once a transaction.
+        The clock; asked once a transaction. None: the database's own if it is shared, otherwise this machine's.
     waiting
         Called when others are bringing the schema up to date, or use what is to be changed: this one waits for them.
     heard
@@ -66,7 +68,7 @@ class Store:
     def __init__(
         self,
         url: Where,
-        now: Callable[[], datetime],
+        now: Callable[[], datetime] | None,
         committed: Callable[[Transaction], None] = lambda _tx: None,
         health: Callable[[str | None], None] = lambda _failing: None,
         heard: Heard | None = None,
@@ -76,7 +78,7 @@ class Store:
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
-        self._now = now
+        self._shared_clock = SharedClock()
         self.unreadable_since: datetime | None = None
         """Since when nothing could be read; None if the last read went well."""
         self._damaged = damaged
@@ -89,12 +91,14 @@ class Store:
         file = sqlite_file(url)
         if file is not None and (left_out := wal.damage(file)) is not None:
             damaged(left_out)
-        self._writing = make_engine(url, password, writes=True)
+        self._writing = make_engine(url, password, writes=True, shared=self._shared_clock)
         # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
         # look-up by id for the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make_engine(url, password, writes=False) for lane in get_args(Lane)}
         shared = server(self._writing)
-        self._watch = Watch(shared)
+        self._watch = Watch(shared, self._shared_clock)
+        self.now = now or (clock.machine if shared is None else self._shared_clock.now)
+        """The time by which everything in this database is judged."""
         self._watch.start()
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, waiting)
@@ -112,7 +116,7 @@ class Store:
         self.hold = self._holds.hold
         self.release = self._holds.release
         notify = self._notices.say if self._notices else None
-        self._writer = Writer(self._writing, self._watch, now, committed, health, self._found_damage, notify)
+        self._writer = Writer(self._writing, self._watch, self.now, committed, health, self._found_damage, notify)
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
@@ -142,6 +146,11 @@ class Store:
         return None
 
     @property
+    def clock_difference(self) -> timedelta:
+        """By how much this machine's clock is ahead of the database's, if that is shared; zero if nobody need know."""
+        return self._shared_clock.difference()
+
+    @property
     def stuck(self) -> bool:
         """Whether a transaction has been on its way for longer than any is. PostgreSQL's are given up then."""
         return self._writer.writing_for > STUCK
@@ -167,7 +176,7 @@ class Store:
         except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
-            self.unreadable_since = self.unreadable_since or self._now()
+            self.unreadable_since = self.unreadable_since or self.now()
             if is_damage(error):
                 self._found_damage(error)
             raise StoreUnavailable from error

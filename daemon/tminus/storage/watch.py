@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from tminus import clock
 from tminus.storage.postgresql import NoAnswer, Server, ask
+from tminus.storage.shared_clock import READ, SharedClock
 
 EACH = 1.0
 """Seconds between two questions."""
@@ -33,8 +34,10 @@ STUCK = 10.0
 class Watch:
     """Asks the server whether it is there; None: there is none to ask."""
 
-    def __init__(self, server: Server | None) -> None:
+    def __init__(self, server: Server | None, shared: SharedClock | None = None) -> None:
+        """`shared`: each answer is read into it."""
         self._server = server
+        self._shared = shared
         self._waiting: dict[object, tuple[float, psycopg.Connection]] = {}
         """Until when each may wait, and for what."""
         self._silent_since: float | None = None
@@ -88,8 +91,11 @@ class Watch:
             try:
                 if asking is None:
                     asking = self._server.connect_unchecked(PATIENCE)
-                ask(asking, b"SELECT 1", PATIENCE)
+                asked = clock.monotonic()
+                [[microseconds]] = ask(asking, READ, PATIENCE)
                 answered = True
+                if self._shared is not None:
+                    self._shared.note(int(microseconds or 0), asked, clock.monotonic())
             except (psycopg.errors.ConnectionTimeout, NoAnswer):
                 answered = False
             except psycopg.Error:
