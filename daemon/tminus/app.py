@@ -1,20 +1,24 @@
 """A run of the daemon: its signals, its configuration, its exit code."""
 
+import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvloop
 
-from tminus import __version__, config, logs
-from tminus.config import ConfigError
+from tminus import __version__, config, instants, logs
+from tminus.config import ConfigError, Configuration
 from tminus.daemon import Daemon, tell_faults
 from tminus.errors import StartupError, printable
 from tminus.journal import is_journal
 from tminus.logs import say
 from tminus.privileges import become_controller
+from tminus.running import Crash, Running
 
 
 def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
@@ -22,6 +26,7 @@ def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
     """
+    _open_standard_streams()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
     logs.configure()
 
@@ -37,6 +42,19 @@ def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event
     except _StoppedAtOnce:
         say("daemon.stopped")
         return 0
+    finally:
+        logs.flush()
+
+
+def _open_standard_streams() -> None:
+    """Put the null device in the place of streams that are closed: else the database would be opened as one of them,
+    and whatever a library prints would go into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 class _StoppedAtOnce(BaseException):
@@ -64,13 +82,11 @@ def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Even
     except StartupError as error:
         say("daemon.failed", error=error.description)
         return 1
-    path_read = printable(configuration.path or "built-in defaults")
-    say("daemon.starting", version=__version__, config=path_read, state=printable(state))
     try:
-        config.check_ownership(state, environ)
-        become_controller(state)
-        occupied = config.occupy(state, config.database_file(settings, state))
-        with occupied, Daemon(configuration, path, state, environ, stopping) as daemon:
+        with (
+            _marked(configuration, state, environ),
+            Daemon(configuration, path, state, environ, stopping) as daemon,
+        ):
             _when_told_to_stop(lambda *_: stopping.set())  # until it has handlers in the event loop
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
@@ -78,6 +94,59 @@ def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Even
         return 1
     say("daemon.stopped")
     return 0
+
+
+@contextmanager
+def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """Keep others out of the state directory, and leave a mark there if this run ends as nobody has meant it to.
+
+    Logs that it starts, after how the run before has ended if that was no clean stop.
+    """
+    with ExitStack() as held:
+        try:
+            config.check_ownership(state, environ)
+            become_controller(state)
+            held.enter_context(config.occupy(state, config.database_file(configuration.settings, state)))
+        except StartupError:
+            _tell_start(configuration, state)
+            raise
+        running = Running(state)
+        if running.crash is not None:
+            _tell_crash(running.crash)
+        _tell_start(configuration, state)
+        clean = False
+        try:
+            yield
+            clean = True
+        except (StartupError, ConfigError, _StoppedAtOnce):
+            clean = True
+            raise
+        finally:
+            running.end(clean=clean)
+
+
+def _tell_crash(crash: Crash) -> None:
+    say(
+        "daemon.crashed",
+        previous_pid=crash.pid or "unknown",
+        previous_version=crash.version,
+        cause=crash.cause,
+        last_alive=instants.text(crash.last_alive),
+        away_s=round(crash.away.total_seconds()),
+    )
+
+
+def _tell_start(configuration: Configuration, state: Path) -> None:
+    say(
+        "daemon.starting",
+        version=__version__,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        config=printable(configuration.path or "built-in defaults"),
+        config_files=[printable(file) for file in configuration.files],
+        config_fingerprint=configuration.fingerprint,
+        state=printable(state),
+    )
 
 
 def _is_service(environ: Mapping[str, str]) -> bool:

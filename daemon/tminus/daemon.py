@@ -81,7 +81,17 @@ class Daemon:
             webhooks = Webhooks(self.store, state, self._tried)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
-            self._announcer = Announcer(self.store, logs.say_event, self._ring)
+            self.services.metrics.set_config(configuration.fingerprint)
+            # On SQLite there is one log; on PostgreSQL one for each daemon, known by what no two of them share.
+            log = (
+                ""
+                if config.database_file(settings, state) is not None
+                else f"{socket.gethostname()}:{printable(state)}"
+            )
+            self._announcer = Announcer(self.store, logs.say_events, self._ring, name=log)
+            self.services.metrics.log_seq.set_function(lambda: self._announcer.seq)
+            if left := self._announcer.left:
+                say("log.resumed", events=left, after=self._announcer.seq)
             self._announcer.start()
             started.callback(self._stop_telling)
             webhooks.start()
@@ -269,7 +279,14 @@ class Daemon:
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
             say(name, key=change.key, old=change.old or "(nothing)", new=change.new or "(nothing)")
-        say("config.reloaded", changes=len(changes))
+        self.services.metrics.set_config(loaded.fingerprint)
+        say(
+            "config.reloaded",
+            changes=len(changes),
+            config=printable(loaded.path or "built-in defaults"),
+            config_files=[printable(file) for file in loaded.files],
+            config_fingerprint=loaded.fingerprint,
+        )
         self._clockwork.follow(old, new)
 
     @staticmethod

@@ -5,21 +5,19 @@ import errno
 import fcntl
 import os
 import re
-import select
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, TextIO
-
-import orjson
+from typing import Any, TextIO
 
 from tminus import systemd
+from tminus.log_writer import Line, Stream, json_line
 
 SOCKET = "/run/systemd/journal/socket"
 
-PATIENCE = 0.1
-"""Seconds that a line waits for a journal that is busy, as it is when thousands come at once."""
+PATIENCE = 1.0
+"""Seconds that one attempt waits for a journal that is busy, as it is when thousands of lines come at once."""
 
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """The journal's number for each level: the lower, the graver."""
@@ -37,25 +35,23 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 
 class Journal:
-    """The journal's socket, opened with the first line. Any thread."""
+    """The journal's socket, opened with the first line. One thread at a time."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
-        self._stuck = False
 
     def send(self, line: Mapping[str, Any]) -> bool:
-        """Hands a line over; False if the journal is away, or was given its time and did not take it.
-
-        A journal that hangs is waited for once; from then on each line is only tried, until one is taken.
-        """
-        try:
-            self._send(encode(line))
-        except OSError:
-            self._stuck = True
-            return False
-        self._stuck = False
-        return True
+        """Hand a line over, however long the journal is busy; return False if there is no journal."""
+        data = encode(line)
+        while True:
+            try:
+                self._send(data)
+            except BlockingIOError:
+                continue  # its queue is full: lines that came later wait, so that none overtakes another
+            except OSError:
+                return False
+            return True
 
     def close(self) -> None:
         if self._socket is not None:
@@ -65,56 +61,37 @@ class Journal:
     def _send(self, data: bytes) -> None:
         if self._socket is None:
             self._socket = systemd.datagram_socket(PATIENCE)
-        flags = socket.MSG_DONTWAIT if self._stuck else 0
         try:
-            self._socket.sendto(data, flags, self._path)
+            self._socket.sendto(data, self._path)
         except OSError as error:
             if error.errno not in _TOO_LARGE:
                 raise
-            _send_file(self._socket, data, flags, self._path)
+            _send_file(self._socket, data, self._path)
 
 
-def _send_file(to: socket.socket, data: bytes, flags: int, path: str) -> None:
+def _send_file(to: socket.socket, data: bytes, path: str) -> None:
     """What no datagram holds goes as a sealed file in memory, whose descriptor is sent."""
     descriptor = os.memfd_create("tminus-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        to.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))], flags, path)
-
-
-Write = Callable[[dict[str, Any]], None]
-"""What takes a line of the log, which is its own from then on. Any thread. Raises `OSError`, `ValueError`."""
-
-
-class JsonLines:
-    """Lines of JSON on a stream."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        self._stream.write(orjson.dumps(line, default=str) + b"\n")
-        self._stream.flush()
+        to.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))], 0, path)
 
 
 class ToJournal:
-    """Lines to the journal, or while that takes nothing as JSON on `instead`."""
+    """Lines to the journal, or as JSON on `instead` while there is none."""
 
-    def __init__(self, journal: Journal, instead: BinaryIO) -> None:
+    def __init__(self, journal: Journal, instead: Stream) -> None:
         self._journal = journal
         self._instead = instead
-        self._write = JsonLines(instead)
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        if self._journal.send(line):
-            return
-        # Under systemd this is the journal, too: it is written to only if it takes it without waiting.
-        looked = select.poll()
-        looked.register(self._instead, select.POLLOUT)
-        if looked.poll(0):
-            self._write(line)
+    def write(self, lines: Sequence[Line]) -> int:
+        """Write the lines, as `log_writer.Destination` does."""
+        for written, line in enumerate(lines):
+            if not (self._journal.send(line) or self._instead.write([line])):
+                return written
+        return len(lines)
 
 
 def is_journal(stream: TextIO, journal_stream: str) -> bool:
@@ -146,7 +123,7 @@ def field_name(name: str) -> str:
 def _text(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode(errors="backslashreplace")
-    return orjson.dumps(value, default=str)
+    return json_line(value).rstrip(b"\n")
 
 
 def _field(name: str, value: bytes) -> bytes:

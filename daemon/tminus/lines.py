@@ -21,8 +21,16 @@ class Line:
 
 
 LOG_LINES = {
+    "daemon.crashed": Line(
+        "error",
+        "the previous run (process {previous_pid}) did not stop cleanly: {cause}; "
+        "its last sign of life was at {last_alive}, {away_s} s ago",
+        ("previous_pid", "previous_version", "cause", "last_alive", "away_s"),
+    ),
     "daemon.starting": Line(
-        "info", "tminus {version} starts: configuration {config}, state in {state}", ("version", "config", "state")
+        "info",
+        "tminus {version} starts: configuration {config} ({config_fingerprint}), state in {state}",
+        ("version", "pid", "host", "config", "config_files", "config_fingerprint", "state"),
     ),
     "daemon.ready": Line(
         "info",
@@ -38,7 +46,21 @@ LOG_LINES = {
     "daemon.stopped": Line("info", "everything acknowledged is stored, the daemon ends"),
     "daemon.failed": Line("critical", "{error}", ("error",)),
     "log.behind": Line("info", "{events} events are not in the log yet: the next start goes on there", ("events",)),
-    "config.reloaded": Line("info", "a new configuration is in force", ("changes",)),
+    "log.resumed": Line(
+        "info",
+        "{events} events that the previous run may not have logged follow, from number {after} on",
+        ("events", "after"),
+    ),
+    "log.dropped": Line(
+        "error",
+        "{lines} lines of the log were dropped since {since}: standard output or the journal took none",
+        ("lines", "since"),
+    ),
+    "config.reloaded": Line(
+        "info",
+        "configuration {config} ({config_fingerprint}) is in force, {changes} settings changed",
+        ("changes", "config", "config_files", "config_fingerprint"),
+    ),
     "config.failed": Line("error", "the configuration could not be put in force ({error})", ("error", "traceback")),
     "config.changed": Line("info", "{key} was {old}, now is {new}", ("key", "old", "new")),
     "config.needs_restart": Line(
@@ -154,8 +176,9 @@ EVENT_FIELDS = (
 """The fields of the line that a session event is printed as; absent where there is nothing to say."""
 
 FIELDS = {
-    "ts": "when, in UTC with milliseconds; so are all other times",
+    "ts": "when, in UTC with milliseconds, as all other times; of an event: when it happened, not when it was logged",
     "level": "`debug`, `info`, `warning`, `error` or `critical`",
+    "instance": "which daemon: its host, `/`, and the number of its process",
     "event": "the name of the line",
     "message": "the sentence",
     "seq": "number of the event, as in the feed",
@@ -170,19 +193,27 @@ FIELDS = {
     "participant": "the participant's id",
     "actor": "who did it, as in the feed",
     "request_id": "the request that caused it: the caller's `X-Request-Id`, else one that was drawn",
+    "after": "number of the last event that is known to have been logged",
     "agent": "the agent's id: 0 is the local operator; absent if nobody is known to have called",
+    "away_s": "seconds from then to this start",
+    "cause": "whether the process or the host ended",
     "changes": "how many settings have changed",
     "code": "the answer's HTTP status; 499 if the client hung up before its request had arrived",
     "config": "the configuration file, or `built-in defaults`",
+    "config_files": "the files that were read, in order",
+    "config_fingerprint": "of what they and the environment set; also in `/metrics` and in `tminus check`",
     "connections": "how many are open",
     "endpoint": "the webhook's name",
     "error": "what went wrong",
     "events": "how many events",
     "faults": "how many faults the file has",
     "hint": "what to try first",
+    "host": "its name",
     "job": "what the clock was to do",
     "key": "the setting",
+    "last_alive": "when the previous run last gave a sign of life, give or take two seconds",
     "limit": "how many open files the process may have",
+    "lines": "how many lines",
     "logger": "the library that said it",
     "method": "of the request",
     "moved": "how many deadlines",
@@ -194,6 +225,9 @@ FIELDS = {
     "old": "the setting's value before",
     "oldest_undelivered": "when the oldest event happened that a webhook has not been told yet",
     "passed": "the settings (`listen`, `socket`) in whose place systemd handed a socket over",
+    "pid": "number of the process",
+    "previous_pid": "number of the process that ran before",
+    "previous_version": "of the tminus that ran before",
     "refcode": "of a refusal ([api.md](api.md#errors)); absent if it is none",
     "remote_ip": "where the caller is; `local`: at the local socket",
     "removed": "how many sessions",
@@ -204,7 +238,7 @@ FIELDS = {
     "sessions": "how many are open, by status",
     "sid": "number of the agent session",
     "signal": "the signal's name",
-    "since": "when the first try in a row that failed was made",
+    "since": "when the first try in a row that failed was made; when the first line was dropped",
     "socket": "the local socket; absent if there is none",
     "state": "the state directory",
     "status": "the receiver's HTTP status; absent if it gave no answer",

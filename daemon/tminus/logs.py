@@ -1,16 +1,18 @@
 """The log: one line per event and per thing that went wrong, to the journal or on standard output.
 
-`say` writes a line of the catalogue (`lines.LOG_LINES`), `say_event` one for a committed event. Names and levels come
+`say` writes a line of the catalogue (`lines.LOG_LINES`), `say_events` those of committed events. Names and levels come
 from the catalogue, so a line cannot have a name that nobody can look up.
 """
 
+import atexit
 import logging
 import os
+import socket
 import sys
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
-from io import TextIOWrapper
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
 from string import Formatter
 from typing import Any, TextIO
 
@@ -18,9 +20,13 @@ from structlog.dev import ConsoleRenderer
 
 from tminus import clock, instants
 from tminus.events import News
-from tminus.journal import PRIORITIES, Journal, JsonLines, ToJournal, Write, is_journal
+from tminus.journal import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
+from tminus.log_writer import Destination, Line, LogWriter, Stream, json_line
 from tminus.vocabulary import CLOCK_ACTOR
+
+LAST_SECONDS = 1.0
+"""How long the end of a process waits for a log that stands still."""
 
 LATE_MS = 1000
 """From here on a move of the clock is a warning, not just information."""
@@ -29,26 +35,29 @@ LATE_MS = 1000
 def configure(
     level: str = "info", style: str = "auto", stream: TextIO | None = None, journal: Journal | None = None
 ) -> None:
-    """Sets level and style of all that follows.
+    """Set level and style of all that follows.
 
     The styles are `json`, `console` and `journal`; `auto` is the journal where systemd has connected `stream` (standard
-    output) to it, console on a terminal, else JSON. While the journal takes no lines they are JSON on `stream`.
+    output) to it, console on a terminal, else JSON. Where there is no journal its lines are JSON on `stream`.
     """
-    stream = stream or sys.stdout
-    if style == "auto":
-        style = _fitting(stream)
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter loses no line
-    global _write, _threshold  # noqa: PLW0603 - the log is the process's, as is standard output
-    match style:
-        case "console":
-            _write = _Console(stream)
-        case "journal":
-            _write = ToJournal(journal or _journal, stream.buffer)
-        case _:
-            _write = JsonLines(stream.buffer)
+    global _threshold  # noqa: PLW0603 - the log is the process's, as is standard output
+    _writer.destination = _destination(style, stream or sys.stdout, journal or _journal)
     _threshold = PRIORITIES[level]
     _route_libraries()
+
+
+def _destination(style: str, stream: TextIO | None, journal: Journal) -> Destination:
+    if stream is None:
+        return _Nowhere()  # standard output is closed: nobody asked for a log
+    if style == "auto":
+        style = _fitting(stream)
+    match style:
+        case "console":
+            return Stream(stream, _Console(stream))
+        case "journal":
+            return ToJournal(journal, Stream(stream, json_line))
+        case _:
+            return Stream(stream, json_line)
 
 
 def _fitting(stream: TextIO) -> str:
@@ -57,25 +66,59 @@ def _fitting(stream: TextIO) -> str:
     return "console" if stream.isatty() else "json"
 
 
+def flush(seconds: float = LAST_SECONDS) -> None:
+    """Wait until all that was logged is written, no longer than so many seconds."""
+    _writer.flush(seconds)
+
+
+def dropped() -> int:
+    """Return how many lines this process has dropped since its start."""
+    return _writer.dropped
+
+
 def say(name: str, /, **fields: Any) -> None:
-    """Writes a line of the catalogue; its level and its sentence stand there. Fields that are None are left out."""
+    """Write a line of the catalogue; its level and its sentence stand there. Fields that are None are left out.
+
+    The line is written by a thread of its own: nothing here waits or raises.
+    """
     line = LOG_LINES[name]
     if PRIORITIES[line.level] <= _threshold:
-        fields = {key: value for key, value in fields.items() if value is not None}
-        _put(line.level, name, line.says.format(**fields), fields)
+        _writer.put(_catalogued(name, fields))
 
 
-def say_event(told: News) -> None:
-    """Writes the line of a committed event: a warning if the clock made the move late."""
-    level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
-    if PRIORITIES[level] <= _threshold:
-        _put(level, told.event.type.value, told.message, log_fields(told))
+def say_events(page: Sequence[News], done: Callable[[bool], None]) -> None:
+    """Write the lines of committed events, in order: each a warning if the clock made the move late.
+
+    `done` is called when that is over, on another thread: whether all of them were written.
+    """
+    lines = []
+    for told in page:
+        try:
+            level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
+            if PRIORITIES[level] <= _threshold:
+                lines.append(_put_together(told.event.ts, level, told.event.type.value, told.message, log_fields(told)))
+        except Exception:
+            # One that cannot be put into words must not keep the others out of the log.
+            logging.getLogger(__name__).exception("Event %d could not be logged", told.event.seq)
+    _writer.put_batch(lines, done)
 
 
-def _put(level: str, name: str, message: str, fields: Mapping[str, Any]) -> None:
-    # A full disk, or a pipe whose reader is gone, stops the log and nothing else: not the clock, not the writer.
-    with suppress(OSError, ValueError):
-        _write({"ts": instants.text(clock.now()), "level": level, "message": message, **fields, "event": name})
+def _catalogued(name: str, fields: Mapping[str, Any]) -> Line:
+    line = LOG_LINES[name]
+    fields = {key: value for key, value in fields.items() if value is not None}
+    return _put_together(clock.now(), line.level, name, line.says.format(**fields), fields)
+
+
+def _put_together(ts: datetime, level: str, name: str, message: str, fields: Mapping[str, Any]) -> Line:
+    return {
+        "ts": instants.text(ts), "level": level, "message": message, **fields, "instance": instance(), "event": name,
+    }  # fmt: skip
+
+
+@cache
+def instance() -> str:
+    """Return the name of this process in the log: its host and its number, which no other that runs has."""
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def failure(error: BaseException) -> dict[str, str]:
@@ -91,21 +134,30 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+class _Nowhere:
+    """In the place of a standard output that is closed."""
+
+    @staticmethod
+    def write(lines: Sequence[Line]) -> int:
+        return len(lines)
+
+
 class _Console:
     """Lines for people. The sentence comes first; what it has said is not said again, and the time of day is enough."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._encoding = stream.encoding or "utf-8"
         self._render = ConsoleRenderer(pad_event_to=0, colors=stream.isatty())
 
-    def __call__(self, line: dict[str, Any]) -> None:
+    def __call__(self, given: Line) -> bytes:
+        line = {name: value for name, value in given.items() if name != "instance"}
         line["timestamp"] = line.pop("ts")[11:-1]
         name = line["event"]
         for said in _IN_SENTENCE.get(name, _IN_EVENT_SENTENCE):
             line.pop(said, None)
         line["event"] = f"{name}: {line.pop('message')}"
-        self._stream.write(f"{self._render(None, '', line)}\n")
-        self._stream.flush()
+        # A terminal that lacks a letter loses no line.
+        return f"{self._render(None, '', line)}\n".encode(self._encoding, "backslashreplace")
 
 
 _IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key"}
@@ -132,7 +184,17 @@ def _route_libraries() -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
+def _line(name: str, /, **fields: Any) -> Line:
+    return _catalogued(name, fields)
+
+
+def _notice(lines: int, since: datetime) -> Line:
+    return _line("log.dropped", lines=lines, since=instants.text(since))
+
+
 _journal = Journal()
 
-_write: Write = _Console(sys.stdout)
+_writer = LogWriter(_destination("console", sys.stdout, _journal), _notice)
+atexit.register(flush)
+os.register_at_fork(after_in_child=instance.cache_clear)
 _threshold = PRIORITIES["info"]

@@ -17,10 +17,10 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tminus import __version__, clock
+from tminus import __version__, clock, logs
 from tminus.delivery import Standing
 from tminus.errors import StoreUnavailable
 from tminus.storage import Store, View
@@ -47,6 +47,17 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter was made says nothing here, and would double what is kept
         self._registry = registry = CollectorRegistry()
         Info("tminus_build", "The version that runs", registry=registry).info({"version": __version__})
+        self._config = Info(
+            "tminus_config",
+            "What was read last of the configuration: `tminus check` prints the same",
+            registry=registry,
+        )
+        registry.register(_Log())
+        self.log_seq = Gauge(
+            "tminus_log_seq", "Number of the last event that was logged; behind tminus_last_event_seq: the log stands",
+            registry=registry,
+        )  # fmt: skip
+        """Asked of the event log at a scrape: `daemon` says how."""
         registry.register(_Process(registry=None))
         registry.register(_Stored(store, standing))
         self.heartbeat_age = Gauge(
@@ -82,6 +93,10 @@ class Metrics:
             "tminus_events_delivered", "Events that a webhook has taken", ["endpoint"], registry=registry
         )
 
+    def set_config(self, fingerprint: str) -> None:
+        """Remember which configuration was read last."""
+        self._config.info({"fingerprint": fingerprint})
+
     def committed(self, moves: Mapping[Trigger, int], jobs: int) -> None:
         """Counts one commit of the writer: the moves in it, and the jobs that shared it."""
         self._commits.inc()
@@ -111,6 +126,12 @@ class Metrics:
 
 def _ahead(store: Store) -> float:
     return store.clock_difference.total_seconds()
+
+
+class _Log(Collector):
+    def collect(self) -> Iterator[Metric]:
+        text = "Lines of the log that were dropped, as standard output or the journal took none"
+        yield CounterMetricFamily("tminus_log_dropped_lines", text, logs.dropped())
 
 
 class _Process(ProcessCollector):

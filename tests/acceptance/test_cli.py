@@ -156,7 +156,8 @@ def test_a_new_token_with_its_lines_pasted_lets_one_in(start_daemon: StartDaemon
 
 
 def test_check_tells_what_is_in_force_and_masks_what_is_secret(daemon: Daemon) -> None:
-    assert said(daemon.command("check")) == f"{daemon.config}: nothing wrong\n"
+    fingerprint = [line["config_fingerprint"] for line in daemon.log_lines() if "config_fingerprint" in line][-1]
+    assert said(daemon.command("check")) == f"{daemon.config}: nothing wrong (fingerprint {fingerprint})\n"
     effective = said(daemon.command("check", "--effective", TMINUS_LIFECYCLE__LEAD="7m"))
     assert re.search(r'lead = "7m" *# environment TMINUS_LIFECYCLE__LEAD', effective)
     assert re.search(rf'listen = "127\.0\.0\.1:0" *# {daemon.config}:\d+', effective)

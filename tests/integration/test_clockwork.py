@@ -44,7 +44,7 @@ class Works:
         opened.callback(self.webhooks.stop)
         self.services = Services(self.store, self.settings, self.webhooks, list, "a test")
         opened.callback(self.services.close)
-        announcer = Announcer(self.store, logs.say_event)
+        announcer = Announcer(self.store, logs.say_events)
         self.clockwork = Clockwork(self.services, announcer, threading.Event(), lambda: None, None)
         self.lead = self.settings.lifecycle.timeouts.lead
 

@@ -1,7 +1,7 @@
 """The event table: history, order, and what the announcer makes of it. On both databases."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from tests.support.waiting import eventually
 from tests.support.worlds import World
 
 from tminus import announcer
-from tminus.announcer import Announcer
+from tminus.announcer import Announce, Announcer
 from tminus.errors import WrongStatus
 from tminus.events import News
 from tminus.sessions import reads, sweeps
+from tminus.storage.log_places import log_place
 from tminus.vocabulary import EventType, Status
 
 
@@ -107,11 +108,21 @@ def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcer, "LOOK", 0.02)
 
 
+def telling(told: list[News]) -> Announce:
+    """A log that has each line at once."""
+
+    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+        told.extend(page)
+        done(True)
+
+    return announce
+
+
 @pytest.fixture
 def announced(world: World) -> Iterator[list[News]]:
     """What an announcer has told of the world's store so far."""
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     teller.start()
     yield told
     teller.stop()
@@ -134,7 +145,7 @@ def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_
     world = World(database.open(clock), clock)
     world.create()
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     teller.start()
     sessions = [world.create() for _ in range(10)]
     teller.stop()
@@ -144,7 +155,7 @@ def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_
 def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
     here, there = World(database.open(clock), clock), World(database.open(clock), clock)
     news = threading.Event()
-    teller = Announcer(here.store, lambda _told: news.set())
+    teller = Announcer(here.store, lambda _page, _done: news.set())
     teller.start()
     there.create()
     assert news.wait(10)
@@ -154,7 +165,7 @@ def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: 
 def test_the_announcer_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
     told: list[News] = []
     found = []
-    teller = Announcer(world.store, told.append, lambda: found.append(len(told)))
+    teller = Announcer(world.store, telling(told), lambda: found.append(len(told)))
     for _ in range(3):
         world.create()
     handed = world.store.read(lambda view: view.news(0, 10))
@@ -181,7 +192,7 @@ def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
 @pytest.mark.parametrize("handed", [[1], [0, 2], [0, 1, 4], [3, 4], [2, 3, 0, 1, 4]])
 def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     for _ in range(5):
         world.create()
     stored = world.store.read(lambda view: view.news(0, 10))
@@ -194,7 +205,7 @@ def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: Wor
 
 def test_before_it_stops_the_announcer_reads_what_follows_on_what_it_was_handed(world: World) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     for _ in range(7):
         world.create()
     stored = world.store.read(lambda view: view.news(0, 10))
@@ -210,22 +221,22 @@ def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     monkeypatch.setattr(announcer, "PAGE", 2)
     monkeypatch.setattr(announcer, "LAST_SECONDS", 0.0)
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     for _ in range(7):
         world.create()
     teller.start()
     assert teller.stop() == 7 - len(told) > 0
-    following = Announcer(world.store, told.append)
+    following = Announcer(world.store, telling(told))
     monkeypatch.setattr(announcer, "LAST_SECONDS", 30.0)
     following.start()
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
-    assert Announcer(world.store, told.append)._begin() == 7, "what was left is told once"
+    assert Announcer(world.store, telling(told)).seq == 7, "what was left is told once"
 
 
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, told.append)
+    teller = Announcer(world.store, telling(told))
     world.close(world.create())
     world.clock.passes(hours=2)
     sweeps.clean(world.store.submit, HOUR)
@@ -235,16 +246,18 @@ def test_what_retention_has_removed_is_not_told(world: World) -> None:
     assert [one.event.session_id for one in told] == [kept.id]
 
 
-def test_an_event_that_cannot_be_told_does_not_keep_the_next_from_being_told(
-    world: World, log_lines: Callable[[], list[dict[str, Any]]]
+def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_being_logged(
+    world: World, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(announcer, "PAGE", 1)
     told: list[str] = []
 
-    def announce(one: News) -> None:
+    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
         if not told:
             told.append("a defect")
             raise ZeroDivisionError
-        told.append(one.event.session_id)
+        told.append(page[0].event.session_id)
+        done(True)
 
     teller = Announcer(world.store, announce)
     world.create()
@@ -253,3 +266,113 @@ def test_an_event_that_cannot_be_told_does_not_keep_the_next_from_being_told(
     teller.stop()
     assert told == ["a defect", second.id]
     assert ["ZeroDivisionError" in line["error"] for line in log_lines()] == [True]
+
+
+# --- how far the log has come -----------------------------------------------------------------------------------------
+
+
+def logged(world: World, name: str = "") -> list[int]:
+    """The numbers of the events that a daemon logs from its start to a clean stop."""
+    told: list[News] = []
+    teller = Announcer(world.store, telling(told), name=name)
+    teller.start()
+    assert teller.stop() == 0
+    return [one.event.seq for one in told]
+
+
+def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(world: World) -> None:
+    Announcer(world.store, telling([]))  # killed before it has logged anything
+    world.create()
+    world.create()
+    assert logged(world) == [1, 2]
+    assert logged(world) == []
+
+
+def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer, "SAVED_EACH", 0.0)
+    told: list[News] = []
+    teller = Announcer(world.store, telling(told))
+    teller.start()
+    world.create()
+    eventually(lambda: world.store.read(lambda view: log_place(view, "")) == 1)
+    world.create()
+    eventually(lambda: world.store.read(lambda view: log_place(view, "")) == 2)
+    teller.stop()
+
+
+def test_each_of_several_daemons_logs_every_event_once_from_its_own_place_on(world: World) -> None:
+    for name in ("one", "two"):
+        assert logged(world, name) == []
+    world.create()
+    assert logged(world, "one") == [1]
+    world.create()
+    assert logged(world, "one") == [2]
+    assert logged(world, "two") == [1, 2]
+
+
+def test_a_daemon_without_a_place_begins_where_the_furthest_of_all_logs_is(world: World) -> None:
+    Announcer(world.store, telling([]), name="killed")
+    world.create()
+    world.create()
+    assert logged(world, "another container") == [1, 2], "they are in no other log"
+    assert logged(world, "one more") == []
+
+
+def test_on_a_database_that_no_daemon_of_this_release_has_served_the_log_begins_with_what_comes(world: World) -> None:
+    world.create()
+    assert logged(world) == []
+    world.create()
+    assert logged(world) == [2]
+
+
+def test_what_the_release_before_has_left_unlogged_is_logged(world: World) -> None:
+    for _ in range(3):
+        world.create()
+    world.run(lambda tx: tx.set_meta("log_left_at", "1"))
+    assert logged(world) == [2, 3]
+    assert world.store.read(lambda view: view.meta("log_left_at")) == ""
+
+
+def test_places_that_have_not_moved_for_long_are_forgotten(world: World) -> None:
+    logged(world, "long ago")
+    world.clock.passes(days=31)
+    logged(world, "now")
+    assert list(world.store.read(lambda view: view.metas("log_at:"))) == ["log_at:now"]
+
+
+def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_goes_on_where_it_was(
+    world: World,
+) -> None:
+    told: list[int] = []
+    pages: list[list[int]] = []
+    found = threading.Semaphore(0)
+    stands = threading.Event()
+    stands.set()
+
+    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+        pages.append([one.event.seq for one in page])
+        if not stands.is_set():
+            told.extend(pages[-1])
+        done(not stands.is_set())
+
+    teller = Announcer(world.store, announce, found.release)
+    teller.start()
+    for _ in range(3):
+        world.create()
+        assert found.acquire(timeout=10)
+    eventually(lambda: len(pages) > 3)
+    assert all(page[0] == 1 for page in pages), "nothing overtakes what waits"
+    stands.clear()
+    eventually(lambda: told == [1, 2, 3])
+    teller.stop()
+
+
+def test_a_stop_while_the_log_takes_nothing_leaves_it_to_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "LAST_SECONDS", 0.05)
+    teller = Announcer(world.store, lambda _page, _done: None)  # a pipe that nobody reads
+    world.create()
+    teller.start()
+    assert teller.stop() == 1
+    assert logged(world) == [1]

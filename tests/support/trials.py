@@ -35,6 +35,7 @@ from tminus.model import AgentSession, Delivery, Endpoint, Replay, Retry, Sessio
 from tminus.sessions import participants, sweeps, verbs
 from tminus.sessions.retries import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.storage.log_places import log_place, set_log_place
 from tminus.storage.peers import LEASE, Holds
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
@@ -226,13 +227,23 @@ def _made_with_key(view: View, label: str) -> State:
 
 
 def _log_was_left(tx: Transaction, label: str) -> None:
-    tx.set_meta(announcer._LEFT_AT, str(tx.last_seq()))
+    set_log_place(tx, "", tx.last_seq())
     _session(tx, label, 5 * MINUTE)
 
 
+def _older_logs(tx: Transaction, _label: str) -> None:
+    """What the release before has left unlogged, and the place of a daemon that is no more."""
+    tx.set_meta("log_left_at", "7")
+    tx.set_meta("log_at:gone", "5 0")
+    tx.execute(delete(META).where(META.c.key == "log_at:new"))
+
+
+def _log_places(view: View, _label: str) -> State:
+    return log_place(view, "new"), log_place(view, "gone"), view.meta("log_left_at")
+
+
 def _log_left(view: View, _label: str) -> State:
-    left = view.meta(announcer._LEFT_AT)
-    return _count(view, EVENTS, EVENTS.c.seq > int(left)) if left else None
+    return _count(view, EVENTS, EVENTS.c.seq > log_place(view, ""))
 
 
 # --- doing ------------------------------------------------------------------------------------------------------------
@@ -323,16 +334,21 @@ def _clean(store: Store, _label: str) -> None:
 
 def _write_again(store: Store, _label: str) -> None:
     """A tick while writing fails: only a write can tell that it works again."""
-    works = Clockwork(_services(store), Announcer(store, lambda _told: None), Event(), lambda: None, None)
+    works = Clockwork(_services(store), Announcer(store, lambda _page, done: done(True)), Event(), lambda: None, None)
     works._settled = True
     store._writer.failing = "the disk was full"
     works.tick()
     assert store.failing is None
 
 
+def _begin_log(store: Store, _label: str) -> None:
+    """A daemon begins a log of its own."""
+    Announcer(store, lambda _page, done: done(True), name="new")
+
+
 def _start_and_stop_log(store: Store, _label: str) -> None:
     """The log goes on where it was left, and is left before it has told all."""
-    announcing = Announcer(store, lambda _told: None)
+    announcing = Announcer(store, lambda _page, done: done(True))
     announcing.start()
     assert announcing.stop() > 0
 
@@ -366,9 +382,10 @@ TRIALS: Mapping[str, Trial] = {
     "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
     "clean": Trial(_clean, _old, _kept, commits=4, later=2 * DAY),
     "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
-    "log": Trial(_start_and_stop_log, _log_was_left, _log_left, commits=2, twice_is_once=False),
+    "begin-log": Trial(_begin_log, _older_logs, _log_places),
+    "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),
 }
-"""Of the log only where a stop has left off is kept: one that is killed in between may have told less."""
+"""Of the log it is kept how far it has come: one that is killed before that is written down logs the same again."""
 
 
 # --- being killed -----------------------------------------------------------------------------------------------------

@@ -7,17 +7,14 @@ import os
 import re
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tminus import logs
+from tminus import log_writer, logs
 from tminus.journal import Journal, field_name
 from tminus.lines import EVENT_FIELDS, LOG_LINES
 
@@ -67,6 +64,8 @@ def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
     with receiver.stdout.open("w") as stdout:
         logs.configure("debug", "journal", stdout, receiver.journal)
         yield receiver
+        receiver.socket.close()
+        logs.flush(10)
     receiver.journal.close()
     receiver.close()
 
@@ -75,6 +74,7 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
     logs.say("config.changed", key="lifecycle.lead", old="10m", new="15m")
     line = journal.line()
     assert line.pop("TS").endswith("Z")
+    assert line.pop("INSTANCE") == f"{socket.gethostname()}/{os.getpid()}"
     assert line == {
         "SYSLOG_IDENTIFIER": "tminus",
         "PRIORITY": "6",
@@ -154,6 +154,7 @@ def test_a_name_that_is_systemds_own_is_not_taken_from_it(name: str, wanted: str
 def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(journal: Receiver, tmp_path: Path) -> None:
     journal.close()
     logs.say("retention.removed", removed=3)
+    logs.flush(10)
     [line] = map(json.loads, journal.stdout.read_text().splitlines())
     assert (line["event"], line["removed"], line["level"]) == ("retention.removed", 3, "info")
     again = Receiver(tmp_path)
@@ -162,47 +163,27 @@ def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(jou
     again.close()
 
 
-def fill(journal: Receiver) -> int:
-    """Logs until the journal, which reads nothing, has not taken a line; returns how many it took."""
-    taken = 0
-    while not journal.stdout.read_text():
-        taken += 1
-        logs.say("retention.removed", removed=taken)
-    return taken - 1
-
-
-def test_a_journal_that_hangs_holds_nobody_up(journal: Receiver) -> None:
-    taken = fill(journal)
+def test_a_journal_that_hangs_holds_nobody_up_and_what_was_dropped_is_counted_and_nothing_overtakes(
+    journal: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "QUEUED", 50)
+    said = 2000
     begun = time.monotonic()
-    for _ in range(200):
-        logs.say("daemon.stopped")
-    assert time.monotonic() - begun < 2, "it was waited for once, not for each line"
-    assert len(journal.stdout.read_text().splitlines()) == 201
-    for number in range(taken):
-        assert journal.line()["REMOVED"] == str(number + 1)
-    logs.say("daemon.stopped")
-    assert journal.line()["EVENT"] == "daemon.stopped", "it is used again as soon as it takes something"
-
-
-def test_when_both_hang_a_line_is_lost_and_nobody_is_held_up(journal: Receiver) -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb") as pipe, TextIOWrapper(pipe) as full:
-        os.set_blocking(writing, False)
-        with suppress(BlockingIOError):
-            while True:
-                os.write(writing, b"x" * 4096)
-        os.set_blocking(writing, True)
-        logs.configure("debug", "journal", full, journal.journal)
-        journal.close()
-
-        def say_often() -> None:
-            for _ in range(50):
-                logs.say("daemon.stopped")
-
-        saying = threading.Thread(target=say_often, daemon=True)
-        saying.start()
-        saying.join(5)
-        assert not saying.is_alive()
+    for number in range(said):
+        logs.say("retention.removed", removed=number)
+    assert time.monotonic() - begun < 5, "nobody waited for it"
+    removed: list[int] = []
+    dropped = 0
+    while len(removed) + dropped < said:
+        line = journal.line()
+        if line["EVENT"] == "log.dropped":
+            assert line["PRIORITY"] == "3"
+            dropped += int(line["LINES"])
+        else:
+            removed.append(int(line["REMOVED"]))
+    assert dropped
+    assert removed == sorted(removed)
+    assert journal.stdout.read_text() == "", "what came later would stand there before what waits"
 
 
 def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
@@ -218,6 +199,7 @@ def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
         logs.configure("info", "auto", stdout, journal.journal)
         logs.say("daemon.stopped")
+        logs.flush(10)
     assert json.loads(journal.stdout.read_text())["event"] == "daemon.stopped"
 
 
@@ -226,4 +208,5 @@ def test_a_stream_that_is_no_file_is_not_the_journal(log_lines: Any, monkeypatch
     written = io.TextIOWrapper(io.BytesIO(), write_through=True)
     logs.configure("info", "auto", written)
     logs.say("daemon.stopped")
+    logs.flush(10)
     assert json.loads(written.buffer.getvalue())["event"] == "daemon.stopped"

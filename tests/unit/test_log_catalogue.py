@@ -18,7 +18,7 @@ FAILURE = {"error", "traceback"}
 
 @dataclass
 class Call:
-    """One call of `say`."""
+    """One call of `say`, or of `_line`, by which the log writer makes a line of its own."""
 
     where: str
     names: set[str]
@@ -37,7 +37,7 @@ def _calls() -> Iterator[Call]:
 
 def _calls_in(node: ast.AST, function: ast.AST, file: str) -> Iterator[Call]:
     """`function`: the innermost around the node."""
-    if isinstance(node, ast.Call) and _name(node.func) == "say":
+    if isinstance(node, ast.Call) and _name(node.func) in {"say", "_line"}:
         yield _call(node, function, f"{file}:{node.lineno}")
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         function = node
@@ -115,4 +115,4 @@ def test_a_sentence_names_only_fields_of_its_line(name: str) -> None:
 
 def test_every_field_of_a_line_is_described_and_no_other() -> None:
     of_lines = {name for line in LOG_LINES.values() for name in line.fields}
-    assert set(FIELDS) == of_lines | set(EVENT_FIELDS) | {"ts", "level", "event", "message"}
+    assert set(FIELDS) == of_lines | set(EVENT_FIELDS) | {"ts", "level", "instance", "event", "message"}

@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -38,11 +40,16 @@ def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
     return Told(event, session(external_mapping="INC0010001"))
 
 
+def say_event(told: Told) -> None:
+    logs.say_events([told], lambda _ok: None)
+
+
 def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: LogLines) -> None:
     logs.say("retention.removed", removed=3)
     [line] = log_lines()
     assert line.pop("ts").endswith("Z")
     assert line.pop("message")
+    assert line.pop("instance") == f"{socket.gethostname()}/{os.getpid()}"
     assert line == {"level": "info", "event": "retention.removed", "removed": 3}
 
 
@@ -58,7 +65,7 @@ def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLine
 
 
 def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines) -> None:
-    logs.say_event(_ready(timedelta(milliseconds=7)))
+    say_event(_ready(timedelta(milliseconds=7)))
     [line] = log_lines()
     told = {name: line[name] for name in ("event", "session_id", "external_key", "from", "to", "lag_ms", "actor")}
     assert told == {
@@ -79,7 +86,7 @@ def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines)
 def test_a_move_that_the_clock_made_a_second_late_is_a_warning(
     log_lines: LogLines, lag: int, actor: str, level: str
 ) -> None:
-    logs.say_event(_ready(timedelta(milliseconds=lag), actor))
+    say_event(_ready(timedelta(milliseconds=lag), actor))
     assert log_lines()[0]["level"] == level
 
 
@@ -101,10 +108,13 @@ def test_a_failure_is_told_in_one_line_with_where_it_was() -> None:
 
 
 def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines) -> None:
-    stream = io.StringIO()
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     logs.configure("info", "console", stream)
-    logs.say_event(_ready(timedelta(0)))
-    assert "session.ready: Session xoKwKRBrbwRF “Ada’s meeting” is open" in stream.getvalue()
+    say_event(_ready(timedelta(0)))
+    logs.flush(10)
+    written = stream.buffer.getvalue().decode("latin-1")
+    assert r"session.ready: Session xoKwKRBrbwRF \u201cAda\u2019s meeting\u201d is open" in written
+    assert socket.gethostname() not in written, "there is one daemon on a terminal"
 
 
 @pytest.fixture
@@ -121,7 +131,7 @@ def test_a_log_that_cannot_be_written_raises_nothing(full_disk: TextIO) -> None:
     with pytest.raises(OSError, match="No space left"):
         print("x" * 100_000, file=full_disk, flush=True)
     logs.say("retention.removed", removed=3)
-    logs.say_event(_ready(timedelta(0)))
+    say_event(_ready(timedelta(0)))
     logging.getLogger("some.library").error("no")
 
 

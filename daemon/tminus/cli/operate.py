@@ -60,7 +60,8 @@ def check(
     if effective:
         output.put_text(config.effective(read))
     else:
-        output.put(f"{read.path or 'no file: the built-in defaults'}: nothing wrong")
+        read_from = read.path or "no file: the built-in defaults"
+        output.put(f"{read_from}: nothing wrong (fingerprint {read.fingerprint})")
 
 
 def advance(

@@ -1,5 +1,7 @@
 """From files and environment to `Settings`, or to everything that is wrong with them."""
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,10 @@ class Configuration:
     """By key (`server.listen`, `agents[7].roles`): "default", `path:line`, or `environment NAME`."""
     path: Path | None
     """The main file; None: there is none, and no `conf.d`."""
+    files: tuple[Path, ...]
+    """All that were read, in order."""
+    fingerprint: str
+    """Of all values that files and environment give: the same for the same values, however they are written."""
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
@@ -36,7 +42,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
     """
     tree = Tree()
     faults: list[ConfigFault] = []
-    for file in _files(path, faults):
+    files = tuple(_files(path, faults))
+    for file in files:
         _read(file, tree, faults)
     unread = bool(faults)
     _override(tree, environ, faults)
@@ -54,7 +61,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
         faults += _contradictions(tree)
     if faults:
         raise ConfigError(tuple(sorted(faults, key=_reading_order)))
-    return Configuration(settings, _origins(tree, settings), path)
+    return Configuration(settings, _origins(tree, settings), path, files, _fingerprint(tree.values))
+
+
+def _fingerprint(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def collected(origins: Mapping[str, str], *reads: Callable[[], Any]) -> list[Any]:

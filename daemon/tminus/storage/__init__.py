@@ -10,6 +10,7 @@
 `transaction`    what can be written: a change and its events, together
 `due`            the clock's moves, thousands at once
 `outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
+`log_places`     how far the log of each daemon has come
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
 `peers`          several daemons on one PostgreSQL: who wakes whom, who holds what

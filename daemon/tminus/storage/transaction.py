@@ -304,6 +304,9 @@ class Transaction(View):
         if self.execute(update(META).where(META.c.key == key).values(value=value)).rowcount == 0:
             self.execute(insert(META), {"key": key, "value": value})
 
+    def remove_meta(self, key: str) -> None:
+        self.execute(delete(META).where(META.c.key == key))
+
     def remove_closed(self, before: datetime, limit: int) -> int:
         """Removes sessions closed before then, with their events and participants; returns how many."""
         some = select(_S.id).where(_S.closed_at < before).order_by(_S.closed_at).limit(limit)

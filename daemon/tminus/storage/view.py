@@ -55,6 +55,7 @@ _PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id
 _AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == bindparam("secret_sha256"))
 _RETRY = select(RETRIES).where(RETRIES.c.agent_id == bindparam("agent_id"), RETRIES.c.key == bindparam("key"))
 _META = select(META.c.value).where(META.c.key == bindparam("key"))
+_METAS = select(META.c.key, META.c.value).where(META.c.key.startswith(bindparam("prefix"), autoescape=False))
 _NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
 _LATE = select(_S.id).where(_S.due_at <= bindparam("now", type_=_S.due_at.type)).limit(bindparam("at_most"))
 _BACKLOG = select(func.count()).select_from(_LATE.subquery())
@@ -238,6 +239,10 @@ class View:
     def meta(self, key: str) -> str | None:
         value: str | None = self.scalar(_META, key=key)
         return value
+
+    def metas(self, prefix: str) -> dict[str, str]:
+        """What is kept under the keys that begin so."""
+        return {row.key: row.value for row in self._ask(_METAS, {"prefix": prefix})}
 
 
 def asked(only: EventFilter) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""The log of a real daemon: what it holds after kills, whose lines it has, and what it does while nobody reads."""
+
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon, Section, environment
+from tests.acceptance.times import from_now, parsed
+from tests.support.disks import fill, small_disk
+from tests.support.processes import TMINUS
+from tests.support.waiting import eventually
+
+KILLS = int(os.environ.get("TMINUS_TEST_KILLS", "3"))
+"""How often the daemon of the test of kills is killed: a hundred times where there is time for it."""
+
+SMALLEST_PIPE = 4096
+
+
+def events_of(lines: list[JSON]) -> list[JSON]:
+    return [line for line in lines if "seq" in line]
+
+
+class Maker(threading.Thread):
+    """A caller that makes sessions, most of them to open a second later, until it is told to stop."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self._daemon_under_test = daemon
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        daemon = self._daemon_under_test
+        with httpx.Client(headers={"Session-id": daemon.token}, timeout=5) as http:
+            while not self.done.is_set():
+                body = {"type": "live", "label": "x", "startTime": from_now(seconds=2)}
+                try:
+                    http.post(f"{daemon.url}/v3/supportsessions", json=body)
+                except httpx.TransportError:
+                    self.done.wait(0.02)
+
+
+def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_order(
+    storage: dict[str, Any], make_daemon: StartDaemon
+) -> None:
+    daemon = make_daemon(lifecycle={"lead": "1s"}, storage=storage)
+    daemon.start()
+    chance = random.Random(36)
+    makers = [Maker(daemon) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    try:
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(0.1, 1.0))  # whatever it is just doing
+            daemon.kill()
+            daemon.start()
+    finally:
+        for maker in makers:
+            maker.done.set()
+        for maker in makers:
+            maker.join(10)
+    assert daemon.terminate() == 0
+    daemon.start()  # a herd may have been too much for the second that a stop waits
+    history = [event["seq"] for event in daemon.feed()]
+    assert len(history) > 10 * KILLS
+    eventually(lambda: events_of(daemon.log_lines())[-1]["seq"] >= history[-1])
+    assert daemon.terminate() == 0
+
+    runs: list[list[int]] = []
+    for line in daemon.log_lines():
+        if line["event"] == "daemon.starting":
+            runs.append([])
+        elif "seq" in line:
+            runs[-1].append(line["seq"])
+    assert all(run == sorted(set(run)) for run in runs), "within a run each is logged once, in order"
+    logged = list(dict.fromkeys(seq for run in runs for seq in run))
+    assert [seq for seq in logged if seq in set(history)] == history, "every event, in order"
+    assert len(daemon.log_lines("daemon.crashed")) == KILLS
+    told = {line["seq"]: line for line in events_of(daemon.log_lines())}
+    daemon.start()
+    for event in daemon.feed():
+        line = told[event["seq"]]
+        assert (line["event"], line["ts"], line["session_id"]) == (event["type"], event["ts"], event["id"])
+
+
+def test_the_first_line_after_a_crash_says_so_and_a_clean_stop_is_none(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    killed = daemon.log_lines("daemon.starting")[0]["pid"]
+    daemon.kill()
+    already = len(daemon.log_lines())
+    daemon.start()
+    first, second = daemon.log_lines()[already : already + 2]
+    assert (first["event"], first["level"], first["previous_pid"]) == ("daemon.crashed", "error", killed)
+    assert first["cause"] == "the process was killed, or crashed"
+    assert parsed(first["last_alive"]) <= parsed(first["ts"])
+    assert 0 <= first["away_s"] < 60
+    assert second["event"] == "daemon.starting"
+    daemon.restart()
+    daemon.restart()
+    assert len(daemon.log_lines("daemon.crashed")) == 1
+
+    # A host that has started anew in the meantime is told apart from a process that was killed.
+    daemon.kill()
+    mark = daemon.state / "tminus.run"
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "boot": "another"}))
+    daemon.start()
+    assert daemon.log_lines("daemon.crashed")[-1]["cause"] == "the host was restarted, or lost power"
+    assert daemon.terminate() == 0
+    # Whatever stands in its place is no obstacle, and never written through.
+    for text in (b"", b"\xff[[", b'{"pid": "1"}', b"[" * 5000):
+        mark.write_bytes(text)
+        daemon.start()
+        assert daemon.log_lines("daemon.crashed")[-1]["previous_pid"] == "unknown"
+        assert daemon.terminate() == 0
+    precious = daemon.home / "precious"
+    precious.write_text("precious")
+    mark.symlink_to(precious)
+    daemon.restart() if daemon.process is not None and daemon.process.poll() is None else daemon.start()
+    assert daemon.terminate() == 0
+    assert precious.read_text() == "precious"
+
+
+def test_every_line_says_whose_it_is_and_each_start_and_reload_which_configuration_holds(
+    make_daemon: StartDaemon,
+) -> None:
+    daemon = make_daemon()
+    extra = daemon.home / "conf.d" / "lead.toml"
+    extra.parent.mkdir()
+    extra.write_text('[lifecycle]\nlead = "7m"\n')
+    daemon.start()
+    [starting] = daemon.log_lines("daemon.starting")
+    assert (starting["host"], starting["version"]) == (socket.gethostname(), "0.1.0")
+    assert starting["config_files"] == [str(daemon.config), str(extra)]
+    assert {line["instance"] for line in daemon.log_lines()} == {f"{starting['host']}/{starting['pid']}"}
+
+    def fingerprints() -> list[str]:
+        """As the log has them, `tminus check` and a scrape."""
+        scrape = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text
+        return [
+            [line["config_fingerprint"] for line in daemon.log_lines() if "config_fingerprint" in line][-1],
+            re.findall(r"fingerprint (\w+)", daemon.command("check").stdout)[0],
+            re.findall(r'tminus_config_info\{fingerprint="(\w+)"\}', scrape)[0],
+        ]
+
+    first = fingerprints()
+    assert len(set(first)) == 1
+    extra.write_text('# the same, written in another way\nlifecycle.lead = "7m"\n')
+    assert daemon.command("check").stdout.count(first[0]) == 1
+    extra.write_text('[lifecycle]\nlead = "8m"\n')
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    second = fingerprints()
+    assert len(set(second)) == 1
+    assert second[0] != first[0]
+    assert daemon.terminate() == 0
+
+
+# --- nobody reads -----------------------------------------------------------------------------------------------------
+
+
+def metric(daemon: Daemon, name: str) -> float:
+    scrape = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text
+    return float(re.findall(rf"^{name} (\S+)", scrape, re.MULTILINE)[0])
+
+
+class Piped:
+    """What reads the standard output of a daemon, or does not."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        reading, writing = os.pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+        with daemon.errors.open("ab") as errors:
+            daemon.process = subprocess.Popen(
+                [TMINUS, "run", "--config", str(daemon.config)], env=environment(STATE_DIRECTORY=str(daemon.state)),
+                cwd=daemon.home, stdin=subprocess.DEVNULL, stdout=writing, stderr=errors,
+            )  # fmt: skip
+        os.close(writing)
+        self._file = os.fdopen(reading, "rb")
+        self.lines: list[JSON] = []
+        while not self.lines or self.lines[-1]["event"] != "daemon.ready":
+            self.read()
+        daemon.url = self.lines[-1]["url"]
+
+    def read(self) -> JSON:
+        self.lines.append(json.loads(self._file.readline()))
+        return self.lines[-1]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def piped(daemon: Daemon) -> Iterator[Piped]:
+    pipe = Piped(daemon)
+    try:
+        yield pipe
+    finally:
+        pipe.close()
+
+
+def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_come_later(
+    make_daemon: StartDaemon,
+) -> None:
+    daemon = make_daemon(lifecycle={"lead": "1s"})
+    with piped(daemon) as pipe:
+        scheduled = daemon.make(startTime=from_now(seconds=3))
+        while not metric(daemon, "tminus_log_dropped_lines_total"):
+            for _ in range(100):
+                assert daemon.get("/support/123456/meta", by=None).status_code == 404
+            daemon.make()
+            assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
+        eventually(lambda: daemon.session(scheduled["id"])["status"] == "new")
+        history = [event["seq"] for event in daemon.feed()]
+        assert metric(daemon, "tminus_log_seq") < history[-1]
+        dropped = metric(daemon, "tminus_log_dropped_lines_total")
+        while [line["seq"] for line in events_of(pipe.lines)][-1:] != history[-1:] or not [
+            line for line in pipe.lines if line["event"] == "log.dropped"
+        ]:
+            pipe.read()
+        assert [line["seq"] for line in events_of(pipe.lines)] == history
+        [told] = [line for line in pipe.lines if line["event"] == "log.dropped"]
+        assert told["lines"] >= dropped > 0
+        daemon.signal(signal.SIGTERM)
+        while pipe.lines[-1]["event"] != "daemon.stopped":
+            pipe.read()
+    assert daemon.process is not None
+    assert daemon.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("end", ["nobody reads", "the reader is gone"])
+def test_what_no_reader_took_of_the_events_comes_at_the_next_start(make_daemon: StartDaemon, end: str) -> None:
+    daemon = make_daemon()
+    with piped(daemon) as pipe:
+        if end == "the reader is gone":
+            pipe.close()
+        for _ in range(30):
+            daemon.make()
+        history = [event["seq"] for event in daemon.feed()]
+        assert daemon.terminate() == 0, "a stop does not wait for the log"
+        if end == "nobody reads":  # what fitted into the pipe
+            with suppress(ValueError):
+                while pipe.read():
+                    pass
+    daemon.start()
+    eventually(lambda: events_of(daemon.log_lines())[-1:] and events_of(daemon.log_lines())[-1]["seq"] == history[-1])
+    [resumed] = daemon.log_lines("log.resumed")
+    later = [line["seq"] for line in events_of(daemon.log_lines())]
+    assert later == history[history.index(resumed["after"]) + 1 if resumed["after"] else 0 :]
+    assert len(later) == resumed["events"]
+    early = [line["seq"] for line in events_of(pipe.lines)]
+    assert set(early) | set(later) == set(history)
+    assert daemon.terminate() == 0
+
+
+def test_a_log_on_a_full_disk_goes_on_when_there_is_space_with_whole_lines_and_every_event(
+    make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        daemon.log = disk / "log"
+        daemon.start()
+        fill(disk / "ballast")
+        for _ in range(30):
+            daemon.make()
+        assert daemon.http.get(f"{daemon.url}/readyz").status_code == 200
+        (disk / "ballast").unlink()
+        history = [event["seq"] for event in daemon.feed()]
+        eventually(lambda: [line["seq"] for line in events_of(daemon.log_lines())][-1:] == history[-1:])
+        assert list(dict.fromkeys(line["seq"] for line in events_of(daemon.log_lines()))) == history
+        assert daemon.logged("log.dropped")["lines"] > 0
+        assert daemon.terminate() == 0
+
+
+def test_with_standard_output_closed_it_serves_and_writes_into_no_file_of_its_own(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon(server={"listen": "127.0.0.1:0"})
+    command = f"exec {TMINUS} run --config {daemon.config} <&- >&- 2>&-"
+    daemon.process = subprocess.Popen(["sh", "-c", command], env=environment(STATE_DIRECTORY=str(daemon.state)))
+    eventually(lambda: daemon.command("list").returncode == 0, deadline=30)
+    assert daemon.command("create", "--type", "live", "--label", "Quiet").returncode == 0
+    for number in (0, 1, 2):
+        target = os.readlink(f"/proc/{daemon.process.pid}/fd/{number}")
+        assert target == os.devnull, target
+    assert daemon.terminate() == 0
+    assert "nothing wrong" in daemon.command("db", "check").stdout
+
+
+def test_two_daemons_on_one_database_log_every_event_each_and_one_that_was_killed_goes_on_where_it_was(
+    make_daemon: StartDaemon, sections: dict[str, Section]
+) -> None:
+    one, two = (make_daemon(**sections) for _ in range(2))
+    both: Callable[[], list[list[int]]] = lambda: [  # noqa: E731 - that is all it is
+        list(dict.fromkeys(line["seq"] for line in events_of(daemon.log_lines()))) for daemon in (one, two)
+    ]
+    for daemon in (one, two):
+        daemon.start()
+        daemon.make()
+    eventually(lambda: both()[0] == [1, 2])
+    eventually(lambda: both()[1] == [2], 20)
+    one.kill()
+    for _ in range(3):
+        two.make()
+    one.start()
+    eventually(lambda: [seqs[-1] for seqs in both()] == [5, 5])
+    assert both() == [[1, 2, 3, 4, 5], [2, 3, 4, 5]], "it began when there was a first event, which the other log has"
+    assert len({line["instance"] for daemon in (one, two) for line in daemon.log_lines()}) == 3
+    for daemon in (one, two):
+        assert daemon.terminate() == 0
