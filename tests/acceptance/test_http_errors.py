@@ -53,6 +53,10 @@ def test_an_unknown_method_names_those_that_there_are(daemon: Daemon, method: st
     answer = daemon.call(method, "/supportsessions")
     assert method in refused(answer, 405, 100405)["description"]
     assert answer.headers["Allow"] == "GET, HEAD, POST"
+    for path in ("/docs", "/docs/assets/swagger-ui.css", "/openapi.json"):
+        answer = daemon.http.request(method, f"{daemon.url}{path}")
+        refused(answer, 405, 100405)
+        assert answer.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,13 @@ def is_foreign(method: str, headers: Mapping[bytes, bytes], settings: Settings) 
 
     Such a page cannot read the answer, but its requests come from its visitor's address: if they counted, a page with
     some dozens of images would have its visitors refused as guessers. Somebody who follows a link to here is let in; a
-    frame is not, nor is a form that is sent here.
+    frame is not, nor a form that is sent here, nor a link that the browser fetches before anybody follows it.
     """
     if headers.get(b"sec-fetch-site") != b"cross-site":
         return False
     if headers.get(b"sec-fetch-mode") == b"navigate":
-        return method not in ("GET", "HEAD") or headers.get(b"sec-fetch-dest", b"document") != b"document"
+        followed = headers.get(b"sec-fetch-dest", b"document") == b"document" and b"sec-purpose" not in headers
+        return method not in ("GET", "HEAD") or not followed
     if b"origin" not in headers:
         return True
     preflight = method == "OPTIONS" and b"access-control-request-method" in headers

@@ -69,8 +69,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         told = errors.InvalidRequest((Fault("body", "is not JSON"),))
     response = await on_request_error(request, told)
     response.headers.update(error.headers or {})
-    if error.status_code == 405 and (methods := _methods(request)):
-        response.headers["Allow"] = ", ".join(methods)
+    if error.status_code == 405:
+        # What the description does not have, the page and what it loads, is only read.
+        response.headers["Allow"] = ", ".join(_methods(request) or ("GET", "HEAD"))
     return response
 
 

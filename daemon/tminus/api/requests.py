@@ -123,7 +123,10 @@ class ParentObject(Request):
         # Published examples spell a member "app " with a blank, and they are what people paste.
         if not isinstance(value, dict):
             return value
-        return {name if name.strip() in value else name.strip(): member for name, member in value.items()}
+        trimmed = {name if name.strip() in value else name.strip(): member for name, member in value.items()}
+        if len(trimmed) < len(value):
+            raise ValueError("must not have two members with one name, blanks around it left out")
+        return trimmed
 
 
 class NewSession(Request):
