@@ -1,14 +1,13 @@
 """Which connections may be open, and which gives way to one more."""
 
-import ipaddress
 import resource
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from itertools import chain
 from typing import Protocol
 
 from tminus import clock
 from tminus.logs import say
+from tminus.shares import LINES, whose
 
 KEPT = 128
 """File descriptors that connections never take: a quarter for listening, a quarter for those that come in one turn of
@@ -17,16 +16,12 @@ and the log. Once they are used up, new connections are closed without a word be
 ones too.
 """
 
-TOLD_AGAIN = 60
-"""Minimum seconds between two log lines about the same lack of room."""
-
-TOLD = 1000
-"""Addresses of which is known when a line was last written about them."""
-
 
 class Member(Protocol):
     """A connection, as it is counted."""
 
+    peer: str
+    """The address that it comes from."""
     address: str
     """Whose share it counts for."""
 
@@ -64,9 +59,9 @@ class Crowd:
 
     def admit(self, member: Member) -> bool:
         """Take one more; another may have to give way to it. False: there is no room, and none can be made."""
-        share = self._share(member.address)
+        share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
-            if _is_due(member.address):
+            if LINES.is_due(f"connections {member.address}"):
                 say("http.crowded", remote_ip=member.address, connections=share)
             gives_way = self._oldest(self._by_address[member.address])
         elif self._is_full():
@@ -75,7 +70,7 @@ class Crowd:
             self._add(member)
             return True
         if gives_way is None:
-            if _is_due("refused"):
+            if LINES.is_due("refused"):
                 say("http.refused", connections=len(self))
             return False
         self.remove(gives_way)
@@ -130,44 +125,14 @@ class Crowd:
         is_open = len(self._open)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
-            if _is_due("full"):
+            if LINES.is_due("full"):
                 say("http.full", connections=is_open, limit=files)
             return True
         return self._most is not None and is_open >= self._most
 
 
-_told: dict[str, float] = {}
-"""When a line may be written again, by what it is about."""
-
-
-def _is_due(what: str) -> bool:
-    """Whether a line may be written about this: nothing else counts what is refused before it is a request."""
-    now = clock.monotonic()
-    if now < _told.get(what, 0.0):
-        return False
-    _told.pop(what, None)
-    _told[what] = now + TOLD_AGAIN
-    if len(_told) > TOLD:
-        del _told[next(iter(_told))]
-    return True
-
-
 def tell_malformed(address: str, error: str) -> None:
     """Write a line about what came from an address and is no request, at most one a minute."""
     remote_ip = whose(address) if "." in address else address.partition("%")[0]
-    if _is_due(f"malformed {remote_ip}"):
+    if LINES.is_due(f"malformed {remote_ip}"):
         say("http.malformed", remote_ip=remote_ip, error=error)
-
-
-@lru_cache(maxsize=4096)
-def whose(address: str) -> str:
-    """Whose share an address counts for: of IPv6 a site has at least 64 bits for itself."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tminus import clock, config, delivery, instants, logs
 from tminus.announcer import Announcer
-from tminus.api import Services, make_application
+from tminus.api import Services, make_application, trusted
 from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
@@ -106,7 +106,7 @@ class Daemon:
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
             # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
-            self._servers = [Server(application, self._listeners.tcp, settings.limits.connections)]
+            self._servers = [Server(application, self._listeners.tcp, settings.limits.connections, self._share)]
             if self._listeners.local:
                 self._servers.append(Server(application, self._listeners.local, None))
             # Last: until here a signal to stop ends it, and what was started must not be left running.
@@ -118,6 +118,11 @@ class Daemon:
     def __exit__(self, *_error: object) -> None:
         self._stopping.set()
         self._started.close()
+
+    def _share(self, peer: str) -> int | None:
+        """How many connections one address may have; None: any number, as a trusted proxy brings many clients."""
+        settings = self.services.settings
+        return None if trusted(peer, settings) else settings.limits.connections_per_address or None
 
     async def serve(self) -> None:
         """Does what fell due while it was away, then serves until a signal says to stop."""

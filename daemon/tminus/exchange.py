@@ -183,5 +183,8 @@ class Exchange:
             self._channel.answered()
 
     def _hold(self, let_go: Callable[[], None] | None) -> None:
-        if not self.complete and not self.disconnected:
+        if self.disconnected:
+            if let_go is not None:
+                let_go()  # the client was gone before its request began to wait
+        elif not self.complete:
             self._channel.held(let_go)

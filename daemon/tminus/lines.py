@@ -161,6 +161,12 @@ LOG_LINES = {
         "the oldest that wait are closed for new ones",
         ("remote_ip", "connections"),
     ),
+    "feed.crowded": Line(
+        "warning",
+        "agent {agent} or its address {remote_ip} holds {limit} streams and waiting requests, all that it may "
+        "(limits.streams_per_agent, limits.streams_per_address): the oldest end for new ones",
+        ("agent", "remote_ip", "limit"),
+    ),
     "http.malformed": Line(
         "warning",
         "a request from {remote_ip} {error}: it was refused, and the connection closed",
@@ -212,7 +218,7 @@ FIELDS = {
     "job": "what the clock was to do",
     "key": "the setting",
     "last_alive": "when the previous run last gave a sign of life, give or take two seconds",
-    "limit": "how many open files the process may have",
+    "limit": "how many open files the process may have; how many streams and waiting requests a caller may hold",
     "lines": "how many lines",
     "logger": "the library that said it",
     "method": "of the request",

@@ -18,11 +18,12 @@ from uvicorn.server import ServerState
 from tminus import clock, framing
 from tminus.api import BEGUN, HEADERS
 from tminus.api.errors import answer
-from tminus.connections import Crowd, tell_malformed, whose
+from tminus.connections import Crowd, tell_malformed
 from tminus.errors import Fault, HeadTooLarge, InvalidRequest, Overloaded, RequestError
 from tminus.exchange import Exchange
 from tminus.framing import Head, Malformed, Parser
 from tminus.listeners import BACKLOG
+from tminus.shares import whose
 
 LAST_REQUESTS = 0.1
 """Seconds in which connections that were taken just before it stopped listening are still served."""
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
         *,
         crowd: Crowd,
     ) -> None:
-        self.address = ""
+        self.peer = self.address = "local"
         self._application: ASGIApp = config.loaded_app
         self._loop = _loop or asyncio.get_running_loop()
         self._state = server_state
@@ -125,7 +126,8 @@ class Connection(asyncio.Protocol):
         # A socket in the file system has a path where one of TCP has an address and a port.
         self._client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self._server = (str(own[0]), int(own[1])) if isinstance(own, tuple) else (str(own), None)
-        self.address = whose(self._client[0]) if self._client else ""
+        if self._client:
+            self.peer, self.address = self._client[0], whose(self._client[0])
         if not self._crowd.admit(self):
             transport.write(_answer(Overloaded()))
             transport.close()
@@ -252,7 +254,7 @@ class Connection(asyncio.Protocol):
             cause = HeadTooLarge(framing.HEAD_BYTES, framing.FIELDS)
         else:
             cause = InvalidRequest([Fault("request", str(error))])
-        tell_malformed(self._client[0] if self._client else "local", str(error))
+        tell_malformed(self.peer, str(error))
         self._refusal = _answer(cause)
         self.pause_reading()
         if self._coming is not None and self._coming.more_body:

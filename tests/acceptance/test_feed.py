@@ -170,6 +170,53 @@ def test_however_many_listen_nobody_else_is_refused_when_an_event_wakes_them(dae
     assert codes == {200}
 
 
+def test_an_agent_has_its_share_of_streams_and_held_requests_and_the_oldest_ends_for_one_more(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon(limits={"streams_per_agent": 2})
+    where = httpx.URL(daemon.url)
+
+    def ask(by: str, more: str) -> socket.socket:
+        one = socket.create_connection((where.host, where.port or 80), timeout=20)
+        one.sendall(f"GET /v3/events?after=now{more}Session-id: {daemon.tokens[by]}\r\n\r\n".encode())
+        return one
+
+    stream = " HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n"
+    held = "&wait=60 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    with ask("admin", stream) as others, ask("monitor", stream) as first:
+        for one in (others, first):
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+        with ask("monitor", held) as second:
+            daemon.http.get(f"{daemon.url}/healthz")  # it has come by now
+            with ask("monitor", stream) as third, ask("monitor", stream) as fourth:
+                for one in (third, fourth):
+                    assert one.recv(4096).startswith(b"HTTP/1.1 200")
+                said = b""
+                while not said.endswith(b"0\r\n\r\n"):
+                    said += first.recv(4096) or pytest.fail("the stream is cut, not ended")
+                page = b""
+                while more := second.recv(4096):
+                    page += more
+                assert b'"events":[]' in page, "an answer, as if the time were over"
+                made = daemon.make()
+                for one in (others, third, fourth):
+                    said = b""
+                    while made["id"].encode() not in said:
+                        said += one.recv(4096) or pytest.fail("it has ended")
+    assert len(daemon.log_lines("feed.crowded")) == 1
+
+
+def test_who_hangs_up_while_its_request_is_held_leaves_its_place(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"streams_per_agent": 1})
+    where = httpx.URL(daemon.url)
+    head = f"GET /v3/events?after=now&wait=60 HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n\r\n"
+    with socket.create_connection((where.host, where.port or 80), timeout=20) as one:
+        one.sendall(head.encode())
+    answered = daemon.logged("http.request", route="/v3/events")
+    assert answered["ms"] < 30_000
+    assert not daemon.log_lines("feed.crowded")
+
+
 def test_the_command_follows(daemon: Daemon) -> None:
     after = now(daemon)
     session = daemon.make()

@@ -15,12 +15,13 @@ import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import eventually
 
-from tminus import clock, connections, server
+from tminus import clock, server
 from tminus.api import Services, make_application, rim
 from tminus.config import Settings
 from tminus.delivery import Webhooks
 from tminus.framing import HEAD_BYTES
 from tminus.server import AHEAD, Server
+from tminus.shares import LINES
 from tminus.storage import Store
 
 MOST = 10
@@ -32,10 +33,10 @@ BODY = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r
 
 
 @contextmanager
-def served(application: ASGIApp) -> Iterator[tuple[str, int]]:
+def served(application: ASGIApp, share: int | None = None) -> Iterator[tuple[str, int]]:
     """Where the real server serves an application."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = Server(application, [listening], MOST)
+        serving = Server(application, [listening], MOST, lambda _peer: share)
         thread = threading.Thread(target=lambda: uvloop.run(serving.serve_all()))
         thread.start()
         try:
@@ -129,9 +130,10 @@ def test_a_byte_now_and_then_does_not_prolong_it(address: tuple[str, int]) -> No
 
 def test_a_body_that_does_not_arrive_is_told_so(address: tuple[str, int]) -> None:
     with sent(address, BODY) as connection:
-        told = answer(connection)
+        told = rest_of(connection)
     assert told.startswith(b"HTTP/1.1 408")
     assert b'"refcode":100408' in told
+    assert b"\r\nconnection: close\r\n" in told, "it could come back with one more byte for ever"
 
 
 @pytest.mark.parametrize("line", [b"X: " + b"x" * 70, b"X: y"], ids=["long", "many"])
@@ -237,7 +239,7 @@ def test_who_is_refused_while_it_waits_for_100_continue_is_hung_up_on(address: t
 def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    monkeypatch.setattr(connections, "_told", {})
+    LINES.clear()
     for _ in range(3):
         refused = rest_of(sent(address, HEALTH.replace(b"Host: a", b"Host: a\r\nHost: b") + HEALTH))
         head, _, body = refused.partition(b"\r\n\r\n")
@@ -261,10 +263,105 @@ def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> N
     assert new.endswith(b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
 
 
+LARGE = 64 * 2**20
+"""Bytes of an answer that no buffer of the system takes."""
+
+
+async def _large(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+    for _ in range(LARGE // 2**20):
+        await send({"type": "http.response.body", "body": b"x" * 2**20, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("parts", [LARGE // 2**20, 1], ids=["in parts", "at once"])
+@pytest.mark.parametrize("option", [b"", b"Connection: close\r\n"])
+def test_who_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, parts: int, option: bytes) -> None:
+    monkeypatch.setattr(server, "WRITE_SECONDS", 0.5)
+    content = b"x" * (LARGE // parts)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+        for number in range(parts):
+            await send({"type": "http.response.body", "body": content, "more_body": number < parts - 1})
+
+    head = HEALTH.replace(b"\r\n\r\n", b"\r\n" + option + b"\r\n")
+    with served(answers) as address, sent(address, head) as reads_not, sent(address, head) as reads:
+        taken = 0
+        while taken < LARGE:
+            taken += len(reads.recv(2**20)) or pytest.fail("who reads is not cut off")
+
+        def is_cut_off() -> bool:
+            try:
+                reads_not.send(b"\r\n")
+            except OSError:
+                return True
+            return False
+
+        eventually(is_cut_off)
+
+
+@pytest.mark.parametrize("kind", ["idle", "head", "body", "unread"])
+def test_whoever_is_waited_for_makes_room_the_longest_first(kind: str) -> None:
+    begun = {"idle": b"", "head": b"GET / HT", "body": BODY, "unread": HEALTH}[kind]
+    answering = threading.Semaphore(0)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        answering.release()
+        if scope["path"] == "/healthz":
+            await _large(scope, receive, send)
+        elif scope["method"] == "POST":
+            while (await receive()).get("more_body"):
+                pass
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+    with served(answers) as address, ExitStack() as held:
+        first = [held.enter_context(sent(address, begun)) for _ in range(MOST)]
+        if kind in ("body", "unread"):
+            for _ in first:
+                assert answering.acquire(timeout=10)
+        for number in range(3):
+            honest = held.enter_context(sent(address, ASK))
+            assert answer(honest).startswith(b"HTTP/1.1 200")
+            with suppress(OSError):
+                first[number].settimeout(10)
+                while first[number].recv(2**20):
+                    pass  # it ends
+        with suppress(BlockingIOError):
+            first[3].setblocking(False)
+            assert first[3].recv(1), "the others stay"
+
+
+def test_an_address_has_its_share_and_beyond_it_only_its_own_make_room(
+    address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    LINES.clear()
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    def from_elsewhere(where: tuple[str, int]) -> socket.socket:
+        return socket.create_connection(where, timeout=10, source_address=("127.0.0.2", 0))
+
+    with served(answers, share=4) as where, sent(where, ASK) as honest, ExitStack() as held:
+        assert answer(honest).startswith(b"HTTP/1.1 200")
+        many = [held.enter_context(from_elsewhere(where)) for _ in range(3 * MOST)]
+        for one in many[:-4]:
+            assert rest_of(one) == b""
+        for one in (honest, *many[-4:]):
+            one.sendall(ASK)
+            assert answer(one).startswith(b"HTTP/1.1 200"), "the newest, and who comes from elsewhere, stay"
+    told = [(line["remote_ip"], line["connections"]) for line in log_lines() if line["event"] == "http.crowded"]
+    assert told == [("127.0.0.2", 4)]
+
+
 def test_while_all_are_in_work_a_new_one_is_refused_in_our_words(
     monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    monkeypatch.setattr(connections, "_told", {})
+    LINES.clear()
     go_on, begun = threading.Event(), threading.Semaphore(0)
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:

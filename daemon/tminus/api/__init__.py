@@ -12,6 +12,8 @@
 `errors`          causes as HTTP statuses: the only place
 `arrival`         what the rim knows of a request
 `rim`             around everything: request id, bounded body, log line
+`held`            requests that wait for events, and how many a caller may have
+`assets`          the files of the page for people
 `services`        what the routes work with
 `links`           which call takes what another has answered, for the description
 `application`     all of it put together, with CORS and its own description
@@ -20,8 +22,9 @@
 """
 
 from tminus.api.application import make_application
-from tminus.api.rim import BEGUN, HEADERS, HOLD
+from tminus.api.held import HOLD
+from tminus.api.rim import BEGUN, HEADERS, trusted
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 
-__all__ = ["BEGUN", "HEADERS", "HOLD", "Services", "make_application", "make_starting_application"]
+__all__ = ["BEGUN", "HEADERS", "HOLD", "Services", "make_application", "make_starting_application", "trusted"]

@@ -15,8 +15,8 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
+from tminus.api.assets import Assets
 from tminus.api.conditions import unchanged
 from tminus.api.links import add_links
 from tminus.api.rim import DESCRIPTION, PAGE
@@ -89,7 +89,7 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
         return describe()[1].answer(request)
 
     # The page's scripts come from here: a browser behind a firewall shows it as well.
-    api.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    api.mount(_ASSETS, Assets("fastapi_swagger", "resources"))
 
 
 def _policy(page: str) -> str:

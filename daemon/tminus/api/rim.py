@@ -24,11 +24,6 @@ BEGUN = "tminus.begun"
 was one of many.
 """
 
-HOLD = "tminus.hold"
-"""Under this key of a scope's state the server leaves a function to be called when the request begins to wait for
-events, with what is to be called if the connection ends meanwhile; and with None when it waits no longer.
-"""
-
 LATE = 0.25
 """Seconds for which a request may have waited for its turn on the event loop; after more it is refused at once."""
 
@@ -210,7 +205,7 @@ def _remote_ip(scope: Scope, headers: dict[bytes, bytes], settings: Settings) ->
     # Each proxy may have added a line of its own.
     lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     for hop in reversed([hop.strip() for hop in ",".join(lines).split(",")]):
-        if not _trusted(address, settings):
+        if not trusted(address, settings):
             break
         try:
             address = _plain(_without_port(hop))
@@ -239,7 +234,8 @@ def _without_zone(address: str) -> str:
     return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
-def _trusted(address: str, settings: Settings) -> bool:
+def trusted(address: str, settings: Settings) -> bool:
+    """Return whether an address is that of a trusted proxy."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,11 +13,11 @@ from starlette.responses import StreamingResponse
 from tminus import clock, wire
 from tminus.api.arrival import arrival_of
 from tminus.api.callers import CurrentCaller, identify, services_of
+from tminus.api.held import Waiting
 from tminus.api.json import Json
 from tminus.api.requests import EventTypes, Limit, Place
 from tminus.api.responses import refusals
 from tminus.api.services import Services
-from tminus.bell import wait_for
 from tminus.errors import Forbidden, RequestError
 from tminus.sessions import reads
 from tminus.storage import EventFilter
@@ -57,11 +58,20 @@ async def feed(
     until = clock.monotonic() + (0 if head else wait)
     ring = services.bell.next_ring()
     events, since = await _look(services, caller, since, limit, only)
-    while not events and (left := until - clock.monotonic()) > 0 and not services.draining:
-        await wait_for(ring, left)
-        ring = services.bell.next_ring()
-        events, since = await _look_again(request, since, limit, only)
+    if not events and wait:
+        with _place(request) as place:
+            while not (events or place.over or services.draining) and (left := until - clock.monotonic()) > 0:
+                await place.wait(ring, left)
+                ring = services.bell.next_ring()
+                events, since = await _look_again(request, since, limit, only)
     return Json({"events": events, "next": since})
+
+
+def _place(request: Request) -> AbstractContextManager[Waiting]:
+    """The request as one of those that wait, for as long as it does."""
+    arrival = arrival_of(request)
+    services = arrival.services
+    return services.held.place(request.scope, arrival.agent, arrival.remote_ip, services.settings.limits)
 
 
 async def _look(
@@ -92,19 +102,21 @@ async def _nothing() -> AsyncIterator[bytes]:
 async def _stream(
     request: Request, events: list[dict[str, Any]], since: int, limit: int, only: EventFilter
 ) -> AsyncIterator[bytes]:
-    """Server-sent events until the client goes, its token is revoked, the daemon stops or the database fails: clients
-    come back by themselves, and say where they were.
+    """Server-sent events until the client goes, its token is revoked, it gives way, the daemon stops or the database
+    fails: clients come back by themselves, and say where they were.
     """
     services = services_of(request)
-    # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
-    yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
-    while not services.draining:
-        for event in events:
-            yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], str(event["type"]).encode(), orjson.dumps(event))
-        ring = services.bell.next_ring()
-        try:
-            events, since = await _look_again(request, since, limit, only)
-        except RequestError:
-            return
-        if not events and not await wait_for(ring, KEEP_ALIVE):
-            yield b"id: %d\n: still here\n\n" % since
+    with _place(request) as place:
+        # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
+        yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
+        while not (place.over or services.draining):
+            for event in events:
+                name = str(event["type"]).encode()
+                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], name, orjson.dumps(event))
+            ring = services.bell.next_ring()
+            try:
+                events, since = await _look_again(request, since, limit, only)
+            except RequestError:
+                return
+            if not events and not await place.wait(ring, KEEP_ALIVE) and not place.over:
+                yield b"id: %d\n: still here\n\n" % since

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tminus import clock
 from tminus.api.attempts import Attempts
+from tminus.api.held import Held
 from tminus.api.turns import Turns
 from tminus.bell import Bell
 from tminus.config import Agent, Limits, Settings
@@ -68,6 +69,8 @@ class Services:
         """Rings when there are new events, and when the daemon begins to stop."""
         self.doubtful = asyncio.Lock()
         """Held while a token is looked up that comes from an address that has sent too many wrong ones."""
+        self.held = Held()
+        """Requests that wait for events."""
         self.woken = asyncio.Semaphore(_READERS)
         """Held by who listens or waits for events and looks again: one event wakes them all, and were they all counted
         as requests before another one, whoever asks just then would be refused for being one too many.

@@ -269,6 +269,12 @@ class Limits(Table):
     pin_lookups: Limit = Rate(30, 60)
     failed_tokens: Limit = Rate(20, 60)
     connections: Number = 2000
+    connections_per_address: Count = 1000
+    """Connections from one address that is no trusted proxy; 0: no limit."""
+    streams_per_address: Count = 500
+    """Streams and long polls; 0: no limit."""
+    streams_per_agent: Count = 400
+    """Streams and long polls; 0: no limit."""
     sessions_per_agent: Count = 10_000
     """Open sessions; 0: no limit."""
 
