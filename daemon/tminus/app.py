@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,26 +18,26 @@ from tminus.journal import is_journal
 from tminus.logs import say
 from tminus.privileges import become_controller
 from tminus.running import Crash, Running
+from tminus.signals import Told
 
 
-def run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code. `stopping` is set if one has come already.
+def run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
+    """Runs the daemon until a signal ends it; returns the exit code. `told` has noted the signals that came already.
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
     """
     _open_standard_streams()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload before there is anything to reload must not end it
     logs.configure()
 
     def stop(*_: object) -> None:
-        stopping.set()  # what is raised in the midst of a library may be lost there
+        told.stopping.set()  # what is raised in the midst of a library may be lost there
         raise _StoppedAtOnce
 
     _when_told_to_stop(stop)
     try:
-        if stopping.is_set():
+        if told.stopping.is_set():
             stop()
-        return _run(path, environ, stopping)
+        return _run(path, environ, told)
     except _StoppedAtOnce:
         say("daemon.stopped")
         return 0
@@ -66,7 +65,7 @@ def _when_told_to_stop(call: Callable[..., object]) -> None:
         signal.signal(number, call)
 
 
-def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Event) -> int:
+def _run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
     try:
         configuration = config.load(config.find(path, environ), environ)
     except ConfigError as error:
@@ -85,9 +84,9 @@ def _run(path: Path | None, environ: Mapping[str, str], stopping: threading.Even
     try:
         with (
             _marked(configuration, state, environ),
-            Daemon(configuration, path, state, environ, stopping) as daemon,
+            Daemon(configuration, path, state, environ, told) as daemon,
         ):
-            _when_told_to_stop(lambda *_: stopping.set())  # until it has handlers in the event loop
+            _when_told_to_stop(lambda *_: told.stopping.set())  # until it has handlers in the event loop
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)

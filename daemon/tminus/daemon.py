@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
 from tminus.server import LAST_REQUESTS, Server
+from tminus.signals import Told
 from tminus.starting import Starting
 from tminus.storage import Store, Transaction
 from tminus.systemd import ServiceManager
@@ -40,12 +40,13 @@ class Daemon:
         path: Path | None,
         state: Path,
         environ: Mapping[str, str],
-        stopping: threading.Event,
+        told: Told,
     ) -> None:
         self._path = path
         self._state = state
         self._environ = environ
-        self._stopping = stopping
+        self._stopping = told.stopping
+        self._told = told
         self._ready = False
         settings = configuration.settings
         with contextlib.ExitStack() as started:
@@ -129,8 +130,10 @@ class Daemon:
         self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain, number)
-        reloads: asyncio.Queue[None] = asyncio.Queue()
-        loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
+        reload = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        if self._told.reload.is_set():
+            reload.set()  # asked for while it started: the file may have changed since it was read
 
         self._doing("doing what fell due while no daemon was there")
         due, counts = await asyncio.to_thread(self._clockwork.first_tick)
@@ -138,7 +141,7 @@ class Daemon:
             return
         self._timers.start()
         self._started.callback(self._timers.stop)
-        reloading = asyncio.create_task(self._reload_when_asked(reloads))
+        reloading = asyncio.create_task(self._reload_when_asked(reload))
         self._starting.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
         # What was loaded until now stays for ever; to look it all over takes a tenth of a second, and stops everything.
@@ -253,9 +256,11 @@ class Daemon:
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
-    async def _reload_when_asked(self, asked: asyncio.Queue[None]) -> None:
-        while True:
-            await asked.get()
+    async def _reload_when_asked(self, asked: asyncio.Event) -> None:
+        """However often it is asked while a reload runs, one more is enough: it reads the files anew."""
+        while not self._stopping.is_set():
+            await asked.wait()
+            asked.clear()
             self._systemd.reloading()
             try:
                 await asyncio.to_thread(self._reload)

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -117,6 +118,41 @@ def test_told_to_stop_while_it_reads_its_configuration_it_stops(
         daemon.signal(number)
         assert daemon.process is not None
         assert daemon.process.wait(10) == 0
+    assert [line["event"] for line in daemon.log_lines()] == ["daemon.stopped"]
+    assert daemon.errors.read_text() == ""
+
+
+def held(daemon: Daemon) -> bool:
+    """Whether the process has come so far that it holds SIGHUP back, or handles it."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigBlk", "SigCgt")))
+    return bool((int(masks["SigBlk"], 16) | int(masks["SigCgt"], 16)) & 1 << signal.SIGHUP - 1)
+
+
+def test_told_to_reload_while_it_loads_it_reloads_once_it_serves(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    assert daemon.terminate() == 0
+    daemon.fresh = True  # from nothing, as a service manager starts it
+    daemon.spawn()
+    eventually(lambda: held(daemon))
+    for _ in range(5):
+        daemon.signal(signal.SIGHUP)
+    assert daemon.logged("config.reloaded")["changes"] == 0
+    assert len(daemon.log_lines("daemon.ready")) == 2
+    assert daemon.terminate() == 0
+    assert len(daemon.log_lines("config.reloaded")) == 1, "five that wait are one reload"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_while_it_loads_it_ends_cleanly(make_daemon: StartDaemon, number: signal.Signals) -> None:
+    daemon = make_daemon()
+    daemon.fresh = True
+    daemon.spawn()
+    eventually(lambda: held(daemon))
+    daemon.signal(number)
+    assert daemon.process is not None
+    assert daemon.process.wait(60)  # however busy the machine is, it loads first
     assert [line["event"] for line in daemon.log_lines()] == ["daemon.stopped"]
     assert daemon.errors.read_text() == ""
 

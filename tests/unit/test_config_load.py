@@ -1,5 +1,6 @@
 """From files and environment to settings, or to all that is wrong with them."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -387,3 +388,22 @@ def test_what_is_beyond_python_s_limits_is_a_fault(files: Files) -> None:
     assert "this is not TOML" in files.fault(f"a = {'1' * 5000}")
     assert "this is not TOML" in files.fault(f"a = {'[' * 5000}{']' * 5000}")
     assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 5000})
+
+
+def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Path) -> None:
+    def seconds(number: int) -> float:
+        folder = tmp_path / str(number)
+        (folder / "conf.d").mkdir(parents=True)
+        (folder / "tminus.toml").touch()
+        for start in range(0, number, 10):
+            (folder / "conf.d" / f"{start:05}.toml").write_text(
+                "".join(f'[[agents]]\nid = {start + one + 1}\nname = "A"\nroles = ["agent"]\n' for one in range(10))
+            )
+        took = []
+        for _ in range(2):
+            begun = time.process_time()
+            assert len(load(folder / "tminus.toml", {}).settings.agents) == number
+            took.append(time.process_time() - begun)
+        return min(took)
+
+    assert seconds(1600) / seconds(200) < 24, "8 where it is linear, 64 where each entry looks at all the others"

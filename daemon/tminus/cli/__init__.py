@@ -20,11 +20,14 @@ help is printed from a table (`catalogue`), and Typer gets the one command that 
 import sys
 from typing import NoReturn
 
+from tminus.signals import hold
+
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
     """Run the command of `sys.argv`, and end the process with its exit code."""
+    hold(sys.argv[1:])
     try:
         from tminus.cli.process import run  # noqa: PLC0415 - within what handles Ctrl-C
 

@@ -1,7 +1,6 @@
 """The commands for whoever runs the daemon: they work on the configuration and the database, not on a running one."""
 
 import os
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +13,7 @@ from tminus.cli.parsing import Argument, Exit, Option
 from tminus.config import Settings
 from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
 from tminus.privileges import acting_for
+from tminus.signals import Told
 from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
@@ -28,16 +28,13 @@ ConfigOption = Annotated[
 
 def run(connection: Connection, config: ConfigOption = None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
-    import threading  # noqa: PLC0415 - as below
-
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())  # it ends when it is loaded: half a library is none
+    told = Told()
+    told.listen()  # it ends when it is loaded: half a library is none
 
     from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
-        code = app.run(config or connection.config, os.environ, stopping)
+        code = app.run(config or connection.config, os.environ, told)
     raise Exit(code)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from functools import lru_cache
 
 KeyPath = tuple[str | int, ...]
 """The way to a value: names of tables and keys, and positions in lists of tables."""
@@ -73,6 +74,7 @@ def _table(header: str, last: dict[KeyPath, int]) -> KeyPath:
     return path
 
 
+@lru_cache(maxsize=1024)
 def _names(key: str) -> tuple[str, ...]:
     """The names in a dotted key; tomllib itself undoes the quotes and escapes."""
     names = []

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
         faults += _contradictions(tree)
     if faults:
         raise ConfigError(tuple(sorted(faults, key=_reading_order)))
-    return Configuration(settings, _origins(tree, settings), path, files, _fingerprint(tree.values))
+    return Configuration(settings, _Origins(tree, settings), path, files, _fingerprint(tree.values))
 
 
 def _fingerprint(values: Mapping[str, Any]) -> str:
@@ -116,8 +117,8 @@ def _read(file: Path, tree: Tree, faults: list[ConfigFault]) -> None:
         line = at[1] if at else text.count("\n") + 1
         faults.append(ConfigFault(f"{file}:{line}", "", f"this is not TOML: {error}"))
     else:
-        lines = key_lines(text)
-        tree.add(table, lambda path: f"{file}:{line_of(lines, path)}")
+        lines = lru_cache(lambda: key_lines(text))
+        tree.add(table, lambda path: f"{file}:{line_of(lines(), path)}")
 
 
 def _override(tree: Tree, environ: Mapping[str, str], faults: list[ConfigFault]) -> None:
@@ -256,8 +257,26 @@ def _reading_order(fault: ConfigFault) -> tuple[str, int]:
     return (file, int(line)) if line.isdecimal() else (fault.where, 0)
 
 
-def _origins(tree: Tree, settings: Settings) -> dict[str, str]:
-    paths: list[KeyPath] = [key for key in KEYS if key not in LISTS or not getattr(settings, key[0])]
-    for (section,), names in ENTRY_KEYS.items():
-        paths += [(section, index, name) for index in range(len(getattr(settings, section))) for name in names]
-    return {_key(path, tree.values): tree.origin(path) if tree.holds(path) else "default" for path in paths}
+class _Origins(Mapping[str, str]):
+    """The origins of all keys, worked out when the first is asked for: a daemon that starts asks for none."""
+
+    def __init__(self, tree: Tree, settings: Settings) -> None:
+        self._tree = tree
+        self._settings = settings
+
+    @cached_property
+    def _all(self) -> dict[str, str]:
+        tree, settings = self._tree, self._settings
+        paths: list[KeyPath] = [key for key in KEYS if key not in LISTS or not getattr(settings, key[0])]
+        for (section,), names in ENTRY_KEYS.items():
+            paths += [(section, index, name) for index in range(len(getattr(settings, section))) for name in names]
+        return {_key(path, tree.values): tree.origin(path) if tree.holds(path) else "default" for path in paths}
+
+    def __getitem__(self, key: str) -> str:
+        return self._all[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
