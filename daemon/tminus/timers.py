@@ -7,7 +7,7 @@ table is the schedule, so a restart sets one timer again however many sessions w
 
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -80,8 +80,10 @@ class Timers:
         self._stop = threading.Event()
         self._last_tick = clock.monotonic()
         self._pulse = threading.Thread(target=self._watch_clock, name="pulse")
+        # UTC at each place where APScheduler would ask for the local zone otherwise: it fails where $TZ names none that
+        # it knows, and moves a deadline where it takes one wrongly.
         self._scheduler = BackgroundScheduler(
-            timezone="UTC",
+            timezone=UTC,
             # Ticks have a thread of their own: a chore never makes the clock wait. Nor does a long clean-up make the
             # heartbeat wait: there is a thread for each chore.
             executors={"default": ThreadPoolExecutor(1), "chores": ThreadPoolExecutor(CHORES)},
@@ -174,8 +176,8 @@ class Timers:
         # A tick that runs this is not finished yet: were only one instance allowed, a timer that fires meanwhile
         # would be skipped, and its session be late until the sweep.
         self._scheduler.add_job(
-            self._run_deadline, DateTrigger(self._armed_at), (self._arming,), id="deadline", max_instances=100,
-            replace_existing=True,
+            self._run_deadline, DateTrigger(self._armed_at, timezone=UTC), (self._arming,), id="deadline",
+            max_instances=100, replace_existing=True,
         )  # fmt: skip
 
     def _set_all(self) -> None:

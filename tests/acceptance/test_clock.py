@@ -95,3 +95,27 @@ def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_la
     seqs = [event["seq"] for session_id in expected for event in daemon.events(session_id)[1:2]]
     assert seqs == sorted(seqs)
     assert daemon.session(later)["status"] == "scheduled"
+
+
+def test_no_local_zone_keeps_a_daemon_from_starting_or_a_session_from_opening_on_time(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon(lifecycle={"lead": "1s"})
+    for zone in ("UTC0", "No/Such"):
+        daemon.kill()
+        daemon.start(TZ=zone)
+        waiting = daemon.make(startTime=from_now(seconds=30))
+        soon = daemon.make(startTime=from_now(seconds=1.1))
+        daemon.kill()
+        daemon.start(TZ=zone)
+        daemon.logged("session.ready", session_id=soon["id"])
+        assert daemon.session(waiting["id"])["status"] == "scheduled"
+
+
+def test_where_the_machine_has_no_zones_at_all_it_starts_and_opens(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(lifecycle={"lead": "1s"})
+    waiting = daemon.make(startTime=from_now(seconds=2))
+    daemon.kill()
+    daemon.fresh = True  # Python looks for the zones only once
+    daemon.start(TZ="Europe/Berlin", PYTHONTZPATH="/nonexistent")
+    daemon.logged("session.ready", session_id=waiting["id"])

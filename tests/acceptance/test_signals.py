@@ -152,7 +152,7 @@ def test_told_to_stop_while_it_loads_it_ends_cleanly(make_daemon: StartDaemon, n
     eventually(lambda: held(daemon))
     daemon.signal(number)
     assert daemon.process is not None
-    assert daemon.process.wait(60)  # however busy the machine is, it loads first
+    assert daemon.process.wait(60) == 0  # a busy machine takes long to load it
     assert [line["event"] for line in daemon.log_lines()] == ["daemon.stopped"]
     assert daemon.errors.read_text() == ""
 

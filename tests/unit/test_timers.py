@@ -1,12 +1,15 @@
 """The timers, with a real APScheduler and the real clock."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
+import apscheduler.schedulers.base
+import apscheduler.triggers.date
 import pytest
 from tests.support.waiting import eventually
 
@@ -61,6 +64,33 @@ def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
         eventually(lambda: tick.at)
     assert len(tick.at) == 1
     assert tick.at[0] >= due
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["UTC0", "CET-1CEST,M3.5.0,M10.5.0/3", "<+0530>-5:30", "No/Such", ":/none", "Europe/Berlin", "\x01", "", None],
+)
+def test_nothing_depends_on_the_local_zone(no_sweep: None, monkeypatch: pytest.MonkeyPatch, zone: str | None) -> None:
+    def asked() -> None:
+        raise AssertionError("somebody has asked for the local zone")
+
+    for module in (apscheduler.schedulers.base, apscheduler.triggers.date):
+        monkeypatch.setattr(module, "get_localzone", asked)
+    if zone is None:
+        monkeypatch.delenv("TZ", raising=False)
+    else:
+        monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    tick = Ticks()
+    try:
+        with running(tick, {"chore": (SOON, lambda: None)}) as started:
+            due = clock.now() + SOON
+            started.due_at(due)
+            eventually(lambda: tick.at)
+        assert tick.at[0] >= due
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_deadline_in_the_past_is_done_at_once(no_sweep: None) -> None:
