@@ -1,9 +1,10 @@
 """The ASGI application: routes, CORS, the rim, and its own description."""
 
-from itertools import chain
+from collections import defaultdict
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -49,5 +50,9 @@ def make_application(services: Services) -> ASGIApp:
     for router in _ROUTERS:
         api.include_router(router)
     add_description(api, lambda: services.settings.server.public_url)
-    routes = chain.from_iterable(router.routes for router in _ROUTERS)
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    api.state.methods = defaultdict[str, set[str]](set)
+    """By path, for the `Allow` of a 405."""
+    for route in routes:
+        api.state.methods[route.path] |= route.methods
     return Rim(Shortcut(Cors(api, services), routes), services, lambda app: Cors(app, services))

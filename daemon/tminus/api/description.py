@@ -8,6 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -50,6 +51,7 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
     `public_url` gives the address in force at which the world reaches the API; None if there is none.
     """
     described: dict[str | None, tuple[dict[str, Any], _Fixed]] = {}
+    making = Lock()
 
     def describe() -> tuple[dict[str, Any], _Fixed]:
         url = public_url()
@@ -85,8 +87,10 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
         return page.answer(request)
 
     @api.get(DESCRIPTION, include_in_schema=False)
-    async def openapi(request: Request) -> Response:
-        return describe()[1].answer(request)
+    def openapi(request: Request) -> Response:
+        # In a thread: making it takes some tenths of a second, which no other request should wait for.
+        with making:
+            return describe()[1].answer(request)
 
     # The page's scripts come from here: a browser behind a firewall shows it as well.
     api.mount(_ASSETS, Assets("fastapi_swagger", "resources"))

@@ -83,7 +83,7 @@ async def on_defect(request: Request, _error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """Every method that the path has: the framework's own error names only those of the first route with this path."""
     template = getattr(request.scope.get("route"), "path", None)
-    found = {method.upper() for method in request.app.openapi()["paths"].get(template, ())}
+    found: set[str] = request.app.state.methods.get(template, set())
     return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
