@@ -256,7 +256,7 @@ def test_ten_megabytes_are_refused_wherever_they_stand(daemon: Daemon) -> None:
         method, target = head.split()
         with closing(Client(daemon)) as client, suppress(OSError, http.client.HTTPException):
             assert 400 <= client.ask(method, target)[0] < 500
-    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
 
 
 def _almost(right: str) -> dict[str, str]:
@@ -368,6 +368,6 @@ def test_a_token_that_is_almost_right_is_none(daemon: Daemon) -> None:
 
 
 def test_after_all_that_the_daemon_lives_and_nothing_was_its_own_fault(daemon: Daemon) -> None:
-    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
     assert [line for line in daemon.log_lines("http.request") if line["code"] >= 500] == []
     assert daemon.log_lines("http.failed") == []

@@ -459,7 +459,7 @@ def test_the_documentation_is_served_from_here(daemon: Daemon) -> None:
 def test_health_and_readiness_need_no_token(daemon: Daemon) -> None:
     assert daemon.http.get(f"{daemon.url}/healthz").json() == {"status": "ok"}
     ready = daemon.http.get(f"{daemon.url}/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": [], "notes": []})
 
 
 def test_the_local_socket_needs_no_token_and_makes_what_belongs_to_the_local_operator(daemon: Daemon) -> None:

@@ -306,7 +306,7 @@ def test_a_number_that_no_database_holds_is_refused_wherever_it_stands(daemon: D
     for headers in ({}, {"Idempotency-Key": f"large {member}"}):
         answer = daemon.post("/supportsessions", content=body, headers=headers)
         assert (answer.status_code, fields(answer)) == (400, {field})
-    assert httpx.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+    assert httpx.get(f"{daemon.url}/readyz").json()["ready"] is True
 
 
 @pytest.mark.parametrize("session_id", ["%F0%9F%9A%80", "%FF", "'%20OR%201=1", "..%2F..%2Fetc", "x" * 5000])

@@ -79,7 +79,7 @@ def test_a_paused_endpoint_is_told_once_and_measured_and_the_daemon_stays_ready(
     assert (paused["tminus_webhook_paused"], paused["tminus_webhook_backlog_events"]) == (1, 2)
     assert paused["tminus_webhook_oldest_undelivered_seconds"] > 0
     assert paused['tminus_deliveries_total{,outcome="failed"}'] == 1
-    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": []}
+    assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
     assert len(daemon.log_lines("webhook.paused")) == 1
 
     assert daemon.post("/webhooks/desk/resume").json()["state"] != "paused"

@@ -4,8 +4,10 @@ import mimetypes
 from importlib.resources import files
 
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
+
+from tminus.api.fixed import Fixed
 
 
 class Assets:
@@ -13,7 +15,7 @@ class Assets:
 
     def __init__(self, package: str, folder: str) -> None:
         self._files = {
-            one.name: (one.read_bytes(), mimetypes.guess_type(one.name)[0] or "application/octet-stream")
+            one.name: Fixed(one.read_bytes(), mimetypes.guess_type(one.name)[0] or "application/octet-stream")
             for one in files(package).joinpath(folder).iterdir()
             if one.is_file() and not one.name.endswith(".py")
         }
@@ -24,5 +26,4 @@ class Assets:
         found = self._files.get(scope["path"].removeprefix(scope["root_path"]).removeprefix("/"))
         if found is None:
             raise HTTPException(404)
-        content, media_type = found
-        await Response(content, media_type=media_type)(scope, receive, send)
+        await found.answer(Request(scope))(scope, receive, send)

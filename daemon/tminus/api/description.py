@@ -18,7 +18,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from tminus.api.assets import Assets
-from tminus.api.conditions import unchanged
+from tminus.api.fixed import Fixed
 from tminus.api.links import add_links
 from tminus.api.rim import DESCRIPTION, PAGE
 
@@ -30,30 +30,15 @@ _SECURITY = {
 }
 
 
-class _Fixed:
-    """An answer that is always the same."""
-
-    def __init__(self, content: bytes, media_type: str, **headers: str) -> None:
-        self._content = content
-        self._media_type = media_type
-        self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        self._headers = {"ETag": self._tag, **headers}
-
-    def answer(self, request: Request) -> Response:
-        if unchanged(request.headers.get("if-none-match"), self._tag):
-            return Response(status_code=304, headers=self._headers)
-        return Response(self._content, headers=self._headers, media_type=self._media_type)
-
-
 def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
     """Adds the description, and the page, to an application whose routes are complete.
 
     `public_url` gives the address in force at which the world reaches the API; None if there is none.
     """
-    described: dict[str | None, tuple[dict[str, Any], _Fixed]] = {}
+    described: dict[str | None, tuple[dict[str, Any], Fixed]] = {}
     making = Lock()
 
-    def describe() -> tuple[dict[str, Any], _Fixed]:
+    def describe() -> tuple[dict[str, Any], Fixed]:
         url = public_url()
         if url not in described:
             described.clear()  # at most one, however often a reload changes the address
@@ -66,7 +51,7 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
                     servers=[{"url": url}] if url else None,
                 )
             )
-            described[url] = schema, _Fixed(orjson.dumps(schema), "application/json")
+            described[url] = schema, Fixed(orjson.dumps(schema), "application/json")
         return described[url]
 
     api.openapi = lambda: describe()[0]  # type: ignore[method-assign]  # the documented way to change the description
@@ -80,7 +65,7 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
         swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png".removeprefix("/"),
     )
     content = bytes(html.body)
-    page = _Fixed(content, "text/html", **{"Content-Security-Policy": _policy(content.decode())})
+    page = Fixed(content, "text/html", **{"Content-Security-Policy": _policy(content.decode())})
 
     @api.get(PAGE, include_in_schema=False)
     async def docs(request: Request) -> Response:
