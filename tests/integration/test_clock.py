@@ -418,7 +418,7 @@ def test_without_a_retention_nothing_is_removed(world: World) -> None:
 def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "REMOVALS", 3)
+    monkeypatch.setattr(sweeps, "REMOVALS", 6)
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
     looks = iter([False, False, False, True])  # one look each at agent sessions and retries before
@@ -426,6 +426,29 @@ def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
     assert sweeps.clean(world.store.submit, HOUR) == 5
     assert world.all_sessions() == {}
+
+
+def test_a_batch_of_retention_is_bounded_by_rows_however_many_a_session_has(world: World) -> None:
+    long, short = world.create(), world.create()
+    for _ in range(20):
+        world.leave(long, world.join(long))
+    world.close(long)
+    world.clock.passes(seconds=1)
+    world.close(short)
+    world.clock.passes(days=1)
+    rows = len(world.events()) + len(world.participants(long)) + 2
+    batches = 0
+    more = True
+    while more:
+        _, more = world.run(lambda tx: tx.remove_closed(tx.now, 10))
+        batches += 1
+        left = len(world.events()) + len(world.participants(long)) + len(world.all_sessions())
+        assert 0 <= rows - left <= 10
+        rows = left
+        if long.id in world.all_sessions():
+            assert world.told(long)[-1] is EventType.CLOSED  # as the session says, so that a check finds nothing wrong
+    assert (rows, world.all_sessions()) == (0, {})
+    assert batches >= 6
 
 
 def test_an_events_number_is_never_given_again_after_retention(world: World) -> None:

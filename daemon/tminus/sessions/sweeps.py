@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from tminus.sessions.retries import RETRY_MEMORY
 from tminus.storage import Transaction
 from tminus.storage.due import move_deadlines, move_due, rehearse
 from tminus.storage.outbox import remove_deliveries
+from tminus.storage.transaction import Removed
 from tminus.vocabulary import Timeouts, Trigger
 
 T = TypeVar("T")
@@ -35,8 +36,12 @@ LARGEST_BATCH = 4096
 TURN = 0.05
 """Seconds that a batch should take at the most, whatever the machine: a request may have to wait for one."""
 
-REMOVALS = 500
-"""Rows that are removed in one transaction, besides what goes with them."""
+REMOVALS = 256
+"""Rows in the first transaction of a removal, with what goes with a session; the next are larger or smaller, as those
+of a sweep are."""
+
+SMALLEST_REMOVAL = 32
+"""Rows that a transaction removes however long that takes."""
 
 
 class Jobs(Protocol):
@@ -67,11 +72,7 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
         if not batch.more:
             break
         # Two daemons that share a herd wait for each other; smaller batches would not make that shorter.
-        took = clock.monotonic() - begun - batch.waited
-        if took > TURN:
-            limit = min(max(limit // 2, SLOWEST_BATCH), LARGEST_BATCH)
-        elif took < TURN / 2:
-            limit = min(limit * 2, LARGEST_BATCH)
+        limit = _next_size(limit, clock.monotonic() - begun - batch.waited, SLOWEST_BATCH)
     return done
 
 
@@ -119,18 +120,37 @@ def clean(
     Returns how many sessions were removed.
     """
 
-    def remove(some: Callable[[Transaction], int]) -> int:
-        """Batch by batch, until one is not full."""
-        removed = 0
+    def remove(some: Callable[[Transaction, int], Removed]) -> int:
+        """Batch by batch, until nothing is left; each has as many rows as take no longer than `TURN`."""
+        removed, rows = 0, REMOVALS
         while not stop():
-            batch = submit(some).result()
-            removed += batch
-            if batch < REMOVALS:
+            begun = clock.monotonic()
+            batch = submit(lambda tx, rows=rows: some(tx, rows)).result()  # type: ignore[misc]
+            removed += batch.sessions
+            if not batch.more:
                 break
+            rows = _next_size(rows, clock.monotonic() - begun, SMALLEST_REMOVAL)
         return removed
 
-    remove(lambda tx: tx.remove_agent_sessions(tx.now - timedelta(days=1), REMOVALS))
-    remove(lambda tx: tx.remove_retries(tx.now - RETRY_MEMORY, REMOVALS))
+    def of_one_table(
+        some: Callable[[Transaction, datetime, int], int], age: timedelta
+    ) -> Callable[[Transaction, int], Removed]:
+        def remove_some(tx: Transaction, rows: int) -> Removed:
+            return Removed(0, more=some(tx, tx.now - age, rows) == rows)
+
+        return remove_some
+
+    remove(of_one_table(Transaction.remove_agent_sessions, timedelta(days=1)))
+    remove(of_one_table(Transaction.remove_retries, RETRY_MEMORY))
     if delivery_retention is not None:
-        remove(lambda tx: remove_deliveries(tx, tx.now - delivery_retention, REMOVALS))
-    return remove(lambda tx: tx.remove_closed(tx.now - retention, REMOVALS)) if retention is not None else 0
+        remove(of_one_table(remove_deliveries, delivery_retention))
+    if retention is None:
+        return 0
+    return remove(lambda tx, rows: tx.remove_closed(tx.now - retention, rows))
+
+
+def _next_size(size: int, took: float, smallest: int) -> int:
+    """The size of the next batch, after one that took so many seconds."""
+    if took > TURN:
+        return min(max(size // 2, smallest), LARGEST_BATCH)
+    return min(size * 2, LARGEST_BATCH) if took < TURN / 2 else size

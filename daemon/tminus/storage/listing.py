@@ -82,6 +82,8 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     everything = [_S.status.in_(kind.statuses), *conditions]
     if kind.type is not None:
         everything.append(_S.type == kind.type)
+    elif _has_range(kind):
+        everything.append(_S.type.in_(SessionType))  # or an index is of no use for the range, as it comes after that
     count = select(func.count()).select_from(SESSIONS).where(*everything)
     branches = _branches(kind)
     if branches is None:
@@ -97,18 +99,21 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     return page.limit(bindparam("limit")).offset(bindparam("offset")), count
 
 
+def _has_range(kind: _Kind) -> bool:
+    return "start_from" in kind.conditions or "start_to" in kind.conditions
+
+
 def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
     """What holds in each stretch of an index that has this order; None where no index has it."""
-    has_range = "start_from" in kind.conditions or "start_to" in kind.conditions
     types = (kind.type,) if kind.type is not None else tuple(SessionType)
     each = [[_S.status == status, _S.type == type_] for status in kind.statuses for type_ in types]
     if "external_mapping" in kind.conditions:
         return None
     if kind.order_by == "start_time":
         # Those without a start come last whatever the direction, so they are a stretch of their own.
-        without = [] if has_range else [[*one, _S.start_time.is_(None)] for one in each]
+        without = [] if _has_range(kind) else [[*one, _S.start_time.is_(None)] for one in each]
         return [[*one, _S.start_time.is_not(None)] for one in each] + without
-    if kind.order_by == "created_at" and "agent_id" in kind.conditions and not has_range:
+    if kind.order_by == "created_at" and "agent_id" in kind.conditions and not _has_range(kind):
         return each
     return None
 

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     CursorResult,
     Dialect,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
+    func,
     insert,
     select,
     text,
@@ -31,7 +33,7 @@ from tminus.model import AgentSession, Instant, Participant, Retry, Session
 from tminus.storage.allowances import Allowances
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
-from tminus.vocabulary import Status, Trigger
+from tminus.vocabulary import Trigger
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
@@ -111,6 +113,38 @@ def _change(names: tuple[str, ...]) -> Update:
 # which they were drawn: a reader with a cursor would skip for ever one that appears late. What a job decides on is read
 # under the same lock. New sessions alone are stored before it: nobody else can have to do with them yet.
 _ONE_WRITER = text("SELECT pg_advisory_xact_lock(8457291)")
+
+
+_BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = (
+    (EVENTS, EVENTS.c.seq),
+    (PARTICIPANTS, _P.id),
+    (RETRIES, RETRIES.c.key),
+)
+"""What is removed with a session, and a column by which to name a row of it."""
+
+_closed = (
+    select(_S.id, _S.closed_at)
+    .where(_S.closed_at < bindparam("before", type_=_S.closed_at.type))
+    .order_by(_S.closed_at)
+    .limit(bindparam("candidates"))
+    .subquery("closed")
+)
+
+
+def _number_of(table: Table, key: ColumnElement[Any]) -> ColumnElement[Any]:
+    """How many rows of a table belong to a session, counted no further than `most`."""
+    some = select(key).where(table.c.session_id == _closed.c.id).limit(bindparam("most")).correlate(_closed)
+    return select(func.count()).select_from(some.subquery()).correlate(_closed).scalar_subquery()
+
+
+_OLDEST_CLOSED = select(_closed.c.id, *(_number_of(*one) for one in _BELONGS)).order_by(_closed.c.closed_at)
+
+
+class Removed(NamedTuple):
+    """How many sessions a batch removed, and whether it left some that are to be removed."""
+
+    sessions: int
+    more: bool
 
 
 class Transaction(View):
@@ -307,10 +341,37 @@ class Transaction(View):
     def remove_meta(self, key: str) -> None:
         self.execute(delete(META).where(META.c.key == key))
 
-    def remove_closed(self, before: datetime, limit: int) -> int:
-        """Removes sessions closed before then, with their events and participants; returns how many."""
-        some = select(_S.id).where(_S.closed_at < before).order_by(_S.closed_at).limit(limit)
-        return int(self.execute(delete(SESSIONS).where(_S.id.in_(some), _S.status == Status.CLOSED)).rowcount)
+    def remove_closed(self, before: datetime, rows: int) -> Removed:
+        """Removes the sessions that were closed first, of those closed before then, with all that belongs to them: as
+        many as have about `rows` rows together. Of one that has more rows alone, it removes so many of them.
+        """
+        values = {"before": before, "candidates": max(1, rows // 2), "most": rows}
+        ids: list[str] = []
+        left = rows
+        for session_id, *belong in self._ask(_OLDEST_CLOSED, values).all():
+            size = 1 + sum(belong)
+            if size > left and ids:
+                return Removed(self._remove(ids), more=True)
+            if size > rows:
+                return self._remove_part(session_id, rows)
+            ids.append(session_id)
+            left -= size
+        return Removed(self._remove(ids), more=len(ids) == values["candidates"])
+
+    def _remove(self, ids: list[str]) -> int:
+        return int(self.execute(delete(SESSIONS).where(_S.id.in_(ids))).rowcount) if ids else 0
+
+    def _remove_part(self, session_id: str, rows: int) -> Removed:
+        """Removes the first rows of what belongs to a session. Its last event stays: it must agree with the session."""
+        for table, key in _BELONGS:
+            first = select(key).where(table.c.session_id == session_id).order_by(key).limit(rows)
+            if table is EVENTS:
+                last = select(func.max(EVENTS.c.seq)).where(EVENTS.c.session_id == session_id).scalar_subquery()
+                first = first.where(key < last)
+            removed = self.execute(delete(table).where(table.c.session_id == session_id, key.in_(first))).rowcount
+            if removed:
+                return Removed(0, more=True)
+        return Removed(self._remove([session_id]), more=True)
 
     def remove_agent_sessions(self, before: datetime, limit: int) -> int:
         """Forgets agent sessions that expired before then; returns how many."""

@@ -1,0 +1,345 @@
+"""Every question that a caller, a timer or an operator can ask is answered from an index, or keeps its place.
+
+Each is asked of a database with 20,000 closed sessions, of which few match or none, with statistics up to date. The
+database's own plan scans no large table, and the work that it counts is bounded. `make bench` has the figures of a
+million.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+from tests.support.clocks import NOW
+from tests.support.databases import Database, PostgresServer, SqliteServer
+from tests.support.factories import session
+
+from tminus.events import News
+from tminus.lifecycle import fire
+from tminus.model import AgentSession, Delivery, Event, Participant, Replay, Retry
+from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, view
+from tminus.storage.engine import make_engine
+from tminus.storage.tables import SESSIONS
+from tminus.vocabulary import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
+
+CLOSED = 20_000
+HOUR = timedelta(hours=1)
+TIMEOUTS = Timeouts()
+LARGE = ("session", "event", "participant", "delivery", "agent_session", "retry")
+
+PAGES = 500
+"""Pages of PostgreSQL that a question may read: to scan the sessions takes 1,200, the events 700."""
+
+WRITTEN = 1000
+"""The same for one that writes: each index of each row that it changes is a few pages."""
+
+STEPS = 60_000
+"""Instructions of SQLite that a question may take: to scan the sessions takes more than 200,000."""
+
+ALL = 400_000
+"""The same for one that all sessions match: their entries in one index are counted or sorted."""
+
+Job = Callable[[Transaction], object]
+
+
+def lists() -> Iterator[tuple[str, Job]]:
+    """One of each kind of list that a caller can ask for, matching none or a few."""
+    statuses: dict[str, tuple[Status, ...]] = {"open": (Status.SCHEDULED, Status.NEW, Status.ACTIVE)}
+    statuses |= {"closed": (Status.CLOSED,), "any": tuple(Status)}
+    orders = ("created_at", "updated_at", "start_time", "expires_at")
+    limits = {"": {}, " of a type": {"type": SessionType.SUPPORT}, " from": {"start_from": NOW + 100 * HOUR}}
+    limits[" to"] = {"start_to": NOW - 100_000 * HOUR}
+    limits[" of a record"] = {"external_mapping": "incident/1"}
+    for (name, some), order, down, agent, (more, fields) in product(
+        statuses.items(), orders, (True, False), (7, None), limits.items()
+    ):
+        wanted = SessionFilter(agent, some, order_by=order, descending=down, **fields)  # type: ignore[arg-type]
+        matches_all = " (all match)" if name != "open" and not fields else ""
+        whose = "everybody's" if agent is None else "an agent's"
+        direction = "down" if down else "up"
+        yield f"view.sessions {whose} {name}{more} by {order} {direction}{matches_all}", partial(_list, wanted=wanted)
+
+
+def _list(tx: Transaction, wanted: SessionFilter) -> object:
+    return tx.sessions(wanted)
+
+
+NEW = session(id="new", start_time=None, status=Status.NEW, due_at=NOW + HOUR, due_trigger=Trigger.EXPIRE)
+REPLAY = Replay(id=1, endpoint="desk", cursor=0, until=40_000)
+TRIED = Delivery(endpoint="desk", kind=DeliveryKind.EVENTS, webhook_id="msg", at=NOW, ok=True, ms=1)
+BEGUN = AgentSession(
+    secret_sha256="new", agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW, client_app="", user_agent="",
+    remote_ip="",
+)  # fmt: skip
+GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
+KEY = Retry(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
+RARE = frozenset({EventType.DENIED})
+SUPPORT = frozenset({SessionType.SUPPORT})
+
+
+def _create(tx: Transaction) -> None:
+    tx.add(NEW)
+    happened = Event(
+        session_id="new", type=EventType.CREATED, ts=NOW, actor="agent:7", status=Status.NEW, expires_at=NOW
+    )
+    tx.tell(News(happened, NEW))
+
+
+QUESTIONS: dict[str, Job] = {
+    **dict(lists()),
+    "view.session": lambda tx: tx.session("c1"),
+    "view.open_session_by_pin": lambda tx: tx.open_session_by_pin(123456),
+    "view.sessions_by_id": lambda tx: tx.sessions_by_id([f"c{number}" for number in range(20)]),
+    "view.open_sessions_of": lambda tx: tx.open_sessions_of(7, 1000),
+    "transaction.may_open_another": lambda tx: tx.may_open_another(7, 1000),
+    "view.participant": lambda tx: tx.participant("c1", "p1"),
+    "view.agent_session": lambda tx: tx.agent_session("s1"),
+    "view.retry": lambda tx: tx.retry(7, "none"),
+    "view.events": lambda tx: tx.events(100, 100),
+    "view.events of a session": lambda tx: tx.events(100, 100, EventFilter(session_id="c10000")),
+    "view.page of a type": lambda tx: tx.page(100, 100, EventFilter(types=RARE)),
+    "view.page of sessions of a type": lambda tx: tx.page(100, 100, EventFilter(session_types=SUPPORT)),
+    "view.page of a session, of a type": lambda tx: tx.page(100, 100, EventFilter(RARE, session_id="c10000")),
+    "view.page up to an event": lambda tx: tx.page(100, 100, EventFilter(RARE, until=30_000)),
+    "view.window_end": lambda tx: tx.window_end(100),
+    "view.news": lambda tx: tx.news(100, 100),
+    "view.last_seq": lambda tx: tx.last_seq(),
+    "view.next_due": lambda tx: tx.next_due(),
+    "view.backlog": lambda tx: tx.backlog(NOW, 10_000),
+    "view.counts": lambda tx: tx.counts(),
+    "view.meta": lambda tx: tx.meta("database_id"),
+    "transaction.add": _create,
+    "transaction.change": lambda tx: tx.change(_opened(tx), fire(Trigger.CLOSE, Status.SCHEDULED), closed_at=NOW),
+    "transaction.free_pin": lambda tx: tx.free_pin(),
+    "transaction.free_pins": lambda tx: tx.free_pins(16),
+    "transaction.add_participant": lambda tx: tx.add_participant(GUEST),
+    "transaction.participant_admitted": lambda tx: tx.participant_admitted("p1"),
+    "transaction.participant_left": lambda tx: tx.participant_left("p1"),
+    "transaction.everybody_out": lambda tx: tx.everybody_out("c1"),
+    "transaction.add_agent_session": lambda tx: tx.add_agent_session(BEGUN),
+    "transaction.end_agent_session": lambda tx: tx.end_agent_session("s1"),
+    "transaction.retry": lambda tx: tx.retry(7, "none"),
+    "transaction.add_retry": lambda tx: tx.add_retry(KEY),
+    "transaction.forget_retry": lambda tx: tx.forget_retry(7, "none"),
+    "transaction.set_meta": lambda tx: tx.set_meta("written", "now"),
+    "transaction.remove_meta": lambda tx: tx.remove_meta("none"),
+    "transaction.remove_closed": lambda tx: tx.remove_closed(NOW - 100_000 * HOUR, 40),
+    "transaction.remove_closed some": lambda tx: tx.remove_closed(NOW, 40),
+    "transaction.remove_agent_sessions": lambda tx: tx.remove_agent_sessions(NOW - 100_000 * HOUR, 500),
+    "transaction.remove_retries": lambda tx: tx.remove_retries(NOW - 100_000 * HOUR, 500),
+    "due.move_due": lambda tx: due.move_due(tx, TIMEOUTS, 128),
+    "due.move_due of nothing": lambda tx: due.move_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
+    "due.rehearse": lambda tx: due.rehearse(tx, TIMEOUTS),
+    "due.move_deadlines": lambda tx: due.move_deadlines(tx, Timeouts(lead=HOUR), "", 4096),
+    "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
+    "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
+    "outbox.Backlogs": lambda tx: outbox.Backlogs().look(tx, [("desk", 39_900, EventFilter(RARE, SUPPORT))]),
+    "outbox.replays": lambda tx: outbox.replays(tx, "desk"),
+    "outbox.deliveries": lambda tx: outbox.deliveries(tx, "desk", failed=False, before=None, limit=20),
+    "outbox.deliveries that failed": lambda tx: outbox.deliveries(tx, "desk", failed=True, before=9000, limit=20),
+    "outbox.seq_before": lambda tx: outbox.seq_before(tx, NOW - HOUR),
+    "outbox.enlist": lambda tx: outbox.enlist(tx, "new", from_beginning=False),
+    "outbox.note": lambda tx: outbox.note(tx, TRIED),
+    "outbox.change": lambda tx: outbox.change(tx, "desk", 0, cursor=1),
+    "outbox.add_replay": lambda tx: outbox.add_replay(tx, REPLAY),
+    "outbox.change_replay": lambda tx: outbox.change_replay(tx, REPLAY, cursor=1),
+    "outbox.end_replay": lambda tx: outbox.end_replay(tx, REPLAY),
+    "outbox.wait_no_more": outbox.wait_no_more,
+    "outbox.remove_deliveries": lambda tx: outbox.remove_deliveries(tx, NOW - 100_000 * HOUR, 500),
+}
+"""By what is called, each way in which that makes other statements."""
+
+NO_QUESTIONS = {
+    "view.one", "view.all", "view.scalar",  # they run what others ask
+    "transaction.execute", "transaction.flush", "transaction.tell", "due.deadline",
+}  # fmt: skip
+
+
+def _opened(tx: Transaction) -> Any:
+    return tx.session("o1")
+
+
+def _at(tx: Transaction, now: Any) -> Transaction:
+    tx.now = now
+    return tx
+
+
+def test_whatever_the_store_can_be_asked_has_a_case_here() -> None:
+    places: dict[str, Any] = {"view": View, "transaction": Transaction, "due": due, "outbox": outbox}
+    there_are = set[str]()
+    for place, holder in places.items():
+        for name, found in vars(holder).items():
+            own = inspect.isfunction(found) or (inspect.isclass(found) and hasattr(found, "look"))
+            if own and not name.startswith("_") and found.__module__.startswith(f"tminus.storage.{place}"):
+                there_are.add(f"{place}.{name}")
+    assert len(there_are) > 50
+    asked = {part for name in QUESTIONS for part in _names(name)}
+    assert there_are - asked - NO_QUESTIONS == set(), "add a case for each way in which it makes another statement"
+
+
+def _names(question: str) -> list[str]:
+    place, _, rest = question.partition(".")
+    return [f"{place}.{re.split('[ ,]', rest)[0]}"]
+
+
+# --- the databases ----------------------------------------------------------------------------------------------------
+
+
+def _fill(connection: Connection) -> None:
+    """Closed sessions of one agent, each with two events, a participant and a line of the delivery log."""
+    kind = connection.dialect.name
+    numbers = {
+        "sqlite": f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CLOSED}) ",
+        "postgresql": f"WITH n(i) AS (SELECT generate_series(1, {CLOSED})) ",
+    }[kind]
+    tx = Transaction(connection, NOW)
+    tx.add(session(id="template", created_at=NOW, due_at=None, start_time=NOW))
+    tx.flush()
+    since = f"{int(NOW.timestamp() * 1000)} - ({CLOSED} - i) * 60000"
+    changed = dict.fromkeys(("created_at", "updated_at", "start_time", "expires_at", "closed_at", "opened_at"), since)
+    changed |= {"id": "'c' || i", "status": "'closed'", "close_reason": "'closed'", "external_mapping": "'case/' || i"}
+    columns = ", ".join(SESSIONS.c.keys())
+    values = ", ".join(changed.get(name, f"session.{name}") for name in SESSIONS.c.keys())  # noqa: SIM118
+    run = connection.exec_driver_sql
+    run(f"INSERT INTO session ({columns}) {numbers} SELECT {values} FROM n, session WHERE session.id = 'template'")
+    opened = {"id": "'o' || i", "status": "'scheduled'", "due_at": f"{since} - 60000", "due_trigger": "'open'"}
+    values = ", ".join(opened.get(name, f"session.{name}") for name in SESSIONS.c.keys())  # noqa: SIM118
+    run(
+        f"INSERT INTO session ({columns}) {numbers} SELECT {values} FROM n, session "
+        f"WHERE session.id = 'template' AND i <= 40"
+    )
+    run("DELETE FROM session WHERE id = 'template'")
+    for number, status in enumerate(("new", "closed")):
+        run(
+            "INSERT INTO event (session_id, type, ts, actor, status, expires_at, participants) "
+            f"SELECT id, 'session.created', created_at + {number}, 'agent:7', '{status}', expires_at, 0 FROM session"
+        )
+    run(
+        "INSERT INTO participant (id, session_id, role, name, joined_at) "
+        f"{numbers} SELECT 'p' || i, 'c' || i, 'guest', 'Ada', {since} FROM n"
+    )
+    run(
+        "INSERT INTO delivery (endpoint, kind, webhook_id, events, at, ok, ms) "
+        f"{numbers} SELECT 'desk', 'events', 'msg_' || i, 1, {since}, {'1' if kind == 'sqlite' else 'true'}, 1 FROM n"
+    )
+    run(
+        "INSERT INTO agent_session (secret_sha256, agent_id, token_sha256, started_at, expires_at, client_app, "
+        f"user_agent, remote_ip) {numbers} SELECT 's' || i, 7, 't', {since}, {since}, '', '', '' FROM n"
+    )
+    run(
+        "INSERT INTO retry (agent_id, key, body_sha256, session_id, created_at) "
+        f"{numbers} SELECT 7, 'k' || i, '', 'c' || i, {since} FROM n"
+    )
+    run("INSERT INTO endpoint (name, cursor, failures) VALUES ('desk', 0, 0)")
+    run("INSERT INTO replay (endpoint, cursor, until, failures) VALUES ('desk', 0, 40000, 0)")
+
+
+@pytest.fixture(scope="module")
+def filled_sqlite(sqlite_server: SqliteServer) -> Iterator[Engine]:
+    with sqlite_server.database() as database:
+        yield from _filled(database)
+
+
+@pytest.fixture(scope="module")
+def filled_postgresql(pg_server: PostgresServer) -> Iterator[Engine]:
+    with pg_server.database(empty=True) as database:
+        database.open().close()
+        yield from _filled(database)
+
+
+def _filled(database: Database) -> Iterator[Engine]:
+    engine = make_engine(database.url, writes=True)
+    with engine.begin() as connection:
+        _fill(connection)
+    if database.kind == "postgresql":
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+    yield engine
+    engine.dispose()
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _taken_back(engine: Engine) -> Iterator[Transaction]:
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        yield Transaction(connection, NOW)
+        transaction.rollback()
+
+
+def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
+    """What a job asks the database, with the values."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
+        asked.append((statement, values[0] if many else values))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        with _taken_back(engine) as tx:
+            job(tx)
+            tx.flush()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return [one for one in asked if "pg_advisory" not in one[0] and "BEGIN" not in one[0]]
+
+
+def test_on_sqlite_no_question_scans_a_table(filled_sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "WINDOW", 100)
+    faults = []
+    for name, job in QUESTIONS.items():
+        asked = _statements(filled_sqlite, job)
+        with _taken_back(filled_sqlite) as tx:
+            raw: Any = tx._connection.connection.driver_connection
+            steps = [0]
+
+            def count(steps: list[int] = steps) -> int:
+                steps[0] += 100
+                return 0
+
+            raw.set_progress_handler(count, 100)
+            job(tx)
+            tx.flush()
+            raw.set_progress_handler(None, 0)
+            if steps[0] > (ALL if "(all match)" in name else STEPS):
+                faults.append(f"{name}: {steps[0]} steps")
+            for statement, values in asked:
+                plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+                scans = [line for line in plan if re.match(rf"SCAN ({'|'.join(LARGE)})\b", line)]
+                if scans:
+                    faults.append(f"{name}: {scans} in {statement}")
+    assert not faults, "\n".join(faults)
+
+
+def test_on_postgresql_no_question_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "WINDOW", 100)
+    faults = []
+    for name, job in QUESTIONS.items():
+        asked = _statements(filled_postgresql, job)
+        with _taken_back(filled_postgresql) as tx:
+            raw: Any = tx._connection.connection.driver_connection
+            for statement, values in asked:
+                [[[explained]]] = raw.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values).fetchall()
+                plan = explained["Plan"]
+                pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+                scans = [node["Relation Name"] for node in _nodes(plan) if node["Node Type"] == "Seq Scan"]
+                if "(all match)" in name:
+                    continue  # to read all rows of a table that are wanted is no fault
+                writes = not statement.lstrip().startswith(("SELECT", "WITH"))
+                if pages > (WRITTEN if writes else PAGES) or set(scans) & set(LARGE):
+                    faults.append(f"{name}: {pages} pages, scans {scans} in {statement[:300]}")
+    assert not faults, "\n".join(faults)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from _nodes(below)
