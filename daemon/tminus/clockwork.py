@@ -163,6 +163,12 @@ class Clockwork:
 
     def _clean(self) -> None:
         storage = self._services.settings.storage
+        held = self._store.submit(sweeps.held).result()
+        if held is not None:
+            if held.begins:
+                ahead = int(held.ahead.total_seconds())
+                say("retention.held", ahead_seconds=ahead, until=instants.text(held.until))
+            return
         removed = sweeps.clean(self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
         if removed:
             say("retention.removed", removed=removed)

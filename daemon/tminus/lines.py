@@ -93,6 +93,11 @@ LOG_LINES = {
         "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
     ),
     "deadlines.moved": Line("info", "{moved} stored deadlines follow the new lifecycle settings", ("moved",)),
+    "retention.held": Line(
+        "warning",
+        "the clock is {ahead_seconds} s ahead of when retention last ran: nothing is removed before {until}",
+        ("ahead_seconds", "until"),
+    ),
     "retention.removed": Line(
         "info", "{removed} closed sessions, older than `storage.retention`, were removed", ("removed",)
     ),

@@ -451,6 +451,27 @@ def test_a_batch_of_retention_is_bounded_by_rows_however_many_a_session_has(worl
     assert batches >= 6
 
 
+def test_a_clock_that_jumps_ahead_removes_nothing_for_a_day(world: World) -> None:
+    assert world.run(sweeps.held) is None
+    world.clock.passes(days=3)  # a weekend, and a little more
+    assert world.run(sweeps.held) is None
+    world.clock.passes(days=200)
+    noticed = world.run(sweeps.held)
+    assert noticed == sweeps.Held(timedelta(days=200), world.now + timedelta(days=1), begins=True)
+    world.clock.passes(hours=23)
+    assert world.run(sweeps.held) == sweeps.Held(timedelta(days=200), noticed.until, begins=False)
+    world.clock.passes(hours=1)
+    assert world.run(sweeps.held) is None
+
+
+def test_a_clock_that_is_set_right_again_holds_retention_no_longer(world: World) -> None:
+    world.run(sweeps.held)
+    world.clock.passes(days=200)
+    assert world.run(sweeps.held) is not None
+    world.clock.passes(days=-200)
+    assert world.run(sweeps.held) is None
+
+
 def test_an_events_number_is_never_given_again_after_retention(world: World) -> None:
     world.close(world.create())
     last = world.store.read(lambda view: view.last_seq())

@@ -63,6 +63,18 @@ def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
         yield Works(database, tmp_path, opened)
 
 
+def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Works, log_lines: Lines) -> None:
+    works.clockwork._clean()
+    last = wall_clock.now() - timedelta(days=90)
+    works.store.submit(lambda tx: tx.set_meta("retention", f"[{instants.milliseconds(last - instants.EPOCH)},0,null]"))
+    works.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
+    works.clockwork._clean()
+    works.clockwork._clean()
+    [held] = [line for line in log_lines() if line["event"] == "retention.held"]
+    assert held["ahead_seconds"] == pytest.approx(90 * 86400, abs=100)
+    assert works.store.read(lambda view: view.session("old")) is not None
+
+
 def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
     met: list[int] = []

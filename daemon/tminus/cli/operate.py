@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tminus import clock, config
+from tminus import clock, config, instants
 from tminus.cli import output
 from tminus.cli.connection import REFUSED, USAGE, AsJson, Connection, fail, telling_errors
 from tminus.cli.parsing import Argument, Exit, Option
@@ -79,7 +79,12 @@ def advance(
             try:
                 sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
                 sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
-                removed = sweeps.clean(store.submit, settings.storage.retention, settings.storage.delivery_retention)
+                held = store.submit(sweeps.held).result()
+                removed = 0
+                if held is None:
+                    removed = sweeps.clean(
+                        store.submit, settings.storage.retention, settings.storage.delivery_retention
+                    )
             finally:
                 store.close()
     moves = {trigger.value: count for trigger, count in sweep.moves.items()}
@@ -87,6 +92,8 @@ def advance(
         output.put_json({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}, indent=None)
     else:
         told = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
+        if held is not None:
+            told.append(f"nothing removed before {instants.text(held.until)}, as the clock has jumped ahead")
         output.put(", ".join(told) or "nothing was due")
 
 

@@ -44,6 +44,16 @@ SMALLEST_REMOVAL = 32
 """Rows that a transaction removes however long that takes."""
 
 
+JUMP = timedelta(days=3)
+"""How long after its last turn retention takes the clock for wrong: longer than a daemon is stopped over a weekend."""
+
+HELD = timedelta(days=1)
+"""How long it then removes nothing: an operator has this long to set the clock right."""
+
+_RAN_AT = "retention"
+"""Under this key the database remembers when retention last had its turn, and until when it is held."""
+
+
 class Jobs(Protocol):
     """Where a sweep has its batches run: the store's writer."""
 
@@ -106,6 +116,37 @@ def follow_timeouts(
             break
         after = last
     return moved
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Retention removes nothing for a while: the clock may be wrong."""
+
+    ahead: timedelta
+    """How far the clock was ahead of the last turn, when that was noticed."""
+    until: datetime
+    begins: bool
+    """Whether it was noticed just now."""
+
+
+def held(tx: Transaction) -> Held | None:
+    """Whether retention has to wait, and notes that it had its turn.
+
+    A clock that jumps ahead by months would remove in minutes what has months left. Whether the clock is right, nobody
+    can tell who has only that; so whatever has made the jump, nothing is removed for a day.
+    """
+    remembered = tx.meta(_RAN_AT)
+    present = instants.milliseconds(tx.now - instants.EPOCH)
+    last, ahead, until = orjson.loads(remembered) if remembered else (present, 0, None)
+    begins = present - last > instants.milliseconds(JUMP)
+    if begins:
+        ahead, until = present - last, present + instants.milliseconds(HELD)
+    elif until is not None and not present < until <= present + instants.milliseconds(HELD):
+        ahead, until = 0, None  # the time is over, or the clock was set back
+    tx.set_meta(_RAN_AT, orjson.dumps([present, ahead, until]).decode())
+    if until is None:
+        return None
+    return Held(instants.MILLISECOND * ahead, instants.EPOCH + instants.MILLISECOND * until, begins)
 
 
 def clean(
