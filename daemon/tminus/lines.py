@@ -263,6 +263,8 @@ FIELDS = {
     "waiting": "how many sessions",
     "where": "file and line",
     "worst_lag_ms": "how late a move of the clock was at most since the heartbeat before",
+    "ahead_seconds": "seconds by which the clock was ahead of when retention last ran",
+    "until": "before when retention removes nothing",
 }
 """Every field that a line may have. Name -> what it is, for the reference."""
 

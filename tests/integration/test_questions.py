@@ -114,6 +114,7 @@ QUESTIONS: dict[str, Job] = {
     "view.backlog": lambda tx: tx.backlog(NOW, 10_000),
     "view.counts": lambda tx: tx.counts(),
     "view.meta": lambda tx: tx.meta("database_id"),
+    "view.metas": lambda tx: tx.metas("log"),
     "transaction.add": _create,
     "transaction.change": lambda tx: tx.change(_opened(tx), fire(Trigger.CLOSE, Status.SCHEDULED), closed_at=NOW),
     "transaction.free_pin": lambda tx: tx.free_pin(),
