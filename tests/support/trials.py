@@ -332,6 +332,20 @@ def _clean(store: Store, _label: str) -> None:
     sweeps.clean(store.submit, DAY, DAY)
 
 
+def _clean_part(store: Store, label: str) -> None:
+    """A session has more rows than a batch: some of them are removed."""
+
+    def remove(tx: Transaction) -> object:
+        ours = tx.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label))
+        return tx._remove_part(ours, 1)
+
+    store.submit(remove).result()
+
+
+def _hold_back(store: Store, _label: str) -> None:
+    store.submit(sweeps.held).result()
+
+
 def _write_again(store: Store, _label: str) -> None:
     """A tick while writing fails: only a write can tell that it works again."""
     works = Clockwork(_services(store), Announcer(store, lambda _page, done: done(True)), Event(), lambda: None, None)
@@ -362,6 +376,10 @@ def _forget_probe(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "written"))
 
 
+def _forget_turn(tx: Transaction, _label: str) -> None:
+    tx.execute(delete(META).where(META.c.key == "retention"))
+
+
 _PAUSED: dict[str, Any] = {"paused_at": NOW, "pause_reason": PauseReason.OPERATOR, "failures": 2, "failing_since": NOW}
 _serve = partial(_courier, act=_until_idle)
 
@@ -381,6 +399,8 @@ TRIALS: Mapping[str, Trial] = {
     "retell": Trial(_serve, _replayed, _endpoint, commits=2),
     "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
     "clean": Trial(_clean, _old, _kept, commits=4, later=2 * DAY),
+    "clean-a-part": Trial(_clean_part, _old, _kept, twice_is_once=False),
+    "hold-back": Trial(_hold_back, _forget_turn, partial(_meta, "retention")),
     "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
     "begin-log": Trial(_begin_log, _older_logs, _log_places),
     "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),
