@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import uvloop
 
 from tminus import __version__, config, instants, logs
 from tminus.config import ConfigError, Configuration
-from tminus.daemon import Daemon, tell_faults
+from tminus.daemon import AGAIN, Daemon, tell_faults
 from tminus.errors import StartupError, printable
 from tminus.journal import is_journal
 from tminus.logs import say
@@ -105,7 +106,7 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
         try:
             config.check_ownership(state, environ)
             become_controller(state)
-            held.enter_context(config.occupy(state, config.database_file(configuration.settings, state)))
+            _occupy(configuration, state, held)
         except StartupError:
             _tell_start(configuration, state)
             raise
@@ -122,6 +123,23 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
             raise
         finally:
             running.end(clean=clean)
+
+
+def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
+    """Takes the locks; waits for a disk that is full or read-only."""
+    failing: str | None = None
+    while True:
+        try:
+            held.enter_context(config.occupy(state, config.database_file(configuration.settings, state)))
+        except StartupError as error:
+            if not error.passing:
+                raise
+            if error.description != failing:
+                failing = error.description
+                say("storage.unavailable", error=failing)
+        else:
+            return
+        time.sleep(AGAIN)  # a signal to stop ends this
 
 
 def _tell_crash(crash: Crash) -> None:

@@ -15,7 +15,7 @@ from tminus.errors import RequestError, StoreUnavailable
 from tminus.logs import say
 from tminus.sessions import sweeps
 from tminus.storage.engine import reason
-from tminus.timers import Chores, Timers
+from tminus.timers import SWEEP, Chores, Timers
 from tminus.vocabulary import Status, Timeouts
 
 STATUS_LOOK = timedelta(seconds=2)
@@ -97,10 +97,15 @@ class Clockwork:
             if self._store.damage is not None:
                 raise self._store.cannot_start(error) from error
             due = None
-        try:
-            return due, self._store.counts()
-        except StoreUnavailable as error:
-            raise self._store.cannot_start(error) from error
+        while True:
+            try:
+                return due, self._store.counts()
+            except StoreUnavailable as error:
+                failure = self._store.cannot_start(error)
+                if not failure.passing:
+                    raise failure from error
+                if self._stopping.wait(SWEEP.total_seconds()):
+                    return due, {}
 
     def follow(self, old: Settings, new: Settings) -> None:
         """Other settings are in force."""

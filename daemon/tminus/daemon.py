@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from tminus.api import Services, make_application, trusted
 from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
-from tminus.errors import printable
+from tminus.errors import StartupError, printable
 from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
@@ -29,6 +30,9 @@ from tminus.storage import Store, Transaction
 from tminus.systemd import ServiceManager
 
 HINT = 'schedule --type live --label "Demo" --in 10m5s'
+
+AGAIN = 1.0
+"""Seconds after which a start that waits for a disk tries again."""
 
 
 class Daemon:
@@ -63,18 +67,7 @@ class Daemon:
             self._starting.start()
             started.callback(self._starting.close)
             self._doing("opening the database")
-            if (file := config.database_file(settings, state)) is not None:
-                config.make_private(file)
-            self.store = Store(
-                database.url,
-                None,
-                self._committed,
-                _tell_health,
-                self._heard,
-                password=database.password,
-                damaged=_tell_damage,
-                waiting=self._wait_for_migration,
-            )
+            self.store = self._open_store(database)
             started.callback(self.store.close)
             clock.follow(self.store.now)
             if self.store.migrated_from != self.store.schema:
@@ -219,6 +212,33 @@ class Daemon:
     def _tell_status(self) -> None:
         if not self._stopping.is_set():
             self._systemd.status(self._health.status())
+
+    def _open_store(self, database: config.Database) -> Store:
+        """Opens the database; while its disk is full or read-only, says so and waits."""
+        failing: str | None = None
+        while True:
+            try:
+                if isinstance(database.url, Path):
+                    config.make_private(database.url)
+                return Store(
+                    database.url,
+                    None,
+                    self._committed,
+                    _tell_health,
+                    self._heard,
+                    password=database.password,
+                    damaged=_tell_damage,
+                    waiting=self._wait_for_migration,
+                )
+            except StartupError as error:
+                if not error.passing:
+                    raise
+                if error.problem != failing:
+                    failing = error.problem
+                    say("storage.unavailable", error=failing)
+                    self._doing(f"waiting for the database: {failing}")
+            # A signal to stop ends this.
+            time.sleep(AGAIN)
 
     def _committed(self, tx: Transaction) -> None:
         """On the writer's thread, after a commit."""

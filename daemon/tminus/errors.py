@@ -452,6 +452,8 @@ class StartupError(TminusError):
 
     subject: str
     problem: str = ""
+    passing: bool = False
+    """Whether it ends by itself, as a disk that is full does: the daemon waits for that."""
 
     @property
     def description(self) -> str:

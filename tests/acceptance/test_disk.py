@@ -22,7 +22,7 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer, postgres_server
-from tests.support.disks import LoopDisk, fill, small_disk
+from tests.support.disks import LoopDisk, fill, mount, small_disk
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 
@@ -498,3 +498,38 @@ def test_a_page_that_was_damaged_before_the_start_ends_it_in_one_clear_line(worn
     failed = end_of_start(worn)
     assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed
     assert "restore a backup" in failed
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_start_on_a_disk_that_is_full_or_read_only_says_so_and_goes_on_by_itself(
+    make_daemon: StartDaemon, fault: str, is_new: bool
+) -> None:
+    daemon = make_daemon()
+    with small_disk(daemon.state, "2m"):
+        if not is_new:
+            daemon.start()
+            kept = daemon.make(startTime=from_now(days=1))
+            daemon.kill()
+        if fault == "full":
+            fill(daemon.state / "ballast")
+        else:
+            mount("-o", "remount,ro", daemon.state)
+        daemon.spawn()
+        if is_new or fault == "read-only":
+            said = daemon.logged("storage.unavailable")["error"]
+            assert fault in said.lower()
+            daemon.terminate()
+            assert daemon.log_lines()[-1]["event"] == "daemon.stopped", "told to stop while it waits, it stops"
+            daemon.spawn()
+            eventually(lambda: len(daemon.log_lines("storage.unavailable")) > 1)
+        if fault == "full":
+            (daemon.state / "ballast").unlink()
+        else:
+            mount("-o", "remount,rw", daemon.state)
+        ready = eventually(lambda: daemon.log_lines("daemon.ready")[0 if is_new else 1 :], deadline=30)
+        daemon.url = ready[0]["url"]
+        if not is_new:
+            assert daemon.session(kept["id"]) == kept
+        assert daemon.log_lines("daemon.failed") == []
+        assert daemon.terminate() == 0

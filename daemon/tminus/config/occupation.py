@@ -14,6 +14,9 @@ from tminus.privileges import acting_for
 LOCK = "tminus.lock"
 """Its name; it holds the number of the process that has locked it."""
 
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full or read-only works again some time."""
+
 
 @contextmanager
 def occupy(state: Path, database: Path | None) -> Iterator[None]:
@@ -32,7 +35,7 @@ def occupy(state: Path, database: Path | None) -> Iterator[None]:
                 _lock(held[-1], state)
         except OSError as error:
             problem = f"cannot be used as the state directory ({error.strerror})"
-            raise StateDirectoryUnusable(str(state), problem) from error
+            raise StateDirectoryUnusable(str(state), problem, error.errno in _PASSING) from error
         if database is not None:
             try:
                 with acting_for(database.parent):
@@ -42,7 +45,9 @@ def occupy(state: Path, database: Path | None) -> Iterator[None]:
                         held.append(_open(file.with_name(f"{file.name}-lock")))
                         _lock(held[-1], database)
             except OSError as error:
-                raise CannotOpenDatabase(str(database), f"cannot be locked ({error.strerror})") from error
+                raise CannotOpenDatabase(
+                    str(database), f"cannot be locked ({error.strerror})", error.errno in _PASSING
+                ) from error
         yield
     finally:
         for descriptor in held:

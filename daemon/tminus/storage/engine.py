@@ -1,6 +1,8 @@
 """Connections: SQLite or PostgreSQL, and what each must be told."""
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from tminus.storage.shared_clock import READ, SharedClock
 
 BUSY_TIMEOUT_MS = 5000
 """How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
+
+LEAST_FREE = 256 * 1024
+"""Bytes without which SQLite cannot be opened: it makes two files beside the database."""
 
 READERS = 4
 """Connections for reading: more would queue for the interpreter."""
@@ -188,11 +193,25 @@ def startup_error(url: Where, error: BaseException) -> StartupError:
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
     if not is_damage(error):
-        return CannotOpenDatabase(where, text)
+        disk = _disk_problem(sqlite_file(url), cause)
+        return CannotOpenDatabase(where, f"{disk} ({text})" if disk else text, passing=disk is not None)
     if isinstance(cause, psycopg.Error):
         return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
     way_out = "restore a backup, or move it away to begin anew"
     return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
+
+
+def _disk_problem(file: Path | None, cause: BaseException) -> str | None:
+    """What is wrong with the disk under an SQLite file, if that is why it cannot be opened or written."""
+    if file is None or not isinstance(cause, sqlite3.OperationalError):
+        return None
+    with suppress(OSError):
+        disk = os.statvfs(file.parent)
+        if disk.f_flag & os.ST_RDONLY:
+            return "its disk is read-only"
+        if "disk is full" in str(cause) or disk.f_bavail * disk.f_frsize < LEAST_FREE or not disk.f_favail:
+            return "its disk is full"
+    return None
 
 
 def server(engine: Engine) -> Server | None:
