@@ -3,7 +3,7 @@
 docs/design.md has its rooms, and why it is so.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # without loading `typing`: until a command runs, Ctrl-C ends in a traceback
 
 if TYPE_CHECKING:
     __version__: str

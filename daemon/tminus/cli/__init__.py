@@ -14,24 +14,29 @@ Exit codes, the same for every command:
 ====  =======================================================================
 
 A command is one request, so loading Python's modules is most of its time. `main` loads only what the command needs: the
-help is printed from a table (`catalogue`), and Typer gets the one command that is called (`application`).
+help is printed from a table (`catalogue`), and of the commands only the one that is called is loaded (`dispatch`).
 """
 
 import sys
-from typing import NoReturn
-
-from tminus.signals import hold
 
 __all__ = ["main"]
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command of `sys.argv`, and end the process with its exit code."""
-    hold(sys.argv[1:])
-    try:
-        from tminus.cli.process import run  # noqa: PLC0415 - within what handles Ctrl-C
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - `signal` would load enumerations first
 
-        code = run(sys.argv[1:])
+    interruptible = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+    if interruptible:
+        # While modules load, Ctrl-C ends the process at once, without a traceback out of the midst of one.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    try:
+        from tminus.signals import hold  # noqa: PLC0415 - with Ctrl-C made harmless
+
+        hold(sys.argv[1:])
+        from tminus.cli.process import run  # noqa: PLC0415 - likewise
+
+        code = run(sys.argv[1:], interruptible=interruptible)
     except KeyboardInterrupt:
         code = 130  # as a shell counts an end by SIGINT
     sys.exit(code)

@@ -8,12 +8,11 @@ from tminus.cli import output
 from tminus.cli.output import OutputLost
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        # While modules load, Ctrl-C ends the process at once, without a traceback out of the midst of one.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+def run(arguments: list[str], *, interruptible: bool) -> int:
+    """Run the command; returns its exit code.
+
+    `interruptible`: whether Ctrl-C interrupts the command once it is loaded; else it is handled already, or ignored.
+    """
     output.open_streams()
     is_daemon = _is_daemon(arguments)
     output.print_safely(stdout=not is_daemon)  # the daemon's log has escapes of its own

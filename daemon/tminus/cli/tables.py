@@ -45,7 +45,21 @@ def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int 
     shown = [[Span(text.visible(span.text), span.style) for span in row] for row in rows]
     widths = _widths(columns, shown, width)
     heading = [Span(column.title, "dim") for column in columns]
-    return [line for row in (heading, *shown) for line in _row(columns, row, widths)]
+    drawn = [line for row in (heading, *shown) for line in _row(columns, row, widths)]
+    return drawn if width is None else [_within(line, width) for line in drawn]
+
+
+def _within(line: Line, width: int) -> Line:
+    """The line without what stands beyond the terminal: there it would go on in the next line."""
+    kept: Line = []
+    left = width
+    for span in line:
+        taken = text.width(span.text)
+        if taken > left:
+            return [*kept, Span(text.cut(span.text, left), span.style)]
+        kept.append(span)
+        left -= taken
+    return kept
 
 
 def fields(pairs: Iterable[tuple[str, Span | str]]) -> None:

@@ -15,8 +15,8 @@ from tminus.durations import parse_duration
 Section = tuple[str, Any]
 """A heading, and the page of sessions below it."""
 
-FRAME = 5
-"""Lines besides the sessions: two headings, a blank line, the line at the end, and the cursor's."""
+FRAME = 4
+"""Lines besides the tables: two titles, a line between, and the line at the end."""
 
 
 def watch(
@@ -63,8 +63,8 @@ def frame(
 ) -> tuple[list[Line], Line]:
     """What fits: the lines of both tables, and the last line. A table that needs less leaves the rest to the other."""
     wanted = [len(page["rows"]) for _, page in sections]
-    # Of each table its heading; between them a line; at the end the last one, where the cursor stays.
-    room = max(2, rows - 4 - len(sections))
+    # Two titles, a line between the tables, and the last line, where the cursor stays.
+    room = max(0, rows - FRAME)
     shares = shared(wanted, [page["count"] for _, page in sections], room)
     lines: list[Line] = []
     for (title, page), share in zip(sections, shares, strict=True):
@@ -80,7 +80,7 @@ def frame(
 
 
 def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
-    """Rows for each table within `room` lines, of which a table's own heading takes one, and "more" one if needed."""
+    """Rows for each table within `room` lines; a table's heading takes one, and "more" one if needed."""
 
     def lines(share: int, count: int) -> int:
         return share + (1 if share else 0) + (1 if count > share else 0)

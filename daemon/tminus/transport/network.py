@@ -121,4 +121,6 @@ def _reason(error: httpx.HTTPError) -> str:
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:
             return os.strerror(cause.errno).lower()
         cause = cause.__cause__ or cause.__context__
-    return _NUMBER.sub("", _NUMBER.sub("", str(error))) or type(error).__name__
+    words = _NUMBER.sub("", _NUMBER.sub("", str(error))) or type(error).__name__
+    words = words[0].lower() + words[1:] if words[1:2].islower() else words
+    return f"TLS failed, {words}" if "[SSL" in str(error) else words

@@ -1,0 +1,266 @@
+"""What surrounds a command: its streams, its folder, its environment, Ctrl-C."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemons import Daemon, environment
+from tests.support.processes import TMINUS
+
+Done = subprocess.CompletedProcess[str]
+
+
+def _shell(daemon: Daemon, line: str, folder: Path | None = None, **env: str) -> Done:
+    """Run a line of shell in which `tminus` is the command, beside this daemon."""
+    surroundings = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), **env)
+    surroundings["PATH"] = f"{Path(TMINUS).parent}:{surroundings['PATH']}"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        env=surroundings,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _labels(daemon: Daemon, label: str) -> int:
+    rows = daemon.get("/supportsessions?limit=1000&scope=all").json()["rows"]
+    return sum(row["label"] == label for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("streams", "code"),
+    [
+        (">&-", 0),
+        ("<&- >&- 2>&-", 0),
+        ("2>&- >/dev/full", 7),
+        (">/dev/full", 7),
+        ("--json >/dev/full", 7),
+        ("| true", 0),
+        ("--json | head -c 1", 0),
+    ],
+)
+def test_what_was_done_is_never_reported_as_refused(daemon: Daemon, streams: str, code: int) -> None:
+    label = f"into {streams}"
+    done = _shell(daemon, f"tminus create --type live --label '{label}' {streams}")
+    assert done.returncode == code, done.stderr
+    assert done.stderr in ("", f"tminus: done, but standard output cannot be written: {os.strerror(errno.ENOSPC)}\n")
+    assert _labels(daemon, label) == 1
+    assert _shell(daemon, f"tminus list {streams}").returncode == code
+    # What was refused is refused, whatever becomes of what it says.
+    assert _shell(daemon, f"tminus show nobody {streams}").returncode == 3
+
+
+def test_the_first_socket_that_is_opened_is_no_standard_stream(daemon: Daemon) -> None:
+    """Where standard output is closed, what is printed does not go to the daemon."""
+    done = _shell(daemon, "exec 1>&- 2>&-; tminus list --limit 1; tminus nothing; test $? = 2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8", "utf-16"])
+def test_any_encoding_takes_any_label(daemon: Daemon, encoding: str) -> None:
+    surroundings = environment(
+        STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), PYTHONIOENCODING=encoding
+    )
+    command = [TMINUS, "create", "--type", "live", "--label", f"Łódź {encoding}"]
+    made = subprocess.run(command, env=surroundings, capture_output=True, check=True)
+    shown = "Łódź" if encoding.startswith("utf") else "\\u0141"
+    assert f"label\t{shown}" in made.stdout.decode(encoding)
+    assert made.stderr == b""
+
+
+def test_in_a_folder_that_was_removed_a_command_works(daemon: Daemon, tmp_path: Path) -> None:
+    line = "mkdir gone && cd gone && rmdir ../gone && tminus list --limit 1"
+    assert _shell(daemon, line, tmp_path).returncode == 0
+    alone = _shell(daemon, f"unset STATE_DIRECTORY TMINUS_CONFIG; {line}", tmp_path)
+    assert alone.returncode in (0, 5, 6)  # whether this machine has a service
+    assert "Traceback" not in alone.stderr
+    started = _shell(daemon, f"unset STATE_DIRECTORY TMINUS_CONFIG; {line.replace('list --limit 1', 'run')}", tmp_path)
+    assert started.returncode == 1
+    assert "was removed" in started.stdout
+    assert started.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SSL_CERT_FILE": "/nonexistent"},
+        {"SSL_CERT_FILE": "/dev/null"},
+        {"SSL_CERT_DIR": "/nonexistent"},
+        {"all_proxy": "socks://127.0.0.1:9"},
+        {"ALL_PROXY": "no proxy at all", "HTTP_PROXY": "http://127.0.0.1:9", "https_proxy": "::"},
+        {"SSLKEYLOGFILE": "/nonexistent/keys", "OPENSSL_CONF": "/nonexistent"},
+        {"TZ": "no/such zone", "LC_ALL": "xx_XX.UTF-8", "LANG": "C", "TERM": "", "COLUMNS": "-1", "LINES": "x"},
+        {"HOME": "/nonexistent", "PYTHONUTF8": "0", "PYTHONWARNINGS": "error"},
+    ],
+    ids=str,
+)
+def test_the_local_socket_needs_nothing_of_the_environment(
+    daemon: Daemon, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "fresh", True)
+    done = daemon.command("list", **env)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("env", "url", "names"),
+    [
+        ({"SSL_CERT_FILE": "/nonexistent"}, "https://127.0.0.1:9", "SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": "/dev/null"}, "https://127.0.0.1:9", "SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": "/etc/hostname"}, "https://127.0.0.1:9", "SSL_CERT_FILE"),
+        ({"SSL_CERT_DIR": "/nonexistent"}, "https://127.0.0.1:9", "SSL_CERT_DIR"),
+        ({"all_proxy": "socks://127.0.0.1:9"}, "http://127.0.0.1:9", "all_proxy"),
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "http://127.0.0.1:9", "ALL_PROXY"),
+        ({"http_proxy": "ftp://u:secret@x"}, "http://127.0.0.1:9", "http_proxy"),
+        ({"HTTPS_PROXY": "http://x:port"}, "https://127.0.0.1:9", "HTTPS_PROXY"),
+        ({"https_proxy": "http://"}, "https://127.0.0.1:9", "https_proxy"),
+    ],
+    ids=str,
+)
+def test_what_of_the_environment_cannot_be_used_is_a_line_that_names_the_variable(
+    daemon: Daemon, env: dict[str, str], url: str, names: str
+) -> None:
+    done = daemon.command("--url", url, "list", TMINUS_TOKEN="token", **env)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert f"the environment variable {names} names " in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_what_a_url_does_not_need_is_not_looked_at(daemon: Daemon) -> None:
+    unusable = {"SSL_CERT_FILE": "/nonexistent", "all_proxy": "socks://x:1", "https_proxy": "http://127.0.0.1:9"}
+    token = daemon.tokens["anna"]
+    done = daemon.command("--url", daemon.url, "list", TMINUS_TOKEN=token, NO_PROXY="127.0.0.1", **unusable)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_proxy_of_the_environment_is_used(daemon: Daemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(20)
+        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        env = environment(http_proxy=url, TMINUS_TOKEN="token")
+        with subprocess.Popen(
+            [TMINUS, "--url", "http://tminus.test", "list"], env=env, stderr=subprocess.PIPE
+        ) as asking:
+            connection, _ = proxy.accept()
+            with connection:
+                assert connection.recv(4096).startswith(b"GET http://tminus.test/v3/supportsessions?")
+                connection.sendall(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+            assert asking.wait(20) == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:9", "connection refused"),
+        ("http://nobody.invalid", "name or service not known"),
+        ("https://{plain}", "TLS failed, "),
+    ],
+)
+def test_why_a_url_does_not_answer_is_said_in_words(daemon: Daemon, url: str, says: str) -> None:
+    url = url.format(plain=daemon.url.removeprefix("http://"))
+    done = daemon.command("--url", url, "list", TMINUS_TOKEN="token")
+    assert done.returncode == 6
+    assert done.stderr.startswith(f"tminus: No answer from {url}: {says}")
+    assert "Errno" not in done.stderr
+    assert "_ssl.c" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "says"),
+    [
+        ("nothing", 6, "there is no daemon at {path}: start the daemon with `tminus run`"),
+        ("file", 6, "there is no daemon at {path}: start the daemon with `tminus run`"),
+        ("left behind", 6, "No answer from {path}: no daemon listens there"),
+        ("silent", 6, "No answer from {path}: it closed the connection"),
+    ],
+)
+def test_why_the_local_socket_does_not_answer_is_said_in_words(daemon: Daemon, kind: str, code: int, says: str) -> None:
+    path = daemon.home / "other.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "file":
+            path.touch()
+        elif kind != "nothing":
+            listener.bind(str(path))
+        if kind == "silent":
+            listener.listen()
+            listener.settimeout(20)
+            env = environment()
+            with subprocess.Popen(
+                [TMINUS, "--socket", str(path), "webhooks", "ping", "x"], env=env, stderr=subprocess.PIPE, text=True
+            ) as asking:
+                listener.accept()[0].close()
+                assert asking.stderr is not None
+                stderr, returned = asking.stderr.read(), asking.wait(20)
+        else:
+            done = daemon.command("--socket", str(path), "list")
+            stderr, returned = done.stderr, done.returncode
+    path.unlink(missing_ok=True)
+    assert (returned, stderr.count("\n")) == (code, 1)
+    assert says.format(path=path) in stderr
+
+
+AS_NOBODY = """
+import os, sys
+os.setgid(4711); os.setuid(4711)
+from tminus.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("closed", ["socket", "directory"])
+def test_a_socket_that_is_not_permitted_is_not_taken_for_a_daemon_that_is_not_there(
+    daemon: Daemon, tmp_path: Path, closed: str
+) -> None:
+    folder = daemon.home / f"closed {closed}"
+    folder.mkdir()
+    daemon.home.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "tminus.sock"))
+        listener.listen()
+        (folder / "tminus.sock").chmod(0o600)
+        folder.chmod(0o700 if closed == "directory" else 0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "--socket", str(folder / "tminus.sock"), "list"],
+            env=environment(), cwd="/", capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if "ModuleNotFoundError" in done.stderr:
+        pytest.skip("another user may not read this checkout")
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1), done.stderr
+    assert "you are not permitted to" in done.stderr
+    assert "sudo" in done.stderr
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+from tminus.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["tminus.cli.process", "tminus.cli.output", "json", "tminus.cli.dispatch", "tminus.cli.views", "socket"]
+)
+def test_ctrl_c_while_a_command_loads_ends_it_without_a_word(daemon: Daemon, module: str) -> None:
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(module=module), "list"], env=env, capture_output=True, check=False
+    )
+    assert done.returncode in (-signal.SIGINT, 130)
+    assert (done.stdout, done.stderr) == (b"", b"")

@@ -1,0 +1,121 @@
+"""What people see on a terminal of 80 columns and 24 lines."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.daemons import JSON, Daemon, environment
+from tests.acceptance.times import from_now
+from tests.support.processes import TMINUS
+from tests.support.terminals import Terminal
+from tests.support.waiting import eventually
+
+LABEL = "Weekly meeting with the customer of the north, room 4711"
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[Daemon]:
+    """One with more sessions than fit on a screen."""
+    daemon = Daemon()
+    try:
+        daemon.start()
+        for number in range(30):
+            parent = {"id": f"{number:032}", "type": "incident", "name": f"INC00100{number:02}"}
+            daemon.make(
+                type="support" if number % 3 else "live",
+                label=f"{number:02} {LABEL}",
+                externalMapping=f"incident.{number:032}",
+                parentObject=parent,
+                **({"startTime": from_now(days=1 + number)} if number % 2 else {}),
+            )
+        daemon.make(type="live", label="会議 " * 20)
+        yield daemon
+    finally:
+        daemon.remove()
+
+
+def _on(daemon: Daemon, *arguments: str, columns: int = 80, rows: int = 24, zone: str = "UTC") -> Terminal:
+    surroundings = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), TZ=zone)
+    return Terminal([TMINUS, *arguments], surroundings, columns=columns, rows=rows)
+
+
+def _screen(daemon: Daemon, *arguments: str, zone: str = "UTC") -> list[str]:
+    with _on(daemon, *arguments, zone=zone) as terminal:
+        assert terminal.end() == 0
+        return terminal.screen()
+
+
+def test_a_list_has_what_people_need_in_80_columns(busy: Daemon) -> None:
+    shown = _screen(busy, "list", "--limit", "100", zone="Europe/Berlin")
+    assert shown[0].split() == ["ID", "STATUS", "START", "PIN", "RECORD", "LABEL"]
+    assert len([line for line in shown if LABEL[:12] in line]) == 30, "each in a line of its own"
+    row: JSON = busy.get("/supportsessions?status=new&type=support&limit=1").json()["rows"][0]
+    (line,) = [line for line in shown if line.startswith(row["id"])]
+    assert str(row["pin"]) in line
+    assert row["parentObject"]["name"] in line
+    assert re.search(r" new .* \d\d-\d\d \d\d:\d\d ", line)
+    assert line.endswith("…")
+    assert "times in CE" in shown[-2]
+
+
+def test_a_start_is_in_the_readers_zone_or_in_utc(busy: Daemon) -> None:
+    row: JSON = busy.get("/supportsessions?status=scheduled&orderby=startTime&orderdir=ASC&limit=1").json()["rows"][0]
+    hour = int(row["startTime"][11:13])
+    for arguments, zone, hours in ((("--utc",), "Asia/Kolkata", 0), ((), "Etc/GMT-3", 3), ((), "no/such zone", 0)):
+        shown = _screen(busy, "list", "--limit", "100", *arguments, zone=zone)
+        (line,) = [line for line in shown if line.startswith(row["id"])]
+        assert f" {(hour + hours) % 24:02}:{row['startTime'][14:16]} " in line, zone
+
+
+def test_a_wide_list_cuts_nothing(busy: Daemon) -> None:
+    with _on(busy, "list", "--wide", "--limit", "100", columns=400) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.screen()
+    assert shown[0].split()[-4:] == ["TYPE", "NEXT", "IN", "OWNER"]
+    assert len([line for line in shown if LABEL in line]) == 30
+
+
+def test_events_are_told_in_full_in_80_columns(busy: Daemon) -> None:
+    shown = _screen(busy, "events", "--type", "session.scheduled")
+    assert shown[0].split() == ["SEQ", "WHEN", "BY", "WHAT"]
+    row: JSON = busy.get("/supportsessions?status=scheduled&limit=1").json()["rows"][0]
+    told = " ".join(" ".join(shown).split())
+    assert f"Session {row['id']} “{row['label']}” was scheduled for {row['startTime']}" in told
+
+
+def test_a_watch_fits_its_window_and_says_how_many_more_there_are(busy: Daemon) -> None:
+    with _on(busy, "watch", "--interval", "50ms") as terminal:
+        for columns, rows in ((80, 24), (60, 12), (40, 8)):
+            if (columns, rows) != (80, 24):
+                terminal.resize(columns, rows)
+            eventually(lambda: terminal.screen()[-1].endswith(("ends", "…")))
+            shown = terminal.screen()
+            assert len(shown) <= rows
+            assert [line for line in shown if line.startswith("Open: 16")]
+            assert [line for line in shown if line.startswith("Coming: 15")]
+            more = [int(line.split()[0]) for line in shown if line.endswith(" more")]
+            assert len(more) == 2
+            sessions = [line for line in shown if re.match(r"[A-Za-z0-9]{6,12} +(new|scheduled)", line)]
+            assert len(sessions) + sum(more) == 31
+            assert len(shown) > rows - 2, "and it uses its window"
+        assert terminal.interrupt() == 0
+
+
+def test_in_a_pipe_nothing_is_padded_or_cut_and_columns_stand_between_tabs(busy: Daemon) -> None:
+    heading, *rows = busy.command("list", "--limit", "100", COLUMNS="40").stdout.splitlines()
+    assert heading == "ID\tSTATUS\tSTART\tPIN\tRECORD\tLABEL"
+    assert len(rows) == 31
+    cells = [row.split("\t") for row in rows]
+    assert all(len(row) == 6 and row == [cell.strip() for cell in row] for row in cells[1:])
+    assert {row[-1][3:] for row in cells[1:]} == {LABEL}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", row[2]) for row in cells)
+    events = busy.command("events", "--utc").stdout.splitlines()
+    assert events[0] == "SEQ\tWHEN\tEVENT\tBY\tWHAT"
+    assert all(len(row.split("\t")) == 5 for row in events)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", events[1].split("\t")[1])
+
+
+def test_help_fits_in_80_columns(busy: Daemon) -> None:
+    for arguments in ((), ("list",), ("schedule",), ("db",), ("db", "backup"), ("webhooks", "replay")):
+        _screen(busy, *arguments, "--help")

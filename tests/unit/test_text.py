@@ -1,0 +1,68 @@
+"""Text from others, as a terminal may show it."""
+
+import json
+import sys
+import unicodedata
+
+import pytest
+
+from tminus.text import cut, json_text, visible, visible_lines, width
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("", ""),
+        ("plain", "plain"),
+        ("a\tb\r\nc", r"a\tb\r\nc"),
+        ("\x00\x1b[31m\x7f", r"\x00\x1b[31m\x7f"),
+        ("\x85\x9b", r"\x85\x9b"),
+        ("\u200e\u202e\u2069", r"\u200e\u202e\u2069"),
+        ("a\u200db", r"a\u200db"),
+        ("👩\u200d💻", "👩\u200d💻"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("\u200c会", r"\u200c会"),
+        ("会\u200d", r"会\u200d"),
+        ("a\u00a0b\u3000c", "a\u00a0b\u3000c"),
+        ("\udcff\ud83d", r"\xff\ud83d"),
+        ("\U000e0041", r"\U000e0041"),
+        (r"\x1b [b] :smile:", r"\x1b [b] :smile:"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped_and_all_else_stays(stored: str, shown: str) -> None:
+    assert visible(stored) == shown
+
+
+def test_of_all_characters_only_printable_ones_and_blanks_get_through() -> None:
+    passed = {char for char in map(chr, range(sys.maxunicode + 1)) if visible(char) == char}
+    assert {unicodedata.category(char)[0] for char in passed} == {"L", "M", "N", "P", "S", "Z"}
+    assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & passed
+
+
+def test_lines_stay_lines() -> None:
+    assert visible_lines("a\nb\x1b\n") == "a\nb\\x1b\n"
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_json_is_the_same_value_with_nothing_to_obey(ascii_only: bool) -> None:
+    value = {"a\x9b": ["\x7f\x1b\u202e\u2028\U000e0041", 'Łódź \\ " 👩\u200d💻', "\ud83d", 1.5, None]}
+    for indent in (None, 2):
+        text = json_text(value, ascii_only=ascii_only, indent=indent)
+        assert json.loads(text) == value
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert text.isascii() == ascii_only
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"), [("abc", 3), ("会議", 4), ("e\u0301", 1), ("👩\u200d💻", 4), ("\u00a0", 1), ("", 0)]
+)
+def test_the_width_is_what_a_terminal_takes(text: str, columns: int) -> None:
+    assert width(text) == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "shown"),
+    [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("会議室", 5, "会議…"), ("会議室", 4, "会…"), ("ab", 0, "")],
+)
+def test_what_is_too_long_is_cut_and_says_so(text: str, columns: int, shown: str) -> None:
+    assert cut(text, columns) == shown
