@@ -18,6 +18,7 @@ from tests.acceptance.times import from_now
 from tests.support.receivers import SECRET, Handler, Receiver, status
 from tminus import client
 from tminus.client import ScreenMeet
+from tminus.transport import Answer
 
 
 class Wire:
@@ -165,6 +166,11 @@ def test_a_refusal_after_which_it_may_have_been_done_is_tried_again_only_with_a_
         with pytest.raises(client.NotFound):
             sm.createSession("live", screenmeet_session_name="A")
         assert len(gateway.requests) == 3
+
+
+@pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])
+def test_a_pause_that_makes_no_sense_is_none(header: str, pause: float) -> None:
+    assert client._retry_after(Answer(503, "", {"retry-after": header}, b"")) == pause
 
 
 def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.support.clocks import NOW
 
 from tminus import errors
-from tminus.api.errors import status_of
+from tminus.api.errors import answer, status_of
 from tminus.errors import Fault, RequestError, StartupError, TminusError
 
 SAMPLES: list[tuple[TminusError, str]] = [
@@ -131,3 +131,22 @@ def test_what_may_succeed_later_says_when() -> None:
 
 def test_a_bad_start_time_is_a_fault_of_the_field_start_time() -> None:
     assert errors.BadStartTime(NOW, "is in the past").faults == (Fault("startTime", "is in the past"),)
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(1.0, "1"), (2.4, "3"), (2.5, "3"), (59.01, "60"), (0.2, "1")])
+def test_a_client_is_never_asked_to_come_back_too_early(seconds: float, header: str) -> None:
+    refusal = answer(errors.TooManyAttempts("wrong tokens", seconds))
+    assert refusal.headers["Retry-After"] == header
+    assert f"try again in {header} s".encode() in bytes(refusal.body)
+
+
+def test_what_a_caller_has_sent_is_cut_where_it_is_repeated() -> None:
+    long = "x" * 100_000
+    for error in (
+        errors.UnknownSession(long),
+        errors.UnknownParticipant(long),
+        errors.UnknownWebhook(long),
+        errors.MethodNotAllowed(long),
+        errors.InvalidRequest([errors.Fault(long, long)] * 100),
+    ):
+        assert len(bytes(answer(error).body)) < 20_000
