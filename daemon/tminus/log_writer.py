@@ -175,7 +175,7 @@ class _Entry:
 
 
 class Stream:
-    """Lines on a stream, each made into bytes by `encode`, which must not raise."""
+    """Lines on a stream, each made into bytes by `encode`."""
 
     def __init__(self, stream: TextIO, encode: Callable[[Line], bytes]) -> None:
         self._encode = encode
@@ -191,7 +191,7 @@ class Stream:
 
     def write(self, lines: Sequence[Line]) -> int:
         """Write the lines, as `Destination` says."""
-        encoded = [self._encode(line) for line in lines]
+        encoded = [self._encoded(line) for line in lines]
         data = memoryview(self._rest + b"".join(encoded))
         done = 0
         with suppress(OSError, ValueError):
@@ -203,6 +203,12 @@ class Stream:
         begun = bisect_left(ends, done)
         self._rest = bytes(data[done : ends[begun]])
         return bisect_right(ends, done, 1) - 1
+
+    def _encoded(self, line: Line) -> bytes:
+        try:
+            return self._encode(line)
+        except Exception:  # a defect in what renders it: tried again, it would hold up all that follow
+            return json_line({name: repr(value) for name, value in line.items()})
 
     def _write(self, data: memoryview) -> int:
         """Write some of it, at least a byte; return how many."""
@@ -238,4 +244,4 @@ def json_line(line: Any) -> bytes:
     try:
         return orjson.dumps(line, default=str) + b"\n"
     except TypeError:  # half a surrogate pair, as in a path that is no UTF-8, or a number beyond 64 bits
-        return json.dumps(line, default=str).encode() + b"\n"
+        return json.dumps(line, default=str, ensure_ascii=False).encode(errors="replace") + b"\n"

@@ -130,7 +130,7 @@ def test_the_first_line_after_a_crash_says_so_and_a_clean_stop_is_none(make_daem
     precious = daemon.home / "precious"
     precious.write_text("precious")
     mark.symlink_to(precious)
-    daemon.restart() if daemon.process is not None and daemon.process.poll() is None else daemon.start()
+    daemon.start()
     assert daemon.terminate() == 0
     assert precious.read_text() == "precious"
 

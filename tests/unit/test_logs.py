@@ -4,12 +4,14 @@ import io
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
+import orjson
 import pytest
 from tests.support.clocks import NOW
 from tests.support.factories import session
@@ -17,6 +19,7 @@ from tests.support.waiting import eventually
 
 from tminus import clock, logs, timers
 from tminus.events import Told
+from tminus.log_writer import Line, Stream, json_line
 from tminus.model import Event
 from tminus.timers import Timers
 from tminus.vocabulary import CLOCK_ACTOR, EventType, Status
@@ -152,3 +155,44 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_clock(
         eventually(lambda: len(runs) > 4)
     finally:
         started.stop()
+
+
+def test_a_line_that_cannot_be_rendered_is_written_all_the_same(log_lines: LogLines) -> None:
+    written = io.BytesIO()
+
+    def encode(line: Line) -> bytes:
+        raise ZeroDivisionError
+
+    stream = Stream(io.TextIOWrapper(written, write_through=True), encode)
+    assert stream.write([{"event": "one"}, {"event": "two"}]) == 2
+    assert written.getvalue().count(b"\n") == 2
+
+
+def test_text_that_is_not_utf_8_is_no_reason_to_lose_a_line(log_lines: LogLines) -> None:
+    logs.say("daemon.failed", error="\udcff", sessions=1 << 70)
+    [line] = log_lines()
+    assert line["error"] == "?"
+
+
+def test_who_shares_a_pipe_may_set_it_to_non_blocking() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
+        lines = [{"n": number, "text": "x" * 1000} for number in range(500)]
+        outcomes: list[int] = []
+        writer = threading.Thread(target=lambda: outcomes.append(Stream(stream, json_line).write(lines)))
+        writer.start()
+        for number in range(500):
+            assert orjson.loads(reader.readline())["n"] == number
+        writer.join(10)
+    assert outcomes == [500]
+
+
+@pytest.mark.parametrize("already", ["", "whole\n", "whole\nhal"])
+def test_what_is_appended_to_a_file_begins_on_a_line_of_its_own(tmp_path: Path, already: str) -> None:
+    file = tmp_path / "log"
+    file.write_text(already)
+    with file.open("a") as stream:
+        Stream(stream, json_line).write([{"n": 1}])
+    assert file.read_text().splitlines()[-1] == '{"n":1}'
+    assert "" not in file.read_text().splitlines()
