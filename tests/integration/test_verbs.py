@@ -346,7 +346,7 @@ def test_a_stale_version_is_refused_even_where_nothing_would_change(world: World
     moved = world.reschedule(session, world.now + 2 * HOUR)
     for start in (world.now + 3 * HOUR, moved.start_time):
         assert start is not None
-        with pytest.raises(StaleVersion, match='its version is now "2"'):
+        with pytest.raises(StaleVersion, match='at version "2" now'):
             world.reschedule(session, start, if_match=frozenset({1}))
     assert world.stored(session) == moved
 
