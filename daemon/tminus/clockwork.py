@@ -24,6 +24,9 @@ STATUS_LOOK = timedelta(seconds=2)
 CLEANING = timedelta(minutes=10)
 """How often retention removes what is old."""
 
+SHORTENING = timedelta(seconds=10)
+"""How often the -wal file is looked at."""
+
 LATE = timedelta(seconds=1)
 """From here on a sweep tells how late it was."""
 
@@ -159,7 +162,10 @@ class Clockwork:
     # --- chores -------------------------------------------------------------------------------------------------------
 
     def _chores(self, settings: Settings) -> Chores:
-        chores: Chores = {"retention": (CLEANING, self._clean)}
+        chores: Chores = {
+            "retention": (CLEANING, self._clean),
+            "checkpoint": (SHORTENING, self._store.shorten_wal),
+        }
         if settings.log.heartbeat is not None:
             chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
         if self._tell_status is not None:

@@ -488,5 +488,9 @@ class CannotBackUp(StartupError):
     """A backup cannot be written as it was asked for."""
 
 
+class CannotCompact(StartupError):
+    """The database's file cannot be made smaller; nothing was changed."""
+
+
 class CannotRestore(StartupError):
     """A backup cannot be put in the database's place; nothing was changed."""

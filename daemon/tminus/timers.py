@@ -23,7 +23,7 @@ from tminus.storage.engine import reason
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
 
-CHORES = 3
+CHORES = 4
 """How many chores there are at the most."""
 
 SWEEP = timedelta(seconds=1)

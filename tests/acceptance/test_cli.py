@@ -240,7 +240,7 @@ def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
     script = said(daemon.command("--show-completion", "bash"))
     for words, wanted in (
         ("tminus resch", {"reschedule"}),
-        ("tminus db ", {"backup", "check", "restore", "upgrade"}),
+        ("tminus db ", {"backup", "check", "compact", "restore", "upgrade"}),
         ("tminus --url http://x list --st", {"--status", "--start-from", "--start-to"}),
         ("tminus list --status ", {"scheduled", "new", "active", "closed"}),
         ("tminus --socket ", set()),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.commands import Result, invoke
 
-from tminus.config import places
+from tminus.config import occupy, places
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: 
     assert done.exit_code == 0
     wrote, removed = done.stdout.splitlines()
     [copy] = tmp_path.glob("tminus-*.db")
-    assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.1 MB, in 0.")
+    assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.2 MB, in 0.")
     assert removed == f"{old}: removed"
     told = json.loads(tminus("db", "backup", str(tmp_path / "other.db"), "--json").stdout)
     size = (tmp_path / "other.db").stat().st_size
@@ -137,3 +137,14 @@ def test_a_command_finds_the_services_database(
 
     assert done.exit_code == 0, done.stderr
     assert not (tmp_path / "var").exists()
+
+
+def test_a_database_is_made_small_while_no_daemon_runs(state: Path) -> None:
+    done = tminus("db", "compact")
+    assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.2 MB -> 0.2 MB\n")
+    told = json.loads(tminus("db", "compact", "--json").stdout)
+    assert set(told) == {"database", "bytesBefore", "bytes"}
+    with occupy(state, state / "tminus.db"):
+        refused = tminus("db", "compact")
+    assert refused.exit_code == 1
+    assert "process" in refused.stderr

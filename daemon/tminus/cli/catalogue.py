@@ -52,6 +52,7 @@ GROUPS = {
             "backup": Entry("operate", "db_backup", "Copy the database, also while the daemon runs."),
             "restore": Entry("operate", "db_restore", "Put a backup in the database's place."),
             "check": Entry("operate", "db_check", "Look whether the database, or a backup, is whole."),
+            "compact": Entry("operate", "db_compact", "Make the database's file as small as what is in it."),
             "upgrade": Entry("operate", "db_upgrade", "Bring the database's schema up to date."),
         },
     ),

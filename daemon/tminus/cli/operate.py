@@ -216,6 +216,21 @@ def db_restore(
         output.put(f"{moved}: what was there before")
 
 
+def db_compact(connection: Connection, config_path: ConfigOption = None, as_json: AsJson = False) -> None:
+    """Make the database's file (SQLite) as small as what is in it, while no daemon runs."""
+    from tminus.storage import checkpoint  # noqa: PLC0415 - as in `run`
+
+    with telling_errors():
+        settings, state = _settings(connection, config_path)
+        database = _database(settings, state)
+        with config.occupy(state, config.database_file(settings, state)), _as_owner(settings, state):
+            path, before, after = checkpoint.compact(database.url)
+    if as_json:
+        output.put_json({"database": str(path), "bytesBefore": before, "bytes": after}, indent=None)
+    else:
+        output.put(f"{path}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB")
+
+
 def db_check(
     connection: Connection,
     file: Annotated[Path | None, Argument("[FILE]", help="A backup; without it, the database itself.")] = None,

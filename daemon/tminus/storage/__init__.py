@@ -16,6 +16,7 @@
 `peers`          several daemons on one PostgreSQL: who wakes whom, who holds what
 `watch`          whether PostgreSQL still answers
 `backup`         copies: made while a daemon writes, and put back
+`checkpoint`     files that have grown, made small again
 `check`          whether a database is whole
 `wal`            what SQLite leaves out of a damaged -wal file, and does not tell
 ===============  ==============================================================================

@@ -24,6 +24,9 @@ BUSY_TIMEOUT_MS = 5000
 LEAST_FREE = 256 * 1024
 """Bytes without which SQLite cannot be opened: it makes two files beside the database."""
 
+WAL_KEPT = 16 * 1024 * 1024
+"""Bytes of the -wal file that are kept for what comes next: four times what SQLite copies to the database at once."""
+
 READERS = 4
 """Connections for reading: more would queue for the interpreter."""
 
@@ -110,7 +113,10 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+        for pragma in (
+            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384",
+            f"journal_size_limit={WAL_KEPT}",
+        ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
         harden(connection)
 
@@ -131,9 +137,34 @@ def sqlite_file(url: Where) -> Path | None:
 
 
 def look_at(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, not even how the file keeps its journal: for backups, and copies of them."""
+    """A connection that changes nothing, not even how the file keeps its journal: for backups, and copies of them.
+
+    Beside a file that a daemon has used SQLite makes two others, also to read it. Where it cannot, on a snapshot that
+    is mounted read-only, say, the file is read as it is: nobody else writes it there.
+    """
+    connection = _read_only(path)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "unable to open" not in str(error) or os.access(path.absolute().parent, os.W_OK):
+            return connection  # whoever uses it meets the same, and says so
+        connection.close()
+        wal = path.with_name(f"{path.name}-wal")
+        if wal.exists() and wal.stat().st_size:
+            problem = (
+                f"{path.parent} is read-only and {wal.name} holds transactions: copy both files to another disk first"
+            )
+            raise sqlite3.OperationalError(problem) from error
+        return _read_only(path, "&immutable=1")
+    return connection
+
+
+def _read_only(path: Path, more: str = "") -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=ro{more}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        check_same_thread=False,
     )
     connection.isolation_level = None
     harden(connection)

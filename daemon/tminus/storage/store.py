@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tminus import clock
 from tminus.clock import monotonic
 from tminus.errors import StartupError, StoreUnavailable
-from tminus.storage import migrate, wal
+from tminus.storage import checkpoint, migrate, wal
 from tminus.storage.engine import (
     Where,
     is_damage,
@@ -88,7 +88,7 @@ class Store:
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
         """The newest event that the counts know of, and when they may be reckoned anew."""
-        file = sqlite_file(url)
+        self._file = file = sqlite_file(url)
         if file is not None and (left_out := wal.damage(file)) is not None:
             damaged(left_out)
         self._writing = make_engine(url, password, writes=True, shared=self._shared_clock)
@@ -212,6 +212,11 @@ class Store:
                 took = monotonic() - begun
                 self._counted_at = seq, begun + (took * 100 if took > QUICK else 0)
             return dict(self._counts)
+
+    def shorten_wal(self) -> None:
+        """Empties SQLite's -wal file if it has grown large and nobody reads in it. PostgreSQL does so by itself."""
+        if self._file is not None:
+            checkpoint.shorten(self._file)
 
     def close(self) -> None:
         """Finishes what waits, then closes every connection."""

@@ -1,0 +1,107 @@
+"""Files of SQLite that have grown are made small again; a snapshot on a read-only disk can be read."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.support.clocks import NOW, SettableClock
+from tests.support.disks import mount, small_disk
+from tests.support.factories import session
+
+from tminus.errors import CannotCompact, CannotOpenDatabase
+from tminus.storage import Store, backup, check, checkpoint
+from tminus.vocabulary import Status, Timeouts
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    one = Store(tmp_path / "tminus.db", SettableClock())
+    yield one
+    one.close()
+
+
+def fill(store: Store, megabytes: int) -> None:
+    for number in range(megabytes * 10):
+        store.submit(lambda tx, number=number: tx.set_meta(f"fill {number}", "x" * 100_000)).result(30)  # type: ignore[misc]
+
+
+def test_the_wal_file_shrinks_as_soon_as_no_reader_needs_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "WAL_KEPT", MEGABYTE)
+    wal = tmp_path / "tminus.db-wal"
+    with closing(sqlite3.connect(tmp_path / "tminus.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM meta").fetchone()
+        fill(store, 8)
+        grown = wal.stat().st_size
+        assert grown > 8 * MEGABYTE
+        assert not checkpoint.shorten(tmp_path / "tminus.db")
+        fill(store, 1)  # nobody waits for that reader
+        assert wal.stat().st_size >= grown
+        reader.execute("ROLLBACK")
+        assert checkpoint.shorten(tmp_path / "tminus.db")
+    assert wal.stat().st_size == 0
+    fill(store, 1)
+    assert store.read(lambda view: view.meta("fill 0")) == "x" * 100_000
+    assert not checkpoint.shorten(tmp_path / "other.db")
+
+
+def test_what_was_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.db"
+    store = Store(path, SettableClock())
+    closed = [session(id=f"s{n}", label="x" * 5000, status=Status.CLOSED, closed_at=NOW) for n in range(500)]
+    store.submit(lambda tx: [tx.add(one) for one in closed]).result(30)  # type: ignore[func-returns-value]
+    store.submit(lambda tx: tx.set_meta("kept", "yes")).result(30)
+    while store.submit(lambda tx: tx.remove_closed(tx.now + timedelta(days=1), 400)).result(30).more:
+        pass
+    store.close()
+    _, before, after = checkpoint.compact(path)
+    assert (before > 2 * MEGABYTE, after < MEGABYTE / 2) == (True, True)
+    assert path.stat().st_size == after
+    store = Store(path, SettableClock())
+    assert store.read(lambda view: view.meta("kept")) == "yes"
+    store.close()
+
+
+def test_what_cannot_be_made_small_is_told() -> None:
+    with pytest.raises(CannotCompact, match="VACUUM"):
+        checkpoint.compact("postgresql+psycopg://tminus@db.example/tminus")
+    with pytest.raises(CannotOpenDatabase, match="there is no such file"):
+        checkpoint.compact(Path("/nowhere/tminus.db"))
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Iterator[Path]:
+    """A database on a disk of its own, as a daemon keeps it; the test makes the disk read-only."""
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        store = Store(disk / "tminus.db", SettableClock())
+        store.submit(lambda tx: tx.add(session())).result(30)
+        shutil.copyfile(disk / "tminus.db-wal", tmp_path / "wal")
+        store.close()
+        yield disk / "tminus.db"
+
+
+def test_a_snapshot_on_a_read_only_disk_can_be_checked_and_restored(snapshot: Path, tmp_path: Path) -> None:
+    mount("-o", "remount,ro", snapshot.parent)
+    found = check.examine(snapshot, Timeouts(), NOW)
+    assert (found.sessions, [one.check for one in found.problems]) == (1, ["deadline", "events"])  # it was put there
+    restored = backup.restore(tmp_path / "restored.db", snapshot, NOW)
+    assert restored.contents.sessions == 1
+
+
+def test_a_snapshot_with_transactions_beside_it_says_what_to_do(snapshot: Path, tmp_path: Path) -> None:
+    shutil.copyfile(tmp_path / "wal", f"{snapshot}-wal")
+    mount("-o", "remount,ro", snapshot.parent)
+    with pytest.raises(CannotOpenDatabase, match="copy both files elsewhere first"):
+        check.examine(snapshot, Timeouts(), NOW)
+    with pytest.raises(
+        (CannotRestore, CannotOpenDatabase, backup.CannotBackUp), match="copy both files elsewhere first"
+    ):
+        backup.restore(tmp_path / "restored.db", snapshot, NOW)
