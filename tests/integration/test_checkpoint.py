@@ -12,7 +12,7 @@ from tests.support.clocks import NOW, SettableClock
 from tests.support.disks import mount, small_disk
 from tests.support.factories import session
 
-from tminus.errors import CannotCompact, CannotOpenDatabase
+from tminus.errors import CannotCompact, CannotOpenDatabase, StartupError
 from tminus.storage import Store, backup, check, checkpoint
 from tminus.vocabulary import Status, Timeouts
 
