@@ -17,6 +17,8 @@ from tests.acceptance.daemons import Daemon, environment
 from tests.acceptance.times import from_now, parsed
 from tests.support.processes import TMINUS
 from tests.support.waiting import eventually
+from tminus.cli import feed
+from tminus.client import ScreenMeet
 
 Done = subprocess.CompletedProcess[str]
 
@@ -267,3 +269,35 @@ def test_help_names_every_command(daemon: Daemon) -> None:
     ):  # fmt: skip
         assert re.search(rf"\b{name}\b", helped)
     assert re.fullmatch(r"tminus \d+\.\d+\.\d+\n", said(daemon.command("--version")))
+
+
+def test_events_come_in_pages_and_end_at_what_was_newest_when_they_began(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PAGE", 5)
+    session = daemon.make(startTime=from_now(days=1))
+    for day in range(2, 12):
+        assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=day)}).status_code == 200
+    first = daemon.events(session["id"])[0]["seq"]
+    with ScreenMeet(socket=daemon.socket) as asked:
+        for session_id in (None, session["id"]):
+            before = daemon.events(session["id"])[-1]["seq"]
+            pages = feed._happened(asked, session_id, [], first - 1)
+            told = list(next(pages))
+            assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=20)}).status_code == 200
+            for page in pages:
+                told += page
+                assert session_id or len(page) <= 5, "it holds no more than a page"
+            seqs = [event["seq"] for event in told]
+            assert seqs == sorted(set(seqs))
+            history = [event["seq"] for event in daemon.events(session["id"])]
+            assert {seq for seq in history if seq <= before} <= set(seqs)
+            assert history[-1] not in seqs, "what happens meanwhile is left out"
+
+
+def test_the_history_of_ones_own_session_needs_no_right_to_the_feed(daemon: Daemon) -> None:
+    made = daemon.make(by="ben")
+    done = daemon.command("--url", daemon.url, "events", made["id"], "--json", TMINUS_TOKEN=daemon.tokens["ben"])
+    assert [event["type"] for event in answer(done)] == ["session.created"]
+    assert "monitor" in refused(daemon.command("--url", daemon.url, "events", TMINUS_TOKEN=daemon.tokens["ben"]), 5)
+    assert answer(daemon.command("events", "--after", "999999999", "--json")) == []
