@@ -10,6 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from tests.bench import load, rows
+from tests.bench.commands import commands
 from tests.bench.daemon import Daemon
 from tests.bench.deliveries import webhooks
 from tests.bench.load import Plan
@@ -364,6 +365,7 @@ def _lag(database: Path, http: Any) -> tuple[float, float]:
 
 
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
+    "commands": commands,
     "requests": requests,
     "herds": herds,
     "support": support_herds,

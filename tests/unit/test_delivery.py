@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -192,6 +193,16 @@ def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "Thread", None)
     for host, address in (("127.0.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"), ("fd00::7", "fd00::7")):
         assert asyncio.run(post.Resolver().addresses(host, 80)) == [address]
+
+
+def test_whom_the_daemon_trusts_is_not_for_the_environment_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted = post.trusting(None).get_ca_certs()
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        monkeypatch.setenv(name, "/nonexistent/file")
+    context = post.trusting(None)
+    assert context.get_ca_certs() == trusted
+    assert context.keylog_filename is None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_a_process_ends_although_a_name_server_is_silent() -> None:

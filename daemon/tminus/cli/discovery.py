@@ -5,6 +5,7 @@ read. So it starts fast however large the configuration is, and works while anot
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Candidate:
     """A socket that may be the daemon's, and the users who may listen there."""
 
     socket: Path
-    owners: frozenset[int]
+    owners: frozenset[int] | None
+    """None: whoever does, root or the caller has let him."""
 
 
 def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candidate]:
@@ -54,11 +56,19 @@ def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candid
 
 
 def named(socket: Path) -> Candidate:
-    """A socket that the caller has named, or that is the service's: its directory's owner may listen there, too."""
-    owners = {ROOT, os.geteuid()}
-    with suppress(OSError):
-        owners.add(socket.parent.stat().st_uid)
-    return Candidate(socket, frozenset(owners))
+    """A socket that the caller has named, or that is the service's.
+
+    Where nobody but root or the caller can put a socket, any user may listen: systemd's socket is the daemon's by then.
+    Elsewhere the directory's owner may, too.
+    """
+    me = os.geteuid()
+    try:
+        folder = socket.parent.stat()
+    except OSError:
+        return Candidate(socket, frozenset({ROOT, me}))
+    if folder.st_uid in (ROOT, me) and not folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Candidate(socket, None)
+    return Candidate(socket, frozenset({ROOT, me, folder.st_uid}))
 
 
 def _socket_name(explicit: Path | None, environ: Mapping[str, str]) -> str:

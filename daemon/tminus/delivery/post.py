@@ -59,7 +59,13 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
 
     Raises `OSError` (`ssl.SSLError` is one) if the file cannot be read.
     """
-    context = ssl.create_default_context()
+    # Not `create_default_context`: it obeys SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE, and the configuration alone
+    # decides whom the daemon trusts.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    system = ssl.get_default_verify_paths()
+    file, folder = Path(system.openssl_cafile), Path(system.openssl_capath)
+    if file.is_file() or folder.is_dir():
+        context.load_verify_locations(file if file.is_file() else None, folder if folder.is_dir() else None)
     if ca_file is not None:
         context.load_verify_locations(ca_file)
     return context
