@@ -83,7 +83,14 @@ def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
     assert states(box, "tminus.service", "tminus.socket") == ["active", "active"]
     assert box.do("systemctl", "is-enabled", "tminus.service", "tminus.socket").split() == ["enabled", "enabled"]
     said = reader.pastes("Install")
-    for seen in ("active (running)", '{"ready":true', "Demo", "scheduled", "1 in all", "and all that was due is done"):
+    for seen in (
+        "active (running)",
+        '{"ready":true',
+        "Demo",
+        "scheduled",
+        "\tscheduled\t",
+        "and all that was due is done",
+    ):
         assert seen in said
     token = reader.pastes("Install").strip()
     assert answers(box, "/v3/me", "-H", f"Session-id: {token}") == "200"

@@ -42,7 +42,7 @@ def test_where_it_is_said_which_daemon_is_meant_no_other_is_taken(tmp_path: Path
 
 
 def test_in_the_working_directory_only_ones_own_and_roots_are_trusted() -> None:
-    assert candidates(None, {})[0].owners == {0, ME}
+    assert candidates(None, {})[0].owners == frozenset({0, ME})
 
 
 def test_where_only_root_or_the_caller_can_put_a_socket_anybody_may_listen(tmp_path: Path) -> None:
@@ -50,14 +50,14 @@ def test_where_only_root_or_the_caller_can_put_a_socket_anybody_may_listen(tmp_p
     state.mkdir(mode=0o750)
     assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners is None
     state.chmod(0o777)
-    assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == {0, ME}
+    assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == frozenset({0, ME})
 
 
 @pytest.mark.skipif(ME != 0, reason="only root may give a directory away")
 def test_a_directory_that_is_named_is_trusted_with_its_owner(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     os.chown(tmp_path / "state", 4711, 4711)
-    assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == {0, ME, 4711}
+    assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == frozenset({0, ME, 4711})
 
 
 @pytest.mark.parametrize(
