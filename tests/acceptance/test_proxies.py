@@ -1,0 +1,336 @@
+"""Real proxies in front, with the samples of `config/`: nginx, HAProxy, Caddy; two daemons on one PostgreSQL behind."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from tests.acceptance.conftest import check_health
+from tests.acceptance.daemons import Daemon, token_of
+from tests.support.databases import PostgresServer
+from tests.support.poolers import free_port
+from tests.support.waiting import eventually
+from tests.unit.test_framing import NEXT, NOT_READ, READ
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+CLIENT = "127.0.0.5"
+"""Where the tests' clients come from: no proxy, and trusted by nobody."""
+
+FORGED = "203.0.113.66"
+"""What clients say of where they come from. No line of any log may have it."""
+
+LOOK_UPS = 5
+"""PINs that one address may look up."""
+
+NAME = "support.example.com"
+
+
+@dataclass
+class Front:
+    """A proxy, and the daemons behind it."""
+
+    port: int
+    trust: ssl.SSLContext
+    daemons: tuple[Daemon, Daemon]
+
+    @property
+    def url(self) -> str:
+        return f"https://{NAME}:{self.port}"
+
+    def connect(self) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(CLIENT, 0))
+        return self.trust.wrap_socket(plain, server_hostname=NAME)
+
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
+        """A client that comes from `CLIENT`, and says that it comes from elsewhere."""
+        headers = {"Session-id": token_of("admin"), "X-Forwarded-For": FORGED, "Host": NAME}
+        transport = httpx.HTTPTransport(verify=self.trust, local_address=CLIENT)
+        with httpx.Client(base_url=f"https://127.0.0.1:{self.port}", transport=transport, headers=headers) as client:
+            yield client
+
+    def addresses(self) -> set[str]:
+        """Where requests came from, by the logs of the daemons."""
+        return {
+            line["remote_ip"]
+            for one in self.daemons
+            for line in one.log_lines()
+            if "remote_ip" in line
+            and line["event"] != "http.malformed"  # of what is no request only the proxy is known
+        }
+
+
+def program(name: str, package: str) -> str:
+    path = shutil.which(name, path="/usr/bin:/usr/sbin")
+    if path is None:
+        pytest.skip(f"NOT TESTED: no {name} here (Debian package {package})")
+    return path
+
+
+@pytest.fixture(scope="module")
+def daemons(pg_server: PostgresServer) -> Iterator[tuple[Daemon, Daemon]]:
+    with ExitStack() as stack:
+        database = stack.enter_context(pg_server.database(empty=True))
+        both = tuple(
+            Daemon(
+                storage={"url": database.configured},
+                server={"trusted_proxies": ["127.0.0.1"], "public_url": f"https://{NAME}"},
+                limits={"pin_lookups": f"{LOOK_UPS}/hour"},
+            )
+            for _ in range(2)
+        )
+        for one in both:
+            stack.callback(one.remove)
+            one.start()
+        yield both[0], both[1]
+        for one in both:
+            check_health(one)
+
+
+def sample(path: str, changes: dict[str, str]) -> str:
+    """A sample, with other addresses; each of them must be there."""
+    text = (CONFIG / path).read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def nginx(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], list[str]]:
+    path = program("nginx", "nginx-light")
+    (folder / "tminus.conf").write_text(
+        sample(
+            "nginx/tminus.conf",
+            {
+                "listen 443": f"listen 127.0.0.1:{port}",
+                "/etc/ssl/certs/support.example.com.pem": f"{folder}/chain.pem",
+                "/etc/ssl/private/support.example.com.key": f"{folder}/key.pem",
+                "server 127.0.0.1:8710": f"server 127.0.0.1:{ports[0]}",
+                "# server 127.0.0.1:8711": f"server 127.0.0.1:{ports[1]}",
+            },
+        )
+    )
+    paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    user = "user root;" if os.geteuid() == 0 else ""  # its workers must get at the folder
+    (folder / "nginx.conf").write_text(
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1; events {{}}\n"
+        f"http {{ access_log off; {paths} include {folder}/tminus.conf; }}\n"
+    )
+    command = [path, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log", "-p", str(folder)]
+    return [*command, "-t"], command
+
+
+def haproxy(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], list[str]]:
+    path = program("haproxy", "haproxy")
+    (folder / "haproxy.cfg").write_text(
+        sample(
+            "haproxy/haproxy.cfg",
+            {
+                "bind :443": f"bind 127.0.0.1:{port}",
+                "/etc/haproxy/certs/support.example.com.pem": f"{folder}/both.pem",
+                "server one 127.0.0.1:8710": f"server one 127.0.0.1:{ports[0]}",
+                "# server two 127.0.0.1:8711": f"server two 127.0.0.1:{ports[1]}",
+                "maxconn 10000": "maxconn 500",
+            },
+        )
+    )
+    command = [path, "-f", f"{folder}/haproxy.cfg"]
+    return [*command, "-c"], command
+
+
+def caddy(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], list[str]]:
+    path = program("caddy", "caddy")
+    text = sample(
+        "caddy/Caddyfile",
+        {
+            "support.example.com {": f"{NAME}:{port} {{\n\ttls {folder}/chain.pem {folder}/key.pem",
+            "reverse_proxy 127.0.0.1:8710": f"reverse_proxy 127.0.0.1:{ports[0]} 127.0.0.1:{ports[1]}",
+        },
+    )
+    options = f"{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system {folder}\n}}\n"
+    (folder / "Caddyfile").write_text(options + text)
+    files = ["--config", f"{folder}/Caddyfile", "--adapter", "caddyfile"]
+    return [path, "validate", *files], [path, "run", *files]
+
+
+KINDS: dict[str, Callable[[Path, int, tuple[str, str]], tuple[list[str], list[str]]]] = {
+    "nginx": nginx,
+    "haproxy": haproxy,
+    "caddy": caddy,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def front(
+    request: pytest.FixtureRequest, daemons: tuple[Daemon, Daemon], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    folder = tmp_path_factory.mktemp(request.param)
+    authority = trustme.CA()
+    certificate = authority.issue_cert(NAME, "127.0.0.1")
+    chain = b"".join(one.bytes() for one in certificate.cert_chain_pems)
+    (folder / "chain.pem").write_bytes(chain)
+    (folder / "key.pem").write_bytes(certificate.private_key_pem.bytes())
+    (folder / "both.pem").write_bytes(chain + certificate.private_key_pem.bytes())
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    port = free_port()
+    ports = (daemons[0].url.rpartition(":")[2], daemons[1].url.rpartition(":")[2])
+    check, run = KINDS[request.param](folder, port, ports)
+    environ = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    checked = subprocess.run(check, capture_output=True, text=True, check=False, cwd=folder, env=environ)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(run, cwd=folder, stdout=said, stderr=said, env=environ)
+    one = Front(port, trust, daemons)
+    try:
+        with one.http() as http:
+
+            def serves() -> bool:
+                assert process.poll() is None, (folder / "said").read_text()
+                with suppress(httpx.TransportError):
+                    return http.get("/readyz").status_code == 200
+                return False
+
+            eventually(serves)
+        yield one
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_what_is_made_by_one_daemon_is_served_by_both_and_the_client_s_address_is_what_the_proxy_saw(
+    front: Front,
+) -> None:
+    with front.http() as http:
+        made = http.post("/v3/supportsessions", json={"type": "live", "label": "Łódź"})
+        assert made.status_code == 200, (made.text, made.headers)
+        for _ in range(4):
+            shown = http.get(f"/v3/supportsession/{made.json()['id']}")
+            assert (shown.status_code, shown.json()["label"]) == (200, "Łódź")
+            assert shown.headers["cache-control"] == "no-store"
+        assert http.get(f"/v3/supportsession/{made.json()['id']}", headers={"Session-id": "x" * 40}).status_code == 401
+        assert http.get("/metrics").status_code == 404
+        assert http.put("/v3/supportsession/x", content=b"x" * 200_000).status_code == 413
+    assert front.addresses() <= {CLIENT, "local"}
+
+
+def test_an_event_comes_through_a_stream_while_the_stream_goes_on(front: Front) -> None:
+    made: list[str] = []
+    with front.http() as reader, front.http() as http:
+        headers = {"Accept": "text/event-stream"}
+        with reader.stream("GET", "/v3/events?after=now", headers=headers, timeout=20) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            lines = answer.iter_lines()
+            assert next(lines).startswith("id:")
+            making = threading.Thread(
+                target=lambda: made.append(
+                    http.post("/v3/supportsessions", json={"type": "live", "label": "x"}).json()["id"]
+                )
+            )
+            making.start()
+            event = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+            making.join(10)
+        assert event["id"] == made[0]
+        held = reader.get("/v3/events?after=now&wait=0.2", timeout=20)
+        assert held.json()["events"] == []
+
+
+def exchanged(front: Front, requests: list[bytes]) -> list[bytes]:
+    """What comes back for each of these, sent on connections of their own at the same time; for what has no answer,
+    since its end never comes, nothing.
+    """
+    with ExitStack() as opened:
+        connections = [opened.enter_context(front.connect()) for _ in requests]
+        for one, data in zip(connections, requests, strict=True):
+            one.sendall(data)
+        give_up = time.monotonic() + 2
+        answers = []
+        for one in connections:
+            said = b""
+            try:
+                one.settimeout(max(give_up - time.monotonic(), 0.02))
+                while b"\r\n\r\n" not in said and (more := one.recv(65_536)):
+                    said += more
+            except OSError:
+                pass
+            answers.append(said)
+        return answers
+
+
+def test_no_trailer_says_where_a_client_is_and_so_nobody_guesses_without_limit(front: Front) -> None:
+    requests = [
+        (
+            f"GET /v3/support/{number:06}/meta HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n"
+            f"Trailer: X-Forwarded-For\r\n\r\n1\r\n \r\n0\r\nX-Forwarded-For: 203.0.113.{number}\r\n\r\n"
+        ).encode()
+        for number in range(100, 100 + 3 * LOOK_UPS)
+    ]
+    answers = [one for request in requests for one in exchanged(front, [request])]
+    codes = [int(found[1]) for one in answers if (found := re.match(rb"HTTP/1\.1 (\d+)", one))]
+    assert len(codes) == len(requests)
+    assert codes.count(429) >= LOOK_UPS, "two daemons, each with a limit of its own"
+    assert front.addresses() <= {CLIENT, "local"}
+
+
+def test_no_request_has_another_end_for_the_proxy_than_for_the_daemon(front: Front) -> None:
+    # A request that the proxy sees gets the address that the proxy sees. One that it does not see keeps this one.
+    hidden = f"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {FORGED}\r\nSession-id: {token_of('admin')}\r\n\r\n"
+    cases = {**NOT_READ, **{name: text for name, (text, _) in READ.items()}}
+    requests = [
+        text.replace(NEXT, hidden).replace("Host: a\r\n", f"Host: {NAME}\r\nX-Forwarded-For: {FORGED}\r\n", 1)
+        + ("" if NEXT in text else hidden)
+        for text in cases.values()
+    ]
+    # What a proxy could take for a body, and the daemon for a request.
+    requests += [
+        f"POST /v3/me HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n{hidden}"
+        for lengths in (
+            f"Content-Length: {len(hidden)}\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+            f"Content-Length: {len(hidden)}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+            f"Content-Length: {len(hidden)}\r\nExpect: 100-continue\r\n",
+            f"Content-Length: {len(hidden)}\r\nConnection: Content-Length\r\n",
+            f"Content-Length: {len(hidden)}\r\nContent-Length : 0\r\n",
+            f"Content-Length: {len(hidden)}\r\nTransfer-Encoding: x\r\n",
+            f"Content-Length: {len(hidden)}\r\nTransfer_Encoding: chunked\r\n",
+        )
+    ]
+    chunk = f"{len(hidden):x}\r\n{hidden}\r\n0\r\n\r\n"
+    requests += [
+        f"POST /v3/me HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n{more}\r\n{chunk}"
+        for more in ("", "Connection: Upgrade\r\nUpgrade: h2c\r\n", "Connection: Transfer-Encoding\r\n")
+    ]
+    answers = exchanged(front, [text.encode("latin-1") for text in requests])
+    assert sum(answer.startswith(b"HTTP/1.") for answer in answers) > len(answers) // 2
+    with front.http() as http:
+        for _ in range(2):
+            assert http.get("/v3/me").status_code == 200, "and nobody else gets an answer that was meant for these"
+    assert front.addresses() <= {CLIENT, "local"}
+
+
+def test_curl_asks_for_http_2_with_a_body_and_is_answered(daemons: tuple[Daemon, Daemon]) -> None:
+    curl = program("curl", "curl")
+    done = subprocess.run(
+        [curl, "--silent", "--http2", "--fail-with-body", "--max-time", "20", "--noproxy", "*",
+         "--header", f"Session-id: {token_of('admin')}", "--json", '{"type": "live", "label": "x"}',
+         f"{daemons[0].url}/v3/supportsessions", "--next",
+         "--silent", "--http2", "--noproxy", "*", "--header", f"Session-id: {token_of('admin')}",
+         f"{daemons[0].url}/v3/me"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status":"new"' in done.stdout
+    assert '"roles"' in done.stdout or '"agent' in done.stdout
