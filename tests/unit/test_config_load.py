@@ -407,3 +407,32 @@ def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Pat
         return min(took)
 
     assert seconds(1600) / seconds(200) < 24, "8 where it is linear, 64 where each entry looks at all the others"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'\xef\xbb\xbf[organization]\nname = "A"\n', b'[organization]\r\nname = "A"\r\n', b'[organization]\nname = "A"'],
+)
+def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_faults(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "tminus.toml"
+    file.write_bytes(content)
+    read = load(file, {})
+    assert (read.settings.organization.name, read.origins["organization.name"]) == ("A", f"{file}:2")
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        ("[log]\n".encode("utf-16"), 1, "this is UTF-16 text: save it as UTF-8"),
+        ("[log]\n".encode("utf-32"), 1, "this is UTF-32 text: save it as UTF-8"),
+        ("[log]\n".encode("utf-16-le"), 1, "this is not UTF-8 text but UTF-16, or no text: it holds bytes that are 0"),
+        ('[organization]\nname = "Müller"\n'.encode("latin-1"), 2, "this is not UTF-8 text"),
+        (b"[log]\r\nlevel = \x80\r\n", 2, "this is not UTF-8 text"),
+    ],
+)
+def test_a_file_in_another_encoding_is_one_clear_fault(tmp_path: Path, content: bytes, line: int, says: str) -> None:
+    file = tmp_path / "tminus.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        load(file, {})
+    assert refused.value.faults == (ConfigFault(f"{file}:{line}", "", says),)

@@ -126,3 +126,16 @@ def test_a_command_works_on_the_state_here_and_else_on_the_services(
     assert operated_state(None, {}) == own
     monkeypatch.chdir("/")
     assert operated_state(None, {}) == tmp_path / "service", "/var is nobody's state"
+
+
+@pytest.mark.parametrize("written", [b"\xef\xbb\xbfsecret", b"secret\r\n", b"secret\n"])
+def test_a_secret_is_without_what_an_editor_puts_around_it(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "pw").write_bytes(written)
+    settings = _storage(url=POSTGRESQL, password_file="pw")
+    assert database(settings, tmp_path, {}).password == "secret"
+
+
+def test_a_secret_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_bytes("secret".encode("utf-16"))
+    with pytest.raises(ConfigError, match="it is UTF-16 text: save it as UTF-8"):
+        database(_storage(url=POSTGRESQL, password_file="pw"), tmp_path, {})

@@ -10,8 +10,10 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -21,6 +23,7 @@ from tests.support.receivers import OTHER_SECRET, SECRET
 from tminus import clock
 from tminus.delivery import post, signing
 from tminus.delivery.backoff import LONGEST, pause, retry_after
+from tminus.delivery.post import trusting, untrusting
 
 BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
 DAY = timedelta(days=1)
@@ -235,3 +238,16 @@ with tempfile.TemporaryDirectory() as folder:
     webhooks.stop()
     store.close()
 """
+
+
+def test_endpoints_that_trust_the_same_share_what_is_slow_to_make(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    authorities = [trustme.CA() for _ in range(2)]
+    file.write_bytes(authorities[0].cert_pem.bytes())
+    assert trusting(None) is trusting(None)
+    first = trusting(file)
+    assert first is not trusting(None)
+    assert trusting(file) is first
+    file.write_bytes(authorities[1].cert_pem.bytes())
+    assert trusting(file) is not first, "what is in the file has changed"
+    assert untrusting() is untrusting()

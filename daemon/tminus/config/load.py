@@ -17,6 +17,7 @@ from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_su
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
 from tminus.config.settings import Lifecycle, Settings
+from tminus.config.text import NotText, decode
 from tminus.config.wording import message
 from tminus.durations import duration_text
 
@@ -105,13 +106,12 @@ def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
 def _read(file: Path, tree: Tree, faults: list[ConfigFault]) -> None:
     """Lays one file over the tree."""
     try:
-        text = file.read_bytes().decode()
+        text = decode(file.read_bytes())
         table = tomllib.loads(text)
     except OSError as error:
         faults.append(ConfigFault(str(file), "", f"cannot be read: {error.strerror}"))
-    except UnicodeDecodeError as error:
-        reached = error.object[: error.start].count(b"\n") + 1
-        faults.append(ConfigFault(f"{file}:{reached}", "", "this is not UTF-8 text"))
+    except NotText as error:
+        faults.append(ConfigFault(f"{file}:{error.line}", "", error.problem))
     except (ValueError, RecursionError) as error:  # of its own kind, or a number or a nesting beyond Python's limits
         at = re.search(r"at line (\d+)", str(error))
         line = at[1] if at else text.count("\n") + 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.settings import Settings, Webhook
+from tminus.config.text import NotText, decode
 from tminus.errors import StateDirectoryUnusable
 from tminus.privileges import acting_for, controller, user_name
 
@@ -164,12 +165,12 @@ def _secret(key: str, path: Path) -> str:
     """A secret's text, without the line end that an editor leaves."""
     try:
         with acting_for(path.parent):
-            secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+            secret = decode(path.read_bytes()).rstrip("\r\n")
     except OSError as error:
         # Without the path: somebody may have written the password itself in its place.
         raise _unreadable(key, error.strerror or "it failed") from None
-    except ValueError:
-        raise _unreadable(key, "it is not UTF-8 text") from None
+    except NotText as error:
+        raise _unreadable(key, error.problem.replace("this is", "it is", 1)) from None
     if not secret:
         raise _unreadable(key, "it is empty")
     return secret

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 import httpx
@@ -57,8 +58,24 @@ class Outcome:
 def trusting(ca_file: Path | None) -> ssl.SSLContext:
     """Trusts the system's certificate authorities, and those of `ca_file` besides.
 
-    Raises `OSError` (`ssl.SSLError` is one) if the file cannot be read.
+    Making a context takes a tenth of a second, so each is made once for all endpoints that need the same, and again
+    when the files change. Raises `OSError` (`ssl.SSLError` is one) if the file cannot be read.
     """
+    return _context(_system_authorities(), ca_file, ca_file.read_bytes() if ca_file is not None else b"")
+
+
+def _system_authorities() -> tuple[int, ...]:
+    """When the system's certificate authorities were last changed."""
+    found = ssl.get_default_verify_paths()
+    times: list[int] = []
+    for path in (found.openssl_cafile, found.openssl_capath):
+        with suppress(OSError):
+            times.append(Path(path).stat().st_mtime_ns)
+    return tuple(times)
+
+
+@lru_cache(maxsize=64)
+def _context(_system: tuple[int, ...], ca_file: Path | None, _content: bytes) -> ssl.SSLContext:
     # Not `create_default_context`: it obeys SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE, and the configuration alone
     # decides whom the daemon trusts.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -69,6 +86,12 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is not None:
         context.load_verify_locations(ca_file)
     return context
+
+
+@lru_cache(maxsize=1)
+def untrusting() -> ssl.SSLContext:
+    """Trusts nobody: for endpoints without TLS, whose client wants a context all the same."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def make_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:

@@ -1,6 +1,7 @@
 """All endpoints, on a thread and an event loop of their own: a slow one holds up no other, no request and no clock."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from tminus.bell import Bell
 from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
-from tminus.delivery.post import make_client, trusting
+from tminus.delivery.post import make_client, trusting, untrusting
 from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
@@ -27,6 +28,10 @@ T = TypeVar("T")
 GRACE = 1.0
 """Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
 is cut off then is made again, with the same events: it has as long again to be recorded."""
+
+
+TOGETHER = 50
+"""Endpoints that are registered at a time: they share a transaction, and leave room for requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
         except ConfigError as error:
             faults += error.faults
         try:
-            trusting(_authorities(webhook, state_directory))
+            _trusted(webhook, state_directory)
         except OSError as error:
             key = f"webhooks[{webhook.name}].ca_file"
             faults.append(ConfigFault("", key, f"names no file of certificates: {error.strerror or error}"))
@@ -62,8 +67,11 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
     return found
 
 
-def _authorities(webhook: Webhook, state_directory: Path) -> Path | None:
-    return state_directory / webhook.ca_file if webhook.ca_file else None
+def _trusted(webhook: Webhook, state_directory: Path) -> ssl.SSLContext:
+    """Raises `OSError` if its file of authorities cannot be read."""
+    if webhook.ca_file:
+        return trusting(state_directory / webhook.ca_file)
+    return trusting(None) if webhook.url.startswith("https:") else untrusting()
 
 
 class Webhooks:
@@ -240,16 +248,16 @@ class Webhooks:
         begins = [self._courier(webhook, secrets[webhook.name]) for webhook in webhooks if webhook.name not in stays]
         had = {name: courier.secrets for name, (courier, _) in self._couriers.items()}
         await self._end([name for name in self._couriers if name not in stays])
+        for start in range(0, len(begins), TOGETHER):
+            await asyncio.gather(*(_enlist(courier) for courier in begins[start : start + TOGETHER]))
         for courier in begins:
-            with suppress(RequestError):  # the database is away: it tries again by itself
-                await courier.enlist()
             self._couriers[courier.webhook.name] = courier, asyncio.create_task(courier.run())
             if had.get(courier.webhook.name, courier.secrets) != courier.secrets:
                 # Nothing else tells it: the setting may be the same, and the file another.
                 say("webhook.secret", endpoint=courier.webhook.name)
 
     def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
-        client = make_client(trusting(_authorities(webhook, self._state)))
+        client = make_client(_trusted(webhook, self._state))
         bell = self._bells[webhook.name]
         return Courier(self._store, webhook, secrets, client, bell, self._tried, self._first_pause)
 
@@ -270,6 +278,11 @@ class Webhooks:
                 pass
             except Exception as error:
                 say("webhook.defect", endpoint=courier.webhook.name, **failure(error))
+
+
+async def _enlist(courier: Courier) -> None:
+    with suppress(RequestError):  # the database is away: it tries again by itself
+        await courier.enlist()
 
 
 def _pause(tx: Transaction, name: str) -> bool:
