@@ -26,7 +26,7 @@ from tminus.delivery.post import ANSWER_BYTES
 from tminus.errors import UnknownSession, UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
-from tminus.storage import View, outbox
+from tminus.storage import View, outbox, view
 from tminus.storage.tables import EVENTS
 from tminus.vocabulary import PauseReason, SessionType
 
@@ -567,6 +567,53 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     assert [event["eventId"] for event in receiver.requests[-1].events] == [
         told.payload(sender.world.store.database_id)["eventId"] for told in sender.world.events()[-1:]
     ]
+
+
+@ON_SQLITE
+def test_a_replay_of_a_long_history_lets_every_other_request_be_of_new_events(
+    sender: Sender, receiver: Receiver
+) -> None:
+    history = [one.id for one in sender.make(40)]
+    sender.apply(desk(receiver, batch=1))
+    new: list[str] = []
+
+    def answer(*_: Any) -> Any:
+        if len(new) < 5:
+            new.extend(one.id for one in sender.make())
+        return status(200)(*_)
+
+    receiver.answer = answer
+    sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
+    eventually(lambda: sender.standing().replays == 0 and len(receiver.requests) == 45)
+    told = [request.events[0]["id"] for request in receiver.requests]
+    assert [one for one in told if one in history] == history
+    assert [one for one in told if one in new] == new
+    assert told.index(new[-1]) < 12
+
+
+@ON_SQLITE
+def test_a_filter_that_matches_nothing_keeps_its_place_in_bounded_looks(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "WINDOW", 10)
+    monkeypatch.setattr(endpoint, "SKIPPED_ON_THE_WAY", 20)
+    looks: list[int] = []
+    page = View.page
+
+    def noted(self: View, after: int, *rest: Any) -> Any:
+        looks.append(after)
+        return page(self, after, *rest)
+
+    monkeypatch.setattr(View, "page", noted)
+    sender.make(100)
+    sender.apply(desk(receiver, session_types=["support"], **{"from": "beginning"}))
+    eventually(lambda: max(looks, default=0) >= 100)
+    assert sender.standing().state.cursor >= 80, "where it is, is written down on the way"
+    assert looks == sorted(looks)
+    assert len([after for after in looks if after < 100]) <= 12, "no event is looked at twice"
+    [support] = sender.make(session_type=SessionType.SUPPORT)
+    eventually(lambda: len(receiver.requests) == 1)
+    assert receiver.requests[0].events[0]["id"] == support.id
 
 
 def test_a_replay_to_a_session_that_there_is_not_is_refused(sender: Sender, receiver: Receiver) -> None:
