@@ -13,6 +13,7 @@ from tests.bench import load, rows
 from tests.bench.commands import commands
 from tests.bench.daemon import Daemon
 from tests.bench.deliveries import webhooks
+from tests.bench.lists import lists
 from tests.bench.load import Plan
 from tests.bench.shared import postgres
 from tests.bench.workbench import Bench, Figure
@@ -372,6 +373,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "latency": latency,
     "overload": overload,
     "scale": scale,
+    "lists": lists,
     "webhooks": webhooks,
     "postgres": postgres,
 }
