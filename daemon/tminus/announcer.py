@@ -24,6 +24,7 @@ from tminus.errors import RequestError, StoreUnavailable
 from tminus.events import News
 from tminus.storage import Store, Transaction
 from tminus.storage.log_places import begin_log, first_log_place, log_place, set_log_place
+from tminus.threads import KeptThread
 
 PAGE = 500
 """Events read at a time."""
@@ -74,7 +75,7 @@ class Announcer:
         self._may_tell.set()
         self._until = math.inf
         """On the monotonic clock, when it ends whatever is left to log."""
-        self._thread = threading.Thread(target=self._run, name="announcer")
+        self._thread = KeptThread("announcer", self._run)
 
     @property
     def seq(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from tminus import clock, config, delivery, instants, logs
+from tminus import clock, config, delivery, instants, logs, threads
 from tminus.announcer import Announcer
 from tminus.api import Services, make_application, trusted
 from tminus.clockwork import Clockwork
@@ -67,6 +67,7 @@ class Daemon:
             self._starting.start()
             started.callback(self._starting.close)
             self._doing("opening the database")
+            threads.report_to(_tell_thread)
             self.store = self._open_store(database)
             started.callback(self.store.close)
             clock.follow(self.store.now)
@@ -339,6 +340,10 @@ def _command() -> str:
 
 def _tell_damage(text: str) -> None:
     say("storage.damaged", error=text)
+
+
+def _tell_thread(name: str, error: BaseException) -> None:
+    say("thread.failed", thread=name, **failure(error))
 
 
 def _tell_health(failing: str | None) -> None:

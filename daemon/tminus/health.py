@@ -3,7 +3,7 @@
 import threading
 from datetime import timedelta
 
-from tminus import clock, instants
+from tminus import clock, instants, threads
 from tminus.errors import StoreUnavailable
 from tminus.storage import Store
 from tminus.timers import Timers
@@ -25,9 +25,9 @@ class Health:
             reasons.append(f"the database does not answer, since {_ago(silent)}")
         elif failing is not None and since is not None:
             reasons.append(f"the database cannot be written, since {instants.text(since)}: {failing}")
-        elif unreadable := self._store.unreadable():
-            since = self._store.unreadable_since or clock.now()
-            reasons.append(f"the database cannot be read, since {instants.text(since)}: {unreadable}")
+        elif (unreadable := self._store.unreadable()) is not None:
+            reasons.append(f"the database cannot be read, since {_ago(unreadable.seconds)}: {unreadable.why}")
+        reasons += [f"a thread of the daemon fails: {thread}" for thread in threads.failing()]
         if not reasons and not self._timers.alive:
             reasons.append(f"the clock has stopped: it last looked for what is due at {_ago(self._timers.age)}")
         if self._stopping.is_set():

@@ -92,6 +92,7 @@ LOG_LINES = {
     "clock.no_pin": Line(
         "error", "{waiting} sessions cannot open, every PIN is in use; it is tried again", ("waiting",)
     ),
+    "thread.failed": Line("error", "thread {thread} failed ({error}), restarting it", ("thread", "error", "traceback")),
     "deadlines.moved": Line("info", "{moved} stored deadlines follow the new lifecycle settings", ("moved",)),
     "retention.held": Line(
         "warning",
@@ -254,6 +255,7 @@ FIELDS = {
     "state": "the state directory",
     "status": "the receiver's HTTP status; absent if it gave no answer",
     "step_ms": "by how many milliseconds the wall clock was set",
+    "thread": "which of the daemon's threads",
     "traceback": "where it went wrong, the innermost place first",
     "tries": "how often in a row it was tried; absent if an operator paused it",
     "unreadable": "why the database cannot be read; absent if it can",

@@ -19,6 +19,7 @@ from tminus import clock, instants
 from tminus.errors import StoreUnavailable
 from tminus.logs import failure, say
 from tminus.storage.engine import reason
+from tminus.threads import KeptThread
 
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
@@ -79,7 +80,7 @@ class Timers:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._last_tick = clock.monotonic()
-        self._pulse = threading.Thread(target=self._watch_clock, name="pulse")
+        self._pulse = KeptThread("pulse", self._watch_clock)
         # UTC at each place where APScheduler would ask for the local zone otherwise: it fails where $TZ names none that
         # it knows, and moves a deadline where it takes one wrongly.
         self._scheduler = BackgroundScheduler(

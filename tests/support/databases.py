@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy import make_url
 from sqlmodel import SQLModel
 
 from tests.support.clocks import SettableClock
@@ -187,6 +188,22 @@ class PostgresServer:
             rules.write_text(before)
             self._admin.execute("SELECT pg_reload_conf()")
             self._admin.execute(f"DROP ROLE {name}")
+
+    @contextmanager
+    def member(self, database: Database, name: str) -> Iterator[str]:
+        """Somebody who owns nothing and may do all that tminus does in a database with a schema; its URL for them."""
+        Store(database.url, SettableClock()).close()
+        url = make_url(database.url)
+        plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(plain, autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {name} LOGIN")
+            admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+            admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {name}")
+            try:
+                yield url.set(username=name).render_as_string(hide_password=False).replace(":@", "@")
+            finally:
+                admin.execute(f"DROP OWNED BY {name}")
+                admin.execute(f"DROP ROLE {name}")
 
     @contextmanager
     def tablespace(self, disk: Path) -> Iterator[str]:

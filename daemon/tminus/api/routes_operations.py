@@ -25,7 +25,7 @@ async def healthz() -> Response:
     response_model=wire.Readiness,
     responses={503: {"model": wire.Readiness, "description": "They should not, and why"}},
 )
-def readyz(request: Request) -> Response:
+async def readyz(request: Request) -> Response:
     services = services_of(request)
     reasons = services.not_ready()
     return Json(

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,6 +20,7 @@ from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import Store, Transaction, View, outbox
+from tminus.threads import KeptThread
 from tminus.vocabulary import PauseReason
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Webhooks:
         self._first_pause = first_pause
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="webhooks")
+        self._thread = KeptThread("webhooks", self._run)
         self._bells: dict[str, Bell] = {}
         self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}

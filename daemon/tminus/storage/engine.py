@@ -192,12 +192,21 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+_NOT_OURS = (
+    psycopg.errors.InsufficientPrivilege,  # so PostgreSQL calls a disk that is read-only, too
+    psycopg.errors.UndefinedTable,  # somebody is moving tables, or restores a dump
+    psycopg.errors.InvalidSqlStatementName,  # a pooler has handed the session to somebody else
+    psycopg.errors.DuplicatePreparedStatement,
+)
+"""What psycopg takes for a defect of the statement, and is done by others."""
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether it is the database that cannot serve anybody now, and not this one statement that is at fault."""
     if isinstance(error, NoAnswer | NoConnectionFree):
         return True
-    if isinstance(getattr(error, "orig", None), psycopg.errors.InsufficientPrivilege):
-        return True  # so PostgreSQL calls a disk that is read-only, too
+    if isinstance(getattr(error, "orig", None), _NOT_OURS):
+        return True
     return isinstance(error, DBAPIError) and not isinstance(
         error, DataError | IntegrityError | ProgrammingError | NotSupportedError
     )

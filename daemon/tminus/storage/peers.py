@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tminus import instants
 from tminus.storage.postgresql import NoAnswer, Server
 from tminus.storage.watch import Kept, Watch
+from tminus.threads import KeptThread
 
 CHANNEL = "tminus"
 AGAIN = 1.0
@@ -52,7 +53,7 @@ class Notices:
         self._heard = heard
         self._me = uuid.uuid4().hex[:12]
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="notices")
+        self._thread = KeptThread("notices", self._listen)
 
     def start(self) -> None:
         self._thread.start()
@@ -109,7 +110,7 @@ class Holds:
         self._holding: Connection | None = None
         """The connection whose locks `_held` names."""
         self._stopping = threading.Event()
-        self._renewing = threading.Thread(target=self._renew, name="holds")
+        self._renewing = KeptThread("holds", self._renew)
         if self._shared:
             self._renewing.start()
 

@@ -24,6 +24,7 @@ from tminus.storage.engine import (
 )
 from tminus.storage.peers import LEASE, Heard, Holds, Notices
 from tminus.storage.postgresql import NoAnswer
+from tminus.storage.reads import Reads, Unreadable
 from tminus.storage.shared_clock import SharedClock
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
@@ -79,8 +80,7 @@ class Store:
     ) -> None:
         self._url = url
         self._shared_clock = SharedClock()
-        self.unreadable_since: datetime | None = None
-        """Since when nothing could be read; None if the last read went well."""
+        self._reads = Reads()
         self._damaged = damaged
         self.damage: str | None = None
         """What the database said of its file when that turned out to be damaged; None as long as it has not."""
@@ -137,13 +137,9 @@ class Store:
         writing = self._writer.writing_for
         return max(self._watch.silent_for, writing if writing > SLOW else 0.0)
 
-    def unreadable(self) -> str | None:
-        """Why nothing can be read now; None if it can."""
-        try:
-            self.read(lambda view: view.next_due())
-        except StoreUnavailable as error:
-            return reason(error.__cause__ or error)
-        return None
+    def unreadable(self) -> Unreadable | None:
+        """Return why nothing can be read; None if it can. Asks nothing: the clock and the log read each second."""
+        return self._reads.trouble()
 
     @property
     def clock_difference(self) -> timedelta:
@@ -166,6 +162,7 @@ class Store:
         `lane`: each has connections that the others do not take. Raises `StoreUnavailable`.
         """
         begun, engine = monotonic(), self._lanes[lane]
+        reading = self._reads.begin(patient=lane == "search")
         try:
             try:
                 seen = self._look(engine, look)
@@ -176,11 +173,12 @@ class Store:
         except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
-            self.unreadable_since = self.unreadable_since or self.now()
+            self._reads.failed(reason(error))
             if is_damage(error):
                 self._found_damage(error)
             raise StoreUnavailable from error
-        self.unreadable_since = None
+        finally:
+            self._reads.end(reading)
         return seen
 
     def _look(self, engine: Engine, look: Callable[[View], T]) -> T:

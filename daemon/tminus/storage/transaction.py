@@ -16,6 +16,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
+    false,
     func,
     insert,
     select,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 )  # fmt: skip
 from sqlmodel import SQLModel
 
-from tminus import clock
+from tminus import clock, instants
 from tminus.errors import NoPinFree, WrongStatus
 from tminus.events import News
 from tminus.lifecycle import Transition
@@ -106,6 +107,17 @@ def _change(names: tuple[str, ...]) -> Update:
             _S.version == bindparam("seen_version"),
         )
         .values({name: bindparam(f"new_{name}", type_=_S[name].type) for name in names})
+    )
+
+
+@cache
+def _attempts(table: Table) -> tuple[Any, ...]:
+    """An insertion, a change and a removal of no rows."""
+    column = next(iter(table.c))
+    return (
+        insert(table).from_select(list(table.c.keys()), select(table).where(false())),
+        update(table).where(false()).values({column.name: column}),
+        delete(table).where(false()),
     )
 
 
@@ -340,6 +352,15 @@ class Transaction(View):
 
     def remove_meta(self, key: str) -> None:
         self.execute(delete(META).where(META.c.key == key))
+
+    def try_to_write(self) -> None:
+        """Find out whether writing works: write one row, and what needs the same rights and locks as all other writes
+        but changes nothing. A table that cannot be written must not look well because another one can.
+        """
+        for table in SQLModel.metadata.sorted_tables:
+            for statement in _attempts(table):
+                self._ask(statement)
+        self.set_meta("written", instants.text(self.now))
 
     def remove_closed(self, before: datetime, rows: int) -> Removed:
         """Removes the sessions that were closed first, of those closed before then, with all that belongs to them: as

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine
 from tminus import clock
 from tminus.storage.postgresql import NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
+from tminus.threads import KeptThread
 
 EACH = 1.0
 """Seconds between two questions."""
@@ -44,7 +45,7 @@ class Watch:
         self.silences = 0
         """How often it has stopped answering: a connection from before that may be dead without knowing."""
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch")
+        self._thread = KeptThread("watch", self._run)
 
     def start(self) -> None:
         if self._server is not None:

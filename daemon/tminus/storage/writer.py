@@ -31,6 +31,7 @@ from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
+from tminus.threads import KeptThread
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ class Writer:
         self.failing: str | None = None
         """Why the last transaction could not be written; None when it could."""
         self.failing_since: datetime | None = None
-        self._thread = threading.Thread(target=self._run, name="writer")
+        self._thread = KeptThread("writer", self._run)
 
     def start(self) -> None:
         self._thread.start()
@@ -195,12 +196,26 @@ class Writer:
                     break
                 clock_next = not clocks_turn
             begun = self._begun = clock.monotonic()
-            self._write(batch)
-            self._begun = None
+            try:
+                self._write(batch)
+            except BaseException as error:
+                self._give_up(batch, error)
+                raise
+            finally:
+                self._begun = None
             if self.failing is not None and clock.monotonic() - begun > SLOW:
                 batch += self._refuse_waiting()
             self._answer(batch)
         self._kept.close()
+
+    def _give_up(self, batch: Sequence[_Work], error: BaseException) -> None:
+        """The writer itself has failed, not a job: whoever waits gets that, and the thread is started again."""
+        self._kept.drop()
+        for work in batch:
+            if work.error is None:
+                work.result, work.error = None, RuntimeError("the writer has failed")
+                work.error.__cause__ = error
+        self._answer(batch)
 
     def _refuse_waiting(self) -> list[_Work]:
         """Whoever waited behind a transaction that was slow to fail would wait as long again."""
