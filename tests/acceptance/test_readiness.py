@@ -82,7 +82,7 @@ def test_while_a_right_is_missing_it_is_not_ready_all_the_time_and_then_it_is(
 
 def _make(daemon: Daemon) -> httpx.Response:
     made = daemon.post("/supportsessions", {"type": "live", "label": "Mine"})
-    return daemon.delete(f"/supportsession/{made.json()['id']}") if made.status_code == 201 else made
+    return daemon.delete(f"/supportsession/{made.json()['id']}") if made.is_success else made
 
 
 FAILING = """
