@@ -127,7 +127,7 @@ class Clockwork:
     def _do_what_is_due(self) -> datetime | None:
         if self._store.failing is not None:
             # Only a write can tell that writing works again, and nobody else may be asking for one.
-            self._store.submit(lambda tx: tx.try_to_write(), clock=True).result()
+            self._store.submit(lambda _tx: None, clock=True).result()
         timeouts = self._services.settings.lifecycle.timeouts
         if not self._settled:
             self._settle_deadlines(timeouts)

@@ -29,6 +29,7 @@ from tminus import clock
 from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
+from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
 from tminus.threads import KeptThread
@@ -315,11 +316,24 @@ class Writer:
                 self._kept.drop()
             raise
         try:
-            self._set_health(None)
+            self._set_health(self._why_not() if self.failing is not None else None)
             self._committed(tx)
         except Exception:
             # What is committed is committed: to let this pass for a failed transaction would run the jobs again.
             logging.getLogger(__name__).exception("Telling others of a commit failed")
+
+    def _why_not(self) -> str | None:
+        """After a failure: return why something cannot be written, None if everything can. That one transaction was
+        committed says nothing of tables that it has not touched.
+        """
+        try:
+            connection = self._kept.get()
+            with self._watch.over(connection), connection.begin():
+                Transaction(connection, self._now()).try_to_write()
+        except (SQLAlchemyError, NoAnswer) as error:
+            self._kept.drop()
+            return reason(error)
+        return None
 
     def _set_health(self, failing: str | None) -> None:
         was, self.failing = self.failing, failing
