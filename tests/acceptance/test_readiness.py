@@ -13,8 +13,8 @@ from tests.acceptance.daemons import Daemon
 from tests.support.databases import Database, PostgresServer
 from tests.support.waiting import eventually
 
-AT_ONCE = 1.0
-"""Seconds in which it answers, whatever the database does."""
+AT_ONCE = 3.0
+"""Seconds in which it answers on a machine that is busy: less than any time-out of the database."""
 
 
 def readiness(daemon: Daemon) -> tuple[int, list[str]]:
@@ -86,12 +86,12 @@ def _make(daemon: Daemon) -> httpx.Response:
 
 
 FAILING = """
-import sys
+import os
 from tminus.cli import main
 from tminus.{module} import {kind}
-work, times = {kind}.{work}, iter(range(3))
+work = {kind}.{work}
 def failing(self):
-    if next(times, None) is not None:
+    if not os.path.exists("mended"):
         raise RuntimeError("as if there were a defect")
     work(self)
 {kind}.{work} = failing
@@ -105,6 +105,7 @@ def test_a_thread_that_fails_is_told_makes_the_daemon_unready_and_is_started_aga
     daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
     assert daemon.logged("thread.failed")["thread"] == "announcer"
     assert not_ready(daemon) == "a thread of the daemon fails: announcer (RuntimeError)"
+    (daemon.home / "mended").touch()
     made = daemon.make()
     eventually(lambda: made["id"] in [line.get("session_id") for line in daemon.log_lines() if "seq" in line])
     eventually(lambda: readiness(daemon)[0] == 200)

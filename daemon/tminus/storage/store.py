@@ -173,9 +173,10 @@ class Store:
         except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
-            self._reads.failed(reason(error))
             if is_damage(error):
-                self._found_damage(error)
+                self._found_damage(error)  # of one page perhaps: others can be read
+            else:
+                self._reads.failed(reason(error))
             raise StoreUnavailable from error
         finally:
             self._reads.end(reading)
