@@ -90,7 +90,12 @@ def back_up(url: Where, target: Path, now: datetime, *, force: bool = False, kee
     database = sqlite_file(url)
     if database is None:
         raise CannotBackUp("storage.url", "this database is PostgreSQL's: back it up with pg_dump --format=custom")
-    if not database.is_file():
+    try:
+        with acting_for(database.parent):
+            is_there = database.is_file()
+    except OSError as error:
+        raise CannotOpenDatabase(str(database), f"cannot be read ({error.strerror})") from error
+    if not is_there:
         raise CannotOpenDatabase(str(database), "there is no such file: there is nothing to back up")
     directory = target if target.is_dir() else None
     path = target / dated_name(now) if directory else target
