@@ -97,6 +97,21 @@ def test_every_command_shows_text_as_it_is_stored(labelled: tuple[Daemon, list[J
     assert "[red]\\u202eGuest" in everything["events",].stdout
 
 
+@pytest.mark.parametrize("label", SHOWN)
+def test_what_is_made_is_shown_as_it_was_given(labelled: tuple[Daemon, list[JSON]], label: str) -> None:
+    daemon, _ = labelled
+    parent = ("--parent-table", "t", "--parent-id", "1", "--parent-name", label)
+    made = daemon.command("schedule", "--type", "live", "--label", label, "--in", "3d", *parent)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert f"label\t{SHOWN[label]}\n" in made.stdout
+    assert f"record\t{SHOWN[label]} (t.1)\n" in made.stdout
+    session_id = made.stdout.split()[1]
+    assert daemon.session(session_id)["label"] == label
+    moved = daemon.command("reschedule", session_id, "--in", "4d")
+    assert f"label\t{SHOWN[label]}\n" in moved.stdout
+    assert daemon.command("close", session_id).returncode == 0
+
+
 def test_json_is_what_is_stored_and_harmless_on_a_terminal(
     labelled: tuple[Daemon, list[JSON]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
