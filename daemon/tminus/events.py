@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
+
 from tminus import instants
 from tminus.lifecycle import Transition
 from tminus.model import Event, Participant
@@ -123,13 +125,13 @@ class About(Named, Protocol):
     def organization_id(self) -> int: ...
 
     @property
-    def created_by(self) -> dict[str, Any]: ...
+    def created_by(self) -> str: ...
 
     @property
-    def settings(self) -> dict[str, bool]: ...
+    def settings(self) -> str: ...
 
     @property
-    def parent_object(self) -> dict[str, Any] | None: ...
+    def parent_object(self) -> str | None: ...
 
     @property
     def activated_at(self) -> datetime | None: ...
@@ -170,7 +172,10 @@ class Told(News):
     session: About
 
     def payload(self, database_id: str) -> dict[str, Any]:
-        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token."""
+        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token.
+
+        What is stored as JSON is not parsed: it stands here as the text that it is.
+        """
         event, session = self.event, self.session
         told: dict[str, Any] = {
             "seq": event.seq,
@@ -190,13 +195,12 @@ class Told(News):
             "user": {
                 "id": session.agent_id,
                 "name": session.user_description,
-                "externalId": session.created_by["providerExternalId"],
+                "externalId": orjson.loads(session.created_by)["providerExternalId"],  # small, and made by us
             },
             "organization": session.organization_id,
-            "settings": session.settings,
-            "createdByAgentSession": session.created_by,
-            "crmSyncTarget": session.parent_object
-            and {**session.parent_object, "externalMapping": session.external_mapping},
+            "settings": orjson.Fragment(session.settings),
+            "createdByAgentSession": orjson.Fragment(session.created_by),
+            "crmSyncTarget": _target(session),
             "stats": {"participants": event.participants},
         }
         extra: dict[str, Any] = {
@@ -210,10 +214,25 @@ class Told(News):
         told.update((name, extra[name]) for name in CATALOGUE[event.type].carries if extra[name] is not None)
         return told
 
+    def json(self, database_id: str) -> bytes:
+        """`payload` as it is sent."""
+        return orjson.dumps(self.payload(database_id))
+
     def _seconds(self) -> int:
         """Whole seconds in `active` at that moment."""
         since = self.session.activated_at
         return 0 if since is None else max(0, int((self.event.ts - since).total_seconds()))
+
+
+def _target(session: About) -> orjson.Fragment | None:
+    """The parent object with its mapping, put together as text."""
+    parent = session.parent_object
+    if parent is None:
+        return None
+    mapping = orjson.dumps({"externalMapping": session.external_mapping}).decode()
+    if '"externalMapping"' in parent:  # a member of the caller's, or in some text: no name may come twice
+        return orjson.Fragment(orjson.dumps(orjson.loads(parent) | orjson.loads(mapping)))
+    return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
 
 
 def _instant(instant: Any) -> str:

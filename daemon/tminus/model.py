@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel
-from sqlalchemy import BigInteger, Dialect
+from sqlalchemy import JSON, BigInteger, Dialect
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import JSON, Field, SQLModel, String
+from sqlmodel import Field, SQLModel, String
 
 from tminus.instants import EPOCH, MILLISECOND
 from tminus.vocabulary import (
@@ -40,6 +40,23 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else EPOCH + value * MILLISECOND
 
 
+class JsonText(TypeDecorator[str]):
+    """A column of JSON, stored and read as the text that it is.
+
+    What somebody has sent goes out again as it is stored. To parse it for each event or row of a list took more time
+    than all else of a page, and of a few kilobytes of brackets it makes megabytes of objects.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """Nothing is done to the text on its way in."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        """Nor on its way out."""
+
+
 class Stored(SQLModel):
     """What is kept. It is made as pydantic makes it: what SQLModel does besides is for an ORM that follows its objects,
     and took a third of the time.
@@ -65,8 +82,8 @@ class Session(Stored):
 
     agent_id: int
     organization_id: int
-    created_by: dict[str, Any] = Field(sa_type=JSON)
-    """`createdByAgentSession`, frozen at creation, without the secret token."""
+    created_by: str = Field(sa_type=JsonText)
+    """`createdByAgentSession` as JSON, frozen at creation, without the secret token."""
 
     start_time: datetime | None = Field(default=None, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
@@ -89,14 +106,18 @@ class Session(Stored):
     host_auth_token: str
     host_key: str
     external_session_object_id: str
-    settings: dict[str, bool] = Field(sa_type=JSON)
+    settings: str = Field(sa_type=JsonText)
+    """What holds in it, as JSON: an object of booleans."""
+
     user_url: str
     host_url: str
     """Without its `#host=` fragment."""
 
     external_mapping: str | None = None
-    parent_object: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
-    meta_data: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    parent_object: str | None = Field(default=None, sa_type=JsonText)
+    """What a caller has sent, as JSON; so is the next."""
+
+    meta_data: str | None = Field(default=None, sa_type=JsonText)
     participants: int = 0
     version: int = 1
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 
 class SessionType(StrEnum):
@@ -210,6 +209,8 @@ class Order:
     user_description: str | None = None
     preferences: Mapping[str, bool] = field(default_factory=dict)
     external_mapping: str | None = None
-    parent_object: dict[str, Any] | None = None
-    meta_data: dict[str, Any] | None = None
+    parent_object: str | None = None
+    """As JSON, an object; so is the next."""
+
+    meta_data: str | None = None
     start_time: datetime | None = None

@@ -27,7 +27,7 @@ sessions_per_agent = 0
 [[agents]]
 id = {agent}
 name = "Bench"
-roles = ["agent"]
+roles = ["agent", "monitor"]
 token_sha256 = ["{digest}"]
 """
 

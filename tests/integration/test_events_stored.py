@@ -55,10 +55,10 @@ def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> 
     mine, other = world.create(), world.create()
     world.join(mine)
     world.join(other)
-    history = world.store.read(lambda view: reads.history(view, AGENT, mine.id, 0, 100))
+    history = world.store.read(lambda view: reads.history(view, AGENT, mine.id, 0, 100)).told
     assert [told.event.type for told in history] == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
     assert {told.event.session_id for told in history} == {mine.id}
-    rest = world.store.read(lambda view: reads.history(view, AGENT, mine.id, history[0].event.seq, 1))
+    rest = world.store.read(lambda view: reads.history(view, AGENT, mine.id, history[0].event.seq, 1)).told
     assert [told.event for told in rest] == [history[1].event]
 
 
@@ -72,9 +72,7 @@ def test_an_event_comes_with_its_participant_and_with_its_session_as_it_is_now(w
     assert (joined.participant.id, joined.participant.name) == (grace, "Grace")
     assert joined.event.status is Status.ACTIVE, "as it was then"
     stored = world.stored(session)
-    assert joined.payload("db") == replace(joined, session=stored).payload("db"), (
-        "what is read of it is all that is told"
-    )
+    assert joined.json("db") == replace(joined, session=stored).json("db"), "what is read of it is all that is told"
     assert (created.session.activated_at, stored.activated_at) == (joined.event.ts, joined.event.ts), "as it is now"
 
 

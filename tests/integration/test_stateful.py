@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -154,7 +155,7 @@ class AnyTime(RuleBasedStateMachine):
     @rule(target=people, session_id=sessions)
     def knock(self, session_id: str) -> object:
         model = self.models[session_id]
-        if model.status not in {"new", "active"} or not model.stored.settings["knock"]:
+        if model.status not in {"new", "active"} or not orjson.loads(model.stored.settings)["knock"]:
             with pytest.raises((WrongStatus, NoKnocking)):
                 self.world.knock(model.stored)
             return multiple()

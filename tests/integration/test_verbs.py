@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import update
 from tests.support.factories import AGENT, HOUR, MINUTE, caller, settings
@@ -71,10 +72,10 @@ def test_what_was_answered_is_what_is_stored(world: World) -> None:
         parent_object=parent, meta_data={"deep": [1, None, {"ü": 2.5}]},
     )  # fmt: skip
     assert world.stored(session) == session
-    assert session.parent_object == parent
-    assert session.meta_data == {"deep": [1, None, {"ü": 2.5}]}
+    assert orjson.loads(session.parent_object or "") == parent
+    assert orjson.loads(session.meta_data or "") == {"deep": [1, None, {"ü": 2.5}]}
     assert session.user_description == AGENT.name, "an empty one is none: the agent's name stands in"
-    assert session.settings["recording"] is True
+    assert orjson.loads(session.settings)["recording"] is True
 
 
 def test_without_a_parent_or_meta_data_both_are_null(world: World) -> None:
@@ -118,7 +119,7 @@ def test_created_by_is_frozen_and_holds_no_secret(world: World) -> None:
     )  # fmt: skip
     session = world.create(by=by)
     world.close(session, by=caller(agent_id=7, client_app="another"))
-    assert world.stored(session).created_by == {
+    assert orjson.loads(world.stored(session).created_by) == {
         "sid": 5,
         "roles": {"api": True, "agent": True, "supervisor": False, "group_admin": False},
         "features": None,

@@ -77,7 +77,7 @@ class Sender:
     def deliveries(self, name: str = "desk", *, failed: bool = False) -> list[Delivery]:
         """The delivery log, the oldest first."""
         found = self.world.store.read(
-            lambda view: self.webhooks.deliveries(view, name, failed=failed, before=None, limit=1000)
+            lambda view: self.webhooks.deliveries(view, name, failed=failed, before=None, limit=1000)[0]
         )
         return found[::-1]
 

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
+
 from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
@@ -32,9 +34,17 @@ MONITOR = caller(Role.MONITOR, agent_id=22)
 ROOM = caller(Role.ROOM, agent_id=30)
 
 
+def as_stored(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a session in which objects stand as the JSON that they are stored as."""
+    return {
+        name: orjson.dumps(value).decode() if isinstance(value, dict) and name != "preferences" else value
+        for name, value in fields.items()
+    }
+
+
 def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> Order:
     """An order for a session to be made now, or at `start_time`."""
-    return Order(type=session_type, label=fields.pop("label", "Ada’s meeting"), **fields)
+    return Order(type=session_type, label=fields.pop("label", "Ada’s meeting"), **as_stored(fields))
 
 
 def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:
@@ -66,4 +76,4 @@ def session(**fields: Any) -> Session:
         "user_url": "https://user.example/?xoKwKRBrbwRF",
         "host_url": "https://host.example/?xoKwKRBrbwRF",
     }
-    return Session(**known | fields)
+    return Session(**as_stored(known | fields))

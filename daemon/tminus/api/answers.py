@@ -1,8 +1,11 @@
 """Model objects as answers: which field is called what, and who may see it."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
+
+import orjson
 
 from tminus import instants, policy, wire
 from tminus.config import Settings
@@ -11,6 +14,7 @@ from tminus.delivery import Standing
 from tminus.model import Delivery, Session
 from tminus.sessions.rights import may_see_secrets, owns
 from tminus.sessions.verbs import agent_session_shown, roles_shown
+from tminus.storage import Active
 from tminus.vocabulary import Caller, SessionType
 
 
@@ -26,13 +30,13 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
         "userDescription": session.user_description,
         "ExternalUserId": session.agent_id,
         "OrganizationId": session.organization_id,
-        "createdByAgentSession": session.created_by,  # type: ignore[typeddict-item]  # stored as it is shown
+        "createdByAgentSession": orjson.Fragment(session.created_by),  # type: ignore[typeddict-item]  # stored as it is shown
         "status": session.status.value,
         "updatedAt": text(session.updated_at),
         "createdAt": text(session.created_at),
         "pin": session.pin,
         "expiresAt": text(session.expires_at),
-        "settings": session.settings,  # type: ignore[typeddict-item]  # likewise
+        "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # likewise
         "externalSessionObjectId": session.external_session_object_id,
         "urls": {"user": session.user_url},
         "version": session.version,
@@ -42,8 +46,8 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
         "closeReason": session.close_reason.value if session.close_reason else None,
         "durationSeconds": session.active_seconds(now),
         "externalMapping": session.external_mapping,
-        "parentObject": session.parent_object,
-        "metaData": session.meta_data,
+        "parentObject": _as_stored(session.parent_object),
+        "metaData": _as_stored(session.meta_data),
         "participants": session.participants,
     }
     if session.start_time is not None:
@@ -64,8 +68,23 @@ def _users_page(session: Session) -> str:
     return head if mark else f"{head.rpartition('/')[0]}/"
 
 
+def _as_stored(text: str | None) -> Any:
+    """JSON that somebody has sent, as the text that it is."""
+    return None if text is None else orjson.Fragment(text)
+
+
 def _text(instant: datetime | None) -> str | None:
     return None if instant is None else instants.text(instant)
+
+
+def listed(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
+    """A page of a list, as it is sent."""
+    return orjson.dumps({"count": count, "rows": [session(one, caller, now) for one in sessions]})
+
+
+def history(events: Iterable[bytes], following: int) -> bytes:
+    """A page of events in JSON, as it is sent; `following` is where the next one begins."""
+    return b'{"events":[%s],"next":%d}' % (b",".join(events), following)
 
 
 def pin_meta(session: Session) -> wire.PinMeta:
@@ -80,7 +99,7 @@ def pin_meta(session: Session) -> wire.PinMeta:
         "label": session.label,
         "userDescription": session.user_description,
         "status": session.status.value,
-        "settings": session.settings,  # type: ignore[typeddict-item]  # stored as it is shown
+        "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # stored as it is shown
         "expiresAt": instants.text(session.expires_at),
         "OrganizationId": session.organization_id,
         "client_info": {
@@ -92,7 +111,7 @@ def pin_meta(session: Session) -> wire.PinMeta:
     }
 
 
-def discovered(session: Session, settings: Settings, instance: str, now: datetime) -> wire.Discovered:
+def discovered(session: Active, settings: Settings, instance: str, now: datetime) -> wire.Discovered:
     """Where an active session is served: here."""
     server: wire.Server = {"region": "local", "endpoint": settings.server.urls().public, "serverInstanceId": instance}
     return {

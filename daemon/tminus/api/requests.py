@@ -25,6 +25,8 @@ from tminus import instants
 from tminus.vocabulary import EventPattern, Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
+PARENT_BYTES = 4 * 1024
+"""Of a parent object in JSON, what is not known of it included: it goes out with each event."""
 
 
 def _printable(text: str) -> str:
@@ -55,13 +57,22 @@ Instant = Annotated[
 ]
 
 
-def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _check_bounds(value: dict[str, Any], most: int) -> None:
+    """Raises `ValueError` if what is stored as it came is too long. How deep it may be is checked of the whole body."""
     try:
-        size = len(orjson.dumps(meta_data))
+        size = len(orjson.dumps(value))
     except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
         raise ValueError(f"cannot be stored: {error}") from None
-    if size > META_DATA_BYTES:
-        raise ValueError(f"must be at most {META_DATA_BYTES} bytes of JSON")
+    if size > most:
+        raise ValueError(f"must be at most {most} bytes of JSON")
+
+
+def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
+    _check_bounds(meta_data, META_DATA_BYTES)
     return meta_data
 
 
@@ -108,7 +119,7 @@ class AgentPrefs(BaseModel):
 
 
 class ParentObject(Request):
-    """The object of another system to which a session belongs."""
+    """The object of another system to which a session belongs: at most 4 KiB of JSON."""
 
     id: Short
     app: Short | None = None
@@ -129,6 +140,11 @@ class ParentObject(Request):
         return trimmed
 
 
+def _small_parent(parent: ParentObject) -> ParentObject:
+    _check_bounds(parent.model_dump(exclude_unset=True), PARENT_BYTES)
+    return parent
+
+
 class NewSession(Request):
     """A session to be made: at once, or with `startTime` for later."""
 
@@ -137,7 +153,7 @@ class NewSession(Request):
     userDescription: Short | None = None
     agentPrefs: AgentPrefs | None = None
     externalMapping: LookUpKey | None = None
-    parentObject: ParentObject | None = None
+    parentObject: Annotated[ParentObject, AfterValidator(_small_parent)] | None = None
     metaData: MetaData | None = None
     startTime: Instant | None = None
 
@@ -164,8 +180,8 @@ class NewSession(Request):
             user_description=self.userDescription or None,
             preferences=dict(self.agentPrefs) if self.agentPrefs else {},
             external_mapping=self.externalMapping,
-            parent_object=self.parentObject.model_dump(exclude_unset=True) if self.parentObject else None,
-            meta_data=self.metaData,
+            parent_object=_json(self.parentObject.model_dump(exclude_unset=True)) if self.parentObject else None,
+            meta_data=None if self.metaData is None else _json(self.metaData),
             start_time=self.startTime,
         )
 
@@ -225,7 +241,7 @@ IfMatchHeader = Annotated[
 ]
 
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page, which ends early at 2 MiB")]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="Rows to leave out first")]
 After = Annotated[int, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")]
 

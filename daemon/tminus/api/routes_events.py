@@ -3,14 +3,13 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
-import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from tminus import clock, wire
+from tminus.api import answers
 from tminus.api.arrival import arrival_of
 from tminus.api.callers import CurrentCaller, identify, services_of
 from tminus.api.held import Waiting
@@ -20,13 +19,16 @@ from tminus.api.responses import refusals
 from tminus.api.services import Services
 from tminus.errors import Forbidden, RequestError
 from tminus.sessions import reads
-from tminus.storage import EventFilter
+from tminus.storage import PAGE_BYTES, EventFilter, Page, View
 from tminus.vocabulary import Caller, event_types
 
 router = APIRouter(prefix="/v3", tags=["events"])
 
 KEEP_ALIVE = 15.0
 """Seconds after which a silent stream says that it is still there: what lies between would close it."""
+
+STREAM_BYTES = 256 * 1024
+"""What a stream reads at a time: it holds that until its client has taken it, and there may be thousands."""
 
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to hold the request until there is an event")]
 LastEventId = Annotated[str, Header(alias="Last-Event-ID", description="Where a stream was cut off")]
@@ -51,7 +53,8 @@ async def feed(
     only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in request.headers.get("accept", ""):
-        events, since = await _look(services, caller, since, limit, only)  # refuses while there is still an answer
+        # Refuses while there is still an answer.
+        events, since = await _look(services, caller, since, limit, only, STREAM_BYTES)
         # The head of a stream is all that HEAD asks for, and a stream without anybody to read it would never end.
         stream = _nothing() if head else _stream(request, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -64,7 +67,15 @@ async def feed(
                 await place.wait(ring, left)
                 ring = services.bell.next_ring()
                 events, since = await _look_again(request, since, limit, only)
-    return Json({"events": events, "next": since})
+    return Json(answers.history([event.json for event in events], since))
+
+
+class _Sent(NamedTuple):
+    """An event as it is sent."""
+
+    seq: int
+    type: str
+    json: bytes
 
 
 def _place(request: Request) -> AbstractContextManager[Waiting]:
@@ -75,24 +86,33 @@ def _place(request: Request) -> AbstractContextManager[Waiting]:
 
 
 async def _look(
-    services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter
-) -> tuple[list[dict[str, Any]], int]:
+    services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
+) -> tuple[list[_Sent], int]:
     """A page of events as they are sent, and where the next one begins."""
-    events: list[dict[str, Any]] = []
+    events: list[_Sent] = []
+    name = services.store.database_id
+
+    def look(view: View) -> tuple[list[_Sent], Page]:
+        page = reads.feed(
+            view, caller, since, limit - len(events), only, at_most - sum(len(one.json) for one in events)
+        )
+        return [_Sent(one.event.seq, one.event.type.value, one.json(name)) for one in page.told], page
+
     while True:  # each part is a look of its own, so that others have their turn between
-        left = limit - len(events)
-        page = await services.read(partial(reads.feed, caller=caller, after=since, limit=left, only=only))
-        events += [item.payload(services.store.database_id) for item in page.told]
+        sent, page = await services.read(look)
+        events += sent
         since = page.through
-        if len(events) == limit or not page.more:
+        if page.full or not page.more:
             return events, since
 
 
-async def _look_again(request: Request, since: int, limit: int, only: EventFilter) -> tuple[list[dict[str, Any]], int]:
+async def _look_again(
+    request: Request, since: int, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
+) -> tuple[list[_Sent], int]:
     """The same for one of the many whom an event wakes; its token may have been revoked meanwhile."""
     services = services_of(request)
     async with services.woken:
-        return await _look(services, await identify(request), since, limit, only)
+        return await _look(services, await identify(request), since, limit, only, at_most)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -100,7 +120,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 
 async def _stream(
-    request: Request, events: list[dict[str, Any]], since: int, limit: int, only: EventFilter
+    request: Request, events: list[_Sent], since: int, limit: int, only: EventFilter
 ) -> AsyncIterator[bytes]:
     """Server-sent events until the client goes, its token is revoked, it gives way, the daemon stops or the database
     fails: clients come back by themselves, and say where they were.
@@ -111,11 +131,10 @@ async def _stream(
         yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
         while not (place.over or services.draining):
             for event in events:
-                name = str(event["type"]).encode()
-                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], name, orjson.dumps(event))
+                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), event.json)
             ring = services.bell.next_ring()
             try:
-                events, since = await _look_again(request, since, limit, only)
+                events, since = await _look_again(request, since, limit, only, STREAM_BYTES)
             except RequestError:
                 return
             if not events and not await place.wait(ring, KEEP_ALIVE) and not place.over:

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from tminus import clock, wire
@@ -14,12 +15,13 @@ from tminus.draws import PINS
 from tminus.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
 from tminus.logs import say
 from tminus.sessions import reads
+from tminus.storage import View
 
 router = APIRouter(prefix="/v3", tags=["look-ups"])
 public = APIRouter(prefix="/v3", tags=["public"])
 
 OF_PARENT = 1000
-"""Sessions of one parent object that an answer lists at the most."""
+"""Sessions of one parent object that an answer lists at the most, the newest; fewer if they are very long."""
 
 DISCOVERED = 1000
 """Ids that one discovery looks at; clients poll with all that they know of."""
@@ -32,9 +34,13 @@ DISCOVERED = 1000
     responses=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
 )
 async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
-    found = await services_of(request).search(caller, lambda view: reads.of_parent(view, caller, key, OF_PARENT))
     now = clock.now()
-    return Json([answers.session(session, caller, now) for session in found])
+
+    def look(view: View) -> bytes:
+        found = reads.of_parent(view, caller, key, OF_PARENT)
+        return orjson.dumps([answers.session(session, caller, now) for session in found])
+
+    return Json(await services_of(request).search(caller, look))
 
 
 @router.get(

@@ -41,7 +41,7 @@ from tminus.errors import (
 from tminus.model import Session
 from tminus.sessions import participants, reads, verbs
 from tminus.sessions.retries import retry_key
-from tminus.storage import SessionFilter
+from tminus.storage import SessionFilter, View
 from tminus.vocabulary import OPEN_STATUSES, Caller, SessionType, Trigger
 
 router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
@@ -69,6 +69,7 @@ async def create_session(
     retry = None
     if idempotency_key is not None:
         retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+    del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
     made = await services.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
     return _answer(made.session, caller, replayed=made.replayed)
 
@@ -103,9 +104,13 @@ async def list_sessions(
         limit=limit,
         offset=offset,
     )
-    count, found = await services_of(request).search(caller, lambda view: reads.listing(view, caller, wanted))
     now = clock.now()
-    return Json({"count": count, "rows": [answers.session(session, caller, now) for session in found]})
+
+    def look(view: View) -> bytes:
+        count, found = reads.listing(view, caller, wanted)
+        return answers.listed(count, found, caller, now)
+
+    return Json(await services_of(request).search(caller, look))
 
 
 @router.get(
@@ -161,9 +166,13 @@ async def session_events(
     request: Request, caller: CurrentCaller, session_id: str, after: After = 0, limit: Limit = 100
 ) -> Response:
     services = services_of(request)
-    told = await services.read(lambda view: reads.history(view, caller, session_id, after, limit))
-    events = [item.payload(services.store.database_id) for item in told]
-    return Json({"events": events, "next": events[-1]["seq"] if events else after})
+    name = services.store.database_id
+
+    def look(view: View) -> bytes:
+        page = reads.history(view, caller, session_id, after, limit)
+        return answers.history((told.json(name) for told in page.told), page.through)
+
+    return Json(await services.read(look))
 
 
 @router.post(

@@ -87,10 +87,9 @@ async def list_deliveries(
     limit: Limit = 20,
 ) -> Response:
     services = _operator(request, caller)
-    found = await services.read(
+    found, following = await services.read(
         lambda view: services.webhooks.deliveries(view, name, failed=failed, before=before, limit=limit)
     )
-    following = found[-1].id if len(found) == limit else None
     return Json({"deliveries": [answers.delivery(one) for one in found], "next": following})
 
 

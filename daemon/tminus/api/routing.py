@@ -60,7 +60,9 @@ class StrictRoute(APIRoute):
                 faults += found
             if faults:
                 raise invalid(faults)
-            answer: Response = await endpoint(**arguments)
+            answering = endpoint(**arguments)
+            del arguments  # or what a body becomes, twenty times its size, would be held until all is written
+            answer: Response = await answering
             return answer
 
         self.direct = direct

@@ -321,7 +321,7 @@ class Courier:
         events: list[bytes] = []
         room = BODY_BYTES - 1  # two brackets, and a comma less than events
         for told in page.told:
-            event = orjson.dumps(told.payload(self._store.database_id))
+            event = told.json(self._store.database_id)
             room -= len(event) + len(b",")
             if room < 0 and events:
                 fitting = page.told[: len(events)]

@@ -172,7 +172,9 @@ class Webhooks:
             for (webhook, state), backlog in zip(placed, backlogs, strict=True)
         ]
 
-    def deliveries(self, view: View, name: str, *, failed: bool, before: int | None, limit: int) -> list[Delivery]:
+    def deliveries(
+        self, view: View, name: str, *, failed: bool, before: int | None, limit: int
+    ) -> tuple[list[Delivery], int | None]:
         """The delivery log, the newest first. Raises `UnknownWebhook`."""
         self._named(name)
         return outbox.deliveries(view, name, failed=failed, before=before, limit=limit)

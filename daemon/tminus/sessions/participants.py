@@ -6,6 +6,8 @@ Verbs like those in `verbs`: each is a job for the store's writer.
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from tminus import draws
 from tminus.config import Settings
 from tminus.errors import NoKnocking, UnknownParticipant
@@ -39,7 +41,7 @@ def arrive(
         return Made(session, replayed=True, participant_id=earlier.participant_id or "")
     move = fire(trigger, session.status)
     waits = trigger is Trigger.KNOCK
-    if waits and not session.settings[Setting.KNOCK]:
+    if waits and not orjson.loads(session.settings)[Setting.KNOCK]:
         raise NoKnocking("In this session nobody knocks, as its setting knock is off: report a join")
     participant = Participant(
         id=draws.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,

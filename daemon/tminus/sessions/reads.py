@@ -1,11 +1,10 @@
 """The verbs that only look. Each takes a view."""
 
 from tminus.errors import UnknownSession
-from tminus.events import Told
 from tminus.model import Session
 from tminus.sessions.rights import need, sees, sees_all
-from tminus.storage import EventFilter, Page, SessionFilter, View
-from tminus.vocabulary import Caller, Role, Status
+from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View
+from tminus.vocabulary import Caller, Role
 
 
 def found(view: View, session_id: str) -> Session:
@@ -23,19 +22,22 @@ def show(view: View, caller: Caller, session_id: str) -> Session:
     return session
 
 
-def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> list[Told]:
-    """What happened to one session, oldest first."""
+def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> Page:
+    """What happened to one session, oldest first; where to go on is its last event that was read."""
     show(view, caller, session_id)
-    return view.events(after, limit, EventFilter(session_id=session_id))
+    told = view.page(after, limit, EventFilter(session_id=session_id)).told
+    return Page(told, told[-1].event.seq if told else after)
 
 
-def feed(view: View, caller: Caller, after: int | None, limit: int, only: EventFilter) -> Page:
+def feed(
+    view: View, caller: Caller, after: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
+) -> Page:
     """The events of everybody's sessions after a sequence number (None: those to come), and where to go on.
 
     What does not match is passed over for good: where to go on is then the last event that was looked at.
     """
     need(caller.has(Role.MONITOR), "the role monitor")
-    return Page([], view.last_seq()) if after is None else view.page(after, limit, only)
+    return Page([], view.last_seq()) if after is None else view.page(after, limit, only, at_most)
 
 
 def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:
@@ -53,10 +55,9 @@ def of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> 
     return listing(view, caller, SessionFilter(agent_id=owner, external_mapping=external_mapping, limit=limit))[1]
 
 
-def active_among(view: View, caller: Caller, ids: list[str]) -> list[Session]:
+def active_among(view: View, caller: Caller, ids: list[str]) -> list[Active]:
     """Those of the named sessions that are active and that the caller may see."""
-    found = view.sessions_by_id(ids).values()
-    return [session for session in found if session.status is Status.ACTIVE and sees(caller, session)]
+    return [session for session in view.active_among(ids) if sees(caller, session)]
 
 
 def by_pin(view: View, pin: int) -> Session:

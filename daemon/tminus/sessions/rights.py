@@ -2,6 +2,7 @@
 
 from tminus.errors import Forbidden
 from tminus.model import Session
+from tminus.storage import Active
 from tminus.vocabulary import Caller, Role
 
 
@@ -10,7 +11,7 @@ def may_see_secrets(caller: Caller, session: Session) -> bool:
     return caller.has(Role.SUPERVISOR) or owns(caller, session)
 
 
-def owns(caller: Caller, session: Session) -> bool:
+def owns(caller: Caller, session: Session | Active) -> bool:
     """Whether it is the caller's own session."""
     return caller.agent_id == session.agent_id and caller.has(Role.AGENT)
 
@@ -20,7 +21,7 @@ def sees_all(caller: Caller) -> bool:
     return caller.has(Role.SUPERVISOR, Role.MONITOR)
 
 
-def sees(caller: Caller, session: Session) -> bool:
+def sees(caller: Caller, session: Session | Active) -> bool:
     """Whether this session is for the caller to see."""
     return sees_all(caller) or owns(caller, session)
 

@@ -4,7 +4,11 @@ A verb is a job for the store's writer: it takes the transaction first, reads th
 writes the change and its events together.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
 
 from tminus import draws, instants, policy, wire
 from tminus.config import Settings
@@ -62,7 +66,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         scheduled=order.start_time is not None,
         agent_id=caller.agent_id,
         organization_id=settings.organization.id,
-        created_by=dict(agent_session_shown(caller, now)),
+        created_by=_json(agent_session_shown(caller, now)),
         start_time=order.start_time,
         expires_at=expires_from + timeouts.new,
         created_at=now,
@@ -72,7 +76,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
         host_auth_token=host_auth_token,
         host_key=host_key,
         external_session_object_id=draws.hex32(),
-        settings=policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences),
+        settings=_json(policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences)),
         user_url=f"{urls.pin_page}{pin}" if pin else f"{urls.user_page}?{session_id}",
         host_url=f"{urls.host_page}?{session_id}",
         external_mapping=order.external_mapping,
@@ -85,6 +89,10 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     if retry is not None:
         remember(tx, caller, retry, session.id)
     return Made(open_if_due(tx, settings, caller, session))
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _check_start(start: datetime, now: datetime, settings: Settings) -> None:

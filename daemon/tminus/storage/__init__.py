@@ -25,6 +25,6 @@
 from tminus.storage.listing import SessionFilter
 from tminus.storage.store import Store
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import EventFilter, Page, View
+from tminus.storage.view import PAGE_BYTES, Active, EventFilter, Page, View
 
-__all__ = ["EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]
+__all__ = ["PAGE_BYTES", "Active", "EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]

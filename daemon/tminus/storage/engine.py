@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
@@ -67,8 +66,7 @@ def make_engine(
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # Several statements of one read see one moment.
         isolation_level="AUTOCOMMIT" if shared else "READ COMMITTED" if writes else "REPEATABLE READ",
-        json_serializer=_json,
-        json_deserializer=orjson.loads,
+        json_deserializer=bytes.decode,  # psycopg would parse what goes out as it is
         hide_parameters=True,
     )
 
@@ -105,8 +103,6 @@ def _sqlite(url: URL, writes: bool) -> Engine:
         pool_size=1 if writes else READERS,
         max_overflow=0,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
-        json_serializer=_json,
-        json_deserializer=orjson.loads,
         hide_parameters=True,  # labels and tokens have no business in an error's text
     )
 
@@ -186,10 +182,6 @@ def looking_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 _NOT_OURS = (

@@ -13,7 +13,7 @@ from tminus import clock
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import WINDOW, EventFilter, View, asked, conditions
+from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, asked, conditions
 
 COUNTED = 100_000
 """A backlog is counted no further than this."""
@@ -156,14 +156,20 @@ def replays(view: View, name: str) -> int:
     return int(view.scalar(select(func.count()).select_from(REPLAYS).where(_R.endpoint == name)))
 
 
-def deliveries(view: View, name: str, *, failed: bool, before: int | None, limit: int) -> list[Delivery]:
-    """The delivery log of an endpoint, the newest first; only what failed, if `failed`; those before an id."""
+def deliveries(
+    view: View, name: str, *, failed: bool, before: int | None, limit: int
+) -> tuple[list[Delivery], int | None]:
+    """The delivery log of an endpoint, the newest first; only what failed, if `failed`; those before an id. And the
+    `before` of the next page, None at the end: a page ends early where it would be longer than `PAGE_BYTES`.
+    """
     wanted = select(DELIVERIES).where(_D.endpoint == name).order_by(_D.id.desc()).limit(limit)
     if failed:
         wanted = wanted.where(_D.ok == false())
     if before is not None:
         wanted = wanted.where(_D.id < before)
-    return view.all(Delivery, wanted)
+    rows, cut = view.up_to(wanted, None, limit, PAGE_BYTES)
+    found = [Delivery.model_validate(dict(zip(DELIVERIES.c.keys(), row, strict=True))) for row in rows]
+    return found, found[-1].id if cut or len(found) == limit else None
 
 
 def seq_before(view: View, instant: datetime) -> int:

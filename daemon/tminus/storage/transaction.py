@@ -24,13 +24,14 @@ from sqlalchemy import (
     tuple_,
     update,
 )  # fmt: skip
+from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
 from tminus import clock, instants
 from tminus.errors import NoPinFree, WrongStatus
 from tminus.events import News
 from tminus.lifecycle import Transition
-from tminus.model import AgentSession, Instant, Participant, Retry, Session
+from tminus.model import AgentSession, Instant, JsonText, Participant, Retry, Session
 from tminus.storage.allowances import Allowances
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
@@ -75,19 +76,25 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tupl
     """All rows as one value of one statement, for PostgreSQL: a statement a row cost more than all else together."""
     name, listed = _quoted(dialect, table, columns)
     returned = " RETURNING seq" if table is EVENTS else ""
-    binders = [
-        (column, kind.process_bind_param if isinstance(kind := table.c[column].type, Instant) else None)
-        for column in columns
-    ]
+    binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
 
     def value(row: dict[str, Any]) -> dict[str, Any]:
-        return {column: binder(row[column], dialect) if binder else row[column] for column, binder in binders}
+        return {column: binder(row[column]) if binder else row[column] for column, binder in binders}
 
     def bind(rows: Sequence[SQLModel]) -> tuple[str]:
         return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
 
     rows = f"json_populate_recordset(NULL::{name}, %s::json)"
     return f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {rows}{returned}", bind  # noqa: S608 - names of our own
+
+
+def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """How a value of such a column is written in JSON, if not as it is."""
+    if isinstance(kind, Instant):
+        return partial(kind.process_bind_param, dialect=dialect)
+    if isinstance(kind, JsonText):
+        return lambda text: None if text is None else orjson.Fragment(text)
+    return None
 
 
 def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:
@@ -236,10 +243,10 @@ class Transaction(View):
             self.waited = clock.monotonic() - begun
             self._has_turn = True
 
-    def _ask(self, statement: Any, values: Any = None) -> Any:
+    def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         self._send_sessions()
         self._take_turn()
-        return super()._ask(statement, values)
+        return super()._ask(statement, values, stream=stream)
 
     def execute(self, statement: Any, values: Any = None) -> Any:
         """Runs a statement that writes, after what was kept back; returns SQLAlchemy's result."""

@@ -29,6 +29,17 @@ class EventFilter:
 
 EVERY_EVENT = EventFilter()
 
+PAGE_BYTES = 2 * 1024 * 1024
+"""A page ends before it is longer than this in JSON, whatever its limit of rows: 1,000 ordinary sessions or events fit
+in, and of the largest that there can be a hundred.
+"""
+
+ROW_BYTES = 1000
+"""What a row is reckoned to take besides its texts: names, numbers, times."""
+
+STREAMED = 100
+"""Rows that are fetched at a time, or all of them would be held before the first is looked at."""
+
 WINDOW = 5000
 """Events that one look for those that match reads at most: a few milliseconds' work, however rare a match is."""
 
@@ -41,6 +52,8 @@ class Page:
     through: int
     more: bool = False
     """Whether there are events after `through` that were not looked at."""
+    full: bool = False
+    """Whether it has as many events as it may, or they are as long as it may be."""
 
 
 M = TypeVar("M", bound=SQLModel)
@@ -103,6 +116,14 @@ class _Named(NamedTuple):
     external_mapping: str | None
 
 
+class Active(NamedTuple):
+    """An active session, as discovery names it."""
+
+    id: str
+    type: SessionType
+    agent_id: int
+
+
 class _About(NamedTuple):
     """What an event says of a session: a fraction of it, as reading whole ones took most of the time of a page."""
 
@@ -110,16 +131,19 @@ class _About(NamedTuple):
     user_description: str
     agent_id: int
     organization_id: int
-    created_by: dict[str, Any]
-    settings: dict[str, bool]
+    created_by: str
+    settings: str
     external_mapping: str | None
-    parent_object: dict[str, Any] | None
+    parent_object: str | None
     activated_at: datetime | None
 
 
 _NEWS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _Named._fields))
 _TOLD = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _About._fields))
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
+_ACTIVE_AMONG = select(_S.id, _S.type, _S.agent_id).where(
+    _S.id.in_(bindparam("ids", expanding=True)), _S.status == Status.ACTIVE
+)
 
 
 class View:
@@ -128,8 +152,9 @@ class View:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _ask(self, statement: Any, values: Any = None) -> Any:
-        return self._connection.execute(statement, values)
+    def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
+        options = {"stream_results": True, "max_row_buffer": STREAMED} if stream else None
+        return self._connection.execute(statement, values, execution_options=options)
 
     def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
         """The one row of a statement, as a model object; None if there is none."""
@@ -151,21 +176,51 @@ class View:
         """The open session that has this PIN. 0 is nobody's."""
         return self.one(Session, _OPEN_BY_PIN, pin=pin)
 
-    def sessions(self, wanted: SessionFilter) -> tuple[int, list[Session]]:
-        """How many match in all, and one page of them."""
+    def up_to(self, statement: Any, values: Any, limit: int, at_most: int | None) -> tuple[list[Row[Any]], bool]:
+        """The rows of a statement, as many as are no longer than `at_most` together, but one at the least; and whether
+        there are others. They are read one after the other: those that are too many are never held.
+        """
+        result = self._ask(statement, values, stream=at_most is not None and limit > STREAMED)
+        rows: list[Row[Any]] = []
+        room = at_most
+        for row in result:
+            if room is not None:
+                room -= _bytes(row)
+                if room < 0 and rows:
+                    result.close()
+                    return rows, True
+            rows.append(row)
+        return rows, False
+
+    def sessions(self, wanted: SessionFilter, at_most: int = PAGE_BYTES) -> tuple[int, list[Session]]:
+        """How many match in all, and one page of them: it ends early where it would be longer than `at_most`."""
         statements = listing(wanted)
         ids = self._ask(statements.page, statements.values).scalars().all()
-        found = self.sessions_by_id(ids) if ids else {}
-        rows = [found[session_id] for session_id in ids]
-        if len(rows) < wanted.limit and (rows or not wanted.offset):
-            return wanted.offset + len(rows), rows  # the last page tells the count by itself
+        rows = self._sessions_by_id(ids, at_most)
+        if len(ids) < wanted.limit and (ids or not wanted.offset):
+            return wanted.offset + len(ids), rows  # the last page tells the count by itself
         return int(self.scalar(statements.number, **statements.values)), rows
 
-    def sessions_by_id(self, ids: Sequence[str]) -> dict[str, Session]:
-        rows = self._ask(_SESSIONS_OF, {"ids": list(ids)})
-        # Plain dictionaries: pydantic would ask a row's own mapping field by field.
-        found = (Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))) for row in rows)
-        return {session.id: session for session in found}
+    def _sessions_by_id(self, ids: Sequence[str], at_most: int) -> list[Session]:
+        """These sessions in this order, as many as are no longer than `at_most` together, but one at the least."""
+        rows: list[Session] = []
+        room = at_most
+        for first in range(0, len(ids), STREAMED):
+            some = ids[first : first + STREAMED]
+            found = {row.id: row for row in self._ask(_SESSIONS_OF, {"ids": list(some)})}
+            for session_id in some:
+                row = found[session_id]
+                room -= _bytes(row)
+                if room < 0 and rows:
+                    return rows
+                # Plain dictionaries: pydantic would ask a row's own mapping field by field.
+                rows.append(Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))))
+        return rows
+
+    def active_among(self, ids: Sequence[str]) -> list[Active]:
+        """Those of these sessions that are active, with no more of each than to say so takes."""
+        rows = self._ask(_ACTIVE_AMONG, {"ids": list(ids)})
+        return [Active(row.id, SessionType(row.type), row.agent_id) for row in rows]
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
         """How many open sessions an agent has, counted no further than `at_most`."""
@@ -183,25 +238,29 @@ class View:
 
     def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
         """The events after a sequence number, in order."""
-        values = asked(only)
-        statement = _told(tuple(values))
-        return [
-            Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row))
-            for row in self._ask(statement, {"after": after, "limit": limit, **values})
-        ]
+        return self._events(after, limit, only, None)[0]
 
-    def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> Page:
+    def _events(self, after: int, limit: int, only: EventFilter, at_most: int | None) -> tuple[list[Told], bool]:
+        """The same, as many as are no longer than `at_most` together; and whether there are others."""
+        values = asked(only)
+        rows, cut = self.up_to(_told(tuple(values)), {"after": after, "limit": limit, **values}, limit, at_most)
+        told = [
+            Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row)) for row in rows
+        ]
+        return told, cut
+
+    def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT, at_most: int = PAGE_BYTES) -> Page:
         """The next events after a sequence number that match. Where each one has to be looked at for that, it looks at
-        `WINDOW` of them at most, and the caller goes on from there.
+        `WINDOW` of them at most, and the caller goes on from there; likewise where they would be longer than `at_most`.
         """
         if only.session_id is None and (only.types or only.session_types):
             end = self.window_end(after, only.until)
         else:  # all of them match, or an index has those that do
             newest = self.last_seq()
             end = WindowEnd(newest if only.until is None else min(only.until, newest), True)
-        told = self.events(after, limit, replace(only, until=end.seq))
-        if len(told) == limit:
-            return Page(told, told[-1].event.seq, more=True)
+        told, cut = self._events(after, limit, replace(only, until=end.seq), at_most)
+        if cut or len(told) == limit:
+            return Page(told, told[-1].event.seq, more=True, full=True)
         return Page(told, max(after, end.seq), more=not end.is_last)
 
     def window_end(self, after: int, until: int | None = None) -> WindowEnd:
@@ -243,6 +302,12 @@ class View:
     def metas(self, prefix: str) -> dict[str, str]:
         """What is kept under the keys that begin so."""
         return {row.key: row.value for row in self._ask(_METAS, {"prefix": prefix})}
+
+
+def _bytes(row: Row[Any]) -> int:
+    """About how long a row is in JSON."""
+    texts = [value for value in row if isinstance(value, str)]
+    return ROW_BYTES + sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
 
 
 def asked(only: EventFilter) -> dict[str, Any]:

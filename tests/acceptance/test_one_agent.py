@@ -1,0 +1,79 @@
+"""One agent does all that it may, as large as it may: the daemon's memory stays as it is, and others are served.
+
+`tests/bench/one_agent.py` does the same for longer, and says how many honest calls were answered meanwhile.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tminus.storage.view import PAGE_BYTES
+
+MIB = 1024 * 1024
+NESTED: list[list[int]] = [[] for _ in range(1300)]
+"""Of all JSON of four kilobytes that which becomes most objects."""
+
+
+def resident(daemon: Daemon, name: str) -> int:
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024
+
+
+def faults(answer: Any) -> dict[str, str]:
+    assert answer.status_code == 400, answer.text
+    return {one["field"]: one["message"] for one in answer.json()["errors"]}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    value: Any = 1
+    for _ in range(levels - 1):
+        value = [value]
+    return {"deep": value}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("parentObject", {"id": "1", "more": [[] for _ in range(20_000)]}, "must be at most 4096 bytes of JSON"),
+        ("metaData", {"more": [[] for _ in range(6000)]}, "must be at most 16384 bytes of JSON"),
+    ],
+)
+def test_what_is_kept_as_it_came_is_bounded(daemon: Daemon, field: str, value: JSON, message: str) -> None:
+    body = {"type": "live", "label": "A", field: value}
+    if field == "parentObject":
+        body["externalMapping"] = "case.1"
+    assert faults(daemon.post("/supportsessions", body)) == {field: message}
+
+
+def test_what_is_just_within_the_bounds_is_taken_and_comes_back(daemon: Daemon) -> None:
+    parent, meta = {"id": "1", "more": deep(100)}, deep(100)
+    made = daemon.make(type="live", externalMapping="case.1", parentObject=parent, metaData=meta)
+    assert (made["parentObject"], made["metaData"]) == (parent, meta)
+
+
+def test_the_largest_answers_of_the_largest_sessions_take_little_memory(
+    storage: JSON, start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(storage=storage)
+    body = {
+        "type": "live", "label": "\N{PILE OF POO}" * 255, "userDescription": "\N{PILE OF POO}" * 255,
+        "externalMapping": "case.1", "parentObject": {"id": "1", "more": NESTED},
+        "metaData": {"more": NESTED * 4},
+    }  # fmt: skip
+    with ThreadPoolExecutor(8) as agents:
+        made = list(agents.map(lambda _: daemon.post("/supportsessions", body).json()["id"], range(150)))
+        before = resident(daemon, "VmRSS")
+        paths = ("/supportsessions?limit=1000", "/crmlookup/case.1", "/events?limit=1000")
+        answers = list(agents.map(lambda number: daemon.get(paths[number % 3]), range(24)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert max(len(answer.content) for answer in answers) < PAGE_BYTES + MIB
+    assert resident(daemon, "VmHWM") - before < 128 * MIB
+    listed: list[str] = []
+    while rows := daemon.get(f"/supportsessions?limit=1000&offset={len(listed)}").json()["rows"]:
+        listed += [row["id"] for row in rows]
+    assert sorted(listed) == sorted(made), "a page that ends early leaves nothing out"

@@ -1,0 +1,95 @@
+"""Pages are bounded in bytes as well as in rows, and nothing is left out where one ends early. On both databases."""
+
+import orjson
+import pytest
+from tests.support.factories import AGENT, MONITOR
+from tests.support.worlds import World
+
+from tminus.model import Delivery
+from tminus.sessions import reads
+from tminus.storage import EventFilter, SessionFilter, outbox
+from tminus.storage.view import ROW_BYTES, STREAMED
+from tminus.vocabulary import DeliveryKind
+
+LARGE = {"id": "1", "notes": "ü" * 1000}
+ROOM = 3 * (ROW_BYTES + 3000)
+"""Bytes in which two of these sessions or events find room, and not four."""
+
+
+def make(world: World, number: int) -> list[str]:
+    return [world.create(parent_object=LARGE, external_mapping="case.1").id for _ in range(number)]
+
+
+@pytest.mark.parametrize("limit", [5, STREAMED + 1])
+def test_a_page_of_events_ends_where_it_would_be_too_long_and_the_next_goes_on_there(world: World, limit: int) -> None:
+    made, after, pages = make(world, 7), 0, []
+    while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), ROOM))).told:  # noqa: B023
+        pages.append([told.event.session_id for told in page.told])
+        after = page.through
+    assert [one for page in pages for one in page] == made
+    assert all(2 <= len(page) <= 3 for page in pages[:-1])
+
+
+def test_one_row_is_always_read_however_long_it_is(world: World) -> None:
+    [made] = make(world, 1)
+    page = world.store.read(lambda view: view.page(0, 10, EventFilter(), 1))
+    assert [told.event.session_id for told in page.told] == [made]
+    assert world.store.read(lambda view: view.sessions(SessionFilter(), 1))[0] == 1
+
+
+@pytest.mark.parametrize("limit", [5, STREAMED + 1])
+def test_a_page_of_a_list_ends_early_and_its_count_is_of_all(world: World, limit: int) -> None:
+    made = make(world, 7)
+    listed: list[str] = []
+    while True:
+        wanted = SessionFilter(descending=False, limit=limit, offset=len(listed))
+        count, rows = world.store.read(lambda view: view.sessions(wanted, ROOM))  # noqa: B023 - called at once
+        assert count == 7
+        assert len(rows) <= 3
+        if not rows:
+            break
+        listed += [row.id for row in rows]
+    assert sorted(listed) == sorted(made)
+
+
+def test_a_page_of_the_delivery_log_ends_early_and_says_where_the_next_begins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PAGE_BYTES", ROOM)
+    for _ in range(7):
+        tried = Delivery(
+            endpoint="crm", kind=DeliveryKind.PING, webhook_id="m", at=world.now, ok=False, ms=1, answer="\ufffd" * 700
+        )
+        world.run(lambda tx: outbox.note(tx, tried))  # noqa: B023 - called at once
+    found: list[int] = []
+    before: int | None = None
+    while True:
+        rows, before = world.store.read(
+            lambda view: outbox.deliveries(view, "crm", failed=True, before=before, limit=1000)  # noqa: B023
+        )
+        assert 1 <= len(rows) <= 4
+        found += [row.id for row in rows]
+        if before is None:
+            break
+    assert found == sorted(found, reverse=True)
+    assert len(found) == 7
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        {"id": "1", "deep": {"ü": [1.5, None, True, {"a": []}]}, "s": 'quote " and \\ and }'},
+        {"id": "1", "externalMapping": "another"},
+        {"id": 'says "externalMapping" itself'},
+    ],
+)
+def test_what_was_sent_goes_out_as_it_is_stored(world: World, parent: dict[str, object]) -> None:
+    session = world.create(parent_object=parent, external_mapping='case."1', meta_data={"a": {"b": [1, 2.5, "ü"]}})
+    assert orjson.loads(world.stored(session).parent_object or "") == parent
+    assert orjson.loads(world.stored(session).meta_data or "") == {"a": {"b": [1, 2.5, "ü"]}}
+    [told] = world.store.read(lambda view: reads.feed(view, MONITOR, 0, 10, EventFilter())).told
+    sent = orjson.loads(told.json("db"))
+    assert sent["crmSyncTarget"] == {**parent, "externalMapping": 'case."1'}
+    assert told.json("db").count(b'"externalMapping":') == 1, "no name comes twice"
+    assert sent["createdByAgentSession"] == orjson.loads(session.created_by)
+    assert sent["user"]["externalId"] == AGENT.external_id
