@@ -1,0 +1,43 @@
+"""Two servers of which one takes writes at a time: the daemon finds the one that does."""
+
+from contextlib import ExitStack, suppress
+from datetime import datetime
+
+from sqlalchemy import make_url
+from tests.support.databases import PostgresServer, postgres_server
+from tests.support.waiting import eventually
+
+from tminus import clock
+from tminus.errors import StoreUnavailable
+from tminus.storage import Store
+
+
+def test_a_url_of_two_hosts_follows_the_server_that_takes_writes(pg_server: PostgresServer) -> None:
+    """The first is read-only at first, as a standby is; then it is promoted, and the other is gone."""
+    heard: list[datetime | None] = []
+    with ExitStack() as stack:
+        first, second = pg_server, stack.enter_context(postgres_server())
+        one, two = (stack.enter_context(server.database()) for server in (first, second))
+        hosts = "&".join(f"host={make_url(each.url).query['host']}:5432" for each in (one, two))
+        url = f"postgresql+psycopg://postgres@/tminus?{hosts}&target_session_attrs=read-write"
+        first._admin.execute("ALTER DATABASE tminus SET default_transaction_read_only = on")
+        try:
+            store = Store(url, clock.now, heard=heard.append)
+            stack.callback(store.close)
+            eventually(lambda: heard == [None])
+            store.submit(lambda tx: tx.set_meta("where", "second")).result()
+            assert store.read(lambda view: view.meta("where")) == "second"
+        finally:
+            first._admin.execute("ALTER DATABASE tminus RESET default_transaction_read_only")
+        second.kill()
+        stack.callback(second.start_again)
+
+        def written() -> bool:
+            with suppress(StoreUnavailable):
+                store.submit(lambda tx: tx.set_meta("where", "first")).result()
+                return True
+            return False
+
+        eventually(written)
+        eventually(lambda: len(heard) > 1)  # it listens there, too
+        assert store.read(lambda view: view.meta("where")) == "first"
