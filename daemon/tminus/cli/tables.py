@@ -1,6 +1,5 @@
 """Tables: on a terminal they fit its width, in a pipe nothing is padded or cut."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -127,7 +126,3 @@ def folded(sentence: str, width: int) -> list[str]:
             result.append(piece)
             line = line[len(piece) :]
     return [*result, line]
-
-
-def terminal_width() -> int:
-    return output.size()[0] if sys.stdout.isatty() else 200
