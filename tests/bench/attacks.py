@@ -21,7 +21,7 @@ from tests.acceptance.daemons import Daemon, token_of
 CONNECTIONS = 2000
 """As many as may be open by default."""
 
-SECONDS = 25
+SECONDS = 22
 """How long each attack goes on: longer than any time-out of the daemon but that of idle connections."""
 
 CALLS = 10

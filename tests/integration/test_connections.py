@@ -1,6 +1,7 @@
 """What one connection may take, and all together: the real server and application, with shorter times."""
 
 import asyncio
+import inspect
 import json
 import select
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import eventually
+from uvicorn.server import ServerState
 
 from tminus import clock, server
 from tminus.api import Services, make_application, rim
@@ -403,3 +406,15 @@ def test_told_to_stop_listening_before_it_has_begun_it_takes_no_connection() -> 
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         uvloop.run(serve(listening))
+
+
+def test_what_connections_use_of_uvicorn_is_there() -> None:
+    """It is not public. When this fails, `server.Connection` has to follow before the bound in pyproject.toml does."""
+    state = ServerState()
+    for name, kind in (("connections", set), ("tasks", set), ("default_headers", list), ("total_requests", int)):
+        assert isinstance(getattr(state, name), kind), name
+    source = inspect.getsource(uvicorn.Server.startup)
+    for name in ("config=", "server_state=", "app_state=", "_loop="):
+        assert name in source, f"a connection is made with other arguments: {name}"
+    assert "connection.shutdown()" in inspect.getsource(uvicorn.Server.shutdown)
+    assert list(inspect.signature(uvicorn.Server.on_tick).parameters) == ["self", "counter"]
