@@ -48,6 +48,11 @@ WRITE_BYTES = 16_384
 WRITE_BUFFER = 65_536
 """Bytes of answers that wait to be sent on a connection; at more the application waits."""
 
+KERNEL_BUFFER = 65_536
+"""Bytes of answers that the kernel keeps for a connection; it takes twice that. Left to itself it keeps megabytes for
+each client that does not read, until it has no memory left for anybody's connections.
+"""
+
 SILENT_SECONDS = 60
 """How long a client may leave what was sent to it unconfirmed, as one that has lost its network does."""
 
@@ -136,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._state.connections.add(self)  # type: ignore[arg-type]  # it names its own classes
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         if self._client:
-            _notice_silence(transport.get_extra_info("socket"))
+            _bound(transport.get_extra_info("socket"))
         self._deadline = clock.monotonic() + HEAD_SECONDS
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -319,9 +324,12 @@ class Connection(asyncio.Protocol):
             let_go()
 
 
-def _notice_silence(one: socket.socket) -> None:
-    """A client that is gone without a word is found out by the kernel, also while nothing is written to it."""
+def _bound(one: socket.socket) -> None:
+    """Bound what the kernel keeps for a client, and for how long: one that is gone without a word is found out, also
+    while nothing is written to it.
+    """
     with contextlib.suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS // 2)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT_SECONDS // 6)
