@@ -103,7 +103,7 @@ def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
     box.do("systemctl", "start", "tminus.socket")
 
     said = reader.pastes("Backups")
-    assert len(re.findall(r"^-rw------- 1 tminus tminus .* tminus-\w+\.db$", said, re.MULTILINE)) == 1
+    assert len(re.findall(r"^-rw------- 1 root root .* tminus-\w+\.db$", said, re.MULTILINE)) == 1
     assert states(box, "tminus-backup.timer") == ["active"]
     assert box.show("tminus-backup.timer", "Unit") == "tminus-backup.service"
     assert box.show("tminus-backup.timer", "NextElapseUSecRealtime") != ""
