@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # pip keeps to what the lock says, hash by hash.
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
 
+# How many packages a lock file names.
+packages = $(shell grep -c '^[A-Za-z0-9].*==' $(1))
+
 # How long `make soak` makes trouble.
 MINUTES ?= 5
 
@@ -23,20 +26,28 @@ help:
 	@echo "make bench   measure speed, scale and memory"
 	@echo "make soak    everything at once under random faults, for MINUTES=5"
 
-# What runs it.
+# What runs it. Each step is one line: installing is silent for up to a minute.
 $(VENV)/run: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --requirement requirements.lock
-	$(BIN)/pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV). This is done once, and again when requirements.lock changes."
+	@echo "1/3 making a virtual environment with $(PYTHON)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/3 installing the $(call packages,requirements.lock) packages of requirements.lock; this takes about 40 s"
+	@$(PIP) --requirement requirements.lock
+	@echo "3/3 installing tminus from this folder"
+	@$(BIN)/pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
 
 # What tests it, besides.
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
-	$(PIP) --requirement requirements-dev.lock
-	touch $@
+	@echo "Installing the $(call packages,requirements-dev.lock) packages of requirements-dev.lock, for tests"
+	@$(PIP) --requirement requirements-dev.lock
+	@touch $@
 
 run: $(VENV)/run
-	$(BIN)/tminus run --config config/tminus.toml
+	@echo "Starting the daemon: configuration config/tminus.toml, state in ./var. Ctrl-C stops it."
+	@$(BIN)/tminus run --config config/tminus.toml
 
 test: $(VENV)/dev
 	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal

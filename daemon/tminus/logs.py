@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from string import Formatter
@@ -23,6 +23,7 @@ from tminus.events import News
 from tminus.journal import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.log_writer import Destination, Line, LogWriter, Stream, json_line
+from tminus.text import visible
 from tminus.vocabulary import CLOCK_ACTOR
 
 LAST_SECONDS = 1.0
@@ -143,21 +144,42 @@ class _Nowhere:
 
 
 class _Console:
-    """Lines for people. The sentence comes first; what it has said is not said again, and the time of day is enough."""
+    """Lines for people. The sentence comes first; what it has said is not said again.
+
+    Times are those of JSON lines, in UTC, so that a line is found again in the history and in another machine's log.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._encoding = stream.encoding or "utf-8"
         self._render = ConsoleRenderer(pad_event_to=0, colors=stream.isatty())
 
     def __call__(self, given: Line) -> bytes:
-        line = {name: value for name, value in given.items() if name != "instance"}
-        line["timestamp"] = line.pop("ts")[11:-1]
-        name = line["event"]
-        for said in _IN_SENTENCE.get(name, _IN_EVENT_SENTENCE):
-            line.pop(said, None)
-        line["event"] = f"{name}: {line.pop('message')}"
+        name = given["event"]
+        left_out = {"ts", "level", "event", "message", "instance", *_IN_SENTENCE.get(name, _IN_EVENT_SENTENCE)}
+        fields = {field: value for field, value in given.items() if field not in left_out}
+        line = {
+            "timestamp": given["ts"],
+            "level": given["level"],
+            "event": visible(f"{name}: {given['message']}"),
+            **dict(_plain(fields)),
+        }
         # A terminal that lacks a letter loses no line.
         return f"{self._render(None, '', line)}\n".encode(self._encoding, "backslashreplace")
+
+
+def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield fields as people write them: `sessions.new=0` of a table, `a,b` of a list, nothing of an empty one."""
+    for name, value in fields.items():
+        match value:
+            case Mapping():
+                yield from _plain(value, f"{prefix}{name}.")
+            case list() | tuple():
+                if value:
+                    yield f"{prefix}{name}", visible(",".join(map(str, value)))
+            case bool():
+                yield f"{prefix}{name}", "yes" if value else "no"
+            case _:
+                yield f"{prefix}{name}", visible(str(value))
 
 
 _IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key"}

@@ -10,6 +10,7 @@ from tminus.config import ConfigError, Settings, database, find, operated_state,
 @pytest.fixture
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "etc" / "tminus.toml"
+    monkeypatch.chdir(tmp_path)  # not the checkout, whose own configuration would go before it
     monkeypatch.setattr(places, "SYSTEM_FILE", path)
     return path
 

@@ -121,6 +121,42 @@ def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines)
 
 
 @pytest.fixture
+def terminal(log_lines: LogLines) -> Callable[[], str]:
+    """The log as people read it: call it for what was written so far."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    logs.configure("info", "console", stream)
+
+    def written() -> str:
+        logs.flush(10)
+        return stream.buffer.getvalue().decode()
+
+    return written
+
+
+def test_on_a_terminal_a_line_has_its_date_and_zone(terminal: Callable[[], str]) -> None:
+    say_event(_ready(timedelta(0)))
+    assert terminal().startswith(NOW.isoformat(timespec="milliseconds").replace("+00:00", "Z") + " ")
+
+
+def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[[], str]) -> None:
+    counts = {"scheduled": 2, "new": 0}
+    logs.say("daemon.heartbeat", sessions=counts, unreadable=["event", "session"], unwritable=[])
+    said = terminal()
+    assert "sessions.scheduled=2" in said
+    assert "sessions.new=0" in said
+    assert "unreadable=event,session" in said
+    assert "unwritable" not in said
+    assert not set("{}[]'") & set(said.partition("]")[2])
+
+
+def test_on_a_terminal_text_of_others_is_escaped(terminal: Callable[[], str]) -> None:
+    logs.say("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
+    said = terminal()
+    assert r"x: \x1b[2J\u202egone" in said
+    assert r"traceback=\x9b31m" in said
+
+
+@pytest.fixture
 def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
     """The log goes to a disk that is full."""
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, too

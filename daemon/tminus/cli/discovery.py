@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
+from tminus import checkout
+
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 SERVICE_SOCKET = Path("/run/tminus/tminus.sock")
 """Where `systemd/tminus.socket` has the local socket."""
@@ -50,7 +52,7 @@ def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candid
     with suppress(FileNotFoundError):  # a working directory that was removed has no path
         here = here.absolute()
     found = [Candidate(here / name, frozenset({ROOT, os.geteuid()}))]
-    if explicit is None and not environ.get("TMINUS_CONFIG"):
+    if not _is_named(explicit, environ) and checkout.configuration_file() is None:
         found += [named(SERVICE_SOCKET), named(SERVICE_STATE / name)]
     return found
 
@@ -73,18 +75,21 @@ def named(socket: Path) -> Candidate:
 
 def _socket_name(explicit: Path | None, environ: Mapping[str, str]) -> str:
     """`server.socket`. What is not plainly right is left to those who read all of it, and say what is wrong."""
-    path = explicit or Path(environ.get("TMINUS_CONFIG") or SYSTEM_FILE)
-    is_default = path is SYSTEM_FILE or path == SYSTEM_FILE
+    path = explicit or Path(environ.get("TMINUS_CONFIG") or checkout.configuration_file() or SYSTEM_FILE)
     try:
         name = _override(environ)
         if name is None:
-            name = _written(path, is_optional=is_default and explicit is None and not environ.get("TMINUS_CONFIG"))
+            name = _written(path, is_optional=not _is_named(explicit, environ))
         return "tminus.sock" if name is None else name
     except (OSError, ValueError, RecursionError):
         from tminus import config  # noqa: PLC0415 - pydantic takes longer to load than most commands take
 
         read = config.load(config.find(explicit, environ), environ)
         return read.settings.server.socket
+
+
+def _is_named(explicit: Path | None, environ: Mapping[str, str]) -> bool:
+    return explicit is not None or bool(environ.get("TMINUS_CONFIG"))
 
 
 def _override(environ: Mapping[str, str]) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tminus import checkout
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.settings import Settings, Webhook
 from tminus.config.text import NotText, decode
@@ -19,7 +20,8 @@ SERVICE_STATE = Path("/var/lib/tminus")
 
 
 def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to load: `explicit` (--config), else `$TMINUS_CONFIG`, else the one in /etc, else None: the defaults.
+    """The file to load: `explicit` (--config), else `$TMINUS_CONFIG`, else that of the checkout in which the checkout's
+    own command runs, else the one in /etc, else None: the defaults.
 
     Raises `ConfigError` if one that was named is not there.
     """
@@ -28,6 +30,8 @@ def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
         path, where = explicit, "--config"
     elif named:
         path, where = Path(named), "environment TMINUS_CONFIG"
+    elif (own := checkout.configuration_file()) is not None:
+        return own
     else:
         return SYSTEM_FILE if is_there(SYSTEM_FILE) else None
     if not is_there(path):
@@ -85,7 +89,11 @@ def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
 
 
 def _is_said(explicit: Path | None, environ: Mapping[str, str]) -> bool:
-    return explicit is not None or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
+    return (
+        explicit is not None
+        or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
+        or checkout.configuration_file() is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
