@@ -6,6 +6,8 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from tminus.delivery.post import ANSWER_BYTES
 from tminus.errors import UnknownSession, UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
-from tminus.storage import View, outbox, view
+from tminus.storage import READERS, Store, View, outbox, view
+from tminus.storage.store import Lane
 from tminus.storage.tables import EVENTS
 from tminus.vocabulary import PauseReason, SessionType
 
@@ -335,6 +338,59 @@ def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, 
             sender.make()
         eventually(lambda: receiver.seqs == sender.seqs())
         assert len(stuck.requests) == 1, "it still waits for the first answer"
+
+
+@contextmanager
+def all_busy(store: Store, lane: Lane) -> Iterator[threading.Event]:
+    """All connections of a lane are taken by reads that do not end until the event is set, or the block is left."""
+    taken, enough = threading.Semaphore(0), threading.Event()
+
+    def look(_view: View) -> None:
+        taken.release()
+        enough.wait()
+
+    with ThreadPoolExecutor(READERS) as readers:
+        for _ in range(READERS):
+            readers.submit(store.read, look, lane=lane)
+        try:
+            for _ in range(READERS):
+                assert taken.acquire(timeout=10)
+            yield enough
+        finally:
+            enough.set()
+
+
+def test_slow_reads_of_others_hold_up_no_delivery(sender: Sender, receiver: Receiver) -> None:
+    sender.apply(desk(receiver))
+    with all_busy(sender.world.store, "requests"):
+        sender.make(3)
+        eventually(lambda: receiver.seqs == [1, 2, 3])
+
+
+def test_an_answer_that_has_come_counts_however_slow_the_database_is(sender: Sender, receiver: Receiver) -> None:
+    """The looks of other endpoints wait for the database, for longer than the answer may take."""
+    answer_now = threading.Event()
+
+    def answer(handler: Any) -> None:
+        answer_now.wait()
+        status(200)(handler)
+
+    receiver.answer = answer
+    with Receiver() as second:
+        others = [{"name": f"other{number}", "url": second.url} for number in range(2 * READERS)]
+        sender.apply(desk(receiver, timeout="1s"), *others)
+        store = sender.world.store
+        sender.make()
+        eventually(lambda: receiver.requests and len(second.requests) == len(others))
+        eventually(lambda: sum(row.events for row in sender.deliveries("other0")) == 1)
+        with all_busy(store, "deliveries"):
+            sender.make()  # each of the others looks, and waits for a connection
+            answer_now.set()
+            eventually(sender.deliveries)
+            [delivery] = sender.deliveries()
+            assert (delivery.ok, delivery.error) == (True, None)
+            assert len(receiver.requests) == 1
+        eventually(lambda: receiver.seqs == [1, 2])
 
 
 @ON_SQLITE

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -37,6 +38,7 @@ from tminus.sessions.retries import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.log_places import log_place, set_log_place
 from tminus.storage.peers import LEASE, Holds
+from tminus.storage.reads import Reads
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
 from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
@@ -308,11 +310,13 @@ _TRUSTED = trusting(None)
 
 def _courier(store: Store, label: str, *, act: Callable[[Courier], Awaitable[Any]], **more: Any) -> Any:
     async def serve() -> None:
-        courier = Courier(
-            store, _webhook(label, **more), (SECRET,), make_client(_TRUSTED), Bell(), lambda *_: None, 10 * HOUR
-        )
-        async with courier._client:
-            await act(courier)
+        with ThreadPoolExecutor(1) as threads:
+            client = make_client(_TRUSTED)
+            courier = Courier(
+                store, _webhook(label, **more), (SECRET,), client, threads, Bell(), lambda *_: None, 10 * HOUR
+            )
+            async with client:
+                await act(courier)
 
     asyncio.run(serve())
 
@@ -419,8 +423,10 @@ class Doors(Store):
         reading = kills.unsynced_engine(url, writes=False)
         self._holding = kills.unsynced_engine(url, idle_seconds=LEASE)
         self._preparing = kills.unsynced_engine(url)
-        self._lanes = {"requests": reading, "clock": kills.unsynced_engine(url, writes=False), "search": reading}
+        clock = kills.unsynced_engine(url, writes=False)
+        self._lanes = {"requests": reading, "clock": clock, "search": reading, "deliveries": reading}
         self._watch = Watch(None)
+        self._reads = Reads()
         self._notices = None
         self.damage = None
         self.database_id = "a test"

@@ -6,6 +6,7 @@ an operator's command and a step see the same.
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -79,6 +80,8 @@ class Courier:
         Its secrets; the first is the newest.
     client
         With which it sends; closed at the end.
+    threads
+        Where the database is asked: a call that takes long holds up no other endpoint, and no answer that has come.
     bell
         Rings when there are new events, or an operator has changed something.
     tried
@@ -93,6 +96,7 @@ class Courier:
         webhook: Webhook,
         secrets: tuple[str, ...],
         client: httpx.AsyncClient,
+        threads: Executor,
         bell: Bell,
         tried: Tried,
         first_pause: timedelta = backoff.FIRST,
@@ -101,6 +105,7 @@ class Courier:
         self.secrets = secrets
         self._store = store
         self._client = client
+        self._threads = threads
         self._resolver = Resolver()
         self._bell = bell
         self._tried = tried
@@ -126,7 +131,7 @@ class Courier:
             try:
                 await self._serve()
             finally:
-                self._store.release(self._hold)
+                await self._aside(lambda: self._store.release(self._hold))
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -153,9 +158,9 @@ class Courier:
 
     async def _step(self) -> float:
         """Does what is due next; returns the seconds until there may be more, 0 if there may be now."""
-        if not self._store.hold(self._hold):
+        holds, due = await self._aside(self._ask)
+        if not holds:
             return ASIDE  # another daemon serves it: should that one end, it is ours
-        due = self._store.read(self._look)
         if due is None:  # the database was away when it was put in force
             await self.enlist()
             return 0
@@ -182,6 +187,12 @@ class Courier:
         beginning = self.webhook.from_ == "beginning"
         if await self._write(lambda tx: outbox.enlist(tx, self.webhook.name, from_beginning=beginning)):
             say("webhook.added", endpoint=self.webhook.name, **{"from": self.webhook.from_})
+
+    def _ask(self) -> tuple[bool, Due | None]:
+        """Return whether this daemon serves the endpoint, and if so what is due now. On a thread of `threads`."""
+        if not self._store.hold(self._hold):
+            return False, None
+        return True, self._store.read(self._look, lane="deliveries")
 
     def _look(self, view: View) -> Due | None:
         """On a view: what is due now. New events and a replay, if there are both, are sent in turn: a replay may be as
@@ -370,6 +381,24 @@ class Courier:
                 if self._stopping.is_set():
                     raise
                 await asyncio.sleep(AGAIN)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        """Run a call that may wait for the database on a thread of `threads`, and return what it returns.
+
+        Cancelled, it still waits until the call has ended, which the store bounds: a lock that the thread takes after
+        `run` has given it back would be held for ever.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        cancelled = False
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            future.exception()  # retrieved, or asyncio logs it
+            raise asyncio.CancelledError
+        return future.result()
 
     async def _write(self, job: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self._store.submit(job))

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ from tminus.delivery.post import make_client, trusting, untrusting
 from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
-from tminus.storage import Store, Transaction, View, outbox
+from tminus.storage import READERS, Store, Transaction, View, outbox
 from tminus.threads import KeptThread
 from tminus.vocabulary import PauseReason
 
@@ -103,6 +103,8 @@ class Webhooks:
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
         self._thread = KeptThread("webhooks", self._run)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="webhooks-database")
+        """On which endpoints ask the database: as many as there are connections for it."""
         self._bells: dict[str, Bell] = {}
         self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}
@@ -141,6 +143,7 @@ class Webhooks:
             self._call(self._apply((), {})).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+        self._threads.shutdown()
         self._loop.close()
 
     def apply(self, settings: Settings, secrets: Secrets) -> None:
@@ -261,7 +264,7 @@ class Webhooks:
     def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
         client = make_client(_trusted(webhook, self._state))
         bell = self._bells[webhook.name]
-        return Courier(self._store, webhook, secrets, client, bell, self._tried, self._first_pause)
+        return Courier(self._store, webhook, secrets, client, self._threads, bell, self._tried, self._first_pause)
 
     async def _end(self, names: list[str]) -> None:
         ending = [self._couriers.pop(name) for name in names]

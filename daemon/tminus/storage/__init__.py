@@ -22,9 +22,10 @@
 ===============  ==============================================================================
 """
 
+from tminus.storage.engine import READERS
 from tminus.storage.listing import SessionFilter
 from tminus.storage.store import Store
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, Active, EventFilter, Page, View
 
-__all__ = ["PAGE_BYTES", "Active", "EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]
+__all__ = ["PAGE_BYTES", "READERS", "Active", "EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]

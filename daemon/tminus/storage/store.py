@@ -34,8 +34,8 @@ from tminus.vocabulary import Status
 
 T = TypeVar("T")
 
-Lane = Literal["requests", "clock", "search"]
-"""Who reads: `search` is for what may take long, such as a list and its count."""
+Lane = Literal["requests", "clock", "search", "deliveries"]
+"""Who reads: `search` is for what may take long, such as a list and its count; `deliveries` for webhooks."""
 
 AT_ONCE = 1.0
 """Seconds within which a read that has failed is tried again: its connection was dead before it began."""
