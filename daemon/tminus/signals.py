@@ -14,15 +14,20 @@ _VALUED = ("--config", "--url", "--token-file", "--socket")
 """Options before the command's name that are followed by a value."""
 
 
-def hold(arguments: Sequence[str]) -> None:
-    """Hold the signals back if these arguments run the daemon: `Told.listen` lets them through. Other commands end."""
+def runs_daemon(arguments: Sequence[str]) -> bool:
+    """Whether these arguments run the daemon; answered before anything that reads a command line is loaded."""
     before = ""
     for argument in arguments:
         if before not in _VALUED and not argument.startswith("-"):
-            if argument == "run":
-                signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-            return
+            return argument == "run"
         before = argument
+    return False
+
+
+def hold(arguments: Sequence[str]) -> None:
+    """Hold the signals back if these arguments run the daemon: `Told.listen` lets them through. Other commands end."""
+    if runs_daemon(arguments):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
 class Told:

@@ -101,6 +101,10 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("nothing",), 2, "nothing"),
         (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),
         (("--url", "{url}", "--token-file", "/nonexistent", "list"), 2, "/nonexistent"),
+        (("list", "--url", "{url}"), 5, "TMINUS_TOKEN"),
+        (("webhooks", "--url", "http://127.0.0.1:9", "list", "--url={url}"), 5, "TMINUS_TOKEN"),
+        (("list", "--socket", "/nonexistent.sock"), 6, "/nonexistent.sock"),
+        (("--url", "{url}"), 2, "Missing command"),
         (("--url", "http://127.0.0.1:9", "show", "x"), 6, "No answer from http://127.0.0.1:9"),
         (("--url", "{url}/v3/", "list"), 5, "TMINUS_TOKEN"),
         (("--url", "{url}/v4", "list"), 1, "No such path"),
@@ -248,7 +252,8 @@ def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
         ("tminus --socket ", set()),
     ):
         *before, current = words.split(" ")
-        ask = f"{script}\nCOMP_WORDS=({' '.join(before)} '{current}') COMP_CWORD={len(before)}\n_tminus\n"
+        ask = f"{script}\nCOMP_WORDS=({' '.join(before)} '{current}') COMP_CWORD={len(before)}\n"
+        ask += "compopt() { :; }\n_tminus_completion tminus\n"
         ask += 'printf "%s\\n" "${COMPREPLY[@]}"'
         path = f"{Path(TMINUS).parent}:{os.environ['PATH']}"
         done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env={"PATH": path}, check=True)

@@ -53,8 +53,7 @@ def test_what_is_asked_often_loads_nothing_heavy(daemon: Daemon, arguments: tupl
 
 
 def test_completion_loads_nothing_heavy(daemon: Daemon) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, "list", "--"],
-        env=environment(_TMINUS_COMPLETE="bash"), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    env = environment(_TMINUS_COMPLETE="bash_complete", COMP_WORDS="tminus list --", COMP_CWORD="2")
+    done = subprocess.run([sys.executable, "-c", LOADED], env=env, capture_output=True, text=True, check=True)
+    assert "--status" in done.stdout
     assert not HEAVY.intersection(done.stderr.split())

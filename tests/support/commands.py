@@ -4,8 +4,9 @@ import io
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
+from click.exceptions import Exit
+
 from tminus.cli import dispatch
-from tminus.cli.parsing import Exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +23,5 @@ def invoke(*arguments: str) -> Result:
         try:
             dispatch.call(list(arguments))
         except Exit as ended:
-            code = ended.code
+            code = ended.exit_code
     return Result(code, out.getvalue(), err.getvalue())

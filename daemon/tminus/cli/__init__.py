@@ -13,8 +13,8 @@ Exit codes, the same for every command:
 7     done, but standard output could not be written
 ====  =======================================================================
 
-A command is one request, so loading Python's modules is most of its time. `main` loads only what the command needs: the
-help is printed from a table (`catalogue`), and of the commands only the one that is called is loaded (`dispatch`).
+A command is one request, so loading Python's modules is most of its time. `main` loads only what the command needs: of
+the commands only the one that is called (`dispatch`); their names and summaries come from a table (`catalogue`).
 """
 
 import sys

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+
+from click.exceptions import Exit
 
 from tminus import client
 from tminus.cli import discovery
 from tminus.cli.discovery import Candidate
 from tminus.cli.output import LOST, OutputLost, complain
-from tminus.cli.parsing import Exit, Option
-
-AsJson = Annotated[bool, Option("--json", help="Print JSON, for programs.")]
-
-Utc = Annotated[bool, Option("--utc", help="Times in UTC, not in your zone.")]
-Wide = Annotated[bool, Option("--wide", help="All columns, however wide; nothing is cut.")]
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 
@@ -36,7 +31,7 @@ _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
 
 @dataclass
 class Connection:
-    """What was said on the command line, before the command's name."""
+    """Which daemon is meant, as the command line says."""
 
     config: Path | None = None
     url: str | None = None

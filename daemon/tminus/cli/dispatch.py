@@ -1,90 +1,113 @@
-"""From the arguments of a process to the one function that they call."""
+"""From the arguments of a process to the one command that they call. It is loaded when it is called."""
 
-import os
-from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
+
+import click
+from click.exceptions import Exit
 
 from tminus.cli import catalogue, output
 from tminus.cli.catalogue import Entry
-from tminus.cli.connection import USAGE, Connection
-from tminus.cli.parsing import Exit, HelpWanted, Option, UsageError, help_of, parameters, parse, suggestion
+from tminus.cli.connection import USAGE, Connection, fail
+from tminus.cli.options import daemon_options, print_help
+
+WIDEST = 100
+"""Columns that the help takes at most."""
 
 
-def _before(
-    config: Annotated[Path | None, Option("--config")] = None,
-    url: Annotated[str | None, Option("--url", env="TMINUS_URL")] = None,
-    token_file: Annotated[Path | None, Option("--token-file", env="TMINUS_TOKEN_FILE")] = None,
-    socket: Annotated[Path | None, Option("--socket", env="TMINUS_SOCKET")] = None,
-    version: Annotated[bool, Option("--version")] = False,
-    install_completion: Annotated[bool, Option("--install-completion")] = False,
-    show_completion: Annotated[bool, Option("--show-completion")] = False,
-) -> None:
-    """What stands before the command's name."""
+class Commands(click.Group):
+    """Commands of the catalogue. Their help and their completion need no more than the catalogue."""
+
+    def __init__(self, name: str, entries: dict[str, Entry], **more: Any) -> None:
+        super().__init__(name, **more)
+        self.entries = entries
+        for command, entry in entries.items():
+            self.add_command(click.Command(command, short_help=entry.summary))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return list(self.commands)  # as the catalogue has them; click sorts them
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in self.entries:
+            command = load(self.entries[name])
+        return name, command, rest
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = print_help
+        return option
+
+
+def load(entry: Entry) -> click.Command:
+    """A command; only its module is loaded."""
+    command: click.Command = getattr(import_module(f"tminus.cli.{entry.module}"), entry.function)
+    return command
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from tminus import __version__  # noqa: PLC0415 - reading it takes as long as a request
+
+        output.put(f"tminus {__version__}")
+        context.exit()
+
+
+def _completion(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not context.resilient_parsing:
+        from tminus.cli import completion  # noqa: PLC0415 - asked for once in a shell's life
+
+        {"install_completion": completion.install, "show_completion": completion.show}[parameter.name or ""](value)
+        context.exit()
+
+
+def _first(name: str, help_: str, **more: Any) -> click.Option:
+    return click.Option([name], help=help_, is_eager=True, expose_value=False, **more)
+
+
+def application() -> Commands:
+    """The command with all its commands, none of them loaded."""
+    for_shell = {"is_flag": False, "flag_value": "", "metavar": "[SHELL]", "callback": _completion}
+    root = Commands(
+        "tminus",
+        catalogue.COMMANDS,
+        help=catalogue.SUMMARY,
+        params=[
+            *daemon_options(are_first=True),
+            _first("--version", "Print the version.", is_flag=True, callback=_version),
+            _first("--install-completion", "Make your shell complete commands, options and ids.", **for_shell),
+            _first("--show-completion", "Print what does that.", **for_shell),
+        ],
+    )
+    for name, group in catalogue.GROUPS.items():
+        summary = f"{group.summary[:-1]}: {', '.join(group.commands)}."
+        more = {"help": group.summary, "short_help": summary, "params": daemon_options(are_first=False)}
+        root.add_command(Commands(name, group.commands, **more))
+    return root
+
+
+def settings() -> dict[str, Any]:
+    """What the context of a whole command line is made with."""
+    return {"obj": Connection(), "terminal_width": min(output.size()[0], WIDEST), "show_default": True}
 
 
 def call(arguments: list[str]) -> None:
     """Call the command. Raises `Exit` and whatever the command raises."""
-    before, rest = catalogue.split(arguments)
-    usage = "tminus"
+    root = application()
     try:
-        given = parse(parameters(_before), before, os.environ)
-        if given["version"]:
-            from tminus import __version__  # noqa: PLC0415 - reading it takes as long as a request
-
-            output.put(f"tminus {__version__}")
-            return
-        if given["install_completion"] or given["show_completion"]:
-            from tminus.cli import completion  # noqa: PLC0415 - asked for once in a shell's life
-
-            shell = completion.shell(rest, os.environ)
-            (completion.install if given["install_completion"] else completion.show)(shell)
-            return
-        connection = Connection(given["config"], given["url"], given["token_file"], given["socket"])
-        usage, entry, rest = find(rest)
-        function = load(entry)
-        values = parse(parameters(function), rest, os.environ)
-    except HelpWanted:
-        output.put_text(_help(usage, before, rest))
-        return
-    except UsageError as error:
-        output.complain(f"{error} (`{usage} --help` says what there is)")
-        raise Exit(USAGE) from None
-    if "connection" in function.__code__.co_varnames[: function.__code__.co_argcount]:
-        values["connection"] = connection
-    function(**values)
-
-
-def find(arguments: list[str]) -> tuple[str, Entry, list[str]]:
-    """The command that is named: how it is written, what it is, and the arguments that follow. Raises `UsageError`."""
-    if not arguments:
-        raise UsageError("a command is missing")
-    name, *rest = arguments
-    if name in catalogue.COMMANDS:
-        return f"tminus {name}", catalogue.COMMANDS[name], rest
-    if name not in catalogue.GROUPS:
-        known = catalogue.COMMANDS | catalogue.GROUPS
-        raise UsageError(f"there is no command {name!r}{suggestion(name, known)}")
-    commands = catalogue.GROUPS[name].commands
-    if not rest or rest[0] == "--help":
-        raise HelpWanted
-    if rest[0] not in commands:
-        raise UsageError(f"there is no command `{name}` {rest[0]!r}{suggestion(rest[0], commands)}")
-    return f"tminus {name} {rest[0]}", commands[rest[0]], rest[1:]
-
-
-def load(entry: Entry) -> Callable[..., Any]:
-    """The function of a command; only its module is loaded."""
-    function: Callable[..., Any] = getattr(import_module(f"tminus.cli.{entry.module}"), entry.function)
-    return function
-
-
-def _help(usage: str, before: list[str], rest: list[str]) -> str:
-    if "--help" in before:
-        return catalogue.help_text()
-    if usage == "tminus":
-        return catalogue.group_help(rest[0])
-    words = usage.split()[1:]
-    entry = catalogue.COMMANDS[words[0]] if len(words) == 1 else catalogue.GROUPS[words[0]].commands[words[1]]
-    return help_of(usage, load(entry), min(output.size()[0], 100))
+        # `main` of click writes to the standard streams itself, and takes Ctrl-C and lost pipes for its own.
+        with root.make_context("tminus", list(arguments), **settings()) as context:
+            root.invoke(context)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "tminus"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        raise fail(f"{message} (`{where} --help` shows what there is)", USAGE) from None
+    except Exit as ended:
+        if ended.exit_code:
+            raise

@@ -3,11 +3,13 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
 
 from tminus.cli import output, views
-from tminus.cli.connection import AsJson, Connection, Utc, Wide, telling_errors
-from tminus.cli.parsing import Argument, Option
+from tminus.cli.connection import Connection, telling_errors
+from tminus.cli.options import NUMBER, Command, as_json, utc, wide
 from tminus.client import Forbidden, Unavailable
 from tminus.text import json_text
 from tminus.vocabulary import EventPattern, event_types
@@ -25,23 +27,35 @@ PAGE = 200
 """Events asked for at once: what is in memory here and in the daemon's answer, whatever the history holds."""
 
 
+@click.command(cls=Command)
+@click.argument("session_id", metavar="[ID]", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option(
+    "--type",
+    type=click.Choice([pattern.value for pattern in EventPattern]),
+    multiple=True,
+    metavar="TYPE",
+    help="Only these: session.ready, participant.*; may be repeated.",
+)
+@click.option(
+    "--after", type=NUMBER, metavar="NUMBER", help="Begin after the event with this number; else with -f: now."
+)
+@utc
+@wide
+@as_json
+@click.pass_obj
 def events(
     connection: Connection,
-    session_id: Annotated[str | None, Argument("[ID]", help="Only this session's.")] = None,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what happens, until Ctrl-C.")] = False,
-    type: Annotated[
-        list[EventPattern] | None,
-        Option("--type", help="Only these: session.ready, participant.*; may be repeated."),
-    ] = None,
-    after: Annotated[
-        int | None, Option(least=0, help="Begin after the event with this number; else with -f: now.")
-    ] = None,
-    utc: Utc = False,
-    wide: Wide = False,
-    as_json: AsJson = False,
+    session_id: str | None,
+    follow: bool,
+    type: tuple[str, ...],
+    after: int | None,
+    utc: bool,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
-    types = [pattern.value for pattern in type or ()]
+    types = list(type)
     table = views.Events(views.moments(utc=utc), wide=wide)
     with telling_errors(), connection.open() as daemon:
         if follow:

@@ -4,12 +4,15 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
+
+import click
+from click.exceptions import Exit
 
 from tminus import clock, config, instants
 from tminus.cli import output
-from tminus.cli.connection import REFUSED, USAGE, AsJson, Connection, fail, telling_errors
-from tminus.cli.parsing import Argument, Exit, Option
+from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
+from tminus.cli.options import FILE, Command, as_json
 from tminus.config import Settings
 from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
 from tminus.privileges import acting_for
@@ -20,13 +23,10 @@ if TYPE_CHECKING:
     from tminus.storage import Store
     from tminus.storage.backup import Contents
 
-ConfigOption = Annotated[
-    Path | None,
-    Option("--config", help="The configuration; else $TMINUS_CONFIG, else /etc/tminus/tminus.toml."),
-]
 
-
-def run(connection: Connection, config: ConfigOption = None) -> None:
+@click.command(cls=Command)
+@click.pass_obj
+def run(connection: Connection) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     told = Told()
     told.listen()  # it ends when it is loaded: half a library is none
@@ -34,18 +34,17 @@ def run(connection: Connection, config: ConfigOption = None) -> None:
     from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
-        code = app.run(config or connection.config, os.environ, told)
+        code = app.run(connection.config, os.environ, told)
     raise Exit(code)
 
 
-def check(
-    connection: Connection,
-    config_path: ConfigOption = None,
-    effective: Annotated[bool, Option("--effective", help="Print what is in force, and where it comes from.")] = False,
-) -> None:
+@click.command(cls=Command)
+@click.option("--effective", is_flag=True, help="Print what is in force, and where it comes from.")
+@click.pass_obj
+def check(connection: Connection, effective: bool) -> None:
     """Check the configuration without starting anything; exit code 0 or 1."""
     with telling_errors():
-        path = config_path or connection.config
+        path = connection.config
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.operated_state(path, os.environ)
         reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
@@ -61,16 +60,15 @@ def check(
         output.put(f"{read_from}: nothing wrong (fingerprint {read.fingerprint})")
 
 
-def advance(
-    connection: Connection,
-    config_path: ConfigOption = None,
-    as_json: AsJson = False,
-) -> None:
+@click.command(cls=Command)
+@as_json
+@click.pass_obj
+def advance(connection: Connection, as_json: bool) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
     from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(connection, config_path)
+        settings, state = _settings(connection)
         file = config.database_file(settings, state)
         if file is not None and not config.is_there(file):
             raise CannotOpenDatabase(str(file), "there is no such file: the daemon makes it, or `tminus db upgrade`")
@@ -97,16 +95,13 @@ def advance(
         output.put(", ".join(told) or "nothing was due")
 
 
-def token_new(
-    agent_id: Annotated[int, Option("--id", least=1, help="The agent's number.")] = 1,
-    name: Annotated[str, Option(help="The agent's name, as users see it.")] = "An agent",
-    role: Annotated[list[Role] | None, Option(help="May be repeated.")] = None,
-    append: Annotated[
-        Path | None,
-        Option("--append", metavar="FILE", help="Add the lines to this file; print the token alone."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@click.command(cls=Command)
+@click.option("--id", "agent_id", type=click.IntRange(1), default=1, metavar="NUMBER", help="The agent's number.")
+@click.option("--name", default="An agent", help="The agent's name, as users see it.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), multiple=True, help="May be repeated.")
+@click.option("--append", type=FILE, metavar="FILE", help="Add the lines to this file; print the token alone.")
+@as_json
+def token_new(agent_id: int, name: str, role: tuple[str, ...], append: Path | None, as_json: bool) -> None:
     """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
     import hashlib  # noqa: PLC0415 - as in `run`
 
@@ -115,7 +110,7 @@ def token_new(
 
     token = draws.base62(43)
     digest = hashlib.sha256(token.encode()).hexdigest()
-    roles = [one.value for one in role or (Role.AGENT, Role.API)]
+    roles = list(role) or [Role.AGENT.value, Role.API.value]
     if as_json:
         output.put_json(
             {"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}, indent=None
@@ -136,12 +131,14 @@ def token_new(
     output.put_text(lines)
 
 
-def db_upgrade(connection: Connection, config_path: ConfigOption = None) -> None:
+@click.command(cls=Command)
+@click.pass_obj
+def db_upgrade(connection: Connection) -> None:
     """Bring the database's schema up to date; the daemon does so itself when it starts."""
     from tminus import storage  # noqa: F401, PLC0415 - as in `run`, and before root gives up its rights
 
     with telling_errors():
-        settings, state = _settings(connection, config_path)
+        settings, state = _settings(connection)
         with _as_owner(settings, state):
             try:
                 config.make_directory(state)
@@ -156,17 +153,17 @@ def db_upgrade(connection: Connection, config_path: ConfigOption = None) -> None
     output.put(f"schema {after}: nothing to do" if before == after else f"schema {before or '(none)'} -> {after}")
 
 
-def db_backup(
-    connection: Connection,
-    file: Annotated[Path, Argument("FILE", help="Where to; in a directory, under a name with the date.")],
-    force: Annotated[bool, Option("--force", help="Overwrite the file.")] = False,
-    keep: Annotated[
-        int | None, Option("--keep", least=1, metavar="N", help="In a directory: keep N dated copies, no more.")
-    ] = None,
-    config_path: ConfigOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Copy the database (SQLite) as it is at one moment; a daemon works on meanwhile. It holds secrets: mode 0600."""
+@click.command(cls=Command)
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="In a directory: keep N dated copies, no more.")
+@as_json
+@click.pass_obj
+def db_backup(connection: Connection, file: Path, force: bool, keep: int | None, as_json: bool) -> None:
+    """Copy the database (SQLite) as it is at one moment; a daemon works on meanwhile. It holds secrets: mode 0600.
+
+    FILE is where to; in a directory, it is under a name with the date.
+    """
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
     if str(file) == "-":
@@ -174,7 +171,7 @@ def db_backup(
     if keep is not None and not file.is_dir():
         raise fail(f"--keep counts the copies in a directory, and {file} is none", USAGE)
     with telling_errors():
-        database = _database(*_settings(connection, config_path))
+        database = _database(*_settings(connection))
         done = backup.back_up(database.url, file, clock.now(), force=force, keep=keep)
     removed = [str(path) for path in done.removed]
     if as_json:
@@ -188,17 +185,19 @@ def db_backup(
             output.put(f"{path}: removed")
 
 
-def db_restore(
-    connection: Connection,
-    file: Annotated[Path, Argument("FILE", help="What `tminus db backup` wrote.")],
-    config_path: ConfigOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put a backup in the database's place, while no daemon runs; the present one is kept under a dated name."""
+@click.command(cls=Command)
+@click.argument("file", type=FILE)
+@as_json
+@click.pass_obj
+def db_restore(connection: Connection, file: Path, as_json: bool) -> None:
+    """Put a backup in the database's place, while no daemon runs; the present one is kept under a dated name.
+
+    FILE is what `tminus db backup` wrote.
+    """
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(connection, config_path)
+        settings, state = _settings(connection)
         database = _database(settings, state)
         with config.occupy(state, config.database_file(settings, state)):
             done = backup.restore(database.url, file, clock.now())
@@ -216,12 +215,15 @@ def db_restore(
         output.put(f"{moved}: what was there before")
 
 
-def db_compact(connection: Connection, config_path: ConfigOption = None, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@as_json
+@click.pass_obj
+def db_compact(connection: Connection, as_json: bool) -> None:
     """Make the database's file (SQLite) as small as what is in it, while no daemon runs."""
     from tminus.storage import checkpoint  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(connection, config_path)
+        settings, state = _settings(connection)
         database = _database(settings, state)
         with config.occupy(state, config.database_file(settings, state)), _as_owner(settings, state):
             path, before, after = checkpoint.compact(database.url)
@@ -231,17 +233,19 @@ def db_compact(connection: Connection, config_path: ConfigOption = None, as_json
         output.put(f"{path}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB")
 
 
-def db_check(
-    connection: Connection,
-    file: Annotated[Path | None, Argument("[FILE]", help="A backup; without it, the database itself.")] = None,
-    config_path: ConfigOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Look whether the database, or a backup, is whole: a line for each thing that is wrong; exit code 0 or 1."""
+@click.command(cls=Command)
+@click.argument("file", type=FILE, required=False)
+@as_json
+@click.pass_obj
+def db_check(connection: Connection, file: Path | None, as_json: bool) -> None:
+    """Look whether the database, or a backup, is whole: a line for each thing that is wrong; exit code 0 or 1.
+
+    FILE is a backup; without it, the database itself is examined.
+    """
     from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
-        settings, state = _settings(connection, config_path)
+        settings, state = _settings(connection)
         database = config.Database(file.absolute()) if file else _database(settings, state)
         with acting_for(file.absolute().parent) if file else _as_owner(settings, state):
             found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
@@ -278,9 +282,9 @@ def _told(contents: "Contents") -> str:
     return f"{contents.sessions} sessions, {contents.events} events, the last is {contents.last_seq}, {size}"
 
 
-def _settings(connection: Connection, path: Path | None) -> tuple[Settings, Path]:
+def _settings(connection: Connection) -> tuple[Settings, Path]:
     """The settings, and the state directory."""
-    path = path or connection.config
+    path = connection.config
     settings = config.load(config.find(path, os.environ), os.environ).settings
     return settings, config.operated_state(path, os.environ)
 

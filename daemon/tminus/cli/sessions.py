@@ -1,34 +1,48 @@
 """The commands that make, move, close and show sessions."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
+
+import click
 
 from tminus import clock, instants
 from tminus.cli import output, views
-from tminus.cli.connection import USAGE, AsJson, Connection, Utc, Wide, fail, telling_errors
-from tminus.cli.parsing import Argument, Option
+from tminus.cli.connection import USAGE, Connection, fail, telling_errors
+from tminus.cli.options import NUMBER, PAGE, Command, as_json, utc, wide
 from tminus.durations import parse_duration
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import SessionType, Status
 
-Preference = StrEnum("Preference", {name: name for name in PREFERENCE_OF.values()})  # type: ignore[misc]
+TYPES = click.Choice([one.value for one in SessionType])
+STATUSES = click.Choice([one.value for one in Status])
+PREFERENCES = click.Choice(list(PREFERENCE_OF.values()))
+
+session_id = click.argument("session_id", metavar="ID")
+at = click.option("--at", metavar="TIME", help="RFC 3339, with Z or an offset.")
+in_ = click.option("--in", "in_", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")
 
 
-class Scope(StrEnum):
-    MINE = "mine"
-    ALL = "all"
-
-
-SessionId = Annotated[str, Argument("ID", help="The session's id.")]
-At = Annotated[str | None, Option("--at", metavar="TIME", help="RFC 3339, with Z or an offset.")]
-In = Annotated[str | None, Option("--in", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")]
-Type = Annotated[SessionType, Option("--type", help="What kind of session.")]
-Label = Annotated[str, Option("--label", help="What people read.")]
-Preferences = Annotated[list[Preference] | None, Option("--prefer", help="Ask for this setting; may be repeated.")]
-ParentTable = Annotated[str | None, Option("--parent-table", help="Table of the object it is about.")]
-ParentId = Annotated[str | None, Option("--parent-id", help="Id of the object it is about.")]
-ParentName = Annotated[str | None, Option("--parent-name", help="What people call that object.")]
-Key = Annotated[str | None, Option("--key", help="Idempotency key: the same key makes one session.")]
+def described(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a new session is."""
+    for option in reversed(
+        [
+            click.option("--type", type=TYPES, required=True, help="What kind of session."),
+            click.option("--label", required=True, help="What people read."),
+            click.option(
+                "--prefer",
+                type=PREFERENCES,
+                multiple=True,
+                metavar="SETTING",
+                help="Ask for this setting; may be repeated.",
+            ),
+            click.option("--parent-table", help="Table of the object it is about."),
+            click.option("--parent-id", help="Id of the object it is about."),
+            click.option("--parent-name", help="What people call that object."),
+            click.option("--key", help="Idempotency key: the same key makes one session."),
+        ]
+    ):
+        function = option(function)
+    return function
 
 
 def _start(at: str | None, in_: str | None) -> str:
@@ -44,17 +58,17 @@ def _start(at: str | None, in_: str | None) -> str:
 def _make(
     connection: Connection,
     start: str | None,
-    session_type: SessionType,
+    session_type: str,
     label: str,
-    asked: Any,
-    parent: Any,
+    asked: tuple[str, ...],
+    parent: tuple[str | None, str | None, str | None],
     key: str | None,
     as_json: bool,
 ) -> None:
     """Creates or schedules, and prints the session."""
     with telling_errors(), connection.open() as daemon:
-        wanted = {preference.value: True for preference in asked or ()}
-        rest = (session_type.value, *parent, label, wanted)
+        wanted = dict.fromkeys(asked, True)
+        rest: tuple[Any, ...] = (session_type, *parent, label, wanted)
         if start is None:
             made = daemon.createSession(*rest, idempotency_key=key)
         else:
@@ -62,46 +76,63 @@ def _make(
     _show(made, as_json)
 
 
+@click.command(cls=Command)
+@described
+@as_json
+@click.pass_obj
 def create(
     connection: Connection,
-    type: Type,
-    label: Label,
-    prefer: Preferences = None,
-    parent_table: ParentTable = None,
-    parent_id: ParentId = None,
-    parent_name: ParentName = None,
-    key: Key = None,
-    as_json: AsJson = False,
+    type: str,
+    label: str,
+    prefer: tuple[str, ...],
+    parent_table: str | None,
+    parent_id: str | None,
+    parent_name: str | None,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Create a session that is open at once."""
     _make(connection, None, type, label, prefer, (parent_table, parent_id, parent_name), key, as_json)
 
 
+@click.command(cls=Command)
+@at
+@in_
+@described
+@as_json
+@click.pass_obj
 def schedule(
     connection: Connection,
-    type: Type,
-    label: Label,
-    at: At = None,
-    in_: In = None,
-    prefer: Preferences = None,
-    parent_table: ParentTable = None,
-    parent_id: ParentId = None,
-    parent_name: ParentName = None,
-    key: Key = None,
-    as_json: AsJson = False,
+    at: str | None,
+    in_: str | None,
+    type: str,
+    label: str,
+    prefer: tuple[str, ...],
+    parent_table: str | None,
+    parent_id: str | None,
+    parent_name: str | None,
+    key: str | None,
+    as_json: bool,
 ) -> None:
     """Schedule a session; it opens ahead of its start, by the lead time (10 minutes)."""
     start = _start(at, in_)
     _make(connection, start, type, label, prefer, (parent_table, parent_id, parent_name), key, as_json)
 
 
+@click.command(cls=Command)
+@session_id
+@at
+@in_
+@click.option("--if-version", type=NUMBER, metavar="NUMBER", help="Only if this is still its version.")
+@as_json
+@click.pass_obj
 def reschedule(
     connection: Connection,
-    session_id: SessionId,
-    at: At = None,
-    in_: In = None,
-    if_version: Annotated[int | None, Option(help="Only if this is still its version.")] = None,
-    as_json: AsJson = False,
+    session_id: str,
+    at: str | None,
+    in_: str | None,
+    if_version: int | None,
+    as_json: bool,
 ) -> None:
     """Move a scheduled session to another start."""
     start = _start(at, in_)
@@ -110,7 +141,11 @@ def reschedule(
     _show(moved, as_json)
 
 
-def close(connection: Connection, session_id: SessionId, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@session_id
+@as_json
+@click.pass_obj
+def close(connection: Connection, session_id: str, as_json: bool) -> None:
     """Close a session; everybody in it is disconnected."""
     with telling_errors(), connection.open() as daemon:
         done = daemon.closeSession(session_id)
@@ -120,32 +155,48 @@ def close(connection: Connection, session_id: SessionId, as_json: AsJson = False
         output.put(f"session {session_id} is closed")
 
 
-def show(connection: Connection, session_id: SessionId, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@session_id
+@as_json
+@click.pass_obj
+def show(connection: Connection, session_id: str, as_json: bool) -> None:
     """Show one session."""
     with telling_errors(), connection.open() as daemon:
         session = daemon.getSession(session_id)
     _show(session, as_json)
 
 
+@click.command(cls=Command)
+@click.option("--status", type=STATUSES, multiple=True, help="May be repeated; else all but closed.")
+@click.option("--type", type=TYPES, help="Only this kind.")
+@click.option("--scope", type=click.Choice(["mine", "all"]), help="Yours or everybody's; all over the local socket.")
+@click.option("--start-from", metavar="TIME", help="Starting then or later.")
+@click.option("--start-to", metavar="TIME", help="Starting before then.")
+@click.option("--limit", type=PAGE, default=20, metavar="NUMBER", help="How many, at most.")
+@click.option("--offset", type=NUMBER, default=0, metavar="NUMBER", help="How many to leave out first.")
+@utc
+@wide
+@as_json
+@click.pass_obj
 def list_(
     connection: Connection,
-    status: Annotated[list[Status] | None, Option(help="May be repeated; else all but closed.")] = None,
-    type: Annotated[SessionType | None, Option(help="Only this kind.")] = None,
-    scope: Annotated[Scope | None, Option(help="Yours or everybody's; all over the local socket.")] = None,
-    start_from: Annotated[str | None, Option(metavar="TIME", help="Starting then or later.")] = None,
-    start_to: Annotated[str | None, Option(metavar="TIME", help="Starting before then.")] = None,
-    limit: Annotated[int, Option(least=1, most=1000)] = 20,
-    offset: Annotated[int, Option(least=0)] = 0,
-    utc: Utc = False,
-    wide: Wide = False,
-    as_json: AsJson = False,
+    status: tuple[str, ...],
+    type: str | None,
+    scope: str | None,
+    start_from: str | None,
+    start_to: str | None,
+    limit: int,
+    offset: int,
+    utc: bool,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """List sessions, the newest first."""
     with telling_errors(), connection.open() as daemon:
         found = daemon.listSessions(
-            status=[one.value for one in status] if status else None,
-            type=type and type.value,
-            scope=(scope or (Scope.ALL if connection.is_local else Scope.MINE)).value,
+            status=list(status) or None,
+            type=type,
+            scope=scope or ("all" if connection.is_local else "mine"),
             startFrom=start_from,
             startTo=start_to,
             limit=limit,

@@ -1,14 +1,16 @@
 """`tminus watch`: what is coming and what is open, drawn again and again within the terminal's window."""
 
 import time
-from typing import Annotated, Any
+from typing import Any
+
+import click
 
 from tminus import clock, instants
 from tminus.cli import output, views
-from tminus.cli.connection import USAGE, Connection, Utc, fail, telling_errors
+from tminus.cli.connection import USAGE, Connection, fail, telling_errors
 from tminus.cli.moments import Moments
+from tminus.cli.options import PAGE, Command, utc
 from tminus.cli.output import Line, Span
-from tminus.cli.parsing import Option
 from tminus.client import Unavailable
 from tminus.durations import parse_duration
 
@@ -19,12 +21,12 @@ FRAME = 4
 """Lines besides the tables: two titles, a line between, and the line at the end."""
 
 
-def watch(
-    connection: Connection,
-    interval: Annotated[str, Option(metavar="SPAN", help="How often to look.")] = "1s",
-    limit: Annotated[int, Option(least=1, most=1000, help="Rows of each table; no more than fit.")] = 200,
-    utc: Utc = False,
-) -> None:
+@click.command(cls=Command)
+@click.option("--interval", metavar="SPAN", default="1s", help="How often to look.")
+@click.option("--limit", type=PAGE, default=200, metavar="NUMBER", help="Rows of each table; no more than fit.")
+@utc
+@click.pass_obj
+def watch(connection: Connection, interval: str, limit: int, utc: bool) -> None:
     """Watch what is coming and what is open, until Ctrl-C."""
     try:
         pause = parse_duration(interval).total_seconds()

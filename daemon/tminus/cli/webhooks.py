@@ -1,16 +1,18 @@
 """The commands for webhooks: how far each endpoint is, what became of each try, and what to do about it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import click
+
 from tminus.cli import output, views
-from tminus.cli.connection import REFUSED, USAGE, AsJson, Connection, Utc, Wide, fail, telling_errors
-from tminus.cli.parsing import Argument, Option
+from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
+from tminus.cli.options import PAGE, Command, as_json, utc, wide
 
 if TYPE_CHECKING:
     from tminus import wire
 
-Name = Annotated[str, Argument("NAME", help="The webhook's name in the configuration.")]
+webhook_name = click.argument("name")
 
 SECRET_BYTES = 32
 
@@ -34,7 +36,12 @@ def _path(name: str, action: str) -> str:
     return f"/webhooks/{quote(name, safe='', errors='surrogateescape')}/{action}"
 
 
-def list_(connection: Connection, utc: Utc = False, wide: Wide = False, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@utc
+@wide
+@as_json
+@click.pass_obj
+def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
     """Every endpoint: its state, how far behind it is, its last error."""
     answer: wire.Webhooks = _ask(connection, "GET", "/webhooks")
     if as_json or not answer["webhooks"]:
@@ -43,7 +50,11 @@ def list_(connection: Connection, utc: Utc = False, wide: Wide = False, as_json:
         views.webhooks(answer["webhooks"], views.moments(utc=utc), wide=wide)
 
 
-def ping(connection: Connection, name: Name, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@webhook_name
+@as_json
+@click.pass_obj
+def ping(connection: Connection, name: str, as_json: bool) -> None:
     """Send a test, paused or not; exit code 1 if it does not arrive."""
     tried: wire.Delivery = _ask(connection, "POST", _path(name, "ping"), wait=PING_SECONDS)
     if as_json or tried["ok"]:
@@ -52,26 +63,36 @@ def ping(connection: Connection, name: Name, as_json: AsJson = False) -> None:
         raise fail(f"{name} was not reached: {tried['error']}", REFUSED)
 
 
-def pause(connection: Connection, name: Name, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@webhook_name
+@as_json
+@click.pass_obj
+def pause(connection: Connection, name: str, as_json: bool) -> None:
     """Send nothing more until it is resumed; nothing is lost meanwhile."""
     answer: wire.Webhook = _ask(connection, "POST", _path(name, "pause"))
     _show(answer, as_json, f"{name} is paused ({answer['pauseReason']})")
 
 
-def resume(connection: Connection, name: Name, as_json: AsJson = False) -> None:
+@click.command(cls=Command)
+@webhook_name
+@as_json
+@click.pass_obj
+def resume(connection: Connection, name: str, as_json: bool) -> None:
     """Go on where it was, at once, whyever it had stopped."""
     answer: wire.Webhook = _ask(connection, "POST", _path(name, "resume"))
     _show(answer, as_json, f"{name} goes on; {answer['backlog']} events are waiting")
 
 
+@click.command(cls=Command)
+@webhook_name
+@click.option("--failed", is_flag=True, help="Only those that failed.")
+@click.option("--limit", type=PAGE, default=20, metavar="NUMBER", help="How many, at most.")
+@utc
+@wide
+@as_json
+@click.pass_obj
 def deliveries(
-    connection: Connection,
-    name: Name,
-    failed: Annotated[bool, Option("--failed", help="Only those that failed.")] = False,
-    limit: Annotated[int, Option(least=1, most=1000)] = 20,
-    utc: Utc = False,
-    wide: Wide = False,
-    as_json: AsJson = False,
+    connection: Connection, name: str, failed: bool, limit: int, utc: bool, wide: bool, as_json: bool
 ) -> None:
     """The delivery log: every try, the newest first."""
     params = {"limit": limit, "failed": failed}
@@ -82,13 +103,15 @@ def deliveries(
         views.deliveries(answer["deliveries"], views.moments(utc=utc), wide=wide)
 
 
+@click.command(cls=Command)
+@webhook_name
+@click.option("--from-seq", type=click.IntRange(1), metavar="NUMBER", help="From the event with this number on.")
+@click.option("--since", metavar="TIME", help="What happened then or later.")
+@click.option("--session", metavar="ID", help="What happened to this session.")
+@as_json
+@click.pass_obj
 def replay(
-    connection: Connection,
-    name: Name,
-    from_seq: Annotated[int | None, Option(least=1, help="From the event with this number on.")] = None,
-    since: Annotated[str | None, Option(metavar="TIME", help="What happened then or later.")] = None,
-    session: Annotated[str | None, Option(metavar="ID", help="What happened to this session.")] = None,
-    as_json: AsJson = False,
+    connection: Connection, name: str, from_seq: int | None, since: str | None, session: str | None, as_json: bool
 ) -> None:
     """Tell again what happened until now, with the same ids, paused or not. One of the three options."""
     given = {"fromSeq": from_seq, "since": since, "session": session}
@@ -99,6 +122,7 @@ def replay(
     _show(answer, as_json, f"{name} is told again what happened up to event {answer['toSeq']}")
 
 
+@click.command(cls=Command)
 def secret() -> None:
     """Make a secret for a file of its own: the receiver needs the same."""
     import base64  # noqa: PLC0415 - the other commands need neither

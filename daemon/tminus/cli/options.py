@@ -1,0 +1,63 @@
+"""What the commands have in common: their class, and options that several of them take."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tminus.cli import output
+
+FILE = click.Path(path_type=Path, readable=False)  # whether it can be read is seen when it is read
+NUMBER = click.IntRange(0)
+PAGE = click.IntRange(1, 1000)
+
+AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) may also stand here."
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Note in the `Connection` what was given. What stands later on the command line wins."""
+    if value is not None and context.obj is not None:
+        setattr(context.obj, parameter.name or "", value)
+
+
+def daemon_options(*, are_first: bool) -> list[click.Option]:
+    """Which daemon is meant: once before the command, where the environment counts, and again in every command."""
+
+    def one(name: str, help_: str, variable: str = "", **more: Any) -> click.Option:
+        return click.Option(
+            [name], help=help_, hidden=not are_first, envvar=(variable or None) if are_first else None,
+            show_envvar=True, expose_value=False, callback=_keep, **more,
+        )  # fmt: skip
+
+    return [
+        one("--config", "The configuration file.", type=FILE, metavar="FILE"),
+        one("--url", "The daemon's URL, in place of the local socket.", "TMINUS_URL", metavar="URL"),
+        one("--token-file", "Holds the token; else $TMINUS_TOKEN.", "TMINUS_TOKEN_FILE", type=FILE, metavar="FILE"),
+        one("--socket", "The daemon's local socket.", "TMINUS_SOCKET", type=FILE, metavar="PATH"),
+    ]
+
+
+def print_help(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Print the help as everything is printed; click itself would go past that."""
+    if value and not context.resilient_parsing:
+        output.put_text(context.get_help())
+        context.exit()
+
+
+class Command(click.Command):
+    """A command. The options that say which daemon is meant may stand before its name or after it."""
+
+    def __init__(self, name: str | None, **more: Any) -> None:
+        super().__init__(name, **({"epilog": AFTER_THE_COMMAND} | more))
+        self.params += daemon_options(are_first=False)
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = print_help
+        return option
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+utc = click.option("--utc", is_flag=True, help="Times in UTC, not in your zone.")
+wide = click.option("--wide", is_flag=True, help="All columns, however wide; nothing is cut.")
