@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from tminus import instants
+from tminus.hosts import ascii_url
 from tminus.transport import Answer, CannotConnect, NoAnswer, Transport
 
 if TYPE_CHECKING:
@@ -334,11 +335,12 @@ def _base_url(text: str) -> str:
     try:
         url = urlsplit(text)
         is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        found = ascii_url(text) if is_one and "@" not in url.netloc else text
     except ValueError as error:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}: {error}") from None
-    if not is_one or not _fits_header(text) or " " in text:
+    if not is_one or not _fits_header(found) or " " in found:
         raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}")
-    return text.rstrip("/").removesuffix("/v3").rstrip("/")
+    return found.rstrip("/").removesuffix("/v3").rstrip("/")
 
 
 def _transport(url: str, socket: str | Path | None, socket_owners: Collection[int] | None, timeout: float) -> Transport:

@@ -578,7 +578,7 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
         eventually(lambda: "unable to get local issuer" in (sender.standing("unknown").state.last_error or ""))
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[64:ff9b::a9fe:a9fe]"])
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fd00:ec2::23]", "[64:ff9b::a9fe:a9fe]"])
 @ON_SQLITE
 def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
     sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})

@@ -10,12 +10,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from tminus.durations import shown
+from tminus.hosts import ascii_host, ascii_url
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 # By their endings, not by any dot: `/v1.2` and `/acme.com` are directories.
 _FILE = re.compile(r"/(?:.*/)?[^/]+\.(?:html?|xhtml|shtml|php|aspx?|jsp|cgi)", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]{1,5}")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@\s]+)", re.IGNORECASE)
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def parse_base_url(value: object) -> str | None:
         raise ValueError('must be a URL such as "https://meet.example.com/support", without a user or password')
     if "?" in value or "#" in value:
         raise ValueError('must be a URL without "?" and "#": paths are appended to it')
-    return value.rstrip("/")
+    return ascii_url(value).rstrip("/")
 
 
 def page(base: str) -> str:
@@ -71,7 +72,7 @@ def parse_endpoint(value: object) -> str:
     url = split_url(value)
     if not isinstance(value, str) or url is None or not _is_web_site(url) or url.fragment:
         raise ValueError('must be a URL such as "https://desk.example.com/hooks/tminus", without a user or password')
-    return value
+    return ascii_url(value)
 
 
 def endpoint_text(url: str) -> str:
@@ -121,10 +122,15 @@ def split_url(value: object) -> SplitResult | None:
 
 
 def parse_origin(value: object) -> str:
-    """Reads `*` or `https://host:port`, in lower case as browsers send it."""
+    """Reads `*` or `https://host:port`, in lower case and ASCII as browsers send it."""
     if isinstance(value, str):
         match = _ORIGIN.fullmatch(value)
-        if value == "*" or (match and (_is_host(match[1]) or _is_address(match[1]))):
+        if value == "*":
+            return value
+        if match and not match[2].isascii():
+            name, colon, port = match[2].partition(":")
+            return parse_origin(f"{match[1]}{ascii_host(name)}{colon}{port}")
+        if match and (_is_host(match[2]) or _is_address(match[2])):
             return value.lower()
     raise ValueError('must hold "*" or origins such as "https://desk.example.com", without a path or last slash')
 

@@ -223,7 +223,7 @@ async def _send(
     """Sends a request to the first address of its host that takes it; the answer's body is not read yet."""
     port = url.port or (443 if url.scheme == "https" else 80)
     refused: httpx.TransportError | None = None
-    addresses = await allowed(resolver, url.host, port, link_local=link_local)
+    addresses = await allowed(resolver, url.raw_host.decode(), port, link_local=link_local)
     # One that is silent must not have the time of those after it.
     timeout = httpx.Timeout(seconds, connect=seconds / len(addresses))
     for address in addresses:
@@ -233,7 +233,7 @@ async def _send(
             content=body,
             headers={**headers, "Host": url.netloc.decode()},
             timeout=timeout,
-            extensions={"sni_hostname": url.host},  # whose certificate it has to be
+            extensions={"sni_hostname": url.raw_host.decode().rstrip(".")},  # whose certificate it has to be
         )
         try:
             return await client.send(request, stream=True)
