@@ -3,6 +3,7 @@
 =============  ======================================================================================
 `signing`      the headers that prove to a receiver whom a request is from
 `backoff`      when to try again
+`forbidden`    addresses that events are not sent to
 `post`         one request: bounded in time and size, and what became of it
 `endpoint`     one endpoint: what is due to it, sent and recorded, again and again
 `webhooks`     all of them, on a thread of their own; what operators ask of them

@@ -1,11 +1,10 @@
 """One request to a receiver: bounded in time and size, and what became of it."""
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,17 +16,10 @@ import httpx
 
 from tminus import __version__, clock
 from tminus.delivery.backoff import retry_after
+from tminus.delivery.forbidden import is_forbidden
 
 ANSWER_BYTES = 2048
 """As much of an answer as is read, and kept."""
-
-_METADATA = frozenset(
-    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
-)
-"""Where clouds that have no link-local address for it hand out what a machine may know."""
-
-_HOLD_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
-"""IPv6 addresses whose last 32 bits are an IPv4 address: what translates on the way sends there."""
 
 USER_AGENT = f"tminus/{__version__}"
 
@@ -146,28 +138,10 @@ async def allowed(resolver: Resolver, host: str, port: int, *, link_local: bool)
     Raises `OSError` where there is none: a link-local address is where clouds hand out their keys.
     """
     addresses = await resolver.addresses(host, port)
-    good = [one for one in addresses if link_local or not _forbidden(one)]
+    good = [one for one in addresses if link_local or not is_forbidden(one)]
     if not good:
         raise OSError(f"{host} is {addresses[0]}: a link-local or metadata address, and allow_link_local is not set")
     return good
-
-
-def _forbidden(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    return any(
-        one.is_link_local or one.is_multicast or one.is_unspecified or one in _METADATA for one in _meant(parsed)
-    )
-
-
-def _meant(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """An address, and those of IPv4 that it holds in any of the ways there are."""
-    yield address
-    if isinstance(address, ipaddress.IPv6Address) and address != ipaddress.IPv6Address("::1"):
-        yield from filter(None, (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())))
-        if any(address in network for network in _HOLD_IPV4):
-            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
 async def post(
