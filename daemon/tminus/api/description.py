@@ -18,6 +18,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from tminus.api.assets import Assets
+from tminus.api.examples import EXAMPLES
+from tminus.api.fields import FIELDS, PARAMETERS
 from tminus.api.fixed import Fixed
 from tminus.api.links import add_links
 from tminus.api.rim import DESCRIPTION, PAGE
@@ -25,9 +27,43 @@ from tminus.api.rim import DESCRIPTION, PAGE
 _ASSETS = f"{PAGE}/assets"
 
 _SECURITY = {
-    "session": {"type": "apiKey", "in": "header", "name": "Session-id"},
-    "bearer": {"type": "http", "scheme": "bearer"},
+    "session": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Session-id",
+        "description": "An agent's token, or the `session.id` of `authWithToken`",
+    },
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The same, as `Authorization: Bearer …`"},
 }
+
+_BEGINNING = """\
+For programs that create support sessions and meetings, and for the rooms in which people meet: a program creates a
+session or schedules one, the daemon opens it ten minutes before its start, the room reports who joins and leaves, and
+everything that happens is an event.
+
+**Authenticate** with the token of an agent, as `Session-id: <token>` or `Authorization: Bearer <token>`. On the machine
+of the daemon `tminus token new` makes one and adds the agent to the configuration. On this page, press *Authorize*.
+
+**A first call**, which answers with who you are:
+
+```sh
+curl -H "Session-id: $TMINUS_TOKEN" $TMINUS_URL/v3/me
+```
+
+Then create a session with `POST /v3/supportsessions`: its example can be sent as it stands. Success is always 200;
+every other answer has the form *Error*, and programs decide by its `refcode`. Send an `Idempotency-Key` with each
+`POST`, so that a repeated one makes nothing twice.
+"""
+
+_TAGS = [
+    {"name": "sessions", "description": "Create, schedule, move and close sessions; report who joins and leaves"},
+    {"name": "events", "description": "What happened to all sessions, to ask for or to listen to"},
+    {"name": "look-ups", "description": "Find sessions by the record that they belong to, or by their ids"},
+    {"name": "callers", "description": "Who calls, and what clients of the original need to build links"},
+    {"name": "webhooks", "description": "How far each webhook is, and what to do about it; for the role `group_admin`"},
+    {"name": "operations", "description": "For those who run the daemon"},
+    {"name": "public", "description": "Calls that need no token"},
+]
 
 
 def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
@@ -47,6 +83,8 @@ def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
                     title=api.title,
                     version=api.version,
                     summary=api.summary,
+                    description=_BEGINNING,
+                    tags=_TAGS,
                     routes=api.routes,
                     servers=[{"url": url}] if url else None,
                 )
@@ -104,11 +142,18 @@ def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
     for path in schema["paths"].values():
         for call in path.values():
             call["responses"].pop("422", None)
+            for parameter in call.get("parameters", []):
+                parameter.setdefault("description", PARAMETERS.get(parameter["name"], ""))
             if "401" in call["responses"] and "public" not in call["tags"]:
                 call["security"] = [{name: []} for name in _SECURITY]
     add_links(schema["paths"])
     components = schema["components"]
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused, None)
+    for name, described in components["schemas"].items():
+        for field, member in described.get("properties", {}).items():
+            member.setdefault("description", FIELDS.get(name, {}).get(field, ""))
+        if name in EXAMPLES:
+            described["examples"] = [EXAMPLES[name]]
     components["securitySchemes"] = _SECURITY
     return schema

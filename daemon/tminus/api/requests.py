@@ -93,13 +93,11 @@ LookUpKey = Annotated[
     Text,
     AfterValidator(_look_up_key),
     Field(
-        description="The key of the parent object, by which GET /v3/crmlookup/{key} finds the session. Clients of the "
-        "original do not encode it: without ?, #, backslash, % with two hex digits, and the segments . and ..",
         json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f?#\\]*$"},
     ),
 ]
 
-MetaData = Annotated[dict[str, Any], AfterValidator(_small), Field(description="At most 16 KiB of JSON")]
+MetaData = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 class Request(BaseModel):
@@ -197,7 +195,7 @@ class NewParticipant(Request):
 
     role: ParticipantRole
     name: Text
-    knock: Annotated[StrictBool, Field(description="They wait to be let in")] = False
+    knock: Annotated[StrictBool, Field(description="Whether they wait to be let in")] = False
 
 
 class Admission(Request):

@@ -4,6 +4,7 @@ from typing import Any
 
 from tminus import wire
 from tminus.api.errors import status_of
+from tminus.api.examples import refusal
 from tminus.errors import (
     BodyTooLarge,
     CrossSite,
@@ -45,6 +46,14 @@ def refusals(
         status: {
             "model": wire.Error,
             "description": "; ".join(f"{cause.refcode}: {_first_line(cause)}" for cause in dict.fromkeys(some)),
+            "content": {
+                "application/json": {
+                    "examples": {
+                        str(cause.refcode): {"value": refusal(cause, _first_line(cause))}
+                        for cause in dict.fromkeys(some)
+                    }
+                }
+            },
         }
         for status, some in sorted(by_status.items())
     }

@@ -1,0 +1,239 @@
+"""Examples of requests and answers, by the name of their schema: all of one support session for an incident."""
+
+from typing import Any
+
+from tminus.api.errors import status_of
+from tminus.errors import RequestError
+
+_SYS_ID = "e8e875b0c0a80164009dc852b4d677d5"
+_MAPPING = f"incident:{_SYS_ID}"
+_MADE, _JOINED, _EXPIRES = "2027-03-01T09:12:31.204Z", "2027-03-01T09:14:02.871Z", "2027-03-01T10:12:31.204Z"
+
+_ROLES = {"api": True, "agent": True, "supervisor": False, "group_admin": False}
+_SETTINGS = {"recording": True, "startwithadmin": False, "startwithrc": True, "knock": False, "audio": True}
+_PREFERENCES = {"record": True, "prerequestrc": True}
+_PARENT = {"id": _SYS_ID, "app": "servicenow", "type": "incident", "name": "INC0000005"}
+_AGENT_SESSION = {
+    "sid": 0,
+    "roles": _ROLES,
+    "features": None,
+    "providerExternalId": "aagent",
+    "provider": "tminus",
+    "startedAt": _MADE,
+    "expiresAt": _EXPIRES,
+    "clientApp": "",
+    "userAgent": "curl/8.5.0",
+    "remoteIp": "192.0.2.17",
+}
+_SESSION = {
+    "unattended": False,
+    "scheduled": False,
+    "id": "kX3wQz",
+    "type": "support",
+    "label": "Remote support for INC0000005",
+    "userDescription": "Anna Agent",
+    "ExternalUserId": 7,
+    "OrganizationId": 1,
+    "createdByAgentSession": _AGENT_SESSION,
+    "status": "new",
+    "updatedAt": _MADE,
+    "createdAt": _MADE,
+    "pin": 459453,
+    "hostAuthToken": "Vb2yJt0QeXn7RkLs4DmA9GcZ",
+    "expiresAt": _EXPIRES,
+    "settings": _SETTINGS,
+    "externalSessionObjectId": "8d2f7c1e-5b0a-4e9d-9a37-2f6c1b8e4d05",
+    "urls": {
+        "user": "https://support.example.com/459453",
+        "host": "https://support.example.com/?kX3wQz#host=6f81coHeAt6WwWZNqtmEXdmcknjZrqrn",
+    },
+    "version": 1,
+    "openedAt": _MADE,
+    "activatedAt": None,
+    "closedAt": None,
+    "closeReason": None,
+    "durationSeconds": 0,
+    "externalMapping": _MAPPING,
+    "parentObject": _PARENT,
+    "metaData": {"priority": 2},
+    "participants": 0,
+}
+_PARTICIPANT = {"id": "p7RkLs4DmA9G", "role": "guest", "name": "Joe Employee"}
+_EVENT = {
+    "seq": 1042,
+    "eventId": "x7Qm2kVd-1042",
+    "type": "session.active",
+    "ts": _JOINED,
+    "message": "Session kX3wQz “Remote support for INC0000005” is active: Joe Employee joined",
+    "actor": "room:12",
+    "id": "kX3wQz",
+    "label": "Remote support for INC0000005",
+    "userDescription": "Anna Agent",
+    "status": "active",
+    "previousStatus": "new",
+    "startTime": None,
+    "expiresAt": _EXPIRES,
+    "seconds": 0,
+    "user": {"id": 7, "name": "Anna Agent", "externalId": "aagent"},
+    "organization": 1,
+    "settings": _SETTINGS,
+    "createdByAgentSession": _AGENT_SESSION,
+    "crmSyncTarget": _PARENT | {"externalMapping": _MAPPING},
+    "stats": {"participants": 1},
+    "participant": _PARTICIPANT,
+}
+_CLIENT_INFO = dict.fromkeys(
+    ("win_download_url", "mac_download_url", "ios_itunes_url", "android_package_id"), "https://support.example.com/"
+)
+_DELIVERY = {
+    "id": 311,
+    "kind": "events",
+    "webhookId": "msg_0f6d1c9be2a54b7f8c3e90d1a7b65c24",
+    "firstSeq": 1042,
+    "lastSeq": 1042,
+    "events": 1,
+    "at": "2027-03-01T09:14:02.880Z",
+    "ok": True,
+    "status": 204,
+    "ms": 38,
+    "error": None,
+    "answer": "",
+}
+_WEBHOOK = {
+    "name": "desk",
+    "url": "https://desk.example.com/hooks/tminus",
+    "state": "idle",
+    "events": ["*"],
+    "sessionTypes": [],
+    "cursor": 1042,
+    "backlog": 0,
+    "oldestUndelivered": None,
+    "failures": 0,
+    "failingSince": None,
+    "retryAt": None,
+    "lastError": None,
+    "deliveredAt": "2027-03-01T09:14:02.918Z",
+    "pausedAt": None,
+    "pauseReason": None,
+    "replays": 0,
+}
+_OWN_AGENT_SESSION = _AGENT_SESSION | {
+    "id": "Qm9Jt2xVb7Rk4Ls0DmA8GcZ1nXeYhPwU",
+    "ExternalUserId": 7,
+    "OrganizationId": 1,
+    "CustomerId": 1,
+    "name": "Anna Agent",
+    "isActive": True,
+    "lastActiveAt": _MADE,
+    "createdAt": _MADE,
+    "updatedAt": _MADE,
+}
+_ORGANIZATION = {"provider": "tminus", "name": "Example Ltd", "externalId": "1", "id": 1, "CustomerId": 1}
+_USER = {"name": "Anna Agent", "email": "anna@example.com", "externalId": "aagent", "id": 7}
+_SERVER = {"region": "local", "endpoint": "https://support.example.com", "serverInstanceId": "b1Zt8nQe"}
+_WIDGET_CONFIG = {
+    "remote_support": True,
+    "cobrowse": True,
+    "live": True,
+    "replay": True,
+    "viewer_base_url": "https://support.example.com/",
+    "activation_base_url": "https://support.example.com/",
+    "vanity_url": "https://support.example.com",
+    "agent_portal_base_url": "https://support.example.com",
+    "replay_url": "https://support.example.com/?",
+    "live_url": "https://support.example.com/",
+    "embedded_live_url": "https://support.example.com/",
+}
+_FAULT = {"field": "startTime", "message": "must have Z or an offset such as +02:00"}
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "Admission": {"admitted": True},
+    "AgentPrefs": _PREFERENCES,
+    "AgentSession": _AGENT_SESSION,
+    "ClientInfo": _CLIENT_INFO,
+    "CobrowseDeployment": {
+        "id": 1,
+        "key": "tminus",
+        "name": "Example Ltd",
+        "OrganizationId": 1,
+        "entrypoint": "support.example.com",
+        "is_multidomain": False,
+        "CobrowseDomains": [],
+        "createdAt": "2027-02-27T22:00:04.310Z",
+        "updatedAt": "2027-02-28T08:30:00.117Z",
+    },
+    "Deliveries": {"deliveries": [_DELIVERY], "next": None},
+    "Delivery": _DELIVERY,
+    "Discovered": {"id": "kX3wQz", "type": "support", "ts": 1803892442871, "servers": {"support": _SERVER}},
+    "EndpointConfig": {"widgetConfig": _WIDGET_CONFIG},
+    "Error": {"code": 404, "refcode": 101404, "description": "Session not found kX3wQz", "errors": []},
+    "Event": _EVENT,
+    "EventParticipant": _PARTICIPANT,
+    "EventStats": {"participants": 1},
+    "EventUser": {"id": 7, "name": "Anna Agent", "externalId": "aagent"},
+    "FieldFault": _FAULT,
+    "Health": {"status": "ok"},
+    "History": {"events": [_EVENT], "next": 1042},
+    "Joined": {"participantId": "p7RkLs4DmA9G"},
+    "Me": {
+        "session": _OWN_AGENT_SESSION,
+        "roles": _ROLES,
+        "org": _ORGANIZATION,
+        "user": _USER,
+        "products": {
+            "support": {"record": True, "prerequestrc": True, "prerequestadmin": True},
+            "cobrowse": {"record": True},
+            "live": {"record": True, "knock": True, "audio": False},
+            "replay": {},
+            "beam": {},
+        },
+    },
+    "NewParticipant": {"role": "guest", "name": "Joe Employee"},
+    "NewSession": {
+        "type": "support",
+        "label": "Remote support for INC0000005",
+        "agentPrefs": _PREFERENCES,
+        "externalMapping": _MAPPING,
+        "parentObject": _PARENT,
+        "metaData": {"priority": 2},
+    },
+    "NewStart": {"startTime": "2027-03-02T14:30:00Z"},
+    "Organization": _ORGANIZATION,
+    "OwnAgentSession": _OWN_AGENT_SESSION,
+    "ParentObject": _PARENT,
+    "PinMeta": {
+        "id": "kX3wQz",
+        "pin": 459453,
+        "type": "support",
+        "label": "Remote support for INC0000005",
+        "userDescription": "Anna Agent",
+        "status": "new",
+        "settings": _SETTINGS,
+        "expiresAt": _EXPIRES,
+        "OrganizationId": 1,
+        "client_info": _CLIENT_INFO,
+    },
+    "Readiness": {"ready": True, "reasons": [], "notes": []},
+    "Replay": {"replay": 3, "fromSeq": 1001, "toSeq": 1042, "session": None},
+    "ReplayOrder": {"fromSeq": 1001},
+    "Roles": _ROLES,
+    "Server": _SERVER,
+    "Session": _SESSION,
+    "SessionList": {"count": 1, "rows": [_SESSION]},
+    "SessionUrls": _SESSION["urls"],  # type: ignore[dict-item]  # a dictionary in one of mixed values
+    "Settings": _SETTINGS,
+    "Success": {"success": True},
+    "TokenSignIn": {"session_token": "3jW0aZk9QmVb2yJt0QeXn7RkLs4DmA9GcZ1nXeYhPwU"},
+    "User": _USER,
+    "Webhook": _WEBHOOK,
+    "Webhooks": {"webhooks": [_WEBHOOK]},
+    "WidgetConfig": _WIDGET_CONFIG,
+}
+"""By schema."""
+
+
+def refusal(cause: type[RequestError], meaning: str) -> dict[str, Any]:
+    """Return an example of the answer to a request that was refused for this cause."""
+    code = status_of(cause)
+    errors = [_FAULT] if cause.refcode == 100400 else []
+    return {"code": code, "refcode": cause.refcode, "description": meaning, "errors": errors}
