@@ -145,7 +145,7 @@ def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
 def _tell_crash(crash: Crash) -> None:
     say(
         "daemon.crashed",
-        previous_pid=crash.pid or "unknown",
+        previous_pid=crash.pid,
         previous_version=crash.version,
         cause=crash.cause,
         last_alive=instants.text(crash.last_alive),

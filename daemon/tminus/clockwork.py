@@ -13,6 +13,7 @@ from tminus.api import Services
 from tminus.config import Settings
 from tminus.errors import RequestError, StoreUnavailable
 from tminus.logs import say
+from tminus.repeated import REPEATED
 from tminus.sessions import sweeps
 from tminus.storage.engine import reason
 from tminus.timers import SWEEP, Chores, Timers
@@ -26,6 +27,9 @@ CLEANING = timedelta(minutes=10)
 
 SHORTENING = timedelta(seconds=10)
 """How often the -wal file is looked at."""
+
+COUNTING = timedelta(seconds=5)
+"""How often lines that were counted are looked at."""
 
 LATE = timedelta(seconds=1)
 """From here on a sweep tells how late it was."""
@@ -165,6 +169,7 @@ class Clockwork:
         chores: Chores = {
             "retention": (CLEANING, self._clean),
             "checkpoint": (SHORTENING, self._store.shorten_wal),
+            "counts": (COUNTING, REPEATED.write),
         }
         if settings.log.heartbeat is not None:
             chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
@@ -178,17 +183,20 @@ class Clockwork:
         if held is not None:
             if held.begins:
                 ahead = int(held.ahead.total_seconds())
-                say("retention.held", ahead_seconds=ahead, until=instants.text(held.until))
+                say("retention.held", ahead_s=ahead, until=instants.text(held.until))
             return
         removed = sweeps.clean(self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
         if removed:
             say("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
-        counts = due = oldest = unreadable = None
+        counts = due = unreadable = None
+        waiting: dict[str, int] = {}
+        oldest: datetime | None = None
         try:
             counts = self._store.counts()
             due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
+            waiting = {one.webhook.name: one.backlog.events for one in standing if one.backlog.events}
             oldest = min((one.backlog.oldest for one in standing if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
             # It comes all the same: who hears nothing takes the daemon for dead.
@@ -201,6 +209,8 @@ class Clockwork:
             next_due=due and instants.text(due),
             worst_lag_ms=instants.milliseconds(worst),
             requests=requests,
+            undelivered=waiting or None,
+            undelivered_events=sum(waiting.values()),
             oldest_undelivered=oldest and instants.text(oldest),
             unreadable=unreadable,
             unwritable=self._store.failing,

@@ -6,8 +6,8 @@ from itertools import chain
 from typing import Protocol
 
 from tminus import clock
-from tminus.logs import say
-from tminus.shares import LINES, whose
+from tminus.repeated import REPEATED
+from tminus.shares import whose
 
 KEPT = 128
 """File descriptors that connections never take: a quarter for listening, a quarter for those that come in one turn of
@@ -61,8 +61,7 @@ class Crowd:
         """Take one more; another may have to give way to it. False: there is no room, and none can be made."""
         share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
-            if LINES.is_due(f"connections {member.address}"):
-                say("http.crowded", remote_ip=member.address, connections=share)
+            REPEATED.say("http.crowded", member.address, remote_ip=member.address, connections=share)
             gives_way = self._oldest(self._by_address[member.address])
         elif self._is_full():
             gives_way = self._oldest(self._open)
@@ -70,8 +69,7 @@ class Crowd:
             self._add(member)
             return True
         if gives_way is None:
-            if LINES.is_due("refused"):
-                say("http.refused", connections=len(self))
+            REPEATED.say("http.refused", "", connections=len(self))
             return False
         self.remove(gives_way)
         gives_way.give_way()
@@ -125,14 +123,12 @@ class Crowd:
         is_open = len(self._open)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
-            if LINES.is_due("full"):
-                say("http.full", connections=is_open, limit=files)
+            REPEATED.say("http.full", "", connections=is_open, limit=files)
             return True
         return self._most is not None and is_open >= self._most
 
 
 def tell_malformed(address: str, error: str) -> None:
-    """Write a line about what came from an address and is no request, at most one a minute."""
+    """Write a line about what came from an address and is no request, at most one a minute and address."""
     remote_ip = whose(address) if "." in address else address.partition("%")[0]
-    if LINES.is_due(f"malformed {remote_ip}"):
-        say("http.malformed", remote_ip=remote_ip, error=error)
+    REPEATED.say("http.malformed", remote_ip, remote_ip=remote_ip, error=error)

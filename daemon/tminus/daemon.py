@@ -23,6 +23,7 @@ from tminus.errors import StartupError, printable
 from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
+from tminus.repeated import REPEATED
 from tminus.server import LAST_REQUESTS, Server
 from tminus.signals import Told
 from tminus.starting import Starting
@@ -72,7 +73,7 @@ class Daemon:
             started.callback(self.store.close)
             clock.follow(self.store.now)
             if self.store.migrated_from != self.store.schema:
-                say("storage.migrated", **{"from": self.store.migrated_from, "to": self.store.schema})
+                say("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._tried)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
@@ -152,7 +153,7 @@ class Daemon:
             socket=printable(server.socket_path(self._state) or "") or None,
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
-            passed=list(self._listeners.passed) or None,
+            inherited=list(self._listeners.passed) or None,
             hint=f"{_command()} {HINT}",
         )
         telling = asyncio.create_task(self._tell_ready())
@@ -251,6 +252,7 @@ class Daemon:
             self._ring()
 
     def _stop_telling(self) -> None:
+        REPEATED.write(everything=True)
         if left := self._announcer.stop():
             say("log.behind", events=left)
 
@@ -309,7 +311,7 @@ class Daemon:
         logs.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
-            say(name, key=change.key, old=change.old or "(nothing)", new=change.new or "(nothing)")
+            say(name, key=change.key, old=change.old or None, new=change.new or None)
         self.services.metrics.set_config(loaded.fingerprint)
         say(
             "config.reloaded",

@@ -12,7 +12,7 @@ import orjson
 from tminus import instants
 from tminus.lifecycle import Transition
 from tminus.model import Event, Participant
-from tminus.vocabulary import EventType, Status, Trigger
+from tminus.vocabulary import CloseReason, EventType, SessionType, Status, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ CATALOGUE = {
     EventType.CREATED: Entry("a session is made to start now", "was created and is open"),
     EventType.SCHEDULED: Entry("a session is made for later", "was scheduled for {start}"),
     EventType.RESCHEDULED: Entry(
-        "a scheduled session is moved", "was moved from {previous_start} to {start}", ("previousStartTime",)
+        "a scheduled session is moved", "was rescheduled from {previous_start} to {start}", ("previousStartTime",)
     ),
-    EventType.READY: Entry("a scheduled session opens", "is open, it starts at {start}", ("lagMs",)),
-    EventType.ACTIVE: Entry("the first participant joins", "is active: {who} joined", ("participant",)),
-    EventType.CLOSED: Entry("a session is over", "is closed ({reason})", ("reason", "lagMs")),
-    EventType.KNOCKED: Entry("somebody waits to be let in", "has {who} waiting to be let in", ("participant",)),
+    EventType.READY: Entry("a scheduled session opens", "is open and starts at {start}", ("lagMs",)),
+    EventType.ACTIVE: Entry("the first participant joins", "is active, with its first participant", ("participant",)),
+    EventType.CLOSED: Entry("a session is over", "{reason}", ("reason", "lagMs")),
+    EventType.KNOCKED: Entry("somebody waits to be let in", "has {who} waiting for admission", ("participant",)),
     EventType.ADMITTED: Entry(
-        "somebody who knocked is let in; `participant.joined` follows", "let {who} in", ("participant",)
+        "somebody who knocked is let in; `participant.joined` follows", "admitted {who}", ("participant",)
     ),
     EventType.DENIED: Entry(
-        "somebody who knocked is not let in, or has gone away", "did not let {who} in", ("participant",)
+        "somebody who knocked is not let in, or has gone away", "did not admit {who}", ("participant",)
     ),
     EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
     EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
@@ -95,6 +95,25 @@ _EVENTS_OF = {
 }
 
 
+_CLOSED = {
+    CloseReason.CANCELLED: "was cancelled by {actor}",
+    CloseReason.CLOSED: "was closed by {actor}",
+    CloseReason.EXPIRED: "expired, nobody joined in time",
+    CloseReason.EMPTY: "was closed, it stood empty for too long",
+    CloseReason.TIME_LIMIT: "was closed, its time limit was reached",
+}
+_TIMEOUTS = {
+    CloseReason.EXPIRED: "lifecycle.new_timeout",
+    CloseReason.EMPTY: "lifecycle.empty_timeout",
+    CloseReason.TIME_LIMIT: "lifecycle.max_active",
+}
+
+
+def timeout_of(event: Event) -> str | None:
+    """Return the setting whose time was over, if that closed the session."""
+    return None if event.reason is None else _TIMEOUTS.get(event.reason)
+
+
 def told_by(move: Transition) -> tuple[EventType, ...]:
     """The events that a move is told by, in order: first that it makes the session active, if it does."""
     if move.source is Status.NEW and move.dest is Status.ACTIVE:
@@ -109,17 +128,23 @@ class Named(Protocol):
     def label(self) -> str: ...
 
     @property
-    def external_mapping(self) -> str | None: ...
+    def type(self) -> SessionType: ...
 
-
-class About(Named, Protocol):
-    """All that an event says of its session: a `Session`, or as much of one."""
+    @property
+    def agent_id(self) -> int: ...
 
     @property
     def user_description(self) -> str: ...
 
     @property
-    def agent_id(self) -> int: ...
+    def parent_object(self) -> str | None: ...
+
+    @property
+    def external_mapping(self) -> str | None: ...
+
+
+class About(Named, Protocol):
+    """All that an event says of its session: a `Session`, or as much of one."""
 
     @property
     def organization_id(self) -> int: ...
@@ -129,9 +154,6 @@ class About(Named, Protocol):
 
     @property
     def settings(self) -> str: ...
-
-    @property
-    def parent_object(self) -> str | None: ...
 
     @property
     def activated_at(self) -> datetime | None: ...
@@ -160,7 +182,7 @@ class News:
             who=self.participant.name if self.participant else "somebody",
             start=_instant(event.start_time),
             previous_start=_instant(event.previous_start_time),
-            reason=event.reason,
+            reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor)),
         )
         return f"Session {event.session_id} “{self.session.label}” {said}"
 
@@ -233,6 +255,11 @@ def _target(session: About) -> orjson.Fragment | None:
     if '"externalMapping"' in parent:  # a member of the caller's, or in some text: no name may come twice
         return orjson.Fragment(orjson.dumps(orjson.loads(parent) | orjson.loads(mapping)))
     return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
+
+
+def _actor(actor: str) -> str:
+    """An actor as a sentence names it: `agent 6`."""
+    return "the local operator" if actor == "local" else actor.replace(":", " ")
 
 
 def _instant(instant: Any) -> str:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from string import Formatter
 from typing import Any, TextIO
 
 from structlog.dev import ConsoleRenderer
@@ -24,13 +23,9 @@ from tminus.journal import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.log_writer import Destination, Line, LogWriter, Stream, json_line
 from tminus.text import visible
-from tminus.vocabulary import CLOCK_ACTOR
 
 LAST_SECONDS = 1.0
 """How long the end of a process waits for a log that stands still."""
-
-LATE_MS = 1000
-"""From here on a move of the clock is a warning, not just information."""
 
 
 def configure(
@@ -87,17 +82,21 @@ def say(name: str, /, **fields: Any) -> None:
         _writer.put(_catalogued(name, fields))
 
 
+def say_debug(name: str, /, **fields: Any) -> None:
+    """Write a line of the catalogue where `log.level` is `debug`: another line says as much."""
+    if PRIORITIES["debug"] <= _threshold:
+        _writer.put({**_catalogued(name, fields), "level": "debug"})
+
+
 def say_events(page: Sequence[News], done: Callable[[bool], None]) -> None:
-    """Write the lines of committed events, in order: each a warning if the clock made the move late.
+    """Write the lines of committed events, in order. All are information; `clock.late` warns of late moves.
 
     `done` is called when that is over, on another thread: whether all of them were written.
     """
     lines = []
-    for told in page:
+    for told in page if PRIORITIES["info"] <= _threshold else ():
         try:
-            level = "warning" if (told.lag_ms or 0) >= LATE_MS and told.event.actor == CLOCK_ACTOR else "info"
-            if PRIORITIES[level] <= _threshold:
-                lines.append(_put_together(told.event.ts, level, told.event.type.value, told.message, log_fields(told)))
+            lines.append(_put_together(told.event.ts, "info", told.event.type.value, told.message, log_fields(told)))
         except Exception:
             # One that cannot be put into words must not keep the others out of the log.
             logging.getLogger(__name__).exception("Event %d could not be logged", told.event.seq)
@@ -107,12 +106,12 @@ def say_events(page: Sequence[News], done: Callable[[bool], None]) -> None:
 def _catalogued(name: str, fields: Mapping[str, Any]) -> Line:
     line = LOG_LINES[name]
     fields = {key: value for key, value in fields.items() if value is not None}
-    return _put_together(clock.now(), line.level, name, line.says.format(**fields), fields)
+    return _put_together(clock.now(), line.level, name, line.sentence(fields), fields)
 
 
 def _put_together(ts: datetime, level: str, name: str, message: str, fields: Mapping[str, Any]) -> Line:
     return {
-        "ts": instants.text(ts), "level": level, "message": message, **fields, "instance": instance(), "event": name,
+        "ts": instants.text(ts), "level": level, "event": name, "instance": instance(), "message": message, **fields,
     }  # fmt: skip
 
 
@@ -182,10 +181,8 @@ def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
                 yield f"{prefix}{name}", visible(str(value))
 
 
-_IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key"}
-_IN_SENTENCE = {
-    name: [field for _, field, _, _ in Formatter().parse(line.says) if field] for name, line in LOG_LINES.items()
-}
+_IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key", "record_name"}
+_IN_SENTENCE = {name: line.named for name, line in LOG_LINES.items()}
 
 
 class _Library(logging.Handler):

@@ -85,6 +85,12 @@ class Metrics:
         )  # fmt: skip
         self._answers: dict[tuple[str, str, int], Counter] = {}
         """The series of the above, as the library takes longer to find one than to count it."""
+        guesses = Counter(
+            "tminus_guesses", "Wrong tokens, and look-ups of unknown PINs: refused as wrong, or as one too many",
+            ["kind", "outcome"], registry=registry,
+        )  # fmt: skip
+        kinds = [(kind, outcome) for kind in ("token", "pin") for outcome in ("wrong", "limited")]
+        self._guesses = {one: guesses.labels(*one) for one in kinds}  # all of them from the start, as above
         self._deliveries = Counter(
             "tminus_deliveries", "Attempts to deliver to a webhook: delivered or failed", ["endpoint", "outcome"],
             registry=registry,
@@ -109,6 +115,10 @@ class Metrics:
         self._deliveries.labels(endpoint, "delivered" if ok else "failed").inc()
         if ok:
             self._events_delivered.labels(endpoint).inc(events)
+
+    def guessed(self, kind: str, outcome: str) -> None:
+        """Counts one guess: `token` or `pin`, `wrong` or `limited`."""
+        self._guesses[kind, outcome].inc()
 
     def answered(self, method: str, route: str, code: int) -> None:
         """Counts one request. `route` is a template of ours; any method that is not usual counts as `(other)`."""

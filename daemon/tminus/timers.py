@@ -145,7 +145,7 @@ class Timers:
         self._run_tick()
 
     def _run_tick(self) -> None:
-        due = self._guarded("tick", self._tick)
+        due = self._guarded("clock tick", self._tick)
         if not isinstance(due, _Failed):
             self.beat()
             # What is due although the tick has just run (no PIN was free, the clock was set back) is for the sweep:
@@ -220,7 +220,7 @@ class Timers:
             if abs(offset - was) > STEP or abs(own - was_own) > STEP:
                 self._set_all()
             if untold:  # until it gets through: the database may be away, or have too much to do
-                untold = isinstance(self._guarded("step", self._stepped), _Failed)
+                untold = isinstance(self._guarded("clock step", self._stepped), _Failed)
 
     @staticmethod
     def _offsets() -> tuple[float, float]:

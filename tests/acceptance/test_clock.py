@@ -25,7 +25,7 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
     opened = parsed(daemon.session(session["id"])["openedAt"])
     assert timedelta(0) <= opened - opens < timedelta(seconds=1)
     assert line["lag_ms"] == (opened - opens) // timedelta(milliseconds=1)
-    assert (line["from"], line["to"], line["actor"]) == ("scheduled", "new", "clock")
+    assert (line["previous_status"], line["status"], line["actor"]) == ("scheduled", "new", "clock")
     assert "Demo" in line["message"]
     assert "is open" in line["message"]
     shown = daemon.command("show", session["id"])
@@ -83,7 +83,7 @@ def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_la
 
     ready = eventually(lambda: (len(lines := daemon.log_lines("session.ready")) == 4 and lines) or [])
     assert [line["session_id"] for line in ready] == expected
-    assert all(line["lag_ms"] > 1000 and line["level"] == "warning" for line in ready)
+    assert all(line["lag_ms"] > 1000 for line in ready)
     assert eventually(lambda: [line["session_id"] for line in daemon.log_lines("session.closed")] == expected)
     assert daemon.log_lines("clock.late")[0]["moves"] == 8
     for session_id in expected:

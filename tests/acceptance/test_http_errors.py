@@ -338,7 +338,7 @@ def test_a_body_that_is_too_large_is_413(daemon: Daemon) -> None:
 def test_a_request_has_an_id_in_its_answer_and_in_the_log(daemon: Daemon) -> None:
     sent = daemon.get("/me", headers={"X-Request-Id": "my-request.1"})
     assert sent.headers["X-Request-Id"] == "my-request.1"
-    assert daemon.logged("http.request", request_id="my-request.1")["agent"] == 32593
+    assert daemon.logged("http.request", request_id="my-request.1")["actor"] == "agent:32593"
     drawn = daemon.get("/supportsession/nobody").headers["X-Request-Id"]
     line = daemon.logged("http.request", request_id=drawn)
     assert (line["code"], line["refcode"], line["method"]) == (404, 101404, "GET")

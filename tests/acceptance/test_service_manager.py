@@ -70,7 +70,7 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     port = manager.tcp.getsockname()[1]
     ready = service.logged("daemon.ready")
     assert (ready["url"], ready["socket"]) == (f"http://127.0.0.1:{port}", str(manager.local_path))
-    assert ready["passed"] == ["listen", "socket"]
+    assert ready["inherited"] == ["listen", "socket"]
     assert not service.socket.exists(), "the configuration's is not opened beside it"
     manager.wait_for("READY=1")
     told = [one for one in manager.told if not one.startswith(("WATCHDOG", "EXTEND"))]

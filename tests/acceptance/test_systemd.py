@@ -160,7 +160,7 @@ def test_the_journal_has_the_life_of_one_session(box: Box) -> None:
     eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.closed"))
     told = box.journal(f"SESSION_ID={session}")
     assert [line["EVENT"] for line in told] == ["session.scheduled", "session.ready", "session.closed"]
-    assert [(line.get("FROM"), line["TO"], line["ACTOR"]) for line in told] == [
+    assert [(line.get("PREVIOUS_STATUS"), line["STATUS"], line["ACTOR"]) for line in told] == [
         (None, "scheduled", "local"),
         ("scheduled", "new", "clock"),
         ("new", "closed", "local"),

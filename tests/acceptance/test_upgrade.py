@@ -135,7 +135,7 @@ def test_the_next_release_migrates_while_this_one_serves_and_nothing_is_lost(
     try:
         callers.go_on(OFTEN)
         newer.start(**next_release)
-        assert newer.logged("storage.migrated")["to"] == NEXT
+        assert newer.logged("storage.migrated")["schema"] == NEXT
         callers.go_on(1)
         beside = [calls(newer, "newer beside it")]
         callers.go_on(1)

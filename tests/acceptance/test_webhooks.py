@@ -73,7 +73,7 @@ def test_a_paused_endpoint_is_told_once_and_measured_and_the_daemon_stays_ready(
 
     receiver.answers = [status(410)]
     daemon.make()
-    assert daemon.logged("webhook.paused", endpoint="desk")["reason"] == "gone"
+    assert daemon.logged("webhook.paused", endpoint="desk")["pause_reason"] == "gone"
     daemon.make()
     paused = measured()
     assert (paused["tminus_webhook_paused"], paused["tminus_webhook_backlog_events"]) == (1, 2)

@@ -23,8 +23,8 @@ from tminus.api import Services, make_application, rim
 from tminus.config import Settings
 from tminus.delivery import Webhooks
 from tminus.framing import HEAD_BYTES
+from tminus.repeated import REPEATED
 from tminus.server import AHEAD, Server
-from tminus.shares import LINES
 from tminus.storage import Store
 
 MOST = 10
@@ -242,7 +242,7 @@ def test_who_is_refused_while_it_waits_for_100_continue_is_hung_up_on(address: t
 def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    LINES.clear()
+    REPEATED.clear()
     for _ in range(3):
         refused = rest_of(sent(address, HEALTH.replace(b"Host: a", b"Host: a\r\nHost: b") + HEALTH))
         head, _, body = refused.partition(b"\r\n\r\n")
@@ -340,7 +340,7 @@ def test_whoever_is_waited_for_makes_room_the_longest_first(kind: str) -> None:
 def test_an_address_has_its_share_and_beyond_it_only_its_own_make_room(
     address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    LINES.clear()
+    REPEATED.clear()
 
     async def answers(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -364,7 +364,7 @@ def test_an_address_has_its_share_and_beyond_it_only_its_own_make_room(
 def test_while_all_are_in_work_a_new_one_is_refused_in_our_words(
     monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    LINES.clear()
+    REPEATED.clear()
     go_on, begun = threading.Event(), threading.Semaphore(0)
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:

@@ -276,7 +276,7 @@ def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Rec
     asked = len(receiver.requests)
     sender.make(3)
     paused = [line for line in log_lines() if line["event"] == "webhook.paused"]
-    assert [(line["level"], line["reason"], line["endpoint"]) for line in paused] == [("error", "gone", "desk")]
+    assert [(line["level"], line["pause_reason"], line["endpoint"]) for line in paused] == [("error", "gone", "desk")]
     assert len(receiver.requests) == asked
     sender.ask(sender.webhooks.resume("desk"))
     eventually(lambda: set(receiver.seqs) == set(sender.seqs()))

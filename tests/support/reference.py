@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
-from tminus.lines import FIELDS, LOG_LINES
+from tminus.lines import EVENT_FIELDS, LOG_LINES
+from tminus.log_fields import FIELDS, HEAD
 
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
@@ -23,7 +24,9 @@ def events() -> str:
 def log_lines() -> str:
     """Every line of the log that is no event."""
     rows = (
-        f"| `{name}` | {line.level} | {line.says} | {code(line.fields)} |".replace("|  |", "| |")
+        f"| `{name}` | {line.level} | {re.sub(r':(?! )[a-z ]+}', '}', line.says)} | {code(line.fields)} |".replace(
+            "|  |", "| |"
+        )
         for name, line in LOG_LINES.items()
     )
     return "\n".join(("| name | level | says | fields |", "|---|---|---|---|", *rows))
@@ -36,12 +39,25 @@ def fields(described: Mapping[str, str]) -> str:
     )
 
 
+def log_fields() -> str:
+    """Every field of the log: its type, what it means, and in which lines it is."""
+    rows = (f"| `{name}` | {field.kind} | {field.means} | {_where(name)} |" for name, field in FIELDS.items())
+    return "\n".join(("| field | type | meaning | in |", "|---|---|---|---|", *rows))
+
+
+def _where(name: str) -> str:
+    if name in HEAD:
+        return "every line"
+    lines = code(line for line, entry in LOG_LINES.items() if name in entry.fields)
+    return ", ".join(filter(None, ("session events" * (name in EVENT_FIELDS), lines)))
+
+
 TABLES = {
     "events": events(),
     "event fields": fields(COMMON_FIELDS),
     "extra fields": fields(EXTRA_FIELDS),
     "log lines": log_lines(),
-    "log fields": fields(FIELDS),
+    "log fields": log_fields(),
 }
 
 

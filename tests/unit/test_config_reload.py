@@ -53,7 +53,7 @@ def test_token_hashes_are_masked_and_yet_told_apart() -> None:
     old = settings(agents=[agent(7, token_sha256=["a" * 63 + "b"])])
     new = settings(agents=[agent(7, token_sha256=["a" * 63 + "c"], expires="2027-01-01T00:00:00Z")])
     assert changes(old, new) == (
-        Change("agents[7].token_sha256", '["aaaaaaaa…"]', '["aaaaaaaa…"]'),
+        Change("agents[7].token_sha256", '["aaaaaaaaaaaa…"]', '["aaaaaaaaaaaa…"]'),
         Change("agents[7].expires", "", "2027-01-01T00:00:00.000Z"),
     )
 

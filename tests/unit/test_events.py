@@ -11,6 +11,7 @@ from tests.support.factories import session
 from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told, told_by
 from tminus.lifecycle import TABLE, fire
 from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
+from tminus.log_fields import FIELDS, fits
 from tminus.model import Event, Participant, Session
 from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Status, Trigger
 
@@ -69,7 +70,7 @@ def _session() -> Session:
         host_key=HOST_KEY,
         activated_at=NOW - timedelta(seconds=90, milliseconds=7),
         external_mapping="INC0010001",
-        parent_object={"id": "1", "app": "servicenow"},
+        parent_object={"id": "1", "type": "incident", "name": "Incident INC0010001", "app": "servicenow"},
         user_url=f"https://user.example/{PIN}",
         host_url=f"https://host.example/?x#host={HOST_KEY}",
     )
@@ -103,7 +104,7 @@ def test_a_payload_says_what_was_true_at_that_moment() -> None:
         "eventId": "d1-41",
         "type": "session.closed",
         "ts": "2030-01-07T09:00:00.000Z",
-        "message": "Session xoKwKRBrbwRF “Ada’s meeting” is closed (expired)",
+        "message": "Session xoKwKRBrbwRF “Ada’s meeting” expired, nobody joined in time",
         "actor": "clock",
         "id": "xoKwKRBrbwRF",
         "label": "Ada’s meeting",
@@ -117,7 +118,13 @@ def test_a_payload_says_what_was_true_at_that_moment() -> None:
         "organization": 1,
         "settings": dict.fromkeys(("recording", "startwithadmin", "startwithrc", "knock", "audio"), False),
         "createdByAgentSession": {"sid": 3, "providerExternalId": "external-7"},
-        "crmSyncTarget": {"id": "1", "app": "servicenow", "externalMapping": "INC0010001"},
+        "crmSyncTarget": {
+            "id": "1",
+            "type": "incident",
+            "name": "Incident INC0010001",
+            "app": "servicenow",
+            "externalMapping": "INC0010001",
+        },
         "stats": {"participants": 2},
         "reason": "expired",
         "lagMs": 1234,
@@ -145,13 +152,13 @@ def test_a_session_that_was_never_active_has_been_so_for_0_seconds() -> None:
     [
         (EventType.CREATED, "was created and is open"),
         (EventType.SCHEDULED, "was scheduled for 2030-01-07T09:00:00.000Z"),
-        (EventType.RESCHEDULED, "was moved from 2030-01-07T08:00:00.000Z to 2030-01-07T09:00:00.000Z"),
-        (EventType.READY, "is open, it starts at 2030-01-07T09:00:00.000Z"),
-        (EventType.ACTIVE, "is active: Grace joined"),
-        (EventType.CLOSED, "is closed (expired)"),
-        (EventType.KNOCKED, "has Grace waiting to be let in"),
-        (EventType.ADMITTED, "let Grace in"),
-        (EventType.DENIED, "did not let Grace in"),
+        (EventType.RESCHEDULED, "was rescheduled from 2030-01-07T08:00:00.000Z to 2030-01-07T09:00:00.000Z"),
+        (EventType.READY, "is open and starts at 2030-01-07T09:00:00.000Z"),
+        (EventType.ACTIVE, "is active, with its first participant"),
+        (EventType.CLOSED, "expired, nobody joined in time"),
+        (EventType.KNOCKED, "has Grace waiting for admission"),
+        (EventType.ADMITTED, "admitted Grace"),
+        (EventType.DENIED, "did not admit Grace"),
         (EventType.JOINED, "was joined by Grace"),
         (EventType.LEFT, "was left by Grace"),
     ],
@@ -165,7 +172,10 @@ def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: 
     full = log_fields(_told(event_type))
     assert set(full) == set(EVENT_FIELDS)
     bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
-    assert set(full) - set(log_fields(bare)) == {"lag_ms", "reason", "participant", "request_id", "from"}
+    assert set(full) - set(log_fields(bare)) == {
+        "lag_ms", "reason", "timeout", "participant_id", "request_id", "previous_status",
+    }  # fmt: skip
+    assert all(fits(FIELDS[name].kind, value) for name, value in full.items())
 
 
 def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_once() -> None:

@@ -79,7 +79,7 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
         "SYSLOG_IDENTIFIER": "tminus",
         "PRIORITY": "6",
         "EVENT": "config.changed",
-        "MESSAGE": "lifecycle.lead was 10m, now is 15m",
+        "MESSAGE": "lifecycle.lead changed from 10m to 15m",
         "KEY": "lifecycle.lead",
         "OLD": "10m",
         "NEW": "15m",
@@ -92,7 +92,7 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
     [("daemon.stopped", 6), ("auth.failed", 4), ("storage.unavailable", 3), ("daemon.failed", 2)],
 )
 def test_a_line_is_as_grave_as_the_catalogue_says(journal: Receiver, name: str, priority: int) -> None:
-    logs.say(name, error="it", remote_ip="::1")
+    logs.say(name, error="it", remote_ip="::1", token_state="unknown", count=1)
     assert journal.line()["PRIORITY"] == str(priority)
 
 
@@ -104,7 +104,7 @@ def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
 
 
 def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(journal: Receiver) -> None:
-    logs.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7)
+    logs.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
     line = journal.line()
     assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
     logs.say("daemon.failed", error="\udcff")

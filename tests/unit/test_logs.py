@@ -57,7 +57,7 @@ def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: L
 
 
 def test_a_field_of_which_nothing_is_known_is_left_out(log_lines: LogLines) -> None:
-    logs.say("auth.failed", remote_ip="::1", request_id=None)
+    logs.say("auth.limited", remote_ip="::1", request_id=None, count=1)
     assert "request_id" not in log_lines()[0]
 
 
@@ -70,27 +70,49 @@ def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLine
 def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(milliseconds=7)))
     [line] = log_lines()
-    told = {name: line[name] for name in ("event", "session_id", "external_key", "from", "to", "lag_ms", "actor")}
+    told = {
+        name: line[name]
+        for name in ("event", "session_id", "external_key", "previous_status", "status", "lag_ms", "actor")
+    }
     assert told == {
         "event": "session.ready",
         "session_id": "xoKwKRBrbwRF",
         "external_key": "INC0010001",
-        "from": "scheduled",
-        "to": "new",
+        "previous_status": "scheduled",
+        "status": "new",
         "lag_ms": 7,
         "actor": "clock",
     }
 
 
+def test_a_late_move_is_a_warning_once_and_that_is_the_line_of_its_sweep(log_lines: LogLines) -> None:
+    say_event(_ready(timedelta(hours=1)))
+    assert [(line["level"], line["lag_ms"]) for line in log_lines()] == [("info", 3_600_000)]
+
+
+def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: LogLines) -> None:
+    say_event(_ready(timedelta(0)))
+    logs.say("retention.removed", removed=1)
+    assert [list(line)[:5] for line in log_lines()] == [["ts", "level", "event", "instance", "message"]] * 2
+
+
 @pytest.mark.parametrize(
-    ("lag", "actor", "level"),
-    [(999, CLOCK_ACTOR, "info"), (1000, CLOCK_ACTOR, "warning"), (1000, "agent:7", "info")],
+    ("name", "fields", "sentence"),
+    [
+        ("config.rejected", {"faults": 1}, "reload rejected (1 error), previous configuration kept"),
+        ("config.rejected", {"faults": 2}, "reload rejected (2 errors), previous configuration kept"),
+        ("config.changed", {"key": "k", "new": "2"}, "k changed to 2"),
+        ("config.changed", {"key": "k", "old": "1"}, "k changed from 1"),
+        ("config.changed", {"key": "k", "old": "1", "new": "2"}, "k changed from 1 to 2"),
+        ("clock.failed", {"job": "clock tick", "error": "E"}, "clock tick failed (E), retrying"),
+        ("clock.recovered", {"job": "clock tick"}, "clock tick works again"),
+    ],
 )
-def test_a_move_that_the_clock_made_a_second_late_is_a_warning(
-    log_lines: LogLines, lag: int, actor: str, level: str
+def test_a_sentence_counts_in_english_and_leaves_out_what_is_not_known(
+    log_lines: LogLines, name: str, fields: dict[str, Any], sentence: str
 ) -> None:
-    say_event(_ready(timedelta(milliseconds=lag), actor))
-    assert log_lines()[0]["level"] == level
+    logs.say(name, **fields)
+    assert log_lines()[0]["message"] == sentence
 
 
 def test_what_a_library_warns_of_is_a_line_too_and_what_it_chats_about_is_not(log_lines: LogLines) -> None:

@@ -211,7 +211,7 @@ def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(quick_sweep
         eventually(lambda: len(runs) >= 5)
     failed = [line for line in log_lines() if line["event"] == "clock.failed"]
     assert [(line["job"], line["error"], line["level"]) for line in failed] == [
-        ("tick", "RuntimeError: the database is away", "error")
+        ("clock tick", "RuntimeError: the database is away", "error")
     ]
     assert "tick (" in failed[0]["traceback"]
 

@@ -1,11 +1,16 @@
 """A request as it came in: what the rim has found out before any route sees it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.types import Scope
 
 from tminus.api.services import Services
+from tminus.storage import Transaction
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -22,10 +27,29 @@ class Arrival:
     head: bool = False
     """Whether only the head of the answer is wanted."""
     body: bytes = b""
-    agent: int | None = None
+    actor: str | None = None
     """Who called, once that is known."""
+    session_id: str | None = None
+    """The session that it is about, where the path does not say so."""
+    replayed: bool = False
+    """Whether an earlier request with the same `Idempotency-Key` was answered again."""
+    said: bool = False
+    """Whether a line of the log has said already how it ended."""
+    recorded: bool = False
+    """Whether it has recorded an event, which is a line of the log."""
     refcode: int | None = None
     """Why it was refused, if it was."""
+
+    async def write(self, job: Callable[[Transaction], T]) -> T:
+        """Have the store's writer run a job, and note whether it records events."""
+
+        def noting(tx: Transaction) -> T:
+            before = len(tx.recorded)
+            result = job(tx)
+            self.recorded = len(tx.recorded) > before
+            return result
+
+        return await self.services.write(noting)
 
     def header(self, name: bytes) -> str:
         """A header's text, "" if it was not sent."""

@@ -13,10 +13,11 @@ from fastapi import Depends, Request
 from tminus import clock, draws
 from tminus.api.arrival import Arrival, arrival_of
 from tminus.api.services import Services
-from tminus.config import Agent
+from tminus.config import Agent, fingerprint
 from tminus.errors import NotAuthenticated, TooManyAttempts
 from tminus.logs import say
 from tminus.model import AgentSession
+from tminus.repeated import REPEATED
 from tminus.sessions.verbs import AGENT_SESSION_SPAN
 from tminus.vocabulary import LOCAL_AGENT_ID, Caller, Role
 
@@ -42,7 +43,7 @@ async def identify(request: Request) -> Caller:
     """The caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
     arrival = arrival_of(request)
     caller = _local(arrival) if arrival.local else await _by_token(arrival, presented(arrival))
-    arrival.agent = caller.agent_id
+    arrival.actor = caller.actor
     return caller
 
 
@@ -58,7 +59,7 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
     _check_short(arrival, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
-        raise _wrong(arrival)
+        raise _wrong(arrival, token, _state(services, digest, None))
     secret, now = draws.token(), clock.now()
     begun = AgentSession(
         secret_sha256=_digest(secret),
@@ -71,9 +72,10 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
         remote_ip=arrival.remote_ip,
     )
     begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
-    arrival.agent = agent.id
-    say("auth.signed_in", agent=agent.id, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
-    return _caller(arrival, agent, begun), secret
+    caller = _caller(arrival, agent, begun)
+    arrival.actor = caller.actor
+    say("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
+    return caller, secret
 
 
 async def sign_out(arrival: Arrival, caller: Caller) -> None:
@@ -82,7 +84,7 @@ async def sign_out(arrival: Arrival, caller: Caller) -> None:
         digest = _digest(presented(arrival))
         await arrival.services.write(lambda tx: tx.end_agent_session(digest))
         where = {"remote_ip": arrival.remote_ip, "request_id": caller.request_id}
-        say("auth.signed_out", agent=caller.agent_id, sid=caller.sid, **where)
+        say("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
 
 
 async def _by_token(arrival: Arrival, token: str) -> Caller:
@@ -99,16 +101,29 @@ async def _by_token(arrival: Arrival, token: str) -> Caller:
             async with services.doubtful:
                 begun = await _agent_session(services, digest)
         # The token that it was begun with must still be good: out of the config, out of the house.
-        agent = _agent_of(services, begun.token_sha256) if begun else None
+        if begun is not None and begun.expires_at > clock.now():
+            agent = _agent_of(services, begun.token_sha256)
     if agent is None:
-        raise _wrong(arrival)
+        raise _wrong(arrival, token, _state(services, digest, begun))
     return _caller(arrival, agent, begun)
 
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
-    """The agent session that has this secret and is not over."""
-    begun = await services.read(lambda view: view.agent_session(digest))
-    return begun if begun is not None and begun.expires_at > clock.now() else None
+    """The agent session that has this secret, which may be over."""
+    return await services.read(lambda view: view.agent_session(digest))
+
+
+def _state(services: Services, digest: str, begun: AgentSession | None) -> str:
+    """Return why a token is not good, as the log says it. What was revoked before the daemon started is unknown to it,
+    unless an agent session was begun with it.
+    """
+    if begun is not None and begun.expires_at <= clock.now():
+        return "expired"
+    if begun is not None:
+        digest = begun.token_sha256
+    if digest in services.agent_of_token:
+        return "expired"
+    return "revoked" if begun is not None or digest in services.revoked else "unknown"
 
 
 def _agent_of(services: Services, digest: str) -> Agent | None:
@@ -129,18 +144,33 @@ def _check_attempts(arrival: Arrival) -> None:
     """Raises `TooManyAttempts` if the address has sent too many wrong tokens."""
     wait = arrival.services.failed_tokens.exhausted(arrival.remote_ip)
     if wait is not None:
-        say("auth.limited", remote_ip=arrival.remote_ip, request_id=arrival.request_id)
+        arrival.said = True
+        arrival.services.metrics.guessed("token", "limited")
+        REPEATED.say("auth.limited", arrival.remote_ip, remote_ip=arrival.remote_ip, request_id=arrival.request_id)
         raise TooManyAttempts("wrong tokens", wait)
 
 
-def _wrong(arrival: Arrival) -> NotAuthenticated:
+def _wrong(arrival: Arrival, token: str, state: str) -> NotAuthenticated:
     """What to tell of a wrong token. Raises `TooManyAttempts` instead after too many.
 
     Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
     """
     _check_attempts(arrival)
     arrival.services.failed_tokens.count(arrival.remote_ip)
-    say("auth.failed", remote_ip=arrival.remote_ip, request_id=arrival.request_id)
+    arrival.said = True
+    arrival.services.metrics.guessed("token", "wrong")
+    # Of one that can be guessed, the beginning of its hash would be enough to find it.
+    mark = None if len(token) < GUESSABLE else fingerprint(_digest(token))
+    REPEATED.say(
+        "auth.failed",
+        arrival.remote_ip,
+        # Those that were good once are few, and each is somebody's: they are told apart.
+        "" if state == "unknown" else f"{mark}",
+        remote_ip=arrival.remote_ip,
+        token=mark,
+        token_state=state,
+        request_id=arrival.request_id,
+    )
     return NotAuthenticated()
 
 

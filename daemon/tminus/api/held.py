@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from starlette.types import Scope
 
 from tminus.config import Limits
-from tminus.logs import say
-from tminus.shares import LINES, whose
+from tminus.repeated import REPEATED
+from tminus.shares import whose
 
 HOLD = "tminus.hold"
 """Under this key of a scope's state the server leaves a function to be called when the request begins to wait for
@@ -54,11 +54,11 @@ class Held:
         self._places: dict[str, dict[Waiting, None]] = {}
 
     @contextmanager
-    def place(self, scope: Scope, agent: int | None, remote_ip: str, limits: Limits) -> Iterator[Waiting]:
+    def place(self, scope: Scope, actor: str | None, remote_ip: str, limits: Limits) -> Iterator[Waiting]:
         """Count a request for as long as it waits. Those at the local socket are not counted."""
         shares = (
             # Not by token: whoever has one gets any number of agent sessions for it.
-            (f"agent {agent}", limits.streams_per_agent),
+            (f"actor {actor}", limits.streams_per_agent),
             (f"address {whose(remote_ip)}", limits.streams_per_address),
         )
         place = Waiting(tuple(key for key, _ in shares))
@@ -68,8 +68,7 @@ class Held:
                 oldest = next(iter(own))
                 self._remove(oldest)
                 oldest.let_go()
-                if LINES.is_due(f"held {key}"):
-                    say("feed.crowded", agent=agent, remote_ip=remote_ip, limit=most)
+                REPEATED.say("feed.crowded", remote_ip, key, actor=actor, remote_ip=remote_ip, limit=most)
             self._places.setdefault(key, {})[place] = None
         hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _nobody)
         hold(place.let_go)

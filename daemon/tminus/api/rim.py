@@ -14,7 +14,8 @@ from tminus.api.browsers import is_foreign
 from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
-from tminus.logs import failure, say
+from tminus.logs import failure, say, say_debug
+from tminus.repeated import REPEATED
 
 BODY_SECONDS = 20
 """How long a request's body may take to arrive."""
@@ -35,6 +36,11 @@ As many as the writer takes at once: while it writes, the next batch is full, an
 
 QUERY_PAIRS = 100
 """Parameters that a query may have: each is read, and each may be at fault."""
+
+SLOW = 1.0
+"""Seconds from which on an answer is a line in any case."""
+
+_REFUSED = 400
 
 PAGE = "/docs"
 """The one page for people; it comes with a policy of its own."""
@@ -155,17 +161,40 @@ class Rim:
         route = _route(scope)
         self._services.requests += 1
         self._services.metrics.answered(method, route, code)
-        say(
+        if arrival.actor is None and not arrival.said:
+            REPEATED.say(
+                "http.anonymous",
+                arrival.remote_ip,
+                "refused" if code >= _REFUSED else "",
+                method=method,
+                route=route,
+                code=code,
+                refcode=arrival.refcode,
+                remote_ip=arrival.remote_ip,
+                request_id=arrival.request_id,
+            )
+            return
+        # What is in another line already, and what the operator's own command reads, is no line by default.
+        quiet = arrival.said or (
+            code < _REFUSED and seconds < SLOW and (arrival.recorded or _only_reads(arrival, method))
+        )
+        (say_debug if quiet else say)(
             "http.request",
             method=method,
             route=route,
             code=code,
             refcode=arrival.refcode,
-            ms=round(seconds * 1000, 1),
-            agent=arrival.agent,
+            ms=round(seconds * 1000),
+            actor=arrival.actor,
+            session_id=scope.get("path_params", {}).get("session_id") or arrival.session_id,
+            replayed="yes" if arrival.replayed else None,
             remote_ip=arrival.remote_ip,
             request_id=arrival.request_id,
         )
+
+
+def _only_reads(arrival: Arrival, method: str) -> bool:
+    return arrival.local and method in ("GET", "HEAD")
 
 
 class _ClientGone(Exception):

@@ -82,7 +82,7 @@ def _place(request: Request) -> AbstractContextManager[Waiting]:
     """The request as one of those that wait, for as long as it does."""
     arrival = arrival_of(request)
     services = arrival.services
-    return services.held.place(request.scope, arrival.agent, arrival.remote_ip, services.settings.limits)
+    return services.held.place(request.scope, arrival.actor, arrival.remote_ip, services.settings.limits)
 
 
 async def _look(

@@ -13,7 +13,7 @@ from tminus.api.json import Json
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.draws import PINS
 from tminus.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
-from tminus.logs import say
+from tminus.repeated import REPEATED
 from tminus.sessions import reads
 from tminus.storage import View
 
@@ -72,16 +72,19 @@ async def discovery(
 async def pin_meta(request: Request, pin: str) -> Response:
     arrival = arrival_of(request)
     services, address = arrival.services, arrival.remote_ip
-    where = {"remote_ip": address, "request_id": arrival.request_id}
     wait = services.pin_lookups.exhausted(address)
     if wait is not None:
-        say("pin.limited", **where)
+        arrival.said = True
+        services.metrics.guessed("pin", "limited")
+        REPEATED.say("pin.limited", address, remote_ip=address, request_id=arrival.request_id)
         raise TooManyAttempts("PIN look-ups", wait)
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
     try:
         session = await services.read(lambda view: reads.by_pin(view, number))
     except UnknownSession:
-        say("pin.unknown", **where)
+        arrival.said = True
+        services.metrics.guessed("pin", "wrong")
+        REPEATED.say("pin.unknown", address, remote_ip=address, request_id=arrival.request_id)
         raise UnknownSession(pin) from None
     return Json(answers.pin_meta(session))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from tminus import clock, wire
 from tminus.api import answers
+from tminus.api.arrival import arrival_of
 from tminus.api.callers import CurrentCaller, services_of
 from tminus.api.conditions import versions
 from tminus.api.json import Json
@@ -70,7 +71,9 @@ async def create_session(
     if idempotency_key is not None:
         retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
-    made = await services.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
+    made = await arrival_of(request).write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
+    arrival = arrival_of(request)
+    arrival.session_id, arrival.replayed = made.session.id, made.replayed
     return _answer(made.session, caller, replayed=made.replayed)
 
 
@@ -136,7 +139,7 @@ async def reschedule_session(
     request: Request, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
 ) -> Response:
     services, seen = services_of(request), versions(if_match)
-    session = await services.write(
+    session = await arrival_of(request).write(
         lambda tx: verbs.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
     )
     return _answer(session, caller)
@@ -152,7 +155,7 @@ async def close_session(
     request: Request, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
 ) -> Response:
     seen = versions(if_match)
-    await services_of(request).write(lambda tx: verbs.close(tx, caller, session_id, seen))
+    await arrival_of(request).write(lambda tx: verbs.close(tx, caller, session_id, seen))
     return Json({"success": True})
 
 
@@ -200,7 +203,8 @@ async def join_session(
         name=body.name,
         retry=retry,
     )
-    made = await services.write(arrive)
+    made = await arrival_of(request).write(arrive)
+    arrival_of(request).replayed = made.replayed
     headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
     return Json({"participantId": made.participant_id}, headers=headers)
 
@@ -215,7 +219,7 @@ async def answer_knock(
     request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
 ) -> Response:
     services, verb = services_of(request), participants.admit if body.admitted else participants.deny
-    await services.write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
+    await arrival_of(request).write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})
 
 
@@ -227,5 +231,7 @@ async def answer_knock(
 )
 async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:
     services = services_of(request)
-    await services.write(lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id))
+    await arrival_of(request).write(
+        lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id)
+    )
     return Json({"success": True})

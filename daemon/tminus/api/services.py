@@ -25,6 +25,9 @@ _READERS = 4
 _SEARCHERS = 2
 """Threads for reads that may take long."""
 
+_REVOKED = 10_000
+"""Revoked tokens that are remembered."""
+
 
 class Services:
     """The daemon as the routes see it.
@@ -80,13 +83,19 @@ class Services:
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
         self._turns = Turns(_SEARCHERS)
         self._limits: Limits | None = None
+        self.agent_of_token: dict[str, Agent] = {}
+        self.revoked: frozenset[str] = frozenset()
+        """SHA-256 of tokens that a reload has taken out of the configuration."""
         self.started_at = clock.now()
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
         """Puts settings in force, from the next request on. A limit that has not changed goes on counting."""
         self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
-        self.agent_of_token = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
+        tokens = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
+        gone = [digest for digest in (*self.revoked, *self.agent_of_token) if digest not in tokens]
+        self.agent_of_token = tokens
+        self.revoked = frozenset(gone[-_REVOKED:])
         if self._limits != settings.limits:
             self._limits = settings.limits
             self.failed_tokens = Attempts(settings.limits.failed_tokens)

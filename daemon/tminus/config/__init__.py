@@ -17,7 +17,7 @@ from tminus.config.places import (
     state_directory,
 )
 from tminus.config.reload import Change, apply_live, changes
-from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook
+from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook, fingerprint
 from tminus.config.values import Rate
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "database_file",
     "effective",
     "find",
+    "fingerprint",
     "is_there",
     "load",
     "make_directory",

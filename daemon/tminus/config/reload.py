@@ -63,10 +63,22 @@ def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) ->
         key = f"{section}[{mark}]"
         if mark not in after:
             yield Change(key, before[mark].name, "")
+            yield from _tokens(key, before[mark], None)
         elif mark not in before:
             yield Change(key, "", after[mark].name)
+            yield from _tokens(key, None, after[mark])
         else:
             yield from _within(key, before[mark], after[mark])
+
+
+def _tokens(key: str, before: Agent | Webhook | None, after: Agent | Webhook | None) -> Iterator[Change]:
+    """The tokens of an agent that has come or gone: `auth.failed` names the same fingerprints."""
+    old, new = (
+        _text(entry.model_dump(mode="json")["token_sha256"]) if isinstance(entry, Agent) and entry.token_sha256 else ""
+        for entry in (before, after)
+    )
+    if old or new:
+        yield Change(f"{key}.token_sha256", old, new)
 
 
 def _within(key: str, before: Agent | Webhook, after: Agent | Webhook) -> Iterator[Change]:

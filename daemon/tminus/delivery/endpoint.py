@@ -88,6 +88,8 @@ class Courier:
         Called after each try: endpoint, whether it was delivered, how many events.
     first_pause
         How long it waits after the first failure.
+    backlog
+        Counts the events that wait for the endpoint.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Courier:
         bell: Bell,
         tried: Tried,
         first_pause: timedelta = backoff.FIRST,
+        backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
     ) -> None:
         self.webhook = webhook
         self.secrets = secrets
@@ -109,6 +112,7 @@ class Courier:
         self._resolver = Resolver()
         self._bell = bell
         self._tried = tried
+        self._backlog = backlog
         self._first_pause = first_pause
         self._hold = f"endpoint {webhook.name}"
         self._only = wanted(webhook)
@@ -186,7 +190,7 @@ class Courier:
         """Gives the endpoint its place, if it has none."""
         beginning = self.webhook.from_ == "beginning"
         if await self._write(lambda tx: outbox.enlist(tx, self.webhook.name, from_beginning=beginning)):
-            say("webhook.added", endpoint=self.webhook.name, **{"from": self.webhook.from_})
+            say("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
 
     def _ask(self) -> tuple[bool, Due | None]:
         """Return whether this daemon serves the endpoint, and if so what is due now. On a thread of `threads`."""
@@ -264,9 +268,10 @@ class Courier:
         self._tried(name, outcome.ok, len(page.told))
         if outcome.ok and state.failures:
             since = state.failing_since or delivery.at
-            say("webhook.recovered", endpoint=name, tries=state.failures + 1, since=instants.text(since))
+            what = {"attempts": state.failures + 1, "since": instants.text(since), **await self._undelivered()}
+            say("webhook.recovered", endpoint=name, **what)
         elif not outcome.ok and not outcome.cut_off:
-            self._tell_failure(delivery, changes)
+            await self._tell_failure(delivery, changes)
 
     async def _replay(self, replay: Replay, page: Page) -> None:
         """The same for events that are told again: the cursor is not touched."""
@@ -297,7 +302,7 @@ class Courier:
         if ends:
             say("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
         elif not outcome.ok and not outcome.cut_off:
-            self._tell_failure(delivery, changes)
+            await self._tell_failure(delivery, changes)
 
     def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:
         failures = state.failures + 1
@@ -317,13 +322,25 @@ class Courier:
         last: datetime = changes["failing_since"] + self.webhook.give_up_after
         return PauseReason.GAVE_UP if begun >= last else None
 
-    def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
-        what = {"endpoint": self.webhook.name, "error": delivery.error, "tries": changes["failures"]}
-        what["since"] = instants.text(changes["failing_since"])
+    async def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
+        what = {"endpoint": self.webhook.name, "error": delivery.error, "attempts": changes["failures"]}
+        what |= {"since": instants.text(changes["failing_since"]), **await self._undelivered()}
         if "paused_at" in changes:
-            say("webhook.paused", **what, reason=changes["pause_reason"].value)
+            say("webhook.paused", **what, pause_reason=changes["pause_reason"].value)
         else:
-            say("webhook.failed", **what, retry_at=instants.text(changes["retry_at"]), status=delivery.status)
+            say("webhook.failed", **what, retry_at=instants.text(changes["retry_at"]), code=delivery.status)
+
+    async def _undelivered(self) -> dict[str, Any]:
+        """Return how many events wait, and since when, as fields of a line: not on the event loop, where it would hold
+        up all endpoints.
+        """
+        try:
+            backlog = await self._aside(lambda: self._store.read(self._backlog))
+        except RequestError:
+            return {}
+        if backlog.oldest is None:
+            return {"undelivered_events": backlog.events}
+        return {"undelivered_events": backlog.events, "oldest_undelivered": instants.text(backlog.oldest)}
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 

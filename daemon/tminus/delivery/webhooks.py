@@ -193,7 +193,7 @@ class Webhooks:
         """Sends nothing more until it is resumed; nothing is lost meanwhile. Raises `UnknownWebhook`."""
         self._named(name)
         if await self._store.write(lambda tx: _pause(tx, name)):
-            say("webhook.paused", endpoint=name, reason=PauseReason.OPERATOR.value, error="an operator asked for it")
+            say("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
 
     async def resume(self, name: str) -> None:
         """Goes on where it was, at once. Raises `UnknownWebhook`."""
@@ -264,7 +264,13 @@ class Webhooks:
     def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
         client = make_client(_trusted(webhook, self._state))
         bell = self._bells[webhook.name]
-        return Courier(self._store, webhook, secrets, client, self._threads, bell, self._tried, self._first_pause)
+
+        def backlog(view: View) -> outbox.Backlog:
+            return next((one.backlog for one in self._standing(view, (webhook,))), outbox.Backlog(0, None))
+
+        return Courier(
+            self._store, webhook, secrets, client, self._threads, bell, self._tried, self._first_pause, backlog
+        )
 
     async def _end(self, names: list[str]) -> None:
         ending = [self._couriers.pop(name) for name in names]

@@ -113,6 +113,10 @@ class _Named(NamedTuple):
     """What the log says of a session."""
 
     label: str
+    type: SessionType
+    agent_id: int
+    user_description: str
+    parent_object: str | None
     external_mapping: str | None
 
 
@@ -128,6 +132,7 @@ class _About(NamedTuple):
     """What an event says of a session: a fraction of it, as reading whole ones took most of the time of a page."""
 
     label: str
+    type: SessionType
     user_description: str
     agent_id: int
     organization_id: int

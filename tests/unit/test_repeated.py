@@ -1,0 +1,72 @@
+"""Lines that one address causes again and again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tminus import clock, repeated
+from tminus.repeated import Repeated
+
+LogLines = Callable[[], list[dict[str, Any]]]
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def monotonic(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(clock, "monotonic", moved)
+    return moved
+
+
+def limited(counted: Repeated, address: str) -> None:
+    counted.say("auth.limited", address, remote_ip=address, request_id="r")
+
+
+def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_number(
+    log_lines: LogLines, monotonic: Clock
+) -> None:
+    counted = Repeated()
+    for _ in range(100_000):
+        limited(counted, "192.0.2.1")
+    limited(counted, "192.0.2.2")
+    monotonic.now += repeated.EACH - 1
+    counted.write()
+    assert [(line["remote_ip"], line["count"]) for line in log_lines()] == [("192.0.2.1", 1), ("192.0.2.2", 1)]
+    monotonic.now += 1
+    counted.write()
+    [line] = log_lines()[2:]
+    assert (line["remote_ip"], line["count"], line["request_id"]) == ("192.0.2.1", 99_999, "r")
+    assert line["message"].startswith("too many wrong tokens from 192.0.2.1, requests refused: 99999 since 2")
+    limited(counted, "192.0.2.1")
+    assert len(log_lines()) == 3, "still within the next minute"
+    monotonic.now += repeated.EACH
+    counted.write()
+    monotonic.now += repeated.EACH
+    counted.write()
+    limited(counted, "192.0.2.1")
+    assert [line["count"] for line in log_lines()[3:]] == [1, 1]
+
+
+def test_addresses_without_number_are_counted_together(log_lines: LogLines, monotonic: Clock) -> None:
+    counted = Repeated()
+    for number in range(3 * repeated.KEPT):
+        limited(counted, f"10.0.{number // 256}.{number % 256}")
+    assert len(log_lines()) == repeated.KEPT + 1
+    counted.write(everything=True)
+    assert (log_lines()[-1]["remote_ip"], log_lines()[-1]["count"]) == ("(others)", 2 * repeated.KEPT - 1)
+
+
+def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) -> None:
+    counted = Repeated()
+    for number in range(10):
+        limited(counted, f"2001:db8::{number:x}")
+    assert len(log_lines()) == 1
