@@ -186,11 +186,17 @@ class Rim:
             refcode=arrival.refcode,
             ms=round(seconds * 1000),
             actor=arrival.actor,
-            session_id=scope.get("path_params", {}).get("session_id") or arrival.session_id,
+            session_id=arrival.session_id or _session_id(scope, code),
             replayed="yes" if arrival.replayed else None,
             remote_ip=arrival.remote_ip,
             request_id=arrival.request_id,
         )
+
+
+def _session_id(scope: Scope, code: int) -> str | None:
+    """The session that the path names, if there is one: else it may be a secret in the wrong place."""
+    found: str | None = scope.get("path_params", {}).get("session_id")
+    return found if code < _REFUSED or code in (409, 412) else None
 
 
 def _only_reads(arrival: Arrival, method: str) -> bool:
