@@ -162,12 +162,13 @@ def test_on_a_terminal_a_line_has_its_date_and_zone(terminal: Callable[[], str])
 
 def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[[], str]) -> None:
     counts = {"scheduled": 2, "new": 0}
-    logs.say("daemon.heartbeat", sessions=counts, unreadable=["event", "session"], unwritable=[])
+    files = {"config_files": ["a.toml", "b.toml"], "config": "a.toml", "config_fingerprint": "0"}
+    logs.say("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
     said = terminal()
     assert "sessions.scheduled=2" in said
     assert "sessions.new=0" in said
-    assert "unreadable=event,session" in said
-    assert "unwritable" not in said
+    assert "config_files=a.toml,b.toml" in said
+    assert "inherited" not in said
     assert not set("{}[]'") & set(said.partition("]")[2])
 
 
