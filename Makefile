@@ -16,15 +16,16 @@ MINUTES ?= 5
 WORKERS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types imports audit bench soak docs lock clean
+.PHONY: help run test test-slow check lint types imports audit bench soak docs lock clean
 
 help:
-	@echo "make run     start the daemon in the foreground, on config/tminus.toml and ./var"
-	@echo "make test    run every test"
-	@echo "make check   what CI runs: lint, types, import contracts, every test"
-	@echo "make audit   ask whether what the lock files name has known holes"
-	@echo "make bench   measure speed, scale and memory"
-	@echo "make soak    everything at once under random faults, for MINUTES=5"
+	@echo "make run        start the daemon in the foreground, on config/tminus.toml and ./var"
+	@echo "make test       run the tests, except the slow ones"
+	@echo "make test-slow  run the slow tests"
+	@echo "make check      what CI runs: lint, types, import contracts, every test"
+	@echo "make audit      look for known vulnerabilities in what the lock files name"
+	@echo "make bench      measure speed, scale and memory"
+	@echo "make soak       everything at once under random faults, for MINUTES=5"
 
 # What runs it. Each step is one line: installing is silent for up to a minute.
 $(VENV)/run: requirements.lock pyproject.toml
@@ -50,9 +51,12 @@ run: $(VENV)/run
 	@$(BIN)/tminus run --config config/tminus.toml
 
 test: $(VENV)/dev
-	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal -m "not slow"
 
-check: lint types imports test
+test-slow: $(VENV)/dev
+	$(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal -m slow
+
+check: lint types imports test test-slow
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check .

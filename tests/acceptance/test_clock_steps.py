@@ -132,6 +132,7 @@ def opened_at(daemon: Daemon, session_id: str) -> datetime:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_requests_run(
     kind: str, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:

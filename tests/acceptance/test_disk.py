@@ -312,6 +312,7 @@ def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_no
         assert daemon.terminate() == 0
 
 
+@pytest.mark.slow
 def test_nor_by_a_power_cut_or_a_failing_disk_of_postgresql_and_all_resumes_by_itself(
     make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
@@ -427,6 +428,7 @@ def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: D
     assert worn.terminate() == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_on(make_daemon: StartDaemon) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(postgres_server())  # one of its own: it is stopped, and keeps its damage

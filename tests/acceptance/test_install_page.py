@@ -75,6 +75,7 @@ def states(box: Box, *units: str) -> list[str]:
     return [box.show(unit, "ActiveState") for unit in units]
 
 
+@pytest.mark.slow
 def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
     reader = Reader(box)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
@@ -103,6 +104,7 @@ class Maker(threading.Thread):
         one.closed = True
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:

@@ -54,6 +54,7 @@ class Maker(threading.Thread):
                     self.done.wait(0.02)
 
 
+@pytest.mark.slow
 def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_order(
     storage: dict[str, Any], make_daemon: StartDaemon
 ) -> None:
@@ -213,6 +214,7 @@ def piped(daemon: Daemon) -> Iterator[Piped]:
         pipe.close()
 
 
+@pytest.mark.slow
 def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_come_later(
     make_daemon: StartDaemon,
 ) -> None:

@@ -56,6 +56,7 @@ def test_what_is_just_within_the_bounds_is_taken_and_comes_back(daemon: Daemon) 
     assert (made["parentObject"], made["metaData"]) == (parent, meta)
 
 
+@pytest.mark.slow
 def test_the_largest_answers_of_the_largest_sessions_take_little_memory(
     storage: JSON, start_daemon: StartDaemon
 ) -> None:

@@ -92,6 +92,7 @@ def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(
 HERD = 12_000
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_the_middle_of_a_herd_it_stops_and_the_rest_is_opened_once_and_in_order(
     storage: JSON, start_daemon: StartDaemon
 ) -> None:

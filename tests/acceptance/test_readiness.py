@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import httpx
 import psycopg
+import pytest
 from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
@@ -99,6 +100,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_fails_is_told_makes_the_daemon_unready_and_is_started_again(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.spawn_changed(FAILING.format(module="announcer", kind="Announcer", work="_run"))

@@ -64,6 +64,7 @@ def service(manager: Manager, make_daemon: StartDaemon) -> Daemon:
     return made
 
 
+@pytest.mark.slow
 def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service: Daemon) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
     service.start(**environ)
@@ -143,6 +144,7 @@ def test_a_configuration_with_faults_is_told_in_the_log_of_a_service(manager: Ma
     assert failed["error"] == "the configuration has 2 faults"
 
 
+@pytest.mark.slow
 def test_a_transaction_that_never_ends_is_given_up_and_the_watchdog_is_not_fed_before(
     manager: Manager, make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:

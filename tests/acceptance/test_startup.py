@@ -281,6 +281,7 @@ def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to
     assert daemon.errors.read_text() == ""
 
 
+@pytest.mark.slow
 def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_and_hangs_up_on_nobody(
     make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:

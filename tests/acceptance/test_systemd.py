@@ -226,6 +226,7 @@ def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
         assert told["asked"] > 20
 
 
+@pytest.mark.slow
 def test_one_whose_clock_alone_has_stopped_is_killed_and_started_again(box: Box) -> None:
     box.do("mkdir", "-p", "/run/systemd/system/tminus.service.d")
     fault = "/run/systemd/system/tminus.service.d/fault.conf"
@@ -286,6 +287,7 @@ def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
     assert not box.journal("EVENT=config.rejected")
 
 
+@pytest.mark.slow
 def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Box) -> None:
     kept = schedule(box, "In the backup")
     told = box.paste(blocks("docs/backup.md", "Backup and restore")[0])

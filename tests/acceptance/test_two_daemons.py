@@ -93,6 +93,7 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
         request.verify()
 
 
+@pytest.mark.slow
 def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
     make_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
@@ -118,6 +119,7 @@ def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
         assert daemon.terminate() == 0
 
 
+@pytest.mark.slow
 def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_it_arrives(
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:

@@ -121,6 +121,7 @@ class Callers(threading.Thread):
         assert self.failed is None
 
 
+@pytest.mark.slow
 def test_the_next_release_migrates_while_this_one_serves_and_nothing_is_lost(
     make_daemon: StartDaemon,
     sections: dict[str, Section],

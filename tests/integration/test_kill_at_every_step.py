@@ -139,6 +139,7 @@ class Killed:
         return False
 
 
+@pytest.mark.slow
 def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
     killed = Killed(database, kills.VERBS)
     for name in kills.VERBS:
@@ -182,6 +183,7 @@ def test_the_clock_makes_each_move_once_wherever_it_is_killed(database: Database
             assert killed.after[run.target.label] != killed.before[run.target.label]
 
 
+@pytest.mark.slow
 def test_all_else_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
     def answer(handler: Handler) -> None:
         status(500 if "vain" in handler.path else 200)(handler)

@@ -90,6 +90,7 @@ def test_a_schema_that_is_not_that_of_tminus_is_refused_before_it_can_do_anythin
     assert [one.name for one in file.parent.iterdir()] == ["tminus.db"], "nothing is left of either"
 
 
+@pytest.mark.slow
 def test_a_schema_that_takes_long_to_read_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tminus.storage.schema.SECONDS", 0.0)
     with closing(sqlite3.connect(file)) as connection:

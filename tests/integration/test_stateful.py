@@ -248,6 +248,7 @@ def machine(world: World) -> Iterator[type[AnyTime]]:
     del AnyTime.world
 
 
+@pytest.mark.slow
 def test_whatever_happens_in_whatever_order_every_session_is_as_the_model_says(machine: type[AnyTime]) -> None:
     run_state_machine_as_test(
         machine,
