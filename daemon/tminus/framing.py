@@ -37,7 +37,7 @@ _BARE = re.compile(rb"(?<!\r)\n|\r[^\n]|\x00")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*+|\[[0-9A-Fa-f:.]++(?:%25[A-Za-z0-9._~-]++)?\])(?::[0-9]*+)?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})([ \t]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host", b"expect"})
 _NONE: list[bytes] = []

@@ -140,6 +140,7 @@ NOT_READ = {
     "a chunk's size with an underscore": CHUNKED + "\r\n1_0\r\nhello\r\n0\r\n\r\n",
     "a chunk's size with a blank before": CHUNKED + "\r\n 5\r\nhello\r\n0\r\n\r\n",
     "a chunk's size with a blank behind": CHUNKED + "\r\n5 \r\nhello\r\n0\r\n\r\n",
+    "a blank before a chunk's extension": CHUNKED + "\r\n5 ;a\r\nhello\r\n0\r\n\r\n",
     "a chunk beyond 64 bits": CHUNKED + "\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
     "an empty chunk line": CHUNKED + "\r\n\r\nhello\r\n0\r\n\r\n",
     "a last chunk that ends in LF": CHUNKED + "\r\n0\n\n",
