@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
 from tests.acceptance.times import from_now, parsed
 from tests.support.processes import TMINUS
+from tests.support.receivers import SECRET
 from tests.support.waiting import eventually
 from tminus.cli import feed
 from tminus.client import ScreenMeet
@@ -93,10 +95,31 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("show", "nobody"), 3, "Session not found nobody (refcode 101404)"),
         (("close", "nobody"), 3, "101404"),
         (("schedule", "--type", "live", "--label", "A", "--at", "2020-01-01T00:00:00Z"), 1, "is in the past"),
-        (("schedule", "--type", "live", "--label", "A", "--at", "2030-01-01T00:00:00"), 1, "has no time zone"),
+        (("schedule", "--type", "live", "--label", "A", "--at", "2030-01-01T00:00:00"), 2, "has no time zone"),
+        (("reschedule", "nobody", "--at", "10:30"), 2, "'--at': '10:30' is not an RFC 3339 date and time"),
+        (("list", "--start-from", "2030-01-01T00:00:00"), 2, "has no time zone"),
+        (("list", "--start-to", "tomorrow"), 2, "--start-to"),
+        (("webhooks", "replay", "x", "--since", "2030-01-01"), 2, "--since"),
+        (("webhooks", "replay", "x"), 2, "one of the three"),
+        (("webhooks", "ping", "nobody"), 3, "109404"),
+        (("webhooks", "deliveries", "nobody"), 3, "109404"),
+        (("events", "nobody"), 3, "101404"),
+        (("reschedule", "nobody", "--in", "1h"), 3, "101404"),
+        (("cancel", "nobody"), 3, "101404"),
+        (("delete", "nobody"), 3, "101404"),
+        (("move", "nobody", "--in", "1h"), 3, "101404"),
+        (("create", "--type", "live", "--label", "A", "--parent-id", "1"), 2, "--parent-table and --parent-id"),
+        (("create", "--type", "live", "--label", "A", "--parent-table", "t"), 2, "--parent-table and --parent-id"),
+        (("create", "--type", "live", "--label", "A", "--parent-name", "n"), 2, "--parent-name needs both"),
+        (("list", "--limit", "0"), 2, "--limit"),
+        (("events", "--after", "99999999999999999999999"), 1, "after"),
+        (("watch", "--interval", "soon"), 2, "must be a duration"),
+        (("db", "backup", "-"), 2, "a backup is a file"),
+        (("check", "--config", "/nonexistent"), 1, "/nonexistent"),
         (("create", "--type", "live", "--label", ""), 1, "label"),
         (("schedule", "--type", "live", "--label", "A"), 2, "--at TIME or --in SPAN"),
         (("schedule", "--type", "live", "--label", "A", "--in", "soon"), 2, "must be a duration"),
+        (("schedule", "--type", "live", "--label", "A", "--in", "3000000d"), 2, "the year 9999"),
         (("create", "--type", "telepathy", "--label", "A"), 2, "telepathy"),
         (("nothing",), 2, "nothing"),
         (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),
@@ -258,6 +281,46 @@ def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
         path = f"{Path(TMINUS).parent}:{os.environ['PATH']}"
         done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env={"PATH": path}, check=True)
         assert set(done.stdout.split()) == wanted, words
+
+
+def _completed(daemon: Daemon, shell: str, words: str, **env: str) -> list[str]:
+    """What a shell is told may stand in place of the last word."""
+    last = str(len(words.split(" ")) - 1) if shell != "fish" else words.rsplit(" ", maxsplit=1)[-1]
+    done = daemon.command(COMP_WORDS=words, COMP_CWORD=last, _TMINUS_COMPLETE=f"{shell}_complete", **env)
+    return said(done).splitlines()
+
+
+def test_ids_and_endpoint_names_complete_to_themselves(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    webhooks = [{"name": name, "url": "http://127.0.0.1:9/", "secret_file": str(secret)} for name in ("crm", "desk")]
+    daemon = start_daemon(webhooks=webhooks)
+    opened = daemon.make(label="Open\u202e, a: $(reboot)")
+    coming = daemon.make(startTime=from_now(days=1))
+    for command in ("show", "close", "cancel", "events", "webhooks replay crm --session"):
+        ids = {line.removeprefix("plain,") for line in _completed(daemon, "bash", f"tminus {command} ")}
+        assert ids == {opened["id"], coming["id"]}, command
+    assert _completed(daemon, "bash", "tminus reschedule ") == [f"plain,{coming['id']}"]
+    assert _completed(daemon, "bash", f"tminus show {opened['id'][:5]}") == [f"plain,{opened['id']}"]
+    assert _completed(daemon, "bash", "tminus webhooks ping d") == ["plain,desk"]
+    assert _completed(daemon, "zsh", f"tminus show {opened['id']}") == [
+        "plain", opened["id"], "Open\\u202e, a: $(reboot)",
+    ]  # fmt: skip
+    (shown,) = _completed(daemon, "fish", f"tminus show {opened['id']}")
+    assert shown.startswith(f"plain,{opened['id']}\tOpen\\u202e,")
+    other = f"tminus --url {daemon.url} show "
+    assert _completed(daemon, "bash", other) == []
+    assert _completed(daemon, "bash", other, TMINUS_TOKEN=daemon.tokens["admin"]) != []
+
+
+@pytest.mark.parametrize("words", ["tminus show ", "tminus webhooks ping ", "tminus --url http://[ show "])
+def test_without_an_answer_nothing_completes_and_nothing_is_said(make_daemon: StartDaemon, words: str) -> None:
+    stopped = make_daemon()
+    assert _completed(stopped, "bash", words) == []
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(stopped.home / "silent.sock"))
+        silent.listen()
+        assert _completed(stopped, "bash", words, TMINUS_SOCKET=str(stopped.home / "silent.sock")) == []
 
 
 def test_a_shell_has_its_completion_installed_once(daemon: Daemon, tmp_path: Path) -> None:

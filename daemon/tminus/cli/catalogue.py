@@ -1,5 +1,6 @@
-"""All commands, by name: what each does, and where it is. Nothing else is loaded to print the help."""
+"""All commands, by name: what each does, and where it is. The help needs no more."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -59,3 +60,33 @@ GROUPS = {
 }
 
 SUMMARY = "Remote-support and meeting sessions: scheduled, opened on time, closed."
+
+ALIASES = {"cancel": "close", "delete": "close", "move": "reschedule"}
+"""Other names of commands, which work as the commands do."""
+
+MEANT = {
+    "add": "create", "closed": "list", "end": "close", "get": "show", "history": "events", "info": "show",
+    "log": "events", "logs": "events", "ls": "list", "new": "create", "postpone": "reschedule", "remove": "close",
+    "rm": "close", "serve": "run", "sessions": "list", "start": "run", "status": "list", "tail": "events",
+    "tokens": "token", "unpause": "resume", "validate": "check", "webhook": "webhooks",
+}  # fmt: skip
+"""What somebody means who types a command that other tools have."""
+
+
+def suggestion(word: str, commands: Collection[str]) -> str | None:
+    """The command that is meant by a word that is none, if that is clear.
+
+    A misspelled word has the first letter of the right one and most of the others. Whatever is less alike may be asking
+    for something else: no command that changes more than that is ever suggested.
+    """
+    from difflib import SequenceMatcher  # noqa: PLC0415 - needed only to say what is wrong
+
+    if (meant := MEANT.get(word)) in commands:
+        return meant
+    alike = [
+        (SequenceMatcher(None, word, one).ratio(), one)
+        for one in {*commands, *(alias for alias, name in ALIASES.items() if name in commands)}
+        if one[0] == word[:1]
+    ]
+    likeness, best = max(alike, default=(0.0, ""))
+    return best if likeness >= 0.8 else None

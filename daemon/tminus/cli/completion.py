@@ -28,8 +28,8 @@ def answer(asked: str) -> int:
     complete = _of(shell)
     if what == "source":
         output.put_text(complete.source())
-    else:
-        output.draw(f"{complete.complete()}\n")  # tabs are part of it; nothing in it is others' text
+    elif found := complete.complete():
+        output.draw(f"{found}\n")  # tabs are part of it; others' text is escaped
     return 0
 
 

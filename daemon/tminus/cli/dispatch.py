@@ -1,5 +1,6 @@
 """From the arguments of a process to the one command that they call. It is loaded when it is called."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -18,9 +19,12 @@ WIDEST = 100
 class Commands(click.Group):
     """Commands of the catalogue. Their help and their completion need no more than the catalogue."""
 
-    def __init__(self, name: str, entries: dict[str, Entry], **more: Any) -> None:
+    def __init__(
+        self, name: str, entries: dict[str, Entry], aliases: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
         super().__init__(name, **more)
         self.entries = entries
+        self.aliases = aliases or {}
         for command, entry in entries.items():
             self.add_command(click.Command(command, short_help=entry.summary))
 
@@ -33,6 +37,12 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word not in self.commands and (alias := self.aliases.get(word)):
+            args = [alias, *args[1:]]
+        elif word not in self.commands and not word.startswith("-") and not ctx.resilient_parsing:
+            meant = catalogue.suggestion(word, self.commands)
+            raise click.UsageError(f"No such command {word!r}." + (f" Did you mean {meant!r}?" if meant else ""), ctx)
         name, command, rest = super().resolve_command(ctx, args)
         if name in self.entries:
             command = load(self.entries[name])
@@ -77,6 +87,7 @@ def application() -> Commands:
     root = Commands(
         "tminus",
         catalogue.COMMANDS,
+        catalogue.ALIASES,
         help=catalogue.SUMMARY,
         params=[
             *daemon_options(are_first=True),
@@ -87,8 +98,8 @@ def application() -> Commands:
     )
     for name, group in catalogue.GROUPS.items():
         summary = f"{group.summary[:-1]}: {', '.join(group.commands)}."
-        more = {"help": group.summary, "short_help": summary, "params": daemon_options(are_first=False)}
-        root.add_command(Commands(name, group.commands, **more))
+        options: list[click.Parameter] = [*daemon_options(are_first=False)]
+        root.add_command(Commands(name, group.commands, help=group.summary, short_help=summary, params=options))
     return root
 
 

@@ -1,15 +1,55 @@
 """What the commands have in common: their class, and options that several of them take."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tminus import instants
 from tminus.cli import output
+from tminus.cli.candidates import session_ids, webhook_names
+from tminus.durations import parse_duration
 
 FILE = click.Path(path_type=Path, readable=False)  # whether it can be read is seen when it is read
 NUMBER = click.IntRange(0)
 PAGE = click.IntRange(1, 1000)
+
+
+class Time(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not generic
+    """An instant, handed on as it is written."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            instants.parse(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+        return str(value)
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
+    """A duration, which may have a sign where `signed`."""
+
+    name = "span"
+
+    def __init__(self, *, signed: bool = False) -> None:
+        self.signed = signed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        sign, digits = (value[0], value[1:]) if self.signed and value[:1] in ("+", "-") else ("", value)
+        try:
+            span = parse_duration(digits)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return -span if sign == "-" else span
+
+
+TIME = Time()
+SPAN = Span()
 
 AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) may also stand here."
 
@@ -61,3 +101,5 @@ class Command(click.Command):
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 utc = click.option("--utc", is_flag=True, help="Times in UTC, not in your zone.")
 wide = click.option("--wide", is_flag=True, help="All columns, however wide; nothing is cut.")
+session_id = click.argument("session_id", metavar="ID", shell_complete=session_ids)
+webhook_name = click.argument("name", shell_complete=webhook_names)

@@ -1,15 +1,15 @@
 """The commands that make, move, close and show sessions."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import click
 
 from tminus import clock, instants
 from tminus.cli import output, views
-from tminus.cli.connection import USAGE, Connection, fail, telling_errors
-from tminus.cli.options import NUMBER, PAGE, Command, as_json, utc, wide
-from tminus.durations import parse_duration
+from tminus.cli.connection import Connection, telling_errors
+from tminus.cli.options import NUMBER, PAGE, SPAN, TIME, Command, as_json, session_id, utc, wide
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import SessionType, Status
 
@@ -17,9 +17,8 @@ TYPES = click.Choice([one.value for one in SessionType])
 STATUSES = click.Choice([one.value for one in Status])
 PREFERENCES = click.Choice(list(PREFERENCE_OF.values()))
 
-session_id = click.argument("session_id", metavar="ID")
-at = click.option("--at", metavar="TIME", help="RFC 3339, with Z or an offset.")
-in_ = click.option("--in", "in_", metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")
+at = click.option("--at", type=TIME, metavar="TIME", help="RFC 3339, with Z or an offset.")
+in_ = click.option("--in", "in_", type=SPAN, metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")
 
 
 def described(function: Callable[..., None]) -> Callable[..., None]:
@@ -45,14 +44,24 @@ def described(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _start(at: str | None, in_: str | None) -> str:
+def _start(at: str | None, in_: timedelta | None) -> str:
     """The start time, from exactly one of the two options."""
-    if (at is None) == (in_ is None):
-        raise fail("say when: --at TIME or --in SPAN, one of the two", USAGE)
+    if at is not None and in_ is None:
+        return at
+    if in_ is None or at is not None:
+        raise click.UsageError("Say when: --at TIME or --in SPAN, one of the two.", click.get_current_context())
     try:
-        return at if at is not None else instants.text(clock.now() + parse_duration(in_))
-    except (ValueError, OverflowError) as error:
-        raise fail(f"--in {error}", USAGE) from None
+        return instants.text(clock.now() + in_)
+    except OverflowError:
+        raise click.UsageError("--in leads beyond the year 9999.", click.get_current_context()) from None
+
+
+def _parent(table: str | None, record_id: str | None, name: str | None) -> tuple[str | None, str | None, str | None]:
+    """What the session is about. A part of it alone would be lost: table and id name it together."""
+    if (table is None) != (record_id is None) or (name is not None and table is None):
+        message = "--parent-table and --parent-id go together; --parent-name needs both."
+        raise click.UsageError(message, click.get_current_context())
+    return table, record_id, name
 
 
 def _make(
@@ -92,7 +101,7 @@ def create(
     as_json: bool,
 ) -> None:
     """Create a session that is open at once."""
-    _make(connection, None, type, label, prefer, (parent_table, parent_id, parent_name), key, as_json)
+    _make(connection, None, type, label, prefer, _parent(parent_table, parent_id, parent_name), key, as_json)
 
 
 @click.command(cls=Command)
@@ -104,7 +113,7 @@ def create(
 def schedule(
     connection: Connection,
     at: str | None,
-    in_: str | None,
+    in_: timedelta | None,
     type: str,
     label: str,
     prefer: tuple[str, ...],
@@ -116,7 +125,7 @@ def schedule(
 ) -> None:
     """Schedule a session; it opens ahead of its start, by the lead time (10 minutes)."""
     start = _start(at, in_)
-    _make(connection, start, type, label, prefer, (parent_table, parent_id, parent_name), key, as_json)
+    _make(connection, start, type, label, prefer, _parent(parent_table, parent_id, parent_name), key, as_json)
 
 
 @click.command(cls=Command)
@@ -130,11 +139,11 @@ def reschedule(
     connection: Connection,
     session_id: str,
     at: str | None,
-    in_: str | None,
+    in_: timedelta | None,
     if_version: int | None,
     as_json: bool,
 ) -> None:
-    """Move a scheduled session to another start."""
+    """Move a scheduled session to another start. Also `tminus move`."""
     start = _start(at, in_)
     with telling_errors(), connection.open() as daemon:
         moved = daemon.rescheduleSession(session_id, start, if_version=if_version)
@@ -146,7 +155,7 @@ def reschedule(
 @as_json
 @click.pass_obj
 def close(connection: Connection, session_id: str, as_json: bool) -> None:
-    """Close a session; everybody in it is disconnected."""
+    """Close a session; everybody in it is disconnected. Also `tminus cancel`, `tminus delete`."""
     with telling_errors(), connection.open() as daemon:
         done = daemon.closeSession(session_id)
     if as_json:
@@ -170,8 +179,8 @@ def show(connection: Connection, session_id: str, as_json: bool) -> None:
 @click.option("--status", type=STATUSES, multiple=True, help="May be repeated; else all but closed.")
 @click.option("--type", type=TYPES, help="Only this kind.")
 @click.option("--scope", type=click.Choice(["mine", "all"]), help="Yours or everybody's; all over the local socket.")
-@click.option("--start-from", metavar="TIME", help="Starting then or later.")
-@click.option("--start-to", metavar="TIME", help="Starting before then.")
+@click.option("--start-from", type=TIME, metavar="TIME", help="Starting then or later.")
+@click.option("--start-to", type=TIME, metavar="TIME", help="Starting before then.")
 @click.option("--limit", type=PAGE, default=20, metavar="NUMBER", help="How many, at most.")
 @click.option("--offset", type=NUMBER, default=0, metavar="NUMBER", help="How many to leave out first.")
 @utc

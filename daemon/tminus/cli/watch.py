@@ -1,18 +1,18 @@
 """`tminus watch`: what is coming and what is open, drawn again and again within the terminal's window."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import click
 
 from tminus import clock, instants
 from tminus.cli import output, views
-from tminus.cli.connection import USAGE, Connection, fail, telling_errors
+from tminus.cli.connection import Connection, telling_errors
 from tminus.cli.moments import Moments
-from tminus.cli.options import PAGE, Command, utc
+from tminus.cli.options import PAGE, SPAN, Command, utc
 from tminus.cli.output import Line, Span
 from tminus.client import Unavailable
-from tminus.durations import parse_duration
 
 Section = tuple[str, Any]
 """A heading, and the page of sessions below it."""
@@ -22,16 +22,13 @@ FRAME = 4
 
 
 @click.command(cls=Command)
-@click.option("--interval", metavar="SPAN", default="1s", help="How often to look.")
+@click.option("--interval", type=SPAN, metavar="SPAN", default="1s", help="How often to look.")
 @click.option("--limit", type=PAGE, default=200, metavar="NUMBER", help="Rows of each table; no more than fit.")
 @utc
 @click.pass_obj
-def watch(connection: Connection, interval: str, limit: int, utc: bool) -> None:
+def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) -> None:
     """Watch what is coming and what is open, until Ctrl-C."""
-    try:
-        pause = parse_duration(interval).total_seconds()
-    except ValueError as error:
-        raise fail(f"--interval {error}", USAGE) from None
+    pause = interval.total_seconds()
     scope = "all" if connection.is_local else "mine"
     screen = Screen()
     with telling_errors(), connection.open() as daemon:

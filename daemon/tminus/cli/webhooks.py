@@ -6,13 +6,13 @@ from urllib.parse import quote
 import click
 
 from tminus.cli import output, views
+from tminus.cli.candidates import session_ids
 from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
-from tminus.cli.options import PAGE, Command, as_json, utc, wide
+from tminus.cli.options import PAGE, TIME, Command, as_json, utc, webhook_name, wide
 
 if TYPE_CHECKING:
     from tminus import wire
 
-webhook_name = click.argument("name")
 
 SECRET_BYTES = 32
 
@@ -106,8 +106,8 @@ def deliveries(
 @click.command(cls=Command)
 @webhook_name
 @click.option("--from-seq", type=click.IntRange(1), metavar="NUMBER", help="From the event with this number on.")
-@click.option("--since", metavar="TIME", help="What happened then or later.")
-@click.option("--session", metavar="ID", help="What happened to this session.")
+@click.option("--since", type=TIME, metavar="TIME", help="What happened then or later.")
+@click.option("--session", metavar="ID", shell_complete=session_ids, help="What happened to this session.")
 @as_json
 @click.pass_obj
 def replay(
