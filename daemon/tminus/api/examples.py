@@ -42,7 +42,7 @@ _SESSION = {
     "hostAuthToken": "Vb2yJt0QeXn7RkLs4DmA9GcZ",
     "expiresAt": _EXPIRES,
     "settings": _SETTINGS,
-    "externalSessionObjectId": "8d2f7c1e-5b0a-4e9d-9a37-2f6c1b8e4d05",
+    "externalSessionObjectId": "8d2f7c1e5b0a4e9d9a372f6c1b8e4d05",
     "urls": {
         "user": "https://support.example.com/459453",
         "host": "https://support.example.com/?kX3wQz#host=6f81coHeAt6WwWZNqtmEXdmcknjZrqrn",

@@ -213,7 +213,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "hostAuthToken": "With it the host's client joins; only for callers who may host",
         "expiresAt": f"When it closes if nobody joins: {_UTC}",
         "settings": "What holds in the session, whoever decided it",
-        "externalSessionObjectId": "A UUID of the session, for systems that want one",
+        "externalSessionObjectId": "32 hexadecimal digits, for a record of the session in another system",
         "urls": "Where people join",
         "version": "Rises with each change; the value for `If-Match`",
         "openedAt": f"When it opened; null if it has not: {_UTC}",

@@ -1,0 +1,157 @@
+"""docs/recipes.md, pasted block by block into a shell beside a real daemon; its answers are those of the page."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import environment
+from tests.support.pages import ROOT
+from tests.support.processes import TMINUS
+
+PORTS = ("8710", "9001", "9002", "9003")
+"""The ports that the page names; a test takes free ones in their place."""
+
+DRAWN = ("id", "pin", "hostAuthToken", "externalSessionObjectId", "participantId")
+"""Fields whose values are drawn anew each time, unless they are numbers of agents."""
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+class Answers:
+    """Compares what the page shows with what came. An id, PIN, key or time of the page stands for one that came, the
+    same one throughout the page.
+    """
+
+    def __init__(self, ports: dict[str, str]) -> None:
+        self._stands_for = dict(ports)
+
+    def compare(self, shown: Any, came: Any, where: str) -> None:
+        match shown:
+            case dict():
+                names = set(shown) - {"…"}
+                assert names <= set(came) if "…" in shown else names == set(came), where
+                for name in sorted(names, key=lambda name: name not in DRAWN):  # urls repeat ids
+                    self._field(name, shown[name], came[name], f"{where}.{name}")
+            case list():
+                assert len(shown) == len(came), where
+                for number, (one, other) in enumerate(zip(shown, came, strict=True)):
+                    self.compare(one, other, f"{where}[{number}]")
+            case str():
+                assert came == self._translated(shown, came), where
+            case _:
+                assert shown == came, where
+
+    def _field(self, name: str, shown: Any, came: Any, where: str) -> None:
+        is_drawn = name in DRAWN and shown not in (0, None) and not (name == "id" and isinstance(shown, int))
+        if is_drawn or (isinstance(shown, str) and re.fullmatch(TIME, shown)):
+            self._learn(shown, came, where)
+        elif name == "ids":
+            for one, other in zip(shown, came, strict=True):
+                self._learn(one, other, where)
+        elif name == "userAgent":
+            assert re.sub(r"[\d.]+", "", shown) == re.sub(r"[\d.]+", "", came), where
+        else:
+            self.compare(shown, came, where)
+
+    def _learn(self, shown: Any, came: Any, where: str) -> None:
+        assert re.sub("[A-Za-z0-9]", "x", str(shown)) == re.sub("[A-Za-z0-9]", "x", str(came)), where
+        if isinstance(shown, str) and re.fullmatch(TIME, shown):
+            assert re.fullmatch(TIME, str(came)), where
+        assert self._stands_for.setdefault(str(shown), str(came)) == str(came), where
+
+    def _translated(self, shown: str, came: str) -> str:
+        for one, other in self._stands_for.items():
+            shown = re.sub(rf"(?<!\w){re.escape(one)}(?!\w)", other, shown)
+        key = re.search("#host=([A-Za-z0-9]+)$", came)
+        return re.sub("#host=[A-Za-z0-9]{32}$", key[0], shown) if key else shown
+
+
+def _free_ports() -> dict[str, str]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {port: str(one.getsockname()[1]) for port, one in zip(PORTS, held, strict=True)}
+    for one in held:
+        one.close()
+    return ports
+
+
+def _page() -> list[tuple[str, str]]:
+    """The blocks: language and text."""
+    return BLOCK.findall((ROOT / "docs/recipes.md").read_text())
+
+
+def _script(blocks: list[tuple[str, str]], log: Path) -> Iterator[str]:
+    """All blocks for one shell; each leaves its output in a file of its number. After a reload it waits for that."""
+    yield f"""set -euo pipefail
+        trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+        reloads=0
+        reloaded() {{
+            reloads=$((reloads + 1))
+            until [ "$(grep -cE '"config.(reloaded|rejected)"' {log})" -ge $reloads ]; do sleep 0.05; done
+        }}
+    """
+    for number, (language, text) in enumerate(blocks):
+        if language == "sh":
+            yield f"{{\n{text}\n}} > {number}.out"
+            if "kill -HUP" in text:
+                yield "reloaded"
+        if language in ("python", "js", "bash"):
+            first, _, _ = text.partition("\n")
+            Path(log.parent, first.split()[-1]).write_text(text)
+    yield "echo finished"
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("curl", "jq", "node", "openssl", "systemd-socket-activate"))),
+    reason="RECIPES NOT TESTED: they need curl, jq, node, openssl and systemd-socket-activate",
+)
+def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDaemon) -> None:
+    daemon, ports = make_daemon(), _free_ports()
+    daemon.state, daemon.socket = daemon.home / "var", daemon.home / "var/tminus.sock"
+    daemon.config = daemon.home / "config/tminus.toml"
+    (daemon.home / "config/conf.d").mkdir(parents=True)
+    daemon.configure(server={"listen": f"127.0.0.1:{ports['8710']}"})
+    daemon.config.write_text(daemon.config.read_text().partition("[[agents]]")[0])
+    daemon.start()
+
+    blocks = _page()
+    script = "\n".join(_script(blocks, daemon.log))
+    for shown, free in ports.items():
+        script = script.replace(shown, free)
+        for file in daemon.home.glob("receive.*"):
+            file.write_text(file.read_text().replace(shown, free))
+    path = f"{Path(TMINUS).parent}:{os.environ['PATH']}"
+    config = {"TMINUS_CONFIG": str(daemon.config), "PATH": path, "TZ": "UTC", "NO_COLOR": "1"}
+    done = subprocess.run(
+        ["bash"], input=script, cwd=daemon.home, env=environment(**config), capture_output=True, text=True, timeout=90,
+        check=False,
+    )  # fmt: skip
+    outputs = {int(file.stem): file.read_text() for file in daemon.home.glob("[0-9]*.out")}
+    assert (done.stdout, done.stderr) == ("finished\n", ""), (blocks[max(outputs)][1], outputs[max(outputs)])
+
+    answers, compared = Answers(ports), 0
+    for number, (language, text) in enumerate(blocks):
+        if language == "json":
+            answers.compare(json.loads(text), json.loads(outputs[number - 1]), text)
+        elif language == "text":
+            assert re.sub(r"\d+ ms", "ms", outputs[number - 1]) == re.sub(r"\d+ ms", "ms", text)
+        compared += language in ("json", "text")
+    assert compared >= 25
+    assert [language for language, _ in blocks if language not in ("sh", "json", "text", "python", "js", "bash")] == []
+
+
+def test_receivers_have_about_ten_lines() -> None:
+    for language, text in _page():
+        if language in ("python", "js", "bash"):
+            lines = [line for line in text.splitlines() if line and not line.startswith(("#", "//", "import "))]
+            assert len(lines) <= 16, language
