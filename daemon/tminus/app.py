@@ -84,10 +84,11 @@ def _run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
         return 1
     try:
         with (
-            _marked(configuration, state, environ),
+            _marked(configuration, state, environ) as crashed,
             Daemon(configuration, path, state, environ, told) as daemon,
         ):
             _when_told_to_stop(lambda *_: told.stopping.set())  # until it has handlers in the event loop
+            daemon.services.metrics.crashed.set(crashed)
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
         say("daemon.failed", error=error.description)
@@ -97,10 +98,11 @@ def _run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
 
 
 @contextmanager
-def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str]) -> Iterator[None]:
+def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str]) -> Iterator[bool]:
     """Keep others out of the state directory, and leave a mark there if this run ends as nobody has meant it to.
 
-    Logs that it starts, after how the run before has ended if that was no clean stop.
+    Yields whether the run before crashed. Logs that it starts, after how the run before has ended if that was no clean
+    stop.
     """
     with ExitStack() as held:
         try:
@@ -116,7 +118,7 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
         _tell_start(configuration, state)
         clean = False
         try:
-            yield
+            yield running.crash is not None
             clean = True
         except (StartupError, ConfigError, _StoppedAtOnce):
             clean = True

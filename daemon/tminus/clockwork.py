@@ -13,6 +13,7 @@ from tminus.api import Services
 from tminus.config import Settings
 from tminus.errors import RequestError, StoreUnavailable
 from tminus.logs import say
+from tminus.outages import Outages
 from tminus.repeated import REPEATED
 from tminus.sessions import sweeps
 from tminus.storage.engine import reason
@@ -31,6 +32,9 @@ SHORTENING = timedelta(seconds=10)
 COUNTING = timedelta(seconds=5)
 """How often lines that were counted are looked at."""
 
+STEP_SEEN = 5.0
+"""Seconds after a step of the wall clock within which late moves are put down to it."""
+
 LATE = timedelta(seconds=1)
 """From here on a sweep tells how late it was."""
 
@@ -48,6 +52,8 @@ class Clockwork:
         Set when the daemon was told to stop: a long sweep ends then.
     alive
         Called whenever it is getting on.
+    outages
+        Follows how writes go.
     tell_status
         Called now and then; None: nobody wants to know.
     """
@@ -59,7 +65,11 @@ class Clockwork:
         stopping: threading.Event,
         alive: Callable[[], None],
         tell_status: Callable[[], None] | None,
+        outages: Outages | None = None,
     ) -> None:
+        self._outages = outages or Outages(lambda: 0.0)
+        self._starting = True
+        """Whether what is due fell due while no daemon was there."""
         self._services = services
         self._store = services.store
         self._announcer = announcer
@@ -78,6 +88,7 @@ class Clockwork:
             self._chores(services.settings),
             services.webhooks.try_all_again,
             lambda: self._store.clock_difference,
+            self._outages.look,
         )
 
     def tick(self) -> datetime | None:
@@ -104,6 +115,7 @@ class Clockwork:
             if self._store.damage is not None:
                 raise self._store.cannot_start(error) from error
             due = None
+        self._starting = due is None and self._store.failing is not None
         while True:
             try:
                 return due, self._store.counts()
@@ -144,10 +156,25 @@ class Clockwork:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
-            say("clock.late", lag_ms=instants.milliseconds(sweep.worst_lag), moves=sweep.moves.total())
+            say(
+                "clock.late",
+                lag_ms=instants.milliseconds(sweep.worst_lag),
+                moves=sweep.moves.total(),
+                cause=self._cause(sweep.worst_lag),
+            )
         if sweep.without_pin:
             say("clock.no_pin", waiting=sweep.without_pin)
         return self._store.read(lambda view: view.next_due(), lane="clock")
+
+    def _cause(self, lag: timedelta) -> str:
+        """Return why moves were late, as far as can be seen."""
+        if self._starting:
+            return "start after downtime"
+        if (held_up := self._outages.cause(lag)) is not None:
+            return held_up
+        if clock.monotonic() - self.timers.stepped_at <= lag.total_seconds() + STEP_SEEN:
+            return "wall clock set"
+        return "load"
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
         """If it raises, whatever that is, nothing counts as settled: the next tick tries again."""

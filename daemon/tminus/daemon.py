@@ -23,6 +23,7 @@ from tminus.errors import StartupError, printable
 from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
+from tminus.outages import Outages
 from tminus.repeated import REPEATED
 from tminus.server import LAST_REQUESTS, Server
 from tminus.signals import Told
@@ -69,6 +70,7 @@ class Daemon:
             started.callback(self._starting.close)
             self._doing("opening the database")
             threads.report_to(_tell_thread)
+            self._outages = Outages(lambda: self.store.writing_for, self._refused, self._blocked)
             self.store = self._open_store(database)
             started.callback(self.store.close)
             clock.follow(self.store.now)
@@ -95,7 +97,7 @@ class Daemon:
             webhooks.apply(settings, secrets)
             tell_status = self._tell_status if self._systemd.listens else None
             self._clockwork = Clockwork(
-                self.services, self._announcer, self._stopping, self._feed_watchdog, tell_status
+                self.services, self._announcer, self._stopping, self._feed_watchdog, tell_status, self._outages
             )
             self._timers = self._clockwork.timers
             self._health = Health(self.store, self._timers, self._stopping)
@@ -226,7 +228,7 @@ class Daemon:
                     database.url,
                     None,
                     self._committed,
-                    _tell_health,
+                    self._outages.health,
                     self._heard,
                     password=database.password,
                     damaged=_tell_damage,
@@ -253,6 +255,7 @@ class Daemon:
 
     def _stop_telling(self) -> None:
         REPEATED.write(everything=True)
+        self._outages.close()
         if left := self._announcer.stop():
             say("log.behind", events=left)
 
@@ -276,6 +279,12 @@ class Daemon:
     def _wait_for_migration(self) -> None:
         self._doing("waiting for others, to bring the database's schema up to date")
         say("storage.waiting")
+
+    def _refused(self) -> int:
+        return self.services.unavailable if hasattr(self, "services") else 0  # the store begins first
+
+    def _blocked(self, seconds: float) -> None:
+        self.services.metrics.blocked.inc(seconds)
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
@@ -313,6 +322,7 @@ class Daemon:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
             say(name, key=change.key, old=change.old or None, new=change.new or None)
         self.services.metrics.set_config(loaded.fingerprint)
+        self.services.metrics.config_rejected.set(0)
         say(
             "config.reloaded",
             changes=len(changes),
@@ -322,8 +332,8 @@ class Daemon:
         )
         self._clockwork.follow(old, new)
 
-    @staticmethod
-    def _reject(error: ConfigError) -> None:
+    def _reject(self, error: ConfigError) -> None:
+        self.services.metrics.config_rejected.set(1)
         say("config.rejected", faults=len(error.faults))
         tell_faults(error)
 
@@ -346,10 +356,3 @@ def _tell_damage(text: str) -> None:
 
 def _tell_thread(name: str, error: BaseException) -> None:
     say("thread.failed", thread=name, **failure(error))
-
-
-def _tell_health(failing: str | None) -> None:
-    if failing is None:
-        say("storage.recovered")
-    else:
-        say("storage.unavailable", error=failing)

@@ -135,13 +135,23 @@ LOG_LINES = {
         "info", "database schema migrated[ from {previous_schema}] to {schema}", ("previous_schema", "schema")
     ),
     "storage.unavailable": Line("error", "database not writable ({error}), retrying", ("error",)),
-    "storage.recovered": Line("info", "database writable again"),
+    "storage.recovered": Line(
+        "info", "database writable again after {away_s} s, {refused:request} refused meanwhile", ("away_s", "refused")
+    ),
+    "storage.blocked": Line(
+        "warning",
+        "a write has been held up for {blocked_ms} ms, since {since}: the database is locked or slow",
+        ("blocked_ms", "since"),
+    ),
+    "storage.unblocked": Line("info", "writes go on, one was held up for {blocked_ms} ms", ("blocked_ms",)),
     "storage.damaged": Line(
         "error",
         "database damaged ({error}): run `tminus db check` and restore a backup (docs/backup.md)",
         ("error",),
     ),
-    "clock.late": Line("warning", "{moves:session} opened or closed late, by up to {lag_ms} ms", ("lag_ms", "moves")),
+    "clock.late": Line(
+        "warning", "{moves:session} opened or closed late, by up to {lag_ms} ms ({cause})", ("lag_ms", "moves", "cause")
+    ),
     "clock.stepped": Line("warning", "wall clock set by {step_ms} ms, timers set again", ("step_ms",)),
     "clock.differs": Line(
         "warning", "this machine's clock differs by {off_ms} ms from the database's clock, which counts", ("off_ms",)

@@ -68,6 +68,17 @@ class Metrics:
         moves = Counter("tminus_moves", "Moves committed, whoever made them", ["trigger"], registry=registry)
         # All of them from the start: of a series that begins at 1, Prometheus never sees the first move.
         self._moves = {trigger: moves.labels(trigger.value) for trigger in Trigger}
+        self.blocked = Counter(
+            "tminus_writes_blocked_seconds", "Seconds for which a write was held up that took over a second",
+            registry=registry,
+        )  # fmt: skip
+        self.config_rejected = Gauge(
+            "tminus_config_rejected", "1 if the last reload was rejected, and the configuration before it is in force",
+            registry=registry,
+        )  # fmt: skip
+        self.crashed = Gauge(
+            "tminus_previous_run_crashed", "1 if the run before this one did not stop cleanly", registry=registry
+        )
         self.lag = Histogram(
             "tminus_clock_lag_seconds", "How late the latest move of a sweep was", buckets=LAGS, registry=registry
         )
@@ -202,10 +213,17 @@ def _endpoints(endpoints: Sequence[Standing], now: datetime) -> Iterator[Metric]
         "Age of the oldest event that waits for the endpoint, 0 if none does",
         labels=["endpoint"],
     )
+    failing = GaugeMetricFamily(
+        "tminus_webhook_failing_seconds",
+        "Seconds since the first of the attempts in a row that have failed, 0 if the last one did not",
+        labels=["endpoint"],
+    )
     for one in endpoints:
         name = [one.webhook.name]
+        since = one.state.failing_since
+        failing.add_metric(name, max(0.0, (now - since).total_seconds()) if since is not None else 0)
         paused.add_metric(name, one.state.paused_at is not None)
         waiting.add_metric(name, one.backlog.events)
         age = (now - one.backlog.oldest).total_seconds() if one.backlog.oldest is not None else 0
         oldest.add_metric(name, max(0.0, age))
-    yield from (paused, waiting, oldest)
+    yield from (paused, waiting, oldest, failing)

@@ -5,6 +5,7 @@ could miss. Both run the same `tick`, one at a time. No job is kept for a sessio
 table is the schedule, so a restart sets one timer again however many sessions wait.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -61,7 +62,11 @@ class Timers:
         chores: Chores,
         stepped: Callable[[], object] = lambda: None,
         difference: Callable[[], timedelta] = timedelta,
+        each_second: Callable[[], object] = lambda: None,
     ) -> None:
+        self._each_second = each_second
+        self.stepped_at = -math.inf
+        """When the wall clock was last set, on the monotonic clock."""
         self._tick = tick
         self._difference = difference
         self._told_difference = timedelta(0)
@@ -211,12 +216,14 @@ class Timers:
         offset, own = self._offsets()
         untold = False
         while not self._stop.wait(SWEEP.total_seconds()):
+            self._guarded("pulse", self._each_second)
             self._tell_difference()
             was, was_own = offset, own
             offset, own = self._offsets()
             if abs(offset - was) > STEP:
                 say("clock.stepped", step_ms=round((offset - was) * 1000))
                 untold = True
+                self.stepped_at = clock.monotonic()
             if abs(offset - was) > STEP or abs(own - was_own) > STEP:
                 self._set_all()
             if untold:  # until it gets through: the database may be away, or have too much to do

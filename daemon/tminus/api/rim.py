@@ -161,6 +161,7 @@ class Rim:
         route = _route(scope)
         self._services.requests += 1
         self._services.metrics.answered(method, route, code)
+        self._services.unavailable += arrival.refcode == errors.StoreUnavailable.refcode
         if arrival.actor is None and not arrival.said:
             REPEATED.say(
                 "http.anonymous",

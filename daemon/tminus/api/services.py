@@ -67,6 +67,8 @@ class Services:
         """Set when the daemon was told to stop: what still comes in is refused."""
         self.requests = 0
         """Answered since the last heartbeat, operations aside."""
+        self.unavailable = 0
+        """Requests refused because the database did not take writes or could not be read."""
         self.metrics = Metrics(store, webhooks.standing)
         self.bell = Bell()
         """Rings when there are new events, and when the daemon begins to stop."""

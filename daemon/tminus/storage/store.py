@@ -142,6 +142,11 @@ class Store:
         return self._reads.trouble()
 
     @property
+    def writing_for(self) -> float:
+        """Seconds that the write under way has taken so far; 0 if there is none."""
+        return self._writer.writing_for
+
+    @property
     def clock_difference(self) -> timedelta:
         """By how much this machine's clock is ahead of the database's, if that is shared; zero if nobody need know."""
         return self._shared_clock.difference()

@@ -1,0 +1,117 @@
+"""What somebody asks the log at night: found by what people know, and answered by the line itself."""
+
+import signal
+import sqlite3
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon, shared
+from tests.acceptance.daemons import JSON, Daemon, agents_toml
+from tests.acceptance.times import from_now
+from tests.support.waiting import eventually
+from tminus.lines import EVENT_FIELDS, LOG_LINES
+from tminus.log_fields import FIELDS, HEAD, fits
+
+RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case CS0010001"}
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[Daemon]:
+    yield from shared(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
+
+
+def test_every_line_about_a_session_has_what_people_know_it_by(asked: Daemon) -> None:
+    body = {"label": "Łódź", "externalMapping": "CS0010001", "parentObject": RECORD}
+    made = asked.make(type="support", startTime=from_now(minutes=30), **body)
+    moved = from_now(minutes=40)
+    asked.put(f"/supportsession/{made['id']}", {"startTime": moved})
+    line = asked.logged("session.rescheduled", session_id=made["id"])
+    assert (line["label"], line["session_type"], line["owner"]) == ("Łódź", "support", line["actor"])
+    assert (line["external_key"], line["record_table"], line["record_id"], line["record_name"]) == (
+        "CS0010001", RECORD["type"], RECORD["id"], RECORD["name"],
+    )  # fmt: skip
+    assert (line["previous_start"], line["start"]) == (made["startTime"], asked.session(made["id"])["startTime"])
+    now = asked.make(type="support", label="now", **{name: body[name] for name in ("externalMapping", "parentObject")})
+    asked.join(now["id"], name="Grace")
+    joined = asked.logged("participant.joined", session_id=now["id"])
+    assert (joined["participant_name"], joined["record_name"]) == ("Grace", "Case CS0010001")
+    asked.delete(f"/supportsession/{now['id']}")
+    closed = asked.logged("session.closed", session_id=now["id"])
+    assert closed["message"].endswith(f"was closed by {closed['actor'].replace(':', ' ')}")
+
+
+def test_a_request_is_a_line_where_no_event_says_it_and_names_session_and_replay(asked: Daemon) -> None:
+    headers = {"Idempotency-Key": "once", "X-Request-Id": "first.1"}
+    made = asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=headers).json()
+    again = {**headers, "X-Request-Id": "again.1"}
+    assert asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=again).json()["id"] == made["id"]
+    line = asked.logged("http.request", request_id="again.1")
+    assert (line["session_id"], line["replayed"]) == (made["id"], "yes")
+    asked.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
+    assert asked.logged("http.request", request_id="read.1")["session_id"] == made["id"]
+    assert asked.command("list").returncode == 0
+    asked.get("/me", headers={"X-Request-Id": "last.1"})
+    asked.logged("http.request", request_id="last.1")
+    lines = asked.log_lines("http.request")
+    assert not [line for line in lines if line["request_id"] == "first.1" or line["remote_ip"] == "local"]
+    assert asked.logged("session.created", request_id="first.1")["session_id"] == made["id"]
+
+
+def test_a_token_that_was_revoked_is_named_by_the_same_fingerprint_as_its_change(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    token = daemon.tokens["anna"]
+    mark = sha256(token.encode()).hexdigest()[:12]
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace(agents_toml(), agents_toml().split("[[agents]]\nid = 7", maxsplit=1)[0]))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    assert daemon.get("/me", by="anna").status_code == 401
+    assert daemon.get("/me", by=None, headers={"Session-id": "x" * 40}).status_code == 401
+    failed = eventually(lambda: daemon.log_lines("auth.failed")[:2] if daemon.log_lines("auth.failed")[1:] else [])
+    assert [line["token_state"] for line in failed] == ["revoked", "unknown"]
+    assert failed[0]["token"] == mark
+    [changed] = [line for line in daemon.log_lines("config.changed") if mark in line.get("old", "")]
+    assert changed["key"] == "agents[7].token_sha256"
+    assert token[:8] not in daemon.log.read_text()
+
+
+def test_an_address_that_guesses_or_sends_nonsense_writes_a_few_lines(asked: Daemon) -> None:
+    asked.get("/me")
+    before = len(asked.log_lines())
+    size = asked.log.stat().st_size
+    for number in range(150):
+        asked.get("/me", by=None, headers={"Session-id": f"{number:040}"})
+        asked.get(f"/support/{number:06}/meta", by=None)
+        asked.get(f"/nothing/{number}", by=None)
+        asked.call("BREW", "/me", by=None)
+    asked.get("/me", headers={"X-Request-Id": "after.1"})
+    asked.logged("http.request", request_id="after.1")
+    assert len(asked.log_lines()) - before < 10, "600 requests"
+    assert asked.log.stat().st_size - size < 5000
+
+
+def test_a_lock_is_told_while_it_lasts_with_late_moves_and_their_cause(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    opening = daemon.make(startTime=from_now(minutes=10, seconds=1))
+    with sqlite3.connect(daemon.state / "tminus.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        blocked = eventually(lambda: daemon.log_lines("storage.blocked") or daemon.log_lines("storage.unavailable"))
+        eventually(lambda: daemon.log_lines("storage.blocked"), deadline=20)
+        assert blocked
+        other.execute("ROLLBACK")
+    other.close()
+    daemon.logged("session.ready", session_id=opening["id"])
+    assert eventually(lambda: daemon.log_lines("storage.unblocked"))[0]["blocked_ms"] > 1000
+
+
+def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daemon) -> None:
+    """Of all that the tests before have caused."""
+    lines: list[JSON] = asked.log_lines()
+    for line in lines:
+        assert tuple(line)[: len(HEAD)] == HEAD
+        known = set(LOG_LINES[line["event"]].fields) if line["event"] in LOG_LINES else set(EVENT_FIELDS)
+        assert set(line) <= known | set(HEAD), line
+        wrong = [name for name, value in line.items() if not fits(FIELDS[name].kind, value)]
+        assert not wrong, f"{wrong} of {line}"

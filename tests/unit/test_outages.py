@@ -1,0 +1,82 @@
+"""What the log says of a database that does not take writes."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tminus import clock, outages
+from tminus.outages import Outages
+
+LogLines = Callable[[], list[dict[str, Any]]]
+
+
+class Machine:
+    """A monotonic clock, and a write under way, that a test sets."""
+
+    now = 1000.0
+    writing = 0.0
+    refused = 0
+    blocked = 0.0
+
+    def count(self, seconds: float) -> None:
+        self.blocked += seconds
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(clock, "monotonic", lambda: machine.now)
+    return machine
+
+
+@pytest.fixture
+def watched(machine: Machine) -> Outages:
+    return Outages(lambda: machine.writing, lambda: machine.refused, machine.count)
+
+
+def test_a_full_disk_that_takes_a_small_write_now_and_then_is_one_outage(
+    watched: Outages, machine: Machine, log_lines: LogLines
+) -> None:
+    for _ in range(10):
+        watched.health("disk full")
+        machine.now += 0.1
+        machine.refused += 3
+        watched.health(None)
+        machine.now += 0.23
+        watched.look()
+    assert [line["event"] for line in log_lines()] == ["storage.unavailable"]
+    machine.now += outages.STEADY
+    watched.look()
+    watched.look()
+    [_, recovered] = log_lines()
+    assert (recovered["event"], recovered["away_s"], recovered["refused"]) == ("storage.recovered", 3, 30)
+    assert recovered["message"] == "database writable again after 3 s, 30 requests refused meanwhile"
+    assert watched.cause(timedelta(seconds=5)) == "database not writable"
+    machine.now += 100
+    assert watched.cause(timedelta(seconds=5)) is None
+
+
+def test_a_lock_is_reported_while_it_lasts_and_its_seconds_are_counted(
+    watched: Outages, machine: Machine, log_lines: LogLines
+) -> None:
+    for held in (0.9, 1.9, 2.9, 10.4):
+        machine.writing = held
+        machine.now = 1000.0 + held
+        watched.look()
+    assert [(line["event"], line["blocked_ms"]) for line in log_lines()] == [("storage.blocked", 1900)]
+    assert watched.cause(timedelta(seconds=2)) == "write held up"
+    machine.writing, machine.now = 0.0, 1011.0
+    watched.look()
+    assert [(line["event"], line["blocked_ms"]) for line in log_lines()[1:]] == [("storage.unblocked", 11000)]
+    assert machine.blocked == pytest.approx(10.4)
+
+
+def test_an_outage_that_has_just_ended_when_the_daemon_stops_is_reported(
+    watched: Outages, machine: Machine, log_lines: LogLines
+) -> None:
+    watched.health("disk full")
+    watched.health(None)
+    watched.close()
+    assert [line["event"] for line in log_lines()] == ["storage.unavailable", "storage.recovered"]
