@@ -117,6 +117,8 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._reads = True
+        self._ended = False
+        """Whether the client has said that it sends no more."""
         self._let_go: Callable[[], None] | None = None
 
     @property
@@ -161,6 +163,19 @@ class Connection(asyncio.Protocol):
         except Malformed as error:
             self._refuse(error)
         self._settle()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. What it has sent is answered all the same: a client may close its side as soon as
+        its request is out, and a session that was made for it must not look refused. Who waits for events is gone.
+        """
+        self._ended = True
+        last = self._coming
+        if last is not None and last.more_body and last in self._ahead:
+            self._ahead.remove(last)
+            last.disconnect()
+        elif self._running is None or self._let_go is not None or (last is not None and last.more_body):
+            return False
+        return not self.transport.is_closing()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -220,13 +235,15 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._reads and not self.transport.is_closing():
+        if not self._reads and not self._ended and not self.transport.is_closing():
             self._reads = True
             self.transport.resume_reading()
 
     def held(self, let_go: Callable[[], None] | None) -> None:
         """The request waits for events; `let_go` is called if the connection ends. None: it waits no longer."""
         self._let_go = let_go
+        if self._ended and let_go is not None:
+            self.transport.close()
         self._settle()
 
     def answered(self) -> None:
@@ -239,6 +256,8 @@ class Connection(asyncio.Protocol):
                 self._start(self._ahead.popleft())
             elif self._refusal is not None:
                 self._end_with_refusal()
+            elif self._ended:
+                self.transport.close()
             if not self._ahead:
                 self.resume_reading()
         self._settle()

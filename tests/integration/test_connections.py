@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from uvicorn.server import ServerState
 
 from tminus import clock, server
-from tminus.api import Services, make_application, rim
+from tminus.api import HOLD, Services, make_application, rim
 from tminus.config import Settings
 from tminus.delivery import Webhooks
 from tminus.framing import HEAD_BYTES
@@ -264,6 +264,30 @@ def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> N
         new = rest_of(sent(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
     assert old.endswith(b"\r\nconnection: close\r\n\r\nab")
     assert new.endswith(b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("cut", [b"", b"GET / HT", BODY], ids=["nothing", "half a head", "half a body"])
+def test_who_closes_its_side_once_all_is_sent_gets_every_answer(address: tuple[str, int], cut: bytes) -> None:
+    with sent(address, HEALTH + ASK * 3 + cut) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        said = rest_of(connection)
+    assert said.count(b"HTTP/1.1 200") == 1
+    assert said.count(b"HTTP/1.1 401") == 3
+
+
+def test_who_closes_its_side_and_waits_for_events_is_gone() -> None:
+    gone = threading.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        let_go = asyncio.Event()
+        scope["state"][HOLD](let_go.set)
+        await let_go.wait()
+        gone.set()
+
+    with served(waits) as address, sent(address, ASK) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert rest_of(connection) == b""
+        assert gone.wait(10)
 
 
 LARGE = 64 * 2**20
