@@ -24,7 +24,7 @@ from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
 from tminus.delivery import Standing, Webhooks, endpoint
 from tminus.delivery.endpoint import BODY_BYTES, Courier
-from tminus.delivery.post import ANSWER_BYTES
+from tminus.delivery.exchange import ANSWER_BYTES
 from tminus.errors import UnknownSession, UnknownWebhook
 from tminus.model import Delivery, Session
 from tminus.sessions import sweeps
@@ -407,6 +407,7 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
         return found(host, port, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
+    receiver.answer = status(200, Connection="close")  # else nobody asks again
     names = [f"silent{number}" for number in range(33)]  # more than the threads that event loops have for it
     try:
         sender.apply(

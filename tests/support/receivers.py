@@ -1,9 +1,11 @@
 """Receivers of webhooks: real HTTP servers on loopback that answer as they are told, well or badly."""
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -81,6 +83,54 @@ def flood(handler: "Handler") -> None:
         handler.wfile.write(b"x" * 10_000_000)
     except OSError:
         handler.close_connection = True
+
+
+class RawReceiver:
+    """A receiver that plays something on each connection once it has read a request: valid HTTP or not."""
+
+    def __init__(self, play: "Callable[[socket.socket], None]") -> None:
+        self._play = play
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listening.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self.connections: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            read_request(connection)
+            self._play(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """One request; raises `OSError` where there is none."""
+    read = b""
+    while b"\r\n\r\n" not in read:
+        if not (part := connection.recv(65_536)):
+            raise ConnectionResetError
+        read += part
+    head, _, body = read.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return head
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ import gc
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,7 +32,7 @@ from tminus.clockwork import Clockwork
 from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, endpoint
 from tminus.delivery.endpoint import ASIDE, Courier
-from tminus.delivery.post import make_client, trusting
+from tminus.delivery.post import Client
 from tminus.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
 from tminus.sessions import participants, sweeps, verbs
 from tminus.sessions.retries import RetryKey
@@ -305,17 +306,14 @@ def _webhook(label: str, **more: Any) -> Webhook:
 PORT = 9
 """Where the receiver is."""
 
-_TRUSTED = trusting(None)
-
 
 def _courier(store: Store, label: str, *, act: Callable[[Courier], Awaitable[Any]], **more: Any) -> Any:
     async def serve() -> None:
         with ThreadPoolExecutor(1) as threads:
-            client = make_client(_TRUSTED)
-            courier = Courier(
-                store, _webhook(label, **more), (SECRET,), client, threads, Bell(), lambda *_: None, 10 * HOUR
-            )
-            async with client:
+            webhook = _webhook(label, **more)
+            client = Client(webhook.url, None)
+            courier = Courier(store, webhook, (SECRET,), client, threads, Bell(), lambda *_: None, 10 * HOUR)
+            async with aclosing(client):
                 await act(courier)
 
     asyncio.run(serve())

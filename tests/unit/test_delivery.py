@@ -21,9 +21,9 @@ from tests.support.clocks import NOW
 from tests.support.receivers import OTHER_SECRET, SECRET
 
 from tminus import clock
-from tminus.delivery import post, signing
+from tminus.delivery import resolver, signing, trust
 from tminus.delivery.backoff import LONGEST, pause, retry_after
-from tminus.delivery.post import trusting, untrusting
+from tminus.delivery.trust import Trust
 
 BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
 DAY = timedelta(days=1)
@@ -182,7 +182,7 @@ FORBIDDEN = (
 @pytest.mark.parametrize("host", FORBIDDEN)
 def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -> None:
     with pytest.raises(OSError, match="link-local or metadata address, and allow_link_local is not set"):
-        asyncio.run(post.allowed(post.Resolver(), host, 80, link_local=False))
+        asyncio.run(resolver.allowed(resolver.Resolver(), host, 80, link_local=False))
 
 
 @pytest.mark.parametrize(
@@ -193,24 +193,28 @@ def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -
      ("fd00:ec3::23", "fd00:ec3::23"), ("64:ff9b::a00:7", "64:ff9b::a00:7"), ("100.100.100.201", "100.100.100.201")],
 )  # fmt: skip
 def test_what_is_inside_the_house_is_sent_to(host: str, address: str) -> None:
-    assert asyncio.run(post.allowed(post.Resolver(), host, 80, link_local=False)) == [address]
+    assert asyncio.run(resolver.allowed(resolver.Resolver(), host, 80, link_local=False))[0].address == address
 
 
 def test_a_link_local_address_is_sent_to_if_the_configuration_says_so() -> None:
-    assert asyncio.run(post.allowed(post.Resolver(), "0xa9fea9fe", 80, link_local=True)) == ["169.254.169.254"]
+    assert (
+        asyncio.run(resolver.allowed(resolver.Resolver(), "0xa9fea9fe", 80, link_local=True))[0].address
+        == "169.254.169.254"
+    )
 
 
 def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "Thread", None)
     for host, address in (("127.0.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"), ("fd00::7", "fd00::7")):
-        assert asyncio.run(post.Resolver().addresses(host, 80)) == [address]
+        assert asyncio.run(resolver.Resolver().targets(host, 80))[0].address == address
 
 
 def test_whom_the_daemon_trusts_is_not_for_the_environment_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    trusted = post.trusting(None).get_ca_certs()
+    trusted = Trust.of(None).context().get_ca_certs()
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.setenv(name, "/nonexistent/file")
-    context = post.trusting(None)
+    trust._context.cache_clear()
+    context = Trust.of(None).context()
     assert context.get_ca_certs() == trusted
     assert context.keylog_filename is None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
@@ -252,10 +256,10 @@ def test_endpoints_that_trust_the_same_share_what_is_slow_to_make(tmp_path: Path
     file = tmp_path / "ca.pem"
     authorities = [trustme.CA() for _ in range(2)]
     file.write_bytes(authorities[0].cert_pem.bytes())
-    assert trusting(None) is trusting(None)
-    first = trusting(file)
-    assert first is not trusting(None)
-    assert trusting(file) is first
+    assert Trust.of(None).context() is Trust.of(None).context()
+    first = Trust.of(file)
+    assert first.context() is not Trust.of(None).context()
+    assert Trust.of(file).context() is first.context()
     file.write_bytes(authorities[1].cert_pem.bytes())
-    assert trusting(file) is not first, "what is in the file has changed"
-    assert untrusting() is untrusting()
+    assert Trust.of(file) != first, "what is in the file has changed"
+    assert Trust.of(file).context() is not first.context()

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 
 from tminus import clock, draws, instants
 from tminus.bell import Bell, wait_for
 from tminus.config import Webhook
 from tminus.delivery import backoff, signing
-from tminus.delivery.post import Outcome, Resolver, post
+from tminus.delivery.post import Client, Outcome
 from tminus.errors import RequestError
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
@@ -97,7 +96,7 @@ class Courier:
         store: Store,
         webhook: Webhook,
         secrets: tuple[str, ...],
-        client: httpx.AsyncClient,
+        client: Client,
         threads: Executor,
         bell: Bell,
         tried: Tried,
@@ -107,9 +106,8 @@ class Courier:
         self.webhook = webhook
         self.secrets = secrets
         self._store = store
-        self._client = client
+        self.client = client
         self._threads = threads
-        self._resolver = Resolver()
         self._bell = bell
         self._tried = tried
         self._backlog = backlog
@@ -131,7 +129,7 @@ class Courier:
 
     async def run(self) -> None:
         """Delivers until stopped."""
-        async with aclosing(self._client):
+        async with aclosing(self.client):
             try:
                 await self._serve()
             finally:
@@ -368,16 +366,7 @@ class Courier:
         now = clock.now()
         headers = signing.headers(self.secrets, webhook_id, now, body)
         headers["Content-Type"] = self.webhook.content_type
-        webhook = self.webhook
-        outcome = await post(
-            self._client,
-            self._resolver,
-            webhook.url,
-            body,
-            headers,
-            webhook.timeout,
-            link_local=webhook.allow_link_local,
-        )
+        outcome = await self.client.post(body, headers, self.webhook.timeout)
         delivery = Delivery(
             endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
             status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,

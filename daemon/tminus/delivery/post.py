@@ -1,27 +1,32 @@
-"""One request to a receiver: bounded in time and size, and what became of it."""
+"""Requests to one receiver: each bounded in time and size, and what became of it."""
 
 import asyncio
-import socket
 import ssl
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path
+from http import HTTPStatus
+from urllib.parse import quote, urlsplit
 
-import httpx
+import h11
 
 from tminus import __version__, clock
 from tminus.delivery.backoff import retry_after
-from tminus.delivery.forbidden import is_forbidden
-
-ANSWER_BYTES = 2048
-"""As much of an answer as is read, and kept."""
+from tminus.delivery.connecting import connect, in_order
+from tminus.delivery.exchange import Answer, Closed, Connection, Wire
+from tminus.delivery.resolver import Resolver, Target, allowed
+from tminus.delivery.trust import Trust
 
 USER_AGENT = f"tminus/{__version__}"
+
+AT_ONCE = 2
+"""Requests to one receiver at a time: a delivery, and a ping beside it."""
+
+KEPT = 4.0
+"""Seconds that a connection without a request is kept: many servers close it after five."""
+
+_PATH = "/%:@!$&'()*+,;=~"
+_QUERY = f"{_PATH}?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,177 +49,156 @@ class Outcome:
     @property
     def gone(self) -> bool:
         """Whether the receiver says that it is there no more."""
-        return self.status == httpx.codes.GONE
+        return self.status == HTTPStatus.GONE
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """Trusts the system's certificate authorities, and those of `ca_file` besides.
+class Client:
+    """Sends requests to one URL, over a connection that is kept for a few seconds.
 
-    Making a context takes a tenth of a second, so each is made once for all endpoints that need the same, and again
-    when the files change. Raises `OSError` (`ssl.SSLError` is one) if the file cannot be read.
-    """
-    return _context(_system_authorities(), ca_file, ca_file.read_bytes() if ca_file is not None else b"")
-
-
-def _system_authorities() -> tuple[int, ...]:
-    """When the system's certificate authorities were last changed."""
-    found = ssl.get_default_verify_paths()
-    times: list[int] = []
-    for path in (found.openssl_cafile, found.openssl_capath):
-        with suppress(OSError):
-            times.append(Path(path).stat().st_mtime_ns)
-    return tuple(times)
-
-
-@lru_cache(maxsize=64)
-def _context(_system: tuple[int, ...], ca_file: Path | None, _content: bytes) -> ssl.SSLContext:
-    # Not `create_default_context`: it obeys SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE, and the configuration alone
-    # decides whom the daemon trusts.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    system = ssl.get_default_verify_paths()
-    file, folder = Path(system.openssl_cafile), Path(system.openssl_capath)
-    if file.is_file() or folder.is_dir():
-        context.load_verify_locations(file if file.is_file() else None, folder if folder.is_dir() else None)
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
-    return context
-
-
-@lru_cache(maxsize=1)
-def untrusting() -> ssl.SSLContext:
-    """Trusts nobody: for endpoints without TLS, whose client wants a context all the same."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def make_client(trusted: ssl.SSLContext) -> httpx.AsyncClient:
-    """A client for one endpoint."""
-    return httpx.AsyncClient(
-        verify=trusted,
-        trust_env=False,
-        follow_redirects=False,  # the events are for whom the configuration names, and nobody else
-        limits=httpx.Limits(max_connections=2, max_keepalive_connections=1),
-        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-    )
-
-
-class Resolver:
-    """Asks what the name of an endpoint's host means. One an endpoint, as each asks for one name only: at most one
-    question is open, on a thread of its own, and whoever asks meanwhile gets that one's answer.
+    Parameters
+    ----------
+    url
+        The receiver, with its host in ASCII.
+    trust
+        Whom TLS trusts; None if the URL is not of https.
+    link_local
+        Whether link-local and metadata addresses may be sent to.
     """
 
-    def __init__(self) -> None:
-        self._asked: Future[list[str]] | None = None
+    def __init__(self, url: str, trust: Trust | None, *, link_local: bool = False) -> None:
+        self.trust = trust
+        self._link_local = link_local
+        parts = urlsplit(url)
+        name, _, zone = (parts.hostname or "").partition("%")
+        self._look_up = f"{name}%{zone.removeprefix('25')}" if zone else name
+        self._name = name.rstrip(".")
+        """In TLS and `Host`: without a zone, which only this machine knows, and without the dot of the root."""
+        usual = 443 if parts.scheme == "https" else 80
+        self._port = parts.port or usual
+        host = f"[{self._name}]" if ":" in self._name else self._name
+        self._host = host if self._port == usual else f"{host}:{self._port}"
+        query = f"?{quote(parts.query, _QUERY)}" if parts.query else ""
+        self._target = f"{quote(parts.path, _PATH) or '/'}{query}"
+        self._resolver = Resolver()
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._last: Target | None = None
+        self._kept: Connection | None = None
+        self._expiry: asyncio.TimerHandle | None = None
 
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """All addresses of a host. Raises `OSError`."""
-        with suppress(socket.gaierror):  # a name, or no address in spite of its looks
-            return _addresses(host, port, socket.AI_NUMERICHOST)
-        if self._asked is None or self._asked.done():
-            asked = Future[list[str]]()
-            asked.set_running_or_notify_cancel()  # who waits no longer must not cancel it for those who do
-            # No pool: a silent name server would have its threads from the other endpoints, and a process does not end
-            # before a pool's threads do. A daemon thread is left where it is.
-            threading.Thread(target=_answer, args=(asked, host, port), name="resolver", daemon=True).start()
-            self._asked = asked
-        return await asyncio.wrap_future(self._asked)
+    async def post(self, body: bytes, headers: Mapping[str, str], patience: timedelta) -> Outcome:
+        """Send a request and wait for its answer, so long at the most, however it trickles.
 
-
-def _answer(asked: Future[list[str]], host: str, port: int) -> None:
-    try:
-        asked.set_result(_addresses(host, port))
-    except Exception as error:
-        asked.set_exception(error)
-
-
-def _addresses(host: str, port: int, flags: int = 0) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-async def allowed(resolver: Resolver, host: str, port: int, *, link_local: bool) -> list[str]:
-    """The addresses of a host that events may be sent to. What the name means is asked once, and the answer is what is
-    connected to: a name that means another address a moment later leads nowhere else.
-
-    Raises `OSError` where there is none: a link-local address is where clouds hand out their keys.
-    """
-    addresses = await resolver.addresses(host, port)
-    good = [one for one in addresses if link_local or not is_forbidden(one)]
-    if not good:
-        raise OSError(f"{host} is {addresses[0]}: a link-local or metadata address, and allow_link_local is not set")
-    return good
-
-
-async def post(
-    client: httpx.AsyncClient,
-    resolver: Resolver,
-    url: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    patience: timedelta,
-    *,
-    link_local: bool = False,
-) -> Outcome:
-    """Sends a request and waits for its answer, so long at the most, however it trickles.
-
-    Never raises. Cancelled, it returns what became of the request until then, so that it can be recorded.
-    """
-    begun = clock.monotonic()
-    status = asked = error = None
-    cut_off = False
-    answer = b""
-    seconds = patience.total_seconds()
-    try:
-        async with asyncio.timeout(seconds):
-            response = await _send(client, resolver, httpx.URL(url), body, headers, seconds, link_local)
-            status = response.status_code
-            asked = retry_after(response.headers.get("retry-after"), clock.now())
-            try:
-                answer = await _head(response)
-            finally:
-                await response.aclose()
-    except TimeoutError:
-        error = None if status else f"no answer within {seconds:g} s"
-    except asyncio.CancelledError:
-        cut_off = status is None
-        error = "cut off: the daemon was stopping, or the endpoint was changed" if cut_off else None
-    except Exception as failure:  # a URL that somebody typed can fail in any way
-        error = None if status else _said(failure)
-    if status is not None and not 200 <= status <= 299:
-        error = f"answered {status}"
-    text = answer.decode(errors="replace").replace("\0", "\ufffd") if status is not None else None
-    return Outcome(status, error, text, round((clock.monotonic() - begun) * 1000), asked, cut_off)
-
-
-async def _send(
-    client: httpx.AsyncClient,
-    resolver: Resolver,
-    url: httpx.URL,
-    body: bytes,
-    headers: Mapping[str, str],
-    seconds: float,
-    link_local: bool,
-) -> httpx.Response:
-    """Sends a request to the first address of its host that takes it; the answer's body is not read yet."""
-    port = url.port or (443 if url.scheme == "https" else 80)
-    refused: httpx.TransportError | None = None
-    addresses = await allowed(resolver, url.raw_host.decode(), port, link_local=link_local)
-    # One that is silent must not have the time of those after it.
-    timeout = httpx.Timeout(seconds, connect=seconds / len(addresses))
-    for address in addresses:
-        request = client.build_request(
-            "POST",
-            url.copy_with(host=address),
-            content=body,
-            headers={**headers, "Host": url.netloc.decode()},
-            timeout=timeout,
-            extensions={"sni_hostname": url.raw_host.decode().rstrip(".")},  # whose certificate it has to be
-        )
+        Never raises. Cancelled, it returns what became of the request until then, so that it can be recorded.
+        """
+        begun = clock.monotonic()
+        sending = _Sending()
+        error = None
+        cut_off = False
+        seconds = patience.total_seconds()
+        limit = asyncio.timeout(seconds)
         try:
-            return await client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as failure:
-            refused = failure
-    assert refused is not None  # there was one address at least
-    raise refused
+            async with limit, self._room:
+                await self._send(sending, body, headers)
+        except TimeoutError as failure:  # the system has one, too
+            sending.look_again()
+            error = f"no answer within {seconds:g} s" if limit.expired() else _said(failure)
+        except asyncio.CancelledError:
+            sending.look_again()
+            cut_off = sending.answer.status is None
+            error = "cut off: the daemon was stopping, or the endpoint was changed"
+        except Exception as failure:  # a receiver can fail in any way
+            error = _said(failure)
+        finally:
+            sending.close()
+        answer = sending.answer
+        if answer.status is not None:
+            error = None if 200 <= answer.status <= 299 else f"answered {answer.status}"
+        text = answer.body.decode(errors="replace").replace("\0", "\ufffd") if answer.status is not None else None
+        ms = round((clock.monotonic() - begun) * 1000)
+        return Outcome(answer.status, error, text, ms, retry_after(answer.retry_after, clock.now()), cut_off)
+
+    async def aclose(self) -> None:
+        """Close the connection that is kept."""
+        if (kept := self._take()) is not None:
+            kept.close()
+
+    async def _send(self, sending: "_Sending", body: bytes, headers: Mapping[str, str]) -> None:
+        fields = {"Host": self._host, "User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
+        fields |= {**headers, "Content-Length": str(len(body))}
+        request = h11.Request(method="POST", target=self._target, headers=list(fields.items()))
+        connection = sending.connection = self._take() or await self._connected()
+        try:
+            await connection.send(request, body)
+        except (OSError, Closed):
+            if not (connection.used and connection.silent):
+                raise
+            # The receiver has closed a connection that was kept, as it may: this says nothing about the request.
+            connection.close()
+            connection = sending.connection = await self._connected()
+            await connection.send(request, body)
+        if connection.usable and self._kept is None:
+            sending.connection = None
+            self._kept = connection
+            self._expiry = asyncio.get_running_loop().call_later(KEPT, self._expire)
+        sending.answered = connection.answer
+
+    def _take(self) -> Connection | None:
+        """The connection that was kept, if it is still good."""
+        kept, self._kept = self._kept, None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if kept is not None and not kept.usable:
+            kept.close()
+            return None
+        return kept
+
+    def _expire(self) -> None:
+        self._expiry = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    async def _connected(self) -> Connection:
+        """A new connection, to an address that has been checked."""
+        targets = await allowed(self._resolver, self._look_up, self._port, link_local=self._link_local)
+        context: ssl.SSLContext | None = None
+        if self.trust is not None:
+            context = await asyncio.to_thread(self.trust.context)
+        raw, target = await connect(in_order(targets, self._last))
+        self._last = target
+        loop = asyncio.get_running_loop()
+        name = self._name if context is not None else None
+        _, wire = await loop.create_connection(Wire, sock=raw, ssl=context, server_hostname=name)
+        return Connection(wire)
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A request on its way: what has come of its answer, and the connection unless that is kept."""
+
+    connection: Connection | None = None
+    answered: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        if self.answered is not None:
+            return self.answered
+        return self.connection.answer if self.connection is not None else Answer()
+
+    def look_again(self) -> None:
+        """Read what has come while this process had no time to look: it counts as answered in time."""
+        if self.connection is not None and self.answer.status is None:
+            try:
+                self.connection.advance()
+            except Exception:  # what came is no answer: then there was none
+                self.answered = self.answer
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.answered = self.answer
+            self.connection.close()
+            self.connection = None
 
 
 def _said(failure: BaseException) -> str:
@@ -222,13 +206,3 @@ def _said(failure: BaseException) -> str:
     while (cause := failure.__cause__ or failure.__context__) is not None:
         failure = cause
     return f"{type(failure).__name__}: {' '.join(str(failure).split())}"[:500]
-
-
-async def _head(response: httpx.Response) -> bytes:
-    """The beginning of an answer; the rest is not read."""
-    read = b""
-    async for chunk in response.aiter_raw(ANSWER_BYTES):
-        read += chunk
-        if len(read) >= ANSWER_BYTES:
-            break
-    return read[:ANSWER_BYTES]

@@ -1,7 +1,6 @@
 """All endpoints, on a thread and an event loop of their own: a slow one holds up no other, no request and no clock."""
 
 import asyncio
-import ssl
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +14,8 @@ from tminus.bell import Bell
 from tminus.config import ConfigError, ConfigFault, Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
-from tminus.delivery.post import make_client, trusting, untrusting
+from tminus.delivery.post import Client
+from tminus.delivery.trust import Trust
 from tminus.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
@@ -58,7 +58,7 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
         except ConfigError as error:
             faults += error.faults
         try:
-            _trusted(webhook, state_directory)
+            _trust(webhook, state_directory)
         except OSError as error:
             key = f"webhooks[{webhook.name}].ca_file"
             faults.append(ConfigFault("", key, f"names no file of certificates: {error.strerror or error}"))
@@ -67,11 +67,10 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
     return found
 
 
-def _trusted(webhook: Webhook, state_directory: Path) -> ssl.SSLContext:
-    """Raises `OSError` if its file of authorities cannot be read."""
-    if webhook.ca_file:
-        return trusting(state_directory / webhook.ca_file)
-    return trusting(None) if webhook.url.startswith("https:") else untrusting()
+def _trust(webhook: Webhook, state_directory: Path) -> Trust | None:
+    """Whom its TLS trusts, if it has any. Raises `OSError` if its file of authorities cannot be read."""
+    trust = Trust.of(state_directory / webhook.ca_file) if webhook.ca_file else None
+    return trust or (Trust.of(None) if webhook.url.startswith("https:") else None)
 
 
 class Webhooks:
@@ -241,16 +240,21 @@ class Webhooks:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _apply(self, webhooks: tuple[Webhook, ...], secrets: Secrets) -> None:
+        trusts = {webhook.name: _trust(webhook, self._state) for webhook in webhooks}
         stays = {
             webhook.name
             for webhook in webhooks
             if webhook.name in self._couriers
             and self._couriers[webhook.name][0].webhook == webhook
             and self._couriers[webhook.name][0].secrets == secrets[webhook.name]
-            and not webhook.ca_file  # what is in the file may have changed
+            and self._couriers[webhook.name][0].client.trust == trusts[webhook.name]
         }
         # What can fail comes first: an endpoint is ended only for one that begins.
-        begins = [self._courier(webhook, secrets[webhook.name]) for webhook in webhooks if webhook.name not in stays]
+        begins = [
+            self._courier(webhook, secrets[webhook.name], trusts[webhook.name])
+            for webhook in webhooks
+            if webhook.name not in stays
+        ]
         had = {name: courier.secrets for name, (courier, _) in self._couriers.items()}
         await self._end([name for name in self._couriers if name not in stays])
         for start in range(0, len(begins), TOGETHER):
@@ -261,8 +265,8 @@ class Webhooks:
                 # Nothing else tells it: the setting may be the same, and the file another.
                 say("webhook.secret", endpoint=courier.webhook.name)
 
-    def _courier(self, webhook: Webhook, secrets: tuple[str, ...]) -> Courier:
-        client = make_client(_trusted(webhook, self._state))
+    def _courier(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> Courier:
+        client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
         bell = self._bells[webhook.name]
 
         def backlog(view: View) -> outbox.Backlog:
