@@ -39,6 +39,7 @@
         ├── DatabaseCorrupt
         ├── DatabaseTooNew
         ├── CannotBackUp
+        ├── CannotCompact
         └── CannotRestore
 
 A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an

@@ -31,6 +31,7 @@ from tminus.sessions.sweeps import Jobs
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
 from tminus.storage.peers import Notices
+from tminus.storage.shared_clock import SharedClock
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
 from tminus.vocabulary import ParticipantRole, SessionType, Trigger
@@ -244,9 +245,11 @@ def _tell(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -
         pipe.send(traceback.format_exc())
 
 
-def unsynced_engine(url: str, *, writes: bool = True, idle_seconds: int | None = None) -> Engine:
+def unsynced_engine(
+    url: str, *, writes: bool = True, idle_seconds: int | None = None, shared: SharedClock | None = None
+) -> Engine:
     """An engine whose databases survive the death of a process, not of the machine: as the tests' PostgreSQL's do."""
-    engine = make_engine(url, writes=writes, idle_seconds=idle_seconds)
+    engine = make_engine(url, writes=writes, idle_seconds=idle_seconds, shared=shared)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda raw, _entry: raw.execute("PRAGMA synchronous=OFF"))
     return engine

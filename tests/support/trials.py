@@ -38,8 +38,7 @@ from tminus.sessions import participants, sweeps, verbs
 from tminus.sessions.retries import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.log_places import log_place, set_log_place
-from tminus.storage.peers import LEASE, Holds
-from tminus.storage.reads import Reads
+from tminus.storage.peers import Holds
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
 from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
@@ -417,16 +416,10 @@ class Doors(Store):
     """A store as it is when it is open, on engines that are made once: it need not be looked whether to migrate."""
 
     def __init__(self, url: str) -> None:
-        self._writing = kills.unsynced_engine(url)
-        reading = kills.unsynced_engine(url, writes=False)
-        self._holding = kills.unsynced_engine(url, idle_seconds=LEASE)
+        self._connect(partial(kills.unsynced_engine, url))
+        self._watch = Watch(None)  # its thread would not live in a process that is forked
         self._preparing = kills.unsynced_engine(url)
-        clock = kills.unsynced_engine(url, writes=False)
-        self._lanes = {"requests": reading, "clock": clock, "search": reading, "deliveries": reading}
-        self._watch = Watch(None)
-        self._reads = Reads()
         self._notices = None
-        self.damage = None
         self.database_id = "a test"
         self.steps = kills.Steps(self._writing)
 
@@ -465,7 +458,9 @@ class Doors(Store):
         which a process that is forked believes that it has them.
         """
         self._writing.dispose()
-        self._lanes["requests"].dispose()
+        for lane, engine in self._lanes.items():
+            if lane != "clock":
+                engine.dispose()
         if self._writing.dialect.name == "sqlite":
             self._preparing.dispose()
             self._lanes["clock"].dispose()

@@ -49,6 +49,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.DatabaseCorrupt("sqlite:///x", "no"), "sqlite:///x: no"),
     (errors.DatabaseTooNew("sqlite:///x", "no"), "sqlite:///x: no"),
     (errors.CannotBackUp("/x", "is there already"), "/x: is there already"),
+    (errors.CannotCompact("/x", "a daemon uses it"), "/x: a daemon uses it"),
     (errors.CannotRestore("/x", "is no backup"), "/x: is no backup"),
 ]
 

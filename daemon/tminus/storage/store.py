@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 from sqlalchemy import Engine
@@ -79,24 +80,12 @@ class Store:
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
-        self._shared_clock = SharedClock()
-        self._reads = Reads()
         self._damaged = damaged
-        self.damage: str | None = None
-        """What the database said of its file when that turned out to be damaged; None as long as it has not."""
-        self._counting = threading.Lock()
-        self._counts: dict[Status, int] = {}
-        self._counted_at = -1, 0.0
-        """The newest event that the counts know of, and when they may be reckoned anew."""
         self._file = file = sqlite_file(url)
         if file is not None and (left_out := wal.damage(file)) is not None:
             damaged(left_out)
-        self._writing = make_engine(url, password, writes=True, shared=self._shared_clock)
-        # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
-        # look-up by id for the lists of one busy agent.
-        self._lanes: dict[Lane, Engine] = {lane: make_engine(url, password, writes=False) for lane in get_args(Lane)}
+        self._connect(partial(make_engine, url, password))
         shared = server(self._writing)
-        self._watch = Watch(shared, self._shared_clock)
         self.now = now or (clock.machine if shared is None else self._shared_clock.now)
         """The time by which everything in this database is judged."""
         self._watch.start()
@@ -112,7 +101,7 @@ class Store:
         if heard is not None and shared is not None:
             self._notices = Notices(shared, heard, self._watch)
             self._notices.start()
-        self._holds = Holds(make_engine(url, password, writes=True, idle_seconds=LEASE), self._watch)
+        self._holds = Holds(self._holding, self._watch)
         self.hold = self._holds.hold
         self.release = self._holds.release
         notify = self._notices.say if self._notices else None
@@ -120,6 +109,23 @@ class Store:
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
+
+    def _connect(self, make: Callable[..., Engine]) -> None:
+        """Make the engines, and all that reading needs; `make` is `make_engine` of one database. Nothing runs yet."""
+        self._shared_clock = SharedClock()
+        self._reads = Reads()
+        self.damage: str | None = None
+        """What the database said of its file when that turned out to be damaged; None as long as it has not."""
+        self._counting = threading.Lock()
+        self._counts: dict[Status, int] = {}
+        self._counted_at = -1, 0.0
+        """The newest event that the counts know of, and when they may be reckoned anew."""
+        self._writing = make(writes=True, shared=self._shared_clock)
+        self._holding = make(writes=True, idle_seconds=LEASE)
+        # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
+        # look-up by id for the lists of one busy agent.
+        self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
+        self._watch = Watch(server(self._writing), self._shared_clock)
 
     @property
     def failing(self) -> str | None:
