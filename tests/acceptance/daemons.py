@@ -185,13 +185,13 @@ class Daemon:
         """As a power cut would, but for the disk."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def terminate(self) -> int:
         """Asks it to stop; returns its exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     def restart(self) -> None:
         """Stops it, and starts it in the same state directory."""
@@ -203,7 +203,7 @@ class Daemon:
         self.http.close()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
         shutil.rmtree(self.home, ignore_errors=True)
 
     # --- what it says -------------------------------------------------------------------------------------------------

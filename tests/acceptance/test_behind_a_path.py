@@ -43,7 +43,7 @@ def nginx(folder: Path, port: int, upstream: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _listens(port: int) -> bool:

@@ -241,7 +241,7 @@ def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_c
         while pipe.lines[-1]["event"] != "daemon.stopped":
             pipe.read()
     assert daemon.process is not None
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("end", ["nobody reads", "the reader is gone"])

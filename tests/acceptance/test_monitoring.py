@@ -66,7 +66,7 @@ def running(*command: str | Path, cwd: Path) -> Iterator["subprocess.Popen[bytes
             assert process.poll() is None, (cwd / "said").read_text()
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")

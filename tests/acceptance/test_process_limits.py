@@ -116,7 +116,7 @@ def test_told_to_stop_in_the_middle_of_a_herd_it_stops_and_the_rest_is_opened_on
         eventually(lambda: herd.scalar(opened))
         daemon.signal(signal.SIGTERM)
         assert daemon.process is not None
-        assert daemon.process.wait(10) == 0
+        assert daemon.process.wait(60) == 0
         assert 0 < herd.execute(opened).scalar_one() < HERD, "it was in the middle"
         assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
         logged = [line["session_id"] for line in daemon.log_lines("session.ready")]

@@ -209,7 +209,7 @@ def front(
         yield one
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_what_is_made_by_one_daemon_is_served_by_both_and_the_client_s_address_is_what_the_proxy_saw(

@@ -64,5 +64,5 @@ def pooler(database: Database, mode: str, **settings: str | int) -> Iterator[Poo
         yield Pooler(f"postgresql+psycopg://{url.username}@127.0.0.1:{port}/{url.database}", port)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(folder)

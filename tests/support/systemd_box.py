@@ -136,7 +136,7 @@ class Box:
         if self._process is not None:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)  # `unshare` takes PID 1 along, and that all the rest
-            self._process.wait(10)
+            self._process.wait(60)
         if self._cgroup.is_dir():
             eventually(lambda: not (self._cgroup / "cgroup.procs").read_text() and self._remove_cgroups())
         shutil.rmtree(self._home)

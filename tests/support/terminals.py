@@ -59,7 +59,7 @@ class Terminal:
         """Wait until the command ends; returns its exit code."""
         eventually(lambda: (self.raw, self.process.poll())[1] is not None, deadline=30)
         self._read()
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def _read(self) -> None:
         with suppress(OSError):  # nothing new, or the command has ended
