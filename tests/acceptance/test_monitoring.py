@@ -6,7 +6,9 @@ One daemon has a day in which everything happens that these look for, and much t
 import json
 import re
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.conftest import check_health
+from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import JSON, Daemon, token_of
 from tests.acceptance.times import from_now, parsed
 from tests.support.receivers import SECRET, Receiver
@@ -195,12 +197,18 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(monitored: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    with scraping(monitored, tmp_path_factory.mktemp("prometheus")) as started:
+        yield started
+
+
+@contextmanager
+def scraping(daemon: Daemon, home: Path) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes a daemon four times a second."""
     program = tool("prometheus", "prometheus")
-    home = tmp_path_factory.mktemp("prometheus")
     (home / "token").write_text(f"{token_of('monitor')}\n")
     sample = (CONFIG / "prometheus" / "scrape.yml").read_text()
     for sampled, real in (
-        ("127.0.0.1:8710", monitored.url.partition("//")[2]),
+        ("127.0.0.1:8710", daemon.url.partition("//")[2]),
         ("/etc/prometheus/tminus.token", str(home / "token")),
         ("/etc/prometheus/rules/tminus.rules.yml", str(RULES)),
         ("scrape_interval: 15s", "scrape_interval: 250ms"),
@@ -293,6 +301,42 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
     query = r"""expr: 'ALERTS\{alertname="(\w+)", alertstate="firing"\}'\n +eval_time: \S+\n +exp_samples:"""
     assert set(re.findall(rf"{query}\n", tests.read_text())) == rules, "fires"
     assert set(re.findall(rf"{query} \[\]\n", tests.read_text())) == rules, "does not fire"
+
+
+def test_alerts_fire_for_the_real_faults_that_they_are_for(make_daemon: StartDaemon, tmp_path: Path) -> None:
+    """A crash, a rejected reload, guesses of tokens and PINs that are limited, a lock."""
+    daemon = make_daemon()
+    daemon.configure(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
+    daemon.start()
+    daemon.kill()
+    daemon.start()
+    with scraping(daemon, tmp_path) as prometheus:
+        daemon.config.write_text(daemon.config.read_text() + "nonsense = 1\n")
+        daemon.signal(signal.SIGHUP)
+        for _ in range(130):
+            daemon.get("/me", by=None, headers={"Session-id": "wrong" * 8})
+            daemon.get("/support/123456/meta", by=None)
+        with sqlite3.connect(daemon.state / "tminus.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with httpx.Client(base_url=daemon.url, timeout=60) as client:
+                headers = {"Session-id": daemon.tokens["admin"]}
+
+                def held_up() -> bool:
+                    client.post("/v3/supportsessions", json={"type": "live", "label": "A"}, headers=headers)
+                    found = re.search(r"^tminus_writes_blocked_seconds_total (\S+)$", scraped(daemon), re.MULTILINE)
+                    return found is not None and float(found[1]) > 5.5
+
+                eventually(held_up, deadline=60)
+            other.execute("ROLLBACK")
+        other.close()
+
+        def firing() -> set[str]:
+            return {one["metric"]["alertname"] for one in prometheus.query('ALERTS{alertstate="firing"}')}
+
+        wanted = {
+            "TminusCrashed", "TminusConfigRejected", "TminusTokensGuessed", "TminusPinsGuessed", "TminusWritesBlocked",
+        }  # fmt: skip
+        eventually(lambda: wanted <= firing(), deadline=30)
 
 
 def test_every_alert_is_in_the_page() -> None:
