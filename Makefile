@@ -79,7 +79,7 @@ soak: $(VENV)/dev
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	TMINUS_TEST_KILLS=100 $(BIN)/pytest --numprocesses=2 -k any_number_of_kills tests/acceptance/test_log.py
 
-# The tables of docs/events.md, from the catalogue.
+# The tables of docs/events.md and the mapping for Elasticsearch, from the catalogue.
 docs: $(VENV)/run
 	$(BIN)/python -m tests.support.reference
 

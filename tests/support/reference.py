@@ -1,13 +1,17 @@
-"""The tables of docs/events.md, as they follow from the catalogue; `make docs` writes them anew."""
+"""The tables of docs/events.md and the mapping for Elasticsearch, as they follow from the catalogue; `make docs` writes
+them.
+"""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
 from tminus.lines import EVENT_FIELDS, LOG_LINES
-from tminus.log_fields import FIELDS, HEAD
+from tminus.log_fields import FIELDS, HEAD, Kind
 
+MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
 
@@ -71,5 +75,26 @@ def written(page: str) -> str:
     return page
 
 
+ELASTICSEARCH = {
+    Kind.KEYWORD: {"type": "keyword", "ignore_above": 1024},
+    Kind.TEXT: {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}},
+    Kind.INTEGER: {"type": "long"},
+    Kind.TIME: {"type": "date", "format": "strict_date_optional_time"},
+    Kind.KEYWORDS: {"type": "keyword", "ignore_above": 1024},
+    Kind.OBJECT: {"type": "flattened"},
+}
+"""By the type of a field, how Elasticsearch indexes it. Names within an object are the configuration's, and may have
+dots: flattened, they make no fields of their own.
+"""
+
+
+def mapping() -> str:
+    """The index template for Elasticsearch: a field that is not in it stays in the document and is not indexed."""
+    properties = {name: ELASTICSEARCH[field.kind] for name, field in FIELDS.items()}
+    template = {"mappings": {"dynamic": False, "properties": properties}}
+    return json.dumps({"index_patterns": ["tminus-*"], "priority": 200, "template": template}, indent=2) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text()))
+    MAPPING.write_text(mapping())

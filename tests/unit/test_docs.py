@@ -1,9 +1,11 @@
 """What the documents say is what the code does."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from tests.support import reference
 from tests.support.pages import blocks
 
@@ -11,6 +13,8 @@ from tminus.api.errors import status_of
 from tminus.cli import catalogue, connection
 from tminus.errors import RequestError
 from tminus.lifecycle import TABLE
+from tminus.lines import EVENT_FIELDS
+from tminus.log_fields import FIELDS, HEAD, Kind
 from tminus.vocabulary import Role
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +52,24 @@ def test_the_tables_of_the_events_page_are_the_catalogue() -> None:
     text = page("docs/events.md")
 
     assert reference.written(text) == text, "`make docs` writes them anew"
+
+
+def test_the_mapping_for_elasticsearch_has_every_field_of_the_log_and_no_other() -> None:
+    assert reference.mapping() == reference.MAPPING.read_text(), "`make docs` writes it"
+    assert set(json.loads(reference.mapping())["template"]["mappings"]["properties"]) == set(FIELDS)
+
+
+def test_what_sessions_are_looked_for_by_is_metadata_for_loki() -> None:
+    [scraped] = yaml.safe_load(page("config/promtail/tminus.yml"))["scrape_configs"]
+    stages = {name: stage for one in scraped["pipeline_stages"] for name, stage in one.items()}
+    labels, metadata = set(stages["labels"]), set(stages["structured_metadata"])
+    found = set(stages["json"]["expressions"])
+    assert found == labels | metadata | {"ts"}
+    assert labels == {"level", "event"}, "each value of a label is a stream"
+    assert found <= set(FIELDS)
+    keywords = {name for name in (*HEAD, *EVENT_FIELDS) if FIELDS[name].kind is Kind.KEYWORD}
+    assert keywords <= found
+    assert stages["timestamp"] == {"source": "ts", "format": "RFC3339Nano"}
 
 
 def test_every_command_is_in_the_page_and_the_page_names_no_other() -> None:
