@@ -255,6 +255,40 @@ def test_a_backup_is_restored_where_there_is_no_database(place: Place, tmp_path:
     store.close()
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["in its place", "moved away by hand"])
+def test_a_rollback_that_a_killed_process_left_to_do_is_done_in_the_replaced_database_alone(
+    place: Place, is_there: bool
+) -> None:
+    """SQLite writes a -journal while the mode of a database changes: at the first start after a restore, say."""
+    place.world.create()
+    back_up(place.url, place.copy, NOW)
+    place.world.create()
+    place.world.store.close()
+    with closing(sqlite3.connect(place.path, isolation_level=None)) as connection:
+        for pragma in ("journal_mode=DELETE", "cache_size=1", "synchronous=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE session SET label = hex(zeroblob(4000))")
+        connection.execute("DELETE FROM event")
+        files = {end: place.path.with_name(f"tminus.db{end}") for end in ("", "-journal")}
+        beside = {end: file.read_bytes() for end, file in files.items()}
+    for end, data in beside.items():
+        files[end].write_bytes(data)
+    if not is_there:
+        files[""].unlink()
+
+    done = restore(place.url, place.copy, NOW + timedelta(hours=1))
+
+    assert not files["-journal"].exists()
+    left = [(done.moved_to, 2)] if done.moved_to else []
+    assert len(left) == is_there
+    assert len(list(place.path.parent.glob("tminus.db.2*"))) == is_there
+    for file, sessions in (*left, (place.path, 1)):
+        assert sql(file, "PRAGMA integrity_check") == [("ok",)]
+        assert sql(file, "SELECT count(*), max(length(label)) < 100 FROM session") == [(sessions, 1)]
+        assert sql(file, "SELECT count(DISTINCT session_id) FROM event") == [(sessions,)]
+
+
 def test_what_a_killed_daemon_had_not_yet_put_into_the_file_is_moved_aside_too(place: Place) -> None:
     """The -wal file of the replaced database must never be read as part of its successor."""
     back_up(place.url, place.copy, NOW)

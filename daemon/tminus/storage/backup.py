@@ -338,22 +338,27 @@ def _move_aside(database: Path, now: datetime) -> Path | None:
 
     The name itself is left to be replaced: where a power cut left none, a daemon would begin an empty database.
     """
-    wal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm"))
+    wal, journal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-journal", "-shm"))
     aside = None
     if database.exists():
         aside = database.with_name(f"{database.name}.{_stamp(now)}")
-        aside_wal = aside.with_name(f"{aside.name}-wal")
         if aside.exists():
             raise CannotRestore(str(aside), "is there already: try again in a second")
         os.link(database, aside)
-        if wal.exists():
-            os.link(wal, aside_wal)
+        kept = [(one, aside.with_name(aside.name + one.name.removeprefix(database.name))) for one in (wal, journal)]
+        for one, name in kept:
+            if one.exists():
+                os.link(one, name)
         _flush(database.parent)
         # Only now: of a damaged database SQLite throws the -wal file away, and that may be the better half of it.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
             present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if aside_wal.exists() and not aside_wal.stat().st_size:
-            aside_wal.unlink()
+        for one, name in kept:
+            # What is in the database by now would be written into it once more, over what came later.
+            if name.exists() and (not name.stat().st_size or (one == journal and not journal.exists())):
+                name.unlink()
+    # SQLite would take a -journal that is left for what the new database has to be rolled back to.
+    journal.unlink(missing_ok=True)
     wal.unlink(missing_ok=True)
     shm.unlink(missing_ok=True)
     return aside
