@@ -165,8 +165,7 @@ def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_r
     def configure(url: str, *names: str) -> None:
         desk = {"name": "desk", "url": url, "secret_file": [str(daemon.home / name) for name in names]}
         nobody = {"name": "nobody", "url": f"http://localhost:9/?key={key}", "secret_file": str(daemon.home / "secret")}
-        # Nobody listens there; and a URL that no request can be made of.
-        odd = {**nobody, "name": "odd", "url": f"http://desk..example/?key={key}", "from": "beginning"}
+        odd = {**nobody, "name": "odd", "url": f"http://127.0.0.1:1/?key={key}", "from": "beginning"}  # nor there
         daemon.configure(log={"level": "debug"}, webhooks=[desk, nobody, odd])
 
     def reload() -> None:
@@ -197,9 +196,11 @@ def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_r
         reload()
         configure(f"{receiver.url.replace('://', f'://{new_key}@')}", "secret")
         reload()
+        configure(f"http://desk..example/?key={new_key}", "secret")  # no request can be made of it
+        reload()
         configure(f"{receiver.url}?key={new_key}", "other", "secret")
         reload()
-        assert [len(daemon.log_lines(name)) for name in ("config.rejected", "config.reloaded")] == [2, 1]
+        assert [len(daemon.log_lines(name)) for name in ("config.rejected", "config.reloaded")] == [3, 1]
         daemon.logged("config.changed", key="webhooks[desk].url")
         assert daemon.post("/webhooks/desk/ping").json()["ok"]
         receiver.requests[-1].verify(OTHER_SECRET)
