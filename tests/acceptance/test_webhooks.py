@@ -1,6 +1,7 @@
 """Webhooks of the daemon as it is installed: killed in between, reloaded, looked at and steered."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.support.commands import invoke
+from tests.support.pages import ROOT
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, status, trickle
 from tests.support.waiting import eventually
 from tminus.client import ScreenMeet
@@ -56,6 +58,31 @@ def test_what_was_committed_before_it_was_killed_is_delivered_after(
     assert receiver.requests[-1].events == daemon.events(session["id"]), (
         "the feed, the history and webhooks say the same"
     )
+
+
+def test_the_page_shows_what_is_sent(make_daemon: StartDaemon, receiver: Receiver) -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text()
+    sample, ping = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    daemon = make_daemon()
+    daemon.configure(webhooks=desk(daemon, receiver))
+    daemon.start()
+    daemon.make()
+    eventually(lambda: receiver.requests)
+    assert invoke("--socket", str(daemon.socket), "webhooks", "ping", "desk").exit_code == 0
+    created, pinged = receiver.requests
+    for request in (created, pinged):
+        request.verify()
+        assert re.fullmatch("msg_[0-9a-f]{32}", request.headers["webhook-id"])
+        for name in re.findall(r"(?m)^\| `([\w-]+)` \|", page.partition("| header |")[2].partition("\n\n")[0]):
+            assert request.headers[name.lower()], name
+    assert [len(sample), len(ping), len(created.events), len(pinged.events)] == [1] * 4
+    sent = created.events[0]
+    assert {name: type(value) for name, value in sample[0].items()} == {name: type(sent[name]) for name in sample[0]}
+    changing = {"seq", "eventId", "ts", "id", "message", "label", "expiresAt"}
+    assert {name: sent[name] for name in sample[0].keys() - changing} == {
+        name: value for name, value in sample[0].items() if name not in changing
+    }
+    assert ping[0] == {**pinged.events[0], "ts": ping[0]["ts"]}
 
 
 def test_a_paused_endpoint_is_told_once_and_measured_and_the_daemon_stays_ready(
