@@ -230,8 +230,8 @@ class ScreenMeet:
         return cast("wire.Session", self.request("GET", f"/supportsession/{_quoted(ScreenMeetSessionId)}"))
 
     def listSessions(self, **criteria: Any) -> "wire.SessionList":  # noqa: N802
-        """Sessions that match: `status` (one or several), `type`, `scope`, `startFrom`, `startTo`, `limit`, `offset`,
-        `orderby`, `orderdir`.
+        """Sessions that match: `status` (one or several), `type`, `scope`, `startFrom`, `startTo`, `search`, `limit`,
+        `offset`, `orderby`, `orderdir`. With `search`, go on at the offset `next` until that is None.
         """
         params = {name: value for name, value in criteria.items() if value is not None}
         return cast("wire.SessionList", self.request("GET", "/supportsessions", params=params))

@@ -91,10 +91,13 @@ class Session(TypedDict):
 
 
 class SessionList(TypedDict):
-    """One page of a list; `count` is how many match in all."""
+    """One page of a list; `count` is how many match in all. With `search` it is how many are on the page, and `next` is
+    the `offset` of the next page, null at the end.
+    """
 
     count: int
     rows: list[Session]
+    next: NotRequired[int | None]
 
 
 class Success(TypedDict):

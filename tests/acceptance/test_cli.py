@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon, environment
-from tests.acceptance.times import from_now, parsed
+from tests.acceptance.times import from_now, parsed, text
+from tests.support.commands import invoke
 from tests.support.processes import TMINUS
 from tests.support.receivers import SECRET
 from tests.support.waiting import eventually
@@ -79,6 +81,85 @@ def test_a_session_from_its_making_to_its_close(daemon: Daemon) -> None:
     assert "closed" in refused(daemon.command("reschedule", session["id"], "--in", "3d"), 4)
 
 
+def test_a_session_is_moved_by_a_span_of_time(daemon: Daemon) -> None:
+    start = from_now(days=30)
+    later = text(parsed(start) + timedelta(hours=1))
+    one = daemon.make(startTime=start)["id"]
+    assert answer(daemon.command("reschedule", one, "--by", "1h", "--json"))["startTime"] == later
+    for earlier in (("--by=-30m",), ("--by", "-30m")):
+        moved = answer(daemon.command("move", one, *earlier, "--json"))
+    assert (moved["startTime"], moved["version"]) == (start, 4)
+    assert "version" in refused(daemon.command("reschedule", one, "--by", "1h", "--if-version", "3"), 4)
+    assert "--by SPAN" in refused(daemon.command("reschedule", one), 2)
+    assert "--by SPAN" in refused(daemon.command("reschedule", one, "--by", "1h", "--in", "1h"), 2)
+    assert "duration" in refused(daemon.command("reschedule", one, "--by", "later"), 2)
+    assert "beyond the calendar" in refused(daemon.command("reschedule", one, "--by", "36500000d"), 2)
+    assert "in the past" in refused(daemon.command("reschedule", one, "--by=-10000d"), 1)
+    assert "has no start" in refused(daemon.command("reschedule", daemon.make()["id"], "--by", "1h"), 4)
+    assert "101404" in refused(daemon.command("reschedule", "nobody", "--by", "1h"), 3)
+
+
+def test_two_who_move_a_session_at_once_do_not_add_up(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody moves it between the question and the move: then it is not moved again."""
+    session, later = daemon.make(startTime=from_now(days=30)), from_now(days=31)
+    first = ScreenMeet.getSession
+
+    def getSession(self: ScreenMeet, session_id: str) -> Any:
+        found = first(self, session_id)
+        assert daemon.put(f"/supportsession/{session_id}", {"startTime": later}).status_code == 200
+        return found
+
+    monkeypatch.setattr(ScreenMeet, "getSession", getSession)
+    done = invoke("--socket", str(daemon.socket), "reschedule", session["id"], "--by", "1h")
+    assert (done.exit_code, done.stdout) == (4, ""), done.stderr
+    assert daemon.session(session["id"])["startTime"] == later
+
+
+def test_sessions_are_found_by_their_record_and_by_text(daemon: Daemon) -> None:
+    def ids(*arguments: str) -> list[str]:
+        return [row["id"] for row in answer(daemon.command("list", *arguments, "--json"))["rows"]]
+
+    record = {"id": "4711abc", "type": "incident", "name": "INC0042"}
+    about = daemon.make(label="Printer", externalMapping="incident.4711abc", parentObject=record)
+    longer = daemon.make(
+        label="Überall", externalMapping="incident.4711abcd", parentObject=record | {"name": "INC00421"}
+    )
+    for written in ("INC0042", "inc0042", "incident.4711abc", "4711ABC"):
+        assert ids("--record", written) == [about["id"]], written
+    assert ids("--search", "inc0042") == [longer["id"], about["id"]]
+    assert ids("--search", "ÜBERALL") == [longer["id"]]
+    assert ids("--search", "inc0042", "--limit", "1", "--offset", "1") == [about["id"]]
+    assert ids("--search", "inc0042", "--type", "support") == []
+    assert ids("--search", "printer", "--record", "INC0042") == [about["id"]]
+    assert ids("--search", "überall", "--record", "INC0042") == []
+    said(daemon.command("close", about["id"]))
+    assert said(daemon.command("list", "--record", "INC0042")) == "no sessions (closed ones: --status closed)\n"
+    assert ids("--record", "INC0042", "--status", "closed") == [about["id"]]
+
+
+def test_a_closed_session_says_how_it_ended(daemon: Daemon) -> None:
+    session = daemon.make(type="support", label="Over")
+    for name in ("Ada", "Ben", "Ada"):
+        daemon.join(session["id"], name=name)
+    said(daemon.command("close", session["id"]))
+    closed = daemon.session(session["id"])
+    shown = dict(line.split("\t", 1) for line in said(daemon.command("show", session["id"])).splitlines())
+    assert shown["status"] == "closed (closed)"
+    assert shown["closed"] == closed["closedAt"]
+    assert shown["opened"] == closed["openedAt"]
+    assert shown["first in"] == closed["activatedAt"]
+    assert shown["closed by"] == "local operator"
+    assert shown["were in it"] == "Ada, Ben"
+    assert "active" in shown
+    assert "expires" not in shown
+    cancelled = daemon.make(startTime=from_now(days=1), by="admin")
+    assert daemon.delete(f"/supportsession/{cancelled['id']}").status_code == 200
+    told = said(daemon.command("show", cancelled["id"]))
+    assert "status\tclosed (cancelled)\n" in told
+    assert re.search(r"closed by\tagent \d+\n", told)
+    assert "were in it\tnobody\n" in told
+
+
 def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
     made = said(daemon.command("create", "--type", "support", "--label", "Demo"))
     assert re.search(r"status\tnew", made)
@@ -119,7 +200,7 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("create", "--type", "live", "--label", ""), 1, "label"),
         (("schedule", "--type", "live", "--label", "A"), 2, "--at TIME or --in SPAN"),
         (("schedule", "--type", "live", "--label", "A", "--in", "soon"), 2, "must be a duration"),
-        (("schedule", "--type", "live", "--label", "A", "--in", "3000000d"), 2, "the year 9999"),
+        (("schedule", "--type", "live", "--label", "A", "--in", "3000000d"), 2, "beyond the calendar"),
         (("create", "--type", "telepathy", "--label", "A"), 2, "telepathy"),
         (("nothing",), 2, "nothing"),
         (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),

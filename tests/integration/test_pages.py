@@ -7,7 +7,7 @@ from tests.support.worlds import World
 
 from tminus.model import Delivery
 from tminus.sessions import reads
-from tminus.storage import EventFilter, SessionFilter, outbox
+from tminus.storage import EventFilter, SessionFilter, outbox, view
 from tminus.storage.view import ROW_BYTES, STREAMED
 from tminus.vocabulary import DeliveryKind
 
@@ -50,6 +50,33 @@ def test_a_page_of_a_list_ends_early_and_its_count_is_of_all(world: World, limit
             break
         listed += [row.id for row in rows]
     assert sorted(listed) == sorted(made)
+
+
+@pytest.mark.parametrize(("window", "limit", "at_most"), [(3, 5, ROOM), (3, 1, ROOM), (100, 2, ROOM), (100, 50, 1)])
+def test_a_search_goes_on_until_all_were_looked_at_and_leaves_none_out(
+    world: World, monkeypatch: pytest.MonkeyPatch, window: int, limit: int, at_most: int
+) -> None:
+    monkeypatch.setattr(view, "WINDOW", window)
+    wanted = [
+        world.create(label="ÄPFEL und Birnen").id,
+        world.create(label="A", external_mapping="case.äpfel1").id,
+        world.create(label="A", external_mapping="case.1", parent_object={"name": 'Frische "Äpfel"'}).id,
+        world.create(label="100 % Äpfel_").id,
+    ]
+    make(world, 7)
+    world.create(label="A", external_mapping="case.1", parent_object={"name": 7, "notes": "äpfel"})
+    found: list[str] = []
+    offset: int | None = 0
+    while offset is not None:
+        one = SessionFilter(limit=limit, offset=offset)
+        rows, following = world.store.read(lambda view: view.search(one, "äPFEL", at_most))  # noqa: B023
+        assert len(rows) <= limit
+        assert following is None or following > offset
+        found += [row.id for row in rows]
+        offset = following
+    assert sorted(found) == sorted(wanted)
+    monkeypatch.setattr(view, "WINDOW", 100)
+    assert world.store.read(lambda view: view.search(SessionFilter(), "%")[0])[0].id == wanted[3]
 
 
 def test_a_page_of_the_delivery_log_ends_early_and_says_where_the_next_begins(

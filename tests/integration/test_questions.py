@@ -94,6 +94,9 @@ def _create(tx: Transaction) -> None:
 
 QUESTIONS: dict[str, Job] = {
     **dict(lists()),
+    "view.search": lambda tx: tx.search(SessionFilter(7, (Status.CLOSED,)), "nowhere"),
+    "view.search a type": lambda tx: tx.search(SessionFilter(7, type=SessionType.SUPPORT), "nowhere"),
+    "view.search everybody's (all match)": lambda tx: tx.search(SessionFilter(statuses=(Status.CLOSED,)), "nowhere"),
     "view.session": lambda tx: tx.session("c1"),
     "view.open_session_by_pin": lambda tx: tx.open_session_by_pin(123456),
     "view.active_among": lambda tx: tx.active_among([f"c{number}" for number in range(20)]),

@@ -1,6 +1,6 @@
 """Model objects as answers: which field is called what, and who may see it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -80,6 +80,12 @@ def _text(instant: datetime | None) -> str | None:
 def listed(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
     """A page of a list, as it is sent."""
     return orjson.dumps({"count": count, "rows": [session(one, caller, now) for one in sessions]})
+
+
+def found(sessions: Sequence[Session], following: int | None, caller: Caller, now: datetime) -> bytes:
+    """A page of what was searched for, as it is sent; `following` is where the next one begins."""
+    rows = [session(one, caller, now) for one in sessions]
+    return orjson.dumps({"count": len(rows), "rows": rows, "next": following})
 
 
 def history(events: Iterable[bytes], following: int) -> bytes:

@@ -229,6 +229,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "SessionList": {
         "count": "How many match in all",
         "rows": "This page of them",
+        "next": "With `search`: the `offset` to go on from, null at the end",
     },
     "SessionUrls": {
         "user": "For users; it never changes",

@@ -264,4 +264,13 @@ EventTypes = Annotated[
     list[EventPattern] | None,
     Query(description="May be repeated; `session.*` means all of that kind"),
 ]
+Search = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=255,
+        description="Only sessions whose label or record holds this, in upper or lower case. 5,000 sessions of the "
+        "list are looked at; `next` of the answer is the `offset` to go on from, null at the end",
+    ),
+]
 Statuses = Annotated[list[Status], Query(description="May be repeated; without it: all but `closed`")]

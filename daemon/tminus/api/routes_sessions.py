@@ -22,6 +22,7 @@ from tminus.api.requests import (
     NewSession,
     NewStart,
     Offset,
+    Search,
     Statuses,
 )  # fmt: skip
 from tminus.api.responses import refusals
@@ -95,6 +96,7 @@ async def list_sessions(
     scope: Literal["mine", "all"] = "mine",
     startFrom: Annotated[Instant | None, Query()] = None,
     startTo: Annotated[Instant | None, Query()] = None,
+    search: Search = None,
 ) -> Response:
     wanted = SessionFilter(
         agent_id=caller.agent_id if scope == "mine" else None,
@@ -110,6 +112,9 @@ async def list_sessions(
     now = clock.now()
 
     def look(view: View) -> bytes:
+        if search is not None:
+            matching, following = reads.search(view, caller, wanted, search)
+            return answers.found(matching, following, caller, now)
         count, found = reads.listing(view, caller, wanted)
         return answers.listed(count, found, caller, now)
 

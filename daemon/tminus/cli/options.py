@@ -50,6 +50,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
 
 TIME = Time()
 SPAN = Span()
+SPAN_EITHER_WAY = Span(signed=True)
 
 AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) may also stand here."
 

@@ -1,21 +1,31 @@
 """The commands that make, move, close and show sessions."""
 
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tminus import clock, instants
 from tminus.cli import output, views
-from tminus.cli.connection import Connection, telling_errors
-from tminus.cli.options import NUMBER, PAGE, SPAN, TIME, Command, as_json, session_id, utc, wide
+from tminus.cli.connection import CONFLICT, Connection, fail, telling_errors
+from tminus.cli.options import NUMBER, PAGE, SPAN, SPAN_EITHER_WAY, TIME, Command, as_json, session_id, utc, wide
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import SessionType, Status
+
+if TYPE_CHECKING:
+    from tminus import wire
 
 TYPES = click.Choice([one.value for one in SessionType])
 STATUSES = click.Choice([one.value for one in Status])
 PREFERENCES = click.Choice(list(PREFERENCE_OF.values()))
+
+NAMED = 50
+"""Names of people who were in a session that are shown."""
+
+SEARCHED = 200
+"""Sessions asked for at once of those that are searched for."""
 
 at = click.option("--at", type=TIME, metavar="TIME", help="RFC 3339, with Z or an offset.")
 in_ = click.option("--in", "in_", type=SPAN, metavar="SPAN", help="From now on: 90s, 10m5s, 2h, 3d.")
@@ -44,16 +54,31 @@ def described(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _start(at: str | None, in_: timedelta | None) -> str:
+def _start(at: str | None, in_: timedelta | None, or_by: str = "") -> str:
     """The start time, from exactly one of the two options."""
     if at is not None and in_ is None:
         return at
     if in_ is None or at is not None:
-        raise click.UsageError("Say when: --at TIME or --in SPAN, one of the two.", click.get_current_context())
+        raise _one_of_the_times(or_by)
+    return _after(clock.now(), in_, "--in")
+
+
+def _one_of_the_times(or_by: str) -> click.UsageError:
+    return click.UsageError(f"Say when, once: --at TIME or --in SPAN{or_by}.", click.get_current_context())
+
+
+def _moved(session: "wire.Session", by: timedelta) -> str:
+    """The start of a session, moved. One that was never scheduled has none."""
+    if "startTime" not in session:
+        raise fail(f"session {session['id']} has no start: it was open at once", CONFLICT)
+    return _after(instants.parse(session["startTime"]), by, "--by")
+
+
+def _after(instant: datetime, span: timedelta, option: str) -> str:
     try:
-        return instants.text(clock.now() + in_)
+        return instants.text(instant + span)
     except OverflowError:
-        raise click.UsageError("--in leads beyond the year 9999.", click.get_current_context()) from None
+        raise click.UsageError(f"{option} leads beyond the calendar.", click.get_current_context()) from None
 
 
 def _parent(table: str | None, record_id: str | None, name: str | None) -> tuple[str | None, str | None, str | None]:
@@ -132,6 +157,7 @@ def schedule(
 @session_id
 @at
 @in_
+@click.option("--by", type=SPAN_EITHER_WAY, metavar="SPAN", help="From its start on: 1h later, -30m earlier.")
 @click.option("--if-version", type=NUMBER, metavar="NUMBER", help="Only if this is still its version.")
 @as_json
 @click.pass_obj
@@ -140,12 +166,21 @@ def reschedule(
     session_id: str,
     at: str | None,
     in_: timedelta | None,
+    by: timedelta | None,
     if_version: int | None,
     as_json: bool,
 ) -> None:
     """Move a scheduled session to another start. Also `tminus move`."""
-    start = _start(at, in_)
+    if by is None:
+        start = _start(at, in_, or_by=" or --by SPAN")
+    elif at is not None or in_ is not None:
+        raise _one_of_the_times(" or --by SPAN")
     with telling_errors(), connection.open() as daemon:
+        if by is not None:
+            # Only if nobody moves it in between: of two who move it by an hour at once, one is refused.
+            found = daemon.getSession(session_id)
+            start = _moved(found, by)
+            if_version = found["version"] if if_version is None else if_version
         moved = daemon.rescheduleSession(session_id, start, if_version=if_version)
     _show(moved, as_json)
 
@@ -172,7 +207,30 @@ def show(connection: Connection, session_id: str, as_json: bool) -> None:
     """Show one session."""
     with telling_errors(), connection.open() as daemon:
         session = daemon.getSession(session_id)
-    _show(session, as_json)
+        end = None if as_json or session["status"] != "closed" else _end(daemon, session_id)
+    if as_json:
+        output.put_json(session)
+    else:
+        views.session(session, views.moments(utc=True), end)
+
+
+def _end(daemon: Any, session_id: str) -> views.End:
+    """How a session ended, and who was in it, from its history."""
+    closed_by, names, left_out, after = "", dict[str, None](), 0, 0
+    while True:
+        page = daemon.getEvents(session_id, after)
+        for event in page["events"]:
+            if event["type"] == "session.closed":
+                closed_by = event["actor"]
+            elif event["type"] == "participant.joined":
+                name = event["participant"]["name"]
+                if name in names or len(names) < NAMED:
+                    names[name] = None
+                else:
+                    left_out += 1
+        if page["next"] <= after:
+            return views.End(closed_by, list(names), left_out)
+        after = page["next"]
 
 
 @click.command(cls=Command)
@@ -181,6 +239,8 @@ def show(connection: Connection, session_id: str, as_json: bool) -> None:
 @click.option("--scope", type=click.Choice(["mine", "all"]), help="Yours or everybody's; all over the local socket.")
 @click.option("--start-from", type=TIME, metavar="TIME", help="Starting then or later.")
 @click.option("--start-to", type=TIME, metavar="TIME", help="Starting before then.")
+@click.option("--record", metavar="NAME", help="Only of this record: INC0042, or its table and id, or its id.")
+@click.option("--search", metavar="TEXT", help="Only if its label or record holds this, in upper or lower case.")
 @click.option("--limit", type=PAGE, default=20, metavar="NUMBER", help="How many, at most.")
 @click.option("--offset", type=NUMBER, default=0, metavar="NUMBER", help="How many to leave out first.")
 @utc
@@ -194,6 +254,8 @@ def list_(
     scope: str | None,
     start_from: str | None,
     start_to: str | None,
+    record: str | None,
+    search: str | None,
     limit: int,
     offset: int,
     utc: bool,
@@ -201,28 +263,63 @@ def list_(
     as_json: bool,
 ) -> None:
     """List sessions, the newest first."""
+    wanted = {
+        "status": list(status) or None,
+        "type": type,
+        "scope": scope or ("all" if connection.is_local else "mine"),
+        "startFrom": start_from,
+        "startTo": start_to,
+        "search": search or record or None,
+    }
     with telling_errors(), connection.open() as daemon:
-        found = daemon.listSessions(
-            status=list(status) or None,
-            type=type,
-            scope=scope or ("all" if connection.is_local else "mine"),
-            startFrom=start_from,
-            startTo=start_to,
-            limit=limit,
-            offset=offset,
-        )
+        if wanted["search"] is None:
+            found = daemon.listSessions(**wanted, limit=limit, offset=offset)
+        else:
+            matching = (row for row in _searched(daemon, wanted) if _is_of(row, record) and _holds(row, search))
+            rows = list(islice(matching, offset, offset + limit))
+            found = {"count": len(rows), "rows": rows}
     if as_json:
         output.put_json(found)
         return
     shown, count = len(found["rows"]), found["count"]
     if not shown:
-        output.put("no sessions" if not count else f"nothing on this page; {count} in all")
+        closed = "" if status else " (closed ones: --status closed)"
+        output.put(f"no sessions{closed}" if not count else f"nothing on this page; {count} in all")
         return
     when = views.moments(utc=utc)
     views.sessions(found["rows"], when, wide=wide)
     if output.is_terminal():
-        more = f"{shown} of {count}: --limit and --offset show others" if shown < count else f"{count} in all"
+        is_part = shown < count or (wanted["search"] is not None and shown == limit)
+        of = "" if wanted["search"] is not None else f" of {count}"
+        more = f"{shown}{of}: --limit and --offset show others" if is_part else f"{count} in all"
         output.put([[output.Span(f"{more}; times in {when.zone}", "dim")]])
+
+
+def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[wire.Session]":
+    """Whatever the daemon finds, page by page, each session once: what is made meanwhile moves the pages."""
+    offset: int | None = 0
+    seen = set[str]()
+    while offset is not None:
+        page = daemon.listSessions(**wanted, limit=SEARCHED, offset=offset)
+        yield from (row for row in page["rows"] if row["id"] not in seen)
+        seen.update(row["id"] for row in page["rows"])
+        offset = page["next"]
+
+
+def _is_of(row: "wire.Session", record: str | None) -> bool:
+    """Whether a session is about this record: by what people call it, by table and id, or by its id."""
+    if record is None:
+        return True
+    mapping = row["externalMapping"] or ""
+    names = ((row["parentObject"] or {}).get("name"), mapping, mapping.partition(".")[2])
+    return any(isinstance(name, str) and name.casefold() == record.casefold() for name in names)
+
+
+def _holds(row: "wire.Session", search: str | None) -> bool:
+    """Whether it holds the text that is searched for; the daemon was asked for one of the two."""
+    name = (row["parentObject"] or {}).get("name")
+    texts = (row["label"], row["externalMapping"], name)
+    return search is None or any(search.casefold() in text.casefold() for text in texts if isinstance(text, str))
 
 
 def _show(session: Any, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tminus import clock, text
 from tminus.cli import output, tables
@@ -82,7 +82,17 @@ def record(row: "wire.Session") -> str:
     return name if isinstance(name, str) and name else row["externalMapping"] or ""
 
 
-def session(row: "wire.Session", when: Moments) -> None:
+class End(NamedTuple):
+    """How a session ended, as its history has it."""
+
+    closed_by: str
+    names: Sequence[str]
+    """Who was in it."""
+    left_out: int
+    """How many more joined than are named."""
+
+
+def session(row: "wire.Session", when: Moments, end: End | None = None) -> None:
     """Print one session, a field a line."""
     reason = f" ({row['closeReason']})" if row["closeReason"] else ""
     known: list[tuple[str, Span | str]] = [
@@ -95,7 +105,10 @@ def session(row: "wire.Session", when: Moments) -> None:
         known.append(("next", _next(row, when)))
     if "startTime" in row:
         known.append(("start", row["startTime"]))
-    known.append(("expires", row["expiresAt"]))
+    if end is None:
+        known.append(("expires", row["expiresAt"]))
+    else:
+        known += _ended(row, end)
     if row["pin"]:
         known.append(("PIN", str(row["pin"])))
     known.append(("settings", ", ".join(name for name, on in row["settings"].items() if on) or "none"))
@@ -105,11 +118,26 @@ def session(row: "wire.Session", when: Moments) -> None:
     if record(row):
         mapping = f" ({row['externalMapping']})" if row["externalMapping"] not in (None, record(row)) else ""
         known.append(("record", record(row) + mapping))
-    if row["status"] == "active" or row["durationSeconds"]:
-        known.append(("active", duration_text(timedelta(seconds=row["durationSeconds"]))))
+    if row["status"] == "active" or row["activatedAt"]:
+        span = timedelta(seconds=row["durationSeconds"])
+        known.append(("active", duration_text(span) if span else "0s"))
+    if row["status"] == "active":
         known.append(("in it", str(row["participants"])))
     known.append(("version", str(row["version"])))
     tables.fields(known)
+
+
+def _ended(row: "wire.Session", end: End) -> list[tuple[str, Span | str]]:
+    """When a session was open, until when, who closed it, and who was in it."""
+    known: list[tuple[str, Span | str]] = [
+        (name, at)
+        for name, at in (("opened", row["openedAt"]), ("first in", row["activatedAt"]), ("closed", row["closedAt"]))
+        if at is not None
+    ]
+    known.append(("closed by", "local operator" if end.closed_by == "local" else end.closed_by.replace(":", " ")))
+    names = ", ".join(end.names) + (f" and {end.left_out} more" if end.left_out else "")
+    known.append(("were in it", names or "nobody"))
+    return known
 
 
 class Events:

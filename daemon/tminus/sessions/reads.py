@@ -42,11 +42,21 @@ def feed(
 
 def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:
     """How many sessions match, and one page of them. `wanted.agent_id` None asks for everybody's."""
+    _need_to_list(caller, wanted)
+    return view.sessions(wanted)
+
+
+def search(view: View, caller: Caller, wanted: SessionFilter, words: str) -> tuple[list[Session], int | None]:
+    """Those of a list whose label or record holds these words, and the offset to go on from."""
+    _need_to_list(caller, wanted)
+    return view.search(wanted, words)
+
+
+def _need_to_list(caller: Caller, wanted: SessionFilter) -> None:
     if wanted.agent_id is None:
         need(sees_all(caller), "the role supervisor or monitor")
     else:
         need(caller.has(Role.AGENT, Role.SUPERVISOR, Role.MONITOR), "the role agent, supervisor or monitor")
-    return view.sessions(wanted)
 
 
 def of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
 from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, func, select
 from sqlmodel import SQLModel
 
@@ -146,6 +147,9 @@ class _About(NamedTuple):
 _NEWS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _Named._fields))
 _TOLD = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _About._fields))
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
+_TEXTS_OF = select(_S.id, _S.label, _S.external_mapping, _S.parent_object).where(
+    _S.id.in_(bindparam("ids", expanding=True))
+)
 _ACTIVE_AMONG = select(_S.id, _S.type, _S.agent_id).where(
     _S.id.in_(bindparam("ids", expanding=True)), _S.status == Status.ACTIVE
 )
@@ -205,6 +209,35 @@ class View:
         if len(ids) < wanted.limit and (ids or not wanted.offset):
             return wanted.offset + len(ids), rows  # the last page tells the count by itself
         return int(self.scalar(statements.number, **statements.values)), rows
+
+    def search(self, wanted: SessionFilter, words: str, at_most: int = PAGE_BYTES) -> tuple[list[Session], int | None]:
+        """Those of a list whose label or record holds these words, and the offset to go on from; None at the end.
+
+        No index has parts of words. So it looks at `WINDOW` sessions of the list at most, and the caller goes on from
+        there: `offset` counts sessions of the list, whether they match or not. The words are compared here, since the
+        databases do not agree on upper and lower case beyond ASCII.
+        """
+        statements = listing(replace(wanted, limit=WINDOW))
+        ids = self._ask(statements.page, statements.values).scalars().all()
+        places = self._matching(ids, words.casefold(), wanted.limit)
+        rows = self._sessions_by_id([ids[place] for place in places], at_most)
+        is_full = len(places) == wanted.limit or len(rows) < len(places)
+        end = places[len(rows) - 1] + 1 if is_full else len(ids)
+        return rows, None if end == len(ids) < WINDOW else wanted.offset + end
+
+    def _matching(self, ids: Sequence[str], words: str, limit: int) -> list[int]:
+        """Where in a list of ids the sessions stand whose texts hold these words: the first `limit` of them."""
+        places: list[int] = []
+        for first in range(0, len(ids), STREAMED):
+            some = ids[first : first + STREAMED]
+            texts = {row.id: row for row in self._ask(_TEXTS_OF, {"ids": list(some)})}
+            for place, session_id in enumerate(some, first):
+                row = texts[session_id]
+                if any(words in text.casefold() for text in (row.label, row.external_mapping, _name(row)) if text):
+                    places.append(place)
+                    if len(places) == limit:
+                        return places
+        return places
 
     def _sessions_by_id(self, ids: Sequence[str], at_most: int) -> list[Session]:
         """These sessions in this order, as many as are no longer than `at_most` together, but one at the least."""
@@ -343,3 +376,9 @@ def _participant(row: Row[Any]) -> Participant:
     return Participant(
         id=row.p_id, session_id=row.session_id, role=row.p_role, name=row.p_name, joined_at=row.p_joined_at
     )
+
+
+def _name(row: Row[Any]) -> str | None:
+    """What people call the object that a session is about."""
+    name = orjson.loads(row.parent_object).get("name") if row.parent_object else None
+    return name if isinstance(name, str) else None
