@@ -385,11 +385,15 @@ def _fits_header(text: str) -> bool:
 
 def _answered(answer: Answer, where: str) -> Any:
     try:
-        return json_text.loads(answer.body)
+        told = json_text.loads(answer.body)
+        if isinstance(told, dict):
+            return told
+        problem = "is no JSON object"
     except (ValueError, RecursionError):
-        kind = answer.headers.get("content-type", "something")
-        told = f"What answers at {where} is no tminus: it sent {kind} that is no JSON; look at the URL"
-        raise InvalidRequest(told, answer.status) from None
+        problem = "is no JSON"
+    kind = answer.headers.get("content-type", "something")
+    message = f"What answers at {where} is no tminus: it sent {kind} that {problem}; look at the URL"
+    raise InvalidRequest(message, answer.status)
 
 
 def _error(answer: Answer) -> ScreenMeetError:

@@ -274,17 +274,27 @@ def test_an_idempotency_key_that_no_header_can_hold_is_refused(sm: ScreenMeet) -
 class _Page(BaseHTTPRequestHandler):
     """What a proxy answers that wants somebody to sign in first."""
 
+    page = b"<html>Sign in</html>"
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
-        self.wfile.write(b"<html>Sign in</html>")
+        self.wfile.write(self.page)
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
 
 
-def test_a_page_in_place_of_an_answer_is_told_as_what_it_is() -> None:
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [(b"<html>Sign in</html>", "JSON"), (b"null", "JSON object"), (b"[1]", "JSON object"), (b"[" * 100_000, "JSON")],
+    ids=["HTML", "null", "a list", "nested lists"],
+)
+def test_a_page_in_place_of_an_answer_is_told_as_what_it_is(
+    page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Page, "page", page)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -294,7 +304,8 @@ def test_a_page_in_place_of_an_answer_is_told_as_what_it_is() -> None:
         finally:
             server.shutdown()
     assert str(caught.value) == (
-        f"What answers at {url}/v3/supportsession/A is no tminus: it sent text/html that is no JSON; look at the URL"
+        f"What answers at {url}/v3/supportsession/A is no tminus: "
+        f"it sent text/html that is no {problem}; look at the URL"
     )
     assert caught.value.code == 200
 

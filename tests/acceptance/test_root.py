@@ -43,6 +43,7 @@ def run_all(daemon: Daemon, backup: Path, folder: Path) -> "dict[str, subprocess
     return {
         "restore": daemon.command("db", "restore", str(backup)),
         "check": daemon.command("db", "check"),
+        "compact": daemon.command("db", "compact"),
         "backup": daemon.command("db", "backup", str(folder / "another.db"), "--force"),
         "upgrade": daemon.command("db", "upgrade"),
         "advance": daemon.command("advance"),
