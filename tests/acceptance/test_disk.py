@@ -442,18 +442,23 @@ def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_o
             assert tables.scalar(text("SHOW data_checksums")) == "on"
             # Each page keeps room for a second version of all its rows: else the new version of a row on another page
             # may be put into the damaged one.
-            tables.execute(text("ALTER TABLE session SET (fillfactor = 40)"))
+            tables.execute(text("ALTER TABLE session SET (fillfactor = 40, autovacuum_enabled = off)"))
+            # Of a table as small as this one all pages would be read to count it, or to find what is due: by any
+            # request, and before the first that asks for a row of the damaged one.
+            tables.execute(text("ALTER ROLE CURRENT_USER SET enable_seqscan = off"))
             multiply(tables, template, 200)
             tables.execute(text("VACUUM ANALYZE"))
             placed = tables.execute(text("SELECT (ctid::text::point)[0]::int, id FROM session")).all()
             file = tables.scalar(text("SELECT pg_relation_filepath('session')"))
         daemon.start()
+        # The log names the session of each event: it has read them all before one of them cannot be read.
+        eventually(lambda: len(daemon.log_lines("session.scheduled")) == 200, 90)
         with server.stopped() as files:
             # Into the middle of a page that is full of rows: without checksums nobody would see it.
             spoil(files / file, 5 * 8192 + 4096, 100)
         # Its connections are those from before the server was stopped: the first who writes finds that out.
-        eventually(lambda: daemon.put(f"/supportsession/{template}", {"startTime": from_now(days=2)}).is_success)
-        eventually(lambda: reasons(daemon) == "")  # that the server was stopped is forgotten after some seconds
+        eventually(lambda: daemon.put(f"/supportsession/{template}", {"startTime": from_now(days=2)}).is_success, 90)
+        eventually(lambda: reasons(daemon) == "", 90)  # that the server was stopped is forgotten after some seconds
         already = len(daemon.log_lines())
         spoilt, whole = (next(session for at, session in placed if at == page) for page in (5, 7))
 
@@ -477,6 +482,8 @@ def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_o
         assert "restore a backup" in told["message"]
         assert not [line for line in lines if line["event"] in ("http.failed", "clock.failed", "library.said")]
 
+        with tables_of(daemon) as tables:
+            tables.execute(text("ALTER ROLE CURRENT_USER RESET enable_seqscan"))
         checked = daemon.command("db", "check")
         assert checked.returncode == 1
         assert f"status: cannot be told: {found}" in checked.stdout
