@@ -90,7 +90,8 @@ def calls(daemon: Daemon, name: str) -> dict[str, list[str]]:
 
     assert done("GET", "/supportsessions?scope=all")["count"] >= 2
     assert done("GET", "/webhooks/desk")["state"] != "paused"
-    assert daemon.http.get(f"{daemon.url}/readyz").status_code == 200
+    ready = daemon.http.get(f"{daemon.url}/readyz")
+    assert ready.status_code == 200, ready.text
     eventually(lambda: daemon.session(soon["id"])["status"] == "new", 20)
     done("DELETE", f"/supportsession/{made['id']}")
     done("DELETE", f"/supportsession/{soon['id']}")
