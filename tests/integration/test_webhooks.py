@@ -487,6 +487,25 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
 
 
 @ON_SQLITE
+def test_a_reload_makes_nothing_anew_for_what_has_not_changed(
+    sender: Sender, receiver: Receiver, tmp_path: Path
+) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    webhooks = [desk(receiver), desk(receiver, name="private", ca_file="ca.pem"), desk(receiver, name="third")]
+
+    def reload() -> dict[str, Courier]:
+        sender.apply(*webhooks)
+        return {name: courier for name, (courier, _) in sender.webhooks._couriers.items()}
+
+    before = reload()
+    assert before["desk"].client.trust is None, "nothing is made for TLS without it"
+    assert reload() == before
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    after = reload()
+    assert {name for name in after if after[name] is not before[name]} == {"private"}
+
+
+@ON_SQLITE
 def test_while_a_secret_is_replaced_receivers_with_either_are_content(
     sender: Sender, receiver: Receiver, log_lines: Lines
 ) -> None:
