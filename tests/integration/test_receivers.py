@@ -1,6 +1,7 @@
 """What receivers and their addresses do to the one who sends: nothing of it is without a bound."""
 
 import asyncio
+import errno
 import socket
 import ssl
 import threading
@@ -16,7 +17,7 @@ from tests.support.receivers import RawReceiver, Receiver, read_request, status
 from tests.support.waiting import eventually
 
 from tminus.config.addresses import parse_endpoint
-from tminus.delivery import connecting
+from tminus.delivery import connecting, post
 from tminus.delivery.exchange import ANSWER_BYTES
 from tminus.delivery.post import Client, Outcome
 from tminus.delivery.resolver import Target
@@ -155,7 +156,7 @@ def test_an_answer_that_has_come_counts_although_this_process_stood_still() -> N
 # --- connections that are kept ----------------------------------------------------------------------------------------
 
 
-def test_a_connection_is_kept_for_the_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_is_kept_for_the_next_request() -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(OK)
         while True:
@@ -165,6 +166,24 @@ def test_a_connection_is_kept_for_the_next_request(monkeypatch: pytest.MonkeyPat
     with RawReceiver(play) as receiver:
         assert all(outcome.ok for outcome in send(receiver.url, 5))
         assert len(receiver.connections) == 1
+
+
+def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "KEPT", 0.01)
+    closed = threading.Event()
+
+    def play(connection: socket.socket) -> None:
+        connection.sendall(OK)
+        if not connection.recv(1):
+            closed.set()
+
+    async def wait(url: str) -> None:
+        async with aclosing(Client(url, None)) as client:
+            assert (await client.post(b"[]", {}, timedelta(seconds=10))).ok
+            assert await asyncio.to_thread(closed.wait, 30)
+
+    with RawReceiver(play) as receiver:
+        asyncio.run(wait(receiver.url))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +299,20 @@ def test_what_worked_last_is_tried_first_until_it_is_silent(monkeypatch: pytest.
 
         asyncio.run(go())
     assert tried == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+
+
+def test_the_reason_is_that_of_an_address_that_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, "192.0.2.1", "127.0.0.1")  # where no route leads, or a router refuses it
+    connected = connecting._connected
+
+    async def unreachable(target: Target) -> Any:
+        if target.address == "192.0.2.1":
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        return await connected(target)
+
+    monkeypatch.setattr(connecting, "_connected", unreachable)
+    [outcome] = send("http://twofold:1/")
+    assert "ConnectionRefusedError" in (outcome.error or "")
 
 
 def test_families_are_tried_in_turn() -> None:

@@ -1,6 +1,7 @@
 """Connects to the first address of a host that answers (RFC 8305): one that is silent costs a quarter of a second."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
@@ -9,6 +10,9 @@ from tminus.delivery.resolver import Target
 
 DELAY = 0.25
 """Seconds that an address has before the next is tried beside it, as RFC 8305 advises."""
+
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors of an address whose family this machine does not reach: what the others met is the reason."""
 
 
 def in_order(targets: Sequence[Target], last: Target | None) -> list[Target]:
@@ -26,7 +30,7 @@ def in_order(targets: Sequence[Target], last: Target | None) -> list[Target]:
 
 
 async def connect(targets: Sequence[Target]) -> tuple[socket.socket, Target]:
-    """Return a socket that is connected to one of the addresses. Raises the `OSError` of the first that failed."""
+    """Return a socket that is connected to one of the addresses. Raises the `OSError` of the first that was reached."""
     left: Iterator[Target] = iter(targets)
     begun: dict[asyncio.Task[socket.socket], Target] = {}
     failed: BaseException | None = None
@@ -44,12 +48,16 @@ async def connect(targets: Sequence[Target]) -> tuple[socket.socket, Target]:
             for task in done:
                 if (error := task.exception()) is None:
                     return task.result(), begun.pop(task)
-                failed = failed or error
+                failed = error if failed is None or _has_no_route(failed) else failed
                 del begun[task]
     finally:
         for task in begun:
             if not task.cancel() and not task.cancelled() and task.exception() is None:
                 task.result().close()  # it was connected at the same moment
+
+
+def _has_no_route(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROUTE
 
 
 async def _connected(target: Target) -> socket.socket:

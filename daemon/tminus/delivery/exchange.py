@@ -123,6 +123,10 @@ class Connection:
     def close(self) -> None:
         self._wire.transport.abort()  # not `close`, which waits for a receiver that reads nothing
 
+    def leave(self) -> None:
+        """Close a connection that is not in use, as the protocols want it."""
+        self._wire.transport.close()
+
     async def send(self, request: h11.Request, body: bytes) -> None:
         """Send a request; `answer` fills until this returns. Raises `OSError`, `BadAnswer`, `h11.ProtocolError`."""
         self.answer, self._read, self._interim = Answer(), 0, 0

@@ -25,6 +25,9 @@ AT_ONCE = 2
 KEPT = 4.0
 """Seconds that a connection without a request is kept: many servers close it after five."""
 
+CLOSING = 1.0
+"""Seconds that a receiver has to agree to the end of TLS."""
+
 _PATH = "/%:@!$&'()*+,;=~"
 _QUERY = f"{_PATH}?"
 
@@ -81,6 +84,7 @@ class Client:
         self._target = f"{quote(parts.path, _PATH) or '/'}{query}"
         self._resolver = Resolver()
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._context: ssl.SSLContext | None = None
         self._last: Target | None = None
         self._kept: Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -156,20 +160,23 @@ class Client:
     def _expire(self) -> None:
         self._expiry = None
         if self._kept is not None:
-            self._kept.close()
+            self._kept.leave()
             self._kept = None
 
     async def _connected(self) -> Connection:
         """A new connection, to an address that has been checked."""
         targets = await allowed(self._resolver, self._look_up, self._port, link_local=self._link_local)
-        context: ssl.SSLContext | None = None
-        if self.trust is not None:
-            context = await asyncio.to_thread(self.trust.context)
+        if self.trust is not None and self._context is None:
+            self._context = await asyncio.to_thread(self.trust.context)
         raw, target = await connect(in_order(targets, self._last))
         self._last = target
         loop = asyncio.get_running_loop()
-        name = self._name if context is not None else None
-        _, wire = await loop.create_connection(Wire, sock=raw, ssl=context, server_hostname=name)
+        if self._context is None:
+            _, wire = await loop.create_connection(Wire, sock=raw)
+        else:
+            _, wire = await loop.create_connection(
+                Wire, sock=raw, ssl=self._context, server_hostname=self._name, ssl_shutdown_timeout=CLOSING
+            )
         return Connection(wire)
 
 
