@@ -46,7 +46,14 @@ GROUPS = {
             "secret": Entry("webhooks", "secret", "Make a secret for a file of its own."),
         },
     ),
-    "token": Group("Tokens of agents.", {"new": Entry("operate", "token_new", "Make a token.")}),
+    "token": Group(
+        "Tokens of agents.",
+        {
+            "new": Entry("tokens", "new", "Make a token, for a new agent or one that is configured."),
+            "list": Entry("tokens", "list_", "Show agents and the fingerprints of their tokens."),
+            "revoke": Entry("tokens", "revoke", "Take a token out of the configuration."),
+        },
+    ),
     "db": Group(
         "The database.",
         {

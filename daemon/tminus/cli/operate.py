@@ -17,7 +17,6 @@ from tminus.config import Settings
 from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
 from tminus.privileges import acting_for
 from tminus.signals import Told
-from tminus.vocabulary import Role
 
 if TYPE_CHECKING:
     from tminus.storage import Store
@@ -93,42 +92,6 @@ def advance(connection: Connection, as_json: bool) -> None:
         if held is not None:
             told.append(f"nothing removed before {instants.text(held.until)}, as the clock has jumped ahead")
         output.put(", ".join(told) or "nothing was due")
-
-
-@click.command(cls=Command)
-@click.option("--id", "agent_id", type=click.IntRange(1), default=1, metavar="NUMBER", help="The agent's number.")
-@click.option("--name", default="An agent", help="The agent's name, as users see it.")
-@click.option("--role", type=click.Choice([role.value for role in Role]), multiple=True, help="May be repeated.")
-@click.option("--append", type=FILE, metavar="FILE", help="Add the lines to this file; print the token alone.")
-@as_json
-def token_new(agent_id: int, name: str, role: tuple[str, ...], append: Path | None, as_json: bool) -> None:
-    """Make a token, and the lines of configuration that let it in. Only its hash goes into the file."""
-    import hashlib  # noqa: PLC0415 - as in `run`
-
-    from tminus import draws  # noqa: PLC0415
-    from tminus.config.effective import toml  # noqa: PLC0415
-
-    token = draws.base62(43)
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    roles = list(role) or [Role.AGENT.value, Role.API.value]
-    if as_json:
-        output.put_json(
-            {"token": token, "token_sha256": digest, "id": agent_id, "name": name, "roles": roles}, indent=None
-        )
-        return
-    lines = f"[[agents]]\nid = {agent_id}\nname = {toml(name)}\nroles = {toml(roles)}\n"
-    lines += f'token_sha256 = ["{digest}"]\n'
-    if append is not None:
-        try:
-            with append.open("a") as file:
-                file.write(f"\n{lines}" if file.tell() else lines)
-        except OSError as error:
-            raise fail(f"cannot write {append}: {error.strerror}", REFUSED) from None
-        output.put(token)
-        return
-    output.put_text(f"The token, shown this once; give it to the caller:\n\n  {token}\n\n")
-    output.put_text("Paste this into the configuration, then reload (systemctl reload tminus, or SIGHUP):\n\n")
-    output.put_text(lines)
 
 
 @click.command(cls=Command)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,16 +38,21 @@ class Configuration:
     """Of all values that files and environment give: the same for the same values, however they are written."""
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Configuration:
+def load(
+    path: Path | None, environ: Mapping[str, str], changed: Mapping[Path, bytes] = MappingProxyType({})
+) -> Configuration:
     """Reads the file, the `conf.d/*.toml` beside it, and the environment, each over the one before.
+
+    `changed` has the content of files that are about to be written, by the path at which they are read.
 
     Raises `ConfigError` with every fault of all of them at once.
     """
     tree = Tree()
     faults: list[ConfigFault] = []
-    files = tuple(_files(path, faults))
+    found = _files(path, faults)
+    files = (*found[:1], *sorted({*found[1:], *(set(changed) - set(found[:1]))}))
     for file in files:
-        _read(file, tree, faults)
+        _read(file, changed.get(file), tree, faults)
     unread = bool(faults)
     _override(tree, environ, faults)
     try:
@@ -103,10 +109,10 @@ def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
     return [path, *beside]
 
 
-def _read(file: Path, tree: Tree, faults: list[ConfigFault]) -> None:
-    """Lays one file over the tree."""
+def _read(file: Path, content: bytes | None, tree: Tree, faults: list[ConfigFault]) -> None:
+    """Lays one file over the tree, or what is about to be its content."""
     try:
-        text = decode(file.read_bytes())
+        text = decode(file.read_bytes() if content is None else content)
         table = tomllib.loads(text)
     except OSError as error:
         faults.append(ConfigFault(str(file), "", f"cannot be read: {error.strerror}"))
