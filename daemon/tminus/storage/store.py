@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal, TypeVar, get_args
 
+import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -168,7 +169,8 @@ class Store:
         return self._writer.waiting
 
     def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
-        """Runs `look` on one consistent view, in the calling thread, again if the connection turns out to be dead.
+        """Runs `look` on one consistent view, in the calling thread; again if the connection turns out to be dead, or
+        meets a deadlock.
 
         `lane`: each has connections that the others do not take. Raises `StoreUnavailable`.
         """
@@ -178,7 +180,9 @@ class Store:
             try:
                 seen = self._look(engine, look)
             except DBAPIError as error:
-                if not error.connection_invalidated or monotonic() - begun > AT_ONCE:
+                # A deadlock is with a migration, which takes one table after the other: it has gone on by now.
+                dead = error.connection_invalidated and monotonic() - begun <= AT_ONCE
+                if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
                 seen = self._look(engine, look)
         except (SQLAlchemyError, NoAnswer) as error:

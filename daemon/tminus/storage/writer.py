@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -281,12 +282,16 @@ class Writer:
             work.error.__cause__ = error
 
     def _transact(self, batch: Sequence[_Work]) -> None:
-        """Runs the jobs and commits, or raises with nothing written; once more if the connection was dead before."""
+        """Runs the jobs and commits, or raises with nothing written; once more if the connection was dead before,
+        or met a deadlock.
+        """
         begun = clock.monotonic()
         try:
             self._transact_once(batch)
         except DBAPIError as error:
-            if not error.connection_invalidated or self._committing or clock.monotonic() - begun > AT_ONCE:
+            dead = error.connection_invalidated and clock.monotonic() - begun <= AT_ONCE
+            deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)  # with a migration, which goes on now
+            if self._committing or not (dead or deadlock):
                 raise
             self._forget(batch)
             self._transact_once(batch)
