@@ -35,7 +35,10 @@ CLOSED_BY = {
 }
 ONCE = (EventType.READY, EventType.ACTIVE, EventType.CLOSED)
 
-EXPLAINED = {"webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown", "a line cut off"}
+EXPLAINED = {
+    "daemon.crashed", "webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown",
+    "storage.blocked", "a line cut off",
+}  # fmt: skip
 """Warnings and errors that any of the faults brings about."""
 
 EXPLAINED_IF_DATABASE_WENT = {"storage.unavailable", "clock.failed"}
