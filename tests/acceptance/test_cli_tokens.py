@@ -1,17 +1,22 @@
 """`tminus token`: what it writes the daemon takes, and nothing else in the configuration changes."""
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import Daemon, environment
 
 TOKEN = re.compile(r"[A-Za-z0-9]{43}\n")
+
+NOBODY = 65534
 
 Done = subprocess.CompletedProcess[str]
 
@@ -171,3 +176,56 @@ def test_with_json_the_file_is_written_too(daemon: Daemon, own: Path) -> None:
     answer = json.loads(done.stdout)
     assert set(answer) == {"token", "token_sha256", "id", "name", "roles"}
     assert answer["token_sha256"] in own.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
+def test_root_writes_nothing_by_a_link_in_a_directory_of_the_daemon_s_user(daemon: Daemon) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="tm-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        theirs, secret = home / "conf.d", home / "secret"
+        secret.write_text("# of root\n")
+        secret.chmod(0o600)
+        theirs.mkdir()
+        (theirs / "agent.toml").symlink_to(secret)
+        (home / "t.toml").touch()
+        os.chown(theirs, NOBODY, NOBODY)
+
+        done = token(daemon, home / "t.toml", "new", "--append", str(theirs / "agent.toml"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "Permission denied" in done.stderr
+        assert secret.read_text() == "# of root\n"
+        (theirs / "agent.toml").unlink()
+        made(token(daemon, home / "t.toml", "new", "--append", str(theirs / "agent.toml")))
+        assert (theirs / "agent.toml").stat().st_uid == NOBODY
+
+
+def test_a_command_that_is_killed_leaves_the_old_file_or_the_new_one(daemon: Daemon, own: Path) -> None:
+    source = (
+        "import os, sys, tminus.config.editing as editing\n"
+        "from tminus.cli import main\n"
+        "calls = iter(range(int(sys.argv.pop(1)) + 1))\n"
+        "def counted(call):\n"
+        "    def made(*a, **b):\n"
+        "        if next(calls, None) is None: os.kill(os.getpid(), 9)\n"
+        "        return call(*a, **b)\n"
+        "    return made\n"
+        "class Counted:\n"
+        "    def __getattr__(self, name):\n"
+        "        found = getattr(os, name)\n"
+        "        return counted(found) if name in STEPS else found\n"
+        "STEPS = ('open', 'fsync', 'rename', 'fchmod')\n"
+        "editing.os = Counted()\n"
+        "main()\n"
+    )
+    before, killed, environ = own.read_text(), 0, environment(TMINUS_CONFIG=str(own))
+    while True:
+        arguments = [sys.executable, "-c", source, str(killed), "token", "new", "--id", "7", "--append", str(own)]
+        done = subprocess.run(arguments, env=environ, capture_output=True, timeout=30, check=False)
+        assert re.sub("token_sha256.*\n", "", own.read_text()) == before
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed += 1
+    assert killed > 5
+    assert token(daemon, own, "list").returncode == 0, "what is left beside the file is no part of the configuration"
