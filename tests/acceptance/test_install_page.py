@@ -90,7 +90,7 @@ def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
         "Demo",
         "scheduled",
         "\tscheduled\t",
-        "and all that was due is done",
+        "ready, listening on ",
     ):
         assert seen in said
     token = reader.pastes("Install").strip()
