@@ -33,6 +33,7 @@ _NETWORKS_V6 = tuple(
             "fd20:ce::/32",  # Google
             "fd00:c1::/32",  # Oracle
             "fd00:42::/32",  # Scaleway
+            "fd00:100::100:200",  # Alibaba
             "fd00:a9fe:a9fe::/48",  # Akamai
         ),
     )
