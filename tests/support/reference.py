@@ -28,12 +28,15 @@ def events() -> str:
 def log_lines() -> str:
     """Every line of the log that is no event."""
     rows = (
-        f"| `{name}` | {line.level} | {re.sub(r':(?! )[a-z ]+}', '}', line.says)} | {code(line.fields)} |".replace(
-            "|  |", "| |"
-        )
+        f"| `{name}` | {line.level} | {_sentence(line.says)} | {code(line.fields)} |".replace("|  |", "| |")
         for name, line in LOG_LINES.items()
     )
     return "\n".join(("| name | level | says | fields |", "|---|---|---|---|", *rows))
+
+
+def _sentence(says: str) -> str:
+    """A sentence of the catalogue as the page has it: `{faults:error}` is so many errors."""
+    return re.sub(r"\{(\w+):([a-z ]+)\}", r"{\1} \2s", says)
 
 
 def fields(described: Mapping[str, str]) -> str:
