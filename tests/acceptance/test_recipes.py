@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,10 @@ from tests.acceptance.daemons import environment
 from tests.support.pages import ROOT
 from tests.support.processes import TMINUS
 
-PORTS = ("8710", "9001", "9002", "9003")
-"""The ports that the page names; a test takes free ones in their place."""
+ADDRESS = "127.0.0.1"
+"""The address that the page names, with ports of its own; a test process takes another one of loopback's, so that
+nobody else has these ports.
+"""
 
 DRAWN = ("id", "pin", "hostAuthToken", "externalSessionObjectId", "participantId")
 """Fields whose values are drawn anew each time, unless they are numbers of agents."""
@@ -33,8 +34,8 @@ class Answers:
     same one throughout the page.
     """
 
-    def __init__(self, ports: dict[str, str]) -> None:
-        self._stands_for = dict(ports)
+    def __init__(self, address: str) -> None:
+        self._stands_for = {ADDRESS: address}
 
     def compare(self, shown: Any, came: Any, where: str) -> None:
         match shown:
@@ -59,6 +60,8 @@ class Answers:
         elif name == "ids":
             for one, other in zip(shown, came, strict=True):
                 self._learn(one, other, where)
+        elif name == "remoteIp":
+            assert came.startswith("127."), where
         elif name == "userAgent":
             assert re.sub(r"[\d.]+", "", shown) == re.sub(r"[\d.]+", "", came), where
         else:
@@ -77,12 +80,9 @@ class Answers:
         return re.sub("#host=[A-Za-z0-9]{32}$", key[0], shown) if key else shown
 
 
-def _free_ports() -> dict[str, str]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-    ports = {port: str(one.getsockname()[1]) for port, one in zip(PORTS, held, strict=True)}
-    for one in held:
-        one.close()
-    return ports
+def _own_address() -> str:
+    high, low = divmod(os.getpid() % 60000, 250)
+    return f"127.77.{high + 1}.{low + 1}"
 
 
 def _page() -> list[tuple[str, str]]:
@@ -116,20 +116,18 @@ def _script(blocks: list[tuple[str, str]], log: Path) -> Iterator[str]:
     reason="RECIPES NOT TESTED: they need curl, jq, node, openssl and systemd-socket-activate",
 )
 def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDaemon) -> None:
-    daemon, ports = make_daemon(), _free_ports()
+    daemon, address = make_daemon(), _own_address()
     daemon.state, daemon.socket = daemon.home / "var", daemon.home / "var/tminus.sock"
     daemon.config = daemon.home / "config/tminus.toml"
     (daemon.home / "config/conf.d").mkdir(parents=True)
-    daemon.configure(server={"listen": f"127.0.0.1:{ports['8710']}"})
+    daemon.configure(server={"listen": f"{address}:8710"})
     daemon.config.write_text(daemon.config.read_text().partition("[[agents]]")[0])
     daemon.start()
 
     blocks = _page()
-    script = "\n".join(_script(blocks, daemon.log))
-    for shown, free in ports.items():
-        script = script.replace(shown, free)
-        for file in daemon.home.glob("receive.*"):
-            file.write_text(file.read_text().replace(shown, free))
+    script = "\n".join(_script(blocks, daemon.log)).replace(ADDRESS, address)
+    for file in daemon.home.glob("receive.*"):
+        file.write_text(file.read_text().replace(ADDRESS, address))
     path = f"{Path(TMINUS).parent}:{os.environ['PATH']}"
     config = {"TMINUS_CONFIG": str(daemon.config), "PATH": path, "TZ": "UTC", "NO_COLOR": "1"}
     done = subprocess.run(
@@ -140,7 +138,7 @@ def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDae
     said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added token ")]
     assert (done.stdout, said) == ("finished\n", []), (blocks[max(outputs)][1], outputs[max(outputs)])
 
-    answers, compared = Answers(ports), 0
+    answers, compared = Answers(address), 0
     for number, (language, text) in enumerate(blocks):
         if language == "json":
             answers.compare(json.loads(text), json.loads(outputs[number - 1]), text)
