@@ -10,7 +10,7 @@ import click
 from tminus.cli import output, views
 from tminus.cli.candidates import session_ids
 from tminus.cli.connection import Connection, telling_errors
-from tminus.cli.options import NUMBER, Command, as_json, utc, wide
+from tminus.cli.options import ID, NUMBER, Command, as_json, utc, wide
 from tminus.client import Forbidden, Unavailable
 from tminus.text import json_text
 from tminus.vocabulary import EventPattern, event_types
@@ -29,7 +29,7 @@ PAGE = 200
 
 
 @click.command(cls=Command)
-@click.argument("session_id", metavar="[ID]", required=False, shell_complete=session_ids)
+@click.argument("session_id", type=ID, metavar="[ID]", required=False, shell_complete=session_ids)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option(
     "--type",

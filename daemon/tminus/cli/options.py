@@ -11,12 +11,42 @@ from tminus.cli import output
 from tminus.cli.candidates import session_ids, webhook_names
 from tminus.durations import parse_duration
 
-FILE = click.Path(path_type=Path, readable=False)  # whether it can be read is seen when it is read
+EMPTY = "is empty: look at the variable that it comes from"
+
 NUMBER = click.IntRange(0)
 PAGE = click.IntRange(1, 1000)
 
 
-class Time(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not generic
+class File(click.Path):
+    """A path. An empty one is not the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail(EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not generic
+    """Text that must not be empty, as it is where a script's variable has no value."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "":
+            self.fail(EMPTY, param, ctx)
+        return str(value)
+
+
+class Id(Name):
+    """An id or a name as it stands in a path of the API, where a slash would end it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "/" in value:
+            self.fail(f"{value!r} holds a slash, as no id and no name does", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Time(click.ParamType):  # type: ignore[type-arg]  # likewise
     """An instant, handed on as it is written."""
 
     name = "time"
@@ -48,6 +78,9 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
         return -span if sign == "-" else span
 
 
+FILE = File(path_type=Path, readable=False)  # whether it can be read is seen when it is read
+NAME = Name()
+ID = Id()
 TIME = Time()
 SPAN = Span()
 SPAN_EITHER_WAY = Span(signed=True)
@@ -72,7 +105,7 @@ def daemon_options(*, are_first: bool) -> list[click.Option]:
 
     return [
         one("--config", "The configuration file.", type=FILE, metavar="FILE"),
-        one("--url", "The daemon's URL, in place of the local socket.", "TMINUS_URL", metavar="URL"),
+        one("--url", "The daemon's URL, in place of the local socket.", "TMINUS_URL", type=NAME, metavar="URL"),
         one("--token-file", "Holds the token; else $TMINUS_TOKEN.", "TMINUS_TOKEN_FILE", type=FILE, metavar="FILE"),
         one("--socket", "The daemon's local socket.", "TMINUS_SOCKET", type=FILE, metavar="PATH"),
     ]
@@ -102,5 +135,5 @@ class Command(click.Command):
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 utc = click.option("--utc", is_flag=True, help="Times in UTC, not in your zone.")
 wide = click.option("--wide", is_flag=True, help="All columns, however wide; nothing is cut.")
-session_id = click.argument("session_id", metavar="ID", shell_complete=session_ids)
-webhook_name = click.argument("name", shell_complete=webhook_names)
+session_id = click.argument("session_id", type=ID, metavar="ID", shell_complete=session_ids)
+webhook_name = click.argument("name", type=ID, shell_complete=webhook_names)

@@ -10,7 +10,7 @@ import click
 from tminus import clock, instants
 from tminus.cli import output, views
 from tminus.cli.connection import CONFLICT, Connection, fail, telling_errors
-from tminus.cli.options import NUMBER, PAGE, SPAN, SPAN_EITHER_WAY, TIME, Command, as_json, session_id, utc, wide
+from tminus.cli.options import NAME, NUMBER, PAGE, SPAN, SPAN_EITHER_WAY, TIME, Command, as_json, session_id, utc, wide
 from tminus.policy import PREFERENCE_OF
 from tminus.vocabulary import SessionType, Status
 
@@ -44,8 +44,8 @@ def described(function: Callable[..., None]) -> Callable[..., None]:
                 metavar="SETTING",
                 help="Ask for this setting; may be repeated.",
             ),
-            click.option("--parent-table", help="Table of the object it is about."),
-            click.option("--parent-id", help="Id of the object it is about."),
+            click.option("--parent-table", type=NAME, help="Table of the object it is about."),
+            click.option("--parent-id", type=NAME, help="Id of the object it is about."),
             click.option("--parent-name", help="What people call that object."),
             click.option("--key", help="Idempotency key: the same key makes one session."),
         ]
@@ -239,8 +239,12 @@ def _end(daemon: Any, session_id: str) -> views.End:
 @click.option("--scope", type=click.Choice(["mine", "all"]), help="Yours or everybody's; all over the local socket.")
 @click.option("--start-from", type=TIME, metavar="TIME", help="Starting then or later.")
 @click.option("--start-to", type=TIME, metavar="TIME", help="Starting before then.")
-@click.option("--record", metavar="NAME", help="Only of this record: INC0042, or its table and id, or its id.")
-@click.option("--search", metavar="TEXT", help="Only if its label or record holds this, in upper or lower case.")
+@click.option(
+    "--record", type=NAME, metavar="NAME", help="Only of this record: INC0042, or its table and id, or its id."
+)
+@click.option(
+    "--search", type=NAME, metavar="TEXT", help="Only if its label or record holds this, in upper or lower case."
+)
 @click.option("--limit", type=PAGE, default=20, metavar="NUMBER", help="How many, at most.")
 @click.option("--offset", type=NUMBER, default=0, metavar="NUMBER", help="How many to leave out first.")
 @utc
@@ -269,7 +273,7 @@ def list_(
         "scope": scope or ("all" if connection.is_local else "mine"),
         "startFrom": start_from,
         "startTo": start_to,
-        "search": search or record or None,
+        "search": search or record,
     }
     with telling_errors(), connection.open() as daemon:
         if wanted["search"] is None:

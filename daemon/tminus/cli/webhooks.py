@@ -8,7 +8,7 @@ import click
 from tminus.cli import output, views
 from tminus.cli.candidates import session_ids
 from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
-from tminus.cli.options import PAGE, TIME, Command, as_json, utc, webhook_name, wide
+from tminus.cli.options import ID, PAGE, TIME, Command, as_json, utc, webhook_name, wide
 
 if TYPE_CHECKING:
     from tminus import wire
@@ -107,7 +107,7 @@ def deliveries(
 @webhook_name
 @click.option("--from-seq", type=click.IntRange(1), metavar="NUMBER", help="From the event with this number on.")
 @click.option("--since", type=TIME, metavar="TIME", help="What happened then or later.")
-@click.option("--session", metavar="ID", shell_complete=session_ids, help="What happened to this session.")
+@click.option("--session", type=ID, metavar="ID", shell_complete=session_ids, help="What happened to this session.")
 @as_json
 @click.pass_obj
 def replay(
