@@ -1,12 +1,14 @@
 """From files and environment to settings, or to all that is wrong with them."""
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tminus.cli import discovery
 from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
 from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
 
@@ -436,3 +438,15 @@ def test_a_file_in_another_encoding_is_one_clear_fault(tmp_path: Path, content: 
     with pytest.raises(ConfigError) as refused:
         load(file, {})
     assert refused.value.faults == (ConfigFault(f"{file}:{line}", "", says),)
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_can_be_read_for_ever_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    main = tmp_path / "t.toml"
+    main.touch()
+    (tmp_path / "conf.d").mkdir()
+    plant(tmp_path / "conf.d/x.toml")
+    with pytest.raises(ConfigError, match=r"conf\.d/x\.toml: is no plain file"):
+        load(main, {})
+    with pytest.raises(ConfigError, match="is no plain file"):
+        discovery.candidates(main, {})

@@ -103,6 +103,8 @@ def _written(path: Path, *, is_optional: bool) -> str | None:
     """The last of the files that has the key, as they are merged. Raises `OSError`, `ValueError`."""
     found: str | None = None
     for file in _files(path, is_optional=is_optional):
+        if file is not path and not file.is_file():
+            raise ValueError(f"{file} is no plain file")
         data = file.read_bytes()
         if b"socket" not in data:
             continue

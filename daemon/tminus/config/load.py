@@ -106,6 +106,10 @@ def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
     except OSError as error:
         beside = []
         faults.append(ConfigFault(str(directory), "", f"cannot be read: {error.strerror}"))
+    for file in [file for file in beside if not file.is_file() and (file.is_fifo() or file.is_char_device())]:
+        # It might be read for ever: whoever can write to the directory would hold up root's commands and the daemon.
+        beside.remove(file)
+        faults.append(ConfigFault(str(file), "", "is no plain file"))
     return [path, *beside]
 
 
