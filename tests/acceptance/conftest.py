@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemons import Daemon, Section
+from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.support.databases import KINDS, PostgresServer
 from tests.support.receivers import SECRET, Receiver
+from tminus.lines import EVENT_FIELDS, LOG_LINES
+from tminus.log_fields import FIELDS, HEAD, fits
 
 StartDaemon = Callable[..., Daemon]
+
+
+def misfits(line: JSON) -> list[str]:
+    """The fields of a line that its entry of the catalogue does not name, or whose values are not of their type."""
+    known = {*HEAD, *(LOG_LINES[line["event"]].fields if line["event"] in LOG_LINES else EVENT_FIELDS)}
+    return [name for name, value in line.items() if name not in known or not fits(FIELDS[name].kind, value)]
+
 
 DEFECTS = ("http.failed", "clock.failed", "library.said", "storage.unavailable", "storage.damaged")
 """Lines that no daemon in good health ever writes."""
@@ -29,6 +38,8 @@ def check_health(daemon: Daemon) -> None:
         if line["event"] in DEFECTS and not line.get("error", "").startswith(HARMLESS)
     ]
     assert not lines, "\n".join(map(str, lines))
+    wrong = [(line["event"], names) for line in daemon.log_lines() if (names := misfits(line))]
+    assert not wrong, f"fields that the catalogue does not have, or whose type is another: {wrong[:5]}"
     assert daemon.errors.read_text() == ""
 
 

@@ -204,12 +204,16 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
         eventually(lambda: len(back.seqs) == 20)
         assert back.seqs == sender.seqs()
         eventually(lambda: sender.standing().state.failures == 0)
+        eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.recovered"])
     lines = [line for line in log_lines() if line["event"].startswith("webhook.")]
     names = [line["event"] for line in lines]
     assert names[:2] == ["webhook.added", "webhook.failed"]
     assert names[-1] == "webhook.recovered"
     assert len({line["since"] for line in lines[1:]}) == 1, "all tell of one trouble, and since when it lasts"
     assert lines[1]["since"] <= lines[1]["ts"]
+    assert 0 < lines[-2]["undelivered_events"] <= 20
+    assert lines[-2]["oldest_undelivered"] <= lines[-2]["ts"]
+    assert 0 <= lines[-1]["undelivered_events"] < 20, "but for the batch that was taken"
 
 
 @ON_SQLITE
