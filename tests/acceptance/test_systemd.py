@@ -138,7 +138,7 @@ def test_it_is_ready_when_what_was_due_is_done_and_says_what_is_to_come(box: Box
     ready = box.journal("EVENT=daemon.ready")[-1]
     started = box.journal("MESSAGE_ID=39f53479d3a045ac8e11786248231fbf", "UNIT=tminus.service")[-1]
     assert ready["__REALTIME_TIMESTAMP"] <= started["__REALTIME_TIMESTAMP"]
-    assert json.loads(ready["PASSED"]) == ["listen", "socket"]
+    assert json.loads(ready["INHERITED"]) == ["listen", "socket"]
     said = box.show("tminus.service", "StatusText")
     assert re.fullmatch(r"\d+ scheduled, \d+ new, \d+ active; next deadline .+", said)
     schedule(box, "To come")

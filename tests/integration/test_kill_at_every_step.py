@@ -226,8 +226,10 @@ PACKAGE = Path(tminus.__file__).parent
 Place = tuple[str, int]
 """Where a function is: its file and its first line."""
 
-WRITES_NOTHING = {"daemon.Daemon._committed", "storage.due.rehearse"}
-"""These are given a transaction, too: one is told of it, one tries its statements on no session."""
+WRITES_NOTHING = {"daemon.Daemon._committed", "storage.due.rehearse", "api.arrival.Arrival.write.noting"}
+"""These are given a transaction, too: one is called after it, one tries its statements on no session, one calls the job
+that it is given.
+"""
 
 
 def places() -> dict[Place, str]:

@@ -59,7 +59,7 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
     _check_short(arrival, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
-        raise _wrong(arrival, token, _state(services, digest, None))
+        raise _wrong(arrival, len(token), digest, _state(services, digest, None))
     secret, now = draws.token(), clock.now()
     begun = AgentSession(
         secret_sha256=_digest(secret),
@@ -104,7 +104,7 @@ async def _by_token(arrival: Arrival, token: str) -> Caller:
         if begun is not None and begun.expires_at > clock.now():
             agent = _agent_of(services, begun.token_sha256)
     if agent is None:
-        raise _wrong(arrival, token, _state(services, digest, begun))
+        raise _wrong(arrival, len(token), digest, _state(services, digest, begun))
     return _caller(arrival, agent, begun)
 
 
@@ -150,8 +150,8 @@ def _check_attempts(arrival: Arrival) -> None:
         raise TooManyAttempts("wrong tokens", wait)
 
 
-def _wrong(arrival: Arrival, token: str, state: str) -> NotAuthenticated:
-    """What to tell of a wrong token. Raises `TooManyAttempts` instead after too many.
+def _wrong(arrival: Arrival, length: int, digest: str, state: str) -> NotAuthenticated:
+    """What to tell of a wrong token of this length. Raises `TooManyAttempts` instead after too many.
 
     Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
     """
@@ -160,7 +160,7 @@ def _wrong(arrival: Arrival, token: str, state: str) -> NotAuthenticated:
     arrival.said = True
     arrival.services.metrics.guessed("token", "wrong")
     # Of one that can be guessed, the beginning of its hash would be enough to find it.
-    mark = None if len(token) < GUESSABLE else fingerprint(_digest(token))
+    mark = None if length < GUESSABLE else fingerprint(digest)
     REPEATED.say(
         "auth.failed",
         arrival.remote_ip,
