@@ -415,6 +415,12 @@ def test_without_an_answer_nothing_completes_and_nothing_is_said(make_daemon: St
         silent.bind(str(stopped.home / "silent.sock"))
         silent.listen()
         assert _completed(stopped, "bash", words, TMINUS_SOCKET=str(stopped.home / "silent.sock")) == []
+        silent.setblocking(False)
+        asked = []
+        with pytest.raises(BlockingIOError):
+            while True:
+                asked.append(silent.accept()[0].close())
+        assert len(asked) == ("--url" not in words), "asked once: whoever pressed Tab waits for no second try"
 
 
 def test_a_shell_has_its_completion_installed_once(daemon: Daemon, tmp_path: Path) -> None:

@@ -50,13 +50,17 @@ def webhook_names(context: click.Context, parameter: click.Parameter, incomplete
     return _asked(context, incomplete, ask)
 
 
+class _TookTooLong(BaseException):
+    """Nothing on the way catches it: a client tries again after a `TimeoutError`."""
+
+
 def _asked(
     context: click.Context, incomplete: str, ask: Callable[[Any, Connection], list[tuple[str, str]]]
 ) -> "list[CompletionItem[str]]":
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - loaded only to complete
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError
+        raise _TookTooLong
 
     try:
         with redirect_stderr(StringIO()), context.obj.open() as daemon:
@@ -67,7 +71,7 @@ def _asked(
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 signal.signal(signal.SIGALRM, before)
-    except Exception:
+    except (Exception, _TookTooLong):
         return []  # whatever it is, there is nothing to complete, and the line that is being written stays as it is
     return [
         CompletionItem(value, help=text.cut(text.visible(str(shown)), LONGEST))
