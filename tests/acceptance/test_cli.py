@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -415,12 +416,11 @@ def test_without_an_answer_nothing_completes_and_nothing_is_said(make_daemon: St
         silent.bind(str(stopped.home / "silent.sock"))
         silent.listen()
         assert _completed(stopped, "bash", words, TMINUS_SOCKET=str(stopped.home / "silent.sock")) == []
-        silent.setblocking(False)
-        asked = []
-        with pytest.raises(BlockingIOError):
-            while True:
-                asked.append(silent.accept()[0].close())
-        assert len(asked) == ("--url" not in words), "asked once: whoever pressed Tab waits for no second try"
+        asked = 0
+        while select.select([silent], [], [], 0)[0]:
+            silent.accept()[0].close()
+            asked += 1
+        assert asked == ("--url" not in words), "asked once: whoever pressed Tab waits for no second try"
 
 
 def test_a_shell_has_its_completion_installed_once(daemon: Daemon, tmp_path: Path) -> None:
