@@ -5,6 +5,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON
 from tests.acceptance.times import from_now, parsed, text
@@ -97,6 +99,7 @@ def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_la
     assert daemon.session(later)["status"] == "scheduled"
 
 
+@pytest.mark.slow
 def test_no_local_zone_keeps_a_daemon_from_starting_or_a_session_from_opening_on_time(
     start_daemon: StartDaemon,
 ) -> None:

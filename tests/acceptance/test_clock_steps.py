@@ -193,6 +193,7 @@ def opened_at_last(daemon: Daemon, session_id: str) -> bool:
     return "session.ready" in kinds(daemon, session_id)
 
 
+@pytest.mark.slow
 def test_of_two_daemons_whose_clocks_differ_the_databases_clock_counts_for_both(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_of_two_daemons_whose_clocks_differ_the_databases_clock_counts_for_both(
             check_health(daemon)
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_put_right_is_told_once_and_moves_nothing(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import re
 import signal
 import time
 
+import pytest
 from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
@@ -14,6 +15,7 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_it_is_back(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:

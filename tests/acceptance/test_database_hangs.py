@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 import httpx
+import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
@@ -37,6 +38,7 @@ def reasons(daemon: Daemon) -> list[str]:
     return told
 
 
+@pytest.mark.slow
 def test_whoever_asks_a_database_that_hangs_is_refused_soon_and_all_resumes_when_it_goes_on(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:

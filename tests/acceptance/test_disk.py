@@ -263,6 +263,7 @@ def test_on_a_slow_disk_the_clock_goes_on_and_everybody_is_answered(failing: Fai
     check_kept(daemon, callers)
 
 
+@pytest.mark.slow
 def test_killed_and_started_while_the_disk_fails_it_has_all_that_was_acknowledged(failing: Failing) -> None:
     daemon = failing.daemon
     with Callers(daemon) as callers:

@@ -98,6 +98,7 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
         assert (line["event"], line["ts"], line["session_id"]) == (event["type"], event["ts"], event["id"])
 
 
+@pytest.mark.slow
 def test_the_first_line_after_a_crash_says_so_and_a_clean_stop_is_none(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.start()
@@ -245,6 +246,7 @@ def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_c
 
 
 @pytest.mark.parametrize("end", ["nobody reads", "the reader is gone"])
+@pytest.mark.slow
 def test_what_no_reader_took_of_the_events_comes_at_the_next_start(make_daemon: StartDaemon, end: str) -> None:
     daemon = make_daemon()
     with piped(daemon) as pipe:

@@ -303,6 +303,7 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
     assert set(re.findall(rf"{query} \[\]\n", tests.read_text())) == rules, "does not fire"
 
 
+@pytest.mark.slow
 def test_alerts_fire_for_the_real_faults_that_they_are_for(make_daemon: StartDaemon, tmp_path: Path) -> None:
     """A crash, a rejected reload, guesses of tokens and PINs that are limited, a lock."""
     daemon = make_daemon()

@@ -52,6 +52,7 @@ def connect(address: str | tuple[str, int]) -> socket.socket:
     return connection
 
 
+@pytest.mark.slow
 def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(
     storage: JSON, start_daemon: StartDaemon
 ) -> None:

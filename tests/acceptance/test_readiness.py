@@ -47,6 +47,7 @@ def administrator(database: Database) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@pytest.mark.slow
 def test_while_a_table_is_locked_it_answers_at_once_and_says_so(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
@@ -61,6 +62,7 @@ def test_while_a_table_is_locked_it_answers_at_once_and_says_so(
         assert daemon.terminate() == 0
 
 
+@pytest.mark.slow
 def test_while_a_right_is_missing_it_is_not_ready_all_the_time_and_then_it_is(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:

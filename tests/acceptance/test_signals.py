@@ -87,6 +87,7 @@ def test_new_work_is_refused_while_it_drains(start_daemon: StartDaemon) -> None:
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 
+@pytest.mark.slow
 def test_a_request_that_never_ends_holds_it_up_no_longer_than_ten_seconds(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     connection, _rest = half_a_request(daemon)

@@ -263,6 +263,7 @@ def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
     assert box.show("tminus.service", "MainPID") == pid
 
 
+@pytest.mark.slow
 def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> None:
     session = schedule(box, "Here")
     tminus = ("env", "--chdir=/root", "/opt/tminus/bin/tminus")

@@ -3,6 +3,7 @@
 from contextlib import ExitStack, suppress
 from datetime import datetime
 
+import pytest
 from sqlalchemy import make_url
 from tests.support.databases import PostgresServer, postgres_server
 from tests.support.waiting import eventually
@@ -12,6 +13,7 @@ from tminus.errors import StoreUnavailable
 from tminus.storage import Store
 
 
+@pytest.mark.slow
 def test_a_url_of_two_hosts_follows_the_server_that_takes_writes(pg_server: PostgresServer) -> None:
     """The first is read-only at first, as a standby is; then it is promoted, and the other is gone."""
     heard: list[datetime | None] = []
