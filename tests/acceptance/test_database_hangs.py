@@ -14,23 +14,18 @@ from tests.acceptance.times import from_now, parsed
 from tests.support.callers import Maker, Reader
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
-from tminus.storage.watch import PATIENCE
+from tminus.storage.engine import BUSY_TIMEOUT_MS
 
 BOUND = 18
 """Seconds in which whatever is asked is answered."""
 
 
 def quickly(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    """The answer that comes at once, in one of some tries: a machine that is busy may hold up any of them, and whoever
-    waited for the database would wait for as long each time.
-    """
-
-    def timed() -> httpx.Response | None:
-        begun = time.monotonic()
-        answer = ask()
-        return answer if time.monotonic() - begun < PATIENCE else None
-
-    return eventually(timed) or ask()
+    """The answer, which waits neither for a connection of the pool nor for a new one."""
+    begun = time.monotonic()
+    answer = ask()
+    assert time.monotonic() - begun < BUSY_TIMEOUT_MS / 1000
+    return answer
 
 
 def reasons(daemon: Daemon) -> list[str]:

@@ -18,8 +18,8 @@ from psycopg.pq import Escaping, ExecStatus
 
 from tminus import clock
 
-PATIENCE = 5
-"""Whole seconds that connecting may take, and each answer while a connection is checked."""
+PATIENCE = 3
+"""Whole seconds that connecting may take, and each answer while a connection is checked or the server is watched."""
 
 OTHERS = 2
 """Connections that are opened beside one that comes from a pooler. Each holds one session of the server, and poolers

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar, get_args
 
 import psycopg
 from sqlalchemy import Engine
+from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tminus import clock
@@ -127,6 +128,14 @@ class Store:
         # look-up by id for the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
         self._watch = Watch(server(self._writing), self._shared_clock)
+        for engine in (self._writing, self._holding, *self._lanes.values()):
+            # Whoever has waited for a connection of the pool until the server was found silent makes no new one, which
+            # would wait for as long again.
+            listen(engine, "do_connect", self._check_server)
+
+    def _check_server(self, *_: object) -> None:
+        """Raises `NoAnswer` while the server is silent."""
+        self._watch.check()
 
     @property
     def failing(self) -> str | None:

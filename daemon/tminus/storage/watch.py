@@ -18,15 +18,12 @@ import psycopg
 from sqlalchemy import Connection, Engine
 
 from tminus import clock
-from tminus.storage.postgresql import NoAnswer, Server, ask
+from tminus.storage.postgresql import PATIENCE, NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
 from tminus.threads import KeptThread
 
 EACH = 1.0
 """Seconds between two questions."""
-
-PATIENCE = 3
-"""Whole seconds that an answer may take."""
 
 STUCK = 10.0
 """Seconds that no transaction takes: one that does, though the server answers others, is given up."""
