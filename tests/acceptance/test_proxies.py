@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,13 @@ import httpx
 import pytest
 import trustme
 
-from tests.acceptance.conftest import check_health
+from tests.acceptance import test_dates as dates
+from tests.acceptance import test_http_edges as edges
+from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon, token_of
+from tests.acceptance.test_http_errors import fields, refused
+from tests.acceptance.test_readiness import administrator, not_ready
+from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
 from tests.support.poolers import free_port
 from tests.support.waiting import eventually
@@ -27,14 +33,31 @@ from tests.unit.test_framing import NEXT, NOT_READ, READ
 
 CONFIG = Path(__file__).parents[2] / "config"
 
-CLIENT = "127.0.0.5"
+CLIENT, GUESSER, BYSTANDER, FLOOD = "127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"
 """Where the tests' clients come from: no proxy, and trusted by nobody."""
+
+CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, "local"}
 
 FORGED = "203.0.113.66"
 """What clients say of where they come from. No line of any log may have it."""
 
 LOOK_UPS = 5
 """PINs that one address may look up."""
+
+GUESSES = 4
+"""Wrong tokens that one address may send."""
+
+CONNECTIONS = 48
+"""How many connections each daemon takes."""
+
+HOLDERS = 60
+"""How many of each kind of client hold a connection; all together more than one daemon takes."""
+
+HELD = 4
+"""How many streams and waiting requests one agent may hold at each daemon."""
+
+PAGE = "https://desk.example.com"
+"""A page that may call."""
 
 NAME = "support.example.com"
 
@@ -51,17 +74,27 @@ class Front:
     def url(self) -> str:
         return f"https://{NAME}:{self.port}"
 
-    def connect(self) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(CLIENT, 0))
+    def connect(self, source: str = CLIENT) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(source, 0))
         return self.trust.wrap_socket(plain, server_hostname=NAME)
 
     @contextmanager
-    def http(self) -> Iterator[httpx.Client]:
-        """A client that comes from `CLIENT`, and says that it comes from elsewhere."""
-        headers = {"Session-id": token_of("admin"), "X-Forwarded-For": FORGED, "Host": NAME}
-        transport = httpx.HTTPTransport(verify=self.trust, local_address=CLIENT)
-        with httpx.Client(base_url=f"https://127.0.0.1:{self.port}", transport=transport, headers=headers) as client:
+    def http(self, source: str = CLIENT, token: str | None = token_of("admin")) -> Iterator[httpx.Client]:
+        """Yield a client that comes from `source` and claims, in `X-Forwarded-For`, another address."""
+        headers = {"X-Forwarded-For": FORGED, "Host": NAME} | ({"Session-id": token} if token else {})
+        transport = httpx.HTTPTransport(verify=self.trust, local_address=source)
+        with httpx.Client(
+            base_url=f"https://127.0.0.1:{self.port}", transport=transport, headers=headers, timeout=20
+        ) as client:
             yield client
+
+    @contextmanager
+    def daemon(self) -> Iterator[Daemon]:
+        """Yield a daemon whose calls go through the proxy: tests of a daemon can be made of it."""
+        with self.http(token=None) as http:
+            one = copy(self.daemons[0])
+            one.url, one.http = f"https://127.0.0.1:{self.port}", http
+            yield one
 
     def addresses(self) -> set[str]:
         """Where requests came from, by the logs of the daemons."""
@@ -88,8 +121,17 @@ def daemons(pg_server: PostgresServer) -> Iterator[tuple[Daemon, Daemon]]:
         both = tuple(
             Daemon(
                 storage={"url": database.configured},
-                server={"trusted_proxies": ["127.0.0.1"], "public_url": f"https://{NAME}"},
-                limits={"pin_lookups": f"{LOOK_UPS}/hour"},
+                server={
+                    "trusted_proxies": ["127.0.0.1"],
+                    "public_url": f"https://{NAME}",
+                    "cors_origins": [PAGE],
+                },
+                limits={
+                    "pin_lookups": f"{LOOK_UPS}/hour",
+                    "failed_tokens": f"{GUESSES}/hour",
+                    "connections": CONNECTIONS,
+                    "streams_per_agent": HELD,
+                },
             )
             for _ in range(2)
         )
@@ -127,7 +169,8 @@ def nginx(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], l
     paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 else ""  # its workers must get at the folder
     (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1; events {{}}\n"
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;\n"
+        "events { worker_connections 2000; }\n"
         f"http {{ access_log off; {paths} include {folder}/tminus.conf; }}\n"
     )
     command = [path, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log", "-p", str(folder)]
@@ -167,7 +210,18 @@ def caddy(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], l
     return [path, "validate", *files], [path, "run", *files]
 
 
-KINDS: dict[str, Callable[[Path, int, tuple[str, str]], tuple[list[str], list[str]]]] = {
+def haproxy_that_checks_often(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], list[str]]:
+    """As `haproxy`, with a shorter pause between two checks: it takes three to take a server out."""
+    commands = haproxy(folder, port, ports)
+    path = folder / "haproxy.cfg"
+    path.write_text(path.read_text().replace("check inter 2s", "check inter 200ms"))
+    return commands
+
+
+Kind = Callable[[Path, int, tuple[str, str]], tuple[list[str], list[str]]]
+"""Writes the files of a proxy; returns the command that checks them and the one that runs it."""
+
+KINDS: dict[str, Kind] = {
     "nginx": nginx,
     "haproxy": haproxy,
     "caddy": caddy,
@@ -178,7 +232,13 @@ KINDS: dict[str, Callable[[Path, int, tuple[str, str]], tuple[list[str], list[st
 def front(
     request: pytest.FixtureRequest, daemons: tuple[Daemon, Daemon], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
-    folder = tmp_path_factory.mktemp(request.param)
+    with fronted(KINDS[request.param], daemons, tmp_path_factory.mktemp(request.param)) as one:
+        yield one
+
+
+@contextmanager
+def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterator[Front]:
+    """Run a proxy in front of two daemons while the block lasts; its files are in `folder`."""
     authority = trustme.CA()
     certificate = authority.issue_cert(NAME, "127.0.0.1")
     chain = b"".join(one.bytes() for one in certificate.cert_chain_pems)
@@ -189,7 +249,7 @@ def front(
     authority.configure_trust(trust)
     port = free_port()
     ports = (daemons[0].url.rpartition(":")[2], daemons[1].url.rpartition(":")[2])
-    check, run = KINDS[request.param](folder, port, ports)
+    check, run = kind(folder, port, ports)
     environ = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     checked = subprocess.run(check, capture_output=True, text=True, check=False, cwd=folder, env=environ)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -225,7 +285,7 @@ def test_what_is_made_by_one_daemon_is_served_by_both_and_the_client_s_address_i
         assert http.get(f"/v3/supportsession/{made.json()['id']}", headers={"Session-id": "x" * 40}).status_code == 401
         assert http.get("/metrics").status_code == 404
         assert http.put("/v3/supportsession/x", content=b"x" * 200_000).status_code == 413
-    assert front.addresses() <= {CLIENT, "local"}
+    assert front.addresses() <= CLIENTS
 
 
 def test_an_event_comes_through_a_stream_while_the_stream_goes_on(front: Front) -> None:
@@ -283,7 +343,7 @@ def test_no_trailer_says_where_a_client_is_and_so_nobody_guesses_without_limit(f
     codes = [int(found[1]) for one in answers if (found := re.match(rb"HTTP/1\.1 (\d+)", one))]
     assert len(codes) == len(requests)
     assert codes.count(429) >= LOOK_UPS, "two daemons, each with a limit of its own"
-    assert front.addresses() <= {CLIENT, "local"}
+    assert front.addresses() <= CLIENTS
 
 
 def test_no_request_has_another_end_for_the_proxy_than_for_the_daemon(front: Front) -> None:
@@ -318,7 +378,151 @@ def test_no_request_has_another_end_for_the_proxy_than_for_the_daemon(front: Fro
     with front.http() as http:
         for _ in range(2):
             assert http.get("/v3/me").status_code == 200, "and nobody else gets an answer that was meant for these"
-    assert front.addresses() <= {CLIENT, "local"}
+    assert front.addresses() <= CLIENTS
+
+
+def test_what_is_true_of_http_at_a_daemon_is_true_through_a_proxy(front: Front) -> None:
+    with front.daemon() as through:
+        described = through.http.get(f"{through.url}/openapi.json").json()
+        del described["paths"]["/metrics"]  # the proxy's own 404
+        edges.test_head_is_answered_wherever_get_is(through, described)
+        edges.test_head_of_a_stream_ends_and_of_a_long_poll_does_not_wait(through)
+        edges.test_a_close_names_the_version_that_it_means(through)
+        edges.test_what_never_changes_has_a_tag_and_is_not_sent_twice(through)
+        edges.test_a_compressed_body_is_415(through)
+        edges.test_a_page_may_send_every_header_of_the_contract_and_read_every_one(through, described)
+        for sent, field in edges.UNKEPT.items():
+            edges.test_what_cannot_be_kept_as_it_came_is_refused_by_the_name_of_its_field(through, sent, field)
+        edges.test_a_byte_order_mark_before_a_body_is_passed_over(through)
+        for text in dates.READ:
+            assert through.make(startTime=text)["startTime"] == dates.MEANT
+        for text in dates.REFUSED:
+            body = {"type": "live", "label": "A", "startTime": text}
+            assert fields(through.post("/supportsessions", body)) == {"startTime"}
+        for media in ("text/plain", "application/x-www-form-urlencoded"):
+            answer = through.post("/supportsessions", content=b"{}", headers={"Content-Type": media})
+            refused(answer, 415, 100415)
+
+
+def test_a_move_names_the_version_that_it_means_through_a_proxy(front: Front) -> None:
+    with front.daemon() as through:
+        made = through.make(startTime=from_now(days=1))
+        one, version = f"/supportsession/{made['id']}", made["version"]
+        for stale in (f'W/"{version}"', '"x"'):
+            answer = through.put(one, {"startTime": from_now(days=2)}, headers={"If-Match": stale})
+            refused(answer, 412, 101412)
+        shown = through.get(one)
+        tag = shown.headers["ETag"]
+        assert through.get(one, headers={"If-None-Match": tag}).status_code in (200, 304)
+        moved = through.put(one, {"startTime": from_now(days=2)}, headers={"If-Match": tag})
+        assert moved.status_code == 200, (tag, moved.text)
+
+
+def test_slashes_are_kept_by_the_proxy_where_they_count(front: Front) -> None:
+    with front.daemon() as through:
+        described = through.http.get(f"{through.url}/openapi.json").json()
+        edges.test_a_base_url_may_end_in_a_slash(through, described)
+
+
+INNER = ("/metrics", "//metrics", "///metrics", "/%6detrics", "/%6Detric%73", "/%2fmetrics", "/./metrics",
+         "/v3/../metrics", "/%2e/metrics", "/v3/%2e%2e/metrics", "/metrics/", "/metrics?x=1", "/metrics;x",
+         "https://support.example.com/metrics", "https://support.example.com//metrics")  # fmt: skip
+
+
+def test_no_way_of_writing_it_leads_to_the_figures(front: Front) -> None:
+    asked = [
+        f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nSession-id: {token_of('monitor')}\r\n\r\n".encode() for path in INNER
+    ]
+    said = exchanged(front, asked, 20)
+    codes = {path: answer.partition(b"\r\n")[0] for path, answer in zip(INNER, said, strict=True)}
+    assert all(re.match(rb"HTTP/1\.[01] (30[18]|40[04]) ?", line) for line in codes.values()), codes
+    assert not any(b"text/plain; version" in answer for answer in said)
+
+
+def test_a_right_token_gets_through_the_proxy_whatever_its_neighbours_do(front: Front) -> None:
+    with front.http(GUESSER, None) as http, front.http(BYSTANDER, None) as other:
+
+        def me(who: httpx.Client, token: str) -> httpx.Response:
+            return who.get("/v3/me", headers={"Session-id": token})
+
+        codes: list[int] = []
+        while codes[-4:] != [429] * 4 and len(codes) < 50:
+            answer = me(http, f"a guess of a token that is long {len(codes)}")
+            codes.append(answer.status_code)
+        assert set(codes) <= {401, 429}
+        assert codes.count(401) <= 2 * GUESSES, "two daemons, each with a limit of its own"
+        assert 1 <= int(answer.headers["Retry-After"]) <= 3600
+        for name in ("anna", "ben") * 2:
+            assert me(http, token_of(name)).status_code == 200
+            signed = http.post("/v3/auth/token/authWithToken", json={"session_token": token_of(name)})
+            assert signed.status_code == 200
+            assert me(http, signed.json()["session"]["id"]).status_code == 200
+        assert me(http, "a guess of a token that is long").status_code == 429
+        assert me(other, token_of("anna")).status_code == 200
+        assert me(other, f"another guess {front.port}").status_code in (401, 429)
+    assert front.addresses() <= CLIENTS
+
+
+def test_clients_that_hold_connections_keep_nobody_from_being_answered(front: Front) -> None:
+    asset = f"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: {NAME}\r\n\r\n"
+    stream = (
+        f"GET /v3/events HTTP/1.1\r\nHost: {NAME}\r\nAccept: text/event-stream\r\n"
+        f"Session-id: {token_of('monitor')}\r\n\r\n"
+    )
+    poll = f"GET /v3/events?after=now&wait=60 HTTP/1.1\r\nHost: {NAME}\r\nSession-id: {token_of('monitor')}\r\n\r\n"
+    body = (
+        f"POST /v3/supportsessions HTTP/1.1\r\nHost: {NAME}\r\nContent-Type: application/json\r\n"
+        f"Session-id: {token_of('anna')}\r\nContent-Length: 1000\r\n\r\n{{"
+    )
+    kinds = [text.encode() for text in (asset * 4, stream, poll, body)]
+    with ExitStack() as held:
+        for number in range(len(kinds) * HOLDERS):
+            one = held.enter_context(front.connect(FLOOD))
+            one.sendall(kinds[number % len(kinds)])
+            if number % (len(kinds) * 10) == 0:
+                honest(front)
+        honest(front)
+        for daemon in front.daemons:
+            assert daemon.log_lines("feed.crowded"), "an agent's streams gave way"
+
+
+def honest(front: Front) -> None:
+    """Have calls answered, through the proxy and by each of the daemons."""
+    with front.http() as http:
+        made = http.post("/v3/supportsessions", json={"type": "live", "label": "x"})
+        assert made.status_code == 200, made.text
+        for _ in front.daemons:
+            assert http.get(f"/v3/supportsession/{made.json()['id']}").status_code == 200
+    for one in front.daemons:
+        assert one.session(made.json()["id"], headers={"X-Forwarded-For": CLIENT})["label"] == "x"
+
+
+def test_the_check_of_the_sample_takes_out_a_daemon_that_is_not_ready_and_in_again(
+    daemons: tuple[Daemon, Daemon], pg_server: PostgresServer, make_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    with pg_server.database(empty=True) as database, pg_server.member(database, "porter") as url:
+        unready = make_daemon(storage={"url": url}, server={"trusted_proxies": ["127.0.0.1"]})
+        unready.start()
+        with fronted(haproxy_that_checks_often, (daemons[0], unready), tmp_path) as front, front.http() as http:
+
+            def ready(times: int) -> list[bool]:
+                return [http.get("/readyz").status_code == 200 for _ in range(times)]
+
+            def served_by_it() -> bool:
+                made = http.post("/v3/supportsessions", json={"type": "live", "label": "x"}).json()
+                return unready.get(f"/supportsession/{made.get('id')}").status_code == 200
+
+            eventually(served_by_it)
+            with administrator(database) as other:
+                other.execute("REVOKE SELECT ON event FROM porter")
+                other.commit()
+                assert not_ready(unready)
+                assert unready.http.get(f"{unready.url}/healthz").status_code == 200
+                eventually(lambda: all(ready(8)))  # by turns, so half of them would be refused
+                assert unready.http.get(f"{unready.url}/readyz").status_code == 503
+                other.execute("GRANT SELECT ON event TO porter")
+                other.commit()
+            eventually(served_by_it)
 
 
 def test_curl_asks_for_http_2_with_a_body_and_is_answered(daemons: tuple[Daemon, Daemon]) -> None:
