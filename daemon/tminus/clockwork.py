@@ -5,7 +5,9 @@ heartbeat says how it goes.
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from tminus import clock, instants
 from tminus.announcer import Announcer
@@ -16,9 +18,12 @@ from tminus.logs import say
 from tminus.outages import Outages
 from tminus.repeated import REPEATED
 from tminus.sessions import sweeps
+from tminus.storage import Transaction
 from tminus.storage.engine import reason
 from tminus.timers import SWEEP, Chores, Timers
 from tminus.vocabulary import Status, Timeouts
+
+T = TypeVar("T")
 
 STATUS_LOOK = timedelta(seconds=2)
 """How often it is looked whether `systemctl status` should say something else."""
@@ -147,11 +152,11 @@ class Clockwork:
         timeouts = self._services.settings.lifecycle.timeouts
         if not self._settled:
             self._settle_deadlines(timeouts)
-        due = self._store.read(lambda view: view.next_due(), lane="clock")
+        due = self._next_due()
         if due is None or due > clock.now():
             return due
         with self._announcer.held_back():
-            sweep = sweeps.advance(self._store.submit, timeouts, self._should_stop)
+            sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
         if sweep.moves:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
@@ -164,17 +169,28 @@ class Clockwork:
             )
         if sweep.without_pin:
             say("clock.no_pin", waiting=sweep.without_pin)
-        return self._store.read(lambda view: view.next_due(), lane="clock")
+        return self._next_due()
+
+    def _next_due(self) -> datetime | None:
+        with self._outages.during("read"):
+            return self._store.read(lambda view: view.next_due(), lane="clock")
+
+    def _submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
+        with self._outages.during("write"):
+            future = self._store.submit(job, clock=clock)
+            wait([future])  # a sweep does so next
+        return future
 
     def _cause(self, lag: timedelta) -> str:
         """Return why moves were late, as far as can be seen."""
         if self._starting:
             return "start after downtime"
+        step = self.timers.stepped(lag.total_seconds() + STEP_SEEN)
+        if step > 0 and step >= (lag - LATE).total_seconds():
+            return "wall clock set"  # the lag is that step: how long anything was held up says nothing of it
         if (held_up := self._outages.cause(lag)) is not None:
             return held_up
-        if clock.monotonic() - self.timers.stepped_at <= lag.total_seconds() + STEP_SEEN:
-            return "wall clock set"
-        return "load"
+        return "wall clock set" if step else "load"
 
     def _settle_deadlines(self, timeouts: Timeouts) -> None:
         """If it raises, whatever that is, nothing counts as settled: the next tick tries again."""

@@ -5,7 +5,8 @@ it has taken every write for a while: without that, each of these writes would b
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from tminus import clock, instants
@@ -78,8 +79,27 @@ class Outages:
             if self._down_since is not None and self._works_since is not None:
                 self._recovered(self._down_since, self._works_since)
 
+    @contextmanager
+    def during(self, work: str) -> Iterator[None]:
+        """Note it if what the clock waits for meanwhile, its "read" or its "write", is held up or fails. `look` follows
+        only the writer, once a second: it sees no read, and can miss a write that is held up for less than two seconds.
+        """
+        begun = clock.monotonic()
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            now = clock.monotonic()
+            if now - begun > BLOCKED:
+                with self._lock:
+                    self._last[f"{work} held up"] = now
+            elif failed and work == "read":
+                with self._lock:
+                    self._last["database not readable"] = now
+
     def cause(self, lag: timedelta) -> str | None:
-        """Return what kept writes from being made within the last `lag`, None if nothing did."""
+        """Return what kept the clock from moving sessions within the last `lag`, None if nothing did."""
         with self._lock:
             since = clock.monotonic() - lag.total_seconds() - BLOCKED
             recent = [(at, cause) for cause, at in self._last.items() if at >= since]

@@ -65,8 +65,10 @@ class Timers:
         each_second: Callable[[], object] = lambda: None,
     ) -> None:
         self._each_second = each_second
-        self.stepped_at = -math.inf
-        """When the wall clock was last set, on the monotonic clock."""
+        self._stepped_at, self._stepped_by = -math.inf, 0.0
+        """When the wall clock was last set, on the monotonic clock, and by how many seconds."""
+        self._offset = self._offsets()[0]
+        """How far the clock that counts was ahead of the monotonic clock at the last pulse."""
         self._tick = tick
         self._difference = difference
         self._told_difference = timedelta(0)
@@ -130,6 +132,15 @@ class Timers:
     def alive(self) -> bool:
         """Whether ticks are being finished."""
         return self.age < ALIVE
+
+    def stepped(self, within: float) -> float:
+        """Return by how many seconds the clock that counts was set within so many seconds, 0.0 if it was not. Finds a
+        step that the pulse has not noticed yet, too.
+        """
+        step = self._offsets()[0] - self._offset
+        if abs(step) > STEP:
+            return step
+        return self._stepped_by if clock.monotonic() - self._stepped_at <= within else 0.0
 
     def due_at(self, due: datetime) -> None:
         """Somebody set a deadline: the timer moves there if that is earlier than where it stands. Any thread."""
@@ -213,17 +224,18 @@ class Timers:
         """Notice that a clock was set, and set the timers anew: APScheduler sleeps for a span that it computes once
         from this machine's clock, so after a step back by an hour it would sleep an hour too long.
         """
-        offset, own = self._offsets()
+        self._offset, own = self._offsets()
         untold = False
         while not self._stop.wait(SWEEP.total_seconds()):
             self._guarded("pulse", self._each_second)
             self._tell_difference()
-            was, was_own = offset, own
+            was, was_own = self._offset, own
             offset, own = self._offsets()
             if abs(offset - was) > STEP:
                 say("clock.stepped", step_ms=round((offset - was) * 1000))
                 untold = True
-                self.stepped_at = clock.monotonic()
+                self._stepped_by, self._stepped_at = offset - was, clock.monotonic()
+            self._offset = offset  # last: `stepped` finds a step here or there
             if abs(offset - was) > STEP or abs(own - was_own) > STEP:
                 self._set_all()
             if untold:  # until it gets through: the database may be away, or have too much to do

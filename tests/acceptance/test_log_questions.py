@@ -5,11 +5,13 @@ import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
 
+import psycopg
 import pytest
 
 from tests.acceptance.conftest import StartDaemon, misfits, shared
 from tests.acceptance.daemons import JSON, Daemon, agents_toml
 from tests.acceptance.times import from_now
+from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
 from tminus.log_fields import HEAD
 
@@ -99,10 +101,26 @@ def test_a_lock_is_told_while_it_lasts_with_late_moves_and_their_cause(start_dae
         blocked = eventually(lambda: daemon.log_lines("storage.blocked") or daemon.log_lines("storage.unavailable"))
         eventually(lambda: daemon.log_lines("storage.blocked"), deadline=20)
         assert blocked
+        eventually(lambda: from_now(minutes=10, seconds=-2) > opening["startTime"])
         other.execute("ROLLBACK")
     other.close()
     daemon.logged("session.ready", session_id=opening["id"])
     assert eventually(lambda: daemon.log_lines("storage.unblocked"))[0]["blocked_ms"] > 1000
+    assert daemon.logged("clock.late")["cause"] == "write held up"
+
+
+def test_moves_that_a_lock_of_a_table_made_late_are_put_down_to_it(
+    pg_server: PostgresServer, start_daemon: StartDaemon
+) -> None:
+    with pg_server.database(empty=True) as database:
+        daemon = start_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
+        opening = daemon.make(startTime=from_now(seconds=3))
+        with psycopg.connect(database.url.replace("+psycopg", "")) as other:
+            other.execute("LOCK TABLE session IN ACCESS EXCLUSIVE MODE")
+            eventually(lambda: from_now(seconds=-2) > opening["startTime"])
+        assert "held up" in daemon.logged("clock.late")["cause"]
+        daemon.logged("session.ready", session_id=opening["id"])
+        assert daemon.terminate() == 0
 
 
 def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daemon) -> None:

@@ -75,6 +75,20 @@ def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Wor
     assert works.store.read(lambda view: view.session("old")) is not None
 
 
+@pytest.mark.parametrize(("step", "cause"), [(90, "wall clock set"), (0, "load")])
+def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before_the_pulse_has_seen_it(
+    works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
+) -> None:
+    works.clockwork.first_tick()
+    due = wall_clock.now() + timedelta(seconds=10 if step else -80)
+    works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
+    monkeypatch.setattr(wall_clock, "_source", lambda: wall_clock.machine() + timedelta(seconds=step))
+    works.clockwork.tick()
+    [late] = [line for line in log_lines() if line["event"] == "clock.late"]
+    assert late["cause"] == cause
+    assert late["lag_ms"] > 70_000
+
+
 def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
     met: list[int] = []

@@ -80,3 +80,18 @@ def test_an_outage_that_has_just_ended_when_the_daemon_stops_is_reported(
     watched.health(None)
     watched.close()
     assert [line["event"] for line in log_lines()] == ["storage.unavailable", "storage.recovered"]
+
+
+@pytest.mark.parametrize(("seconds", "cause"), [(1.2, "read held up"), (0.1, None)])
+def test_what_the_clock_itself_waits_for_is_the_cause_of_late_moves(
+    watched: Outages, machine: Machine, seconds: float, cause: str | None
+) -> None:
+    with watched.during("read"):
+        machine.now += seconds
+    assert watched.cause(timedelta(seconds=2)) == cause
+
+
+def test_a_read_of_the_clock_that_fails_is_the_cause_of_late_moves(watched: Outages) -> None:
+    with pytest.raises(ValueError, match="away"), watched.during("read"):
+        raise ValueError("away")
+    assert watched.cause(timedelta(seconds=2)) == "database not readable"
