@@ -261,6 +261,7 @@ def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_b
     world.create()
     second = world.create()
     teller.start()
+    eventually(lambda: len(told) == 2)
     teller.stop()
     assert told == ["a defect", second.id]
     assert ["ZeroDivisionError" in line["error"] for line in log_lines()] == [True]
