@@ -51,7 +51,7 @@ CONNECTIONS = 48
 """How many connections each daemon takes."""
 
 HOLDERS = 60
-"""How many of each kind of client hold a connection; all together more than one daemon takes."""
+"""How many of each kind of client hold a connection; all together more than both daemons take."""
 
 HELD = 4
 """How many streams and waiting requests one agent may hold at each daemon."""
@@ -482,8 +482,8 @@ def test_clients_that_hold_connections_keep_nobody_from_being_answered(front: Fr
             if number % (len(kinds) * 10) == 0:
                 honest(front)
         honest(front)
-        for daemon in front.daemons:
-            assert daemon.log_lines("feed.crowded"), "an agent's streams gave way"
+        # An agent's streams gave way: at one daemon at least, as the proxy may send those of a kind to the same one.
+        eventually(lambda: any(daemon.log_lines("feed.crowded") for daemon in front.daemons))
 
 
 def honest(front: Front) -> None:
