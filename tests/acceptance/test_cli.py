@@ -122,11 +122,16 @@ def test_sessions_are_found_by_their_record_and_by_text(daemon: Daemon) -> None:
 
     record = {"id": "4711abc", "type": "incident", "name": "INC0042"}
     about = daemon.make(label="Printer", externalMapping="incident.4711abc", parentObject=record)
-    longer = daemon.make(
-        label="Überall", externalMapping="incident.4711abcd", parentObject=record | {"name": "INC00421"}
-    )
+    other = record | {"id": "4711abcd", "name": "INC00421"}
+    longer = daemon.make(label="Überall", externalMapping="incident.4711abcd", parentObject=other)
     for written in ("INC0042", "inc0042", "incident.4711abc", "4711ABC"):
         assert ids("--record", written) == [about["id"]], written
+    named = daemon.make(
+        externalMapping="case:815", parentObject={"id": "815", "type": "case", "name": "Case CS0010001"}
+    )
+    for written in ("Case CS0010001", "cs0010001", "case:815", "815"):
+        assert ids("--record", written) == [named["id"]], written
+    assert ids("--record", "CS001") == []
     assert ids("--search", "inc0042") == [longer["id"], about["id"]]
     assert ids("--search", "ÜBERALL") == [longer["id"]]
     assert ids("--search", "inc0042", "--limit", "1", "--offset", "1") == [about["id"]]

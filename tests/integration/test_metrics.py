@@ -220,3 +220,13 @@ def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
     monkeypatch.setattr(wall_clock, "monotonic", lambda: 0.0)
     world.create()
     assert world.store.counts()[Status.NEW] == 0, "as old as that"
+
+
+def test_counts_are_never_older_than_their_bound_however_long_counting_took_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "QUICK", -1.0)
+    monkeypatch.setattr(door, "OLDEST", 0.0)
+    for number in range(1, 4):
+        world.create()
+        assert world.store.counts()[Status.NEW] == number

@@ -1,5 +1,6 @@
 """The commands that make, move, close and show sessions."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -311,12 +312,14 @@ def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[wire.Session]":
 
 
 def _is_of(row: "wire.Session", record: str | None) -> bool:
-    """Whether a session is about this record: by what people call it, by table and id, or by its id."""
+    """Whether a session is about this record: by a word of its name, by table and id, or by its id."""
     if record is None:
         return True
-    mapping = row["externalMapping"] or ""
-    names = ((row["parentObject"] or {}).get("name"), mapping, mapping.partition(".")[2])
-    return any(isinstance(name, str) and name.casefold() == record.casefold() for name in names)
+    parent = row["parentObject"] or {}
+    # As a word of its own: what a service desk calls "Case CS0010001" is searched for as CS0010001.
+    wanted = re.compile(rf"(?<!\w){re.escape(record.casefold())}(?!\w)")
+    names = (parent.get("name"), parent.get("id"), row["externalMapping"])
+    return any(isinstance(name, str) and wanted.search(name.casefold()) is not None for name in names)
 
 
 def _holds(row: "wire.Session", search: str | None) -> bool:

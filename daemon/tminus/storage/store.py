@@ -46,6 +46,10 @@ AT_ONCE = 1.0
 QUICK = 0.05
 """Seconds that counting may take to be done whenever somebody asks."""
 
+OLDEST = 30.0
+"""Seconds that counts may be old, at most: that counting took long once, as it waited for a lock, means nothing later.
+"""
+
 
 class Store:
     """A database that has been brought up to date, with its writer running.
@@ -233,7 +237,7 @@ class Store:
             if seq != self._counted_at[0] and begun >= self._counted_at[1]:
                 self._counts = self.read(lambda view: view.counts())
                 took = monotonic() - begun
-                self._counted_at = seq, begun + (took * 100 if took > QUICK else 0)
+                self._counted_at = seq, begun + (min(took * 100, OLDEST) if took > QUICK else 0)
             return dict(self._counts)
 
     def shorten_wal(self) -> None:
