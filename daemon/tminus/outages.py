@@ -43,7 +43,7 @@ class Outages:
         self._blocked = blocked
         self._lock = threading.Lock()
         self._down_since: float | None = None
-        """When it was reported that writes fail; this and all others on the monotonic clock."""
+        """When the first write that failed was begun; this and all others on the monotonic clock."""
         self._works_since: float | None = None
         self._refused_before = 0
         self._blocked_since: float | None = None
@@ -60,7 +60,7 @@ class Outages:
                 return
             self._works_since = None
             if self._down_since is None:
-                self._down_since, self._refused_before = now, self._refused()
+                self._down_since, self._refused_before = now - self._writing_for(), self._refused()
                 say("storage.unavailable", error=failing)
 
     def look(self) -> None:

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 from tminus.clock import monotonic
 from tminus.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
-from tminus.storage import Store, Transaction, engine, peers, writer
+from tminus.storage import Store, Transaction, engine, peers, watch, writer
 from tminus.storage.peers import Holds
 from tminus.storage.watch import Watch
 
@@ -466,6 +466,31 @@ def with_options(database: Database, options: str) -> str:
     return make_url(database.url).update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
+def test_what_waits_too_long_for_a_lock_is_given_up_and_says_so(
+    pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "STUCK", 1.0)
+    monkeypatch.setattr(watch, "EACH", 0.1)
+    with pg_server.database() as database:
+        health: list[str | None] = []
+        store = database.open(health=health.append)
+        with closing(psycopg.connect(database.url.replace("+psycopg", ""))) as other:
+            other.execute("LOCK TABLE meta IN ACCESS EXCLUSIVE MODE")
+            writing = store.submit(put("k"))
+            with pytest.raises(StoreUnavailable) as unread:
+                meta(store, "k")
+            with pytest.raises(StoreUnavailable):
+                writing.result(30)
+            assert health == ["no answer within 1 s, given up"]
+            assert engine.reason(unread.value.__cause__ or unread.value) == "no answer within 1 s, given up"
+            unreadable = store.unreadable()
+            assert unreadable is not None
+            assert unreadable.why == "no answer within 1 s, given up"
+            assert unreadable.seconds > 1, "since it was asked"
+        assert eventually(lambda: quietly(store, put("k"))) == "k"
+        assert health[-1] is None
+
+
 def test_a_daemon_that_is_frozen_in_a_transaction_holds_up_the_others_for_seconds(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
         frozen = Store(with_options(database, "-c idle_in_transaction_session_timeout=300ms"), SettableClock())
@@ -500,10 +525,10 @@ def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pg_server.database() as database:
-        watch = Watch(None)
+        unwatched = Watch(None)
 
         def holds() -> Holds:
-            return Holds(engine.make_engine(database.url, writes=True, idle_seconds=1), watch)
+            return Holds(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
 
         monkeypatch.setattr(peers, "RENEWAL", 60.0)
         with closing(holds()) as frozen:

@@ -95,3 +95,14 @@ def test_a_read_of_the_clock_that_fails_is_the_cause_of_late_moves(watched: Outa
     with pytest.raises(ValueError, match="away"), watched.during("read"):
         raise ValueError("away")
     assert watched.cause(timedelta(seconds=2)) == "database not readable"
+
+
+def test_an_outage_counts_from_when_the_write_that_failed_was_begun(
+    watched: Outages, machine: Machine, log_lines: LogLines
+) -> None:
+    machine.writing = 10.0
+    watched.health("no answer within 10 s, given up")
+    machine.now += 2
+    watched.health(None)
+    watched.close()
+    assert log_lines()[-1]["away_s"] == 12

@@ -55,6 +55,17 @@ class NoAnswer(Exception):
         return "it does not answer"
 
 
+class GivenUp(NoAnswer):
+    """The daemon has stopped waiting for an answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no answer within {self.seconds:g} s, given up"
+
+
 class Unsuitable(NoAnswer):
     """A connection that the daemon cannot rely on."""
 
@@ -174,7 +185,7 @@ def ask(connection: psycopg.Connection, query: bytes, seconds: float = PATIENCE)
     while True:
         while server.is_busy():
             if not poll.poll(max(0.0, until - clock.monotonic()) * 1000):
-                raise NoAnswer
+                raise GivenUp(seconds)
             server.consume_input()
         if (result := server.get_result()) is None:
             break

@@ -30,7 +30,7 @@ class Reads:
         self._running: dict[object, float] = {}
         """When each began, on the monotonic clock."""
         self._failures: tuple[float, float, str] | None = None
-        """When the first and the last of a row of failures was, and what the last one met."""
+        """When the first of a row of failures was begun, when the last was, and what that met."""
 
     def begin(self, *, patient: bool) -> object:
         """Note that a read begins; `patient`: it may take its time. Return what `end` takes."""
@@ -45,11 +45,11 @@ class Reads:
         with self._lock:
             self._running.pop(mark, None)
 
-    def failed(self, why: str) -> None:
-        """Note that the database could not serve it."""
+    def failed(self, why: str, begun: float) -> None:
+        """Note that the database could not serve a read that was begun then, on the monotonic clock."""
         with self._lock:
             present = clock.monotonic()
-            first = present
+            first = begun
             if self._failures is not None and present - self._failures[1] < REMEMBERED:
                 first = self._failures[0]
             self._failures = first, present, why

@@ -204,7 +204,7 @@ class Store:
             if is_damage(error):
                 self._found_damage(error)  # of one page perhaps: others can be read
             else:
-                self._reads.failed(reason(error))
+                self._reads.failed(reason(error), begun)
             raise StoreUnavailable from error
         finally:
             self._reads.end(reading)

@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tminus import clock
-from tminus.storage.postgresql import PATIENCE, NoAnswer, Server, ask
+from tminus.storage.postgresql import PATIENCE, GivenUp, NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
 from tminus.threads import KeptThread
 
@@ -36,8 +37,10 @@ class Watch:
         """`shared`: each answer is read into it."""
         self._server = server
         self._shared = shared
-        self._waiting: dict[object, tuple[float, psycopg.Connection]] = {}
-        """Until when each may wait, and for what."""
+        self._waiting: dict[object, tuple[float, float, psycopg.Connection]] = {}
+        """Until when each may wait, for how many seconds in all, and for what."""
+        self._given_up: dict[object, float] = {}
+        """Those whose connection was shut down from here, and after how many seconds without an answer."""
         self._silent_since: float | None = None
         self.silences = 0
         """How often it has stopped answering: a connection from before that may be dead without knowing."""
@@ -65,19 +68,31 @@ class Watch:
             raise NoAnswer
 
     @contextmanager
-    def over(self, connection: Connection | psycopg.Connection, limit: float = STUCK) -> Iterator[None]:
-        """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds."""
+    def over(self, connection: Connection | psycopg.Connection, limit: float | None = None) -> Iterator[None]:
+        """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds
+        (None: `STUCK`).
+
+        Raises SQLAlchemy's `OperationalError` with `GivenUp` as its cause then: the driver would report a server that
+        has ended unexpectedly, and an operator would look for a crash.
+        """
         if self._server is None:
             yield
             return
         raw = connection.connection.driver_connection if isinstance(connection, Connection) else connection
         assert isinstance(raw, psycopg.Connection)
         mark = object()
-        self._waiting[mark] = clock.monotonic() + limit, raw
+        limit = STUCK if limit is None else limit
+        self._waiting[mark] = clock.monotonic() + limit, limit, raw
         try:
             yield
+        except DBAPIError as error:
+            if (seconds := self._given_up.get(mark)) is None:
+                raise
+            lost = error.connection_invalidated
+            raise OperationalError(error.statement, None, GivenUp(seconds), connection_invalidated=lost) from error
         finally:
             del self._waiting[mark]
+            self._given_up.pop(mark, None)
 
     # --- on its own thread --------------------------------------------------------------------------------------------
 
@@ -108,11 +123,18 @@ class Watch:
                 if self._silent_since is None:
                     self._silent_since = begun
                     self.silences += 1
-            present = clock.monotonic()
-            for until, raw in list(self._waiting.values()):
-                if not answered or present > until:
-                    _cut(raw)
+            self._give_up(answered)
         _close(asking)
+
+    def _give_up(self, answered: bool) -> None:
+        """Shut down the connections of those who have waited too long; of all if the server has not answered."""
+        present = clock.monotonic()
+        for mark, (until, limit, raw) in list(self._waiting.items()):
+            if not answered or present > until:
+                self._given_up[mark] = limit if present > until else PATIENCE
+                _cut(raw)
+                if mark not in self._waiting:  # it has ended meanwhile, and nobody else would remove this
+                    self._given_up.pop(mark, None)
 
 
 class Kept:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -115,6 +115,7 @@ class Writer:
         self.failing: str | None = None
         """Why the last transaction could not be written; None when it could."""
         self.failing_since: datetime | None = None
+        """When the first that could not be written was begun."""
         self._thread = KeptThread("writer", self._run)
 
     def start(self) -> None:
@@ -343,7 +344,8 @@ class Writer:
     def _set_health(self, failing: str | None) -> None:
         was, self.failing = self.failing, failing
         if (was is None) != (failing is None):
-            self.failing_since = None if failing is None else self._now()
+            waited = timedelta(seconds=self.writing_for)
+            self.failing_since = None if failing is None else self._now() - waited
             self._health(failing)
 
     @staticmethod
