@@ -191,7 +191,7 @@ LOG_LINES = {
         ("remote_ip", *_COUNTED),
     ),
     "webhook.added": Line(
-        "info", "endpoint {endpoint} added, delivery begins at {begins_at}", ("endpoint", "begins_at")
+        "info", "endpoint {endpoint} added, receives events from {begins_at}", ("endpoint", "begins_at")
     ),
     "webhook.secret": Line("info", "secrets of endpoint {endpoint} changed", ("endpoint",)),
     "webhook.failed": Line(

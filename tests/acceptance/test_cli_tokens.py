@@ -84,7 +84,7 @@ def test_an_agent_that_is_there_keeps_its_name_and_roles(daemon: Daemon, own: Pa
     for option in (("--name", "Bob"), ("--role", "group_admin")):
         done = token(daemon, own, "new", "--id", "7", *option, "--append", str(own))
         assert done.returncode == 1
-        assert f"({own}:6): leave {option[0]} out" in done.stderr
+        assert f"({own}:6): name another one with --id, or leave {option[0]} out" in done.stderr
     assert own.read_text() == before
     made(token(daemon, own, "new", "--id", "7", "--name", "Anna", "--role", "agent", "--append", str(own)))
     assert re.sub("token_sha256.*\n", "", own.read_text()) == before

@@ -135,7 +135,7 @@ def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDae
         check=False,
     )  # fmt: skip
     outputs = {int(file.stem): file.read_text() for file in daemon.home.glob("[0-9]*.out")}
-    said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added token ")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
     assert (done.stdout, said) == ("finished\n", []), (blocks[max(outputs)][1], outputs[max(outputs)])
 
     answers, compared = Answers(address), 0

@@ -65,7 +65,10 @@ def new(
             output.put_text(f"Add this to token_sha256 of agent {agent_id} ({where}), then {_RELOAD}:\n\n")
             output.put_text(f'"{digest}"\n')
     if append is not None:
-        output.complain(f"added token {fingerprint(digest)} of agent {agent_id} to {append}; next, {_RELOAD}")
+        added = f"token {fingerprint(digest)} of agent {agent_id}"
+        if known is None:  # a number that was mistyped makes an agent that nobody wanted
+            added = f"new agent {agent_id}, {agent['name']} ({', '.join(roles)}), with token {fingerprint(digest)},"
+        output.complain(f"added {added} to {append}; next, {_RELOAD}")
     if known is not None and known.expires is not None and known.expires <= clock.now():
         output.complain(f"tokens of agent {agent_id} expired at {instants.text(known.expires)}: change its `expires`")
 
@@ -73,10 +76,12 @@ def new(
 def _check_same(known: Agent, name: str | None, role: tuple[str, ...], where: str) -> None:
     """An option that contradicts the agent that is there must not be dropped without a word."""
     if name is not None and name != known.name:
-        raise fail(f"agent {known.id} is {known.name!r} ({where}): leave --name out, or change it there", REFUSED)
+        problem = f"agent {known.id} is {known.name!r} ({where})"
+        raise fail(f"{problem}: name another one with --id, or leave --name out", REFUSED)
     if role and set(role) != {one.value for one in known.roles}:
         roles = ", ".join(sorted(one.value for one in known.roles))
-        raise fail(f"agent {known.id} has the roles {roles} ({where}): leave --role out, or change it there", REFUSED)
+        problem = f"agent {known.id} has the roles {roles} ({where})"
+        raise fail(f"{problem}: name another one with --id, or leave --role out", REFUSED)
 
 
 def _add(connection: Connection, read: Configuration, file: Path, agent: dict[str, Any], *, is_known: bool) -> None:
