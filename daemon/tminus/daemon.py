@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tminus.clockwork import Clockwork
 from tminus.config import ConfigError, Configuration
 from tminus.delivery import Webhooks
 from tminus.errors import StartupError, printable
+from tminus.events import News
 from tminus.health import Health
 from tminus.listeners import open_listeners
 from tminus.logs import failure, say
@@ -86,7 +87,7 @@ class Daemon:
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
-            self._announcer = Announcer(self.store, logs.say_events, self._ring, name=log)
+            self._announcer = Announcer(self.store, self._say_events, self._ring, name=log)
             self.services.metrics.log_seq.set_function(lambda: self._announcer.seq)
             if left := self._announcer.left:
                 say("log.resumed", events=left, after=self._announcer.seq)
@@ -279,6 +280,9 @@ class Daemon:
     def _wait_for_migration(self) -> None:
         self._doing("waiting for others, to bring the database's schema up to date")
         say("storage.waiting")
+
+    def _say_events(self, page: Sequence[News], done: Callable[[bool], None]) -> None:
+        logs.say_events(page, done, self.services.actor_names)
 
     def _refused(self) -> int:
         return self.services.unavailable if hasattr(self, "services") else 0  # the store begins first

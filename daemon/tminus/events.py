@@ -3,8 +3,10 @@
 A name here is the same name in the history, in the feed, in webhooks and in the log. `docs/events.md` is made from it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
@@ -13,6 +15,11 @@ from tminus import instants
 from tminus.lifecycle import Transition
 from tminus.model import Event, Participant
 from tminus.vocabulary import CloseReason, EventType, SessionType, Status, Trigger
+
+ActorNames = Mapping[str, str]
+"""Actor, as an event has it -> name."""
+
+NOBODY: ActorNames = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ EXTRA_FIELDS = {
     "previousStartTime": "when it was to start before; absent if that is not known",
     "lagMs": "how many milliseconds late the clock was; absent if it was not the clock",
     "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
+    "actorName": "the name of `actor`, where the configuration in force has that agent",
     "participant": "who: `id`, `role`, `name`",
     "participants": "how many are in the session after it",
 }
@@ -177,12 +185,16 @@ class News:
     @property
     def message(self) -> str:
         """A sentence for people. It names no secret."""
+        return self.sentence()
+
+    def sentence(self, actor_name: str | None = None) -> str:
+        """Return the same with the name of who did it, if that is known."""
         event = self.event
         said = CATALOGUE[event.type].says.format(
             who=self.participant.name if self.participant else "somebody",
             start=_instant(event.start_time),
             previous_start=_instant(event.previous_start_time),
-            reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor)),
+            reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor, actor_name)),
         )
         return f"Session {event.session_id} “{self.session.label}” {said}"
 
@@ -193,18 +205,20 @@ class Told(News):
 
     session: About
 
-    def payload(self, database_id: str) -> dict[str, Any]:
+    def payload(self, database_id: str, names: ActorNames = NOBODY) -> dict[str, Any]:
         """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token.
+        `names`: of the actors that are known.
 
         What is stored as JSON is not parsed: it stands here as the text that it is.
         """
         event, session = self.event, self.session
+        actor_name = names.get(event.actor)
         told: dict[str, Any] = {
             "seq": event.seq,
             "eventId": f"{database_id}-{event.seq}",
             "type": event.type,
             "ts": instants.text(event.ts),
-            "message": self.message,
+            "message": self.sentence(actor_name),
             "actor": event.actor,
             "id": event.session_id,
             "label": session.label,
@@ -233,12 +247,14 @@ class Told(News):
             and {"id": self.participant.id, "role": self.participant.role, "name": self.participant.name},
             "participants": event.participants,
         }
+        if actor_name is not None:
+            told["actorName"] = actor_name
         told.update((name, extra[name]) for name in CATALOGUE[event.type].carries if extra[name] is not None)
         return told
 
-    def json(self, database_id: str) -> bytes:
+    def json(self, database_id: str, names: ActorNames = NOBODY) -> bytes:
         """`payload` as it is sent."""
-        return orjson.dumps(self.payload(database_id))
+        return orjson.dumps(self.payload(database_id, names))
 
     def _seconds(self) -> int:
         """Whole seconds in `active` at that moment."""
@@ -257,9 +273,12 @@ def _target(session: About) -> orjson.Fragment | None:
     return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
 
 
-def _actor(actor: str) -> str:
-    """An actor as a sentence names it: `agent 6`."""
-    return "the local operator" if actor == "local" else actor.replace(":", " ")
+def _actor(actor: str, name: str | None) -> str:
+    """An actor as a sentence names it: `agent 6`, or `Ben Agent (agent 6)`."""
+    if actor == "local":
+        return "the local operator"
+    number = actor.replace(":", " ")
+    return f"{name} ({number})" if name else number
 
 
 def _instant(instant: Any) -> str:

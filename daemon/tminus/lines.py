@@ -267,12 +267,13 @@ LOG_LINES = {
 EVENT_FIELDS = (
     "seq", "session_id", "session_type", "label", "owner", "owner_name", "external_key", "record_table", "record_id",
     "record_name", "previous_status", "status", "start", "previous_start", "reason", "timeout", "lag_ms",
-    "participant_id", "participant_name", "participant_role", "participants", "actor", "request_id",
+    "participant_id", "participant_name", "participant_role", "participants", "actor", "actor_name",
+    "request_id",
 )  # fmt: skip
 """The fields of the line that a session event is printed as; absent where there is nothing to say."""
 
 
-def log_fields(told: News) -> dict[str, Any]:
+def log_fields(told: News, actor_name: str | None = None) -> dict[str, Any]:
     """Return the fields of the line of an event, by the names of `EVENT_FIELDS`."""
     event, session, participant = told.event, told.session, told.participant
     record = orjson.loads(session.parent_object) if session.parent_object else {}
@@ -299,6 +300,7 @@ def log_fields(told: News) -> dict[str, Any]:
         "participant_role": participant.role if participant else None,
         "participants": event.participants if participant else None,
         "actor": event.actor,
+        "actor_name": actor_name,
         "request_id": event.request_id,
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -81,6 +81,7 @@ FIELDS = {
     "participant_role": _k("the participant's role"),
     "participants": _i("number of participants in the session after the event"),
     "actor": _k("who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket); absent if unknown"),
+    "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
     "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
     "after": _i("number of the last session event that is known to have been logged"),
     "ahead_s": _i("seconds by which the clock was ahead of the last run of retention"),

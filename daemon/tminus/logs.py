@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from structlog.dev import ConsoleRenderer
 
 from tminus import clock, instants
-from tminus.events import News
+from tminus.events import NOBODY, ActorNames, News
 from tminus.journal import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.log_writer import Destination, Line, LogWriter, Stream, json_line
@@ -88,15 +88,17 @@ def say_debug(name: str, /, **fields: Any) -> None:
         _writer.put({**_catalogued(name, fields), "level": "debug"})
 
 
-def say_events(page: Sequence[News], done: Callable[[bool], None]) -> None:
+def say_events(page: Sequence[News], done: Callable[[bool], None], names: ActorNames = NOBODY) -> None:
     """Write the lines of committed events, in order. All are information; `clock.late` warns of late moves.
 
-    `done` is called when that is over, on another thread: whether all of them were written.
+    `done` is called when that is over, on another thread: whether all of them were written. `names`: of actors.
     """
     lines = []
     for told in page if PRIORITIES["info"] <= _threshold else ():
         try:
-            lines.append(_put_together(told.event.ts, "info", told.event.type.value, told.message, log_fields(told)))
+            name = names.get(told.event.actor)
+            fields = log_fields(told, name)
+            lines.append(_put_together(told.event.ts, "info", told.event.type.value, told.sentence(name), fields))
         except Exception:
             # One that cannot be put into words must not keep the others out of the log.
             logging.getLogger(__name__).exception("Event %d could not be logged", told.event.seq)
@@ -181,7 +183,7 @@ def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
                 yield f"{prefix}{name}", visible(str(value))
 
 
-_IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "external_key", "record_name"}
+_IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "actor_name", "external_key", "record_name"}
 _IN_SENTENCE = {name: line.named for name, line in LOG_LINES.items()}
 
 

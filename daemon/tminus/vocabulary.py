@@ -182,14 +182,19 @@ class Caller:
     @property
     def actor(self) -> str:
         """How an event names the caller."""
-        if self.agent_id == LOCAL_AGENT_ID:
-            return "local"
-        kind = "room" if Role.ROOM in self.roles and not self.roles & _PEOPLE else "agent"
-        return f"{kind}:{self.agent_id}"
+        return actor_of(self.agent_id, self.roles)
 
     def has(self, *roles: Role) -> bool:
         """Whether the caller has one of these roles; `group_admin` has them all."""
         return Role.GROUP_ADMIN in self.roles or not self.roles.isdisjoint(roles)
+
+
+def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
+    """Return how an event names an agent with these roles."""
+    if agent_id == LOCAL_AGENT_ID:
+        return "local"
+    kind = "room" if Role.ROOM in roles and not roles & _PEOPLE else "agent"
+    return f"{kind}:{agent_id}"
 
 
 _PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})

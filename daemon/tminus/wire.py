@@ -227,6 +227,7 @@ class Event(TypedDict):
     previousStartTime: NotRequired[Instant]
     lagMs: NotRequired[int]
     reason: NotRequired[CloseReason]
+    actorName: NotRequired[str]
     participant: NotRequired[EventParticipant]
     participants: NotRequired[int]
 

@@ -1,5 +1,6 @@
 """What somebody asks the log at night: found by what people know, and answered by the line itself."""
 
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -40,7 +41,13 @@ def test_every_line_about_a_session_has_what_people_know_it_by(asked: Daemon) ->
     assert (joined["participant_name"], joined["record_name"]) == ("Grace", "Case CS0010001")
     asked.delete(f"/supportsession/{now['id']}")
     closed = asked.logged("session.closed", session_id=now["id"])
-    assert closed["message"].endswith(f"was closed by {closed['actor'].replace(':', ' ')}")
+    by = f"{closed['actor_name']} ({closed['actor'].replace(':', ' ')})"
+    assert closed["actor_name"] == line["actor_name"] == line["owner_name"]
+    assert closed["message"].endswith(f"was closed by {by}")
+    assert [event["actorName"] for event in asked.events(now["id"]) if event["type"] == "session.closed"] == [
+        closed["actor_name"]
+    ]
+    assert re.search(rf"closed by\t{re.escape(by)}", asked.command("show", now["id"]).stdout)
 
 
 def test_a_request_is_a_line_where_no_event_says_it_and_names_session_and_replay(asked: Daemon) -> None:

@@ -80,7 +80,7 @@ def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
     assert {event_type.value: set(entry.carries) for event_type, entry in CATALOGUE.items()} == CARRIES
     assert set(CATALOGUE) == set(EventType)
     assert set(COMMON_FIELDS) == COMMON
-    assert set(EXTRA_FIELDS) == set[str]().union(*CARRIES.values())
+    assert set(EXTRA_FIELDS) == {"actorName"}.union(*CARRIES.values())
 
 
 @pytest.mark.parametrize("event_type", EventType)
@@ -169,11 +169,11 @@ def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: Eve
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: EventType) -> None:
-    full = log_fields(_told(event_type))
+    full = log_fields(_told(event_type), "Ben Agent")
     assert set(full) == set(EVENT_FIELDS)
     bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
     assert set(full) - set(log_fields(bare)) == {
-        "lag_ms", "reason", "timeout", "participant_id", "request_id", "previous_status",
+        "actor_name", "lag_ms", "reason", "timeout", "participant_id", "request_id", "previous_status",
     }  # fmt: skip
     assert all(fits(FIELDS[name].kind, value) for name, value in full.items())
 

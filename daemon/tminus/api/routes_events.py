@@ -96,7 +96,9 @@ async def _look(
         page = reads.feed(
             view, caller, since, limit - len(events), only, at_most - sum(len(one.json) for one in events)
         )
-        return [_Sent(one.event.seq, one.event.type.value, one.json(name)) for one in page.told], page
+        return [
+            _Sent(one.event.seq, one.event.type.value, one.json(name, services.actor_names)) for one in page.told
+        ], page
 
     while True:  # each part is a look of its own, so that others have their turn between
         sent, page = await services.read(look)

@@ -174,11 +174,11 @@ async def session_events(
     request: Request, caller: CurrentCaller, session_id: str, after: After = 0, limit: Limit = 100
 ) -> Response:
     services = services_of(request)
-    name = services.store.database_id
+    name, names = services.store.database_id, services.actor_names
 
     def look(view: View) -> bytes:
         page = reads.history(view, caller, session_id, after, limit)
-        return answers.history((told.json(name) for told in page.told), page.through)
+        return answers.history((told.json(name, names) for told in page.told), page.through)
 
     return Json(await services.read(look))
 

@@ -11,7 +11,7 @@ from tminus.api.attempts import Attempts
 from tminus.api.held import Held
 from tminus.api.turns import Turns
 from tminus.bell import Bell
-from tminus.config import Agent, Limits, Settings
+from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
 from tminus.metrics import Metrics
 from tminus.storage import Store, View
@@ -94,6 +94,8 @@ class Services:
     def apply(self, settings: Settings) -> None:
         """Puts settings in force, from the next request on. A limit that has not changed goes on counting."""
         self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
+        self.actor_names = actor_names(settings)
+        """The names of the actors that the configuration knows, for those who read what they have done."""
         tokens = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
         gone = [digest for digest in (*self.revoked, *self.agent_of_token) if digest not in tokens]
         self.agent_of_token = tokens

@@ -222,7 +222,7 @@ def _end(daemon: Any, session_id: str) -> views.End:
         page = daemon.getEvents(session_id, after)
         for event in page["events"]:
             if event["type"] == "session.closed":
-                closed_by = event["actor"]
+                closed_by = views.actor(event)
             elif event["type"] == "participant.joined":
                 name = event["participant"]["name"]
                 if name in names or len(names) < NAMED:

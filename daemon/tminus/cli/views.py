@@ -134,10 +134,16 @@ def _ended(row: "wire.Session", end: End) -> list[tuple[str, Span | str]]:
         for name, at in (("opened", row["openedAt"]), ("first in", row["activatedAt"]), ("closed", row["closedAt"]))
         if at is not None
     ]
-    known.append(("closed by", "local operator" if end.closed_by == "local" else end.closed_by.replace(":", " ")))
+    known.append(("closed by", end.closed_by))
     names = ", ".join(end.names) + (f" and {end.left_out} more" if end.left_out else "")
     known.append(("were in it", names or "nobody"))
     return known
+
+
+def actor(event: "wire.Event") -> str:
+    """Return who did it: `Ben Agent (agent 8)`, or `agent 8` where the name is not known."""
+    number = "local operator" if event["actor"] == "local" else event["actor"].replace(":", " ")
+    return f"{event['actorName']} ({number})" if "actorName" in event else number
 
 
 class Events:

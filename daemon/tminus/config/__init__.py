@@ -17,7 +17,7 @@ from tminus.config.places import (
     state_directory,
 )
 from tminus.config.reload import Change, apply_live, changes
-from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook, fingerprint
+from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook, actor_names, fingerprint
 from tminus.config.values import Rate
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "Urls",
     "Webhook",
+    "actor_names",
     "apply_live",
     "changes",
     "check_ownership",

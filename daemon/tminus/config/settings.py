@@ -18,7 +18,17 @@ from tminus import durations, instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
-from tminus.vocabulary import EVENT_PATTERNS, EventType, Mode, Role, SessionType, Setting, Timeouts, event_types
+from tminus.vocabulary import (
+    EVENT_PATTERNS,
+    EventType,
+    Mode,
+    Role,
+    SessionType,
+    Setting,
+    Timeouts,
+    actor_of,
+    event_types,
+)
 
 
 def _token_hash(value: object) -> str:
@@ -298,3 +308,8 @@ class Settings(Table):
     webhooks: tuple[Webhook, ...] = ()
     log: Log = Log()
     limits: Limits = Limits()
+
+
+def actor_names(settings: Settings) -> dict[str, str]:
+    """Return the names of the agents, by how events name them."""
+    return {actor_of(agent.id, agent.roles): agent.name for agent in settings.agents}

@@ -20,6 +20,7 @@ from tminus.config import Webhook
 from tminus.delivery import backoff, signing
 from tminus.delivery.post import Client, Outcome
 from tminus.errors import RequestError
+from tminus.events import NOBODY, ActorNames
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import EventFilter, Page, Store, Transaction, View, outbox
@@ -89,6 +90,8 @@ class Courier:
         How long it waits after the first failure.
     backlog
         Counts the events that wait for the endpoint.
+    names
+        Returns the names of actors that the configuration in force knows.
     """
 
     def __init__(
@@ -102,7 +105,9 @@ class Courier:
         tried: Tried,
         first_pause: timedelta = backoff.FIRST,
         backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
+        names: Callable[[], ActorNames] = lambda: NOBODY,
     ) -> None:
+        self._names = names
         self.webhook = webhook
         self.secrets = secrets
         self._store = store
@@ -347,7 +352,7 @@ class Courier:
         events: list[bytes] = []
         room = BODY_BYTES - 1  # two brackets, and a comma less than events
         for told in page.told:
-            event = told.json(self._store.database_id)
+            event = told.json(self._store.database_id, self._names())
             room -= len(event) + len(b",")
             if room < 0 and events:
                 fitting = page.told[: len(events)]

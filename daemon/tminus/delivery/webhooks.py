@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from tminus import config
 from tminus.bell import Bell
-from tminus.config import ConfigError, ConfigFault, Settings, Webhook
+from tminus.config import ConfigError, ConfigFault, Settings, Webhook, actor_names
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
 from tminus.delivery.post import Client
 from tminus.delivery.trust import Trust
 from tminus.errors import RequestError, UnknownSession, UnknownWebhook
+from tminus.events import NOBODY, ActorNames
 from tminus.logs import failure, say
 from tminus.model import Delivery, Endpoint, Replay
 from tminus.storage import READERS, Store, Transaction, View, outbox
@@ -107,6 +108,7 @@ class Webhooks:
         self._bells: dict[str, Bell] = {}
         self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}
+        self._names: ActorNames = NOBODY
 
     def start(self) -> None:
         self._thread.start()
@@ -147,6 +149,7 @@ class Webhooks:
 
     def apply(self, settings: Settings, secrets: Secrets) -> None:
         """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
+        self._names = actor_names(settings)
         for webhook in settings.webhooks:
             self._bells.setdefault(webhook.name, Bell())
         self._call(self._apply(settings.webhooks, secrets)).result()
@@ -273,7 +276,16 @@ class Webhooks:
             return next((one.backlog for one in self._standing(view, (webhook,))), outbox.Backlog(0, None))
 
         return Courier(
-            self._store, webhook, secrets, client, self._threads, bell, self._tried, self._first_pause, backlog
+            self._store,
+            webhook,
+            secrets,
+            client,
+            self._threads,
+            bell,
+            self._tried,
+            self._first_pause,
+            backlog,
+            lambda: self._names,
         )
 
     async def _end(self, names: list[str]) -> None:
