@@ -229,6 +229,11 @@ LOG_LINES = {
         "{code}",
         ("method", "route", "code", "refcode", "remote_ip", *_COUNTED),
     ),
+    "http.cross_site": Line(
+        "info",
+        "requests that pages of other sites sent from {remote_ip}, refused: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
     "http.failed": Line(
         "error",
         "{method} {route}: internal error: {error}",
@@ -236,29 +241,33 @@ LOG_LINES = {
     ),
     "http.full": Line(
         "error",
-        "{connections} connections open, no more allowed with {limit} open files (LimitNOFILE=)",
+        "{connections} connections open, no more allowed with {limit} open files (LimitNOFILE=)"
+        ", times: {count}[ since {since}]",
         ("connections", "limit", *_MANY),
     ),
     "http.refused": Line(
         "warning",
-        "connections refused with 503: {connections} open, none of them waiting for its client",
+        "connections refused with 503: {connections} open, none of them waiting for its client"
+        ", times: {count}[ since {since}]",
         ("connections", *_MANY),
     ),
     "http.crowded": Line(
         "warning",
         "{remote_ip} has {connections} connections, the most that one address may have "
-        "(limits.connections_per_address): the oldest waiting ones are closed for new ones",
+        "(limits.connections_per_address): the oldest waiting ones are closed for new ones"
+        ", times: {count}[ since {since}]",
         ("remote_ip", "connections", *_MANY),
     ),
     "feed.crowded": Line(
         "warning",
         "{actor} or its address {remote_ip} has {limit} streams and long polls, the most that it may have "
-        "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones",
+        "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones"
+        ", times: {count}[ since {since}]",
         ("actor", "remote_ip", "limit", *_MANY),
     ),
     "http.malformed": Line(
         "warning",
-        "malformed request from {remote_ip} refused, connection closed: it {error}",
+        "malformed request from {remote_ip} refused, connection closed: it {error}, times: {count}[ since {since}]",
         ("remote_ip", "error", *_MANY),
     ),
     "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),

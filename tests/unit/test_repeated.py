@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tminus import clock, repeated
+from tminus.lines import LOG_LINES
 from tminus.repeated import Repeated
 
 LogLines = Callable[[], list[dict[str, Any]]]
@@ -70,3 +71,8 @@ def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) ->
     for number in range(10):
         limited(counted, f"2001:db8::{number:x}")
     assert len(log_lines()) == 1
+
+
+@pytest.mark.parametrize("name", [name for name, line in LOG_LINES.items() if "count" in line.fields])
+def test_a_line_that_is_counted_says_how_often_in_its_sentence(name: str) -> None:
+    assert {"count", "since"} <= set(LOG_LINES[name].named)

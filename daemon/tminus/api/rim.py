@@ -138,6 +138,10 @@ class Rim:
 
     def _check(self, scope: Scope, method: str, arrival: Arrival, begun: float) -> None:
         if is_foreign(method, arrival.headers, self._services.settings):
+            arrival.said = True
+            REPEATED.say(
+                "http.cross_site", arrival.remote_ip, remote_ip=arrival.remote_ip, request_id=arrival.request_id
+            )
             raise errors.CrossSite
         if "\0" in scope["path"]:
             raise errors.UnknownPath  # no database has such a key, and some fail on it
