@@ -244,12 +244,14 @@ class Clockwork:
         except StoreUnavailable as error:
             # It comes all the same: who hears nothing takes the daemon for dead.
             unreadable = reason(error.__cause__ or error)
+        overdue = clock.now() - due if due is not None else timedelta(0)
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests, self._services.requests = self._services.requests, 0
         say(
             "daemon.heartbeat",
             sessions=counts and {status.value: number for status, number in counts.items()},
             next_due=due and instants.text(due),
+            overdue_s=round(overdue.total_seconds()) if overdue > LATE else None,
             worst_lag_ms=instants.milliseconds(worst),
             requests=requests,
             undelivered=waiting or None,

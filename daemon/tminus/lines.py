@@ -98,9 +98,20 @@ LOG_LINES = {
     "daemon.heartbeat": Line(
         "info",
         "running, {requests:request} answered since the last heartbeat[; next deadline {next_due}]"
+        "[, overdue by {overdue_s:second}]"
         "[; {undelivered_events:event} waiting for {undelivered}, the oldest since {oldest_undelivered}]"
         "[; database not readable ({unreadable})][; database not writable ({unwritable})]",
-        ("sessions", "next_due", "worst_lag_ms", "requests", "undelivered", *_UNDELIVERED, "unreadable", "unwritable"),
+        (
+            "sessions",
+            "next_due",
+            "overdue_s",
+            "worst_lag_ms",
+            "requests",
+            "undelivered",
+            *_UNDELIVERED,
+            "unreadable",
+            "unwritable",
+        ),
     ),
     "daemon.draining": Line(
         "info", "stopping on {signal}: finishing running requests, accepting no new ones", ("signal",)

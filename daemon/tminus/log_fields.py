@@ -79,6 +79,7 @@ FIELDS = {
     "participant_id": _k("the participant"),
     "participant_name": _t("the participant's name"),
     "participant_role": _k("the participant's role"),
+    "overdue_s": _i("for how many seconds the earliest deadline has passed; absent if it has not"),
     "participants": _i("number of participants in the session after the event"),
     "actor": _k("who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket); absent if unknown"),
     "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),

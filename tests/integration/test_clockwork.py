@@ -89,6 +89,18 @@ def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before
     assert late["lag_ms"] > 70_000
 
 
+def test_a_heartbeat_says_that_the_next_deadline_is_overdue(works: Works, log_lines: Lines) -> None:
+    due = wall_clock.now() - timedelta(seconds=30)
+    works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
+    works.clockwork._heartbeat()
+    works.clockwork.tick()
+    works.clockwork._heartbeat()
+    late, in_time = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
+    assert f"overdue by {late['overdue_s']} seconds" in late["message"]
+    assert late["overdue_s"] >= 30
+    assert "overdue" not in in_time["message"]
+
+
 def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
     met: list[int] = []
