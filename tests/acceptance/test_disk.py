@@ -383,10 +383,12 @@ def spoil(file: Path, at: int, size: int) -> None:
 
 def spoil_root(database: Path, name: str) -> None:
     """Spoils the page by which a table or an index is reached."""
-    with closing(sqlite3.connect(database)) as opened:
+    with closing(sqlite3.connect(database, isolation_level=None)) as opened:
         assert opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         (page,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-    spoil(database, (page - 1) * 4096, 4096)
+        spoil(database, (page - 1) * 4096, 4096)
+        # A commit, after which no other connection uses the pages that it has in memory.
+        opened.execute("UPDATE meta SET value = value")
 
 
 def test_a_damaged_wal_file_is_told_by_the_check_and_at_the_start(worn: Daemon) -> None:
@@ -420,6 +422,7 @@ def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: D
         assert int(answer.headers["Retry-After"]) >= 1
     assert worn.get("/me").status_code == 200
     assert "the database is damaged: database disk image is malformed" in reasons(worn)
+    worn.logged("storage.damaged")
     lines = worn.log_lines()[already:]
     assert [line["error"] for line in lines if line["event"] == "storage.damaged"] == [
         "database disk image is malformed"

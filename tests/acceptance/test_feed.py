@@ -203,6 +203,7 @@ def test_an_agent_has_its_share_of_streams_and_held_requests_and_the_oldest_ends
                     said = b""
                     while made["id"].encode() not in said:
                         said += one.recv(4096) or pytest.fail("it has ended")
+    daemon.logged("feed.crowded")
     assert len(daemon.log_lines("feed.crowded")) == 1
 
 

@@ -287,5 +287,6 @@ def test_an_address_that_no_trusted_proxy_vouches_for_counts_for_nothing(start_d
     ]
     assert (me, signing_in) == ([401, 401], [401, 401, 429, 429, 429, 429, 429])
     for event in ("pin.unknown", "pin.limited", "auth.failed", "auth.limited"):
+        daemon.logged(event)
         assert {line["remote_ip"] for line in daemon.log_lines(event)} == {"127.0.0.1"}
     assert daemon.command("list").returncode == 0, "whoever comes in by the local socket never waits"

@@ -254,8 +254,9 @@ def test_a_page_of_another_site_does_not_get_its_visitors_refused(limited: Daemo
             refused(limited.get(f"/support/{number:06}/meta", by=None, headers=sent), 403, 100403)
             refused(limited.get("/me", by=None, headers=sent | {"Session-id": "wrong"}), 403, 100403)
     assert limited.get(f"/support/{pin}/meta", by=None).json()["pin"] == pin
+    told = limited.logged("http.cross_site")
+    assert len(limited.log_lines("http.cross_site")) == 1
     assert limited.log_lines("pin.unknown") == limited.log_lines("auth.failed") == []
-    [told] = limited.log_lines("http.cross_site")
     assert told["message"] == f"requests that pages of other sites sent from {told['remote_ip']}, refused: 1"
 
 

@@ -284,6 +284,7 @@ def test_a_log_on_a_full_disk_goes_on_when_there_is_space_with_whole_lines_and_e
             daemon.make()
             daemon.get("/me")
         assert daemon.http.get(f"{daemon.url}/readyz").status_code == 200
+        eventually(lambda: metric(daemon, "tminus_log_dropped_lines_total") > 0)
         (disk / "ballast").unlink()
         history = [event["seq"] for event in daemon.feed()]
         eventually(lambda: [line["seq"] for line in events_of(daemon.log_lines())][-1:] == history[-1:])
@@ -316,13 +317,15 @@ def test_two_daemons_on_one_database_log_every_event_each_and_one_that_was_kille
         daemon.start()
         daemon.make()
     eventually(lambda: both()[0] == [1, 2])
-    eventually(lambda: both()[1] == [2], 20)
+    eventually(lambda: both()[1][-1:] == [2], 20)
     one.kill()
     for _ in range(3):
         two.make()
     one.start()
     eventually(lambda: [seqs[-1] for seqs in both()] == [5, 5])
-    assert both() == [[1, 2, 3, 4, 5], [2, 3, 4, 5]], "it began when there was a first event, which the other log has"
+    first, second = both()
+    assert first == [1, 2, 3, 4, 5]
+    assert second in (first, first[1:]), "it began when there was a first event, which the other log has or will have"
     assert len({line["instance"] for daemon in (one, two) for line in daemon.log_lines()}) == 3
     for daemon in (one, two):
         assert daemon.terminate() == 0

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from sqlalchemy import text
 from tests.support.databases import Database, PostgresServer, SqliteServer
-from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, flood, hang_up, status, trickle
+from tests.support.receivers import OTHER_SECRET, SECRET, Handler, Receiver, flood, hang_up, status, trickle
 from tests.support.waiting import eventually
 from tests.support.worlds import World
 
@@ -313,15 +313,23 @@ def test_who_asks_for_a_longer_pause_than_it_is_tried_has_a_last_try(sender: Sen
 
 
 def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiver: Receiver) -> None:
-    receiver.answers = [status(500), status(500), trickle]
-    sender.apply(desk(receiver, timeout="500ms", give_up_after="600ms"))
+    resumed = threading.Event()
+
+    def fail_when_resumed(handler: Handler) -> None:
+        resumed.wait(30)
+        status(500)(handler)
+
+    # The pause that it asks for makes the second attempt the last one before it is given up.
+    receiver.answers = [status(503, Retry_After="60"), fail_when_resumed]
+    sender.apply(desk(receiver, give_up_after="100ms"))
     sender.make()
-    eventually(lambda: len(receiver.requests) == 3)
+    eventually(lambda: len(receiver.requests) == 2)
     sender.ask(sender.webhooks.resume("desk"))
-    eventually(lambda: len(receiver.requests) == 4)
+    resumed.set()
+    eventually(lambda: len(receiver.requests) == 3)
     eventually(lambda: sender.standing().state.failures == 0)
     assert sender.standing().state.paused_at is None
-    assert [row.ok for row in sender.deliveries()] == [False, False, False, True]
+    assert [row.ok for row in sender.deliveries()] == [False, False, True]
 
 
 def test_a_replay_since_a_time_misses_nothing_although_clocks_differ(sender: Sender, receiver: Receiver) -> None:
