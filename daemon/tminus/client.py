@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from tminus import instants
+from tminus import instants, shapes
 from tminus.hosts import ascii_url
 from tminus.transport import Answer, CannotConnect, NoAnswer, Transport
 
@@ -291,7 +291,7 @@ class ScreenMeet:
                 pause = 0.0
             else:
                 if answer.status == 200:
-                    return _answered(answer, f"{self._where}/v3{path}")
+                    return _answered(answer, method, path, f"{self._where}/v3{path}")
                 failure = _error(answer)
                 failure.retried = tried > 0
                 if answer.status not in (RETRIED if repeatable else NOT_DONE):
@@ -337,9 +337,9 @@ def _base_url(text: str) -> str:
         is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
         found = ascii_url(text) if is_one and "@" not in url.netloc else text
     except ValueError as error:
-        raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}: {error}") from None
+        raise InvalidRequest(f"{text} is not a URL such as {DEFAULT_URL}: {error}") from None
     if not is_one or not _fits_header(found) or " " in found:
-        raise InvalidRequest(f"{text} is no URL such as {DEFAULT_URL}")
+        raise InvalidRequest(f"{text} is not a URL such as {DEFAULT_URL}")
     return found.rstrip("/").removesuffix("/v3").rstrip("/")
 
 
@@ -383,17 +383,28 @@ def _fits_header(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _answered(answer: Answer, where: str) -> Any:
+def _answered(answer: Answer, method: str, path: str, where: str) -> Any:
+    """Return what was answered. Raises `InvalidRequest` if no tminus answers so: something else is at that address."""
+    kind = answer.headers.get("content-type", "something")
     try:
         told = json_text.loads(answer.body)
-        if isinstance(told, dict):
-            return told
-        problem = "is no JSON object"
     except (ValueError, RecursionError):
-        problem = "is no JSON"
-    kind = answer.headers.get("content-type", "something")
-    message = f"What answers at {where} is no tminus: it sent {kind} that {problem}; look at the URL"
-    raise InvalidRequest(message, answer.status)
+        problem = f"{kind} that is not JSON"
+    else:
+        found = shapes.problem(method, path, told)
+        if not found:
+            return told
+        problem = f"JSON that {found}"
+    raise InvalidRequest(f"What answers at {where} is not tminus: it sent {problem}; look at the URL", answer.status)
+
+
+_ERROR = shapes.shape(
+    {
+        "description": shapes.text,
+        "refcode": shapes.number,
+        "errors": shapes.list_of(shapes.shape({"field": shapes.text, "message": shapes.text})),
+    }
+)
 
 
 def _error(answer: Answer) -> ScreenMeetError:
@@ -402,9 +413,11 @@ def _error(answer: Answer) -> ScreenMeetError:
     kind = _ERRORS.get(code, Unavailable if code in RETRIED or code >= 500 else InvalidRequest)
     try:
         told = json_text.loads(answer.body)
-        return kind(str(told["description"]), code, int(told["refcode"]), list(told["errors"]))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return kind(f"HTTP {code} {answer.reason}", code)
+    except (ValueError, RecursionError):
+        told = None
+    if _ERROR(told):
+        return kind(f"HTTP {code} {answer.reason}".rstrip(), code)
+    return kind(told["description"], code, told["refcode"], told["errors"])
 
 
 def _retry_after(answer: Answer) -> float:

@@ -231,7 +231,7 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("--url", "http://127.0.0.1:9", "show", "x"), 6, "No answer from http://127.0.0.1:9"),
         (("--url", "{url}/v3/", "list"), 5, "TMINUS_TOKEN"),
         (("--url", "{url}/v4", "list"), 1, "No such path"),
-        (("--url", "http://localhost:notaport", "list"), 1, "http://localhost:notaport is no URL"),
+        (("--url", "http://localhost:notaport", "list"), 1, "http://localhost:notaport is not a URL"),
         (("--socket", "/nonexistent.sock", "list"), 6, "tminus run"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,

@@ -255,7 +255,7 @@ def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: S
 
 @pytest.mark.parametrize("url", ["http://localhost:notaport", "localhost:8710", "ftp://localhost", "http://", "desk"])
 def test_a_url_that_is_none_is_refused_by_its_text(url: str) -> None:
-    with pytest.raises(client.InvalidRequest, match=f"^{url} is no URL such as http://127.0.0.1:8710"):
+    with pytest.raises(client.InvalidRequest, match=f"^{url} is not a URL such as http://127.0.0.1:8710"):
         ScreenMeet(url, "token")
 
 
@@ -288,8 +288,15 @@ class _Page(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(
     ("page", "problem"),
-    [(b"<html>Sign in</html>", "JSON"), (b"null", "JSON object"), (b"[1]", "JSON object"), (b"[" * 100_000, "JSON")],
-    ids=["HTML", "null", "a list", "nested lists"],
+    [
+        (b"<html>Sign in</html>", "text/html that is not JSON"),
+        (b"null", "JSON that is not an object"),
+        (b"[1]", "JSON that is not an object"),
+        (b"[" * 100_000, "text/html that is not JSON"),
+        (b"{}", "JSON that has no id"),
+        (b'{"id": 7}', "JSON that has id, which is not a text"),
+    ],
+    ids=["HTML", "null", "a list", "nested lists", "nothing in it", "another type"],
 )
 def test_a_page_in_place_of_an_answer_is_told_as_what_it_is(
     page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
@@ -299,13 +306,12 @@ def test_a_page_in_place_of_an_answer_is_told_as_what_it_is(
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
         try:
-            with ScreenMeet(url, "token") as sm, pytest.raises(client.InvalidRequest, match="no tminus") as caught:
+            with ScreenMeet(url, "token") as sm, pytest.raises(client.InvalidRequest, match="not tminus") as caught:
                 sm.getSession("A")
         finally:
             server.shutdown()
     assert str(caught.value) == (
-        f"What answers at {url}/v3/supportsession/A is no tminus: "
-        f"it sent text/html that is no {problem}; look at the URL"
+        f"What answers at {url}/v3/supportsession/A is not tminus: it sent {problem}; look at the URL"
     )
     assert caught.value.code == 200
 

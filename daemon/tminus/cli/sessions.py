@@ -224,7 +224,7 @@ def _end(daemon: Any, session_id: str) -> views.End:
             if event["type"] == "session.closed":
                 closed_by = views.actor(event)
             elif event["type"] == "participant.joined":
-                name = event["participant"]["name"]
+                name = event["participant"]["name"] if "participant" in event else "somebody"
                 if name in names or len(names) < NAMED:
                     names[name] = None
                 else:
@@ -308,7 +308,8 @@ def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[wire.Session]":
         page = daemon.listSessions(**wanted, limit=SEARCHED, offset=offset)
         yield from (row for row in page["rows"] if row["id"] not in seen)
         seen.update(row["id"] for row in page["rows"])
-        offset = page["next"]
+        after = page.get("next")
+        offset = after if after is not None and after > offset else None
 
 
 def _is_of(row: "wire.Session", record: str | None) -> bool:

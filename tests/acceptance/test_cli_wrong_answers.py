@@ -1,0 +1,149 @@
+"""Answers that are not tminus's, to every command: one line, the exit code, and no traceback."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.support.commands import Result, invoke
+from tminus import shapes, wire
+from tminus.api import examples
+
+SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples._WEBHOOK, examples._DELIVERY
+
+
+class Other:
+    """A server that gives one answer to everything."""
+
+    def __init__(self) -> None:
+        other = self
+        self.status, self.body = 200, b""
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(other.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(other.body)))
+                self.end_headers()
+                self.wfile.write(other.body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def told(self, answer: Any, *command: str) -> Result:
+        self.body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        return invoke(*command, "--url", url)
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Other]:
+    server = Other()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+COMMANDS = [
+    ("list",), ("list", "--wide"), ("list", "--json"), ("list", "--search", "x"), ("list", "--record", "x"),
+    ("show", "A"), ("show", "A", "--json"), ("close", "A"), ("close", "A", "--json"),
+    ("create", "--type", "live", "--label", "A"), ("create", "--type", "live", "--label", "A", "--json"),
+    ("schedule", "--type", "live", "--label", "A", "--in", "1h"),
+    ("reschedule", "A", "--in", "1h"), ("reschedule", "A", "--by", "1h"),
+    ("events",), ("events", "A"), ("events", "-f"), ("events", "A", "-f", "--json"), ("events", "--json"), ("watch",),
+    ("webhooks", "list"), ("webhooks", "list", "--json"), ("webhooks", "deliveries", "A"), ("webhooks", "ping", "A"),
+    ("webhooks", "pause", "A"), ("webhooks", "resume", "A"), ("webhooks", "replay", "A", "--from-seq", "1"),
+]  # fmt: skip
+
+WRONG = [
+    {}, [], [[]], 7, 1.5, None, True, "tminus", {"error": {"code": 200, "message": "upstream"}}, {"rows": None},
+    {"count": "3", "rows": [{}]}, {"count": 1, "rows": [7]}, {"count": 1, "rows": {"id": "A"}}, {"status": "ok"},
+    {"events": [None], "next": 1}, {"events": [], "next": "1"}, {"webhooks": [{}]}, {"deliveries": {}},
+    {"success": False}, {"id": "A"}, b"NaN", b"", b"<html>", b"\xff\xfe", b"[" * 50_000, b"9" * 5_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_answer_that_is_not_tminus_s_is_one_line(other: Other, command: tuple[str, ...]) -> None:
+    for wrong in WRONG:
+        done = other.told(wrong, *command)
+        assert done.exit_code == 1, (wrong, done)
+        assert "is not tminus: it sent" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout in ("", "[\n") or "--json" not in command
+
+
+@pytest.mark.parametrize(
+    "body",
+    [*WRONG, {"description": 7, "refcode": 1, "errors": []}, {"description": "x", "refcode": "y", "errors": "z"},
+     {"description": "x", "refcode": 1, "errors": [1]}, b'{"description": "x", "refcode": 1e999, "errors": []}'],
+    ids=lambda body: str(body)[:40],
+)  # fmt: skip
+def test_an_error_that_is_not_tminus_s_is_told_by_its_status(
+    other: Other, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for status, code in ((400, 1), (401, 5), (403, 5), (404, 1), (409, 4), (412, 4), (302, 1), (201, 1)):
+        monkeypatch.setattr(other, "status", status)
+        done = other.told(body, "show", "A")
+        assert (done.exit_code, done.stdout) == (code, ""), done
+        assert done.stderr.startswith(f"tminus: HTTP {status} ")
+
+
+def _sessions(session: Any) -> Any:
+    return {"count": 1, "rows": [session], "next": 5}
+
+
+def _events(event: Any) -> Any:
+    return {"events": [event], "next": 0}
+
+
+def _deliveries(delivery: Any) -> Any:
+    return {"deliveries": [delivery], "next": None}
+
+
+WHOLE = [
+    (("list", "--wide"), SESSION, _sessions, shapes.SESSION_FIELDS),
+    (("list", "--search", "Remote"), SESSION, _sessions, shapes.SESSION_FIELDS),
+    (("show", "A"), SESSION, lambda one: one, shapes.SESSION_FIELDS),
+    (("reschedule", "A", "--in", "1h"), SESSION, lambda one: one, shapes.SESSION_FIELDS),
+    (("events", "A"), EVENT, _events, shapes.EVENT_FIELDS),
+    (("webhooks", "list", "--wide"), WEBHOOK, lambda one: {"webhooks": [one]}, shapes.WEBHOOK_FIELDS),
+    (("webhooks", "resume", "A"), WEBHOOK, lambda one: one, shapes.WEBHOOK_FIELDS),
+    (("webhooks", "deliveries", "A"), DELIVERY, _deliveries, shapes.DELIVERY_FIELDS),
+    (("webhooks", "ping", "A"), DELIVERY, lambda one: one, shapes.DELIVERY_FIELDS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "one", "answer", "needed"), WHOLE, ids=[" ".join(row[0]) for row in WHOLE])
+def test_a_field_that_is_read_is_there_and_of_its_type(
+    other: Other, command: tuple[str, ...], one: dict[str, Any], answer: Any, needed: Any
+) -> None:
+    assert other.told(answer(one), *command).exit_code == 0
+    for name, right in one.items():
+        less = {key: value for key, value in one.items() if key != name}
+        for wrong in (less, one | {name: [7]}, one | {name: {"x": 7}}, one | {name: 10**30}):
+            done = other.told(answer(wrong), *command)
+            if name in needed and not (isinstance(right, dict) and wrong.get(name) == {"x": 7}):
+                assert done.exit_code == 1, (name, wrong.get(name))
+                assert name in done.stderr
+            else:  # no command reads it, or any object will do
+                assert done.exit_code in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "whole"),
+    [(shapes.SESSION_FIELDS, wire.Session), (shapes.EVENT_FIELDS, wire.Event), (shapes.WEBHOOK_FIELDS, wire.Webhook),
+     (shapes.DELIVERY_FIELDS, wire.Delivery)],
+)  # fmt: skip
+def test_what_the_client_must_find_is_what_every_answer_has(fields: Any, whole: Any) -> None:
+    assert set(fields) <= whole.__required_keys__
