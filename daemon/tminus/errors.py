@@ -335,14 +335,20 @@ class KeyReused(RequestError):
 # --- callers ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class NotAuthenticated(RequestError):
     """No token, or one that is unknown, expired or revoked."""
+
+    was_sent: bool = False
+    """Whether there was one: then another is needed, not another place for it."""
 
     refcode = 104401
 
     @property
     def description(self) -> str:
-        return "No valid token: send one as Session-id, or as Authorization: Bearer"
+        if self.was_sent:
+            return "No valid token: the one that was sent is unknown, has expired or was revoked"
+        return "No token: send one as Session-id, or as Authorization: Bearer"
 
 
 @dataclass(eq=False)

@@ -26,7 +26,8 @@ class Line:
     level: str
     says: str
     """The sentence. `{name}` stands for a field, `{name:event}` for a number of something (1 event, 2 events). What
-    stands in brackets is left out where one of its fields is; the other fields are always there.
+    stands in brackets is left out where one of its fields is; the other fields are always there. Of alternatives in
+    brackets, separated by `|`, the first counts whose fields are all there.
     """
     fields: tuple[str, ...] = ()
 
@@ -37,33 +38,41 @@ class Line:
     @property
     def named(self) -> list[str]:
         """The fields that the sentence names."""
-        return [name for part in self._parts for _, name, _ in part.pieces if name]
+        return [name for part in self._parts for pieces in part.alternatives for _, name, _ in pieces if name]
 
     @cached_property
     def _parts(self) -> "list[_Part]":
-        return [_Part(found[1] or found[2], found[1] is not None) for found in _PART.finditer(self.says)]
+        return [
+            _Part(found[1].split("|"), may_be_left_out=True) if found[1] is not None else _Part([found[2]])
+            for found in _PART.finditer(self.says)
+        ]
 
 
 @dataclass(frozen=True)
 class _Part:
     """A part of a sentence, which may be left out as a whole."""
 
-    template: str
-    may_be_left_out: bool
-    pieces: list[tuple[str, str, str]] = field(init=False)
-    """Text, the field that follows it, and what it is a number of."""
+    templates: list[str]
+    may_be_left_out: bool = False
+    alternatives: list[list[tuple[str, str, str]]] = field(init=False)
+    """Of each alternative: text, the field that follows it, and what it is a number of."""
 
     def __post_init__(self) -> None:
-        pieces = [(text, name or "", noun or "") for text, name, noun, _ in Formatter().parse(self.template)]
-        object.__setattr__(self, "pieces", pieces)
+        alternatives = [
+            [(text, name or "", noun or "") for text, name, noun, _ in Formatter().parse(template)]
+            for template in self.templates
+        ]
+        object.__setattr__(self, "alternatives", alternatives)
 
     def text(self, given: Mapping[str, Any]) -> Iterator[str]:
-        if self.may_be_left_out and any(name and name not in given for _, name, _ in self.pieces):
+        for pieces in self.alternatives:
+            if self.may_be_left_out and any(name and name not in given for _, name, _ in pieces):
+                continue
+            for text, name, noun in pieces:
+                yield text
+                if name:
+                    yield _shown(given[name], noun)
             return
-        for text, name, noun in self.pieces:
-            yield text
-            if name:
-                yield _shown(given[name], noun)
 
 
 def _shown(value: Any, noun: str) -> str:
@@ -135,9 +144,13 @@ LOG_LINES = {
         ("changes", "config", "config_files", "config_fingerprint"),
     ),
     "config.failed": Line("error", "reload failed, internal error: {error}", ("error", "traceback")),
-    "config.changed": Line("info", "{key} changed[ from {old}][ to {new}]", ("key", "old", "new")),
+    "config.changed": Line(
+        "info", "{key}[ changed from {old} to {new}| added: {new}| removed, it was {old}]", ("key", "old", "new")
+    ),
     "config.needs_restart": Line(
-        "warning", "{key} changed[ from {old}][ to {new}], in force after the next start", ("key", "old", "new")
+        "warning",
+        "{key}[ changed from {old} to {new}| added: {new}| removed, it was {old}]; in force after the next start",
+        ("key", "old", "new"),
     ),
     "config.rejected": Line("error", "reload rejected ({faults:error}), previous configuration kept", ("faults",)),
     "config.fault": Line("error", "{where}: {key} {error}", ("where", "key", "error")),

@@ -137,7 +137,7 @@ DELIVERY_FIELDS: Mapping[str, Check] = {
     "answer": or_null(text),
 }
 
-SESSION = shape(SESSION_FIELDS, {"startTime": instant})
+SESSION = shape(SESSION_FIELDS, {"startTime": instant, "opensAt": instant})
 EVENT = shape(EVENT_FIELDS, {"lagMs": number, "actorName": text, "participant": shape({"name": text})})
 WEBHOOK = shape(WEBHOOK_FIELDS)
 DELIVERY = shape(DELIVERY_FIELDS)

@@ -57,7 +57,9 @@ class SessionUrls(TypedDict):
 
 
 class Session(TypedDict):
-    """A session. `startTime` only if it was scheduled; `hostAuthToken` only for those who may host."""
+    """A session. `startTime` only if it was scheduled, `opensAt` only while it is; `hostAuthToken` only for those who
+    may host.
+    """
 
     unattended: bool
     scheduled: bool
@@ -79,6 +81,7 @@ class Session(TypedDict):
     externalSessionObjectId: str
     urls: SessionUrls
     version: int
+    opensAt: NotRequired[Instant]
     openedAt: Instant | None
     activatedAt: Instant | None
     closedAt: Instant | None

@@ -38,7 +38,8 @@ def shape(value: Any) -> Any:
 def as_in_the_article(session: Any) -> dict[str, Any]:
     """A session without the fields that we added; all of those must be there."""
     assert set(ARTICLE["added"]) <= set(session)
-    return {name: shape(value) for name, value in session.items() if name not in ARTICLE["added"]}
+    assert ("opensAt" in session) == (session["status"] == "scheduled")
+    return {name: shape(value) for name, value in session.items() if name not in (*ARTICLE["added"], "opensAt")}
 
 
 @pytest.fixture

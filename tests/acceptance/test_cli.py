@@ -224,6 +224,7 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
         (("nothing",), 2, "nothing"),
         (("--url", "{url}", "list"), 5, "TMINUS_TOKEN"),
         (("--url", "{url}", "--token-file", "/nonexistent", "list"), 2, "/nonexistent"),
+        (("list", "--url", "{url}"), 5, "No token: "),
         (("list", "--url", "{url}"), 5, "TMINUS_TOKEN"),
         (("webhooks", "--url", "http://127.0.0.1:9", "list", "--url={url}"), 5, "TMINUS_TOKEN"),
         (("list", "--socket", "/nonexistent.sock"), 6, "/nonexistent.sock"),
@@ -254,6 +255,9 @@ def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path
     )
     assert answer(shown)["id"] == made["id"]
     assert "look at what was copied" in refused(daemon.command(*url, "list", TMINUS_TOKEN="tökèn"), 5)
+    file.write_text("a" * 43)
+    wrong = refused(daemon.command(*url, "--token-file", str(file), "list"), 5)
+    assert f"unknown, has expired or was revoked (refcode 104401); it comes from {file}" in wrong
     monitor = daemon.command(*url, "close", made["id"], TMINUS_TOKEN=daemon.tokens["monitor"])
     assert "Not allowed" in refused(monitor, 5)
 
@@ -342,7 +346,8 @@ def test_watch_shows_what_is_coming_and_what_is_open_over_a_restart(start_daemon
         assert eventually(lambda: on_screen(fresh["id"]))
         assert session["status"] == "scheduled"
         assert daemon.terminate() == 0
-        assert eventually(lambda: on_screen("asked again"))
+        assert daemon.log_lines("http.anonymous") == [], "who polls is not unknown because the daemon stops"
+        assert eventually(lambda: on_screen("again"))
         daemon.start()
         later = daemon.make(label="After the restart")
         assert eventually(lambda: on_screen(later["id"]))

@@ -76,6 +76,24 @@ def test_a_wide_list_cuts_nothing(busy: Daemon) -> None:
     assert len([line for line in shown if LABEL in line]) == 30
 
 
+def test_a_wide_list_in_a_narrow_window_is_a_block_for_each_session(busy: Daemon) -> None:
+    row: JSON = busy.get("/supportsessions?status=scheduled&limit=1").json()["rows"][0]
+    shown = _screen(busy, "list", "--wide", "--status", "scheduled", "--limit", "2", zone="UTC")
+    block = dict(re.split(" {2,}", line, maxsplit=1) for line in shown[: shown.index("")])
+    assert block["id"] == row["id"]
+    assert block["label"].startswith(LABEL[:12]) or LABEL in " ".join(shown)
+    assert re.fullmatch("opens in .*, starts in .*", block["next"])
+    assert [line for line in shown if line.startswith("id ")] == [shown[0], shown[shown.index("") + 1]]
+
+
+def test_wide_events_fold_in_a_narrow_window(busy: Daemon) -> None:
+    with _on(busy, "events", "--wide", "--type", "session.scheduled", columns=100) as terminal:
+        assert terminal.end() == 0
+        shown = terminal.screen()
+    assert shown[0].split() == ["SEQ", "WHEN", "EVENT", "BY", "WHAT"]
+    assert [line for line in shown[1:] if line.startswith(" " * 40)], "what does not fit goes on below its column"
+
+
 def test_events_are_told_in_full_in_80_columns(busy: Daemon) -> None:
     shown = _screen(busy, "events", "--type", "session.scheduled")
     assert shown[0].split() == ["SEQ", "WHEN", "BY", "WHAT"]

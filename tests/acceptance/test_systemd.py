@@ -203,7 +203,7 @@ def test_why_it_does_not_start_is_grave_in_the_journal(box: Box) -> None:
     box.do("rm", "/etc/tminus/conf.d/faulty.toml")
     [fault], [failed] = (box.journal(f"EVENT={name}")[-1:] for name in ("config.fault", "daemon.failed"))
     assert (fault["PRIORITY"], failed["PRIORITY"]) == ("3", "2")
-    assert fault["MESSAGE"].startswith("/etc/tminus/conf.d/faulty.toml:1: server.lsten is no key")
+    assert fault["MESSAGE"].startswith("/etc/tminus/conf.d/faulty.toml:1: server.lsten is not a key")
 
 
 def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:

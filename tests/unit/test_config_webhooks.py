@@ -156,7 +156,7 @@ batch = 1001
         ("tminus.toml:13", "[Help Desk].batch", "must be at least 1"),
         ("tminus.toml:14", "[Help Desk].give_up_after", "must be longer than 0"),
         ("tminus.toml:15", "[Help Desk].from", 'must be "now" or "beginning", not "start"'),
-        ("tminus.toml:16", "[Help Desk].secret", "is no key; did you mean webhooks.secret_file?"),
+        ("tminus.toml:16", "[Help Desk].secret", "is not a key; did you mean webhooks.secret_file?"),
         ("tminus.toml:17", "[#3].name", "is missing"),
         ("tminus.toml:17", "[#3].url", "is missing"),
         ("tminus.toml:17", "[#3].secret_file", UNSIGNED),
@@ -168,8 +168,8 @@ batch = 1001
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        ("from_ = 'now'", "webhooks[desk].from_ is no key; did you mean webhooks.from?"),
-        ("event = ['*']", "webhooks[desk].event is no key; did you mean webhooks.events?"),
+        ("from_ = 'now'", "webhooks[desk].from_ is not a key; did you mean webhooks.from?"),
+        ("event = ['*']", "webhooks[desk].event is not a key; did you mean webhooks.events?"),
         ("events = '*'", "webhooks[desk].events must be a list, not text"),
         ("events = []", "webhooks[desk].events must not be empty"),
         ("events = [5]", "not a number"),

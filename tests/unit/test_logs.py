@@ -101,8 +101,8 @@ def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: L
     [
         ("config.rejected", {"faults": 1}, "reload rejected (1 error), previous configuration kept"),
         ("config.rejected", {"faults": 2}, "reload rejected (2 errors), previous configuration kept"),
-        ("config.changed", {"key": "k", "new": "2"}, "k changed to 2"),
-        ("config.changed", {"key": "k", "old": "1"}, "k changed from 1"),
+        ("config.changed", {"key": "k", "new": "2"}, "k added: 2"),
+        ("config.changed", {"key": "k", "old": "1"}, "k removed, it was 1"),
         ("config.changed", {"key": "k", "old": "1", "new": "2"}, "k changed from 1 to 2"),
         ("clock.failed", {"job": "clock tick", "error": "E"}, "clock tick failed (E), retrying"),
         ("clock.recovered", {"job": "clock tick"}, "clock tick works again"),

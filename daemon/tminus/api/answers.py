@@ -15,7 +15,7 @@ from tminus.model import Delivery, Session
 from tminus.sessions.rights import may_see_secrets, owns
 from tminus.sessions.verbs import agent_session_shown, roles_shown
 from tminus.storage import Active
-from tminus.vocabulary import Caller, SessionType
+from tminus.vocabulary import Caller, SessionType, Status
 
 
 def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
@@ -52,6 +52,8 @@ def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
     }
     if session.start_time is not None:
         shown["startTime"] = text(session.start_time)
+    if session.status is Status.SCHEDULED and session.due_at is not None:
+        shown["opensAt"] = text(session.due_at)
     if may_see_secrets(caller, session):
         shown["hostAuthToken"] = session.host_auth_token
         shown["urls"]["host"] = f"{session.host_url}#host={session.host_key}"

@@ -171,7 +171,7 @@ def _wrong(arrival: Arrival, length: int, digest: str, state: str) -> NotAuthent
         token_state=state,
         request_id=arrival.request_id,
     )
-    return NotAuthenticated()
+    return NotAuthenticated(was_sent=True)
 
 
 def _digest(token: str) -> str:

@@ -216,6 +216,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "externalSessionObjectId": "32 hexadecimal digits, for a record of the session in another system",
         "urls": "Where people join",
         "version": "Rises with each change; the value for `If-Match`",
+        "opensAt": f"When it opens, ahead of its start; only while it is scheduled: {_UTC}",
         "openedAt": f"When it opened; null if it has not: {_UTC}",
         "activatedAt": f"When the first joined; null if nobody has: {_UTC}",
         "closedAt": f"When it closed; null while it has not: {_UTC}",

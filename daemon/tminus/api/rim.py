@@ -154,6 +154,7 @@ class Rim:
         if scope["path"] in _OPERATIONS:
             return
         if self._services.draining:
+            arrival.said = True  # who called is not looked up any more, and `daemon.draining` says that it stops
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
         if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not arrival.local:

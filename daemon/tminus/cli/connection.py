@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from click.exceptions import Exit
 
-from tminus import client
+from tminus import checkout, client
 from tminus.cli import discovery
 from tminus.cli.discovery import Candidate
 from tminus.cli.output import LOST, OutputLost, complain
@@ -80,7 +81,8 @@ class Connection:
         if closed:
             raise fail(f"you are not permitted to look into {' or '.join(closed)}: {_PERMIT}", NOT_ALLOWED)
         where = " or ".join(str(one.socket) for one in sockets)
-        hint = "start the daemon with `tminus run`, or name another with --url or --socket"
+        start = "tminus run" if checkout.configuration_file() is None else "make run"
+        hint = f"start the daemon with `{start}`, or name another with --url or --socket"
         raise fail(f"there is no daemon at {where}: {hint}", UNAVAILABLE)
 
 
@@ -123,10 +125,27 @@ def exit_code(error: client.ScreenMeetError) -> int:
 def _explained(error: client.ScreenMeetError) -> str:
     advice = ""
     if isinstance(error, client.NotAuthenticated):
-        advice = "; set $TMINUS_TOKEN or --token-file (`tminus token new` makes one)"
+        advice = f"; {_about_token()}"
     elif error.lasting:
         advice = f"; {_PERMIT}" if "permitted" in str(error) else ""
     return f"{error.description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
+
+
+def _about_token() -> str:
+    """What to do about the token, by where it came from."""
+    context = click.get_current_context(silent=True)
+    connection = context.find_object(Connection) if context else None
+    file = connection.token_file if connection else None
+    if file is None and not os.environ.get("TMINUS_TOKEN"):
+        return "set $TMINUS_TOKEN or --token-file (`tminus token new` makes one)"
+    return f"it comes from {file or '$TMINUS_TOKEN'}; a new one is known after a reload"
+
+
+def how_to_reload() -> str:
+    """How the daemon of this directory, else the one that runs as a service, reads its configuration again."""
+    if "STATE_DIRECTORY" not in os.environ and Path("var/tminus.lock").is_file():
+        return "reload the daemon (kill -HUP $(cat var/tminus.lock))"
+    return "reload the daemon (systemctl reload tminus, or SIGHUP)"
 
 
 def _words(error: OSError) -> str:

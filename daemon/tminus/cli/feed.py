@@ -130,7 +130,7 @@ def _follow(
                 if not answered:
                     raise
                 if not told:
-                    output.complain(f"{error.description}; it is asked again")
+                    output.complain(f"{error.description}; trying again")
                 told = True
                 time.sleep(AGAIN)
                 continue

@@ -26,7 +26,7 @@ Row = Sequence[Span | str]
 
 
 def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output. A wide one that is wider than the terminal is printed row by row, as fields."""
     chosen = [at for at, column in enumerate(columns) if wide or not column.wide]
     titles = [columns[at].title for at in chosen]
     cells = [[_span(row[at]) for at in chosen] for row in rows]
@@ -35,8 +35,27 @@ def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) 
         for row in cells:
             output.put_fields([span.text for span in row])
         return
-    width = None if wide else output.size()[0]
-    output.put(lines([columns[at] for at in chosen], cells, width))
+    width = output.size()[0]
+    shown = [columns[at] for at in chosen]
+    if wide and cells and _total(_widths(shown, cells, None)) > width:
+        for number, row in enumerate(cells):
+            if number:
+                output.put([[]])
+            fields((title.lower(), span) for title, span in zip(titles, row, strict=True) if span.text)
+        return
+    output.put(lines(shown, cells, width))
+
+
+def least_width(columns: Sequence[Column], rows: Sequence[Sequence[Span]]) -> int:
+    """Return the width in which no cell is cut: columns that fold may be as narrow as they can be."""
+    widths = _widths(columns, [[Span(text.visible(span.text)) for span in row] for row in rows], None)
+    return _total(
+        [(column.least or 0) if column.folds else width for column, width in zip(columns, widths, strict=True)]
+    )
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[Line]:
@@ -82,7 +101,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: in
     widths = [max(found, len(column.title)) for found, column in zip(widths, columns, strict=True)]
     if width is None:
         return widths
-    while (over := sum(widths) + len(GAP) * (len(widths) - 1) - width) > 0:
+    while (over := _total(widths) - width) > 0:
         giving = [at for at, column in enumerate(columns) if column.least is not None and widths[at] > column.least]
         if not giving:
             break

@@ -11,7 +11,7 @@ import click
 
 from tminus import clock, config, draws, instants
 from tminus.cli import output, tables
-from tminus.cli.connection import NOT_FOUND, REFUSED, USAGE, Connection, fail, telling_errors
+from tminus.cli.connection import NOT_FOUND, REFUSED, USAGE, Connection, fail, how_to_reload, telling_errors
 from tminus.cli.options import FILE, Command, as_json, wide
 from tminus.cli.tables import Column
 from tminus.config import Agent, ConfigError, Configuration, fingerprint
@@ -21,8 +21,6 @@ from tminus.vocabulary import Role
 
 LEAST_FINGERPRINT = 8
 """Hexadecimal digits of a hash by which a token may be named: fewer are too easily another's."""
-
-_RELOAD = "reload the daemon (systemctl reload tminus, or SIGHUP)"
 
 
 @click.command(cls=Command)
@@ -59,16 +57,16 @@ def new(
         output.put_text(f"The token, shown this once; give it to the caller:\n\n  {token}\n\n")
         if known is None:
             lines = "".join(f"{key} = {toml(value)}\n" for key, value in agent.items())
-            output.put_text(f"Paste this into the configuration, then {_RELOAD}:\n\n[[agents]]\n{lines}")
+            output.put_text(f"Paste this into the configuration, then {how_to_reload()}:\n\n[[agents]]\n{lines}")
         else:
             where = _place(read, agent_id)
-            output.put_text(f"Add this to token_sha256 of agent {agent_id} ({where}), then {_RELOAD}:\n\n")
+            output.put_text(f"Add this to token_sha256 of agent {agent_id} ({where}), then {how_to_reload()}:\n\n")
             output.put_text(f'"{digest}"\n')
     if append is not None:
         added = f"token {fingerprint(digest)} of agent {agent_id}"
         if known is None:  # a number that was mistyped makes an agent that nobody wanted
             added = f"new agent {agent_id}, {agent['name']} ({', '.join(roles)}), with token {fingerprint(digest)},"
-        output.complain(f"added {added} to {append}; next, {_RELOAD}")
+        output.complain(f"added {added} to {append}; next, {how_to_reload()}")
     if known is not None and known.expires is not None and known.expires <= clock.now():
         output.complain(f"tokens of agent {agent_id} expired at {instants.text(known.expires)}: change its `expires`")
 
@@ -166,7 +164,7 @@ def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | Non
 
         _change(connection, read, file, lambda text: editing.without_tokens(text, agent.id, digests), agent.id)
     named = ", ".join(sorted(map(fingerprint, digests)))
-    output.put(f"revoked {named} of agent {agent.id} in {file}; it works until you {_RELOAD}")
+    output.put(f"revoked {named} of agent {agent.id} in {file}; it works until you {how_to_reload()}")
 
 
 def _meant(read: Configuration, mark: str | None, agent_id: int | None) -> tuple[Agent, frozenset[str]]:

@@ -103,6 +103,8 @@ def session(row: "wire.Session", when: Moments, end: End | None = None) -> None:
     ]
     if _next(row, when):
         known.append(("next", _next(row, when)))
+    if "opensAt" in row:
+        known.append(("opens", row["opensAt"]))
     if "startTime" in row:
         known.append(("start", row["startTime"]))
     if end is None:
@@ -167,7 +169,9 @@ class Events:
             for row in cells:
                 output.put_fields([span.text for span in row])
         elif cells or not self._headed:
-            width = None if self._wide else output.size()[0]
+            width = output.size()[0]
+            if self._wide:  # nothing is cut: the message goes on in the next line, if there is room for that
+                width = max(width, tables.least_width(columns, cells))
             drawn = tables.lines(columns, cells, width)
             output.put(drawn[1:] if self._headed else drawn)
         self._headed = True
@@ -242,7 +246,8 @@ def deliveries(rows: "Sequence[wire.Delivery]", when: Moments, *, wide: bool) ->
 def _next(row: "wire.Session", when: Moments) -> str:
     """What time will do to a session, as far as its answer tells."""
     if row["status"] == "scheduled" and "startTime" in row:
-        return f"starts in {when.until(row['startTime'])}"
+        opens = f"opens in {when.until(row['opensAt'])}, " if "opensAt" in row else ""
+        return f"{opens}starts in {when.until(row['startTime'])}"
     if row["status"] == "new":
         return f"expires in {when.until(row['expiresAt'])}"
     return ""

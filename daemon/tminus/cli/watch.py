@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tminus import clock, instants
-from tminus.cli import output, views
+from tminus.cli import output, tables, views
 from tminus.cli.connection import Connection, telling_errors
 from tminus.cli.moments import Moments
 from tminus.cli.options import PAGE, SPAN, Command, utc
@@ -42,13 +42,13 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
                 except Unavailable as error:
                     if seen is None:  # as in `feed._follow`
                         raise
-                    problem = f"{error.description}; it is asked again"
+                    problem = f"{error.description}; trying again"
                 now = clock.now()
                 when = views.moments(utc=utc)
-                screen.draw(frame(seen, when, instants.text(now), problem, columns, rows))
+                screen.draw(frame(seen, when, instants.text(now), problem, columns, rows), (columns, rows))
                 time.sleep(pause)
         except KeyboardInterrupt:
-            pass
+            screen.leave()
 
 
 def _look(daemon: Any, scope: str, limit: int) -> list[Section]:
@@ -63,7 +63,11 @@ def frame(
     """What fits: the lines of both tables, and the last line. A table that needs less leaves the rest to the other."""
     wanted = [len(page["rows"]) for _, page in sections]
     # Two titles, a line between the tables, and the last line, where the cursor stays.
-    room = max(0, rows - FRAME)
+    *above, end = tables.folded(
+        problem or f"{now[:19].replace('T', ' ')}Z, times in {when.zone}, Ctrl-C ends", max(1, columns - 1)
+    )
+    above = above[: max(0, rows - FRAME)] if output.is_terminal() else []
+    room = max(0, rows - FRAME - len(above))
     shares = shared(wanted, [page["count"] for _, page in sections], room)
     lines: list[Line] = []
     for (title, page), share in zip(sections, shares, strict=True):
@@ -74,8 +78,9 @@ def frame(
             lines += views.session_lines(page["rows"][:share], when, columns)
         if (more := page["count"] - min(share, len(page["rows"]))) > 0:
             lines.append([Span(f"{more} more", "dim")])
-    end = problem or f"{now[:19].replace('T', ' ')}Z, times in {when.zone}, Ctrl-C ends"
-    return lines, [Span(views.fits(end, columns - 1), "" if problem else "dim")]
+    style = "" if problem else "dim"
+    lines += [[Span(line, style)] for line in above]
+    return lines, [Span(views.fits(end, columns - 1), style)]
 
 
 def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
@@ -99,7 +104,13 @@ class Screen:
         self._size = (0, 0)
         self._before: list[Line] = []
 
-    def draw(self, drawn: tuple[list[Line], Line]) -> None:
+    def leave(self) -> None:
+        """Leave the frame as it is; what comes after it begins a line of its own."""
+        if self._height:
+            output.draw("\n")
+
+    def draw(self, drawn: tuple[list[Line], Line], size: tuple[int, int]) -> None:
+        """Draw what was made for a window of this size; it may have another by now, which the next frame sees."""
         lines, end = drawn
         if not output.is_terminal():
             if lines != self._before:
@@ -108,7 +119,6 @@ class Screen:
                 self._before = lines
             return
         colour = output.coloured()
-        size = output.size()
         # A window that has another size has broken the lines anew: nothing is where it was.
         start = "\x1b[2J\x1b[H" if self._size != size and self._height else "\r"
         if self._height and self._size == size:

@@ -33,7 +33,7 @@ def message(error: ErrorDetails) -> str:
             return _choices(str(context["expected"]), given)
         case "extra_forbidden":
             what = "section" if len(path) == 1 and isinstance(given, dict | list) else "key"
-            return f"is no {what}{suggestion(path)}"
+            return f"is not a {what}{suggestion(path)}"
         case "tuple_type" if path in LISTS:
             return f"must be a list of tables, each headed [[{path[0]}]], not {kind(given)}"
     words = _WORDS.get(error["type"])

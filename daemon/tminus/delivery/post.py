@@ -1,6 +1,9 @@
 """Requests to one receiver: each bounded in time and size, and what became of it."""
 
 import asyncio
+import os
+import re
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ KEPT = 4.0
 
 CLOSING = 1.0
 """Seconds that a receiver has to agree to the end of TLS."""
+
+_CODES = re.compile(r"^\[SSL[^\]]*\] | \(_ssl\.c:\d+\)$")
+"""What Python puts around the reason of a failure of TLS."""
 
 _PATH = "/%:@!$&'()*+,;=~"
 _QUERY = f"{_PATH}?"
@@ -212,4 +218,10 @@ def _said(failure: BaseException) -> str:
     """What went wrong, in the words of what went wrong first: "connection refused", not "all attempts failed"."""
     while (cause := failure.__cause__ or failure.__context__) is not None:
         failure = cause
+    if isinstance(failure, ssl.SSLError):
+        return f"TLS failed: {_CODES.sub('', str(failure))}"[:500]
+    if isinstance(failure, socket.gaierror):
+        return f"name not found: {failure.strerror}"[:500]
+    if isinstance(failure, OSError) and failure.errno:
+        return os.strerror(failure.errno).lower()
     return f"{type(failure).__name__}: {' '.join(str(failure).split())}"[:500]
