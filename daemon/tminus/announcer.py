@@ -39,7 +39,9 @@ SAVED_EACH = 1.0
 """Seconds between two transactions that write down how far the log has come: what a kill has logged again, at most."""
 
 LAST_SECONDS = 1.0
-"""How long a stop waits for what is left to log: a herd that opened just before can have left 100,000 events."""
+"""How long a stop goes on handing over what is left to log: a herd that opened just before can have left 100,000. For
+the page that was handed over last it waits as long again: otherwise the next start logs that page a second time.
+"""
 
 KEPT = 4 * PAGE
 """Events that are kept because they were handed over; more of them are read again."""
@@ -108,8 +110,8 @@ class Announcer:
         return first, first
 
     def stop(self) -> int:
-        """Returns when everything committed so far has been logged, or `LAST_SECONDS` later: then with how many events,
-        about, are left for the next start.
+        """Returns when everything committed so far has been logged, or when `LAST_SECONDS` are over: then with how many
+        events, about, are left for the next start.
         """
         self._until = clock.monotonic() + LAST_SECONDS
         self._stopping.set()
@@ -170,7 +172,7 @@ class Announcer:
                 logging.getLogger(__name__).exception("Events from %d on could not be logged", page[0].event.seq)
                 return True  # a defect must not keep all others out of the log
             while (written := self._wait_for(outcome)) is None:
-                if clock.monotonic() >= self._until:
+                if clock.monotonic() >= self._until + LAST_SECONDS:
                     return False
                 self._look()
             if written or self._stopping.wait(LOOK):
@@ -179,7 +181,7 @@ class Announcer:
 
     def _wait_for(self, outcome: "SimpleQueue[bool]") -> bool | None:
         with contextlib.suppress(Empty):
-            return outcome.get(timeout=max(0.0, min(LOOK, self._until - clock.monotonic())))
+            return outcome.get(timeout=max(0.0, min(LOOK, self._until + LAST_SECONDS - clock.monotonic())))
         return None
 
     def _look(self) -> None:

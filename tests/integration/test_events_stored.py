@@ -12,7 +12,7 @@ from tests.support.factories import AGENT, HOUR, caller
 from tests.support.waiting import eventually
 from tests.support.worlds import World
 
-from tminus import announcer
+from tminus import announcer, clock
 from tminus.announcer import Announce, Announcer
 from tminus.errors import WrongStatus
 from tminus.events import News
@@ -230,6 +230,33 @@ def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
     assert Announcer(world.store, telling(told)).seq == 7, "what was left is told once"
+
+
+def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logged_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcer, "PAGE", 1)
+    told: list[News] = []
+    over = threading.Event()
+
+    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+        def write() -> None:
+            over.wait(30)
+            eventually(lambda: clock.monotonic() > teller._until)
+            done(True)
+
+        told.extend(page)
+        threading.Thread(target=write).start()
+
+    teller = Announcer(world.store, announce)
+    for _ in range(3):
+        world.create()
+    teller.start()
+    eventually(lambda: told)
+    over.set()
+    left = teller.stop()
+    assert [one.event.seq for one in told] == list(range(1, 4 - left))
+    assert Announcer(world.store, announce).seq == told[-1].event.seq
 
 
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
