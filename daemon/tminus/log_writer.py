@@ -22,6 +22,7 @@ from typing import Any, Protocol, TextIO
 import orjson
 
 from tminus import clock
+from tminus.threads import KeptThread
 
 Line = dict[str, Any]
 """A line of the log, by the names of its fields. It belongs to the writer once it was handed over."""
@@ -74,7 +75,7 @@ class LogWriter:
         self._untold_since: datetime | None = None
         self._refused = False
         """Whether the last write was refused: nothing is tried again before somebody logs."""
-        self._thread: threading.Thread | None = None
+        self._thread: KeptThread | None = None
 
     def put(self, line: Line) -> None:
         """Append a line, or drop and count it if the queue is full. Any thread; never waits, never raises."""
@@ -103,9 +104,9 @@ class LogWriter:
             self._queue.append(_Entry((), dropped=self._untold, since=self._untold_since))
             self._untold, self._untold_since = 0, None
         self._queue.append(entry)
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             # A daemon thread: one that waits for a pipe must not keep the process from ending.
-            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread = KeptThread("log", self._run, daemon=True)
             self._thread.start()
         if not self._waiting.is_set():
             self._waiting.set()
@@ -124,7 +125,13 @@ class LogWriter:
             self._waiting.clear()
             with self._lock:
                 entries, self._queue = self._queue, deque()
-            self._write(list(entries))
+            try:
+                self._write(list(entries))
+            except BaseException:
+                with self._lock:  # for the next run, which begins in a second
+                    self._queue.extendleft(reversed(entries))
+                    self._waiting.set()
+                raise
             with self._lock:
                 if self._untold and not self._queue and not self._refused:
                     self._append(_Entry(()))  # nobody may log for long: what was dropped is said now
@@ -133,12 +140,12 @@ class LogWriter:
 
     def _write(self, entries: Sequence["_Entry"]) -> None:
         lines: list[Line] = []
-        for entry in entries:
-            entry.first = len(lines)
-            if entry.dropped and entry.since is not None:
-                lines.append(self._notice(entry.dropped, entry.since))
-            lines += entry.lines
         try:
+            for entry in entries:
+                entry.first = len(lines)
+                if entry.dropped and entry.since is not None:
+                    lines.append(self._notice(entry.dropped, entry.since))
+                lines += entry.lines
             written = self.destination.write(lines) if lines else 0
         except Exception:  # a defect in what renders a line; the log has no place to say so
             written = 0
@@ -146,7 +153,8 @@ class LogWriter:
         for entry in entries:
             end = entry.first + len(entry.lines) + bool(entry.dropped)
             if entry.done is not None:
-                entry.done(end <= written)
+                with suppress(Exception):  # a defect of one caller must not have the lines of all written again
+                    entry.done(end <= written)
             elif end > written:
                 with self._lock:
                     if entry.dropped:

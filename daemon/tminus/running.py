@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tminus import __version__, clock, instants
+from tminus.threads import KeptThread
 
 MARK = "tminus.run"
 """The name of the file."""
@@ -63,7 +64,7 @@ class Running:
                 os.pwrite(self._descriptor, text, 0)
                 os.ftruncate(self._descriptor, len(text))
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="running", daemon=True)
+        self._thread = KeptThread("running", self._live, daemon=True)
         self._thread.start()
 
     def end(self, *, clean: bool) -> None:

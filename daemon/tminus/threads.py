@@ -6,6 +6,7 @@ without it, and nothing would show that webhooks, the log or the clock have stop
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from tminus import clock
 
@@ -38,29 +39,30 @@ def failing() -> list[str]:
     return [f"{name} ({why})" for name, (at, why) in sorted(_failed.items()) if present - at < REMEMBERED]
 
 
+def keep(name: str, work: Callable[[], object]) -> None:
+    """Run `work` until it returns, and again whenever it raises; `name`: what reports call the thread."""
+    reported, reported_at = "", 0.0
+    while True:
+        try:
+            work()
+            return
+        except BaseException as error:
+            why, present = f"{type(error).__name__}: {error}", clock.monotonic()
+            _failed[name] = present, type(error).__name__
+            if why != reported or present - reported_at > REPORTED_AGAIN:
+                reported, reported_at = why, present
+                with suppress(Exception):  # what reports may meet the same defect
+                    _report(name, error)
+            threading.Event().wait(AGAIN)
+
+
 class KeptThread(threading.Thread):
     """A thread that runs `work` until it returns, and again whenever it raises."""
 
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        super().__init__(name=name)
+    def __init__(self, name: str, work: Callable[[], object], *, daemon: bool = False) -> None:
+        super().__init__(name=name, daemon=daemon)
         self._work = work
-        self._reported = "", 0.0
 
     def run(self) -> None:
         """Run the work; on the thread."""
-        ended = threading.Event()
-        while not ended.is_set():
-            try:
-                self._work()
-                ended.set()
-            except BaseException as error:
-                self._failed(error)
-                ended.wait(AGAIN)
-
-    def _failed(self, error: BaseException) -> None:
-        why, present = f"{type(error).__name__}: {error}", clock.monotonic()
-        _failed[self.name] = present, type(error).__name__
-        before, at = self._reported
-        if why != before or present - at > REPORTED_AGAIN:
-            self._reported = why, present
-            _report(self.name, error)
+        keep(self.name, self._work)

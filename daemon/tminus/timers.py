@@ -20,7 +20,7 @@ from tminus import clock, instants
 from tminus.errors import StoreUnavailable
 from tminus.logs import failure, say
 from tminus.storage.engine import reason
-from tminus.threads import KeptThread
+from tminus.threads import KeptThread, keep
 
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
@@ -90,7 +90,7 @@ class Timers:
         self._pulse = KeptThread("pulse", self._watch_clock)
         # UTC at each place where APScheduler would ask for the local zone otherwise: it fails where $TZ names none that
         # it knows, and moves a deadline where it takes one wrongly.
-        self._scheduler = BackgroundScheduler(
+        self._scheduler = _Scheduler(
             timezone=UTC,
             # Ticks have a thread of their own: a chore never makes the clock wait. Nor does a long clean-up make the
             # heartbeat wait: there is a thread for each chore.
@@ -257,6 +257,17 @@ class Timers:
             say("clock.differs", off_ms=instants.milliseconds(difference))
         else:
             say("clock.agrees")
+
+
+class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
+    """APScheduler, whose thread is started again when it has failed: it hands out every tick."""
+
+    def _main_loop(self) -> None:
+        def run() -> None:
+            self.wakeup()  # it would wait for a new timer otherwise, also where one has passed meanwhile
+            super(_Scheduler, self)._main_loop()
+
+        keep("timers", run)
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]

@@ -11,7 +11,9 @@ from sqlalchemy import make_url
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import from_now
 from tests.support.databases import Database, PostgresServer
+from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import eventually
 
 AT_ONCE = 3.0
@@ -89,29 +91,88 @@ def _make(daemon: Daemon) -> httpx.Response:
 
 
 FAILING = """
-import os
+import os, threading, time
+from tminus import announcer, log_writer, running, timers
 from tminus.cli import main
-from tminus.{module} import {kind}
-work = {kind}.{work}
-def failing(self):
-    if not os.path.exists("mended"):
+from tminus.delivery.webhooks import Webhooks
+from tminus.storage import peers, watch, writer
+
+def fails(kind, name, file="broken"):
+    work = getattr(kind, name)
+    def failing(self, *given):
+        if os.path.exists(file):
+            raise RuntimeError("as if there were a defect")
+        return work(self, *given)
+    setattr(kind, name, failing)
+
+fails(peers.Notices, "_listen", "broken-at-start")
+fails(peers.Holds, "_renew", "broken-at-start")
+fails(announcer.Announcer, "_save")
+fails(log_writer.LogWriter, "_write")
+fails(timers.Timers, "_tell_difference")
+fails(timers._Scheduler, "_process_jobs")
+fails(watch.Watch, "_give_up")
+fails(writer.Writer, "_write")
+
+serve = Webhooks._run
+def ends(self):
+    if os.path.exists("broken"):
         raise RuntimeError("as if there were a defect")
-    work(self)
-{kind}.{work} = failing
+    def stop():
+        while not os.path.exists("broken"):
+            time.sleep(0.05)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+    threading.Thread(target=stop, daemon=True).start()
+    serve(self)
+    if os.path.exists("broken"):
+        raise RuntimeError("as if there were a defect")
+Webhooks._run = ends
+
+utime = os.utime
+def no_sign_of_life(*given):
+    if os.path.exists("broken"):
+        raise RuntimeError("as if there were a defect")
+    utime(*given)
+running.os.utime = no_sign_of_life
+
 main()
 """
 
+THREADS = {
+    "announcer", "holds", "log", "notices", "pulse", "running", "timers", "watch", "webhooks", "writer",
+}  # fmt: skip
+"""All that run as long as the daemon does, but for the one that serves HTTP."""
+
 
 @pytest.mark.slow
-def test_a_thread_that_fails_is_told_makes_the_daemon_unready_and_is_started_again(make_daemon: StartDaemon) -> None:
-    daemon = make_daemon()
-    daemon.spawn_changed(FAILING.format(module="announcer", kind="Announcer", work="_run"))
-    daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
-    assert daemon.logged("thread.failed")["thread"] == "announcer"
-    assert not_ready(daemon) == "a thread of the daemon fails: announcer (RuntimeError)"
-    (daemon.home / "mended").touch()
-    made = daemon.make()
-    eventually(lambda: made["id"] in [line.get("session_id") for line in daemon.log_lines() if "seq" in line])
-    eventually(lambda: readiness(daemon)[0] == 200)
-    assert len(daemon.log_lines("thread.failed")) == 1, "told once, however often it failed so"
-    assert daemon.terminate() == 0
+def test_each_thread_that_fails_is_told_makes_the_daemon_unready_and_is_started_again(
+    pg_server: PostgresServer, make_daemon: StartDaemon, receiver: Receiver
+) -> None:
+    with pg_server.database(empty=True) as database:
+        daemon = make_daemon()
+        secret = daemon.home / "secret"
+        secret.write_text(SECRET)
+        webhook = {"name": "desk", "url": receiver.url, "secret_file": str(secret)}
+        daemon.configure(storage={"url": database.configured}, webhooks=[webhook])
+        early, broken = daemon.home / "broken-at-start", daemon.home / "broken"
+        early.touch()
+        daemon.spawn_changed(FAILING)
+        daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"), deadline=30)[0]["url"]
+        broken.touch()
+        failing = {f"a thread of the daemon fails: {name} (RuntimeError)" for name in THREADS}
+
+        def all_fail() -> bool:
+            _make(daemon)  # the writer fails when it has something to write
+            return failing == set(readiness(daemon)[1])
+
+        eventually(all_fail)
+        early.unlink()
+        broken.unlink()
+        eventually(lambda: readiness(daemon)[0] == 200)
+
+        opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
+        daemon.logged("session.ready", session_id=opening["id"])
+        eventually(lambda: opening["id"] in [event["id"] for one in receiver.requests for event in one.events])
+        told = [line["thread"] for line in daemon.log_lines("thread.failed")]
+        assert sorted(told) == sorted(THREADS), "each told once, however often it failed so"
+        assert daemon.terminate() == 0
