@@ -138,6 +138,12 @@ def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDae
     said = [line for line in done.stderr.splitlines() if not line.startswith("tminus: added new agent ")]
     assert (done.stdout, said) == ("finished\n", []), (blocks[max(outputs)][1], outputs[max(outputs)])
 
+    left = {path.name for path in daemon.home.glob("*.*") if not path.name.endswith(".out")}
+    assert not {name for name in left if name.startswith(("receive", "python", "node", "shell", "session"))}, (
+        "cleaned up"
+    )
+    assert list((daemon.home / "config/conf.d").iterdir()) == []
+
     answers, compared = Answers(address), 0
     for number, (language, text) in enumerate(blocks):
         if language == "json":
@@ -149,8 +155,8 @@ def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDae
     assert [language for language, _ in blocks if language not in ("sh", "json", "text", "python", "js", "bash")] == []
 
 
-def test_receivers_have_about_ten_lines() -> None:
+def test_receivers_have_ten_lines() -> None:
     for language, text in _page():
         if language in ("python", "js", "bash"):
             lines = [line for line in text.splitlines() if line and not line.startswith(("#", "//", "import "))]
-            assert len(lines) <= 16, language
+            assert len(lines) <= 10, (language, lines)
