@@ -10,6 +10,7 @@ import pytest
 
 from tminus.cli import discovery
 from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
+from tminus.config.load import MOST_ENTRIES
 from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
 
 HASH = "a" * 64
@@ -207,6 +208,12 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ("\n[organization]\nname = 5", "tminus.toml:3: organization.name must be text in quotes, not a number"),
         ('organization.name = ""', "tminus.toml:1: organization.name must not be empty"),
         (f'organization.name = "{"x" * 256}"', "tminus.toml:1: organization.name must be at most 255 characters long"),
+        (f'server.socket = "{"x" * 4097}"', "tminus.toml:1: server.socket must be at most 4096 characters long"),
+        (f'storage.url = "sqlite:///{"x" * 4097}"', "tminus.toml:1: storage.url must be at most 4096 characters long"),
+        (
+            f"server.cors_origins = {['*'] * 1001}",
+            "tminus.toml:1: server.cors_origins must have at most 1000 entries",
+        ),
         ('organization.id = "1"', "tminus.toml:1: organization.id must be a whole number, not text"),
         ("organization.id = true", "tminus.toml:1: organization.id must be a whole number, not true or false"),
         ("organization.id = 0", "tminus.toml:1: organization.id must be at least 1"),
@@ -249,11 +256,20 @@ def test_a_fault_says_where_what_was_wrong_and_what_would_be_right(files: Files,
         ("id = 7\nemial = ''", "agents[7].emial is not a key; did you mean agents.email?"),
         ("id = 7\nexpires = 2027-01-01T00:00:00", "agents[7].expires has no time zone: end it with Z or an offset"),
         ("id = 7\nexpires = 2027-01-01", "agents[7].expires must be a date and time with an offset"),
+        (f'id = 7\nemail = "{"x" * 255}"', "agents[7].email must be at most 254 characters long"),
+        (f'id = 7\nexternal_id = "{"x" * 256}"', "agents[7].external_id must be at most 255 characters long"),
+        (f"id = 7\ntoken_sha256 = {[f'{n:064x}' for n in range(101)]}", "agents[7].token_sha256 must have at most 100 entries"),
         ("id = 7\nemail = 5", "agents[7].email must be text in quotes"),
     ],
 )
 def test_a_fault_of_an_agent_names_it_by_its_id(files: Files, change: str, message: str) -> None:
     assert message in files.fault(f'[[agents]]\nname = "a"\nroles = ["api"]\n{change}')
+
+
+@pytest.mark.parametrize("section", ["agents", "webhooks"])
+def test_there_is_a_most_of_agents_and_of_webhooks(files: Files, section: str) -> None:
+    most = MOST_ENTRIES[section]
+    assert f"{section} must have at most {most} entries" in files.fault(f"{section} = [{'1,' * (most + 1)}]")
 
 
 def test_roles_are_known_and_there_is_one_at_least(files: Files) -> None:
@@ -389,7 +405,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(files: Files, tmp_path: Path) -> 
 def test_what_is_beyond_python_s_limits_is_a_fault(files: Files) -> None:
     assert "this is not TOML" in files.fault(f"a = {'1' * 5000}")
     assert "this is not TOML" in files.fault(f"a = {'[' * 5000}{']' * 5000}")
-    assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 5000})
+    assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
 
 
 def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ from tminus.config.text import NotText, decode
 from tminus.config.wording import message
 from tminus.durations import duration_text
 
+LONGEST_TEXT = 4096
+"""Characters of any text: as long as a path may be. Names and addresses have bounds of their own."""
+
+MOST_ENTRIES = {"agents": 20_000, "webhooks": 1_000}
+"""Entries of the long lists: reading them, and what is kept for each, stays within seconds and a few hundred MB."""
+
+OTHER_ENTRIES = 1_000
+"""Entries of any other list."""
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -55,6 +64,8 @@ def load(
         _read(file, changed.get(file), tree, faults)
     unread = bool(faults)
     _override(tree, environ, faults)
+    if beyond := tuple(_beyond_bounds(tree)):
+        raise ConfigError(tuple(sorted((*faults, *beyond), key=_reading_order)))
     try:
         settings = Settings.model_validate(tree.values)
     except ValidationError as error:
@@ -70,6 +81,24 @@ def load(
     if faults:
         raise ConfigError(tuple(sorted(faults, key=_reading_order)))
     return Configuration(settings, _Origins(tree, settings), path, files, _fingerprint(tree.values))
+
+
+def _beyond_bounds(tree: Tree) -> Iterator[ConfigFault]:
+    """What is too long, whatever it is: each answer and each line of the log may repeat it."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((name,), value) for name, value in tree.values.items()]
+    while waiting:
+        place, value = waiting.pop()
+        problem = ""
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            problem = f"must be at most {LONGEST_TEXT} characters long"
+        elif isinstance(value, list) and len(value) > (most := MOST_ENTRIES.get(str(place[-1]), OTHER_ENTRIES)):
+            problem = f"must have at most {most} entries"
+        elif isinstance(value, list):
+            waiting += [((*place, at), one) for at, one in enumerate(value)]
+        elif isinstance(value, dict):
+            waiting += [((*place, name), one) for name, one in value.items()]
+        if problem:
+            yield ConfigFault(tree.origin(place), _key(place, tree.values), problem)
 
 
 def _fingerprint(values: Mapping[str, Any]) -> str:
@@ -174,7 +203,8 @@ def _key(path: KeyPath, values: Mapping[str, Any]) -> str:
         elif len(names) == 1 and (names[0],) in LISTS:
             entry = values[names[0]][part]
             mark = entry.get(LISTS[names[0],][1]) if isinstance(entry, dict) else None
-            names = [f"{names[0]}[{mark if isinstance(mark, int | str) else f'#{part + 1}'}]"]
+            is_short = isinstance(mark, int) or (isinstance(mark, str) and len(mark) <= 255)
+            names = [f"{names[0]}[{mark if is_short else f'#{part + 1}'}]"]
     return ".".join(names)
 
 

@@ -75,6 +75,8 @@ def _in_order(roles: Iterable[Role]) -> list[str]:
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+ExternalId = Annotated[str, Field(max_length=255)]
+Email = Annotated[str, Field(max_length=254)]  # what SMTP takes
 Span = Annotated[timedelta, PlainSerializer(durations.duration_text)]
 _Or0 = PlainSerializer(lambda span: durations.duration_text(span) if span else "0")
 Never0 = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0")), _Or0]
@@ -240,10 +242,10 @@ class Agent(Table):
 
     id: Number
     name: Name
-    email: str = ""
-    external_id: str = ""
+    email: Email = ""
+    external_id: ExternalId = ""
     roles: Annotated[frozenset[Role], Field(min_length=1), PlainSerializer(_in_order)]
-    token_sha256: tuple[TokenHash, ...] = Field(default=(), repr=False)
+    token_sha256: Annotated[tuple[TokenHash, ...], Field(max_length=100)] = Field(default=(), repr=False)
     expires: Annotated[
         datetime | None,
         PlainValidator(values.parse_expiry),

@@ -14,6 +14,7 @@ _WORDS = {
     "string_too_short": "must not be empty",
     "string_too_long": "must be at most {max_length} characters long",
     "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} entries",
     "int_type": "must be a whole number, not {kind}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
