@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,9 @@ import pytest
 
 from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import JSON, Daemon, token_of
+from tests.acceptance.test_log import metric, piped
 from tests.acceptance.times import from_now, parsed
-from tests.support.receivers import SECRET, Receiver
+from tests.support.receivers import SECRET, Receiver, status
 from tests.support.waiting import eventually
 from tests.unit.test_docs import page, rows
 
@@ -202,7 +204,7 @@ def prometheus(monitored: Daemon, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @contextmanager
-def scraping(daemon: Daemon, home: Path) -> Iterator[Prometheus]:
+def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Prometheus]:
     """A Prometheus that scrapes a daemon four times a second."""
     program = tool("prometheus", "prometheus")
     (home / "token").write_text(f"{token_of('monitor')}\n")
@@ -210,7 +212,7 @@ def scraping(daemon: Daemon, home: Path) -> Iterator[Prometheus]:
     for sampled, real in (
         ("127.0.0.1:8710", daemon.url.partition("//")[2]),
         ("/etc/prometheus/tminus.token", str(home / "token")),
-        ("/etc/prometheus/rules/tminus.rules.yml", str(RULES)),
+        ("/etc/prometheus/rules/tminus.rules.yml", str(rules)),
         ("scrape_interval: 15s", "scrape_interval: 250ms"),
     ):
         assert sampled in sample
@@ -338,6 +340,61 @@ def test_alerts_fire_for_the_real_faults_that_they_are_for(make_daemon: StartDae
             "TminusCrashed", "TminusConfigRejected", "TminusTokensGuessed", "TminusPinsGuessed", "TminusWritesBlocked",
         }  # fmt: skip
         eventually(lambda: wanted <= firing(), deadline=30)
+
+
+@pytest.mark.slow
+def test_alerts_of_lateness_receivers_and_the_log_fire_for_the_real_faults_that_they_are_for(
+    make_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
+) -> None:
+    """A receiver that is down, a log that nobody reads, a daemon that is stopped four times when a session is due.
+
+    The rules are the sample's, with seconds where those for receivers and the log have minutes.
+    """
+    rules = RULES.read_text()
+    for span, short in (
+        ("for: 10m", "for: 1s"),
+        ("for: 2m", "for: 1s"),
+        ("tminus_webhook_failing_seconds) > 600", "tminus_webhook_failing_seconds) > 3"),
+        ("changes(tminus_log_seq[5m])", "changes(tminus_log_seq[3s])"),
+    ):
+        assert span in rules
+        rules = rules.replace(span, short)
+    (tmp_path / "rules.yml").write_text(rules)
+    daemon = make_daemon()
+    secret = daemon.home / "secret"
+    secret.write_text(SECRET)
+    webhook = {"name": "desk", "url": receiver.url, "secret_file": str(secret)}
+    daemon.configure(lifecycle={"lead": "1s"}, webhooks=[webhook])
+    receiver.answer = status(500)
+    wanted = {"TminusClockLate", "TminusDeliveriesFailing", "TminusLogBehind", "TminusLogDropped"}
+    with piped(daemon), scraping(daemon, tmp_path, tmp_path / "rules.yml") as prometheus:
+
+        def firing() -> set[str]:
+            return {one["metric"]["alertname"] for one in prometheus.query('ALERTS{alertstate="firing"}')} & wanted
+
+        assert firing() == set()
+        while not metric(daemon, "tminus_log_dropped_lines_total"):
+            for _ in range(100):
+                daemon.get("/me")
+        for late in range(1, 5):
+            sweep_late(daemon, late)
+        eventually(lambda: firing() == wanted)
+        assert daemon.terminate() == 0
+
+
+def sweep_late(daemon: Daemon, times: int) -> None:
+    """Stops the daemon when a session is due; returns when it has counted so many late sweeps."""
+
+    def counted() -> float:
+        swept = metric(daemon, "tminus_clock_lag_seconds_count")
+        return swept - metric(daemon, r'tminus_clock_lag_seconds_bucket\{le="1.0"\}')
+
+    daemon.make(startTime=from_now(seconds=1.5))
+    begun = time.monotonic()
+    daemon.signal(signal.SIGSTOP)
+    eventually(lambda: time.monotonic() - begun > 2)
+    daemon.signal(signal.SIGCONT)
+    eventually(lambda: counted() >= times)
 
 
 def test_every_alert_is_in_the_page() -> None:
