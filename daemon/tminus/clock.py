@@ -38,6 +38,11 @@ def booted() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def running() -> float:
+    """Seconds since the machine booted, those included in which it was suspended: `monotonic` leaves them out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def monotonic() -> float:
     """Seconds on a clock that no step of the wall clock touches: for durations, and to notice such a step."""
     return time.monotonic()

@@ -188,6 +188,9 @@ class Clockwork:
         step = self.timers.stepped(lag.total_seconds() + STEP_SEEN)
         if step > 0 and step >= (lag - LATE).total_seconds():
             return "wall clock set"  # the lag is that step: how long anything was held up says nothing of it
+        frozen = self.timers.frozen(lag.total_seconds() + STEP_SEEN)
+        if frozen >= lag.total_seconds() / 2:
+            return "daemon frozen"
         if (held_up := self._outages.cause(lag)) is not None:
             return held_up
         return "wall clock set" if step else "load"

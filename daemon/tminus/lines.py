@@ -84,7 +84,7 @@ def _shown(value: Any, noun: str) -> str:
 _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
-_COUNTED = ("request_id", "count", "since")
+_COUNTED = ("network", "request_id", "count", "since")
 _MANY = ("count", "since")
 
 LOG_LINES = {
@@ -121,6 +121,11 @@ LOG_LINES = {
             "unreadable",
             "unwritable",
         ),
+    ),
+    "daemon.frozen": Line(
+        "warning",
+        "daemon did not run for {frozen_s:second}: stopped by a signal, or its machine was suspended or overloaded",
+        ("frozen_s",),
     ),
     "daemon.draining": Line(
         "info", "stopping on {signal}: finishing running requests, accepting no new ones", ("signal",)
@@ -228,6 +233,11 @@ LOG_LINES = {
         "endpoint {endpoint} accepts events again, attempt {attempts} since {since}" + _WAITING,
         ("endpoint", "attempts", "since", *_UNDELIVERED),
     ),
+    "webhook.caught_up": Line(
+        "info",
+        "endpoint {endpoint} has accepted all that waited, {events:event} since {since}",
+        ("endpoint", "events", "since"),
+    ),
     "webhook.paused": Line(
         "error",
         "endpoint {endpoint} PAUSED ({pause_reason})[: {error}]; events wait until `tminus webhooks resume {endpoint}`"
@@ -245,7 +255,21 @@ LOG_LINES = {
     "http.request": Line(
         "info",
         "{method} {route} answered with {code} in {ms} ms",
-        ("method", "route", "code", "refcode", "ms", "actor", "session_id", "replayed", "remote_ip", "request_id"),
+        (
+            "method",
+            "route",
+            "code",
+            "refcode",
+            "ms",
+            "actor",
+            "session_id",
+            "replayed",
+            "label",
+            "external_key",
+            "record_name",
+            "remote_ip",
+            "request_id",
+        ),
     ),
     "http.anonymous": Line(
         "info",
@@ -280,19 +304,19 @@ LOG_LINES = {
         "{remote_ip} has {connections} connections, the most that one address may have "
         "(limits.connections_per_address): the oldest waiting ones are closed for new ones"
         ", times: {count}[ since {since}]",
-        ("remote_ip", "connections", *_MANY),
+        ("remote_ip", "connections", "network", *_MANY),
     ),
     "feed.crowded": Line(
         "warning",
         "{actor} or its address {remote_ip} has {limit} streams and long polls, the most that it may have "
         "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones"
         ", times: {count}[ since {since}]",
-        ("actor", "remote_ip", "limit", *_MANY),
+        ("actor", "remote_ip", "limit", "network", *_MANY),
     ),
     "http.malformed": Line(
         "warning",
         "malformed request from {remote_ip} refused, connection closed: it {error}, times: {count}[ since {since}]",
-        ("remote_ip", "error", *_MANY),
+        ("remote_ip", "error", "network", *_MANY),
     ),
     "library.said": Line("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }
@@ -306,10 +330,16 @@ EVENT_FIELDS = (
 """The fields of the line that a session event is printed as; absent where there is nothing to say."""
 
 
+def record_of(parent_object: str | None) -> dict[str, Any]:
+    """Return the record that a session is about, from its JSON; empty if there is none."""
+    record: dict[str, Any] = orjson.loads(parent_object) if parent_object else {}
+    return record
+
+
 def log_fields(told: News, actor_name: str | None = None) -> dict[str, Any]:
     """Return the fields of the line of an event, by the names of `EVENT_FIELDS`."""
     event, session, participant = told.event, told.session, told.participant
-    record = orjson.loads(session.parent_object) if session.parent_object else {}
+    record = record_of(session.parent_object)
     fields = {
         "seq": event.seq,
         "session_id": event.session_id,

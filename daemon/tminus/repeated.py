@@ -40,15 +40,20 @@ class Repeated:
 
     def say(self, name: str, address: str, /, about: str = "", **fields: Any) -> None:
         """Log the first time at once, and what follows within a minute as one line at its end, with the fields of the
-        last time. `about`: what is counted apart from the rest of the same name and address.
+        last time, and the `network` whose addresses count as one. `about`: what is counted apart from the rest of the
+        same name and address.
         """
-        key = (name, whose(address), about)
+        counted = whose(address)
+        key = (name, counted, about)
+        if "remote_ip" in fields and "/" in counted:
+            fields["network"] = counted
         with self._lock:
             count = self._counts.get(key)
             if count is None and len(self._counts) >= KEPT:
                 key = (name, OTHERS, "")
                 if "remote_ip" in fields:
                     fields["remote_ip"] = OTHERS
+                    fields.pop("network", None)
                 count = self._counts.get(key)
             if count is not None:
                 count.number += 1

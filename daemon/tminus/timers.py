@@ -37,6 +37,9 @@ STEP = 0.5
 TOLERANCE = timedelta(milliseconds=2)
 """How far a timer may stand from where it should: two clocks are not read in the same moment."""
 
+FROZEN = 3.0
+"""Seconds by which a wait of the pulse may be too long before the daemon counts as not having run meanwhile."""
+
 ALIVE = 10.0
 """Seconds without a finished tick after which the clock counts as stopped."""
 
@@ -67,8 +70,12 @@ class Timers:
         self._each_second = each_second
         self._stepped_at, self._stepped_by = -math.inf, 0.0
         """When the wall clock was last set, on the monotonic clock, and by how many seconds."""
+        self._frozen_at, self._frozen_by = -math.inf, 0.0
+        """When the daemon last went on after it had not run, on `clock.running`; for how many seconds it had not."""
+        self._waits_since: float | None = None
+        """Since when the pulse waits for its next look."""
         self._offset = self._offsets()[0]
-        """How far the clock that counts was ahead of the monotonic clock at the last pulse."""
+        """How far the clock that counts was ahead of the time since boot at the last pulse."""
         self._tick = tick
         self._difference = difference
         self._told_difference = timedelta(0)
@@ -141,6 +148,14 @@ class Timers:
         if abs(step) > STEP:
             return step
         return self._stepped_by if clock.monotonic() - self._stepped_at <= within else 0.0
+
+    def frozen(self, within: float) -> float:
+        """Return for how many seconds the daemon did not run, if it went on within so many seconds, else 0.0. Finds
+        what the pulse has not noticed yet, too.
+        """
+        if (late := self._overslept()) > FROZEN:
+            return late
+        return self._frozen_by if clock.running() - self._frozen_at <= within else 0.0
 
     def due_at(self, due: datetime) -> None:
         """Somebody set a deadline: the timer moves there if that is earlier than where it stands. Any thread."""
@@ -226,7 +241,7 @@ class Timers:
         """
         self._offset, own = self._offsets()
         untold = False
-        while not self._stop.wait(SWEEP.total_seconds()):
+        while not self._rest():
             self._guarded("pulse", self._each_second)
             self._tell_difference()
             was, was_own = self._offset, own
@@ -236,16 +251,36 @@ class Timers:
                 untold = True
                 self._stepped_by, self._stepped_at = offset - was, clock.monotonic()
             self._offset = offset  # last: `stepped` finds a step here or there
-            if abs(offset - was) > STEP or abs(own - was_own) > STEP:
+            thawed = clock.running() - self._frozen_at < SWEEP.total_seconds()
+            if thawed or abs(offset - was) > STEP or abs(own - was_own) > STEP:
                 self._set_all()
             if untold:  # until it gets through: the database may be away, or have too much to do
                 untold = isinstance(self._guarded("clock step", self._stepped), _Failed)
 
+    def _rest(self) -> bool:
+        """Wait for the next look; return whether to stop instead. Report it if the daemon did not run meanwhile: only
+        the wait is measured, as what a look does may rightly take long.
+        """
+        self._waits_since = clock.running()
+        stopping = self._stop.wait(SWEEP.total_seconds())
+        if (late := self._overslept()) > FROZEN:
+            self._frozen_by, self._frozen_at = late, clock.running()
+            say("daemon.frozen", frozen_s=round(late))
+        self._waits_since = None  # last: `frozen` finds it here or there
+        return stopping
+
+    def _overslept(self) -> float:
+        """By how many seconds the pulse waits longer than it should, negative if it does not."""
+        since = self._waits_since
+        return clock.running() - since - SWEEP.total_seconds() if since is not None else -math.inf
+
     @staticmethod
     def _offsets() -> tuple[float, float]:
-        """Of the clock that counts and of this machine's: how far each is ahead of the monotonic clock."""
-        monotonic = clock.monotonic()
-        return clock.now().timestamp() - monotonic, clock.machine().timestamp() - monotonic
+        """Of the clock that counts and of this machine's: how far each is ahead of the time since boot. A suspend of
+        the machine changes neither.
+        """
+        running = clock.running()
+        return clock.now().timestamp() - running, clock.machine().timestamp() - running
 
     def _tell_difference(self) -> None:
         """Log that this machine's clock differs from the one that counts, once for each change of it."""

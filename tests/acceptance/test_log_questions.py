@@ -3,18 +3,23 @@
 import re
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from tests.acceptance.conftest import StartDaemon, misfits, shared
 from tests.acceptance.daemons import JSON, Daemon, agents_toml
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
+from tests.support.receivers import SECRET, Receiver, status
+from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 from tminus.log_fields import HEAD
+from tminus.timers import FROZEN
 
 RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case CS0010001"}
 
@@ -56,7 +61,12 @@ def test_a_request_is_a_line_where_no_event_says_it_and_names_session_and_replay
     again = {**headers, "X-Request-Id": "again.1"}
     assert asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=again).json()["id"] == made["id"]
     line = asked.logged("http.request", request_id="again.1")
-    assert (line["session_id"], line["replayed"]) == (made["id"], "yes")
+    assert (line["session_id"], line["replayed"], line["label"]) == (made["id"], "yes", "A")
+    other = {"type": "support", "label": "B", "externalMapping": "CS7", "parentObject": RECORD}
+    refused = asked.post("/supportsessions", other, headers={**headers, "X-Request-Id": "refused.1"})
+    assert not refused.is_success
+    line = asked.logged("http.request", request_id="refused.1")
+    assert (line["label"], line["external_key"], line["record_name"]) == ("B", "CS7", RECORD["name"])
     asked.get(f"/supportsession/{made['id']}", headers={"X-Request-Id": "read.1"})
     assert asked.logged("http.request", request_id="read.1")["session_id"] == made["id"]
     assert asked.command("list").returncode == 0
@@ -128,6 +138,65 @@ def test_moves_that_a_lock_of_a_table_made_late_are_put_down_to_it(
         assert "held up" in daemon.logged("clock.late")["cause"]
         daemon.logged("session.ready", session_id=opening["id"])
         assert daemon.terminate() == 0
+
+
+def test_a_daemon_that_did_not_run_says_for_how_long_and_gives_it_as_the_cause_of_late_moves(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon(lifecycle={"lead": "1s"})
+    opening = daemon.make(startTime=from_now(seconds=2.5))
+    begun = time.monotonic()
+    daemon.signal(signal.SIGSTOP)
+    eventually(lambda: time.monotonic() - begun > FROZEN + 2)
+    daemon.signal(signal.SIGCONT)
+    frozen = daemon.logged("daemon.frozen")
+    assert FROZEN <= frozen["frozen_s"] <= time.monotonic() - begun + 1
+    assert f"{frozen['frozen_s']} seconds" in frozen["message"]
+    daemon.logged("session.ready", session_id=opening["id"])
+    assert daemon.logged("clock.late")["cause"] == "daemon frozen"
+    assert daemon.log_lines("clock.stepped") == []
+
+
+HERD = 12_000
+
+
+@pytest.mark.slow
+def test_numbers_of_a_receiver_that_is_down_of_an_outage_and_of_more_work_than_the_clock_can_do(
+    make_daemon: StartDaemon, receiver: Receiver
+) -> None:
+    """What waits for the receiver; for how long the database was away and whom that refused; late by load alone."""
+    daemon = make_daemon()
+    secret = daemon.home / "secret"
+    secret.write_text(SECRET)
+    webhook = {"name": "desk", "url": receiver.url, "secret_file": str(secret), "events": ["session.created"]}
+    daemon.configure(log={"heartbeat": "1s"}, lifecycle={"lead": "1s"}, webhooks=[webhook])
+    daemon.start()
+    template = daemon.make(startTime=from_now(days=300))["id"]
+    receiver.answer = status(500)
+    made = [daemon.make()["id"] for _ in range(3)]
+    oldest = daemon.logged("session.created", session_id=made[0])
+    beat = daemon.logged("daemon.heartbeat", undelivered={"desk": 3}, undelivered_events=3)
+    assert beat["oldest_undelivered"] == oldest["ts"]
+    assert f"3 events waiting for desk, the oldest since {oldest['ts']}" in beat["message"]
+
+    with tables_of(daemon) as herd:
+        multiply(herd, template, HERD)
+        past = {"past": time.time_ns() // 1_000_000 - 1000}
+        herd.execute(text("UPDATE session SET due_at = :past WHERE status = 'scheduled'"), past)
+    causes = eventually(lambda: daemon.log_lines("clock.late"))
+    assert {line["cause"] for line in causes} == {"load"}
+
+    refused = 0
+    with tables_of(daemon) as other:
+        other.execute(text("BEGIN IMMEDIATE"))
+        begun = time.monotonic()
+        while refused < 3:
+            refused += daemon.post("/supportsessions", {"type": "live", "label": "A"}).status_code == 503
+        other.execute(text("ROLLBACK"))
+    recovered = eventually(lambda: daemon.log_lines("storage.recovered"))[0]
+    assert recovered["refused"] == refused
+    assert 4 <= recovered["away_s"] <= time.monotonic() - begun
+    assert daemon.terminate() == 0
 
 
 def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daemon) -> None:

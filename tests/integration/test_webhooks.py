@@ -194,7 +194,7 @@ def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(send
 def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: Sender, log_lines: Lines) -> None:
     with Receiver() as gone:
         port = gone.port
-    sender.apply({"name": "desk", "url": f"http://127.0.0.1:{port}/"})
+    sender.apply({"name": "desk", "url": f"http://127.0.0.1:{port}/", "batch": 7})
     sender.make(20)
     eventually(lambda: sender.standing().state.failures >= 2)
     standing = sender.standing()
@@ -204,11 +204,12 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
         eventually(lambda: len(back.seqs) == 20)
         assert back.seqs == sender.seqs()
         eventually(lambda: sender.standing().state.failures == 0)
-        eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.recovered"])
+        eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.caught_up"])
     lines = [line for line in log_lines() if line["event"].startswith("webhook.")]
     names = [line["event"] for line in lines]
     assert names[:2] == ["webhook.added", "webhook.failed"]
-    assert names[-1] == "webhook.recovered"
+    assert names[-2:] == ["webhook.recovered", "webhook.caught_up"]
+    assert lines.pop()["events"] == 20
     assert len({line["since"] for line in lines[1:]}) == 1, "all tell of one trouble, and since when it lasts"
     assert lines[1]["since"] <= lines[1]["ts"]
     assert 0 < lines[-2]["undelivered_events"] <= 20

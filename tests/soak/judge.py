@@ -36,7 +36,7 @@ CLOSED_BY = {
 ONCE = (EventType.READY, EventType.ACTIVE, EventType.CLOSED)
 
 EXPLAINED = {
-    "daemon.crashed", "webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown",
+    "daemon.crashed", "daemon.frozen", "webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown",
     "storage.blocked", "a line cut off",
 }  # fmt: skip
 """Warnings and errors that any of the faults brings about."""

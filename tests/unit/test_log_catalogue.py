@@ -78,6 +78,8 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
             fields |= FAILURE
         else:
             knows_all = False
+    if {"count", "remote_ip"} <= fields:  # of IPv6
+        fields.add("network")
     return Call(where, names, fields, knows_all)
 
 

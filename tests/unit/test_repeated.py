@@ -76,3 +76,15 @@ def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) ->
 @pytest.mark.parametrize("name", [name for name, line in LOG_LINES.items() if "count" in line.fields])
 def test_a_line_that_is_counted_says_how_often_in_its_sentence(name: str) -> None:
     assert {"count", "since"} <= set(LOG_LINES[name].named)
+
+
+def test_a_line_about_ipv6_names_the_network_that_was_counted(log_lines: LogLines, monotonic: Clock) -> None:
+    counted = Repeated()
+    for last in range(1, 10):
+        limited(counted, f"2001:db8::{last}")
+    limited(counted, "192.0.2.1")
+    counted.write(everything=True)
+    first, other, rest = log_lines()
+    assert (first["remote_ip"], first["network"], first["count"]) == ("2001:db8::1", "2001:db8::/64", 1)
+    assert (rest["remote_ip"], rest["network"], rest["count"]) == ("2001:db8::9", "2001:db8::/64", 8)
+    assert "network" not in other

@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from tminus.api.services import Services
 from tminus.storage import Transaction
+from tminus.vocabulary import Order
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ class Arrival:
     """Who called, once that is known."""
     session_id: str | None = None
     """The session that it is about, where the path does not say so."""
+    order: Order | None = None
+    """The session that it would create."""
     replayed: bool = False
     """Whether an earlier request with the same `Idempotency-Key` was answered again."""
     said: bool = False

@@ -14,6 +14,7 @@ from tminus.api.browsers import is_foreign
 from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
+from tminus.lines import record_of
 from tminus.logs import failure, say, say_debug
 from tminus.repeated import REPEATED
 
@@ -184,6 +185,7 @@ class Rim:
         quiet = arrival.said or (
             code < _REFUSED and seconds < SLOW and (arrival.recorded or _only_reads(arrival, method))
         )
+        order = None if quiet else arrival.order
         (say_debug if quiet else say)(
             "http.request",
             method=method,
@@ -194,6 +196,9 @@ class Rim:
             actor=arrival.actor,
             session_id=arrival.session_id or _session_id(scope, code),
             replayed="yes" if arrival.replayed else None,
+            label=order.label if order else None,
+            external_key=order.external_mapping if order else None,
+            record_name=record_of(order.parent_object).get("name") if order else None,
             remote_ip=arrival.remote_ip,
             request_id=arrival.request_id,
         )

@@ -72,8 +72,9 @@ async def create_session(
     if idempotency_key is not None:
         retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
-    made = await arrival_of(request).write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
     arrival = arrival_of(request)
+    arrival.order = order
+    made = await arrival.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
     arrival.session_id, arrival.replayed = made.session.id, made.replayed
     return _answer(made.session, caller, replayed=made.replayed)
 

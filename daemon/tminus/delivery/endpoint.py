@@ -121,6 +121,8 @@ class Courier:
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
+        self._catching_up: tuple[datetime, int] | None = None
+        """While events wait that came before the endpoint recovered: since when it had failed, how many were taken."""
         self._replayed = False
         """Whether the last step was a replay's: then it is the turn of new events."""
         self.blocked = False
@@ -179,6 +181,9 @@ class Courier:
         if due.page.told:
             await self._deliver(due.state, due.page)
             return 0
+        if self._catching_up is not None and not (due.page.more or due.blocked):
+            (since, events), self._catching_up = self._catching_up, None
+            say("webhook.caught_up", endpoint=self.webhook.name, events=events, since=instants.text(since))
         self._passed_over = max(self._passed_over, due.page.through)
         if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
@@ -273,6 +278,11 @@ class Courier:
             since = state.failing_since or delivery.at
             what = {"attempts": state.failures + 1, "since": instants.text(since), **await self._undelivered()}
             say("webhook.recovered", endpoint=name, **what)
+            if what.get("undelivered_events"):
+                self._catching_up = since, len(page.told)
+        elif outcome.ok and self._catching_up is not None:
+            since, events = self._catching_up
+            self._catching_up = since, events + len(page.told)
         elif not outcome.ok and not outcome.cut_off:
             await self._tell_failure(delivery, changes)
 
