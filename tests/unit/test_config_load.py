@@ -258,7 +258,10 @@ def test_a_fault_says_where_what_was_wrong_and_what_would_be_right(files: Files,
         ("id = 7\nexpires = 2027-01-01", "agents[7].expires must be a date and time with an offset"),
         (f'id = 7\nemail = "{"x" * 255}"', "agents[7].email must be at most 254 characters long"),
         (f'id = 7\nexternal_id = "{"x" * 256}"', "agents[7].external_id must be at most 255 characters long"),
-        (f"id = 7\ntoken_sha256 = {[f'{n:064x}' for n in range(101)]}", "agents[7].token_sha256 must have at most 100 entries"),
+        (
+            f"id = 7\ntoken_sha256 = {[f'{n:064x}' for n in range(101)]}",
+            "agents[7].token_sha256 must have at most 100 entries",
+        ),
         ("id = 7\nemail = 5", "agents[7].email must be text in quotes"),
     ],
 )
