@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +17,9 @@ from tests.support.clocks import NOW
 from tests.support.factories import session
 from tests.support.waiting import eventually
 
-from tminus import clock, logs, timers
+from tminus import clock, logs, threads, timers
 from tminus.events import Told
-from tminus.log_writer import Line, Stream, json_line
+from tminus.log_writer import Line, LogWriter, Stream, json_line
 from tminus.model import Event
 from tminus.timers import Timers
 from tminus.vocabulary import CLOCK_ACTOR, EventType, Status
@@ -255,3 +255,40 @@ def test_what_is_appended_to_a_file_begins_on_a_line_of_its_own(tmp_path: Path, 
         Stream(stream, json_line).write([{"n": 1}])
     assert file.read_text().splitlines()[-1] == '{"n":1}'
     assert "" not in file.read_text().splitlines()
+
+
+class _Kept:
+    """Keeps the lines that are written."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, lines: Sequence[dict[str, Any]]) -> int:
+        self.lines += lines
+        return len(lines)
+
+
+def test_lines_whose_writing_meets_a_defect_wait_and_a_thread_that_has_ended_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = _Kept()
+    writer = LogWriter(kept, lambda lines, since: {"lines": lines, "since": since})
+    with monkeypatch.context() as patched:
+        patched.setattr(LogWriter, "_run", lambda _self: None)
+        writer.put({"number": 1})
+        assert writer._thread is not None
+        writer._thread.join(30)
+    failures = [MemoryError(), SystemExit()]
+    write = LogWriter._write
+
+    def failing(self: LogWriter, entries: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write(self, entries)
+
+    monkeypatch.setattr(LogWriter, "_write", failing)
+    monkeypatch.setattr(threads, "AGAIN", 0.0)
+    writer.put({"number": 2})
+    assert writer.flush(30)
+    assert kept.lines == [{"number": 1}, {"number": 2}]
+    assert (failures, writer.dropped) == ([], 0)
