@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.support.clocks import SettableClock
 
-from tminus.errors import DatabaseCorrupt
-from tminus.storage import Store
+from tminus.errors import CannotOpenDatabase, DatabaseCorrupt
+from tminus.storage import Store, migrate, schema
 from tminus.storage.backup import back_up, restore
 from tminus.storage.check import examine
 from tminus.vocabulary import Timeouts
@@ -125,3 +125,22 @@ def test_a_replaced_database_cannot_use_up_the_event_numbers(file: Path) -> None
             0,
             None,
         )
+
+
+@pytest.mark.parametrize("doctored", DOCTORED)
+def test_a_daemon_does_not_start_on_such_a_schema(file: Path, doctored: str) -> None:
+    change, problem = DOCTORED[doctored]
+    if problem is None:  # SQLite refuses to make it
+        return
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(change)
+    with pytest.raises(CannotOpenDatabase) as caught:
+        Store(file, None)
+    assert "this is not a database of tminus" in str(caught.value) or "its schema is not what" in str(caught.value)
+    assert problem.replace("no database", "not a database") in str(caught.value) or " more): " in str(caught.value)
+
+
+def test_the_digest_is_that_of_what_the_migrations_make() -> None:
+    """Else each start runs all migrations to compare: put the right digest into `schema._DIGESTS`."""
+    head = migrate.head()
+    assert {head: schema.digest(schema._expected(head))} == schema._DIGESTS

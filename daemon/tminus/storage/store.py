@@ -1,9 +1,12 @@
 """The door to the database: `read` on any thread, `write` through the one writer."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import psycopg
@@ -13,12 +16,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tminus import clock
 from tminus.clock import monotonic
-from tminus.errors import StartupError, StoreUnavailable
-from tminus.storage import checkpoint, migrate, wal
+from tminus.errors import CannotOpenDatabase, StartupError, StoreUnavailable
+from tminus.storage import checkpoint, migrate, schema, wal
 from tminus.storage.engine import (
     Where,
     is_damage,
     is_unavailable,
+    look_at,
     make_engine,
     reason,
     server,
@@ -39,6 +43,9 @@ T = TypeVar("T")
 
 Lane = Literal["requests", "clock", "search", "deliveries"]
 """Who reads: `search` is for what may take long, such as a list and its count; `deliveries` for webhooks."""
+
+SHOWN = 3
+"""Differences of a schema that a refusal names."""
 
 AT_ONCE = 1.0
 """Seconds within which a read that has failed is tried again: its connection was dead before it began."""
@@ -90,6 +97,8 @@ class Store:
         self._file = file = sqlite_file(url)
         if file is not None and (left_out := wal.damage(file)) is not None:
             damaged(left_out)
+        if file is not None:
+            _check_schema(file)
         self._connect(partial(make_engine, url, password))
         shared = server(self._writing)
         self.now = now or (clock.machine if shared is None else self._shared_clock.now)
@@ -258,3 +267,31 @@ class Store:
         self._writing.dispose()
         for engine in self._lanes.values():
             engine.dispose()
+
+
+def _check_schema(file: Path) -> None:
+    """Look at the schema of an SQLite file before anything in it is used: a trigger runs with the first write.
+
+    PostgreSQL's is not looked at: triggers there are an administrator's own, for replication or an audit.
+
+    Raises `CannotOpenDatabase`.
+    """
+    try:
+        if not file.is_file():
+            return
+        with closing(look_at(file)) as connection:
+            connection.execute("BEGIN")  # one state, though another process may be migrating
+            known = schema.revision(connection)
+            if known is None:
+                wrong = schema.foreign(connection)
+            else:
+                wrong = schema.differences(connection, known) if migrate.is_known(known) else []
+    except (OSError, sqlite3.Error):
+        return  # whoever opens it next meets the same, and says what it is
+    if wrong:
+        wrong.sort(key=lambda text: not text.startswith(("trigger", "view")))  # what runs by itself is named first
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        way_out = "remove what was added (`tminus db check` lists it), or restore a backup"
+        what = "its schema is not what tminus makes" if known is not None else "this is not a database of tminus"
+        problem = f"{what} ({'; '.join(wrong[:SHOWN])}{more}): {way_out}"
+        raise CannotOpenDatabase(str(file), problem)
