@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon, environment
 from tests.acceptance.times import from_now
 from tests.support.processes import TMINUS
@@ -137,3 +138,16 @@ def test_in_a_pipe_nothing_is_padded_or_cut_and_columns_stand_between_tabs(busy:
 def test_help_fits_in_80_columns(busy: Daemon) -> None:
     for arguments in ((), ("list",), ("schedule",), ("db",), ("db", "backup"), ("webhooks", "replay")):
         _screen(busy, *arguments, "--help")
+
+
+def test_a_watch_says_all_of_what_went_wrong_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    with _on(daemon, "watch", "--interval", "50ms", columns=60, rows=12) as terminal:
+        eventually(lambda: terminal.screen()[-1].endswith("ends"))
+        assert daemon.terminate() == 0
+        eventually(lambda: terminal.screen()[-1].endswith("trying again"), deadline=30)
+        shown = terminal.screen()
+        assert "No answer from" in " ".join(shown)
+        assert len(shown) <= 12
+        assert terminal.interrupt() == 0
+        assert terminal.screen()[-1] == ""
