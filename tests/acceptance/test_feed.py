@@ -247,7 +247,7 @@ def test_the_command_follows_over_a_restart_and_misses_nothing(start_daemon: Sta
         assert following.stderr is not None
         assert json.loads(following.stdout.readline())["type"] == "session.created"
         assert daemon.terminate() == 0
-        assert "it is asked again" in following.stderr.readline()
+        assert following.stderr.readline().endswith("again\n"), "it is asked again"
         daemon.start()
         daemon.delete(f"/supportsession/{session['id']}")
         assert json.loads(following.stdout.readline())["type"] == "session.closed"

@@ -73,7 +73,19 @@ class Terminal:
         return self._output.decode(errors="replace")
 
     def screen(self) -> list[str]:
-        """What its lines show: of codes only those are obeyed that `tminus` uses; any other fails the test."""
+        """What its lines show; one that is wider than the terminal fails the test."""
+        lines = self._drawn()
+        for line in lines:
+            assert width(line) <= self.columns, line
+        return lines
+
+    @property
+    def fits(self) -> bool:
+        """Whether no line is wider than the terminal. After a change of its size there may be one more of the old."""
+        return all(width(line) <= self.columns for line in self._drawn())
+
+    def _drawn(self) -> list[str]:
+        """Of codes only those are obeyed that `tminus` uses; any other fails the test."""
         lines, row, column = [""], 0, 0
         text, at = self.raw, 0
         if self._resized:  # what comes until it is cleared was drawn for another size
@@ -102,6 +114,4 @@ class Terminal:
                 lines[row:] = [lines[row][:column]]
             else:
                 assert letter == "m", f"the terminal gets {code[0]!r}"
-        for line in lines:
-            assert width(line) <= self.columns, line
         return lines
