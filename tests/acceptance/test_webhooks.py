@@ -167,7 +167,9 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     before = len(receiver.requests)
     assert daemon.command("webhooks", "replay", "desk", "--from-seq", "2").returncode == 0
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == [2, 3, 4])
-    assert "1 events are waiting" in daemon.command("webhooks", "resume", "desk").stdout
+    resumed = daemon.command("webhooks", "resume", "desk").stdout.strip()
+    # None when it was delivered before they were counted.
+    assert resumed in ("desk goes on; 1 events are waiting", "desk goes on; 0 events are waiting")
     eventually(lambda: webhook(daemon)["backlog"] == 0)
     receiver.answers = [status(500)]
     failed = daemon.command("webhooks", "ping", "desk")
