@@ -134,6 +134,13 @@ def test_a_service_is_exposed_as_little_as_one_that_calls_others_can_be(box: Box
     assert done.returncode == 0, done.stdout
 
 
+def test_no_core_dump_of_a_process_that_holds_tokens_is_written(box: Box) -> None:
+    for unit in ("tminus.service", "tminus-backup.service"):
+        assert (box.show(unit, "LimitCORE"), box.show(unit, "LimitCORESoft")) == ("0", "0")
+    pid = box.show("tminus.service", "MainPID")
+    assert "Max core file size        0                    0" in box.do("cat", f"/proc/{pid}/limits")
+
+
 def test_it_is_ready_when_what_was_due_is_done_and_says_what_is_to_come(box: Box) -> None:
     assert box.show("tminus.service", "ActiveState") == "active"
     ready = box.journal("EVENT=daemon.ready")[-1]
