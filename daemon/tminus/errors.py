@@ -21,6 +21,7 @@
     │   ├── NoPinFree            x503
     │   ├── UnknownParticipant   x404  participants
     │   ├── NoKnocking           x409
+    │   ├── TooManyParticipants  x429
     │   ├── KeyReused            x409  retries
     │   ├── NotAuthenticated     x401  callers
     │   ├── Forbidden            x403
@@ -318,6 +319,22 @@ class NoKnocking(RequestError):
     @property
     def description(self) -> str:
         return self.problem
+
+
+@dataclass(eq=False)
+class TooManyParticipants(RequestError):
+    """The session has as many participants as it may have: 1,000 in it at once, 10,000 in its life."""
+
+    refcode = 102429
+    limit: int
+    at_once: bool
+    retry_after = 60.0
+
+    @property
+    def description(self) -> str:
+        if self.at_once:
+            return f"The session has {self.limit} participants, the most that may be in it at once"
+        return f"The session has had {self.limit} participants, the most that one may have: make another session"
 
 
 @dataclass(eq=False)

@@ -20,6 +20,7 @@ from tminus.storage import Transaction, View
 from tminus.storage.due import PIN_RETRY, Moved, move_due
 from tminus.storage.engine import READERS
 from tminus.storage.store import Lane
+from tminus.storage.transaction import AGENT_SESSIONS_KEPT
 from tminus.vocabulary import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
 
 T = TypeVar("T")
@@ -479,6 +480,25 @@ def test_an_events_number_is_never_given_again_after_retention(world: World) -> 
     sweeps.clean(world.store.submit, DAYS)
     world.create()
     assert world.events()[0].event.seq == last + 1
+
+
+def test_an_agents_oldest_agent_session_ends_when_it_has_too_many(world: World) -> None:
+    def begin(agent_id: int, name: str) -> AgentSession:
+        return AgentSession(
+            secret_sha256=name, agent_id=agent_id, token_sha256="", started_at=world.now, expires_at=world.now + HOUR,
+            client_app="", user_agent="", remote_ip="",
+        )  # fmt: skip
+
+    def sign_in(*several: AgentSession) -> None:
+        world.run(lambda tx: [tx.add_agent_session(one) for one in several])
+
+    sign_in(begin(8, "of another"))
+    sign_in(*(begin(7, f"{number}") for number in range(AGENT_SESSIONS_KEPT)))
+    assert world.store.read(lambda view: view.agent_session("0")) is not None
+    sign_in(begin(7, "one more"))
+    names = ("one more", "1", "of another", "0")
+    left = world.store.read(lambda view: [name for name in names if view.agent_session(name)])
+    assert left == ["one more", "1", "of another"]
 
 
 def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: World) -> None:

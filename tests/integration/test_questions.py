@@ -108,6 +108,7 @@ QUESTIONS: dict[str, Job] = {
     "view.open_sessions_of": lambda tx: tx.open_sessions_of(7, 1000),
     "transaction.may_open_another": lambda tx: tx.may_open_another(7, 1000),
     "view.participant": lambda tx: tx.participant("c1", "p1"),
+    "view.participants_ever": lambda tx: tx.participants_ever("c1", 10_000),
     "view.agent_session": lambda tx: tx.agent_session("s1"),
     "view.retry": lambda tx: tx.retry(7, "none"),
     "view.events": lambda tx: tx.events(100, 100),

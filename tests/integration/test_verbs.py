@@ -16,13 +16,14 @@ from tminus.errors import (
     NoKnocking,
     NoPinFree,
     StaleVersion,
+    TooManyParticipants,
     TooManySessions,
     UnknownParticipant,
     UnknownSession,
     WrongStatus,
 )  # fmt: skip
 from tminus.model import Session
-from tminus.sessions import reads
+from tminus.sessions import participants, reads
 from tminus.storage.tables import PARTICIPANTS
 from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Role, SessionType, Status, Trigger
 
@@ -182,6 +183,38 @@ def test_an_agent_may_have_so_many_open_sessions_and_then_one_more_when_one_is_c
     assert world.create(by=caller(agent_id=8)).status is Status.NEW, "each agent has a limit of its own"
     world.close(second)
     assert world.create().status is Status.NEW
+
+
+def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participants, "MOST_PRESENT", 2)
+    session = world.create(preferences={"knock": True})
+    waits = world.knock(session)
+    first, _second = world.join(session), world.join(session)
+    for refused in (world.join, world.knock, lambda session: world.admit(session, waits)):
+        with pytest.raises(TooManyParticipants, match="2 participants, the most that may be in it at once"):
+            refused(session)
+    world.leave(session, first)
+    world.admit(session, waits)
+    assert world.stored(session).participants == 2
+
+
+def test_a_session_has_so_many_participants_in_its_life_however_many_have_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participants, "MOST_EVER", 5)
+    session = world.create(preferences={"knock": True})
+    for number in range(5):
+        if number % 2:
+            world.deny(session, world.knock(session))
+        else:
+            world.leave(session, world.join(session))
+    for refused in (world.join, world.knock):
+        with pytest.raises(TooManyParticipants, match="has had 5 participants"):
+            refused(session)
+    world.close(session)
+    assert world.stored(session).status is Status.CLOSED
 
 
 # --- PINs -------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.NoPinFree(), "PIN"),
     (errors.UnknownParticipant("p-1"), "p-1"),
     (errors.NoKnocking("Nobody knocks here"), "Nobody knocks here"),
+    (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the most that may be in it at once"),
+    (errors.TooManyParticipants(9, at_once=False), "make another session"),
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
@@ -103,7 +105,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 27
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 28
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)

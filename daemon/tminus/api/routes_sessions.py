@@ -34,6 +34,7 @@ from tminus.errors import (
     NoKnocking,
     NoPinFree,
     StaleVersion,
+    TooManyParticipants,
     TooManySessions,
     UnknownParticipant,
     UnknownSession,
@@ -188,7 +189,9 @@ async def session_events(
     "/supportsession/{session_id}/participants",
     summary="A room reports that somebody joined, or knocked",
     response_model=wire.Joined,
-    responses=refusals(Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, UnsupportedMediaType),
+    responses=refusals(
+        Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, TooManyParticipants, UnsupportedMediaType
+    ),
 )
 async def join_session(
     request: Request,
@@ -219,7 +222,15 @@ async def join_session(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody who knocked was let in, or was not",
     response_model=wire.Success,
-    responses=refusals(Forbidden, UnknownSession, UnknownParticipant, WrongStatus, NoKnocking, UnsupportedMediaType),
+    responses=refusals(
+        Forbidden,
+        UnknownSession,
+        UnknownParticipant,
+        WrongStatus,
+        NoKnocking,
+        TooManyParticipants,
+        UnsupportedMediaType,
+    ),
 )
 async def answer_knock(
     request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission

@@ -10,7 +10,7 @@ import orjson
 
 from tminus import draws
 from tminus.config import Settings
-from tminus.errors import NoKnocking, UnknownParticipant
+from tminus.errors import NoKnocking, TooManyParticipants, UnknownParticipant
 from tminus.lifecycle import fire
 from tminus.model import Participant, Session
 from tminus.sessions.moves import Made, change
@@ -19,6 +19,14 @@ from tminus.sessions.retries import RetryKey, made_before, remember
 from tminus.sessions.rights import need
 from tminus.storage import Transaction
 from tminus.vocabulary import Caller, ParticipantRole, Role, Setting, Status, Trigger
+
+MOST_PRESENT = 1000
+"""Participants that may be in a session at once: a room that never reports who left adds no more."""
+
+MOST_EVER = 10_000
+"""Participants, with those who knocked, that a session may have in its life: a room that reports joins without end must
+not fill the disk, and closing the session and removing it must stay quick.
+"""
 
 
 def arrive(
@@ -33,7 +41,7 @@ def arrive(
 ) -> Made:
     """A room reports that somebody joined (`trigger`: JOIN), or waits to be let in (KNOCK).
 
-    Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`.
+    Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`, `TooManyParticipants`.
     """
     need(caller.has(Role.ROOM), "the role room")
     session = found(tx, session_id)
@@ -43,6 +51,10 @@ def arrive(
     waits = trigger is Trigger.KNOCK
     if waits and not orjson.loads(session.settings)[Setting.KNOCK]:
         raise NoKnocking("In this session nobody knocks, as its setting knock is off: report a join")
+    _check_present(session)
+    # Each of them has made a version of the session: before there are so many, nobody needs to be counted.
+    if session.version > MOST_EVER and tx.participants_ever(session_id, MOST_EVER) >= MOST_EVER:
+        raise TooManyParticipants(MOST_EVER, at_once=False)
     participant = Participant(
         id=draws.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,
         waiting_since=tx.now if waits else None,
@@ -55,6 +67,11 @@ def arrive(
     return Made(changed, participant_id=participant.id)
 
 
+def _check_present(session: Session) -> None:
+    if session.participants >= MOST_PRESENT:
+        raise TooManyParticipants(MOST_PRESENT, at_once=True)
+
+
 def _entered(session: Session, now: datetime) -> dict[str, Any]:
     """What changes when one more is in."""
     return {
@@ -65,7 +82,7 @@ def _entered(session: Session, now: datetime) -> dict[str, Any]:
 def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
     """A room reports that somebody who knocked was let in; nothing happens if that is known.
 
-    Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`.
+    Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`, `TooManyParticipants`.
     """
     session, participant = _participant(tx, caller, session_id, participant_id)
     if participant.waiting_since is None:
@@ -73,6 +90,7 @@ def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     move = fire(Trigger.ADMIT, session.status)
     if participant.left_at is not None:
         raise NoKnocking(f"Participant {participant_id} does not wait any more: they would have to knock again")
+    _check_present(session)
     tx.participant_admitted(participant_id)
     change(tx, settings, session, move, caller, participant, **_entered(session, tx.now))
 

@@ -41,7 +41,7 @@ _VERSION_TABLE = (
 )
 """As alembic makes it. What is written otherwise is compared with what this alembic makes."""
 
-_DIGESTS = {"0004": "9f9174a3642a923473e9178b506d320940fa3e8997d078fd02809e93c046aaa3"}
+_DIGESTS = {"0005": "ee6d5e94d0e875bd3b2cc5a7fc6ffb4539451861590ef73d2e9228cc582e0af2"}
 """By revision, the digest of what its migrations make: to run them takes 50 ms, and every start asks. What has another
 digest is compared object by object.
 """

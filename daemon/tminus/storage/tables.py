@@ -71,7 +71,11 @@ class EventRow(model.Event, table=True):
 
 class AgentSessionRow(model.AgentSession, table=True):
     __tablename__ = "agent_session"
-    __table_args__ = (Index("agent_session_expires", "expires_at"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("agent_session_expires", "expires_at"),
+        Index("agent_session_agent", "agent_id", "sid"),
+        {"sqlite_autoincrement": True},
+    )
 
     sid: int = Field(default=None, primary_key=True)
     secret_sha256: str = Field(unique=True)

@@ -46,8 +46,21 @@ _LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.lef
 _LET_IN = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"))
 _EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
 
+AGENT_SESSIONS_KEPT = 1000
+"""Agent sessions that one agent may have: the oldest ends when another begins. A script that signs in for each call
+never needs an old one, and its rows must not grow with its calls.
+"""
+
 ROWS = 16
 """Rows that one statement stores on SQLite, at most."""
+
+_TOO_MANY = (
+    select(AGENT_SESSIONS.c.sid)
+    .where(AGENT_SESSIONS.c.agent_id == bindparam("of_agent"))
+    .order_by(AGENT_SESSIONS.c.sid.desc())
+    .offset(AGENT_SESSIONS_KEPT)
+    .limit(100)  # an agent that had more of them before there was a limit loses them bit by bit
+)
 
 Bind = Callable[[Sequence[SQLModel]], Any]
 """Makes what a driver takes of the rows of an insertion."""
@@ -334,9 +347,14 @@ class Transaction(View):
     # --- callers ------------------------------------------------------------------------------------------------------
 
     def add_agent_session(self, begun: AgentSession) -> int:
-        """Stores an agent session; returns its `sid`."""
+        """Stores an agent session, and ends the agent's oldest one if it has too many; returns the new one's `sid`."""
         values = {column: getattr(begun, column) for column in _AGENT_SESSION_COLUMNS}
-        return int(self.execute(insert(AGENT_SESSIONS).returning(AGENT_SESSIONS.c.sid), values).scalar_one())
+        sid = int(self.execute(insert(AGENT_SESSIONS).returning(AGENT_SESSIONS.c.sid), values).scalar_one())
+        # In two steps: in one, PostgreSQL prefers to read the whole table.
+        oldest = self._ask(_TOO_MANY, {"of_agent": begun.agent_id}).scalars().all()
+        if oldest:
+            self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.sid.in_(oldest)))
+        return sid
 
     def end_agent_session(self, secret_sha256: str) -> None:
         self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == secret_sha256))

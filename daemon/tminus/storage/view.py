@@ -273,6 +273,11 @@ class View:
     def participant(self, session_id: str, participant_id: str) -> Participant | None:
         return self.one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)
 
+    def participants_ever(self, session_id: str, at_most: int) -> int:
+        """Return how many participants a session has had, with those who knocked, counted no further than `at_most`."""
+        some = select(_P.id).where(_P.session_id == session_id).limit(at_most).subquery()
+        return int(self.scalar(select(func.count()).select_from(some)))
+
     def agent_session(self, secret_sha256: str) -> AgentSession | None:
         return self.one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
 

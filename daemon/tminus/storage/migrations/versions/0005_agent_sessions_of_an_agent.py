@@ -1,0 +1,10 @@
+"""The oldest agent sessions of an agent are found when it has too many."""
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    op.create_index("agent_session_agent", "agent_session", ["agent_id", "sid"])
