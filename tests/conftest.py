@@ -14,7 +14,7 @@ import pytest
 from tests.support.clocks import SettableClock
 from tests.support.databases import KINDS, Database, PostgresServer, SqliteServer, postgres_server
 from tests.support.worlds import World
-from tminus import logs
+from tminus.logs import output
 
 LONGEST = (
     "acceptance/test_systemd.py",
@@ -112,19 +112,19 @@ def world(database: Database, clock: SettableClock) -> World:
 def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """The log, as JSON lines that the test can read: call it for those written so far."""
     root = logging.getLogger()
-    before, handlers, level = (logs._writer.destination, logs._threshold), root.handlers, root.level
+    before, handlers, level = (output._writer.destination, output._threshold), root.handlers, root.level
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, write_through=True)
-    logs.flush(10)  # what another test logged
-    logs._writer._untold = 0  # dropped in another test
-    logs.configure("debug", "json", stream)
+    output.flush(10)  # what another test logged
+    output._writer._untold = 0  # dropped in another test
+    output.configure("debug", "json", stream)
 
     def lines() -> list[dict[str, Any]]:
-        logs.flush(10)
+        output.flush(10)
         return [orjson.loads(line) for line in written.getvalue().splitlines()]
 
     yield lines
-    logs.flush(10)
-    (logs._writer.destination, logs._threshold), root.handlers = before, handlers
+    output.flush(10)
+    (output._writer.destination, output._threshold), root.handlers = before, handlers
     root.setLevel(level)
     stream.close()

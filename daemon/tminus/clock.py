@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from tminus.instants import EPOCH, MILLISECOND
+from tminus.domain.timestamps import EPOCH, MILLISECOND
 
 
 def machine() -> datetime:

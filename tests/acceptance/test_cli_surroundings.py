@@ -210,7 +210,7 @@ def test_why_the_local_socket_does_not_answer_is_said_in_words(daemon: Daemon, k
 
 AS_NOBODY = """
 import os
-import tminus.cli.process, tminus.cli.sessions, tminus.cli.dispatch, tminus.transport.local  # root's, perhaps
+import tminus.cli.process, tminus.cli.sessions, tminus.cli.dispatch, tminus.client.transport.local  # root's, perhaps
 os.setgid(4711); os.setuid(4711)
 from tminus.cli import main
 main()

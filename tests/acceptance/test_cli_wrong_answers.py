@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.commands import Result, invoke
-from tminus import shapes, wire
+from tminus import schemas
 from tminus.api import examples
+from tminus.client import shapes
 
 SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples._WEBHOOK, examples._DELIVERY
 
@@ -142,8 +143,8 @@ def test_a_field_that_is_read_is_there_and_of_its_type(
 
 @pytest.mark.parametrize(
     ("fields", "whole"),
-    [(shapes.SESSION_FIELDS, wire.Session), (shapes.EVENT_FIELDS, wire.Event), (shapes.WEBHOOK_FIELDS, wire.Webhook),
-     (shapes.DELIVERY_FIELDS, wire.Delivery)],
+    [(shapes.SESSION_FIELDS, schemas.Session), (shapes.EVENT_FIELDS, schemas.Event),
+     (shapes.WEBHOOK_FIELDS, schemas.Webhook), (shapes.DELIVERY_FIELDS, schemas.Delivery)],
 )  # fmt: skip
 def test_what_the_client_must_find_is_what_every_answer_has(fields: Any, whole: Any) -> None:
     assert set(fields) <= whole.__required_keys__

@@ -96,10 +96,15 @@ class Callers:
 
 
 def labels(daemon: Daemon) -> list[str]:
-    """Of all sessions that there are."""
+    """Of all sessions that there are. A read may be refused while the daemon notices what its disk does."""
     rows: list[JSON] = []
-    while page := daemon.get(f"/supportsessions?scope=all&limit=1000&offset={len(rows)}").json()["rows"]:
-        rows += page
+
+    def page() -> list[list[JSON]]:
+        answer = daemon.get(f"/supportsessions?scope=all&limit=1000&offset={len(rows)}")
+        return [answer.json()["rows"]] if answer.status_code == 200 else []
+
+    while some := eventually(page)[0]:
+        rows += some
     return [row["label"] for row in rows]
 
 

@@ -18,8 +18,8 @@ from tests.support.databases import PostgresServer
 from tests.support.receivers import SECRET, Receiver, status
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
-from tminus.log_fields import HEAD
-from tminus.timers import FROZEN
+from tminus.logs.fields import HEAD
+from tminus.scheduler.timers import FROZEN
 
 RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case CS0010001"}
 

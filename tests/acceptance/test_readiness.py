@@ -92,9 +92,12 @@ def _make(daemon: Daemon) -> httpx.Response:
 
 FAILING = """
 import os, threading, time
-from tminus import announcer, log_writer, running, timers
 from tminus.cli import main
 from tminus.delivery.webhooks import Webhooks
+from tminus.logs.writer import LogWriter
+from tminus.monitoring.event_log import Announcer
+from tminus.scheduler import timers
+from tminus.service import running
 from tminus.storage import peers, watch, writer
 
 def fails(kind, name, file="broken"):
@@ -107,8 +110,8 @@ def fails(kind, name, file="broken"):
 
 fails(peers.Notices, "_listen", "broken-at-start")
 fails(peers.Holds, "_renew", "broken-at-start")
-fails(announcer.Announcer, "_save")
-fails(log_writer.LogWriter, "_write")
+fails(Announcer, "_save")
+fails(LogWriter, "_write")
 fails(timers.Timers, "_tell_difference")
 fails(timers._Scheduler, "_process_jobs")
 fails(watch.Watch, "_give_up")

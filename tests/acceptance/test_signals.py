@@ -175,8 +175,8 @@ def test_told_to_stop_while_it_waits_for_the_database_it_stops(make_daemon: Star
 
 TOLD_BY_ITSELF = """
 import os, signal
-from tminus import daemon
 from tminus.cli import main
+from tminus.service import daemon
 
 make = daemon.make_application
 

@@ -258,7 +258,7 @@ def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: Start
 
 
 COUNTS_ONCE = """
-from tminus.errors import StoreUnavailable
+from tminus.domain.errors import StoreUnavailable
 from tminus.storage import Store
 
 def counts(store, asked=[], count=Store.counts):

@@ -17,7 +17,7 @@ from tests.bench.lists import lists
 from tests.bench.load import Plan
 from tests.bench.shared import postgres
 from tests.bench.workbench import Bench, Figure
-from tminus import instants
+from tminus.domain import timestamps
 
 POLL = 0.0005
 """Seconds between two looks at the database while something is about to fall due."""
@@ -97,7 +97,7 @@ def _missing(database: Path, acknowledged: dict[str, str]) -> int:
 
 
 def _milliseconds(instant: str) -> int:
-    return instants.milliseconds(instants.parse(instant) - instants.EPOCH)
+    return timestamps.milliseconds(timestamps.parse(instant) - timestamps.EPOCH)
 
 
 # --- herds ------------------------------------------------------------------------------------------------------------

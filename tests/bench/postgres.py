@@ -17,8 +17,8 @@ from psycopg.types.json import Json
 
 from tests.bench import rows
 from tests.bench.rows import LEAD_MS, NEW_MS
-from tminus import draws
 from tminus.clock import now
+from tminus.domain import ids
 from tminus.storage import Store
 from tminus.storage.peers import CHANNEL
 
@@ -142,11 +142,11 @@ def raw_schedules(database: Connection, together: int, seconds: float) -> float:
     ]
     done, begun = 0, time.perf_counter()
     while (took := time.perf_counter() - begun) < seconds:
-        ids = [draws.base62(12) for _ in range(together)]
+        drawn = [ids.base62(12) for _ in range(together)]
         with database.transaction(), database.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(1)")
-            cursor.executemany(inserts[0], [session | {"id": one} for one in ids])
-            cursor.executemany(inserts[1], [event | {"session_id": one} for one in ids])
+            cursor.executemany(inserts[0], [session | {"id": one} for one in drawn])
+            cursor.executemany(inserts[1], [event | {"session_id": one} for one in drawn])
         done += together
     return done / took
 

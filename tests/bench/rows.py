@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.daemon import Daemon
-from tminus import draws
-from tminus.vocabulary import SessionType
+from tminus.domain import ids
+from tminus.domain.types import SessionType
 
 LEAD_MS = 600_000
 """How long before its start a session opens: the daemon's default."""
@@ -63,7 +63,7 @@ def build(directory: Path, session_type: str, number: int) -> Path:
 def multiply(path: Path, template: str, session_type: SessionType, number: int) -> None:
     """Makes so many of the one scheduled session that a database holds. No daemon may be running."""
     with connect(path, "synchronous=OFF", "cache_size=-262144") as database:
-        database.create_function("base62", 1, draws.base62)
+        database.create_function("base62", 1, ids.base62)
         database.create_function("new_id", 1, _Ids())
         database.execute("BEGIN")
         _multiply(database, template, session_type.id_length, number - 1)
@@ -78,7 +78,7 @@ class _Ids:
         self._drawn: set[str] = set()
 
     def __call__(self, length: int) -> str:
-        while (drawn := draws.base62(length)) in self._drawn:
+        while (drawn := ids.base62(length)) in self._drawn:
             pass
         self._drawn.add(drawn)
         return drawn

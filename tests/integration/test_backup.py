@@ -14,12 +14,12 @@ from tests.support.clocks import NOW, SettableClock
 from tests.support.factories import session
 from tests.support.worlds import World
 
-from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
+from tminus.domain.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
+from tminus.domain.types import Timeouts
 from tminus.storage import Store, backup, migrate
 from tminus.storage.backup import back_up, restore
 from tminus.storage.check import examine
 from tminus.storage.engine import make_engine
-from tminus.vocabulary import Timeouts
 
 
 class Place:

@@ -10,14 +10,14 @@ from tests.support.clocks import NOW
 from tests.support.factories import session
 from tests.support.worlds import World
 
-from tminus import policy
-from tminus.events import told_by
-from tminus.lifecycle import fire
-from tminus.model import Event, Participant, Session
-from tminus.sessions import sweeps
+from tminus.domain import policy
+from tminus.domain.events import told_by
+from tminus.domain.lifecycle import fire
+from tminus.domain.model import Event, Participant, Session
+from tminus.domain.types import CLOCK_ACTOR, ParticipantRole, SessionType, Status, Timeouts
+from tminus.scheduler import sweeps
 from tminus.storage import Transaction
 from tminus.storage.due import move_due
-from tminus.vocabulary import CLOCK_ACTOR, ParticipantRole, SessionType, Status, Timeouts
 
 MS = timedelta(milliseconds=1)
 MINUTE = timedelta(minutes=1)

@@ -12,12 +12,12 @@ from tests.support.databases import Database, SqliteServer
 from tests.support.factories import MINUTE
 from tests.support.worlds import World
 
-from tminus.errors import CannotOpenDatabase
-from tminus.sessions import sweeps
+from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.types import SessionType, Status, Timeouts
+from tminus.scheduler import sweeps
 from tminus.storage import Store, Transaction
 from tminus.storage.check import MOST, Examined, examine
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
-from tminus.vocabulary import SessionType, Status, Timeouts
 
 HOUR = timedelta(hours=1)
 

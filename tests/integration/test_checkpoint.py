@@ -12,9 +12,9 @@ from tests.support.clocks import NOW, SettableClock
 from tests.support.disks import mount, small_disk
 from tests.support.factories import session
 
-from tminus.errors import CannotCompact, CannotOpenDatabase, StartupError
+from tminus.domain.errors import CannotCompact, CannotOpenDatabase, StartupError
+from tminus.domain.types import Status, Timeouts
 from tminus.storage import Store, backup, check, checkpoint
-from tminus.vocabulary import Status, Timeouts
 
 MEGABYTE = 1_000_000
 

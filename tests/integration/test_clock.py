@@ -11,17 +11,18 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, order, session, settings
 from tests.support.worlds import World
 
-from tminus import draws, policy
-from tminus.errors import WrongStatus
-from tminus.model import AgentSession
-from tminus.sessions import sweeps, verbs
-from tminus.sessions.retries import retry_key
+from tminus.domain import ids, policy
+from tminus.domain.errors import WrongStatus
+from tminus.domain.model import AgentSession
+from tminus.domain.types import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
+from tminus.scheduler import sweeps
+from tminus.sessions import commands
+from tminus.sessions.idempotency import retry_key
 from tminus.storage import Transaction, View
 from tminus.storage.due import PIN_RETRY, Moved, move_due
 from tminus.storage.engine import READERS
 from tminus.storage.store import Lane
 from tminus.storage.transaction import AGENT_SESSIONS_KEPT
-from tminus.vocabulary import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def test_a_session_opens_lead_before_its_start_and_not_a_millisecond_earlier(
     assert (opened.due_at, opened.due_trigger) == (scheduled.expires_at, Trigger.EXPIRE)
     assert opened.expires_at == scheduled.expires_at
     assert opened.version == scheduled.version + 1
-    assert (opened.pin in draws.PINS) is session_type.has_pin
+    assert (opened.pin in ids.PINS) is session_type.has_pin
     ready = world.events(scheduled)[-1]
     assert (ready.event.type, ready.event.actor, ready.lag_ms) == (EventType.READY, CLOCK_ACTOR, 0)
     assert (ready.event.previous_status, ready.event.status) == (Status.SCHEDULED, Status.NEW)
@@ -211,7 +212,7 @@ def test_the_next_deadline_is_the_earliest_of_all(world: World) -> None:
 def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> None:
     def job(tx: Transaction) -> datetime | None:
         for hours in (3, 2, 4):
-            verbs.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
+            commands.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
         return tx.earliest_due
 
     assert world.run(job) == world.now + 110 * MINUTE
@@ -253,7 +254,7 @@ def test_after_a_step_back_a_session_is_opened_at_its_time_by_the_new_clock(worl
 def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_free(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_002))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_002))
     first = world.create(SessionType.SUPPORT)
     waiting = [world.schedule(30 * MINUTE, SessionType.SUPPORT) for _ in range(3)]
     live = world.schedule(30 * MINUTE)
@@ -277,7 +278,7 @@ def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_fre
 def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
     world: World, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_003))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_003))
     start = world.now + HOUR
     for n in range(9):
         world.put(
@@ -296,14 +297,14 @@ def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
             break
     assert (opened, put_off) == (3, 6)
     found = world.all_sessions().values()
-    assert sorted(one.pin for one in found if one.status is Status.NEW) == list(draws.PINS)
+    assert sorted(one.pin for one in found if one.status is Status.NEW) == list(ids.PINS)
     assert {one.id for one in found if one.status is Status.NEW} == {"s0", "s1", "s2"}, "the first come first"
 
 
 def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_clock(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     holder = world.create(SessionType.SUPPORT)
     world.join(holder)
     starved = world.schedule(30 * MINUTE, SessionType.SUPPORT)

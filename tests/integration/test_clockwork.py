@@ -17,17 +17,18 @@ from tests.support.receivers import SECRET
 from tests.support.waiting import eventually
 
 from tminus import clock as wall_clock
-from tminus import draws, instants, logs
-from tminus.announcer import Announcer
 from tminus.api import Services
-from tminus.clockwork import Clockwork
 from tminus.config import Settings, Webhook
 from tminus.config.settings import Lifecycle
 from tminus.delivery import Webhooks
-from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
-from tminus.sessions import sweeps
+from tminus.domain import ids, timestamps
+from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavailable
+from tminus.domain.types import SessionType, Status, Trigger
+from tminus.logs import output
+from tminus.monitoring.event_log import Announcer
+from tminus.scheduler import sweeps
+from tminus.scheduler.scheduler import Clockwork
 from tminus.storage import EventFilter, Transaction
-from tminus.vocabulary import SessionType, Status, Trigger
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -44,7 +45,7 @@ class Works:
         opened.callback(self.webhooks.stop)
         self.services = Services(self.store, self.settings, self.webhooks, list, "a test")
         opened.callback(self.services.close)
-        announcer = Announcer(self.store, logs.say_events)
+        announcer = Announcer(self.store, output.say_events)
         self.clockwork = Clockwork(self.services, announcer, threading.Event(), lambda: None, None)
         self.lead = self.settings.lifecycle.timeouts.lead
 
@@ -66,7 +67,9 @@ def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
 def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Works, log_lines: Lines) -> None:
     works.clockwork._clean()
     last = wall_clock.now() - timedelta(days=90)
-    works.store.submit(lambda tx: tx.set_meta("retention", f"[{instants.milliseconds(last - instants.EPOCH)},0,null]"))
+    works.store.submit(
+        lambda tx: tx.set_meta("retention", f"[{timestamps.milliseconds(last - timestamps.EPOCH)},0,null]")
+    )
     works.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
     works.clockwork._clean()
     works.clockwork._clean()
@@ -196,7 +199,7 @@ def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_mov
 def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     overdue = wall_clock.now() - timedelta(seconds=5)
     works.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
     works.put(type=SessionType.SUPPORT, start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
@@ -225,7 +228,7 @@ def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_l
     assert first["sessions"] == {"scheduled": 1, "new": 1, "active": 0}
     assert (first["worst_lag_ms"], second["worst_lag_ms"]) == (opened.lag_ms, 0)
     assert (first["requests"], second["requests"]) == (7, 0)
-    assert first["oldest_undelivered"] == second["oldest_undelivered"] == instants.text(opened.event.ts)
+    assert first["oldest_undelivered"] == second["oldest_undelivered"] == timestamps.text(opened.event.ts)
     assert "unreadable" not in first
 
 

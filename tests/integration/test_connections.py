@@ -18,13 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.waiting import eventually
 from uvicorn.server import ServerState
 
-from tminus import clock, server
-from tminus.api import HOLD, Services, make_application, rim
+from tminus import clock
+from tminus.api import HOLD, Services, make_application, middleware
 from tminus.config import Settings
 from tminus.delivery import Webhooks
-from tminus.framing import HEAD_BYTES
-from tminus.repeated import REPEATED
-from tminus.server import AHEAD, Server
+from tminus.logs.repeated import REPEATED
+from tminus.service import http_server
+from tminus.service.http_parser import HEAD_BYTES
+from tminus.service.http_server import AHEAD, Server
 from tminus.storage import Store
 
 MOST = 10
@@ -54,8 +55,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
     """Where the real application is served; it waits a quarter of a second for a head, and for a body."""
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(server, "HEAD_SECONDS", 0.25)
-        patched.setattr(rim, "BODY_SECONDS", 0.25)
+        patched.setattr(http_server, "HEAD_SECONDS", 0.25)
+        patched.setattr(middleware, "BODY_SECONDS", 0.25)
         store = Store(f"sqlite:///{Path(state, 'tminus.db')}", clock.now)
         webhooks = Webhooks(store, state, lambda *_: None)
         webhooks.start()
@@ -304,7 +305,7 @@ async def _large(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize("parts", [LARGE // 2**20, 1], ids=["in parts", "at once"])
 @pytest.mark.parametrize("option", [b"", b"Connection: close\r\n"])
 def test_who_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, parts: int, option: bytes) -> None:
-    monkeypatch.setattr(server, "WRITE_SECONDS", 0.5)
+    monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.5)
     content = b"x" * (LARGE // parts)
 
     async def answers(scope: Scope, receive: Receive, send: Send) -> None:

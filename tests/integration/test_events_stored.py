@@ -12,13 +12,15 @@ from tests.support.factories import AGENT, HOUR, caller
 from tests.support.waiting import eventually
 from tests.support.worlds import World
 
-from tminus import announcer, clock
-from tminus.announcer import Announce, Announcer
-from tminus.errors import WrongStatus
-from tminus.events import News
-from tminus.sessions import reads, sweeps
+from tminus import clock
+from tminus.domain.errors import WrongStatus
+from tminus.domain.events import News
+from tminus.domain.types import EventType, Status
+from tminus.monitoring import event_log
+from tminus.monitoring.event_log import Announce, Announcer
+from tminus.scheduler import sweeps
+from tminus.sessions import queries
 from tminus.storage.log_places import log_place
-from tminus.vocabulary import EventType, Status
 
 
 def test_numbers_rise_in_the_order_of_the_changes(world: World) -> None:
@@ -55,10 +57,10 @@ def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> 
     mine, other = world.create(), world.create()
     world.join(mine)
     world.join(other)
-    history = world.store.read(lambda view: reads.history(view, AGENT, mine.id, 0, 100)).told
+    history = world.store.read(lambda view: queries.history(view, AGENT, mine.id, 0, 100)).told
     assert [told.event.type for told in history] == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
     assert {told.event.session_id for told in history} == {mine.id}
-    rest = world.store.read(lambda view: reads.history(view, AGENT, mine.id, history[0].event.seq, 1)).told
+    rest = world.store.read(lambda view: queries.history(view, AGENT, mine.id, history[0].event.seq, 1)).told
     assert [told.event for told in rest] == [history[1].event]
 
 
@@ -103,7 +105,7 @@ def test_a_refused_verb_leaves_no_event(world: World) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcer, "LOOK", 0.02)
+    monkeypatch.setattr(event_log, "LOOK", 0.02)
 
 
 def telling(told: list[News]) -> Announce:
@@ -139,7 +141,7 @@ def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_c
 def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
     database: Database, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcer, "PAGE", 3)
+    monkeypatch.setattr(event_log, "PAGE", 3)
     world = World(database.open(clock), clock)
     world.create()
     told: list[News] = []
@@ -216,8 +218,8 @@ def test_before_it_stops_the_announcer_reads_what_follows_on_what_it_was_handed(
 def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_left_off(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcer, "PAGE", 2)
-    monkeypatch.setattr(announcer, "LAST_SECONDS", 0.0)
+    monkeypatch.setattr(event_log, "PAGE", 2)
+    monkeypatch.setattr(event_log, "LAST_SECONDS", 0.0)
     told: list[News] = []
     teller = Announcer(world.store, telling(told))
     for _ in range(7):
@@ -225,7 +227,7 @@ def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     teller.start()
     assert teller.stop() == 7 - len(told) > 0
     following = Announcer(world.store, telling(told))
-    monkeypatch.setattr(announcer, "LAST_SECONDS", 30.0)
+    monkeypatch.setattr(event_log, "LAST_SECONDS", 30.0)
     following.start()
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
@@ -235,7 +237,7 @@ def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
 def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logged_twice(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcer, "PAGE", 1)
+    monkeypatch.setattr(event_log, "PAGE", 1)
     told: list[News] = []
     over = threading.Event()
 
@@ -274,7 +276,7 @@ def test_what_retention_has_removed_is_not_told(world: World) -> None:
 def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_being_logged(
     world: World, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcer, "PAGE", 1)
+    monkeypatch.setattr(event_log, "PAGE", 1)
     told: list[str] = []
 
     def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
@@ -315,7 +317,7 @@ def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(worl
 
 
 def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcer, "SAVED_EACH", 0.0)
+    monkeypatch.setattr(event_log, "SAVED_EACH", 0.0)
     told: list[News] = []
     teller = Announcer(world.store, telling(told))
     teller.start()
@@ -396,7 +398,7 @@ def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_go
 def test_a_stop_while_the_log_takes_nothing_leaves_it_to_the_next_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(announcer, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(event_log, "LAST_SECONDS", 0.05)
     teller = Announcer(world.store, lambda _page, _done: None)  # a pipe that nobody reads
     world.create()
     teller.start()

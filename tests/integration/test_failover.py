@@ -9,7 +9,7 @@ from tests.support.databases import PostgresServer, postgres_server
 from tests.support.waiting import eventually
 
 from tminus import clock
-from tminus.errors import StoreUnavailable
+from tminus.domain.errors import StoreUnavailable
 from tminus.storage import Store
 
 

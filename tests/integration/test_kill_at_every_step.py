@@ -20,8 +20,8 @@ from tests.support.receivers import Handler, Received, Receiver, status
 from tests.support.worlds import World
 
 import tminus
-from tminus.errors import WrongStatus
-from tminus.model import Session
+from tminus.domain.errors import WrongStatus
+from tminus.domain.model import Session
 from tminus.storage import Transaction
 from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
 
@@ -226,7 +226,11 @@ PACKAGE = Path(tminus.__file__).parent
 Place = tuple[str, int]
 """Where a function is: its file and its first line."""
 
-WRITES_NOTHING = {"daemon.Daemon._committed", "storage.due.rehearse", "api.arrival.Arrival.write.noting"}
+WRITES_NOTHING = {
+    "service.daemon.Daemon._committed",
+    "storage.due.rehearse",
+    "api.request_context.Arrival.write.noting",
+}
 """These are given a transaction, too: one is called after it, one tries its statements on no session, one calls the job
 that it is given.
 """
@@ -244,7 +248,7 @@ def places() -> dict[Place, str]:
                 f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
             )
             calls_verb = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
-                ("verb(", "verbs.", "participants.")
+                ("verb(", "commands.", "participants.")
             )
             if (own == ["tx"] or is_written) and not calls_verb and name not in WRITES_NOTHING:
                 decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list

@@ -16,13 +16,13 @@ from tests.support.factories import session
 from tests.support.worlds import World
 
 from tminus import clock as wall_clock
-from tminus.errors import StoreUnavailable
-from tminus.lifecycle import TABLE
-from tminus.metrics import BACKLOG, JOBS, Metrics, _Process
+from tminus.domain.errors import StoreUnavailable
+from tminus.domain.lifecycle import TABLE
+from tminus.domain.types import SessionType, Status, Trigger
+from tminus.monitoring.metrics import BACKLOG, JOBS, Metrics, _Process
 from tminus.storage import Transaction, View
 from tminus.storage import store as door
 from tminus.storage.writer import BATCH
-from tminus.vocabulary import SessionType, Status, Trigger
 
 HOUR = timedelta(hours=1)
 

@@ -17,7 +17,7 @@ from tests.support.databases import Database, PostgresServer
 from tests.support.factories import session
 from tests.support.waiting import eventually
 
-from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
+from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
 from tminus.storage import Store, migrate
 from tminus.storage.engine import make_engine
 

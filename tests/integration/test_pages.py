@@ -5,11 +5,11 @@ import pytest
 from tests.support.factories import AGENT, MONITOR
 from tests.support.worlds import World
 
-from tminus.model import Delivery
-from tminus.sessions import reads
+from tminus.domain.model import Delivery
+from tminus.domain.types import DeliveryKind
+from tminus.sessions import queries
 from tminus.storage import EventFilter, SessionFilter, outbox, view
 from tminus.storage.view import ROW_BYTES, STREAMED
-from tminus.vocabulary import DeliveryKind
 
 LARGE = {"id": "1", "notes": "ü" * 1000}
 ROOM = 3 * (ROW_BYTES + 3000)
@@ -114,7 +114,7 @@ def test_what_was_sent_goes_out_as_it_is_stored(world: World, parent: dict[str, 
     session = world.create(parent_object=parent, external_mapping='case."1', meta_data={"a": {"b": [1, 2.5, "ü"]}})
     assert orjson.loads(world.stored(session).parent_object or "") == parent
     assert orjson.loads(world.stored(session).meta_data or "") == {"a": {"b": [1, 2.5, "ü"]}}
-    [told] = world.store.read(lambda view: reads.feed(view, MONITOR, 0, 10, EventFilter())).told
+    [told] = world.store.read(lambda view: queries.feed(view, MONITOR, 0, 10, EventFilter())).told
     sent = orjson.loads(told.json("db"))
     assert sent["crmSyncTarget"] == {**parent, "externalMapping": 'case."1'}
     assert told.json("db").count(b'"externalMapping":') == 1, "no name comes twice"

@@ -8,7 +8,7 @@ from sqlalchemy import make_url
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
 
-from tminus import instants
+from tminus.domain import timestamps
 from tminus.storage import peers
 
 
@@ -22,7 +22,7 @@ def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_se
             for said in ("somebody soon", f"somebody {10**30}", "somebody 86400000"):
                 other.execute("SELECT pg_notify('tminus', %s)", [said])
         eventually(lambda: len(heard) > 1)
-    assert heard == [None, instants.parse("1970-01-02T00:00:00Z")]
+    assert heard == [None, timestamps.parse("1970-01-02T00:00:00Z")]
 
 
 def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_has_missed(
@@ -41,7 +41,7 @@ def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_ha
             assert ended == [(True,)]
             eventually(lambda: heard == [None, None])
             other.execute("SELECT pg_notify('tminus', 'somebody 86400000')")
-            eventually(lambda: heard == [None, None, instants.parse("1970-01-02T00:00:00Z")])
+            eventually(lambda: heard == [None, None, timestamps.parse("1970-01-02T00:00:00Z")])
 
 
 def test_a_name_that_is_released_while_it_is_renewed_is_free_for_another_daemon(

@@ -8,11 +8,11 @@ from sqlalchemy import event, text
 from tests.support.factories import HOUR, MINUTE
 from tests.support.worlds import World
 
-from tminus import draws
-from tminus.errors import NoPinFree
-from tminus.model import Session
+from tminus.domain import ids
+from tminus.domain.errors import NoPinFree
+from tminus.domain.model import Session
+from tminus.domain.types import SessionType, Status
 from tminus.storage import Store, pins
-from tminus.vocabulary import SessionType, Status
 
 ALL = range(100_000, 106_500)
 """PINs of these tests: enough that to read all of them each time would show."""
@@ -20,7 +20,7 @@ ALL = range(100_000, 106_500)
 
 @pytest.fixture(autouse=True)
 def _fewer_pins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", ALL)
+    monkeypatch.setattr(ids, "PINS", ALL)
     # A slow machine must neither count anew in between nor pause.
     monkeypatch.setattr(pins, "FRESH", 3600.0)
     monkeypatch.setattr(pins, "TURN", 3600.0)

@@ -12,7 +12,7 @@ from tests.support.poolers import PGBOUNCER, pooler
 from tests.support.waiting import eventually
 
 from tminus import clock
-from tminus.errors import CannotOpenDatabase
+from tminus.domain.errors import CannotOpenDatabase
 from tminus.storage import Store
 from tminus.storage.engine import make_engine
 

@@ -21,13 +21,13 @@ from tests.support.clocks import NOW
 from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.factories import session
 
-from tminus.events import News
-from tminus.lifecycle import fire
-from tminus.model import AgentSession, Delivery, Event, Participant, Replay, Retry
+from tminus.domain.events import News
+from tminus.domain.lifecycle import fire
+from tminus.domain.model import AgentSession, Delivery, Event, Participant, Replay, Retry
+from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
 from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, view
 from tminus.storage.engine import make_engine
 from tminus.storage.tables import SESSIONS
-from tminus.vocabulary import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
 
 CLOSED = 20_000
 SCHEDULED = {"sqlite": 4000, "postgresql": 1000}

@@ -15,13 +15,14 @@ from tests.support.factories import AGENT, HOUR, MINUTE, order, settings
 from tests.support.waiting import eventually
 from tests.support.worlds import World
 
-from tminus import draws
-from tminus.errors import NoPinFree, RequestError, WrongStatus
-from tminus.lifecycle import fire
-from tminus.model import Session
-from tminus.sessions import sweeps, verbs
+from tminus.domain import ids
+from tminus.domain.errors import NoPinFree, RequestError, WrongStatus
+from tminus.domain.lifecycle import fire
+from tminus.domain.model import Session
+from tminus.domain.types import EventType, SessionType, Status, Trigger
+from tminus.scheduler import sweeps
+from tminus.sessions import commands
 from tminus.storage import Transaction
-from tminus.vocabulary import EventType, SessionType, Status, Trigger
 
 ROUNDS = 12
 
@@ -165,10 +166,10 @@ def test_two_closes_at_once_are_told_once(daemons: tuple[World, World]) -> None:
 
 
 def test_two_daemons_never_give_the_same_pin(daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_012))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_012))
     made = at_once(*[partial(daemon.create, SessionType.SUPPORT) for daemon in daemons * 8])
     pins = [one.pin for one in made if isinstance(one, Session)]
-    assert sorted(pins) == list(draws.PINS)
+    assert sorted(pins) == list(ids.PINS)
     assert [type(one) for one in made if not isinstance(one, Session)] == [NoPinFree] * 4
 
 
@@ -199,7 +200,7 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
                 return
 
     def make(world: World) -> Iterator[str]:
-        futures = [world.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order())) for _ in range(150)]
+        futures = [world.store.submit(lambda tx: commands.create(tx, settings(), AGENT, order())) for _ in range(150)]
         return (future.result(30).session.id for future in futures)
 
     reader = threading.Thread(target=follow)
@@ -232,7 +233,7 @@ def test_an_event_that_is_committed_late_was_numbered_late(pg_server: PostgresSe
         written, commit = threading.Event(), threading.Event()
 
         def slow(tx: Transaction) -> None:
-            verbs.create(tx, settings(), AGENT, order())
+            commands.create(tx, settings(), AGENT, order())
             tx.flush()
             written.set()
             assert commit.wait(30)
@@ -244,7 +245,7 @@ def test_an_event_that_is_committed_late_was_numbered_late(pg_server: PostgresSe
 
         first = one.store.submit(slow)
         assert written.wait(30)
-        second = two.store.submit(lambda tx: verbs.create(tx, settings(), AGENT, order()))
+        second = two.store.submit(lambda tx: commands.create(tx, settings(), AGENT, order()))
         eventually(lambda: second.done() or waits_for_the_lock())
         seen = [told.event.seq for told in one.store.read(lambda view: view.events(0, 10))]
         commit.set()

@@ -9,11 +9,12 @@ from tests.support.databases import Database
 from tests.support.factories import AGENT, HOUR, OTHER_AGENT, ROOM, order, settings
 from tests.support.worlds import World
 
-from tminus.errors import BadStartTime, KeyReused, TooManySessions
-from tminus.sessions import sweeps, verbs
+from tminus.domain.errors import BadStartTime, KeyReused, TooManySessions
+from tminus.domain.types import EventType, Status
+from tminus.scheduler import sweeps
+from tminus.sessions import commands
+from tminus.sessions.idempotency import retry_key
 from tminus.sessions.moves import Made
-from tminus.sessions.retries import retry_key
-from tminus.vocabulary import EventType, Status
 
 BODY = {"type": "live", "label": "Ada"}
 KEY = retry_key("key-1", BODY)
@@ -126,7 +127,7 @@ def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: D
     stores = [database.open(), database.open()]
     for n in range(10):
         key = retry_key(f"key-{n}", BODY)
-        job = partial(verbs.create, settings=settings(), caller=AGENT, order=order(), retry=key)
+        job = partial(commands.create, settings=settings(), caller=AGENT, order=order(), retry=key)
         futures = [store.submit(job) for store in stores * 3]
         made = [future.result(30) for future in futures]
         assert len({one.session.id for one in made}) == 1
@@ -136,9 +137,9 @@ def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: D
 
 def test_a_key_is_remembered_over_a_restart(database: Database) -> None:
     before, after = database.open(), database.open()
-    first = before.submit(lambda tx: verbs.create(tx, settings(), AGENT, order(), KEY)).result(30)
+    first = before.submit(lambda tx: commands.create(tx, settings(), AGENT, order(), KEY)).result(30)
     before.close()
-    again = after.submit(lambda tx: verbs.create(tx, settings(), AGENT, order(), KEY)).result(30)
+    again = after.submit(lambda tx: commands.create(tx, settings(), AGENT, order(), KEY)).result(30)
     assert (again.session.id, again.replayed) == (first.session.id, True)
 
 

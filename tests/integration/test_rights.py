@@ -10,11 +10,11 @@ import pytest
 from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGENT, ROOM, SUPERVISOR, caller
 from tests.support.worlds import World
 
-from tminus.errors import Forbidden
-from tminus.model import Session
-from tminus.sessions import reads, rights
+from tminus.domain.errors import Forbidden
+from tminus.domain.model import Session
+from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role, SessionType
+from tminus.sessions import authorization, queries
 from tminus.storage import SessionFilter
-from tminus.vocabulary import LOCAL_AGENT_ID, Caller, Role, SessionType
 
 ON_SQLITE = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
 FORMER = caller(Role.ROOM, agent_id=AGENT.agent_id)
@@ -23,10 +23,10 @@ REFUSED: dict[str, Callable[[World, Session], Any]] = {
     "create": lambda world, _: world.create(by=FORMER),
     "reschedule": lambda world, session: world.reschedule(session, world.now + 2 * HOUR, by=FORMER),
     "close": lambda world, session: world.close(session, by=FORMER),
-    "show": lambda world, session: world.store.read(lambda view: reads.show(view, FORMER, session.id)),
-    "history": lambda world, session: world.store.read(lambda view: reads.history(view, FORMER, session.id, 0, 9)),
+    "show": lambda world, session: world.store.read(lambda view: queries.show(view, FORMER, session.id)),
+    "history": lambda world, session: world.store.read(lambda view: queries.history(view, FORMER, session.id, 0, 9)),
     "list": lambda world, _: world.store.read(
-        lambda view: reads.listing(view, FORMER, SessionFilter(agent_id=FORMER.agent_id))
+        lambda view: queries.listing(view, FORMER, SessionFilter(agent_id=FORMER.agent_id))
     ),
 }
 
@@ -37,7 +37,7 @@ def test_who_is_no_agent_any_more_has_no_sessions_of_his_own(world: World) -> No
     for attempt in REFUSED.values():
         with pytest.raises(Forbidden, match="Not allowed: this needs the "):
             attempt(world, session)
-    assert not rights.may_see_secrets(FORMER, session)
+    assert not authorization.may_see_secrets(FORMER, session)
     assert world.stored(session) == session
     assert world.events(session)[1:] == []
 
@@ -49,8 +49,8 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) ->
     world.join(others)
 
     def found(by: Caller) -> set[str]:
-        active = world.store.read(lambda view: reads.active_among(view, by, [own.id, others.id, "nobody"]))
-        related = world.store.read(lambda view: reads.of_parent(view, by, "INC1", 10))
+        active = world.store.read(lambda view: queries.active_among(view, by, [own.id, others.id, "nobody"]))
+        related = world.store.read(lambda view: queries.of_parent(view, by, "INC1", 10))
         assert {session.id for session in active} == {session.id for session in related}
         return {session.id for session in active}
 
@@ -64,7 +64,7 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) ->
 
 def test_a_pin_is_enough_to_look_a_session_up(world: World) -> None:
     session = world.create(SessionType.SUPPORT)
-    assert world.store.read(lambda view: reads.by_pin(view, session.pin)).id == session.id
+    assert world.store.read(lambda view: queries.by_pin(view, session.pin)).id == session.id
 
 
 @ON_SQLITE

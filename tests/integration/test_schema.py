@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tests.support.clocks import SettableClock
 
-from tminus.errors import CannotOpenDatabase, DatabaseCorrupt
+from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt
+from tminus.domain.types import Timeouts
 from tminus.storage import Store, migrate, schema
 from tminus.storage.backup import back_up, restore
 from tminus.storage.check import examine
-from tminus.vocabulary import Timeouts
 
 NOW = SettableClock().time
 

@@ -22,10 +22,10 @@ from tests.support.clocks import NOW
 from tests.support.factories import settings as tminus_settings
 from tests.support.worlds import World
 
-from tminus import draws
-from tminus.errors import BadStartTime, NoKnocking, WrongStatus
-from tminus.model import Session
-from tminus.vocabulary import SessionType
+from tminus.domain import ids
+from tminus.domain.errors import BadStartTime, NoKnocking, WrongStatus
+from tminus.domain.model import Session
+from tminus.domain.types import SessionType
 
 MINUTE = timedelta(minutes=1)
 LEAD, NEW, EMPTY, MAX_ACTIVE = 10 * MINUTE, 60 * MINUTE, 15 * MINUTE, 90 * MINUTE
@@ -225,7 +225,7 @@ class AnyTime(RuleBasedStateMachine):
             assert (found.status, found.participants) == (model.status, len(model.inside))
             assert (found.due_at, found.expires_at, found.start_time) == (model.due(), model.expires, model.start)
             assert (found.due_at is None) == (found.due_trigger is None)
-            assert (found.pin in draws.PINS) is (found.type.has_pin and model.status in {"new", "active"})
+            assert (found.pin in ids.PINS) is (found.type.has_pin and model.status in {"new", "active"})
             assert (found.closed_at is not None) == (found.close_reason is not None) == (model.status == "closed")
             assert found.user_url == model.stored.user_url
         pins = [session.pin for session in stored.values() if session.pin]

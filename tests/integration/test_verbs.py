@@ -10,8 +10,8 @@ from sqlalchemy import update
 from tests.support.factories import AGENT, HOUR, MINUTE, caller, settings
 from tests.support.worlds import World
 
-from tminus import draws
-from tminus.errors import (
+from tminus.domain import ids
+from tminus.domain.errors import (  # fmt: skip
     BadStartTime,
     NoKnocking,
     NoPinFree,
@@ -22,10 +22,10 @@ from tminus.errors import (
     UnknownSession,
     WrongStatus,
 )  # fmt: skip
-from tminus.model import Session
-from tminus.sessions import participants, reads
+from tminus.domain.model import Session
+from tminus.domain.types import CloseReason, EventType, ParticipantRole, Role, SessionType, Status, Trigger
+from tminus.sessions import participants, queries
 from tminus.storage.tables import PARTICIPANTS
-from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Role, SessionType, Status, Trigger
 
 MS = timedelta(milliseconds=1)
 SECOND = timedelta(seconds=1)
@@ -35,7 +35,7 @@ WITHOUT_PIN = [SessionType.LIVE, SessionType.REPLAY]
 
 
 def by_pin(world: World, pin: int) -> Session:
-    return world.store.read(lambda view: reads.by_pin(view, pin))
+    return world.store.read(lambda view: queries.by_pin(view, pin))
 
 
 # --- create and schedule ----------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_a_start_within_lead_is_scheduled_and_opened_in_one_go_and_told_as_both(
     session = world.schedule(ahead, session_type)
     assert (session.status, session.scheduled, session.opened_at) == (Status.NEW, True, world.now)
     assert (session.due_at, session.due_trigger) == (world.now + ahead + HOUR, Trigger.EXPIRE)
-    assert (session.pin in draws.PINS) is session_type.has_pin
+    assert (session.pin in ids.PINS) is session_type.has_pin
     assert world.stored(session) == session
     scheduled, ready = world.events(session)
     assert [scheduled.event.type, ready.event.type] == [EventType.SCHEDULED, EventType.READY]
@@ -225,7 +225,7 @@ def test_a_pin_session_has_a_pin_while_it_is_open_and_active_and_none_when_it_is
     world: World, session_type: SessionType
 ) -> None:
     session = world.create(session_type)
-    assert session.pin in draws.PINS
+    assert session.pin in ids.PINS
     world.join(session)
     assert by_pin(world, session.pin).id == session.id
     world.close(session)
@@ -247,13 +247,13 @@ def test_the_pin_0_is_nobodys(world: World) -> None:
 
 
 def test_no_two_open_sessions_have_the_same_pin(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_020))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_020))
     pins = [world.create(SessionType.SUPPORT).pin for _ in range(20)]
-    assert sorted(pins) == list(draws.PINS)
+    assert sorted(pins) == list(ids.PINS)
 
 
 def test_when_every_pin_is_taken_nothing_is_half_created(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_002))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_002))
     taken = [world.create(SessionType.SUPPORT), world.create(SessionType.COBROWSE)]
     for ahead in (None, MINUTE):
         with pytest.raises(NoPinFree):
@@ -265,7 +265,7 @@ def test_when_every_pin_is_taken_nothing_is_half_created(world: World, monkeypat
 
 
 def test_a_pin_is_free_again_when_its_session_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     first = world.create(SessionType.SUPPORT)
     world.close(first)
     second = world.create(SessionType.SUPPORT)
@@ -274,7 +274,7 @@ def test_a_pin_is_free_again_when_its_session_is_closed(world: World, monkeypatc
 
 
 def test_a_pin_is_free_again_when_its_session_has_expired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     world.create(SessionType.SUPPORT)
     world.passes(HOUR)
     assert world.create(SessionType.SUPPORT).pin == 100_000
@@ -283,7 +283,7 @@ def test_a_pin_is_free_again_when_its_session_has_expired(world: World, monkeypa
 def test_a_reschedule_into_lead_for_which_there_is_no_pin_changes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draws, "PINS", range(100_000, 100_001))
+    monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
     world.create(SessionType.SUPPORT)
     later = world.schedule(HOUR, SessionType.SUPPORT)
     with pytest.raises(NoPinFree):
@@ -342,7 +342,7 @@ def test_a_reschedule_into_lead_opens_the_session_at_once(world: World) -> None:
     opened = world.reschedule(session, world.now + MINUTE)
     assert world.stored(session) == opened
     assert (opened.status, opened.version) == (Status.NEW, session.version + 2)
-    assert opened.pin in draws.PINS
+    assert opened.pin in ids.PINS
     assert (opened.expires_at, opened.due_at) == (world.now + MINUTE + HOUR,) * 2
     assert world.told(session) == [EventType.SCHEDULED, EventType.RESCHEDULED, EventType.READY]
 
@@ -672,8 +672,8 @@ def test_whatever_is_asked_of_an_unknown_session_is_refused(world: World) -> Non
         ("reschedule", lambda: world.reschedule(unknown, world.now + HOUR)),
         ("join", lambda: world.join(unknown)),
         ("leave", lambda: world.leave(unknown, "p")),
-        ("show", lambda: world.store.read(lambda view: reads.show(view, AGENT, "nobody"))),
-        ("history", lambda: world.store.read(lambda view: reads.history(view, AGENT, "nobody", 0, 10))),
+        ("show", lambda: world.store.read(lambda view: queries.show(view, AGENT, "nobody"))),
+        ("history", lambda: world.store.read(lambda view: queries.history(view, AGENT, "nobody", 0, 10))),
     ]
     for name, attempt in attempts:
         with pytest.raises(UnknownSession, match="Session not found nobody"):

@@ -25,13 +25,13 @@ from tminus.config import Settings, Webhook
 from tminus.delivery import Standing, Webhooks, endpoint
 from tminus.delivery.endpoint import BODY_BYTES, Courier
 from tminus.delivery.exchange import ANSWER_BYTES
-from tminus.errors import UnknownSession, UnknownWebhook
-from tminus.model import Delivery, Session
-from tminus.sessions import sweeps
+from tminus.domain.errors import UnknownSession, UnknownWebhook
+from tminus.domain.model import Delivery, Session
+from tminus.domain.types import PauseReason, SessionType
+from tminus.scheduler import sweeps
 from tminus.storage import READERS, Store, View, outbox, view
 from tminus.storage.store import Lane
 from tminus.storage.tables import EVENTS
-from tminus.vocabulary import PauseReason, SessionType
 
 SOON = timedelta(milliseconds=20)
 """The first pause after a failure, in place of five seconds."""

@@ -18,7 +18,7 @@ from tests.support.factories import session
 from tests.support.waiting import eventually
 
 from tminus.clock import monotonic
-from tminus.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
+from tminus.domain.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
 from tminus.storage import Store, Transaction, engine, peers, watch, writer
 from tminus.storage.peers import Holds
 from tminus.storage.watch import Watch

@@ -13,11 +13,11 @@ from tests.acceptance.conftest import HARMLESS
 from tests.acceptance.times import parsed
 from tests.soak.model import Known
 from tests.soak.stages import LONGEST_LEAD, OnPostgres, Stage
-from tminus.errors import WrongStatus
-from tminus.events import told_by
-from tminus.lifecycle import fire
+from tminus.domain.errors import WrongStatus
+from tminus.domain.events import told_by
+from tminus.domain.lifecycle import fire
+from tminus.domain.types import CloseReason, EventType, Status, Trigger
 from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
-from tminus.vocabulary import CloseReason, EventType, Status, Trigger
 
 TRIGGERS = {
     EventType.CREATED: Trigger.CREATE,

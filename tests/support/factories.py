@@ -8,8 +8,8 @@ import orjson
 from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
-from tminus.model import Session
-from tminus.vocabulary import Caller, Order, Role, SessionType, Setting, Status
+from tminus.domain.model import Session
+from tminus.domain.types import Caller, Order, Role, SessionType, Setting, Status
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)

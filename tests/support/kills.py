@@ -24,17 +24,18 @@ from sqlalchemy import Engine, event
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.processes import CONTEXT
-from tminus.sessions import participants, sweeps, verbs
+from tminus.domain.types import ParticipantRole, SessionType, Trigger
+from tminus.scheduler import sweeps
+from tminus.scheduler.sweeps import Jobs
+from tminus.sessions import commands, participants
+from tminus.sessions.idempotency import RetryKey
 from tminus.sessions.moves import Made
-from tminus.sessions.retries import RetryKey
-from tminus.sessions.sweeps import Jobs
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
 from tminus.storage.peers import Notices
 from tminus.storage.shared_clock import SharedClock
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
-from tminus.vocabulary import ParticipantRole, SessionType, Trigger
 
 SETTINGS = settings(max_active=30 * MINUTE)
 
@@ -94,7 +95,7 @@ def _session(
     """A session made for now, or so long ahead, with so many inside."""
     start = tx.now + ahead if ahead is not None else None
     wanted = order(kind, label=target.label, start_time=start, preferences={"knock": True})
-    made = verbs.create(tx, SETTINGS, AGENT, wanted).session
+    made = commands.create(tx, SETTINGS, AGENT, wanted).session
     joined = ""
     for _ in range(inside):
         joined = participants.arrive(
@@ -127,14 +128,14 @@ def _create(
 
     def job(tx: Transaction) -> Made:
         start = tx.now + ahead if ahead is not None else None
-        return verbs.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
+        return commands.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
 
     session = jobs(job).result(30).session
     return {"id": session.id, "pin": session.pin}
 
 
 def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, Any]:
-    moved = jobs(lambda tx: verbs.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
+    moved = jobs(lambda tx: commands.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
     return {"id": moved.id, "pin": moved.pin}
 
 
@@ -155,7 +156,7 @@ def _report(jobs: Jobs, target: Target, *, verb: Callable[..., None]) -> dict[st
 
 
 def _close(jobs: Jobs, target: Target) -> dict[str, Any]:
-    jobs(lambda tx: verbs.close(tx, AGENT, target.session_id)).result(30)
+    jobs(lambda tx: commands.close(tx, AGENT, target.session_id)).result(30)
     return {"id": target.session_id}
 
 

@@ -1,6 +1,5 @@
 """Loads all that the command may need, once, before others are forked from here."""
 
-import tminus.app
 import tminus.cli.dispatch
 import tminus.cli.feed
 import tminus.cli.operate
@@ -8,5 +7,6 @@ import tminus.cli.process
 import tminus.cli.sessions
 import tminus.cli.watch
 import tminus.cli.webhooks
+import tminus.service.main
 import tminus.storage.backup
 import tminus.storage.check  # noqa: F401

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
-from tminus.lines import EVENT_FIELDS, LOG_LINES
-from tminus.log_fields import FIELDS, HEAD, Kind
+from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
+from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.fields import FIELDS, HEAD, Kind
 
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"

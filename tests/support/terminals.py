@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from tests.support.waiting import eventually
-from tminus.text import width
+from tminus.domain.text import width
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 

@@ -23,25 +23,27 @@ from tests.support import kills
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
-from tminus import announcer, logs
-from tminus.announcer import Announcer
-from tminus.api import Services, callers
-from tminus.api.arrival import Arrival
-from tminus.bell import Bell
-from tminus.clockwork import Clockwork
+from tminus.api import Services, authentication
+from tminus.api.request_context import Arrival
 from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, endpoint
 from tminus.delivery.endpoint import ASIDE, Courier
 from tminus.delivery.post import Client
-from tminus.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
-from tminus.sessions import participants, sweeps, verbs
-from tminus.sessions.retries import RetryKey
+from tminus.domain.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
+from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
+from tminus.logs import output
+from tminus.monitoring import event_log
+from tminus.monitoring.event_log import Announcer
+from tminus.scheduler import sweeps
+from tminus.scheduler.scheduler import Clockwork
+from tminus.sessions import commands, participants
+from tminus.sessions.idempotency import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.log_places import log_place, set_log_place
+from tminus.storage.notifier import Bell
 from tminus.storage.peers import Holds
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
-from tminus.vocabulary import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 
 SETTINGS = settings()
 OTHER = settings(lead=25 * MINUTE).lifecycle.timeouts
@@ -52,8 +54,8 @@ TOKEN = "the token of an agent"
 SMALL: Sequence[tuple[Any, str, Any]] = (
     (sweeps, "LARGEST_BATCH", 2),
     (endpoint, "SKIPPED", 1),
-    (announcer, "PAGE", 1),
-    (announcer, "LAST_SECONDS", 0.0),
+    (event_log, "PAGE", 1),
+    (event_log, "LAST_SECONDS", 0.0),
 )
 """What is done in many batches is done so with few rows."""
 
@@ -119,7 +121,7 @@ def _count(view: View, table: Any, *where: Any) -> int:
 
 def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Session:
     start = tx.now + ahead if ahead is not None else None
-    return verbs.create(tx, SETTINGS, AGENT, order(label=label, start_time=start)).session
+    return commands.create(tx, SETTINGS, AGENT, order(label=label, start_time=start)).session
 
 
 def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
@@ -194,9 +196,9 @@ def _deadlines(view: View, _label: str) -> State:
 
 def _old(tx: Transaction, label: str) -> None:
     """One of everything that is not kept for ever."""
-    made = verbs.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
+    made = commands.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
     participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
-    verbs.close(tx, AGENT, made.id)
+    commands.close(tx, AGENT, made.id)
     _agent_session(tx, label, NOW)
     outbox.note(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
@@ -268,12 +270,12 @@ def _arrival(store: Store, label: str) -> Arrival:
 
 
 def _sign_in(store: Store, label: str) -> Any:
-    caller, _secret = asyncio.run(callers.sign_in(_arrival(store, label), TOKEN))
+    caller, _secret = asyncio.run(authentication.sign_in(_arrival(store, label), TOKEN))
     return caller.agent_id
 
 
 def _sign_out(store: Store, label: str) -> Any:
-    asyncio.run(callers.sign_out(_arrival(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
+    asyncio.run(authentication.sign_out(_arrival(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
 
 
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
@@ -370,7 +372,9 @@ def _start_and_stop_log(store: Store, _label: str) -> None:
 
 def _create(store: Store, label: str) -> Any:
     retry = RetryKey(label, "0" * 64)
-    return store.submit(lambda tx: verbs.create(tx, SETTINGS, AGENT, order(label=label), retry).session.id).result(30)
+    return store.submit(lambda tx: commands.create(tx, SETTINGS, AGENT, order(label=label), retry).session.id).result(
+        30
+    )
 
 
 def _forget_probe(tx: Transaction, _label: str) -> None:
@@ -477,7 +481,7 @@ def run(url: str, port: int) -> dict[str, list[Tried]]:
 def _run_all(url: str, port: int) -> dict[str, list[Tried]]:
     global PORT
     PORT = port
-    logs.configure("critical", "json")
+    output.configure("critical", "json")
     for module, name, value in SMALL:
         setattr(module, name, value)
     store = Doors(url)

@@ -8,16 +8,17 @@ from sqlalchemy import delete, select
 
 from tests.support.clocks import SettableClock
 from tests.support.factories import AGENT, ROOM, order, settings
-from tminus.events import Told
-from tminus.model import Participant, Session
-from tminus.sessions import participants, sweeps, verbs
+from tminus.domain.events import Told
+from tminus.domain.model import Participant, Session
+from tminus.domain.types import Caller, EventType, ParticipantRole, SessionType, Trigger
+from tminus.scheduler import sweeps
+from tminus.scheduler.sweeps import Sweep
+from tminus.sessions import commands, participants
+from tminus.sessions.commands import IfMatch
+from tminus.sessions.idempotency import RetryKey
 from tminus.sessions.moves import Made
-from tminus.sessions.retries import RetryKey
-from tminus.sessions.sweeps import Sweep
-from tminus.sessions.verbs import IfMatch
 from tminus.storage import EventFilter, Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
-from tminus.vocabulary import Caller, EventType, ParticipantRole, SessionType, Trigger
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class World:
         **fields: Any,
     ) -> Made:
         wanted = order(session_type, **fields)
-        return self.run(lambda tx: verbs.create(tx, self.settings, by, wanted, retry))
+        return self.run(lambda tx: commands.create(tx, self.settings, by, wanted, retry))
 
     def create(self, session_type: SessionType = SessionType.LIVE, *, by: Caller = AGENT, **fields: Any) -> Session:
         return self.make(session_type, by=by, **fields).session
@@ -61,7 +62,7 @@ class World:
         return self.create(session_type, by=by, start_time=self.now + ahead, **fields)
 
     def reschedule(self, session: Session, start: datetime, *, by: Caller = AGENT, if_match: IfMatch = None) -> Session:
-        return self.run(lambda tx: verbs.reschedule(tx, self.settings, by, session.id, start, if_match))
+        return self.run(lambda tx: commands.reschedule(tx, self.settings, by, session.id, start, if_match))
 
     def join(
         self,
@@ -94,7 +95,7 @@ class World:
         self.run(lambda tx: participants.leave(tx, self.settings, by, session.id, participant_id))
 
     def close(self, session: Session, *, by: Caller = AGENT) -> None:
-        self.run(lambda tx: verbs.close(tx, by, session.id))
+        self.run(lambda tx: commands.close(tx, by, session.id))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

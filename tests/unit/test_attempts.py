@@ -3,8 +3,8 @@
 import pytest
 
 from tminus import clock
-from tminus.api import attempts
-from tminus.api.attempts import Attempts
+from tminus.api import rate_limit
+from tminus.api.rate_limit import Attempts
 from tminus.config import Rate
 
 
@@ -58,7 +58,7 @@ def test_without_a_rate_nobody_is_ever_exhausted(time: list[float]) -> None:
 def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "KEPT", 3)
+    monkeypatch.setattr(rate_limit, "KEPT", 3)
     monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back, and is not asked"))
     counted = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from tminus.bell import Bell, wait_for
+from tminus.storage.notifier import Bell, wait_for
 
 LONG = 10.0
 """Seconds that a wait takes only if the bell is broken."""

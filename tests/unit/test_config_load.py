@@ -11,7 +11,7 @@ import pytest
 from tminus.cli import discovery
 from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
 from tminus.config.load import MOST_ENTRIES
-from tminus.vocabulary import Mode, Role, SessionType, Setting, Timeouts
+from tminus.domain.types import Mode, Role, SessionType, Setting, Timeouts
 
 HASH = "a" * 64
 AGENT = '[[agents]]\nid = {id}\nname = "Anna"\nroles = ["agent"]\ntoken_sha256 = ["{hash}"]\n'

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tminus import durations
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
+from tminus.domain import durations
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tminus.config import Change, ConfigError, Configuration, Settings, Webhook, changes, effective, load
-from tminus.vocabulary import EVENT_PATTERNS, EventType, SessionType
+from tminus.domain.types import EVENT_PATTERNS, EventType, SessionType
 
 DESK = '[[webhooks]]\nname = "desk"\nurl = "https://desk.example.com/hook"\nsecret_file = "s"\n'
 

@@ -11,11 +11,11 @@ from tests.support.pages import blocks
 
 from tminus.api.errors import status_of
 from tminus.cli import catalogue, connection
-from tminus.errors import RequestError
-from tminus.lifecycle import TABLE
-from tminus.lines import EVENT_FIELDS
-from tminus.log_fields import FIELDS, HEAD, Kind
-from tminus.vocabulary import Role
+from tminus.domain.errors import RequestError
+from tminus.domain.lifecycle import TABLE
+from tminus.domain.types import Role
+from tminus.logs.catalogue import EVENT_FIELDS
+from tminus.logs.fields import FIELDS, HEAD, Kind
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,28 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tminus import draws
+from tminus.domain import ids
 
 ALPHABET = set(string.digits + string.ascii_letters)
 
 
 @given(st.integers(0, 300))
 def test_a_draw_is_as_long_as_asked_and_of_digits_and_letters(length: int) -> None:
-    drawn = draws.base62(length)
+    drawn = ids.base62(length)
     assert len(drawn) == length
     assert set(drawn) <= ALPHABET
 
 
 @given(st.lists(st.integers(0, 100)))
 def test_drawn_together_each_is_as_long_as_asked_and_nothing_is_drawn_for_two(lengths: list[int]) -> None:
-    drawn = draws.base62_each(*lengths)
+    drawn = ids.base62_each(*lengths)
     assert [len(text) for text in drawn] == lengths
     long = [text for text in drawn if len(text) > 10]
     assert len(set(long)) == len(long)
 
 
 def test_every_one_of_the_62_characters_is_drawn_about_equally_often() -> None:
-    drawn = draws.base62(62_000)
+    drawn = ids.base62(62_000)
     # 1000 each is expected; eight standard deviations are 250: by chance this fails once in 10^13 runs.
     assert {character: abs(drawn.count(character) - 1000) < 250 for character in sorted(ALPHABET)} == dict.fromkeys(
         sorted(ALPHABET), True
@@ -35,29 +35,29 @@ def test_every_one_of_the_62_characters_is_drawn_about_equally_often() -> None:
 
 
 def test_a_token_has_32_characters_and_none_is_drawn_twice() -> None:
-    tokens = {draws.token() for _ in range(2000)}
+    tokens = {ids.token() for _ in range(2000)}
     assert len(tokens) == 2000
     assert {len(token) for token in tokens} == {32}
 
 
 def test_hex32_is_32_hexadecimal_digits_and_none_is_drawn_twice() -> None:
-    drawn = {draws.hex32() for _ in range(2000)}
+    drawn = {ids.hex32() for _ in range(2000)}
     assert len(drawn) == 2000
     assert all(len(text) == 32 and set(text) <= set("0123456789abcdef") for text in drawn)
 
 
 def test_a_pin_has_six_digits_and_does_not_begin_with_0() -> None:
-    assert (min(draws.PINS), max(draws.PINS)) == (100_000, 999_999)
-    assert all(draws.pin() in draws.PINS for _ in range(5000))
+    assert (min(ids.PINS), max(ids.PINS)) == (100_000, 999_999)
+    assert all(ids.pin() in ids.PINS for _ in range(5000))
 
 
 def test_the_first_and_the_last_pin_are_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "PINS", range(500_000, 500_003))
-    assert {draws.pin() for _ in range(500)} == {500_000, 500_001, 500_002}
+    monkeypatch.setattr(ids, "PINS", range(500_000, 500_003))
+    assert {ids.pin() for _ in range(500)} == {500_000, 500_001, 500_002}
 
 
 @given(pins=st.sets(st.integers(100_000, 100_019)), count=st.integers(0, 25))
 def test_some_of_pins_are_different_and_as_many_as_there_are(pins: set[int], count: int) -> None:
-    some = draws.some_of(pins, count)
+    some = ids.some_of(pins, count)
     assert len(some) == len(set(some)) == min(count, len(pins))
     assert set(some) <= pins

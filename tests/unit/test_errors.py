@@ -7,9 +7,9 @@ from http import HTTPStatus
 import pytest
 from tests.support.clocks import NOW
 
-from tminus import errors
 from tminus.api.errors import answer, status_of
-from tminus.errors import Fault, RequestError, StartupError, TminusError
+from tminus.domain import errors
+from tminus.domain.errors import Fault, RequestError, StartupError, TminusError
 
 SAMPLES: list[tuple[TminusError, str]] = [
     (

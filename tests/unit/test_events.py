@@ -8,12 +8,12 @@ import pytest
 from tests.support.clocks import NOW
 from tests.support.factories import session
 
-from tminus.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told, told_by
-from tminus.lifecycle import TABLE, fire
-from tminus.lines import EVENT_FIELDS, LOG_LINES, log_fields
-from tminus.log_fields import FIELDS, fits
-from tminus.model import Event, Participant, Session
-from tminus.vocabulary import CloseReason, EventType, ParticipantRole, Status, Trigger
+from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told, told_by
+from tminus.domain.lifecycle import TABLE, fire
+from tminus.domain.model import Event, Participant, Session
+from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
+from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES, log_fields
+from tminus.logs.fields import FIELDS, fits
 
 COMMON = {
     "seq", "eventId", "type", "ts", "message", "actor", "id", "label", "userDescription", "status", "previousStatus",

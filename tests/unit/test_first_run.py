@@ -10,7 +10,8 @@ import pytest
 from tests.support.pages import ROOT
 from tests.support.processes import TMINUS
 
-from tminus import checkout, config
+from tminus import config
+from tminus.system import checkout
 
 INSTALLER = """#!{python}
 import pathlib, sys

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import pytest
 
-from tminus import framing
-from tminus.framing import Head, HeadTooLarge, Malformed, Parser
+from tminus.service import http_parser
+from tminus.service.http_parser import Head, HeadTooLarge, Malformed, Parser
 
 REFUSED = "refused"
 
@@ -234,16 +234,16 @@ def test_nothing_but_a_body_may_go_on_without_end(name: str) -> None:
     piece = (more * (1000 // len(more) + 1)).encode()
     taken = 0
     with suppress(Malformed):
-        while taken < 10 * framing.HEAD_BYTES:
+        while taken < 10 * http_parser.HEAD_BYTES:
             parser.feed(piece)
             taken += len(piece)
-    assert taken <= framing.HEAD_BYTES + len(piece)
+    assert taken <= http_parser.HEAD_BYTES + len(piece)
 
 
 def test_a_head_may_have_so_many_fields_and_no_more() -> None:
-    fields = "".join(f"X-{number}: y\r\n" for number in range(framing.FIELDS - 1))
+    fields = "".join(f"X-{number}: y\r\n" for number in range(http_parser.FIELDS - 1))
     requests = Requests()
     Parser(requests).feed((POST + fields + "\r\n").encode())
-    assert len(requests.heads[0].headers) == framing.FIELDS
+    assert len(requests.heads[0].headers) == http_parser.FIELDS
     with pytest.raises(HeadTooLarge):
         Parser(Requests()).feed((POST + fields + "Y: z\r\n\r\n").encode())

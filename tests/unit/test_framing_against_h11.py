@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tminus.framing import Head, Malformed, Parser
+from tminus.service.http_parser import Head, Malformed, Parser
 
 LAXER = {
     "empty lines before a request (2.2)": b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -36,7 +36,7 @@ class Request:
 
 
 class Ours:
-    """What `tminus.framing` finds."""
+    """What `tminus.service.http_parser` finds."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []

@@ -5,7 +5,7 @@ import pytest
 from tminus.client import InvalidRequest, ScreenMeet
 from tminus.config import Settings
 from tminus.config.addresses import parse_base_url, parse_endpoint, parse_origin
-from tminus.hosts import ascii_host
+from tminus.domain.hosts import ascii_host
 
 ONE_FORM = {
     "localhost": "localhost",

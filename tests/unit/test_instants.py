@@ -10,9 +10,10 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql, sqlite
 from tests.support.clocks import NOW
 
-from tminus import clock, instants
-from tminus.instants import EPOCH
-from tminus.model import Instant
+from tminus import clock
+from tminus.domain import timestamps
+from tminus.domain.model import Instant
+from tminus.domain.timestamps import EPOCH
 
 OFFSETS = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 # Two days from both ends of what a datetime can hold, so that every offset can be expressed.
@@ -21,25 +22,25 @@ DIALECTS = pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dial
 
 
 def test_an_instant_is_written_in_utc_with_three_decimals_and_z() -> None:
-    assert instants.text(datetime(2021, 8, 10, 15, 30, tzinfo=UTC)) == "2021-08-10T15:30:00.000Z"
+    assert timestamps.text(datetime(2021, 8, 10, 15, 30, tzinfo=UTC)) == "2021-08-10T15:30:00.000Z"
 
 
 @given(MOMENTS)
 def test_an_instant_is_written_in_24_characters_whatever_its_zone(moment: datetime) -> None:
-    written = instants.text(moment)
+    written = timestamps.text(moment)
     assert (len(written), written[-1], written[-5]) == (24, "Z", ".")
 
 
 @given(MOMENTS)
 def test_what_was_written_reads_back_as_the_same_instant_to_the_millisecond(moment: datetime) -> None:
-    read = instants.parse(instants.text(moment))
-    assert read == instants.to_milliseconds(moment)
+    read = timestamps.parse(timestamps.text(moment))
+    assert read == timestamps.to_milliseconds(moment)
     assert read.tzinfo is UTC
 
 
 @given(MOMENTS)
 def test_any_offset_names_the_same_instant(moment: datetime) -> None:
-    assert instants.parse(moment.isoformat()) == instants.to_milliseconds(moment)
+    assert timestamps.parse(moment.isoformat()) == timestamps.to_milliseconds(moment)
 
 
 # By what is written, the same instant in the one form in which it is answered; None where it is refused.
@@ -204,40 +205,40 @@ FORMS: dict[str, str | None] = {
 def test_every_form_of_a_date_is_read_as_what_it_means_or_is_refused(text: str, meaning: str | None) -> None:
     if meaning is None:
         with pytest.raises(ValueError, match=r"^(is not an? |has no time zone|names a leap|has an offset|is outside)"):
-            instants.parse(text)
+            timestamps.parse(text)
     else:
-        assert instants.text(instants.parse(text)) == meaning
+        assert timestamps.text(timestamps.parse(text)) == meaning
 
 
 @pytest.mark.parametrize("text", ["2021-08-10T15:30:00", "2021-08-10 15:30", "20210810T153000.000"])
 def test_a_time_without_an_offset_is_refused_not_guessed(text: str) -> None:
     with pytest.raises(ValueError, match=r"has no time zone: end it with Z or an offset, for example 2021-08-10T15:3"):
-        instants.parse(text)
+        timestamps.parse(text)
 
 
 def test_what_is_no_time_is_refused_with_an_example_or_the_reason() -> None:
     with pytest.raises(ValueError, match=r"^is not an RFC 3339 date and time, for example 2021-08-10T15:30:00\.000Z$"):
-        instants.parse("tomorrow")
+        timestamps.parse("tomorrow")
     with pytest.raises(ValueError, match="day is out of range for month"):
-        instants.parse("2021-02-30T00:00:00Z")
+        timestamps.parse("2021-02-30T00:00:00Z")
     with pytest.raises(ValueError, match="names a leap second"):
-        instants.parse("2016-12-31T23:59:60Z")
+        timestamps.parse("2016-12-31T23:59:60Z")
 
 
 def test_an_offset_whose_plus_a_url_has_eaten_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r'in a URL, write "\+" as %2B'):
-        instants.parse("2021-08-10T15:30:00 02:00")
+        timestamps.parse("2021-08-10T15:30:00 02:00")
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
 def test_an_instant_outside_the_years_1_to_9999_in_utc_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="outside the years"):
-        instants.parse(text)
+        timestamps.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
 def test_the_first_and_the_last_instant_read_back_as_they_were_written(text: str) -> None:
-    assert instants.text(instants.parse(text)) == text
+    assert timestamps.text(timestamps.parse(text)) == text
 
 
 @settings(max_examples=60)
@@ -248,7 +249,7 @@ def test_the_first_and_the_last_instant_read_back_as_they_were_written(text: str
 def test_reading_raises_nothing_but_value_error(text: str) -> None:
     read = None
     with suppress(ValueError):
-        read = instants.parse(text)
+        read = timestamps.parse(text)
     assert read is None or read.tzinfo is UTC
 
 
@@ -257,7 +258,7 @@ def test_reading_raises_nothing_but_value_error(text: str) -> None:
 def test_a_stored_instant_is_whole_milliseconds_since_1970_and_comes_back_as_it_was(
     dialect: Dialect, moment: datetime
 ) -> None:
-    cut = instants.to_milliseconds(moment.astimezone(UTC))
+    cut = timestamps.to_milliseconds(moment.astimezone(UTC))
     number = Instant().process_bind_param(cut, dialect)
     assert number is not None
     assert EPOCH + timedelta(milliseconds=number) == cut
@@ -277,7 +278,7 @@ def test_an_instant_without_a_zone_cannot_be_stored() -> None:
 
 @given(st.integers(-(10**12), 10**12))
 def test_a_span_is_counted_in_whole_milliseconds(number: int) -> None:
-    assert instants.milliseconds(timedelta(milliseconds=number, microseconds=999)) == number
+    assert timestamps.milliseconds(timedelta(milliseconds=number, microseconds=999)) == number
 
 
 def test_the_wall_clock_is_read_in_utc_and_cut_to_the_millisecond() -> None:

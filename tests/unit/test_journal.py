@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tminus import log_writer, logs
-from tminus.journal import Journal, field_name
-from tminus.lines import EVENT_FIELDS, LOG_LINES
+from tminus.logs import output, writer
+from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.journald import Journal, field_name
 
 FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
 
@@ -62,16 +62,16 @@ def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
     """The log goes to a journal; what that does not take to a file."""
     receiver = Receiver(tmp_path)
     with receiver.stdout.open("w") as stdout:
-        logs.configure("debug", "journal", stdout, receiver.journal)
+        output.configure("debug", "journal", stdout, receiver.journal)
         yield receiver
         receiver.socket.close()
-        logs.flush(10)
+        output.flush(10)
     receiver.journal.close()
     receiver.close()
 
 
 def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> None:
-    logs.say("config.changed", key="lifecycle.lead", old="10m", new="15m")
+    output.say("config.changed", key="lifecycle.lead", old="10m", new="15m")
     line = journal.line()
     assert line.pop("TS").endswith("Z")
     assert line.pop("INSTANCE") == f"{socket.gethostname()}/{os.getpid()}"
@@ -92,27 +92,27 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
     [("daemon.stopped", 6), ("auth.failed", 4), ("storage.unavailable", 3), ("daemon.failed", 2)],
 )
 def test_a_line_is_as_grave_as_the_catalogue_says(journal: Receiver, name: str, priority: int) -> None:
-    logs.say(name, error="it", remote_ip="::1", token_state="unknown", count=1)
+    output.say(name, error="it", remote_ip="::1", token_state="unknown", count=1)
     assert journal.line()["PRIORITY"] == str(priority)
 
 
 def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
-    logs.say("daemon.failed", error="first\nPRIORITY=7\n_UID=0")
+    output.say("daemon.failed", error="first\nPRIORITY=7\n_UID=0")
     line = journal.line()
     assert line["ERROR"] == line["MESSAGE"] == "first\nPRIORITY=7\n_UID=0"
     assert (line["PRIORITY"], "_UID" in line) == ("2", False)
 
 
 def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(journal: Receiver) -> None:
-    logs.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
+    output.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
     line = journal.line()
     assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
-    logs.say("daemon.failed", error="\udcff")
+    output.say("daemon.failed", error="\udcff")
     assert journal.line()["ERROR"] == "\\udcff"
 
 
 def test_what_no_datagram_holds_comes_as_a_sealed_file(journal: Receiver) -> None:
-    logs.say("daemon.failed", error="x" * 3_000_000)
+    output.say("daemon.failed", error="x" * 3_000_000)
     data, descriptors, _flags, _address = socket.recv_fds(journal.socket, 100, 1)
     assert data == b""
     [descriptor] = descriptors
@@ -153,12 +153,12 @@ def test_a_name_that_is_systemds_own_is_not_taken_from_it(name: str, wanted: str
 
 def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(journal: Receiver, tmp_path: Path) -> None:
     journal.close()
-    logs.say("retention.removed", removed=3)
-    logs.flush(10)
+    output.say("retention.removed", removed=3)
+    output.flush(10)
     [line] = map(json.loads, journal.stdout.read_text().splitlines())
     assert (line["event"], line["removed"], line["level"]) == ("retention.removed", 3, "info")
     again = Receiver(tmp_path)
-    logs.say("retention.removed", removed=4)
+    output.say("retention.removed", removed=4)
     assert again.line()["REMOVED"] == "4"
     again.close()
 
@@ -166,11 +166,11 @@ def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(jou
 def test_a_journal_that_hangs_holds_nobody_up_and_what_was_dropped_is_counted_and_nothing_overtakes(
     journal: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_writer, "QUEUED", 50)
+    monkeypatch.setattr(writer, "QUEUED", 50)
     said = 2000
     begun = time.monotonic()
     for number in range(said):
-        logs.say("retention.removed", removed=number)
+        output.say("retention.removed", removed=number)
     assert time.monotonic() - begun < 5, "nobody waited for it"
     removed: list[int] = []
     dropped = 0
@@ -192,21 +192,21 @@ def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
     with journal.stdout.open("a") as stdout:
         found = os.fstat(stdout.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        logs.configure("info", "auto", stdout, journal.journal)
-        logs.say("daemon.stopped")
+        output.configure("info", "auto", stdout, journal.journal)
+        output.say("daemon.stopped")
         assert journal.line()["EVENT"] == "daemon.stopped"
 
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
-        logs.configure("info", "auto", stdout, journal.journal)
-        logs.say("daemon.stopped")
-        logs.flush(10)
+        output.configure("info", "auto", stdout, journal.journal)
+        output.say("daemon.stopped")
+        output.flush(10)
     assert json.loads(journal.stdout.read_text())["event"] == "daemon.stopped"
 
 
 def test_a_stream_that_is_no_file_is_not_the_journal(log_lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")
     written = io.TextIOWrapper(io.BytesIO(), write_through=True)
-    logs.configure("info", "auto", written)
-    logs.say("daemon.stopped")
-    logs.flush(10)
+    output.configure("info", "auto", written)
+    output.say("daemon.stopped")
+    output.flush(10)
     assert json.loads(written.buffer.getvalue())["event"] == "daemon.stopped"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tminus.errors import WrongStatus
-from tminus.lifecycle import CLOCK_MOVES, MACHINE, TABLE, UNBORN, fire
-from tminus.vocabulary import CloseReason, Status, Trigger
+from tminus.domain.errors import WrongStatus
+from tminus.domain.lifecycle import CLOCK_MOVES, MACHINE, TABLE, UNBORN, fire
+from tminus.domain.types import CloseReason, Status, Trigger
 
 # (state, trigger): (state afterwards, who, why it is closed)
 LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {

@@ -8,7 +8,7 @@ from tests.support import factories
 from tminus.api import answers
 from tminus.config import Settings
 from tminus.config.settings import Server
-from tminus.vocabulary import Caller, Role
+from tminus.domain.types import Caller, Role
 
 NOW = datetime(2030, 1, 7, 9, tzinfo=UTC)
 MONITOR = Caller(agent_id=11, name="M", external_id="", roles=frozenset({Role.MONITOR}))

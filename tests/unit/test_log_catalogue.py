@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import tminus
-from tminus.lines import EVENT_FIELDS, LOG_LINES
-from tminus.log_fields import FIELDS, HEAD
+from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.fields import FIELDS, HEAD
 
 SOURCE = Path(tminus.__file__).parent
 FAILURE = {"error", "traceback"}

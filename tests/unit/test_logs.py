@@ -17,12 +17,15 @@ from tests.support.clocks import NOW
 from tests.support.factories import session
 from tests.support.waiting import eventually
 
-from tminus import clock, logs, threads, timers
-from tminus.events import Told
-from tminus.log_writer import Line, LogWriter, Stream, json_line
-from tminus.model import Event
-from tminus.timers import Timers
-from tminus.vocabulary import CLOCK_ACTOR, EventType, Status
+from tminus import clock
+from tminus.domain.events import Told
+from tminus.domain.model import Event
+from tminus.domain.types import CLOCK_ACTOR, EventType, Status
+from tminus.logs import output
+from tminus.logs.writer import Line, LogWriter, Stream, json_line
+from tminus.scheduler import timers
+from tminus.scheduler.timers import Timers
+from tminus.system import threads
 
 LogLines = Callable[[], list[dict[str, Any]]]
 
@@ -44,11 +47,11 @@ def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
 
 
 def say_event(told: Told) -> None:
-    logs.say_events([told], lambda _ok: None)
+    output.say_events([told], lambda _ok: None)
 
 
 def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: LogLines) -> None:
-    logs.say("retention.removed", removed=3)
+    output.say("retention.removed", removed=3)
     [line] = log_lines()
     assert line.pop("ts").endswith("Z")
     assert line.pop("message")
@@ -57,13 +60,13 @@ def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: L
 
 
 def test_a_field_of_which_nothing_is_known_is_left_out(log_lines: LogLines) -> None:
-    logs.say("auth.limited", remote_ip="::1", request_id=None, count=1)
+    output.say("auth.limited", remote_ip="::1", request_id=None, count=1)
     assert "request_id" not in log_lines()[0]
 
 
 def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLines) -> None:
     with pytest.raises(KeyError):
-        logs.say("daemon.surprised")
+        output.say("daemon.surprised")
     assert log_lines() == []
 
 
@@ -92,7 +95,7 @@ def test_a_late_move_is_a_warning_once_and_that_is_the_line_of_its_sweep(log_lin
 
 def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(0)))
-    logs.say("retention.removed", removed=1)
+    output.say("retention.removed", removed=1)
     assert [list(line)[:5] for line in log_lines()] == [["ts", "level", "event", "instance", "message"]] * 2
 
 
@@ -111,7 +114,7 @@ def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: L
 def test_a_sentence_counts_in_english_and_leaves_out_what_is_not_known(
     log_lines: LogLines, name: str, fields: dict[str, Any], sentence: str
 ) -> None:
-    logs.say(name, **fields)
+    output.say(name, **fields)
     assert log_lines()[0]["message"] == sentence
 
 
@@ -127,16 +130,16 @@ def test_a_failure_is_told_in_one_line_with_where_it_was() -> None:
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
-        told = logs.failure(error)
+        told = output.failure(error)
     assert told["error"] == "ValueError: first second"
     assert told["traceback"].startswith("test_a_failure_is_told_in_one_line_with_where_it_was (")
 
 
 def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
-    logs.configure("info", "console", stream)
+    output.configure("info", "console", stream)
     say_event(_ready(timedelta(0)))
-    logs.flush(10)
+    output.flush(10)
     written = stream.buffer.getvalue().decode("latin-1")
     assert r"session.ready: Session xoKwKRBrbwRF \u201cAda\u2019s meeting\u201d is open" in written
     assert socket.gethostname() not in written, "there is one daemon on a terminal"
@@ -146,10 +149,10 @@ def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines)
 def terminal(log_lines: LogLines) -> Callable[[], str]:
     """The log as people read it: call it for what was written so far."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    logs.configure("info", "console", stream)
+    output.configure("info", "console", stream)
 
     def written() -> str:
-        logs.flush(10)
+        output.flush(10)
         return stream.buffer.getvalue().decode()
 
     return written
@@ -163,7 +166,7 @@ def test_on_a_terminal_a_line_has_its_date_and_zone(terminal: Callable[[], str])
 def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[[], str]) -> None:
     counts = {"scheduled": 2, "new": 0}
     files = {"config_files": ["a.toml", "b.toml"], "config": "a.toml", "config_fingerprint": "0"}
-    logs.say("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
+    output.say("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
     said = terminal()
     assert "sessions.scheduled=2" in said
     assert "sessions.new=0" in said
@@ -173,7 +176,7 @@ def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[
 
 
 def test_on_a_terminal_text_of_others_is_escaped(terminal: Callable[[], str]) -> None:
-    logs.say("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
+    output.say("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
     said = terminal()
     assert r"x: \x1b[2J\u202egone" in said
     assert r"traceback=\x9b31m" in said
@@ -183,7 +186,7 @@ def test_on_a_terminal_text_of_others_is_escaped(terminal: Callable[[], str]) ->
 def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
     """The log goes to a disk that is full."""
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, too
-    logs.configure("info", "json", full)
+    output.configure("info", "json", full)
     yield full
     with suppress(OSError):
         full.close()
@@ -192,7 +195,7 @@ def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
 def test_a_log_that_cannot_be_written_raises_nothing(full_disk: TextIO) -> None:
     with pytest.raises(OSError, match="No space left"):
         print("x" * 100_000, file=full_disk, flush=True)
-    logs.say("retention.removed", removed=3)
+    output.say("retention.removed", removed=3)
     say_event(_ready(timedelta(0)))
     logging.getLogger("some.library").error("no")
 
@@ -228,7 +231,7 @@ def test_a_line_that_cannot_be_rendered_is_written_all_the_same(log_lines: LogLi
 
 
 def test_text_that_is_not_utf_8_is_no_reason_to_lose_a_line(log_lines: LogLines) -> None:
-    logs.say("daemon.failed", error="\udcff", sessions=1 << 70)
+    output.say("daemon.failed", error="\udcff", sessions=1 << 70)
     [line] = log_lines()
     assert line["error"] == "?"
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tminus import clock, outages
-from tminus.outages import Outages
+from tminus import clock
+from tminus.monitoring import outages
+from tminus.monitoring.outages import Outages
 
 LogLines = Callable[[], list[dict[str, Any]]]
 

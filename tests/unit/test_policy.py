@@ -7,8 +7,8 @@ from tests.support.clocks import NOW
 from tests.support.factories import session
 
 from tminus.config import Settings
-from tminus.policy import agent_choices, deadline, effective_settings
-from tminus.vocabulary import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
+from tminus.domain.policy import agent_choices, deadline, effective_settings
+from tminus.domain.types import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
 
 # --- deadlines --------------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from tminus import clock, repeated
-from tminus.lines import LOG_LINES
-from tminus.repeated import Repeated
+from tminus import clock
+from tminus.logs import repeated
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.repeated import Repeated
 
 LogLines = Callable[[], list[dict[str, Any]]]
 

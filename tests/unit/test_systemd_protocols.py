@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support.activation import activated
 
-from tminus import systemd
-from tminus.systemd import ServiceManager
+from tminus.system import systemd
+from tminus.system.systemd import ServiceManager
 
 
 class Manager:
@@ -110,8 +110,8 @@ def test_the_watchdog_is_fed_where_there_is_one_for_this_process(environ: dict[s
 
 LIST = """
 import os
-from tminus.errors import CannotListen
-from tminus.systemd import passed_sockets
+from tminus.domain.errors import CannotListen
+from tminus.system.systemd import passed_sockets
 try:
     print(*(one.getsockname() for one in passed_sockets(os.environ)), sep="|", end="")
 except CannotListen as error:

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from tminus.text import cut, json_text, visible, visible_lines, width
+from tminus.domain.text import cut, json_text, visible, visible_lines, width
 
 
 @pytest.mark.parametrize(

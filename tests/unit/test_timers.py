@@ -13,9 +13,10 @@ import apscheduler.triggers.date
 import pytest
 from tests.support.waiting import eventually
 
-from tminus import clock, timers
-from tminus.errors import StoreUnavailable
-from tminus.timers import Timers
+from tminus import clock
+from tminus.domain.errors import StoreUnavailable
+from tminus.scheduler import timers
+from tminus.scheduler.timers import Timers
 
 HOUR = timedelta(hours=1)
 SOON = timedelta(milliseconds=60)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tminus
-from tminus.model import AgentSession
+from tminus.domain.model import AgentSession
 
 ROOMS = Path(tminus.__file__).parent
 SECRETS = {"token", "session_token", "secret", "credentials"}

@@ -6,7 +6,7 @@ import pytest
 
 from tminus.api import turns
 from tminus.api.turns import Turns
-from tminus.errors import Overloaded
+from tminus.domain.errors import Overloaded
 
 
 async def settled() -> None:

@@ -28,7 +28,7 @@
 
 from tminus.api.application import make_application
 from tminus.api.held import HOLD
-from tminus.api.rim import BEGUN, HEADERS, trusted
+from tminus.api.middleware import BEGUN, HEADERS, trusted
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 

@@ -7,21 +7,22 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from tminus import instants, policy, wire
+from tminus import schemas
 from tminus.config import Settings
 from tminus.config.addresses import endpoint_text
 from tminus.delivery import Standing
-from tminus.model import Delivery, Session
-from tminus.sessions.rights import may_see_secrets, owns
-from tminus.sessions.verbs import agent_session_shown, roles_shown
+from tminus.domain import policy, timestamps
+from tminus.domain.model import Delivery, Session
+from tminus.domain.types import Caller, SessionType, Status
+from tminus.sessions.authorization import may_see_secrets, owns
+from tminus.sessions.commands import agent_session_shown, roles_shown
 from tminus.storage import Active
-from tminus.vocabulary import Caller, SessionType, Status
 
 
-def session(session: Session, caller: Caller, now: datetime) -> wire.Session:
+def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
     """A session as this caller may see it."""
-    text = instants.text
-    shown: wire.Session = {
+    text = timestamps.text
+    shown: schemas.Session = {
         "unattended": False,
         "scheduled": session.scheduled,
         "id": session.id,
@@ -76,7 +77,7 @@ def _as_stored(text: str | None) -> Any:
 
 
 def _text(instant: datetime | None) -> str | None:
-    return None if instant is None else instants.text(instant)
+    return None if instant is None else timestamps.text(instant)
 
 
 def listed(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
@@ -95,7 +96,7 @@ def history(events: Iterable[bytes], following: int) -> bytes:
     return b'{"events":[%s],"next":%d}' % (b",".join(events), following)
 
 
-def pin_meta(session: Session) -> wire.PinMeta:
+def pin_meta(session: Session) -> schemas.PinMeta:
     """What anybody who knows the PIN may know. Clients append the PIN to the download URLs."""
     page = _users_page(session)
     if not page.endswith("/"):
@@ -108,7 +109,7 @@ def pin_meta(session: Session) -> wire.PinMeta:
         "userDescription": session.user_description,
         "status": session.status.value,
         "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # stored as it is shown
-        "expiresAt": instants.text(session.expires_at),
+        "expiresAt": timestamps.text(session.expires_at),
         "OrganizationId": session.organization_id,
         "client_info": {
             "win_download_url": page,
@@ -119,18 +120,22 @@ def pin_meta(session: Session) -> wire.PinMeta:
     }
 
 
-def discovered(session: Active, settings: Settings, instance: str, now: datetime) -> wire.Discovered:
+def discovered(session: Active, settings: Settings, instance: str, now: datetime) -> schemas.Discovered:
     """Where an active session is served: here."""
-    server: wire.Server = {"region": "local", "endpoint": settings.server.urls().public, "serverInstanceId": instance}
+    server: schemas.Server = {
+        "region": "local",
+        "endpoint": settings.server.urls().public,
+        "serverInstanceId": instance,
+    }
     return {
         "id": session.id,
         "type": session.type.value,
-        "ts": (now - instants.EPOCH) // instants.MILLISECOND,
+        "ts": (now - timestamps.EPOCH) // timestamps.MILLISECOND,
         "servers": {session.type.value: server},
     }
 
 
-def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> wire.Me:
+def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> schemas.Me:
     """The caller, with the secret that it has sent or just been given."""
     organization, shown = settings.organization, agent_session_shown(caller, now)
     return {
@@ -143,9 +148,9 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
             "name": caller.name,
             "isActive": True,
             # This call is the latest sign of life; nothing else of an agent session ever changes.
-            "lastActiveAt": instants.text(now),
+            "lastActiveAt": timestamps.text(now),
             "createdAt": shown["startedAt"],
-            "updatedAt": instants.text(now),
+            "updatedAt": timestamps.text(now),
         },
         "roles": roles_shown(caller),
         "org": {
@@ -166,7 +171,7 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
     }
 
 
-def widget_config(settings: Settings) -> wire.EndpointConfig:
+def widget_config(settings: Settings) -> schemas.EndpointConfig:
     """The URLs from which a client of the original builds its links."""
     urls = settings.server.urls()
     return {
@@ -186,7 +191,7 @@ def widget_config(settings: Settings) -> wire.EndpointConfig:
     }
 
 
-def cobrowse_deployments(settings: Settings, created: datetime, updated: datetime) -> list[wire.CobrowseDeployment]:
+def cobrowse_deployments(settings: Settings, created: datetime, updated: datetime) -> list[schemas.CobrowseDeployment]:
     """The one place where cobrowse sessions are joined: the users' pages.
 
     `created` and `updated` are when the daemon started, and when these settings came into force.
@@ -203,13 +208,13 @@ def cobrowse_deployments(settings: Settings, created: datetime, updated: datetim
             "entrypoint": page.netloc + ("" if page.path == "/" else page.path),
             "is_multidomain": False,
             "CobrowseDomains": [],
-            "createdAt": instants.text(created),
-            "updatedAt": instants.text(updated),
+            "createdAt": timestamps.text(created),
+            "updatedAt": timestamps.text(updated),
         }
     ]
 
 
-def webhook(standing: Standing) -> wire.Webhook:
+def webhook(standing: Standing) -> schemas.Webhook:
     """An endpoint as an operator sees it. What stands behind the `?` of its URL is often a key, and is not shown."""
     configured, state, backlog = standing.webhook, standing.state, standing.backlog
     if state.paused_at is not None:
@@ -238,7 +243,7 @@ def webhook(standing: Standing) -> wire.Webhook:
     }
 
 
-def delivery(tried: Delivery) -> wire.Delivery:
+def delivery(tried: Delivery) -> schemas.Delivery:
     """A row of the delivery log."""
     return {
         "id": tried.id,
@@ -247,7 +252,7 @@ def delivery(tried: Delivery) -> wire.Delivery:
         "firstSeq": tried.first_seq,
         "lastSeq": tried.last_seq,
         "events": tried.events,
-        "at": instants.text(tried.at),
+        "at": timestamps.text(tried.at),
         "ok": tried.ok,
         "status": tried.status,
         "ms": tried.ms,

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from tminus import __version__, errors
+from tminus import __version__
 from tminus.api import (
     routes_callers,
     routes_events,
@@ -20,9 +20,10 @@ from tminus.api import (
 from tminus.api.browsers import Cors
 from tminus.api.description import add_description
 from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
-from tminus.api.rim import Rim
+from tminus.api.middleware import Rim
 from tminus.api.routing import Shortcut
 from tminus.api.services import Services
+from tminus.domain import errors
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from tminus.errors import MOST_FAULTS, UnsupportedMediaType
+from tminus.domain.errors import MOST_FAULTS, UnsupportedMediaType
 
 Fault = dict[str, Any]
 """As pydantic has them."""

@@ -7,11 +7,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from tminus import errors
 from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
-from tminus.errors import Fault
+from tminus.domain import errors
+from tminus.domain.errors import Fault
 
 ALLOWED_HEADERS = (
     "Session-id", "client-app", "User-Agent", "Authorization", "Content-Type", "Idempotency-Key", "If-Match",

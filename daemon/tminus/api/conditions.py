@@ -2,8 +2,8 @@
 
 import re
 
-from tminus.errors import Fault, InvalidRequest
-from tminus.sessions.verbs import IfMatch
+from tminus.domain.errors import Fault, InvalidRequest
+from tminus.sessions.commands import IfMatch
 
 # A number without its quotes is let pass: shells take them away, and it can mean nothing else.
 _TAG = r'(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)"|([0-9]+))'

@@ -22,7 +22,7 @@ from tminus.api.examples import EXAMPLES
 from tminus.api.fields import FIELDS, PARAMETERS
 from tminus.api.fixed import Fixed
 from tminus.api.links import add_links
-from tminus.api.rim import DESCRIPTION, PAGE
+from tminus.api.middleware import DESCRIPTION, PAGE
 
 _ASSETS = f"{PAGE}/assets"
 

@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tminus import errors, wire
-from tminus.api.arrival import arrival_of
+from tminus import schemas
 from tminus.api.json import Json
-from tminus.errors import Fault, RequestError
+from tminus.api.request_context import arrival_of
+from tminus.domain import errors
+from tminus.domain.errors import Fault, RequestError
 
 _SHOULD = re.compile("^(Input|String|Value|Number|List|Dictionary) should")
 """How pydantic begins its sentences; ours follow the field's name."""
@@ -27,7 +28,7 @@ def status_of(cause: type[RequestError]) -> int:
 def answer(error: RequestError) -> Response:
     """The answer to a request that is not done, in the one shape that all errors have."""
     code = status_of(type(error))
-    body: wire.Error = {
+    body: schemas.Error = {
         "code": code,
         "refcode": error.refcode,
         "description": error.description,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tminus.api.errors import status_of
-from tminus.errors import RequestError
+from tminus.domain.errors import RequestError
 
 _SYS_ID = "e8e875b0c0a80164009dc852b4d677d5"
 _MAPPING = f"incident:{_SYS_ID}"

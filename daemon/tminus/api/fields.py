@@ -1,6 +1,6 @@
 """What each field and parameter of the API means, as its description gives it."""
 
-from tminus.events import COMMON_FIELDS, EXTRA_FIELDS
+from tminus.domain.events import COMMON_FIELDS, EXTRA_FIELDS
 
 _UTC = "UTC, with milliseconds and `Z`"
 _AGENT = "Number of the agent, as in the configuration"

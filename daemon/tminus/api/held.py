@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from starlette.types import Scope
 
 from tminus.config import Limits
-from tminus.repeated import REPEATED
-from tminus.shares import whose
+from tminus.domain.networks import whose
+from tminus.logs.repeated import REPEATED
 
 HOLD = "tminus.hold"
 """Under this key of a scope's state the server leaves a function to be called when the request begins to wait for

@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from tminus import instants
-from tminus.vocabulary import EventPattern, Order, ParticipantRole, SessionType, Status
+from tminus.domain import timestamps
+from tminus.domain.types import EventPattern, Order, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
 PARENT_BYTES = 4 * 1024
@@ -48,7 +48,7 @@ Short = Printable[Annotated[str, Field(max_length=255)]]
 def _instant(value: Any) -> datetime:
     if not isinstance(value, str):
         raise ValueError("must be text: an RFC 3339 date and time with Z or an offset")  # noqa: TRY004 - for pydantic
-    return instants.parse(value)
+    return timestamps.parse(value)
 
 
 Text = Printable[Annotated[str, Field(min_length=1, max_length=255)]]

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tminus import wire
+from tminus import schemas
 from tminus.api.errors import status_of
 from tminus.api.examples import refusal
-from tminus.errors import (
+from tminus.domain.errors import (  # fmt: skip
     BodyTooLarge,
     CrossSite,
     Draining,
@@ -17,7 +17,7 @@ from tminus.errors import (
     Starting,
     StoreUnavailable,
     TooManyAttempts,
-)  # fmt: skip
+)
 
 PUBLIC_REFUSALS = (
     InvalidRequest,
@@ -44,7 +44,7 @@ def refusals(
         by_status.setdefault(status_of(cause), []).append(cause)
     return {
         status: {
-            "model": wire.Error,
+            "model": schemas.Error,
             "description": "; ".join(f"{cause.refcode}: {_first_line(cause)}" for cause in dict.fromkeys(some)),
             "content": {
                 "application/json": {

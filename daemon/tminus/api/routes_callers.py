@@ -4,17 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from tminus import clock, wire
+from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.arrival import arrival_of
-from tminus.api.callers import CurrentCaller, presented, services_of, sign_in, sign_out
+from tminus.api.authentication import CurrentCaller, presented, services_of, sign_in, sign_out
 from tminus.api.json import Json
+from tminus.api.request_context import arrival_of
 from tminus.api.requests import TokenSignIn
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.api.routing import StrictRoute
 from tminus.api.services import Services
-from tminus.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType
-from tminus.vocabulary import Caller
+from tminus.domain.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType
+from tminus.domain.types import Caller
 
 router = APIRouter(prefix="/v3", tags=["callers"], route_class=StrictRoute)
 public = APIRouter(prefix="/v3", tags=["public"], route_class=StrictRoute)
@@ -30,7 +30,7 @@ def _me(services: Services, caller: Caller, secret: str) -> Response:
 @public.post(
     "/auth/{provider}/authWithToken",
     summary="Turn a token into an agent session of one hour",
-    response_model=wire.Me,
+    response_model=schemas.Me,
     responses=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
 )
 async def auth_with_token(request: Request, provider: str, body: TokenSignIn) -> Response:
@@ -38,13 +38,13 @@ async def auth_with_token(request: Request, provider: str, body: TokenSignIn) ->
     return _me(services_of(request), caller, secret)
 
 
-@router.get("/auth/signout", summary="End the agent session", response_model=wire.Success, responses=refusals())
+@router.get("/auth/signout", summary="End the agent session", response_model=schemas.Success, responses=refusals())
 async def signout(request: Request, caller: CurrentCaller) -> Response:
     await sign_out(arrival_of(request), caller)
     return Json({"success": True})
 
 
-@router.get("/me", summary="Who the caller is", response_model=wire.Me, responses=refusals())
+@router.get("/me", summary="Who the caller is", response_model=schemas.Me, responses=refusals())
 async def get_me(request: Request, caller: CurrentCaller) -> Response:
     return _me(services_of(request), caller, presented(arrival_of(request)))
 
@@ -57,7 +57,7 @@ def _check_organization(services: Services, organization_id: int) -> None:
 @router.get(
     "/organization/{organization_id}/remotewidgetconfig",
     summary="The URLs from which clients build links",
-    response_model=wire.EndpointConfig,
+    response_model=schemas.EndpointConfig,
     responses=refusals(UnknownOrganization),
 )
 async def remote_widget_config(request: Request, caller: CurrentCaller, organization_id: OrganizationId) -> Response:
@@ -69,7 +69,7 @@ async def remote_widget_config(request: Request, caller: CurrentCaller, organiza
 @router.get(
     "/organization/{organization_id}/cobrowsedeployments",
     summary="Where cobrowse sessions are joined",
-    response_model=list[wire.CobrowseDeployment],
+    response_model=list[schemas.CobrowseDeployment],
     responses=refusals(UnknownOrganization),
 )
 async def cobrowse_deployments(request: Request, caller: CurrentCaller, organization_id: OrganizationId) -> Response:

@@ -8,19 +8,19 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from tminus import clock, wire
+from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.arrival import arrival_of
-from tminus.api.callers import CurrentCaller, identify, services_of
+from tminus.api.authentication import CurrentCaller, identify, services_of
 from tminus.api.held import Waiting
 from tminus.api.json import Json
+from tminus.api.request_context import arrival_of
 from tminus.api.requests import EventTypes, Limit, Place
 from tminus.api.responses import refusals
 from tminus.api.services import Services
-from tminus.errors import Forbidden, RequestError
-from tminus.sessions import reads
+from tminus.domain.errors import Forbidden, RequestError
+from tminus.domain.types import Caller, event_types
+from tminus.sessions import queries
 from tminus.storage import PAGE_BYTES, EventFilter, Page, View
-from tminus.vocabulary import Caller, event_types
 
 router = APIRouter(prefix="/v3", tags=["events"])
 
@@ -37,7 +37,7 @@ LastEventId = Annotated[str, Header(alias="Last-Event-ID", description="Where a 
 @router.get(
     "/events",
     summary="What happened to all sessions, oldest first; as a stream with Accept: text/event-stream",
-    response_model=wire.History,
+    response_model=schemas.History,
     responses=refusals(Forbidden),
 )
 async def feed(
@@ -93,7 +93,7 @@ async def _look(
     name = services.store.database_id
 
     def look(view: View) -> tuple[list[_Sent], Page]:
-        page = reads.feed(
+        page = queries.feed(
             view, caller, since, limit - len(events), only, at_most - sum(len(one.json) for one in events)
         )
         return [

@@ -5,16 +5,16 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from tminus import clock, wire
+from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.arrival import arrival_of
-from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.json import Json
+from tminus.api.request_context import arrival_of
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
-from tminus.draws import PINS
-from tminus.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
-from tminus.repeated import REPEATED
-from tminus.sessions import reads
+from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
+from tminus.domain.ids import PINS
+from tminus.logs.repeated import REPEATED
+from tminus.sessions import queries
 from tminus.storage import View
 
 router = APIRouter(prefix="/v3", tags=["look-ups"])
@@ -30,14 +30,14 @@ DISCOVERED = 1000
 @router.get(
     "/crmlookup/{key:path}",
     summary="The open sessions of a parent object",
-    response_model=list[wire.Session],
+    response_model=list[schemas.Session],
     responses=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
 )
 async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
     now = clock.now()
 
     def look(view: View) -> bytes:
-        found = reads.of_parent(view, caller, key, OF_PARENT)
+        found = queries.of_parent(view, caller, key, OF_PARENT)
         return orjson.dumps([answers.session(session, caller, now) for session in found])
 
     return Json(await services_of(request).search(caller, look))
@@ -46,7 +46,7 @@ async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Respo
 @router.get(
     "/discovery",
     summary="Which of these sessions are active, and where",
-    response_model=dict[str, wire.Discovered],
+    response_model=dict[str, schemas.Discovered],
     responses=refusals(),
 )
 async def discovery(
@@ -56,7 +56,7 @@ async def discovery(
 ) -> Response:
     services = services_of(request)
     wanted = [part.strip() for part in ids.split(",") if part.strip()][:DISCOVERED]
-    found = await services.read(lambda view: reads.active_among(view, caller, wanted))
+    found = await services.read(lambda view: queries.active_among(view, caller, wanted))
     now = clock.now()
     return Json(
         {session.id: answers.discovered(session, services.settings, services.instance, now) for session in found}
@@ -66,7 +66,7 @@ async def discovery(
 @public.get(
     "/support/{pin}/meta",
     summary="What a joining client may know of a session, by its PIN",
-    response_model=wire.PinMeta,
+    response_model=schemas.PinMeta,
     responses=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
 )
 async def pin_meta(request: Request, pin: str) -> Response:
@@ -81,7 +81,7 @@ async def pin_meta(request: Request, pin: str) -> Response:
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
     try:
-        session = await services.read(lambda view: reads.by_pin(view, number))
+        session = await services.read(lambda view: queries.by_pin(view, number))
     except UnknownSession:
         arrival.said = True
         services.metrics.guessed("pin", "wrong")

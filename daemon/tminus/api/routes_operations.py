@@ -3,18 +3,18 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from tminus import wire
-from tminus.api.callers import CurrentCaller, services_of
+from tminus import schemas
+from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.responses import refusals
-from tminus.errors import Forbidden
-from tminus.sessions.rights import need
-from tminus.vocabulary import Role
+from tminus.domain.errors import Forbidden
+from tminus.domain.types import Role
+from tminus.sessions.authorization import need
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="The process lives", response_model=wire.Health)
+@router.get("/healthz", summary="The process lives", response_model=schemas.Health)
 async def healthz() -> Response:
     return Json({"status": "ok"})
 
@@ -22,8 +22,8 @@ async def healthz() -> Response:
 @router.get(
     "/readyz",
     summary="Requests may come here",
-    response_model=wire.Readiness,
-    responses={503: {"model": wire.Readiness, "description": "They should not, and why"}},
+    response_model=schemas.Readiness,
+    responses={503: {"model": schemas.Readiness, "description": "They should not, and why"}},
 )
 async def readyz(request: Request) -> Response:
     services = services_of(request)

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tminus import clock, wire
+from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.arrival import arrival_of
-from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.conditions import versions
 from tminus.api.json import Json
-from tminus.api.requests import (
+from tminus.api.request_context import arrival_of
+from tminus.api.requests import (  # fmt: skip
     Admission,
     After,
     IdempotencyKey,
@@ -24,10 +24,10 @@ from tminus.api.requests import (
     Offset,
     Search,
     Statuses,
-)  # fmt: skip
+)
 from tminus.api.responses import refusals
 from tminus.api.routing import StrictRoute
-from tminus.errors import (
+from tminus.domain.errors import (  # fmt: skip
     BadStartTime,
     Forbidden,
     KeyReused,
@@ -40,12 +40,12 @@ from tminus.errors import (
     UnknownSession,
     UnsupportedMediaType,
     WrongStatus,
-)  # fmt: skip
-from tminus.model import Session
-from tminus.sessions import participants, reads, verbs
-from tminus.sessions.retries import retry_key
+)
+from tminus.domain.model import Session
+from tminus.domain.types import OPEN_STATUSES, Caller, SessionType, Trigger
+from tminus.sessions import commands, participants, queries
+from tminus.sessions.idempotency import retry_key
 from tminus.storage import SessionFilter, View
-from tminus.vocabulary import OPEN_STATUSES, Caller, SessionType, Trigger
 
 router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
 
@@ -62,7 +62,7 @@ def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Resp
 @router.post(
     "/supportsessions",
     summary="Create a session, or schedule one with startTime",
-    response_model=wire.Session,
+    response_model=schemas.Session,
     responses=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
 )
 async def create_session(
@@ -75,7 +75,7 @@ async def create_session(
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
     arrival = arrival_of(request)
     arrival.order = order
-    made = await arrival.write(lambda tx: verbs.create(tx, services.settings, caller, order, retry))
+    made = await arrival.write(lambda tx: commands.create(tx, services.settings, caller, order, retry))
     arrival.session_id, arrival.replayed = made.session.id, made.replayed
     return _answer(made.session, caller, replayed=made.replayed)
 
@@ -83,7 +83,7 @@ async def create_session(
 @router.get(
     "/supportsessions",
     summary="List sessions",
-    response_model=wire.SessionList,
+    response_model=schemas.SessionList,
     responses=refusals(Forbidden),
 )
 async def list_sessions(
@@ -115,9 +115,9 @@ async def list_sessions(
 
     def look(view: View) -> bytes:
         if search is not None:
-            matching, following = reads.search(view, caller, wanted, search)
+            matching, following = queries.search(view, caller, wanted, search)
             return answers.found(matching, following, caller, now)
-        count, found = reads.listing(view, caller, wanted)
+        count, found = queries.listing(view, caller, wanted)
         return answers.listed(count, found, caller, now)
 
     return Json(await services_of(request).search(caller, look))
@@ -126,18 +126,18 @@ async def list_sessions(
 @router.get(
     "/supportsession/{session_id}",
     summary="One session",
-    response_model=wire.Session,
+    response_model=schemas.Session,
     responses=refusals(Forbidden, UnknownSession),
 )
 async def get_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
-    session = await services_of(request).read(lambda view: reads.show(view, caller, session_id))
+    session = await services_of(request).read(lambda view: queries.show(view, caller, session_id))
     return _answer(session, caller)
 
 
 @router.put(
     "/supportsession/{session_id}",
     summary="Reschedule a scheduled session",
-    response_model=wire.Session,
+    response_model=schemas.Session,
     responses=refusals(
         Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree, UnsupportedMediaType
     ),
@@ -147,7 +147,7 @@ async def reschedule_session(
 ) -> Response:
     services, seen = services_of(request), versions(if_match)
     session = await arrival_of(request).write(
-        lambda tx: verbs.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
+        lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
     )
     return _answer(session, caller)
 
@@ -155,21 +155,21 @@ async def reschedule_session(
 @router.delete(
     "/supportsession/{session_id}",
     summary="Close a session",
-    response_model=wire.Success,
+    response_model=schemas.Success,
     responses=refusals(Forbidden, UnknownSession, StaleVersion),
 )
 async def close_session(
     request: Request, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
 ) -> Response:
     seen = versions(if_match)
-    await arrival_of(request).write(lambda tx: verbs.close(tx, caller, session_id, seen))
+    await arrival_of(request).write(lambda tx: commands.close(tx, caller, session_id, seen))
     return Json({"success": True})
 
 
 @router.get(
     "/supportsession/{session_id}/events",
     summary="What happened to a session, oldest first",
-    response_model=wire.History,
+    response_model=schemas.History,
     responses=refusals(Forbidden, UnknownSession),
 )
 async def session_events(
@@ -179,7 +179,7 @@ async def session_events(
     name, names = services.store.database_id, services.actor_names
 
     def look(view: View) -> bytes:
-        page = reads.history(view, caller, session_id, after, limit)
+        page = queries.history(view, caller, session_id, after, limit)
         return answers.history((told.json(name, names) for told in page.told), page.through)
 
     return Json(await services.read(look))
@@ -188,7 +188,7 @@ async def session_events(
 @router.post(
     "/supportsession/{session_id}/participants",
     summary="A room reports that somebody joined, or knocked",
-    response_model=wire.Joined,
+    response_model=schemas.Joined,
     responses=refusals(
         Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, TooManyParticipants, UnsupportedMediaType
     ),
@@ -221,7 +221,7 @@ async def join_session(
 @router.put(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody who knocked was let in, or was not",
-    response_model=wire.Success,
+    response_model=schemas.Success,
     responses=refusals(
         Forbidden,
         UnknownSession,
@@ -243,7 +243,7 @@ async def answer_knock(
 @router.delete(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody left",
-    response_model=wire.Success,
+    response_model=schemas.Success,
     responses=refusals(Forbidden, UnknownSession, UnknownParticipant),
 )
 async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:

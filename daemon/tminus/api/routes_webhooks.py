@@ -4,17 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tminus import wire
+from tminus import schemas
 from tminus.api import answers
-from tminus.api.callers import CurrentCaller, services_of
+from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.json import Json
 from tminus.api.requests import Limit, ReplayOrder
 from tminus.api.responses import refusals
 from tminus.api.routing import StrictRoute
 from tminus.api.services import Services
-from tminus.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
-from tminus.sessions.rights import need
-from tminus.vocabulary import Caller, Role
+from tminus.domain.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
+from tminus.domain.types import Caller, Role
+from tminus.sessions.authorization import need
 
 router = APIRouter(prefix="/v3", tags=["webhooks"], route_class=StrictRoute)
 
@@ -34,7 +34,7 @@ async def _shown(services: Services, name: str) -> Response:
 @router.get(
     "/webhooks",
     summary="All endpoints and how far each is",
-    response_model=wire.Webhooks,
+    response_model=schemas.Webhooks,
     responses=refusals(Forbidden),
 )
 async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
@@ -43,7 +43,7 @@ async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
     return Json({"webhooks": [answers.webhook(one) for one in standing]})
 
 
-@router.get("/webhooks/{name}", summary="One endpoint", response_model=wire.Webhook, responses=REFUSALS)
+@router.get("/webhooks/{name}", summary="One endpoint", response_model=schemas.Webhook, responses=REFUSALS)
 async def get_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
     return await _shown(_operator(request, caller), name)
 
@@ -51,21 +51,21 @@ async def get_webhook(request: Request, caller: CurrentCaller, name: str) -> Res
 @router.post(
     "/webhooks/{name}/ping",
     summary="Send a test, paused or not, and say what became of it",
-    response_model=wire.Delivery,
+    response_model=schemas.Delivery,
     responses=REFUSALS,
 )
 async def ping_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
     return Json(answers.delivery(await _operator(request, caller).webhooks.ping(name)))
 
 
-@router.post("/webhooks/{name}/pause", summary="Send nothing more", response_model=wire.Webhook, responses=REFUSALS)
+@router.post("/webhooks/{name}/pause", summary="Send nothing more", response_model=schemas.Webhook, responses=REFUSALS)
 async def pause_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
     services = _operator(request, caller)
     await services.webhooks.pause(name)
     return await _shown(services, name)
 
 
-@router.post("/webhooks/{name}/resume", summary="Go on, at once", response_model=wire.Webhook, responses=REFUSALS)
+@router.post("/webhooks/{name}/resume", summary="Go on, at once", response_model=schemas.Webhook, responses=REFUSALS)
 async def resume_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
     services = _operator(request, caller)
     await services.webhooks.resume(name)
@@ -75,7 +75,7 @@ async def resume_webhook(request: Request, caller: CurrentCaller, name: str) -> 
 @router.get(
     "/webhooks/{name}/deliveries",
     summary="The delivery log, the newest first",
-    response_model=wire.Deliveries,
+    response_model=schemas.Deliveries,
     responses=REFUSALS,
 )
 async def list_deliveries(
@@ -96,13 +96,13 @@ async def list_deliveries(
 @router.post(
     "/webhooks/{name}/replay",
     summary="Tell again what happened, paused or not: from an event on, since a time, or to a session",
-    response_model=wire.Replay,
+    response_model=schemas.Replay,
     responses=refusals(Forbidden, UnknownWebhook, UnknownSession, UnsupportedMediaType),
 )
 async def replay_webhook(request: Request, caller: CurrentCaller, name: str, body: ReplayOrder) -> Response:
     services = _operator(request, caller)
     queued = await services.webhooks.replay(name, from_seq=body.fromSeq, since=body.since, session=body.session)
-    shown: wire.Replay = {
+    shown: schemas.Replay = {
         "replay": queued.id,
         "fromSeq": queued.cursor + 1,
         "toSeq": queued.until,

@@ -15,9 +15,9 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api import bodies
-from tminus.api.arrival import Arrival, arrival_of
 from tminus.api.errors import invalid, on_request_error
-from tminus.errors import MOST_FAULTS, RequestError
+from tminus.api.request_context import Arrival, arrival_of
+from tminus.domain.errors import MOST_FAULTS, RequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

@@ -7,15 +7,15 @@ from functools import partial
 from typing import TypeVar
 
 from tminus import clock
-from tminus.api.attempts import Attempts
 from tminus.api.held import Held
+from tminus.api.rate_limit import Attempts
 from tminus.api.turns import Turns
-from tminus.bell import Bell
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
-from tminus.metrics import Metrics
+from tminus.domain.types import Caller
+from tminus.monitoring.metrics import Metrics
 from tminus.storage import Store, View
-from tminus.vocabulary import Caller
+from tminus.storage.notifier import Bell
 
 T = TypeVar("T")
 

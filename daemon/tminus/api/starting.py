@@ -5,10 +5,10 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tminus import errors
 from tminus.api.errors import answer
 from tminus.api.json import Json
-from tminus.api.rim import HEADERS
+from tminus.api.middleware import HEADERS
+from tminus.domain import errors
 
 
 def make_starting_application(doing: Callable[[], str]) -> ASGIApp:

@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
-from tminus.errors import Overloaded
+from tminus.domain.errors import Overloaded
 
 MOST = 128
 """Turns that one caller may wait for. One more is refused at once: it could not be answered in good time."""

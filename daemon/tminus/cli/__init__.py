@@ -31,7 +31,7 @@ def main() -> None:
         # While modules load, Ctrl-C ends the process at once, without a traceback out of the midst of one.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     try:
-        from tminus.signals import hold  # noqa: PLC0415 - with Ctrl-C made harmless
+        from tminus.service.signals import hold  # noqa: PLC0415 - with Ctrl-C made harmless
 
         hold(sys.argv[1:])
         from tminus.cli.process import run  # noqa: PLC0415 - likewise

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tminus import text
 from tminus.cli.connection import Connection
+from tminus.domain import text
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
-from tminus import checkout
+from tminus.system import checkout
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 SERVICE_SOCKET = Path("/run/tminus/tminus.sock")

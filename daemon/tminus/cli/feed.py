@@ -12,11 +12,11 @@ from tminus.cli.candidates import session_ids
 from tminus.cli.connection import Connection, telling_errors
 from tminus.cli.options import ID, NUMBER, Command, as_json, utc, wide
 from tminus.client import Forbidden, Unavailable
-from tminus.text import json_text
-from tminus.vocabulary import EventPattern, event_types
+from tminus.domain.text import json_text
+from tminus.domain.types import EventPattern, event_types
 
 if TYPE_CHECKING:
-    from tminus import wire
+    from tminus import schemas
 
 WAIT = 25
 """Seconds that the daemon holds a request for events which have not happened yet."""
@@ -72,7 +72,7 @@ def events(
 
 def _happened(
     daemon: Any, session_id: str | None, types: Sequence[str], after: int
-) -> "Iterator[Sequence[wire.Event]]":
+) -> "Iterator[Sequence[schemas.Event]]":
     """What has happened until now, page by page. What happens meanwhile is left out, or a busy daemon's would not end.
 
     The history of a session needs no more than the right to see it.
@@ -100,7 +100,7 @@ def _happened(
         after = page["next"]
 
 
-def _print_array(pages: "Iterator[Sequence[wire.Event]]") -> None:
+def _print_array(pages: "Iterator[Sequence[schemas.Event]]") -> None:
     """Print one JSON array, an element at a time."""
     is_first = True
     for page in pages:

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from tminus import instants
-from tminus.durations import duration_text
+from tminus.domain import timestamps
+from tminus.domain.durations import duration_text
 
 
 class Moments:
@@ -28,7 +28,7 @@ class Moments:
         """`12-01 15:30`, `2027-12-01 15:30`; for programs `2026-12-01T15:30:00+01:00`. Empty where there is none."""
         if not instant:
             return ""
-        at = self._here(instants.parse(instant))
+        at = self._here(timestamps.parse(instant))
         if self._full:
             written = at.isoformat(timespec="seconds")
             return written.replace("+00:00", "Z") if self._utc else written
@@ -42,7 +42,7 @@ class Moments:
 
     def until(self, instant: str) -> str:
         """How long until then: `1h30m`."""
-        seconds = max(0, int((instants.parse(instant) - self._now).total_seconds()))
+        seconds = max(0, int((timestamps.parse(instant) - self._now).total_seconds()))
         return duration_text(timedelta(seconds=seconds)) if seconds else "0s"
 
     def _here(self, instant: datetime) -> datetime:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from click.exceptions import Exit
 
-from tminus import clock, config, instants
+from tminus import clock, config
 from tminus.cli import output
 from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
 from tminus.cli.options import FILE, Command, as_json
 from tminus.config import Settings
-from tminus.errors import CannotOpenDatabase, StateDirectoryUnusable
-from tminus.privileges import acting_for
-from tminus.signals import Told
+from tminus.domain import timestamps
+from tminus.domain.errors import CannotOpenDatabase, StateDirectoryUnusable
+from tminus.service.signals import Told
+from tminus.system.privileges import acting_for
 
 if TYPE_CHECKING:
     from tminus.storage import Store
@@ -30,10 +31,10 @@ def run(connection: Connection) -> None:
     told = Told()
     told.listen()  # it ends when it is loaded: half a library is none
 
-    from tminus import app  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
+    from tminus.service import main  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
     with telling_errors():
-        code = app.run(connection.config, os.environ, told)
+        code = main.run(connection.config, os.environ, told)
     raise Exit(code)
 
 
@@ -64,7 +65,7 @@ def check(connection: Connection, effective: bool) -> None:
 @click.pass_obj
 def advance(connection: Connection, as_json: bool) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
-    from tminus.sessions import sweeps  # noqa: PLC0415 - as in `run`
+    from tminus.scheduler import sweeps  # noqa: PLC0415 - as in `run`
 
     with telling_errors():
         settings, state = _settings(connection)
@@ -90,7 +91,7 @@ def advance(connection: Connection, as_json: bool) -> None:
     else:
         told = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
         if held is not None:
-            told.append(f"nothing removed before {instants.text(held.until)}, as the clock has jumped ahead")
+            told.append(f"nothing removed before {timestamps.text(held.until)}, as the clock has jumped ahead")
         output.put(", ".join(told) or "nothing was due")
 
 

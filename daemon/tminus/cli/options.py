@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from tminus import instants
 from tminus.cli import output
 from tminus.cli.candidates import session_ids, webhook_names
-from tminus.durations import parse_duration
+from tminus.domain import timestamps
+from tminus.domain.durations import parse_duration
 
 EMPTY = "is empty: look at the variable that it comes from"
 
@@ -53,7 +53,7 @@ class Time(click.ParamType):  # type: ignore[type-arg]  # likewise
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            instants.parse(value)
+            timestamps.parse(value)
         except ValueError as error:
             self.fail(f"{value!r} {error}", param, ctx)
         return str(value)

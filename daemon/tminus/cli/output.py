@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tminus.text import json_text, visible, visible_lines
+from tminus.domain.text import json_text, visible, visible_lines
 
 LOST = 7
 """Exit code of a command that was done, and whose output could not be written."""

@@ -6,7 +6,7 @@ import sys
 
 from tminus.cli import output
 from tminus.cli.output import OutputLost
-from tminus.signals import runs_daemon
+from tminus.service.signals import runs_daemon
 
 
 def run(arguments: list[str], *, interruptible: bool) -> int:

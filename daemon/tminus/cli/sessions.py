@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tminus import clock, instants
+from tminus import clock
 from tminus.cli import output, views
 from tminus.cli.connection import CONFLICT, Connection, fail, telling_errors
 from tminus.cli.options import NAME, NUMBER, PAGE, SPAN, SPAN_EITHER_WAY, TIME, Command, as_json, session_id, utc, wide
-from tminus.policy import PREFERENCE_OF
-from tminus.vocabulary import SessionType, Status
+from tminus.domain import timestamps
+from tminus.domain.policy import PREFERENCE_OF
+from tminus.domain.types import SessionType, Status
 
 if TYPE_CHECKING:
-    from tminus import wire
+    from tminus import schemas
 
 TYPES = click.Choice([one.value for one in SessionType])
 STATUSES = click.Choice([one.value for one in Status])
@@ -68,16 +69,16 @@ def _one_of_the_times(or_by: str) -> click.UsageError:
     return click.UsageError(f"Say when, once: --at TIME or --in SPAN{or_by}.", click.get_current_context())
 
 
-def _moved(session: "wire.Session", by: timedelta) -> str:
+def _moved(session: "schemas.Session", by: timedelta) -> str:
     """The start of a session, moved. One that was never scheduled has none."""
     if "startTime" not in session:
         raise fail(f"session {session['id']} has no start: it was open at once", CONFLICT)
-    return _after(instants.parse(session["startTime"]), by, "--by")
+    return _after(timestamps.parse(session["startTime"]), by, "--by")
 
 
 def _after(instant: datetime, span: timedelta, option: str) -> str:
     try:
-        return instants.text(instant + span)
+        return timestamps.text(instant + span)
     except OverflowError:
         raise click.UsageError(f"{option} leads beyond the calendar.", click.get_current_context()) from None
 
@@ -300,7 +301,7 @@ def list_(
         output.put([[output.Span(f"{more}; times in {when.zone}", "dim")]])
 
 
-def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[wire.Session]":
+def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[schemas.Session]":
     """Whatever the daemon finds, page by page, each session once: what is made meanwhile moves the pages."""
     offset: int | None = 0
     seen = set[str]()
@@ -312,7 +313,7 @@ def _searched(daemon: Any, wanted: dict[str, Any]) -> "Iterator[wire.Session]":
         offset = after if after is not None and after > offset else None
 
 
-def _is_of(row: "wire.Session", record: str | None) -> bool:
+def _is_of(row: "schemas.Session", record: str | None) -> bool:
     """Whether a session is about this record: by a word of its name, by table and id, or by its id."""
     if record is None:
         return True
@@ -323,7 +324,7 @@ def _is_of(row: "wire.Session", record: str | None) -> bool:
     return any(isinstance(name, str) and wanted.search(name.casefold()) is not None for name in names)
 
 
-def _holds(row: "wire.Session", search: str | None) -> bool:
+def _holds(row: "schemas.Session", search: str | None) -> bool:
     """Whether it holds the text that is searched for; the daemon was asked for one of the two."""
     name = (row["parentObject"] or {}).get("name")
     texts = (row["label"], row["externalMapping"], name)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tminus import text
 from tminus.cli import output
 from tminus.cli.output import Line, Span
+from tminus.domain import text
 
 GAP = "  "
 

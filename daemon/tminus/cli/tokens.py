@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tminus import clock, config, draws, instants
+from tminus import clock, config
 from tminus.cli import output, tables
 from tminus.cli.connection import NOT_FOUND, REFUSED, USAGE, Connection, fail, how_to_reload, telling_errors
 from tminus.cli.options import FILE, Command, as_json, wide
@@ -17,7 +17,8 @@ from tminus.cli.tables import Column
 from tminus.config import Agent, ConfigError, Configuration, fingerprint
 from tminus.config.effective import toml
 from tminus.config.text import NotText
-from tminus.vocabulary import Role
+from tminus.domain import ids, timestamps
+from tminus.domain.types import Role
 
 LEAST_FINGERPRINT = 8
 """Hexadecimal digits of a hash by which a token may be named: fewer are too easily another's."""
@@ -41,7 +42,7 @@ def new(
         known = next((agent for agent in read.settings.agents if agent.id == agent_id), None)
         if known is not None:
             _check_same(known, name, role, _place(read, agent_id))
-        token = draws.base62(43)
+        token = ids.base62(43)
         digest = hashlib.sha256(token.encode()).hexdigest()
         roles = list(role) or [Role.AGENT.value, Role.API.value]
         agent = {"id": agent_id, "name": "An agent" if name is None else name, "roles": roles, "token_sha256": [digest]}
@@ -68,7 +69,7 @@ def new(
             added = f"new agent {agent_id}, {agent['name']} ({', '.join(roles)}), with token {fingerprint(digest)},"
         output.complain(f"added {added} to {append}; next, {how_to_reload()}")
     if known is not None and known.expires is not None and known.expires <= clock.now():
-        output.complain(f"tokens of agent {agent_id} expired at {instants.text(known.expires)}: change its `expires`")
+        output.complain(f"tokens of agent {agent_id} expired at {timestamps.text(known.expires)}: change its `expires`")
 
 
 def _check_same(known: Agent, name: str | None, role: tuple[str, ...], where: str) -> None:
@@ -112,7 +113,7 @@ def list_(connection: Connection, wide: bool, as_json: bool) -> None:
                     "name": agent.name,
                     "roles": sorted(role.value for role in agent.roles),
                     "tokens": [fingerprint(digest) for digest in agent.token_sha256],
-                    "expires": instants.text(agent.expires) if agent.expires else None,
+                    "expires": timestamps.text(agent.expires) if agent.expires else None,
                     "expired": agent.expires is not None and agent.expires <= now,
                     "where": _place(read, agent.id),
                 }
@@ -135,7 +136,7 @@ def list_(connection: Connection, wide: bool, as_json: bool) -> None:
 
 
 def _row(read: Configuration, agent: Agent, expired: bool) -> list[str]:
-    expires = instants.text(agent.expires) if agent.expires else "never"
+    expires = timestamps.text(agent.expires) if agent.expires else "never"
     return [
         str(agent.id),
         agent.name,

@@ -5,15 +5,16 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from tminus import clock, text
+from tminus import clock
 from tminus.cli import output, tables
 from tminus.cli.moments import Moments
 from tminus.cli.output import Line, Span
 from tminus.cli.tables import Column
-from tminus.durations import duration_text
+from tminus.domain import text
+from tminus.domain.durations import duration_text
 
 if TYPE_CHECKING:
-    from tminus import wire
+    from tminus import schemas
 
 STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
 
@@ -46,12 +47,12 @@ def moments(*, utc: bool) -> Moments:
     return Moments(clock.now(), utc=utc, full=not output.is_terminal())
 
 
-def sessions(rows: "Sequence[wire.Session]", when: Moments, *, wide: bool) -> None:
+def sessions(rows: "Sequence[schemas.Session]", when: Moments, *, wide: bool) -> None:
     """Print sessions, one a row."""
     tables.show(SESSION_COLUMNS, [_session_row(row, when) for row in rows], wide=wide)
 
 
-def session_lines(rows: "Sequence[wire.Session]", when: Moments, width: int) -> list[Line]:
+def session_lines(rows: "Sequence[schemas.Session]", when: Moments, width: int) -> list[Line]:
     """The same as lines of a terminal, the heading first."""
     columns = [column for column in SESSION_COLUMNS if not column.wide]
     cells = [
@@ -61,7 +62,7 @@ def session_lines(rows: "Sequence[wire.Session]", when: Moments, width: int) -> 
     return tables.lines(columns, cells, width)
 
 
-def _session_row(row: "wire.Session", when: Moments) -> list[Span | str]:
+def _session_row(row: "schemas.Session", when: Moments) -> list[Span | str]:
     return [
         row["id"],
         Span(row["status"], STYLES.get(row["status"], "")),
@@ -76,7 +77,7 @@ def _session_row(row: "wire.Session", when: Moments) -> list[Span | str]:
     ]
 
 
-def record(row: "wire.Session") -> str:
+def record(row: "schemas.Session") -> str:
     """What people call the object that the session is about; else its table and id."""
     name = (row["parentObject"] or {}).get("name")
     return name if isinstance(name, str) and name else row["externalMapping"] or ""
@@ -92,7 +93,7 @@ class End(NamedTuple):
     """How many more joined than are named."""
 
 
-def session(row: "wire.Session", when: Moments, end: End | None = None) -> None:
+def session(row: "schemas.Session", when: Moments, end: End | None = None) -> None:
     """Print one session, a field a line."""
     reason = f" ({row['closeReason']})" if row["closeReason"] else ""
     known: list[tuple[str, Span | str]] = [
@@ -129,7 +130,7 @@ def session(row: "wire.Session", when: Moments, end: End | None = None) -> None:
     tables.fields(known)
 
 
-def _ended(row: "wire.Session", end: End) -> list[tuple[str, Span | str]]:
+def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:
     """When a session was open, until when, who closed it, and who was in it."""
     known: list[tuple[str, Span | str]] = [
         (name, at)
@@ -142,7 +143,7 @@ def _ended(row: "wire.Session", end: End) -> list[tuple[str, Span | str]]:
     return known
 
 
-def actor(event: "wire.Event") -> str:
+def actor(event: "schemas.Event") -> str:
     """Return who did it: `Ben Agent (agent 8)`, or `agent 8` where the name is not known."""
     number = "local operator" if event["actor"] == "local" else event["actor"].replace(":", " ")
     return f"{event['actorName']} ({number})" if "actorName" in event else number
@@ -157,7 +158,7 @@ class Events:
         self._widths: list[int] | None = None
         self._headed = False
 
-    def show(self, rows: "Iterable[wire.Event]") -> None:
+    def show(self, rows: "Iterable[schemas.Event]") -> None:
         """Print these, and what was printed before stays as it is."""
         cells = [[self._span(cell) for cell in self._row(row)] for row in rows]
         columns = [column for column in EVENT_COLUMNS if self._wide or not column.wide or not output.is_terminal()]
@@ -177,7 +178,7 @@ class Events:
         self._headed = True
         sys.stdout.flush()
 
-    def _row(self, row: "wire.Event") -> list[str]:
+    def _row(self, row: "schemas.Event") -> list[str]:
         late = f" ({row['lagMs']} ms late)" if "lagMs" in row else ""
         when = self._when.text(row["ts"], seconds=True)
         return [f"{row['seq']:>6}" if output.is_terminal() else str(row["seq"]), when, row["type"], row["actor"],
@@ -188,7 +189,7 @@ class Events:
         return Span(cell)
 
 
-def webhooks(rows: "Sequence[wire.Webhook]", when: Moments, *, wide: bool) -> None:
+def webhooks(rows: "Sequence[schemas.Webhook]", when: Moments, *, wide: bool) -> None:
     """Print endpoints, one a row."""
     columns = (
         Column("NAME", least=10),
@@ -216,7 +217,7 @@ def webhooks(rows: "Sequence[wire.Webhook]", when: Moments, *, wide: bool) -> No
     tables.show(columns, cells, wide=wide)
 
 
-def deliveries(rows: "Sequence[wire.Delivery]", when: Moments, *, wide: bool) -> None:
+def deliveries(rows: "Sequence[schemas.Delivery]", when: Moments, *, wide: bool) -> None:
     """Print attempts to deliver, one a row."""
     columns = (
         Column("WHEN"),
@@ -243,7 +244,7 @@ def deliveries(rows: "Sequence[wire.Delivery]", when: Moments, *, wide: bool) ->
     tables.show(columns, cells, wide=wide)
 
 
-def _next(row: "wire.Session", when: Moments) -> str:
+def _next(row: "schemas.Session", when: Moments) -> str:
     """What time will do to a session, as far as its answer tells."""
     if row["status"] == "scheduled" and "startTime" in row:
         opens = f"opens in {when.until(row['opensAt'])}, " if "opensAt" in row else ""

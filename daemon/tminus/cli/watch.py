@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from tminus import clock, instants
+from tminus import clock
 from tminus.cli import output, tables, views
 from tminus.cli.connection import Connection, telling_errors
 from tminus.cli.moments import Moments
 from tminus.cli.options import PAGE, SPAN, Command, utc
 from tminus.cli.output import Line, Span
 from tminus.client import Unavailable
+from tminus.domain import timestamps
 
 Section = tuple[str, Any]
 """A heading, and the page of sessions below it."""
@@ -45,7 +46,7 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
                     problem = f"{error.description}; trying again"
                 now = clock.now()
                 when = views.moments(utc=utc)
-                screen.draw(frame(seen, when, instants.text(now), problem, columns, rows), (columns, rows))
+                screen.draw(frame(seen, when, timestamps.text(now), problem, columns, rows), (columns, rows))
                 time.sleep(pause)
         except KeyboardInterrupt:
             screen.leave()

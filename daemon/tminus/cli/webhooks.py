@@ -11,7 +11,7 @@ from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_erro
 from tminus.cli.options import ID, PAGE, TIME, Command, as_json, utc, webhook_name, wide
 
 if TYPE_CHECKING:
-    from tminus import wire
+    from tminus import schemas
 
 
 SECRET_BYTES = 32
@@ -43,7 +43,7 @@ def _path(name: str, action: str) -> str:
 @click.pass_obj
 def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
     """Every endpoint: its state, how far behind it is, its last error."""
-    answer: wire.Webhooks = _ask(connection, "GET", "/webhooks")
+    answer: schemas.Webhooks = _ask(connection, "GET", "/webhooks")
     if as_json or not answer["webhooks"]:
         _show(answer, as_json, "no webhooks")
     else:
@@ -56,7 +56,7 @@ def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
 @click.pass_obj
 def ping(connection: Connection, name: str, as_json: bool) -> None:
     """Send a test, paused or not; exit code 1 if it does not arrive."""
-    tried: wire.Delivery = _ask(connection, "POST", _path(name, "ping"), wait=PING_SECONDS)
+    tried: schemas.Delivery = _ask(connection, "POST", _path(name, "ping"), wait=PING_SECONDS)
     if as_json or tried["ok"]:
         _show(tried, as_json, f"{name} answered {tried['status']} in {tried['ms']} ms")
     if not tried["ok"]:
@@ -69,7 +69,7 @@ def ping(connection: Connection, name: str, as_json: bool) -> None:
 @click.pass_obj
 def pause(connection: Connection, name: str, as_json: bool) -> None:
     """Send nothing more until it is resumed; nothing is lost meanwhile."""
-    answer: wire.Webhook = _ask(connection, "POST", _path(name, "pause"))
+    answer: schemas.Webhook = _ask(connection, "POST", _path(name, "pause"))
     _show(answer, as_json, f"{name} is paused ({answer['pauseReason']})")
 
 
@@ -79,7 +79,7 @@ def pause(connection: Connection, name: str, as_json: bool) -> None:
 @click.pass_obj
 def resume(connection: Connection, name: str, as_json: bool) -> None:
     """Go on where it was, at once, whyever it had stopped."""
-    answer: wire.Webhook = _ask(connection, "POST", _path(name, "resume"))
+    answer: schemas.Webhook = _ask(connection, "POST", _path(name, "resume"))
     _show(answer, as_json, f"{name} goes on; {answer['backlog']} events are waiting")
 
 
@@ -96,7 +96,7 @@ def deliveries(
 ) -> None:
     """The delivery log: every try, the newest first."""
     params = {"limit": limit, "failed": failed}
-    answer: wire.Deliveries = _ask(connection, "GET", _path(name, "deliveries"), params=params)
+    answer: schemas.Deliveries = _ask(connection, "GET", _path(name, "deliveries"), params=params)
     if as_json or not answer["deliveries"]:
         _show(answer, as_json, "no attempts yet")
     else:
@@ -118,7 +118,7 @@ def replay(
     body = {key: value for key, value in given.items() if value is not None}
     if len(body) != 1:
         raise fail("say what: --from-seq NUMBER, --since TIME or --session ID, one of the three", USAGE)
-    answer: wire.Replay = _ask(connection, "POST", _path(name, "replay"), json=body)
+    answer: schemas.Replay = _ask(connection, "POST", _path(name, "replay"), json=body)
     _show(answer, as_json, f"{name} is told again what happened up to event {answer['toSeq']}")
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from tminus.durations import shown
-from tminus.hosts import ascii_host, ascii_url
+from tminus.domain.durations import shown
+from tminus.domain.hosts import ascii_host, ascii_url
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 # By their endings, not by any dot: `/v1.2` and `/acme.com` are directories.

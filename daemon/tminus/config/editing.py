@@ -24,7 +24,7 @@ from tomlkit.exceptions import TOMLKitError
 from tminus.config.effective import toml
 from tminus.config.lines import key_lines
 from tminus.config.text import decode
-from tminus.privileges import acting_for
+from tminus.system.privileges import acting_for
 
 Edit = Callable[[str], str]
 """From the text of a file to its new text."""

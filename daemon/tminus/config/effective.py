@@ -7,7 +7,7 @@ from typing import Any
 from tminus.config.keys import LISTS
 from tminus.config.load import Configuration
 from tminus.config.settings import Settings
-from tminus.vocabulary import SessionType
+from tminus.domain.types import SessionType
 
 
 def effective(configuration: Configuration) -> str:

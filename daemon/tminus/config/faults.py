@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tminus.errors import TminusError
+from tminus.domain.errors import TminusError
 
 
 @dataclass(frozen=True, slots=True)

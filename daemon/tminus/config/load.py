@@ -20,7 +20,7 @@ from tminus.config.merge import Tree
 from tminus.config.settings import Lifecycle, Settings
 from tminus.config.text import NotText, decode
 from tminus.config.wording import message
-from tminus.durations import duration_text
+from tminus.domain.durations import duration_text
 
 LONGEST_TEXT = 4096
 """Characters of any text: as long as a path may be. Names and addresses have bounds of their own."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tminus.errors import AlreadyRunning, CannotOpenDatabase, StateDirectoryUnusable
-from tminus.privileges import acting_for
+from tminus.domain.errors import AlreadyRunning, CannotOpenDatabase, StateDirectoryUnusable
+from tminus.system.privileges import acting_for
 
 LOCK = "tminus.lock"
 """Its name; it holds the number of the process that has locked it."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tminus import checkout
 from tminus.config.faults import ConfigError, ConfigFault
 from tminus.config.settings import Settings, Webhook
 from tminus.config.text import NotText, decode
-from tminus.errors import StateDirectoryUnusable
-from tminus.privileges import acting_for, controller, user_name
+from tminus.domain.errors import StateDirectoryUnusable
+from tminus.system import checkout
+from tminus.system.privileges import acting_for, controller, user_name
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 

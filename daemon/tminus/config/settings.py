@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
-from tminus import durations, instants
 from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
-from tminus.vocabulary import (
+from tminus.domain import durations, timestamps
+from tminus.domain.types import (
     EVENT_PATTERNS,
     EventType,
     Mode,
@@ -249,7 +249,7 @@ class Agent(Table):
     expires: Annotated[
         datetime | None,
         PlainValidator(values.parse_expiry),
-        PlainSerializer(lambda instant: instants.text(instant) if instant else ""),
+        PlainSerializer(lambda instant: timestamps.text(instant) if instant else ""),
     ] = None
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tminus import instants
-from tminus.durations import LONGEST, kind, parse_duration, shown
+from tminus.domain import timestamps
+from tminus.domain.durations import LONGEST, kind, parse_duration, shown
 
 _SIZE = re.compile(r"([0-9]+) ?([A-Za-z]+)")
 _SIZE_UNITS = {"B": 1, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
@@ -104,5 +104,5 @@ def parse_expiry(value: object) -> datetime | None:
     if value is None or value == "":
         return None
     if isinstance(value, datetime | str):
-        return instants.parse(str(value))
+        return timestamps.parse(str(value))
     raise ValueError(f"must be a date and time with an offset, such as 2027-01-01T00:00:00Z, not {kind(value)}")

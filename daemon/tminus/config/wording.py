@@ -6,7 +6,7 @@ import re
 from pydantic_core import ErrorDetails
 
 from tminus.config.keys import LISTS, suggestion
-from tminus.durations import kind, shown
+from tminus.domain.durations import kind, shown
 
 _WORDS = {
     "missing": "is missing",

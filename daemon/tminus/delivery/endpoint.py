@@ -14,17 +14,18 @@ from typing import Any, TypeVar
 
 import orjson
 
-from tminus import clock, draws, instants
-from tminus.bell import Bell, wait_for
+from tminus import clock
 from tminus.config import Webhook
 from tminus.delivery import backoff, signing
 from tminus.delivery.post import Client, Outcome
-from tminus.errors import RequestError
-from tminus.events import NOBODY, ActorNames
-from tminus.logs import failure, say
-from tminus.model import Delivery, Endpoint, Replay
+from tminus.domain import ids, timestamps
+from tminus.domain.errors import RequestError
+from tminus.domain.events import NOBODY, ActorNames
+from tminus.domain.model import Delivery, Endpoint, Replay
+from tminus.domain.types import DeliveryKind, PauseReason, SessionType
+from tminus.logs.output import failure, say
 from tminus.storage import EventFilter, Page, Store, Transaction, View, outbox
-from tminus.vocabulary import DeliveryKind, PauseReason, SessionType
+from tminus.storage.notifier import Bell, wait_for
 
 T = TypeVar("T")
 
@@ -157,8 +158,12 @@ class Courier:
 
     async def ping(self) -> Delivery:
         """Sends a `ping`, paused or not, and records what became of it."""
-        said = {"type": "ping", "ts": instants.text(clock.now()), "message": f"A test of endpoint {self.webhook.name}"}
-        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{draws.hex32()}", orjson.dumps([said]))
+        said = {
+            "type": "ping",
+            "ts": timestamps.text(clock.now()),
+            "message": f"A test of endpoint {self.webhook.name}",
+        }
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.hex32()}", orjson.dumps([said]))
         delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
         self._tried(self.webhook.name, outcome.ok, 0)
         return delivery
@@ -183,7 +188,7 @@ class Courier:
             return 0
         if self._catching_up is not None and not (due.page.more or due.blocked):
             (since, events), self._catching_up = self._catching_up, None
-            say("webhook.caught_up", endpoint=self.webhook.name, events=events, since=instants.text(since))
+            say("webhook.caught_up", endpoint=self.webhook.name, events=events, since=timestamps.text(since))
         self._passed_over = max(self._passed_over, due.page.through)
         if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
@@ -276,7 +281,7 @@ class Courier:
         self._tried(name, outcome.ok, len(page.told))
         if outcome.ok and state.failures:
             since = state.failing_since or delivery.at
-            what = {"attempts": state.failures + 1, "since": instants.text(since), **await self._undelivered()}
+            what = {"attempts": state.failures + 1, "since": timestamps.text(since), **await self._undelivered()}
             say("webhook.recovered", endpoint=name, **what)
             if what.get("undelivered_events"):
                 self._catching_up = since, len(page.told)
@@ -337,11 +342,11 @@ class Courier:
 
     async def _tell_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
         what = {"endpoint": self.webhook.name, "error": delivery.error, "attempts": changes["failures"]}
-        what |= {"since": instants.text(changes["failing_since"]), **await self._undelivered()}
+        what |= {"since": timestamps.text(changes["failing_since"]), **await self._undelivered()}
         if "paused_at" in changes:
             say("webhook.paused", **what, pause_reason=changes["pause_reason"].value)
         else:
-            say("webhook.failed", **what, retry_at=instants.text(changes["retry_at"]), code=delivery.status)
+            say("webhook.failed", **what, retry_at=timestamps.text(changes["retry_at"]), code=delivery.status)
 
     async def _undelivered(self) -> dict[str, Any]:
         """Return how many events wait, and since when, as fields of a line: not on the event loop, where it would hold
@@ -353,7 +358,7 @@ class Courier:
             return {}
         if backlog.oldest is None:
             return {"undelivered_events": backlog.events}
-        return {"undelivered_events": backlog.events, "oldest_undelivered": instants.text(backlog.oldest)}
+        return {"undelivered_events": backlog.events, "oldest_undelivered": timestamps.text(backlog.oldest)}
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 

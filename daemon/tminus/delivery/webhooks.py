@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tminus import config
-from tminus.bell import Bell
 from tminus.config import ConfigError, ConfigFault, Settings, Webhook, actor_names
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import Courier, Tried, wanted
 from tminus.delivery.post import Client
 from tminus.delivery.trust import Trust
-from tminus.errors import RequestError, UnknownSession, UnknownWebhook
-from tminus.events import NOBODY, ActorNames
-from tminus.logs import failure, say
-from tminus.model import Delivery, Endpoint, Replay
+from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
+from tminus.domain.events import NOBODY, ActorNames
+from tminus.domain.model import Delivery, Endpoint, Replay
+from tminus.domain.types import PauseReason
+from tminus.logs.output import failure, say
 from tminus.storage import READERS, Store, Transaction, View, outbox
-from tminus.threads import KeptThread
-from tminus.vocabulary import PauseReason
+from tminus.storage.notifier import Bell
+from tminus.system.threads import KeptThread
 
 T = TypeVar("T")
 

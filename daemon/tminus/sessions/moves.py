@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tminus import policy
 from tminus.config import Settings
-from tminus.events import News, told_by
-from tminus.lifecycle import Transition, fire
-from tminus.model import Event, Participant, Session
+from tminus.domain import policy
+from tminus.domain.events import News, told_by
+from tminus.domain.lifecycle import Transition, fire
+from tminus.domain.model import Event, Participant, Session
+from tminus.domain.types import CLOCK_ACTOR, Caller, Status, Trigger
 from tminus.storage import Transaction
-from tminus.vocabulary import CLOCK_ACTOR, Caller, Status, Trigger
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ from typing import Any
 
 import orjson
 
-from tminus import draws
 from tminus.config import Settings
-from tminus.errors import NoKnocking, TooManyParticipants, UnknownParticipant
-from tminus.lifecycle import fire
-from tminus.model import Participant, Session
+from tminus.domain import ids
+from tminus.domain.errors import NoKnocking, TooManyParticipants, UnknownParticipant
+from tminus.domain.lifecycle import fire
+from tminus.domain.model import Participant, Session
+from tminus.domain.types import Caller, ParticipantRole, Role, Setting, Status, Trigger
+from tminus.sessions.authorization import need
+from tminus.sessions.idempotency import RetryKey, made_before, remember
 from tminus.sessions.moves import Made, change
-from tminus.sessions.reads import found
-from tminus.sessions.retries import RetryKey, made_before, remember
-from tminus.sessions.rights import need
+from tminus.sessions.queries import found
 from tminus.storage import Transaction
-from tminus.vocabulary import Caller, ParticipantRole, Role, Setting, Status, Trigger
 
 MOST_PRESENT = 1000
 """Participants that may be in a session at once: a room that never reports who left adds no more."""
@@ -56,7 +56,7 @@ def arrive(
     if session.version > MOST_EVER and tx.participants_ever(session_id, MOST_EVER) >= MOST_EVER:
         raise TooManyParticipants(MOST_EVER, at_once=False)
     participant = Participant(
-        id=draws.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,
+        id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,
         waiting_since=tx.now if waits else None,
     )  # fmt: skip
     tx.add_participant(participant)

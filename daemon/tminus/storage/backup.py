@@ -19,11 +19,18 @@ from datetime import datetime
 from pathlib import Path
 
 from tminus import clock
-from tminus.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew, TminusError
-from tminus.privileges import acting_for
+from tminus.domain.errors import (
+    CannotBackUp,
+    CannotOpenDatabase,
+    CannotRestore,
+    DatabaseCorrupt,
+    DatabaseTooNew,
+    TminusError,
+)
 from tminus.storage import migrate, schema
 from tminus.storage.engine import Where, harden, look_at, make_engine, sqlite_file
 from tminus.storage.watch import Watch
+from tminus.system.privileges import acting_for
 
 PAGES = 4096
 """Pages copied in one step: so many that steps cost nothing, so few that Ctrl-C is heard."""

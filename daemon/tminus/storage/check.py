@@ -12,15 +12,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, or_, select
 from sqlalchemy.exc import DBAPIError
 
-from tminus import instants
-from tminus.errors import CannotOpenDatabase
+from tminus.domain import timestamps
+from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage import migrate, wal
 from tminus.storage import schema as schemas
 from tminus.storage.due import deadline
 from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
-from tminus.vocabulary import PIN_TYPES, Status, Timeouts, Trigger
 
 MOST = 100
 """Lines of one kind at the most: whoever reads a hundred knows."""
@@ -216,7 +216,7 @@ def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> lis
 
 
 def _told(trigger: str | None, at: datetime | None) -> str:
-    return f"{trigger or 'nothing'} at {instants.text(at) if at else 'no time'}" if trigger or at else "none"
+    return f"{trigger or 'nothing'} at {timestamps.text(at) if at else 'no time'}" if trigger or at else "none"
 
 
 def _remembered(connection: Connection) -> Sequence[Timeouts]:

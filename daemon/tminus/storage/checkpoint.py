@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tminus.errors import CannotCompact, CannotOpenDatabase, DatabaseCorrupt
+from tminus.domain.errors import CannotCompact, CannotOpenDatabase, DatabaseCorrupt
 from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Where, harden, is_damage, sqlite_file
 
 WAIT = 0.05

@@ -28,12 +28,12 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from tminus import instants
-from tminus.events import told_by
-from tminus.lifecycle import CLOCK_MOVES
+from tminus.domain import timestamps
+from tminus.domain.events import told_by
+from tminus.domain.lifecycle import CLOCK_MOVES
+from tminus.domain.types import CLOCK_ACTOR, PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
 from tminus.storage.transaction import Transaction
-from tminus.vocabulary import CLOCK_ACTOR, PIN_TYPES, Status, Timeouts, Trigger
 
 PIN_RETRY = timedelta(seconds=5)
 """When every PIN is in use, a session that should open is tried again after this."""
@@ -136,7 +136,7 @@ def deadline(status: ColumnElement[Any], timeouts: Timeouts) -> tuple[ColumnElem
     """`due_at` and `due_trigger` of a session in `status`: what `policy.deadline` says, as SQL."""
 
     def after(column: ColumnElement[Any], span: timedelta) -> ColumnElement[Any]:
-        return type_coerce(type_coerce(column, BigInteger) + instants.milliseconds(span), _S.due_at.type)
+        return type_coerce(type_coerce(column, BigInteger) + timestamps.milliseconds(span), _S.due_at.type)
 
     opens = after(_S.start_time, -timeouts.lead)
     idle = after(_S.empty_since, timeouts.empty)

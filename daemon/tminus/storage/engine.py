@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.clock import monotonic
-from tminus.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
+from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
 from tminus.storage.postgresql import NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, select, union_all
 
+from tminus.domain.types import OPEN_STATUSES, SessionType, Status
 from tminus.storage.tables import SESSIONS
-from tminus.vocabulary import OPEN_STATUSES, SessionType, Status
 
 _S = SESSIONS.c
 

@@ -6,7 +6,7 @@ after a restart. It is a row of `meta`: `log_at:<name>`, with the event's number
 
 from datetime import timedelta
 
-from tminus import instants
+from tminus.domain import timestamps
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 
@@ -39,7 +39,7 @@ def first_log_place(view: View) -> int:
 
 def set_log_place(tx: Transaction, name: str, seq: int) -> None:
     """Write down that the log of this daemon has all events up to this one."""
-    now = instants.milliseconds(tx.now - instants.EPOCH)
+    now = timestamps.milliseconds(tx.now - timestamps.EPOCH)
     tx.set_meta(_PLACE + name, f"{seq} {now}")
 
 
@@ -48,7 +48,7 @@ def begin_log(tx: Transaction, name: str, seq: int) -> None:
     set_log_place(tx, name, seq)
     if tx.meta(_LEFT_AT):
         tx.set_meta(_LEFT_AT, "")
-    old = instants.milliseconds(tx.now - KEPT - instants.EPOCH)
+    old = timestamps.milliseconds(tx.now - KEPT - timestamps.EPOCH)
     for key, value in tx.metas(_PLACE).items():
         if key != _PLACE + name and int(value.partition(" ")[2]) < old:
             tx.remove_meta(key)

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from tminus.errors import DatabaseTooNew
+from tminus.domain.errors import DatabaseTooNew
 from tminus.storage.watch import Watch
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, delete, false, func, insert, select, update
 
 from tminus import clock
-from tminus.model import Delivery, Endpoint, Replay
+from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, asked, conditions

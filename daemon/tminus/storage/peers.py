@@ -13,10 +13,10 @@ import psycopg
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from tminus import instants
+from tminus.domain import timestamps
 from tminus.storage.postgresql import NoAnswer, Server
 from tminus.storage.watch import Kept, Watch
-from tminus.threads import KeptThread
+from tminus.system.threads import KeptThread
 
 CHANNEL = "tminus"
 AGAIN = 1.0
@@ -64,7 +64,7 @@ class Notices:
 
     def say(self, connection: Connection, due: datetime | None) -> None:
         """In a transaction: tells the others when it is committed."""
-        said = f"{self._me} {instants.milliseconds(due - instants.EPOCH) if due is not None else ''}"
+        said = f"{self._me} {timestamps.milliseconds(due - timestamps.EPOCH) if due is not None else ''}"
         connection.execute(_NOTIFY, {"channel": CHANNEL, "said": said})
 
     def _listen(self) -> None:
@@ -87,7 +87,7 @@ class Notices:
         if who == self._me:
             return
         try:
-            told = instants.EPOCH + int(due) * instants.MILLISECOND if due else None
+            told = timestamps.EPOCH + int(due) * timestamps.MILLISECOND if due else None
         except (ValueError, OverflowError):
             return  # anybody may speak on this channel, and this thread hears everybody
         self._heard(told)

@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, text
 
-from tminus import clock, draws
+from tminus import clock
+from tminus.domain import ids
 from tminus.storage.tables import SESSIONS
 
 BLOCK = 1000
@@ -90,7 +91,7 @@ class FreePins:
         """These were taken until now."""
         if self._left is not None:
             for pin in pins:
-                start = pin - (pin - draws.PINS.start) % BLOCK
+                start = pin - (pin - ids.PINS.start) % BLOCK
                 if start in self._left:
                     self._left[start] += 1
 
@@ -103,12 +104,12 @@ class FreePins:
         drawn: set[int] = set()
         if self._left is None:
             for _ in range(ROUNDS):
-                drawn |= {draws.pin() for _ in range(count - len(drawn))}
+                drawn |= {ids.pin() for _ in range(count - len(drawn))}
                 drawn.difference_update(ask(_AMONG, {"drawn": list(drawn)}).scalars())
                 if len(drawn) == count:
                     return list(drawn)
             self._left = {}
-            self._uncounted = list(draws.PINS[::COUNTED])
+            self._uncounted = list(ids.PINS[::COUNTED])
             random.SystemRandom().shuffle(self._uncounted)
             self._until, self._took = math.inf, 0.0
         while len(drawn) < count:
@@ -122,7 +123,7 @@ class FreePins:
 
     def _count(self, ask: Ask, first: int) -> dict[int, int]:
         """How many PINs of each thousand are free, of the next ones from this on."""
-        begun, stop = clock.monotonic(), min(first + COUNTED, draws.PINS.stop)
+        begun, stop = clock.monotonic(), min(first + COUNTED, ids.PINS.stop)
         left = {start: min(BLOCK, stop - start) - taken for start, taken in ask(_COUNT, {"start": first, "stop": stop})}
         now = clock.monotonic()
         self._took += now - begun
@@ -138,8 +139,8 @@ class FreePins:
         """PINs of one thousand that has free ones, at most `count`; `left` is set right."""
         # Each free PIN is as likely as any other.
         start = random.SystemRandom().choices(list(left), list(left.values()))[0]
-        stop = min(start + BLOCK, draws.PINS.stop)
+        stop = min(start + BLOCK, ids.PINS.stop)
         free = set(range(start, stop)) - drawn - set(ask(_WITHIN, {"start": start, "stop": stop}).scalars())
-        found = draws.some_of(free, count)
+        found = ids.some_of(free, count)
         left[start] = len(free) - len(found)
         return set(found)

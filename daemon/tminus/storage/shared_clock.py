@@ -7,7 +7,8 @@ Each write transaction reads it together with its BEGIN, so that costs no round 
 import threading
 from datetime import datetime, timedelta
 
-from tminus import clock, instants
+from tminus import clock
+from tminus.domain import timestamps
 
 READ = b"SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """Microseconds since 1970."""
@@ -49,7 +50,7 @@ class SharedClock:
         known = self._known
         if known is None:
             return clock.machine()
-        return instants.EPOCH + instants.MILLISECOND * int((known[0] + clock.monotonic()) * 1000)
+        return timestamps.EPOCH + timestamps.MILLISECOND * int((known[0] + clock.monotonic()) * 1000)
 
     def difference(self) -> timedelta:
         """Return by how much this machine's clock is ahead of the server's; zero for less than `LAG`."""

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tminus import clock
 from tminus.clock import monotonic
-from tminus.errors import CannotOpenDatabase, StartupError, StoreUnavailable
+from tminus.domain.errors import CannotOpenDatabase, StartupError, StoreUnavailable
+from tminus.domain.types import Status
 from tminus.storage import checkpoint, migrate, schema, wal
 from tminus.storage.engine import (
     Where,
@@ -37,7 +38,6 @@ from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.watch import STUCK, Watch
 from tminus.storage.writer import SLOW, Writer
-from tminus.vocabulary import Status
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, Integer, text
 from sqlmodel import Field, SQLModel
 
-from tminus import model
+from tminus.domain import model
 
 # SQLite numbers rows by itself only where the column is exactly INTEGER.
 Serial = BigInteger().with_variant(Integer(), "sqlite")

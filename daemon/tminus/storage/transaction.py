@@ -27,15 +27,16 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
-from tminus import clock, instants
-from tminus.errors import NoPinFree, WrongStatus
-from tminus.events import News
-from tminus.lifecycle import Transition
-from tminus.model import AgentSession, Instant, JsonText, Participant, Retry, Session
+from tminus import clock
+from tminus.domain import timestamps
+from tminus.domain.errors import NoPinFree, WrongStatus
+from tminus.domain.events import News
+from tminus.domain.lifecycle import Transition
+from tminus.domain.model import AgentSession, Instant, JsonText, Participant, Retry, Session
+from tminus.domain.types import Trigger
 from tminus.storage.allowances import Allowances
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
-from tminus.vocabulary import Trigger
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
@@ -385,7 +386,7 @@ class Transaction(View):
         for table in SQLModel.metadata.sorted_tables:
             for statement in _attempts(table):
                 self._ask(statement)
-        self.set_meta("written", instants.text(self.now))
+        self.set_meta("written", timestamps.text(self.now))
 
     def remove_closed(self, before: datetime, rows: int) -> Removed:
         """Removes the sessions that were closed first, of those closed before then, with all that belongs to them: as

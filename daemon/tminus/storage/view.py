@@ -10,11 +10,11 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, func, select
 from sqlmodel import SQLModel
 
-from tminus.events import News, Told
-from tminus.model import AgentSession, Event, Participant, Retry, Session
+from tminus.domain.events import News, Told
+from tminus.domain.model import AgentSession, Event, Participant, Retry, Session
+from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
 from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
-from tminus.vocabulary import OPEN_STATUSES, EventType, SessionType, Status
 
 
 @dataclass(frozen=True, slots=True)

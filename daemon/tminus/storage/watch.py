@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tminus import clock
 from tminus.storage.postgresql import PATIENCE, GivenUp, NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
-from tminus.threads import KeptThread
+from tminus.system.threads import KeptThread
 
 EACH = 1.0
 """Seconds between two questions."""

@@ -27,13 +27,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from tminus import clock
-from tminus.errors import Draining, Overloaded, RequestError, StoreUnavailable
+from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
-from tminus.threads import KeptThread
+from tminus.system.threads import KeptThread
 
 T = TypeVar("T")
 

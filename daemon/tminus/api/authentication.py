@@ -1,0 +1,217 @@
+"""Who calls: from a token, an agent session or the local socket to a `Caller`.
+
+A token is never compared with another: it is hashed, and the SHA-256 is looked up. How long that takes may depend on
+how much of a digest is right, but nobody can choose a token so that its digest begins as that of another one: there is
+no prefix to be guessed letter by letter.
+"""
+
+import hashlib
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from tminus import clock
+from tminus.api.request_context import Arrival, arrival_of
+from tminus.api.services import Services
+from tminus.config import Agent, fingerprint
+from tminus.domain import ids
+from tminus.domain.errors import NotAuthenticated, TooManyAttempts
+from tminus.domain.model import AgentSession
+from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
+from tminus.logs.output import say
+from tminus.logs.repeated import REPEATED
+from tminus.sessions.commands import AGENT_SESSION_SPAN
+
+LOCAL_NAME = "local operator"
+GUESSABLE = 16
+"""Characters below which a token may be one that a program guesses. 16 drawn at random are 95 bits."""
+
+
+def services_of(request: Request) -> Services:
+    return arrival_of(request).services
+
+
+def presented(arrival: Arrival) -> str:
+    """The token that came with a request, "" if none did."""
+    token = arrival.header(b"session-id")
+    if not token:
+        scheme, _, credentials = arrival.header(b"authorization").partition(" ")
+        token = credentials.strip() if scheme.lower() == "bearer" else ""
+    return token
+
+
+async def identify(request: Request) -> Caller:
+    """The caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
+    arrival = arrival_of(request)
+    caller = _local(arrival) if arrival.local else await _by_token(arrival, presented(arrival))
+    arrival.actor = caller.actor
+    return caller
+
+
+CurrentCaller = Annotated[Caller, Depends(identify)]
+
+
+async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
+    """Begins an agent session for a configured token; returns the caller in it, and its secret.
+
+    Raises `NotAuthenticated`, `TooManyAttempts`.
+    """
+    services, digest = arrival.services, _digest(token)
+    _check_short(arrival, len(token))
+    agent = _agent_of(services, digest)
+    if agent is None:
+        raise _wrong(arrival, len(token), digest, _state(services, digest, None))
+    secret, now = ids.token(), clock.now()
+    begun = AgentSession(
+        secret_sha256=_digest(secret),
+        agent_id=agent.id,
+        token_sha256=digest,
+        started_at=now,
+        expires_at=now + AGENT_SESSION_SPAN,
+        client_app=_header(arrival, b"client-app"),
+        user_agent=_header(arrival, b"user-agent"),
+        remote_ip=arrival.remote_ip,
+    )
+    begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
+    caller = _caller(arrival, agent, begun)
+    arrival.actor = caller.actor
+    say("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
+    return caller, secret
+
+
+async def sign_out(arrival: Arrival, caller: Caller) -> None:
+    """Ends the agent session that the request came in by; a token used directly stays what it is."""
+    if caller.sid:
+        digest = _digest(presented(arrival))
+        await arrival.services.write(lambda tx: tx.end_agent_session(digest))
+        where = {"remote_ip": arrival.remote_ip, "request_id": caller.request_id}
+        say("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
+
+
+async def _by_token(arrival: Arrival, token: str) -> Caller:
+    if not token:
+        raise NotAuthenticated
+    services, digest = arrival.services, _digest(token)
+    _check_short(arrival, len(token))
+    agent, begun = _agent_of(services, digest), None
+    if agent is None:
+        if services.failed_tokens.exhausted(arrival.remote_ip) is None:
+            begun = await _agent_session(services, digest)
+        else:
+            # One at a time: those who only guess take one reader from the others, however many they are.
+            async with services.doubtful:
+                begun = await _agent_session(services, digest)
+        # The token that it was begun with must still be good: out of the config, out of the house.
+        if begun is not None and begun.expires_at > clock.now():
+            agent = _agent_of(services, begun.token_sha256)
+    if agent is None:
+        raise _wrong(arrival, len(token), digest, _state(services, digest, begun))
+    return _caller(arrival, agent, begun)
+
+
+async def _agent_session(services: Services, digest: str) -> AgentSession | None:
+    """The agent session that has this secret, which may be over."""
+    return await services.read(lambda view: view.agent_session(digest))
+
+
+def _state(services: Services, digest: str, begun: AgentSession | None) -> str:
+    """Return why a token is not good, as the log says it. What was revoked before the daemon started is unknown to it,
+    unless an agent session was begun with it.
+    """
+    if begun is not None and begun.expires_at <= clock.now():
+        return "expired"
+    if begun is not None:
+        digest = begun.token_sha256
+    if digest in services.agent_of_token:
+        return "expired"
+    return "revoked" if begun is not None or digest in services.revoked else "unknown"
+
+
+def _agent_of(services: Services, digest: str) -> Agent | None:
+    """The agent whose token has this SHA-256."""
+    agent = services.agent_of_token.get(digest)
+    if agent is None or (agent.expires is not None and agent.expires <= clock.now()):
+        return None
+    return agent
+
+
+def _check_short(arrival: Arrival, length: int) -> None:
+    """Raises `TooManyAttempts` for a token of this length that can be guessed, from an address that guesses."""
+    if length < GUESSABLE:
+        _check_attempts(arrival)
+
+
+def _check_attempts(arrival: Arrival) -> None:
+    """Raises `TooManyAttempts` if the address has sent too many wrong tokens."""
+    wait = arrival.services.failed_tokens.exhausted(arrival.remote_ip)
+    if wait is not None:
+        arrival.said = True
+        arrival.services.metrics.guessed("token", "limited")
+        REPEATED.say("auth.limited", arrival.remote_ip, remote_ip=arrival.remote_ip, request_id=arrival.request_id)
+        raise TooManyAttempts("wrong tokens", wait)
+
+
+def _wrong(arrival: Arrival, length: int, digest: str, state: str) -> NotAuthenticated:
+    """What to tell of a wrong token of this length. Raises `TooManyAttempts` instead after too many.
+
+    Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
+    """
+    _check_attempts(arrival)
+    arrival.services.failed_tokens.count(arrival.remote_ip)
+    arrival.said = True
+    arrival.services.metrics.guessed("token", "wrong")
+    # Of one that can be guessed, the beginning of its hash would be enough to find it.
+    mark = None if length < GUESSABLE else fingerprint(digest)
+    REPEATED.say(
+        "auth.failed",
+        arrival.remote_ip,
+        # Those that were good once are few, and each is somebody's: they are told apart.
+        "" if state == "unknown" else f"{mark}",
+        remote_ip=arrival.remote_ip,
+        token=mark,
+        token_state=state,
+        request_id=arrival.request_id,
+    )
+    return NotAuthenticated(was_sent=True)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _header(arrival: Arrival, name: bytes) -> str:
+    """A header as it is recorded: bounded, printable."""
+    text = arrival.header(name)[:255]
+    return text if text.isprintable() else "".join(char for char in text if char.isprintable())
+
+
+def _local(arrival: Arrival) -> Caller:
+    return Caller(
+        agent_id=LOCAL_AGENT_ID,
+        name=LOCAL_NAME,
+        external_id="",
+        roles=frozenset({Role.GROUP_ADMIN}),
+        provider=arrival.services.settings.organization.provider,
+        client_app=_header(arrival, b"client-app"),
+        user_agent=_header(arrival, b"user-agent"),
+        remote_ip="local",
+        request_id=arrival.request_id,
+    )
+
+
+def _caller(arrival: Arrival, agent: Agent, begun: AgentSession | None) -> Caller:
+    """The agent as it calls now; in an agent session, with what that one recorded when it began."""
+    return Caller(
+        agent_id=agent.id,
+        name=agent.name,
+        external_id=agent.external_id,
+        roles=agent.roles,
+        sid=begun.sid if begun else 0,
+        provider=arrival.services.settings.organization.provider,
+        started_at=begun.started_at if begun else None,
+        expires_at=begun.expires_at if begun else None,
+        client_app=begun.client_app if begun else _header(arrival, b"client-app"),
+        user_agent=begun.user_agent if begun else _header(arrival, b"user-agent"),
+        remote_ip=begun.remote_ip if begun else arrival.remote_ip,
+        request_id=arrival.request_id,
+    )

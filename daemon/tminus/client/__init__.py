@@ -1,0 +1,27 @@
+"""The Python client of the session API: `ScreenMeet`, and the errors that its methods raise."""
+
+from tminus.client.screenmeet import (
+    DEFAULT_URL,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotAuthenticated,
+    NotFound,
+    ScreenMeet,
+    ScreenMeetError,
+    SessionType,
+    Unavailable,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "Conflict",
+    "Forbidden",
+    "InvalidRequest",
+    "NotAuthenticated",
+    "NotFound",
+    "ScreenMeet",
+    "ScreenMeetError",
+    "SessionType",
+    "Unavailable",
+]

@@ -1,0 +1,126 @@
+"""HTTP to a URL, with what the environment says of proxies and certificates."""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from tminus.client.transport import Answer, CannotConnect, NoAnswer
+
+_NUMBER = re.compile(r"^\[(?:Errno -?\d+|SSL[^\]]*)\] | \(_ssl\.c:\d+\)$")
+"""What Python puts around a reason, and nobody needs."""
+
+_PROXIES = ("http", "https", "socks5", "socks5h")
+"""The kinds of proxies that httpx can use."""
+
+
+class NetworkTransport:
+    """Connects to a URL's host, through the proxy that the environment names for it.
+
+    Raises `CannotConnect` if the environment names a proxy or a file of certificates that cannot be used; what is not
+    needed for this URL is not looked at.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        proxy, name = _proxy(url)
+        # Without TLS no certificates are needed, and loading them takes longer than most requests.
+        needs_tls = urlsplit(url).scheme == "https" or (proxy or "").startswith("https:")
+        try:
+            self._http = httpx.Client(
+                verify=_trusted() if needs_tls else False,
+                proxy=proxy,
+                trust_env=False,  # what is taken from the environment is taken above
+                follow_redirects=False,
+                timeout=timeout,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise _unusable_proxy(name) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float) -> Answer:
+        """Send a request and read its answer. Raises `NoAnswer`."""
+        timeout = httpx.Timeout(self._timeout, read=self._timeout + wait)
+        try:
+            response = self._http.request(
+                method, f"{self._url}{target}", content=body, headers=dict(headers), timeout=timeout
+            )
+        except httpx.HTTPError as error:
+            connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
+            raise NoAnswer(_reason(error), sent=connected) from error
+        names = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status_code, response.reason_phrase, names, response.content)
+
+
+def _proxy(url: str) -> tuple[str | None, str]:
+    """The proxy for this URL, and the variable that names it. Raises `CannotConnect` if it is no usable one."""
+    split = urlsplit(url)
+    proxies = getproxies()
+    host = split.hostname or ""
+    if proxy_bypass(f"{host}:{split.port}" if split.port else host):
+        return None, ""
+    kind = next((kind for kind in (split.scheme, "all") if proxies.get(kind)), None)
+    if kind is None:
+        return None, ""
+    name = next((name for name in (f"{kind}_proxy", f"{kind.upper()}_PROXY") if os.environ.get(name)), f"{kind}_proxy")
+    proxy = proxies[kind]
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        split_proxy = urlsplit(proxy)
+        usable = split_proxy.scheme in _PROXIES and bool(split_proxy.hostname) and split_proxy.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise _unusable_proxy(name)
+    return proxy, name
+
+
+def _unusable_proxy(name: str) -> CannotConnect:
+    # Without its text: a proxy's URL may hold a password.
+    advice = "set it to http://HOST:PORT, or name the daemon's host in no_proxy"
+    return CannotConnect(f"the environment variable {name} names no proxy that can be used: {advice}")
+
+
+def _trusted() -> ssl.SSLContext:
+    """What `SSL_CERT_FILE` and `SSL_CERT_DIR` name in place of the certificates that come with httpx.
+
+    Raises `CannotConnect` if that cannot be used.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if not file and not folder:
+        return httpx.create_ssl_context(trust_env=False)
+    for name, path, is_right in (("SSL_CERT_FILE", file, Path.is_file), ("SSL_CERT_DIR", folder, Path.is_dir)):
+        if path and not is_right(Path(path)):
+            problem = f"{path}, which is no {'file' if name == 'SSL_CERT_FILE' else 'directory'} that can be read"
+            raise CannotConnect(f"the environment variable {name} names {problem}: correct it or unset it")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=file or None, capath=folder or None)
+    except (OSError, ValueError) as error:
+        name, path = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folder)
+        problem = f"{path}, which holds no certificates that can be read"
+        raise CannotConnect(f"the environment variable {name} names {problem}: correct it or unset it") from error
+    return context
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    """Why there was no answer, in words: the system's, without its number."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
+        cause = cause.__cause__ or cause.__context__
+    words = _NUMBER.sub("", _NUMBER.sub("", str(error))) or type(error).__name__
+    words = words[0].lower() + words[1:] if words[1:2].islower() else words
+    return f"TLS failed, {words}" if "[SSL" in str(error) else words

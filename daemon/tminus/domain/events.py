@@ -1,0 +1,285 @@
+"""The catalogue of events, and what is told of one. Pure.
+
+A name here is the same name in the history, in the feed, in webhooks and in the log. `docs/events.md` is made from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import orjson
+
+from tminus.domain import timestamps
+from tminus.domain.lifecycle import Transition
+from tminus.domain.model import Event, Participant
+from tminus.domain.types import CloseReason, EventType, SessionType, Status, Trigger
+
+ActorNames = Mapping[str, str]
+"""Actor, as an event has it -> name."""
+
+NOBODY: ActorNames = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A kind of event: when it happens, what a person is told, and what it carries besides the common fields."""
+
+    when: str
+    says: str
+    """What follows "Session ID LABEL"."""
+    carries: tuple[str, ...] = ()
+
+
+CATALOGUE = {
+    EventType.CREATED: Entry("a session is made to start now", "was created and is open"),
+    EventType.SCHEDULED: Entry("a session is made for later", "was scheduled for {start}"),
+    EventType.RESCHEDULED: Entry(
+        "a scheduled session is moved", "was rescheduled from {previous_start} to {start}", ("previousStartTime",)
+    ),
+    EventType.READY: Entry("a scheduled session opens", "is open and starts at {start}", ("lagMs",)),
+    EventType.ACTIVE: Entry("the first participant joins", "is active, with its first participant", ("participant",)),
+    EventType.CLOSED: Entry("a session is over", "{reason}", ("reason", "lagMs")),
+    EventType.KNOCKED: Entry("somebody waits to be let in", "has {who} waiting for admission", ("participant",)),
+    EventType.ADMITTED: Entry(
+        "somebody who knocked is let in; `participant.joined` follows", "admitted {who}", ("participant",)
+    ),
+    EventType.DENIED: Entry(
+        "somebody who knocked is not let in, or has gone away", "did not admit {who}", ("participant",)
+    ),
+    EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
+    EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
+}
+
+COMMON_FIELDS = {
+    "seq": "number of the event: rises, is never reused, the order in which changes were committed",
+    "eventId": "names the event for ever: the database's id and `seq`",
+    "type": "what happened, by the name above",
+    "ts": "when",
+    "message": "a sentence for people",
+    "actor": "who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket)",
+    "id": "of the session",
+    "label": "of the session",
+    "userDescription": "of the session: the agent's name, unless it was made with another",
+    "status": "of the session at that moment, not when the event is read",
+    "previousStatus": "the one before; null for a new session",
+    "startTime": "of the session at that moment; null if it was not scheduled",
+    "expiresAt": "of the session at that moment",
+    "seconds": "whole seconds in `active` until then",
+    "user": "the agent whose session it is: `id`, `name`, `externalId`",
+    "organization": "as in the session",
+    "settings": "as in the session",
+    "createdByAgentSession": "as in the session",
+    "crmSyncTarget": "the parent object with its `externalMapping`; null if there is none",
+    "stats": "`participants`: how many are in the session",
+}
+"""Every event has them. Name -> what it is; times are in UTC with milliseconds, as everywhere."""
+
+EXTRA_FIELDS = {
+    "previousStartTime": "when it was to start before; absent if that is not known",
+    "lagMs": "how many milliseconds late the clock was; absent if it was not the clock",
+    "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
+    "actorName": "the name of `actor`, where the configuration in force has that agent",
+    "participant": "who: `id`, `role`, `name`",
+    "participants": "how many are in the session after it",
+}
+"""Some have these: `Entry.carries` says which."""
+
+_EVENTS_OF = {
+    Trigger.CREATE: (EventType.CREATED,),
+    Trigger.SCHEDULE: (EventType.SCHEDULED,),
+    Trigger.RESCHEDULE: (EventType.RESCHEDULED,),
+    Trigger.OPEN: (EventType.READY,),
+    Trigger.KNOCK: (EventType.KNOCKED,),
+    Trigger.ADMIT: (EventType.ADMITTED, EventType.JOINED),
+    Trigger.DENY: (EventType.DENIED,),
+    Trigger.JOIN: (EventType.JOINED,),
+    Trigger.LEAVE: (EventType.LEFT,),
+    Trigger.EXPIRE: (EventType.CLOSED,),
+    Trigger.IDLE: (EventType.CLOSED,),
+    Trigger.TIME_LIMIT: (EventType.CLOSED,),
+    Trigger.CLOSE: (EventType.CLOSED,),
+}
+
+
+_CLOSED = {
+    CloseReason.CANCELLED: "was cancelled by {actor}",
+    CloseReason.CLOSED: "was closed by {actor}",
+    CloseReason.EXPIRED: "expired, nobody joined in time",
+    CloseReason.EMPTY: "was closed, it stood empty for too long",
+    CloseReason.TIME_LIMIT: "was closed, its time limit was reached",
+}
+_TIMEOUTS = {
+    CloseReason.EXPIRED: "lifecycle.new_timeout",
+    CloseReason.EMPTY: "lifecycle.empty_timeout",
+    CloseReason.TIME_LIMIT: "lifecycle.max_active",
+}
+
+
+def timeout_of(event: Event) -> str | None:
+    """Return the setting whose time was over, if that closed the session."""
+    return None if event.reason is None else _TIMEOUTS.get(event.reason)
+
+
+def told_by(move: Transition) -> tuple[EventType, ...]:
+    """The events that a move is told by, in order: first that it makes the session active, if it does."""
+    if move.source is Status.NEW and move.dest is Status.ACTIVE:
+        return (EventType.ACTIVE, *_EVENTS_OF[move.trigger])
+    return _EVENTS_OF[move.trigger]
+
+
+class Named(Protocol):
+    """All that a line of the log says of a session."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def type(self) -> SessionType: ...
+
+    @property
+    def agent_id(self) -> int: ...
+
+    @property
+    def user_description(self) -> str: ...
+
+    @property
+    def parent_object(self) -> str | None: ...
+
+    @property
+    def external_mapping(self) -> str | None: ...
+
+
+class About(Named, Protocol):
+    """All that an event says of its session: a `Session`, or as much of one."""
+
+    @property
+    def organization_id(self) -> int: ...
+
+    @property
+    def created_by(self) -> str: ...
+
+    @property
+    def settings(self) -> str: ...
+
+    @property
+    def activated_at(self) -> datetime | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """An event with as much as the log tells: every event is read for it, most of them for nothing else."""
+
+    event: Event
+    session: Named
+    participant: Participant | None = None
+
+    @property
+    def lag_ms(self) -> int | None:
+        """How late the clock was; None where somebody else made the move."""
+        if self.event.due_at is None:
+            return None
+        return max(0, timestamps.milliseconds(self.event.ts - self.event.due_at))
+
+    @property
+    def message(self) -> str:
+        """A sentence for people. It names no secret."""
+        return self.sentence()
+
+    def sentence(self, actor_name: str | None = None) -> str:
+        """Return the same with the name of who did it, if that is known."""
+        event = self.event
+        said = CATALOGUE[event.type].says.format(
+            who=self.participant.name if self.participant else "somebody",
+            start=_instant(event.start_time),
+            previous_start=_instant(event.previous_start_time),
+            reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor, actor_name)),
+        )
+        return f"Session {event.session_id} “{self.session.label}” {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Told(News):
+    """An event with all that it is about: as the store hands it to history, feed and webhooks."""
+
+    session: About
+
+    def payload(self, database_id: str, names: ActorNames = NOBODY) -> dict[str, Any]:
+        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token.
+        `names`: of the actors that are known.
+
+        What is stored as JSON is not parsed: it stands here as the text that it is.
+        """
+        event, session = self.event, self.session
+        actor_name = names.get(event.actor)
+        told: dict[str, Any] = {
+            "seq": event.seq,
+            "eventId": f"{database_id}-{event.seq}",
+            "type": event.type,
+            "ts": timestamps.text(event.ts),
+            "message": self.sentence(actor_name),
+            "actor": event.actor,
+            "id": event.session_id,
+            "label": session.label,
+            "userDescription": session.user_description,
+            "status": event.status,
+            "previousStatus": event.previous_status,
+            "startTime": event.start_time and timestamps.text(event.start_time),
+            "expiresAt": timestamps.text(event.expires_at),
+            "seconds": self._seconds(),
+            "user": {
+                "id": session.agent_id,
+                "name": session.user_description,
+                "externalId": orjson.loads(session.created_by)["providerExternalId"],  # small, and made by us
+            },
+            "organization": session.organization_id,
+            "settings": orjson.Fragment(session.settings),
+            "createdByAgentSession": orjson.Fragment(session.created_by),
+            "crmSyncTarget": _target(session),
+            "stats": {"participants": event.participants},
+        }
+        extra: dict[str, Any] = {
+            "previousStartTime": event.previous_start_time and timestamps.text(event.previous_start_time),
+            "lagMs": self.lag_ms,
+            "reason": event.reason,
+            "participant": self.participant
+            and {"id": self.participant.id, "role": self.participant.role, "name": self.participant.name},
+            "participants": event.participants,
+        }
+        if actor_name is not None:
+            told["actorName"] = actor_name
+        told.update((name, extra[name]) for name in CATALOGUE[event.type].carries if extra[name] is not None)
+        return told
+
+    def json(self, database_id: str, names: ActorNames = NOBODY) -> bytes:
+        """`payload` as it is sent."""
+        return orjson.dumps(self.payload(database_id, names))
+
+    def _seconds(self) -> int:
+        """Whole seconds in `active` at that moment."""
+        since = self.session.activated_at
+        return 0 if since is None else max(0, int((self.event.ts - since).total_seconds()))
+
+
+def _target(session: About) -> orjson.Fragment | None:
+    """The parent object with its mapping, put together as text."""
+    parent = session.parent_object
+    if parent is None:
+        return None
+    mapping = orjson.dumps({"externalMapping": session.external_mapping}).decode()
+    if '"externalMapping"' in parent:  # a member of the caller's, or in some text: no name may come twice
+        return orjson.Fragment(orjson.dumps(orjson.loads(parent) | orjson.loads(mapping)))
+    return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
+
+
+def _actor(actor: str, name: str | None) -> str:
+    """An actor as a sentence names it: `agent 6`, or `Ben Agent (agent 6)`."""
+    if actor == "local":
+        return "the local operator"
+    number = actor.replace(":", " ")
+    return f"{name} ({number})" if name else number
+
+
+def _instant(instant: Any) -> str:
+    return timestamps.text(instant) if instant else "an unknown time"

@@ -1,0 +1,184 @@
+"""The fields of the log, once: the type of each and what it means, the same in every line that has it. Pure.
+
+`docs/events.md` is made from this, and `config/elasticsearch` and `config/promtail` are tested against it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from tminus.domain import timestamps
+
+
+class Kind(StrEnum):
+    """What the value of a field is, as JSON has it."""
+
+    KEYWORD = "keyword"
+    """A short text that is looked for as a whole: an id, a name, an address, one of a few words."""
+    TEXT = "text"
+    """A sentence, or a text that somebody has written."""
+    INTEGER = "integer"
+    TIME = "time"
+    """A text: an instant in UTC with milliseconds."""
+    KEYWORDS = "keywords"
+    """A list of short texts."""
+    OBJECT = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The type of a field and what it means."""
+
+    kind: Kind
+    means: str
+
+
+def _k(means: str) -> Field:
+    return Field(Kind.KEYWORD, means)
+
+
+def _t(means: str) -> Field:
+    return Field(Kind.TEXT, means)
+
+
+def _i(means: str) -> Field:
+    return Field(Kind.INTEGER, means)
+
+
+def _at(means: str) -> Field:
+    return Field(Kind.TIME, means)
+
+
+HEAD = ("ts", "level", "event", "instance", "message")
+"""The fields of every line, first and in this order: a line that is cut off keeps its name."""
+
+FIELDS = {
+    "ts": _at("time of the line; of a session event: when it happened, not when it was logged"),
+    "level": _k("`debug`, `info`, `warning`, `error` or `critical`"),
+    "event": _k("name of the line"),
+    "instance": _k("the daemon: its host, `/`, and its process number"),
+    "message": _t("the sentence"),
+    "seq": _i("number of the session event, as in the feed"),
+    "session_id": _k("the session"),
+    "session_type": _k("its type: `support`, `cobrowse`, …"),
+    "label": _t("its label"),
+    "owner": _k("the agent whose session it is, written as `actor` is"),
+    "owner_name": _t("its `userDescription`: the owner's name, unless it was created with another"),
+    "external_key": _k("its `externalMapping`: the ticket"),
+    "record_table": _k("`type` of its `parentObject`: the table of the record"),
+    "record_id": _k("`id` of its `parentObject`: the record's sys_id"),
+    "record_name": _t("`name` of its `parentObject`: the record's display name"),
+    "previous_status": _k("status of the session before the event; absent for a new session"),
+    "status": _k("status of the session after the event"),
+    "start": _at("when the session starts, if it was scheduled"),
+    "previous_start": _at("when it was to start before it was rescheduled"),
+    "reason": _k("why the session was closed: `cancelled`, `closed`, `expired`, `empty` or `time_limit`"),
+    "timeout": _k("the setting whose time was over: `lifecycle.new_timeout`, `…empty_timeout` or `…max_active`"),
+    "lag_ms": _i("by how many milliseconds the clock was late"),
+    "participant_id": _k("the participant"),
+    "participant_name": _t("the participant's name"),
+    "participant_role": _k("the participant's role"),
+    "overdue_s": _i("for how many seconds the earliest deadline has passed; absent if it has not"),
+    "participants": _i("number of participants in the session after the event"),
+    "actor": _k("who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket); absent if unknown"),
+    "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
+    "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
+    "after": _i("number of the last session event that is known to have been logged"),
+    "ahead_s": _i("seconds by which the clock was ahead of the last run of retention"),
+    "attempts": _i("number of the attempt, counted from the last success"),
+    "away_s": _i("for how many seconds it was away"),
+    "begins_at": _k("which event an endpoint receives first: `now` or `beginning`"),
+    "blocked_ms": _i("for how many milliseconds a write has been held up"),
+    "cause": _k("why it happened"),
+    "changes": _i("number of changed settings"),
+    "code": _i("HTTP status of an answer: the daemon's, or a receiver's; 499: the client closed the connection"),
+    "config": _k("the configuration file, or `built-in defaults`"),
+    "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
+    "config_fingerprint": _k("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),
+    "connections": _i("number of open connections"),
+    "count": _i("how often it happened since the last such line about the same address"),
+    "endpoint": _k("the webhook's name"),
+    "error": _t("what went wrong"),
+    "events": _i("number of session events"),
+    "faults": _i("number of errors in the configuration"),
+    "frozen_s": _i("for how many seconds the daemon did not run"),
+    "hint": _t("what to try first"),
+    "host": _k("name of the host"),
+    "inherited": Field(Kind.KEYWORDS, "the settings (`listen`, `socket`) whose sockets systemd handed over"),
+    "job": _k("what the clock runs: `clock tick`, `retention`, `heartbeat`, …"),
+    "key": _k("the setting"),
+    "last_alive": _at("last sign of life of the previous run, exact to two seconds"),
+    "limit": _i("the limit that was reached"),
+    "lines": _i("number of log lines"),
+    "logger": _k("the library that logged it"),
+    "method": _k("HTTP method of the request"),
+    "moved": _i("number of deadlines"),
+    "moves": _i("number of moves of sessions"),
+    "ms": _i("how many milliseconds the answer took"),
+    "network": _k("the /64 network of `remote_ip` that was counted as one caller; absent for IPv4"),
+    "new": _t("the setting's new value as text, lists and tables as JSON; absent if there is none; no secret"),
+    "next_due": _at("the earliest deadline; absent if there is none"),
+    "off_ms": _i("by how many milliseconds this machine's clock is ahead of the database's; negative: behind"),
+    "old": _t("the setting's previous value, written as `new` is"),
+    "oldest_undelivered": _at("when the oldest event happened that waits for delivery"),
+    "pause_reason": _k("why an endpoint was paused: `operator`, `gone` or `gave_up`"),
+    "pid": _i("process number"),
+    "previous_pid": _i("process number of the previous run"),
+    "previous_schema": _k("the database's schema before; absent for a new database"),
+    "previous_version": _k("version of the previous run"),
+    "refcode": _i("reason of a refusal ([api.md](api.md#errors))"),
+    "refused": _i("number of requests that were refused meanwhile"),
+    "remote_ip": _k("address of the caller; `local`: the local socket; `unknown`"),
+    "removed": _i("number of sessions"),
+    "replay": _i("number of the replay"),
+    "replayed": _k("`yes`: an earlier request with the same `Idempotency-Key` was answered again; else absent"),
+    "requests": _i("number of requests answered since the last heartbeat, operations aside"),
+    "retry_at": _at("when the next attempt is made"),
+    "route": _k("template of the path, `(none)` if there is no such path: the path itself may hold a PIN"),
+    "schema": _k("the database's schema"),
+    "sessions": Field(Kind.OBJECT, "number of open sessions by status"),
+    "sid": _i("number of the agent session"),
+    "signal": _k("name of the signal"),
+    "since": _at("when it began"),
+    "socket": _k("the local socket; absent if there is none"),
+    "state": _k("the state directory"),
+    "step_ms": _i("by how many milliseconds the wall clock was set"),
+    "thread": _k("which of the daemon's threads"),
+    "token": _k("fingerprint of the token: the first 12 hexadecimal digits of its SHA-256"),
+    "token_state": _k("`unknown`, `expired` or `revoked`"),
+    "traceback": _t("where it went wrong, the innermost place first"),
+    "undelivered": Field(Kind.OBJECT, "number of events that wait for delivery, by endpoint"),
+    "undelivered_events": _i("number of events that wait for delivery"),
+    "unreadable": _t("why the database cannot be read; absent if it can"),
+    "until": _at("before when nothing is removed"),
+    "unwritable": _t("why the last write failed; absent if it did not"),
+    "url": _k("where the daemon listens"),
+    "version": _k("version of tminus"),
+    "waiting": _i("number of sessions that wait for a PIN"),
+    "where": _k("file and line"),
+    "worst_lag_ms": _i("by how many milliseconds the clock was late at most since the last heartbeat"),
+}
+"""Every field that a line may have."""
+
+
+def fits(kind: Kind, value: Any) -> bool:
+    """Return whether a value is of a field's type."""
+    match kind:
+        case Kind.INTEGER:
+            return type(value) is int
+        case Kind.KEYWORDS:
+            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        case Kind.OBJECT:
+            return isinstance(value, dict) and all(type(one) is int for one in value.values())
+        case Kind.TIME:
+            return isinstance(value, str) and _is_time(value)
+        case _:
+            return isinstance(value, str)
+
+
+def _is_time(value: str) -> bool:
+    try:
+        return timestamps.text(datetime.fromisoformat(value)) == value
+    except ValueError:
+        return False

@@ -1,0 +1,126 @@
+"""When the database does not take writes: a line when that begins, and one when it is over.
+
+A disk that is nearly full takes a small write now and then. So the database counts as writable again, in the log, once
+it has taken every write for a while: without that, each of these writes would be an end and a new beginning.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from tminus import clock
+from tminus.domain import timestamps
+from tminus.logs.output import say
+
+STEADY = 2.0
+"""Seconds for which all writes must succeed before the database counts as writable again."""
+
+BLOCKED = 1.0
+"""Seconds for which one write may take before it is reported as held up."""
+
+
+class Outages:
+    """Follows how writes go. Any thread.
+
+    Parameters
+    ----------
+    writing_for
+        Returns the seconds that the write under way has taken so far.
+    refused
+        Returns how many requests were refused so far because the database did not take writes.
+    blocked
+        Called with the seconds for which a write has been held up since the last call.
+    """
+
+    def __init__(
+        self,
+        writing_for: Callable[[], float],
+        refused: Callable[[], int] = lambda: 0,
+        blocked: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        self._writing_for = writing_for
+        self._refused = refused
+        self._blocked = blocked
+        self._lock = threading.Lock()
+        self._down_since: float | None = None
+        """When the first write that failed was begun; this and all others on the monotonic clock."""
+        self._works_since: float | None = None
+        self._refused_before = 0
+        self._blocked_since: float | None = None
+        self._counted_until = 0.0
+        self._last: dict[str, float] = {}
+        """By cause, when writes were last held up for it."""
+
+    def health(self, failing: str | None) -> None:
+        """Note that writes begin to fail, and why; or, with None, that they succeed again."""
+        with self._lock:
+            now = clock.monotonic()
+            if failing is None:
+                self._works_since = now
+                return
+            self._works_since = None
+            if self._down_since is None:
+                self._down_since, self._refused_before = now - self._writing_for(), self._refused()
+                say("storage.unavailable", error=failing)
+
+    def look(self) -> None:
+        """Report what has ended or begun; called each second."""
+        with self._lock:
+            now = clock.monotonic()
+            if self._down_since is not None:
+                self._last["database not writable"] = now
+                if self._works_since is not None and now - self._works_since >= STEADY:
+                    self._recovered(self._down_since, self._works_since)
+            self._look_for_lock(now)
+
+    def close(self) -> None:
+        """Report the end of an outage that has just ended."""
+        with self._lock:
+            if self._down_since is not None and self._works_since is not None:
+                self._recovered(self._down_since, self._works_since)
+
+    @contextmanager
+    def during(self, work: str) -> Iterator[None]:
+        """Note it if what the clock waits for meanwhile, its "read" or its "write", is held up or fails. `look` follows
+        only the writer, once a second: it sees no read, and can miss a write that is held up for less than two seconds.
+        """
+        begun = clock.monotonic()
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            now = clock.monotonic()
+            if now - begun > BLOCKED:
+                with self._lock:
+                    self._last[f"{work} held up"] = now
+            elif failed and work == "read":
+                with self._lock:
+                    self._last["database not readable"] = now
+
+    def cause(self, lag: timedelta) -> str | None:
+        """Return what kept the clock from moving sessions within the last `lag`, None if nothing did."""
+        with self._lock:
+            since = clock.monotonic() - lag.total_seconds() - BLOCKED
+            recent = [(at, cause) for cause, at in self._last.items() if at >= since]
+            return max(recent)[1] if recent else None
+
+    def _recovered(self, down_since: float, works_since: float) -> None:
+        refused = self._refused() - self._refused_before
+        say("storage.recovered", away_s=round(works_since - down_since), refused=refused)
+        self._down_since = self._works_since = None
+
+    def _look_for_lock(self, now: float) -> None:
+        held = self._writing_for()
+        if held > BLOCKED:
+            begun = now - held
+            if self._blocked_since is None:
+                self._blocked_since = self._counted_until = begun
+                since = clock.now() - timedelta(seconds=held)
+                say("storage.blocked", blocked_ms=round(held * 1000), since=timestamps.text(since))
+            self._blocked(now - self._counted_until)
+            self._counted_until = self._last["write held up"] = now
+        elif self._blocked_since is not None:
+            say("storage.unblocked", blocked_ms=round((now - self._blocked_since) * 1000))
+            self._blocked_since = None

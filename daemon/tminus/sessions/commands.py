@@ -1,0 +1,176 @@
+"""The verbs that change something, each as one straight function.
+
+A verb is a job for the store's writer: it takes the transaction first, reads the time from `tx.now`, decides, then
+writes the change and its events together.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from tminus import schemas
+from tminus.config import Settings
+from tminus.domain import ids, policy, timestamps
+from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
+from tminus.domain.lifecycle import fire
+from tminus.domain.model import Session
+from tminus.domain.types import Caller, Order, Role, Status, Trigger
+from tminus.sessions.authorization import need, owns
+from tminus.sessions.idempotency import RetryKey, made_before, remember
+from tminus.sessions.moves import Made, change, open_if_due, set_deadline, tell
+from tminus.sessions.queries import found
+from tminus.storage import Transaction
+
+PAST_GRACE = timedelta(seconds=60)
+"""How far in the past a start time may lie: a client's clock may be slow."""
+
+AGENT_SESSION_SPAN = timedelta(hours=1)
+"""How long an agent session lasts."""
+
+IfMatch = frozenset[int] | None
+"""The versions that an `If-Match` header names; None: any."""
+
+
+def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, retry: RetryKey | None = None) -> Made:
+    """Makes a session: open at once, or scheduled if `order.start_time` is set.
+
+    A start within the lead time of now is scheduled and opened in one go, and told as both.
+
+    Raises `Forbidden`, `BadStartTime`, `TooManySessions`, `KeyReused`, `NoPinFree`.
+    """
+    need(caller.has(Role.AGENT), "the role agent")
+    if retry is not None and (earlier := made_before(tx, caller, retry)):
+        return Made(found(tx, earlier.session_id), replayed=True)
+    limit = settings.limits.sessions_per_agent
+    if limit and not tx.may_open_another(caller.agent_id, limit):
+        raise TooManySessions(limit)
+
+    now = tx.now
+    if order.start_time is None:
+        move, expires_from = fire(Trigger.CREATE, None), now
+    else:
+        move, expires_from = fire(Trigger.SCHEDULE, None), order.start_time
+        _check_start(order.start_time, now, settings)
+    timeouts = settings.lifecycle.timeouts
+    session_id, host_auth_token, host_key = ids.base62_each(order.type.id_length, ids.TOKEN, ids.TOKEN)
+    opens_now = move.dest is Status.NEW
+    pin = tx.free_pin() if opens_now and order.type.has_pin else 0
+    urls = settings.server.urls()
+    session = Session(
+        id=session_id,
+        type=order.type,
+        status=move.dest,
+        label=order.label,
+        user_description=order.user_description or caller.name,
+        scheduled=order.start_time is not None,
+        agent_id=caller.agent_id,
+        organization_id=settings.organization.id,
+        created_by=_json(agent_session_shown(caller, now)),
+        start_time=order.start_time,
+        expires_at=expires_from + timeouts.new,
+        created_at=now,
+        updated_at=now,
+        opened_at=now if opens_now else None,
+        pin=pin,
+        host_auth_token=host_auth_token,
+        host_key=host_key,
+        external_session_object_id=ids.hex32(),
+        settings=_json(policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences)),
+        user_url=f"{urls.pin_page}{pin}" if pin else f"{urls.user_page}?{session_id}",
+        host_url=f"{urls.host_page}?{session_id}",
+        external_mapping=order.external_mapping,
+        parent_object=order.parent_object,
+        meta_data=order.meta_data,
+    )
+    set_deadline(session, settings)
+    tx.add(session, move)
+    tell(tx, session, move, None, caller)
+    if retry is not None:
+        remember(tx, caller, retry, session.id)
+    return Made(open_if_due(tx, settings, caller, session))
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _check_start(start: datetime, now: datetime, settings: Settings) -> None:
+    if start < now - PAST_GRACE:
+        raise BadStartTime(start, f"is in the past: it is {timestamps.text(now)} now")
+    if start > now + settings.lifecycle.horizon:
+        latest = timestamps.text(now + settings.lifecycle.horizon)
+        raise BadStartTime(start, f"is too far away: the latest start allowed now is {latest}")
+
+
+def roles_shown(caller: Caller) -> schemas.Roles:
+    """The four roles that the original shows."""
+    has = caller.roles.__contains__
+    return {
+        "api": has(Role.API),
+        "agent": has(Role.AGENT),
+        "supervisor": has(Role.SUPERVISOR),
+        "group_admin": has(Role.GROUP_ADMIN),
+    }
+
+
+def agent_session_shown(caller: Caller, now: datetime) -> schemas.AgentSession:
+    """`createdByAgentSession`. A token used directly has no agent session: it is shown as one that begins now."""
+    return {
+        "sid": caller.sid,
+        "roles": roles_shown(caller),
+        "features": None,
+        "providerExternalId": caller.external_id,
+        "provider": caller.provider,
+        "startedAt": timestamps.text(caller.started_at or now),
+        "expiresAt": timestamps.text(caller.expires_at or now + AGENT_SESSION_SPAN),
+        "clientApp": caller.client_app,
+        "userAgent": caller.user_agent,
+        "remoteIp": caller.remote_ip,
+    }
+
+
+def reschedule(
+    tx: Transaction, settings: Settings, caller: Caller, session_id: str, start: datetime, if_match: IfMatch = None
+) -> Session:
+    """Moves a scheduled session to another start; into the lead time, it opens at once.
+
+    To the start that it has: nothing happens. Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`,
+    `BadStartTime`.
+    """
+    session = found(tx, session_id)
+    need(owns(caller, session) or caller.has(Role.GROUP_ADMIN), "the session's own agent, or the role group_admin")
+    if if_match is not None and session.version not in if_match:
+        raise StaleVersion(session.version)
+    move = fire(Trigger.RESCHEDULE, session.status)
+    if start == session.start_time:
+        return session
+    _check_start(start, tx.now, settings)
+    expires = start + settings.lifecycle.timeouts.new
+    moved = change(tx, settings, session, move, caller, start_time=start, expires_at=expires)
+    return open_if_due(tx, settings, caller, moved)
+
+
+def close(tx: Transaction, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:
+    """Closes a session: ends the stay of whoever is in it, and the waiting of whoever knocked. Nothing happens if it is
+    closed.
+
+    Then no version is compared either: an earlier call may have closed it, whose answer was lost.
+
+    Raises `UnknownSession`, `Forbidden`, `StaleVersion`.
+    """
+    session = found(tx, session_id)
+    allowed = owns(caller, session) or caller.has(Role.SUPERVISOR)
+    need(allowed, "the session's own agent, or the role supervisor")
+    if session.status is Status.CLOSED:
+        return
+    if if_match is not None and session.version not in if_match:
+        raise StaleVersion(session.version)
+    move = fire(Trigger.CLOSE, session.status)
+    if session.status is not Status.SCHEDULED:
+        tx.everybody_out(session.id)  # who only knocked is not counted in `participants`
+    changed = tx.change(
+        session, move, due_at=None, due_trigger=None, closed_at=tx.now, close_reason=move.reason, pin=0, participants=0
+    )
+    tell(tx, changed, move, session, caller)

@@ -1,0 +1,78 @@
+"""The verbs that only look. Each takes a view."""
+
+from tminus.domain.errors import UnknownSession
+from tminus.domain.model import Session
+from tminus.domain.types import Caller, Role
+from tminus.sessions.authorization import need, sees, sees_all
+from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View
+
+
+def found(view: View, session_id: str) -> Session:
+    """A session that must be there. Raises `UnknownSession`."""
+    session = view.session(session_id)
+    if session is None:
+        raise UnknownSession(session_id)
+    return session
+
+
+def show(view: View, caller: Caller, session_id: str) -> Session:
+    """One session. Raises `UnknownSession`, `Forbidden`."""
+    session = found(view, session_id)
+    need(sees(caller, session), "the session's own agent, or the role supervisor or monitor")
+    return session
+
+
+def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> Page:
+    """What happened to one session, oldest first; where to go on is its last event that was read."""
+    show(view, caller, session_id)
+    told = view.page(after, limit, EventFilter(session_id=session_id)).told
+    return Page(told, told[-1].event.seq if told else after)
+
+
+def feed(
+    view: View, caller: Caller, after: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
+) -> Page:
+    """The events of everybody's sessions after a sequence number (None: those to come), and where to go on.
+
+    What does not match is passed over for good: where to go on is then the last event that was looked at.
+    """
+    need(caller.has(Role.MONITOR), "the role monitor")
+    return Page([], view.last_seq()) if after is None else view.page(after, limit, only, at_most)
+
+
+def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:
+    """How many sessions match, and one page of them. `wanted.agent_id` None asks for everybody's."""
+    _need_to_list(caller, wanted)
+    return view.sessions(wanted)
+
+
+def search(view: View, caller: Caller, wanted: SessionFilter, words: str) -> tuple[list[Session], int | None]:
+    """Those of a list whose label or record holds these words, and the offset to go on from."""
+    _need_to_list(caller, wanted)
+    return view.search(wanted, words)
+
+
+def _need_to_list(caller: Caller, wanted: SessionFilter) -> None:
+    if wanted.agent_id is None:
+        need(sees_all(caller), "the role supervisor or monitor")
+    else:
+        need(caller.has(Role.AGENT, Role.SUPERVISOR, Role.MONITOR), "the role agent, supervisor or monitor")
+
+
+def of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:
+    """The open sessions of a parent object that the caller may see, newest first."""
+    owner = None if sees_all(caller) else caller.agent_id
+    return listing(view, caller, SessionFilter(agent_id=owner, external_mapping=external_mapping, limit=limit))[1]
+
+
+def active_among(view: View, caller: Caller, ids: list[str]) -> list[Active]:
+    """Those of the named sessions that are active and that the caller may see."""
+    return [session for session in view.active_among(ids) if sees(caller, session)]
+
+
+def by_pin(view: View, pin: int) -> Session:
+    """The open session with this PIN: for anybody who knows it. Raises `UnknownSession`."""
+    session = view.open_session_by_pin(pin)
+    if session is None:
+        raise UnknownSession(str(pin))
+    return session

@@ -1,0 +1,157 @@
+"""Whose rights a process has: root works on the files of other users as the user who controls them.
+
+The owner of a directory can put a link to any file in the place of a file in it. A process with the rights of root
+follows that link and writes, truncates or gives away the other file. With the rights of the directory's owner it gets
+no further than the owner would.
+"""
+
+import ctypes
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tminus.domain.errors import StateDirectoryUnusable
+
+_NEW_MOUNTS = 0x20000
+"""CLONE_NEWNS of unshare(2)."""
+
+_BIND, _RECURSIVE, _PRIVATE = 0x1000, 0x4000, 0x40000
+"""MS_BIND, MS_REC, MS_PRIVATE of mount(2)."""
+
+_STEPS = 1000
+"""Path components and links that are followed at the most: a loop of links ends there."""
+
+
+def controller(path: Path) -> tuple[int, int]:
+    """Return the user and the group who decide which file stands at `path`.
+
+    That is the owner of the first directory or link on the way that is not root's; of all that lies below it, too.
+    """
+    found, _ = _follow(path)
+    return found.st_uid, found.st_gid
+
+
+def user_name(uid: int) -> str:
+    """Return the user's name, or the number of one that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+@contextmanager
+def acting_for(directory: Path) -> Iterator[None]:
+    """Act, as root, with the rights of whoever controls `directory`; do nothing for any other user.
+
+    All threads of the process are concerned. Raises `StateDirectoryUnusable` if that user cannot reach the directory.
+    """
+    uid, gid = controller(directory) if os.geteuid() == 0 else (0, 0)
+    if uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups(_groups(uid, gid))
+    os.setegid(gid)
+    try:
+        _take(directory, uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def become_controller(directory: Path) -> None:
+    """Give up the rights of root for good, and take those of whoever controls `directory`; do nothing otherwise.
+
+    Raises `StateDirectoryUnusable` if that user cannot reach the directory.
+    """
+    uid, gid = controller(directory) if os.geteuid() == 0 else (0, 0)
+    if uid == 0:
+        return
+    os.setgroups(_groups(uid, gid))
+    os.setegid(gid)
+    _take(directory, uid)
+    os.seteuid(0)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def _groups(uid: int, gid: int) -> list[int]:
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        return [gid]
+
+
+def _take(directory: Path, uid: int) -> None:
+    """Set the effective user. A directory below one that only root may enter is shown to that user first."""
+    _, real = _follow(directory)
+    os.seteuid(uid)
+    if _can_enter(real):
+        return
+    closed = next(one for one in (*reversed(real.parents), real) if not _can_enter(one))
+    os.seteuid(0)
+    if closed != real:
+        _show(real, closed)
+    os.seteuid(uid)
+    if not _can_enter(real):
+        raise StateDirectoryUnusable(str(directory), f"its owner, {user_name(uid)}, cannot reach it")
+
+
+def _can_enter(directory: Path) -> bool:
+    return os.access(directory, os.X_OK, effective_ids=True)
+
+
+def _show(directory: Path, closed: Path) -> None:
+    """Make `directory` reachable in this process although `closed`, above it, is root's alone.
+
+    systemd keeps the state of a service with DynamicUser= below /var/lib/private, and shows it to the service in the
+    same way: in mounts of its own, which end with the process.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> bool:
+        return bool(libc.mount(source, target, kind, ctypes.c_ulong(flags), options) == 0)
+
+    if libc.unshare(_NEW_MOUNTS) != 0 or not mount(None, b"/", None, _RECURSIVE | _PRIVATE, None):
+        return
+    kept = os.open(directory, os.O_PATH | os.O_DIRECTORY)  # only now: mounts of before cannot be shown
+    try:
+        if mount(b"tmpfs", os.fsencode(closed), b"tmpfs", 0, b"mode=755"):
+            directory.mkdir(parents=True)
+            mount(b"/proc/self/fd/%d" % kept, os.fsencode(directory), None, _BIND | _RECURSIVE, None)
+    finally:
+        os.close(kept)
+
+
+def _follow(path: Path) -> tuple[os.stat_result, Path]:
+    """Return the first thing on the way to `path` that is not root's, or the last directory, and where `path` is."""
+    here = Path("/")
+    left = [*reversed(path.absolute().parts[1:])]
+    found = here.stat()
+    for _ in range(_STEPS):
+        if found.st_uid != 0 or not left:
+            return found, here.joinpath(*reversed(left))
+        name = left.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        try:
+            entry = (here / name).lstat()
+        except FileNotFoundError:
+            return found, here.joinpath(name, *reversed(left))
+        if stat.S_ISLNK(entry.st_mode):
+            if entry.st_uid != 0:
+                return entry, here.joinpath(name, *reversed(left))
+            target = (here / name).readlink()
+            here = Path("/") if target.is_absolute() else here
+            left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        elif stat.S_ISDIR(entry.st_mode):
+            here, found = here / name, entry
+        else:
+            return found, here.joinpath(name, *reversed(left))
+    raise StateDirectoryUnusable(str(path), "leads through too many links")
