@@ -33,7 +33,7 @@ LATE_MS = 5000
 FAIR = 6
 """How many times the mean the slowest answers may take, but for one in a hundred: nobody waits behind all others."""
 
-FLAT = 1.1
+FLAT = 1.25
 """How much larger the daemon may become in the second half of an overload than it was in the first."""
 
 

@@ -457,7 +457,12 @@ def test_a_right_token_gets_through_the_proxy_whatever_its_neighbours_do(front: 
             signed = http.post("/v3/auth/token/authWithToken", json={"session_token": token_of(name)})
             assert signed.status_code == 200
             assert me(http, signed.json()["session"]["id"]).status_code == 200
-        assert me(http, "a guess of a token that is long").status_code == 429
+        # One or two may be due again by now.
+        again = [
+            me(http, f"another guess of a token that is long {number}").status_code for number in range(2 * GUESSES)
+        ]
+        assert set(again) <= {401, 429}
+        assert 429 in again
         assert me(other, token_of("anna")).status_code == 200
         assert me(other, f"another guess {front.port}").status_code in (401, 429)
     assert front.addresses() <= CLIENTS
