@@ -50,7 +50,7 @@ def next_release(tmp_path: Path) -> dict[str, str]:
     """The environment in which the command is that of the next release."""
     package = shutil.copytree(Path(tminus.__file__).parent, tmp_path / "tminus")
     (package / "storage/migrations/versions/9000_next.py").write_text(MIGRATION)
-    model = package / "model.py"
+    model = package / "domain/model.py"
     before, mark, after = model.read_text().partition("    participants: int = 0\n    version: int = 1\n")
     assert mark
     model.write_text(f'{before}    colour: str | None = "green"\n{mark}{after}')
