@@ -1,6 +1,6 @@
 """tminus keeps the life of remote-support and meeting sessions.
 
-docs/design.md has its rooms, and why it is so.
+docs/design.md names its packages, and says why it is built so.
 """
 
 TYPE_CHECKING = False  # without loading `typing`: until a command runs, Ctrl-C ends in a traceback

@@ -95,7 +95,7 @@ import os, threading, time
 from tminus.cli import main
 from tminus.delivery.webhooks import Webhooks
 from tminus.logs.writer import LogWriter
-from tminus.monitoring.event_log import Announcer
+from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import timers
 from tminus.service import running
 from tminus.storage import peers, watch, writer
@@ -109,8 +109,8 @@ def fails(kind, name, file="broken"):
     setattr(kind, name, failing)
 
 fails(peers.Notices, "_listen", "broken-at-start")
-fails(peers.Holds, "_renew", "broken-at-start")
-fails(Announcer, "_save")
+fails(peers.AdvisoryLocks, "_renew", "broken-at-start")
+fails(EventLog, "_save")
 fails(LogWriter, "_write")
 fails(timers.Timers, "_tell_difference")
 fails(timers._Scheduler, "_process_jobs")
@@ -142,7 +142,7 @@ main()
 """
 
 THREADS = {
-    "announcer", "holds", "log", "notices", "pulse", "running", "timers", "watch", "webhooks", "writer",
+    "event_log", "holds", "log", "notices", "pulse", "running", "timers", "watch", "webhooks", "writer",
 }  # fmt: skip
 """All that run as long as the daemon does, but for the one that serves HTTP."""
 

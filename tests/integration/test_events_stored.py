@@ -1,4 +1,4 @@
-"""The event table: history, order, and what the announcer makes of it. On both databases."""
+"""The event table: history, order, and what the event log makes of it. On both databases."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from tminus.domain.errors import WrongStatus
 from tminus.domain.events import News
 from tminus.domain.types import EventType, Status
 from tminus.monitoring import event_log
-from tminus.monitoring.event_log import Announce, Announcer
+from tminus.monitoring.event_log import Announce, EventLog
 from tminus.scheduler import sweeps
 from tminus.sessions import queries
 from tminus.storage.log_places import log_place
@@ -100,7 +100,7 @@ def test_a_refused_verb_leaves_no_event(world: World) -> None:
     assert world.events() == before
 
 
-# --- the announcer ----------------------------------------------------------------------------------------------------
+# --- the event log ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -120,15 +120,15 @@ def telling(told: list[News]) -> Announce:
 
 @pytest.fixture
 def announced(world: World) -> Iterator[list[News]]:
-    """What an announcer has told of the world's store so far."""
+    """What an event log has told of the world's store so far."""
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     teller.start()
     yield told
     teller.stop()
 
 
-def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
+def test_the_event_log_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
     world: World, announced: list[News]
 ) -> None:
     session = world.schedule(HOUR)
@@ -138,34 +138,34 @@ def test_the_announcer_tells_each_committed_event_once_in_order_even_if_nobody_c
     assert [told.event for told in announced] == [told.event for told in world.events()]
 
 
-def test_the_announcer_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
+def test_the_event_log_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
     database: Database, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 3)
     world = World(database.open(clock), clock)
     world.create()
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     teller.start()
     sessions = [world.create() for _ in range(10)]
     teller.stop()
     assert [one.event.session_id for one in told] == [session.id for session in sessions]
 
 
-def test_the_announcer_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
+def test_the_event_log_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
     here, there = World(database.open(clock), clock), World(database.open(clock), clock)
     news = threading.Event()
-    teller = Announcer(here.store, lambda _page, _done: news.set())
+    teller = EventLog(here.store, lambda _page, _done: news.set())
     teller.start()
     there.create()
     assert news.wait(10)
     teller.stop()
 
 
-def test_the_announcer_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
+def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
     told: list[News] = []
     found = []
-    teller = Announcer(world.store, telling(told), lambda: found.append(len(told)))
+    teller = EventLog(world.store, telling(told), lambda: found.append(len(told)))
     for _ in range(3):
         world.create()
     handed = world.store.read(lambda view: view.news(0, 10))
@@ -190,9 +190,9 @@ def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
 
 
 @pytest.mark.parametrize("handed", [[1], [0, 2], [0, 1, 4], [3, 4], [2, 3, 0, 1, 4]])
-def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
+def test_the_event_log_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     for _ in range(5):
         world.create()
     stored = world.store.read(lambda view: view.news(0, 10))
@@ -203,9 +203,9 @@ def test_the_announcer_reads_what_is_missing_among_what_it_was_handed(world: Wor
     assert [one.event for one in told] == [one.event for one in stored]
 
 
-def test_before_it_stops_the_announcer_reads_what_follows_on_what_it_was_handed(world: World) -> None:
+def test_before_it_stops_the_event_log_reads_what_follows_on_what_it_was_handed(world: World) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     for _ in range(7):
         world.create()
     stored = world.store.read(lambda view: view.news(0, 10))
@@ -215,23 +215,23 @@ def test_before_it_stops_the_announcer_reads_what_follows_on_what_it_was_handed(
     assert [one.event for one in told] == [one.event for one in stored]
 
 
-def test_the_announcer_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_left_off(
+def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_left_off(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 2)
     monkeypatch.setattr(event_log, "LAST_SECONDS", 0.0)
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     for _ in range(7):
         world.create()
     teller.start()
     assert teller.stop() == 7 - len(told) > 0
-    following = Announcer(world.store, telling(told))
+    following = EventLog(world.store, telling(told))
     monkeypatch.setattr(event_log, "LAST_SECONDS", 30.0)
     following.start()
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
-    assert Announcer(world.store, telling(told)).seq == 7, "what was left is told once"
+    assert EventLog(world.store, telling(told)).seq == 7, "what was left is told once"
 
 
 def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logged_twice(
@@ -250,7 +250,7 @@ def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logge
         told.extend(page)
         threading.Thread(target=write).start()
 
-    teller = Announcer(world.store, announce)
+    teller = EventLog(world.store, announce)
     for _ in range(3):
         world.create()
     teller.start()
@@ -258,12 +258,12 @@ def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logge
     over.set()
     left = teller.stop()
     assert [one.event.seq for one in told] == list(range(1, 4 - left))
-    assert Announcer(world.store, announce).seq == told[-1].event.seq
+    assert EventLog(world.store, announce).seq == told[-1].event.seq
 
 
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     world.close(world.create())
     world.clock.passes(hours=2)
     sweeps.clean(world.store.submit, HOUR)
@@ -286,7 +286,7 @@ def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_b
         told.append(page[0].event.session_id)
         done(True)
 
-    teller = Announcer(world.store, announce)
+    teller = EventLog(world.store, announce)
     world.create()
     second = world.create()
     teller.start()
@@ -302,14 +302,14 @@ def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_b
 def logged(world: World, name: str = "") -> list[int]:
     """The numbers of the events that a daemon logs from its start to a clean stop."""
     told: list[News] = []
-    teller = Announcer(world.store, telling(told), name=name)
+    teller = EventLog(world.store, telling(told), name=name)
     teller.start()
     assert teller.stop() == 0
     return [one.event.seq for one in told]
 
 
 def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(world: World) -> None:
-    Announcer(world.store, telling([]))  # killed before it has logged anything
+    EventLog(world.store, telling([]))  # killed before it has logged anything
     world.create()
     world.create()
     assert logged(world) == [1, 2]
@@ -319,7 +319,7 @@ def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(worl
 def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "SAVED_EACH", 0.0)
     told: list[News] = []
-    teller = Announcer(world.store, telling(told))
+    teller = EventLog(world.store, telling(told))
     teller.start()
     world.create()
     eventually(lambda: world.store.read(lambda view: log_place(view, "")) == 1)
@@ -339,7 +339,7 @@ def test_each_of_several_daemons_logs_every_event_once_from_its_own_place_on(wor
 
 
 def test_a_daemon_without_a_place_begins_where_the_furthest_of_all_logs_is(world: World) -> None:
-    Announcer(world.store, telling([]), name="killed")
+    EventLog(world.store, telling([]), name="killed")
     world.create()
     world.create()
     assert logged(world, "another container") == [1, 2], "they are in no other log"
@@ -383,7 +383,7 @@ def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_go
             told.extend(pages[-1])
         done(not stands.is_set())
 
-    teller = Announcer(world.store, announce, found.release)
+    teller = EventLog(world.store, announce, found.release)
     teller.start()
     for _ in range(3):
         world.create()
@@ -399,7 +399,7 @@ def test_a_stop_while_the_log_takes_nothing_leaves_it_to_the_next_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "LAST_SECONDS", 0.05)
-    teller = Announcer(world.store, lambda _page, _done: None)  # a pipe that nobody reads
+    teller = EventLog(world.store, lambda _page, _done: None)  # a pipe that nobody reads
     world.create()
     teller.start()
     assert teller.stop() == 1

@@ -14,7 +14,7 @@ from tminus.domain.types import EventType, Status
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
 from tminus.sessions.idempotency import retry_key
-from tminus.sessions.moves import Made
+from tminus.sessions.moves import CreateResult
 
 BODY = {"type": "live", "label": "Ada"}
 KEY = retry_key("key-1", BODY)
@@ -106,7 +106,7 @@ def test_a_retry_of_a_schedule_is_answered_also_when_its_start_has_passed(world:
 
 
 def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -> None:
-    made: list[Made] = []
+    made: list[CreateResult] = []
     begin = threading.Barrier(16)
 
     def request() -> None:

@@ -23,7 +23,7 @@ from tests.support.worlds import World
 from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
 from tminus.delivery import Standing, Webhooks, endpoint
-from tminus.delivery.endpoint import BODY_BYTES, Courier
+from tminus.delivery.endpoint import BODY_BYTES, DeliveryWorker
 from tminus.delivery.exchange import ANSWER_BYTES
 from tminus.domain.errors import UnknownSession, UnknownWebhook
 from tminus.domain.model import Delivery, Session
@@ -231,13 +231,13 @@ def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Recei
 def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    looks, look = Counter[str](), Courier._look
+    looks, look = Counter[str](), DeliveryWorker._look
 
-    def counted(self: Courier, view: View) -> Any:
+    def counted(self: DeliveryWorker, view: View) -> Any:
         looks[self.webhook.name] += 1
         return look(self, view)
 
-    monkeypatch.setattr(Courier, "_look", counted)
+    monkeypatch.setattr(DeliveryWorker, "_look", counted)
     monkeypatch.setattr(endpoint, "LOOK", 60.0)
     receiver.answers = [answer]
     sender.apply(desk(receiver))
@@ -506,9 +506,9 @@ def test_a_reload_makes_nothing_anew_for_what_has_not_changed(
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     webhooks = [desk(receiver), desk(receiver, name="private", ca_file="ca.pem"), desk(receiver, name="third")]
 
-    def reload() -> dict[str, Courier]:
+    def reload() -> dict[str, DeliveryWorker]:
         sender.apply(*webhooks)
-        return {name: courier for name, (courier, _) in sender.webhooks._couriers.items()}
+        return {name: worker for name, (worker, _) in sender.webhooks._workers.items()}
 
     before = reload()
     assert before["desk"].client.trust is None, "nothing is made for TLS without it"

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 from tminus.clock import monotonic
 from tminus.domain.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
 from tminus.storage import Store, Transaction, engine, peers, watch, writer
-from tminus.storage.peers import Holds
+from tminus.storage.peers import AdvisoryLocks
 from tminus.storage.watch import Watch
 
 Log = list[Any]
@@ -527,8 +527,8 @@ def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is
     with pg_server.database() as database:
         unwatched = Watch(None)
 
-        def holds() -> Holds:
-            return Holds(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
+        def holds() -> AdvisoryLocks:
+            return AdvisoryLocks(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
 
         monkeypatch.setattr(peers, "RENEWAL", 60.0)
         with closing(holds()) as frozen:

@@ -9,7 +9,7 @@ from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
 from tminus.domain.model import Session
-from tminus.domain.types import Caller, Order, Role, SessionType, Setting, Status
+from tminus.domain.types import Caller, CreateSession, Role, SessionType, Setting, Status
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -42,9 +42,9 @@ def as_stored(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> Order:
+def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> CreateSession:
     """An order for a session to be made now, or at `start_time`."""
-    return Order(type=session_type, label=fields.pop("label", "Ada’s meeting"), **as_stored(fields))
+    return CreateSession(type=session_type, label=fields.pop("label", "Ada’s meeting"), **as_stored(fields))
 
 
 def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:

@@ -29,7 +29,7 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.sweeps import Jobs
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import RetryKey
-from tminus.sessions.moves import Made
+from tminus.sessions.moves import CreateResult
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
 from tminus.storage.peers import Notices
@@ -126,7 +126,7 @@ def _create(
 ) -> dict[str, Any]:
     retry = RetryKey(target.label, "0" * 64) if key else None
 
-    def job(tx: Transaction) -> Made:
+    def job(tx: Transaction) -> CreateResult:
         start = tx.now + ahead if ahead is not None else None
         return commands.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
 

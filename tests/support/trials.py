@@ -1,4 +1,4 @@
-"""All else that a daemon writes: agent sessions, endpoints, what a courier records, moved deadlines, retention.
+"""All else that a daemon writes: agent sessions, endpoints, what a delivery worker records, moved deadlines, retention.
 
 As with `kills`, each is done by processes that kill themselves at the first step of it, at the second, and so on. What
 they are done to is made anew before each, and looked at after each, as much of it concerns the whole database.
@@ -24,24 +24,24 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
 from tminus.api import Services, authentication
-from tminus.api.request_context import Arrival
+from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, endpoint
-from tminus.delivery.endpoint import ASIDE, Courier
+from tminus.delivery.endpoint import ASIDE, DeliveryWorker
 from tminus.delivery.post import Client
 from tminus.domain.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
 from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
-from tminus.monitoring.event_log import Announcer
+from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import sweeps
-from tminus.scheduler.scheduler import Clockwork
+from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.log_places import log_place, set_log_place
-from tminus.storage.notifier import Bell
-from tminus.storage.peers import Holds
+from tminus.storage.notifier import Notifier
+from tminus.storage.peers import AdvisoryLocks
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
 
@@ -264,25 +264,25 @@ def _services(store: Store) -> Services:
     return Services(store, SETTINGS.model_copy(update={"agents": (agent,)}), _webhooks(store), list, "a test")
 
 
-def _arrival(store: Store, label: str) -> Arrival:
+def _context(store: Store, label: str) -> RequestContext:
     headers = {b"client-app": label.encode(), b"session-id": label.encode()}
-    return Arrival(_services(store), "r", local=False, remote_ip="192.0.2.1", headers=headers)
+    return RequestContext(_services(store), "r", local=False, remote_ip="192.0.2.1", headers=headers)
 
 
 def _sign_in(store: Store, label: str) -> Any:
-    caller, _secret = asyncio.run(authentication.sign_in(_arrival(store, label), TOKEN))
+    caller, _secret = asyncio.run(authentication.sign_in(_context(store, label), TOKEN))
     return caller.agent_id
 
 
 def _sign_out(store: Store, label: str) -> Any:
-    asyncio.run(authentication.sign_out(_arrival(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
+    asyncio.run(authentication.sign_out(_context(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
 
 
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
     """What an operator asks of an endpoint that the configuration has."""
     webhooks = _webhooks(store)
     webhooks._settings[label] = _webhook(label)
-    webhooks._bells[label] = Bell()
+    webhooks._bells[label] = Notifier()
 
     async def asked() -> None:
         await ask(webhooks, label)
@@ -308,21 +308,21 @@ PORT = 9
 """Where the receiver is."""
 
 
-def _courier(store: Store, label: str, *, act: Callable[[Courier], Awaitable[Any]], **more: Any) -> Any:
+def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitable[Any]], **more: Any) -> Any:
     async def serve() -> None:
         with ThreadPoolExecutor(1) as threads:
             webhook = _webhook(label, **more)
             client = Client(webhook.url, None)
-            courier = Courier(store, webhook, (SECRET,), client, threads, Bell(), lambda *_: None, 10 * HOUR)
+            worker = DeliveryWorker(store, webhook, (SECRET,), client, threads, Notifier(), lambda *_: None, 10 * HOUR)
             async with aclosing(client):
-                await act(courier)
+                await act(worker)
 
     asyncio.run(serve())
 
 
-async def _until_idle(courier: Courier) -> None:
+async def _until_idle(worker: DeliveryWorker) -> None:
     """As it serves, until there is nothing to do: what a daemon held that was killed is free soon."""
-    while (seconds := await courier._step()) in (0, ASIDE):
+    while (seconds := await worker._step()) in (0, ASIDE):
         if seconds:
             await asyncio.sleep(0.005)
 
@@ -351,7 +351,7 @@ def _hold_back(store: Store, _label: str) -> None:
 
 def _write_again(store: Store, _label: str) -> None:
     """A tick while writing fails: only a write can tell that it works again."""
-    works = Clockwork(_services(store), Announcer(store, lambda _page, done: done(True)), Event(), lambda: None, None)
+    works = Scheduler(_services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None)
     works._settled = True
     store._writer.failing = "the disk was full"
     works.tick()
@@ -360,12 +360,12 @@ def _write_again(store: Store, _label: str) -> None:
 
 def _begin_log(store: Store, _label: str) -> None:
     """A daemon begins a log of its own."""
-    Announcer(store, lambda _page, done: done(True), name="new")
+    EventLog(store, lambda _page, done: done(True), name="new")
 
 
 def _start_and_stop_log(store: Store, _label: str) -> None:
     """The log goes on where it was left, and is left before it has told all."""
-    announcing = Announcer(store, lambda _page, done: done(True))
+    announcing = EventLog(store, lambda _page, done: done(True))
     announcing.start()
     assert announcing.stop() > 0
 
@@ -386,7 +386,7 @@ def _forget_turn(tx: Transaction, _label: str) -> None:
 
 
 _PAUSED: dict[str, Any] = {"paused_at": NOW, "pause_reason": PauseReason.OPERATOR, "failures": 2, "failing_since": NOW}
-_serve = partial(_courier, act=_until_idle)
+_serve = partial(_worker, act=_until_idle)
 
 TRIALS: Mapping[str, Trial] = {
     "sign-in": Trial(_sign_in, _nothing, _agent_sessions, twice_is_once=False),
@@ -396,8 +396,8 @@ TRIALS: Mapping[str, Trial] = {
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
-    "enlist": Trial(partial(_courier, act=Courier.enlist), _nothing, _endpoint),
-    "ping": Trial(partial(_courier, act=Courier.ping), _enlisted, _endpoint, twice_is_once=False),
+    "enlist": Trial(partial(_worker, act=DeliveryWorker.enlist), _nothing, _endpoint),
+    "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _enlisted, _endpoint, twice_is_once=False),
     "pass-over": Trial(partial(_serve, events=["session.closed"]), _enlisted, _endpoint),
     "tell": Trial(_serve, _enlisted, _endpoint),
     "tell-in-vain": Trial(_serve, _enlisted, _endpoint),
@@ -428,7 +428,7 @@ class Doors(Store):
         self.steps = kills.Steps(self._writing)
 
     def open(self, now: datetime) -> None:
-        self._holds = Holds(self._holding, self._watch)
+        self._holds = AdvisoryLocks(self._holding, self._watch)
         self.hold, self.release = self._holds.hold, self._holds.release
         self._writer = kills.make_writer(self._writing, self.steps, lambda: now)
         self._writer.start()

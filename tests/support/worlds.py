@@ -16,7 +16,7 @@ from tminus.scheduler.sweeps import Sweep
 from tminus.sessions import commands, participants
 from tminus.sessions.commands import IfMatch
 from tminus.sessions.idempotency import RetryKey
-from tminus.sessions.moves import Made
+from tminus.sessions.moves import CreateResult
 from tminus.storage import EventFilter, Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
 
@@ -48,7 +48,7 @@ class World:
         by: Caller = AGENT,
         retry: RetryKey | None = None,
         **fields: Any,
-    ) -> Made:
+    ) -> CreateResult:
         wanted = order(session_type, **fields)
         return self.run(lambda tx: commands.create(tx, self.settings, by, wanted, retry))
 

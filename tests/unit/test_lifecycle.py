@@ -3,13 +3,13 @@
 import pytest
 
 from tminus.domain.errors import WrongStatus
-from tminus.domain.lifecycle import CLOCK_MOVES, MACHINE, TABLE, UNBORN, fire
+from tminus.domain.lifecycle import CLOCK_MOVES, INITIAL, MACHINE, TABLE, fire
 from tminus.domain.types import CloseReason, Status, Trigger
 
 # (state, trigger): (state afterwards, who, why it is closed)
 LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
-    ("unborn", "create"): ("new", "agent", None),
-    ("unborn", "schedule"): ("scheduled", "agent", None),
+    ("initial", "create"): ("new", "agent", None),
+    ("initial", "schedule"): ("scheduled", "agent", None),
     ("scheduled", "reschedule"): ("scheduled", "agent", None),
     ("scheduled", "open"): ("new", "clock", None),
     ("scheduled", "close"): ("closed", "agent", "cancelled"),
@@ -29,20 +29,20 @@ LEGAL: dict[tuple[str, str], tuple[str, str, str | None]] = {
     ("active", "close"): ("closed", "agent", "closed"),
 }
 
-STATES = ("unborn", "scheduled", "new", "active", "closed")
+STATES = ("initial", "scheduled", "new", "active", "closed")
 TRIGGERS = ("create", "schedule", "reschedule", "open", "knock", "admit", "deny", "join", "leave", "expire", "idle",
             "time_limit", "close")  # fmt: skip
 
 
 def test_these_are_all_states_and_all_triggers() -> None:
-    assert (UNBORN, *(status.value for status in Status)) == STATES
+    assert (INITIAL, *(status.value for status in Status)) == STATES
     assert tuple(trigger.value for trigger in Trigger) == TRIGGERS
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize("state", STATES)
 def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, trigger: str) -> None:
-    status = None if state == "unborn" else Status(state)
+    status = None if state == "initial" else Status(state)
     if (state, trigger) not in LEGAL:
         with pytest.raises(WrongStatus) as refused:
             fire(Trigger(trigger), status)
@@ -55,7 +55,7 @@ def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, t
 
 
 def test_the_table_has_no_row_but_these() -> None:
-    assert {(row.source or "unborn", row.trigger) for row in TABLE} == set(LEGAL)
+    assert {(row.source or "initial", row.trigger) for row in TABLE} == set(LEGAL)
     assert len(TABLE) == len(LEGAL)
 
 

@@ -12,7 +12,7 @@
 `callers`         who calls
 `attempts`        how often one address may try what can be guessed
 `errors`          causes as HTTP statuses: the only place
-`arrival`         what the rim knows of a request
+`context`         what the rim knows of a request
 `rim`             around everything: request id, bounded body, log line
 `browsers`        origins, CORS, and what pages of other sites ask
 `held`            requests that wait for events, and how many a caller may have

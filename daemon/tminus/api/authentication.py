@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tminus import clock
-from tminus.api.request_context import Arrival, arrival_of
+from tminus.api.request_context import RequestContext, context_of
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
 from tminus.domain import ids
@@ -28,39 +28,39 @@ GUESSABLE = 16
 
 
 def services_of(request: Request) -> Services:
-    return arrival_of(request).services
+    return context_of(request).services
 
 
-def presented(arrival: Arrival) -> str:
+def presented(context: RequestContext) -> str:
     """The token that came with a request, "" if none did."""
-    token = arrival.header(b"session-id")
+    token = context.header(b"session-id")
     if not token:
-        scheme, _, credentials = arrival.header(b"authorization").partition(" ")
+        scheme, _, credentials = context.header(b"authorization").partition(" ")
         token = credentials.strip() if scheme.lower() == "bearer" else ""
     return token
 
 
 async def identify(request: Request) -> Caller:
     """The caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
-    arrival = arrival_of(request)
-    caller = _local(arrival) if arrival.local else await _by_token(arrival, presented(arrival))
-    arrival.actor = caller.actor
+    context = context_of(request)
+    caller = _local(context) if context.local else await _by_token(context, presented(context))
+    context.actor = caller.actor
     return caller
 
 
 CurrentCaller = Annotated[Caller, Depends(identify)]
 
 
-async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
+async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
     """Begins an agent session for a configured token; returns the caller in it, and its secret.
 
     Raises `NotAuthenticated`, `TooManyAttempts`.
     """
-    services, digest = arrival.services, _digest(token)
-    _check_short(arrival, len(token))
+    services, digest = context.services, _digest(token)
+    _check_short(context, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
-        raise _wrong(arrival, len(token), digest, _state(services, digest, None))
+        raise _wrong(context, len(token), digest, _state(services, digest, None))
     secret, now = ids.token(), clock.now()
     begun = AgentSession(
         secret_sha256=_digest(secret),
@@ -68,34 +68,34 @@ async def sign_in(arrival: Arrival, token: str) -> tuple[Caller, str]:
         token_sha256=digest,
         started_at=now,
         expires_at=now + AGENT_SESSION_SPAN,
-        client_app=_header(arrival, b"client-app"),
-        user_agent=_header(arrival, b"user-agent"),
-        remote_ip=arrival.remote_ip,
+        client_app=_header(context, b"client-app"),
+        user_agent=_header(context, b"user-agent"),
+        remote_ip=context.remote_ip,
     )
     begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
-    caller = _caller(arrival, agent, begun)
-    arrival.actor = caller.actor
-    say("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=arrival.request_id)
+    caller = _caller(context, agent, begun)
+    context.actor = caller.actor
+    say("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=context.request_id)
     return caller, secret
 
 
-async def sign_out(arrival: Arrival, caller: Caller) -> None:
+async def sign_out(context: RequestContext, caller: Caller) -> None:
     """Ends the agent session that the request came in by; a token used directly stays what it is."""
     if caller.sid:
-        digest = _digest(presented(arrival))
-        await arrival.services.write(lambda tx: tx.end_agent_session(digest))
-        where = {"remote_ip": arrival.remote_ip, "request_id": caller.request_id}
+        digest = _digest(presented(context))
+        await context.services.write(lambda tx: tx.end_agent_session(digest))
+        where = {"remote_ip": context.remote_ip, "request_id": caller.request_id}
         say("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
 
 
-async def _by_token(arrival: Arrival, token: str) -> Caller:
+async def _by_token(context: RequestContext, token: str) -> Caller:
     if not token:
         raise NotAuthenticated
-    services, digest = arrival.services, _digest(token)
-    _check_short(arrival, len(token))
+    services, digest = context.services, _digest(token)
+    _check_short(context, len(token))
     agent, begun = _agent_of(services, digest), None
     if agent is None:
-        if services.failed_tokens.exhausted(arrival.remote_ip) is None:
+        if services.failed_tokens.exhausted(context.remote_ip) is None:
             begun = await _agent_session(services, digest)
         else:
             # One at a time: those who only guess take one reader from the others, however many they are.
@@ -105,8 +105,8 @@ async def _by_token(arrival: Arrival, token: str) -> Caller:
         if begun is not None and begun.expires_at > clock.now():
             agent = _agent_of(services, begun.token_sha256)
     if agent is None:
-        raise _wrong(arrival, len(token), digest, _state(services, digest, begun))
-    return _caller(arrival, agent, begun)
+        raise _wrong(context, len(token), digest, _state(services, digest, begun))
+    return _caller(context, agent, begun)
 
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
@@ -135,42 +135,42 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
     return agent
 
 
-def _check_short(arrival: Arrival, length: int) -> None:
+def _check_short(context: RequestContext, length: int) -> None:
     """Raises `TooManyAttempts` for a token of this length that can be guessed, from an address that guesses."""
     if length < GUESSABLE:
-        _check_attempts(arrival)
+        _check_attempts(context)
 
 
-def _check_attempts(arrival: Arrival) -> None:
+def _check_attempts(context: RequestContext) -> None:
     """Raises `TooManyAttempts` if the address has sent too many wrong tokens."""
-    wait = arrival.services.failed_tokens.exhausted(arrival.remote_ip)
+    wait = context.services.failed_tokens.exhausted(context.remote_ip)
     if wait is not None:
-        arrival.said = True
-        arrival.services.metrics.guessed("token", "limited")
-        REPEATED.say("auth.limited", arrival.remote_ip, remote_ip=arrival.remote_ip, request_id=arrival.request_id)
+        context.said = True
+        context.services.metrics.guessed("token", "limited")
+        REPEATED.say("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
         raise TooManyAttempts("wrong tokens", wait)
 
 
-def _wrong(arrival: Arrival, length: int, digest: str, state: str) -> NotAuthenticated:
+def _wrong(context: RequestContext, length: int, digest: str, state: str) -> NotAuthenticated:
     """What to tell of a wrong token of this length. Raises `TooManyAttempts` instead after too many.
 
     Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
     """
-    _check_attempts(arrival)
-    arrival.services.failed_tokens.count(arrival.remote_ip)
-    arrival.said = True
-    arrival.services.metrics.guessed("token", "wrong")
+    _check_attempts(context)
+    context.services.failed_tokens.count(context.remote_ip)
+    context.said = True
+    context.services.metrics.guessed("token", "wrong")
     # Of one that can be guessed, the beginning of its hash would be enough to find it.
     mark = None if length < GUESSABLE else fingerprint(digest)
     REPEATED.say(
         "auth.failed",
-        arrival.remote_ip,
+        context.remote_ip,
         # Those that were good once are few, and each is somebody's: they are told apart.
         "" if state == "unknown" else f"{mark}",
-        remote_ip=arrival.remote_ip,
+        remote_ip=context.remote_ip,
         token=mark,
         token_state=state,
-        request_id=arrival.request_id,
+        request_id=context.request_id,
     )
     return NotAuthenticated(was_sent=True)
 
@@ -179,27 +179,27 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _header(arrival: Arrival, name: bytes) -> str:
+def _header(context: RequestContext, name: bytes) -> str:
     """A header as it is recorded: bounded, printable."""
-    text = arrival.header(name)[:255]
+    text = context.header(name)[:255]
     return text if text.isprintable() else "".join(char for char in text if char.isprintable())
 
 
-def _local(arrival: Arrival) -> Caller:
+def _local(context: RequestContext) -> Caller:
     return Caller(
         agent_id=LOCAL_AGENT_ID,
         name=LOCAL_NAME,
         external_id="",
         roles=frozenset({Role.GROUP_ADMIN}),
-        provider=arrival.services.settings.organization.provider,
-        client_app=_header(arrival, b"client-app"),
-        user_agent=_header(arrival, b"user-agent"),
+        provider=context.services.settings.organization.provider,
+        client_app=_header(context, b"client-app"),
+        user_agent=_header(context, b"user-agent"),
         remote_ip="local",
-        request_id=arrival.request_id,
+        request_id=context.request_id,
     )
 
 
-def _caller(arrival: Arrival, agent: Agent, begun: AgentSession | None) -> Caller:
+def _caller(context: RequestContext, agent: Agent, begun: AgentSession | None) -> Caller:
     """The agent as it calls now; in an agent session, with what that one recorded when it began."""
     return Caller(
         agent_id=agent.id,
@@ -207,11 +207,11 @@ def _caller(arrival: Arrival, agent: Agent, begun: AgentSession | None) -> Calle
         external_id=agent.external_id,
         roles=agent.roles,
         sid=begun.sid if begun else 0,
-        provider=arrival.services.settings.organization.provider,
+        provider=context.services.settings.organization.provider,
         started_at=begun.started_at if begun else None,
         expires_at=begun.expires_at if begun else None,
-        client_app=begun.client_app if begun else _header(arrival, b"client-app"),
-        user_agent=begun.user_agent if begun else _header(arrival, b"user-agent"),
-        remote_ip=begun.remote_ip if begun else arrival.remote_ip,
-        request_id=arrival.request_id,
+        client_app=begun.client_app if begun else _header(context, b"client-app"),
+        user_agent=begun.user_agent if begun else _header(context, b"user-agent"),
+        remote_ip=begun.remote_ip if begun else context.remote_ip,
+        request_id=context.request_id,
     )

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tminus import schemas
 from tminus.api.json import Json
-from tminus.api.request_context import arrival_of
+from tminus.api.request_context import context_of
 from tminus.domain import errors
 from tminus.domain.errors import Fault, RequestError
 
@@ -44,7 +44,7 @@ def answer(error: RequestError) -> Response:
 
 async def on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    arrival_of(request).refcode = error.refcode
+    context_of(request).refcode = error.refcode
     return answer(error)
 
 
@@ -78,7 +78,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 async def on_defect(request: Request, _error: Exception) -> Response:
     """Whatever else is raised; the rim, which it reaches after this, says in the log what it was."""
-    return await on_request_error(request, errors.InternalError(arrival_of(request).request_id))
+    return await on_request_error(request, errors.InternalError(context_of(request).request_id))
 
 
 def _methods(request: Request) -> list[str]:

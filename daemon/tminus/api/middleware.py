@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tminus import clock
 from tminus.api.browsers import is_foreign
 from tminus.api.errors import answer
-from tminus.api.request_context import Arrival, put
+from tminus.api.request_context import RequestContext, put
 from tminus.api.services import Services
 from tminus.config import Settings
 from tminus.domain import errors, ids
@@ -71,7 +71,7 @@ class Rim:
     """ASGI middleware around the whole application. `cors` is put around what the rim itself answers: a page in a
     browser can read why it was refused.
 
-    What it finds out, it leaves in the scope as an `Arrival`.
+    What it finds out, it leaves in the scope as an `RequestContext`.
     """
 
     def __init__(self, app: ASGIApp, services: Services, cors: Callable[[ASGIApp], ASGIApp]) -> None:
@@ -84,30 +84,30 @@ class Rim:
         method = scope["method"]
         # Answered like GET; the server leaves the body out, as it sees the scope that it made.
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
-        arrival = self._look_at(scope, method)
-        put(scope, arrival)
+        context = self._look_at(scope, method)
+        put(scope, context)
         code = 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                request_id = (b"x-request-id", arrival.request_id.encode())
+                request_id = (b"x-request-id", context.request_id.encode())
                 message = {**message, "headers": [*message["headers"], request_id, *_headers(scope["path"], code)]}
             await send(message)
 
         async def refuse(refusal: errors.RequestError) -> None:
             if not code:  # else the answer has begun, and stays what it is
-                arrival.refcode = refusal.refcode
+                context.refcode = refusal.refcode
                 response = answer(refusal)
                 if isinstance(refusal, errors.RequestTimeout):
                     response.headers["Connection"] = "close"  # the rest of the body may still come, or never
                 await self._cors(response)(scope, receive, send_with_headers)
 
         try:
-            self._check(scope, method, arrival, begun)
-            arrival.body = await _read_body(arrival.headers, receive, self._services.settings.server.max_body)
-            await self._app(scope, _replay(arrival.body, receive), send_with_headers)
+            self._check(scope, method, context, begun)
+            context.body = await _read_body(context.headers, receive, self._services.settings.server.max_body)
+            await self._app(scope, _replay(context.body, receive), send_with_headers)
         except errors.RequestError as refusal:
             await refuse(refusal)
         except _ClientGone:
@@ -120,14 +120,14 @@ class Rim:
                 "http.failed",
                 method=method,
                 route=_route(scope),
-                request_id=arrival.request_id,
+                request_id=context.request_id,
                 **failure(defect),
             )
-            await refuse(errors.InternalError(arrival.request_id))
+            await refuse(errors.InternalError(context.request_id))
         finally:
-            self._tell(scope, method, arrival, code, clock.monotonic() - begun)
+            self._tell(scope, method, context, code, clock.monotonic() - begun)
 
-    def _look_at(self, scope: Scope, method: str) -> Arrival:
+    def _look_at(self, scope: Scope, method: str) -> RequestContext:
         """What is to be known of where a request comes from."""
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         if b"if-match" in headers:  # a list, which may be sent in several lines
@@ -136,13 +136,13 @@ class Rim:
         local = scope["server"] is not None and scope["server"][1] is None
         remote_ip = "local" if local else _remote_ip(scope, headers, self._services.settings)
         scope["query_string"] = _without_empty_values(scope["query_string"])
-        return Arrival(self._services, _request_id(headers), local, remote_ip, headers, head=method == "HEAD")
+        return RequestContext(self._services, _request_id(headers), local, remote_ip, headers, head=method == "HEAD")
 
-    def _check(self, scope: Scope, method: str, arrival: Arrival, begun: float) -> None:
-        if is_foreign(method, arrival.headers, self._services.settings):
-            arrival.said = True
+    def _check(self, scope: Scope, method: str, context: RequestContext, begun: float) -> None:
+        if is_foreign(method, context.headers, self._services.settings):
+            context.said = True
             REPEATED.say(
-                "http.cross_site", arrival.remote_ip, remote_ip=arrival.remote_ip, request_id=arrival.request_id
+                "http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id
             )
             raise errors.CrossSite
         if "\0" in scope["path"]:
@@ -156,52 +156,52 @@ class Rim:
         if scope["path"] in _OPERATIONS:
             return
         if self._services.draining:
-            arrival.said = True  # who called is not looked up any more, and `daemon.draining` says that it stops
+            context.said = True  # who called is not looked up any more, and `daemon.draining` says that it stops
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
-        if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not arrival.local:
+        if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not context.local:
             raise errors.Overloaded
 
-    def _tell(self, scope: Scope, method: str, arrival: Arrival, code: int, seconds: float) -> None:
+    def _tell(self, scope: Scope, method: str, context: RequestContext, code: int, seconds: float) -> None:
         if scope["path"] in _OPERATIONS:
             return
         route = _route(scope)
         self._services.requests += 1
         self._services.metrics.answered(method, route, code)
-        self._services.unavailable += arrival.refcode == errors.StoreUnavailable.refcode
-        if arrival.actor is None and not arrival.said:
+        self._services.unavailable += context.refcode == errors.StoreUnavailable.refcode
+        if context.actor is None and not context.said:
             REPEATED.say(
                 "http.anonymous",
-                arrival.remote_ip,
+                context.remote_ip,
                 "refused" if code >= _REFUSED else "",
                 method=method,
                 route=route,
                 code=code,
-                refcode=arrival.refcode,
-                remote_ip=arrival.remote_ip,
-                request_id=arrival.request_id,
+                refcode=context.refcode,
+                remote_ip=context.remote_ip,
+                request_id=context.request_id,
             )
             return
         # What is in another line already, and what the operator's own command reads, is no line by default.
-        quiet = arrival.said or (
-            code < _REFUSED and seconds < SLOW and (arrival.recorded or _only_reads(arrival, method))
+        quiet = context.said or (
+            code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method))
         )
-        order = None if quiet else arrival.order
+        order = None if quiet else context.order
         (say_debug if quiet else say)(
             "http.request",
             method=method,
             route=route,
             code=code,
-            refcode=arrival.refcode,
+            refcode=context.refcode,
             ms=round(seconds * 1000),
-            actor=arrival.actor,
-            session_id=arrival.session_id or _session_id(scope, code),
-            replayed="yes" if arrival.replayed else None,
+            actor=context.actor,
+            session_id=context.session_id or _session_id(scope, code),
+            replayed="yes" if context.replayed else None,
             label=order.label if order else None,
             external_key=order.external_mapping if order else None,
             record_name=record_of(order.parent_object).get("name") if order else None,
-            remote_ip=arrival.remote_ip,
-            request_id=arrival.request_id,
+            remote_ip=context.remote_ip,
+            request_id=context.request_id,
         )
 
 
@@ -211,8 +211,8 @@ def _session_id(scope: Scope, code: int) -> str | None:
     return found if code < _REFUSED or code in (409, 412) else None
 
 
-def _only_reads(arrival: Arrival, method: str) -> bool:
-    return arrival.local and method in ("GET", "HEAD")
+def _only_reads(context: RequestContext, method: str) -> bool:
+    return context.local and method in ("GET", "HEAD")
 
 
 class _ClientGone(Exception):

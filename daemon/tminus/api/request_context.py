@@ -8,14 +8,14 @@ from fastapi import Request
 from starlette.types import Scope
 
 from tminus.api.services import Services
-from tminus.domain.types import Order
+from tminus.domain.types import CreateSession
 from tminus.storage import Transaction
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Arrival:
+class RequestContext:
     """What the rim leaves in a request's scope, and what routes leave here for its line in the log."""
 
     services: Services
@@ -32,7 +32,7 @@ class Arrival:
     """Who called, once that is known."""
     session_id: str | None = None
     """The session that it is about, where the path does not say so."""
-    order: Order | None = None
+    order: CreateSession | None = None
     """The session that it would create."""
     replayed: bool = False
     """Whether an earlier request with the same `Idempotency-Key` was answered again."""
@@ -59,13 +59,13 @@ class Arrival:
         return self.headers.get(name, b"").decode("latin-1")
 
 
-_KEY = "tminus.arrival"
+_KEY = "tminus.context"
 
 
-def put(scope: Scope, arrival: Arrival) -> None:
-    scope[_KEY] = arrival
+def put(scope: Scope, context: RequestContext) -> None:
+    scope[_KEY] = context
 
 
-def arrival_of(request: Request) -> Arrival:
-    arrival: Arrival = request.scope[_KEY]
-    return arrival
+def context_of(request: Request) -> RequestContext:
+    context: RequestContext = request.scope[_KEY]
+    return context

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from tminus.domain import timestamps
-from tminus.domain.types import EventPattern, Order, ParticipantRole, SessionType, Status
+from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
 PARENT_BYTES = 4 * 1024
@@ -171,8 +171,8 @@ class NewSession(Request):
         faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
         raise ValidationError.from_exception_data(cls.__name__, faults)
 
-    def order(self) -> Order:
-        return Order(
+    def order(self) -> CreateSession:
+        return CreateSession(
             type=self.type,
             label=self.label,
             user_description=self.userDescription or None,

@@ -8,7 +8,7 @@ from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, presented, services_of, sign_in, sign_out
 from tminus.api.json import Json
-from tminus.api.request_context import arrival_of
+from tminus.api.request_context import context_of
 from tminus.api.requests import TokenSignIn
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.api.routing import StrictRoute
@@ -34,19 +34,19 @@ def _me(services: Services, caller: Caller, secret: str) -> Response:
     responses=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
 )
 async def auth_with_token(request: Request, provider: str, body: TokenSignIn) -> Response:
-    caller, secret = await sign_in(arrival_of(request), body.session_token)
+    caller, secret = await sign_in(context_of(request), body.session_token)
     return _me(services_of(request), caller, secret)
 
 
 @router.get("/auth/signout", summary="End the agent session", response_model=schemas.Success, responses=refusals())
 async def signout(request: Request, caller: CurrentCaller) -> Response:
-    await sign_out(arrival_of(request), caller)
+    await sign_out(context_of(request), caller)
     return Json({"success": True})
 
 
 @router.get("/me", summary="Who the caller is", response_model=schemas.Me, responses=refusals())
 async def get_me(request: Request, caller: CurrentCaller) -> Response:
-    return _me(services_of(request), caller, presented(arrival_of(request)))
+    return _me(services_of(request), caller, presented(context_of(request)))
 
 
 def _check_organization(services: Services, organization_id: int) -> None:

@@ -13,7 +13,7 @@ from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, identify, services_of
 from tminus.api.held import Waiting
 from tminus.api.json import Json
-from tminus.api.request_context import arrival_of
+from tminus.api.request_context import context_of
 from tminus.api.requests import EventTypes, Limit, Place
 from tminus.api.responses import refusals
 from tminus.api.services import Services
@@ -49,7 +49,7 @@ async def feed(
     wait: Wait = 0,
     last_event_id: LastEventId = "",
 ) -> Response:
-    services, head = services_of(request), arrival_of(request).head
+    services, head = services_of(request), context_of(request).head
     only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in request.headers.get("accept", ""):
@@ -59,13 +59,13 @@ async def feed(
         stream = _nothing() if head else _stream(request, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
-    ring = services.bell.next_ring()
+    ring = services.notifier.next_ring()
     events, since = await _look(services, caller, since, limit, only)
     if not events and wait:
         with _place(request) as place:
             while not (events or place.over or services.draining) and (left := until - clock.monotonic()) > 0:
                 await place.wait(ring, left)
-                ring = services.bell.next_ring()
+                ring = services.notifier.next_ring()
                 events, since = await _look_again(request, since, limit, only)
     return Json(answers.history([event.json for event in events], since))
 
@@ -80,9 +80,9 @@ class _Sent(NamedTuple):
 
 def _place(request: Request) -> AbstractContextManager[Waiting]:
     """The request as one of those that wait, for as long as it does."""
-    arrival = arrival_of(request)
-    services = arrival.services
-    return services.held.place(request.scope, arrival.actor, arrival.remote_ip, services.settings.limits)
+    context = context_of(request)
+    services = context.services
+    return services.held.place(request.scope, context.actor, context.remote_ip, services.settings.limits)
 
 
 async def _look(
@@ -134,7 +134,7 @@ async def _stream(
         while not (place.over or services.draining):
             for event in events:
                 yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), event.json)
-            ring = services.bell.next_ring()
+            ring = services.notifier.next_ring()
             try:
                 events, since = await _look_again(request, since, limit, only, STREAM_BYTES)
             except RequestError:

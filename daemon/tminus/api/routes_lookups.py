@@ -9,7 +9,7 @@ from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.json import Json
-from tminus.api.request_context import arrival_of
+from tminus.api.request_context import context_of
 from tminus.api.responses import PUBLIC_REFUSALS, refusals
 from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
 from tminus.domain.ids import PINS
@@ -70,21 +70,21 @@ async def discovery(
     responses=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
 )
 async def pin_meta(request: Request, pin: str) -> Response:
-    arrival = arrival_of(request)
-    services, address = arrival.services, arrival.remote_ip
+    context = context_of(request)
+    services, address = context.services, context.remote_ip
     wait = services.pin_lookups.exhausted(address)
     if wait is not None:
-        arrival.said = True
+        context.said = True
         services.metrics.guessed("pin", "limited")
-        REPEATED.say("pin.limited", address, remote_ip=address, request_id=arrival.request_id)
+        REPEATED.say("pin.limited", address, remote_ip=address, request_id=context.request_id)
         raise TooManyAttempts("PIN look-ups", wait)
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
     try:
         session = await services.read(lambda view: queries.by_pin(view, number))
     except UnknownSession:
-        arrival.said = True
+        context.said = True
         services.metrics.guessed("pin", "wrong")
-        REPEATED.say("pin.unknown", address, remote_ip=address, request_id=arrival.request_id)
+        REPEATED.say("pin.unknown", address, remote_ip=address, request_id=context.request_id)
         raise UnknownSession(pin) from None
     return Json(answers.pin_meta(session))

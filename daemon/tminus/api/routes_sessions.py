@@ -10,7 +10,7 @@ from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, services_of
 from tminus.api.conditions import versions
 from tminus.api.json import Json
-from tminus.api.request_context import arrival_of
+from tminus.api.request_context import context_of
 from tminus.api.requests import (  # fmt: skip
     Admission,
     After,
@@ -73,10 +73,10 @@ async def create_session(
     if idempotency_key is not None:
         retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
-    arrival = arrival_of(request)
-    arrival.order = order
-    made = await arrival.write(lambda tx: commands.create(tx, services.settings, caller, order, retry))
-    arrival.session_id, arrival.replayed = made.session.id, made.replayed
+    context = context_of(request)
+    context.order = order
+    made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, retry))
+    context.session_id, context.replayed = made.session.id, made.replayed
     return _answer(made.session, caller, replayed=made.replayed)
 
 
@@ -146,7 +146,7 @@ async def reschedule_session(
     request: Request, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
 ) -> Response:
     services, seen = services_of(request), versions(if_match)
-    session = await arrival_of(request).write(
+    session = await context_of(request).write(
         lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
     )
     return _answer(session, caller)
@@ -162,7 +162,7 @@ async def close_session(
     request: Request, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
 ) -> Response:
     seen = versions(if_match)
-    await arrival_of(request).write(lambda tx: commands.close(tx, caller, session_id, seen))
+    await context_of(request).write(lambda tx: commands.close(tx, caller, session_id, seen))
     return Json({"success": True})
 
 
@@ -212,8 +212,8 @@ async def join_session(
         name=body.name,
         retry=retry,
     )
-    made = await arrival_of(request).write(arrive)
-    arrival_of(request).replayed = made.replayed
+    made = await context_of(request).write(arrive)
+    context_of(request).replayed = made.replayed
     headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
     return Json({"participantId": made.participant_id}, headers=headers)
 
@@ -236,7 +236,7 @@ async def answer_knock(
     request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
 ) -> Response:
     services, verb = services_of(request), participants.admit if body.admitted else participants.deny
-    await arrival_of(request).write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
+    await context_of(request).write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})
 
 
@@ -248,7 +248,7 @@ async def answer_knock(
 )
 async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:
     services = services_of(request)
-    await arrival_of(request).write(
+    await context_of(request).write(
         lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id)
     )
     return Json({"success": True})

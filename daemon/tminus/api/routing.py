@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api import bodies
 from tminus.api.errors import invalid, on_request_error
-from tminus.api.request_context import Arrival, arrival_of
+from tminus.api.request_context import RequestContext, context_of
 from tminus.domain.errors import MOST_FAULTS, RequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -43,7 +43,7 @@ class StrictRoute(APIRoute):
         body = wanted.body_params[0] if wanted.body_params else None
 
         async def direct(request: Request) -> Response:
-            arrival = arrival_of(request)
+            context = context_of(request)
             arguments: dict[str, Any] = {"request": request, **left_out}
             for name, call in dependencies:
                 arguments[name] = await call(request)  # type: ignore[misc]  # ours: they take the request, no more
@@ -52,11 +52,11 @@ class StrictRoute(APIRoute):
                 arguments[field.name], found = field.validate(request.path_params[name], loc=("path", name))
                 faults += found
             for field, header in headers:
-                if header in arrival.headers:
-                    arguments[field.name], found = field.validate(arrival.header(header), loc=("header", field.alias))
+                if header in context.headers:
+                    arguments[field.name], found = field.validate(context.header(header), loc=("header", field.alias))
                     faults += found
             if body is not None:
-                arguments[body.name], found = _validated(body, arrival)
+                arguments[body.name], found = _validated(body, context)
                 faults += found
             if faults:
                 raise invalid(faults)
@@ -94,7 +94,7 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        route = self._find(scope) if b"origin" not in arrival_of(request).headers else None
+        route = self._find(scope) if b"origin" not in context_of(request).headers else None
         if route is None or route.direct is None:
             await self._api(scope, receive, send)
             return
@@ -119,13 +119,13 @@ class Shortcut:
         return None
 
 
-def _validated(body: ModelField, arrival: Arrival) -> tuple[Any, list[Any]]:
+def _validated(body: ModelField, context: RequestContext) -> tuple[Any, list[Any]]:
     """What an endpoint takes as its body, and all that is wrong with it."""
-    sent, faults = bodies.parse(arrival.body, arrival.header(b"content-type"), arrival.header(b"content-encoding"))
+    sent, faults = bodies.parse(context.body, context.header(b"content-type"), context.header(b"content-encoding"))
     if faults:
         return None, faults
     taken, faults = body.validate(sent, loc=("body",))
-    if not faults and b"\\u0000" in arrival.body:  # in JSON it is written in no other way
+    if not faults and b"\\u0000" in context.body:  # in JSON it is written in no other way
         kept = type(taken).model_fields
         found = bodies.nuls({name: member for name, member in sent.items() if name in kept})
         faults = list(islice(found, MOST_FAULTS + 1))

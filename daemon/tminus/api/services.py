@@ -15,7 +15,7 @@ from tminus.delivery import Webhooks
 from tminus.domain.types import Caller
 from tminus.monitoring.metrics import Metrics
 from tminus.storage import Store, View
-from tminus.storage.notifier import Bell
+from tminus.storage.notifier import Notifier
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Services:
         self.unavailable = 0
         """Requests refused because the database did not take writes or could not be read."""
         self.metrics = Metrics(store, webhooks.standing)
-        self.bell = Bell()
+        self.notifier = Notifier()
         """Rings when there are new events, and when the daemon begins to stop."""
         self.doubtful = asyncio.Lock()
         """Held while a token is looked up that comes from an address that has sent too many wrong ones."""

@@ -25,7 +25,7 @@ from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import DeliveryKind, PauseReason, SessionType
 from tminus.logs.output import failure, say
 from tminus.storage import EventFilter, Page, Store, Transaction, View, outbox
-from tminus.storage.notifier import Bell, wait_for
+from tminus.storage.notifier import Notifier, wait_for
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Due:
     """Whether new events change nothing: it is paused, or waits to try again."""
 
 
-class Courier:
+class DeliveryWorker:
     """Serves one endpoint, for as long as its configuration stays as it is.
 
     Parameters
@@ -83,7 +83,7 @@ class Courier:
         With which it sends; closed at the end.
     threads
         Where the database is asked: a call that takes long holds up no other endpoint, and no answer that has come.
-    bell
+    notifier
         Rings when there are new events, or an operator has changed something.
     tried
         Called after each try: endpoint, whether it was delivered, how many events.
@@ -102,7 +102,7 @@ class Courier:
         secrets: tuple[str, ...],
         client: Client,
         threads: Executor,
-        bell: Bell,
+        notifier: Notifier,
         tried: Tried,
         first_pause: timedelta = backoff.FIRST,
         backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
@@ -114,7 +114,7 @@ class Courier:
         self._store = store
         self.client = client
         self._threads = threads
-        self._bell = bell
+        self._notifier = notifier
         self._tried = tried
         self._backlog = backlog
         self._first_pause = first_pause
@@ -133,7 +133,7 @@ class Courier:
     def stop(self) -> None:
         """Sends no more requests; `run` returns when the one on its way is recorded."""
         self._stopping.set()
-        self._bell.ring()
+        self._notifier.ring()
 
     async def run(self) -> None:
         """Delivers until stopped."""
@@ -145,7 +145,7 @@ class Courier:
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
-            ring = self._bell.next_ring()
+            ring = self._notifier.next_ring()
             try:
                 seconds = await self._step()
             except RequestError:  # the database is away, or overloaded; its own line tells of that

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tminus import config
 from tminus.config import ConfigError, ConfigFault, Settings, Webhook, actor_names
 from tminus.delivery import backoff
-from tminus.delivery.endpoint import Courier, Tried, wanted
+from tminus.delivery.endpoint import DeliveryWorker, Tried, wanted
 from tminus.delivery.post import Client
 from tminus.delivery.trust import Trust
 from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
@@ -21,7 +21,7 @@ from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import PauseReason
 from tminus.logs.output import failure, say
 from tminus.storage import READERS, Store, Transaction, View, outbox
-from tminus.storage.notifier import Bell
+from tminus.storage.notifier import Notifier
 from tminus.system.threads import KeptThread
 
 T = TypeVar("T")
@@ -105,8 +105,8 @@ class Webhooks:
         self._thread = KeptThread("webhooks", self._run)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="webhooks-database")
         """On which endpoints ask the database: as many as there are connections for it."""
-        self._bells: dict[str, Bell] = {}
-        self._couriers: dict[str, tuple[Courier, asyncio.Task[None]]] = {}
+        self._bells: dict[str, Notifier] = {}
+        self._workers: dict[str, tuple[DeliveryWorker, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}
         self._names: ActorNames = NOBODY
 
@@ -117,10 +117,10 @@ class Webhooks:
         """There are new events; `also_blocked`: or what those wait for that are paused, or wait to try again. Any
         thread.
         """
-        for name, bell in tuple(self._bells.items()):
-            served = self._couriers.get(name)
+        for name, notifier in tuple(self._bells.items()):
+            served = self._workers.get(name)
             if also_blocked or served is None or not served[0].blocked:
-                bell.ring()
+                notifier.ring()
 
     def try_all_again(self) -> None:
         """Nobody waits any longer before trying again: when the wall clock is set back by an hour, a pause of seconds
@@ -133,8 +133,8 @@ class Webhooks:
         """Begins no more requests. Any thread."""
 
         def drain() -> None:
-            for courier, _ in self._couriers.values():
-                courier.stop()
+            for worker, _ in self._workers.values():
+                worker.stop()
 
         self._loop.call_soon_threadsafe(drain)
 
@@ -151,7 +151,7 @@ class Webhooks:
         """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
         self._names = actor_names(settings)
         for webhook in settings.webhooks:
-            self._bells.setdefault(webhook.name, Bell())
+            self._bells.setdefault(webhook.name, Notifier())
         self._call(self._apply(settings.webhooks, secrets)).result()
         self._settings = {webhook.name: webhook for webhook in settings.webhooks}
 
@@ -187,7 +187,7 @@ class Webhooks:
     async def ping(self, name: str) -> Delivery:
         """Sends a `ping` and returns what became of it. Raises `UnknownWebhook`."""
         self._named(name)
-        if (served := self._couriers.get(name)) is None:  # it is being put in force this very moment
+        if (served := self._workers.get(name)) is None:  # it is being put in force this very moment
             raise UnknownWebhook(name)
         return await asyncio.wrap_future(self._call(served[0].ping()))
 
@@ -247,41 +247,41 @@ class Webhooks:
         stays = {
             webhook.name
             for webhook in webhooks
-            if webhook.name in self._couriers
-            and self._couriers[webhook.name][0].webhook == webhook
-            and self._couriers[webhook.name][0].secrets == secrets[webhook.name]
-            and self._couriers[webhook.name][0].client.trust == trusts[webhook.name]
+            if webhook.name in self._workers
+            and self._workers[webhook.name][0].webhook == webhook
+            and self._workers[webhook.name][0].secrets == secrets[webhook.name]
+            and self._workers[webhook.name][0].client.trust == trusts[webhook.name]
         }
         # What can fail comes first: an endpoint is ended only for one that begins.
         begins = [
-            self._courier(webhook, secrets[webhook.name], trusts[webhook.name])
+            self._worker(webhook, secrets[webhook.name], trusts[webhook.name])
             for webhook in webhooks
             if webhook.name not in stays
         ]
-        had = {name: courier.secrets for name, (courier, _) in self._couriers.items()}
-        await self._end([name for name in self._couriers if name not in stays])
+        had = {name: worker.secrets for name, (worker, _) in self._workers.items()}
+        await self._end([name for name in self._workers if name not in stays])
         for start in range(0, len(begins), TOGETHER):
-            await asyncio.gather(*(_enlist(courier) for courier in begins[start : start + TOGETHER]))
-        for courier in begins:
-            self._couriers[courier.webhook.name] = courier, asyncio.create_task(courier.run())
-            if had.get(courier.webhook.name, courier.secrets) != courier.secrets:
+            await asyncio.gather(*(_enlist(worker) for worker in begins[start : start + TOGETHER]))
+        for worker in begins:
+            self._workers[worker.webhook.name] = worker, asyncio.create_task(worker.run())
+            if had.get(worker.webhook.name, worker.secrets) != worker.secrets:
                 # Nothing else tells it: the setting may be the same, and the file another.
-                say("webhook.secret", endpoint=courier.webhook.name)
+                say("webhook.secret", endpoint=worker.webhook.name)
 
-    def _courier(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> Courier:
+    def _worker(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> DeliveryWorker:
         client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
-        bell = self._bells[webhook.name]
+        notifier = self._bells[webhook.name]
 
         def backlog(view: View) -> outbox.Backlog:
             return next((one.backlog for one in self._standing(view, (webhook,))), outbox.Backlog(0, None))
 
-        return Courier(
+        return DeliveryWorker(
             self._store,
             webhook,
             secrets,
             client,
             self._threads,
-            bell,
+            notifier,
             self._tried,
             self._first_pause,
             backlog,
@@ -289,27 +289,27 @@ class Webhooks:
         )
 
     async def _end(self, names: list[str]) -> None:
-        ending = [self._couriers.pop(name) for name in names]
-        for courier, _ in ending:
-            courier.stop()
+        ending = [self._workers.pop(name) for name in names]
+        for worker, _ in ending:
+            worker.stop()
         left = {task for _, task in ending}
         for _ in ("for its answer", "cut off, to be recorded"):
             if left:
                 _, left = await asyncio.wait(left, timeout=GRACE)
             for task in left:
                 task.cancel()
-        for courier, task in ending:
+        for worker, task in ending:
             try:
                 await task
             except asyncio.CancelledError:
                 pass
             except Exception as error:
-                say("webhook.defect", endpoint=courier.webhook.name, **failure(error))
+                say("webhook.defect", endpoint=worker.webhook.name, **failure(error))
 
 
-async def _enlist(courier: Courier) -> None:
+async def _enlist(worker: DeliveryWorker) -> None:
     with suppress(RequestError):  # the database is away: it tries again by itself
-        await courier.enlist()
+        await worker.enlist()
 
 
 def _pause(tx: Transaction, name: str) -> bool:

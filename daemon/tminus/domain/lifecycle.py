@@ -12,7 +12,7 @@ from transitions import Machine, MachineError
 from tminus.domain.errors import WrongStatus
 from tminus.domain.types import CloseReason, Status, Trigger
 
-UNBORN = "unborn"
+INITIAL = "initial"
 """The machine's state before a session exists; never stored."""
 
 
@@ -54,15 +54,15 @@ TABLE = (
 CLOCK_MOVES = tuple(row for row in TABLE if row.actor == "clock" and row.source is not None)
 """The moves that time makes; each trigger has one source, so a bulk move needs no more than these rows."""
 
-_ROWS = {(row.trigger, row.source or UNBORN): row for row in TABLE}
+_ROWS = {(row.trigger, row.source or INITIAL): row for row in TABLE}
 
 # One machine for all sessions: `add_model` would keep every session alive, and automatic `to_<state>` transitions
 # would reopen a closed one.
 MACHINE = Machine(
     model=None,
-    states=[UNBORN, *(str(status) for status in Status)],
-    transitions=[[str(row.trigger), str(row.source or UNBORN), str(row.dest)] for row in TABLE],
-    initial=UNBORN,
+    states=[INITIAL, *(str(status) for status in Status)],
+    transitions=[[str(row.trigger), str(row.source or INITIAL), str(row.dest)] for row in TABLE],
+    initial=INITIAL,
     auto_transitions=False,
     model_attribute="status",
 )
@@ -84,7 +84,7 @@ def fire(trigger: Trigger, status: Status | None) -> Transition:
     Raises `WrongStatus` where the table has no such row.
     """
     # The machine has no memory and no conditions, so what it said once about a pair holds: it is asked once a pair.
-    source = status.value if status else UNBORN
+    source = status.value if status else INITIAL
     subject = _Subject(source)
     try:
         MACHINE.events[trigger].trigger(subject)

@@ -206,7 +206,7 @@ CLOCK_ACTOR = "clock"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class CreateSession:
     """What a caller wants created: shapes are checked by then, times and rights are not."""
 
     type: SessionType

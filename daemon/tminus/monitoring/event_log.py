@@ -50,7 +50,7 @@ Announce = Callable[[Sequence[News], Callable[[bool], None]], None]
 """Writes the lines of some events and returns at once; calls back, on any thread, with whether all were written."""
 
 
-class Announcer:
+class EventLog:
     """A thread that hands each committed event to `announce`, page by page, from where the log of `name` has come.
 
     A page that is not written holds up the next: it is tried again until it is. `found` is called as soon as there are
@@ -77,7 +77,7 @@ class Announcer:
         self._may_tell.set()
         self._until = math.inf
         """On the monotonic clock, when it ends whatever is left to log."""
-        self._thread = KeptThread("announcer", self._run)
+        self._thread = KeptThread("event_log", self._run)
 
     @property
     def seq(self) -> int:

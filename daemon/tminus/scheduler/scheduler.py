@@ -17,7 +17,7 @@ from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.domain.types import Status, Timeouts
 from tminus.logs.output import say
 from tminus.logs.repeated import REPEATED
-from tminus.monitoring.event_log import Announcer
+from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.outages import Outages
 from tminus.scheduler import sweeps
 from tminus.scheduler.timers import SWEEP, Chores, Timers
@@ -45,14 +45,14 @@ LATE = timedelta(seconds=1)
 """From here on a sweep tells how late it was."""
 
 
-class Clockwork:
+class Scheduler:
     """The timers and their work.
 
     Parameters
     ----------
     services
         The store, and the settings in force.
-    announcer
+    event_log
         Held back while a herd moves.
     stopping
         Set when the daemon was told to stop: a long sweep ends then.
@@ -67,7 +67,7 @@ class Clockwork:
     def __init__(
         self,
         services: Services,
-        announcer: Announcer,
+        event_log: EventLog,
         stopping: threading.Event,
         alive: Callable[[], None],
         tell_status: Callable[[], None] | None,
@@ -78,7 +78,7 @@ class Clockwork:
         """Whether what is due fell due while no daemon was there."""
         self._services = services
         self._store = services.store
-        self._announcer = announcer
+        self._event_log = event_log
         self._stopping = stopping
         self._alive = alive
         self._tell_status = tell_status
@@ -156,7 +156,7 @@ class Clockwork:
         due = self._next_due()
         if due is None or due > clock.now():
             return due
-        with self._announcer.held_back():
+        with self._event_log.held_back():
             sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
         if sweep.moves:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)

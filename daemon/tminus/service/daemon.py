@@ -23,9 +23,9 @@ from tminus.domain.events import News
 from tminus.logs import output
 from tminus.logs.output import failure, say
 from tminus.logs.repeated import REPEATED
-from tminus.monitoring.event_log import Announcer
+from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.outages import Outages
-from tminus.scheduler.scheduler import Clockwork
+from tminus.scheduler.scheduler import Scheduler
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
 from tminus.service.signals import Told
@@ -90,20 +90,20 @@ class Daemon:
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
-            self._announcer = Announcer(self.store, self._say_events, self._ring, name=log)
-            self.services.metrics.log_seq.set_function(lambda: self._announcer.seq)
-            if left := self._announcer.left:
-                say("log.resumed", events=left, after=self._announcer.seq)
-            self._announcer.start()
+            self._event_log = EventLog(self.store, self._say_events, self._ring, name=log)
+            self.services.metrics.log_seq.set_function(lambda: self._event_log.seq)
+            if left := self._event_log.left:
+                say("log.resumed", events=left, after=self._event_log.seq)
+            self._event_log.start()
             started.callback(self._stop_telling)
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
             tell_status = self._tell_status if self._systemd.listens else None
-            self._clockwork = Clockwork(
-                self.services, self._announcer, self._stopping, self._feed_watchdog, tell_status, self._outages
+            self._scheduler = Scheduler(
+                self.services, self._event_log, self._stopping, self._feed_watchdog, tell_status, self._outages
             )
-            self._timers = self._clockwork.timers
+            self._timers = self._scheduler.timers
             self._health = Health(self.store, self._timers, self._stopping)
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
@@ -137,7 +137,7 @@ class Daemon:
             reload.set()  # asked for while it started: the file may have changed since it was read
 
         self._doing("doing what fell due while no daemon was there")
-        due, counts = await asyncio.to_thread(self._clockwork.first_tick)
+        due, counts = await asyncio.to_thread(self._scheduler.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
@@ -151,7 +151,7 @@ class Daemon:
         # Requests on their way are more objects than the usual 700: they would be looked over again and again.
         gc.set_threshold(20_000)
         self._ready = True
-        self._clockwork.wait_for(due)
+        self._scheduler.wait_for(due)
         server = self.services.settings.server
         say(
             "daemon.ready",
@@ -193,7 +193,7 @@ class Daemon:
 
     def _end_serving(self) -> None:
         self.services.draining = True
-        self.services.bell.ring()
+        self.services.notifier.ring()
         self.services.webhooks.drain()
         for server in self._servers:
             server.should_exit = True
@@ -252,29 +252,29 @@ class Daemon:
         """On the writer's thread, after a commit."""
         self.services.metrics.committed(tx.moves, tx.jobs)
         if self._ready:
-            self._clockwork.wait_for(tx.earliest_due)
+            self._scheduler.wait_for(tx.earliest_due)
         if tx.told:
-            self._announcer.wake(tx.recorded)
+            self._event_log.wake(tx.recorded)
             self._ring()
 
     def _stop_telling(self) -> None:
         REPEATED.write(everything=True)
         self._outages.close()
-        if left := self._announcer.stop():
+        if left := self._event_log.stop():
             say("log.behind", events=left)
 
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
         if not self._ready:
             return  # it is about to look at everything
-        self._clockwork.wait_for(due)
-        self._announcer.wake()
+        self._scheduler.wait_for(due)
+        self._event_log.wake()
         if due is None:
             self.services.webhooks.wake(also_blocked=True)  # perhaps an operator has resumed one there, or replays
 
     def _ring(self) -> None:
         """There are new events, of this process or another one. On any thread."""
-        self.services.bell.ring()
+        self.services.notifier.ring()
         self.services.webhooks.wake()
 
     def _tried(self, endpoint: str, ok: bool, events: int) -> None:
@@ -337,7 +337,7 @@ class Daemon:
             config_files=[printable(file) for file in loaded.files],
             config_fingerprint=loaded.fingerprint,
         )
-        self._clockwork.follow(old, new)
+        self._scheduler.follow(old, new)
 
     def _reject(self, error: ConfigError) -> None:
         self.services.metrics.config_rejected.set(1)

@@ -16,10 +16,10 @@ from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
 from tminus.domain.lifecycle import fire
 from tminus.domain.model import Session
-from tminus.domain.types import Caller, Order, Role, Status, Trigger
+from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import need, owns
 from tminus.sessions.idempotency import RetryKey, made_before, remember
-from tminus.sessions.moves import Made, change, open_if_due, set_deadline, tell
+from tminus.sessions.moves import CreateResult, change, open_if_due, set_deadline, tell
 from tminus.sessions.queries import found
 from tminus.storage import Transaction
 
@@ -33,7 +33,9 @@ IfMatch = frozenset[int] | None
 """The versions that an `If-Match` header names; None: any."""
 
 
-def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, retry: RetryKey | None = None) -> Made:
+def create(
+    tx: Transaction, settings: Settings, caller: Caller, order: CreateSession, retry: RetryKey | None = None
+) -> CreateResult:
     """Makes a session: open at once, or scheduled if `order.start_time` is set.
 
     A start within the lead time of now is scheduled and opened in one go, and told as both.
@@ -42,7 +44,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     """
     need(caller.has(Role.AGENT), "the role agent")
     if retry is not None and (earlier := made_before(tx, caller, retry)):
-        return Made(found(tx, earlier.session_id), replayed=True)
+        return CreateResult(found(tx, earlier.session_id), replayed=True)
     limit = settings.limits.sessions_per_agent
     if limit and not tx.may_open_another(caller.agent_id, limit):
         raise TooManySessions(limit)
@@ -89,7 +91,7 @@ def create(tx: Transaction, settings: Settings, caller: Caller, order: Order, re
     tell(tx, session, move, None, caller)
     if retry is not None:
         remember(tx, caller, retry, session.id)
-    return Made(open_if_due(tx, settings, caller, session))
+    return CreateResult(open_if_due(tx, settings, caller, session))
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tminus.storage import Transaction
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CreateResult:
     """What a creating verb answers: `replayed` if an earlier request with the same key had made it."""
 
     session: Session

@@ -16,7 +16,7 @@ from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, ParticipantRole, Role, Setting, Status, Trigger
 from tminus.sessions.authorization import need
 from tminus.sessions.idempotency import RetryKey, made_before, remember
-from tminus.sessions.moves import Made, change
+from tminus.sessions.moves import CreateResult, change
 from tminus.sessions.queries import found
 from tminus.storage import Transaction
 
@@ -38,7 +38,7 @@ def arrive(
     role: ParticipantRole,
     name: str,
     retry: RetryKey | None = None,
-) -> Made:
+) -> CreateResult:
     """A room reports that somebody joined (`trigger`: JOIN), or waits to be let in (KNOCK).
 
     Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`, `TooManyParticipants`.
@@ -46,7 +46,7 @@ def arrive(
     need(caller.has(Role.ROOM), "the role room")
     session = found(tx, session_id)
     if retry is not None and (earlier := made_before(tx, caller, retry)):
-        return Made(session, replayed=True, participant_id=earlier.participant_id or "")
+        return CreateResult(session, replayed=True, participant_id=earlier.participant_id or "")
     move = fire(trigger, session.status)
     waits = trigger is Trigger.KNOCK
     if waits and not orjson.loads(session.settings)[Setting.KNOCK]:
@@ -64,7 +64,7 @@ def arrive(
         remember(tx, caller, retry, session_id, participant.id)
     entered = {} if waits else _entered(session, tx.now)
     changed = change(tx, settings, session, move, caller, participant, **entered)
-    return Made(changed, participant_id=participant.id)
+    return CreateResult(changed, participant_id=participant.id)
 
 
 def _check_present(session: Session) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 
-class Bell:
+class Notifier:
     """Rung on any thread, heard on one event loop.
 
     Whoever listens takes `next_ring()` first and looks afterwards: what is committed after the look rings it.
@@ -15,7 +15,7 @@ class Bell:
         self._ring: asyncio.Event | None = None
 
     def next_ring(self) -> asyncio.Event:
-        """Set when the bell rings next. On the loop that listens."""
+        """Set when the notifier rings next. On the loop that listens."""
         if self._ring is None:
             self._loop = asyncio.get_running_loop()
             self._ring = asyncio.Event()

@@ -43,7 +43,7 @@ Heard = Callable[[datetime | None], None]
 class Notices:
     """Says what this daemon commits, and hears what others commit.
 
-    A notice is a convenience: whoever misses one looks at the tables a second later; an idle courier, five
+    A notice is a convenience: whoever misses one looks at the tables a second later; an idle worker, five
     seconds later.
     """
 
@@ -93,7 +93,7 @@ class Notices:
         self._heard(told)
 
 
-class Holds:
+class AdvisoryLocks:
     """What this daemon alone may do now, by name: kept by a connection, so that it ends with the daemon, however that
     ends; and of a daemon that is frozen the server ends the connection after `LEASE`. Any thread.
 

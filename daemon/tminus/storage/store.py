@@ -30,7 +30,7 @@ from tminus.storage.engine import (
     sqlite_file,
     startup_error,
 )
-from tminus.storage.peers import LEASE, Heard, Holds, Notices
+from tminus.storage.peers import LEASE, AdvisoryLocks, Heard, Notices
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.reads import Reads, Unreadable
 from tminus.storage.shared_clock import SharedClock
@@ -116,7 +116,7 @@ class Store:
         if heard is not None and shared is not None:
             self._notices = Notices(shared, heard, self._watch)
             self._notices.start()
-        self._holds = Holds(self._holding, self._watch)
+        self._holds = AdvisoryLocks(self._holding, self._watch)
         self.hold = self._holds.hold
         self.release = self._holds.release
         notify = self._notices.say if self._notices else None

@@ -1,4 +1,4 @@
-"""What time does in a daemon: its clockwork, on a real database."""
+"""What time does in a daemon: its scheduler, on a real database."""
 
 import sqlite3
 import threading
@@ -25,16 +25,16 @@ from tminus.domain import ids, timestamps
 from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.domain.types import SessionType, Status, Trigger
 from tminus.logs import output
-from tminus.monitoring.event_log import Announcer
+from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import sweeps
-from tminus.scheduler.scheduler import Clockwork
+from tminus.scheduler.scheduler import Scheduler
 from tminus.storage import EventFilter, Transaction
 
 Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Works:
-    """A clockwork whose timers stand still: the test says when it ticks."""
+    """A scheduler whose timers stand still: the test says when it ticks."""
 
     def __init__(self, database: Database, folder: Path, opened: ExitStack) -> None:
         self.store = database.open(wall_clock.now)
@@ -45,8 +45,8 @@ class Works:
         opened.callback(self.webhooks.stop)
         self.services = Services(self.store, self.settings, self.webhooks, list, "a test")
         opened.callback(self.services.close)
-        announcer = Announcer(self.store, output.say_events)
-        self.clockwork = Clockwork(self.services, announcer, threading.Event(), lambda: None, None)
+        event_log = EventLog(self.store, output.say_events)
+        self.scheduler = Scheduler(self.services, event_log, threading.Event(), lambda: None, None)
         self.lead = self.settings.lifecycle.timeouts.lead
 
     def put(self, **fields: Any) -> None:
@@ -65,14 +65,14 @@ def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
 
 
 def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Works, log_lines: Lines) -> None:
-    works.clockwork._clean()
+    works.scheduler._clean()
     last = wall_clock.now() - timedelta(days=90)
     works.store.submit(
         lambda tx: tx.set_meta("retention", f"[{timestamps.milliseconds(last - timestamps.EPOCH)},0,null]")
     )
     works.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
-    works.clockwork._clean()
-    works.clockwork._clean()
+    works.scheduler._clean()
+    works.scheduler._clean()
     [held] = [line for line in log_lines() if line["event"] == "retention.held"]
     assert held["ahead_s"] == pytest.approx(90 * 86400, abs=100)
     assert works.store.read(lambda view: view.session("old")) is not None
@@ -82,11 +82,11 @@ def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Wor
 def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before_the_pulse_has_seen_it(
     works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
 ) -> None:
-    works.clockwork.first_tick()
+    works.scheduler.first_tick()
     due = wall_clock.now() + timedelta(seconds=10 if step else -80)
     works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
     monkeypatch.setattr(wall_clock, "_source", lambda: wall_clock.machine() + timedelta(seconds=step))
-    works.clockwork.tick()
+    works.scheduler.tick()
     [late] = [line for line in log_lines() if line["event"] == "clock.late"]
     assert late["cause"] == cause
     assert late["lag_ms"] > 70_000
@@ -95,9 +95,9 @@ def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before
 def test_a_heartbeat_says_that_the_next_deadline_is_overdue(works: Works, log_lines: Lines) -> None:
     due = wall_clock.now() - timedelta(seconds=30)
     works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
-    works.clockwork._heartbeat()
-    works.clockwork.tick()
-    works.clockwork._heartbeat()
+    works.scheduler._heartbeat()
+    works.scheduler.tick()
+    works.scheduler._heartbeat()
     late, in_time = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert f"overdue by {late['overdue_s']} seconds" in late["message"]
     assert late["overdue_s"] >= 30
@@ -116,9 +116,9 @@ def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: p
         return 0
 
     monkeypatch.setattr(sweeps, "follow_timeouts", meet)
-    ticking = threading.Thread(target=works.clockwork.tick)
+    ticking = threading.Thread(target=works.scheduler.tick)
     ticking.start()
-    works.clockwork.follow(works.settings, works.settings)
+    works.scheduler.follow(works.settings, works.settings)
     ticking.join()
     assert met == []
 
@@ -144,7 +144,7 @@ def opens_ahead(works: Works) -> timedelta:
 def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_being_too_many(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works.clockwork.tick()
+    works.scheduler.tick()
     new, submit = other_lead(works), works.store.submit
 
     def full(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
@@ -153,7 +153,7 @@ def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_bein
         return submit(job, clock=True)
 
     monkeypatch.setattr(works.store, "submit", full)
-    works.clockwork.follow(works.settings, new)
+    works.scheduler.follow(works.settings, new)
     assert opens_ahead(works) == new.lifecycle.lead
 
 
@@ -164,7 +164,7 @@ def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_bein
 def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_next_tick_moves_them(
     works: Works, monkeypatch: pytest.MonkeyPatch, error: RequestError, refused: str
 ) -> None:
-    works.clockwork.tick()
+    works.scheduler.tick()
     new = other_lead(works)
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -172,17 +172,17 @@ def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_nex
 
     owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "follow_timeouts")
     monkeypatch.setattr(owner, name, refuse)
-    works.clockwork.follow(works.settings, new)
+    works.scheduler.follow(works.settings, new)
     assert opens_ahead(works) == works.lead
     monkeypatch.undo()
-    works.clockwork.tick()
+    works.scheduler.tick()
     assert opens_ahead(works) == new.lifecycle.lead
 
 
 def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_moves_them(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works.clockwork.tick()
+    works.scheduler.tick()
     new, submit = other_lead(works), works.store.submit
 
     def fail(job: Callable[[Transaction], Any], *, clock: bool = False) -> Future[Any]:
@@ -190,9 +190,9 @@ def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_mov
 
     monkeypatch.setattr(works.store, "submit", fail)
     with pytest.raises(ZeroDivisionError):
-        works.clockwork.follow(works.settings, new)
+        works.scheduler.follow(works.settings, new)
     monkeypatch.undo()
-    works.clockwork.tick()
+    works.scheduler.tick()
     assert opens_ahead(works) == new.lifecycle.lead
 
 
@@ -203,11 +203,11 @@ def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
     overdue = wall_clock.now() - timedelta(seconds=5)
     works.put(id="holder", type=SessionType.SUPPORT, status=Status.NEW, pin=100_000, due_at=None, due_trigger=None)
     works.put(type=SessionType.SUPPORT, start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
-    works.clockwork.tick()
+    works.scheduler.tick()
     assert works.metric("tminus_clock_lag_seconds_count") == 0, "there was no PIN"
     monkeypatch.undo()
     works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
-    works.clockwork.tick()
+    works.scheduler.tick()
     assert works.metric("tminus_clock_lag_seconds_count") == 1
     assert 5 <= works.metric("tminus_clock_lag_seconds_sum") < 30
 
@@ -220,9 +220,9 @@ def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_l
     overdue, tomorrow = wall_clock.now() - timedelta(seconds=5), wall_clock.now() + timedelta(days=1)
     works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)
     works.put(id="next", start_time=tomorrow + works.lead, due_at=tomorrow, due_trigger=Trigger.OPEN)
-    works.clockwork.tick()
-    works.clockwork._heartbeat()
-    works.clockwork._heartbeat()
+    works.scheduler.tick()
+    works.scheduler._heartbeat()
+    works.scheduler._heartbeat()
     [opened] = works.store.read(lambda view: view.events(0, 10, EventFilter()))
     first, second = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert first["sessions"] == {"scheduled": 1, "new": 1, "active": 0}
@@ -237,7 +237,7 @@ def test_the_heartbeat_comes_while_the_database_cannot_be_read_and_says_why(work
     spoiler = sqlite3.connect(works.path)
     spoiler.execute("ALTER TABLE event RENAME TO gone")
     spoiler.close()
-    works.clockwork._heartbeat()
+    works.scheduler._heartbeat()
     [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert (told["requests"], told["worst_lag_ms"], told["unreadable"]) == (7, 0, "no such table: event")
     assert "sessions" not in told
@@ -248,6 +248,6 @@ def test_the_heartbeat_says_why_the_database_cannot_be_written(
     works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(works.store._writer, "failing", "database or disk is full")
-    works.clockwork._heartbeat()
+    works.scheduler._heartbeat()
     [told] = [line for line in log_lines() if line["event"] == "daemon.heartbeat"]
     assert (told["unwritable"], "sessions" in told) == ("database or disk is full", True)

@@ -1,22 +1,22 @@
-"""The bell: no ring after a look is lost, wherever it comes from."""
+"""The notifier: no ring after a look is lost, wherever it comes from."""
 
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from tminus.storage.notifier import Bell, wait_for
+from tminus.storage.notifier import Notifier, wait_for
 
 LONG = 10.0
-"""Seconds that a wait takes only if the bell is broken."""
+"""Seconds that a wait takes only if the notifier is broken."""
 
 
 def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
     async def listen() -> list[bool]:
-        bell = Bell()
-        waits = [asyncio.create_task(wait_for(bell.next_ring(), LONG)) for _ in range(3)]
+        notifier = Notifier()
+        waits = [asyncio.create_task(wait_for(notifier.next_ring(), LONG)) for _ in range(3)]
         await asyncio.sleep(0)  # they wait now
         with ThreadPoolExecutor() as pool:
-            pool.submit(bell.ring).result()
+            pool.submit(notifier.ring).result()
         return await asyncio.gather(*waits)
 
     assert asyncio.run(listen()) == [True, True, True]
@@ -24,9 +24,9 @@ def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
 
 def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
     async def listen() -> bool:
-        bell = Bell()
-        ring = bell.next_ring()
-        thread = threading.Thread(target=bell.ring)
+        notifier = Notifier()
+        ring = notifier.next_ring()
+        thread = threading.Thread(target=notifier.ring)
         thread.start()
         thread.join()
         assert not ring.is_set(), "events of asyncio are set on their own thread"
@@ -40,14 +40,14 @@ def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
 
 def test_each_ring_is_heard_once() -> None:
     async def listen() -> None:
-        bell = Bell()
+        notifier = Notifier()
         for _ in range(3):
-            ring = bell.next_ring()
-            bell.ring()
-            bell.ring()
+            ring = notifier.next_ring()
+            notifier.ring()
+            notifier.ring()
             assert await wait_for(ring, LONG)
-            assert not bell.next_ring().is_set()
-        assert not await wait_for(bell.next_ring(), 0.001)
+            assert not notifier.next_ring().is_set()
+        assert not await wait_for(notifier.next_ring(), 0.001)
 
     asyncio.run(listen())
 
@@ -56,19 +56,19 @@ def test_no_ring_of_a_busy_writer_is_lost() -> None:
     written = 0
 
     async def listen() -> None:
-        bell = Bell()
+        notifier = Notifier()
 
         def write() -> None:
             nonlocal written
             for _ in range(500):
                 written += 1
-                bell.ring()
+                notifier.ring()
 
         writer = threading.Thread(target=write)
         writer.start()
         seen = 0
         while seen < 500:
-            ring = bell.next_ring()
+            ring = notifier.next_ring()
             if seen == written:
                 assert await wait_for(ring, LONG), f"woken for {seen} of {written}"
             seen = written
@@ -79,20 +79,20 @@ def test_no_ring_of_a_busy_writer_is_lost() -> None:
 
 def test_while_nobody_listens_a_ring_leaves_nothing_behind() -> None:
     async def listen() -> bool:
-        bell = Bell()
-        bell.ring()
-        assert vars(bell) == vars(Bell()), "it wakes no loop"
-        return await wait_for(bell.next_ring(), 0.001)
+        notifier = Notifier()
+        notifier.ring()
+        assert vars(notifier) == vars(Notifier()), "it wakes no loop"
+        return await wait_for(notifier.next_ring(), 0.001)
 
     assert asyncio.run(listen()) is False, "what was before is seen by looking"
 
 
 def test_it_may_be_rung_after_the_loop_has_closed() -> None:
-    bell = Bell()
+    notifier = Notifier()
 
     async def listen() -> None:
-        bell.next_ring()
+        notifier.next_ring()
 
     asyncio.run(listen())
-    bell.ring()
-    bell.ring()
+    notifier.ring()
+    notifier.ring()
