@@ -103,7 +103,7 @@ def labels(daemon: Daemon) -> list[str]:
         answer = daemon.get(f"/supportsessions?scope=all&limit=1000&offset={len(rows)}")
         return [answer.json()["rows"]] if answer.status_code == 200 else []
 
-    while some := eventually(page)[0]:
+    while some := eventually(page, 60)[0]:
         rows += some
     return [row["label"] for row in rows]
 
