@@ -140,6 +140,16 @@ def test_in_a_directory_copies_have_their_date_as_a_name_and_the_oldest_are_remo
     assert set(place.copies.iterdir()) == {*others, made[2], last.path}
 
 
+def test_copies_of_one_second_have_numbers_and_the_oldest_are_removed(place: Place) -> None:
+    made = [back_up(place.url, place.copies, NOW).path for _ in range(11)]
+    assert [path.name for path in made[:2]] == ["tminus-20300107T090000Z.db", "tminus-20300107T090000Z-2.db"]
+
+    last = back_up(place.url, place.copies, NOW, keep=3)
+
+    assert last.removed == tuple(made[:9])
+    assert set(place.copies.iterdir()) == {*made[9:], last.path}
+
+
 def test_a_copy_that_fails_leaves_nothing_behind_and_removes_no_old_one(place: Place) -> None:
     good = back_up(place.url, place.copies, NOW).path
     for _ in range(40):

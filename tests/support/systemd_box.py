@@ -161,8 +161,12 @@ class Box:
     def do(self, *arguments: str) -> str:
         """Runs a program that has to succeed; returns what it printed."""
         done = self.run(*arguments)
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self._last_words()}"
         return done.stdout
+
+    def _last_words(self) -> str:
+        """The end of its journal: a unit that fails says there why."""
+        return self.run("journalctl", "--no-pager", "--lines=40", "--output=short-precise").stdout
 
     def paste(self, block: str, folder: str = "/root", **more: str) -> str:
         """Pastes a block of a page into a shell of root's, in this folder; each line has to succeed."""

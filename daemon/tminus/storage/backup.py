@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from tminus import clock
@@ -38,7 +39,7 @@ PAGES = 4096
 HIGHEST_SEQ = 2**53
 """Event numbers beyond are not of tminus: JSON readers round them, and SQLite's own end is near."""
 
-_DATED = re.compile(r"tminus-\d{8}T\d{6}Z\.db")
+_DATED = re.compile(r"tminus-(\d{8}T\d{6}Z)(?:-(\d{1,9}))?\.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,16 @@ class Restored:
     moved_to: Path | None
 
 
-def dated_name(now: datetime) -> str:
-    """`tminus-20261122T101500Z.db`: by their names, the oldest comes first."""
-    return f"tminus-{_stamp(now)}.db"
+def _dated(directory: Path, now: datetime) -> Path:
+    """Return `tminus-20261122T101500Z.db` in a directory, or `tminus-20261122T101500Z-2.db` if that second has one."""
+    names = (f"tminus-{_stamp(now)}{f'-{number}' if number > 1 else ''}.db" for number in count(1))
+    return next(path for name in names if not (path := directory / name).exists())
+
+
+def _age(path: Path) -> tuple[str, int] | None:
+    """Return what sorts dated copies, the oldest first; None for any other file."""
+    found = _DATED.fullmatch(path.name)
+    return (found[1], int(found[2] or 1)) if found else None
 
 
 def _stamp(now: datetime) -> str:
@@ -105,9 +113,9 @@ def back_up(url: Where, target: Path, now: datetime, *, force: bool = False, kee
     if not is_there:
         raise CannotOpenDatabase(str(database), "there is no such file: there is nothing to back up")
     directory = target if target.is_dir() else None
-    path = target / dated_name(now) if directory else target
     # Each directory with the rights of its owner; the database is open before those of the other's are taken.
-    with _open_source(database) as (source, itself), acting_for(path.parent):
+    with _open_source(database) as (source, itself), acting_for(directory or target.parent):
+        path = _dated(directory, now) if directory else target
         _check_target(path, itself, force)
         with _half_made(path) as made:
             contents = _copied(source, database, made)
@@ -255,8 +263,8 @@ def _remove_half_made(directory: Path) -> None:
 
 
 def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
-    dated = sorted(path for path in directory.iterdir() if _DATED.fullmatch(path.name))
-    oldest = dated[:-keep]
+    dated = sorted((age, path) for path in directory.iterdir() if (age := _age(path)))
+    oldest = [path for _, path in dated[:-keep]]
     try:
         for path in oldest:
             path.unlink()
