@@ -231,7 +231,7 @@ def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     following.start()
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
-    assert EventLog(world.store, telling(told)).seq == 7, "what was left is told once"
+    assert EventLog(world.store, telling(told)).seq == 7, "the next start logs what was left, once"
 
 
 def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logged_twice(

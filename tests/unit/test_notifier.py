@@ -1,4 +1,4 @@
-"""The notifier: no ring after a look is lost, wherever it comes from."""
+"""The notifier: whoever has looked for events is woken by the next one, from whatever thread that comes."""
 
 import asyncio
 import threading

@@ -94,6 +94,11 @@ def test_nothing_depends_on_the_local_zone(no_sweep: None, monkeypatch: pytest.M
         time.tzset()
 
 
+def test_the_main_loop_of_apscheduler_is_where_it_is_overridden() -> None:
+    found = [kind.__name__ for kind in timers._Scheduler.__mro__[1:] if "_main_loop" in vars(kind)]
+    assert found, "APScheduler has no _main_loop any more: timers._Scheduler restarts its thread by another way"
+
+
 def test_a_deadline_in_the_past_is_done_at_once(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:

@@ -152,7 +152,7 @@ def _check_attempts(context: RequestContext) -> None:
 
 
 def _wrong(context: RequestContext, length: int, digest: str, state: str) -> NotAuthenticated:
-    """What to tell of a wrong token of this length. Raises `TooManyAttempts` instead after too many.
+    """Count and log a wrong token of this length; return the refusal. Raises `TooManyAttempts` after too many.
 
     Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
     """

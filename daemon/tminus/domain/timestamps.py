@@ -27,11 +27,6 @@ _PLUS_LOST = re.compile(r".*[0-9] [0-9]{2}:?[0-9]{2}")
 """What is left of an offset such as `+02:00` in a query where `+` stands for a space."""
 
 
-def to_milliseconds(instant: datetime) -> datetime:
-    """The same instant, cut (not rounded) to the millisecond."""
-    return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
-
-
 def parse(text: str) -> datetime:
     """Read a date and time: RFC 3339, or one of the forms of ISO 8601 that `docs/api.md` names.
 
