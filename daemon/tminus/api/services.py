@@ -123,6 +123,11 @@ class Services:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 
+    def take_requests(self) -> int:
+        """Return how many requests were answered since the last call, operations aside."""
+        answered, self.requests = self.requests, 0
+        return answered
+
     def waiting(self, method: str) -> int:
         """How many requests are before one with this method. Readers and writers do not wait for each other."""
         return self._reads if method in ("GET", "HEAD") else self.store.waiting

@@ -7,21 +7,22 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tminus import clock
-from tminus.api import Services
 from tminus.config import Settings
+from tminus.delivery import Webhooks
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.domain.types import Status, Timeouts
 from tminus.logs.output import say
 from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
+from tminus.monitoring.metrics import Metrics
 from tminus.monitoring.outages import Outages
 from tminus.scheduler import sweeps
 from tminus.scheduler.timers import SWEEP, Chores, Timers
-from tminus.storage import Transaction
+from tminus.storage import Store, Transaction
 from tminus.storage.engine import reason
 
 T = TypeVar("T")
@@ -45,13 +46,26 @@ LATE = timedelta(seconds=1)
 """From here on a sweep tells how late it was."""
 
 
+class Dependencies(Protocol):
+    """The parts of the daemon that the scheduler uses."""
+
+    store: Store
+    webhooks: Webhooks
+    metrics: Metrics
+    settings: Settings
+    """The settings in force; a reload replaces them."""
+
+    def take_requests(self) -> int:
+        """Return how many requests were answered since the last call."""
+
+
 class Scheduler:
     """The timers and their work.
 
     Parameters
     ----------
-    services
-        The store, and the settings in force.
+    dependencies
+        The store, the settings in force, the webhooks and the metrics.
     event_log
         Held back while a herd moves.
     stopping
@@ -66,7 +80,7 @@ class Scheduler:
 
     def __init__(
         self,
-        services: Services,
+        dependencies: Dependencies,
         event_log: EventLog,
         stopping: threading.Event,
         alive: Callable[[], None],
@@ -76,8 +90,8 @@ class Scheduler:
         self._outages = outages or Outages(lambda: 0.0)
         self._starting = True
         """Whether what is due fell due while no daemon was there."""
-        self._services = services
-        self._store = services.store
+        self._dependencies = dependencies
+        self._store = dependencies.store
         self._event_log = event_log
         self._stopping = stopping
         self._alive = alive
@@ -91,8 +105,8 @@ class Scheduler:
         """Held by the tick that runs: a reload runs one, too, on a thread of its own."""
         self.timers = Timers(
             self.tick,
-            self._chores(services.settings),
-            services.webhooks.try_all_again,
+            self._chores(dependencies.settings),
+            dependencies.webhooks.try_all_again,
             lambda: self._store.clock_difference,
             self._outages.look,
         )
@@ -150,7 +164,7 @@ class Scheduler:
         if self._store.failing is not None:
             # Only a write can tell that writing works again, and nobody else may be asking for one.
             self._store.submit(lambda _tx: None, clock=True).result()
-        timeouts = self._services.settings.lifecycle.timeouts
+        timeouts = self._dependencies.settings.lifecycle.timeouts
         if not self._settled:
             self._settle_deadlines(timeouts)
         due = self._next_due()
@@ -160,7 +174,7 @@ class Scheduler:
             sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
         if sweep.moves:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
-            self._services.metrics.lag.observe(sweep.worst_lag.total_seconds())
+            self._dependencies.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             say(
                 "clock.late",
@@ -225,7 +239,7 @@ class Scheduler:
         return chores
 
     def _clean(self) -> None:
-        storage = self._services.settings.storage
+        storage = self._dependencies.settings.storage
         held = self._store.submit(sweeps.held).result()
         if held is not None:
             if held.begins:
@@ -242,7 +256,7 @@ class Scheduler:
         oldest: datetime | None = None
         try:
             counts = self._store.counts()
-            due, standing = self._store.read(lambda view: (view.next_due(), self._services.webhooks.standing(view)))
+            due, standing = self._store.read(lambda view: (view.next_due(), self._dependencies.webhooks.standing(view)))
             waiting = {one.webhook.name: one.backlog.events for one in standing if one.backlog.events}
             oldest = min((one.backlog.oldest for one in standing if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
@@ -250,7 +264,7 @@ class Scheduler:
             unreadable = reason(error.__cause__ or error)
         overdue = clock.now() - due if due is not None else timedelta(0)
         worst, self._worst_lag = self._worst_lag, timedelta(0)
-        requests, self._services.requests = self._services.requests, 0
+        requests = self._dependencies.take_requests()
         say(
             "daemon.heartbeat",
             sessions=counts and {status.value: number for status, number in counts.items()},
