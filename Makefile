@@ -1,48 +1,52 @@
-# One environment in .venv, made from the lock files, for everything below. Needs Python 3.11 or newer and make.
+# All targets use one environment, .venv, which the lock files define. Needs Python 3.11 or newer and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# pip keeps to what the lock says, hash by hash.
+# pip installs only what the lock file names, and checks each file's hash.
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes --no-deps
 
 # How many packages a lock file names.
 packages = $(shell grep -c '^[A-Za-z0-9].*==' $(1))
 
-# How long `make soak` makes trouble.
+# How many minutes `make soak` runs.
 MINUTES ?= 5
 
-# Test processes: more than cores, as much of what tests do is wait.
+# Number of test processes. More than the usual number of cores, because most tests wait most of the time.
 WORKERS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check lint types imports audit bench soak docs lock clean
+.PHONY: help run test test-slow check lint types imports audit bench soak docs picture lock clean
 
 help:
 	@echo "make run        start the daemon in the foreground, on config/tminus.toml and ./var"
 	@echo "make test       run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests"
-	@echo "make check      what CI runs: lint, types, import contracts, every test"
-	@echo "make audit      look for known vulnerabilities in what the lock files name"
+	@echo "make check      run what CI runs: lint, types, import contracts, all tests"
+	@echo "make audit      look up known vulnerabilities of the locked packages"
 	@echo "make bench      measure speed, scale and memory"
-	@echo "make soak       everything at once under random faults, for MINUTES=5"
+	@echo "make soak       run everything at once under random faults, for MINUTES=5"
+	@echo "make docs       write the tables of docs/events.md and the Elasticsearch mapping"
+	@echo "make picture    write docs/watch.svg, the picture in the README"
+	@echo "make lock       write the lock files anew; needs uv"
+	@echo "make clean      remove .venv and build files"
 
-# What runs it. Each step is one line: installing is silent for up to a minute.
+# The environment that runs the daemon. Each step prints a line, because pip is silent for up to a minute.
 $(VENV)/run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Setting up $(VENV). This is done once, and again when requirements.lock changes."
-	@echo "1/3 making a virtual environment with $(PYTHON)"
+	@echo "Setting up $(VENV), once and whenever requirements.lock changes"
+	@echo "1/3 creating a virtual environment with $(PYTHON)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "2/3 installing the $(call packages,requirements.lock) packages of requirements.lock; this takes about 40 s"
+	@echo "2/3 installing the $(call packages,requirements.lock) packages of requirements.lock, which takes about 40 s"
 	@$(PIP) --requirement requirements.lock
 	@echo "3/3 installing tminus from this folder"
 	@$(BIN)/pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What tests it, besides.
+# The packages that only the tests need.
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
-	@echo "Installing the $(call packages,requirements-dev.lock) packages of requirements-dev.lock, for tests"
+	@echo "Installing the $(call packages,requirements-dev.lock) packages of requirements-dev.lock for the tests"
 	@$(PIP) --requirement requirements-dev.lock
 	@touch $@
 
@@ -68,7 +72,8 @@ types: $(VENV)/dev
 imports: $(VENV)/dev
 	$(BIN)/lint-imports --no-cache
 
-# Fails on a known hole; where the data cannot be reached, it says so and does not.
+# Fails if a locked package has a known vulnerability. If neither database of them can be reached, it prints that and
+# succeeds.
 audit:
 	$(PYTHON) tests/support/audit.py $(VENV)/audit
 
@@ -79,11 +84,14 @@ soak: $(VENV)/dev
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	TMINUS_TEST_KILLS=100 $(BIN)/pytest --numprocesses=2 -k any_number_of_kills tests/acceptance/test_log.py
 
-# The tables of docs/events.md and the mapping for Elasticsearch, from the catalogue.
+# The tables of docs/events.md and the mapping for Elasticsearch follow from the catalogue in the code.
 docs: $(VENV)/run
 	$(BIN)/python -m tests.support.reference
 
-# Both locks anew, for every Python from 3.11 on; needs `uv`.
+picture: $(VENV)/dev
+	$(BIN)/python -m tests.support.picture
+
+# Both lock files, for every Python from 3.11 on.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make lock' --extra build --output-file requirements.lock pyproject.toml

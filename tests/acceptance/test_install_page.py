@@ -1,9 +1,8 @@
 """docs/install.md, pasted line by line into a real systemd: from nothing to a service, and back to nothing.
 
-The README's lines are the page's first (tests/unit/test_docs.py), and those of "Secrets" are pasted in test_systemd.py,
-which has a PostgreSQL for them. All others are pasted here as they stand, with two things put in their way, as the box
-reaches no network: `apt-get` only looks whether what it would install is there, and what pip would fetch lies already
-where it would put it, from the environment of the tests. pip still holds it against the lock.
+test_systemd.py pastes the lines of "Secrets", as it has a PostgreSQL for them. This module pastes all others unchanged.
+The box reaches no network, so two things are replaced: `apt-get` only checks that the packages are installed, and the
+packages that pip would download are copied from the test environment first. pip still checks them against the lock.
 """
 
 import importlib.metadata

@@ -11,6 +11,7 @@
 `kills`        deeds by a process that kills itself in the middle of them
 `trials`       all else that a daemon writes, for the same
 `pages`        the blocks and tables of docs/, as readers follow them
+`picture`      docs/watch.svg: `make picture`
 `preloaded`    what is loaded before commands are forked
 `processes`    the command as a process, started quickly
 `proxy`        a way to PostgreSQL that can be cut, slow, or silent

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 from tests.support import reference
-from tests.support.pages import blocks
 
 from tminus.api.errors import status_of
 from tminus.cli import catalogue, connection
@@ -103,8 +102,16 @@ def test_every_fault_of_the_page_has_its_test() -> None:
         assert re.search(rf"^def {name}\(", page(file), re.MULTILINE), one
 
 
-def test_the_readme_installs_as_the_page_does() -> None:
-    shown = blocks("README.md", "Install")
+def test_the_readme_is_read_in_five_minutes_and_shows_the_command() -> None:
+    text = page("README.md")
 
-    assert "systemctl enable --now tminus.socket tminus.service\n" in shown[-1]
-    assert shown == blocks("docs/install.md", "Install")[: len(shown)]
+    assert len(text.splitlines()) <= 150
+    assert "](docs/watch.svg)" in text
+    assert "Open: 2" in page("docs/watch.svg").replace("&#160;", " "), "`make picture` makes it"
+    assert "http" not in page("docs/watch.svg").replace("http://www.w3.org/2000/svg", ""), "it loads nothing"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/\w+\.md)\)", page("README.md")))
+
+    assert linked == {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")}

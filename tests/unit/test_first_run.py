@@ -48,7 +48,13 @@ def test_make_run_prints_each_step_before_it_takes_it(tmp_path: Path) -> None:
     done = _make_run(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    begins = ["Setting up .venv.", "1/3 making", "2/3 installing the", "3/3 installing tminus", "Starting the daemon:"]
+    begins = [
+        "Setting up .venv,",
+        "1/3 creating",
+        "2/3 installing the",
+        "3/3 installing tminus",
+        "Starting the daemon:",
+    ]
     assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=True)] == begins
     packages = sum("==" in line for line in (ROOT / "requirements.lock").read_text().splitlines())
     assert f"the {packages} packages" in lines[2]
