@@ -3,6 +3,7 @@ acknowledged is kept, and all resumes by itself.
 """
 
 import errno
+import itertools
 import re
 import shutil
 import sqlite3
@@ -32,11 +33,16 @@ BOUND = 15
 """Seconds in which every request is answered, whatever the disk does."""
 
 
+_numbers = itertools.count()
+
+
 class Callers:
     """Some who make sessions at the same time, until they are told to stop."""
 
     def __init__(self, daemon: Daemon, number: int = 4) -> None:
         self._daemon = daemon
+        self._name = f"callers {next(_numbers)}"
+        """Unlike its address, nobody else's, also after it is gone: several share one daemon."""
         self._stop = threading.Event()
         self.made: list[str] = []
         """Labels of the sessions that were acknowledged."""
@@ -49,7 +55,7 @@ class Callers:
         asked = 0
         while not self._stop.is_set():
             asked += 1
-            label = f"{id(self)} {number} {asked}"
+            label = f"{self._name}: {number} {asked}"
             begun = time.monotonic()
             try:
                 body = {"type": "live", "label": label, "metaData": {"a": "x" * 500}}
