@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.bench import report
 from tests.bench.figures import FIGURES
-from tests.bench.workbench import QUICK, Bench, Figure, Sizes
+from tests.bench.workbench import QUICK, Bench, Figure, Missing, Sizes
 
 
 def main() -> int:
@@ -30,6 +30,9 @@ def main() -> int:
         for name in options.only or FIGURES:
             try:
                 figures += FIGURES[name](bench)
+            except Missing as error:
+                console.print(f"{name} is not measured: {error}", style="bold red")
+                unfinished.append(name)
             except Exception:
                 # The others stand for themselves, and took minutes.
                 console.print_exception()

@@ -32,6 +32,12 @@ token_sha256 = ["{digest}"]
 """
 
 
+def megabytes(pid: int, what: str) -> float:
+    """Return a line of a process's `/proc/<pid>/status`, such as `VmRSS:`, in megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(what)[2].split()[0]) / 1024
+
+
 class Daemon:
     """A daemon on a state directory that may hold a database already. A context: leaving it stops the daemon."""
 
@@ -131,7 +137,7 @@ class Daemon:
 
     def memory(self) -> float:
         """Resident megabytes."""
-        return self._megabytes("VmRSS:")
+        return megabytes(self.pid, "VmRSS:")
 
     def reset_peak(self) -> None:
         """From here on `peak_memory` counts."""
@@ -139,11 +145,7 @@ class Daemon:
 
     def peak_memory(self) -> float:
         """The most megabytes that were resident since `reset_peak`."""
-        return self._megabytes("VmHWM:")
-
-    def _megabytes(self, what: str) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition(what)[2].split()[0]) / 1024
+        return megabytes(self.pid, "VmHWM:")
 
     def cpu_seconds(self) -> float:
         """Processor time so far, of all threads, in user and kernel mode."""

@@ -15,9 +15,10 @@ from tests.bench.daemon import Daemon
 from tests.bench.deliveries import webhooks
 from tests.bench.lists import lists
 from tests.bench.load import Plan
+from tests.bench.requests import requests
 from tests.bench.shared import postgres
+from tests.bench.start import start
 from tests.bench.workbench import Bench, Figure
-from tminus.domain import timestamps
 
 POLL = 0.0005
 """Seconds between two looks at the database while something is about to fall due."""
@@ -31,73 +32,6 @@ SLOW_POLL = 0.005
 
 def _ahead(days: int) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds")
-
-
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
-def requests(bench: Bench) -> list[Figure]:
-    """Durable schedules and reschedules a second, between them `/healthz` of the same daemon."""
-    sizes = bench.sizes
-    floors, schedules, moves = [], [], []
-    acknowledged: dict[str, str] = {}
-    with bench.scratch() as directory, Daemon(directory) as daemon:
-
-        def ask(kind: str, seconds: float, **more: Any) -> load.Load:
-            bench.say(f"{kind}, {load.CONNECTIONS} connections")
-            counted = load.run(Plan(kind, daemon.port, daemon.token, seconds, **more))
-            acknowledged.update(counted.made)  # type: ignore[arg-type]  # pairs
-            return counted
-
-        floors.append(ask("healthz", sizes.floor_seconds))
-        for number in range(sizes.rounds):
-            schedules.append(ask("schedule", sizes.load_seconds, first_start=_ahead(2 + number)))
-            floors.append(ask("healthz", sizes.floor_seconds))
-            ids = list(acknowledged)
-            moves.append(ask("reschedule", sizes.load_seconds, first_start=_ahead(20 + number), ids=ids))
-            floors.append(ask("healthz", sizes.floor_seconds))
-        # What was acknowledged must be there however the daemon ends.
-        daemon.stop(signal.SIGKILL)
-        missing = _missing(daemon.database, acknowledged)
-    return [
-        _rate("durable schedules", schedules, floors[0::2], 0.4, missing),
-        _rate("reschedules", moves, floors[1:], None, missing),
-    ]
-
-
-def _rate(name: str, loads: list[load.Load], floors: list[load.Load], wanted: float | None, missing: int) -> Figure:
-    floor = median(one.per_second for one in floors)
-    rate = median(one.per_second for one in loads)
-    failed = sum(one.failed for one in loads)
-    return Figure(
-        name,
-        rate,
-        "/s",
-        floor,
-        "/healthz",
-        rate / floor,
-        f"≥ {wanted} × floor, no failed request" if wanted else "",
-        (rate / floor >= wanted and not failed and not missing) if wanted else None,
-        {
-            "failed": failed,
-            "acknowledged_but_not_stored": missing,
-            "each": [round(one.per_second) for one in loads],
-            "floors": [round(one.per_second) for one in floors],
-            "p50_ms": round(median(one.p(50) for one in loads) * 1000, 1),
-            "p99_ms": round(median(one.p(99) for one in loads) * 1000, 1),
-        },
-    )
-
-
-def _missing(database: Path, acknowledged: dict[str, str]) -> int:
-    """How many sessions are not stored with the start that was last acknowledged."""
-    with rows.connect(database, readonly=True) as connection:
-        stored = dict(connection.execute("SELECT id, start_time FROM session"))
-    return sum(stored.get(session_id) != _milliseconds(start) for session_id, start in acknowledged.items())
-
-
-def _milliseconds(instant: str) -> int:
-    return timestamps.milliseconds(timestamps.parse(instant) - timestamps.EPOCH)
 
 
 # --- herds ------------------------------------------------------------------------------------------------------------
@@ -368,6 +302,7 @@ def _lag(database: Path, http: Any) -> tuple[float, float]:
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "commands": commands,
     "requests": requests,
+    "start": start,
     "herds": herds,
     "support": support_herds,
     "latency": latency,

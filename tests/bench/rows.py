@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.bench.daemon import Daemon
 from tminus.domain import ids
@@ -164,3 +165,31 @@ def raw_moves(database: Path, due_ms: int) -> float:
         )
         raw.execute("COMMIT")
         return time.perf_counter() - begun
+
+
+def raw_schedules(database: Path, together: int, seconds: float) -> float:
+    """The floor: sessions a second that one connection stores with their events, durably, so many in a transaction. The
+    first session there, and its first event, are their pattern.
+    """
+    with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
+        session, event = _pattern(raw, "session"), _pattern(raw, "event")
+        del event["seq"]
+        inserts = [
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
+            for table, row in (("session", session), ("event", event))
+        ]
+        done, begun = 0, time.perf_counter()
+        while (took := time.perf_counter() - begun) < seconds:
+            drawn = [ids.base62(12) for _ in range(together)]
+            raw.execute("BEGIN IMMEDIATE")
+            raw.executemany(inserts[0], [session | {"id": one} for one in drawn])
+            raw.executemany(inserts[1], [event | {"session_id": one} for one in drawn])
+            raw.execute("COMMIT")
+            done += together
+    return done / took
+
+
+def _pattern(database: sqlite3.Connection, table: str) -> dict[str, Any]:
+    """The first row of a table, by column."""
+    found = database.execute(f"SELECT * FROM {table} ORDER BY rowid LIMIT 1")
+    return dict(zip([column[0] for column in found.description], found.fetchone(), strict=True))

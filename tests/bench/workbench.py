@@ -10,6 +10,10 @@ from typing import Any
 from tests.bench import rows
 
 
+class Missing(Exception):
+    """A program that a figure needs is not installed."""
+
+
 @dataclass
 class Figure:
     """One row: what was measured, what it stands beside, and whether it is as wanted (None: it is only reported)."""

@@ -1,0 +1,123 @@
+"""Requests a second, each kind beside the same load on an application that does nothing, and beside raw statements."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from tests.bench import rows, wrk
+from tests.bench.daemon import Daemon
+from tests.bench.trivial import Trivial
+from tests.bench.workbench import Bench, Figure
+from tminus.domain import timestamps
+
+READ = 1000
+"""How many sessions are read, one after the other."""
+
+_IS_POST = {"schedule": True, "reschedule": True, "read": False, "healthz": False}
+
+_WANTED = {"schedule": 0.25, "reschedule": 0.2, "read": 0.35, "healthz": 0.6}
+"""What each kind must reach of the trivial application's requests a second."""
+
+_NAMES = {
+    "schedule": "durable schedules",
+    "reschedule": "reschedules",
+    "read": "reads of one session",
+    "healthz": "/healthz",
+}
+
+
+@dataclass
+class _Pairs:
+    """The runs of one kind, each with the one of the trivial application right before it."""
+
+    loads: list[wrk.Load] = field(default_factory=list)
+    floors: list[wrk.Load] = field(default_factory=list)
+
+
+def requests(bench: Bench) -> list[Figure]:
+    """Schedules, reschedules, reads and `/healthz` of one daemon."""
+    wrk.check_installed()
+    sizes = bench.sizes
+    pairs = {kind: _Pairs() for kind in _WANTED}
+    acknowledged: dict[str, str] = {}
+    with bench.scratch() as directory, Trivial() as trivial, Daemon(directory) as daemon:
+
+        def measure(kind: str, seconds: float, days: int = 2) -> wrk.Load:
+            bench.say(f"{kind}, {wrk.CONNECTIONS} connections")
+            if kind == "healthz":
+                return wrk.run("get", daemon.port, seconds, path="/healthz")
+            ids = list(acknowledged) if kind == "reschedule" else list(acknowledged)[:READ]
+            load = wrk.run(kind, daemon.port, seconds, token=daemon.token, ids=ids, days=days)
+            acknowledged.update(load.made)
+            return load
+
+        def floor(kind: str, seconds: float) -> wrk.Load:
+            bench.say("the floor: an application that does nothing")
+            posts = "schedule" if _IS_POST[kind] else "get"
+            return wrk.run(posts, trivial.port, seconds, token=daemon.token)
+
+        for kind in _WANTED:  # to warm up, uncounted
+            floor(kind, 1)
+            measure(kind, 1, 15 if kind == "reschedule" else 2)
+        for number in range(sizes.rounds):
+            for kind, pair in pairs.items():
+                pair.floors.append(floor(kind, sizes.floor_seconds))
+                pair.loads.append(measure(kind, sizes.load_seconds, number + (20 if kind == "reschedule" else 3)))
+        # What was acknowledged must be there however the daemon ends.
+        daemon.stop(signal.SIGKILL)
+        missing = _missing(daemon.database, acknowledged)
+        bench.say("the floor of schedules: raw statements")
+        raw = [rows.raw_schedules(daemon.database, wrk.CONNECTIONS, sizes.floor_seconds) for _ in range(sizes.rounds)]
+    figures = [_rate(kind, pair, missing if _IS_POST[kind] else 0) for kind, pair in pairs.items()]
+    schedules = figures[0].value
+    figures.append(
+        Figure(
+            "durable schedules, beside raw statements", schedules, "/s", median(raw),
+            f"{wrk.CONNECTIONS} a transaction", schedules / median(raw), more={"floors": [round(one) for one in raw]},
+        )
+    )  # fmt: skip
+    return figures
+
+
+def _rate(kind: str, pair: _Pairs, missing: int) -> Figure:
+    ratios = [load.per_second / floor.per_second for load, floor in zip(pair.loads, pair.floors, strict=True)]
+    failed = sum(load.failed for load in pair.loads)
+    wanted, middle = _WANTED[kind], _middle(pair.loads)
+    return Figure(
+        _NAMES[kind],
+        middle(lambda load: load.per_second),
+        "/s",
+        _middle(pair.floors)(lambda load: load.per_second),
+        f"trivial {'POST' if _IS_POST[kind] else 'GET'}",
+        median(ratios),
+        f"≥ {wanted} × floor, no failed request",
+        median(ratios) >= wanted and not failed and not missing,
+        {
+            "failed": failed,
+            "acknowledged_but_not_stored": missing,
+            "each": [round(load.per_second) for load in pair.loads],
+            "floors": [round(load.per_second) for load in pair.floors],
+            "ratios": [round(ratio, 3) for ratio in ratios],
+            "p50_ms": round(middle(lambda load: load.p50) * 1000, 1),
+            "p99_ms": round(middle(lambda load: load.p99) * 1000, 1),
+        },
+    )
+
+
+def _middle(loads: list[wrk.Load]) -> Callable[[Callable[[wrk.Load], float]], float]:
+    return lambda of: median(of(load) for load in loads)
+
+
+def _missing(database: Path, acknowledged: dict[str, str]) -> int:
+    """How many sessions are not stored with the start that was last acknowledged, nor with a later one: at its end wrk
+    leaves 16 requests alone, and each moves a session to a later start than any before.
+    """
+    with rows.connect(database, readonly=True) as connection:
+        stored = dict(connection.execute("SELECT id, start_time FROM session"))
+    return sum(stored.get(session_id, 0) < _milliseconds(start) for session_id, start in acknowledged.items())
+
+
+def _milliseconds(instant: str) -> int:
+    return timestamps.milliseconds(timestamps.parse(instant) - timestamps.EPOCH)
