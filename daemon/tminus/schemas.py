@@ -349,7 +349,7 @@ class CobrowseDeployment(TypedDict):
     updatedAt: Instant
 
 
-class FieldFault(TypedDict):
+class FieldError(TypedDict):
     field: str
     message: str
 
@@ -360,7 +360,7 @@ class Error(TypedDict):
     code: int
     refcode: int
     description: str
-    errors: Annotated[list[FieldFault], Field(description="Every fault of the request, for refcodes that end in 400")]
+    errors: Annotated[list[FieldError], Field(description="Every fault of the request, for refcodes that end in 400")]
 
 
 class Health(TypedDict):

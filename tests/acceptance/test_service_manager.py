@@ -141,7 +141,7 @@ def test_a_configuration_with_faults_is_told_in_the_log_of_a_service(manager: Ma
         ("config.fault", "error", f"{service.config}:3", "server.socket"),
     ]
     assert (failed["event"], failed["level"]) == ("daemon.failed", "critical")
-    assert failed["error"] == "the configuration has 2 faults"
+    assert failed["error"] == "the configuration has 2 errors"
 
 
 @pytest.mark.slow

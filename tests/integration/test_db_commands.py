@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.commands import Result, invoke
 
-from tminus.config import occupy, places
+from tminus.config import lock, paths
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ def test_a_command_finds_the_services_database(
 ) -> None:
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.delenv("TMINUS_CONFIG")
-    monkeypatch.setattr(places, "SERVICE_STATE", state)
-    monkeypatch.setattr(places, "SYSTEM_FILE", tmp_path / "tminus.toml")
+    monkeypatch.setattr(paths, "SERVICE_STATE", state)
+    monkeypatch.setattr(paths, "SYSTEM_FILE", tmp_path / "tminus.toml")
     monkeypatch.chdir(tmp_path)
 
     done = tminus(*command)
@@ -144,7 +144,7 @@ def test_a_database_is_made_small_while_no_daemon_runs(state: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.2 MB -> 0.2 MB\n")
     told = json.loads(tminus("db", "compact", "--json").stdout)
     assert set(told) == {"database", "bytesBefore", "bytes"}
-    with occupy(state, state / "tminus.db"):
+    with lock(state, state / "tminus.db"):
         refused = tminus("db", "compact")
     assert refused.exit_code == 1
     assert "process" in refused.stderr

@@ -155,7 +155,7 @@ QUESTIONS: dict[str, Job] = {
     "outbox.deliveries": lambda tx: outbox.deliveries(tx, "desk", failed=False, before=None, limit=20),
     "outbox.deliveries that failed": lambda tx: outbox.deliveries(tx, "desk", failed=True, before=9000, limit=20),
     "outbox.seq_before": lambda tx: outbox.seq_before(tx, NOW - HOUR),
-    "outbox.enlist": lambda tx: outbox.enlist(tx, "new", from_beginning=False),
+    "outbox.register": lambda tx: outbox.register(tx, "new", from_beginning=False),
     "outbox.note": lambda tx: outbox.note(tx, TRIED),
     "outbox.change": lambda tx: outbox.change(tx, "desk", 0, cursor=1),
     "outbox.add_replay": lambda tx: outbox.add_replay(tx, REPLAY),

@@ -45,7 +45,7 @@ class Works:
         opened.callback(self.webhooks.stop)
         self.services = Services(self.store, self.settings, self.webhooks, list, "a test")
         opened.callback(self.services.close)
-        event_log = EventLog(self.store, output.say_events)
+        event_log = EventLog(self.store, output.log_events)
         self.scheduler = Scheduler(self.services, event_log, threading.Event(), lambda: None, None)
         self.lead = self.settings.lifecycle.timeouts.lead
 
@@ -215,7 +215,7 @@ def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
 def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_lines: Lines) -> None:
     desk = Webhook.model_validate({"name": "desk", "url": "http://127.0.0.1:9", "secret_file": "s"})
     works.webhooks.apply(Settings(webhooks=(desk,)), {"desk": (SECRET,)})
-    eventually(lambda: works.store.read(works.webhooks.standing))
+    eventually(lambda: works.store.read(works.webhooks.endpoint_statuses))
     works.services.requests = 7
     overdue, tomorrow = wall_clock.now() - timedelta(seconds=5), wall_clock.now() + timedelta(days=1)
     works.put(id="late", start_time=overdue + works.lead, due_at=overdue, due_trigger=Trigger.OPEN)

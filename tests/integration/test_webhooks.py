@@ -22,7 +22,7 @@ from tests.support.worlds import World
 
 from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
-from tminus.delivery import Standing, Webhooks, endpoint
+from tminus.delivery import EndpointStatus, Webhooks, endpoint
 from tminus.delivery.endpoint import BODY_BYTES, DeliveryWorker
 from tminus.delivery.exchange import ANSWER_BYTES
 from tminus.domain.errors import UnknownSession, UnknownWebhook
@@ -74,8 +74,8 @@ class Sender:
     def make(self, number: int = 1, session_type: SessionType = SessionType.LIVE) -> list[Session]:
         return [self.world.create(session_type) for _ in range(number)]
 
-    def standing(self, name: str = "desk") -> Standing:
-        return self.world.store.read(lambda view: self.webhooks.standing_of(view, name))
+    def status(self, name: str = "desk") -> EndpointStatus:
+        return self.world.store.read(lambda view: self.webhooks.endpoint_status(view, name))
 
     def deliveries(self, name: str = "desk", *, failed: bool = False) -> list[Delivery]:
         """The delivery log, the oldest first."""
@@ -130,7 +130,7 @@ def test_every_event_arrives_once_in_order_signed_and_in_batches(sender: Sender,
         )
     eventually(lambda: sum(row.events for row in sender.deliveries()) == 10)
     assert all(row.ok and row.status == 200 and row.answer == "ok" for row in sender.deliveries())
-    assert sender.standing().backlog.events == 0
+    assert sender.status().backlog.events == 0
 
 
 def test_from_the_beginning_tells_what_was_before(sender: Sender, receiver: Receiver) -> None:
@@ -179,7 +179,7 @@ def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(send
         sender.world.create(parent_object={"id": "1", "type": "case", "notes": "x" * size})
     receiver.answers = [status(500)]
     sender.ask(sender.webhooks.resume("desk"))
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     first, *taken = receiver.requests
     assert (first.headers["webhook-id"], first.body) == (taken[0].headers["webhook-id"], taken[0].body)
     assert [len(request.events) for request in taken] == [17, 13, 1, 1]
@@ -187,7 +187,7 @@ def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(send
     assert [seq for request in taken for seq in request.seqs] == sender.seqs()
     before = len(receiver.requests)
     sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
-    eventually(lambda: sender.standing().replays == 0)
+    eventually(lambda: sender.status().replays == 0)
     assert [request.body for request in receiver.requests[before:]] == [request.body for request in taken]
 
 
@@ -196,14 +196,14 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
         port = gone.port
     sender.apply({"name": "desk", "url": f"http://127.0.0.1:{port}/", "batch": 7})
     sender.make(20)
-    eventually(lambda: sender.standing().state.failures >= 2)
-    standing = sender.standing()
-    assert "refused" in (standing.state.last_error or "").lower()
-    assert standing.backlog.events == 20
+    eventually(lambda: sender.status().state.failures >= 2)
+    behind = sender.status()
+    assert "refused" in (behind.state.last_error or "").lower()
+    assert behind.backlog.events == 20
     with Receiver(port=port) as back:
         eventually(lambda: len(back.seqs) == 20)
         assert back.seqs == sender.seqs()
-        eventually(lambda: sender.standing().state.failures == 0)
+        eventually(lambda: sender.status().state.failures == 0)
         eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.caught_up"])
     lines = [line for line in log_lines() if line["event"].startswith("webhook.")]
     names = [line["event"] for line in lines]
@@ -242,12 +242,12 @@ def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
     receiver.answers = [answer]
     sender.apply(desk(receiver))
     sender.make()
-    eventually(lambda: sender.standing().state.last_error)
+    eventually(lambda: sender.status().state.last_error)
     before = looks["desk"]
     sender.make(50)
     assert looks["desk"] < before + 5, "some may be on their way when the request has failed"
     sender.ask(sender.webhooks.resume("desk"))
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
 
 
 @ON_SQLITE
@@ -255,8 +255,8 @@ def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receive
     receiver.answers = [status(503, Retry_After="3600")]
     sender.apply(desk(receiver))
     sender.make()
-    eventually(lambda: sender.standing().state.failures == 1)
-    state = sender.standing().state
+    eventually(lambda: sender.status().state.failures == 1)
+    state = sender.status().state
     assert state.failing_since is not None
     assert state.retry_at is not None
     assert timedelta(minutes=59) < state.retry_at - state.failing_since < timedelta(minutes=61)
@@ -268,7 +268,7 @@ def test_when_the_wall_clock_is_set_nobody_waits_out_a_pause(sender: Sender, rec
     receiver.answers = [status(503, Retry_After="3600")]
     sender.apply(desk(receiver))
     sender.make()
-    eventually(lambda: sender.standing().state.retry_at)
+    eventually(lambda: sender.status().state.retry_at)
     sender.webhooks.try_all_again()
     eventually(lambda: receiver.seqs == [1, 1])
 
@@ -277,7 +277,7 @@ def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Rec
     receiver.answers = [status(410)]
     sender.apply(desk(receiver))
     sender.make(3)
-    eventually(lambda: sender.standing().state.pause_reason is PauseReason.GONE)
+    eventually(lambda: sender.status().state.pause_reason is PauseReason.GONE)
     asked = len(receiver.requests)
     sender.make(3)
     paused = [line for line in log_lines() if line["event"] == "webhook.paused"]
@@ -292,7 +292,7 @@ def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: S
     receiver.answer = status(500)
     sender.apply(desk(receiver, give_up_after="100ms"))
     sender.make(2)
-    eventually(lambda: sender.standing().state.pause_reason is PauseReason.GAVE_UP)
+    eventually(lambda: sender.status().state.pause_reason is PauseReason.GAVE_UP)
     receiver.answer = status(200)
     before = len(receiver.requests)
     sender.ask(sender.webhooks.resume("desk"))
@@ -304,11 +304,11 @@ def test_who_asks_for_a_longer_pause_than_it_is_tried_has_a_last_try(sender: Sen
     receiver.answer = status(503, Retry_After="7200")
     sender.apply(desk(receiver, give_up_after="1h"), desk(receiver, name="impatient", give_up_after="300ms"))
     sender.make()
-    eventually(lambda: sender.standing("impatient").state.pause_reason is PauseReason.GAVE_UP)
+    eventually(lambda: sender.status("impatient").state.pause_reason is PauseReason.GAVE_UP)
     first, last = sender.deliveries("impatient")
     assert last.at - first.at >= timedelta(milliseconds=300)
-    eventually(lambda: sender.standing().state.failures == 1)
-    state = sender.standing().state
+    eventually(lambda: sender.status().state.failures == 1)
+    state = sender.status().state
     assert state.failing_since is not None
     assert (state.paused_at, state.retry_at) == (None, state.failing_since + HOUR)
 
@@ -328,8 +328,8 @@ def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiv
     sender.ask(sender.webhooks.resume("desk"))
     resumed.set()
     eventually(lambda: len(receiver.requests) == 3)
-    eventually(lambda: sender.standing().state.failures == 0)
-    assert sender.standing().state.paused_at is None
+    eventually(lambda: sender.status().state.failures == 0)
+    assert sender.status().state.paused_at is None
     assert [row.ok for row in sender.deliveries()] == [False, False, True]
 
 
@@ -428,11 +428,11 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
             desk(receiver, timeout="5m"),
         )
         sender.make()
-        eventually(lambda: all(sender.standing(name).state.failures >= 2 for name in names))
+        eventually(lambda: all(sender.status(name).state.failures >= 2 for name in names))
         eventually(lambda: receiver.seqs == sender.seqs())
         assert asked == Counter(names), "no second question while the first is open"
         answers.set()
-        eventually(lambda: all(sender.standing(name).state.failures == 0 for name in names))
+        eventually(lambda: all(sender.status(name).state.failures == 0 for name in names))
         answers.clear()
         asked.clear()
         sender.make()
@@ -461,7 +461,7 @@ def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiv
         assert receiver.types == ["session.closed"] * 2
         assert pattern.types == ["session.created"] * 2 + ["session.active"] + ["session.closed"] * 2
         assert {event["id"] for request in other.requests for event in request.events} == {support.id}
-        eventually(lambda: sender.standing().backlog.events == 0)
+        eventually(lambda: sender.status().backlog.events == 0)
 
 
 def test_how_far_a_filter_is_behind_counts_what_it_wants_alone(sender: Sender, receiver: Receiver) -> None:
@@ -470,14 +470,14 @@ def test_how_far_a_filter_is_behind_counts_what_it_wants_alone(sender: Sender, r
         sender.ask(sender.webhooks.pause(name))
     [first, *_] = sender.make(3, SessionType.SUPPORT)
     lives = sender.make(4)
-    behind = sender.standing().backlog
+    behind = sender.status().backlog
     assert (behind.events, behind.oldest) == (3, first.created_at)
-    assert sender.standing("closed").backlog == outbox.Backlog(0, None)
+    assert sender.status("closed").backlog == outbox.Backlog(0, None)
     sender.ask(sender.webhooks.resume("desk"))
-    eventually(lambda: sender.standing().backlog == outbox.Backlog(0, None))
+    eventually(lambda: sender.status().backlog == outbox.Backlog(0, None))
     for live in lives:
         sender.world.close(live)  # not for it: passed over, and that is not written down each time
-    assert sender.standing().backlog == outbox.Backlog(0, None)
+    assert sender.status().backlog == outbox.Backlog(0, None)
 
 
 def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Sender, receiver: Receiver) -> None:
@@ -493,7 +493,7 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
         eventually(lambda: len(second.seqs) == 2)
         assert second.requests[-1].headers["content-type"] == "text/plain"
         with pytest.raises(UnknownWebhook):
-            sender.standing("desk")
+            sender.status("desk")
         assert len(receiver.seqs) == 2
         sender.apply(desk(receiver))
         eventually(lambda: receiver.seqs == sender.seqs())
@@ -557,13 +557,13 @@ def test_what_a_reload_cuts_off_comes_again_at_once_under_the_same_id(sender: Se
     cut_off, *taken = sender.deliveries()
     assert (cut_off.ok, cut_off.status, (cut_off.error or "").partition(":")[0]) == (False, None, "cut off")
     assert [row.ok for row in taken] == [True, True]
-    assert sender.standing().state.failures == 0
+    assert sender.status().state.failures == 0
 
 
 def test_what_a_stop_cuts_off_comes_again_under_the_same_id(sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
     sender.apply(desk(receiver, timeout="1m"))
     [session] = sender.make()
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     receiver.answers = [trickle]
     sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session=session.id))
     eventually(lambda: len(receiver.requests) == 2)
@@ -571,7 +571,7 @@ def test_what_a_stop_cuts_off_comes_again_under_the_same_id(sender: Sender, rece
     sender.webhooks = Webhooks(sender.world.store, tmp_path)
     sender.webhooks.start()
     sender.apply(desk(receiver, timeout="1m"))
-    eventually(lambda: sender.standing().replays == 0)
+    eventually(lambda: sender.status().replays == 0)
     receiver.answers = [trickle]
     sender.make()
     eventually(lambda: len(receiver.requests) == 4)
@@ -580,7 +580,7 @@ def test_what_a_stop_cuts_off_comes_again_under_the_same_id(sender: Sender, rece
     sender.webhooks = Webhooks(sender.world.store, tmp_path)
     sender.webhooks.start()
     sender.apply(desk(receiver, timeout="1m"))
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     ids = [request.headers["webhook-id"] for request in receiver.requests]
     assert ids[0] == ids[1] == ids[2]
     assert ids[3] == ids[4] != ids[5]
@@ -604,11 +604,11 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
         port = receiver.port
         sender.apply(desk(receiver, ca_file="ca.pem"), {"name": "unknown", "url": receiver.url})
         sender.make()
-        eventually(lambda: "expired" in (sender.standing().state.last_error or ""))
+        eventually(lambda: "expired" in (sender.status().state.last_error or ""))
         assert receiver.requests == []
     with Receiver(server(authority.issue_cert("localhost")), port=port) as receiver:
         eventually(lambda: receiver.seqs == sender.seqs())
-        eventually(lambda: "unable to get local issuer" in (sender.standing("unknown").state.last_error or ""))
+        eventually(lambda: "unable to get local issuer" in (sender.status("unknown").state.last_error or ""))
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fd00:ec2::23]", "[64:ff9b::a9fe:a9fe]"])
@@ -616,14 +616,14 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
 def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
     sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})
     sender.make()
-    eventually(lambda: "allow_link_local" in (sender.standing().state.last_error or ""))
+    eventually(lambda: "allow_link_local" in (sender.status().state.last_error or ""))
 
 
 @ON_SQLITE
 def test_it_is_if_the_configuration_says_so(sender: Sender) -> None:
     sender.apply({"name": "desk", "url": "http://0.0.0.0:1/", "allow_link_local": True})
     sender.make()
-    eventually(lambda: "refused" in (sender.standing().state.last_error or "").lower())
+    eventually(lambda: "refused" in (sender.status().state.last_error or "").lower())
 
 
 def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver: Receiver) -> None:
@@ -641,7 +641,7 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
         before = len(receiver.requests)
         asked: dict[str, Any] = {"from_seq": None, "since": None, "session": None}
         sender.ask(sender.webhooks.replay("desk", **{**asked, **what}))
-        eventually(lambda: len(receiver.requests) > before and sender.standing().replays == 0)
+        eventually(lambda: len(receiver.requests) > before and sender.status().replays == 0)
         for request in receiver.requests[before:]:
             request.verify()
             assert ids.get(request.headers["webhook-id"], request.seqs) == request.seqs
@@ -650,9 +650,9 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     assert replayed(from_seq=third) == sender.seqs()[2:]
     assert replayed(session=one.id) == [first, third]
     assert replayed(since=one.created_at - HOUR) == sender.seqs()
-    assert sender.standing().backlog.events == 1, "a replay does not move the cursor"
+    assert sender.status().backlog.events == 1, "a replay does not move the cursor"
     sender.ask(sender.webhooks.resume("desk"))
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     assert [event["eventId"] for event in receiver.requests[-1].events] == [
         told.payload(sender.world.store.database_id)["eventId"] for told in sender.world.events()[-1:]
     ]
@@ -673,7 +673,7 @@ def test_a_replay_of_a_long_history_lets_every_other_request_be_of_new_events(
 
     receiver.answer = answer
     sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
-    eventually(lambda: sender.standing().replays == 0 and len(receiver.requests) == 45)
+    eventually(lambda: sender.status().replays == 0 and len(receiver.requests) == 45)
     told = [request.events[0]["id"] for request in receiver.requests]
     assert [one for one in told if one in history] == history
     assert [one for one in told if one in new] == new
@@ -697,7 +697,7 @@ def test_a_filter_that_matches_nothing_keeps_its_place_in_bounded_looks(
     sender.make(100)
     sender.apply(desk(receiver, session_types=["support"], **{"from": "beginning"}))
     eventually(lambda: max(looks, default=0) >= 100)
-    assert sender.standing().state.cursor >= 80, "where it is, is written down on the way"
+    assert sender.status().state.cursor >= 80, "where it is, is written down on the way"
     assert looks == sorted(looks)
     assert len([after for after in looks if after < 100]) <= 12, "no event is looked at twice"
     [support] = sender.make(session_type=SessionType.SUPPORT)
@@ -709,7 +709,7 @@ def test_a_replay_to_a_session_that_there_is_not_is_refused(sender: Sender, rece
     sender.apply(desk(receiver))
     with pytest.raises(UnknownSession):
         sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session="nobody"))
-    assert sender.standing().replays == 0
+    assert sender.status().replays == 0
 
 
 def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) -> None:
@@ -719,9 +719,9 @@ def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) 
     before = len(receiver.requests)
     receiver.answers = [status(500), status(500)]
     sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
-    eventually(lambda: sender.standing().replays == 0 and len(receiver.requests) == before + 3)
+    eventually(lambda: sender.status().replays == 0 and len(receiver.requests) == before + 3)
     assert receiver.requests[-1].seqs == sender.seqs()
-    assert sender.standing().state.failures == 0, "that is the replay's own affair"
+    assert sender.status().state.failures == 0, "that is the replay's own affair"
 
 
 @pytest.mark.parametrize(("answer", "patience"), [(status(410), "3d"), (status(500), "100ms")])
@@ -731,17 +731,17 @@ def test_a_replay_that_is_given_up_is_told_and_stops_nothing_else(
 ) -> None:
     sender.apply(desk(receiver, give_up_after=patience))
     sender.make(3)
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     receiver.answer = answer
     sender.ask(sender.webhooks.replay("desk", from_seq=1, since=None, session=None))
-    eventually(lambda: sender.standing().replays == 0)
+    eventually(lambda: sender.status().replays == 0)
     [line] = eventually(lambda: [line for line in log_lines() if line["event"] == "webhook.replay_ended"])
     assert (line["level"], line["endpoint"]) == ("error", "desk")
-    assert sender.standing().state.paused_at is None
+    assert sender.status().state.paused_at is None
     receiver.answer = status(200)
     before = len(receiver.requests)
     sender.make()
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     assert [request.seqs for request in receiver.requests[before:]] == [sender.seqs()[-1:]]
 
 
@@ -767,7 +767,7 @@ def test_however_much_is_sent_to_an_endpoint_two_connections_are_open_to_it(send
         return await asyncio.gather(*(sender.webhooks.ping("desk") for _ in range(10)))
 
     assert all(tried.ok for tried in sender.ask(ping_often()))
-    eventually(lambda: sender.standing().backlog.events == 0)
+    eventually(lambda: sender.status().backlog.events == 0)
     assert most == 2
 
 
@@ -815,7 +815,7 @@ def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Re
         thread.start()
     for thread in threads:
         thread.join()
-    eventually(lambda: sender.standing().backlog.events == 0, deadline=20)
+    eventually(lambda: sender.status().backlog.events == 0, deadline=20)
     taken = [row for row in sender.deliveries() if row.ok]
     told = [
         seq

@@ -126,7 +126,7 @@ def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Ses
 
 def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
     """An endpoint that has not been told of a session."""
-    outbox.enlist(tx, label, from_beginning=False)
+    outbox.register(tx, label, from_beginning=False)
     if state:
         outbox.change(tx, label, **state)
     _session(tx, label, 5 * MINUTE)
@@ -141,7 +141,7 @@ def _waiting(tx: Transaction, label: str) -> None:
 
 def _replayed(tx: Transaction, label: str) -> None:
     """An endpoint that is to be told again of a session, and of nothing else."""
-    outbox.enlist(tx, label, from_beginning=False)
+    outbox.register(tx, label, from_beginning=False)
     before, made = tx.last_seq(), _session(tx, label, 5 * MINUTE)
     tx.flush()
     outbox.change(tx, label, cursor=tx.last_seq())
@@ -396,7 +396,7 @@ TRIALS: Mapping[str, Trial] = {
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
-    "enlist": Trial(partial(_worker, act=DeliveryWorker.enlist), _nothing, _endpoint),
+    "enlist": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
     "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _enlisted, _endpoint, twice_is_once=False),
     "pass-over": Trial(partial(_serve, events=["session.closed"]), _enlisted, _endpoint),
     "tell": Trial(_serve, _enlisted, _endpoint),

@@ -77,9 +77,9 @@ def read(content: bytes) -> Iterator[str]:
             refused = error
         if refused is None:
             return
-        assert refused.faults
+        assert refused.problems
         assert refused.description
-        for fault in refused.faults:
+        for fault in refused.problems:
             assert fault.message, fault
             place = re.fullmatch(rf"{re.escape(str(path))}:([0-9]+)", fault.where)
             assert place, fault

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tminus.cli import discovery
-from tminus.config import Address, ConfigError, ConfigFault, Configuration, Rate, Settings, load
+from tminus.config import Address, ConfigError, ConfigProblem, Configuration, Rate, Settings, load
 from tminus.config.load import MOST_ENTRIES
 from tminus.domain.types import Mode, Role, SessionType, Setting, Timeouts
 
@@ -35,10 +35,10 @@ class Files:
         self.main.write_text(text)
         return load(self.main, environ or {})
 
-    def faults(self, text: str = "", environ: Mapping[str, str] | None = None) -> tuple[ConfigFault, ...]:
+    def faults(self, text: str = "", environ: Mapping[str, str] | None = None) -> tuple[ConfigProblem, ...]:
         with pytest.raises(ConfigError) as caught:
             self.load(text, environ)
-        return caught.value.faults
+        return caught.value.problems
 
     def fault(self, text: str = "", environ: Mapping[str, str] | None = None) -> str:
         """The only fault, without the directory."""
@@ -322,7 +322,7 @@ def test_a_variable_that_is_not_utf_8_is_refused() -> None:
 def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
     files.add("10.toml", AGENT.format(id=7, hash=HASH))
     other, same = files.faults(AGENT.format(id=7, hash=HASH))
-    assert other == ConfigFault(
+    assert other == ConfigProblem(
         f"{files.beside}/10.toml:2",
         "agents[7].id",
         f"is the id of another agent too ({files.main}:2): each has its own",
@@ -351,7 +351,7 @@ def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:
     ):
         (fault,) = files.faults(f"[lifecycle]\n{text}")
         line = 2 + text.count("\n")
-        assert fault == ConfigFault(f"{files.main}:{line}", f"lifecycle.{key}", problem.format(*spans))
+        assert fault == ConfigProblem(f"{files.main}:{line}", f"lifecycle.{key}", problem.format(*spans))
 
 
 def test_a_lead_that_is_no_duration_contradicts_no_horizon(files: Files) -> None:
@@ -398,7 +398,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(files: Files, tmp_path: Path) -> 
     (files.beside / "20.toml").mkdir()
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "missing.toml", {})
-    assert [(Path(fault.where).name, fault.message) for fault in caught.value.faults] == [
+    assert [(Path(fault.where).name, fault.message) for fault in caught.value.problems] == [
         ("10.toml:1", "this is not UTF-8 text"),
         ("20.toml", "cannot be read: Is a directory"),
         ("missing.toml", "cannot be read: No such file or directory"),
@@ -456,7 +456,7 @@ def test_a_file_in_another_encoding_is_one_clear_fault(tmp_path: Path, content: 
     file.write_bytes(content)
     with pytest.raises(ConfigError) as refused:
         load(file, {})
-    assert refused.value.faults == (ConfigFault(f"{file}:{line}", "", says),)
+    assert refused.value.problems == (ConfigProblem(f"{file}:{line}", "", says),)
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])

@@ -85,7 +85,7 @@ def test_what_is_wrong_with_the_files_of_all_webhooks_is_told_at_once(tmp_path: 
     )
     with pytest.raises(ConfigError) as caught:
         read_secrets(settings, tmp_path, {})
-    assert [(fault.key, fault.message.partition(":")[0]) for fault in caught.value.faults] == [
+    assert [(fault.key, fault.message.partition(":")[0]) for fault in caught.value.problems] == [
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_credential", "names a secret that cannot be read"),

@@ -9,11 +9,11 @@ from tests.support.clocks import NOW
 
 from tminus.api.errors import answer, status_of
 from tminus.domain import errors
-from tminus.domain.errors import Fault, RequestError, StartupError, TminusError
+from tminus.domain.errors import FieldError, RequestError, StartupError, TminusError
 
 SAMPLES: list[tuple[TminusError, str]] = [
     (
-        errors.InvalidRequest((Fault("label", "is missing"), Fault("type", "must be text"))),
+        errors.InvalidRequest((FieldError("label", "is missing"), FieldError("type", "must be text"))),
         "Invalid request: label is missing; type must be text",
     ),
     (errors.UnknownPath(), "No such path"),
@@ -133,7 +133,7 @@ def test_what_may_succeed_later_says_when() -> None:
 
 
 def test_a_bad_start_time_is_a_fault_of_the_field_start_time() -> None:
-    assert errors.BadStartTime(NOW, "is in the past").faults == (Fault("startTime", "is in the past"),)
+    assert errors.BadStartTime(NOW, "is in the past").errors == (FieldError("startTime", "is in the past"),)
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(1.0, "1"), (2.4, "3"), (2.5, "3"), (59.01, "60"), (0.2, "1")])
@@ -150,6 +150,6 @@ def test_what_a_caller_has_sent_is_cut_where_it_is_repeated() -> None:
         errors.UnknownParticipant(long),
         errors.UnknownWebhook(long),
         errors.MethodNotAllowed(long),
-        errors.InvalidRequest([errors.Fault(long, long)] * 100),
+        errors.InvalidRequest([errors.FieldError(long, long)] * 100),
     ):
         assert len(bytes(answer(error).body)) < 20_000

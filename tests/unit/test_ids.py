@@ -20,7 +20,7 @@ def test_a_draw_is_as_long_as_asked_and_of_digits_and_letters(length: int) -> No
 
 @given(st.lists(st.integers(0, 100)))
 def test_drawn_together_each_is_as_long_as_asked_and_nothing_is_drawn_for_two(lengths: list[int]) -> None:
-    drawn = ids.base62_each(*lengths)
+    drawn = ids.base62_texts(*lengths)
     assert [len(text) for text in drawn] == lengths
     long = [text for text in drawn if len(text) > 10]
     assert len(set(long)) == len(long)
@@ -41,7 +41,7 @@ def test_a_token_has_32_characters_and_none_is_drawn_twice() -> None:
 
 
 def test_hex32_is_32_hexadecimal_digits_and_none_is_drawn_twice() -> None:
-    drawn = {ids.hex32() for _ in range(2000)}
+    drawn = {ids.random_hex() for _ in range(2000)}
     assert len(drawn) == 2000
     assert all(len(text) == 32 and set(text) <= set("0123456789abcdef") for text in drawn)
 
@@ -58,6 +58,6 @@ def test_the_first_and_the_last_pin_are_drawn_too(monkeypatch: pytest.MonkeyPatc
 
 @given(pins=st.sets(st.integers(100_000, 100_019)), count=st.integers(0, 25))
 def test_some_of_pins_are_different_and_as_many_as_there_are(pins: set[int], count: int) -> None:
-    some = ids.some_of(pins, count)
+    some = ids.sample(pins, count)
     assert len(some) == len(set(some)) == min(count, len(pins))
     assert set(some) <= pins

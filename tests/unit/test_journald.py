@@ -71,7 +71,7 @@ def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
 
 
 def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> None:
-    output.say("config.changed", key="lifecycle.lead", old="10m", new="15m")
+    output.log("config.changed", key="lifecycle.lead", old="10m", new="15m")
     line = journal.line()
     assert line.pop("TS").endswith("Z")
     assert line.pop("INSTANCE") == f"{socket.gethostname()}/{os.getpid()}"
@@ -92,27 +92,27 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
     [("daemon.stopped", 6), ("auth.failed", 4), ("storage.unavailable", 3), ("daemon.failed", 2)],
 )
 def test_a_line_is_as_grave_as_the_catalogue_says(journal: Receiver, name: str, priority: int) -> None:
-    output.say(name, error="it", remote_ip="::1", token_state="unknown", count=1)
+    output.log(name, error="it", remote_ip="::1", token_state="unknown", count=1)
     assert journal.line()["PRIORITY"] == str(priority)
 
 
 def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
-    output.say("daemon.failed", error="first\nPRIORITY=7\n_UID=0")
+    output.log("daemon.failed", error="first\nPRIORITY=7\n_UID=0")
     line = journal.line()
     assert line["ERROR"] == line["MESSAGE"] == "first\nPRIORITY=7\n_UID=0"
     assert (line["PRIORITY"], "_UID" in line) == ("2", False)
 
 
 def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(journal: Receiver) -> None:
-    output.say("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
+    output.log("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
     line = journal.line()
     assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
-    output.say("daemon.failed", error="\udcff")
+    output.log("daemon.failed", error="\udcff")
     assert journal.line()["ERROR"] == "\\udcff"
 
 
 def test_what_no_datagram_holds_comes_as_a_sealed_file(journal: Receiver) -> None:
-    output.say("daemon.failed", error="x" * 3_000_000)
+    output.log("daemon.failed", error="x" * 3_000_000)
     data, descriptors, _flags, _address = socket.recv_fds(journal.socket, 100, 1)
     assert data == b""
     [descriptor] = descriptors
@@ -153,12 +153,12 @@ def test_a_name_that_is_systemds_own_is_not_taken_from_it(name: str, wanted: str
 
 def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(journal: Receiver, tmp_path: Path) -> None:
     journal.close()
-    output.say("retention.removed", removed=3)
+    output.log("retention.removed", removed=3)
     output.flush(10)
     [line] = map(json.loads, journal.stdout.read_text().splitlines())
     assert (line["event"], line["removed"], line["level"]) == ("retention.removed", 3, "info")
     again = Receiver(tmp_path)
-    output.say("retention.removed", removed=4)
+    output.log("retention.removed", removed=4)
     assert again.line()["REMOVED"] == "4"
     again.close()
 
@@ -170,7 +170,7 @@ def test_a_journal_that_hangs_holds_nobody_up_and_what_was_dropped_is_counted_an
     said = 2000
     begun = time.monotonic()
     for number in range(said):
-        output.say("retention.removed", removed=number)
+        output.log("retention.removed", removed=number)
     assert time.monotonic() - begun < 5, "nobody waited for it"
     removed: list[int] = []
     dropped = 0
@@ -193,12 +193,12 @@ def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
         found = os.fstat(stdout.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         output.configure("info", "auto", stdout, journal.journal)
-        output.say("daemon.stopped")
+        output.log("daemon.stopped")
         assert journal.line()["EVENT"] == "daemon.stopped"
 
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
         output.configure("info", "auto", stdout, journal.journal)
-        output.say("daemon.stopped")
+        output.log("daemon.stopped")
         output.flush(10)
     assert json.loads(journal.stdout.read_text())["event"] == "daemon.stopped"
 
@@ -207,6 +207,6 @@ def test_a_stream_that_is_no_file_is_not_the_journal(log_lines: Any, monkeypatch
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")
     written = io.TextIOWrapper(io.BytesIO(), write_through=True)
     output.configure("info", "auto", written)
-    output.say("daemon.stopped")
+    output.log("daemon.stopped")
     output.flush(10)
     assert json.loads(written.buffer.getvalue())["event"] == "daemon.stopped"

@@ -18,7 +18,7 @@ FAILURE = {"error", "traceback"}
 
 @dataclass
 class Call:
-    """One call of `say`, or of `_line`, by which the log writer makes a line of its own."""
+    """One call of `log`, or of `_line`, by which the log writer makes a line of its own."""
 
     where: str
     names: set[str]
@@ -30,14 +30,14 @@ class Call:
 def _calls() -> Iterator[Call]:
     for path in sorted(SOURCE.rglob("*.py")):
         text = path.read_text()
-        if "say(" in text and path.name != "repeated.py":  # which hands names on
+        if "log(" in text and path.name != "repeated.py":  # which hands names on
             tree = ast.parse(text)
             yield from _calls_in(tree, tree, str(path.relative_to(SOURCE)))
 
 
 def _calls_in(node: ast.AST, function: ast.AST, file: str) -> Iterator[Call]:
     """`function`: the innermost around the node."""
-    if isinstance(node, ast.Call) and _name(node.func) in {"say", "say_debug", "_line"}:
+    if isinstance(node, ast.Call) and _name(node.func) in {"log", "log_debug", "_line"}:
         yield _call(node, function, f"{file}:{node.lineno}")
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         function = node
@@ -67,7 +67,7 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
         if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     }
     fields, knows_all = set[str](), True
-    if isinstance(node.func, ast.Attribute) and len(node.args) > 1:  # REPEATED.say
+    if isinstance(node.func, ast.Attribute) and len(node.args) > 1:  # REPEATED.log
         fields |= {"count", "since"}
     for keyword in node.keywords:
         if keyword.arg is not None:

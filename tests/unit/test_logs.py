@@ -47,11 +47,11 @@ def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
 
 
 def say_event(told: Told) -> None:
-    output.say_events([told], lambda _ok: None)
+    output.log_events([told], lambda _ok: None)
 
 
 def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: LogLines) -> None:
-    output.say("retention.removed", removed=3)
+    output.log("retention.removed", removed=3)
     [line] = log_lines()
     assert line.pop("ts").endswith("Z")
     assert line.pop("message")
@@ -60,13 +60,13 @@ def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: L
 
 
 def test_a_field_of_which_nothing_is_known_is_left_out(log_lines: LogLines) -> None:
-    output.say("auth.limited", remote_ip="::1", request_id=None, count=1)
+    output.log("auth.limited", remote_ip="::1", request_id=None, count=1)
     assert "request_id" not in log_lines()[0]
 
 
 def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLines) -> None:
     with pytest.raises(KeyError):
-        output.say("daemon.surprised")
+        output.log("daemon.surprised")
     assert log_lines() == []
 
 
@@ -95,7 +95,7 @@ def test_a_late_move_is_a_warning_once_and_that_is_the_line_of_its_sweep(log_lin
 
 def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(0)))
-    output.say("retention.removed", removed=1)
+    output.log("retention.removed", removed=1)
     assert [list(line)[:5] for line in log_lines()] == [["ts", "level", "event", "instance", "message"]] * 2
 
 
@@ -114,7 +114,7 @@ def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: L
 def test_a_sentence_counts_in_english_and_leaves_out_what_is_not_known(
     log_lines: LogLines, name: str, fields: dict[str, Any], sentence: str
 ) -> None:
-    output.say(name, **fields)
+    output.log(name, **fields)
     assert log_lines()[0]["message"] == sentence
 
 
@@ -130,7 +130,7 @@ def test_a_failure_is_told_in_one_line_with_where_it_was() -> None:
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
-        told = output.failure(error)
+        told = output.error_fields(error)
     assert told["error"] == "ValueError: first second"
     assert told["traceback"].startswith("test_a_failure_is_told_in_one_line_with_where_it_was (")
 
@@ -166,7 +166,7 @@ def test_on_a_terminal_a_line_has_its_date_and_zone(terminal: Callable[[], str])
 def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[[], str]) -> None:
     counts = {"scheduled": 2, "new": 0}
     files = {"config_files": ["a.toml", "b.toml"], "config": "a.toml", "config_fingerprint": "0"}
-    output.say("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
+    output.log("daemon.starting", version="1", state="/var", sessions=counts, inherited=[], **files)
     said = terminal()
     assert "sessions.scheduled=2" in said
     assert "sessions.new=0" in said
@@ -176,7 +176,7 @@ def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[
 
 
 def test_on_a_terminal_text_of_others_is_escaped(terminal: Callable[[], str]) -> None:
-    output.say("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
+    output.log("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
     said = terminal()
     assert r"x: \x1b[2J\u202egone" in said
     assert r"traceback=\x9b31m" in said
@@ -195,7 +195,7 @@ def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
 def test_a_log_that_cannot_be_written_raises_nothing(full_disk: TextIO) -> None:
     with pytest.raises(OSError, match="No space left"):
         print("x" * 100_000, file=full_disk, flush=True)
-    output.say("retention.removed", removed=3)
+    output.log("retention.removed", removed=3)
     say_event(_ready(timedelta(0)))
     logging.getLogger("some.library").error("no")
 
@@ -231,7 +231,7 @@ def test_a_line_that_cannot_be_rendered_is_written_all_the_same(log_lines: LogLi
 
 
 def test_text_that_is_not_utf_8_is_no_reason_to_lose_a_line(log_lines: LogLines) -> None:
-    output.say("daemon.failed", error="\udcff", sessions=1 << 70)
+    output.log("daemon.failed", error="\udcff", sessions=1 << 70)
     [line] = log_lines()
     assert line["error"] == "?"
 

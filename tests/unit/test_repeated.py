@@ -30,7 +30,7 @@ def monotonic(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def limited(counted: Repeated, address: str) -> None:
-    counted.say("auth.limited", address, remote_ip=address, request_id="r")
+    counted.log("auth.limited", address, remote_ip=address, request_id="r")
 
 
 def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_number(

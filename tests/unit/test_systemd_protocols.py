@@ -111,9 +111,9 @@ def test_the_watchdog_is_fed_where_there_is_one_for_this_process(environ: dict[s
 LIST = """
 import os
 from tminus.domain.errors import CannotListen
-from tminus.system.systemd import passed_sockets
+from tminus.system.systemd import inherited_sockets
 try:
-    print(*(one.getsockname() for one in passed_sockets(os.environ)), sep="|", end="")
+    print(*(one.getsockname() for one in inherited_sockets(os.environ)), sep="|", end="")
 except CannotListen as error:
     print(error.description, end="")
 """

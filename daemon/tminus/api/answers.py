@@ -10,7 +10,7 @@ import orjson
 from tminus import schemas
 from tminus.config import Settings
 from tminus.config.addresses import endpoint_text
-from tminus.delivery import Standing
+from tminus.delivery import EndpointStatus
 from tminus.domain import policy, timestamps
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import Caller, SessionType, Status
@@ -214,9 +214,9 @@ def cobrowse_deployments(settings: Settings, created: datetime, updated: datetim
     ]
 
 
-def webhook(standing: Standing) -> schemas.Webhook:
+def webhook(status: EndpointStatus) -> schemas.Webhook:
     """An endpoint as an operator sees it. What stands behind the `?` of its URL is often a key, and is not shown."""
-    configured, state, backlog = standing.webhook, standing.state, standing.backlog
+    configured, state, backlog = status.webhook, status.state, status.backlog
     if state.paused_at is not None:
         condition: Literal["idle", "behind", "failing", "paused"] = "paused"
     elif state.failures:
@@ -239,7 +239,7 @@ def webhook(standing: Standing) -> schemas.Webhook:
         "deliveredAt": _text(state.delivered_at),
         "pausedAt": _text(state.paused_at),
         "pauseReason": state.pause_reason.value if state.pause_reason else None,
-        "replays": standing.replays,
+        "replays": status.replays,
     }
 
 

@@ -18,7 +18,7 @@ from tminus.domain import ids
 from tminus.domain.errors import NotAuthenticated, TooManyAttempts
 from tminus.domain.model import AgentSession
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
-from tminus.logs.output import say
+from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
 from tminus.sessions.commands import AGENT_SESSION_SPAN
 
@@ -75,7 +75,7 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
     begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
     caller = _caller(context, agent, begun)
     context.actor = caller.actor
-    say("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=context.request_id)
+    log("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=context.request_id)
     return caller, secret
 
 
@@ -85,7 +85,7 @@ async def sign_out(context: RequestContext, caller: Caller) -> None:
         digest = _digest(presented(context))
         await context.services.write(lambda tx: tx.end_agent_session(digest))
         where = {"remote_ip": context.remote_ip, "request_id": caller.request_id}
-        say("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
+        log("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
 
 
 async def _by_token(context: RequestContext, token: str) -> Caller:
@@ -147,7 +147,7 @@ def _check_attempts(context: RequestContext) -> None:
     if wait is not None:
         context.said = True
         context.services.metrics.guessed("token", "limited")
-        REPEATED.say("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
+        REPEATED.log("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
         raise TooManyAttempts("wrong tokens", wait)
 
 
@@ -162,7 +162,7 @@ def _wrong(context: RequestContext, length: int, digest: str, state: str) -> Not
     context.services.metrics.guessed("token", "wrong")
     # Of one that can be guessed, the beginning of its hash would be enough to find it.
     mark = None if length < GUESSABLE else fingerprint(digest)
-    REPEATED.say(
+    REPEATED.log(
         "auth.failed",
         context.remote_ip,
         # Those that were good once are few, and each is somebody's: they are told apart.

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from tminus.domain.errors import MOST_FAULTS, UnsupportedMediaType
+from tminus.domain.errors import MAX_FIELD_ERRORS, UnsupportedMediaType
 
 Fault = dict[str, Any]
 """As pydantic has them."""
@@ -61,7 +61,7 @@ def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, l
             return parsed, []
     except TypeError:
         pass
-    faults = list(islice(_unkept(parsed), MOST_FAULTS + 1))
+    faults = list(islice(_unkept(parsed), MAX_FIELD_ERRORS + 1))
     return (None, faults) if faults else (parsed, [])
 
 

@@ -11,7 +11,7 @@ from tminus.api.errors import answer
 from tminus.api.services import Services
 from tminus.config import Settings
 from tminus.domain import errors
-from tminus.domain.errors import Fault
+from tminus.domain.errors import FieldError
 
 ALLOWED_HEADERS = (
     "Session-id", "client-app", "User-Agent", "Authorization", "Content-Type", "Idempotency-Key", "If-Match",
@@ -25,10 +25,10 @@ EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 _DISALLOWED = {
-    "origin": Fault("Origin", "is none of server.cors_origins"),
-    "method": Fault("Access-Control-Request-Method", f"must be one of {', '.join(METHODS)}"),
-    "headers": Fault("Access-Control-Request-Headers", "must be among Access-Control-Allow-Headers"),
-    "private-network": Fault("Access-Control-Request-Private-Network", "is not allowed"),
+    "origin": FieldError("Origin", "is none of server.cors_origins"),
+    "method": FieldError("Access-Control-Request-Method", f"must be one of {', '.join(METHODS)}"),
+    "headers": FieldError("Access-Control-Request-Headers", "must be among Access-Control-Allow-Headers"),
+    "private-network": FieldError("Access-Control-Request-Private-Network", "is not allowed"),
 }
 """What a preflight is refused for, by the framework's word for it."""
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tminus.domain.errors import Fault, InvalidRequest
+from tminus.domain.errors import FieldError, InvalidRequest
 from tminus.sessions.commands import IfMatch
 
 # A number without its quotes is let pass: shells take them away, and it can mean nothing else.
@@ -26,7 +26,7 @@ def versions(if_match: str | None) -> IfMatch:
         return None
     tags = _tags(if_match)
     if tags is None:
-        raise InvalidRequest([Fault("If-Match", 'must be * or a list of versions such as "3"')])
+        raise InvalidRequest([FieldError("If-Match", 'must be * or a list of versions such as "3"')])
     return frozenset(int(tag) for weak, tag in tags if not weak and re.fullmatch("[1-9][0-9]{0,8}", tag))
 
 

@@ -14,7 +14,7 @@ from tminus import schemas
 from tminus.api.json import Json
 from tminus.api.request_context import context_of
 from tminus.domain import errors
-from tminus.domain.errors import Fault, RequestError
+from tminus.domain.errors import FieldError, RequestError
 
 _SHOULD = re.compile("^(Input|String|Value|Number|List|Dictionary) should")
 """How pydantic begins its sentences; ours follow the field's name."""
@@ -32,7 +32,7 @@ def answer(error: RequestError) -> Response:
         "code": code,
         "refcode": error.refcode,
         "description": error.description,
-        "errors": [{"field": fault.field, "message": fault.message} for fault in error.faults],
+        "errors": [{"field": fault.field, "message": fault.message} for fault in error.errors],
     }
     headers = {}
     if error.retry_after is not None:
@@ -67,7 +67,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     elif error.status_code == 404:
         told = errors.UnknownPath()
     else:
-        told = errors.InvalidRequest((Fault("body", "is not JSON"),))
+        told = errors.InvalidRequest((FieldError("body", "is not JSON"),))
     response = await on_request_error(request, told)
     response.headers.update(error.headers or {})
     if error.status_code == 405:
@@ -88,18 +88,18 @@ def _methods(request: Request) -> list[str]:
     return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
-def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[Fault]:
+def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
     for fault in found:
         where = [str(part) for part in fault["loc"]]
         # The first part says only whether it was in the body, the query or a header.
         field = ".".join(where[1:]) if len(where) > 1 and fault["type"] != "json_invalid" else where[0]
         if fault["type"] == "json_invalid":
-            yield Fault("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
+            yield FieldError("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
         elif fault["type"] == "missing":
-            yield Fault(field, "is missing")
+            yield FieldError(field, "is missing")
         elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
-            yield Fault(field, "must be an object")
+            yield FieldError(field, "must be an object")
         elif fault["type"] == "value_error":
-            yield Fault(field, fault["msg"].removeprefix("Value error, "))
+            yield FieldError(field, fault["msg"].removeprefix("Value error, "))
         else:
-            yield Fault(field, _SHOULD.sub("must", fault["msg"]))
+            yield FieldError(field, _SHOULD.sub("must", fault["msg"]))

@@ -171,7 +171,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "EventParticipant": _PARTICIPANT,
     "EventStats": {"participants": 1},
     "EventUser": {"id": 7, "name": "Anna Agent", "externalId": "aagent"},
-    "FieldFault": _FAULT,
+    "FieldError": _FAULT,
     "Health": {"status": "ok"},
     "History": {"events": [_EVENT], "next": 1042},
     "Joined": {"participantId": "p7RkLs4DmA9G"},

@@ -108,7 +108,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "name": "The agent's name, unless the session was made with another",
         "externalId": "The agent's `external_id` in the configuration",
     },
-    "FieldFault": {
+    "FieldError": {
         "field": "Where the fault is, such as `parentObject.id`",
         "message": "What would be right",
     },

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from starlette.types import Scope
 
 from tminus.config import Limits
-from tminus.domain.networks import whose
+from tminus.domain.networks import client_network
 from tminus.logs.repeated import REPEATED
 
 HOLD = "tminus.hold"
@@ -59,7 +59,7 @@ class Held:
         shares = (
             # Not by token: whoever has one gets any number of agent sessions for it.
             (f"actor {actor}", limits.streams_per_agent),
-            (f"address {whose(remote_ip)}", limits.streams_per_address),
+            (f"address {client_network(remote_ip)}", limits.streams_per_address),
         )
         place = Waiting(tuple(key for key, _ in shares))
         for key, most in shares:
@@ -68,7 +68,7 @@ class Held:
                 oldest = next(iter(own))
                 self._remove(oldest)
                 oldest.let_go()
-                REPEATED.say("feed.crowded", remote_ip, key, actor=actor, remote_ip=remote_ip, limit=most)
+                REPEATED.log("feed.crowded", remote_ip, key, actor=actor, remote_ip=remote_ip, limit=most)
             self._places.setdefault(key, {})[place] = None
         hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _nobody)
         hold(place.let_go)

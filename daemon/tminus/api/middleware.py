@@ -16,7 +16,7 @@ from tminus.api.services import Services
 from tminus.config import Settings
 from tminus.domain import errors, ids
 from tminus.logs.catalogue import record_of
-from tminus.logs.output import failure, say, say_debug
+from tminus.logs.output import error_fields, log, log_debug
 from tminus.logs.repeated import REPEATED
 
 BODY_SECONDS = 20
@@ -116,12 +116,12 @@ class Rim:
             # The time for draining is over. What was begun may yet be done: whoever asks again will see.
             await refuse(errors.Draining())
         except Exception as defect:
-            say(
+            log(
                 "http.failed",
                 method=method,
                 route=_route(scope),
                 request_id=context.request_id,
-                **failure(defect),
+                **error_fields(defect),
             )
             await refuse(errors.InternalError(context.request_id))
         finally:
@@ -141,17 +141,19 @@ class Rim:
     def _check(self, scope: Scope, method: str, context: RequestContext, begun: float) -> None:
         if is_foreign(method, context.headers, self._services.settings):
             context.said = True
-            REPEATED.say(
+            REPEATED.log(
                 "http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id
             )
             raise errors.CrossSite
         if "\0" in scope["path"]:
             raise errors.UnknownPath  # no database has such a key, and some fail on it
         if scope["query_string"].count(b"&") >= QUERY_PAIRS:
-            raise errors.InvalidRequest([errors.Fault("query", f"must not have more than {QUERY_PAIRS} parameters")])
+            raise errors.InvalidRequest(
+                [errors.FieldError("query", f"must not have more than {QUERY_PAIRS} parameters")]
+            )
         if b"%00" in scope["query_string"]:
             names = [pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&") if b"%00" in pair]
-            faults = [errors.Fault(name.decode("latin-1"), "must not contain NUL") for name in names]
+            faults = [errors.FieldError(name.decode("latin-1"), "must not contain NUL") for name in names]
             raise errors.InvalidRequest(faults)
         if scope["path"] in _OPERATIONS:
             return
@@ -170,7 +172,7 @@ class Rim:
         self._services.metrics.answered(method, route, code)
         self._services.unavailable += context.refcode == errors.StoreUnavailable.refcode
         if context.actor is None and not context.said:
-            REPEATED.say(
+            REPEATED.log(
                 "http.anonymous",
                 context.remote_ip,
                 "refused" if code >= _REFUSED else "",
@@ -187,7 +189,7 @@ class Rim:
             code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method))
         )
         order = None if quiet else context.order
-        (say_debug if quiet else say)(
+        (log_debug if quiet else log)(
             "http.request",
             method=method,
             route=route,
@@ -236,7 +238,7 @@ def _canonical(path: str) -> str:
 def _request_id(headers: dict[bytes, bytes]) -> str:
     """The client's own, if it sent a sane one, so that its log and ours name the same thing."""
     sent = headers.get(b"x-request-id", b"")
-    return sent.decode() if _REQUEST_ID.fullmatch(sent) else ids.mark()
+    return sent.decode() if _REQUEST_ID.fullmatch(sent) else ids.request_id()
 
 
 def _route(scope: Scope) -> str:

@@ -76,7 +76,7 @@ async def pin_meta(request: Request, pin: str) -> Response:
     if wait is not None:
         context.said = True
         services.metrics.guessed("pin", "limited")
-        REPEATED.say("pin.limited", address, remote_ip=address, request_id=context.request_id)
+        REPEATED.log("pin.limited", address, remote_ip=address, request_id=context.request_id)
         raise TooManyAttempts("PIN look-ups", wait)
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
@@ -85,6 +85,6 @@ async def pin_meta(request: Request, pin: str) -> Response:
     except UnknownSession:
         context.said = True
         services.metrics.guessed("pin", "wrong")
-        REPEATED.say("pin.unknown", address, remote_ip=address, request_id=context.request_id)
+        REPEATED.log("pin.unknown", address, remote_ip=address, request_id=context.request_id)
         raise UnknownSession(pin) from None
     return Json(answers.pin_meta(session))

@@ -27,8 +27,8 @@ def _operator(request: Request, caller: Caller) -> Services:
 
 
 async def _shown(services: Services, name: str) -> Response:
-    standing = await services.read(lambda view: services.webhooks.standing_of(view, name))
-    return Json(answers.webhook(standing))
+    found = await services.read(lambda view: services.webhooks.endpoint_status(view, name))
+    return Json(answers.webhook(found))
 
 
 @router.get(
@@ -39,8 +39,8 @@ async def _shown(services: Services, name: str) -> Response:
 )
 async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
     services = _operator(request, caller)
-    standing = await services.search(caller, services.webhooks.standing)
-    return Json({"webhooks": [answers.webhook(one) for one in standing]})
+    found = await services.search(caller, services.webhooks.endpoint_statuses)
+    return Json({"webhooks": [answers.webhook(one) for one in found]})
 
 
 @router.get("/webhooks/{name}", summary="One endpoint", response_model=schemas.Webhook, responses=REFUSALS)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tminus.api import bodies
 from tminus.api.errors import invalid, on_request_error
 from tminus.api.request_context import RequestContext, context_of
-from tminus.domain.errors import MOST_FAULTS, RequestError
+from tminus.domain.errors import MAX_FIELD_ERRORS, RequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -128,5 +128,5 @@ def _validated(body: ModelField, context: RequestContext) -> tuple[Any, list[Any
     if not faults and b"\\u0000" in context.body:  # in JSON it is written in no other way
         kept = type(taken).model_fields
         found = bodies.nuls({name: member for name, member in sent.items() if name in kept})
-        faults = list(islice(found, MOST_FAULTS + 1))
+        faults = list(islice(found, MAX_FIELD_ERRORS + 1))
     return taken, faults

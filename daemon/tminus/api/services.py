@@ -69,7 +69,7 @@ class Services:
         """Answered since the last heartbeat, operations aside."""
         self.unavailable = 0
         """Requests refused because the database did not take writes or could not be read."""
-        self.metrics = Metrics(store, webhooks.standing)
+        self.metrics = Metrics(store, webhooks.endpoint_statuses)
         self.notifier = Notifier()
         """Rings when there are new events, and when the daemon begins to stop."""
         self.doubtful = asyncio.Lock()

@@ -97,7 +97,7 @@ def fail(message: str, code: int) -> Exit:
 
 
 @contextmanager
-def telling_errors() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
     """Turn what can go wrong in a command into a clear line and an exit code."""
     try:
         yield

@@ -9,7 +9,7 @@ import click
 
 from tminus.cli import output, views
 from tminus.cli.candidates import session_ids
-from tminus.cli.connection import Connection, telling_errors
+from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.options import ID, NUMBER, Command, as_json, utc, wide
 from tminus.client import Forbidden, Unavailable
 from tminus.domain.text import json_text
@@ -58,7 +58,7 @@ def events(
     """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
     types = list(type)
     table = views.Events(views.moments(utc=utc), wide=wide)
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         if follow:
             _follow(daemon, session_id, types, "now" if after is None else after, None if as_json else table)
             return

@@ -11,12 +11,12 @@ from click.exceptions import Exit
 
 from tminus import clock, config
 from tminus.cli import output
-from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
+from tminus.cli.connection import REFUSED, USAGE, Connection, fail, reporting_errors
 from tminus.cli.options import FILE, Command, as_json
 from tminus.config import Settings
 from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase, StateDirectoryUnusable
-from tminus.service.signals import Told
+from tminus.service.signals import StartSignals
 from tminus.system.privileges import acting_for
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 @click.pass_obj
 def run(connection: Connection) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
-    told = Told()
-    told.listen()  # it ends when it is loaded: half a library is none
+    signals = StartSignals()
+    signals.listen()  # it ends when it is loaded: half a library is none
 
     from tminus.service import main  # noqa: PLC0415 - what serves takes a second to load, and only this command serves
 
-    with telling_errors():
-        code = main.run(connection.config, os.environ, told)
+    with reporting_errors():
+        code = main.run(connection.config, os.environ, signals)
     raise Exit(code)
 
 
@@ -43,7 +43,7 @@ def run(connection: Connection) -> None:
 @click.pass_obj
 def check(connection: Connection, effective: bool) -> None:
     """Check the configuration without starting anything; exit code 0 or 1."""
-    with telling_errors():
+    with reporting_errors():
         path = connection.config
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.operated_state(path, os.environ)
@@ -67,7 +67,7 @@ def advance(connection: Connection, as_json: bool) -> None:
     """Do by hand, once, what the clock does: open, expire and close what is due. Harmless beside a running daemon."""
     from tminus.scheduler import sweeps  # noqa: PLC0415 - as in `run`
 
-    with telling_errors():
+    with reporting_errors():
         settings, state = _settings(connection)
         file = config.database_file(settings, state)
         if file is not None and not config.is_there(file):
@@ -89,10 +89,10 @@ def advance(connection: Connection, as_json: bool) -> None:
     if as_json:
         output.put_json({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}, indent=None)
     else:
-        told = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
+        parts = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
         if held is not None:
-            told.append(f"nothing removed before {timestamps.text(held.until)}, as the clock has jumped ahead")
-        output.put(", ".join(told) or "nothing was due")
+            parts.append(f"nothing removed before {timestamps.text(held.until)}, as the clock has jumped ahead")
+        output.put(", ".join(parts) or "nothing was due")
 
 
 @click.command(cls=Command)
@@ -101,7 +101,7 @@ def db_upgrade(connection: Connection) -> None:
     """Bring the database's schema up to date; the daemon does so itself when it starts."""
     from tminus import storage  # noqa: F401, PLC0415 - as in `run`, and before root gives up its rights
 
-    with telling_errors():
+    with reporting_errors():
         settings, state = _settings(connection)
         with _as_owner(settings, state):
             try:
@@ -134,7 +134,7 @@ def db_backup(connection: Connection, file: Path, force: bool, keep: int | None,
         raise fail("a backup is a file: name one, or a directory", USAGE)
     if keep is not None and not file.is_dir():
         raise fail(f"--keep counts the copies in a directory, and {file} is none", USAGE)
-    with telling_errors():
+    with reporting_errors():
         database = _database(*_settings(connection))
         done = backup.back_up(database.url, file, clock.now(), force=force, keep=keep)
     removed = [str(path) for path in done.removed]
@@ -160,16 +160,16 @@ def db_restore(connection: Connection, file: Path, as_json: bool) -> None:
     """
     from tminus.storage import backup  # noqa: PLC0415 - as in `run`
 
-    with telling_errors():
+    with reporting_errors():
         settings, state = _settings(connection)
         database = _database(settings, state)
-        with config.occupy(state, config.database_file(settings, state)):
+        with config.lock(state, config.database_file(settings, state)):
             done = backup.restore(database.url, file, clock.now())
     moved = str(done.moved_to) if done.moved_to else None
     if as_json:
-        told = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
+        result = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
         output.put_json(
-            told | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}, indent=None
+            result | {"schemaBefore": done.schema_before, "schema": done.schema, "movedTo": moved}, indent=None
         )
         return
     output.put(f"{done.path}: {_told(done.contents)}; its id is now {done.database_id}")
@@ -186,10 +186,10 @@ def db_compact(connection: Connection, as_json: bool) -> None:
     """Make the database's file (SQLite) as small as what is in it, while no daemon runs."""
     from tminus.storage import checkpoint  # noqa: PLC0415 - as in `run`
 
-    with telling_errors():
+    with reporting_errors():
         settings, state = _settings(connection)
         database = _database(settings, state)
-        with config.occupy(state, config.database_file(settings, state)), _as_owner(settings, state):
+        with config.lock(state, config.database_file(settings, state)), _as_owner(settings, state):
             path, before, after = checkpoint.compact(database.url)
     if as_json:
         output.put_json({"database": str(path), "bytesBefore": before, "bytes": after}, indent=None)
@@ -208,7 +208,7 @@ def db_check(connection: Connection, file: Path | None, as_json: bool) -> None:
     """
     from tminus.storage import check as checks  # noqa: PLC0415 - as in `run`
 
-    with telling_errors():
+    with reporting_errors():
         settings, state = _settings(connection)
         database = config.Database(file.absolute()) if file else _database(settings, state)
         with acting_for(file.absolute().parent) if file else _as_owner(settings, state):

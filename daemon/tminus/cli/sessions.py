@@ -10,7 +10,7 @@ import click
 
 from tminus import clock
 from tminus.cli import output, views
-from tminus.cli.connection import CONFLICT, Connection, fail, telling_errors
+from tminus.cli.connection import CONFLICT, Connection, fail, reporting_errors
 from tminus.cli.options import NAME, NUMBER, PAGE, SPAN, SPAN_EITHER_WAY, TIME, Command, as_json, session_id, utc, wide
 from tminus.domain import timestamps
 from tminus.domain.policy import PREFERENCE_OF
@@ -102,7 +102,7 @@ def _make(
     as_json: bool,
 ) -> None:
     """Creates or schedules, and prints the session."""
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         wanted = dict.fromkeys(asked, True)
         rest: tuple[Any, ...] = (session_type, *parent, label, wanted)
         if start is None:
@@ -177,7 +177,7 @@ def reschedule(
         start = _start(at, in_, or_by=" or --by SPAN")
     elif at is not None or in_ is not None:
         raise _one_of_the_times(" or --by SPAN")
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         if by is not None:
             # Only if nobody moves it in between: of two who move it by an hour at once, one is refused.
             found = daemon.getSession(session_id)
@@ -193,7 +193,7 @@ def reschedule(
 @click.pass_obj
 def close(connection: Connection, session_id: str, as_json: bool) -> None:
     """Close a session; everybody in it is disconnected. Also `tminus cancel`, `tminus delete`."""
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         done = daemon.closeSession(session_id)
     if as_json:
         output.put_json(done)
@@ -207,7 +207,7 @@ def close(connection: Connection, session_id: str, as_json: bool) -> None:
 @click.pass_obj
 def show(connection: Connection, session_id: str, as_json: bool) -> None:
     """Show one session."""
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         session = daemon.getSession(session_id)
         end = None if as_json or session["status"] != "closed" else _end(daemon, session_id)
     if as_json:
@@ -277,7 +277,7 @@ def list_(
         "startTo": start_to,
         "search": search or record,
     }
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         if wanted["search"] is None:
             found = daemon.listSessions(**wanted, limit=limit, offset=offset)
         else:

@@ -11,7 +11,7 @@ import click
 
 from tminus import clock, config
 from tminus.cli import output, tables
-from tminus.cli.connection import NOT_FOUND, REFUSED, USAGE, Connection, fail, how_to_reload, telling_errors
+from tminus.cli.connection import NOT_FOUND, REFUSED, USAGE, Connection, fail, how_to_reload, reporting_errors
 from tminus.cli.options import FILE, Command, as_json, wide
 from tminus.cli.tables import Column
 from tminus.config import Agent, ConfigError, Configuration, fingerprint
@@ -37,7 +37,7 @@ def new(
     connection: Connection, agent_id: int, name: str | None, role: tuple[str, ...], append: Path | None, as_json: bool
 ) -> None:
     """Make a token for a new agent, or one more for an agent that is configured. Only its hash goes into the file."""
-    with telling_errors():
+    with reporting_errors():
         read = _configuration(connection)
         known = next((agent for agent in read.settings.agents if agent.id == agent_id), None)
         if known is not None:
@@ -102,7 +102,7 @@ def _add(connection: Connection, read: Configuration, file: Path, agent: dict[st
 @click.pass_obj
 def list_(connection: Connection, wide: bool, as_json: bool) -> None:
     """Show the agents of the configuration, how many tokens each has, their fingerprints, and when they expire."""
-    with telling_errors():
+    with reporting_errors():
         read = _configuration(connection)
     now = clock.now()
     if as_json:
@@ -156,7 +156,7 @@ def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | Non
     """Take a token out of the configuration, by what `tminus token list` shows of it, or all tokens of an agent."""
     if (fingerprint_ is None) is (agent_id is None):
         raise fail("name a FINGERPRINT (`tminus token list` shows them), or an agent with --id", USAGE)
-    with telling_errors():
+    with reporting_errors():
         read = _configuration(connection)
         agent, digests = _meant(read, fingerprint_, agent_id)
         file = _file_of(read, agent.id)

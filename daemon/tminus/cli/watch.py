@@ -8,7 +8,7 @@ import click
 
 from tminus import clock
 from tminus.cli import output, tables, views
-from tminus.cli.connection import Connection, telling_errors
+from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.moments import Moments
 from tminus.cli.options import PAGE, SPAN, Command, utc
 from tminus.cli.output import Line, Span
@@ -32,7 +32,7 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
     pause = interval.total_seconds()
     scope = "all" if connection.is_local else "mine"
     screen = Screen()
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         try:
             seen: list[Section] | None = None
             while True:

@@ -7,7 +7,7 @@ import click
 
 from tminus.cli import output, views
 from tminus.cli.candidates import session_ids
-from tminus.cli.connection import REFUSED, USAGE, Connection, fail, telling_errors
+from tminus.cli.connection import REFUSED, USAGE, Connection, fail, reporting_errors
 from tminus.cli.options import ID, PAGE, TIME, Command, as_json, utc, webhook_name, wide
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PING_SECONDS = 300.0
 
 
 def _ask(connection: Connection, method: str, path: str, **more: Any) -> Any:
-    with telling_errors(), connection.open() as daemon:
+    with reporting_errors(), connection.open() as daemon:
         return daemon.request(method, path, **more)
 
 

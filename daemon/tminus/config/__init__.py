@@ -2,10 +2,10 @@
 
 from tminus.config.addresses import Address
 from tminus.config.effective import effective
-from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.errors import ConfigError, ConfigProblem
 from tminus.config.load import Configuration, collected, load
-from tminus.config.occupation import make_directory, make_private, occupy
-from tminus.config.places import (
+from tminus.config.locking import lock, make_directory, make_private
+from tminus.config.paths import (
     Database,
     check_ownership,
     database,
@@ -25,7 +25,7 @@ __all__ = [
     "Agent",
     "Change",
     "ConfigError",
-    "ConfigFault",
+    "ConfigProblem",
     "Configuration",
     "Database",
     "Limits",
@@ -45,9 +45,9 @@ __all__ = [
     "fingerprint",
     "is_there",
     "load",
+    "lock",
     "make_directory",
     "make_private",
-    "occupy",
     "operated_state",
     "secrets",
     "state_directory",

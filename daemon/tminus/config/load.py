@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.errors import ConfigError, ConfigProblem
 from tminus.config.keys import ENTRY_KEYS, ENVIRONMENT, KEYS, LISTS, variable_suggestion
 from tminus.config.lines import KeyPath, key_lines, line_of
 from tminus.config.merge import Tree
+from tminus.config.messages import message
 from tminus.config.settings import Lifecycle, Settings
 from tminus.config.text import NotText, decode
-from tminus.config.wording import message
 from tminus.domain.durations import duration_text
 
 LONGEST_TEXT = 4096
@@ -57,33 +57,33 @@ def load(
     Raises `ConfigError` with every fault of all of them at once.
     """
     tree = Tree()
-    faults: list[ConfigFault] = []
-    found = _files(path, faults)
+    problems: list[ConfigProblem] = []
+    found = _files(path, problems)
     files = (*found[:1], *sorted({*found[1:], *(set(changed) - set(found[:1]))}))
     for file in files:
-        _read(file, changed.get(file), tree, faults)
-    unread = bool(faults)
-    _override(tree, environ, faults)
+        _read(file, changed.get(file), tree, problems)
+    unread = bool(problems)
+    _override(tree, environ, problems)
     if beyond := tuple(_beyond_bounds(tree)):
-        raise ConfigError(tuple(sorted((*faults, *beyond), key=_reading_order)))
+        raise ConfigError(tuple(sorted((*problems, *beyond), key=_reading_order)))
     try:
         settings = Settings.model_validate(tree.values)
     except ValidationError as error:
-        faults += [
-            ConfigFault(tree.origin(found["loc"]), _key(found["loc"], tree.values), message(found))
+        problems += [
+            ConfigProblem(tree.origin(found["loc"]), _key(found["loc"], tree.values), message(found))
             for found in error.errors(include_url=False)
             # A list is called too short by what is right in it: what is wrong with the rest has a fault of its own.
             if not (found["type"] == "too_short" and found["input"])
         ]
     # What contradicts the rest may be right once a file that could not be read says its part.
     if not unread:
-        faults += _contradictions(tree)
-    if faults:
-        raise ConfigError(tuple(sorted(faults, key=_reading_order)))
+        problems += _contradictions(tree)
+    if problems:
+        raise ConfigError(tuple(sorted(problems, key=_reading_order)))
     return Configuration(settings, _Origins(tree, settings), path, files, _fingerprint(tree.values))
 
 
-def _beyond_bounds(tree: Tree) -> Iterator[ConfigFault]:
+def _beyond_bounds(tree: Tree) -> Iterator[ConfigProblem]:
     """What is too long, whatever it is: each answer and each line of the log may repeat it."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((name,), value) for name, value in tree.values.items()]
     while waiting:
@@ -98,7 +98,7 @@ def _beyond_bounds(tree: Tree) -> Iterator[ConfigFault]:
         elif isinstance(value, dict):
             waiting += [((*place, name), one) for name, one in value.items()]
         if problem:
-            yield ConfigFault(tree.origin(place), _key(place, tree.values), problem)
+            yield ConfigProblem(tree.origin(place), _key(place, tree.values), problem)
 
 
 def _fingerprint(values: Mapping[str, Any]) -> str:
@@ -112,18 +112,20 @@ def collected(origins: Mapping[str, str], *reads: Callable[[], Any]) -> list[Any
     Raises `ConfigError` with the faults of all of them at once, each with the place of its key.
     """
     found: list[Any] = []
-    faults: list[ConfigFault] = []
+    problems: list[ConfigProblem] = []
     for read in reads:
         try:
             found.append(read())
         except ConfigError as error:
-            faults += [replace(fault, where=fault.where or origins.get(fault.key, "")) for fault in error.faults]
-    if faults:
-        raise ConfigError(tuple(sorted(faults, key=_reading_order)))
+            problems += [
+                replace(problem, where=problem.where or origins.get(problem.key, "")) for problem in error.problems
+            ]
+    if problems:
+        raise ConfigError(tuple(sorted(problems, key=_reading_order)))
     return found
 
 
-def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
+def _files(path: Path | None, problems: list[ConfigProblem]) -> list[Path]:
     """The main file, then those beside it in name order; a leading dot hides one (editors leave such behind)."""
     if path is None:
         return []
@@ -134,33 +136,33 @@ def _files(path: Path | None, faults: list[ConfigFault]) -> list[Path]:
         beside = []
     except OSError as error:
         beside = []
-        faults.append(ConfigFault(str(directory), "", f"cannot be read: {error.strerror}"))
+        problems.append(ConfigProblem(str(directory), "", f"cannot be read: {error.strerror}"))
     for file in [file for file in beside if not file.is_file() and (file.is_fifo() or file.is_char_device())]:
         # It might be read for ever: whoever can write to the directory would hold up root's commands and the daemon.
         beside.remove(file)
-        faults.append(ConfigFault(str(file), "", "is no plain file"))
+        problems.append(ConfigProblem(str(file), "", "is no plain file"))
     return [path, *beside]
 
 
-def _read(file: Path, content: bytes | None, tree: Tree, faults: list[ConfigFault]) -> None:
+def _read(file: Path, content: bytes | None, tree: Tree, problems: list[ConfigProblem]) -> None:
     """Lays one file over the tree, or what is about to be its content."""
     try:
         text = decode(file.read_bytes() if content is None else content)
         table = tomllib.loads(text)
     except OSError as error:
-        faults.append(ConfigFault(str(file), "", f"cannot be read: {error.strerror}"))
+        problems.append(ConfigProblem(str(file), "", f"cannot be read: {error.strerror}"))
     except NotText as error:
-        faults.append(ConfigFault(f"{file}:{error.line}", "", error.problem))
+        problems.append(ConfigProblem(f"{file}:{error.line}", "", error.problem))
     except (ValueError, RecursionError) as error:  # of its own kind, or a number or a nesting beyond Python's limits
         at = re.search(r"at line (\d+)", str(error))
         line = at[1] if at else text.count("\n") + 1
-        faults.append(ConfigFault(f"{file}:{line}", "", f"this is not TOML: {error}"))
+        problems.append(ConfigProblem(f"{file}:{line}", "", f"this is not TOML: {error}"))
     else:
         lines = lru_cache(lambda: key_lines(text))
         tree.add(table, lambda path: f"{file}:{line_of(lines(), path)}")
 
 
-def _override(tree: Tree, environ: Mapping[str, str], faults: list[ConfigFault]) -> None:
+def _override(tree: Tree, environ: Mapping[str, str], problems: list[ConfigProblem]) -> None:
     """Lays the `TMINUS_SECTION__KEY` variables over the tree."""
     for name, text in environ.items():
         where = f"environment {name}"
@@ -168,12 +170,12 @@ def _override(tree: Tree, environ: Mapping[str, str], faults: list[ConfigFault])
             try:
                 text.encode()
             except UnicodeEncodeError:
-                faults.append(ConfigFault(where, "", "this is not UTF-8 text"))
+                problems.append(ConfigProblem(where, "", "this is not UTF-8 text"))
                 continue
             key = ENVIRONMENT[name]
             tree.replace(key, _environment_value(text, key), where)
         elif name.startswith("TMINUS_") and "__" in name:
-            faults.append(ConfigFault(where, "", f"there is no such setting{variable_suggestion(name)}"))
+            problems.append(ConfigProblem(where, "", f"there is no such setting{variable_suggestion(name)}"))
 
 
 def _environment_value(text: str, key: tuple[str, ...]) -> object:
@@ -208,7 +210,7 @@ def _key(path: KeyPath, values: Mapping[str, Any]) -> str:
     return ".".join(names)
 
 
-def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
+def _contradictions(tree: Tree) -> Iterator[ConfigProblem]:
     """What is right in itself but not together. Looks at the raw values, which may be wrong in any way."""
     for (section,), (_, known_by) in LISTS.items():
         yield from _repeated(tree, section, known_by)
@@ -222,11 +224,11 @@ def _contradictions(tree: Tree) -> Iterator[ConfigFault]:
     given = [("storage", key) for key in ("password_file", "password_credential") if storage.get(key)]
     if len(given) == 2:
         problem = "cannot stand beside storage.password_file: keep one of them"
-        yield ConfigFault(tree.origin(given[1]), "storage.password_credential", problem)
+        yield ConfigProblem(tree.origin(given[1]), "storage.password_credential", problem)
     if str(storage.get("url", "sqlite:")).startswith("sqlite:"):
         for path in given:
             problem = "is for PostgreSQL only, and storage.url names an SQLite file"
-            yield ConfigFault(tree.origin(path), ".".join(path), problem)
+            yield ConfigProblem(tree.origin(path), ".".join(path), problem)
 
 
 def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
@@ -237,17 +239,17 @@ def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]
             yield (section, index), entry
 
 
-def _repeated(tree: Tree, section: str, known_by: str) -> Iterator[ConfigFault]:
+def _repeated(tree: Tree, section: str, known_by: str) -> Iterator[ConfigProblem]:
     """Entries of a list that are known by the same id or name."""
     marks: dict[int | str, KeyPath] = {}
     for entry_path, entry in _entries(tree, section):
         path, mark = (*entry_path, known_by), entry.get(known_by)
         if isinstance(mark, int | str) and (first := marks.setdefault(mark, path)) != path:
             problem = f"is the {known_by} of another {section[:-1]} too ({tree.origin(first)}): each has its own"
-            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+            yield ConfigProblem(tree.origin(path), _key(path, tree.values), problem)
 
 
-def _tokens_of_two(tree: Tree) -> Iterator[ConfigFault]:
+def _tokens_of_two(tree: Tree) -> Iterator[ConfigProblem]:
     hashes: dict[str, KeyPath] = {}
     for entry_path, agent in _entries(tree, "agents"):
         tokens = agent.get("token_sha256")
@@ -255,20 +257,20 @@ def _tokens_of_two(tree: Tree) -> Iterator[ConfigFault]:
             path = (*entry_path, "token_sha256", position)
             if isinstance(token, str) and (first := hashes.setdefault(token, path)) != path:
                 problem = f"repeats a hash of {_key(first, tree.values)} ({tree.origin(first)}): a token is one agent's"
-                yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+                yield ConfigProblem(tree.origin(path), _key(path, tree.values), problem)
 
 
-def _unsigned(tree: Tree) -> Iterator[ConfigFault]:
+def _unsigned(tree: Tree) -> Iterator[ConfigProblem]:
     for entry_path, webhook in _entries(tree, "webhooks"):
         if not (webhook.get("secret_file") or webhook.get("secret_credential")):
             path = (*entry_path, "secret_file")
             problem = (
                 "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
             )
-            yield ConfigFault(tree.origin(path), _key(path, tree.values), problem)
+            yield ConfigProblem(tree.origin(path), _key(path, tree.values), problem)
 
 
-def _never_scheduled(tree: Tree) -> Iterator[ConfigFault]:
+def _never_scheduled(tree: Tree) -> Iterator[ConfigProblem]:
     lifecycle = tree.values.get("lifecycle")
     lifecycle = lifecycle if isinstance(lifecycle, dict) else {}
     given = {key: lifecycle[key] for key in ("lead", "horizon") if key in lifecycle}
@@ -280,21 +282,21 @@ def _never_scheduled(tree: Tree) -> Iterator[ConfigFault]:
         path = ("lifecycle", "lead" if "lead" in given else "horizon")
         lead, horizon = duration_text(spans.lead), duration_text(spans.horizon)
         problem = f'leaves nothing to be scheduled: lead ("{lead}") must be shorter than horizon ("{horizon}")'
-        yield ConfigFault(tree.origin(path), ".".join(path), problem)
+        yield ConfigProblem(tree.origin(path), ".".join(path), problem)
 
 
-def _uncallable(tree: Tree) -> Iterator[ConfigFault]:
+def _uncallable(tree: Tree) -> Iterator[ConfigProblem]:
     # A token that has expired counts: what was in force yesterday must not keep a daemon from starting today.
     server = tree.values.get("server")
     tokens = any(agent.get("token_sha256") for _, agent in _entries(tree, "agents"))
     if isinstance(server, dict) and server.get("socket") == "" and not tokens:
         problem = "must not be empty while no agent has a token: nobody could call"
-        yield ConfigFault(tree.origin(("server", "socket")), "server.socket", problem)
+        yield ConfigProblem(tree.origin(("server", "socket")), "server.socket", problem)
 
 
-def _reading_order(fault: ConfigFault) -> tuple[str, int]:
-    file, _, line = fault.where.rpartition(":")
-    return (file, int(line)) if line.isdecimal() else (fault.where, 0)
+def _reading_order(problem: ConfigProblem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (problem.where, 0)
 
 
 class _Origins(Mapping[str, str]):

@@ -174,7 +174,7 @@ def _urls(listen: Address, public_url: str | None, user_url: str | None, host_ur
 
 class Storage(Table):
     url: Annotated[str, PlainValidator(addresses.parse_database_url)] = "sqlite:///tminus.db"
-    """As written; `places.database` says where it is, and its password."""
+    """As written; `paths.database` says where it is, and its password."""
     password_file: str = ""
     password_credential: Annotated[str, PlainValidator(_credential)] = ""
     retention: Retention = timedelta(days=90)
@@ -259,7 +259,7 @@ class Webhook(Table):
     name: Annotated[str, PlainValidator(_endpoint_name)]
     url: Annotated[str, PlainValidator(addresses.parse_endpoint), PlainSerializer(addresses.endpoint_text)]
     secret_file: OneOrMore = ()
-    """As written; `places.secrets` reads them. The first signs alone where a receiver knows but one."""
+    """As written; `paths.secrets` reads them. The first signs alone where a receiver knows but one."""
     secret_credential: Annotated[OneOrMore, AfterValidator(lambda names: tuple(map(_credential, names)))] = ()
     events: Annotated[tuple[EventPattern, ...], Field(min_length=1)] = ("*",)
     session_types: tuple[SessionType, ...] = ()

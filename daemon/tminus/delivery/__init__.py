@@ -14,6 +14,6 @@
 =============  ======================================================================================
 """
 
-from tminus.delivery.webhooks import Secrets, Standing, Webhooks, read_secrets
+from tminus.delivery.webhooks import EndpointStatus, Secrets, Webhooks, read_secrets
 
-__all__ = ["Secrets", "Standing", "Webhooks", "read_secrets"]
+__all__ = ["EndpointStatus", "Secrets", "Webhooks", "read_secrets"]

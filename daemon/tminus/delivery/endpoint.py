@@ -23,7 +23,7 @@ from tminus.domain.errors import RequestError
 from tminus.domain.events import NOBODY, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import DeliveryKind, PauseReason, SessionType
-from tminus.logs.output import failure, say
+from tminus.logs.output import error_fields, log
 from tminus.storage import EventFilter, Page, Store, Transaction, View, outbox
 from tminus.storage.notifier import Notifier, wait_for
 
@@ -151,7 +151,7 @@ class DeliveryWorker:
             except RequestError:  # the database is away, or overloaded; its own line tells of that
                 seconds = AGAIN
             except Exception as error:
-                say("webhook.defect", endpoint=self.webhook.name, **failure(error))
+                log("webhook.defect", endpoint=self.webhook.name, **error_fields(error))
                 seconds = DEFECT
             if seconds and not self._stopping.is_set():
                 await wait_for(ring, seconds)
@@ -163,7 +163,7 @@ class DeliveryWorker:
             "ts": timestamps.text(clock.now()),
             "message": f"A test of endpoint {self.webhook.name}",
         }
-        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.hex32()}", orjson.dumps([said]))
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([said]))
         delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
         self._tried(self.webhook.name, outcome.ok, 0)
         return delivery
@@ -176,7 +176,7 @@ class DeliveryWorker:
         if not holds:
             return ASIDE  # another daemon serves it: should that one end, it is ours
         if due is None:  # the database was away when it was put in force
-            await self.enlist()
+            await self.register()
             return 0
         was_blocked, self.blocked = self.blocked, due.blocked
         self._replayed = due.replay is not None
@@ -188,7 +188,7 @@ class DeliveryWorker:
             return 0
         if self._catching_up is not None and not (due.page.more or due.blocked):
             (since, events), self._catching_up = self._catching_up, None
-            say("webhook.caught_up", endpoint=self.webhook.name, events=events, since=timestamps.text(since))
+            log("webhook.caught_up", endpoint=self.webhook.name, events=events, since=timestamps.text(since))
         self._passed_over = max(self._passed_over, due.page.through)
         if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
@@ -199,11 +199,11 @@ class DeliveryWorker:
             return 0
         return 0 if was_blocked and not due.blocked else due.wait  # what was committed meanwhile did not ring
 
-    async def enlist(self) -> None:
+    async def register(self) -> None:
         """Gives the endpoint its place, if it has none."""
         beginning = self.webhook.from_ == "beginning"
-        if await self._write(lambda tx: outbox.enlist(tx, self.webhook.name, from_beginning=beginning)):
-            say("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
+        if await self._write(lambda tx: outbox.register(tx, self.webhook.name, from_beginning=beginning)):
+            log("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
 
     def _ask(self) -> tuple[bool, Due | None]:
         """Return whether this daemon serves the endpoint, and if so what is due now. On a thread of `threads`."""
@@ -282,7 +282,7 @@ class DeliveryWorker:
         if outcome.ok and state.failures:
             since = state.failing_since or delivery.at
             what = {"attempts": state.failures + 1, "since": timestamps.text(since), **await self._undelivered()}
-            say("webhook.recovered", endpoint=name, **what)
+            log("webhook.recovered", endpoint=name, **what)
             if what.get("undelivered_events"):
                 self._catching_up = since, len(page.told)
         elif outcome.ok and self._catching_up is not None:
@@ -297,7 +297,7 @@ class DeliveryWorker:
         if not page.told:
             await self._write(lambda tx: _pass_over(tx, replay, page))
             if not page.more:
-                say("webhook.replayed", endpoint=name, replay=replay.id)
+                log("webhook.replayed", endpoint=name, replay=replay.id)
             return
         page, body = self._fitting(page)
         outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
@@ -318,7 +318,7 @@ class DeliveryWorker:
         await self._record(delivery, record)
         self._tried(name, outcome.ok, len(page.told))
         if ends:
-            say("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
+            log("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
         elif not outcome.ok and not outcome.cut_off:
             await self._tell_failure(delivery, changes)
 
@@ -344,9 +344,9 @@ class DeliveryWorker:
         what = {"endpoint": self.webhook.name, "error": delivery.error, "attempts": changes["failures"]}
         what |= {"since": timestamps.text(changes["failing_since"]), **await self._undelivered()}
         if "paused_at" in changes:
-            say("webhook.paused", **what, pause_reason=changes["pause_reason"].value)
+            log("webhook.paused", **what, pause_reason=changes["pause_reason"].value)
         else:
-            say("webhook.failed", **what, retry_at=timestamps.text(changes["retry_at"]), code=delivery.status)
+            log("webhook.failed", **what, retry_at=timestamps.text(changes["retry_at"]), code=delivery.status)
 
     async def _undelivered(self) -> dict[str, Any]:
         """Return how many events wait, and since when, as fields of a line: not on the event loop, where it would hold

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tminus import config
-from tminus.config import ConfigError, ConfigFault, Settings, Webhook, actor_names
+from tminus.config import ConfigError, ConfigProblem, Settings, Webhook, actor_names
 from tminus.delivery import backoff
 from tminus.delivery.endpoint import DeliveryWorker, Tried, wanted
 from tminus.delivery.post import Client
@@ -19,10 +19,10 @@ from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.domain.events import NOBODY, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import PauseReason
-from tminus.logs.output import failure, say
+from tminus.logs.output import error_fields, log
 from tminus.storage import READERS, Store, Transaction, View, outbox
 from tminus.storage.notifier import Notifier
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ TOGETHER = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EndpointStatus:
     """An endpoint as an operator sees it."""
 
     webhook: Webhook
@@ -52,19 +52,19 @@ Secrets = Mapping[str, tuple[str, ...]]
 def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Secrets:
     """The secrets of all endpoints, and a look at their files of authorities. Raises `ConfigError` with all faults."""
     found: dict[str, tuple[str, ...]] = {}
-    faults: list[ConfigFault] = []
+    problems: list[ConfigProblem] = []
     for webhook in settings.webhooks:
         try:
             found[webhook.name] = config.secrets(webhook, state_directory, environ)
         except ConfigError as error:
-            faults += error.faults
+            problems += error.problems
         try:
             _trust(webhook, state_directory)
         except OSError as error:
             key = f"webhooks[{webhook.name}].ca_file"
-            faults.append(ConfigFault("", key, f"names no file of certificates: {error.strerror or error}"))
-    if faults:
-        raise ConfigError(tuple(faults))
+            problems.append(ConfigProblem("", key, f"names no file of certificates: {error.strerror or error}"))
+    if problems:
+        raise ConfigError(tuple(problems))
     return found
 
 
@@ -102,7 +102,7 @@ class Webhooks:
         self._first_pause = first_pause
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
-        self._thread = KeptThread("webhooks", self._run)
+        self._thread = RestartingThread("webhooks", self._run)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="webhooks-database")
         """On which endpoints ask the database: as many as there are connections for it."""
         self._bells: dict[str, Notifier] = {}
@@ -157,23 +157,23 @@ class Webhooks:
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
-    def standing(self, view: View) -> list[Standing]:
+    def endpoint_statuses(self, view: View) -> list[EndpointStatus]:
         """Every endpoint with how far it is, in the order of the configuration."""
-        return self._standing(view, tuple(self._settings.values()))
+        return self._statuses(view, tuple(self._settings.values()))
 
-    def standing_of(self, view: View, name: str) -> Standing:
+    def endpoint_status(self, view: View, name: str) -> EndpointStatus:
         """One endpoint. Raises `UnknownWebhook`."""
-        found = self._standing(view, (self._named(name),))
+        found = self._statuses(view, (self._named(name),))
         if not found:  # it is being put in force this very moment
             raise UnknownWebhook(name)
         return found[0]
 
-    def _standing(self, view: View, webhooks: Sequence[Webhook]) -> list[Standing]:
+    def _statuses(self, view: View, webhooks: Sequence[Webhook]) -> list[EndpointStatus]:
         """Those of them that have a place yet."""
         placed = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
         backlogs = self._backlogs.look(view, [(one.name, state.cursor, wanted(one)) for one, state in placed])
         return [
-            Standing(webhook, state, backlog, outbox.replays(view, webhook.name))
+            EndpointStatus(webhook, state, backlog, outbox.replays(view, webhook.name))
             for (webhook, state), backlog in zip(placed, backlogs, strict=True)
         ]
 
@@ -195,14 +195,14 @@ class Webhooks:
         """Sends nothing more until it is resumed; nothing is lost meanwhile. Raises `UnknownWebhook`."""
         self._named(name)
         if await self._store.write(lambda tx: _pause(tx, name)):
-            say("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
+            log("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
 
     async def resume(self, name: str) -> None:
         """Goes on where it was, at once. Raises `UnknownWebhook`."""
         self._named(name)
         begin = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
         if await self._store.write(lambda tx: _resume(tx, name, begin)):
-            say("webhook.resumed", endpoint=name)
+            log("webhook.resumed", endpoint=name)
         self._bells[name].ring()
 
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
@@ -266,14 +266,14 @@ class Webhooks:
             self._workers[worker.webhook.name] = worker, asyncio.create_task(worker.run())
             if had.get(worker.webhook.name, worker.secrets) != worker.secrets:
                 # Nothing else tells it: the setting may be the same, and the file another.
-                say("webhook.secret", endpoint=worker.webhook.name)
+                log("webhook.secret", endpoint=worker.webhook.name)
 
     def _worker(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> DeliveryWorker:
         client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
         notifier = self._bells[webhook.name]
 
         def backlog(view: View) -> outbox.Backlog:
-            return next((one.backlog for one in self._standing(view, (webhook,))), outbox.Backlog(0, None))
+            return next((one.backlog for one in self._statuses(view, (webhook,))), outbox.Backlog(0, None))
 
         return DeliveryWorker(
             self._store,
@@ -304,12 +304,12 @@ class Webhooks:
             except asyncio.CancelledError:
                 pass
             except Exception as error:
-                say("webhook.defect", endpoint=worker.webhook.name, **failure(error))
+                log("webhook.defect", endpoint=worker.webhook.name, **error_fields(error))
 
 
 async def _enlist(worker: DeliveryWorker) -> None:
     with suppress(RequestError):  # the database is away: it tries again by itself
-        await worker.enlist()
+        await worker.register()
 
 
 def _pause(tx: Transaction, name: str) -> bool:

@@ -77,14 +77,14 @@ class TminusError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One thing wrong with one field of a request."""
 
     field: str
     message: str
 
 
-MOST_FAULTS = 20
+MAX_FIELD_ERRORS = 20
 """How many faults of one request an answer lists."""
 
 
@@ -99,7 +99,7 @@ class RequestError(TminusError):
     refcode: ClassVar[int]
     retry_after: float | None = None
     """Seconds after which the same request may succeed."""
-    faults: Sequence[Fault] = ()
+    errors: Sequence[FieldError] = ()
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -110,19 +110,21 @@ class InvalidRequest(RequestError):
     """The request's shape is wrong; `errors` lists every fault at once, the first 20 if there are more."""
 
     refcode = 100400
-    faults: Sequence[Fault]
+    errors: Sequence[FieldError]
 
     def __post_init__(self) -> None:
         # The caller chooses how many faults there are and what their fields are called: an answer that repeats it all
         # would be many times as long as the request.
-        found = len(self.faults)
-        self.faults = [Fault(_cut(fault.field), _cut(fault.message, 300)) for fault in self.faults[:MOST_FAULTS]]
-        if found > MOST_FAULTS:
-            self.faults.append(Fault("errors", f"lists {MOST_FAULTS} of {found} faults"))
+        found = len(self.errors)
+        self.errors = [
+            FieldError(_cut(fault.field), _cut(fault.message, 300)) for fault in self.errors[:MAX_FIELD_ERRORS]
+        ]
+        if found > MAX_FIELD_ERRORS:
+            self.errors.append(FieldError("errors", f"lists {MAX_FIELD_ERRORS} of {found} faults"))
 
     @property
     def description(self) -> str:
-        return "Invalid request: " + "; ".join(f"{fault.field} {fault.message}" for fault in self.faults)
+        return "Invalid request: " + "; ".join(f"{fault.field} {fault.message}" for fault in self.errors)
 
 
 class CrossSite(RequestError):
@@ -228,8 +230,8 @@ class BadStartTime(RequestError):
     problem: str
 
     @property
-    def faults(self) -> Sequence[Fault]:  # type: ignore[override]  # a property where the base has a plain default
-        return (Fault("startTime", self.problem),)
+    def errors(self) -> Sequence[FieldError]:  # type: ignore[override]  # a property where the base has a plain default
+        return (FieldError("startTime", self.problem),)
 
     @property
     def description(self) -> str:
@@ -476,7 +478,7 @@ class StartupError(TminusError):
 
     subject: str
     problem: str = ""
-    passing: bool = False
+    transient: bool = False
     """Whether it ends by itself, as a disk that is full does: the daemon waits for that."""
 
     @property

@@ -26,7 +26,7 @@ def base62(length: int) -> str:
     return drawn[:length].decode()
 
 
-def base62_each(*lengths: int) -> list[str]:
+def base62_texts(*lengths: int) -> list[str]:
     """A text of random characters of each of these lengths, drawn together: each system call lets another thread have
     the interpreter, and to get it back takes longer than the draw.
     """
@@ -39,12 +39,12 @@ def token() -> str:
     return base62(TOKEN)
 
 
-def mark() -> str:
+def request_id() -> str:
     """16 hexadecimal digits that tell a request from others. No secret, so they cost no system call."""
     return f"{random.getrandbits(64):016x}"
 
 
-def hex32() -> str:
+def random_hex() -> str:
     """32 hexadecimal digits that tell one thing from others, and are no secret either."""
     return f"{random.getrandbits(128):032x}"
 
@@ -54,6 +54,6 @@ def pin() -> int:
     return PINS.start + secrets.randbelow(len(PINS))
 
 
-def some_of(pins: AbstractSet[int], count: int) -> list[int]:
+def sample(pins: AbstractSet[int], count: int) -> list[int]:
     """`count` of these PINs, or all of them if there are not so many."""
     return random.SystemRandom().sample(sorted(pins), min(count, len(pins)))

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=4096)
-def whose(address: str) -> str:
+def client_network(address: str) -> str:
     """Return whose share an address counts for: of IPv6 a site has at least 64 bits for itself."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -73,7 +73,7 @@ def dropped() -> int:
     return _writer.dropped
 
 
-def say(name: str, /, **fields: Any) -> None:
+def log(name: str, /, **fields: Any) -> None:
     """Write a line of the catalogue; its level and its sentence stand there. Fields that are None are left out.
 
     The line is written by a thread of its own: nothing here waits or raises.
@@ -83,13 +83,13 @@ def say(name: str, /, **fields: Any) -> None:
         _writer.put(_catalogued(name, fields))
 
 
-def say_debug(name: str, /, **fields: Any) -> None:
+def log_debug(name: str, /, **fields: Any) -> None:
     """Write a line of the catalogue where `log.level` is `debug`: another line says as much."""
     if PRIORITIES["debug"] <= _threshold:
         _writer.put({**_catalogued(name, fields), "level": "debug"})
 
 
-def say_events(page: Sequence[News], done: Callable[[bool], None], names: ActorNames = NOBODY) -> None:
+def log_events(page: Sequence[News], done: Callable[[bool], None], names: ActorNames = NOBODY) -> None:
     """Write the lines of committed events, in order. All are information; `clock.late` warns of late moves.
 
     `done` is called when that is over, on another thread: whether all of them were written. `names`: of actors.
@@ -124,7 +124,7 @@ def instance() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def failure(error: BaseException) -> dict[str, str]:
+def error_fields(error: BaseException) -> dict[str, str]:
     """The fields by which a line tells of a defect: what it was, and where."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return {
@@ -192,10 +192,10 @@ class _Library(logging.Handler):
     """What uvicorn, APScheduler and others say through the standard library's logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = failure(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
+        told = error_fields(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
         text = record.getMessage()
         said = {"error": f"{text}: {told['error']}" if told else text, "traceback": told.get("traceback")}
-        say("library.said", logger=record.name, **said)
+        log("library.said", logger=record.name, **said)
 
 
 def _route_libraries() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.domain.networks import whose
-from tminus.logs.output import say
+from tminus.domain.networks import client_network
+from tminus.logs.output import log
 
 EACH = 60.0
 """Seconds between two lines about the same thing and address."""
@@ -39,12 +39,12 @@ class Repeated:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, str], _Count] = {}
 
-    def say(self, name: str, address: str, /, about: str = "", **fields: Any) -> None:
+    def log(self, name: str, address: str, /, about: str = "", **fields: Any) -> None:
         """Log the first time at once, and what follows within a minute as one line at its end, with the fields of the
         last time, and the `network` whose addresses count as one. `about`: what is counted apart from the rest of the
         same name and address.
         """
-        counted = whose(address)
+        counted = client_network(address)
         key = (name, counted, about)
         if "remote_ip" in fields and "/" in counted:
             fields["network"] = counted
@@ -62,7 +62,7 @@ class Repeated:
                 count.fields = fields
                 return
             self._counts[key] = _Count(clock.monotonic() + EACH)
-        say(name, **fields, count=1)
+        log(name, **fields, count=1)
 
     def write(self, *, everything: bool = False) -> None:
         """Log what was counted for a minute; `everything`: and what was not yet."""
@@ -78,7 +78,7 @@ class Repeated:
                     due.append((key[0], count))
         for name, count in due:
             since = timestamps.text(count.since) if count.since else None
-            say(name, **(count.fields or {}), count=count.number, since=since)
+            log(name, **(count.fields or {}), count=count.number, since=since)
 
     def clear(self) -> None:
         """Forget what was counted."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TextIO
 import orjson
 
 from tminus import clock
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 Line = dict[str, Any]
 """A line of the log, by the names of its fields. It belongs to the writer once it was handed over."""
@@ -75,7 +75,7 @@ class LogWriter:
         self._untold_since: datetime | None = None
         self._refused = False
         """Whether the last write was refused: nothing is tried again before somebody logs."""
-        self._thread: KeptThread | None = None
+        self._thread: RestartingThread | None = None
 
     def put(self, line: Line) -> None:
         """Append a line, or drop and count it if the queue is full. Any thread; never waits, never raises."""
@@ -106,7 +106,7 @@ class LogWriter:
         self._queue.append(entry)
         if self._thread is None or not self._thread.is_alive():
             # A daemon thread: one that waits for a pipe must not keep the process from ending.
-            self._thread = KeptThread("log", self._run, daemon=True)
+            self._thread = RestartingThread("log", self._run, daemon=True)
             self._thread.start()
         if not self._waiting.is_set():
             self._waiting.set()

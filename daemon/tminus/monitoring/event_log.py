@@ -24,7 +24,7 @@ from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.domain.events import News
 from tminus.storage import Store, Transaction
 from tminus.storage.log_places import begin_log, first_log_place, log_place, set_log_place
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 PAGE = 500
 """Events read at a time."""
@@ -77,7 +77,7 @@ class EventLog:
         self._may_tell.set()
         self._until = math.inf
         """On the monotonic clock, when it ends whatever is left to log."""
-        self._thread = KeptThread("event_log", self._run)
+        self._thread = RestartingThread("event_log", self._run)
 
     @property
     def seq(self) -> int:

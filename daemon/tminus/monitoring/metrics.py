@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tminus import __version__, clock
-from tminus.delivery import Standing
+from tminus.delivery import EndpointStatus
 from tminus.domain.errors import StoreUnavailable
 from tminus.domain.types import Trigger
 from tminus.logs import output
@@ -43,8 +43,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Metrics:
     """The daemon's metrics, in a registry of their own."""
 
-    def __init__(self, store: Store, standing: Callable[[View], Sequence[Standing]]) -> None:
-        """`standing`: how far each endpoint is."""
+    def __init__(self, store: Store, endpoint_statuses: Callable[[View], Sequence[EndpointStatus]]) -> None:
+        """`endpoint_statuses`: returns how far each endpoint is."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # when a counter was made says nothing here, and would double what is kept
         self._registry = registry = CollectorRegistry()
         Info("tminus_build", "The version that runs", registry=registry).info({"version": __version__})
@@ -60,7 +60,7 @@ class Metrics:
         )  # fmt: skip
         """Asked of the event log at a scrape: `daemon` says how."""
         registry.register(_Process(registry=None))
-        registry.register(_Stored(store, standing))
+        registry.register(_Stored(store, endpoint_statuses))
         self.heartbeat_age = Gauge(
             "tminus_heartbeat_age_seconds", "Seconds since the clock last finished a look, one each second",
             registry=registry,
@@ -165,9 +165,9 @@ class _Process(ProcessCollector):
 class _Stored(Collector):
     """Asks the database: what is counted there cannot go wrong in a counter of ours."""
 
-    def __init__(self, store: Store, standing: Callable[[View], Sequence[Standing]]) -> None:
+    def __init__(self, store: Store, endpoint_statuses: Callable[[View], Sequence[EndpointStatus]]) -> None:
         self._store = store
-        self._standing = standing
+        self._statuses = endpoint_statuses
 
     def describe(self) -> list[Metric]:
         return []  # or the registry would ask the database when it is made
@@ -180,7 +180,7 @@ class _Stored(Collector):
         try:
             counts = self._store.counts()
             due, backlog, seq, endpoints = self._store.read(
-                lambda view: (view.next_due(), view.backlog(now, BACKLOG), view.last_seq(), self._standing(view))
+                lambda view: (view.next_due(), view.backlog(now, BACKLOG), view.last_seq(), self._statuses(view))
             )
         except StoreUnavailable:
             # The rest is told all the same: a scrape that fails looks like a daemon that is down.
@@ -202,7 +202,7 @@ class _Stored(Collector):
         yield from _endpoints(endpoints, now)
 
 
-def _endpoints(endpoints: Sequence[Standing], now: datetime) -> Iterator[Metric]:
+def _endpoints(endpoints: Sequence[EndpointStatus], now: datetime) -> Iterator[Metric]:
     paused = GaugeMetricFamily("tminus_webhook_paused", "1 while the endpoint is paused, else 0", labels=["endpoint"])
     waiting = GaugeMetricFamily(
         "tminus_webhook_backlog_events",

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.logs.output import say
+from tminus.logs.output import log
 
 STEADY = 2.0
 """Seconds for which all writes must succeed before the database counts as writable again."""
@@ -62,7 +62,7 @@ class Outages:
             self._works_since = None
             if self._down_since is None:
                 self._down_since, self._refused_before = now - self._writing_for(), self._refused()
-                say("storage.unavailable", error=failing)
+                log("storage.unavailable", error=failing)
 
     def look(self) -> None:
         """Report what has ended or begun; called each second."""
@@ -108,7 +108,7 @@ class Outages:
 
     def _recovered(self, down_since: float, works_since: float) -> None:
         refused = self._refused() - self._refused_before
-        say("storage.recovered", away_s=round(works_since - down_since), refused=refused)
+        log("storage.recovered", away_s=round(works_since - down_since), refused=refused)
         self._down_since = self._works_since = None
 
     def _look_for_lock(self, now: float) -> None:
@@ -118,9 +118,9 @@ class Outages:
             if self._blocked_since is None:
                 self._blocked_since = self._counted_until = begun
                 since = clock.now() - timedelta(seconds=held)
-                say("storage.blocked", blocked_ms=round(held * 1000), since=timestamps.text(since))
+                log("storage.blocked", blocked_ms=round(held * 1000), since=timestamps.text(since))
             self._blocked(now - self._counted_until)
             self._counted_until = self._last["write held up"] = now
         elif self._blocked_since is not None:
-            say("storage.unblocked", blocked_ms=round((now - self._blocked_since) * 1000))
+            log("storage.unblocked", blocked_ms=round((now - self._blocked_since) * 1000))
             self._blocked_since = None

@@ -15,7 +15,7 @@ from tminus.delivery import Webhooks
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.domain.types import Status, Timeouts
-from tminus.logs.output import say
+from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.metrics import Metrics
@@ -141,7 +141,7 @@ class Scheduler:
                 return due, self._store.counts()
             except StoreUnavailable as error:
                 failure = self._store.cannot_start(error)
-                if not failure.passing:
+                if not failure.transient:
                     raise failure from error
                 if self._stopping.wait(SWEEP.total_seconds()):
                     return due, {}
@@ -176,14 +176,14 @@ class Scheduler:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._dependencies.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
-            say(
+            log(
                 "clock.late",
                 lag_ms=timestamps.milliseconds(sweep.worst_lag),
                 moves=sweep.moves.total(),
                 cause=self._cause(sweep.worst_lag),
             )
         if sweep.without_pin:
-            say("clock.no_pin", waiting=sweep.without_pin)
+            log("clock.no_pin", waiting=sweep.without_pin)
         return self._next_due()
 
     def _next_due(self) -> datetime | None:
@@ -216,7 +216,7 @@ class Scheduler:
         moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=self._reckon_anew)
         self._settled, self._reckon_anew = True, False
         if moved:
-            say("deadlines.moved", moved=moved)
+            log("deadlines.moved", moved=moved)
 
     def _should_stop(self) -> bool:
         """Asked between two batches of a long sweep."""
@@ -244,11 +244,11 @@ class Scheduler:
         if held is not None:
             if held.begins:
                 ahead = int(held.ahead.total_seconds())
-                say("retention.held", ahead_s=ahead, until=timestamps.text(held.until))
+                log("retention.held", ahead_s=ahead, until=timestamps.text(held.until))
             return
         removed = sweeps.clean(self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
         if removed:
-            say("retention.removed", removed=removed)
+            log("retention.removed", removed=removed)
 
     def _heartbeat(self) -> None:
         counts = due = unreadable = None
@@ -256,16 +256,18 @@ class Scheduler:
         oldest: datetime | None = None
         try:
             counts = self._store.counts()
-            due, standing = self._store.read(lambda view: (view.next_due(), self._dependencies.webhooks.standing(view)))
-            waiting = {one.webhook.name: one.backlog.events for one in standing if one.backlog.events}
-            oldest = min((one.backlog.oldest for one in standing if one.backlog.oldest is not None), default=None)
+            due, endpoints = self._store.read(
+                lambda view: (view.next_due(), self._dependencies.webhooks.endpoint_statuses(view))
+            )
+            waiting = {one.webhook.name: one.backlog.events for one in endpoints if one.backlog.events}
+            oldest = min((one.backlog.oldest for one in endpoints if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
             # It comes all the same: who hears nothing takes the daemon for dead.
             unreadable = reason(error.__cause__ or error)
         overdue = clock.now() - due if due is not None else timedelta(0)
         worst, self._worst_lag = self._worst_lag, timedelta(0)
         requests = self._dependencies.take_requests()
-        say(
+        log(
             "daemon.heartbeat",
             sessions=counts and {status.value: number for status, number in counts.items()},
             next_due=due and timestamps.text(due),

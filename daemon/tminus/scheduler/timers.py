@@ -19,9 +19,9 @@ from apscheduler.triggers.date import DateTrigger
 from tminus import clock
 from tminus.domain import timestamps
 from tminus.domain.errors import StoreUnavailable
-from tminus.logs.output import failure, say
+from tminus.logs.output import error_fields, log
 from tminus.storage.engine import reason
-from tminus.system.threads import KeptThread, keep
+from tminus.system.threads import RestartingThread, keep_running
 
 Chores = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, work)."""
@@ -95,7 +95,7 @@ class Timers:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._last_tick = clock.monotonic()
-        self._pulse = KeptThread("pulse", self._watch_clock)
+        self._pulse = RestartingThread("pulse", self._watch_clock)
         # UTC at each place where APScheduler would ask for the local zone otherwise: it fails where $TZ names none that
         # it knows, and moves a deadline where it takes one wrongly.
         self._scheduler = _Scheduler(
@@ -197,10 +197,10 @@ class Timers:
             told = _told(error)
             if self._failures.get(name) != told["error"]:
                 self._failures[name] = told["error"]
-                say("clock.failed", job=name, **told)
+                log("clock.failed", job=name, **told)
             return _Failed()
         if self._failures.pop(name, None) is not None:
-            say("clock.recovered", job=name)
+            log("clock.recovered", job=name)
         return result
 
     def _arm(self, due: datetime) -> None:
@@ -248,7 +248,7 @@ class Timers:
             was, was_own = self._offset, own
             offset, own = self._offsets()
             if abs(offset - was) > STEP:
-                say("clock.stepped", step_ms=round((offset - was) * 1000))
+                log("clock.stepped", step_ms=round((offset - was) * 1000))
                 untold = True
                 self._stepped_by, self._stepped_at = offset - was, clock.monotonic()
             self._offset = offset  # last: `stepped` finds a step here or there
@@ -266,7 +266,7 @@ class Timers:
         stopping = self._stop.wait(SWEEP.total_seconds())
         if (late := self._overslept()) > FROZEN:
             self._frozen_by, self._frozen_at = late, clock.running()
-            say("daemon.frozen", frozen_s=round(late))
+            log("daemon.frozen", frozen_s=round(late))
         self._waits_since = None  # last: `frozen` finds it here or there
         return stopping
 
@@ -290,9 +290,9 @@ class Timers:
             return
         self._told_difference = difference
         if difference:
-            say("clock.differs", off_ms=timestamps.milliseconds(difference))
+            log("clock.differs", off_ms=timestamps.milliseconds(difference))
         else:
-            say("clock.agrees")
+            log("clock.agrees")
 
 
 class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
@@ -303,7 +303,7 @@ class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
             self.wakeup()  # it would wait for a new timer otherwise, also where one has passed meanwhile
             super(_Scheduler, self)._main_loop()
 
-        keep("timers", run)
+        keep_running("timers", run)
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]
@@ -336,4 +336,4 @@ def _told(error: Exception) -> dict[str, str]:
     """
     if isinstance(error, StoreUnavailable):
         return {"error": f"the database is not available: {reason(error.__cause__ or error)}"}
-    return failure(error)
+    return error_fields(error)

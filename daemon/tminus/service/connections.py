@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Protocol
 
 from tminus import clock
-from tminus.domain.networks import whose
+from tminus.domain.networks import client_network
 from tminus.logs.repeated import REPEATED
 
 KEPT = 128
@@ -29,7 +29,7 @@ class Member(Protocol):
     def check(self, now: float) -> None: ...
 
 
-class Crowd:
+class OpenConnections:
     """All connections of a server.
 
     When there is no room for one more, a connection whose client is waited for gives way, the oldest first: one that is
@@ -61,7 +61,7 @@ class Crowd:
         """Take one more; another may have to give way to it. False: there is no room, and none can be made."""
         share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
-            REPEATED.say("http.crowded", member.address, remote_ip=member.address, connections=share)
+            REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=share)
             gives_way = self._oldest(self._by_address[member.address])
         elif self._is_full():
             gives_way = self._oldest(self._open)
@@ -69,7 +69,7 @@ class Crowd:
             self._add(member)
             return True
         if gives_way is None:
-            REPEATED.say("http.refused", "", connections=len(self))
+            REPEATED.log("http.refused", "", connections=len(self))
             return False
         self.remove(gives_way)
         gives_way.give_way()
@@ -95,18 +95,18 @@ class Crowd:
         self._waiting.pop(member, None)
         self._held.pop(member, None)
 
-    def waits(self, member: Member) -> None:
+    def mark_waiting(self, member: Member) -> None:
         """Its client is waited for, from now on if it was not before."""
         if member in self._open and member not in self._waiting:
             self._held.pop(member, None)
             self._waiting[member] = None
 
-    def works(self, member: Member) -> None:
+    def mark_working(self, member: Member) -> None:
         """Its request is in work."""
         self._waiting.pop(member, None)
         self._held.pop(member, None)
 
-    def holds(self, member: Member) -> None:
+    def mark_holding(self, member: Member) -> None:
         """Its request waits for events."""
         if member in self._open and member not in self._held:
             self._waiting.pop(member, None)
@@ -123,12 +123,12 @@ class Crowd:
         is_open = len(self._open)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
-            REPEATED.say("http.full", "", connections=is_open, limit=files)
+            REPEATED.log("http.full", "", connections=is_open, limit=files)
             return True
         return self._most is not None and is_open >= self._most
 
 
-def tell_malformed(address: str, error: str) -> None:
+def log_malformed(address: str, error: str) -> None:
     """Write a line about what came from an address and is no request, at most one a minute and address."""
-    remote_ip = whose(address) if "." in address else address.partition("%")[0]
-    REPEATED.say("http.malformed", remote_ip, remote_ip=remote_ip, error=error)
+    remote_ip = client_network(address) if "." in address else address.partition("%")[0]
+    REPEATED.log("http.malformed", remote_ip, remote_ip=remote_ip, error=error)

@@ -21,14 +21,14 @@ from tminus.domain import timestamps
 from tminus.domain.errors import StartupError, printable
 from tminus.domain.events import News
 from tminus.logs import output
-from tminus.logs.output import failure, say
+from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.outages import Outages
 from tminus.scheduler.scheduler import Scheduler
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
-from tminus.service.signals import Told
+from tminus.service.signals import StartSignals
 from tminus.service.sockets import open_listeners
 from tminus.service.startup import Starting
 from tminus.storage import Store, Transaction
@@ -50,20 +50,20 @@ class Daemon:
         path: Path | None,
         state: Path,
         environ: Mapping[str, str],
-        told: Told,
+        signals: StartSignals,
     ) -> None:
         self._path = path
         self._state = state
         self._environ = environ
-        self._stopping = told.stopping
-        self._told = told
+        self._stopping = signals.stopping
+        self._signals = signals
         self._ready = False
         settings = configuration.settings
         with contextlib.ExitStack() as started:
             self._systemd = ServiceManager(environ)
             started.callback(self._systemd.close)
             self._listeners = open_listeners(settings, state, environ, started)
-            settings = settings.model_copy(update={"server": self._listeners.taken})
+            settings = settings.model_copy(update={"server": self._listeners.bound})
             database, secrets = config.collected(
                 configuration.origins,
                 lambda: config.database(settings, state, environ),
@@ -79,21 +79,21 @@ class Daemon:
             started.callback(self.store.close)
             clock.follow(self.store.now)
             if self.store.migrated_from != self.store.schema:
-                say("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
+                log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._tried)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
             # On SQLite there is one log; on PostgreSQL one for each daemon, known by what no two of them share.
-            log = (
+            log_name = (
                 ""
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
-            self._event_log = EventLog(self.store, self._say_events, self._ring, name=log)
+            self._event_log = EventLog(self.store, self._say_events, self._ring, name=log_name)
             self.services.metrics.log_seq.set_function(lambda: self._event_log.seq)
             if left := self._event_log.left:
-                say("log.resumed", events=left, after=self._event_log.seq)
+                log("log.resumed", events=left, after=self._event_log.seq)
             self._event_log.start()
             started.callback(self._stop_telling)
             webhooks.start()
@@ -133,7 +133,7 @@ class Daemon:
             loop.add_signal_handler(number, self._drain, number)
         reload = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        if self._told.reload.is_set():
+        if self._signals.reload.is_set():
             reload.set()  # asked for while it started: the file may have changed since it was read
 
         self._doing("doing what fell due while no daemon was there")
@@ -153,13 +153,13 @@ class Daemon:
         self._ready = True
         self._scheduler.wait_for(due)
         server = self.services.settings.server
-        say(
+        log(
             "daemon.ready",
             url=f"http://{server.listen}",
             socket=printable(server.socket_path(self._state) or "") or None,
             sessions={status.value: number for status, number in counts.items()},
             next_due=due and timestamps.text(due),
-            inherited=list(self._listeners.passed) or None,
+            inherited=list(self._listeners.inherited) or None,
             hint=f"{_command()} {HINT}",
         )
         telling = asyncio.create_task(self._tell_ready())
@@ -180,10 +180,10 @@ class Daemon:
             for server in self._servers:
                 server.force_exit = True  # asked twice: whoever still waits is let go
             return
-        say("daemon.draining", signal=signal.Signals(number).name)
+        log("daemon.draining", signal=signal.Signals(number).name)
         self._stopping.set()
         self._systemd.stopping()
-        if self._listeners.passed:
+        if self._listeners.inherited:
             # Who comes from now on waits with systemd for the next daemon. Who came just now is still served.
             for server in self._servers:
                 server.stop_listening()
@@ -239,11 +239,11 @@ class Daemon:
                     waiting=self._wait_for_migration,
                 )
             except StartupError as error:
-                if not error.passing:
+                if not error.transient:
                     raise
                 if error.problem != failing:
                     failing = error.problem
-                    say("storage.unavailable", error=failing)
+                    log("storage.unavailable", error=failing)
                     self._doing(f"waiting for the database: {failing}")
             # A signal to stop ends this.
             time.sleep(AGAIN)
@@ -261,7 +261,7 @@ class Daemon:
         REPEATED.write(everything=True)
         self._outages.close()
         if left := self._event_log.stop():
-            say("log.behind", events=left)
+            log("log.behind", events=left)
 
     def _heard(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
@@ -282,10 +282,10 @@ class Daemon:
 
     def _wait_for_migration(self) -> None:
         self._doing("waiting for others, to bring the database's schema up to date")
-        say("storage.waiting")
+        log("storage.waiting")
 
     def _say_events(self, page: Sequence[News], done: Callable[[bool], None]) -> None:
-        output.say_events(page, done, self.services.actor_names)
+        output.log_events(page, done, self.services.actor_names)
 
     def _refused(self) -> int:
         return self.services.unavailable if hasattr(self, "services") else 0  # the store begins first
@@ -304,7 +304,7 @@ class Daemon:
             try:
                 await asyncio.to_thread(self._reload)
             except Exception as error:
-                say("config.failed", **failure(error))
+                log("config.failed", **error_fields(error))
             finally:
                 self._systemd.reloaded()
 
@@ -319,7 +319,9 @@ class Daemon:
         except ConfigError as error:
             self._reject(error)
             return
-        read = loaded.settings.model_copy(update={"server": self._listeners.settled(loaded.settings.server)})
+        read = loaded.settings.model_copy(
+            update={"server": self._listeners.with_bound_addresses(loaded.settings.server)}
+        )
         changes = config.changes(old, read)
         new = config.apply_live(old, read)
         self.services.webhooks.apply(new, secrets)
@@ -327,10 +329,10 @@ class Daemon:
         output.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"
-            say(name, key=change.key, old=change.old or None, new=change.new or None)
+            log(name, key=change.key, old=change.old or None, new=change.new or None)
         self.services.metrics.set_config(loaded.fingerprint)
         self.services.metrics.config_rejected.set(0)
-        say(
+        log(
             "config.reloaded",
             changes=len(changes),
             config=printable(loaded.path or "built-in defaults"),
@@ -341,14 +343,14 @@ class Daemon:
 
     def _reject(self, error: ConfigError) -> None:
         self.services.metrics.config_rejected.set(1)
-        say("config.rejected", faults=len(error.faults))
-        tell_faults(error)
+        log("config.rejected", faults=len(error.problems))
+        log_config_problems(error)
 
 
-def tell_faults(error: ConfigError) -> None:
+def log_config_problems(error: ConfigError) -> None:
     """A line for each fault of a configuration."""
-    for fault in error.faults:
-        say("config.fault", where=fault.where, key=fault.key, error=fault.message)
+    for problem in error.problems:
+        log("config.fault", where=problem.where, key=problem.key, error=problem.message)
 
 
 def _command() -> str:
@@ -358,8 +360,8 @@ def _command() -> str:
 
 
 def _tell_damage(text: str) -> None:
-    say("storage.damaged", error=text)
+    log("storage.damaged", error=text)
 
 
 def _tell_thread(name: str, error: BaseException) -> None:
-    say("thread.failed", thread=name, **failure(error))
+    log("thread.failed", thread=name, **error_fields(error))

@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 from tminus import clock
 from tminus.api import BEGUN, HEADERS
 from tminus.api.errors import answer
-from tminus.domain.errors import Fault, HeadTooLarge, InvalidRequest, Overloaded, RequestError
-from tminus.domain.networks import whose
+from tminus.domain.errors import FieldError, HeadTooLarge, InvalidRequest, Overloaded, RequestError
+from tminus.domain.networks import client_network
 from tminus.service import http_parser
-from tminus.service.connections import Crowd, tell_malformed
+from tminus.service.connections import OpenConnections, log_malformed
 from tminus.service.http_exchange import Exchange
 from tminus.service.http_parser import Head, Malformed, Parser
 from tminus.service.sockets import BACKLOG
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     Parameters
     ----------
-    crowd
+    open_connections
         All connections of the server.
     """
 
@@ -93,13 +93,13 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],  # noqa: ARG002  # uvicorn gives it by name
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        crowd: Crowd,
+        open_connections: OpenConnections,
     ) -> None:
         self.peer = self.address = "local"
         self._application: ASGIApp = config.loaded_app
         self._loop = _loop or asyncio.get_running_loop()
         self._state = server_state
-        self._crowd = crowd
+        self._open_connections = open_connections
         self._parser = Parser(self)
         self._running: Exchange | None = None
         """The request that is being answered."""
@@ -135,8 +135,8 @@ class Connection(asyncio.Protocol):
         self._client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self._server = (str(own[0]), int(own[1])) if isinstance(own, tuple) else (str(own), None)
         if self._client:
-            self.peer, self.address = self._client[0], whose(self._client[0])
-        if not self._crowd.admit(self):
+            self.peer, self.address = self._client[0], client_network(self._client[0])
+        if not self._open_connections.admit(self):
             transport.write(_answer(Overloaded()))
             transport.close()
             self._loop.call_later(WRITE_SECONDS, transport.abort)
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        self._crowd.remove(self)
+        self._open_connections.remove(self)
         for exchange in {self._running, self._coming, *self._ahead} - {None}:
             exchange.disconnect()  # type: ignore[union-attr]
         self._ahead.clear()
@@ -278,8 +278,8 @@ class Connection(asyncio.Protocol):
         if isinstance(error, http_parser.HeadTooLarge):
             cause = HeadTooLarge(http_parser.HEAD_BYTES, http_parser.FIELDS)
         else:
-            cause = InvalidRequest([Fault("request", str(error))])
-        tell_malformed(self.peer, str(error))
+            cause = InvalidRequest([FieldError("request", str(error))])
+        log_malformed(self.peer, str(error))
         self._refusal = _answer(cause)
         self.pause_reading()
         if self._coming is not None and self._coming.more_body:
@@ -305,15 +305,15 @@ class Connection(asyncio.Protocol):
             if self._deadline == math.inf or idle != self._idle:
                 self._idle = idle
                 self._deadline = clock.monotonic() + (KEEP_ALIVE_SECONDS if idle else HEAD_SECONDS)
-            self._crowd.waits(self)
+            self._open_connections.mark_waiting(self)
             return
         self._deadline = math.inf
         if (running is self._coming and running.more_body) or not self._writable.is_set():
-            self._crowd.waits(self)
+            self._open_connections.mark_waiting(self)
         elif self._let_go is not None:
-            self._crowd.holds(self)
+            self._open_connections.mark_holding(self)
         else:
-            self._crowd.works(self)
+            self._open_connections.mark_working(self)
 
     def check(self, now: float) -> None:
         """Let the client go that has sent or read too little for too long."""
@@ -385,11 +385,11 @@ class Server(uvicorn.Server):
         connections: int | None,
         share: Callable[[str], int | None] = lambda _address: None,
     ) -> None:
-        self._crowd = Crowd(connections, share)
+        self._open_connections = OpenConnections(connections, share)
         super().__init__(
             uvicorn.Config(
                 application,
-                http=partial(Connection, crowd=self._crowd),  # type: ignore[arg-type]  # it is called, no more
+                http=partial(Connection, open_connections=self._open_connections),  # type: ignore[arg-type]  # it is called, no more
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -409,7 +409,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % SWEEP_TURNS == 0:
-            self._crowd.sweep()
+            self._open_connections.sweep()
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

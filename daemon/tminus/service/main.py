@@ -17,14 +17,14 @@ from tminus.domain import timestamps
 from tminus.domain.errors import StartupError, printable
 from tminus.logs import output
 from tminus.logs.journald import is_journal
-from tminus.logs.output import say
-from tminus.service.daemon import AGAIN, Daemon, tell_faults
+from tminus.logs.output import log
+from tminus.service.daemon import AGAIN, Daemon, log_config_problems
 from tminus.service.running import Crash, Running
-from tminus.service.signals import Told
+from tminus.service.signals import StartSignals
 from tminus.system.privileges import become_controller
 
 
-def run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
+def run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -> int:
     """Runs the daemon until a signal ends it; returns the exit code. `told` has noted the signals that came already.
 
     A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
@@ -33,16 +33,16 @@ def run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
     output.configure()
 
     def stop(*_: object) -> None:
-        told.stopping.set()  # what is raised in the midst of a library may be lost there
+        signals.stopping.set()  # what is raised in the midst of a library may be lost there
         raise _StoppedAtOnce
 
     _when_told_to_stop(stop)
     try:
-        if told.stopping.is_set():
+        if signals.stopping.is_set():
             stop()
-        return _run(path, environ, told)
+        return _run(path, environ, signals)
     except _StoppedAtOnce:
-        say("daemon.stopped")
+        log("daemon.stopped")
         return 0
     finally:
         output.flush()
@@ -68,34 +68,34 @@ def _when_told_to_stop(call: Callable[..., object]) -> None:
         signal.signal(number, call)
 
 
-def _run(path: Path | None, environ: Mapping[str, str], told: Told) -> int:
+def _run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -> int:
     try:
         configuration = config.load(config.find(path, environ), environ)
     except ConfigError as error:
         if not _is_service(environ):
             raise
-        tell_faults(error)
-        say("daemon.failed", error=f"the configuration has {len(error.faults)} faults")
+        log_config_problems(error)
+        log("daemon.failed", error=f"the configuration has {len(error.problems)} errors")
         return 1
     settings = configuration.settings
     output.configure(settings.log.level, settings.log.format)
     try:
         state = config.state_directory(environ)
     except StartupError as error:
-        say("daemon.failed", error=error.description)
+        log("daemon.failed", error=error.description)
         return 1
     try:
         with (
             _marked(configuration, state, environ) as crashed,
-            Daemon(configuration, path, state, environ, told) as daemon,
+            Daemon(configuration, path, state, environ, signals) as daemon,
         ):
-            _when_told_to_stop(lambda *_: told.stopping.set())  # until it has handlers in the event loop
+            _when_told_to_stop(lambda *_: signals.stopping.set())  # until it has handlers in the event loop
             daemon.services.metrics.crashed.set(crashed)
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
-        say("daemon.failed", error=error.description)
+        log("daemon.failed", error=error.description)
         return 1
-    say("daemon.stopped")
+    log("daemon.stopped")
     return 0
 
 
@@ -134,20 +134,20 @@ def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
     failing: str | None = None
     while True:
         try:
-            held.enter_context(config.occupy(state, config.database_file(configuration.settings, state)))
+            held.enter_context(config.lock(state, config.database_file(configuration.settings, state)))
         except StartupError as error:
-            if not error.passing:
+            if not error.transient:
                 raise
             if error.description != failing:
                 failing = error.description
-                say("storage.unavailable", error=failing)
+                log("storage.unavailable", error=failing)
         else:
             return
         time.sleep(AGAIN)  # a signal to stop ends this
 
 
 def _tell_crash(crash: Crash) -> None:
-    say(
+    log(
         "daemon.crashed",
         previous_pid=crash.pid,
         previous_version=crash.version,
@@ -158,7 +158,7 @@ def _tell_crash(crash: Crash) -> None:
 
 
 def _tell_start(configuration: Configuration, state: Path) -> None:
-    say(
+    log(
         "daemon.starting",
         version=__version__,
         pid=os.getpid(),

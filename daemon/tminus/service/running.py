@@ -16,7 +16,7 @@ from typing import Any
 
 from tminus import __version__, clock
 from tminus.domain import timestamps
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 MARK = "tminus.run"
 """The name of the file."""
@@ -65,7 +65,7 @@ class Running:
                 os.pwrite(self._descriptor, text, 0)
                 os.ftruncate(self._descriptor, len(text))
         self._ending = threading.Event()
-        self._thread = KeptThread("running", self._live, daemon=True)
+        self._thread = RestartingThread("running", self._live, daemon=True)
         self._thread.start()
 
     def end(self, *, clean: bool) -> None:

@@ -30,7 +30,7 @@ def hold(arguments: Sequence[str]) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
-class Told:
+class StartSignals:
     """What the daemon was told before it serves, by signals."""
 
     def __init__(self) -> None:

@@ -23,23 +23,23 @@ class Listeners:
 
     tcp: tuple[socket.socket, ...]
     local: tuple[socket.socket, ...]
-    asked: Server
+    configured: Server
     """The settings as they were read."""
-    taken: Server
+    bound: Server
     """The same with the addresses that were really taken."""
-    passed: tuple[str, ...]
+    inherited: tuple[str, ...]
     """The settings in whose place systemd handed a socket over: "listen", "socket"."""
 
-    def settled(self, read: Server) -> Server:
+    def with_bound_addresses(self, read: Server) -> Server:
         """Settings read anew, with the addresses that were taken where they ask for no other than before. Port 0 became
         a real port, and where systemd opens the sockets its unit says which.
         """
         kept = [
             name
             for name in ("listen", "socket")
-            if name in self.passed or getattr(read, name) == getattr(self.asked, name)
+            if name in self.inherited or getattr(read, name) == getattr(self.configured, name)
         ]
-        return read.model_copy(update={name: getattr(self.taken, name) for name in kept})
+        return read.model_copy(update={name: getattr(self.bound, name) for name in kept})
 
 
 def open_listeners(
@@ -48,25 +48,25 @@ def open_listeners(
     """Opens the listening sockets before anything else is begun, so that whoever calls meanwhile waits, and is not
     refused. Raises `CannotListen`.
     """
-    given = systemd.passed_sockets(environ)
+    given = systemd.inherited_sockets(environ)
     for one in given:
         started.callback(one.close)
     local = [one for one in given if one.family == socket.AF_UNIX]
     tcp = [one for one in given if one.family != socket.AF_UNIX]
-    passed = (*(["listen"] if tcp else []), *(["socket"] if local else []))
+    inherited = (*(["listen"] if tcp else []), *(["socket"] if local else []))
     server = settings.server
     if not tcp:
         tcp.append(_listen(server.listen, started))
     host, port = tcp[0].getsockname()[:2]
-    listen = Address(host, port) if "listen" in passed else Address(server.listen.host, port)
-    taken = server.model_copy(update={"listen": listen})
+    listen = Address(host, port) if "listen" in inherited else Address(server.listen.host, port)
+    bound = server.model_copy(update={"listen": listen})
     if local:
-        taken = taken.model_copy(update={"socket": local[0].getsockname()})
+        bound = bound.model_copy(update={"socket": local[0].getsockname()})
     elif (path := server.socket_path(state)) is not None:
         local.append(_listen_locally(path, started))
     for one in (*tcp, *local):
         one.setblocking(False)  # for all copies alike: one that blocks would have an event loop hang in `accept`
-    return Listeners(tuple(tcp), tuple(local), server, taken, passed)
+    return Listeners(tuple(tcp), tuple(local), server, bound, inherited)
 
 
 def _listen(address: Address, started: contextlib.ExitStack) -> socket.socket:

@@ -56,7 +56,7 @@ def create(
         move, expires_from = fire(Trigger.SCHEDULE, None), order.start_time
         _check_start(order.start_time, now, settings)
     timeouts = settings.lifecycle.timeouts
-    session_id, host_auth_token, host_key = ids.base62_each(order.type.id_length, ids.TOKEN, ids.TOKEN)
+    session_id, host_auth_token, host_key = ids.base62_texts(order.type.id_length, ids.TOKEN, ids.TOKEN)
     opens_now = move.dest is Status.NEW
     pin = tx.free_pin() if opens_now and order.type.has_pin else 0
     urls = settings.server.urls()
@@ -78,7 +78,7 @@ def create(
         pin=pin,
         host_auth_token=host_auth_token,
         host_key=host_key,
-        external_session_object_id=ids.hex32(),
+        external_session_object_id=ids.random_hex(),
         settings=_json(policy.effective_settings(order.type, settings.policy.modes(order.type), order.preferences)),
         user_url=f"{urls.pin_page}{pin}" if pin else f"{urls.user_page}?{session_id}",
         host_url=f"{urls.host_page}?{session_id}",

@@ -279,7 +279,7 @@ def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
 def restore(url: Where, backup: Path, now: datetime) -> Restored:
     """Puts a copy in the database's place; what was there stays beside it, under a dated name.
 
-    The caller sees to it that no daemon runs (`config.occupy`). The copy is checked, brought up to date and given a
+    The caller sees to it that no daemon runs (`config.lock`). The copy is checked, brought up to date and given a
     database id of its own before anything is touched: from here on the same event number may name another event.
     Event numbers go on from where the replaced database was, if that can be read.
     Raises `CannotRestore`, `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.

@@ -226,7 +226,7 @@ def startup_error(url: Where, error: BaseException) -> StartupError:
     text = " ".join(str(cause).split())
     if not is_damage(error):
         disk = _disk_problem(sqlite_file(url), cause)
-        return CannotOpenDatabase(where, f"{disk} ({text})" if disk else text, passing=disk is not None)
+        return CannotOpenDatabase(where, f"{disk} ({text})" if disk else text, transient=disk is not None)
     if isinstance(cause, psycopg.Error):
         return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
     way_out = "restore a backup, or move it away to begin anew"

@@ -184,7 +184,7 @@ def seq_before(view: View, instant: datetime) -> int:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def enlist(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
+def register(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
     """Gives a webhook its place, if it has none: at the newest event, or before the first. Returns whether it had
     none.
     """

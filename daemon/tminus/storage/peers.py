@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tminus.domain import timestamps
 from tminus.storage.postgresql import NoAnswer, Server
 from tminus.storage.watch import Kept, Watch
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 CHANNEL = "tminus"
 AGAIN = 1.0
@@ -53,7 +53,7 @@ class Notices:
         self._heard = heard
         self._me = uuid.uuid4().hex[:12]
         self._stopping = threading.Event()
-        self._thread = KeptThread("notices", self._listen)
+        self._thread = RestartingThread("notices", self._listen)
 
     def start(self) -> None:
         self._thread.start()
@@ -110,7 +110,7 @@ class AdvisoryLocks:
         self._holding: Connection | None = None
         """The connection whose locks `_held` names."""
         self._stopping = threading.Event()
-        self._renewing = KeptThread("holds", self._renew)
+        self._renewing = RestartingThread("holds", self._renew)
         if self._shared:
             self._renewing.start()
 

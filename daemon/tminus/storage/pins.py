@@ -141,6 +141,6 @@ class FreePins:
         start = random.SystemRandom().choices(list(left), list(left.values()))[0]
         stop = min(start + BLOCK, ids.PINS.stop)
         free = set(range(start, stop)) - drawn - set(ask(_WITHIN, {"start": start, "stop": stop}).scalars())
-        found = ids.some_of(free, count)
+        found = ids.sample(free, count)
         left[start] = len(free) - len(found)
         return set(found)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tminus import clock
 from tminus.storage.postgresql import PATIENCE, GivenUp, NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 EACH = 1.0
 """Seconds between two questions."""
@@ -45,7 +45,7 @@ class Watch:
         self.silences = 0
         """How often it has stopped answering: a connection from before that may be dead without knowing."""
         self._stopping = threading.Event()
-        self._thread = KeptThread("watch", self._run)
+        self._thread = RestartingThread("watch", self._run)
 
     def start(self) -> None:
         if self._server is not None:

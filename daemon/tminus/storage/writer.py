@@ -33,7 +33,7 @@ from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
-from tminus.system.threads import KeptThread
+from tminus.system.threads import RestartingThread
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Writer:
         """Why the last transaction could not be written; None when it could."""
         self.failing_since: datetime | None = None
         """When the first that could not be written was begun."""
-        self._thread = KeptThread("writer", self._run)
+        self._thread = RestartingThread("writer", self._run)
 
     def start(self) -> None:
         self._thread.start()

@@ -91,7 +91,7 @@ def _watchdog(environ: Mapping[str, str]) -> bool:
     return _number(environ, "WATCHDOG_USEC") > 0 and _is_ours(environ, "WATCHDOG_PID", absent=True)
 
 
-def passed_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
+def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
     """The listening sockets that systemd has opened for this process, in the order of the socket unit.
 
     Raises `CannotListen` if one is no listening stream socket, or is one that anybody may reach who should not.
@@ -100,10 +100,10 @@ def passed_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
         return []
     count = _number(environ, "LISTEN_FDS")
     names = environ.get("LISTEN_FDNAMES", "").split(":") + [""] * count
-    return [_passed(FIRST_SOCKET + index, names[index] or "a socket from systemd") for index in range(count)]
+    return [_inherited(FIRST_SOCKET + index, names[index] or "a socket from systemd") for index in range(count)]
 
 
-def _passed(descriptor: int, name: str) -> socket.socket:
+def _inherited(descriptor: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
         given = socket.socket(fileno=descriptor)

@@ -39,7 +39,7 @@ def failing() -> list[str]:
     return [f"{name} ({why})" for name, (at, why) in sorted(_failed.items()) if present - at < REMEMBERED]
 
 
-def keep(name: str, work: Callable[[], object]) -> None:
+def keep_running(name: str, work: Callable[[], object]) -> None:
     """Run `work` until it returns, and again whenever it raises; `name`: what reports call the thread."""
     reported, reported_at = "", 0.0
     while True:
@@ -56,7 +56,7 @@ def keep(name: str, work: Callable[[], object]) -> None:
             threading.Event().wait(AGAIN)
 
 
-class KeptThread(threading.Thread):
+class RestartingThread(threading.Thread):
     """A thread that runs `work` until it returns, and again whenever it raises."""
 
     def __init__(self, name: str, work: Callable[[], object], *, daemon: bool = False) -> None:
@@ -65,4 +65,4 @@ class KeptThread(threading.Thread):
 
     def run(self) -> None:
         """Run the work; on the thread."""
-        keep(self.name, self._work)
+        keep_running(self.name, self._work)

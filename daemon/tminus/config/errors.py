@@ -6,7 +6,7 @@ from tminus.domain.errors import TminusError
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigFault:
+class ConfigProblem:
     """One thing that is wrong, and what would be right. Never holds a secret."""
 
     where: str
@@ -24,8 +24,8 @@ class ConfigFault:
 class ConfigError(TminusError):
     """The configuration is refused as a whole; `faults` lists every reason."""
 
-    faults: tuple[ConfigFault, ...]
+    problems: tuple[ConfigProblem, ...]
 
     @property
     def description(self) -> str:
-        return "\n".join(str(fault) for fault in self.faults)
+        return "\n".join(str(problem) for problem in self.problems)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tminus.config.faults import ConfigError, ConfigFault
+from tminus.config.errors import ConfigError, ConfigProblem
 from tminus.config.settings import Settings, Webhook
 from tminus.config.text import NotText, decode
 from tminus.domain.errors import StateDirectoryUnusable
@@ -35,7 +35,7 @@ def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     else:
         return SYSTEM_FILE if is_there(SYSTEM_FILE) else None
     if not is_there(path):
-        raise ConfigError((ConfigFault(where, "", f"there is no file {path}"),))
+        raise ConfigError((ConfigProblem(where, "", f"there is no file {path}"),))
     return path
 
 
@@ -133,20 +133,20 @@ def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str])
     """
     key = f"webhooks[{webhook.name}]"
     read: list[str] = []
-    faults: list[ConfigFault] = []
+    problems: list[ConfigProblem] = []
     for name in webhook.secret_file:
         try:
             read.append(_signing_secret(f"{key}.secret_file", state_directory / name))
         except ConfigError as error:
-            faults += error.faults
+            problems += error.problems
     for name in webhook.secret_credential:
         credential = f"{key}.secret_credential"
         try:
             read.append(_signing_secret(credential, _credentials(credential, environ) / name))
         except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(tuple(faults))
+            problems += error.problems
+    if problems:
+        raise ConfigError(tuple(problems))
     return tuple(read)
 
 
@@ -185,4 +185,4 @@ def _secret(key: str, path: Path) -> str:
 
 
 def _unreadable(key: str, problem: str) -> ConfigError:
-    return ConfigError((ConfigFault("", key, f"names a secret that cannot be read: {problem}"),))
+    return ConfigError((ConfigProblem("", key, f"names a secret that cannot be read: {problem}"),))

@@ -19,7 +19,7 @@ _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
-def occupy(state: Path, database: Path | None) -> Iterator[None]:
+def lock(state: Path, database: Path | None) -> Iterator[None]:
     """Make the state directory and keep others out of it, and of an SQLite database, which may be elsewhere: other
     daemons, and whoever replaces the database.
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tminus.config import ConfigError, Settings, database, find, operated_state, places, state_directory
+from tminus.config import ConfigError, Settings, database, find, operated_state, paths, state_directory
 
 
 @pytest.fixture
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "etc" / "tminus.toml"
     monkeypatch.chdir(tmp_path)  # not the checkout, whose own configuration would go before it
-    monkeypatch.setattr(places, "SYSTEM_FILE", path)
+    monkeypatch.setattr(paths, "SYSTEM_FILE", path)
     return path
 
 
@@ -116,7 +116,7 @@ def test_a_command_works_on_the_state_here_and_else_on_the_services(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(places, "SERVICE_STATE", tmp_path / "service")
+    monkeypatch.setattr(paths, "SERVICE_STATE", tmp_path / "service")
     own = tmp_path / "var"
     assert operated_state(None, {}) == own, "there is no service"
     (tmp_path / "service").mkdir()
