@@ -20,6 +20,7 @@ from tminus.monitoring import event_log
 from tminus.monitoring.event_log import Announce, EventLog
 from tminus.scheduler import sweeps
 from tminus.sessions import queries
+from tminus.storage import Transaction
 from tminus.storage.log_places import log_place
 
 
@@ -174,6 +175,35 @@ def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: 
     teller.stop()
     assert all(one is other for one, other in zip(told, handed, strict=True))
     assert found == [0]
+
+
+def test_each_commit_of_this_process_is_announced_once_before_it_is_logged_and_again_by_nobody(
+    database: Database, clock: SettableClock
+) -> None:
+    told: list[News] = []
+    logged_before: list[int] = []
+    commits: list[int | None] = []
+
+    def committed(tx: Transaction) -> None:
+        commits.append(tx.newest_seq)
+        if tx.newest_seq is not None:
+            teller.wake(tx.recorded, tx.newest_seq)
+
+    world = World(database.open(clock, committed=committed), clock)
+    teller = EventLog(world.store, telling(told), lambda: logged_before.append(len(told)))
+    later = [world.schedule(HOUR) for _ in range(2)]
+    world.create()
+    world.store.submit(lambda tx: tx.set_meta("a", "b")).result(30)
+    world.passes(hours=1)
+    with_events = [seq for seq in commits if seq is not None]
+    assert with_events[:3] == [1, 2, 3]
+    assert with_events[-1] == 6, "the clock has opened two and closed one"
+    assert logged_before == [0] * len(with_events)
+    teller.start()
+    eventually(lambda: len(told) == 6)
+    teller.stop()
+    assert len(logged_before) == len(with_events)
+    assert {world.stored(session).status for session in later} == {Status.NEW}
 
 
 def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(

@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 from tminus import clock
 from tminus.domain.errors import StoreUnavailable
-from tminus.storage import Store
+from tminus.storage import Store, StoreObserver
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_a_url_of_two_hosts_follows_the_server_that_takes_writes(pg_server: Post
         url = f"postgresql+psycopg://postgres@/tminus?{hosts}&target_session_attrs=read-write"
         first._admin.execute("ALTER DATABASE tminus SET default_transaction_read_only = on")
         try:
-            store = Store(url, clock.now, heard=heard.append)
+            store = Store(url, clock.now, StoreObserver(peer_committed=heard.append))
             stack.callback(store.close)
             eventually(lambda: heard == [None])
             store.submit(lambda tx: tx.set_meta("where", "second")).result()

@@ -15,7 +15,7 @@ from tminus.storage import peers
 def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_server: PostgresServer) -> None:
     heard: list[datetime | None] = []
     with pg_server.database() as database:
-        database.open(heard=heard.append)
+        database.open(peer_committed=heard.append)
         eventually(lambda: heard)  # it listens
         url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as other:
@@ -30,7 +30,7 @@ def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_ha
 ) -> None:
     heard: list[datetime | None] = []
     with pg_server.database() as database:
-        database.open(heard=heard.append)
+        database.open(peer_committed=heard.append)
         eventually(lambda: heard == [None])
         url = make_url(database.url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as other:

@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 
 from tminus import clock
 from tminus.domain.errors import CannotOpenDatabase
-from tminus.storage import Store
+from tminus.storage import Store, StoreObserver
 from tminus.storage.engine import make_engine
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="NOT TESTED BEHIND A POOLER: pgbouncer is not installed")
@@ -28,10 +28,10 @@ def behind(pg_server: PostgresServer) -> Iterator[Database]:
 def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: Database) -> None:
     heard: list[datetime | None] = []
     with pooler(behind, "session") as bouncer, ExitStack() as opened:
-        one = Store(bouncer.url, clock.now, heard=heard.append)
+        one = Store(bouncer.url, clock.now, StoreObserver(peer_committed=heard.append))
         opened.callback(one.close)
         eventually(lambda: heard)  # it listens
-        other = Store(bouncer.url, clock.now, heard=lambda _due: None)
+        other = Store(bouncer.url, clock.now, StoreObserver(peer_committed=lambda _due: None))
         opened.callback(other.close)
         assert one.hold("endpoint")
         assert not other.hold("endpoint")

@@ -215,7 +215,9 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
 def test_what_one_daemon_commits_the_others_hear_of_with_its_deadline(pg_server: PostgresServer) -> None:
     heard: list[datetime | None] = []
     with pg_server.database() as database:
-        one, two = (World(database.open(heard=hear), SettableClock()) for hear in (lambda _due: None, heard.append))
+        one, two = (
+            World(database.open(peer_committed=hear), SettableClock()) for hear in (lambda _due: None, heard.append)
+        )
         eventually(lambda: heard == [None])  # it listens
         session = one.schedule(HOUR)
         eventually(lambda: heard == [None, session.due_at])

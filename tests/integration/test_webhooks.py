@@ -52,7 +52,7 @@ class Sender:
     """How often it has heard of a commit of another one."""
 
     def __init__(self, database: Database, state: Path) -> None:
-        store = database.open(wall_clock.now, committed=self._committed, heard=self._heard)
+        store = database.open(wall_clock.now, committed=self._committed, peer_committed=self._heard)
         self.world = World(store, wall_clock)  # type: ignore[arg-type]
         self.webhooks = Webhooks(self.world.store, state, first_pause=SOON)
         self.webhooks.start()

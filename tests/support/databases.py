@@ -20,7 +20,7 @@ from sqlmodel import SQLModel
 
 from tests.support.clocks import SettableClock
 from tests.support.waiting import eventually
-from tminus.storage import Store
+from tminus.storage import Store, StoreObserver
 
 KINDS = ("sqlite", "postgresql")
 
@@ -40,9 +40,9 @@ class Database:
         """Its URL as a configuration file takes it: without the empty password."""
         return self.url.replace(":@", "@")
 
-    def open(self, now: Callable[[], datetime] | None = None, **callbacks: Any) -> Store:
-        """Opens a store on it: one daemon more."""
-        store = Store(self.url, now or SettableClock(), **callbacks)
+    def open(self, now: Callable[[], datetime] | None = None, **observer: Any) -> Store:
+        """Opens a store on it: one daemon more. `observer`: functions of its `StoreObserver`."""
+        store = Store(self.url, now or SettableClock(), StoreObserver(**observer))
         self._stores.callback(store.close)
         return store
 

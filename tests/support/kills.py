@@ -32,6 +32,7 @@ from tminus.sessions.idempotency import RetryKey
 from tminus.sessions.moves import CreateResult
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
+from tminus.storage.observer import StoreObserver
 from tminus.storage.peers import Notices
 from tminus.storage.shared_clock import SharedClock
 from tminus.storage.watch import Watch
@@ -321,5 +322,4 @@ def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Wr
     watch = Watch(None)
     shared = server(engine)
     notify = Notices(shared, lambda _due: None, watch).say if shared is not None else None
-    nobody: Callable[[object], None] = lambda _what: None  # noqa: E731 - that is all it is
-    return Writer(engine, watch, now, steps, nobody, nobody, notify)
+    return Writer(engine, watch, now, StoreObserver(committed=steps), lambda _error: None, notify)

@@ -54,7 +54,8 @@ class EventLog:
     """A thread that hands each committed event to `announce`, page by page, from where the log of `name` has come.
 
     A page that is not written holds up the next: it is tried again until it is. `found` is called as soon as there are
-    new events, once for all that were found together, whether the log takes them or not.
+    new events, whether the log takes them or not: once for those of one commit of this process, and once for all that
+    were found together otherwise.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class EventLog:
         """The last event that was logged, and the last that the database has as logged."""
         self._seen = self._seq
         """The last event that `found` was called for."""
+        self._noting = threading.Lock()
         self._saving: Future[int] | None = None
         self._save_at = 0.0
         self._wake = threading.Event()
@@ -92,11 +94,15 @@ class EventLog:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self, news: Sequence[News] = ()) -> None:
-        """There is news, of which these need not be read: committed, in order. Any thread; with news, only one."""
+    def wake(self, news: Sequence[News] = (), newest: int | None = None) -> None:
+        """Log what was committed. Of that `news` need not be read, in order; `newest` is the number of the newest event
+        that a commit of this process has made. Any thread; with news, only one.
+        """
         if len(self._fresh) < KEPT:
             self._fresh.extend(news)
         self._wake.set()
+        if newest is not None:
+            self._note(newest)
 
     def _begin(self) -> tuple[int, int]:
         known = self._store.read(lambda view: log_place(view, self._name))
@@ -190,9 +196,11 @@ class EventLog:
             self._note(self._store.read(lambda view: view.last_seq()))
 
     def _note(self, seq: int) -> None:
-        if seq > self._seen:
+        with self._noting:
+            if seq <= self._seen:
+                return
             self._seen = seq
-            self._found()
+        self._found()
 
     def _save(self) -> None:
         """Write down how far the log has come, with whatever else is just being written; do not wait for it."""

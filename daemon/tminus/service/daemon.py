@@ -31,7 +31,7 @@ from tminus.service.http_server import LAST_REQUESTS, Server
 from tminus.service.signals import StartSignals
 from tminus.service.sockets import open_listeners
 from tminus.service.startup import Starting
-from tminus.storage import Store, Transaction
+from tminus.storage import Store, StoreObserver, Transaction
 from tminus.system import threads
 from tminus.system.systemd import ServiceManager
 
@@ -223,21 +223,19 @@ class Daemon:
 
     def _open_store(self, database: config.Database) -> Store:
         """Opens the database; while its disk is full or read-only, says so and waits."""
+        observer = StoreObserver(
+            committed=self._committed,
+            health=self._outages.health,
+            damaged=_tell_damage,
+            waiting=self._wait_for_migration,
+            peer_committed=self._peer_committed,
+        )
         failing: str | None = None
         while True:
             try:
                 if isinstance(database.url, Path):
                     config.make_private(database.url)
-                return Store(
-                    database.url,
-                    None,
-                    self._committed,
-                    self._outages.health,
-                    self._heard,
-                    password=database.password,
-                    damaged=_tell_damage,
-                    waiting=self._wait_for_migration,
-                )
+                return Store(database.url, None, observer, password=database.password)
             except StartupError as error:
                 if not error.transient:
                     raise
@@ -253,9 +251,8 @@ class Daemon:
         self.services.metrics.committed(tx.moves, tx.jobs)
         if self._ready:
             self._scheduler.wait_for(tx.earliest_due)
-        if tx.told:
-            self._event_log.wake(tx.recorded)
-            self._ring()
+        if tx.newest_seq is not None:
+            self._event_log.wake(tx.recorded, tx.newest_seq)
 
     def _stop_telling(self) -> None:
         REPEATED.write(everything=True)
@@ -263,7 +260,7 @@ class Daemon:
         if left := self._event_log.stop():
             log("log.behind", events=left)
 
-    def _heard(self, due: datetime | None) -> None:
+    def _peer_committed(self, due: datetime | None) -> None:
         """On a thread of the store's: another daemon has committed."""
         if not self._ready:
             return  # it is about to look at everything

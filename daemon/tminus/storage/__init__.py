@@ -13,6 +13,7 @@
 `log_places`     how far the log of each daemon has come
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          the door: `read`, `write`
+`observer`       what a store reports to the daemon
 `peers`          several daemons on one PostgreSQL: who wakes whom, who holds what
 `watch`          whether PostgreSQL still answers
 `backup`         copies: made while a daemon writes, and put back
@@ -24,8 +25,20 @@
 
 from tminus.storage.engine import READERS
 from tminus.storage.listing import SessionFilter
+from tminus.storage.observer import StoreObserver
 from tminus.storage.store import Store
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, Active, EventFilter, Page, View
 
-__all__ = ["PAGE_BYTES", "READERS", "Active", "EventFilter", "Page", "SessionFilter", "Store", "Transaction", "View"]
+__all__ = [
+    "PAGE_BYTES",
+    "READERS",
+    "Active",
+    "EventFilter",
+    "Page",
+    "SessionFilter",
+    "Store",
+    "StoreObserver",
+    "Transaction",
+    "View",
+]

@@ -30,11 +30,11 @@ from tminus.storage.engine import (
     sqlite_file,
     startup_error,
 )
-from tminus.storage.peers import LEASE, AdvisoryLocks, Heard, Notices
+from tminus.storage.observer import StoreObserver
+from tminus.storage.peers import LEASE, AdvisoryLocks, Notices
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.reads import Reads, Unreadable
 from tminus.storage.shared_clock import SharedClock
-from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 from tminus.storage.watch import STUCK, Watch
 from tminus.storage.writer import SLOW, Writer
@@ -57,6 +57,9 @@ OLDEST = 30.0
 """Seconds that counts may be old, at most: that counting took long once, as it waited for a lock, means nothing later.
 """
 
+NO_OBSERVER = StoreObserver()
+"""The observer of a store whose reports nobody needs: a command's."""
+
 
 class Store:
     """A database that has been brought up to date, with its writer running.
@@ -67,15 +70,8 @@ class Store:
         The path of an SQLite file, or a URL of PostgreSQL; the password is kept apart so that no message shows it.
     now
         The clock; asked once a transaction. None: the database's own if it is shared, otherwise this machine's.
-    waiting
-        Called when others are bringing the schema up to date, or use what is to be changed: this one waits for them.
-    heard
-        Called on a thread of its own when another daemon has committed, with the earliest deadline that it set.
-    committed, health
-        Called on the writer's thread after each commit; and when writing begins to fail (why), or works again (None).
-    damaged
-        Called on any thread when the database's file turns out to be damaged, with what was found: once, but if the
-        -wal file is damaged, too, before that.
+    observer
+        What the store calls when something happens.
 
     Raises `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
     """
@@ -84,19 +80,15 @@ class Store:
         self,
         url: Where,
         now: Callable[[], datetime] | None,
-        committed: Callable[[Transaction], None] = lambda _tx: None,
-        health: Callable[[str | None], None] = lambda _failing: None,
-        heard: Heard | None = None,
-        damaged: Callable[[str], None] = lambda _text: None,
+        observer: StoreObserver = NO_OBSERVER,
         *,
         password: str | None = None,
-        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
-        self._damaged = damaged
+        self._observer = observer
         self._file = file = sqlite_file(url)
         if file is not None and (left_out := wal.damage(file)) is not None:
-            damaged(left_out)
+            observer.damaged(left_out)
         if file is not None:
             _check_schema(file)
         self._connect(partial(make_engine, url, password))
@@ -105,7 +97,7 @@ class Store:
         """The time by which everything in this database is judged."""
         self._watch.start()
         try:
-            self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, waiting)
+            self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, observer.waiting)
             self.database_id = self.read(lambda view: view.meta("database_id")) or ""
         except BaseException as error:
             self._dispose()  # its thread would outlive whatever ends this, Ctrl-C too
@@ -113,14 +105,14 @@ class Store:
                 raise startup_error(url, error.__cause__ or error) from error
             raise
         self._notices = None
-        if heard is not None and shared is not None:
-            self._notices = Notices(shared, heard, self._watch)
+        if observer.peer_committed is not None and shared is not None:
+            self._notices = Notices(shared, observer.peer_committed, self._watch)
             self._notices.start()
         self._holds = AdvisoryLocks(self._holding, self._watch)
         self.hold = self._holds.hold
         self.release = self._holds.release
         notify = self._notices.say if self._notices else None
-        self._writer = Writer(self._writing, self._watch, self.now, committed, health, self._found_damage, notify)
+        self._writer = Writer(self._writing, self._watch, self.now, observer, self._found_damage, notify)
         self._writer.start()
         self.submit = self._writer.submit
         self.write = self._writer.write
@@ -228,7 +220,7 @@ class Store:
         """It does not mend itself, so it is told once, and remembered."""
         was, self.damage = self.damage, reason(error)
         if was is None:
-            self._damaged(self.damage)
+            self._observer.damaged(self.damage)
 
     def cannot_start(self, error: StoreUnavailable) -> StartupError:
         """What to tell an operator who starts a daemon on a database that has just failed so."""

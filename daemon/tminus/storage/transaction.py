@@ -203,6 +203,8 @@ class Transaction(View):
         """How many jobs share it; the writer says."""
         self.told = False
         """Whether there are events in it, or something else that other daemons should look at."""
+        self.newest_seq: int | None = None
+        """The number of the newest event there is, if `told`; the writer sets it before the commit."""
         self.waited = 0.0
         """Seconds that it has waited for other daemons."""
         self._sessions: list[Session] = []

@@ -30,6 +30,7 @@ from tminus import clock
 from tminus.domain.errors import Draining, Overloaded, RequestError, StoreUnavailable
 from tminus.storage.allowances import Allowances
 from tminus.storage.engine import is_damage, is_unavailable, reason
+from tminus.storage.observer import StoreObserver
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
 from tminus.storage.watch import Kept, Watch
@@ -78,10 +79,16 @@ class _Work:
 class Writer:
     """Takes jobs from any thread and runs them on its own.
 
-    `now` is asked once a transaction. `committed` is called after each commit, before the answers go out; `health` when
-    writing begins to fail, with the reason, and when it works again, with None; `damaged` with each error by which the
-    database says that its file is damaged. `notify` is called in each transaction that others should hear of, with its
-    earliest deadline.
+    Parameters
+    ----------
+    now
+        The clock, read once a transaction.
+    observer
+        Its `committed` and `health` are called.
+    damaged
+        Called with each error by which the database reports that its file is damaged.
+    notify
+        Called in each transaction that other daemons have to look at, with its earliest deadline.
     """
 
     def __init__(
@@ -89,8 +96,7 @@ class Writer:
         engine: Engine,
         watch: Watch,
         now: Callable[[], datetime],
-        committed: Callable[[Transaction], None],
-        health: Callable[[str | None], None],
+        observer: StoreObserver,
         damaged: Callable[[BaseException], None],
         notify: Callable[[Connection, datetime | None], None] | None = None,
     ) -> None:
@@ -98,8 +104,7 @@ class Writer:
         self._kept = Kept(engine, watch)
         self._allowances = Allowances()
         self._now = now
-        self._committed = committed
-        self._health = health
+        self._observer = observer
         self._damaged = damaged
         self._notify = notify
         self._requests: deque[_Work] = deque()
@@ -313,6 +318,8 @@ class Writer:
                             raise
                         work.error = refusal
                 tx.flush()
+                if tx.told:
+                    tx.newest_seq = tx.recorded[-1].event.seq if tx.recorded else tx.last_seq()
                 if self._notify is not None and (tx.told or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
                 self._committing = True
@@ -323,7 +330,7 @@ class Writer:
             raise
         try:
             self._set_health(self._why_not() if self.failing is not None else None)
-            self._committed(tx)
+            self._observer.committed(tx)
         except Exception:
             # What is committed is committed: to let this pass for a failed transaction would run the jobs again.
             logging.getLogger(__name__).exception("Telling others of a commit failed")
@@ -346,7 +353,7 @@ class Writer:
         if (was is None) != (failing is None):
             waited = timedelta(seconds=self.writing_for)
             self.failing_since = None if failing is None else self._now() - waited
-            self._health(failing)
+            self._observer.health(failing)
 
     @staticmethod
     def _answer(batch: Sequence[_Work]) -> None:
