@@ -325,7 +325,7 @@ def test_after_the_end_everything_is_refused(database: Database) -> None:
     with pytest.raises(Draining):
         store.submit(put("k"))
     with pytest.raises(Draining):
-        asyncio.run(store.write(put("k")))
+        asyncio.run(store.transact(put("k")))
 
 
 # --- coroutines -------------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_coroutines_that_wait_share_a_transaction_and_each_has_its_own_answer(da
     store = database.open(committed=lambda _tx: commits.append(1))
 
     async def all_at_once() -> list[Any]:
-        jobs = [store.write(refuse if n == 3 else put(f"k{n}")) for n in range(40)]
+        jobs = [store.transact(refuse if n == 3 else put(f"k{n}")) for n in range(40)]
         return await asyncio.gather(*jobs, return_exceptions=True)
 
     with held(store):
@@ -355,7 +355,7 @@ def test_what_a_coroutine_that_went_away_had_asked_for_is_done_all_the_same(data
 
     async def impatient() -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(store.write(put("k")), timeout=0.05)
+            await asyncio.wait_for(store.transact(put("k")), timeout=0.05)
 
     with held(store):
         asyncio.run(impatient())  # its loop is closed before the job has run

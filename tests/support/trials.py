@@ -432,7 +432,7 @@ class Doors(Store):
         self.hold, self.release = self._holds.hold, self._holds.release
         self._writer = kills.make_writer(self._writing, self.steps, lambda: now)
         self._writer.start()
-        self.submit, self.write = self._writer.submit, self._writer.write
+        self.submit, self.transact = self._writer.submit, self._writer.transact
 
     def prepare(self, trial: Trial, label: str) -> State:
         """Makes what is done something to; returns how that looks."""

@@ -72,7 +72,7 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
         user_agent=_header(context, b"user-agent"),
         remote_ip=context.remote_ip,
     )
-    begun.sid = await services.write(lambda tx: tx.add_agent_session(begun))
+    begun.sid = await services.transact(lambda tx: tx.add_agent_session(begun))
     caller = _caller(context, agent, begun)
     context.actor = caller.actor
     log("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=context.request_id)
@@ -83,7 +83,7 @@ async def sign_out(context: RequestContext, caller: Caller) -> None:
     """Ends the agent session that the request came in by; a token used directly stays what it is."""
     if caller.sid:
         digest = _digest(presented(context))
-        await context.services.write(lambda tx: tx.end_agent_session(digest))
+        await context.services.transact(lambda tx: tx.end_agent_session(digest))
         where = {"remote_ip": context.remote_ip, "request_id": caller.request_id}
         log("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
 
@@ -111,7 +111,7 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
     """The agent session that has this secret, which may be over."""
-    return await services.read(lambda view: view.agent_session(digest))
+    return await services.query(lambda view: view.agent_session(digest))
 
 
 def _state(services: Services, digest: str, begun: AgentSession | None) -> str:

@@ -52,7 +52,7 @@ class RequestContext:
             self.recorded = len(tx.recorded) > before
             return result
 
-        return await self.services.write(noting)
+        return await self.services.transact(noting)
 
     def header(self, name: bytes) -> str:
         """A header's text, "" if it was not sent."""

@@ -101,7 +101,7 @@ async def _look(
         ], page
 
     while True:  # each part is a look of its own, so that others have their turn between
-        sent, page = await services.read(look)
+        sent, page = await services.query(look)
         events += sent
         since = page.through
         if page.full or not page.more:

@@ -56,7 +56,7 @@ async def discovery(
 ) -> Response:
     services = services_of(request)
     wanted = [part.strip() for part in ids.split(",") if part.strip()][:DISCOVERED]
-    found = await services.read(lambda view: queries.active_among(view, caller, wanted))
+    found = await services.query(lambda view: queries.active_among(view, caller, wanted))
     now = clock.now()
     return Json(
         {session.id: answers.discovered(session, services.settings, services.instance, now) for session in found}
@@ -81,7 +81,7 @@ async def pin_meta(request: Request, pin: str) -> Response:
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
     try:
-        session = await services.read(lambda view: queries.by_pin(view, number))
+        session = await services.query(lambda view: queries.by_pin(view, number))
     except UnknownSession:
         context.said = True
         services.metrics.guessed("pin", "wrong")

@@ -130,7 +130,7 @@ async def list_sessions(
     responses=refusals(Forbidden, UnknownSession),
 )
 async def get_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
-    session = await services_of(request).read(lambda view: queries.show(view, caller, session_id))
+    session = await services_of(request).query(lambda view: queries.show(view, caller, session_id))
     return _answer(session, caller)
 
 
@@ -182,7 +182,7 @@ async def session_events(
         page = queries.history(view, caller, session_id, after, limit)
         return answers.history((told.json(name, names) for told in page.told), page.through)
 
-    return Json(await services.read(look))
+    return Json(await services.query(look))
 
 
 @router.post(

@@ -27,7 +27,7 @@ def _operator(request: Request, caller: Caller) -> Services:
 
 
 async def _shown(services: Services, name: str) -> Response:
-    found = await services.read(lambda view: services.webhooks.endpoint_status(view, name))
+    found = await services.query(lambda view: services.webhooks.endpoint_status(view, name))
     return Json(answers.webhook(found))
 
 
@@ -87,7 +87,7 @@ async def list_deliveries(
     limit: Limit = 20,
 ) -> Response:
     services = _operator(request, caller)
-    found, following = await services.read(
+    found, following = await services.query(
         lambda view: services.webhooks.deliveries(view, name, failed=failed, before=before, limit=limit)
     )
     return Json({"deliveries": [answers.delivery(one) for one in found], "next": following})

@@ -59,7 +59,7 @@ class Services:
     ) -> None:
         self.store = store
         self.webhooks = webhooks
-        self.write = store.write
+        self.transact = store.transact
         self.not_ready = not_ready
         self.notes = notes
         self.instance = instance
@@ -107,8 +107,8 @@ class Services:
         self.settings = settings
         self.applied_at = clock.now()
 
-    async def read(self, look: Callable[[View], T]) -> T:
-        """Runs `look` on one consistent view, off the event loop."""
+    async def query(self, look: Callable[[View], T]) -> T:
+        """Run `look` on one consistent view, on a thread; return what it returned. Raises `StoreUnavailable`."""
         self._reads += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, self.store.read, look)

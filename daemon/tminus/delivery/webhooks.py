@@ -194,14 +194,14 @@ class Webhooks:
     async def pause(self, name: str) -> None:
         """Sends nothing more until it is resumed; nothing is lost meanwhile. Raises `UnknownWebhook`."""
         self._named(name)
-        if await self._store.write(lambda tx: _pause(tx, name)):
+        if await self._store.transact(lambda tx: _pause(tx, name)):
             log("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
 
     async def resume(self, name: str) -> None:
         """Goes on where it was, at once. Raises `UnknownWebhook`."""
         self._named(name)
         begin = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
-        if await self._store.write(lambda tx: _resume(tx, name, begin)):
+        if await self._store.transact(lambda tx: _resume(tx, name, begin)):
             log("webhook.resumed", endpoint=name)
         self._bells[name].ring()
 
@@ -224,7 +224,7 @@ class Webhooks:
             tx.told = True  # another daemon may serve the endpoint
             return replay
 
-        queued = await self._store.write(queue)
+        queued = await self._store.transact(queue)
         self._bells[name].ring()
         return queued
 

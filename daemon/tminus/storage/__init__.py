@@ -12,7 +12,7 @@
 `outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
 `log_places`     how far the log of each daemon has come
 `writer`         one thread, one transaction for all who wait: group commit
-`store`          the door: `read`, `write`
+`store`          an open database: `read`, `submit`, `transact`
 `observer`       what a store reports to the daemon
 `peers`          several daemons on one PostgreSQL: who wakes whom, who holds what
 `watch`          whether PostgreSQL still answers

@@ -1,4 +1,4 @@
-"""The door to the database: `read` on any thread, `write` through the one writer."""
+"""The open database: `read` blocks, on any thread; `submit` (a future) and `transact` (awaited) use the one writer."""
 
 import sqlite3
 import threading
@@ -115,7 +115,7 @@ class Store:
         self._writer = Writer(self._writing, self._watch, self.now, observer, self._found_damage, notify)
         self._writer.start()
         self.submit = self._writer.submit
-        self.write = self._writer.write
+        self.transact = self._writer.transact
 
     def _connect(self, make: Callable[..., Engine]) -> None:
         """Make the engines, and all that reading needs; `make` is `make_engine` of one database. Nothing runs yet."""

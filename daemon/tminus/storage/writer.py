@@ -150,7 +150,7 @@ class Writer:
         self._enqueue(_Work(job, future), self._clock if clock else self._requests)
         return future
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
+    async def transact(self, job: Callable[[Transaction], T]) -> T:
         """The same for a coroutine. Raises what the job raised, `Overloaded`, or `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
