@@ -18,6 +18,8 @@ from tminus.logs.fields import FIELDS, HEAD, Kind
 
 ROOT = Path(__file__).parents[2]
 
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))]
+
 
 def page(name: str) -> str:
     return (ROOT / name).read_text()
@@ -85,11 +87,31 @@ def test_every_exit_code_is_in_the_page() -> None:
     assert documented == {*(str(code) for code in connection.EXIT_CODES), "130"}
 
 
-@pytest.mark.parametrize("name", ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize("name", PAGES)
 def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name))
 
     missing = [link for link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def anchors(name: str) -> set[str]:
+    """What links may name behind `#`: the headings of a page, as GitHub writes them."""
+    prose = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_to_a_heading_leads_to_one(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page(name))
+
+    missing = [
+        (file, anchor)
+        for file, anchor in links
+        if anchor
+        not in anchors(str((ROOT / name).parent.joinpath(file or Path(name).name).resolve().relative_to(ROOT)))
+    ]
     assert not missing
 
 
