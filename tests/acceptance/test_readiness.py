@@ -98,7 +98,7 @@ from tminus.logs.writer import LogWriter
 from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import timers
 from tminus.service import running
-from tminus.storage import peers, watch, writer
+from tminus.storage import listen_notify, locks, watch, writer
 
 def fails(kind, name, file="broken"):
     work = getattr(kind, name)
@@ -108,8 +108,8 @@ def fails(kind, name, file="broken"):
         return work(self, *given)
     setattr(kind, name, failing)
 
-fails(peers.Notices, "_listen", "broken-at-start")
-fails(peers.AdvisoryLocks, "_renew", "broken-at-start")
+fails(listen_notify.PeerNotifications, "_listen", "broken-at-start")
+fails(locks.AdvisoryLocks, "_keep_alive", "broken-at-start")
 fails(EventLog, "_save")
 fails(LogWriter, "_write")
 fails(timers.Timers, "_tell_difference")
@@ -142,7 +142,7 @@ main()
 """
 
 THREADS = {
-    "event_log", "holds", "log", "notices", "pulse", "running", "timers", "watch", "webhooks", "writer",
+    "event_log", "listen", "locks", "log", "pulse", "running", "timers", "watch", "webhooks", "writer",
 }  # fmt: skip
 """All that run as long as the daemon does, but for the one that serves HTTP."""
 

@@ -20,7 +20,7 @@ from tests.bench.rows import LEAD_MS, NEW_MS
 from tminus.clock import now
 from tminus.domain import ids
 from tminus.storage import Store
-from tminus.storage.peers import CHANNEL
+from tminus.storage.listen_notify import CHANNEL
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -9,7 +9,7 @@ from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
 
 from tminus.domain import timestamps
-from tminus.storage import peers
+from tminus.storage import locks
 
 
 def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_server: PostgresServer) -> None:
@@ -47,23 +47,23 @@ def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_ha
 def test_a_name_that_is_released_while_it_is_renewed_is_free_for_another_daemon(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "RENEWAL", 0.0005)  # so often that renewals and releases meet many times
+    monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.0005)  # so often that renewals and releases meet many times
     with pg_server.database() as database:
         one, other = database.open(), database.open()
         for number in range(300):
             name = f"endpoint {number}"
-            assert one.hold(name)
+            assert one.acquire(name)
             one.release(name)
-            assert other.hold(name), "nobody holds it"
+            assert other.acquire(name), "nobody holds it"
             other.release(name)
 
 
 def test_what_was_held_is_held_no_more_once_the_connection_is_another(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
         one, other = database.open(), database.open()
-        assert one.hold("a")
-        assert one.hold("b")
+        assert one.acquire("a")
+        assert one.acquire("b")
         one._watch.silences += 1  # the server was silent: connections from before are not used any more
         one.release("a")
-        assert other.hold("b"), "it ended with the connection"
-        assert not one.hold("b"), "and is not taken for held"
+        assert other.acquire("b"), "it ended with the connection"
+        assert not one.acquire("b"), "and is not taken for held"

@@ -33,14 +33,14 @@ def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: 
         eventually(lambda: heard)  # it listens
         other = Store(bouncer.url, clock.now, StoreObserver(peer_committed=lambda _due: None))
         opened.callback(other.close)
-        assert one.hold("endpoint")
-        assert not other.hold("endpoint")
+        assert one.acquire("endpoint")
+        assert not other.acquire("endpoint")
         limit = text("SELECT current_setting('idle_in_transaction_session_timeout')")
         assert one.submit(lambda tx: tx.scalar(limit)).result() == "5s"  # type: ignore[arg-type]
         other.submit(lambda tx: setattr(tx, "told", True)).result()
         eventually(lambda: len(heard) > 1)
         one.release("endpoint")
-        assert other.hold("endpoint")
+        assert other.acquire("endpoint")
 
 
 def test_what_the_url_sets_is_in_force_behind_a_pooler_that_drops_start_up_options(behind: Database) -> None:

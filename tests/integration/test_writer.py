@@ -19,8 +19,8 @@ from tests.support.waiting import eventually
 
 from tminus.clock import monotonic
 from tminus.domain.errors import Draining, NoPinFree, Overloaded, StoreUnavailable
-from tminus.storage import Store, Transaction, engine, peers, watch, writer
-from tminus.storage.peers import AdvisoryLocks
+from tminus.storage import Store, Transaction, engine, locks, watch, writer
+from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.watch import Watch
 
 Log = list[Any]
@@ -530,19 +530,19 @@ def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is
         def holds() -> AdvisoryLocks:
             return AdvisoryLocks(engine.make_engine(database.url, writes=True, idle_seconds=1), unwatched)
 
-        monkeypatch.setattr(peers, "RENEWAL", 60.0)
+        monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 60.0)
         with closing(holds()) as frozen:
-            assert frozen.hold("desk")
-            monkeypatch.setattr(peers, "RENEWAL", 0.1)
+            assert frozen.acquire("desk")
+            monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.1)
             with closing(holds()) as lives:
-                assert lives.hold("shop")
+                assert lives.acquire("shop")
                 begun = monotonic()
                 eventually(lambda: monotonic() > begun + 1.5)
                 with closing(holds()) as another:
-                    assert another.hold("desk")
-                    assert not another.hold("shop")
-            assert not frozen.hold("desk"), "it was taken from it"
-            eventually(lambda: frozen.hold("desk"))
+                    assert another.acquire("desk")
+                    assert not another.acquire("shop")
+            assert not frozen.acquire("desk"), "it was taken from it"
+            eventually(lambda: frozen.acquire("desk"))
 
 
 def test_what_a_url_says_of_a_connection_goes_before_what_tminus_says(pg_server: PostgresServer) -> None:

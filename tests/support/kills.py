@@ -32,8 +32,8 @@ from tminus.sessions.idempotency import RetryKey
 from tminus.sessions.moves import CreateResult
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
+from tminus.storage.listen_notify import PeerNotifications
 from tminus.storage.observer import StoreObserver
-from tminus.storage.peers import Notices
 from tminus.storage.shared_clock import SharedClock
 from tminus.storage.watch import Watch
 from tminus.storage.writer import Writer
@@ -321,5 +321,5 @@ def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Wr
     """A daemon's own, as `Store` makes it."""
     watch = Watch(None)
     shared = server(engine)
-    notify = Notices(shared, lambda _due: None, watch).say if shared is not None else None
+    notify = PeerNotifications(shared, lambda _due: None, watch).notify if shared is not None else None
     return Writer(engine, watch, now, StoreObserver(committed=steps), lambda _error: None, notify)

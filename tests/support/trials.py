@@ -39,9 +39,9 @@ from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import RetryKey
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_places import log_place, set_log_place
 from tminus.storage.notifier import Notifier
-from tminus.storage.peers import AdvisoryLocks
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
 from tminus.storage.watch import Watch
 
@@ -423,13 +423,13 @@ class Doors(Store):
         self._connect(partial(kills.unsynced_engine, url))
         self._watch = Watch(None)  # its thread would not live in a process that is forked
         self._preparing = kills.unsynced_engine(url)
-        self._notices = None
+        self._notifications = None
         self.database_id = "a test"
         self.steps = kills.Steps(self._writing)
 
     def open(self, now: datetime) -> None:
-        self._holds = AdvisoryLocks(self._holding, self._watch)
-        self.hold, self.release = self._holds.hold, self._holds.release
+        self._locks = AdvisoryLocks(self._locking, self._watch)
+        self.acquire, self.release = self._locks.acquire, self._locks.release
         self._writer = kills.make_writer(self._writing, self.steps, lambda: now)
         self._writer.start()
         self.submit, self.transact = self._writer.submit, self._writer.transact

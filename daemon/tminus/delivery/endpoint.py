@@ -118,7 +118,7 @@ class DeliveryWorker:
         self._tried = tried
         self._backlog = backlog
         self._first_pause = first_pause
-        self._hold = f"endpoint {webhook.name}"
+        self._lock = f"endpoint {webhook.name}"
         self._only = wanted(webhook)
         self._passed_over = 0
         """Nothing matches up to here; not written down for each event, as it can be found again."""
@@ -141,7 +141,7 @@ class DeliveryWorker:
             try:
                 await self._serve()
             finally:
-                await self._aside(lambda: self._store.release(self._hold))
+                await self._aside(lambda: self._store.release(self._lock))
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -207,7 +207,7 @@ class DeliveryWorker:
 
     def _ask(self) -> tuple[bool, Due | None]:
         """Return whether this daemon serves the endpoint, and if so what is due now. On a thread of `threads`."""
-        if not self._store.hold(self._hold):
+        if not self._store.acquire(self._lock):
             return False, None
         return True, self._store.read(self._look, lane="deliveries")
 

@@ -17,7 +17,7 @@ from tminus import clock
 from tminus.domain import timestamps
 from tminus.domain.types import Timeouts, Trigger
 from tminus.sessions.idempotency import RETRY_MEMORY
-from tminus.storage import Transaction
+from tminus.storage import Transaction, meta
 from tminus.storage.due import move_deadlines, move_due, rehearse
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.transaction import Removed
@@ -50,9 +50,6 @@ JUMP = timedelta(days=3)
 
 HELD = timedelta(days=1)
 """How long it then removes nothing: an operator has this long to set the clock right."""
-
-_RAN_AT = "retention"
-"""Under this key the database remembers when retention last had its turn, and until when it is held."""
 
 
 class Jobs(Protocol):
@@ -136,18 +133,17 @@ def held(tx: Transaction) -> Held | None:
     A clock that jumps ahead by months would remove in minutes what has months left. Whether the clock is right, nobody
     can tell who has only that; so whatever has made the jump, nothing is removed for a day.
     """
-    remembered = tx.meta(_RAN_AT)
-    present = timestamps.milliseconds(tx.now - timestamps.EPOCH)
-    last, ahead, until = orjson.loads(remembered) if remembered else (present, 0, None)
-    begins = present - last > timestamps.milliseconds(JUMP)
+    stored = tx.meta(meta.RETENTION)
+    run = meta.RetentionRun.parse(stored) if stored else meta.RetentionRun(tx.now)
+    begins = tx.now - run.at > JUMP
     if begins:
-        ahead, until = present - last, present + timestamps.milliseconds(HELD)
-    elif until is not None and not present < until <= present + timestamps.milliseconds(HELD):
-        ahead, until = 0, None  # the time is over, or the clock was set back
-    tx.set_meta(_RAN_AT, orjson.dumps([present, ahead, until]).decode())
-    if until is None:
-        return None
-    return Held(timestamps.MILLISECOND * ahead, timestamps.EPOCH + timestamps.MILLISECOND * until, begins)
+        run = meta.RetentionRun(tx.now, ahead=tx.now - run.at, held_until=tx.now + HELD)
+    elif run.held_until is not None and tx.now < run.held_until <= tx.now + HELD:
+        run = run._replace(at=tx.now)
+    else:  # it was not held, the time is over, or the clock was set back
+        run = meta.RetentionRun(tx.now)
+    tx.set_meta(meta.RETENTION, run.text())
+    return None if run.held_until is None else Held(run.ahead, run.held_until, begins)
 
 
 def clean(

@@ -14,7 +14,9 @@
 `writer`         one thread, one transaction for all who wait: group commit
 `store`          an open database: `read`, `submit`, `transact`
 `observer`       what a store reports to the daemon
-`peers`          several daemons on one PostgreSQL: who wakes whom, who holds what
+`locks`          PostgreSQL's advisory locks
+`listen_notify`  several daemons on one PostgreSQL wake each other
+`meta`           the keys of the table `meta`, and how their values are written
 `watch`          whether PostgreSQL still answers
 `backup`         copies: made while a daemon writes, and put back
 `checkpoint`     files that have grown, made small again

@@ -28,7 +28,7 @@ from tminus.domain.errors import (
     DatabaseTooNew,
     TminusError,
 )
-from tminus.storage import migrate, schema
+from tminus.storage import meta, migrate, schema
 from tminus.storage.engine import Where, harden, look_at, make_engine, sqlite_file
 from tminus.storage.watch import Watch
 from tminus.system.privileges import acting_for
@@ -303,7 +303,7 @@ def restore(url: Where, backup: Path, now: datetime) -> Restored:
         with closing(_written_once(made)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
             database_id = secrets.token_hex(4)
-            copy.execute("UPDATE meta SET value = ? WHERE key = 'database_id'", (database_id,))
+            copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
             copy.execute("DELETE FROM sqlite_sequence WHERE name = 'event' AND seq < ?", (highest,))
             copy.execute(
                 "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? "

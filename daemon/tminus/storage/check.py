@@ -3,11 +3,10 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
 from alembic.migration import MigrationContext
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, or_, select
 from sqlalchemy.exc import DBAPIError
@@ -15,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase
 from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
-from tminus.storage import migrate, wal
+from tminus.storage import meta, migrate, wal
 from tminus.storage import schema as schemas
 from tminus.storage.due import deadline
 from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
@@ -221,11 +220,8 @@ def _told(trigger: str | None, at: datetime | None) -> str:
 
 def _remembered(connection: Connection) -> Sequence[Timeouts]:
     """The time-outs that the stored deadlines were last reckoned with, as `sweeps.follow_timeouts` leaves them."""
-    stored = connection.execute(select(META.c.value).where(META.c.key == "timeouts")).scalar()
-    if stored is None:
-        return ()
-    lead, empty, *limit = (timedelta(milliseconds=span) for span in orjson.loads(stored))
-    return (Timeouts(lead=lead, empty=empty, max_active=limit[0] if limit else None),)
+    stored = connection.execute(select(META.c.value).where(META.c.key == meta.TIMEOUTS)).scalar()
+    return () if stored is None else (meta.parse_timeouts(stored),)
 
 
 def _histories(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:

@@ -14,11 +14,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from tminus.domain.errors import DatabaseTooNew
+from tminus.storage.locks import LOCK_MIGRATION, TRY_LOCK_MIGRATION
 from tminus.storage.watch import Watch
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(8457290)")
-_NOBODY_ELSE = text("SELECT pg_try_advisory_xact_lock(8457290)")
 
 _NO_LONG_QUEUE = text("SET LOCAL lock_timeout = '1s'")
 """To change a table is to wait until nobody uses it, and whoever wants to use it meanwhile waits behind: a reader that
@@ -84,11 +83,11 @@ def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: 
 
 
 def _upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None]) -> tuple[str | None, str]:
-    with engine.connect() as connection, watch.over(connection, math.inf), connection.begin():
+    with engine.connect() as connection, watch.guard(connection, math.inf), connection.begin():
         shared = connection.dialect.name == "postgresql"
-        if shared and not connection.execute(_NOBODY_ELSE).scalar():
+        if shared and not connection.execute(TRY_LOCK_MIGRATION).scalar():
             waiting()
-            connection.execute(_ONE_AT_A_TIME)
+            connection.execute(LOCK_MIGRATION)
         before = MigrationContext.configure(connection).get_current_revision()
         config = _config(connection)
         if before is not None and not is_known(before):

@@ -18,7 +18,7 @@ from tminus import clock
 from tminus.clock import monotonic
 from tminus.domain.errors import CannotOpenDatabase, StartupError, StoreUnavailable
 from tminus.domain.types import Status
-from tminus.storage import checkpoint, migrate, schema, wal
+from tminus.storage import checkpoint, meta, migrate, schema, wal
 from tminus.storage.engine import (
     Where,
     is_damage,
@@ -30,8 +30,9 @@ from tminus.storage.engine import (
     sqlite_file,
     startup_error,
 )
+from tminus.storage.listen_notify import PeerNotifications
+from tminus.storage.locks import IDLE_LIMIT, AdvisoryLocks
 from tminus.storage.observer import StoreObserver
-from tminus.storage.peers import LEASE, AdvisoryLocks, Notices
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.reads import Reads, Unreadable
 from tminus.storage.shared_clock import SharedClock
@@ -98,20 +99,20 @@ class Store:
         self._watch.start()
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, observer.waiting)
-            self.database_id = self.read(lambda view: view.meta("database_id")) or ""
+            self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
         except BaseException as error:
             self._dispose()  # its thread would outlive whatever ends this, Ctrl-C too
             if isinstance(error, StoreUnavailable | SQLAlchemyError | NoAnswer):
                 raise startup_error(url, error.__cause__ or error) from error
             raise
-        self._notices = None
+        self._notifications = None
         if observer.peer_committed is not None and shared is not None:
-            self._notices = Notices(shared, observer.peer_committed, self._watch)
-            self._notices.start()
-        self._holds = AdvisoryLocks(self._holding, self._watch)
-        self.hold = self._holds.hold
-        self.release = self._holds.release
-        notify = self._notices.say if self._notices else None
+            self._notifications = PeerNotifications(shared, observer.peer_committed, self._watch)
+            self._notifications.start()
+        self._locks = AdvisoryLocks(self._locking, self._watch)
+        self.acquire = self._locks.acquire
+        self.release = self._locks.release
+        notify = self._notifications.notify if self._notifications else None
         self._writer = Writer(self._writing, self._watch, self.now, observer, self._found_damage, notify)
         self._writer.start()
         self.submit = self._writer.submit
@@ -128,12 +129,12 @@ class Store:
         self._counted_at = -1, 0.0
         """The newest event that the counts know of, and when they may be reckoned anew."""
         self._writing = make(writes=True, shared=self._shared_clock)
-        self._holding = make(writes=True, idle_seconds=LEASE)
+        self._locking = make(writes=True, idle_seconds=IDLE_LIMIT)
         # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
         # look-up by id for the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
         self._watch = Watch(server(self._writing), self._shared_clock)
-        for engine in (self._writing, self._holding, *self._lanes.values()):
+        for engine in (self._writing, self._locking, *self._lanes.values()):
             # Whoever has waited for a connection of the pool until the server was found silent makes no new one, which
             # would wait for as long again.
             listen(engine, "do_connect", self._check_server)
@@ -213,7 +214,7 @@ class Store:
 
     def _look(self, engine: Engine, look: Callable[[View], T]) -> T:
         self._watch.check()
-        with engine.connect() as connection, self._watch.over(connection), connection.begin():
+        with engine.connect() as connection, self._watch.guard(connection), connection.begin():
             return look(View(connection))
 
     def _found_damage(self, error: BaseException) -> None:
@@ -249,9 +250,9 @@ class Store:
     def close(self) -> None:
         """Finishes what waits, then closes every connection."""
         self._writer.stop()
-        if self._notices is not None:
-            self._notices.stop()
-        self._holds.close()
+        if self._notifications is not None:
+            self._notifications.stop()
+        self._locks.close()
         self._dispose()
 
     def _dispose(self) -> None:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    text,
     tuple_,
     update,
 )  # fmt: skip
@@ -34,7 +33,9 @@ from tminus.domain.events import News
 from tminus.domain.lifecycle import Transition
 from tminus.domain.model import AgentSession, Instant, JsonText, Participant, Retry, Session
 from tminus.domain.types import Trigger
+from tminus.storage import meta
 from tminus.storage.allowances import Allowances
+from tminus.storage.locks import LOCK_WRITER
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
 
@@ -145,7 +146,7 @@ def _attempts(table: Table) -> tuple[Any, ...]:
 # Writers of several daemons draw event numbers one after the other, so that numbers become visible in the order in
 # which they were drawn: a reader with a cursor would skip for ever one that appears late. What a job decides on is read
 # under the same lock. New sessions alone are stored before it: nobody else can have to do with them yet.
-_ONE_WRITER = text("SELECT pg_advisory_xact_lock(8457291)")
+_ONE_WRITER = LOCK_WRITER
 
 
 _BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = (
@@ -388,7 +389,7 @@ class Transaction(View):
         for table in SQLModel.metadata.sorted_tables:
             for statement in _attempts(table):
                 self._ask(statement)
-        self.set_meta("written", timestamps.text(self.now))
+        self.set_meta(meta.WRITE_TEST, timestamps.text(self.now))
 
     def remove_closed(self, before: datetime, rows: int) -> Removed:
         """Removes the sessions that were closed first, of those closed before then, with all that belongs to them: as

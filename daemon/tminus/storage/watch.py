@@ -68,7 +68,7 @@ class Watch:
             raise NoAnswer
 
     @contextmanager
-    def over(self, connection: Connection | psycopg.Connection, limit: float | None = None) -> Iterator[None]:
+    def guard(self, connection: Connection | psycopg.Connection, limit: float | None = None) -> Iterator[None]:
         """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds
         (None: `STUCK`).
 
@@ -137,7 +137,7 @@ class Watch:
                     self._given_up.pop(mark, None)
 
 
-class Kept:
+class PersistentConnection:
     """A connection that is kept from one use to the next."""
 
     def __init__(self, engine: Engine, watch: Watch) -> None:

@@ -33,7 +33,7 @@ from tminus.storage.engine import is_damage, is_unavailable, reason
 from tminus.storage.observer import StoreObserver
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.transaction import Transaction
-from tminus.storage.watch import Kept, Watch
+from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Writer:
         notify: Callable[[Connection, datetime | None], None] | None = None,
     ) -> None:
         self._watch = watch
-        self._kept = Kept(engine, watch)
+        self._persistent = PersistentConnection(engine, watch)
         self._allowances = Allowances()
         self._now = now
         self._observer = observer
@@ -214,11 +214,11 @@ class Writer:
             if self.failing is not None and clock.monotonic() - begun > SLOW:
                 batch += self._refuse_waiting()
             self._answer(batch)
-        self._kept.close()
+        self._persistent.close()
 
     def _give_up(self, batch: Sequence[_Work], error: BaseException) -> None:
         """The writer itself has failed, not a job: whoever waits gets that, and the thread is started again."""
-        self._kept.drop()
+        self._persistent.drop()
         for work in batch:
             if work.error is None:
                 work.result, work.error = None, RuntimeError("the writer has failed")
@@ -304,9 +304,9 @@ class Writer:
 
     def _transact_once(self, batch: Sequence[_Work]) -> None:
         self._committing = False
-        connection = self._kept.get()
+        connection = self._persistent.get()
         try:
-            with self._watch.over(connection), connection.begin():
+            with self._watch.guard(connection), connection.begin():
                 tx = Transaction(connection, self._now(), self._allowances)
                 tx.jobs = len(batch)
                 for work in batch:
@@ -326,7 +326,7 @@ class Writer:
         except BaseException as error:
             self._allowances.forget()
             if isinstance(error, SQLAlchemyError):
-                self._kept.drop()
+                self._persistent.drop()
             raise
         try:
             self._set_health(self._why_not() if self.failing is not None else None)
@@ -340,11 +340,11 @@ class Writer:
         committed says nothing of tables that it has not touched.
         """
         try:
-            connection = self._kept.get()
-            with self._watch.over(connection), connection.begin():
+            connection = self._persistent.get()
+            with self._watch.guard(connection), connection.begin():
                 Transaction(connection, self._now()).try_to_write()
         except (SQLAlchemyError, NoAnswer) as error:
-            self._kept.drop()
+            self._persistent.drop()
             return reason(error)
         return None
 

@@ -1,0 +1,132 @@
+"""PostgreSQL's advisory locks: the number of each kind, and those that a daemon holds by name.
+
+One database may serve several applications; the numbers stand here alone so that no two kinds of lock share one.
+On SQLite there is one daemon to a database: a lock is always free there, and nothing is sent.
+"""
+
+import threading
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from tminus.storage.postgresql import NoAnswer
+from tminus.storage.watch import PersistentConnection, Watch
+from tminus.system.threads import RestartingThread
+
+_MIGRATION = 8457290
+"""Held for a transaction by whoever upgrades the schema."""
+
+_WRITER = 8457291
+"""Held for a transaction by whoever reads in order to write, or draws event numbers."""
+
+_NAMED = 8457292
+"""The seed of the hash that turns a name into a number; these are held by a connection."""
+
+LOCK_MIGRATION = text(f"SELECT pg_advisory_xact_lock({_MIGRATION})")
+TRY_LOCK_MIGRATION = text(f"SELECT pg_try_advisory_xact_lock({_MIGRATION})")
+
+LOCK_WRITER = text(f"SELECT pg_advisory_xact_lock({_WRITER})")
+
+_TRY_LOCK = text(f"SELECT pg_try_advisory_lock(hashtextextended(:name, {_NAMED}))")
+_UNLOCK = text(f"SELECT pg_advisory_unlock(hashtextextended(:name, {_NAMED}))")
+_KEEP_ALIVE = text("SELECT 1")
+
+IDLE_LIMIT = 6
+"""Seconds after which the server ends a connection that holds locks and has sent nothing: its daemon may be frozen."""
+
+KEEP_ALIVE_INTERVAL = 2.0
+"""Seconds between two statements that keep such a connection from being idle."""
+
+
+class AdvisoryLocks:
+    """Advisory locks that this daemon holds, by name. Any thread.
+
+    One connection holds them all, so they end with the daemon, however it ends. The server ends the connection of a
+    frozen daemon after `IDLE_LIMIT`.
+
+    `engine`: the server has to end its connections when they have been idle for so long.
+    """
+
+    def __init__(self, engine: Engine, watch: Watch) -> None:
+        self._engine = engine
+        self._watch = watch
+        self._persistent = PersistentConnection(engine.execution_options(isolation_level="AUTOCOMMIT"), watch)
+        self._is_shared = engine.dialect.name == "postgresql"
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._holding: Connection | None = None
+        """The connection that holds the locks in `_held`."""
+        self._stopping = threading.Event()
+        self._thread = RestartingThread("locks", self._keep_alive)
+        if self._is_shared:
+            self._thread.start()
+
+    def acquire(self, name: str) -> bool:
+        """Try to lock the name; return whether this daemon holds it. Asks the server each time, since every lock is
+        gone when the connection was lost.
+        """
+        if not self._is_shared:
+            return True
+        with self._lock:
+            try:
+                connection = self._connection()
+                with self._watch.guard(connection):
+                    if name in self._held:
+                        connection.execute(_KEEP_ALIVE)
+                    elif connection.execute(_TRY_LOCK, {"name": name}).scalar():
+                        self._held.add(name)
+            except (SQLAlchemyError, NoAnswer):
+                self._drop()
+            return name in self._held
+
+    def release(self, name: str) -> None:
+        """Unlock the name, if this daemon holds it."""
+        with self._lock:
+            if name not in self._held:
+                return
+            try:
+                connection = self._connection()
+                if name in self._held:
+                    with self._watch.guard(connection):
+                        connection.execute(_UNLOCK, {"name": name})
+            except (SQLAlchemyError, NoAnswer):
+                self._drop()
+            self._held.discard(name)
+
+    def close(self) -> None:
+        """Release everything and close the connection."""
+        self._stopping.set()
+        if self._is_shared:
+            self._thread.join()
+        with self._lock:
+            self._drop()
+        self._engine.dispose()
+
+    def _keep_alive(self) -> None:
+        """Keep the connection from being idle for `IDLE_LIMIT`.
+
+        It never locks again what was lost: `release` may have been called just before, and nobody would call it again.
+        """
+        while not self._stopping.wait(KEEP_ALIVE_INTERVAL):
+            with self._lock:
+                if not self._held:
+                    continue
+                try:
+                    connection = self._connection()
+                    with self._watch.guard(connection):
+                        connection.execute(_KEEP_ALIVE)
+                except (SQLAlchemyError, NoAnswer):
+                    self._drop()
+
+    def _connection(self) -> Connection:
+        """Return the connection. If it is a new one, the old one has taken every lock with it."""
+        connection = self._persistent.get()
+        if connection is not self._holding:
+            self._held.clear()
+            self._holding = connection
+        return connection
+
+    def _drop(self) -> None:
+        self._held.clear()
+        self._holding = None
+        self._persistent.drop()
