@@ -1,10 +1,10 @@
-"""The only reader of the wall clock.
+"""The only module that reads the wall clock.
 
-What decides is told the time: `now` is an argument, so a test sets it and nothing needs a tolerance. What acts (the
-rim, the timers, the command) asks here.
+A function that decides takes `now` as an argument, so a test sets it and needs no tolerance. Code that acts (HTTP
+handlers, timers, commands) calls this module.
 
-Daemons that share a database share its clock: `follow` makes `now` return that one. What sleeps by the clock of this
-machine asks `machine`.
+Daemons that share a database use its clock: after `follow`, `now` returns the database's time. Timers sleep by the
+clock of this machine, so they call `machine`.
 """
 
 import time
@@ -15,7 +15,7 @@ from tminus.domain.timestamps import EPOCH, MILLISECOND
 
 
 def machine() -> datetime:
-    """This machine's clock: aware, UTC, cut to the millisecond in which answers, events and rows are written."""
+    """Return the time of this machine's clock: aware, in UTC, cut to the millisecond as everywhere in tminus."""
     return EPOCH + MILLISECOND * (time.time_ns() // 1_000_000)
 
 
@@ -23,26 +23,26 @@ _source: Callable[[], datetime] = machine
 
 
 def now() -> datetime:
-    """Return the time that counts: the shared database's if there is one, otherwise this machine's."""
+    """Return the current time: that of the shared database if there is one, otherwise that of this machine."""
     return _source()
 
 
 def follow(source: Callable[[], datetime]) -> None:
-    """From now on `now` returns what `source` does."""
-    global _source  # noqa: PLW0603 - a process has one time, and whoever asks must not be able to ask for another one
+    """Make `now` return what `source` returns."""
+    global _source  # noqa: PLW0603 - one time for the whole process: no caller may read another clock by mistake
     _source = source
 
 
 def booted() -> float:
-    """When the machine booted, in seconds since 1970; the kernel counts a process's start from there."""
+    """Return when the machine booted, in seconds since 1970. The kernel counts process start times from there."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def running() -> float:
-    """Seconds since the machine booted, those included in which it was suspended: `monotonic` leaves them out."""
+    """Return the seconds since the machine booted, including time in suspend, which `monotonic` leaves out."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def monotonic() -> float:
-    """Seconds on a clock that no step of the wall clock touches: for durations, and to notice such a step."""
+    """Return seconds on a clock that is never set: for durations, and to detect that the wall clock was set."""
     return time.monotonic()

@@ -1,12 +1,12 @@
-"""The shapes of answers, as JSON has them: the API documents them, the client returns them.
+"""The JSON objects that the API returns, as typed dictionaries. OpenAPI describes them, the client returns them.
 
-Instants are ISO 8601 in UTC with milliseconds and `Z`. Names are the original's, to the letter.
+Instants are ISO 8601 in UTC with milliseconds and `Z`. Field names are exactly those of the original API.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, WithJsonSchema
-from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic supports typing.TypedDict only from Python 3.12 on
 
 Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 SessionType = Literal["support", "cobrowse", "live", "replay"]
@@ -16,7 +16,7 @@ CloseReason = Literal["cancelled", "closed", "expired", "empty", "time_limit"]
 
 
 class Roles(TypedDict):
-    """The four that the original shows; `monitor` and `room` are not among them."""
+    """The roles that the original API shows: `monitor` and `room` are not among them."""
 
     api: bool
     agent: bool
@@ -25,7 +25,7 @@ class Roles(TypedDict):
 
 
 class AgentSession(TypedDict):
-    """Who was signed in, from where. Without the secret."""
+    """The agent session of a caller: who signed in, when and from where. It does not contain the secret."""
 
     sid: int
     roles: Roles
@@ -40,7 +40,7 @@ class AgentSession(TypedDict):
 
 
 class Settings(TypedDict):
-    """What holds in the session, whoever decided it."""
+    """The settings in force in a session."""
 
     recording: bool
     startwithadmin: bool
@@ -50,15 +50,15 @@ class Settings(TypedDict):
 
 
 class SessionUrls(TypedDict):
-    """Where people go; `host` only for those who may host."""
+    """The links to the session. `host` is present only for callers who may host."""
 
     user: str
     host: NotRequired[str]
 
 
 class Session(TypedDict):
-    """A session. `startTime` only if it was scheduled, `opensAt` only while it is; `hostAuthToken` only for those who
-    may host.
+    """A session. `startTime` is present if it was scheduled, `opensAt` while it is scheduled, and `hostAuthToken` for
+    callers who may host.
     """
 
     unattended: bool
@@ -94,8 +94,8 @@ class Session(TypedDict):
 
 
 class SessionList(TypedDict):
-    """One page of a list; `count` is how many match in all. With `search` it is how many are on the page, and `next` is
-    the `offset` of the next page, null at the end.
+    """One page of a list. `count` is the number of all matching sessions; with `search` it is the number on this page,
+    and `next` is the `offset` of the next page, or null at the end.
     """
 
     count: int
@@ -104,7 +104,7 @@ class SessionList(TypedDict):
 
 
 class Success(TypedDict):
-    """The answer of a call that has nothing else to say."""
+    """The answer to a call that returns no data."""
 
     success: Literal[True]
 
@@ -116,14 +116,14 @@ class Joined(TypedDict):
 
 
 class History(TypedDict):
-    """Events, oldest first; `next` is the `after` of the next page."""
+    """Events, the oldest first. `next` is the value of `after` for the next page."""
 
     events: list["Event"]
     next: int
 
 
 class Webhook(TypedDict):
-    """An endpoint, and how far it has been told."""
+    """A webhook endpoint and the state of its deliveries."""
 
     name: str
     url: str
@@ -150,7 +150,7 @@ class Webhooks(TypedDict):
 
 
 class Delivery(TypedDict):
-    """One try to tell an endpoint something. `status` is null where there was no answer."""
+    """One delivery attempt. `status` is null if the endpoint did not answer."""
 
     id: int
     kind: Literal["events", "replay", "ping"]
@@ -167,14 +167,16 @@ class Delivery(TypedDict):
 
 
 class Deliveries(TypedDict):
-    """The delivery log of an endpoint, the newest first; `next` is the `before` of the next page, null at the end."""
+    """The delivery log of an endpoint, the newest first. `next` is the value of `before` for the next page, or null at
+    the end.
+    """
 
     deliveries: list[Delivery]
     next: int | None
 
 
 class Replay(TypedDict):
-    """Events that are told again: those from `fromSeq` to `toSeq` that the endpoint wants."""
+    """A replay: the daemon sends again the events from `fromSeq` to `toSeq` that the endpoint subscribes to."""
 
     replay: int
     fromSeq: int
@@ -183,7 +185,7 @@ class Replay(TypedDict):
 
 
 class EventUser(TypedDict):
-    """The agent whose session it is."""
+    """The agent who owns the session."""
 
     id: int
     name: str
@@ -191,7 +193,7 @@ class EventUser(TypedDict):
 
 
 class EventParticipant(TypedDict):
-    """Who joined or left."""
+    """The participant who joined or left."""
 
     id: str
     role: Literal["host", "guest"]
@@ -199,13 +201,13 @@ class EventParticipant(TypedDict):
 
 
 class EventStats(TypedDict):
-    """Numbers at that moment."""
+    """Counts at the time of the event."""
 
     participants: int
 
 
 class Event(TypedDict):
-    """Something that happened; `docs/events.md` says which type carries what."""
+    """An event; `docs/events.md` lists the fields of each type."""
 
     seq: int
     eventId: str
@@ -236,7 +238,7 @@ class Event(TypedDict):
 
 
 class Server(TypedDict):
-    """Where an active session is served."""
+    """The server of an active session."""
 
     region: str
     endpoint: str
@@ -244,7 +246,7 @@ class Server(TypedDict):
 
 
 class Discovered(TypedDict):
-    """An active session; `ts` is the moment of the answer in milliseconds since 1970."""
+    """An active session. `ts` is the time of the answer in milliseconds since 1970."""
 
     id: str
     type: SessionType
@@ -253,7 +255,7 @@ class Discovered(TypedDict):
 
 
 class ClientInfo(TypedDict):
-    """Where a joining client comes from; a client appends the PIN."""
+    """Where to download the client applications; a client appends the PIN."""
 
     win_download_url: str
     mac_download_url: str
@@ -262,7 +264,7 @@ class ClientInfo(TypedDict):
 
 
 class PinMeta(TypedDict):
-    """What anybody who knows the PIN may know."""
+    """What the API shows of a session to anybody who knows its PIN."""
 
     id: str
     pin: int
@@ -277,7 +279,7 @@ class PinMeta(TypedDict):
 
 
 class OwnAgentSession(AgentSession):
-    """The caller's own agent session; `id` is the secret that the caller sends as `Session-id`."""
+    """The caller's own agent session. `id` is the secret that the caller sends in the header `Session-id`."""
 
     id: str
     ExternalUserId: int
@@ -306,7 +308,7 @@ class User(TypedDict):
 
 
 class Me(TypedDict):
-    """Who the caller is; `products[type][preference]` is true where the agent is asked."""
+    """The caller. `products[type][preference]` is true if the agent chooses that setting for each session."""
 
     session: OwnAgentSession
     roles: Roles
@@ -316,7 +318,7 @@ class Me(TypedDict):
 
 
 class WidgetConfig(TypedDict):
-    """Which products there are, and the URLs from which a client builds links."""
+    """The available products, and the URLs from which a client builds links."""
 
     remote_support: bool
     cobrowse: bool
@@ -336,7 +338,9 @@ class EndpointConfig(TypedDict):
 
 
 class CobrowseDeployment(TypedDict):
-    """Where cobrowse sessions are joined: a client appends `#cobrowse_pin=` and the PIN to `https://{entrypoint}`."""
+    """Where participants join cobrowse sessions: a client appends `#cobrowse_pin=` and the PIN to
+    `https://{entrypoint}`.
+    """
 
     id: int
     key: str
@@ -355,12 +359,14 @@ class FieldError(TypedDict):
 
 
 class Error(TypedDict):
-    """Any answer that is not 200. `code` is the HTTP status; clients switch on `refcode`."""
+    """Every answer whose status is not 200. `code` is the HTTP status; clients switch on `refcode`."""
 
     code: int
     refcode: int
     description: str
-    errors: Annotated[list[FieldError], Field(description="Every fault of the request, for refcodes that end in 400")]
+    errors: Annotated[
+        list[FieldError], Field(description="Every error in the request's fields, for refcodes that end in 400")
+    ]
 
 
 class Health(TypedDict):
@@ -368,7 +374,7 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """Whether requests should come here, and if not why; `notes`: what an operator should look at all the same."""
+    """Whether the daemon can serve requests, and if not, why. `notes` are warnings for an operator."""
 
     ready: bool
     reasons: list[str]

@@ -193,7 +193,7 @@ def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_le
     waits = world.knock(session)
     first, _second = world.join(session), world.join(session)
     for refused in (world.join, world.knock, lambda session: world.admit(session, waits)):
-        with pytest.raises(TooManyParticipants, match="2 participants, the most that may be in it at once"):
+        with pytest.raises(TooManyParticipants, match="2 participants, the maximum at once"):
             refused(session)
     world.leave(session, first)
     world.admit(session, waits)

@@ -54,7 +54,7 @@ def test_a_closed_session_is_still_the_answer(world: World) -> None:
 
 def test_the_same_key_with_another_body_is_refused_and_names_the_session_that_it_made(world: World) -> None:
     made = world.make(retry=KEY)
-    with pytest.raises(KeyReused, match=f"made session {made.session.id} from another body"):
+    with pytest.raises(KeyReused, match=f"created session {made.session.id} from another body"):
         world.make(retry=retry_key("key-1", BODY | {"label": "Grace"}))
     assert len(world.all_sessions()) == 1
 

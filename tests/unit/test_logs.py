@@ -290,7 +290,7 @@ def test_lines_whose_writing_meets_a_defect_wait_and_a_thread_that_has_ended_is_
         write(self, entries)
 
     monkeypatch.setattr(LogWriter, "_write", failing)
-    monkeypatch.setattr(threads, "AGAIN", 0.0)
+    monkeypatch.setattr(threads, "RESTART_DELAY", 0.0)
     writer.put({"number": 2})
     assert writer.flush(30)
     assert kept.lines == [{"number": 1}, {"number": 2}]

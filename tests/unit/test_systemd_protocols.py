@@ -44,7 +44,7 @@ def service(manager: Manager) -> Iterator[ServiceManager]:
 
 
 def test_it_is_told_each_state_in_its_own_words(manager: Manager, service: ServiceManager) -> None:
-    assert service.listens
+    assert service.is_present
     service.ready("all is well")
     assert manager.told() == ["READY=1", "STATUS=all is well"]
     before = time.monotonic()
@@ -71,8 +71,8 @@ def test_a_status_is_one_line_and_told_when_it_is_another(manager: Manager, serv
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234"])
 def test_without_systemd_nothing_is_told(address: str) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"} if address else {})
-    assert not service.listens
-    assert not service.watches
+    assert not service.is_present
+    assert not service.has_watchdog
     service.ready("all is well")
     service.close()
 
@@ -80,7 +80,7 @@ def test_without_systemd_nothing_is_told(address: str) -> None:
 def test_one_that_is_gone_or_hangs_stops_nobody(
     manager: Manager, service: ServiceManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systemd, "PATIENCE", 0.02)
+    monkeypatch.setattr(systemd, "SEND_TIMEOUT", 0.02)
     quick = ServiceManager({"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"})
     cpu = time.process_time()
     for _ in range(40):
@@ -104,7 +104,7 @@ def test_one_that_is_gone_or_hangs_stops_nobody(
 )
 def test_the_watchdog_is_fed_where_there_is_one_for_this_process(environ: dict[str, str], watched: bool) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": "@nobody", **environ})
-    assert service.watches is watched
+    assert service.has_watchdog is watched
     service.close()
 
 
@@ -136,8 +136,8 @@ def test_sockets_come_in_the_order_of_the_unit(tmp_path: Path) -> None:
 
 def test_a_socket_that_cannot_be_served_is_refused_by_name() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        assert passed(datagrams) == "unit.socket: is no socket of ListenStream= with Accept=no"
+        assert passed(datagrams) == "unit.socket: is not a ListenStream= socket with Accept=no"
     with socket.socket() as connects:
-        assert passed(connects) == "unit.socket: is no socket of ListenStream= with Accept=no"
+        assert passed(connects) == "unit.socket: is not a ListenStream= socket with Accept=no"
     with socket.create_server(f"\0tminus-{os.getpid()}", family=socket.AF_UNIX) as abstract:
-        assert "anybody could connect" in passed(abstract)
+        assert "any user could connect" in passed(abstract)

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from tminus.domain.text import cut, json_text, visible, visible_lines, width
+from tminus.domain.text import cut, escape, escape_lines, json_text, width
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,17 @@ from tminus.domain.text import cut, json_text, visible, visible_lines, width
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped_and_all_else_stays(stored: str, shown: str) -> None:
-    assert visible(stored) == shown
+    assert escape(stored) == shown
 
 
 def test_of_all_characters_only_printable_ones_and_blanks_get_through() -> None:
-    passed = {char for char in map(chr, range(sys.maxunicode + 1)) if visible(char) == char}
+    passed = {char for char in map(chr, range(sys.maxunicode + 1)) if escape(char) == char}
     assert {unicodedata.category(char)[0] for char in passed} == {"L", "M", "N", "P", "S", "Z"}
     assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & passed
 
 
 def test_lines_stay_lines() -> None:
-    assert visible_lines("a\nb\x1b\n") == "a\nb\\x1b\n"
+    assert escape_lines("a\nb\x1b\n") == "a\nb\\x1b\n"
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])

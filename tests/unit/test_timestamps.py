@@ -122,7 +122,7 @@ FORMS: dict[str, str | None] = {
     "2021-13-10T00:00:00Z": None,
     "2021-08-00T00:00:00Z": None,
     "2021-08-32T00:00:00Z": None,
-    # leap seconds: no clock here counts one
+    # leap seconds
     "2016-12-31T23:59:60Z": None,
     "1990-12-31T15:59:60-08:00": None,
     "2016-12-31T23:59:60.5Z": None,
@@ -209,7 +209,7 @@ FORMS: dict[str, str | None] = {
 @pytest.mark.parametrize(("text", "meaning"), FORMS.items(), ids=lambda text: repr(text)[:60])
 def test_every_form_of_a_date_is_read_as_what_it_means_or_is_refused(text: str, meaning: str | None) -> None:
     if meaning is None:
-        with pytest.raises(ValueError, match=r"^(is not an? |has no time zone|names a leap|has an offset|is outside)"):
+        with pytest.raises(ValueError, match=r"^(is not an? |has no time zone|is a leap|has an offset|is outside)"):
             timestamps.parse(text)
     else:
         assert timestamps.text(timestamps.parse(text)) == meaning
@@ -217,16 +217,16 @@ def test_every_form_of_a_date_is_read_as_what_it_means_or_is_refused(text: str, 
 
 @pytest.mark.parametrize("text", ["2021-08-10T15:30:00", "2021-08-10 15:30", "20210810T153000.000"])
 def test_a_time_without_an_offset_is_refused_not_guessed(text: str) -> None:
-    with pytest.raises(ValueError, match=r"has no time zone: end it with Z or an offset, for example 2021-08-10T15:3"):
+    with pytest.raises(ValueError, match=r"has no time zone: end it with Z or an offset, for example 2030-08-10T15:3"):
         timestamps.parse(text)
 
 
 def test_what_is_no_time_is_refused_with_an_example_or_the_reason() -> None:
-    with pytest.raises(ValueError, match=r"^is not an RFC 3339 date and time, for example 2021-08-10T15:30:00\.000Z$"):
+    with pytest.raises(ValueError, match=r"^is not an RFC 3339 date and time, for example 2030-08-10T15:30:00\.000Z$"):
         timestamps.parse("tomorrow")
     with pytest.raises(ValueError, match="day is out of range for month"):
         timestamps.parse("2021-02-30T00:00:00Z")
-    with pytest.raises(ValueError, match="names a leap second"):
+    with pytest.raises(ValueError, match="is a leap second"):
         timestamps.parse("2016-12-31T23:59:60Z")
 
 

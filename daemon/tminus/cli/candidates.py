@@ -74,7 +74,7 @@ def _asked(
     except (Exception, _TookTooLong):
         return []  # whatever it is, there is nothing to complete, and the line that is being written stays as it is
     return [
-        CompletionItem(value, help=text.cut(text.visible(str(shown)), LONGEST))
+        CompletionItem(value, help=text.cut(text.escape(str(shown)), LONGEST))
         for value, shown in found
         if isinstance(value, str) and _PLAIN.fullmatch(value) and value.startswith(incomplete)
     ]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tminus.domain.text import json_text, visible, visible_lines
+from tminus.domain.text import escape, escape_lines, json_text
 
 LOST = 7
 """Exit code of a command that was done, and whose output could not be written."""
@@ -36,7 +36,7 @@ class Printed(io.TextIOWrapper):
     """Whether what cannot be written is dropped: a command does not fail because nobody reads its errors."""
 
     def write(self, text: str) -> int:
-        self.write_raw(visible_lines(text))
+        self.write_raw(escape_lines(text))
         return len(text)
 
     def write_raw(self, text: str) -> None:
@@ -125,7 +125,7 @@ def drawn(line: Line, *, colour: bool) -> str:
     text = ""
     for span in line:
         codes = ";".join(_STYLES[name] for name in span.style.split()) if colour else ""
-        shown = visible(span.text)
+        shown = escape(span.text)
         text += f"\x1b[{codes}m{shown}\x1b[0m" if codes and shown.strip() else shown
     return text.rstrip(" ")
 
@@ -133,7 +133,7 @@ def drawn(line: Line, *, colour: bool) -> str:
 def put(what: str | Iterable[Line]) -> None:
     """Print a sentence, or lines of a table."""
     if isinstance(what, str):
-        sys.stdout.write(f"{visible(what)}\n")
+        sys.stdout.write(f"{escape(what)}\n")
         return
     colour = coloured()
     for line in what:
@@ -147,7 +147,7 @@ def put_text(text: str) -> None:
 
 def put_fields(cells: Iterable[str]) -> None:
     """Print a row for programs: cells between tabs, each escaped, so that a tab within one is none."""
-    _raw("\t".join(map(visible, cells)) + "\n")
+    _raw("\t".join(map(escape, cells)) + "\n")
 
 
 def _raw(text: str) -> None:
@@ -175,4 +175,4 @@ def is_utf8() -> bool:
 
 def complain(message: str) -> None:
     """Print what went wrong to standard error, on one line."""
-    sys.stderr.write(f"tminus: {visible(message)}\n")
+    sys.stderr.write(f"tminus: {escape(message)}\n")

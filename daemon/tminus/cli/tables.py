@@ -48,7 +48,7 @@ def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) 
 
 def least_width(columns: Sequence[Column], rows: Sequence[Sequence[Span]]) -> int:
     """Return the width in which no cell is cut: columns that fold may be as narrow as they can be."""
-    widths = _widths(columns, [[Span(text.visible(span.text)) for span in row] for row in rows], None)
+    widths = _widths(columns, [[Span(text.escape(span.text)) for span in row] for row in rows], None)
     return _total(
         [(column.least or 0) if column.folds else width for column, width in zip(columns, widths, strict=True)]
     )
@@ -60,7 +60,7 @@ def _total(widths: Sequence[int]) -> int:
 
 def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[Line]:
     """A table's lines, its heading first, within `width` columns; None: as wide as it wants to be."""
-    shown = [[Span(text.visible(span.text), span.style) for span in row] for row in rows]
+    shown = [[Span(text.escape(span.text), span.style) for span in row] for row in rows]
     widths = _widths(columns, shown, width)
     heading = [Span(column.title, "dim") for column in columns]
     drawn = [line for row in (heading, *shown) for line in _row(columns, row, widths)]

@@ -256,4 +256,4 @@ def _next(row: "schemas.Session", when: Moments) -> str:
 
 def fits(line: str, width: int) -> str:
     """A line within a terminal's width."""
-    return text.cut(text.visible(line), width)
+    return text.cut(text.escape(line), width)

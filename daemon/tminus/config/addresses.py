@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from tminus.domain.durations import shown
+from tminus.domain.durations import quoted
 from tminus.domain.hosts import ascii_host, ascii_url
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -36,7 +36,7 @@ def parse_address(value: object) -> Address:
         return value
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not (_is_host(host) and _PORT.fullmatch(port) and int(port) <= 65535):
-        raise ValueError(f'must be host:port, such as "127.0.0.1:8710" or "[::1]:8710", not {shown(value)}')
+        raise ValueError(f'must be host:port, such as "127.0.0.1:8710" or "[::1]:8710", not {quoted(value)}')
     return Address(host.strip("[]"), int(port))
 
 
@@ -153,7 +153,7 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
     except ValueError as error:
         if "host bits" in str(error):
             raise ValueError('has bits set beyond its mask: for "10.0.0.7/8" write "10.0.0.0/8"') from None
-    raise ValueError(f'must hold addresses or networks such as "10.0.0.7" or "10.0.0.0/8", not {shown(value)}')
+    raise ValueError(f'must hold addresses or networks such as "10.0.0.7" or "10.0.0.0/8", not {quoted(value)}')
 
 
 def network_text(network: IPv4Network | IPv6Network) -> str:

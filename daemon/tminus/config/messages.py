@@ -6,7 +6,7 @@ import re
 from pydantic_core import ErrorDetails
 
 from tminus.config.keys import LISTS, suggestion
-from tminus.domain.durations import kind, shown
+from tminus.domain.durations import kind, quoted
 
 _WORDS = {
     "missing": "is missing",
@@ -44,4 +44,4 @@ def message(error: ErrorDetails) -> str:
 def _choices(expected: str, given: object) -> str:
     close = difflib.get_close_matches(str(given), re.findall("'(.+?)'", expected), n=1)
     hint = f'; did you mean "{close[0]}"?' if close else ""
-    return "must be " + expected.replace("'", '"') + f", not {shown(given)}{hint}"
+    return "must be " + expected.replace("'", '"') + f", not {quoted(given)}{hint}"

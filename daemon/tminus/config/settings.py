@@ -58,7 +58,7 @@ def _content_type(value: object) -> str:
 
 def _event_pattern(value: object) -> str:
     if not isinstance(value, str) or value not in EVENT_PATTERNS:
-        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {durations.shown(value)}")
+        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {durations.quoted(value)}")
     return value
 
 

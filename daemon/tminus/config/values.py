@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tminus.domain import timestamps
-from tminus.domain.durations import LONGEST, kind, parse_duration, shown
+from tminus.domain.durations import LONGEST, kind, parse_duration, quoted
 
 _SIZE = re.compile(r"([0-9]+) ?([A-Za-z]+)")
 _SIZE_UNITS = {"B": 1, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
@@ -25,9 +25,9 @@ def duration(*, zero: bool = True, at_least: str = "0", at_most: str = LONGEST) 
         if span < timedelta(0) or (not span and not zero):
             raise ValueError("must be longer than 0")
         if span < parse_duration(at_least):
-            raise ValueError(f'must be at least "{at_least}", not {shown(value)}')
+            raise ValueError(f'must be at least "{at_least}", not {quoted(value)}')
         if span > parse_duration(at_most):
-            raise ValueError(f'must be at most "{at_most}", not {shown(value)}')
+            raise ValueError(f'must be at most "{at_most}", not {quoted(value)}')
         return span
 
     return read
@@ -51,7 +51,7 @@ def parse_size(value: object) -> int:
     """Reads `"64KiB"` into bytes: B, KB, MB, GB in thousands, KiB, MiB, GiB in 1024s."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in _SIZE_UNITS or len(match[1]) > 15:
-        raise ValueError(f'must be a size such as "64KiB" (units {", ".join(_SIZE_UNITS)}), not {shown(value)}')
+        raise ValueError(f'must be a size such as "64KiB" (units {", ".join(_SIZE_UNITS)}), not {quoted(value)}')
     return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
@@ -67,7 +67,7 @@ def size(*, at_least: str, at_most: str) -> Callable[[object], int]:
     def read(value: object) -> int:
         number = parse_size(value)
         if not parse_size(at_least) <= number <= parse_size(at_most):
-            raise ValueError(f'must be from "{at_least}" to "{at_most}", not {shown(value)}')
+            raise ValueError(f'must be from "{at_least}" to "{at_most}", not {quoted(value)}')
         return number
 
     return read
@@ -94,7 +94,7 @@ def parse_rate(value: object) -> Rate | None:
     match = _RATE.fullmatch(value) if isinstance(value, str) else None
     if match is None or len(match[1]) > 9 or int(match[1]) == 0:
         raise ValueError(
-            f'must be a rate such as "30/minute" (second, minute or hour), or "" for no limit, not {shown(value)}'
+            f'must be a rate such as "30/minute" (second, minute or hour), or "" for no limit, not {quoted(value)}'
         )
     return Rate(int(match[1]), _RATE_UNITS[match[2]])
 

@@ -1,6 +1,6 @@
-"""How durations are written, and how a value is named in an error.
+"""Durations as text, and the description of a wrong value in an error message.
 
-`parse_duration` raises `ValueError` with words that follow the key: "must be …, not …".
+`parse_duration` raises `ValueError` with a message that follows the key's name: "must be …, not …".
 """
 
 import json
@@ -8,7 +8,7 @@ import re
 from datetime import timedelta
 
 LONGEST = "36500d"
-"""A century: what is added to the present stays far from the year 9999, where Python's calendar ends."""
+"""A century. The present plus such a duration stays far from the year 9999, where Python's calendar ends."""
 
 _SPAN = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 _SPAN_UNITS = {
@@ -20,7 +20,7 @@ _SPAN_UNITS = {
 }
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (bool, "true or false"),  # before the numbers: it is one, to Python
+    (bool, "true or false"),  # before int, as bool is a subclass of int
     ((int, float), "a number"),
     (str, "text"),
     (list, "a list"),
@@ -29,33 +29,32 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def kind(value: object) -> str:
-    """What a TOML value is, in words."""
+    """Return the kind of a TOML value in words, such as "a number"."""
     return next((words for types, words in _KINDS if isinstance(value, types)), "a date or time")
 
 
-def shown(value: object) -> str:
-    """A value for a message: short text as it is, anything else by its kind."""
+def quoted(value: object) -> str:
+    """Return a value for an error message: text in quotes, cut to 40 characters; any other value by its kind."""
     if not isinstance(value, str):
         return kind(value)
     return json.dumps(value if len(value) <= 40 else f"{value[:40]}…", ensure_ascii=False)
 
 
 def parse_duration(value: object) -> timedelta:
-    """Reads `"10m"`, `"1h30m"`, `"3d"`; `"0"` alone needs no unit."""
+    """Parse a duration such as `"10m"`, `"1h30m"` or `"3d"`. `"0"` alone needs no unit. Raises `ValueError`."""
     match = _SPAN.fullmatch(value) if isinstance(value, str) else None
     if value != "0" and (match is None or not value):
-        raise ValueError(
-            f'must be a duration such as "10m", "1h30m" or "3d" (units d, h, m, s, ms), not {shown(value)}'
-        )
+        units = f"units {', '.join(_SPAN_UNITS)}, the largest first"
+        raise ValueError(f'must be a duration such as "10m", "1h30m" or "3d" ({units}), not {quoted(value)}')
     numbers = match.groups(default="0") if match else ("0",) * len(_SPAN_UNITS)
     try:
         return sum((int(n) * unit for n, unit in zip(numbers, _SPAN_UNITS.values(), strict=True)), timedelta(0))
-    except (OverflowError, ValueError):  # more than a timedelta, or even int(), will take
+    except (OverflowError, ValueError):  # too large for a timedelta, or even for int()
         raise ValueError(f'must be at most "{LONGEST}"') from None
 
 
 def duration_text(span: timedelta) -> str:
-    """`1h30m`: the largest units first, those that are nought left out; cut to the millisecond."""
+    """Return a duration as text, such as `1h30m`: the largest unit first, no zeros, cut to the millisecond."""
     text = ""
     for name, unit in _SPAN_UNITS.items():
         number, span = divmod(span, unit)

@@ -1,9 +1,9 @@
-"""Everything that can go wrong, one class a cause.
+"""All errors that tminus raises: one class for each cause.
 
 ::
 
     TminusError
-    ├── RequestError                   a caller is told: refcode, description
+    ├── RequestError                   answered to the caller with refcode and description
     │   ├── InvalidRequest       x400  the request's shape
     │   ├── CrossSite            x403
     │   ├── UnknownPath          x404
@@ -22,7 +22,7 @@
     │   ├── UnknownParticipant   x404  participants
     │   ├── NoKnocking           x409
     │   ├── TooManyParticipants  x429
-    │   ├── KeyReused            x409  retries
+    │   ├── KeyReused            x409  idempotency
     │   ├── NotAuthenticated     x401  callers
     │   ├── Forbidden            x403
     │   ├── TooManyAttempts      x429
@@ -32,7 +32,7 @@
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
     │   └── Starting             x503
-    └── StartupError                   the daemon does not start: one line, exit code 1
+    └── StartupError                   the daemon logs one line and exits with code 1
         ├── StateDirectoryUnusable
         ├── AlreadyRunning
         ├── CannotListen
@@ -43,11 +43,11 @@
         ├── CannotCompact
         └── CannotRestore
 
-A class's docstring is what it means, for the reference; `description` is what it says, for one case. A refcode is an
-area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions, 102 participants,
-103 retries, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping, 109 webhooks, 110 starting.
-Refcodes are stable: clients switch on them. (`config.ConfigError`, which lists what is wrong with a file, is the third
-kind of `TminusError`.)
+A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
+case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
+102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
+109 webhooks, 110 starting. Refcodes are stable: clients switch on them. `config.ConfigError`, which lists the problems
+of a configuration, is the third kind of `TminusError`.
 """
 
 from collections.abc import Sequence
@@ -60,17 +60,17 @@ from tminus.domain import timestamps
 
 
 def printable(path: object) -> str:
-    """Return a path as text. One that is not UTF-8 is shown by its bytes: no log line takes it as it is."""
+    """Return a path as text that can be encoded as UTF-8: other bytes are escaped, since log lines cannot hold them."""
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 class TminusError(Exception):
-    """Whatever tminus itself raises."""
+    """Base class of all errors that tminus raises."""
 
     @property
     def description(self) -> str:
-        """One sentence: what was wrong, and what would be right. Never a secret."""
-        raise NotImplementedError  # pragma: no cover - every leaf says its own
+        """One sentence: what is wrong, and what would be right. It never contains a secret."""
+        raise NotImplementedError  # pragma: no cover - each leaf class defines it
 
     def __str__(self) -> str:
         return self.description
@@ -78,23 +78,23 @@ class TminusError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing wrong with one field of a request."""
+    """One error in one field of a request."""
 
     field: str
     message: str
 
 
 MAX_FIELD_ERRORS = 20
-"""How many faults of one request an answer lists."""
+"""Maximum number of field errors that one answer lists."""
 
 
 def _cut(text: str, length: int = 80) -> str:
-    """Text of the caller's, short enough to be repeated in an answer."""
+    """Return text from the caller, cut short enough to repeat it in an answer."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 class RequestError(TminusError):
-    """A request that is not done; the caller is told why."""
+    """The daemon refuses a request and answers with the reason."""
 
     refcode: ClassVar[int]
     retry_after: float | None = None
@@ -107,56 +107,55 @@ class RequestError(TminusError):
 
 @dataclass(eq=False)
 class InvalidRequest(RequestError):
-    """The request's shape is wrong; `errors` lists every fault at once, the first 20 if there are more."""
+    """The request has wrong fields; `errors` lists all of them, up to 20."""
 
     refcode = 100400
     errors: Sequence[FieldError]
 
     def __post_init__(self) -> None:
-        # The caller chooses how many faults there are and what their fields are called: an answer that repeats it all
-        # would be many times as long as the request.
+        # The caller chooses the number of wrong fields and their names. An answer that repeated them all could be many
+        # times as long as the request.
         found = len(self.errors)
-        self.errors = [
-            FieldError(_cut(fault.field), _cut(fault.message, 300)) for fault in self.errors[:MAX_FIELD_ERRORS]
-        ]
+        listed = self.errors[:MAX_FIELD_ERRORS]
+        self.errors = [FieldError(_cut(error.field), _cut(error.message, 300)) for error in listed]
         if found > MAX_FIELD_ERRORS:
-            self.errors.append(FieldError("errors", f"lists {MAX_FIELD_ERRORS} of {found} faults"))
+            self.errors.append(FieldError("errors", f"lists {MAX_FIELD_ERRORS} of {found} errors"))
 
     @property
     def description(self) -> str:
-        return "Invalid request: " + "; ".join(f"{fault.field} {fault.message}" for fault in self.errors)
+        return "Invalid request: " + "; ".join(f"{error.field} {error.message}" for error in self.errors)
 
 
 class CrossSite(RequestError):
-    """A browser asks on behalf of a page of another site that is not in `server.cors_origins`."""
+    """A browser sent the request for a page of another site, which is not in `server.cors_origins`."""
 
     refcode = 100403
 
     @property
     def description(self) -> str:
-        return "A web page of another site asks for this, and its origin is not in server.cors_origins"
+        return "A web page of another site sent this request, and its origin is not in server.cors_origins"
 
 
 class UnknownPath(RequestError):
-    """No call has this path."""
+    """The API has no such path."""
 
     refcode = 100404
 
     @property
     def description(self) -> str:
-        return "No such path: /openapi.json lists those that there are"
+        return "No such path: /openapi.json lists all paths"
 
 
 @dataclass(eq=False)
 class MethodNotAllowed(RequestError):
-    """The path has no such method."""
+    """The path does not support this method."""
 
     refcode = 100405
     method: str
 
     @property
     def description(self) -> str:
-        return f"Method {_cut(self.method)} is not for this path: see the Allow header"
+        return f"This path does not support the method {_cut(self.method)}: see the Allow header"
 
 
 class RequestTimeout(RequestError):
@@ -208,14 +207,14 @@ class HeadTooLarge(RequestError):
 
 @dataclass(eq=False)
 class InternalError(RequestError):
-    """A defect of tminus; the log has the request id and the details."""
+    """A defect in tminus; the log has the details, under the request id."""
 
     refcode = 100500
     request_id: str
 
     @property
     def description(self) -> str:
-        return f"Internal error: the log tells more under request {self.request_id}"
+        return f"Internal error: the log has the details under request id {self.request_id}"
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
@@ -260,19 +259,21 @@ class WrongStatus(RequestError):
 
     @property
     def description(self) -> str:
-        return f"Cannot {self.trigger} while the session's status is {self.status}"
+        meaning = {"scheduled": "not open yet", "new": "already open", "active": "already open", "closed": "closed"}
+        cannot = f"Cannot {self.trigger} while the session's status is {self.status}"
+        return f"{cannot}: it is {meaning[self.status]}" if self.status in meaning else cannot
 
 
 @dataclass(eq=False)
 class StaleVersion(RequestError):
-    """The session has changed since the version named in `If-Match`."""
+    """The session has changed since the version that `If-Match` names."""
 
     refcode = 101412
     version: int
 
     @property
     def description(self) -> str:
-        return f'The session is at version "{self.version}" now, which If-Match does not name: read it again'
+        return f'The session is at version "{self.version}" now, which If-Match does not name: get the session again'
 
 
 @dataclass(eq=False)
@@ -285,23 +286,23 @@ class TooManySessions(RequestError):
 
     @property
     def description(self) -> str:
-        return f"You have {self.limit} open sessions, the most an agent may have: close some first"
+        return f"You have {self.limit} open sessions, the maximum for one agent: close some first"
 
 
 class NoPinFree(RequestError):
-    """Every PIN is in use by an open session; nothing was created."""
+    """Open sessions use all PINs; nothing was created."""
 
     refcode = 101503
     retry_after = 60.0
 
     @property
     def description(self) -> str:
-        return "Every PIN is in use: one is free again when a session closes"
+        return "All PINs are in use: one becomes free when a session closes"
 
 
 @dataclass(eq=False)
 class UnknownParticipant(RequestError):
-    """Nobody with this id ever joined the session, or knocked."""
+    """No participant with this id has joined the session or knocked."""
 
     refcode = 102404
     participant_id: str
@@ -313,7 +314,7 @@ class UnknownParticipant(RequestError):
 
 @dataclass(eq=False)
 class NoKnocking(RequestError):
-    """The session's `knock` is off, or the participant does not wait to be let in."""
+    """The session's `knock` is off, or the participant is not waiting to be admitted."""
 
     refcode = 102409
     problem: str
@@ -325,7 +326,7 @@ class NoKnocking(RequestError):
 
 @dataclass(eq=False)
 class TooManyParticipants(RequestError):
-    """The session has as many participants as it may have: 1,000 in it at once, 10,000 in its life."""
+    """The session has reached a limit of participants: 1,000 at once, or 10,000 in its lifetime."""
 
     refcode = 102429
     limit: int
@@ -335,20 +336,20 @@ class TooManyParticipants(RequestError):
     @property
     def description(self) -> str:
         if self.at_once:
-            return f"The session has {self.limit} participants, the most that may be in it at once"
-        return f"The session has had {self.limit} participants, the most that one may have: make another session"
+            return f"The session has {self.limit} participants, the maximum at once"
+        return f"The session has had {self.limit} participants, the maximum for one session: create another session"
 
 
 @dataclass(eq=False)
 class KeyReused(RequestError):
-    """The `Idempotency-Key` was used before with another body; the description names the session that it made."""
+    """The `Idempotency-Key` was used before with another body; the description names the session that it created."""
 
     refcode = 103409
     session_id: str
 
     @property
     def description(self) -> str:
-        return f"This Idempotency-Key made session {self.session_id} from another body: use a new key"
+        return f"This Idempotency-Key created session {self.session_id} from another body: use a new key"
 
 
 # --- callers ----------------------------------------------------------------------------------------------------------
@@ -356,23 +357,23 @@ class KeyReused(RequestError):
 
 @dataclass(eq=False)
 class NotAuthenticated(RequestError):
-    """No token, or one that is unknown, expired or revoked."""
+    """The request has no token, or its token is unknown, expired or revoked."""
 
     was_sent: bool = False
-    """Whether there was one: then another is needed, not another place for it."""
+    """Whether the request had a token. Then the caller needs another token, not another header."""
 
     refcode = 104401
 
     @property
     def description(self) -> str:
         if self.was_sent:
-            return "No valid token: the one that was sent is unknown, has expired or was revoked"
-        return "No token: send one as Session-id, or as Authorization: Bearer"
+            return "No valid token: the token that was sent is unknown, expired or revoked"
+        return "No token: send one in the header Session-id or Authorization: Bearer"
 
 
 @dataclass(eq=False)
 class Forbidden(RequestError):
-    """The caller is known, and may not do this."""
+    """The caller is authenticated but may not do this."""
 
     refcode = 104403
     needs: str
@@ -384,7 +385,7 @@ class Forbidden(RequestError):
 
 @dataclass(eq=False)
 class TooManyAttempts(RequestError):
-    """Too many wrong tokens, or PIN look-ups, from one address (`limits`)."""
+    """One address sent too many wrong tokens or PIN look-ups (`limits`)."""
 
     refcode = 104429
     what: str
@@ -426,7 +427,7 @@ class UnknownWebhook(RequestError):
 
 
 class Overloaded(RequestError):
-    """More requests are waiting than can be served in good time."""
+    """Too many requests are waiting to be served in good time."""
 
     refcode = 105503
     retry_after = 1.0
@@ -437,7 +438,7 @@ class Overloaded(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The database does not answer, or cannot write. If it was lost at a commit, that may be done."""
+    """The database does not answer or cannot be written. If it failed at the commit, the request may have been done."""
 
     refcode = 107503
     retry_after = 2.0
@@ -448,7 +449,7 @@ class StoreUnavailable(RequestError):
 
 
 class Draining(RequestError):
-    """The daemon is stopping. What it had begun may be done."""
+    """The daemon is stopping. The request may have been done."""
 
     refcode = 108503
     retry_after = 5.0
@@ -459,7 +460,7 @@ class Draining(RequestError):
 
 
 class Starting(RequestError):
-    """The daemon has been starting for more than two seconds; `/readyz` says what it is doing."""
+    """The daemon has been starting for more than two seconds; `/readyz` says what it is waiting for."""
 
     refcode = 110503
     retry_after = 5.0
@@ -474,12 +475,12 @@ class Starting(RequestError):
 
 @dataclass(eq=False)
 class StartupError(TminusError):
-    """The daemon cannot start, or a command cannot open what it needs."""
+    """The daemon cannot start, or a command cannot open a file or database that it needs."""
 
     subject: str
     problem: str = ""
     transient: bool = False
-    """Whether it ends by itself, as a disk that is full does: the daemon waits for that."""
+    """Whether the cause may go away, such as a full disk. The daemon then waits and tries again."""
 
     @property
     def description(self) -> str:
@@ -487,15 +488,15 @@ class StartupError(TminusError):
 
 
 class StateDirectoryUnusable(StartupError):
-    """The state directory cannot be made or written."""
+    """The state directory cannot be created or written."""
 
 
 class AlreadyRunning(StartupError):
-    """Another daemon works in this state directory, or on this database."""
+    """Another daemon uses this state directory or this database."""
 
 
 class CannotListen(StartupError):
-    """The address or the local socket cannot be listened on."""
+    """The daemon cannot listen on the address or the local socket."""
 
 
 class CannotOpenDatabase(StartupError):
@@ -503,20 +504,20 @@ class CannotOpenDatabase(StartupError):
 
 
 class DatabaseCorrupt(StartupError):
-    """The file is not a database, or a damaged one."""
+    """The file is not a database, or it is damaged."""
 
 
 class DatabaseTooNew(StartupError):
-    """A newer tminus has written the database; this one does not know its schema."""
+    """A newer version of tminus has written the database; this version does not know its schema."""
 
 
 class CannotBackUp(StartupError):
-    """A backup cannot be written as it was asked for."""
+    """The backup cannot be written."""
 
 
 class CannotCompact(StartupError):
-    """The database's file cannot be made smaller; nothing was changed."""
+    """The database file cannot be compacted; nothing was changed."""
 
 
 class CannotRestore(StartupError):
-    """A backup cannot be put in the database's place; nothing was changed."""
+    """The backup cannot replace the database; nothing was changed."""

@@ -1,4 +1,4 @@
-"""Shares of what there is a limited number of: whose they are."""
+"""Group client addresses for limits that apply per client."""
 
 import ipaddress
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def client_network(address: str) -> str:
-    """Return whose share an address counts for: of IPv6 a site has at least 64 bits for itself."""
+    """Return the address or network that counts as one client: for IPv6 the /64, since a site has at least that."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,8 +1,8 @@
-r"""Text from others, as a terminal may show it.
+r"""Make untrusted text safe to print on a terminal.
 
-Labels, names, ids and errors may hold anything. What a terminal would obey (control characters, escape sequences, marks
-that turn the direction of what follows) is written as an escape, `\x1b`; all else is shown as it is stored. Nothing is
-read as markup, and nothing is left out.
+Labels, names, ids and error messages may contain anything. Characters that a terminal acts on (control characters,
+escape sequences, marks that change the text direction) are printed as an escape such as `\x1b`; all others are printed
+unchanged. Nothing is interpreted as markup, and nothing is left out.
 """
 
 import json
@@ -10,17 +10,17 @@ import unicodedata
 from typing import Any
 
 _JOINERS = "\u200c\u200d"
-"""Part of how Persian and Indic words, and many emoji, are written: shown, unless they stand beside ASCII."""
+"""Zero-width joiners: part of Persian and Indic words and of many emoji. They are printed unless beside ASCII text."""
 
 _SPACES = "Zs"
-"""Unicode's category of blanks: a French or Japanese text has others than ASCII's."""
+"""Unicode's category of spaces: French and Japanese texts use others than ASCII's."""
 
 
 _LINE_ENDS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
-def visible(text: str) -> str:
-    """The text with an escape for each character that is not to be seen; on one line."""
+def escape(text: str) -> str:
+    """Return the text on one line, with each unprintable character replaced by an escape."""
     if text.isprintable():
         return text
     return "".join(
@@ -28,25 +28,25 @@ def visible(text: str) -> str:
     )
 
 
-def visible_lines(text: str) -> str:
-    """The same for text of several lines: only line ends stay what they are."""
-    return "\n".join(map(visible, text.split("\n")))
+def escape_lines(text: str) -> str:
+    """Return the text with each line escaped. Line ends are kept."""
+    return "\n".join(map(escape, text.split("\n")))
 
 
 def json_text(value: Any, *, ascii_only: bool, indent: int | None = None) -> str:
-    """A value as JSON, in which what is not to be seen is escaped, too; JSON itself allows it to stand bare."""
+    """Return a value as JSON in which unprintable characters are escaped, although JSON allows most of them."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
-    # Outside of strings JSON has only ASCII and line ends.
+    # Outside of strings, JSON has only ASCII characters and line ends.
     return "\n".join(line if line.isprintable() else "".join(map(_json_char, line)) for line in text.split("\n"))
 
 
 def width(text: str) -> int:
-    """Columns that a terminal takes for it."""
+    """Return the number of columns that the text takes on a terminal."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def cut(text: str, columns: int) -> str:
-    """The text within so many columns; `…` stands where something is left out."""
+    """Return the text cut to `columns`, with `…` at the end if something was cut off."""
     if width(text) <= columns:
         return text
     used, kept = 1, []
@@ -67,12 +67,12 @@ def _is_harmless(text: str, at: int) -> bool:
 
 
 def _escaped(char: str) -> str:
-    r"""`\n`, `\x1b`, `\u202e`: as programming languages write it."""
+    r"""Return the escape of a character, such as `\n`, `\x1b` or `\u202e`."""
     if char in _LINE_ENDS:
         return _LINE_ENDS[char]
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:
-        code -= 0xDC00  # a byte of a path or an argument that is not UTF-8, as Python keeps it
+        code -= 0xDC00  # a byte that is not UTF-8, of a path or an argument, as Python represents it
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 

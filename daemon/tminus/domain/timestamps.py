@@ -1,7 +1,7 @@
-"""How an instant is written: RFC 3339 in JSON, whole milliseconds since 1970 in the database.
+"""Instants as text: RFC 3339 in JSON. The database stores whole milliseconds since 1970.
 
-Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, so that what was answered, what is
-stored and what is compared are the same number.
+Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, so that answers, stored values and
+comparisons all use the same number.
 """
 
 import re
@@ -14,24 +14,24 @@ MILLISECOND = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 _OUTSIDE = "is outside the years 1 to 9999 in UTC"
 
-_EXAMPLE = "for example 2021-08-10T15:30:00.000Z"
+_EXAMPLE = "for example 2030-08-10T15:30:00.000Z"
 
-# One grammar of our own: `datetime.fromisoformat` reads half an hour as half a second (`T10.5Z`), overlooks characters
-# before the zone, and reads more or less from one Python to the next.
+# A grammar of our own: `datetime.fromisoformat` reads half an hour as half a second (`T10.5Z`), ignores characters
+# before the zone, and accepts other forms in each version of Python.
 _EXTENDED = r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
 _BASIC = r"([0-9]{4})([0-9]{2})([0-9]{2})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?"
 _ZONE = r"([Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
 _FORMS = (re.compile(_EXTENDED + _ZONE), re.compile(_BASIC + _ZONE))
 
 _PLUS_LOST = re.compile(r".*[0-9] [0-9]{2}:?[0-9]{2}")
-"""What is left of an offset such as `+02:00` in a query where `+` stands for a space."""
+"""An offset such as `+02:00` in a query string, where an unescaped `+` means a space."""
 
 
 def parse(text: str) -> datetime:
-    """Read a date and time: RFC 3339, or one of the forms of ISO 8601 that `docs/api.md` names.
+    """Parse a date and time in RFC 3339, or in one of the ISO 8601 forms that `docs/api.md` lists.
 
-    Raises `ValueError` with a sentence for the caller. A time without an offset means another instant on every machine,
-    so it is refused.
+    A time without an offset is refused: it means another instant on each machine. Raises `ValueError` with a message
+    that follows the field's name: "is not …".
     """
     match = next((found for form in _FORMS if (found := form.fullmatch(text))), None)
     if match is None:
@@ -41,31 +41,31 @@ def parse(text: str) -> datetime:
     if zone is None:
         raise ValueError(f"has no time zone: end it with Z or an offset, {_EXAMPLE}")
     if second == "60":
-        raise ValueError("names a leap second, which no clock here counts: name the second before or after it")
+        raise ValueError("is a leap second, which computer clocks skip: use the second before or after it")
     if int(year) == 0:
         raise ValueError(_OUTSIDE)
-    # Further digits are cut off, however many there are.
+    # Digits beyond the milliseconds are cut off.
     milliseconds = int((fraction or "")[:3].ljust(3, "0"))
     offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
     if offset >= _DAY or int(minutes or 0) > 59:
         raise ValueError(f"has an offset beyond 23:59, or with more than 59 minutes, {_EXAMPLE}")
     try:
-        there = datetime(
+        local = datetime(
             int(year), int(month), int(day), int(hour), int(minute), int(second or 0), milliseconds * 1000, UTC
         )
     except ValueError as error:
         raise ValueError(f"is not a valid date and time: {error}") from None
     try:
-        return there + offset if sign == "-" else there - offset
+        return local + offset if sign == "-" else local - offset
     except OverflowError:
         raise ValueError(_OUTSIDE) from None
 
 
 @lru_cache(maxsize=256)
 def text(instant: datetime) -> str:
-    """`2021-08-10T15:30:00.000Z`: UTC, always three decimals, always `Z`.
+    """Return an instant as text, such as `2021-08-10T15:30:00.000Z`: always in UTC, always with three decimals.
 
-    Kept, as what happens at one instant is written several times: in answers, events and the log.
+    The result is cached: the same instant is usually written several times, in answers, events and the log.
     """
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)
@@ -73,5 +73,5 @@ def text(instant: datetime) -> str:
 
 
 def milliseconds(span: timedelta) -> int:
-    """A span in whole milliseconds."""
+    """Return a time span in whole milliseconds."""
     return span // MILLISECOND

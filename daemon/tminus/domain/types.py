@@ -1,6 +1,6 @@
-"""The words of the field: kinds of sessions, statuses, triggers, events, roles; who calls; what is asked for.
+"""Enumerations and small value types: session types, statuses, triggers, event types, roles, callers, requests.
 
-Nothing to load: the command needs these words, and not the database behind them.
+This module imports only the standard library, so that the command can use these names without loading the database.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ class SessionType(StrEnum):
 
     @property
     def has_pin(self) -> bool:
-        """Whether people join it by typing a PIN while it is open."""
+        """Whether participants join with a PIN while the session is open."""
         return self in PIN_TYPES
 
     @property
@@ -36,7 +36,7 @@ class Status(StrEnum):
 
 
 OPEN_STATUSES = (Status.SCHEDULED, Status.NEW, Status.ACTIVE)
-"""Those of a session that is not over: what a list shows unless it is asked for more."""
+"""Statuses of a session that has not ended. A list shows these by default."""
 
 
 class Trigger(StrEnum):
@@ -64,7 +64,7 @@ class CloseReason(StrEnum):
 
 
 class EventType(StrEnum):
-    """Names of what can happen; `tminus.domain.events` says what each carries."""
+    """The types of events. `tminus.domain.events` defines the fields of each."""
 
     CREATED = "session.created"
     SCHEDULED = "session.scheduled"
@@ -87,18 +87,18 @@ EVENT_PATTERNS = {
     },
     **{one.value: frozenset({one}) for one in EventType},
 }
-"""What stands for which types of events where some are chosen: `*`, `session.*`, `session.ready`."""
+"""Patterns that select event types, such as `*`, `session.*` or `session.ready`, and the types that each selects."""
 
 EventPattern = StrEnum("EventPattern", {pattern: pattern for pattern in EVENT_PATTERNS})  # type: ignore[misc]
 
 
 def event_types(patterns: Iterable[str]) -> frozenset[EventType]:
-    """The types that any of the patterns stands for."""
+    """Return the event types that any of the patterns selects."""
     return frozenset[EventType]().union(*(EVENT_PATTERNS[pattern] for pattern in patterns))
 
 
 class PauseReason(StrEnum):
-    """Why nothing is sent to an endpoint until somebody resumes it."""
+    """Why an endpoint receives nothing until an operator resumes it."""
 
     GONE = "gone"
     GAVE_UP = "gave_up"
@@ -126,7 +126,7 @@ class ParticipantRole(StrEnum):
 
 
 class Mode(StrEnum):
-    """Who decides a session setting: nobody (`always`, `never`) or the agent who makes the session."""
+    """How a session setting is decided: always on, never on, or chosen by the agent who creates the session."""
 
     ALWAYS = "always"
     NEVER = "never"
@@ -145,7 +145,7 @@ class Setting(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The spans from which deadlines follow. `max_active` None: an active session has no time limit."""
+    """The time spans from which deadlines are computed. If `max_active` is None, active sessions have no time limit."""
 
     lead: timedelta = timedelta(minutes=10)
     new: timedelta = timedelta(hours=1)
@@ -155,7 +155,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The next instant at which time alone moves a session, and the move."""
+    """The next instant at which the clock changes a session, and the trigger that it fires."""
 
     at: datetime
     trigger: Trigger
@@ -163,14 +163,14 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Made by `api` from a token or the local socket; nothing in it is secret."""
+    """The authenticated caller of a request. `api` creates it from a token or the local socket. It holds no secret."""
 
     agent_id: int
     name: str
     external_id: str
     roles: frozenset[Role]
     sid: int = 0
-    """Number of the agent session; 0 where the token itself, or the local socket, was used."""
+    """Number of the agent session; 0 if the caller used an API token or the local socket."""
     provider: str = "tminus"
     started_at: datetime | None = None
     expires_at: datetime | None = None
@@ -181,16 +181,16 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """How an event names the caller."""
+        """The caller's name in events, such as `agent:7`."""
         return actor_of(self.agent_id, self.roles)
 
     def has(self, *roles: Role) -> bool:
-        """Whether the caller has one of these roles; `group_admin` has them all."""
+        """Return whether the caller has one of these roles; `group_admin` includes all others."""
         return Role.GROUP_ADMIN in self.roles or not self.roles.isdisjoint(roles)
 
 
 def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
-    """Return how an event names an agent with these roles."""
+    """Return the name of an agent with these roles in events, such as `agent:7` or `room:7`."""
     if agent_id == LOCAL_AGENT_ID:
         return "local"
     kind = "room" if Role.ROOM in roles and not roles & _PEOPLE else "agent"
@@ -200,14 +200,14 @@ def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
 _PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})
 
 LOCAL_AGENT_ID = 0
-"""Owner of what is made over the local socket: "local operator"."""
+"""Owner of sessions that are created over the local socket: "local operator"."""
 
 CLOCK_ACTOR = "clock"
 
 
 @dataclass(frozen=True, slots=True)
 class CreateSession:
-    """What a caller wants created: shapes are checked by then, times and rights are not."""
+    """A session that a caller requests. Its fields have been validated, but not its times or the caller's rights."""
 
     type: SessionType
     label: str
@@ -215,7 +215,8 @@ class CreateSession:
     preferences: Mapping[str, bool] = field(default_factory=dict)
     external_mapping: str | None = None
     parent_object: str | None = None
-    """As JSON, an object; so is the next."""
+    """A JSON object, as text."""
 
     meta_data: str | None = None
+    """A JSON object, as text."""
     start_time: datetime | None = None

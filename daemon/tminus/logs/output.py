@@ -20,7 +20,7 @@ from structlog.dev import ConsoleRenderer
 from tminus import clock
 from tminus.domain import timestamps
 from tminus.domain.events import NOBODY, ActorNames, News
-from tminus.domain.text import visible
+from tminus.domain.text import escape
 from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.logs.journald import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.logs.writer import Destination, Line, LogWriter, Stream, json_line
@@ -162,7 +162,7 @@ class _Console:
         line = {
             "timestamp": given["ts"],
             "level": given["level"],
-            "event": visible(f"{name}: {given['message']}"),
+            "event": escape(f"{name}: {given['message']}"),
             **dict(_plain(fields)),
         }
         # A terminal that lacks a letter loses no line.
@@ -177,11 +177,11 @@ def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
                 yield from _plain(value, f"{prefix}{name}.")
             case list() | tuple():
                 if value:
-                    yield f"{prefix}{name}", visible(",".join(map(str, value)))
+                    yield f"{prefix}{name}", escape(",".join(map(str, value)))
             case bool():
                 yield f"{prefix}{name}", "yes" if value else "no"
             case _:
-                yield f"{prefix}{name}", visible(str(value))
+                yield f"{prefix}{name}", escape(str(value))
 
 
 _IN_EVENT_SENTENCE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "actor_name", "external_key", "record_name"}

@@ -99,7 +99,7 @@ class Daemon:
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
-            tell_status = self._tell_status if self._systemd.listens else None
+            tell_status = self._tell_status if self._systemd.is_present else None
             self._scheduler = Scheduler(
                 self.services, self._event_log, self._stopping, self._feed_watchdog, tell_status, self._outages
             )
@@ -202,7 +202,7 @@ class Daemon:
 
     def _feed_watchdog(self) -> None:
         """On the event loop, so that one that hangs starves it, too; and not while a transaction hangs."""
-        if self._systemd.watches and not self.store.stuck:
+        if self._systemd.has_watchdog and not self.store.stuck:
             with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
                 self._loop.call_soon_threadsafe(self._systemd.alive)
 

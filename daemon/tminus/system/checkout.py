@@ -1,19 +1,22 @@
-"""The configuration of a checkout: the command of its `.venv`, run in it, reads the file that `make run` reads."""
+"""Find the configuration file of a checkout.
+
+The command in a checkout's `.venv`, run in the checkout, reads the same file as `make run`.
+"""
 
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[3]
-"""The checkout, if this is one; where tminus is installed otherwise, a directory of Python's without our files."""
+"""The root of the checkout. If tminus is installed instead, some directory of Python's without `pyproject.toml`."""
 
 
 def configuration_file() -> Path | None:
-    """Return `config/tminus.toml` of the checkout that this code is run from, if it is the working directory.
+    """Return `config/tminus.toml` of the checkout that this code runs from, if that is the working directory.
 
-    Nobody else can put that file there: whoever writes to the checkout can change the code that is running.
+    This is safe: whoever can write that file can also change the code that is running.
     """
     try:
         is_here = Path().samefile(_ROOT) and (_ROOT / "pyproject.toml").is_file()
     except OSError:
-        return None  # the working directory was removed, or may not be looked at
+        return None  # the working directory was removed, or this user may not read it
     path = _ROOT / "config" / "tminus.toml"
     return path if is_here and path.is_file() else None

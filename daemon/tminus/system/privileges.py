@@ -1,8 +1,8 @@
-"""Whose rights a process has: root works on the files of other users as the user who controls them.
+"""Drop root privileges while working on files that another user controls.
 
-The owner of a directory can put a link to any file in the place of a file in it. A process with the rights of root
-follows that link and writes, truncates or gives away the other file. With the rights of the directory's owner it gets
-no further than the owner would.
+The owner of a directory can replace a file in it with a symbolic link to any other file. A process that runs as root
+would follow the link, and write, truncate or give away that other file. So root first takes the rights of the
+directory's owner.
 """
 
 import ctypes
@@ -22,20 +22,21 @@ _BIND, _RECURSIVE, _PRIVATE = 0x1000, 0x4000, 0x40000
 """MS_BIND, MS_REC, MS_PRIVATE of mount(2)."""
 
 _STEPS = 1000
-"""Path components and links that are followed at the most: a loop of links ends there."""
+"""Maximum number of path components and links to follow. It ends a loop of links."""
 
 
 def controller(path: Path) -> tuple[int, int]:
-    """Return the user and the group who decide which file stands at `path`.
+    """Return the ids of the user and the group who decide which file `path` refers to.
 
-    That is the owner of the first directory or link on the way that is not root's; of all that lies below it, too.
+    This is the owner of the first directory or link on the path that does not belong to root. Its owner also controls
+    everything below it.
     """
     found, _ = _follow(path)
     return found.st_uid, found.st_gid
 
 
 def user_name(uid: int) -> str:
-    """Return the user's name, or the number of one that has none."""
+    """Return the user's name, or the number if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -44,9 +45,9 @@ def user_name(uid: int) -> str:
 
 @contextmanager
 def acting_for(directory: Path) -> Iterator[None]:
-    """Act, as root, with the rights of whoever controls `directory`; do nothing for any other user.
+    """Take the rights of the user who controls `directory` for a while. Do nothing unless the process runs as root.
 
-    All threads of the process are concerned. Raises `StateDirectoryUnusable` if that user cannot reach the directory.
+    This changes the rights of all threads. Raises `StateDirectoryUnusable` if that user cannot reach the directory.
     """
     uid, gid = controller(directory) if os.geteuid() == 0 else (0, 0)
     if uid == 0:
@@ -65,7 +66,7 @@ def acting_for(directory: Path) -> Iterator[None]:
 
 
 def become_controller(directory: Path) -> None:
-    """Give up the rights of root for good, and take those of whoever controls `directory`; do nothing otherwise.
+    """Give up root for good, and become the user who controls `directory`. Do nothing unless the process runs as root.
 
     Raises `StateDirectoryUnusable` if that user cannot reach the directory.
     """
@@ -88,15 +89,15 @@ def _groups(uid: int, gid: int) -> list[int]:
 
 
 def _take(directory: Path, uid: int) -> None:
-    """Set the effective user. A directory below one that only root may enter is shown to that user first."""
+    """Set the effective user, after making the directory reachable if that user may not enter a parent of it."""
     _, real = _follow(directory)
     os.seteuid(uid)
     if _can_enter(real):
         return
-    closed = next(one for one in (*reversed(real.parents), real) if not _can_enter(one))
+    closed = next(path for path in (*reversed(real.parents), real) if not _can_enter(path))
     os.seteuid(0)
     if closed != real:
-        _show(real, closed)
+        _make_reachable(real, closed)
     os.seteuid(uid)
     if not _can_enter(real):
         raise StateDirectoryUnusable(str(directory), f"its owner, {user_name(uid)}, cannot reach it")
@@ -106,11 +107,11 @@ def _can_enter(directory: Path) -> bool:
     return os.access(directory, os.X_OK, effective_ids=True)
 
 
-def _show(directory: Path, closed: Path) -> None:
-    """Make `directory` reachable in this process although `closed`, above it, is root's alone.
+def _make_reachable(directory: Path, closed: Path) -> None:
+    """Make `directory` reachable for this process although only root may enter its parent `closed`.
 
-    systemd keeps the state of a service with DynamicUser= below /var/lib/private, and shows it to the service in the
-    same way: in mounts of its own, which end with the process.
+    systemd keeps the state of a service with DynamicUser= below /var/lib/private, which only root may enter, and makes
+    it visible to the service in the same way: in a private mount namespace, which ends with the process.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -119,17 +120,18 @@ def _show(directory: Path, closed: Path) -> None:
 
     if libc.unshare(_NEW_MOUNTS) != 0 or not mount(None, b"/", None, _RECURSIVE | _PRIVATE, None):
         return
-    kept = os.open(directory, os.O_PATH | os.O_DIRECTORY)  # only now: mounts of before cannot be shown
+    # Opened after unshare(2): a descriptor from the old mount namespace cannot be bind-mounted.
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
         if mount(b"tmpfs", os.fsencode(closed), b"tmpfs", 0, b"mode=755"):
             directory.mkdir(parents=True)
-            mount(b"/proc/self/fd/%d" % kept, os.fsencode(directory), None, _BIND | _RECURSIVE, None)
+            mount(b"/proc/self/fd/%d" % descriptor, os.fsencode(directory), None, _BIND | _RECURSIVE, None)
     finally:
-        os.close(kept)
+        os.close(descriptor)
 
 
 def _follow(path: Path) -> tuple[os.stat_result, Path]:
-    """Return the first thing on the way to `path` that is not root's, or the last directory, and where `path` is."""
+    """Return the first entry on the path that does not belong to root, or the last directory, and the resolved path."""
     here = Path("/")
     left = [*reversed(path.absolute().parts[1:])]
     found = here.stat()

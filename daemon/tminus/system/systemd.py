@@ -1,7 +1,7 @@
-"""systemd: what it is told of the daemon, and the sockets that it hands over.
+"""systemd's protocols: readiness notification, the watchdog, and socket activation.
 
-The protocols are text in datagrams and in the environment: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
-Where no systemd started the process all of this does nothing.
+They are text in datagrams and in the environment: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). If systemd
+did not start the process, nothing here has any effect.
 """
 
 import os
@@ -14,89 +14,88 @@ from tminus import clock
 from tminus.domain.errors import CannotListen
 
 FIRST_SOCKET = 3
-"""The number of the first file descriptor that is handed over."""
+"""The number of the first inherited file descriptor."""
 
-PATIENCE = 1.0
-"""Seconds that a message may take: a service manager that hangs must not stop the clock."""
+SEND_TIMEOUT = 1.0
+"""Seconds that sending a message may take. A service manager that hangs must not stop the scheduler."""
 
 
 class ServiceManager:
-    """Tells systemd how the daemon is. Any thread; nothing here raises."""
+    """Notifies systemd of the daemon's state. Any thread may call it; nothing here raises."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
         if address.startswith(("/", "@")):
-            self._socket = datagram_socket(PATIENCE)
-        self.watches = self.listens and _watchdog(environ)
-        """Whether it kills a daemon that stays silent."""
+            self._socket = datagram_socket(SEND_TIMEOUT)
+        self.has_watchdog = self.is_present and _has_watchdog(environ)
+        """Whether systemd kills the daemon unless it calls `alive` regularly."""
         self._status = ""
 
     @property
-    def listens(self) -> bool:
-        """Whether there is anybody to tell."""
+    def is_present(self) -> bool:
+        """Whether systemd started this process and accepts notifications."""
         return self._socket is not None
 
     def ready(self, status: str) -> None:
-        self._tell("READY=1", f"STATUS={status}")
+        self._notify("READY=1", f"STATUS={status}")
         self._status = status
 
     def reloading(self) -> None:
-        """A reload begins; `reloaded` ends it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={int(clock.monotonic() * 1_000_000)}")
+        """Notify systemd that a reload begins; `reloaded` ends it."""
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={int(clock.monotonic() * 1_000_000)}")
 
     def reloaded(self) -> None:
-        self._tell("READY=1")
+        self._notify("READY=1")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1", "STATUS=stopping: no new work, running requests finish")
+        self._notify("STOPPING=1", "STATUS=stopping: no new work, running requests finish")
 
     def status(self, status: str) -> None:
-        """One line for `systemctl status`; told only if it is another than before."""
+        """Set the line that `systemctl status` shows. Sent only if it has changed."""
         if status != self._status:
             self._status = status
-            self._tell(f"STATUS={status}")
+            self._notify(f"STATUS={status}")
 
     def alive(self) -> None:
-        """Feeds the watchdog."""
-        if self.watches:
-            self._tell("WATCHDOG=1")
+        """Reset the watchdog."""
+        if self.has_watchdog:
+            self._notify("WATCHDOG=1")
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
 
-    def _tell(self, *assignments: str) -> None:
+    def _notify(self, *assignments: str) -> None:
         if self._socket is not None:
+            message = "\n".join(" ".join(assignment.splitlines()) for assignment in assignments)
             with suppress(OSError):
-                self._socket.sendto(
-                    "\n".join(" ".join(one.splitlines()) for one in assignments).encode(), self._address
-                )
+                self._socket.sendto(message.encode(), self._address)
 
 
-def datagram_socket(patience: float) -> socket.socket:
-    """A socket whose sending gives up, with `BlockingIOError`, after so many seconds.
+def datagram_socket(timeout: float) -> socket.socket:
+    """Return a Unix datagram socket on which a send raises `BlockingIOError` after `timeout` seconds.
 
-    Not Python's own time-out: it waits until the socket can be written, which one that is not connected always can, and
-    so would spin while the other side's queue is full.
+    This uses SO_SNDTIMEO, not Python's `settimeout`: that waits until the socket is writable, which an unconnected
+    socket always is, so Python would spin while the receiver's queue is full.
     """
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    seconds, fraction = divmod(patience, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(fraction * 1_000_000)))
-    return made
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    seconds, fraction = divmod(timeout, 1)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(fraction * 1_000_000)))
+    return found
 
 
-def _watchdog(environ: Mapping[str, str]) -> bool:
-    return _number(environ, "WATCHDOG_USEC") > 0 and _is_ours(environ, "WATCHDOG_PID", absent=True)
+def _has_watchdog(environ: Mapping[str, str]) -> bool:
+    return _number(environ, "WATCHDOG_USEC") > 0 and _is_for_this_process(environ, "WATCHDOG_PID", if_unset=True)
 
 
 def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that systemd has opened for this process, in the order of the socket unit.
+    """Return the listening sockets that systemd has opened for this process, in the order of the socket unit.
 
-    Raises `CannotListen` if one is no listening stream socket, or is one that anybody may reach who should not.
+    Raises `CannotListen` if one is not a listening stream socket, or has no file permissions to protect it.
     """
-    if not _is_ours(environ, "LISTEN_PID", absent=False):
+    if not _is_for_this_process(environ, "LISTEN_PID", if_unset=False):
         return []
     count = _number(environ, "LISTEN_FDS")
     names = environ.get("LISTEN_FDNAMES", "").split(":") + [""] * count
@@ -106,21 +105,21 @@ def inherited_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
 def _inherited(descriptor: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)
-        given = socket.socket(fileno=descriptor)
-        listens = given.type == socket.SOCK_STREAM and given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        found = socket.socket(fileno=descriptor)
+        listens = found.type == socket.SOCK_STREAM and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise CannotListen(name, f"cannot be listened on ({error.strerror or error})") from error
-    if not listens or given.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-        raise CannotListen(name, "is no socket of ListenStream= with Accept=no")
-    if given.family == socket.AF_UNIX and not str(given.getsockname()).startswith("/"):
-        # Whoever reaches the local socket has every right, and an abstract one has no owner and no mode.
-        raise CannotListen(name, "is a local socket without a path: anybody could connect to it")
-    return given
+    if not listens or found.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise CannotListen(name, "is not a ListenStream= socket with Accept=no")
+    if found.family == socket.AF_UNIX and not str(found.getsockname()).startswith("/"):
+        # A client of the local socket has all rights, and an abstract socket has no owner and no mode.
+        raise CannotListen(name, "is a local socket without a path: any user could connect to it")
+    return found
 
 
-def _is_ours(environ: Mapping[str, str], name: str, *, absent: bool) -> bool:
-    """Whether the variable names this process: its parent may have been meant."""
-    return environ[name] == str(os.getpid()) if name in environ else absent
+def _is_for_this_process(environ: Mapping[str, str], name: str, *, if_unset: bool) -> bool:
+    """Return whether the variable holds this process's id: it may be meant for the parent process."""
+    return environ[name] == str(os.getpid()) if name in environ else if_unset
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

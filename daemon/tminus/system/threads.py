@@ -1,7 +1,7 @@
-"""Threads that run as long as the daemon does: one that fails is reported and started again.
+"""Threads that run as long as the daemon: one that fails is reported and restarted.
 
-Python ends a thread whose function raises and says so on standard error only. The rest of the daemon would go on
-without it, and nothing would show that webhooks, the log or the clock have stopped.
+Python ends a thread whose function raises, and reports that only on standard error. The daemon would go on without the
+thread, and nothing would show that webhooks, the log or the scheduler have stopped.
 """
 
 import threading
@@ -10,37 +10,38 @@ from contextlib import suppress
 
 from tminus import clock
 
-AGAIN = 1.0
-"""Seconds after which a thread that has failed is started again."""
+RESTART_DELAY = 1.0
+"""Seconds before a thread that has failed is restarted."""
 
-REMEMBERED = 10.0
-"""Seconds for which a failure counts: one that fails at each start never looks well in between."""
+FAILING_FOR = 10.0
+"""Seconds for which a thread counts as failing after an exception. It is longer than `RESTART_DELAY`, so that a thread
+that fails at each start is never reported as healthy in between."""
 
-REPORTED_AGAIN = 60.0
-"""Seconds after which the same failure of the same thread is reported again."""
+REPORT_INTERVAL = 60.0
+"""Minimum seconds between two reports of the same failure of the same thread."""
 
 Report = Callable[[str, BaseException], None]
-"""Called on the thread that has failed, with its name."""
+"""Called on the thread that has failed, with its name and the exception."""
 
-_report: Report = lambda _name, _error: None  # noqa: E731 - that is all it is
+_report: Report = lambda _name, _error: None  # noqa: E731 - a default that does nothing
 _failed: dict[str, tuple[float, str]] = {}
-"""By thread, when it failed last, on the monotonic clock, and with which exception."""
+"""By thread name: when it last failed, on the monotonic clock, and the exception's type."""
 
 
 def report_to(report: Report) -> None:
-    """Have failures of all threads reported there; like `threading.excepthook`, one for the process."""
+    """Call `report` for each failure of any thread; like `threading.excepthook`, there is one for the process."""
     global _report  # noqa: PLW0603
     _report = report
 
 
 def failing() -> list[str]:
-    """Return which threads have failed of late, and why; empty if all run."""
+    """Return the threads that have failed recently, each with the reason."""
     present = clock.monotonic()
-    return [f"{name} ({why})" for name, (at, why) in sorted(_failed.items()) if present - at < REMEMBERED]
+    return [f"{name} ({why})" for name, (at, why) in sorted(_failed.items()) if present - at < FAILING_FOR]
 
 
 def keep_running(name: str, work: Callable[[], object]) -> None:
-    """Run `work` until it returns, and again whenever it raises; `name`: what reports call the thread."""
+    """Run `work` until it returns; restart it whenever it raises. Reports call the thread `name`."""
     reported, reported_at = "", 0.0
     while True:
         try:
@@ -49,20 +50,20 @@ def keep_running(name: str, work: Callable[[], object]) -> None:
         except BaseException as error:
             why, present = f"{type(error).__name__}: {error}", clock.monotonic()
             _failed[name] = present, type(error).__name__
-            if why != reported or present - reported_at > REPORTED_AGAIN:
+            if why != reported or present - reported_at > REPORT_INTERVAL:
                 reported, reported_at = why, present
-                with suppress(Exception):  # what reports may meet the same defect
+                with suppress(Exception):  # reporting may fail for the same reason
                     _report(name, error)
-            threading.Event().wait(AGAIN)
+            threading.Event().wait(RESTART_DELAY)
 
 
 class RestartingThread(threading.Thread):
-    """A thread that runs `work` until it returns, and again whenever it raises."""
+    """A thread that runs `work` until it returns, and restarts it whenever it raises."""
 
     def __init__(self, name: str, work: Callable[[], object], *, daemon: bool = False) -> None:
         super().__init__(name=name, daemon=daemon)
         self._work = work
 
     def run(self) -> None:
-        """Run the work; on the thread."""
+        """Run the work; called on the new thread."""
         keep_running(self.name, self._work)
