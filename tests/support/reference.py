@@ -1,6 +1,4 @@
-"""The tables of docs/events.md and the mapping for Elasticsearch, as they follow from the catalogue; `make docs` writes
-them.
-"""
+"""Make the tables of docs/events.md and the mapping for Elasticsearch from the catalogue. `make docs` writes them."""
 
 import json
 import re
@@ -20,36 +18,36 @@ def code(names: Iterable[str]) -> str:
 
 
 def events() -> str:
-    """Every event: when, and what it carries."""
+    """Return the table of events: when each is recorded, and its fields."""
     rows = (f"| `{kind}` | {entry.when} | {code(entry.carries)} |" for kind, entry in CATALOGUE.items())
-    return "\n".join(("| type | when | carries, besides the common fields |", "|---|---|---|", *rows))
+    return "\n".join(("| type | recorded when | fields besides the common ones |", "|---|---|---|", *rows))
 
 
 def log_lines() -> str:
-    """Every line of the log that is no event."""
+    """Return the table of log lines that are not events."""
     rows = (
         f"| `{name}` | {line.level} | {_sentence(line.says)} | {code(line.fields)} |".replace("|  |", "| |")
         for name, line in LOG_LINES.items()
     )
-    return "\n".join(("| name | level | says | fields |", "|---|---|---|---|", *rows))
+    return "\n".join(("| name | level | message | fields |", "|---|---|---|---|", *rows))
 
 
 def _sentence(says: str) -> str:
-    """A sentence of the catalogue as the page has it: `{faults:error}` is so many errors."""
+    """Return a message template as the page shows it: `{faults:error}` becomes `{faults} errors`."""
     return re.sub(r"\{(\w+):([a-z ]+)\}", r"{\1} \2s", says)
 
 
 def fields(described: Mapping[str, str]) -> str:
-    """What each field is."""
+    """Return the table of these fields and their meanings."""
     return "\n".join(
-        ("| field | what it is |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in described.items()))
+        ("| field | meaning |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in described.items()))
     )
 
 
 def log_fields() -> str:
-    """Every field of the log: its type, what it means, and in which lines it is."""
+    """Return the table of all log fields: type, meaning, and the lines that have it."""
     rows = (f"| `{name}` | {field.kind} | {field.means} | {_where(name)} |" for name, field in FIELDS.items())
-    return "\n".join(("| field | type | meaning | in |", "|---|---|---|---|", *rows))
+    return "\n".join(("| field | type | meaning | in these lines |", "|---|---|---|---|", *rows))
 
 
 def _where(name: str) -> str:
@@ -69,7 +67,7 @@ TABLES = {
 
 
 def written(page: str) -> str:
-    """The page with its tables as they should be. Each stands below a line `<!-- made by make docs: NAME -->`."""
+    """Return the page with new tables. Each table follows a line `<!-- made by make docs: NAME -->`."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- made by make docs: {name} -->\n)(?:\|.*\n)*"
         page, found = re.subn(pattern, lambda match, table=table: f"{match[1]}{table}\n", page)  # type: ignore[misc]
@@ -86,13 +84,13 @@ ELASTICSEARCH = {
     Kind.KEYWORDS: {"type": "keyword", "ignore_above": 1024},
     Kind.OBJECT: {"type": "flattened"},
 }
-"""By the type of a field, how Elasticsearch indexes it. Names within an object are the configuration's, and may have
-dots: flattened, they make no fields of their own.
+"""How Elasticsearch indexes a field, by its type. Names within an object come from the configuration and may contain
+dots. The type `flattened` creates no field for each of them.
 """
 
 
 def mapping() -> str:
-    """The index template for Elasticsearch: a field that is not in it stays in the document and is not indexed."""
+    """Return the index template. Elasticsearch stores fields that are not in it, and does not index them."""
     properties = {name: ELASTICSEARCH[field.kind] for name, field in FIELDS.items()}
     template = {"mappings": {"dynamic": False, "properties": properties}}
     return json.dumps({"index_patterns": ["tminus-*"], "priority": 200, "template": template}, indent=2) + "\n"
