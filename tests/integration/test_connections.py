@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from uvicorn.server import ServerState
 
 from tminus import clock
-from tminus.api import HOLD, Services, make_application, middleware
+from tminus.api import HOLD, Services, make_application, request_body
 from tminus.config import Settings
 from tminus.delivery import Webhooks
 from tminus.logs.repeated import REPEATED
@@ -56,7 +56,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(http_server, "HEAD_SECONDS", 0.25)
-        patched.setattr(middleware, "BODY_SECONDS", 0.25)
+        patched.setattr(request_body, "BODY_SECONDS", 0.25)
         store = Store(f"sqlite:///{Path(state, 'tminus.db')}", clock.now)
         webhooks = Webhooks(store, state, lambda *_: None)
         webhooks.start()

@@ -2,13 +2,15 @@
 
 import pytest
 
-from tminus.api import middleware
+from tminus.api import client_address
 
 
 def test_the_zone_of_an_address_is_left_out_and_not_remembered() -> None:
-    middleware._without_zone.cache_clear()
-    assert {middleware._plain(f"fe80::1%{'z' * 10_000}{number}") for number in range(20)} == {"fe80::1"}
-    assert middleware._without_zone.cache_info().currsize == 1, "a head of any length would be kept a thousand times"
+    client_address._without_zone.cache_clear()
+    assert {client_address._plain(f"fe80::1%{'z' * 10_000}{number}") for number in range(20)} == {"fe80::1"}
+    assert client_address._without_zone.cache_info().currsize == 1, (
+        "a head of any length would be kept a thousand times"
+    )
 
 
 @pytest.mark.parametrize(
@@ -23,9 +25,9 @@ def test_the_zone_of_an_address_is_left_out_and_not_remembered() -> None:
     ],
 )
 def test_a_port_behind_an_address_is_left_out(hop: str, address: str) -> None:
-    assert middleware._without_port(hop) == address
+    assert client_address._without_port(hop) == address
 
 
 @pytest.mark.parametrize("hop", ["192.0.2.1:", "192.0.2.1:port", "[]:1", "[[::1]]:1", "[::1]:1:1", ""])
 def test_what_is_no_address_with_a_port_stays_what_it_is(hop: str) -> None:
-    assert middleware._without_port(hop) == hop
+    assert client_address._without_port(hop) == hop

@@ -1,14 +1,7 @@
-"""The ASGI application: routes, CORS, the rim, and its own description."""
+"""The ASGI application: routes, CORS, middleware, and its own description."""
 
-from collections import defaultdict
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
-
-from tminus import __version__
 from tminus.api import (
     routes_callers,
     routes_events,
@@ -18,12 +11,11 @@ from tminus.api import (
     routes_webhooks,
 )
 from tminus.api.browsers import Cors
-from tminus.api.description import add_description
-from tminus.api.errors import on_defect, on_http_exception, on_invalid, on_request_error
-from tminus.api.middleware import Rim
-from tminus.api.routing import Shortcut
+from tminus.api.description import description_routes
+from tminus.api.dispatch import Dispatcher
+from tminus.api.middleware import Middleware
+from tminus.api.request_context import context_of
 from tminus.api.services import Services
-from tminus.domain import errors
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
@@ -32,28 +24,15 @@ _ROUTERS = (
 
 
 def make_application(services: Services) -> ASGIApp:
-    """The whole of what is served, on every listener alike."""
-    api = FastAPI(
-        title="tminus",
-        version=__version__,
-        summary="Remote-support and meeting sessions: scheduled, opened on time, closed.",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,  # another path is no path, and a redirect would trust the Host header
-        exception_handlers={
-            errors.RequestError: on_request_error,
-            RequestValidationError: on_invalid,
-            HTTPException: on_http_exception,
-            Exception: on_defect,
-        },
-    )
-    for router in _ROUTERS:
-        api.include_router(router)
-    add_description(api, lambda: services.settings.server.public_url)
-    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-    api.state.methods = defaultdict[str, set[str]](set)
-    """By path, for the `Allow` of a 405."""
-    for route in routes:
-        api.state.methods[route.path] |= route.methods
-    return Rim(Shortcut(Cors(api, services), routes), services, lambda app: Cors(app, services))
+    """Return all that is served, on every listener alike."""
+    routes = [route for router in _ROUTERS for route in router.routes]
+    served = [*routes, *description_routes(routes, lambda: services.settings.server.public_url)]
+    dispatcher = Dispatcher(served)
+    cors = Cors(dispatcher, services)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        # Only pages in browsers send an origin, and only their requests need CORS.
+        chosen = cors if b"origin" in context_of(scope).headers else dispatcher
+        await chosen(scope, receive, send)
+
+    return Middleware(application, services, lambda app: Cors(app, services))

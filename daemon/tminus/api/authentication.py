@@ -8,10 +8,9 @@ no prefix to be guessed letter by letter.
 import hashlib
 from typing import Annotated
 
-from fastapi import Depends, Request
-
 from tminus import clock
-from tminus.api.request_context import RequestContext, context_of
+from tminus.api.parameters import Depends
+from tminus.api.request_context import RequestContext
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
 from tminus.domain import ids
@@ -27,10 +26,6 @@ GUESSABLE = 16
 """Characters below which a token may be one that a program guesses. 16 drawn at random are 95 bits."""
 
 
-def services_of(request: Request) -> Services:
-    return context_of(request).services
-
-
 def presented(context: RequestContext) -> str:
     """The token that came with a request, "" if none did."""
     token = context.header(b"session-id")
@@ -40,9 +35,8 @@ def presented(context: RequestContext) -> str:
     return token
 
 
-async def identify(request: Request) -> Caller:
+async def identify(context: RequestContext) -> Caller:
     """The caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
-    context = context_of(request)
     caller = _local(context) if context.local else await _by_token(context, presented(context))
     context.actor = caller.actor
     return caller

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import Response as StarletteResponse
 from starlette.types import ASGIApp
 
 from tminus.api.errors import answer
@@ -45,15 +45,16 @@ class Cors(CORSMiddleware):
     def is_allowed_origin(self, origin: str) -> bool:
         return origin_allowed(origin, self._services.settings)
 
-    def preflight_response(self, request_headers: Headers) -> Response:
+    def preflight_response(self, request_headers: Headers) -> StarletteResponse:
         told = super().preflight_response(request_headers)
         if told.status_code == 200:
             return told
         causes = bytes(told.body).decode().removeprefix("Disallowed CORS ").split(", ")
         refusal = answer(errors.InvalidRequest([_DISALLOWED[cause] for cause in causes]))
-        for name, value in told.headers.items():
-            refusal.headers.setdefault(name, value)
-        return refusal
+        told.status_code, told.body = refusal.status_code, refusal.body
+        told.headers["Content-Length"] = str(len(refusal.body))
+        told.headers["Content-Type"] = "application/json"
+        return told
 
 
 def origin_allowed(origin: str, settings: Settings) -> bool:

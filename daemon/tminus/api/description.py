@@ -4,27 +4,27 @@ Both are made once and answered as bytes, with an entity tag: neither changes wh
 in the description, which a reload may change.
 """
 
+import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
-from starlette.responses import Response
 
-from tminus.api.assets import Assets
+from tminus import __version__
+from tminus.api.assets import swagger_ui
 from tminus.api.examples import EXAMPLES
 from tminus.api.fields import FIELDS, PARAMETERS
 from tminus.api.fixed import Fixed
 from tminus.api.links import add_links
 from tminus.api.middleware import DESCRIPTION, PAGE
-
-_ASSETS = f"{PAGE}/assets"
+from tminus.api.openapi import document
+from tminus.api.request_context import RequestContext
+from tminus.api.routing import Answer, Route, Router
+from tminus.domain.errors import UnknownPath
 
 _SECURITY = {
     "session": {
@@ -55,6 +55,13 @@ every other answer has the form *Error*, and programs decide by its `refcode`. S
 `POST`, so that a repeated one makes nothing twice.
 """
 
+_INFO = {
+    "title": "tminus",
+    "summary": "Remote-support and meeting sessions: scheduled, opened on time, closed.",
+    "description": _BEGINNING,
+    "version": __version__,
+}
+
 _TAGS = [
     {"name": "sessions", "description": "Create, schedule, move and close sessions; report who joins and leaves"},
     {"name": "events", "description": "What happened to all sessions, to ask for or to listen to"},
@@ -66,57 +73,75 @@ _TAGS = [
 ]
 
 
-def add_description(api: FastAPI, public_url: Callable[[], str | None]) -> None:
-    """Adds the description, and the page, to an application whose routes are complete.
+_PAGE = """\
+<!DOCTYPE html>
+<html>
+<head>
+<meta name="viewport" content="width=device-width, initial-scale=1.0">
+<link type="text/css" rel="stylesheet" href="docs/assets/swagger-ui.css">
+<link rel="shortcut icon" href="docs/assets/favicon-32x32.png">
+<title>tminus</title>
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  layout: "BaseLayout",
+  deepLinking: true,
+  showExtensions: true,
+  showCommonExtensions: true,
+  presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset]
+})
+</script>
+</body>
+</html>
+"""
+"""Its links are relative to the page: a proxy may have taken a path away that stands before all of them."""
+
+
+def description_routes(routes: Sequence[Route], public_url: Callable[[], str | None]) -> Sequence[Route]:
+    """Return the routes of the description of other routes, and of the page that shows it.
 
     `public_url` gives the address in force at which the world reaches the API; None if there is none.
     """
-    described: dict[str | None, tuple[dict[str, Any], Fixed]] = {}
+    router = Router("", "description")
+    described: dict[str | None, Fixed] = {}
     making = Lock()
 
-    def describe() -> tuple[dict[str, Any], Fixed]:
+    def describe() -> Fixed:
         url = public_url()
-        if url not in described:
-            described.clear()  # at most one, however often a reload changes the address
-            schema = _truthful(
-                get_openapi(
-                    title=api.title,
-                    version=api.version,
-                    summary=api.summary,
-                    description=_BEGINNING,
-                    tags=_TAGS,
-                    routes=api.routes,
-                    servers=[{"url": url}] if url else None,
-                )
-            )
-            described[url] = schema, Fixed(orjson.dumps(schema), "application/json")
-        return described[url]
-
-    api.openapi = lambda: describe()[0]  # type: ignore[method-assign]  # the documented way to change the description
-
-    # Relative to the page: a proxy may have taken a path away that stands before all of them.
-    html = get_swagger_ui_html(
-        openapi_url=DESCRIPTION.removeprefix("/"),
-        title="tminus",
-        swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js".removeprefix("/"),
-        swagger_css_url=f"{_ASSETS}/swagger-ui.css".removeprefix("/"),
-        swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png".removeprefix("/"),
-    )
-    content = bytes(html.body)
-    page = Fixed(content, "text/html", **{"Content-Security-Policy": _policy(content.decode())})
-
-    @api.get(PAGE, include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        return page.answer(request)
-
-    @api.get(DESCRIPTION, include_in_schema=False)
-    def openapi(request: Request) -> Response:
-        # In a thread: making it takes some tenths of a second, which no other request should wait for.
         with making:
-            return describe()[1].answer(request)
+            if url not in described:
+                described.clear()  # at most one, however often a reload changes the address
+                servers = {"servers": [{"url": url}]} if url else {}
+                schema = _truthful(document(routes, info=_INFO, tags=_TAGS, **servers))
+                described[url] = Fixed(orjson.dumps(schema), "application/json")
+            return described[url]
 
+    policy = (b"content-security-policy", _policy(_PAGE).encode())
+    page = Fixed(_PAGE.encode(), "text/html; charset=utf-8", [policy])
     # The page's scripts come from here: a browser behind a firewall shows it as well.
-    api.mount(_ASSETS, Assets("fastapi_swagger", "resources"))
+    assets = swagger_ui()
+
+    @router.get(PAGE, described=False)
+    async def docs(context: RequestContext) -> Answer:
+        return page.answer(context)
+
+    @router.get(DESCRIPTION, described=False)
+    async def openapi(context: RequestContext) -> Answer:
+        # In a thread: making it takes some tenths of a second, which no other request should wait for.
+        return (await asyncio.to_thread(describe)).answer(context)
+
+    @router.get(f"{PAGE}/assets/{{name:path}}", described=False)
+    async def asset(context: RequestContext, name: str) -> Answer:
+        if name not in assets:
+            raise UnknownPath
+        return assets[name].answer(context)
+
+    return router.routes
 
 
 def _policy(page: str) -> str:
@@ -138,18 +163,15 @@ def _policy(page: str) -> str:
 
 
 def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
-    """The framework's description, without the 422 that we never answer, with our security, and with links."""
+    """A document with our descriptions of fields, examples, security, and links."""
     for path in schema["paths"].values():
         for call in path.values():
-            call["responses"].pop("422", None)
             for parameter in call.get("parameters", []):
                 parameter.setdefault("description", PARAMETERS.get(parameter["name"], ""))
             if "401" in call["responses"] and "public" not in call["tags"]:
                 call["security"] = [{name: []} for name in _SECURITY]
     add_links(schema["paths"])
     components = schema["components"]
-    for unused in ("HTTPValidationError", "ValidationError"):
-        components["schemas"].pop(unused, None)
     for name, described in components["schemas"].items():
         for field, member in described.get("properties", {}).items():
             member.setdefault("description", FIELDS.get(name, {}).get(field, ""))

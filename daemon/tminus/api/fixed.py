@@ -2,23 +2,23 @@
 
 import hashlib
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from tminus.api.conditions import unchanged
+from tminus.api.request_context import RequestContext
+from tminus.api.response import Headers, Response
 
 
 class Fixed:
     """An answer that is always the same."""
 
-    def __init__(self, content: bytes, media_type: str, **headers: str) -> None:
+    def __init__(self, content: bytes, media_type: str, headers: Headers | None = None) -> None:
         self._content = content
         self._media_type = media_type
         self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        self._headers = {"ETag": self._tag, **headers}
+        self._headers = [(b"etag", self._tag.encode()), *(headers or ())]
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, context: RequestContext) -> Response:
         """Return the answer, or 304 to a client that has it."""
-        if unchanged(request.headers.get("if-none-match"), self._tag):
+        sent = context.header(b"if-none-match") if b"if-none-match" in context.headers else None
+        if unchanged(sent, self._tag):
             return Response(status_code=304, headers=self._headers)
-        return Response(self._content, headers=self._headers, media_type=self._media_type)
+        return Response(self._content, self._media_type, headers=self._headers)

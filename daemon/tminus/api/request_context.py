@@ -1,10 +1,9 @@
 """A request as it came in: what the rim has found out before any route sees it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fastapi import Request
 from starlette.types import Scope
 
 from tminus.api.services import Services
@@ -25,6 +24,14 @@ class RequestContext:
     remote_ip: str
     headers: dict[bytes, bytes]
     """By name in lower case; of a header that was sent twice, the first."""
+    scope: Scope = field(default_factory=dict)
+    """The request as ASGI has it."""
+    query_string: bytes = b""
+    """Without parameters that have no value."""
+    path_params: dict[str, str] = field(default_factory=dict)
+    """The values of the parameters in its path, once its route is known."""
+    route: str = "(none)"
+    """The template of its path: the path itself may hold a PIN."""
     head: bool = False
     """Whether only the head of the answer is wanted."""
     body: bytes = b""
@@ -66,6 +73,6 @@ def put(scope: Scope, context: RequestContext) -> None:
     scope[_KEY] = context
 
 
-def context_of(request: Request) -> RequestContext:
-    context: RequestContext = request.scope[_KEY]
+def context_of(scope: Scope) -> RequestContext:
+    context: RequestContext = scope[_KEY]
     return context

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Any, Self, TypeVar
 
 import orjson
-from fastapi import Header, Query
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
+from tminus.api.parameters import Header
 from tminus.domain import timestamps
 from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
 
@@ -226,8 +226,9 @@ class TokenSignIn(Request):
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(
-        alias="Idempotency-Key", min_length=1, max_length=255, pattern="^[ -~]+$",
+    Header("Idempotency-Key"),
+    Field(
+        min_length=1, max_length=255, pattern="^[ -~]+$",
         description="Repeating a request with the same key answers with what the first one made",
     ),
 ]  # fmt: skip
@@ -235,13 +236,14 @@ IdempotencyKey = Annotated[
 IfMatchHeader = Annotated[
     str | None,
     WithJsonSchema({"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'}),
-    Header(alias="If-Match", description='The versions that the caller has seen, such as "3"; `*`: any'),
+    Header("If-Match"),
+    Field(description='The versions that the caller has seen, such as "3"; `*`: any'),
 ]
 
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="Rows of one page, which ends early at 2 MiB")]
-Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="Rows to leave out first")]
-After = Annotated[int, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="Rows of one page, which ends early at 2 MiB")]
+Offset = Annotated[int, Field(ge=0, le=2**31 - 1, description="Rows to leave out first")]
+After = Annotated[int, Field(ge=0, le=2**63 - 1, description="The `next` of the page before")]
 
 
 def _place(text: object) -> int | None:
@@ -258,19 +260,19 @@ Place = Annotated[
     int | None,
     BeforeValidator(_place),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, {"const": "now"}]}),
-    Query(description="The `next` of the page before; `now` for what is still to come"),
+    Field(description="The `next` of the page before; `now` for what is still to come"),
 ]
 EventTypes = Annotated[
     list[EventPattern] | None,
-    Query(description="May be repeated; `session.*` means all of that kind"),
+    Field(description="May be repeated; `session.*` means all of that kind"),
 ]
 Search = Annotated[
     str | None,
-    Query(
+    Field(
         min_length=1,
         max_length=255,
         description="Only sessions whose label or record holds this, in upper or lower case. 5,000 sessions of the "
         "list are looked at; `next` of the answer is the `offset` to go on from, null at the end",
     ),
 ]
-Statuses = Annotated[list[Status], Query(description="May be repeated; without it: all but `closed`")]
+Statuses = Annotated[list[Status], Field(description="May be repeated; without it: all but `closed`")]

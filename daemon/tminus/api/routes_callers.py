@@ -2,27 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, presented, services_of, sign_in, sign_out
-from tminus.api.json import Json
-from tminus.api.request_context import context_of
+from tminus.api.authentication import CurrentCaller, presented, sign_in, sign_out
+from tminus.api.refusals import PUBLIC_REFUSALS, refusals
+from tminus.api.request_context import RequestContext
 from tminus.api.requests import TokenSignIn
-from tminus.api.responses import PUBLIC_REFUSALS, refusals
-from tminus.api.routing import StrictRoute
+from tminus.api.response import Json
+from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
 from tminus.domain.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType
 from tminus.domain.types import Caller
 
-router = APIRouter(prefix="/v3", tags=["callers"], route_class=StrictRoute)
-public = APIRouter(prefix="/v3", tags=["public"], route_class=StrictRoute)
+router = Router("/v3", "callers")
+public = Router("/v3", "public")
 
-OrganizationId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+OrganizationId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-def _me(services: Services, caller: Caller, secret: str) -> Response:
+def _me(services: Services, caller: Caller, secret: str) -> Answer:
     agent = services.agents.get(caller.agent_id)
     return Json(answers.me(caller, secret, services.settings, agent.email if agent else "", clock.now()))
 
@@ -30,23 +30,23 @@ def _me(services: Services, caller: Caller, secret: str) -> Response:
 @public.post(
     "/auth/{provider}/authWithToken",
     summary="Turn a token into an agent session of one hour",
-    response_model=schemas.Me,
-    responses=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
+    answers=schemas.Me,
+    refusals=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
 )
-async def auth_with_token(request: Request, provider: str, body: TokenSignIn) -> Response:
-    caller, secret = await sign_in(context_of(request), body.session_token)
-    return _me(services_of(request), caller, secret)
+async def auth_with_token(context: RequestContext, provider: str, body: TokenSignIn) -> Answer:
+    caller, secret = await sign_in(context, body.session_token)
+    return _me(context.services, caller, secret)
 
 
-@router.get("/auth/signout", summary="End the agent session", response_model=schemas.Success, responses=refusals())
-async def signout(request: Request, caller: CurrentCaller) -> Response:
-    await sign_out(context_of(request), caller)
+@router.get("/auth/signout", summary="End the agent session", answers=schemas.Success, refusals=refusals())
+async def signout(context: RequestContext, caller: CurrentCaller) -> Answer:
+    await sign_out(context, caller)
     return Json({"success": True})
 
 
-@router.get("/me", summary="Who the caller is", response_model=schemas.Me, responses=refusals())
-async def get_me(request: Request, caller: CurrentCaller) -> Response:
-    return _me(services_of(request), caller, presented(context_of(request)))
+@router.get("/me", summary="Who the caller is", answers=schemas.Me, refusals=refusals())
+async def get_me(context: RequestContext, caller: CurrentCaller) -> Answer:
+    return _me(context.services, caller, presented(context))
 
 
 def _check_organization(services: Services, organization_id: int) -> None:
@@ -57,11 +57,13 @@ def _check_organization(services: Services, organization_id: int) -> None:
 @router.get(
     "/organization/{organization_id}/remotewidgetconfig",
     summary="The URLs from which clients build links",
-    response_model=schemas.EndpointConfig,
-    responses=refusals(UnknownOrganization),
+    answers=schemas.EndpointConfig,
+    refusals=refusals(UnknownOrganization),
 )
-async def remote_widget_config(request: Request, caller: CurrentCaller, organization_id: OrganizationId) -> Response:
-    services = services_of(request)
+async def remote_widget_config(
+    context: RequestContext, caller: CurrentCaller, organization_id: OrganizationId
+) -> Answer:
+    services = context.services
     _check_organization(services, organization_id)
     return Json(answers.widget_config(services.settings))
 
@@ -69,10 +71,12 @@ async def remote_widget_config(request: Request, caller: CurrentCaller, organiza
 @router.get(
     "/organization/{organization_id}/cobrowsedeployments",
     summary="Where cobrowse sessions are joined",
-    response_model=list[schemas.CobrowseDeployment],
-    responses=refusals(UnknownOrganization),
+    answers=list[schemas.CobrowseDeployment],
+    refusals=refusals(UnknownOrganization),
 )
-async def cobrowse_deployments(request: Request, caller: CurrentCaller, organization_id: OrganizationId) -> Response:
-    services = services_of(request)
+async def cobrowse_deployments(
+    context: RequestContext, caller: CurrentCaller, organization_id: OrganizationId
+) -> Answer:
+    services = context.services
     _check_organization(services, organization_id)
     return Json(answers.cobrowse_deployments(services.settings, services.started_at, services.applied_at))

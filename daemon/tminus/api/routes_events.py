@@ -5,24 +5,26 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, identify, services_of
+from tminus.api.authentication import CurrentCaller, identify
 from tminus.api.held import Waiting
-from tminus.api.json import Json
-from tminus.api.request_context import context_of
+from tminus.api.parameters import Header
+from tminus.api.refusals import refusals
+from tminus.api.request_context import RequestContext
 from tminus.api.requests import EventTypes, Limit, Place
-from tminus.api.responses import refusals
+from tminus.api.response import Json
+from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
 from tminus.domain.errors import Forbidden, RequestError
 from tminus.domain.types import Caller, event_types
 from tminus.sessions import queries
 from tminus.storage import PAGE_BYTES, EventFilter, Page, View
 
-router = APIRouter(prefix="/v3", tags=["events"])
+router = Router("/v3", "events")
 
 KEEP_ALIVE = 15.0
 """Seconds after which a silent stream says that it is still there: what lies between would close it."""
@@ -30,43 +32,43 @@ KEEP_ALIVE = 15.0
 STREAM_BYTES = 256 * 1024
 """What a stream reads at a time: it holds that until its client has taken it, and there may be thousands."""
 
-Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to hold the request until there is an event")]
-LastEventId = Annotated[str, Header(alias="Last-Event-ID", description="Where a stream was cut off")]
+Wait = Annotated[float, Field(ge=0, le=60, description="Seconds to hold the request until there is an event")]
+LastEventId = Annotated[str, Header("Last-Event-ID"), Field(description="Where a stream was cut off")]
 
 
 @router.get(
     "/events",
     summary="What happened to all sessions, oldest first; as a stream with Accept: text/event-stream",
-    response_model=schemas.History,
-    responses=refusals(Forbidden),
+    answers=schemas.History,
+    refusals=refusals(Forbidden),
 )
 async def feed(
-    request: Request,
+    context: RequestContext,
     caller: CurrentCaller,
     after: Place = 0,
     limit: Limit = 100,
     type: EventTypes = None,
     wait: Wait = 0,
     last_event_id: LastEventId = "",
-) -> Response:
-    services, head = services_of(request), context_of(request).head
+) -> Answer:
+    services, head = context.services, context.head
     only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
-    if "text/event-stream" in request.headers.get("accept", ""):
+    if "text/event-stream" in context.header(b"accept"):
         # Refuses while there is still an answer.
         events, since = await _look(services, caller, since, limit, only, STREAM_BYTES)
         # The head of a stream is all that HEAD asks for, and a stream without anybody to read it would never end.
-        stream = _nothing() if head else _stream(request, events, since, limit, only)
+        stream = _nothing() if head else _stream(context, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
     ring = services.notifier.next_ring()
     events, since = await _look(services, caller, since, limit, only)
     if not events and wait:
-        with _place(request) as place:
+        with _place(context) as place:
             while not (events or place.over or services.draining) and (left := until - clock.monotonic()) > 0:
                 await place.wait(ring, left)
                 ring = services.notifier.next_ring()
-                events, since = await _look_again(request, since, limit, only)
+                events, since = await _look_again(context, since, limit, only)
     return Json(answers.history([event.json for event in events], since))
 
 
@@ -78,11 +80,10 @@ class _Sent(NamedTuple):
     json: bytes
 
 
-def _place(request: Request) -> AbstractContextManager[Waiting]:
+def _place(context: RequestContext) -> AbstractContextManager[Waiting]:
     """The request as one of those that wait, for as long as it does."""
-    context = context_of(request)
     services = context.services
-    return services.held.place(request.scope, context.actor, context.remote_ip, services.settings.limits)
+    return services.held.place(context.scope, context.actor, context.remote_ip, services.settings.limits)
 
 
 async def _look(
@@ -109,12 +110,12 @@ async def _look(
 
 
 async def _look_again(
-    request: Request, since: int, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
+    context: RequestContext, since: int, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
     """The same for one of the many whom an event wakes; its token may have been revoked meanwhile."""
-    services = services_of(request)
+    services = context.services
     async with services.woken:
-        return await _look(services, await identify(request), since, limit, only, at_most)
+        return await _look(services, await identify(context), since, limit, only, at_most)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -122,13 +123,13 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 
 async def _stream(
-    request: Request, events: list[_Sent], since: int, limit: int, only: EventFilter
+    context: RequestContext, events: list[_Sent], since: int, limit: int, only: EventFilter
 ) -> AsyncIterator[bytes]:
     """Server-sent events until the client goes, its token is revoked, it gives way, the daemon stops or the database
     fails: clients come back by themselves, and say where they were.
     """
-    services = services_of(request)
-    with _place(request) as place:
+    services = context.services
+    with _place(context) as place:
         # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
         yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
         while not (place.over or services.draining):
@@ -136,7 +137,7 @@ async def _stream(
                 yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), event.json)
             ring = services.notifier.next_ring()
             try:
-                events, since = await _look_again(request, since, limit, only, STREAM_BYTES)
+                events, since = await _look_again(context, since, limit, only, STREAM_BYTES)
             except RequestError:
                 return
             if not events and not await place.wait(ring, KEEP_ALIVE) and not place.over:

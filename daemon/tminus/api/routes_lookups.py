@@ -3,22 +3,23 @@
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, services_of
-from tminus.api.json import Json
-from tminus.api.request_context import context_of
-from tminus.api.responses import PUBLIC_REFUSALS, refusals
+from tminus.api.authentication import CurrentCaller
+from tminus.api.refusals import PUBLIC_REFUSALS, refusals
+from tminus.api.request_context import RequestContext
+from tminus.api.response import Json
+from tminus.api.routing import Answer, Router
 from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
 from tminus.domain.ids import PINS
 from tminus.logs.repeated import REPEATED
 from tminus.sessions import queries
 from tminus.storage import View
 
-router = APIRouter(prefix="/v3", tags=["look-ups"])
-public = APIRouter(prefix="/v3", tags=["public"])
+router = Router("/v3", "look-ups")
+public = Router("/v3", "public")
 
 OF_PARENT = 1000
 """Sessions of one parent object that an answer lists at the most, the newest; fewer if they are very long."""
@@ -30,31 +31,31 @@ DISCOVERED = 1000
 @router.get(
     "/crmlookup/{key:path}",
     summary="The open sessions of a parent object",
-    response_model=list[schemas.Session],
-    responses=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
+    answers=list[schemas.Session],
+    refusals=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
 )
-async def crm_lookup(request: Request, caller: CurrentCaller, key: str) -> Response:
+async def crm_lookup(context: RequestContext, caller: CurrentCaller, key: str) -> Answer:
     now = clock.now()
 
     def look(view: View) -> bytes:
         found = queries.of_parent(view, caller, key, OF_PARENT)
         return orjson.dumps([answers.session(session, caller, now) for session in found])
 
-    return Json(await services_of(request).search(caller, look))
+    return Json(await context.services.search(caller, look))
 
 
 @router.get(
     "/discovery",
     summary="Which of these sessions are active, and where",
-    response_model=dict[str, schemas.Discovered],
-    responses=refusals(),
+    answers=dict[str, schemas.Discovered],
+    refusals=refusals(),
 )
 async def discovery(
-    request: Request,
+    context: RequestContext,
     caller: CurrentCaller,
-    ids: Annotated[str, Query(description="Session ids, separated by commas")] = "",
-) -> Response:
-    services = services_of(request)
+    ids: Annotated[str, Field(description="Session ids, separated by commas")] = "",
+) -> Answer:
+    services = context.services
     wanted = [part.strip() for part in ids.split(",") if part.strip()][:DISCOVERED]
     found = await services.query(lambda view: queries.active_among(view, caller, wanted))
     now = clock.now()
@@ -66,11 +67,10 @@ async def discovery(
 @public.get(
     "/support/{pin}/meta",
     summary="What a joining client may know of a session, by its PIN",
-    response_model=schemas.PinMeta,
-    responses=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
+    answers=schemas.PinMeta,
+    refusals=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
 )
-async def pin_meta(request: Request, pin: str) -> Response:
-    context = context_of(request)
+async def pin_meta(context: RequestContext, pin: str) -> Answer:
     services, address = context.services, context.remote_ip
     wait = services.pin_lookups.exhausted(address)
     if wait is not None:

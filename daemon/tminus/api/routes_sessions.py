@@ -1,16 +1,14 @@
 """Sessions: make, list, show, move, close; and what rooms report."""
 
 from functools import partial
-from typing import Annotated, Literal
-
-from fastapi import APIRouter, Query, Request, Response
+from typing import Literal
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, services_of
+from tminus.api.authentication import CurrentCaller
 from tminus.api.conditions import versions
-from tminus.api.json import Json
-from tminus.api.request_context import context_of
+from tminus.api.refusals import refusals
+from tminus.api.request_context import RequestContext
 from tminus.api.requests import (  # fmt: skip
     Admission,
     After,
@@ -25,8 +23,8 @@ from tminus.api.requests import (  # fmt: skip
     Search,
     Statuses,
 )
-from tminus.api.responses import refusals
-from tminus.api.routing import StrictRoute
+from tminus.api.response import Json
+from tminus.api.routing import Answer, Router
 from tminus.domain.errors import (  # fmt: skip
     BadStartTime,
     Forbidden,
@@ -47,33 +45,34 @@ from tminus.sessions import commands, participants, queries
 from tminus.sessions.idempotency import retry_key
 from tminus.storage import SessionFilter, View
 
-router = APIRouter(prefix="/v3", tags=["sessions"], route_class=StrictRoute)
+router = Router("/v3", "sessions")
 
 ORDERS = {"createdAt": "created_at", "updatedAt": "updated_at", "startTime": "start_time", "expiresAt": "expires_at"}
 
+_REPLAYED = (b"idempotency-replayed", b"true")
 
-def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Response:
-    headers = {"ETag": f'"{session.version}"'}
+
+def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Answer:
+    headers = [(b"etag", b'"%d"' % session.version)]
     if replayed:
-        headers["Idempotency-Replayed"] = "true"
+        headers.append(_REPLAYED)
     return Json(answers.session(session, caller, clock.now()), headers=headers)
 
 
 @router.post(
     "/supportsessions",
     summary="Create a session, or schedule one with startTime",
-    response_model=schemas.Session,
-    responses=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
+    answers=schemas.Session,
+    refusals=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
 )
 async def create_session(
-    request: Request, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
-) -> Response:
-    services, order = services_of(request), body.order()
+    context: RequestContext, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
+) -> Answer:
+    services, order = context.services, body.order()
     retry = None
     if idempotency_key is not None:
         retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
-    context = context_of(request)
     context.order = order
     made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, retry))
     context.session_id, context.replayed = made.session.id, made.replayed
@@ -83,23 +82,23 @@ async def create_session(
 @router.get(
     "/supportsessions",
     summary="List sessions",
-    response_model=schemas.SessionList,
-    responses=refusals(Forbidden),
+    answers=schemas.SessionList,
+    refusals=refusals(Forbidden),
 )
 async def list_sessions(
-    request: Request,
+    context: RequestContext,
     caller: CurrentCaller,
     limit: Limit = 20,
     offset: Offset = 0,
     orderby: Literal["createdAt", "updatedAt", "startTime", "expiresAt"] = "createdAt",
     orderdir: Literal["ASC", "DESC"] = "DESC",
-    status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - FastAPI copies it
+    status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - nobody changes it
     type: SessionType | None = None,
     scope: Literal["mine", "all"] = "mine",
-    startFrom: Annotated[Instant | None, Query()] = None,
-    startTo: Annotated[Instant | None, Query()] = None,
+    startFrom: Instant | None = None,
+    startTo: Instant | None = None,
     search: Search = None,
-) -> Response:
+) -> Answer:
     wanted = SessionFilter(
         agent_id=caller.agent_id if scope == "mine" else None,
         statuses=status,
@@ -120,33 +119,33 @@ async def list_sessions(
         count, found = queries.listing(view, caller, wanted)
         return answers.listed(count, found, caller, now)
 
-    return Json(await services_of(request).search(caller, look))
+    return Json(await context.services.search(caller, look))
 
 
 @router.get(
     "/supportsession/{session_id}",
     summary="One session",
-    response_model=schemas.Session,
-    responses=refusals(Forbidden, UnknownSession),
+    answers=schemas.Session,
+    refusals=refusals(Forbidden, UnknownSession),
 )
-async def get_session(request: Request, caller: CurrentCaller, session_id: str) -> Response:
-    session = await services_of(request).query(lambda view: queries.show(view, caller, session_id))
+async def get_session(context: RequestContext, caller: CurrentCaller, session_id: str) -> Answer:
+    session = await context.services.query(lambda view: queries.show(view, caller, session_id))
     return _answer(session, caller)
 
 
 @router.put(
     "/supportsession/{session_id}",
     summary="Reschedule a scheduled session",
-    response_model=schemas.Session,
-    responses=refusals(
+    answers=schemas.Session,
+    refusals=refusals(
         Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree, UnsupportedMediaType
     ),
 )
 async def reschedule_session(
-    request: Request, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
-) -> Response:
-    services, seen = services_of(request), versions(if_match)
-    session = await context_of(request).write(
+    context: RequestContext, caller: CurrentCaller, session_id: str, body: NewStart, if_match: IfMatchHeader = None
+) -> Answer:
+    services, seen = context.services, versions(if_match)
+    session = await context.write(
         lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
     )
     return _answer(session, caller)
@@ -155,27 +154,27 @@ async def reschedule_session(
 @router.delete(
     "/supportsession/{session_id}",
     summary="Close a session",
-    response_model=schemas.Success,
-    responses=refusals(Forbidden, UnknownSession, StaleVersion),
+    answers=schemas.Success,
+    refusals=refusals(Forbidden, UnknownSession, StaleVersion),
 )
 async def close_session(
-    request: Request, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
-) -> Response:
+    context: RequestContext, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
+) -> Answer:
     seen = versions(if_match)
-    await context_of(request).write(lambda tx: commands.close(tx, caller, session_id, seen))
+    await context.write(lambda tx: commands.close(tx, caller, session_id, seen))
     return Json({"success": True})
 
 
 @router.get(
     "/supportsession/{session_id}/events",
     summary="What happened to a session, oldest first",
-    response_model=schemas.History,
-    responses=refusals(Forbidden, UnknownSession),
+    answers=schemas.History,
+    refusals=refusals(Forbidden, UnknownSession),
 )
 async def session_events(
-    request: Request, caller: CurrentCaller, session_id: str, after: After = 0, limit: Limit = 100
-) -> Response:
-    services = services_of(request)
+    context: RequestContext, caller: CurrentCaller, session_id: str, after: After = 0, limit: Limit = 100
+) -> Answer:
+    services = context.services
     name, names = services.store.database_id, services.actor_names
 
     def look(view: View) -> bytes:
@@ -188,19 +187,19 @@ async def session_events(
 @router.post(
     "/supportsession/{session_id}/participants",
     summary="A room reports that somebody joined, or knocked",
-    response_model=schemas.Joined,
-    responses=refusals(
+    answers=schemas.Joined,
+    refusals=refusals(
         Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, TooManyParticipants, UnsupportedMediaType
     ),
 )
 async def join_session(
-    request: Request,
+    context: RequestContext,
     caller: CurrentCaller,
     session_id: str,
     body: NewParticipant,
     idempotency_key: IdempotencyKey = None,
-) -> Response:
-    services = services_of(request)
+) -> Answer:
+    services = context.services
     retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
     arrive = partial(
         participants.arrive,
@@ -212,17 +211,16 @@ async def join_session(
         name=body.name,
         retry=retry,
     )
-    made = await context_of(request).write(arrive)
-    context_of(request).replayed = made.replayed
-    headers = {"Idempotency-Replayed": "true"} if made.replayed else {}
-    return Json({"participantId": made.participant_id}, headers=headers)
+    made = await context.write(arrive)
+    context.replayed = made.replayed
+    return Json({"participantId": made.participant_id}, headers=[_REPLAYED] if made.replayed else [])
 
 
 @router.put(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody who knocked was let in, or was not",
-    response_model=schemas.Success,
-    responses=refusals(
+    answers=schemas.Success,
+    refusals=refusals(
         Forbidden,
         UnknownSession,
         UnknownParticipant,
@@ -233,22 +231,20 @@ async def join_session(
     ),
 )
 async def answer_knock(
-    request: Request, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
-) -> Response:
-    services, verb = services_of(request), participants.admit if body.admitted else participants.deny
-    await context_of(request).write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
+    context: RequestContext, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
+) -> Answer:
+    services, verb = context.services, participants.admit if body.admitted else participants.deny
+    await context.write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})
 
 
 @router.delete(
     "/supportsession/{session_id}/participants/{participant_id}",
     summary="A room reports that somebody left",
-    response_model=schemas.Success,
-    responses=refusals(Forbidden, UnknownSession, UnknownParticipant),
+    answers=schemas.Success,
+    refusals=refusals(Forbidden, UnknownSession, UnknownParticipant),
 )
-async def leave_session(request: Request, caller: CurrentCaller, session_id: str, participant_id: str) -> Response:
-    services = services_of(request)
-    await context_of(request).write(
-        lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id)
-    )
+async def leave_session(context: RequestContext, caller: CurrentCaller, session_id: str, participant_id: str) -> Answer:
+    services = context.services
+    await context.write(lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})

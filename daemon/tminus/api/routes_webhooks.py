@@ -2,31 +2,32 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from tminus import schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, services_of
-from tminus.api.json import Json
+from tminus.api.authentication import CurrentCaller
+from tminus.api.refusals import refusals
+from tminus.api.request_context import RequestContext
 from tminus.api.requests import Limit, ReplayOrder
-from tminus.api.responses import refusals
-from tminus.api.routing import StrictRoute
+from tminus.api.response import Json
+from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
 from tminus.domain.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
 from tminus.domain.types import Caller, Role
 from tminus.sessions.authorization import need
 
-router = APIRouter(prefix="/v3", tags=["webhooks"], route_class=StrictRoute)
+router = Router("/v3", "webhooks")
 
 REFUSALS = refusals(Forbidden, UnknownWebhook)
 
 
-def _operator(request: Request, caller: Caller) -> Services:
+def _operator(context: RequestContext, caller: Caller) -> Services:
     need(caller.has(Role.GROUP_ADMIN), "the role group_admin")
-    return services_of(request)
+    return context.services
 
 
-async def _shown(services: Services, name: str) -> Response:
+async def _shown(services: Services, name: str) -> Answer:
     found = await services.query(lambda view: services.webhooks.endpoint_status(view, name))
     return Json(answers.webhook(found))
 
@@ -34,40 +35,40 @@ async def _shown(services: Services, name: str) -> Response:
 @router.get(
     "/webhooks",
     summary="All endpoints and how far each is",
-    response_model=schemas.Webhooks,
-    responses=refusals(Forbidden),
+    answers=schemas.Webhooks,
+    refusals=refusals(Forbidden),
 )
-async def list_webhooks(request: Request, caller: CurrentCaller) -> Response:
-    services = _operator(request, caller)
+async def list_webhooks(context: RequestContext, caller: CurrentCaller) -> Answer:
+    services = _operator(context, caller)
     found = await services.search(caller, services.webhooks.endpoint_statuses)
     return Json({"webhooks": [answers.webhook(one) for one in found]})
 
 
-@router.get("/webhooks/{name}", summary="One endpoint", response_model=schemas.Webhook, responses=REFUSALS)
-async def get_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
-    return await _shown(_operator(request, caller), name)
+@router.get("/webhooks/{name}", summary="One endpoint", answers=schemas.Webhook, refusals=REFUSALS)
+async def get_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
+    return await _shown(_operator(context, caller), name)
 
 
 @router.post(
     "/webhooks/{name}/ping",
     summary="Send a test, paused or not, and say what became of it",
-    response_model=schemas.Delivery,
-    responses=REFUSALS,
+    answers=schemas.Delivery,
+    refusals=REFUSALS,
 )
-async def ping_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
-    return Json(answers.delivery(await _operator(request, caller).webhooks.ping(name)))
+async def ping_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
+    return Json(answers.delivery(await _operator(context, caller).webhooks.ping(name)))
 
 
-@router.post("/webhooks/{name}/pause", summary="Send nothing more", response_model=schemas.Webhook, responses=REFUSALS)
-async def pause_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
-    services = _operator(request, caller)
+@router.post("/webhooks/{name}/pause", summary="Send nothing more", answers=schemas.Webhook, refusals=REFUSALS)
+async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
+    services = _operator(context, caller)
     await services.webhooks.pause(name)
     return await _shown(services, name)
 
 
-@router.post("/webhooks/{name}/resume", summary="Go on, at once", response_model=schemas.Webhook, responses=REFUSALS)
-async def resume_webhook(request: Request, caller: CurrentCaller, name: str) -> Response:
-    services = _operator(request, caller)
+@router.post("/webhooks/{name}/resume", summary="Go on, at once", answers=schemas.Webhook, refusals=REFUSALS)
+async def resume_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
+    services = _operator(context, caller)
     await services.webhooks.resume(name)
     return await _shown(services, name)
 
@@ -75,18 +76,18 @@ async def resume_webhook(request: Request, caller: CurrentCaller, name: str) -> 
 @router.get(
     "/webhooks/{name}/deliveries",
     summary="The delivery log, the newest first",
-    response_model=schemas.Deliveries,
-    responses=REFUSALS,
+    answers=schemas.Deliveries,
+    refusals=REFUSALS,
 )
 async def list_deliveries(
-    request: Request,
+    context: RequestContext,
     caller: CurrentCaller,
     name: str,
     failed: bool = False,
-    before: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="The `next` of the page before")] = None,
+    before: Annotated[int | None, Field(ge=0, le=2**63 - 1, description="The `next` of the page before")] = None,
     limit: Limit = 20,
-) -> Response:
-    services = _operator(request, caller)
+) -> Answer:
+    services = _operator(context, caller)
     found, following = await services.query(
         lambda view: services.webhooks.deliveries(view, name, failed=failed, before=before, limit=limit)
     )
@@ -96,11 +97,11 @@ async def list_deliveries(
 @router.post(
     "/webhooks/{name}/replay",
     summary="Tell again what happened, paused or not: from an event on, since a time, or to a session",
-    response_model=schemas.Replay,
-    responses=refusals(Forbidden, UnknownWebhook, UnknownSession, UnsupportedMediaType),
+    answers=schemas.Replay,
+    refusals=refusals(Forbidden, UnknownWebhook, UnknownSession, UnsupportedMediaType),
 )
-async def replay_webhook(request: Request, caller: CurrentCaller, name: str, body: ReplayOrder) -> Response:
-    services = _operator(request, caller)
+async def replay_webhook(context: RequestContext, caller: CurrentCaller, name: str, body: ReplayOrder) -> Answer:
+    services = _operator(context, caller)
     queued = await services.webhooks.replay(name, from_seq=body.fromSeq, since=body.since, session=body.session)
     shown: schemas.Replay = {
         "replay": queued.id,

@@ -1,132 +1,162 @@
-"""From a request to an endpoint and back: JSON taken to the letter, all faults told at once, and no detours."""
+"""Routes: what is declared of a call once, for whoever serves it and for the description."""
 
-import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fastapi._compat import ModelField
-from fastapi.routing import APIRoute
-from starlette.convertors import StringConvertor
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import ValidationError
+from starlette.types import ASGIApp
 
 from tminus.api import bodies
-from tminus.api.errors import invalid, on_request_error
-from tminus.api.request_context import RequestContext, context_of
-from tminus.domain.errors import MAX_FIELD_ERRORS, RequestError
+from tminus.api.errors import invalid
+from tminus.api.parameters import Body, Problem, Signature, located, query_problems, signature
+from tminus.api.request_context import RequestContext
+from tminus.domain.errors import MAX_FIELD_ERRORS
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class StrictRoute(APIRoute):
-    """A route whose endpoint takes at most a caller, parts of the path, headers and a JSON body; no query.
-
-    It is declared, described and checked as FastAPI has it, and served by a `Shortcut`.
-    """
-
-    direct: Handler | None = None
-    """Asks the endpoint; None where FastAPI has to. Raises `RequestError`."""
-
-    def get_route_handler(self) -> Handler:
-        endpoint, wanted = self.endpoint, self.dependant
-        if wanted.query_params or not inspect.iscoroutinefunction(endpoint):
-            assert not wanted.body_params, "FastAPI reads JSON less strictly"
-            return super().get_route_handler()
-        dependencies = [(dependency.name or "", dependency.call) for dependency in wanted.dependencies]
-        path = [(field, field.alias) for field in wanted.path_params]
-        headers = [(field, field.alias.lower().encode()) for field in wanted.header_params]
-        left_out = {field.name: field.get_default() for field, _ in headers}
-        body = wanted.body_params[0] if wanted.body_params else None
-
-        async def direct(request: Request) -> Response:
-            context = context_of(request)
-            arguments: dict[str, Any] = {"request": request, **left_out}
-            for name, call in dependencies:
-                arguments[name] = await call(request)  # type: ignore[misc]  # ours: they take the request, no more
-            faults = []
-            for field, name in path:
-                arguments[field.name], found = field.validate(request.path_params[name], loc=("path", name))
-                faults += found
-            for field, header in headers:
-                if header in context.headers:
-                    arguments[field.name], found = field.validate(context.header(header), loc=("header", field.alias))
-                    faults += found
-            if body is not None:
-                arguments[body.name], found = _validated(body, context)
-                faults += found
-            if faults:
-                raise invalid(faults)
-            answering = endpoint(**arguments)
-            del arguments  # or what a body becomes, twenty times its size, would be held until all is written
-            answer: Response = await answering
-            return answer
-
-        self.direct = direct
-        return direct
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
-class Shortcut:
-    """ASGI: serves the strict routes by itself, and leaves everything else, and what pages in browsers ask, to FastAPI
-    with CORS around it.
+Answer = ASGIApp
+"""What an endpoint returns: an ASGI application that sends the response."""
 
-    FastAPI's own way to an endpoint is made for every case there is; it took a third of the event loop's time for a new
-    session.
-    """
+Endpoint = Callable[..., Awaitable[Answer]]
 
-    def __init__(self, api: ASGIApp, routes: Iterable[BaseRoute]) -> None:
-        self._api = api
-        self._plain: dict[tuple[str, str], StrictRoute] = {}
-        """By method and path."""
-        self._patterns: dict[str, list[tuple[re.Pattern[str], StrictRoute]]] = {}
-        """By method, those that have parameters in their path."""
+
+@dataclass(frozen=True)
+class Route:
+    """A call: method, path, endpoint, and what the description says of it."""
+
+    method: str
+    path: str
+    """A template, whose parameters end at a slash unless they are written `{name:path}`."""
+    template: str
+    """The same as the description, log lines and metrics have it: each parameter as `{name}`."""
+    endpoint: Endpoint
+    signature: Signature
+    summary: str
+    tag: str
+    answers: Any
+    """The type of the body of a success; None: it is text."""
+    refusals: Mapping[int, Mapping[str, Any]]
+    described: bool
+
+    async def respond(self, context: RequestContext) -> Answer:
+        """Validate a request and have the endpoint answer it. Raises `RequestError`."""
+        takes = self.signature
+        arguments: dict[str, Any] = {} if takes.context is None else {takes.context: context}
+        for name, call in takes.depends:
+            arguments[name] = await call(context)
+        problems: list[Problem] = []
+        for parameter in takes.path:
+            problems += parameter.read(context.path_params[parameter.name], arguments)
+        if takes.query:
+            problems += query_problems(takes.query, context.query_string, arguments)
+        for parameter, header in takes.headers:
+            if header in context.headers:
+                problems += parameter.read(context.header(header), arguments)
+            else:
+                problems += parameter.missing
+        if takes.body is not None:
+            arguments[takes.body.argument], found = _validated(takes.body, context)
+            problems += found
+        if problems:
+            raise invalid(problems)
+        answering = self.endpoint(**arguments)
+        del arguments  # or what a body becomes, twenty times its size, would be held until all is written
+        return await answering
+
+
+class Router:
+    """Declares routes that share the beginning of their path and a tag: one decorator a method."""
+
+    def __init__(self, prefix: str, tag: str) -> None:
+        self.routes: list[Route] = []
+        self._prefix = prefix
+        self._tag = tag
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        *,
+        summary: str = "",
+        answers: Any = None,
+        refusals: Mapping[int, Mapping[str, Any]] | None = None,
+        described: bool = True,
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Declare a call; the endpoint's annotations say what it takes."""
+
+        def declare(endpoint: Endpoint) -> Endpoint:
+            whole = self._prefix + path
+            takes = signature(endpoint, [name for name, _ in _PARAMETER.findall(whole)])
+            template = _PARAMETER.sub(r"{\1}", whole)
+            self.routes.append(
+                Route(method, whole, template, endpoint, takes, summary, self._tag, answers, refusals or {}, described)
+            )
+            return endpoint
+
+        return declare
+
+    def get(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("GET", path, **told)
+
+    def post(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("POST", path, **told)
+
+    def put(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("PUT", path, **told)
+
+    def delete(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("DELETE", path, **told)
+
+
+class Table:
+    """All routes, by path and method."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._plain: dict[str, dict[str, Route]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
+        """Those that have parameters in their path."""
+        by_template: dict[str, dict[str, Route]] = {}
         for route in routes:
-            if isinstance(route, StrictRoute) and route.direct is not None:
-                assert all(type(one) is StringConvertor for one in route.param_convertors.values())
-                for method in route.methods or ():
-                    if route.param_convertors:
-                        self._patterns.setdefault(method, []).append((route.path_regex, route))
-                    else:
-                        self._plain[method, route.path] = route
+            if route.path not in by_template:
+                by_template[route.path] = self._plain[route.path] = {}
+                if _PARAMETER.search(route.path):
+                    self._patterns.append((_pattern(route.path), self._plain.pop(route.path)))
+            by_template[route.path][route.method] = route
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        route = self._find(scope) if b"origin" not in context_of(request).headers else None
-        if route is None or route.direct is None:
-            await self._api(scope, receive, send)
-            return
-        scope["route"] = route
-        try:
-            answer = await route.direct(request)
-        except RequestError as refusal:
-            answer = await on_request_error(request, refusal)
-        await answer(scope, receive, send)
-
-    def _find(self, scope: Scope) -> StrictRoute | None:
-        """The route of a request; what its path says is left in the scope."""
-        method, path = scope["method"], scope["path"]
-        route = self._plain.get((method, path))
-        if route is not None:
-            scope["path_params"] = {}
-            return route
-        for pattern, candidate in self._patterns.get(method, ()):
-            if matched := pattern.match(path):
-                scope["path_params"] = matched.groupdict()
-                return candidate
-        return None
+    def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
+        """Return the routes of a path by method, none if there is no such path, and the values of its parameters."""
+        plain = self._plain.get(path)
+        if plain is not None:
+            return plain, {}
+        for pattern, routes in self._patterns:
+            if matched := pattern.fullmatch(path):
+                return routes, matched.groupdict()
+        return {}, {}
 
 
-def _validated(body: ModelField, context: RequestContext) -> tuple[Any, list[Any]]:
+def _pattern(path: str) -> re.Pattern[str]:
+    parts, at = [], 0
+    for found in _PARAMETER.finditer(path):
+        parts += [re.escape(path[at : found.start()]), f"(?P<{found[1]}>{'.*' if found[2] else '[^/]+'})"]
+        at = found.end()
+    return re.compile("".join([*parts, re.escape(path[at:])]))
+
+
+def _validated(body: Body, context: RequestContext) -> tuple[Any, list[Problem]]:
     """What an endpoint takes as its body, and all that is wrong with it."""
-    sent, faults = bodies.parse(context.body, context.header(b"content-type"), context.header(b"content-encoding"))
-    if faults:
-        return None, faults
-    taken, faults = body.validate(sent, loc=("body",))
-    if not faults and b"\\u0000" in context.body:  # in JSON it is written in no other way
-        kept = type(taken).model_fields
+    sent, problems = bodies.parse(context.body, context.header(b"content-type"), context.header(b"content-encoding"))
+    if problems:
+        return None, problems
+    try:
+        taken = body.adapter.validate_python(sent)
+    except ValidationError as error:
+        return None, located(error, ("body",))
+    if b"\\u0000" in context.body:  # in JSON it is written in no other way
+        kept = body.model.model_fields
         found = bodies.nuls({name: member for name, member in sent.items() if name in kept})
-        faults = list(islice(found, MAX_FIELD_ERRORS + 1))
-    return taken, faults
+        return taken, list(islice(found, MAX_FIELD_ERRORS + 1))
+    return taken, []

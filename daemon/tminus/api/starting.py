@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api.errors import answer
-from tminus.api.json import Json
 from tminus.api.middleware import HEADERS
+from tminus.api.response import Json, Response
 from tminus.domain import errors
 
 
@@ -23,7 +22,7 @@ def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
         else:
             response = answer(errors.Starting())
         # A connection that stays would outlive this application.
-        response.raw_headers += [*HEADERS, (b"connection", b"close")]
+        response.headers += [*HEADERS, (b"connection", b"close")]
         await response(scope, receive, send)
 
     return application

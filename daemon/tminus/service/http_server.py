@@ -360,8 +360,8 @@ def _answer(refusal: RequestError) -> bytes:
     """A refusal that no application gives, whole."""
     refused = answer(refusal)
     head = b"HTTP/1.1 %d %s\r\n" % (refused.status_code, http.HTTPStatus(refused.status_code).phrase.encode())
-    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.raw_headers, *HEADERS, (b"connection", b"close")))
-    return head + headers + b"\r\n" + bytes(refused.body)
+    headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.headers, *HEADERS, (b"connection", b"close")))
+    return head + headers + b"\r\n" + refused.body
 
 
 class Server(uvicorn.Server):

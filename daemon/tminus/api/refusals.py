@@ -37,8 +37,8 @@ CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)
 
 def refusals(
     *causes: type[RequestError], of: tuple[type[RequestError], ...] = CALLER_REFUSALS
-) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: one entry a status, naming every refcode that it can carry."""
+) -> dict[int, dict[str, Any]]:
+    """Return a route's refusals as the description has them: by status, naming each refcode that it can carry."""
     by_status: dict[int, list[type[RequestError]]] = {}
     for cause in (*of, *causes):
         by_status.setdefault(status_of(cause), []).append(cause)

@@ -1,0 +1,106 @@
+"""The OpenAPI document of routes, from what each declares; shapes are described by pydantic."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+
+from tminus import schemas
+from tminus.api.parameters import Parameter
+from tminus.api.routing import Route
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def document(routes: Iterable[Route], **about: Any) -> dict[str, Any]:
+    """Return the description of all routes that are to be described. `about`: the members `info`, `servers`, `tags`."""
+    described = [route for route in routes if route.described]
+    inputs = {key: one for route in described for key, one in _shapes(route).items()}
+    found, definitions = TypeAdapter.json_schemas(
+        [(key, mode, adapter) for key, (mode, adapter) in inputs.items()], ref_template=_REFERENCE
+    )
+    shapes = {key: schema for (key, _), schema in found.items()}
+    paths: dict[str, Any] = {}
+    for route in described:
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, shapes)
+    components = {"schemas": {name: _plain(one) for name, one in sorted(definitions.get("$defs", {}).items())}}
+    return {"openapi": "3.1.0", **about, "paths": paths, "components": components}
+
+
+def _name(route: Route) -> str:
+    """The id of an operation, by which links lead to it."""
+    name = getattr(route.endpoint, "__name__", "")
+    return f"{re.sub(r'[^0-9A-Za-z_]', '_', name + route.template)}_{route.method.lower()}"
+
+
+def _shapes(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]:
+    """All that has a shape in a route, each under a key of its own."""
+    name = _name(route)
+    shapes: dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]] = {
+        f"{name} {one.place} {one.name}": ("validation", one.adapter) for one in _parameters(route)
+    }
+    if route.signature.body is not None:
+        shapes[f"{name} body"] = "validation", route.signature.body.adapter
+    if route.answers is not None:
+        shapes[f"{name} 200"] = "serialization", TypeAdapter(route.answers)
+    for status, refusal in route.refusals.items():
+        shapes[f"{name} {status}"] = "serialization", TypeAdapter(refusal.get("model", schemas.Error))
+    return shapes
+
+
+def _parameters(route: Route) -> Sequence[Parameter]:
+    return [*route.signature.path, *route.signature.query, *(one for one, _ in route.signature.headers)]
+
+
+def _operation(route: Route, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    name = _name(route)
+    told: dict[str, Any] = {"tags": [route.tag], "summary": route.summary, "operationId": name}
+    if parameters := [_parameter(one, shapes[f"{name} {one.place} {one.name}"]) for one in _parameters(route)]:
+        told["parameters"] = parameters
+    if route.signature.body is not None:
+        told["requestBody"] = {"required": True, "content": {"application/json": {"schema": shapes[f"{name} body"]}}}
+    success: dict[str, Any] = {"description": "Successful Response"}
+    if route.answers is None:
+        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    else:
+        success["content"] = {"application/json": {"schema": _titled(shapes[f"{name} 200"], f"Response_{name}")}}
+    told["responses"] = {"200": success}
+    for status, refusal in route.refusals.items():
+        content = {"schema": shapes[f"{name} {status}"], **refusal.get("content", {}).get("application/json", {})}
+        told["responses"][str(status)] = {
+            "description": refusal["description"],
+            "content": {"application/json": content},
+        }
+    return told
+
+
+def _parameter(parameter: Parameter, shape: Mapping[str, Any]) -> dict[str, Any]:
+    required = parameter.default is Parameter.required
+    schema = dict(shape)
+    if parameter.described_default is not None:
+        schema["default"] = parameter.described_default
+    told = {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": required,
+        "schema": _titled(schema, parameter.name),
+    }
+    if parameter.description is not None:
+        told["description"] = parameter.description
+    return told
+
+
+def _titled(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A schema with a title made from a name, unless it only refers to another one."""
+    return dict(schema) if "$ref" in schema else {**schema, "title": name.title().replace("_", " ")}
+
+
+def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without the defaults that are null: it counts as left out."""
+    members = {
+        name: {key: value for key, value in member.items() if key != "default" or value is not None}
+        for name, member in schema.get("properties", {}).items()
+    }
+    return {**schema, "properties": members} if members else dict(schema)

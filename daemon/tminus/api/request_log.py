@@ -1,0 +1,67 @@
+"""What is counted and logged of a request once it is answered."""
+
+from tminus.api.request_context import RequestContext
+from tminus.domain.errors import StoreUnavailable
+from tminus.logs.catalogue import record_of
+from tminus.logs.output import log, log_debug
+from tminus.logs.repeated import REPEATED
+
+SLOW = 1.0
+"""Seconds from which on an answer is a line in any case."""
+
+OPERATIONS = ("/healthz", "/readyz", "/metrics")
+"""Paths that are asked every few seconds: they are neither counted nor logged."""
+
+_REFUSED = 400
+
+
+def record(context: RequestContext, method: str, code: int, seconds: float) -> None:
+    """Count a request that was answered with this status after so many seconds, and write its line."""
+    if context.scope["path"] in OPERATIONS:
+        return
+    services = context.services
+    services.requests += 1
+    services.metrics.answered(method, context.route, code)
+    services.unavailable += context.refcode == StoreUnavailable.refcode
+    if context.actor is None and not context.said:
+        REPEATED.log(
+            "http.anonymous",
+            context.remote_ip,
+            "refused" if code >= _REFUSED else "",
+            method=method,
+            route=context.route,
+            code=code,
+            refcode=context.refcode,
+            remote_ip=context.remote_ip,
+            request_id=context.request_id,
+        )
+        return
+    # What is in another line already, and what the operator's own command reads, is no line by default.
+    quiet = context.said or (code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method)))
+    order = None if quiet else context.order
+    (log_debug if quiet else log)(
+        "http.request",
+        method=method,
+        route=context.route,
+        code=code,
+        refcode=context.refcode,
+        ms=round(seconds * 1000),
+        actor=context.actor,
+        session_id=context.session_id or _session_id(context, code),
+        replayed="yes" if context.replayed else None,
+        label=order.label if order else None,
+        external_key=order.external_mapping if order else None,
+        record_name=record_of(order.parent_object).get("name") if order else None,
+        remote_ip=context.remote_ip,
+        request_id=context.request_id,
+    )
+
+
+def _session_id(context: RequestContext, code: int) -> str | None:
+    """The session that the path names, if there is one: else it may be a secret in the wrong place."""
+    found = context.path_params.get("session_id")
+    return found if code < _REFUSED or code in (409, 412) else None
+
+
+def _only_reads(context: RequestContext, method: str) -> bool:
+    return context.local and method in ("GET", "HEAD")
