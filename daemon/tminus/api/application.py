@@ -13,7 +13,7 @@ from tminus.api import (
 from tminus.api.browsers import Cors
 from tminus.api.description import description_routes
 from tminus.api.dispatch import Dispatcher
-from tminus.api.middleware import Middleware
+from tminus.api.middleware import DESCRIPTION, PAGE, Middleware
 from tminus.api.request_context import context_of
 from tminus.api.services import Services
 
@@ -31,8 +31,10 @@ def make_application(services: Services) -> ASGIApp:
     cors = Cors(dispatcher, services)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        # Only pages in browsers send an origin, and only their requests need CORS.
-        chosen = cors if b"origin" in context_of(scope).headers else dispatcher
+        # Only pages in browsers send an origin, and only their requests need CORS. What a cache may keep says that it
+        # depends on the origin, also to those who sent none.
+        needed = b"origin" in context_of(scope).headers or scope["path"].startswith((PAGE, DESCRIPTION))
+        chosen = cors if needed else dispatcher
         await chosen(scope, receive, send)
 
     return Middleware(application, services, lambda app: Cors(app, services))

@@ -17,7 +17,12 @@ def swagger_ui() -> Mapping[str, Fixed]:
     assert found is not None
     [folder] = found.submodule_search_locations or [""]
     return {
-        one.name: Fixed(one.read_bytes(), mimetypes.guess_type(one.name)[0] or "application/octet-stream")
+        one.name: Fixed(one.read_bytes(), _media_type(one.name))
         for one in Path(folder, "resources").iterdir()
         if one.is_file() and one.suffix != ".py"
     }
+
+
+def _media_type(name: str) -> str:
+    guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed

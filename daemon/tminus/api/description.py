@@ -87,7 +87,7 @@ _PAGE = """\
 <script src="docs/assets/swagger-ui-bundle.js"></script>
 <script>
 SwaggerUIBundle({
-  url: "openapi.json",
+  url: 'openapi.json',
   dom_id: "#swagger-ui",
   layout: "BaseLayout",
   deepLinking: true,

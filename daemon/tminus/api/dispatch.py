@@ -25,11 +25,11 @@ class Dispatcher:
         route = routes.get(method)
         try:
             if route is not None:
-                context.route = route.template
+                context.route = route.path
                 return await route.respond(context)
             if not routes:
                 raise UnknownPath
-            context.route = next(iter(routes.values())).template
+            context.route = next(iter(routes.values())).path
             raise MethodNotAllowed(method)
         except RequestError as refusal:
             context.refcode = refusal.refcode

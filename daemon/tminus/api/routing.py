@@ -30,9 +30,9 @@ class Route:
 
     method: str
     path: str
-    """A template, whose parameters end at a slash unless they are written `{name:path}`."""
+    """A template, as log lines and metrics have it. A parameter ends at a slash unless it is written `{name:path}`."""
     template: str
-    """The same as the description, log lines and metrics have it: each parameter as `{name}`."""
+    """The same as the description has it: each parameter as `{name}`."""
     endpoint: Endpoint
     signature: Signature
     summary: str
