@@ -57,3 +57,10 @@ def test_completion_loads_nothing_heavy(daemon: Daemon) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], env=env, capture_output=True, text=True, check=True)
     assert "--status" in done.stdout
     assert not HEAVY.intersection(done.stderr.split())
+
+
+def test_what_draws_a_terminal_is_loaded_by_a_daemon_only_when_it_writes_to_one() -> None:
+    loads = "import sys; import tminus.service.main, tminus.service.daemon; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], env=environment(), capture_output=True, text=True, check=True)
+    assert "sqlalchemy" in done.stdout.split()
+    assert not {"rich", "structlog"}.intersection(done.stdout.split())

@@ -12,10 +12,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from typing import Any, TextIO
-
-from structlog.dev import ConsoleRenderer
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tminus import clock
 from tminus.domain import timestamps
@@ -24,6 +22,9 @@ from tminus.domain.text import escape
 from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES, log_fields
 from tminus.logs.journald import PRIORITIES, Journal, ToJournal, is_journal
 from tminus.logs.writer import Destination, Line, LogWriter, Stream, json_line
+
+if TYPE_CHECKING:
+    from structlog.dev import ConsoleRenderer
 
 LAST_SECONDS = 1.0
 """How long the end of a process waits for a log that stands still."""
@@ -153,7 +154,14 @@ class _Console:
 
     def __init__(self, stream: TextIO) -> None:
         self._encoding = stream.encoding or "utf-8"
-        self._render = ConsoleRenderer(pad_event_to=0, colors=stream.isatty())
+        self._colors = stream.isatty()
+
+    @cached_property
+    def _render(self) -> "ConsoleRenderer":
+        # Loaded with the first line on a terminal: that takes a tenth of a second, and a service writes no such line.
+        from structlog.dev import ConsoleRenderer  # noqa: PLC0415 - as said
+
+        return ConsoleRenderer(pad_event_to=0, colors=self._colors)
 
     def __call__(self, given: Line) -> bytes:
         name = given["event"]
