@@ -62,7 +62,7 @@ def test_a_backup_under_load_is_whole_and_a_new_daemon_starts_on_it(
     assert callers.failed == []
     assert (checked.returncode, checked.stdout[:13]) == (0, "nothing wrong"), checked.stdout
     assert refused.returncode == 1
-    assert f"{daemon.state}: another tminus works here" in refused.stderr
+    assert f"{daemon.state}: another tminus is running here" in refused.stderr
 
     new = make_daemon(lifecycle={"lead": "1s"})
     daemon.logged("session.ready", session_id=falls_due)  # after the backup: the new one does it once more, late

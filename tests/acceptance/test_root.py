@@ -128,7 +128,7 @@ def test_a_state_that_somebody_else_has_prepared_where_root_stands_is_not_taken(
     prepared = daemon.home / "var"
     prepared.mkdir()
     os.chown(prepared, NOBODY, NOBODY)
-    says = f"{prepared}: belongs to nobody: to use it all the same, name it in STATE_DIRECTORY"
+    says = f"{prepared}: belongs to nobody: to use it anyway, set STATE_DIRECTORY to it"
 
     for arguments in (("db", "restore", str(daemon.config)), ("db", "upgrade"), ("db", "check"), ("advance",)):
         done = daemon.command(*arguments, STATE_DIRECTORY="")
@@ -141,7 +141,7 @@ def test_a_state_that_somebody_else_has_prepared_where_root_stands_is_not_taken(
 def test_where_the_directory_was_removed_a_command_says_so(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     removed = daemon.home / "gone"
-    says = "var: the directory in which the command runs was removed: name the state directory in STATE_DIRECTORY"
+    says = "var: the working directory was removed: set STATE_DIRECTORY to the state directory"
     shell = f"mkdir {removed} && cd {removed} && rmdir {removed} && exec"
     for arguments, code, told in (("db check", 1, says), ("run", 1, says), ("list", 6, "there is no daemon at")):
         done = subprocess.run(

@@ -102,7 +102,7 @@ def test_a_second_daemon_in_the_same_state_directory(daemon: Daemon, make_daemon
     second = make_daemon()
     said = failed(second, STATE_DIRECTORY=str(daemon.state))
     assert daemon.process is not None
-    assert said == f"{daemon.state}: another tminus works here (process {daemon.process.pid}): stop it first"
+    assert said == f"{daemon.state}: another tminus is running here (process {daemon.process.pid}): stop it first"
     assert daemon.get("/me").status_code == 200, "the first works on"
     assert daemon.command("list").returncode == 0, "and so does its local socket"
 
@@ -118,7 +118,7 @@ def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_di
     link.symlink_to(file)
     for path in (file, link):
         second = make_daemon(storage={"url": f"sqlite:///{path}"})
-        refusal = f"{path}: another tminus works here (process {first.process.pid}): stop it first"
+        refusal = f"{path}: another tminus is running here (process {first.process.pid}): stop it first"
         assert failed(second) == refusal
         copy = str(second.home / "copy.db")
         assert second.command("db", "backup", copy).returncode == 0

@@ -282,7 +282,7 @@ def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> N
     read = "import sqlite3; print(*sqlite3.connect('/root/copy.db').execute('SELECT id FROM session'))"
     assert session in box.do("/usr/bin/python3", "-c", read)
     refused = box.run(*tminus, "db", "restore", "/root/copy.db")
-    assert (refused.returncode, "another tminus works here" in refused.stderr) == (1, True)
+    assert (refused.returncode, "another tminus is running here" in refused.stderr) == (1, True)
     assert box.run("test", "-e", "/root/var").returncode == 1
     schedule(box, "It works on")
 

@@ -149,7 +149,7 @@ def test_only_plain_files_are_changed(tmp_path: Path) -> None:
     second.hardlink_to(file)
     os.mkfifo(tmp_path / "c.toml")
     for name in ("a.toml", "c.toml"):
-        with pytest.raises(OSError, match="no plain file, or has a second name"):
+        with pytest.raises(OSError, match="not a regular file, or has more than one hard link"):
             replace(tmp_path / name, _append, lambda _: None, None)
 
 

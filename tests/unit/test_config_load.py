@@ -10,7 +10,7 @@ import pytest
 
 from tminus.cli import discovery
 from tminus.config import Address, ConfigError, ConfigProblem, Configuration, Rate, Settings, load
-from tminus.config.load import MOST_ENTRIES
+from tminus.config.load import MAX_ENTRIES
 from tminus.domain.types import Mode, Role, SessionType, Setting, Timeouts
 
 HASH = "a" * 64
@@ -200,7 +200,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ("[serv]\nx = 1", "tminus.toml:1: serv is not a section; did you mean server?"),
         ('listen = "x"', "tminus.toml:1: listen is not a key; did you mean server.listen?"),
         ("[log]\nretention = 1", "tminus.toml:2: log.retention is not a key; did you mean storage.retention?"),
-        ("[log]\nxyz = 1", "tminus.toml:2: log.xyz is not a key; there are level, format, heartbeat"),
+        ("[log]\nxyz = 1", "tminus.toml:2: log.xyz is not a key; the keys are level, format, heartbeat"),
         ("[policy.live]\naudoi = 1", "tminus.toml:2: policy.live.audoi is not a key; did you mean policy.live.audio?"),
         ("server = 5", "tminus.toml:1: server must be a table, not a number"),
         ("[agents]\nid = 1", "tminus.toml:1: agents must be a list of tables, each headed [[agents]], not a table"),
@@ -232,7 +232,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ('lifecycle.new_timeout = "0"', "tminus.toml:1: lifecycle.new_timeout must be longer than 0"),
         (
             'server.socket = ""',
-            "tminus.toml:1: server.socket must not be empty while no agent has a token: nobody could call",
+            "tminus.toml:1: server.socket must not be empty while no agent has a token: nobody could call the API",
         ),
         (
             'storage.retention = "23h59m"',
@@ -271,7 +271,7 @@ def test_a_fault_of_an_agent_names_it_by_its_id(files: Files, change: str, messa
 
 @pytest.mark.parametrize("section", ["agents", "webhooks"])
 def test_there_is_a_most_of_agents_and_of_webhooks(files: Files, section: str) -> None:
-    most = MOST_ENTRIES[section]
+    most = MAX_ENTRIES[section]
     assert f"{section} must have at most {most} entries" in files.fault(f"{section} = [{'1,' * (most + 1)}]")
 
 
@@ -325,7 +325,7 @@ def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
     assert other == ConfigProblem(
         f"{files.beside}/10.toml:2",
         "agents[7].id",
-        f"is the id of another agent too ({files.main}:2): each has its own",
+        f"is also the id of another agent ({files.main}:2): each needs its own",
     )
     assert (same.where, same.key) == (f"{files.beside}/10.toml:5", "agents[7].token_sha256")
     assert HASH not in same.message
@@ -343,7 +343,7 @@ def test_with_a_token_there_need_be_no_local_socket(files: Files) -> None:
 
 
 def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:
-    problem = 'leaves nothing to be scheduled: lead ("{}") must be shorter than horizon ("{}")'
+    problem = 'makes scheduling impossible: lead ("{}") must be shorter than horizon ("{}")'
     for text, key, spans in (
         ('lead = "731d"', "lead", ("731d", "730d")),
         ('horizon = "10m"', "horizon", ("10m", "10m")),
@@ -369,7 +369,7 @@ def test_a_password_is_for_postgresql_only_and_comes_from_one_place(files: Files
         "storage.password_credential",
         "storage.password_credential",
     ]
-    assert "cannot stand beside" in files.fault(both + 'url = "postgresql+psycopg://u@h/n"')
+    assert "cannot be set together" in files.fault(both + 'url = "postgresql+psycopg://u@h/n"')
     assert files.load('[storage]\npassword_file = "a"\nurl = "postgresql+psycopg://u@h/n"')
 
 
@@ -446,7 +446,11 @@ def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_faults(tmp_path: 
     [
         ("[log]\n".encode("utf-16"), 1, "this is UTF-16 text: save it as UTF-8"),
         ("[log]\n".encode("utf-32"), 1, "this is UTF-32 text: save it as UTF-8"),
-        ("[log]\n".encode("utf-16-le"), 1, "this is not UTF-8 text but UTF-16, or no text: it holds bytes that are 0"),
+        (
+            "[log]\n".encode("utf-16-le"),
+            1,
+            "this is not UTF-8 text but UTF-16, or not text at all: it contains NUL bytes",
+        ),
         ('[organization]\nname = "Müller"\n'.encode("latin-1"), 2, "this is not UTF-8 text"),
         (b"[log]\r\nlevel = \x80\r\n", 2, "this is not UTF-8 text"),
     ],
@@ -465,7 +469,7 @@ def test_what_can_be_read_for_ever_is_not_read(tmp_path: Path, plant: Callable[[
     main.touch()
     (tmp_path / "conf.d").mkdir()
     plant(tmp_path / "conf.d/x.toml")
-    with pytest.raises(ConfigError, match=r"conf\.d/x\.toml: is no plain file"):
+    with pytest.raises(ConfigError, match=r"conf\.d/x\.toml: is not a regular file"):
         load(main, {})
-    with pytest.raises(ConfigError, match="is no plain file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         discovery.candidates(main, {})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tminus.config import ConfigError, Settings, database, find, operated_state, paths, state_directory
+from tminus.config import ConfigError, Settings, command_state_directory, database, find, paths, state_directory
 
 
 @pytest.fixture
@@ -118,15 +118,17 @@ def test_a_command_works_on_the_state_here_and_else_on_the_services(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "SERVICE_STATE", tmp_path / "service")
     own = tmp_path / "var"
-    assert operated_state(None, {}) == own, "there is no service"
+    assert command_state_directory(None, {}) == own, "there is no service"
     (tmp_path / "service").mkdir()
-    assert operated_state(None, {}) == tmp_path / "service"
-    assert operated_state(Path("a.toml"), {}) == operated_state(None, {"TMINUS_CONFIG": "a.toml"}) == own
-    assert operated_state(None, {"STATE_DIRECTORY": "state"}) == tmp_path / "state"
+    assert command_state_directory(None, {}) == tmp_path / "service"
+    assert (
+        command_state_directory(Path("a.toml"), {}) == command_state_directory(None, {"TMINUS_CONFIG": "a.toml"}) == own
+    )
+    assert command_state_directory(None, {"STATE_DIRECTORY": "state"}) == tmp_path / "state"
     own.mkdir()
-    assert operated_state(None, {}) == own
+    assert command_state_directory(None, {}) == own
     monkeypatch.chdir("/")
-    assert operated_state(None, {}) == tmp_path / "service", "/var is nobody's state"
+    assert command_state_directory(None, {}) == tmp_path / "service", "/var is nobody's state"
 
 
 @pytest.mark.parametrize("written", [b"\xef\xbb\xbfsecret", b"secret\r\n", b"secret\n"])

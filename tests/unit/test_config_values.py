@@ -145,7 +145,7 @@ def test_an_origin_is_a_scheme_and_a_host_in_lower_case(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["desk.example.com", "https://a/", "https://a/b", "https://a:99999", "https://*", 5])
 def test_anything_else_is_no_origin(value: object) -> None:
-    with pytest.raises(ValueError, match="must hold"):
+    with pytest.raises(ValueError, match="must contain"):
         addresses.parse_origin(value)
 
 
@@ -157,7 +157,7 @@ def test_a_network_reads_back_as_it_was_written(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["localhost", "10.0.0.7/8", "10.0.0.0/33", 10])
 def test_anything_else_is_no_network(value: object) -> None:
-    with pytest.raises(ValueError, match=r"must hold|beyond its mask"):
+    with pytest.raises(ValueError, match=r"must contain|beyond its mask"):
         addresses.parse_network(value)
 
 
@@ -179,9 +179,9 @@ def test_a_database_is_an_sqlite_file_or_postgresql(text: str) -> None:
         ("sqlite://", "must name a file"),
         ("sqlite:///", "must name a file"),
         ("sqlite:///:memory:", "must name a file"),
-        ("postgresql+psycopg://u:hunter2@h/n", "Secrets never stand in the file"),
-        ("postgresql+psycopg://u:12/hunter2@h/n", "Secrets never stand in the file"),
-        ("postgresql+psycopg://u@h/n?password=hunter2", "Secrets never stand in the file"),
+        ("postgresql+psycopg://u:hunter2@h/n", "must not contain a password"),
+        ("postgresql+psycopg://u:12/hunter2@h/n", "must not contain a password"),
+        ("postgresql+psycopg://u@h/n?password=hunter2", "must not contain a password"),
         ("postgresql+psycopg://u:hunter2/x@h/n", "without a password"),
     ],
 )

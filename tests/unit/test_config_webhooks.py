@@ -16,7 +16,7 @@ from tminus.domain.types import EVENT_PATTERNS, EventType, SessionType
 
 DESK = '[[webhooks]]\nname = "desk"\nurl = "https://desk.example.com/hook"\nsecret_file = "s"\n'
 
-UNSIGNED = "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file of its own"
+UNSIGNED = "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file"
 NO_URL = 'must be a URL such as "https://desk.example.com/hooks/tminus"'
 NO_MEDIA_TYPE = "must be a media type"
 TYPES = '"support", "cobrowse", "live" or "replay"'
@@ -145,11 +145,15 @@ secret = "hunter2"
 batch = 1001
 """
     expected = [
-        ("conf.d/10.toml:3", "[desk].name", "is the name of another webhook too (tminus.toml:2): each has its own"),
+        ("conf.d/10.toml:3", "[desk].name", "is also the name of another webhook (tminus.toml:2): each needs its own"),
         ("tminus.toml:6", "[Help Desk].secret_file", UNSIGNED),
-        ("tminus.toml:7", "[Help Desk].name", "must be 1 to 63 characters of a-z, 0-9 and -, not - at the beginning"),
+        (
+            "tminus.toml:7",
+            "[Help Desk].name",
+            "must be 1 to 63 characters of a-z, 0-9 and -, and must not begin with -",
+        ),
         ("tminus.toml:8", "[Help Desk].url", f"{NO_URL}, without a user or password"),
-        ("tminus.toml:9", "[Help Desk].events", f'must hold {", ".join(EVENT_PATTERNS)}, not "session.close"'),
+        ("tminus.toml:9", "[Help Desk].events", f'must contain only {", ".join(EVENT_PATTERNS)}, not "session.close"'),
         ("tminus.toml:10", "[Help Desk].session_types", f'must be {TYPES}, not "cobrwse"; did you mean "cobrowse"?'),
         ("tminus.toml:11", "[Help Desk].content_type", f'{NO_MEDIA_TYPE} such as "application/json" or "text/plain"'),
         ("tminus.toml:12", "[Help Desk].timeout", 'must be at most "5m", not "6m"'),

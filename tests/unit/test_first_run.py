@@ -100,7 +100,7 @@ def test_in_the_checkout_its_own_command_reads_what_make_run_reads(
 def test_in_the_checkout_commands_work_on_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert config.find(None, {}) == ROOT / "config/tminus.toml"
-    assert config.operated_state(None, {}) == ROOT / "var"
+    assert config.command_state_directory(None, {}) == ROOT / "var"
 
 
 def test_a_working_directory_that_was_removed_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,13 @@ def check(connection: Connection, effective: bool) -> None:
     with reporting_errors():
         path = connection.config
         read = config.load(config.find(path, os.environ), os.environ)
-        state = config.operated_state(path, os.environ)
+        state = config.command_state_directory(path, os.environ)
         reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
         if read.settings.webhooks:
             from tminus import delivery  # noqa: PLC0415 - loaded only where there is something to read
 
             reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
-        config.collected(read.origins, *reads)
+        config.read_all(read.origins, *reads)
     if effective:
         output.put_text(config.effective(read))
     else:
@@ -70,7 +70,7 @@ def advance(connection: Connection, as_json: bool) -> None:
     with reporting_errors():
         settings, state = _settings(connection)
         file = config.database_file(settings, state)
-        if file is not None and not config.is_there(file):
+        if file is not None and not config.exists(file):
             raise CannotOpenDatabase(str(file), "there is no such file: the daemon makes it, or `tminus db upgrade`")
         with _as_owner(settings, state):
             store = _store(settings, state)
@@ -105,12 +105,12 @@ def db_upgrade(connection: Connection) -> None:
         settings, state = _settings(connection)
         with _as_owner(settings, state):
             try:
-                config.make_directory(state)
+                config.create_state_directory(state)
             except OSError as error:
                 problem = f"cannot be used as the state directory ({error.strerror})"
                 raise StateDirectoryUnusable(str(state), problem) from error
             if (file := config.database_file(settings, state)) is not None:
-                config.make_private(file)
+                config.create_private_database(file)
             store = _store(settings, state)
             store.close()
     before, after = store.migrated_from, store.schema
@@ -250,7 +250,7 @@ def _settings(connection: Connection) -> tuple[Settings, Path]:
     """The settings, and the state directory."""
     path = connection.config
     settings = config.load(config.find(path, os.environ), os.environ).settings
-    return settings, config.operated_state(path, os.environ)
+    return settings, config.command_state_directory(path, os.environ)
 
 
 def _as_owner(settings: Settings, state: Path) -> AbstractContextManager[None]:

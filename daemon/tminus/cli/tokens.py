@@ -228,7 +228,7 @@ def _change(connection: Connection, read: Configuration, file: Path, edit: Calla
             raise fail("$TMINUS_AGENTS is set, and replaces the agents of all files", REFUSED)
 
     try:
-        editing.replace(file, edit, check, main if main and config.is_there(main) else None)
+        editing.replace(file, edit, check, main if main and config.exists(main) else None)
     except ConfigError:
         output.complain(f"{file} was not changed, since the configuration would be wrong:")
         raise

@@ -1,18 +1,18 @@
-"""The configuration: files and environment in, frozen `Settings` out, or all that is wrong with them."""
+"""Read the configuration from files and environment into frozen `Settings`, or raise all of its problems at once."""
 
 from tminus.config.addresses import Address
 from tminus.config.effective import effective
 from tminus.config.errors import ConfigError, ConfigProblem
-from tminus.config.load import Configuration, collected, load
-from tminus.config.locking import lock, make_directory, make_private
+from tminus.config.load import Configuration, load, read_all
+from tminus.config.locking import create_private_database, create_state_directory, lock
 from tminus.config.paths import (
     Database,
     check_ownership,
+    command_state_directory,
     database,
     database_file,
+    exists,
     find,
-    is_there,
-    operated_state,
     secrets,
     state_directory,
 )
@@ -37,18 +37,18 @@ __all__ = [
     "apply_live",
     "changes",
     "check_ownership",
-    "collected",
+    "command_state_directory",
+    "create_private_database",
+    "create_state_directory",
     "database",
     "database_file",
     "effective",
+    "exists",
     "find",
     "fingerprint",
-    "is_there",
     "load",
     "lock",
-    "make_directory",
-    "make_private",
-    "operated_state",
+    "read_all",
     "secrets",
     "state_directory",
 ]

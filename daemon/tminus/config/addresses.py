@@ -1,7 +1,7 @@
-"""Addresses, networks, URLs and origins: how each is written.
+"""Parse addresses, networks, URLs and origins in settings.
 
-A reader raises `ValueError` with words that follow the key: "must be …". A URL that is wrong is not repeated in them:
-there may be a password in it.
+The parsers raise `ValueError` with a message that follows the key: "must be …". The message never repeats a wrong URL,
+which may contain a password.
 """
 
 import re
@@ -13,7 +13,7 @@ from tminus.domain.durations import quoted
 from tminus.domain.hosts import ascii_host, ascii_url
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
-# By their endings, not by any dot: `/v1.2` and `/acme.com` are directories.
+# A file is recognized by its extension, not by any dot: `/v1.2` and `/acme.com` are directories.
 _FILE = re.compile(r"/(?:.*/)?[^/]+\.(?:html?|xhtml|shtml|php|aspx?|jsp|cgi)", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]{1,5}")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]+)", re.IGNORECASE)
@@ -21,7 +21,7 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. `host` is without the brackets of an IPv6 address; port 0: any that is free."""
+    """An address to listen on. `host` has no brackets, also for IPv6; port 0 selects any free port."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Address:
 
 
 def parse_address(value: object) -> Address:
-    """Reads `127.0.0.1:8710`, `[::1]:8710`, `name:0`."""
+    """Parse an address such as `127.0.0.1:8710`, `[::1]:8710` or `name:0`."""
     if isinstance(value, Address):
         return value
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
@@ -50,11 +50,11 @@ def _is_host(text: str) -> bool:
 
 
 def parse_base_url(value: object) -> str | None:
-    """Reads an http or https URL to which paths are appended, without the slash at its end; `""` is None."""
+    """Parse an http or https URL to which paths are appended; drop its last slash. `""` is None."""
     if value is None or value == "":
         return None
     url = split_url(value)
-    # What was given is not repeated: the usual thing wrong with such a URL is a password in it.
+    # The message does not repeat the URL: the usual error is a password in it.
     if not isinstance(value, str) or url is None or not _is_web_site(url):
         raise ValueError('must be a URL such as "https://meet.example.com/support", without a user or password')
     if "?" in value or "#" in value:
@@ -63,12 +63,12 @@ def parse_base_url(value: object) -> str | None:
 
 
 def page(base: str) -> str:
-    """The page at a base URL, to which `?` and an id are appended: the file that it names, else its directory."""
+    """Return the page at a base URL, to which `?` and an id are appended: its file, or else its directory."""
     return base if _FILE.fullmatch(urlsplit(base).path) else f"{base}/"
 
 
 def parse_endpoint(value: object) -> str:
-    """Reads the http or https URL of an endpoint, query and all."""
+    """Parse the http or https URL of a webhook endpoint, which may have a query."""
     url = split_url(value)
     if not isinstance(value, str) or url is None or not _is_web_site(url) or url.fragment:
         raise ValueError('must be a URL such as "https://desk.example.com/hooks/tminus", without a user or password')
@@ -76,7 +76,7 @@ def parse_endpoint(value: object) -> str:
 
 
 def endpoint_text(url: str) -> str:
-    """An endpoint's URL as it is shown: a query often holds a key."""
+    """Return an endpoint's URL for display, without its query, which often contains a key."""
     head, mark, _ = url.partition("?")
     return f"{head}?…" if mark else url
 
@@ -86,9 +86,9 @@ def _is_web_site(url: SplitResult) -> bool:
 
 
 def parse_database_url(value: object) -> str:
-    """Reads the URL of an SQLite file, or of a PostgreSQL database without its password."""
+    """Parse the URL of an SQLite file, or of a PostgreSQL database without a password."""
     if isinstance(value, str) and value.startswith("sqlite:"):
-        # What follows is a path, in which nothing is decoded. A file's name with ? or # is a URL by mistake.
+        # The rest is a path, in which nothing is decoded. A `?` or `#` in it is a query or fragment by mistake.
         if not re.fullmatch(r"sqlite:///(?!:)(?:[^\0]*/)?[^\0/?#]+", value):
             raise ValueError(
                 'must name a file: "sqlite:///tminus.db" in the state directory, or "sqlite:////path/to/it"'
@@ -99,30 +99,30 @@ def parse_database_url(value: object) -> str:
     url = split_url(value)
     if url is None:
         raise ValueError('must be a URL such as "postgresql+psycopg://tminus@db.example/tminus", without a password')
-    # An @ further on: a password with a slash in it has cut the URL short.
+    # An @ in the path: a password that contains a slash ended the host part too early.
     if ":" in url.netloc.rpartition("@")[0] or "@" in url.path or re.search("(^|&)(ssl)?password=", url.query):
         raise ValueError(
-            "has a password in it. Secrets never stand in the file: "
-            "name storage.password_file or storage.password_credential instead"
+            "must not contain a password: put it into a file and name that in storage.password_file, "
+            "or use storage.password_credential"
         )
     return value
 
 
 def split_url(value: object) -> SplitResult | None:
-    """The parts of a URL; None for what is none, be it only for its port."""
-    # urlsplit drops line ends and tabs without a word.
+    """Return the parts of a URL, or None if it is not a valid URL, including its port."""
+    # Checked first: urlsplit silently removes line ends and tabs.
     if not isinstance(value, str) or re.search(r"[\s\x00-\x1f\x7f]", value):
         return None
     try:
         url = urlsplit(value)
-        _ = url.port  # read to be checked
+        _ = url.port  # raises ValueError if it is not a port
         return url
     except ValueError:
         return None
 
 
 def parse_origin(value: object) -> str:
-    """Reads `*` or `https://host:port`, in lower case and ASCII as browsers send it."""
+    """Parse `*` or `https://host:port` into lower-case ASCII, as browsers send it."""
     if isinstance(value, str):
         match = _ORIGIN.fullmatch(value)
         if value == "*":
@@ -132,7 +132,7 @@ def parse_origin(value: object) -> str:
             return parse_origin(f"{match[1]}{ascii_host(name)}{colon}{port}")
         if match and (_is_host(match[2]) or _is_address(match[2])):
             return value.lower()
-    raise ValueError('must hold "*" or origins such as "https://desk.example.com", without a path or last slash')
+    raise ValueError('must contain "*" or origins such as "https://desk.example.com", without a path or last slash')
 
 
 def _is_address(text: str) -> bool:
@@ -144,7 +144,7 @@ def _is_address(text: str) -> bool:
 
 
 def parse_network(value: object) -> IPv4Network | IPv6Network:
-    """Reads an IP address or a CIDR block."""
+    """Parse an IP address or a CIDR block."""
     if isinstance(value, IPv4Network | IPv6Network):
         return value
     try:
@@ -153,9 +153,9 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
     except ValueError as error:
         if "host bits" in str(error):
             raise ValueError('has bits set beyond its mask: for "10.0.0.7/8" write "10.0.0.0/8"') from None
-    raise ValueError(f'must hold addresses or networks such as "10.0.0.7" or "10.0.0.0/8", not {quoted(value)}')
+    raise ValueError(f'must contain addresses or networks such as "10.0.0.7" or "10.0.0.0/8", not {quoted(value)}')
 
 
 def network_text(network: IPv4Network | IPv6Network) -> str:
-    """A single address without its `/32` or `/128`."""
+    """Return a network as text; a single address has no `/32` or `/128`."""
     return str(network.network_address if network.num_addresses == 1 else network)

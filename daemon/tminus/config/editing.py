@@ -1,7 +1,7 @@
-"""Changes to the agents in a configuration file, which keep its comments and layout, its owner and its mode.
+"""Change the agents in a configuration file; keep its comments, layout, owner and mode.
 
-A change is checked twice: the file must mean the same as before but for that change, and the whole configuration must
-be right with it. Then the file is replaced at once.
+Each change is checked twice: apart from the change, the file must mean the same as before, and the whole configuration
+must be valid with it. Then the file is replaced atomically.
 """
 
 import codecs
@@ -27,18 +27,18 @@ from tminus.config.text import decode
 from tminus.system.privileges import acting_for
 
 Edit = Callable[[str], str]
-"""From the text of a file to its new text."""
+"""Takes the text of a file and returns its new text."""
 
 LOCK_SECONDS = 5.0
-"""How long a change waits for another one in the same directory."""
+"""Seconds to wait for another process that changes a file in the same directory."""
 
 
 class CannotEdit(Exception):
-    """The file is written in a way that these changes cannot keep; the message says what to do by hand."""
+    """The layout of the file does not allow the change; the message says why."""
 
 
 def with_agent(text: str, agent: dict[str, Any]) -> str:
-    """Return the text with one more `[[agents]]` table at its end. Raises `CannotEdit`."""
+    """Return the text with a new `[[agents]]` table at its end. Raises `CannotEdit`."""
     lines = "".join(f"{key} = {toml(value)}\n" for key, value in agent.items())
     newline = "\r\n" if "\r\n" in text else "\n"
     gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
@@ -47,7 +47,7 @@ def with_agent(text: str, agent: dict[str, Any]) -> str:
 
 
 def with_token(text: str, agent_id: int, digest: str) -> str:
-    """Return the text with one more hash for the agent, who has a table in it. Raises `CannotEdit`."""
+    """Return the text with one more token hash for an agent that it defines. Raises `CannotEdit`."""
 
     def change(values: Any) -> None:
         agent = _agent(values, agent_id)
@@ -57,7 +57,7 @@ def with_token(text: str, agent_id: int, digest: str) -> str:
             agent["token_sha256"] = [digest]
 
     if (at := _line_of_first_token(text, agent_id)) is not None:
-        # tomlkit would put it behind the blank lines and comments that stand before the next table.
+        # Not with tomlkit, which would insert it after the blank lines and comments before the next table.
         lines = _lines(text)
         end = "\r\n" if lines[at - 1].endswith("\r\n") else "\n"
         lines[at - 1] = lines[at - 1].rstrip("\r\n") + end
@@ -67,7 +67,7 @@ def with_token(text: str, agent_id: int, digest: str) -> str:
 
 
 def _line_of_first_token(text: str, agent_id: int) -> int | None:
-    """The number of the line behind which an agent's first token belongs; None if the agent has some, or no table."""
+    """Return the line after which to insert an agent's first token; None if it has tokens already, or no table."""
     agents = tomllib.loads(text).get("agents", [])
     at = next((at for at, agent in enumerate(agents) if agent.get("id") == agent_id), None)
     if at is None or "token_sha256" in agents[at]:
@@ -95,57 +95,56 @@ def _agent(values: Any, agent_id: int) -> Any:
 
 
 def _edited(text: str, agent_id: int, change: Callable[[Any], None]) -> str:
-    """Change the agent's own table. As a part of the whole file tomlkit would move it beside the other agents."""
+    """Change only the agent's table: given the whole file, tomlkit would move the table next to the other agents."""
     first, end = _table_of(text, agent_id)
     lines = _lines(text)
     table = "".join(lines[first:end])
     try:
         document = tomlkit.parse(table)
         if tomlkit.dumps(document) != table:
-            raise CannotEdit("its TOML cannot be changed by this command and keep its layout")
+            raise CannotEdit("this command cannot change its TOML without losing its layout")
         change(document)
         changed = tomlkit.dumps(document)
     except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
-        raise CannotEdit(f"its TOML cannot be changed by this command ({error})") from None
+        raise CannotEdit(f"this command cannot change its TOML ({error})") from None
     return "".join([*lines[:first], changed, *lines[end:]])
 
 
 def _lines(text: str) -> list[str]:
-    """The lines as TOML counts them, each with its end."""
+    """Split text into lines as TOML defines them; keep the line ends."""
     return re.findall(r"[^\n]*\n|[^\n]+$", text)
 
 
 def _table_of(text: str, agent_id: int) -> tuple[int, int]:
-    """The lines of an agent's `[[agents]]` table, from its header to the next one; all, if it is written otherwise."""
+    """Return the range of lines of an agent's `[[agents]]` table; all lines if it is written in another form."""
     agents = tomllib.loads(text).get("agents", [])
     at = next((at for at, agent in enumerate(agents) if agent.get("id") == agent_id), None)
-    places = key_lines(text)
-    if at is None or ("agents", at) not in places:
+    lines = key_lines(text)
+    if at is None or ("agents", at) not in lines:
         return 0, text.count("\n") + 1
-    first = places["agents", at]
-    later = [line for path, line in places.items() if line > first and path[:2] != ("agents", at)]
+    first = lines["agents", at]
+    later = [line for path, line in lines.items() if line > first and path[:2] != ("agents", at)]
     return first - 1, min(later) - 1 if later else text.count("\n") + 1
 
 
 def _checked(before: str, after: str, change: Callable[[Any], None]) -> str:
-    """Return `after` if it means what `before` means, but for the change."""
+    """Return `after` if it differs from `before` by nothing but the change. Raises `CannotEdit`."""
     try:
         expected, found = tomllib.loads(before), tomllib.loads(after)
     except ValueError as error:
-        raise CannotEdit(f"its TOML cannot be changed by this command ({error})") from None
+        raise CannotEdit(f"this command cannot change its TOML ({error})") from None
     change(expected)
     if found != expected:
-        raise CannotEdit("its TOML cannot be changed by this command without changing something else")
+        raise CannotEdit("this command cannot change its TOML without changing something else")
     return after
 
 
 def replace(path: Path, edit: Edit, check: Callable[[bytes], None], like: Path | None) -> None:
-    """Replace a file by its edited text, at once: after a crash it is the old one or the new one.
+    """Replace a file by its edited text, atomically: after a crash it has the old or the new content.
 
-    Owner, group, mode and extended attributes stay. A file that is not there is made with those of `like`, if given.
-    Root works with the rights of whoever controls the directory: a link is followed with these, and no others. `check`
-    is called with the new content before anything is written. Raises `OSError`, `NotText`, `CannotEdit`, and what
-    `check` raises.
+    Owner, group, mode and extended attributes are kept. A new file gets the group and mode of `like`, if that is given.
+    Root takes the rights of the user who controls the directory, also to follow a link. `check` is called with the new
+    content before anything is written. Raises `OSError`, `NotText`, `CannotEdit`, and whatever `check` raises.
     """
     with acting_for(path.parent):
         real = path.resolve()
@@ -159,7 +158,7 @@ def replace(path: Path, edit: Edit, check: Callable[[bytes], None], like: Path |
 
 @contextmanager
 def _directory(path: Path) -> Iterator[int]:
-    """Open a directory, and keep other changes of files in it waiting."""
+    """Open a directory and lock it against other processes that change files in it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         left = LOCK_SECONDS
@@ -178,7 +177,7 @@ def _directory(path: Path) -> Iterator[int]:
 
 
 def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
-    """The content of a file and its attributes; nothing and None if there is none."""
+    """Return the content of a file and its attributes; `b""` and None if the file does not exist."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     except FileNotFoundError:
@@ -186,12 +185,12 @@ def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise OSError(errno.EINVAL, "it is no plain file, or has a second name")
+            raise OSError(errno.EINVAL, "it is not a regular file, or has more than one hard link")
         return file.read(), found
 
 
 def _write(directory: int, name: str, content: bytes, attributes: os.stat_result | None, like: Path | None) -> None:
-    # A name that the configuration leaves out, should a crash leave the file behind.
+    # The configuration ignores names that begin with a dot, in case a crash leaves this file behind.
     partial = f".{name}.{token_hex(4)}"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
     try:
@@ -199,9 +198,9 @@ def _write(directory: int, name: str, content: bytes, attributes: os.stat_result
             file.write(content)
             file.flush()
             if attributes is None:
-                _open_to_readers(descriptor, like)
+                _make_readable(descriptor, like)
             else:
-                _take_attributes(directory, name, descriptor, attributes)
+                _copy_attributes(directory, name, descriptor, attributes)
             os.fsync(descriptor)
         os.rename(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
@@ -211,30 +210,30 @@ def _write(directory: int, name: str, content: bytes, attributes: os.stat_result
     os.fsync(directory)
 
 
-def _open_to_readers(descriptor: int, like: Path | None) -> None:
-    """Give a new file the group and mode of another one, which the daemon can read."""
+def _make_readable(descriptor: int, like: Path | None) -> None:
+    """Give a new file the group and mode of `like`, which the daemon can read; without it, those that umask allows."""
     if like is None:
         mask = os.umask(0o077)
         os.umask(mask)
         os.fchmod(descriptor, 0o666 & ~mask)
         return
     found = like.stat()
-    with suppress(PermissionError):  # of a directory that is not root's its owner makes the file, and can read it
+    with suppress(PermissionError):  # the owner of the directory creates the file, and can read it anyway
         os.fchown(descriptor, -1, found.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o666)
 
 
-def _take_attributes(directory: int, name: str, descriptor: int, attributes: os.stat_result) -> None:
-    """Give a file the owner, group, mode and extended attributes of the one that it replaces."""
+def _copy_attributes(directory: int, name: str, descriptor: int, attributes: os.stat_result) -> None:
+    """Give a file the owner, group, mode and extended attributes of the file that it replaces."""
     mine = os.fstat(descriptor)
     if (mine.st_uid, mine.st_gid) != (attributes.st_uid, attributes.st_gid):
         os.fchown(descriptor, attributes.st_uid, attributes.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(attributes.st_mode))
     before = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
     try:
-        with suppress(OSError):  # a file system without them
+        with suppress(OSError):  # the file system has no extended attributes
             for attribute in os.listxattr(before):
-                with suppress(OSError):  # those that only the kernel sets
+                with suppress(OSError):  # only the kernel may set this attribute
                     os.setxattr(descriptor, attribute, os.getxattr(before, attribute))
     finally:
         os.close(before)

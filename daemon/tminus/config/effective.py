@@ -1,4 +1,4 @@
-"""The configuration in force, written as TOML with where each value came from."""
+"""Write the configuration in force as TOML, with the origin of each value in a comment."""
 
 import json
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ from tminus.domain.types import SessionType
 
 
 def effective(configuration: Configuration) -> str:
-    """Every key with its value, and in a comment its origin. Valid TOML; token hashes are cut short."""
+    """Return every key with its value and, in a comment, its origin, as valid TOML. Token hashes are shortened."""
     table, sources = _in_force(configuration.settings)
     origins = {
         key: f"{origin}, from {sources[key]}" if key in sources else origin
         for key, origin in configuration.origins.items()
     }
-    # A key outside of any table can only stand at the top.
+    # TOML allows a key outside of any table only at the top.
     empty = {name: table.pop(name) for (name,) in LISTS if not table[name]}
     top = [*_lines(empty, "", origins), ""] if empty else []
     return "\n".join([*top, *_sections(table, origins)])
 
 
 def toml(value: Any) -> str:
-    """A value of a setting as TOML: text, a whole number, or a list of such."""
+    """Return the value of a setting as TOML: text, a whole number, or a list of these."""
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
-    # JSON's strings are TOML's too, but for the one control character that JSON leaves bare.
+    # JSON strings are also TOML strings, except for DEL, which only TOML requires to be escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings as written, each that is not set replaced by what holds instead; and by key, whence that comes."""
+    """Return the settings with derived values filled in, and by key of such a value, the key that it derives from."""
     table = settings.model_dump(mode="json", by_alias=True)
     sources: dict[str, str] = {}
     urls = settings.server.urls()

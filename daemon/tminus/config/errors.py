@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: all of it at once."""
+"""The error that a wrong configuration raises, with all problems at once."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from tminus.domain.errors import TminusError
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong, and what would be right. Never holds a secret."""
+    """One problem of a configuration and how to fix it. It never contains a secret."""
 
     where: str
-    """`path:line`, a path, or `environment TMINUS_…`; may be empty."""
+    """The origin of the value: `path:line`, a path, or `environment TMINUS_…`; may be empty."""
     key: str
-    """`server.listen`, `agents[7].roles` (7 is the agent's id); empty if it concerns a whole file."""
+    """The key, such as `server.listen` or `agents[7].roles` (7 is the agent's id); empty for a whole file."""
     message: str
-    """Words that follow the key: "must be …, not …"."""
+    """A message that follows the key: "must be …, not …"."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.where, f"{self.key} {self.message}".strip()) if part)
@@ -22,7 +22,7 @@ class ConfigProblem:
 
 @dataclass(eq=False)
 class ConfigError(TminusError):
-    """The configuration is refused as a whole; `faults` lists every reason."""
+    """The configuration is rejected as a whole; `problems` lists all reasons."""
 
     problems: tuple[ConfigProblem, ...]
 

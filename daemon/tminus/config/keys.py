@@ -1,7 +1,7 @@
-"""The names of the settings, read off `Settings` itself."""
+"""The names of all settings, taken from the model `Settings`, and suggestions for misspelled names."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -11,9 +11,9 @@ from tminus.config.settings import Agent, Settings, Webhook
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
-    """The table that a field holds, alone or in a tuple."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    """Return the model of the table that a field contains, alone or in a tuple."""
+    candidates = (annotation, *get_args(annotation))
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _leaves(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -25,25 +25,25 @@ def _leaves(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def _key_names(model: type[BaseModel]) -> tuple[str, ...]:
-    """The names of a table's keys as they are written."""
+    """Return the names of a table's keys as they are written in the file."""
     return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 KEYS = tuple(_leaves(Settings))
-"""The path of every setting, in order; `agents` and `webhooks`, lists of tables, are one each."""
+"""The path of every setting, in order. `agents` and `webhooks`, lists of tables, count as one setting each."""
 
 LISTS: dict[tuple[str], tuple[type[BaseModel], str]] = {("agents",): (Agent, "id"), ("webhooks",): (Webhook, "name")}
-"""The lists of tables: what stands in each, and the key by which an entry is known."""
+"""The lists of tables: the model of their entries, and the key that identifies an entry."""
 
 ENTRY_KEYS: dict[tuple[str], tuple[str, ...]] = {path: _key_names(model) for path, (model, _) in LISTS.items()}
-"""The keys of an entry, as they are written."""
+"""The keys of an entry of each list, as they are written in the file."""
 
 ENVIRONMENT = {"TMINUS_" + "__".join(key).upper(): key for key in KEYS}
-"""By variable, the key that it overrides."""
+"""The path of the setting that each environment variable overrides."""
 
 
 def names_at(path: KeyPath) -> tuple[str, ...]:
-    """The keys that may stand in the table at `path`."""
+    """Return the names of the keys that the table at `path` may contain."""
     model: type[BaseModel] | None = Settings
     for part in path:
         if model is not None and isinstance(part, str):
@@ -51,18 +51,34 @@ def names_at(path: KeyPath) -> tuple[str, ...]:
     return _key_names(model) if model else ()
 
 
+def display_key(path: KeyPath, values: Mapping[str, Any]) -> str:
+    """Return a path as text for a message: entries by id or name (`agents[7]`), or by position (`agents[#2]`)."""
+    names: list[str] = []
+    for part in path:
+        if isinstance(part, str):
+            names.append(part)
+        elif len(names) == 1 and (names[0],) in LISTS:
+            entry = values[names[0]][part]
+            mark = entry.get(LISTS[names[0],][1]) if isinstance(entry, dict) else None
+            is_short = isinstance(mark, int) or (isinstance(mark, str) and len(mark) <= 255)
+            names = [f"{names[0]}[{mark if is_short else f'#{part + 1}'}]"]
+    return ".".join(names)
+
+
 def suggestion(path: KeyPath) -> str:
-    """`; did you mean …?` for a key that there is not, or nothing: a neighbour, or the same name elsewhere."""
+    """Return a suggestion for an unknown key: a similar key of the same table, the same key of another table, or all
+    keys of the table.
+    """
     *table, name = path
     names = names_at(tuple(table))
     close = difflib.get_close_matches(str(name), names, n=1)
     elsewhere = [".".join(key) for key in KEYS if key[-1] == name and key[0] != "policy"]
-    # What is nearly right here goes before what is right somewhere else.
     found = [".".join([*(part for part in table if isinstance(part, str)), close[0]])] if close else elsewhere[:1]
-    return f"; did you mean {found[0]}?" if found else f"; there are {', '.join(names)}"
+    return f"; did you mean {found[0]}?" if found else f"; the keys are {', '.join(names)}"
 
 
 def variable_suggestion(name: str) -> str:
-    """The same for an environment variable."""
-    close = difflib.get_close_matches(name.upper(), ENVIRONMENT, n=1, cutoff=0.8)  # all begin alike
+    """Return a suggestion for an unknown environment variable, or `""`."""
+    # A high cutoff, since all names begin with TMINUS_.
+    close = difflib.get_close_matches(name.upper(), ENVIRONMENT, n=1, cutoff=0.8)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,14 +1,14 @@
-"""On which line of a TOML text each key stands, which tomllib does not tell."""
+"""Find the line of each key in a TOML text, which tomllib does not report."""
 
 import re
 import tomllib
 from functools import lru_cache
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: names of tables and keys, and positions in lists of tables."""
+"""The path of a value: names of tables and keys, and indices in lists of tables."""
 
-# A string is one token, so that brackets, `=` and `#` within it mean nothing. A closing triple quote may follow
-# on up to two quotes that belong to the text.
+# A string is one token, so that brackets, `=` and `#` in it are ignored. Up to two quotes that belong to the text may
+# precede a closing triple quote.
 _TOKEN = re.compile(
     r'''
     """ (?:\\.|[^\\])*? "{3,5}  |  \'\'\' .*? \'{3,5}
@@ -20,13 +20,13 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line, counted from 1, on which each key and table is first named.
+    """Return the line, counted from 1, on which each key and table first appears.
 
-    `text` must be one that tomllib accepts. What stands inside an inline table or an array is not listed: `line_of`
-    answers with the line of the key that holds it.
+    tomllib must accept `text`. Keys inside an inline table or an array are not listed; for them, `line_of` returns the
+    line of the key that contains them.
     """
     lines: dict[KeyPath, int] = {}
-    last: dict[KeyPath, int] = {}  # position of the newest table in each list of tables
+    last: dict[KeyPath, int] = {}  # index of the newest table in each list of tables
     table: KeyPath = ()
     statement, in_value, depth = "", False, 0
     line = started = 1
@@ -54,12 +54,12 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 
 
 def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int:
-    """The line of a key, or of the nearest thing around it."""
+    """Return the line of a key, or of the nearest table or key that contains it."""
     return next((lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), 1)
 
 
 def _table(header: str, last: dict[KeyPath, int]) -> KeyPath:
-    """The path that `[a.b]` or `[[a.b]]` opens."""
+    """Return the path of the table that a header such as `[a.b]` or `[[a.b]]` opens."""
     is_list = header.startswith("[[")
     names = _names(header[2:-2] if is_list else header[1:-1])
     path: KeyPath = ()
@@ -76,7 +76,7 @@ def _table(header: str, last: dict[KeyPath, int]) -> KeyPath:
 
 @lru_cache(maxsize=1024)
 def _names(key: str) -> tuple[str, ...]:
-    """The names in a dotted key; tomllib itself undoes the quotes and escapes."""
+    """Return the names in a dotted key. tomllib decodes quotes and escapes."""
     names = []
     found = tomllib.loads(f"{key.strip()} = 0")
     while isinstance(found, dict):

@@ -1,24 +1,24 @@
-"""Several sources, one tree of values, and where each value came from."""
+"""Merge several configuration sources into one tree of values, and remember the origin of each value."""
 
 from collections.abc import Callable
 from typing import Any
 
 from tminus.config.lines import KeyPath
 
-Place = Callable[[KeyPath], str]
-"""Where in its source the value at a path stands: `path:line`, or `environment NAME`."""
+Locate = Callable[[KeyPath], str]
+"""Returns the location of a path in its source: `path:line`, or `environment NAME`."""
 
 
 class _Node:
-    """Where one value came from, and those within it: as a tree, so that a value replaced costs what is in it alone."""
+    """The origin of one value and, as a tree, of the values in it. Replacing a value drops only its own branch."""
 
     __slots__ = ("is_tables", "source", "within")
 
     def __init__(self) -> None:
-        self.source: tuple[Place, KeyPath] | None = None
-        """What says where the value stands, and its path there: few are ever asked for."""
+        self.source: tuple[Locate, KeyPath] | None = None
+        """The function that locates the value, and its path there. Called only on demand, since few are needed."""
         self.is_tables = False
-        """Whether it is a list of tables, which the next source adds to."""
+        """Whether the value is a list of tables, to which the next source appends."""
         self.within: dict[str | int, _Node] = {}
 
     def at(self, name: str | int) -> "_Node":
@@ -29,18 +29,18 @@ class _Node:
 
 
 class Tree:
-    """The values, later sources over earlier ones."""
+    """The merged values; later sources override earlier ones."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self._root = _Node()
 
-    def add(self, table: dict[str, Any], place: Place) -> None:
-        """Lays a table over what there is: tables key by key, lists of tables end to end; the rest is replaced."""
-        self._lay(self.values, table, place, self._root, ())
+    def add(self, table: dict[str, Any], locate: Locate) -> None:
+        """Merge a table into the tree: tables key by key, lists of tables by appending; other values are replaced."""
+        self._merge(self.values, table, locate, self._root, ())
 
     def replace(self, path: tuple[str, ...], value: object, origin: str) -> None:
-        """Sets one value, whatever was there: lists of tables are not joined."""
+        """Set one value and drop the old one, also if it is a list of tables."""
         *tables, name = path
         holder: Any = self.values
         node = self._root
@@ -56,8 +56,8 @@ class Tree:
         self.add(branch, lambda _: origin)
 
     def origin(self, path: KeyPath) -> str:
-        """Where the value at this path came from, or the nearest thing around it; "default" if from nowhere."""
-        nearest: tuple[Place, KeyPath] | None = None
+        """Return the origin of the value at this path, or of the nearest value that contains it, or "default"."""
+        nearest: tuple[Locate, KeyPath] | None = None
         node = self._root
         for part in path:
             found = node.within.get(part)
@@ -67,36 +67,38 @@ class Tree:
         return nearest[0](nearest[1]) if nearest is not None else "default"
 
     def holds(self, path: KeyPath) -> bool:
-        """Whether any source gave this value."""
+        """Return whether a source has set this value."""
         node: _Node | None = self._root
         for part in path:
             node = node.within.get(part) if node is not None else None
         return node is not None and node.source is not None
 
-    def _lay(self, into: dict[str, Any], table: dict[str, Any], place: Place, at: _Node, source: KeyPath) -> None:
-        """`at` stands for `into`; `source` is where `table` stands in its source: joined lists shift."""
+    def _merge(self, into: dict[str, Any], table: dict[str, Any], locate: Locate, at: _Node, source: KeyPath) -> None:
+        """Merge `table` into `into`, whose node is `at`. `source` is the path of `table` in its own source: it differs
+        from the path in the tree where lists were appended.
+        """
         for name, value in table.items():
             node, there = at.at(name), (*source, name)
-            node.source = place, there
+            node.source = locate, there
             if isinstance(value, dict):
                 if not isinstance(into.get(name), dict):
                     self._start(into, name, node, {})
-                self._lay(into[name], value, place, node, there)
+                self._merge(into[name], value, locate, node, there)
             elif _is_tables(value):
                 if not node.is_tables:
                     self._start(into, name, node, [])
                     node.is_tables = True
                 for index, entry in enumerate(value):
                     entry_node = node.at(len(into[name]))
-                    entry_node.source = place, (*there, index)
+                    entry_node.source = locate, (*there, index)
                     into[name].append({})
-                    self._lay(into[name][-1], entry, place, entry_node, (*there, index))
+                    self._merge(into[name][-1], entry, locate, entry_node, (*there, index))
             else:
                 self._start(into, name, node, value)
 
     @staticmethod
     def _start(into: dict[str, Any], name: str, node: _Node, value: object) -> None:
-        """Puts a value in place of one of another shape, and of the origins beneath that."""
+        """Set a value, and drop the origins of the values that the old one contained."""
         node.within = {}
         node.is_tables = False
         into[name] = value

@@ -1,4 +1,4 @@
-"""Says in plain words what pydantic found wrong."""
+"""Turn pydantic's validation errors into messages in plain English."""
 
 import difflib
 import re
@@ -25,10 +25,10 @@ _WORDS = {
 
 
 def message(error: ErrorDetails) -> str:
-    """What is wrong with a value, to be read after its key. Values are repeated only where no secret can stand."""
+    """Return a message that follows the key's name. It repeats the value only where that cannot be a secret."""
     path, given, context = error["loc"], error["input"], error.get("ctx", {})
     match error["type"]:
-        case "value_error":  # a reader of ours
+        case "value_error":  # raised by a parser in this package
             return str(context["error"])
         case "enum" | "literal_error":
             return _choices(str(context["expected"]), given)
@@ -38,7 +38,7 @@ def message(error: ErrorDetails) -> str:
         case "tuple_type" if path in LISTS:
             return f"must be a list of tables, each headed [[{path[0]}]], not {kind(given)}"
     words = _WORDS.get(error["type"])
-    return words.format(kind=kind(given), **context) if words else f"is not right: {error['msg']}"
+    return words.format(kind=kind(given), **context) if words else f"is not valid: {error['msg']}"
 
 
 def _choices(expected: str, given: object) -> str:

@@ -1,4 +1,4 @@
-"""Where things are: the configuration file, the state directory, the database and its password."""
+"""Find the configuration file, the state directory, the database, and the files that contain secrets."""
 
 import os
 from base64 import b64decode
@@ -20,10 +20,10 @@ SERVICE_STATE = Path("/var/lib/tminus")
 
 
 def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to load: `explicit` (--config), else `$TMINUS_CONFIG`, else that of the checkout in which the checkout's
-    own command runs, else the one in /etc, else None: the defaults.
+    """Return the configuration file to load, or None to use the defaults.
 
-    Raises `ConfigError` if one that was named is not there.
+    The first of: `explicit` (--config), `$TMINUS_CONFIG`, the file of the checkout if its own command runs in it, and
+    the file in /etc. Raises `ConfigError` if one of the first two is given but does not exist.
     """
     named = environ.get("TMINUS_CONFIG")
     if explicit is not None:
@@ -33,62 +33,62 @@ def find(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
     elif (own := checkout.configuration_file()) is not None:
         return own
     else:
-        return SYSTEM_FILE if is_there(SYSTEM_FILE) else None
-    if not is_there(path):
+        return SYSTEM_FILE if exists(SYSTEM_FILE) else None
+    if not exists(path):
         raise ConfigError((ConfigProblem(where, "", f"there is no file {path}"),))
     return path
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is such a file, or may be one that is not for us."""
+def exists(path: Path) -> bool:
+    """Return whether the file exists, or may exist in a directory that this user may not search."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # going on without it would be wrong, and reading it will say why
+        return True  # to ignore it would be wrong; reading it will report the error
     return True
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """`$STATE_DIRECTORY` (the first, if systemd made several), else `var` where the command runs; absolute.
+    """Return the first directory of `$STATE_DIRECTORY`, or else `var` in the working directory, as an absolute path.
 
-    Raises `StateDirectoryUnusable` if it is where the command runs, and that directory was removed.
+    Raises `StateDirectoryUnusable` if it is relative to the working directory, and that was removed.
     """
     named = Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "var")
     try:
         return named.absolute()
     except FileNotFoundError:
-        problem = "the directory in which the command runs was removed: name the state directory in STATE_DIRECTORY"
+        problem = "the working directory was removed: set STATE_DIRECTORY to the state directory"
         raise StateDirectoryUnusable(str(named), problem) from None
 
 
 def check_ownership(state: Path, environ: Mapping[str, str]) -> None:
-    """Raise `StateDirectoryUnusable` if `state` is another user's, and is taken only because the command runs there.
+    """Raise `StateDirectoryUnusable` if another user controls `state`, unless `$STATE_DIRECTORY` names it.
 
-    Whoever stands in a directory of somebody else must not work on a state that was prepared for that.
+    Otherwise another user could prepare a state directory, and wait for somebody to run tminus next to it.
     """
     owner, _ = controller(state)
     if not environ.get("STATE_DIRECTORY") and owner not in (0, os.geteuid()):
-        problem = f"belongs to {user_name(owner)}: to use it all the same, name it in STATE_DIRECTORY"
+        problem = f"belongs to {user_name(owner)}: to use it anyway, set STATE_DIRECTORY to it"
         raise StateDirectoryUnusable(str(state), problem)
 
 
-def operated_state(explicit: Path | None, environ: Mapping[str, str]) -> Path:
-    """The state directory of a command that works without a daemon. Raises `StateDirectoryUnusable`.
+def command_state_directory(explicit: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the state directory of a command that works without a daemon. Raises `StateDirectoryUnusable`.
 
-    As for the local socket of a command: where nothing says which is meant, and there is none here, it is the
-    service's, if there is one that may be looked into.
+    As for the local socket: if nothing names the daemon, and the working directory has no state directory, use that of
+    the systemd service, if this user may enter it.
     """
     own = state_directory(environ)
-    is_here = is_there(own) and own != Path("/var")  # which every machine has, and which is nobody's state
-    if _is_said(explicit, environ) or is_here or not os.access(SERVICE_STATE, os.X_OK):
+    is_here = exists(own) and own != Path("/var")  # every machine has /var; it is not a state directory
+    if _is_explicit(explicit, environ) or is_here or not os.access(SERVICE_STATE, os.X_OK):
         check_ownership(own, environ)
         return own
     return SERVICE_STATE
 
 
-def _is_said(explicit: Path | None, environ: Mapping[str, str]) -> bool:
+def _is_explicit(explicit: Path | None, environ: Mapping[str, str]) -> bool:
     return (
         explicit is not None
         or any(environ.get(name) for name in ("TMINUS_CONFIG", "STATE_DIRECTORY"))
@@ -98,20 +98,20 @@ def _is_said(explicit: Path | None, environ: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the database is: the path of an SQLite file or a URL of PostgreSQL, and apart from it the password."""
+    """The location of the database: the path of an SQLite file, or a PostgreSQL URL and its password."""
 
     url: str | Path
     password: str | None = field(default=None, repr=False)
 
 
 def database_file(settings: Settings, state_directory: Path) -> Path | None:
-    """The file of an SQLite database; None: it is PostgreSQL's."""
+    """Return the file of an SQLite database, or None for PostgreSQL."""
     relative = settings.storage.url.removeprefix("sqlite:///")
     return state_directory.absolute() / relative if relative != settings.storage.url else None
 
 
 def database(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Database:
-    """The database of these settings: an SQLite file by its absolute path, or PostgreSQL with its password read.
+    """Return the database that the settings name: an SQLite file as an absolute path, or PostgreSQL with its password.
 
     Raises `ConfigError` if the password cannot be read.
     """
@@ -127,9 +127,9 @@ def database(settings: Settings, state_directory: Path, environ: Mapping[str, st
 
 
 def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets of an endpoint, as text, in the order in which they are named.
+    """Return the signing secrets of an endpoint, in the order of the configuration.
 
-    Raises `ConfigError` with what is wrong with each of them.
+    Raises `ConfigError` with the problems of all of them.
     """
     key = f"webhooks[{webhook.name}]"
     read: list[str] = []
@@ -151,14 +151,14 @@ def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str])
 
 
 def _signing_secret(key: str, path: Path) -> str:
-    """What receivers' libraries take: `whsec_` and base64 of 24 to 64 bytes."""
+    """Read a secret in the form that the receivers' libraries accept: `whsec_` and base64 of 24 to 64 bytes."""
     secret = _secret(key, path)
     try:
         length = len(b64decode(secret.removeprefix("whsec_"), validate=True)) if secret.startswith("whsec_") else 0
     except ValueError:
         length = 0
     if not 24 <= length <= 64:
-        raise _unreadable(key, "it is no `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
+        raise _unreadable(key, "it is not a `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
     return secret
 
 
@@ -170,12 +170,12 @@ def _credentials(key: str, environ: Mapping[str, str]) -> Path:
 
 
 def _secret(key: str, path: Path) -> str:
-    """A secret's text, without the line end that an editor leaves."""
+    """Return the text of a secret's file, without the line end that an editor appends."""
     try:
         with acting_for(path.parent):
             secret = decode(path.read_bytes()).rstrip("\r\n")
     except OSError as error:
-        # Without the path: somebody may have written the password itself in its place.
+        # The message does not contain the path: somebody may have written the password in its place.
         raise _unreadable(key, error.strerror or "it failed") from None
     except NotText as error:
         raise _unreadable(key, error.problem.replace("this is", "it is", 1)) from None

@@ -1,4 +1,4 @@
-"""What differs between two configurations, and what of it can be applied while the daemon runs."""
+"""Compare two configurations, and find the changes that can be applied while the daemon runs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ NEEDS_RESTART = (
     "log.format",
     "limits.connections",
 )
-"""Settings that are used up when the daemon starts."""
+"""Settings that the daemon reads only at its start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key that differs. The values are as they are written in the file, secrets masked; empty: not there."""
+    """One changed key. The values are as written in the file, with secrets masked; `""` if there is none."""
 
     key: str
     old: str
@@ -32,12 +32,12 @@ class Change:
 
 
 def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
-    """What differs, in the order of the settings; agents are compared by their ids, webhooks by their names."""
+    """Return the changed keys in the order of the settings. Agents are matched by id, webhooks by name."""
     return tuple(_changes(old, new))
 
 
 def apply_live(old: Settings, new: Settings) -> Settings:
-    """The new settings, but for the keys that need a restart: these stay as they were."""
+    """Return the new settings, with the old values of the keys that need a restart."""
     for key in NEEDS_RESTART:
         section, name = key.split(".")
         kept = getattr(new, section).model_copy(update={name: getattr(getattr(old, section), name)})
@@ -56,7 +56,7 @@ def _changes(old: Settings, new: Settings) -> Iterator[Change]:
 
 
 def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) -> Iterator[Change]:
-    """Entries are compared by what they are known by, wherever in the list they stand."""
+    """Yield the changes of a list of tables. Entries are matched by the key `known_by`, at any position."""
     before = {getattr(entry, known_by): entry for entry in getattr(old, section)}
     after = {getattr(entry, known_by): entry for entry in getattr(new, section)}
     for mark in sorted(before.keys() | after.keys()):
@@ -72,7 +72,7 @@ def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) ->
 
 
 def _tokens(key: str, before: Agent | Webhook | None, after: Agent | Webhook | None) -> Iterator[Change]:
-    """The tokens of an agent that has come or gone: `auth.failed` names the same fingerprints."""
+    """Yield the tokens of an agent that was added or removed, as the fingerprints that `auth.failed` logs."""
     old, new = (
         _text(entry.model_dump(mode="json")["token_sha256"]) if isinstance(entry, Agent) and entry.token_sha256 else ""
         for entry in (before, after)
@@ -84,7 +84,7 @@ def _tokens(key: str, before: Agent | Webhook | None, after: Agent | Webhook | N
 def _within(key: str, before: Agent | Webhook, after: Agent | Webhook) -> Iterator[Change]:
     written_before, written_after = before.model_dump(mode="json"), after.model_dump(mode="json")
     for name in type(before).model_fields:
-        # Compared as they are, not as written: masked, two token hashes may look alike.
+        # Compared unmasked: two token hashes may look the same when they are masked.
         if getattr(before, name) != getattr(after, name):
             yield Change(f"{key}.{name.rstrip('_')}", _text(written_before[name]), _text(written_after[name]))
 

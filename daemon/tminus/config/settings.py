@@ -1,6 +1,6 @@
-"""The settings: every key, its type, its default.
+"""The settings: every key, its type and its default, as frozen models.
 
-Frozen. A value is read from its notation, and `model_dump(mode="json")` writes it in the same, with secrets masked.
+`model_dump(mode="json")` writes the values in the notation in which they are read, with secrets masked.
 """
 
 import re
@@ -32,9 +32,9 @@ from tminus.domain.types import (
 
 
 def _token_hash(value: object) -> str:
-    # Never repeated: what stands here by mistake is most often the token itself.
+    # The message does not repeat the value: the usual mistake is to write the token itself.
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise ValueError("must hold the SHA-256 of a token in hex (64 characters), as `tminus token new` prints it")
+        raise ValueError("must contain the SHA-256 of a token in hex (64 characters), as `tminus token new` prints it")
     return value
 
 
@@ -46,7 +46,7 @@ def _credential(value: object) -> str:
 
 def _endpoint_name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch("[a-z0-9][a-z0-9-]{0,62}", value):
-        raise ValueError("must be 1 to 63 characters of a-z, 0-9 and -, not - at the beginning")
+        raise ValueError("must be 1 to 63 characters of a-z, 0-9 and -, and must not begin with -")
     return value
 
 
@@ -58,12 +58,12 @@ def _content_type(value: object) -> str:
 
 def _event_pattern(value: object) -> str:
     if not isinstance(value, str) or value not in EVENT_PATTERNS:
-        raise ValueError(f"must hold {', '.join(EVENT_PATTERNS)}, not {durations.quoted(value)}")
+        raise ValueError(f"must contain only {', '.join(EVENT_PATTERNS)}, not {durations.quoted(value)}")
     return value
 
 
 def _one_or_more(value: object) -> object:
-    """A list may be left to one text."""
+    """Return a list with one entry for a single text, which may stand in place of a list."""
     return (value,) if isinstance(value, str) and value else () if value == "" else value
 
 
@@ -71,16 +71,16 @@ def _in_order(roles: Iterable[Role]) -> list[str]:
     return [role.value for role in Role if role in roles]
 
 
-# An integer column of PostgreSQL holds no more.
+# The maximum of an integer column in PostgreSQL.
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 ExternalId = Annotated[str, Field(max_length=255)]
-Email = Annotated[str, Field(max_length=254)]  # what SMTP takes
+Email = Annotated[str, Field(max_length=254)]  # the maximum in SMTP
 Span = Annotated[timedelta, PlainSerializer(durations.duration_text)]
 _Or0 = PlainSerializer(lambda span: durations.duration_text(span) if span else "0")
 Never0 = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0")), _Or0]
-# A session takes its idempotency key with it, which is promised for so long.
+# At least the 24 h for which idempotency keys are promised: removing a session also removes its key.
 Retention = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0", at_least="24h")), _Or0]
 NeverEmpty = Annotated[
     timedelta | None,
@@ -99,7 +99,7 @@ Network = Annotated[
 
 
 def fingerprint(digest: str) -> str:
-    """Return as much of a token's SHA-256 as files and the log show: enough to tell tokens apart."""
+    """Return the first 12 digits of a token's SHA-256, by which files and the log identify the token."""
     return digest[:12]
 
 
@@ -109,14 +109,14 @@ TokenHash = Annotated[str, PlainValidator(_token_hash), PlainSerializer(lambda d
 
 
 class Table(BaseModel):
-    """A table of the file; what it does not know it refuses."""
+    """A table of the configuration file. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where the world finds the daemon: the API, and the pages of users and hosts. None ends in a slash."""
+    """The public URLs of the API and of the pages for users and hosts, without a slash at the end."""
 
     public: str
     user: str
@@ -124,27 +124,27 @@ class Urls:
 
     @property
     def user_page(self) -> str:
-        """Where users go, with `?` and a session's id behind it."""
+        """The page for users, to which `?` and a session's id are appended."""
         return addresses.page(self.user)
 
     @property
     def pin_page(self) -> str:
-        """Where users go, with a session's PIN behind it."""
+        """The page for users, to which a session's PIN is appended."""
         page = self.user_page
         return page if page.endswith("/") else f"{page}?"
 
     @property
     def host_page(self) -> str:
-        """Where hosts go, with `?` and a session's id behind it."""
+        """The page for hosts, to which `?` and a session's id are appended."""
         return addresses.page(self.host)
 
 
 class Server(Table):
     listen: Listen = Address("127.0.0.1", 8710)
     socket: str = "tminus.sock"
-    """As written; `socket_path` says where it is."""
+    """As written in the file; `socket_path` resolves it."""
     public_url: BaseUrl = None
-    """None: not set. `urls` says what holds then, of this and the two below."""
+    """This and the next two are None if they are not set; `urls` derives them."""
     user_url: BaseUrl = None
     host_url: BaseUrl = None
     cors_origins: tuple[Origin, ...] = ()
@@ -155,18 +155,18 @@ class Server(Table):
     """In bytes."""
 
     def socket_path(self, state_directory: Path) -> Path | None:
-        """Where the local socket is; None: there is none."""
+        """Return the path of the local socket, or None if there is none."""
         return state_directory / self.socket if self.socket else None
 
     def urls(self) -> Urls:
-        """The three URLs, those that are not set derived from `listen`."""
+        """Return the public URLs; those that are not set are derived from `listen`."""
         return _urls(self.listen, self.public_url, self.user_url, self.host_url)
 
 
 @lru_cache(maxsize=8)
 def _urls(listen: Address, public_url: str | None, user_url: str | None, host_url: str | None) -> Urls:
-    """Worked out once: every new session asks."""
-    if listen.host in ("0.0.0.0", "::"):  # noqa: S104 - not bound here: nobody can be sent to "all interfaces"
+    """Return the URLs. The result is cached, since every new session needs it."""
+    if listen.host in ("0.0.0.0", "::"):  # noqa: S104 - nothing is bound here; a link cannot name "all interfaces"
         listen = Address("127.0.0.1", listen.port)
     public = public_url or f"http://{listen}"
     return Urls(public, user_url or public, host_url or public)
@@ -174,13 +174,13 @@ def _urls(listen: Address, public_url: str | None, user_url: str | None, host_ur
 
 class Storage(Table):
     url: Annotated[str, PlainValidator(addresses.parse_database_url)] = "sqlite:///tminus.db"
-    """As written; `paths.database` says where it is, and its password."""
+    """As written in the file; `paths.database` resolves it and reads the password."""
     password_file: str = ""
     password_credential: Annotated[str, PlainValidator(_credential)] = ""
     retention: Retention = timedelta(days=90)
-    """None: closed sessions are kept for ever."""
+    """None: closed sessions are never removed."""
     delivery_retention: Never0 = timedelta(days=30)
-    """None: the delivery log is kept for ever."""
+    """None: the delivery log is never shortened."""
 
 
 class Organization(Table):
@@ -202,7 +202,7 @@ class Lifecycle(Table):
 
 
 class TypePolicy(Table):
-    """What differs for one session type; None: as in `[policy]`."""
+    """The modes of one session type that differ from `[policy]`; None: no difference."""
 
     recording: Mode | None = None
     startwithrc: Mode | None = None
@@ -224,7 +224,7 @@ class Policy(Table):
 
     @cached_property
     def by_type(self) -> Mapping[SessionType, Mapping[Setting, Mode]]:
-        """The modes of every session type, overrides applied."""
+        """The modes of every session type, with its overrides applied."""
         return {
             session_type: {
                 setting: getattr(getattr(self, session_type), setting) or getattr(self, setting) for setting in Setting
@@ -233,12 +233,12 @@ class Policy(Table):
         }
 
     def modes(self, session_type: SessionType) -> Mapping[Setting, Mode]:
-        """Who decides each setting of sessions of this type. Worked out once: every new session asks."""
+        """Return the mode of each setting for a session type. Cached, since every new session needs it."""
         return self.by_type[session_type]
 
 
 class Agent(Table):
-    """Somebody, or something, that calls with a token."""
+    """A person or a program that calls the API with a token."""
 
     id: Number
     name: Name
@@ -254,12 +254,12 @@ class Agent(Table):
 
 
 class Webhook(Table):
-    """An endpoint that is told what happens."""
+    """An endpoint that receives events."""
 
     name: Annotated[str, PlainValidator(_endpoint_name)]
     url: Annotated[str, PlainValidator(addresses.parse_endpoint), PlainSerializer(addresses.endpoint_text)]
     secret_file: OneOrMore = ()
-    """As written; `paths.secrets` reads them. The first signs alone where a receiver knows but one."""
+    """As written in the file; `paths.secrets` reads them. Signature schemes that allow one secret use the first."""
     secret_credential: Annotated[OneOrMore, AfterValidator(lambda names: tuple(map(_credential, names)))] = ()
     events: Annotated[tuple[EventPattern, ...], Field(min_length=1)] = ("*",)
     session_types: tuple[SessionType, ...] = ()
@@ -274,7 +274,7 @@ class Webhook(Table):
 
     @property
     def wanted(self) -> frozenset[EventType]:
-        """The types of events that it is told."""
+        """The types of events that the endpoint receives."""
         return event_types(self.events)
 
 
@@ -289,17 +289,17 @@ class Limits(Table):
     failed_tokens: Limit = Rate(20, 60)
     connections: Number = 2000
     connections_per_address: Count = 1000
-    """Connections from one address that is no trusted proxy; 0: no limit."""
+    """Maximum connections from one address that is not a trusted proxy; 0: no limit."""
     streams_per_address: Count = 500
-    """Streams and long polls; 0: no limit."""
+    """Maximum streams and long polls of one address; 0: no limit."""
     streams_per_agent: Count = 400
-    """Streams and long polls; 0: no limit."""
+    """Maximum streams and long polls of one agent; 0: no limit."""
     sessions_per_agent: Count = 10_000
-    """Open sessions; 0: no limit."""
+    """Maximum open sessions of one agent; 0: no limit."""
 
 
 class Settings(Table):
-    """Everything that can be set. `config.load` makes it; `Settings()` is the defaults."""
+    """All settings. `config.load` returns them; `Settings()` has the defaults."""
 
     server: Server = Server()
     storage: Storage = Storage()
@@ -313,5 +313,5 @@ class Settings(Table):
 
 
 def actor_names(settings: Settings) -> dict[str, str]:
-    """Return the names of the agents, by how events name them."""
+    """Return the names of the agents by actor, as events name them, such as `agent:7`."""
     return {actor_of(agent.id, agent.roles): agent.name for agent in settings.agents}

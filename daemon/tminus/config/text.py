@@ -1,4 +1,4 @@
-"""Text files as they come from all kinds of editors: UTF-8, with a byte order mark or without."""
+"""Decode text files from any editor: UTF-8, with or without a byte order mark."""
 
 import codecs
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ _OTHERS = {
 
 @dataclass(eq=False)
 class NotText(Exception):
-    """A file that is not UTF-8 text."""
+    """The file is not UTF-8 text."""
 
     problem: str
     line: int = 1
-    """Where it begins not to be."""
+    """The first line that is not UTF-8."""
 
     def __str__(self) -> str:
         return self.problem
@@ -35,5 +35,5 @@ def decode(data: bytes) -> str:
         raise NotText("this is not UTF-8 text", line) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise NotText("this is not UTF-8 text but UTF-16, or no text: it holds bytes that are 0", line)
+        raise NotText("this is not UTF-8 text but UTF-16, or not text at all: it contains NUL bytes", line)
     return text

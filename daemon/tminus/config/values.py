@@ -1,6 +1,6 @@
-"""How bounded durations, sizes, rates and dates are written: one notation each, read and printed here.
+"""Parse and format bounded durations, sizes, rates and dates in settings.
 
-A reader raises `ValueError` with words that follow the key: "must be …, not …".
+The parsers raise `ValueError` with a message that follows the key: "must be …, not …".
 """
 
 import re
@@ -18,7 +18,7 @@ _RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600}
 
 
 def duration(*, zero: bool = True, at_least: str = "0", at_most: str = LONGEST) -> Callable[[object], timedelta]:
-    """A reader of durations within bounds."""
+    """Return a parser of durations within bounds."""
 
     def read(value: object) -> timedelta:
         span = value if isinstance(value, timedelta) else parse_duration(value)
@@ -34,7 +34,7 @@ def duration(*, zero: bool = True, at_least: str = "0", at_most: str = LONGEST) 
 
 
 def duration_or_never(never: str, *, at_least: str = "0") -> Callable[[object], timedelta | None]:
-    """A reader of durations above zero, or of the text that stands for none at all."""
+    """Return a parser of durations above zero; the text `never` is None."""
 
     def read(value: object) -> timedelta | None:
         if value is None or value == never:
@@ -48,7 +48,7 @@ def duration_or_never(never: str, *, at_least: str = "0") -> Callable[[object], 
 
 
 def parse_size(value: object) -> int:
-    """Reads `"64KiB"` into bytes: B, KB, MB, GB in thousands, KiB, MiB, GiB in 1024s."""
+    """Parse a size such as `"64KiB"` into bytes: KB, MB, GB are powers of 1000; KiB, MiB, GiB are powers of 1024."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in _SIZE_UNITS or len(match[1]) > 15:
         raise ValueError(f'must be a size such as "64KiB" (units {", ".join(_SIZE_UNITS)}), not {quoted(value)}')
@@ -56,13 +56,13 @@ def parse_size(value: object) -> int:
 
 
 def size_text(size: int) -> str:
-    """`64KiB`: in the largest unit that leaves no fraction."""
+    """Return a size as text, such as `64KiB`, in the largest unit that leaves no fraction."""
     name, unit = max((item for item in _SIZE_UNITS.items() if size % item[1] == 0), key=lambda item: item[1])
     return f"{size // unit}{name}" if size else "0B"
 
 
 def size(*, at_least: str, at_most: str) -> Callable[[object], int]:
-    """A reader of sizes within bounds."""
+    """Return a parser of sizes within bounds."""
 
     def read(value: object) -> int:
         number = parse_size(value)
@@ -75,7 +75,7 @@ def size(*, at_least: str, at_most: str) -> Callable[[object], int]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many within so many seconds."""
+    """A limit: `count` within `seconds`."""
 
     count: int
     seconds: int
@@ -86,7 +86,7 @@ class Rate:
 
 
 def parse_rate(value: object) -> Rate | None:
-    """Reads `"30/minute"`; `""` is no limit."""
+    """Parse a rate such as `"30/minute"`; `""` is None, no limit."""
     if value is None or value == "":
         return None
     if isinstance(value, Rate):
@@ -100,7 +100,7 @@ def parse_rate(value: object) -> Rate | None:
 
 
 def parse_expiry(value: object) -> datetime | None:
-    """Reads a TOML date and time with an offset, or the same as RFC 3339 text; `""` is None: never."""
+    """Parse a TOML date and time with an offset, or the same as RFC 3339 text; `""` is None, never."""
     if value is None or value == "":
         return None
     if isinstance(value, datetime | str):

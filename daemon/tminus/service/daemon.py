@@ -64,7 +64,7 @@ class Daemon:
             started.callback(self._systemd.close)
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.bound})
-            database, secrets = config.collected(
+            database, secrets = config.read_all(
                 configuration.origins,
                 lambda: config.database(settings, state, environ),
                 lambda: delivery.read_secrets(settings, state, environ),
@@ -234,7 +234,7 @@ class Daemon:
         while True:
             try:
                 if isinstance(database.url, Path):
-                    config.make_private(database.url)
+                    config.create_private_database(database.url)
                 return Store(database.url, None, observer, password=database.password)
             except StartupError as error:
                 if not error.transient:
@@ -310,7 +310,7 @@ class Daemon:
         old = self.services.settings
         try:
             loaded = config.load(config.find(self._path, self._environ), self._environ)
-            [secrets] = config.collected(
+            [secrets] = config.read_all(
                 loaded.origins, lambda: delivery.read_secrets(loaded.settings, self._state, self._environ)
             )
         except ConfigError as error:

@@ -1,0 +1,96 @@
+"""Check settings that are valid alone but not together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from tminus.config.errors import ConfigProblem
+from tminus.config.keys import LISTS, display_key
+from tminus.config.lines import KeyPath
+from tminus.config.merge import Tree
+from tminus.config.settings import Lifecycle
+from tminus.domain.durations import duration_text
+
+
+def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
+    """Yield values that are valid alone but not together. Reads the raw values, which may be wrong in any way."""
+    for (section,), (_, known_by) in LISTS.items():
+        yield from _duplicates(tree, section, known_by)
+    yield from _duplicate_tokens(tree)
+    yield from _missing_secrets(tree)
+    yield from _lead_beyond_horizon(tree)
+    yield from _no_access(tree)
+
+    storage = tree.values.get("storage")
+    storage = storage if isinstance(storage, dict) else {}
+    given = [("storage", key) for key in ("password_file", "password_credential") if storage.get(key)]
+    if len(given) == 2:
+        problem = "cannot be set together with storage.password_file: keep one of them"
+        yield ConfigProblem(tree.origin(given[1]), "storage.password_credential", problem)
+    if str(storage.get("url", "sqlite:")).startswith("sqlite:"):
+        for path in given:
+            problem = "is for PostgreSQL only, and storage.url names an SQLite file"
+            yield ConfigProblem(tree.origin(path), ".".join(path), problem)
+
+
+def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Yield the tables of a list, each with its path."""
+    entries = tree.values.get(section)
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, dict):
+            yield (section, index), entry
+
+
+def _duplicates(tree: Tree, section: str, known_by: str) -> Iterator[ConfigProblem]:
+    """Yield entries of a list that have the id or name of an earlier entry."""
+    marks: dict[int | str, KeyPath] = {}
+    for entry_path, entry in _entries(tree, section):
+        path, mark = (*entry_path, known_by), entry.get(known_by)
+        if isinstance(mark, int | str) and (first := marks.setdefault(mark, path)) != path:
+            problem = f"is also the {known_by} of another {section[:-1]} ({tree.origin(first)}): each needs its own"
+            yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _duplicate_tokens(tree: Tree) -> Iterator[ConfigProblem]:
+    hashes: dict[str, KeyPath] = {}
+    for entry_path, agent in _entries(tree, "agents"):
+        tokens = agent.get("token_sha256")
+        for position, token in enumerate(tokens if isinstance(tokens, list) else []):
+            path = (*entry_path, "token_sha256", position)
+            if isinstance(token, str) and (first := hashes.setdefault(token, path)) != path:
+                other = f"{display_key(first, tree.values)} ({tree.origin(first)})"
+                problem = f"repeats a hash of {other}: a token belongs to one agent"
+                yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _missing_secrets(tree: Tree) -> Iterator[ConfigProblem]:
+    for entry_path, webhook in _entries(tree, "webhooks"):
+        if not (webhook.get("secret_file") or webhook.get("secret_credential")):
+            path = (*entry_path, "secret_file")
+            problem = "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file"
+            yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _lead_beyond_horizon(tree: Tree) -> Iterator[ConfigProblem]:
+    lifecycle = tree.values.get("lifecycle")
+    lifecycle = lifecycle if isinstance(lifecycle, dict) else {}
+    given = {key: lifecycle[key] for key in ("lead", "horizon") if key in lifecycle}
+    try:
+        spans = Lifecycle.model_validate(given)
+    except ValidationError:
+        return  # reported as a problem of its own
+    if spans.lead >= spans.horizon:
+        path = ("lifecycle", "lead" if "lead" in given else "horizon")
+        lead, horizon = duration_text(spans.lead), duration_text(spans.horizon)
+        problem = f'makes scheduling impossible: lead ("{lead}") must be shorter than horizon ("{horizon}")'
+        yield ConfigProblem(tree.origin(path), ".".join(path), problem)
+
+
+def _no_access(tree: Tree) -> Iterator[ConfigProblem]:
+    # Expired tokens count, too: a configuration that was valid yesterday must not prevent a start today.
+    server = tree.values.get("server")
+    tokens = any(agent.get("token_sha256") for _, agent in _entries(tree, "agents"))
+    if isinstance(server, dict) and server.get("socket") == "" and not tokens:
+        problem = "must not be empty while no agent has a token: nobody could call the API"
+        yield ConfigProblem(tree.origin(("server", "socket")), "server.socket", problem)
