@@ -1,9 +1,10 @@
-"""Copies of an SQLite database: made while a daemon writes, and put back when it is needed.
+"""Copies of an SQLite database: make one while a daemon writes, and put one back.
 
-A copy is read from one moment: the read transaction is held open until the last page. Without it, SQLite begins the
-copy anew whenever another process has committed; 200 MB beside 250 commits a second were not copied within 20 s so,
-and in 0.6 s from one moment. `VACUUM INTO` is as safe and took four times as long. In WAL mode neither holds up the
-writer; what it writes meanwhile stays in the -wal file a little longer.
+A copy is read in one read transaction, which stays open until the last page. Without it, SQLite begins the copy again
+whenever another process has committed: 200 MB beside 250 commits a second were not copied within 20 s, and within one
+transaction they take a second. `VACUUM INTO` cannot run in a transaction, so the schema would be checked in one state
+of the file and copied in another. In WAL mode neither blocks the writer; what it writes meanwhile stays in the -wal
+file until the copy is done.
 """
 
 import fcntl
