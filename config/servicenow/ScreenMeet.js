@@ -1,42 +1,43 @@
 /*
- * ScreenMeet: sessions for ServiceNow records, kept by tminus. A Script Include; strict ES5, scoped API only.
- * How to install and call it: docs/servicenow.md.
+ * ScreenMeet: manages tminus sessions for ServiceNow records. A Script Include in strict ES5 that uses the scoped API only.
+ * docs/servicenow.md explains how to install and call it.
  *
  *     var sm = new x_tminus.ScreenMeet();                  // x_tminus: the name of your application scope
  *     var result = sm.createSession('support', 'incident', sys_id, 'Incident INC0000005', 'Remote support', {record: true});
  *     if (result.success === false) { ... result.error.description ... }
  *
- * FAILURE. Nothing is ever thrown: a business rule that calls this must not abort the save of its record. What failed
- * comes back as {success: false, error: {code, refcode, description, errors, retryable}} and is logged in one line.
- *   code        HTTP status; 0 when no answer of tminus arrived, or nothing was sent
- *   refcode     tminus's own number for the cause, or null
- *   errors      [{field, message}]: every fault of a refused request
- *   retryable   whether the same call may succeed later, unchanged
+ * ERRORS. No method throws an exception, because a business rule that calls one must not prevent its record from being saved.
+ * A failed call returns {success: false, error: {code, refcode, description, errors, retryable}} and writes one log line.
+ *   code        HTTP status; 0 if no answer of tminus arrived, or nothing was sent
+ *   refcode     tminus's number for the cause, or null
+ *   errors      [{field, message}]: all errors of a refused request
+ *   retryable   whether the same call may succeed later
  *
- * RETRY. One more try, at once, when the connection failed or a 502, 503 or 504 came back: the request or its answer may
- * have been lost, or another node may answer. Every call is safe to repeat (see below). No more than one, because a scoped
- * script cannot sleep: further tries would meet the same trouble in the same second, and somebody is waiting for a save.
- * For the same reason none after 429, which asks for a pause. Longest wait: twice the timeout.
+ * RETRIES. The script repeats a call once, at once, after a connection failure, 502, 503 or 504: the request or its answer
+ * may have been lost, or another node may answer. Every call can be repeated safely (see below). It does not repeat more
+ * often, because a scoped script cannot sleep, and a user may be waiting for a record to be saved. After 429, which asks for
+ * a pause, it does not repeat at all. The longest wait is twice the timeout.
  *
- * ONE SESSION, NOT TWO. A creation carries an Idempotency-Key: the SHA-256 of the user and of the request, so of every
- * argument. A rule that fires twice, at the same time or hours apart, gets the same session twice. Meaning: ONE OPEN SESSION
- * PER USER AND ARGUMENTS (record, label, preferences, start). No clock is in the key: a time window has an edge, and two
- * calls on either side of it would make two sessions.
- *   If the session that comes back is closed, another one is wanted: the closed one's id is hashed in, and that is the next
- *   key. Still deterministic, so two such calls at once make one session too; the chain ends after MAX_CHAIN closed ones.
- *   tminus remembers a key for 24 hours. A key of your own, for one call: sm.setIdempotencyKey(key).createSession(...).
+ * REPEATED CALLS. A creation carries an Idempotency-Key: the SHA-256 of the user and of the request with all its arguments.
+ * A rule that fires twice, at the same time or hours apart, therefore gets the same session twice: there is ONE OPEN SESSION
+ * PER USER AND ARGUMENTS (record, label, preferences, start). The key contains no time, because two calls at the two sides of
+ * a time boundary would create two sessions.
+ *   If the returned session is closed, the caller needs a new one. The script adds the id of the closed session to the hash,
+ *   and the result is the next key. Two such calls at the same time still create one session. The chain ends after MAX_CHAIN
+ *   closed sessions.
+ *   tminus stores a key for 24 hours. To use your own key for one call: sm.setIdempotencyKey(key).createSession(...).
  */
 var ScreenMeet = Class.create();
 
 ScreenMeet.prototype = {
 
-    /** What the names of the system properties begin with: the scope of the application that they belong to. */
+    /** The prefix of the names of the system properties: the scope of the application. */
     PROPERTIES: 'x_tminus.',
 
-    /** For one try, unless the property timeout_ms says otherwise. ServiceNow itself gives up after 30 s. */
+    /** Time-out of one attempt, unless the property timeout_ms is set. ServiceNow ends a request after 30 s. */
     TIMEOUT_MS: 10000,
 
-    /** So many closed sessions of one user with the same arguments in a day are a script gone wrong, not a wish. */
+    /** More closed sessions than this of one user with the same arguments in a day indicate a script in a loop. */
     MAX_CHAIN: 20,
 
     initialize: function () {
@@ -51,7 +52,7 @@ ScreenMeet.prototype = {
 
     scheduleSession: function (startTime, type, parent_object_table, parent_object_sys_id, parent_object_display_name,
                                screenmeet_session_name, agent_prefs) {
-        // Text even when it is missing: tminus then refuses it. Left out, it would mean "now".
+        // An empty text if it is missing, which tminus refuses. Without the field the session would start now.
         return this._create('scheduleSession', this._text(startTime), type, parent_object_table, parent_object_sys_id,
             parent_object_display_name, screenmeet_session_name, agent_prefs);
     },
@@ -70,7 +71,7 @@ ScreenMeet.prototype = {
         });
     },
 
-    /** The key of the next creation, instead of the computed one. If its session is closed, that is what comes back. */
+    /** Set the key of the next creation. If the session of this key is closed, the call returns the closed session. */
     setIdempotencyKey: function (key) {
         this._callersKey = this._text(key);
         return this;
@@ -100,7 +101,7 @@ ScreenMeet.prototype = {
     },
 
     _newSession: function (startTime, type, table, sysId, displayName, label, prefs) {
-        // Keys with the value undefined are left out of the JSON.
+        // JSON.stringify omits members with the value undefined.
         var session = {
             type: this._text(type),
             label: this._text(label),
@@ -126,7 +127,7 @@ ScreenMeet.prototype = {
         return session;
     },
 
-    /** The answer to a request, as an object. Anything but a 200 with a JSON object in it is thrown, for _safely to catch. */
+    /** Send a request and return its answer as an object. Throws, for _safely, anything but a 200 with a JSON object. */
     _call: function (verb, path, body, key) {
         var answer = this._send(verb, path, body, key);
         if (answer.code === 0 || answer.code === 502 || answer.code === 503 || answer.code === 504) {
@@ -150,7 +151,7 @@ ScreenMeet.prototype = {
         throw failure;
     },
 
-    /** One try. */
+    /** Make one attempt. */
     _send: function (verb, path, body, key) {
         var url = this._required('base_url').replace(/\/+$/, '') + path;
         var token = this._required('token');
@@ -171,7 +172,7 @@ ScreenMeet.prototype = {
             message.setHttpTimeout(Number(this._property('timeout_ms')) || this.TIMEOUT_MS);
             if (midServer) {
                 message.setMIDServer(midServer);
-                // Otherwise a sensor may take the answer out of the queue before it is read here.
+                // Without this, a sensor may take the answer from the queue before this script reads it.
                 message.setEccParameter('skip_sensor', 'true');
             }
             var response = message.execute();
@@ -180,14 +181,14 @@ ScreenMeet.prototype = {
             if (response.haveError()) {
                 answer.problem = this._text(response.getErrorMessage());
             }
-        } catch (e) {  // a refused or timed out connection is thrown on some ways out, and reported as status 0 on others
+        } catch (e) {  // depending on the path, ServiceNow throws a connection failure or reports it as status 0
             answer.code = 0;
             answer.problem = this._text(e && e.message || e);
         }
         return answer;
     },
 
-    /** Runs a call's work; makes an object and a line in the log of whatever it throws. */
+    /** Run a call. Convert an exception into an error object and a log line. */
     _safely: function (method, work) {
         try {
             return work();
@@ -205,7 +206,7 @@ ScreenMeet.prototype = {
         return {code: 0, refcode: null, description: description, errors: [], retryable: false, isFailure: true};
     },
 
-    /** Whatever wrote the message, it may have quoted the request's headers. */
+    /** Remove the token from an error: a message may quote the headers of the request. */
     _withoutToken: function (error) {
         var token = this._property('token');
         return token ? JSON.parse(JSON.stringify(error).split(token).join('(token)')) : error;
@@ -231,23 +232,23 @@ ScreenMeet.prototype = {
         return this._text(gs.getProperty(this.PROPERTIES + name)).trim();
     },
 
-    /** "System Administrator" -> "System A": whoever joins sees it, and need not know an agent's full name. */
+    /** "System Administrator" -> "System A". Participants see this name; they need not know the agent's full name. */
     _shortName: function (name) {
         var words = name.trim().split(/\s+/);
         if (words.length < 2) {
             return words[0];
         }
-        // A letter outside the basic plane is two units, which must not be parted.
+        // A character outside the basic plane has two code units, which must stay together.
         return words[0] + ' ' + words[words.length - 1].match(/^(?:[\ud800-\udbff][\udc00-\udfff]|[\s\S])/)[0];
     },
 
-    /** The preferences in one order, however the caller wrote them: the same wish must give the same key. */
+    /** Sort the preferences, because the same preferences in another order must give the same key. */
     _sorted: function (prefs) {
         if (prefs === null || prefs === undefined) {
             return {};
         }
         if (typeof prefs !== 'object') {
-            return prefs;  // tminus says what is wrong with it
+            return prefs;  // tminus refuses it with a reason
         }
         var sorted = {};
         Object.keys(prefs).sort().forEach(function (name) {
@@ -256,12 +257,12 @@ ScreenMeet.prototype = {
         return sorted;
     },
 
-    /** A primitive string of what may be a field of a GlideRecord, a Java string, or nothing. */
+    /** Convert a field of a GlideRecord, a Java string, null or undefined to a primitive string. */
     _text: function (value) {
         return value === null || value === undefined ? '' : String(value);
     },
 
-    /** In plain ASCII, for no charset on the way to alter; and without "$", for ServiceNow not to replace "${...}" in it. */
+    /** Encode as JSON in ASCII, which no charset conversion changes, without "$", because ServiceNow replaces "${...}". */
     _json: function (value) {
         return JSON.stringify(value).replace(/[^\x20-\x7e]|\$/g, function (unit) {
             return '\\u' + ('000' + unit.charCodeAt(0).toString(16)).slice(-4);
