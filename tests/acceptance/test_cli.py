@@ -254,7 +254,7 @@ def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path
         "show", made["id"], "--json", TMINUS_URL=f"{daemon.url}/v3", TMINUS_TOKEN=daemon.tokens["anna"]
     )
     assert answer(shown)["id"] == made["id"]
-    assert "look at what was copied" in refused(daemon.command(*url, "list", TMINUS_TOKEN="tökèn"), 5)
+    assert "check what was copied" in refused(daemon.command(*url, "list", TMINUS_TOKEN="tökèn"), 5)
     file.write_text("a" * 43)
     wrong = refused(daemon.command(*url, "--token-file", str(file), "list"), 5)
     assert f"unknown, has expired or was revoked (refcode 104401); it comes from {file}" in wrong

@@ -267,5 +267,5 @@ def test_in_a_directory_of_somebody_else_his_socket_is_refused(daemon: Daemon) -
         listener.stdin.close()
     assert (refused.returncode, refused.stdout) == (5, "")
     assert refused.stderr == (
-        f"tminus: No answer from {var}/tminus.sock: user 4711 listens there, whom nothing makes the daemon's\n"
+        f"tminus: No answer from {var}/tminus.sock: user 4711 listens there, who may not run the daemon\n"
     )

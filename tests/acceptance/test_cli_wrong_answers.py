@@ -11,7 +11,7 @@ import pytest
 from tests.support.commands import Result, invoke
 from tminus import schemas
 from tminus.api import examples
-from tminus.client import shapes
+from tminus.client import validation
 
 SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples._WEBHOOK, examples._DELIVERY
 
@@ -113,15 +113,15 @@ def _deliveries(delivery: Any) -> Any:
 
 
 WHOLE = [
-    (("list", "--wide"), SESSION, _sessions, shapes.SESSION_FIELDS),
-    (("list", "--search", "Remote"), SESSION, _sessions, shapes.SESSION_FIELDS),
-    (("show", "A"), SESSION, lambda one: one, shapes.SESSION_FIELDS),
-    (("reschedule", "A", "--in", "1h"), SESSION, lambda one: one, shapes.SESSION_FIELDS),
-    (("events", "A"), EVENT, _events, shapes.EVENT_FIELDS),
-    (("webhooks", "list", "--wide"), WEBHOOK, lambda one: {"webhooks": [one]}, shapes.WEBHOOK_FIELDS),
-    (("webhooks", "resume", "A"), WEBHOOK, lambda one: one, shapes.WEBHOOK_FIELDS),
-    (("webhooks", "deliveries", "A"), DELIVERY, _deliveries, shapes.DELIVERY_FIELDS),
-    (("webhooks", "ping", "A"), DELIVERY, lambda one: one, shapes.DELIVERY_FIELDS),
+    (("list", "--wide"), SESSION, _sessions, validation.SESSION_FIELDS),
+    (("list", "--search", "Remote"), SESSION, _sessions, validation.SESSION_FIELDS),
+    (("show", "A"), SESSION, lambda one: one, validation.SESSION_FIELDS),
+    (("reschedule", "A", "--in", "1h"), SESSION, lambda one: one, validation.SESSION_FIELDS),
+    (("events", "A"), EVENT, _events, validation.EVENT_FIELDS),
+    (("webhooks", "list", "--wide"), WEBHOOK, lambda one: {"webhooks": [one]}, validation.WEBHOOK_FIELDS),
+    (("webhooks", "resume", "A"), WEBHOOK, lambda one: one, validation.WEBHOOK_FIELDS),
+    (("webhooks", "deliveries", "A"), DELIVERY, _deliveries, validation.DELIVERY_FIELDS),
+    (("webhooks", "ping", "A"), DELIVERY, lambda one: one, validation.DELIVERY_FIELDS),
 ]  # fmt: skip
 
 
@@ -143,8 +143,8 @@ def test_a_field_that_is_read_is_there_and_of_its_type(
 
 @pytest.mark.parametrize(
     ("fields", "whole"),
-    [(shapes.SESSION_FIELDS, schemas.Session), (shapes.EVENT_FIELDS, schemas.Event),
-     (shapes.WEBHOOK_FIELDS, schemas.Webhook), (shapes.DELIVERY_FIELDS, schemas.Delivery)],
+    [(validation.SESSION_FIELDS, schemas.Session), (validation.EVENT_FIELDS, schemas.Event),
+     (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery)],
 )  # fmt: skip
 def test_what_the_client_must_find_is_what_every_answer_has(fields: Any, whole: Any) -> None:
     assert set(fields) <= whole.__required_keys__

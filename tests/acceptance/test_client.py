@@ -16,8 +16,9 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import from_now
 from tests.support.receivers import SECRET, Handler, Receiver, status
+from tminus import client
 from tminus.client import ScreenMeet, screenmeet
-from tminus.client.transport import Answer
+from tminus.client.transport import Response
 
 
 class Wire:
@@ -130,7 +131,7 @@ def test_what_would_be_done_twice_is_not_tried_again_when_its_answer_is_lost(
         daemon.make()
         with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
             wire.losing = 1
-            with pytest.raises(screenmeet.Unavailable, match="No answer"):
+            with pytest.raises(client.Unavailable, match="No answer"):
                 sm.request("POST", "/webhooks/desk/replay", json={"fromSeq": 1})
             assert wire.requests == 1
             assert sm.request("GET", "/webhooks/desk")["replays"] == 1
@@ -139,10 +140,10 @@ def test_what_would_be_done_twice_is_not_tried_again_when_its_answer_is_lost(
 def test_what_was_not_done_is_tried_again_and_what_may_have_been_only_with_a_key() -> None:
     with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
         gateway.answers = [status(503), status(502)]
-        with pytest.raises(screenmeet.Unavailable, match="502"):
+        with pytest.raises(client.Unavailable, match="502"):
             sm.request("POST", "/webhooks/desk/ping")
         gateway.answers = [status(503), status(502), status(404)]
-        with pytest.raises(screenmeet.NotFound):
+        with pytest.raises(client.NotFound):
             sm.createSession("live", screenmeet_session_name="A")
         assert len(gateway.requests) == 5
         assert "idempotency-key" not in gateway.requests[0].headers
@@ -159,17 +160,17 @@ def test_a_refusal_after_which_it_may_have_been_done_is_tried_again_only_with_a_
 
     with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
         gateway.answers = [database_lost, database_lost, status(404)]
-        with pytest.raises(screenmeet.Unavailable, match="It is not available"):
+        with pytest.raises(client.Unavailable, match="It is not available"):
             sm.request("POST", "/webhooks/desk/replay", json={"fromSeq": 1})
         assert len(gateway.requests) == 1
-        with pytest.raises(screenmeet.NotFound):
+        with pytest.raises(client.NotFound):
             sm.createSession("live", screenmeet_session_name="A")
         assert len(gateway.requests) == 3
 
 
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])
 def test_a_pause_that_makes_no_sense_is_none(header: str, pause: float) -> None:
-    assert screenmeet._retry_after(Answer(503, "", {"retry-after": header}, b"")) == pause
+    assert screenmeet._retry_after(Response(503, "", {"retry-after": header}, b"")) == pause
 
 
 def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
         silent.listen()
         with (
             ScreenMeet(socket=path, timeout=0.1, retries=0) as sm,
-            pytest.raises(screenmeet.Unavailable, match=f"No answer from {path}"),
+            pytest.raises(client.Unavailable, match=f"No answer from {path}"),
         ):
             sm.listSessions()
 
@@ -187,7 +188,7 @@ def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
 def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
         wire.losing = 100
-        with pytest.raises(screenmeet.Unavailable, match=f"No answer from {wire.url}") as caught:
+        with pytest.raises(client.Unavailable, match=f"No answer from {wire.url}") as caught:
             sm.createSession("live", "case", wire.url, "A case", "A session")
         assert (caught.value.code, caught.value.refcode) == (0, 0)
         assert wire.requests == 2
@@ -197,7 +198,7 @@ def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
 def test_a_key_of_ones_own_outlives_the_client(daemon: Daemon) -> None:
     with wire_to(daemon) as wire:
         wire.losing = 1
-        with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(screenmeet.Unavailable):
+        with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
             sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
         with ScreenMeet(daemon.url, daemon.token) as sm:
             one = sm.createSession("live", screenmeet_session_name="A", idempotency_key=wire.url)
@@ -209,7 +210,7 @@ def test_a_daemon_that_keeps_silent_is_waited_for_no_longer_than_the_timeout(dae
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, timeout=0.2, retries=1) as sm:
         wire.silent = True
         begun = time.monotonic()
-        with pytest.raises(screenmeet.Unavailable, match="No answer"):
+        with pytest.raises(client.Unavailable, match="No answer"):
             sm.getSession("xoKwKRBrbwRF")
         assert time.monotonic() - begun < 5
 
@@ -217,7 +218,7 @@ def test_a_daemon_that_keeps_silent_is_waited_for_no_longer_than_the_timeout(dae
 def test_nobody_there_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
-    with ScreenMeet(url, "token", retries=0) as sm, pytest.raises(screenmeet.Unavailable):
+    with ScreenMeet(url, "token", retries=0) as sm, pytest.raises(client.Unavailable):
         sm.createSession("live", screenmeet_session_name="A")
 
 
@@ -225,7 +226,7 @@ def test_a_stale_version_is_a_conflict(daemon: Daemon, sm: ScreenMeet) -> None:
     made = sm.scheduleSession(from_now(days=1), "live", screenmeet_session_name="A")
     moved = sm.rescheduleSession(made["id"], from_now(days=2), if_version=made["version"])
     assert moved["version"] > made["version"]
-    with pytest.raises(screenmeet.Conflict) as caught:
+    with pytest.raises(client.Conflict) as caught:
         sm.rescheduleSession(made["id"], from_now(days=3), if_version=made["version"])
     assert (caught.value.code, caught.value.refcode) == (412, 101412)
     assert sm.getSession(made["id"])["startTime"] == moved["startTime"]
@@ -233,40 +234,40 @@ def test_a_stale_version_is_a_conflict(daemon: Daemon, sm: ScreenMeet) -> None:
 
 def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: ScreenMeet) -> None:
     made = sm.createSession("live", screenmeet_session_name="A")
-    with pytest.raises(screenmeet.NotFound) as not_found:
+    with pytest.raises(client.NotFound) as not_found:
         sm.getSession("nobody")
-    with pytest.raises(screenmeet.Conflict) as conflict:
+    with pytest.raises(client.Conflict) as conflict:
         sm.rescheduleSession(made["id"], from_now(days=1))
-    with pytest.raises(screenmeet.InvalidRequest) as invalid:
+    with pytest.raises(client.InvalidRequest) as invalid:
         sm.createSession("telepathy", screenmeet_session_name="")  # type: ignore[arg-type]
-    with pytest.raises(screenmeet.InvalidRequest) as past:
+    with pytest.raises(client.InvalidRequest) as past:
         sm.scheduleSession("2022-08-10T15:30:00.000Z", "live", screenmeet_session_name="A")
-    with ScreenMeet(daemon.url, "wrong") as nobody, pytest.raises(screenmeet.NotAuthenticated) as unknown:
+    with ScreenMeet(daemon.url, "wrong") as nobody, pytest.raises(client.NotAuthenticated) as unknown:
         nobody.closeSession(made["id"])
-    with ScreenMeet(daemon.url, daemon.tokens["monitor"]) as monitor, pytest.raises(screenmeet.Forbidden) as forbidden:
+    with ScreenMeet(daemon.url, daemon.tokens["monitor"]) as monitor, pytest.raises(client.Forbidden) as forbidden:
         monitor.closeSession(made["id"])
     told = [caught.value for caught in (not_found, conflict, invalid, past, unknown, forbidden)]
     assert [error.refcode for error in told] == [101404, 101409, 100400, 101400, 104401, 104403]
     assert [error.code for error in told] == [404, 409, 400, 400, 401, 403]
     assert {fault["field"] for fault in invalid.value.errors} == {"type", "label"}
-    assert all(isinstance(error, screenmeet.ScreenMeetError) and error.description == str(error) for error in told)
+    assert all(isinstance(error, client.ScreenMeetError) and error.description == str(error) for error in told)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:notaport", "localhost:8710", "ftp://localhost", "http://", "desk"])
 def test_a_url_that_is_none_is_refused_by_its_text(url: str) -> None:
-    with pytest.raises(screenmeet.InvalidRequest, match=f"^{url} is not a URL such as http://127.0.0.1:8710"):
+    with pytest.raises(client.InvalidRequest, match=f"^{url} is not a URL such as http://127.0.0.1:8710"):
         ScreenMeet(url, "token")
 
 
 @pytest.mark.parametrize("token", ["tökèn", "two\nlines"])
 def test_a_token_that_no_header_can_hold_is_not_valid(daemon: Daemon, token: str) -> None:
-    with pytest.raises(screenmeet.NotAuthenticated, match="No valid token") as caught:
+    with pytest.raises(client.NotAuthenticated, match="No valid token") as caught:
         ScreenMeet(daemon.url, token)
     assert token not in str(caught.value)
 
 
 def test_an_idempotency_key_that_no_header_can_hold_is_refused(sm: ScreenMeet) -> None:
-    with pytest.raises(screenmeet.InvalidRequest, match="idempotency key must be printable ASCII"):
+    with pytest.raises(client.InvalidRequest, match="idempotency key must be printable ASCII"):
         sm.createSession("live", screenmeet_session_name="A", idempotency_key="kéy")
 
 
@@ -305,20 +306,20 @@ def test_a_page_in_place_of_an_answer_is_told_as_what_it_is(
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
         try:
-            with ScreenMeet(url, "token") as sm, pytest.raises(screenmeet.InvalidRequest, match="not tminus") as caught:
+            with ScreenMeet(url, "token") as sm, pytest.raises(client.InvalidRequest, match="not tminus") as caught:
                 sm.getSession("A")
         finally:
             server.shutdown()
     assert str(caught.value) == (
-        f"What answers at {url}/v3/supportsession/A is not tminus: it sent {problem}; look at the URL"
+        f"The server at {url}/v3/supportsession/A is not tminus: it sent {problem}; check the URL"
     )
     assert caught.value.code == 200
 
 
 def test_an_id_with_a_slash_stays_one_id(sm: ScreenMeet) -> None:
-    with pytest.raises(screenmeet.NotFound):
+    with pytest.raises(client.NotFound):
         sm.getSession("a/events")
-    with pytest.raises(screenmeet.NotFound):
+    with pytest.raises(client.NotFound):
         sm.closeSession("../supportsessions")
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
+from tminus import client
 from tminus.cli import discovery
 from tminus.cli.discovery import Candidate
 from tminus.cli.output import LOST, OutputLost, complain
-from tminus.client import screenmeet
 from tminus.system import checkout
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
@@ -23,11 +23,11 @@ EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, 
 NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404})
 """Of an unknown session, participant or webhook. By refcode: the 404 of a proxy says nothing about a session."""
 
-_EXIT_CODES: tuple[tuple[type[screenmeet.ScreenMeetError], int], ...] = (
-    (screenmeet.Conflict, CONFLICT),
-    (screenmeet.NotAuthenticated, NOT_ALLOWED),
-    (screenmeet.Forbidden, NOT_ALLOWED),
-    (screenmeet.Unavailable, UNAVAILABLE),
+_EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
+    (client.Conflict, CONFLICT),
+    (client.NotAuthenticated, NOT_ALLOWED),
+    (client.Forbidden, NOT_ALLOWED),
+    (client.Unavailable, UNAVAILABLE),
 )
 
 
@@ -45,12 +45,12 @@ class Connection:
         """Whether it is the local socket that is used."""
         return self.url is None
 
-    def open(self) -> screenmeet.ScreenMeet:
+    def open(self) -> client.ScreenMeet:
         """A client: of `--url` or `$TMINUS_URL` with a token, else of the local socket."""
         if self.url is not None:
-            return screenmeet.ScreenMeet(self.url, self._token())
+            return client.ScreenMeet(self.url, self._token())
         found = self._local_socket()
-        return screenmeet.ScreenMeet(socket=found.socket, socket_owners=found.owners)
+        return client.ScreenMeet(socket=found.socket, socket_owners=found.owners)
 
     def _token(self) -> str | None:
         if self.token_file is None:
@@ -101,7 +101,7 @@ def reporting_errors() -> Iterator[None]:
     """Turn what can go wrong in a command into a clear line and an exit code."""
     try:
         yield
-    except screenmeet.ScreenMeetError as error:
+    except client.ScreenMeetError as error:
         raise fail(_explained(error), exit_code(error)) from None
     except (Exit, OutputLost):
         raise
@@ -115,19 +115,19 @@ def reporting_errors() -> Iterator[None]:
         raise Exit(REFUSED) from None
 
 
-def exit_code(error: screenmeet.ScreenMeetError) -> int:
+def exit_code(error: client.ScreenMeetError) -> int:
     if error.refcode in NOT_FOUND_REFCODES:
         return NOT_FOUND
-    if error.lasting:
+    if error.permanent:
         return NOT_ALLOWED
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), REFUSED)
 
 
-def _explained(error: screenmeet.ScreenMeetError) -> str:
+def _explained(error: client.ScreenMeetError) -> str:
     advice = ""
-    if isinstance(error, screenmeet.NotAuthenticated):
+    if isinstance(error, client.NotAuthenticated):
         advice = f"; {_about_token()}"
-    elif error.lasting:
+    elif error.permanent:
         advice = f"; {_PERMIT}" if "permitted" in str(error) else ""
     return f"{error.description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
 

@@ -1,17 +1,15 @@
 """The Python client of the session API: `ScreenMeet`, and the errors that its methods raise."""
 
-from tminus.client.screenmeet import (
-    DEFAULT_URL,
+from tminus.client.errors import (
     Conflict,
     Forbidden,
     InvalidRequest,
     NotAuthenticated,
     NotFound,
-    ScreenMeet,
     ScreenMeetError,
-    SessionType,
     Unavailable,
 )
+from tminus.client.screenmeet import DEFAULT_URL, ScreenMeet, SessionType
 
 __all__ = [
     "DEFAULT_URL",

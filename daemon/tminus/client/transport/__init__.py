@@ -1,8 +1,8 @@
-"""How the client's requests travel: over the local socket, or over the network.
+"""Transports of the client: over the local socket, or over the network.
 
-The local socket has a transport of its own, which loads nothing but `socket`: the command is started for one request,
-and loading httpx takes longer than the request. The local socket needs neither TLS nor a proxy, so what the environment
-says about them cannot keep a command from the daemon beside it.
+The local socket has a transport of its own that imports only `socket`: a command makes one request, and loading httpx
+takes longer than that. The local socket needs neither TLS nor a proxy, so wrong settings for them in the environment
+cannot prevent a command from reaching the local daemon.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. Names of headers are in lower case."""
+class Response:
+    """An HTTP response. The names of its headers are in lower case."""
 
     status: int
     reason: str
@@ -20,28 +20,30 @@ class Answer:
     body: bytes
 
 
-class NoAnswer(Exception):
-    """No answer came; `str` is the reason in a few words."""
+class NoResponse(Exception):
+    """There was no response; `str` is the reason in a few words."""
 
-    def __init__(self, reason: str, *, sent: bool, lasting: bool = False) -> None:
+    def __init__(self, reason: str, *, sent: bool, permanent: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
         """Whether the request may have reached the daemon."""
-        self.lasting = lasting
-        """Whether another try would meet the same: permissions do not change by waiting."""
+        self.permanent = permanent
+        """Whether another attempt would fail in the same way, as it does for a lack of permission."""
 
 
 class CannotConnect(Exception):
-    """The surroundings do not allow a connection; `str` says what to change."""
+    """The environment does not allow a connection; `str` says what to change."""
 
 
 class Transport(Protocol):
-    """Sends one request and returns its answer. Safe to share between threads."""
+    """Sends a request and returns its response. Threads may share it."""
 
-    def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float) -> Answer:
-        """Send a request; `wait` is the seconds that an answer may take beyond the usual.
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+    ) -> Response:
+        """Send a request. `wait` is the number of seconds that the response may take beyond the time-out.
 
-        Raises `NoAnswer`.
+        Raises `NoResponse`.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""HTTP over the daemon's local socket: a connection for each request."""
+"""HTTP over the daemon's local socket, with one connection for each request."""
 
 import os
 import socket
@@ -6,29 +6,32 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from tminus.client.transport import Answer, NoAnswer
+from tminus.client.transport import NoResponse, Response
 
-LONGEST_HEAD = 65_536
-"""Bytes that the head of an answer may have."""
+MAX_HEAD = 65_536
+"""Maximum bytes of a response's head."""
 
-LONGEST_BODY = 256 * 1024 * 1024
-"""Bytes that the body of an answer may have: what is larger is no answer of tminus."""
+MAX_BODY = 256 * 1024 * 1024
+"""Maximum bytes of a response's body; tminus sends no larger ones."""
 
 _PEER = struct.Struct("3i")
-"""What `SO_PEERCRED` gives: process, user, group."""
+"""The value of `SO_PEERCRED`: process id, user id, group id."""
+
+
+NOT_HTTP = "the process that listens there does not speak HTTP"
 
 
 class LocalTransport:
-    """Connects to a Unix socket.
+    """Sends requests over a Unix socket.
 
     Parameters
     ----------
     path
-        The socket.
+        The path of the socket.
     owners
-        User ids of which the listening process must have one; None: any.
+        User ids that the listening process may have; None: any.
     timeout
-        Seconds that connecting, and each wait for the next bytes, may take.
+        Seconds that connecting, and each wait for more bytes, may take.
     """
 
     def __init__(self, path: str, owners: Collection[int] | None, timeout: float) -> None:
@@ -37,10 +40,12 @@ class LocalTransport:
         self._timeout = timeout
 
     def close(self) -> None:
-        """Do nothing: no connection is kept."""
+        """Do nothing: there is no open connection between requests."""
 
-    def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float) -> Answer:
-        """Send a request and read its answer. Raises `NoAnswer`."""
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+    ) -> Response:
+        """Send a request and return its response. Raises `NoResponse`."""
         lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body is not None:
@@ -50,14 +55,14 @@ class LocalTransport:
             try:
                 connection.sendall(message)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # a daemon that refuses a long body answers before it has read it all
+                pass  # a daemon that refuses a long body responds before it has read all of it
             except OSError as error:
-                raise NoAnswer(_reason(error), sent=True) from error
+                raise NoResponse(_reason(error), sent=True) from error
             connection.settimeout(self._timeout + wait)
             try:
-                return _answer(connection)
+                return _response(connection)
             except OSError as error:
-                raise NoAnswer(_reason(error), sent=True) from error
+                raise NoResponse(_reason(error), sent=True) from error
 
     @contextmanager
     def _connected(self) -> Iterator[socket.socket]:
@@ -66,29 +71,29 @@ class LocalTransport:
             try:
                 connection.connect(self._path)
             except PermissionError as error:
-                raise NoAnswer("you are not permitted to use it", sent=False, lasting=True) from error
+                raise NoResponse("you are not permitted to use it", sent=False, permanent=True) from error
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise NoAnswer("there is no such socket", sent=False) from error
+                raise NoResponse("there is no such socket", sent=False) from error
             except ConnectionRefusedError as error:
-                raise NoAnswer("no daemon listens there", sent=False) from error
-            except OSError as error:  # also a path that is longer than a socket's may be
-                raise NoAnswer(_reason(error), sent=False, lasting=not isinstance(error, TimeoutError)) from error
+                raise NoResponse("no daemon listens there", sent=False) from error
+            except OSError as error:  # such as a path that is too long for a socket
+                raise NoResponse(_reason(error), sent=False, permanent=not isinstance(error, TimeoutError)) from error
             self._check_peer(connection)
             yield connection
 
     def _check_peer(self, connection: socket.socket) -> None:
-        """Who listens is asked of the kernel: a file's owner may have changed since, and a link's says nothing."""
+        """Check the user of the listening process, as the kernel reports it: the owner of the file may differ."""
         if self._owners is None:
             return
         _, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if user not in self._owners:
-            raise NoAnswer(
-                f"user {_name(user)} listens there, whom nothing makes the daemon's", sent=False, lasting=True
+            raise NoResponse(
+                f"user {_name(user)} listens there, who may not run the daemon", sent=False, permanent=True
             )
 
 
 def _name(user: int) -> str:
-    import pwd  # noqa: PLC0415 - loaded only where somebody is refused
+    import pwd  # noqa: PLC0415 - needed only for this error
 
     try:
         return f"{pwd.getpwuid(user).pw_name} ({user})"
@@ -96,34 +101,34 @@ def _name(user: int) -> str:
         return str(user)
 
 
-def _answer(connection: socket.socket) -> Answer:
+def _response(connection: socket.socket) -> Response:
     received = bytearray()
     while (end := received.find(b"\r\n\r\n")) < 0:
-        if len(received) > LONGEST_HEAD:
-            raise NoAnswer("what answers there does not speak HTTP", sent=True, lasting=True)
+        if len(received) > MAX_HEAD:
+            raise NoResponse(NOT_HTTP, sent=True, permanent=True)
         if not (part := connection.recv(65_536)):
-            reason = "what answers there does not speak HTTP" if received else "it closed the connection"
-            raise NoAnswer(reason, sent=True)
+            reason = NOT_HTTP if received else "it closed the connection"
+            raise NoResponse(reason, sent=True)
         received += part
     first, *lines = received[:end].decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     code, _, reason = rest.partition(" ")
     if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit() and len(code) == 3):
-        raise NoAnswer("what answers there does not speak HTTP", sent=True, lasting=True)
+        raise NoResponse(NOT_HTTP, sent=True, permanent=True)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     del received[: end + 4]
-    return Answer(int(code), reason, headers, _body(connection, received, headers))
+    return Response(int(code), reason, headers, _body(connection, received, headers))
 
 
 def _body(connection: socket.socket, received: bytearray, headers: Mapping[str, str]) -> bytes:
-    """The body: as long as the head says. The daemon says it of every answer that is not a stream."""
+    """Read a body as long as its Content-Length, which the daemon sends with every response that is not a stream."""
     text = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
-    if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) > LONGEST_BODY:
-        raise NoAnswer("its answer is not as long as an answer may be", sent=True, lasting=True)
+    if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) > MAX_BODY:
+        raise NoResponse("its answer has no length, or is too long", sent=True, permanent=True)
     length = int(text)
     while len(received) < length:
         if not (part := connection.recv(min(1 << 20, length - len(received)))):
-            raise NoAnswer("it closed the connection within its answer", sent=True)
+            raise NoResponse("it closed the connection in the middle of its answer", sent=True)
         received += part
     return bytes(received[:length])
 

@@ -1,4 +1,4 @@
-"""HTTP to a URL, with what the environment says of proxies and certificates."""
+"""HTTP to a URL, with the proxies and certificates that the environment names."""
 
 import os
 import re
@@ -10,33 +10,33 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from tminus.client.transport import Answer, CannotConnect, NoAnswer
+from tminus.client.transport import CannotConnect, NoResponse, Response
 
 _NUMBER = re.compile(r"^\[(?:Errno -?\d+|SSL[^\]]*)\] | \(_ssl\.c:\d+\)$")
-"""What Python puts around a reason, and nobody needs."""
+"""Error numbers and source lines, which Python adds to the reason of an error."""
 
 _PROXIES = ("http", "https", "socks5", "socks5h")
-"""The kinds of proxies that httpx can use."""
+"""The schemes of proxies that httpx supports."""
 
 
 class NetworkTransport:
-    """Connects to a URL's host, through the proxy that the environment names for it.
+    """Sends requests to a URL's host, through the proxy that the environment names for it.
 
-    Raises `CannotConnect` if the environment names a proxy or a file of certificates that cannot be used; what is not
-    needed for this URL is not looked at.
+    Raises `CannotConnect` if the environment names a proxy or certificates that cannot be used. Settings that are not
+    needed for this URL are ignored.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
         proxy, name = _proxy(url)
-        # Without TLS no certificates are needed, and loading them takes longer than most requests.
+        # Without TLS, certificates are not loaded: that takes longer than most requests.
         needs_tls = urlsplit(url).scheme == "https" or (proxy or "").startswith("https:")
         try:
             self._http = httpx.Client(
                 verify=_trusted() if needs_tls else False,
                 proxy=proxy,
-                trust_env=False,  # what is taken from the environment is taken above
+                trust_env=False,  # the environment is read above, with clear errors
                 follow_redirects=False,
                 timeout=timeout,
             )
@@ -47,8 +47,10 @@ class NetworkTransport:
         """Close the connections."""
         self._http.close()
 
-    def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float) -> Answer:
-        """Send a request and read its answer. Raises `NoAnswer`."""
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
+    ) -> Response:
+        """Send a request and return its response. Raises `NoResponse`."""
         timeout = httpx.Timeout(self._timeout, read=self._timeout + wait)
         try:
             response = self._http.request(
@@ -56,23 +58,24 @@ class NetworkTransport:
             )
         except httpx.HTTPError as error:
             connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-            raise NoAnswer(_reason(error), sent=connected) from error
+            raise NoResponse(_reason(error), sent=connected) from error
         names = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status_code, response.reason_phrase, names, response.content)
+        return Response(response.status_code, response.reason_phrase, names, response.content)
 
 
 def _proxy(url: str) -> tuple[str | None, str]:
-    """The proxy for this URL, and the variable that names it. Raises `CannotConnect` if it is no usable one."""
+    """Return the proxy for a URL, and the variable that names it. Raises `CannotConnect` if it cannot be used."""
     split = urlsplit(url)
     proxies = getproxies()
     host = split.hostname or ""
     if proxy_bypass(f"{host}:{split.port}" if split.port else host):
         return None, ""
-    kind = next((kind for kind in (split.scheme, "all") if proxies.get(kind)), None)
-    if kind is None:
+    scheme = next((scheme for scheme in (split.scheme, "all") if proxies.get(scheme)), None)
+    if scheme is None:
         return None, ""
-    name = next((name for name in (f"{kind}_proxy", f"{kind.upper()}_PROXY") if os.environ.get(name)), f"{kind}_proxy")
-    proxy = proxies[kind]
+    lower, upper = f"{scheme}_proxy", f"{scheme.upper()}_PROXY"
+    name = next((name for name in (lower, upper) if os.environ.get(name)), lower)
+    proxy = proxies[scheme]
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
         split_proxy = urlsplit(proxy)
@@ -85,35 +88,35 @@ def _proxy(url: str) -> tuple[str | None, str]:
 
 
 def _unusable_proxy(name: str) -> CannotConnect:
-    # Without its text: a proxy's URL may hold a password.
+    # The message does not contain the URL, which may contain a password.
     advice = "set it to http://HOST:PORT, or name the daemon's host in no_proxy"
-    return CannotConnect(f"the environment variable {name} names no proxy that can be used: {advice}")
+    return CannotConnect(f"the environment variable {name} does not name a usable proxy: {advice}")
 
 
 def _trusted() -> ssl.SSLContext:
-    """What `SSL_CERT_FILE` and `SSL_CERT_DIR` name in place of the certificates that come with httpx.
+    """Return a context that trusts the certificates in `SSL_CERT_FILE` and `SSL_CERT_DIR`, or else those of httpx.
 
-    Raises `CannotConnect` if that cannot be used.
+    Raises `CannotConnect` if those cannot be used.
     """
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return httpx.create_ssl_context(trust_env=False)
     for name, path, is_right in (("SSL_CERT_FILE", file, Path.is_file), ("SSL_CERT_DIR", folder, Path.is_dir)):
         if path and not is_right(Path(path)):
-            problem = f"{path}, which is no {'file' if name == 'SSL_CERT_FILE' else 'directory'} that can be read"
+            problem = f"{path}, which is not a readable {'file' if name == 'SSL_CERT_FILE' else 'directory'}"
             raise CannotConnect(f"the environment variable {name} names {problem}: correct it or unset it")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cafile=file or None, capath=folder or None)
     except (OSError, ValueError) as error:
         name, path = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folder)
-        problem = f"{path}, which holds no certificates that can be read"
+        problem = f"{path}, which has no readable certificates"
         raise CannotConnect(f"the environment variable {name} names {problem}: correct it or unset it") from error
     return context
 
 
 def _reason(error: httpx.HTTPError) -> str:
-    """Why there was no answer, in words: the system's, without its number."""
+    """Return why there was no response: the operating system's text, without its number."""
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
     cause: BaseException | None = error

@@ -1,8 +1,8 @@
-"""What an answer must hold for the client and the command to use it; anything else is no answer of tminus.
+"""Check that a response has the fields which the client and the command use; otherwise another server has sent it.
 
-`wire` has the whole shapes; loading those takes longer than a command's request, so those fields that are read here
-have their types here, and a test holds the two together. A field that a later release adds is not looked for until no
-older daemon answers any more.
+`tminus.schemas` defines all fields, but loading it takes longer than a command's request. So this module repeats the
+types of the fields that are used, and a test compares the two. A field that a release adds is not required here until
+no older daemon is in use.
 """
 
 import re
@@ -11,30 +11,30 @@ from typing import Any
 
 from tminus.domain import timestamps
 
-MOST = 2**63 - 1
-"""The largest number that a database counts to."""
+MAX_NUMBER = 2**63 - 1
+"""The largest integer in the database."""
 
-MOST_SECONDS = 10**12
-"""The longest span that is written out: some thirty thousand years."""
+MAX_SECONDS = 10**12
+"""The longest duration that can be formatted: about thirty thousand years."""
 
 Check = Callable[[Any], str]
-"""Returns what is wrong with a value, in words that follow its name, or nothing."""
+"""Returns a message that follows the value's name, or `""` if the value is right."""
 
 
 def text(value: Any) -> str:
     return "" if isinstance(value, str) else "is not a text"
 
 
-def yes_or_no(value: Any) -> str:
+def boolean(value: Any) -> str:
     return "" if isinstance(value, bool) else "is not true or false"
 
 
 def number(value: Any) -> str:
-    return "" if type(value) is int and abs(value) <= MOST else "is not a whole number"
+    return "" if type(value) is int and abs(value) <= MAX_NUMBER else "is not a whole number"
 
 
 def seconds(value: Any) -> str:
-    return "" if type(value) is int and 0 <= value <= MOST_SECONDS else "is not a number of seconds"
+    return "" if type(value) is int and 0 <= value <= MAX_SECONDS else "is not a number of seconds"
 
 
 def instant(value: Any) -> str:
@@ -45,7 +45,7 @@ def instant(value: Any) -> str:
     return ""
 
 
-def anything(value: Any) -> str:
+def any_object(value: Any) -> str:
     return "" if isinstance(value, dict) else "is not an object"
 
 
@@ -57,14 +57,14 @@ def list_of(check: Check) -> Check:
     def checked(value: Any) -> str:
         if not isinstance(value, list):
             return "is not a list"
-        return next((f"holds something that {problem}" for one in value if (problem := check(one))), "")
+        return next((f"has an entry that {problem}" for one in value if (problem := check(one))), "")
 
     return checked
 
 
 def shape(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """An object with these fields; it may hold others."""
-    may_be = optional or {}
+    """Return a check for an object with these fields, which may have other fields, too."""
+    may_have = optional or {}
 
     def checked(value: Any) -> str:
         if not isinstance(value, dict):
@@ -74,7 +74,7 @@ def shape(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = No
                 return f"has no {name}"
             if problem := check(value[name]):
                 return f"has {name}, which {problem}"
-        for name, check in may_be.items():
+        for name, check in may_have.items():
             if name in value and (problem := check(value[name])):
                 return f"has {name}, which {problem}"
         return ""
@@ -91,7 +91,7 @@ SESSION_FIELDS: Mapping[str, Check] = {
     "createdAt": instant,
     "pin": number,
     "expiresAt": instant,
-    "settings": anything,
+    "settings": any_object,
     "urls": shape({"user": text}, {"host": text}),
     "version": number,
     "openedAt": or_null(instant),
@@ -100,7 +100,7 @@ SESSION_FIELDS: Mapping[str, Check] = {
     "closeReason": or_null(text),
     "durationSeconds": seconds,
     "externalMapping": or_null(text),
-    "parentObject": or_null(anything),
+    "parentObject": or_null(any_object),
     "participants": number,
 }
 
@@ -130,7 +130,7 @@ DELIVERY_FIELDS: Mapping[str, Check] = {
     "lastSeq": or_null(number),
     "events": number,
     "at": instant,
-    "ok": yes_or_no,
+    "ok": boolean,
     "status": or_null(number),
     "ms": number,
     "error": or_null(text),
@@ -143,18 +143,18 @@ WEBHOOK = shape(WEBHOOK_FIELDS)
 DELIVERY = shape(DELIVERY_FIELDS)
 
 
-def done(value: Any) -> str:
-    return "" if isinstance(value, dict) and value.get("success") is True else "does not say success"
+def success(value: Any) -> str:
+    return "" if isinstance(value, dict) and value.get("success") is True else "has no success: true"
 
 
-_ANSWERS: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
+_RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
     (method, re.compile(path), check)
     for method, path, check in (
         ("GET", "/supportsessions", shape({"count": number, "rows": list_of(SESSION)}, {"next": or_null(number)})),
         ("POST", "/supportsessions", SESSION),
         ("GET", "/supportsession/[^/]+", SESSION),
         ("PUT", "/supportsession/[^/]+", SESSION),
-        ("DELETE", "/supportsession/[^/]+", done),
+        ("DELETE", "/supportsession/[^/]+", success),
         ("GET", "/supportsession/[^/]+/events", shape({"events": list_of(EVENT), "next": number})),
         ("GET", "/events", shape({"events": list_of(EVENT), "next": number})),
         ("GET", "/webhooks", shape({"webhooks": list_of(WEBHOOK)})),
@@ -166,12 +166,12 @@ _ANSWERS: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
 )
 
 
-def problem(method: str, path: str, answer: Any) -> str:
-    """Return what is wrong with the answer to this call, in words that follow "it sent JSON that", or nothing.
+def problem(method: str, path: str, body: Any) -> str:
+    """Return what is wrong with the response to a call, in words that follow "it sent JSON that", or `""`.
 
-    Of calls that neither the client nor the command makes only this is asked: that the answer is an object.
+    The response to a call that neither the client nor the command makes only has to be an object.
     """
-    for its_method, its_path, check in _ANSWERS:
-        if its_method == method and its_path.fullmatch(path):
-            return check(answer)
-    return shape({})(answer)
+    for known_method, known_path, check in _RESPONSES:
+        if known_method == method and known_path.fullmatch(path):
+            return check(body)
+    return shape({})(body)
