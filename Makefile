@@ -28,7 +28,7 @@ help:
 	@echo "make soak       run everything at once under random faults, for MINUTES=5"
 	@echo "make docs       write the tables of docs/events.md and the Elasticsearch mapping"
 	@echo "make picture    write docs/watch.svg, the picture in the README"
-	@echo "make lock       write the lock files anew; needs uv"
+	@echo "make lock       write new lock files; needs uv"
 	@echo "make clean      remove .venv and build files"
 
 # The environment that runs the daemon. Each step prints a line, because pip is silent for up to a minute.
