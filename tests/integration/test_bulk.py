@@ -1,4 +1,4 @@
-"""Moves by the thousand are the same moves: SQL and `policy.deadline`, SQL and `lifecycle.fire`, held together."""
+"""Transitions by the thousand are the same transitions: the executor's SQL and plain Python, compared."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -6,18 +6,18 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert
 from tests.support.clocks import NOW
 from tests.support.factories import session
+from tests.support.plain_lifecycle import deadline
 from tests.support.worlds import World
 
-from tminus.domain import policy
-from tminus.domain.events import told_by
 from tminus.domain.lifecycle import fire
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, ParticipantRole, SessionType, Status, Timeouts
 from tminus.scheduler import sweeps
-from tminus.storage import Transaction
-from tminus.storage.due import move_due
+from tminus.storage.due import do_due
+from tminus.storage.tables import PARTICIPANTS
 
 MS = timedelta(milliseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -55,8 +55,8 @@ def made(some: Iterable[Fields], timeouts: Timeouts) -> list[Session]:
     """Sessions with the deadlines that follow from these time-outs."""
     sessions = [session(id=f"s{number:02}", **one) for number, one in enumerate(some)]
     for number, one in enumerate(sessions):
-        deadline = policy.deadline(one, timeouts)
-        one.due_at, one.due_trigger = (deadline.at, deadline.trigger) if deadline else (None, None)
+        due = deadline(one, timeouts)
+        one.due_at, one.due_trigger = (due.at, due.trigger) if due else (None, None)
         if one.type.has_pin and one.status in {Status.NEW, Status.ACTIVE}:
             one.pin = 100_000 + number
     return sessions
@@ -75,11 +75,11 @@ def test_new_timeouts_move_every_stored_deadline_to_where_policy_puts_it(
     world.put(*sessions)
     expected = {}
     for one in sessions:
-        deadline = policy.deadline(one, after)
-        due = {"due_at": deadline and deadline.at, "due_trigger": deadline and deadline.trigger}
+        due = deadline(one, after)
+        fields = {"due_at": due and due.at, "due_trigger": due and due.trigger}
         # What is overdue only by the new time-outs is late from now on.
-        newly_overdue = deadline is not None and deadline.at <= NOW and (one.due_at is None or one.due_at > NOW)
-        expected[one.id] = one.model_copy(update={**due, "late_since": NOW if newly_overdue else None})
+        newly_overdue = due is not None and due.at <= NOW and (one.due_at is None or one.due_at > NOW)
+        expected[one.id] = one.model_copy(update={**fields, "late_since": NOW if newly_overdue else None})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "LARGEST_BATCH", 7)
         moved = sweeps.follow_timeouts(world.store.submit, after)
@@ -99,7 +99,7 @@ def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tu
         closes = move.dest is Status.CLOSED
         events.append(
             Event(
-                session_id=one.id, type=told_by(move)[0], ts=now, actor=CLOCK_ACTOR, previous_status=one.status,
+                session_id=one.id, type=move.events[0], ts=now, actor=CLOCK_ACTOR, previous_status=one.status,
                 status=move.dest, start_time=one.start_time, expires_at=one.expires_at, due_at=one.due_at,
                 reason=move.reason, participants=0,
             )
@@ -109,8 +109,8 @@ def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tu
             one.closed_at, one.pin, one.participants = now, 0, 0
         else:
             one.opened_at = now
-        deadline = policy.deadline(one, timeouts)
-        one.due_at, one.due_trigger = (deadline.at, deadline.trigger) if deadline else (None, None)
+        following = deadline(one, timeouts)
+        one.due_at, one.due_trigger = (following.at, following.trigger) if following else (None, None)
     return stand, events
 
 
@@ -128,18 +128,15 @@ def test_moves_in_bulk_leave_the_rows_and_events_that_moving_one_by_one_leaves(
         for n in range(one.participants)
     ]
 
-    def seat(tx: Transaction) -> None:
-        for person in people:
-            tx.add_participant(person)
-
-    world.run(seat)
+    if people:
+        world.run(lambda tx: tx.execute(insert(PARTICIPANTS), [person.model_dump() for person in people]))
     stand, events = one_by_one(sessions, timeouts, NOW)
 
     moves = 0
     for _ in range(100):
-        moved = world.run(lambda tx: move_due(tx, timeouts, limit))
-        assert moved.total <= limit
-        moves += moved.total
+        moved = world.run(lambda tx: do_due(tx, timeouts, limit))
+        assert moved.done.total() <= limit
+        moves += moved.done.total()
         if not moved.more:
             break
     assert moves == len(events)

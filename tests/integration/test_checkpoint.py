@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.clocks import NOW, SettableClock
 from tests.support.disks import mount, small_disk
-from tests.support.factories import session
+from tests.support.factories import put, session
 
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, StartupError
 from tminus.domain.types import Status, Timeouts
@@ -57,7 +57,7 @@ def test_what_was_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "tminus.db"
     store = Store(path, SettableClock())
     closed = [session(id=f"s{n}", label="x" * 5000, status=Status.CLOSED, closed_at=NOW) for n in range(500)]
-    store.submit(lambda tx: [tx.add(one) for one in closed]).result(30)  # type: ignore[func-returns-value]
+    store.submit(lambda tx: put(tx, *closed)).result(30)
     store.submit(lambda tx: tx.set_meta("kept", "yes")).result(30)
     while store.submit(lambda tx: tx.remove_closed(tx.now + timedelta(days=1), 400)).result(30).more:
         pass
@@ -82,7 +82,7 @@ def snapshot(tmp_path: Path) -> Iterator[Path]:
     """A database on a disk of its own, as a daemon keeps it; the test makes the disk read-only."""
     with small_disk(tmp_path / "disk", "8m") as disk:
         store = Store(disk / "tminus.db", SettableClock())
-        store.submit(lambda tx: tx.add(session())).result(30)
+        store.submit(lambda tx: put(tx, session())).result(30)
         shutil.copyfile(disk / "tminus.db-wal", tmp_path / "wal")
         store.close()
         yield disk / "tminus.db"

@@ -9,17 +9,19 @@ from typing import TypeVar
 import pytest
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, order, session, settings
+from tests.support.plain_lifecycle import Deadline, deadline
 from tests.support.worlds import World
 
-from tminus.domain import ids, policy
+from tminus.domain import ids
 from tminus.domain.errors import WrongStatus
 from tminus.domain.model import AgentSession
-from tminus.domain.types import CLOCK_ACTOR, CloseReason, Deadline, EventType, SessionType, Status, Timeouts, Trigger
+from tminus.domain.types import CLOCK_ACTOR, CloseReason, EventType, SessionType, Status, Timeouts, Trigger
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
 from tminus.sessions.idempotency import retry_key
 from tminus.storage import Transaction, View
-from tminus.storage.due import PIN_RETRY, Moved, move_due
+from tminus.storage.deadlines import Batch
+from tminus.storage.due import PIN_RETRY, do_due
 from tminus.storage.engine import READERS
 from tminus.storage.store import Lane
 from tminus.storage.transaction import AGENT_SESSIONS_KEPT
@@ -37,9 +39,9 @@ def test_a_session_opens_lead_before_its_start_and_not_a_millisecond_earlier(
     world: World, session_type: SessionType
 ) -> None:
     scheduled = world.schedule(HOUR, session_type)
-    assert world.passes(50 * MINUTE - MS).moves.total() == 0
+    assert world.passes(50 * MINUTE - MS).transitions.total() == 0
     assert world.stored(scheduled) == scheduled
-    assert world.passes(MS).moves == {Trigger.OPEN: 1}
+    assert world.passes(MS).transitions == {Trigger.OPEN: 1}
     opened = world.stored(scheduled)
     assert (opened.status, opened.opened_at, opened.updated_at) == (Status.NEW, world.now, world.now)
     assert (opened.due_at, opened.due_trigger) == (scheduled.expires_at, Trigger.EXPIRE)
@@ -54,8 +56,8 @@ def test_a_session_opens_lead_before_its_start_and_not_a_millisecond_earlier(
 
 def test_a_session_that_nobody_joins_expires(world: World) -> None:
     new = world.create(SessionType.SUPPORT)
-    assert world.passes(HOUR - MS).moves.total() == 0
-    assert world.passes(MS).moves == {Trigger.EXPIRE: 1}
+    assert world.passes(HOUR - MS).transitions.total() == 0
+    assert world.passes(MS).transitions == {Trigger.EXPIRE: 1}
     closed = world.stored(new)
     assert (closed.status, closed.close_reason, closed.closed_at) == (Status.CLOSED, CloseReason.EXPIRED, world.now)
     assert (closed.due_at, closed.due_trigger, closed.pin) == (None, None, 0)
@@ -65,9 +67,9 @@ def test_a_session_that_nobody_joins_expires(world: World) -> None:
 def test_a_session_that_everybody_has_left_stays_active_and_is_closed_after_empty_timeout(world: World) -> None:
     active = world.create()
     world.leave(active, world.join(active))
-    assert world.passes(15 * MINUTE - MS).moves.total() == 0
+    assert world.passes(15 * MINUTE - MS).transitions.total() == 0
     assert world.stored(active).status is Status.ACTIVE
-    assert world.passes(MS).moves == {Trigger.IDLE: 1}
+    assert world.passes(MS).transitions == {Trigger.IDLE: 1}
     assert (world.stored(active).status, world.stored(active).close_reason) == (Status.CLOSED, CloseReason.EMPTY)
 
 
@@ -79,7 +81,7 @@ def test_the_time_limit_closes_a_session_and_disconnects_everybody(world: World)
     world.leave(active, gone)
     world.join(active)
     world.join(world.create())
-    assert world.passes(59 * MINUTE).moves == {Trigger.TIME_LIMIT: 1}
+    assert world.passes(59 * MINUTE).transitions == {Trigger.TIME_LIMIT: 1}
     closed = world.stored(active)
     assert (closed.status, closed.close_reason) == (Status.CLOSED, CloseReason.TIME_LIMIT)
     assert (closed.participants, closed.pin) == (0, 0)
@@ -92,7 +94,7 @@ def test_the_time_limit_closes_a_session_and_disconnects_everybody(world: World)
 def test_an_active_session_without_a_time_limit_has_no_deadline(world: World) -> None:
     active = world.create()
     world.join(active)
-    assert world.passes(timedelta(days=1000)).moves.total() == 0
+    assert world.passes(timedelta(days=1000)).transitions.total() == 0
     assert world.stored(active).status is Status.ACTIVE
 
 
@@ -111,7 +113,7 @@ def test_each_late_move_says_how_late(world: World) -> None:
 def test_a_session_whose_whole_window_was_missed_is_opened_and_then_expired(world: World) -> None:
     missed = world.schedule(HOUR, SessionType.SUPPORT)
     sweep = world.passes(timedelta(days=3))
-    assert sweep.moves == {Trigger.OPEN: 1, Trigger.EXPIRE: 1}
+    assert sweep.transitions == {Trigger.OPEN: 1, Trigger.EXPIRE: 1}
     scheduled, ready, closed = world.events(missed)
     assert [scheduled.event.type, ready.event.type, closed.event.type] == [
         EventType.SCHEDULED,
@@ -138,9 +140,9 @@ def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessio
     world.clock.passes(hours=5)
     moves = 0
     while True:
-        moved = world.run(lambda tx: move_due(tx, world.settings.lifecycle.timeouts, limit))
-        assert moved.total <= limit
-        moves += moved.total
+        moved = world.run(lambda tx: do_due(tx, world.settings.lifecycle.timeouts, limit))
+        assert moved.done.total() <= limit
+        moves += moved.done.total()
         if not moved.more:
             break
     assert moves == 9
@@ -167,15 +169,15 @@ def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypa
     def submit(job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         future = world.store.submit(job, clock=clock)
         moved = future.result()
-        assert isinstance(moved, Moved)
-        batches.append(moved.total)
+        assert isinstance(moved, Batch)
+        batches.append(moved.done.total())
         return future
 
     start = world.now + HOUR
     due = {"start_time": start, "due_at": start - 10 * MINUTE, "due_trigger": Trigger.OPEN}
     world.put(*(session(id=f"s{n:03}", **due) for n in range(50)))
     world.clock.passes(HOUR)
-    assert sweeps.advance(submit, world.settings.lifecycle.timeouts).moves == {Trigger.OPEN: 50}
+    assert sweeps.advance(submit, world.settings.lifecycle.timeouts).transitions == {Trigger.OPEN: 50}
     assert batches == [4, 8, 16, 16, 6]
     assert {found.status for found in world.all_sessions().values()} == {Status.NEW}
     assert [told.event.session_id for told in world.events()] == [f"s{n:03}" for n in range(50)]
@@ -189,16 +191,16 @@ def test_a_sweep_that_is_told_to_stop_leaves_the_rest_for_the_next(
         world.schedule(HOUR)
     world.clock.passes(HOUR)
     looks = iter([False, True])
-    assert sweeps.advance(world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)).moves == {
+    assert sweeps.advance(world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)).transitions == {
         Trigger.OPEN: 2
     }
-    assert world.advance().moves == {Trigger.OPEN: 4}
+    assert world.advance().transitions == {Trigger.OPEN: 4}
 
 
 def test_when_nothing_is_due_nothing_is_recorded(world: World) -> None:
     world.schedule(HOUR)
     sweep = world.advance()
-    assert (sweep.moves.total(), sweep.worst_lag, sweep.without_pin) == (0, timedelta(0), 0)
+    assert (sweep.transitions.total(), sweep.worst_lag, sweep.without_pin) == (0, timedelta(0), 0)
     assert len(world.events()) == 1
 
 
@@ -213,6 +215,7 @@ def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> 
     def job(tx: Transaction) -> datetime | None:
         for hours in (3, 2, 4):
             commands.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
+        tx.flush()
         return tx.earliest_due
 
     assert world.run(job) == world.now + 110 * MINUTE
@@ -226,16 +229,16 @@ def test_a_step_back_never_repeats_a_move(world: World) -> None:
     world.passes(minutes=55)
     opened = world.stored(scheduled)
     for _ in range(3):
-        assert world.passes(hours=-10).moves.total() == 0
+        assert world.passes(hours=-10).transitions.total() == 0
     assert world.stored(scheduled) == opened
     assert world.told(scheduled) == [EventType.SCHEDULED, EventType.READY]
     world.clock.time = NOW
-    assert world.passes(hours=2).moves == {Trigger.EXPIRE: 1}
+    assert world.passes(hours=2).transitions == {Trigger.EXPIRE: 1}
 
 
 def test_after_a_step_forward_the_new_time_holds(world: World) -> None:
     scheduled = world.schedule(timedelta(days=300))
-    assert world.passes(days=299, hours=23, minutes=50).moves == {Trigger.OPEN: 1}
+    assert world.passes(days=299, hours=23, minutes=50).transitions == {Trigger.OPEN: 1}
     assert world.stored(scheduled).status is Status.NEW
 
 
@@ -243,8 +246,8 @@ def test_after_a_step_back_a_session_is_opened_at_its_time_by_the_new_clock(worl
     world.clock.passes(hours=5)
     scheduled = world.create(start_time=world.now + HOUR)
     world.passes(hours=-5)
-    assert world.passes(5 * HOUR + 50 * MINUTE - MS).moves.total() == 0
-    assert world.passes(MS).moves == {Trigger.OPEN: 1}
+    assert world.passes(5 * HOUR + 50 * MINUTE - MS).transitions.total() == 0
+    assert world.passes(MS).transitions == {Trigger.OPEN: 1}
     assert world.stored(scheduled).status is Status.NEW
 
 
@@ -259,7 +262,7 @@ def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_fre
     waiting = [world.schedule(30 * MINUTE, SessionType.SUPPORT) for _ in range(3)]
     live = world.schedule(30 * MINUTE)
     sweep = world.passes(minutes=20)
-    assert (sweep.moves, sweep.without_pin) == ({Trigger.OPEN: 2}, 2)
+    assert (sweep.transitions, sweep.without_pin) == ({Trigger.OPEN: 2}, 2)
     assert world.stored(live).status is Status.NEW, "who needs no PIN does not wait"
     still = [one for one in waiting if world.stored(one).status is Status.SCHEDULED]
     assert len(still) == 2
@@ -267,7 +270,7 @@ def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_fre
     assert world.passes(PIN_RETRY - MS).without_pin == 0, "not tried at every look"
     world.close(first)
     sweep = world.passes(MS)
-    assert (sweep.moves, sweep.without_pin) == ({Trigger.OPEN: 1}, 1)
+    assert (sweep.transitions, sweep.without_pin) == ({Trigger.OPEN: 1}, 1)
     assert sweep.worst_lag == PIN_RETRY, "as late as the event says, not as late as the last try"
     assert world.events()[-1].lag_ms == 5000
     open_pins = [one.pin for one in world.all_sessions().values() if one.pin]
@@ -290,9 +293,9 @@ def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
     world.clock.passes(HOUR)
     opened = put_off = 0
     for _ in range(20):
-        moved = world.run(lambda tx: move_due(tx, Timeouts(), limit))
-        assert moved.total + moved.without_pin <= limit
-        opened, put_off = opened + moved.moves[Trigger.OPEN], put_off + moved.without_pin
+        moved = world.run(lambda tx: do_due(tx, Timeouts(), limit))
+        assert moved.done.total() + moved.without_pin <= limit
+        opened, put_off = opened + moved.done[Trigger.OPEN], put_off + moved.without_pin
         if not moved.more:
             break
     assert (opened, put_off) == (3, 6)
@@ -311,7 +314,7 @@ def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_cloc
     other = world.schedule(5 * HOUR)
     world.passes(4 * HOUR)
     assert world.stored(starved).status is Status.SCHEDULED
-    assert world.passes(2 * HOUR).moves[Trigger.OPEN] == 1
+    assert world.passes(2 * HOUR).transitions[Trigger.OPEN] == 1
     assert world.stored(other).status is not Status.SCHEDULED, "the clock has stopped for everybody"
     world.close(holder)
     world.passes(PIN_RETRY)
@@ -356,7 +359,7 @@ def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
     sweeps.follow_timeouts(world.store.submit, timeouts)
     moved = world.stored(active)
     assert (moved.due_at, moved.due_trigger) == (min(left + empty_timeout, joined + HOUR), trigger)
-    assert policy.deadline(moved, timeouts) == Deadline(min(left + empty_timeout, joined + HOUR), trigger)
+    assert deadline(moved, timeouts) == Deadline(min(left + empty_timeout, joined + HOUR), trigger)
 
 
 def test_the_same_timeouts_are_followed_once(world: World) -> None:
@@ -528,7 +531,7 @@ def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
     closed = world.create()
     world.close(closed)
     before = world.stored(closed)
-    assert world.passes(days=30).moves.total() == 0
+    assert world.passes(days=30).transitions.total() == 0
     with pytest.raises(WrongStatus):
         world.join(closed)
     assert world.stored(closed) == before

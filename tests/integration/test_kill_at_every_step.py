@@ -228,7 +228,7 @@ Place = tuple[str, int]
 
 WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
-    "storage.due.rehearse",
+    "storage.due.warm_up",
     "api.request_context.RequestContext.write.noting",
 }
 """These are given a transaction, too: one is called after it, one tries its statements on no session, one calls the job

@@ -12,13 +12,13 @@ from sqlalchemy.engine import make_url
 from tests.integration.test_writer import held, lose_the_database
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, SqliteServer
-from tests.support.factories import session
+from tests.support.factories import put, session
 from tests.support.worlds import World
 
 from tminus import clock as wall_clock
 from tminus.domain.errors import StoreUnavailable
 from tminus.domain.lifecycle import TABLE
-from tminus.domain.types import SessionType, Status, Trigger
+from tminus.domain.types import SessionType, Status, Timeouts, Trigger
 from tminus.monitoring.metrics import BACKLOG, JOBS, Metrics, _Process
 from tminus.storage import Transaction, View
 from tminus.storage import store as door
@@ -31,11 +31,11 @@ class Commits:
     """What the writer tells of each commit."""
 
     def __init__(self) -> None:
-        self.moves: Counter[Trigger] = Counter()
+        self.moves: Counter[str] = Counter()
         self.jobs: list[int] = []
 
     def __call__(self, tx: Transaction) -> None:
-        self.moves += tx.moves
+        self.moves += tx.transitions
         self.jobs.append(tx.jobs)
 
 
@@ -83,7 +83,7 @@ def test_what_is_rolled_back_is_not_counted(database: Database, clock: SettableC
         raise RuntimeError("after it has written")
 
     def verb(tx: Transaction) -> Any:
-        tx.add(session(id=f"s{len(commits.jobs)}"), TABLE[0])
+        tx.add(session(id=f"s{len(commits.jobs)}"), TABLE[0], Timeouts())
 
     with held(world.store):
         good, bad = world.store.submit(verb), world.store.submit(fail)
@@ -126,12 +126,12 @@ def test_the_backlog_is_what_is_due_and_not_moved(database: Database) -> None:
     metrics = Metrics(store, lambda _view: [])
     now = wall_clock.now()
 
-    def put(tx: Transaction) -> None:
+    def fill(tx: Transaction) -> None:
         for name, due in (("late", -HOUR), ("due", timedelta(0)), ("later", HOUR)):
-            tx.add(session(id=name, status=Status.NEW, due_at=now + due, due_trigger=Trigger.EXPIRE))
-        tx.add(session(id="over", status=Status.CLOSED, due_at=None, due_trigger=None))
+            put(tx, session(id=name, status=Status.NEW, due_at=now + due, due_trigger=Trigger.EXPIRE))
+        put(tx, session(id="over", status=Status.CLOSED, due_at=None, due_trigger=None))
 
-    store.submit(put).result(30)
+    store.submit(fill).result(30)
 
     assert value(metrics, "tminus_due_backlog") == 2
     assert store.read(lambda view: view.backlog(now, 1)) == 1, "counted no further than it was told"

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database, PostgresServer
-from tests.support.factories import session
+from tests.support.factories import put, session
 from tests.support.waiting import eventually
 
 from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, DatabaseTooNew
@@ -49,7 +49,7 @@ def test_an_empty_database_is_brought_to_the_newest_schema(empty_database: Datab
 
 def test_a_database_that_is_up_to_date_is_left_alone(empty_database: Database) -> None:
     first = empty_database.open()
-    first.submit(lambda tx: tx.add(session(id="s1"))).result(30)
+    first.submit(lambda tx: put(tx, session(id="s1"))).result(30)
     second = empty_database.open()
     assert second.migrated_from == second.schema == migrate.head()
     assert second.database_id == first.database_id
@@ -160,7 +160,7 @@ def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_tha
 
                 def goes_on() -> bool:
                     row = session(id=f"s{next(numbers)}")
-                    older.submit(lambda tx: tx.add(row)).result(5)  # it waits behind that, but not for long
+                    older.submit(lambda tx: put(tx, row)).result(5)  # it waits behind that, but not for long
                     return waiting.is_set()
 
                 eventually(goes_on)
@@ -168,7 +168,7 @@ def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_tha
             newer = opening.result(30)
         reader.dispose()
         assert (newer.migrated_from, newer.schema) == (older.schema, newest)
-        older.submit(lambda tx: tx.add(session(id="after"))).result(8)
+        older.submit(lambda tx: put(tx, session(id="after"))).result(8)
         assert newer.read(lambda view: view.session("after"))
 
 

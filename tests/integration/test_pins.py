@@ -80,11 +80,11 @@ def test_many_at_once_find_all_that_are_left(world: World) -> None:
         world.schedule(HOUR, SessionType.SUPPORT)
     taken = take_all_but(world, left)
     sweep = world.passes(minutes=50)
-    assert (sweep.moves.total(), sweep.without_pin) == (len(left), 1)
+    assert (sweep.transitions.total(), sweep.without_pin) == (len(left), 1)
     opened = [one for one in world.all_sessions().values() if one.scheduled and one.status is Status.NEW]
     assert {one.pin for one in opened} == left
     world.close(taken)
-    assert world.passes(seconds=5).moves.total() == 1, "the PIN that it left is found at once"
+    assert world.passes(seconds=5).transitions.total() == 1, "the PIN that it left is found at once"
 
 
 def test_a_pin_that_the_clock_frees_is_found_at_once_although_those_left_were_counted(world: World) -> None:

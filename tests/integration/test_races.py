@@ -22,6 +22,7 @@ from tminus.domain.model import Session
 from tminus.domain.types import EventType, SessionType, Status, Trigger
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
+from tminus.sessions.transitions import carry_out
 from tminus.storage import Transaction
 
 ROUNDS = 12
@@ -83,11 +84,11 @@ def test_reschedule_against_open_has_one_winner(daemons: tuple[World, World]) ->
         if isinstance(moved, WrongStatus):
             outcomes["open"] += 1
             assert (stored.status, stored.start_time) == (Status.NEW, session.start_time)
-            assert sweep.moves == {Trigger.OPEN: 1}
+            assert sweep.transitions == {Trigger.OPEN: 1}
         else:
             outcomes["reschedule"] += 1
             assert (stored.status, stored.start_time, stored.due_at) == (Status.SCHEDULED, later, later - 10 * MINUTE)
-            assert sweep.moves.total() == 0
+            assert sweep.transitions.total() == 0
         one.close(session)
     assert outcomes.total() == ROUNDS
 
@@ -115,7 +116,7 @@ def test_two_daemons_that_sweep_at_once_make_each_move_once(
     sessions = [one.schedule(HOUR, kind) for kind in SessionType for _ in range(8)]
     one.clock.passes(days=1)
     swept = at_once(one.advance, two.advance, one.advance, two.advance)
-    assert sum((sweep.moves for sweep in swept), Counter()) == {Trigger.OPEN: 32, Trigger.EXPIRE: 32}
+    assert sum((sweep.transitions for sweep in swept), Counter()) == {Trigger.OPEN: 32, Trigger.EXPIRE: 32}
     for session in sessions:
         assert whole(one, session).status is Status.CLOSED
         assert one.told(session) == [EventType.SCHEDULED, EventType.READY, EventType.CLOSED]
@@ -179,7 +180,7 @@ def test_a_move_that_was_decided_on_an_old_look_is_refused(daemons: tuple[World,
     one.reschedule(session, one.now + 2 * HOUR)
 
     def stale(tx: Transaction) -> None:
-        tx.change(session, fire(Trigger.OPEN, session.status), due_at=None, due_trigger=None)
+        carry_out(tx, one.settings, session, fire(Trigger.OPEN, session.status), AGENT)
 
     with pytest.raises(WrongStatus, match="status is scheduled"):
         one.run(stale)

@@ -14,7 +14,7 @@ from tminus.domain.types import EventType, Status
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
 from tminus.sessions.idempotency import retry_key
-from tminus.sessions.moves import CreateResult
+from tminus.sessions.transitions import CreateResult
 
 BODY = {"type": "live", "label": "Ada"}
 KEY = retry_key("key-1", BODY)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 from tests.support.databases import Database, SqliteServer
-from tests.support.factories import session
+from tests.support.factories import put, session
 from tests.support.receivers import SECRET
 from tests.support.waiting import eventually
 
@@ -51,7 +51,7 @@ class Works:
 
     def put(self, **fields: Any) -> None:
         """Stores a session as it is."""
-        self.store.submit(lambda tx: tx.add(session(**fields))).result(30)
+        self.store.submit(lambda tx: put(tx, session(**fields))).result(30)
 
     def metric(self, name: str) -> float:
         scrape = self.services.metrics.scrape().decode()

@@ -14,7 +14,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError, ProgrammingError, StatementError
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, PostgresServer, SqliteServer
-from tests.support.factories import session
+from tests.support.factories import add, session
 from tests.support.waiting import eventually
 
 from tminus.clock import monotonic
@@ -119,7 +119,7 @@ def test_an_answer_comes_after_the_commit(database: Database) -> None:
 def test_a_job_sees_what_an_earlier_job_of_its_transaction_wrote(database: Database) -> None:
     store = database.open()
     with held(store):
-        store.submit(lambda tx: tx.add(session(id="s1")))
+        store.submit(lambda tx: add(tx, session(id="s1")))
         seen = store.submit(lambda tx: tx.session("s1"))
     assert seen.result(30) is not None
 
@@ -171,7 +171,7 @@ def test_a_job_that_fails_after_it_wrote_rolls_back_only_itself(database: Databa
 
     def fail(tx: Transaction) -> None:
         tx.set_meta("bad", "half done")
-        tx.add(session(id="bad"))
+        add(tx, session(id="bad"))
         raise error
 
     with held(store):
@@ -202,12 +202,12 @@ def test_a_defect_before_anything_was_written_hurts_nobody_else(database: Databa
 @pytest.mark.parametrize("neighbours", [0, 5])
 def test_a_job_whose_drawn_id_is_taken_draws_again(database: Database, neighbours: int) -> None:
     store = database.open()
-    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
     draws = iter(["taken", "taken", "free"])
 
     def draw(tx: Transaction) -> str:
         drawn = next(draws)
-        tx.add(session(id=drawn, label="drawn"))
+        add(tx, session(id=drawn, label="drawn"))
         return drawn
 
     with held(store):
@@ -222,12 +222,12 @@ def test_a_job_whose_drawn_id_is_taken_draws_again(database: Database, neighbour
 
 def test_a_job_that_always_draws_what_is_taken_is_given_up(database: Database) -> None:
     store = database.open()
-    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
     runs: Log = []
 
     def draw(tx: Transaction) -> None:
         runs.append(1)
-        tx.add(session(id="taken"))
+        add(tx, session(id="taken"))
 
     with pytest.raises(RuntimeError, match="5 times in a row"):
         store.submit(draw).result(30)
@@ -401,7 +401,7 @@ def test_a_value_that_the_database_cannot_hold_is_not_taken_for_a_database_that_
     health: list[str | None] = []
     store = database.open(health=health.append)
     with pytest.raises((StatementError, OverflowError, TypeError)):
-        store.submit(lambda tx: tx.add(session(agent_id=2**80))).result(30)
+        store.submit(lambda tx: add(tx, session(agent_id=2**80))).result(30)
     assert (health, store.failing) == ([], None)
     assert store.submit(put("k")).result(30) == "k"
 
@@ -450,10 +450,10 @@ def test_a_connection_that_the_server_has_cut_is_replaced_and_nobody_is_refused(
 def test_nothing_of_a_label_or_a_token_is_in_the_reason_of_a_failure(database: Database) -> None:
     health: list[str | None] = []
     store = database.open(health=health.append)
-    store.submit(lambda tx: tx.add(session(id="taken"))).result(30)
+    store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
     secret = "SecretSecretSecretSecretSecretSe"
     with pytest.raises(RuntimeError) as failed:
-        store.submit(lambda tx: tx.add(session(id="taken", host_auth_token=secret, created_at=NOW))).result(30)
+        store.submit(lambda tx: add(tx, session(id="taken", host_auth_token=secret, created_at=NOW))).result(30)
     assert health == []
     assert secret not in str(failed.value)
     assert secret not in str(failed.value.__cause__)

@@ -14,7 +14,6 @@ from tests.acceptance.times import parsed
 from tests.soak.model import Known
 from tests.soak.stages import LONGEST_LEAD, OnPostgres, Stage
 from tminus.domain.errors import WrongStatus
-from tminus.domain.events import told_by
 from tminus.domain.lifecycle import fire
 from tminus.domain.types import CloseReason, EventType, Status, Trigger
 from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
@@ -187,7 +186,7 @@ def _history(row: RowMapping, history: Sequence[RowMapping], *, steps: bool) -> 
         except WrongStatus:
             yield Fact("other", f"{event_type} ({first['seq']}) cannot happen in {status}", session_id)
             return
-        wanted = told_by(move)
+        wanted = move.events
         told, rest = rest[: len(wanted)], rest[len(wanted) :]
         if tuple(event["type"] for event in told) != tuple(wanted):
             yield Fact("other", f"the move at {first['seq']} is told as {[e['type'] for e in told]}", session_id)

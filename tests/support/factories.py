@@ -4,12 +4,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+from sqlalchemy import insert
 
 from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
+from tminus.domain.lifecycle import fire
 from tminus.domain.model import Session
-from tminus.domain.types import Caller, CreateSession, Role, SessionType, Setting, Status
+from tminus.domain.types import Caller, CreateSession, Role, SessionType, Setting, Status, Timeouts, Trigger
+from tminus.storage import Transaction
+from tminus.storage.tables import SESSIONS
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -77,3 +81,16 @@ def session(**fields: Any) -> Session:
         "host_url": "https://host.example/?xoKwKRBrbwRF",
     }
     return Session(**as_stored(known | fields))
+
+
+def put(tx: Transaction, *sessions: Session) -> None:
+    """Store sessions as they are, with the deadlines that they have, and without events."""
+    tx.execute(insert(SESSIONS), [one.model_dump() for one in sessions])
+    for one in sessions:
+        tx.note_due(one.due_at)
+
+
+def add(tx: Transaction, new: Session) -> None:
+    """Store a new session as a command does, but without its event."""
+    trigger = Trigger.SCHEDULE if new.status is Status.SCHEDULED else Trigger.CREATE
+    tx.add(new, fire(trigger, None), Timeouts())

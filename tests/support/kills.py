@@ -29,7 +29,7 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.sweeps import Jobs
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import RetryKey
-from tminus.sessions.moves import CreateResult
+from tminus.sessions.transitions import CreateResult
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
 from tminus.storage.listen_notify import PeerNotifications
@@ -157,7 +157,7 @@ def _report(jobs: Jobs, target: Target, *, verb: Callable[..., None]) -> dict[st
 
 
 def _close(jobs: Jobs, target: Target) -> dict[str, Any]:
-    jobs(lambda tx: commands.close(tx, AGENT, target.session_id)).result(30)
+    jobs(lambda tx: commands.close(tx, SETTINGS, AGENT, target.session_id)).result(30)
     return {"id": target.session_id}
 
 

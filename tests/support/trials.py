@@ -198,7 +198,7 @@ def _old(tx: Transaction, label: str) -> None:
     """One of everything that is not kept for ever."""
     made = commands.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
     participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
-    commands.close(tx, AGENT, made.id)
+    commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
     outbox.note(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import delete, select
 
 from tests.support.clocks import SettableClock
-from tests.support.factories import AGENT, ROOM, order, settings
+from tests.support.factories import AGENT, ROOM, order, put, settings
 from tminus.domain.events import Told
 from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, EventType, ParticipantRole, SessionType, Trigger
@@ -16,7 +16,7 @@ from tminus.scheduler.sweeps import Sweep
 from tminus.sessions import commands, participants
 from tminus.sessions.commands import IfMatch
 from tminus.sessions.idempotency import RetryKey
-from tminus.sessions.moves import CreateResult
+from tminus.sessions.transitions import CreateResult
 from tminus.storage import EventFilter, Store, Transaction
 from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
 
@@ -95,7 +95,7 @@ class World:
         self.run(lambda tx: participants.leave(tx, self.settings, by, session.id, participant_id))
 
     def close(self, session: Session, *, by: Caller = AGENT) -> None:
-        self.run(lambda tx: commands.close(tx, by, session.id))
+        self.run(lambda tx: commands.close(tx, self.settings, by, session.id))
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -151,8 +151,5 @@ class World:
     def put(self, *sessions: Session) -> None:
         """Stores sessions as they are, without events."""
 
-        def add(tx: Transaction) -> None:
-            for session in sessions:
-                tx.add(session)
-
-        self.run(add)
+        if sessions:
+            self.run(lambda tx: put(tx, *sessions))

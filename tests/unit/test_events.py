@@ -8,7 +8,7 @@ import pytest
 from tests.support.clocks import NOW
 from tests.support.factories import session
 
-from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told, told_by
+from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told
 from tminus.domain.lifecycle import TABLE, fire
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
@@ -179,12 +179,12 @@ def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: 
 
 
 def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_once() -> None:
-    assert {(row.source, row.trigger): told_by(row) for row in TABLE if len(told_by(row)) != 1} == {
+    assert {(row.source, row.trigger): row.events for row in TABLE if len(row.events) != 1} == {
         (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED),
         (Status.NEW, Trigger.ADMIT): (EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED),
         (Status.ACTIVE, Trigger.ADMIT): (EventType.ADMITTED, EventType.JOINED),
     }
-    assert {event_type for row in TABLE for event_type in told_by(row)} == set(EventType)
+    assert {event_type for row in TABLE for event_type in row.events} == set(EventType)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_on
     ],
 )
 def test_a_move_is_told_under_its_own_name(trigger: Trigger, status: Status | None, event_type: EventType) -> None:
-    assert told_by(fire(trigger, status)) == (event_type,)
+    assert fire(trigger, status).events == (event_type,)
 
 
 def test_a_log_lines_name_is_no_events_name() -> None:

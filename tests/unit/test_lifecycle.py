@@ -3,7 +3,7 @@
 import pytest
 
 from tminus.domain.errors import WrongStatus
-from tminus.domain.lifecycle import CLOCK_MOVES, INITIAL, MACHINE, TABLE, fire
+from tminus.domain.lifecycle import CLOCK_TRANSITIONS, INITIAL, MACHINE, TABLE, fire
 from tminus.domain.types import CloseReason, Status, Trigger
 
 # (state, trigger): (state afterwards, who, why it is closed)
@@ -50,7 +50,7 @@ def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, t
         return
     dest, actor, reason = LEGAL[state, trigger]
     move = fire(Trigger(trigger), status)
-    assert move == (trigger, status, dest, actor, reason)
+    assert (move.trigger, move.source, move.dest, move.actor, move.reason) == (trigger, status, dest, actor, reason)
     assert (type(move.dest), type(move.reason)) == (Status, CloseReason if reason else type(None))
 
 
@@ -73,7 +73,7 @@ def test_nothing_leaves_closed() -> None:
 
 
 def test_each_move_of_the_clock_has_one_source() -> None:
-    assert [(row.trigger, row.source) for row in CLOCK_MOVES] == [
+    assert [(row.trigger, row.source) for row in CLOCK_TRANSITIONS] == [
         (Trigger.OPEN, Status.SCHEDULED),
         (Trigger.EXPIRE, Status.NEW),
         (Trigger.IDLE, Status.ACTIVE),

@@ -161,7 +161,7 @@ async def close_session(
     context: RequestContext, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
 ) -> Answer:
     seen = versions(if_match)
-    await context.write(lambda tx: commands.close(tx, caller, session_id, seen))
+    await context.write(lambda tx: commands.close(tx, context.services.settings, caller, session_id, seen))
     return Json({"success": True})
 
 

@@ -85,7 +85,7 @@ def advance(connection: Connection, as_json: bool) -> None:
                     )
             finally:
                 store.close()
-    moves = {trigger.value: count for trigger, count in sweep.moves.items()}
+    moves = dict(sweep.transitions)
     if as_json:
         output.put_json({"moves": moves, "removed": removed, "withoutPin": sweep.without_pin}, indent=None)
     else:

@@ -221,7 +221,7 @@ class Webhooks:
             after = from_seq - 1 if from_seq else before
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
-            tx.told = True  # another daemon may serve the endpoint
+            tx.has_events = True  # another daemon may serve the endpoint
             return replay
 
         queued = await self._store.transact(queue)
@@ -323,5 +323,5 @@ def _pause(tx: Transaction, name: str) -> bool:
 def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
     outbox.change(tx, name, **begin)
-    tx.told = True  # another daemon may serve the endpoint
+    tx.has_events = True  # another daemon may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 import orjson
 
 from tminus.domain import timestamps
-from tminus.domain.lifecycle import Transition
 from tminus.domain.model import Event, Participant
-from tminus.domain.types import CloseReason, EventType, SessionType, Status, Trigger
+from tminus.domain.types import CloseReason, EventType, SessionType
 
 ActorNames = Mapping[str, str]
 """Actor, as an event has it -> name."""
@@ -86,23 +85,6 @@ EXTRA_FIELDS = {
 }
 """Some have these: `Entry.carries` says which."""
 
-_EVENTS_OF = {
-    Trigger.CREATE: (EventType.CREATED,),
-    Trigger.SCHEDULE: (EventType.SCHEDULED,),
-    Trigger.RESCHEDULE: (EventType.RESCHEDULED,),
-    Trigger.OPEN: (EventType.READY,),
-    Trigger.KNOCK: (EventType.KNOCKED,),
-    Trigger.ADMIT: (EventType.ADMITTED, EventType.JOINED),
-    Trigger.DENY: (EventType.DENIED,),
-    Trigger.JOIN: (EventType.JOINED,),
-    Trigger.LEAVE: (EventType.LEFT,),
-    Trigger.EXPIRE: (EventType.CLOSED,),
-    Trigger.IDLE: (EventType.CLOSED,),
-    Trigger.TIME_LIMIT: (EventType.CLOSED,),
-    Trigger.CLOSE: (EventType.CLOSED,),
-}
-
-
 _CLOSED = {
     CloseReason.CANCELLED: "was cancelled by {actor}",
     CloseReason.CLOSED: "was closed by {actor}",
@@ -120,13 +102,6 @@ _TIMEOUTS = {
 def timeout_of(event: Event) -> str | None:
     """Return the setting whose time was over, if that closed the session."""
     return None if event.reason is None else _TIMEOUTS.get(event.reason)
-
-
-def told_by(move: Transition) -> tuple[EventType, ...]:
-    """The events that a move is told by, in order: first that it makes the session active, if it does."""
-    if move.source is Status.NEW and move.dest is Status.ACTIVE:
-        return (EventType.ACTIVE, *_EVENTS_OF[move.trigger])
-    return _EVENTS_OF[move.trigger]
 
 
 class Named(Protocol):

@@ -1,58 +1,154 @@
 """The transition table, and the one `transitions` machine built from it. Pure.
 
-The table is the only judge of what is legal. The verbs ask `fire`; bulk moves take guard and destination from
-`CLOCK_MOVES`; the README's diagram and the exhaustive test are checked against `TABLE`.
+The table holds everything that a transition means: who may cause it, what it writes, which events it records.
+`storage.transitions` executes it; the machine is asked what is legal; its diagram is the README's.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, auto
 from functools import cache
 from typing import NamedTuple
 
 from transitions import Machine, MachineError
 
 from tminus.domain.errors import WrongStatus
-from tminus.domain.types import CloseReason, Status, Trigger
+from tminus.domain.types import CloseReason, EventType, Status, Timeouts, Trigger
 
 INITIAL = "initial"
 """The machine's state before a session exists; never stored."""
 
 
+class Change(Enum):
+    """What a transition writes to a column. `storage.transitions` has the SQL of each."""
+
+    NOW = auto()
+    """The instant of the transition."""
+    NOW_IF_UNSET = auto()
+    """That instant, unless the column has a value already."""
+    NOW_IF_EMPTY = auto()
+    """That instant if the last participant leaves; otherwise NULL."""
+    NULL = auto()
+    ZERO = auto()
+    ONE_MORE = auto()
+    ONE_LESS = auto()
+    REASON = auto()
+    """The transition's close reason."""
+    PIN = auto()
+    """A free PIN, where the session's type has one."""
+    GIVEN = auto()
+    """What the command gives."""
+
+
+Changes = Mapping[str, Change]
+"""Column -> what is written to it. Status, version, deadline and time of change are written by every transition."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Effects:
+    """What a transition writes besides what every transition writes."""
+
+    session: Changes = field(default_factory=dict)
+    participant: Changes = field(default_factory=dict)
+    """To the row of the participant whom the transition is about."""
+    arrives: bool = False
+    """Whether that row is new."""
+    everybody: Changes = field(default_factory=dict)
+    """To the rows of all who are in the session, or wait at its door."""
+
+
+NOTHING = Effects()
+OPENED = Effects({"opened_at": Change.NOW, "pin": Change.PIN})
+RESCHEDULED = Effects({"start_time": Change.GIVEN, "expires_at": Change.GIVEN})
+_ONE_MORE = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.ONE_MORE}
+JOINED = Effects(_ONE_MORE, {"joined_at": Change.NOW}, arrives=True)
+KNOCKED = Effects(participant={"joined_at": Change.NOW, "waiting_since": Change.NOW}, arrives=True)
+ADMITTED = Effects(_ONE_MORE, {"joined_at": Change.NOW, "waiting_since": Change.NULL})
+DENIED = Effects(participant={"left_at": Change.NOW})
+LEFT = Effects({"participants": Change.ONE_LESS, "empty_since": Change.NOW_IF_EMPTY}, {"left_at": Change.NOW})
+CANCELLED = Effects({"closed_at": Change.NOW, "close_reason": Change.REASON})
+CLOSED = Effects(
+    {**CANCELLED.session, "pin": Change.ZERO, "participants": Change.ZERO}, everybody={"left_at": Change.NOW}
+)
+
+
 class Transition(NamedTuple):
-    """One row: who fires `trigger` moves a session from `source` to `dest`."""
+    """One row of the table: `trigger` takes a session from `source` to `dest`."""
 
     trigger: Trigger
     source: Status | None
     """None: the session does not exist yet."""
     dest: Status
     actor: str
-    """agent, clock or room."""
+    """Who may cause it: agent, clock or room."""
+    events: tuple[EventType, ...]
+    """What it records, in order."""
+    effects: Effects = NOTHING
     reason: CloseReason | None = None
-    """Why it is closed by this."""
+    """Why the session is closed by it."""
 
+
+_E, _T, _W = EventType, Trigger, CloseReason
+_SCHEDULED, _NEW, _ACTIVE, _CLOSED = Status
 
 TABLE = (
-    Transition(Trigger.CREATE, None, Status.NEW, "agent"),
-    Transition(Trigger.SCHEDULE, None, Status.SCHEDULED, "agent"),
-    Transition(Trigger.RESCHEDULE, Status.SCHEDULED, Status.SCHEDULED, "agent"),
-    Transition(Trigger.OPEN, Status.SCHEDULED, Status.NEW, "clock"),
-    Transition(Trigger.KNOCK, Status.NEW, Status.NEW, "room"),
-    Transition(Trigger.KNOCK, Status.ACTIVE, Status.ACTIVE, "room"),
-    Transition(Trigger.ADMIT, Status.NEW, Status.ACTIVE, "room"),
-    Transition(Trigger.ADMIT, Status.ACTIVE, Status.ACTIVE, "room"),
-    Transition(Trigger.DENY, Status.NEW, Status.NEW, "room"),
-    Transition(Trigger.DENY, Status.ACTIVE, Status.ACTIVE, "room"),
-    Transition(Trigger.JOIN, Status.NEW, Status.ACTIVE, "room"),
-    Transition(Trigger.JOIN, Status.ACTIVE, Status.ACTIVE, "room"),
-    Transition(Trigger.LEAVE, Status.ACTIVE, Status.ACTIVE, "room"),
-    Transition(Trigger.EXPIRE, Status.NEW, Status.CLOSED, "clock", CloseReason.EXPIRED),
-    Transition(Trigger.IDLE, Status.ACTIVE, Status.CLOSED, "clock", CloseReason.EMPTY),
-    Transition(Trigger.TIME_LIMIT, Status.ACTIVE, Status.CLOSED, "clock", CloseReason.TIME_LIMIT),
-    Transition(Trigger.CLOSE, Status.SCHEDULED, Status.CLOSED, "agent", CloseReason.CANCELLED),
-    Transition(Trigger.CLOSE, Status.NEW, Status.CLOSED, "agent", CloseReason.CLOSED),
-    Transition(Trigger.CLOSE, Status.ACTIVE, Status.CLOSED, "agent", CloseReason.CLOSED),
+    Transition(_T.CREATE, None, _NEW, "agent", (_E.CREATED,), OPENED),
+    Transition(_T.SCHEDULE, None, _SCHEDULED, "agent", (_E.SCHEDULED,)),
+    Transition(_T.RESCHEDULE, _SCHEDULED, _SCHEDULED, "agent", (_E.RESCHEDULED,), RESCHEDULED),
+    Transition(_T.OPEN, _SCHEDULED, _NEW, "clock", (_E.READY,), OPENED),
+    Transition(_T.KNOCK, _NEW, _NEW, "room", (_E.KNOCKED,), KNOCKED),
+    Transition(_T.KNOCK, _ACTIVE, _ACTIVE, "room", (_E.KNOCKED,), KNOCKED),
+    Transition(_T.ADMIT, _NEW, _ACTIVE, "room", (_E.ACTIVE, _E.ADMITTED, _E.JOINED), ADMITTED),
+    Transition(_T.ADMIT, _ACTIVE, _ACTIVE, "room", (_E.ADMITTED, _E.JOINED), ADMITTED),
+    Transition(_T.DENY, _NEW, _NEW, "room", (_E.DENIED,), DENIED),
+    Transition(_T.DENY, _ACTIVE, _ACTIVE, "room", (_E.DENIED,), DENIED),
+    Transition(_T.JOIN, _NEW, _ACTIVE, "room", (_E.ACTIVE, _E.JOINED), JOINED),
+    Transition(_T.JOIN, _ACTIVE, _ACTIVE, "room", (_E.JOINED,), JOINED),
+    Transition(_T.LEAVE, _ACTIVE, _ACTIVE, "room", (_E.LEFT,), LEFT),
+    Transition(_T.EXPIRE, _NEW, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.EXPIRED),
+    Transition(_T.IDLE, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.EMPTY),
+    Transition(_T.TIME_LIMIT, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.TIME_LIMIT),
+    Transition(_T.CLOSE, _SCHEDULED, _CLOSED, "agent", (_E.CLOSED,), CANCELLED, _W.CANCELLED),
+    Transition(_T.CLOSE, _NEW, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
+    Transition(_T.CLOSE, _ACTIVE, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
 )
 
-CLOCK_MOVES = tuple(row for row in TABLE if row.actor == "clock" and row.source is not None)
-"""The moves that time makes; each trigger has one source, so a bulk move needs no more than these rows."""
+CLOCK_TRANSITIONS = tuple(row for row in TABLE if row.actor == "clock")
+"""Those that time causes. Each has a trigger of its own, so the trigger alone names the row."""
+
+
+class Deadline(NamedTuple):
+    """One reason for which time moves a session: in `status`, `span` after the instant in the column `since`.
+
+    A session is due at the earliest of its status's deadlines; of two at the same instant, at the first in `DEADLINES`.
+    """
+
+    status: Status
+    since: str
+    """A column; where it is NULL, there is no such deadline."""
+    span: Callable[[Timeouts], timedelta | None]
+    """None: there is no such deadline by these time-outs."""
+    trigger: Trigger
+
+
+def _opening(timeouts: Timeouts) -> timedelta:
+    return -timeouts.lead
+
+
+DEADLINES = (
+    Deadline(Status.SCHEDULED, "start_time", _opening, Trigger.OPEN),
+    Deadline(Status.NEW, "expires_at", lambda _timeouts: timedelta(0), Trigger.EXPIRE),
+    Deadline(Status.ACTIVE, "empty_since", lambda timeouts: timeouts.empty, Trigger.IDLE),
+    Deadline(Status.ACTIVE, "activated_at", lambda timeouts: timeouts.max_active, Trigger.TIME_LIMIT),
+)
+"""Every deadline that a session can have. `storage.deadlines` turns them into SQL."""
+
+
+def opens_at(start: datetime, timeouts: Timeouts) -> datetime:
+    """Return when a session with this start time is due to open."""
+    return start + _opening(timeouts)
+
 
 _ROWS = {(row.trigger, row.source or INITIAL): row for row in TABLE}
 
@@ -79,11 +175,11 @@ class _Subject:
 
 @cache
 def fire(trigger: Trigger, status: Status | None) -> Transition:
-    """The row by which `trigger` moves a session that is in `status` (None: not yet made).
+    """Return the row by which `trigger` moves a session that is in `status` (None: it does not exist yet).
 
     Raises `WrongStatus` where the table has no such row.
     """
-    # The machine has no memory and no conditions, so what it said once about a pair holds: it is asked once a pair.
+    # The machine has no memory and no conditions, so its answer for a pair holds: it is asked once for each pair.
     source = status.value if status else INITIAL
     subject = _Subject(source)
     try:

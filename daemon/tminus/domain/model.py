@@ -33,11 +33,21 @@ class Instant(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
+    @staticmethod
+    def number(value: datetime) -> int:
+        """Return an instant as it is stored."""
+        return (value - EPOCH) // MILLISECOND
+
+    @staticmethod
+    def instant(number: int) -> datetime:
+        """Return the instant that is stored as this number."""
+        return EPOCH + number * MILLISECOND
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else (value - EPOCH) // MILLISECOND
+        return None if value is None else self.number(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else EPOCH + value * MILLISECOND
+        return None if value is None else self.instant(value)
 
 
 class JsonText(TypeDecorator[str]):

@@ -1,13 +1,8 @@
-"""What follows from the settings, decided purely: a session's effective settings, and its deadline.
-
-Nothing is done here: the caller applies what is decided.
-"""
+"""What follows from the configured policy: the effective settings of a new session. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Protocol
 
-from tminus.domain.types import Deadline, Mode, SessionType, Setting, Status, Timeouts, Trigger
+from tminus.domain.types import Mode, SessionType, Setting
 
 PREFERENCE_OF = {
     Setting.RECORDING: "record",
@@ -49,36 +44,3 @@ def agent_choices(session_type: SessionType, modes: Mapping[Setting, Mode]) -> d
         for setting in Setting
         if setting in SUPPORTED[session_type]
     }
-
-
-class Timed(Protocol):
-    """What a deadline depends on: a session."""
-
-    status: Status
-    start_time: datetime | None
-    expires_at: datetime
-    activated_at: datetime | None
-    empty_since: datetime | None
-
-
-def deadline(session: Timed, timeouts: Timeouts) -> Deadline | None:
-    """When time alone moves the session next, and how; None if it never does.
-
-    `storage.due` says the same in SQL for all stored sessions at once; a test holds the two together.
-    """
-    match session.status:
-        case Status.SCHEDULED:
-            assert session.start_time is not None
-            return Deadline(session.start_time - timeouts.lead, Trigger.OPEN)
-        case Status.NEW:
-            return Deadline(session.expires_at, Trigger.EXPIRE)
-        case Status.ACTIVE:
-            limits = []
-            if session.empty_since is not None:
-                limits.append(Deadline(session.empty_since + timeouts.empty, Trigger.IDLE))
-            if timeouts.max_active is not None:
-                assert session.activated_at is not None
-                limits.append(Deadline(session.activated_at + timeouts.max_active, Trigger.TIME_LIMIT))
-            return min(limits, key=lambda limit: limit.at, default=None)
-        case Status.CLOSED:
-            return None

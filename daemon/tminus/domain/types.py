@@ -154,14 +154,6 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Deadline:
-    """The next instant at which the clock changes a session, and the trigger that it fires."""
-
-    at: datetime
-    trigger: Trigger
-
-
-@dataclass(frozen=True, slots=True)
 class Caller:
     """The authenticated caller of a request. `api` creates it from a token or the local socket. It holds no secret."""
 

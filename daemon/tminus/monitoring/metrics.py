@@ -68,7 +68,7 @@ class Metrics:
         """Asked of the timers at a scrape: `daemon` says how."""
         moves = Counter("tminus_moves", "Moves committed, whoever made them", ["trigger"], registry=registry)
         # All of them from the start: of a series that begins at 1, Prometheus never sees the first move.
-        self._moves = {trigger: moves.labels(trigger.value) for trigger in Trigger}
+        self._moves = {trigger.value: moves.labels(trigger.value) for trigger in Trigger}
         self.blocked = Counter(
             "tminus_writes_blocked_seconds", "Seconds for which a write was held up that took over a second",
             registry=registry,
@@ -115,7 +115,7 @@ class Metrics:
         """Remember which configuration was read last."""
         self._config.info({"fingerprint": fingerprint})
 
-    def committed(self, moves: Mapping[Trigger, int], jobs: int) -> None:
+    def committed(self, moves: Mapping[str, int], jobs: int) -> None:
         """Counts one commit of the writer: the moves in it, and the jobs that shared it."""
         self._commits.inc()
         self._commit_jobs.observe(jobs)

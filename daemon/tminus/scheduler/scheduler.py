@@ -20,7 +20,7 @@ from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.metrics import Metrics
 from tminus.monitoring.outages import Outages
-from tminus.scheduler import sweeps
+from tminus.scheduler import sources, sweeps
 from tminus.scheduler.timers import SWEEP, Chores, Timers
 from tminus.storage import Store, Transaction
 from tminus.storage.engine import reason
@@ -172,14 +172,14 @@ class Scheduler:
             return due
         with self._event_log.held_back():
             sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
-        if sweep.moves:
+        if sweep.transitions:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._dependencies.metrics.lag.observe(sweep.worst_lag.total_seconds())
         if sweep.worst_lag > LATE:
             log(
                 "clock.late",
                 lag_ms=timestamps.milliseconds(sweep.worst_lag),
-                moves=sweep.moves.total(),
+                moves=sweep.transitions.total(),
                 cause=self._cause(sweep.worst_lag),
             )
         if sweep.without_pin:
@@ -188,7 +188,7 @@ class Scheduler:
 
     def _next_due(self) -> datetime | None:
         with self._outages.during("read"):
-            return self._store.read(lambda view: view.next_due(), lane="clock")
+            return self._store.read(sources.next_due, lane="clock")
 
     def _submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         with self._outages.during("write"):
@@ -257,7 +257,7 @@ class Scheduler:
         try:
             counts = self._store.counts()
             due, endpoints = self._store.read(
-                lambda view: (view.next_due(), self._dependencies.webhooks.endpoint_statuses(view))
+                lambda view: (sources.next_due(view), self._dependencies.webhooks.endpoint_statuses(view))
             )
             waiting = {one.webhook.name: one.backlog.events for one in endpoints if one.backlog.events}
             oldest = min((one.backlog.oldest for one in endpoints if one.backlog.oldest is not None), default=None)

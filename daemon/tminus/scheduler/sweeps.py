@@ -15,10 +15,10 @@ import orjson
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.domain.types import Timeouts, Trigger
+from tminus.domain.types import Timeouts
+from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions.idempotency import RETRY_MEMORY
 from tminus.storage import Transaction, meta
-from tminus.storage.due import move_deadlines, move_due, rehearse
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.transaction import Removed
 
@@ -62,7 +62,8 @@ class Jobs(Protocol):
 class Sweep:
     """What one `advance` did."""
 
-    moves: Counter[Trigger] = field(default_factory=Counter)
+    transitions: Counter[str] = field(default_factory=Counter)
+    """How many, by trigger."""
     worst_lag: timedelta = timedelta(0)
     without_pin: int = 0
 
@@ -73,8 +74,8 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
     limit = FIRST_BATCH
     while not stop():
         begun = clock.monotonic()
-        batch = submit(partial(move_due, timeouts=timeouts, limit=limit), clock=True).result()
-        done.moves += batch.moves
+        batch = submit(partial(do_due, timeouts=timeouts, limit=limit), clock=True).result()
+        done.transitions += batch.done
         done.worst_lag = max(done.worst_lag, batch.worst_lag)
         done.without_pin += batch.without_pin
         if not batch.more:
@@ -85,35 +86,34 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
 
 
 def prepare(submit: Jobs, timeouts: Timeouts) -> None:
-    """Makes ready for the first sweep with these time-outs, so that it is no slower than those after it."""
-    submit(partial(rehearse, timeouts=timeouts), clock=True).result()
+    """Make the first sweep with these time-outs no slower than those after it."""
+    for source in SOURCES:
+        submit(partial(source.warm_up, timeouts=timeouts), clock=True).result()
 
 
 def follow_timeouts(
     submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False, *, anew: bool = False
 ) -> int:
-    """Moves all stored deadlines to new time-outs, if they were reckoned with others; returns how many changed.
-    `anew`: looks at all of them in any case.
+    """Bring all stored deadlines to new time-outs, if they were computed by others; return how many have changed.
+    `anew`: look at all of them in any case.
 
-    The time-outs are remembered only at the end: cut off in the middle, it begins anew at the next start. It is the
+    The time-outs are stored only at the end: cut off in the middle, it begins again at the next start. It is the
     clock's work: nothing is moved while it runs, so it is not refused, nor does it wait, when there are many requests.
     """
-    reckoned_with = orjson.dumps(
-        [timestamps.milliseconds(timeouts.lead), timestamps.milliseconds(timeouts.empty)]
-        + ([timestamps.milliseconds(timeouts.max_active)] if timeouts.max_active else [])
-    ).decode()
-    if not anew and submit(lambda tx: tx.meta("timeouts"), clock=True).result() == reckoned_with:
+    computed_by = meta.timeouts_text(timeouts)
+    if not anew and submit(lambda tx: tx.meta(meta.TIMEOUTS), clock=True).result() == computed_by:
         return 0
-    moved, after = 0, ""
-    while not stop():
-        step = partial(move_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
-        last, changed = submit(step, clock=True).result()
-        moved += changed
-        if last is None:
-            submit(lambda tx: tx.set_meta("timeouts", reckoned_with), clock=True).result()
-            break
-        after = last
-    return moved
+    changed = 0
+    for source in SOURCES:
+        after: str | None = ""
+        while after is not None:
+            if stop():
+                return changed
+            page = partial(source.follow_timeouts, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
+            followed = submit(page, clock=True).result()
+            changed, after = changed + followed.changed, followed.last
+    submit(lambda tx: tx.set_meta(meta.TIMEOUTS, computed_by), clock=True).result()
+    return changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ class Daemon:
 
     def _committed(self, tx: Transaction) -> None:
         """On the writer's thread, after a commit."""
-        self.services.metrics.committed(tx.moves, tx.jobs)
+        self.services.metrics.committed(tx.transitions, tx.jobs)
         if self._ready:
             self._scheduler.wait_for(tx.earliest_due)
         if tx.newest_seq is not None:

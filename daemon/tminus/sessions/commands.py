@@ -14,13 +14,13 @@ from tminus import schemas
 from tminus.config import Settings
 from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import Change, fire, opens_at
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import need, owns
 from tminus.sessions.idempotency import RetryKey, made_before, remember
-from tminus.sessions.moves import CreateResult, change, open_if_due, set_deadline, tell
 from tminus.sessions.queries import found
+from tminus.sessions.transitions import CreateResult, carry_out, open_if_due, record_creation
 from tminus.storage import Transaction
 
 PAST_GRACE = timedelta(seconds=60)
@@ -51,19 +51,19 @@ def create(
 
     now = tx.now
     if order.start_time is None:
-        move, expires_from = fire(Trigger.CREATE, None), now
+        transition, expires_from = fire(Trigger.CREATE, None), now
     else:
-        move, expires_from = fire(Trigger.SCHEDULE, None), order.start_time
+        transition, expires_from = fire(Trigger.SCHEDULE, None), order.start_time
         _check_start(order.start_time, now, settings)
     timeouts = settings.lifecycle.timeouts
     session_id, host_auth_token, host_key = ids.base62_texts(order.type.id_length, ids.TOKEN, ids.TOKEN)
-    opens_now = move.dest is Status.NEW
-    pin = tx.free_pin() if opens_now and order.type.has_pin else 0
+    effects = transition.effects.session
+    pin = tx.free_pin() if effects.get("pin") is Change.PIN and order.type.has_pin else 0
     urls = settings.server.urls()
     session = Session(
         id=session_id,
         type=order.type,
-        status=move.dest,
+        status=transition.dest,
         label=order.label,
         user_description=order.user_description or caller.name,
         scheduled=order.start_time is not None,
@@ -74,7 +74,7 @@ def create(
         expires_at=expires_from + timeouts.new,
         created_at=now,
         updated_at=now,
-        opened_at=now if opens_now else None,
+        opened_at=now if effects.get("opened_at") is Change.NOW else None,
         pin=pin,
         host_auth_token=host_auth_token,
         host_key=host_key,
@@ -86,12 +86,14 @@ def create(
         parent_object=order.parent_object,
         meta_data=order.meta_data,
     )
-    set_deadline(session, settings)
-    tx.add(session, move)
-    tell(tx, session, move, None, caller)
+    tx.add(session, transition, timeouts)
+    record_creation(tx, session, transition, caller)
     if retry is not None:
         remember(tx, caller, retry, session.id)
-    return CreateResult(open_if_due(tx, settings, caller, session))
+    if order.start_time is not None and opens_at(order.start_time, timeouts) <= now:
+        tx.flush()
+        session = open_if_due(tx, settings, caller, session)
+    return CreateResult(session)
 
 
 def _json(value: Mapping[str, Any]) -> str:
@@ -145,16 +147,16 @@ def reschedule(
     need(owns(caller, session) or caller.has(Role.GROUP_ADMIN), "the session's own agent, or the role group_admin")
     if if_match is not None and session.version not in if_match:
         raise StaleVersion(session.version)
-    move = fire(Trigger.RESCHEDULE, session.status)
+    transition = fire(Trigger.RESCHEDULE, session.status)
     if start == session.start_time:
         return session
     _check_start(start, tx.now, settings)
     expires = start + settings.lifecycle.timeouts.new
-    moved = change(tx, settings, session, move, caller, start_time=start, expires_at=expires)
+    moved = carry_out(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
     return open_if_due(tx, settings, caller, moved)
 
 
-def close(tx: Transaction, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:
+def close(tx: Transaction, settings: Settings, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:
     """Closes a session: ends the stay of whoever is in it, and the waiting of whoever knocked. Nothing happens if it is
     closed.
 
@@ -169,10 +171,4 @@ def close(tx: Transaction, caller: Caller, session_id: str, if_match: IfMatch = 
         return
     if if_match is not None and session.version not in if_match:
         raise StaleVersion(session.version)
-    move = fire(Trigger.CLOSE, session.status)
-    if session.status is not Status.SCHEDULED:
-        tx.everybody_out(session.id)  # who only knocked is not counted in `participants`
-    changed = tx.change(
-        session, move, due_at=None, due_trigger=None, closed_at=tx.now, close_reason=move.reason, pin=0, participants=0
-    )
-    tell(tx, changed, move, session, caller)
+    carry_out(tx, settings, session, fire(Trigger.CLOSE, session.status), caller)

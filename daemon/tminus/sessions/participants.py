@@ -3,9 +3,6 @@
 Verbs like those in `verbs`: each is a job for the store's writer.
 """
 
-from datetime import datetime
-from typing import Any
-
 import orjson
 
 from tminus.config import Settings
@@ -16,8 +13,8 @@ from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, ParticipantRole, Role, Setting, Status, Trigger
 from tminus.sessions.authorization import need
 from tminus.sessions.idempotency import RetryKey, made_before, remember
-from tminus.sessions.moves import CreateResult, change
 from tminus.sessions.queries import found
+from tminus.sessions.transitions import CreateResult, carry_out
 from tminus.storage import Transaction
 
 MOST_PRESENT = 1000
@@ -47,36 +44,23 @@ def arrive(
     session = found(tx, session_id)
     if retry is not None and (earlier := made_before(tx, caller, retry)):
         return CreateResult(session, replayed=True, participant_id=earlier.participant_id or "")
-    move = fire(trigger, session.status)
-    waits = trigger is Trigger.KNOCK
-    if waits and not orjson.loads(session.settings)[Setting.KNOCK]:
+    transition = fire(trigger, session.status)
+    if trigger is Trigger.KNOCK and not orjson.loads(session.settings)[Setting.KNOCK]:
         raise NoKnocking("In this session nobody knocks, as its setting knock is off: report a join")
     _check_present(session)
     # Each of them has made a version of the session: before there are so many, nobody needs to be counted.
     if session.version > MOST_EVER and tx.participants_ever(session_id, MOST_EVER) >= MOST_EVER:
         raise TooManyParticipants(MOST_EVER, at_once=False)
-    participant = Participant(
-        id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now,
-        waiting_since=tx.now if waits else None,
-    )  # fmt: skip
-    tx.add_participant(participant)
+    participant = Participant(id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now)
+    changed = carry_out(tx, settings, session, transition, caller, participant)
     if retry is not None:
         remember(tx, caller, retry, session_id, participant.id)
-    entered = {} if waits else _entered(session, tx.now)
-    changed = change(tx, settings, session, move, caller, participant, **entered)
     return CreateResult(changed, participant_id=participant.id)
 
 
 def _check_present(session: Session) -> None:
     if session.participants >= MOST_PRESENT:
         raise TooManyParticipants(MOST_PRESENT, at_once=True)
-
-
-def _entered(session: Session, now: datetime) -> dict[str, Any]:
-    """What changes when one more is in."""
-    return {
-        "activated_at": session.activated_at or now, "empty_since": None, "participants": session.participants + 1,
-    }  # fmt: skip
 
 
 def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
@@ -87,12 +71,11 @@ def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     session, participant = _participant(tx, caller, session_id, participant_id)
     if participant.waiting_since is None:
         return
-    move = fire(Trigger.ADMIT, session.status)
+    transition = fire(Trigger.ADMIT, session.status)
     if participant.left_at is not None:
         raise NoKnocking(f"Participant {participant_id} does not wait any more: they would have to knock again")
     _check_present(session)
-    tx.participant_admitted(participant_id)
-    change(tx, settings, session, move, caller, participant, **_entered(session, tx.now))
+    carry_out(tx, settings, session, transition, caller, participant)
 
 
 def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
@@ -105,7 +88,7 @@ def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, p
     if participant.waiting_since is None:
         raise NoKnocking(f"Participant {participant_id} does not wait to be let in: they have joined")
     if participant.left_at is None and session.status is not Status.CLOSED:
-        _turn_away(tx, settings, caller, session, participant)
+        carry_out(tx, settings, session, fire(Trigger.DENY, session.status), caller, participant)
 
 
 def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
@@ -116,21 +99,8 @@ def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     session, participant = _participant(tx, caller, session_id, participant_id)
     if participant.left_at is not None or session.status is Status.CLOSED:
         return
-    if participant.waiting_since is not None:
-        _turn_away(tx, settings, caller, session, participant)
-        return
-    move = fire(Trigger.LEAVE, session.status)
-    tx.participant_left(participant_id)
-    left = session.participants - 1
-    empty_since = None if left else tx.now
-    change(tx, settings, session, move, caller, participant, empty_since=empty_since, participants=left)
-
-
-def _turn_away(tx: Transaction, settings: Settings, caller: Caller, session: Session, participant: Participant) -> None:
-    """Somebody waits no more, and was not let in."""
-    move = fire(Trigger.DENY, session.status)
-    tx.participant_left(participant.id)
-    change(tx, settings, session, move, caller, participant)
+    trigger = Trigger.LEAVE if participant.waiting_since is None else Trigger.DENY
+    carry_out(tx, settings, session, fire(trigger, session.status), caller, participant)
 
 
 def _participant(tx: Transaction, caller: Caller, session_id: str, participant_id: str) -> tuple[Session, Participant]:

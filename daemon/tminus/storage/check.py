@@ -8,15 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from alembic.migration import MigrationContext
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, not_, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    type_coerce,
+)  # fmt: skip
 from sqlalchemy.exc import DBAPIError
 
 from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.model import Instant
 from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage import meta, migrate, wal
 from tminus.storage import schema as schemas
-from tminus.storage.due import deadline
+from tminus.storage.deadlines import plain, stored_deadline
 from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
@@ -189,23 +203,31 @@ def _some(connection: Connection, check: str, wrong: Select[Any], words: Callabl
 
 
 def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> list[Problem]:
-    """Each open session is due when `policy.deadline` says, by the time-outs in force or those it was reckoned with
-    last: between the two a reload is at work.
+    """Each open session has the deadline that follows from the time-outs in force, or from those that it was computed
+    by last: between the two a reload is at work.
     """
-    rightly = [deadline(_S.status, spans) for spans in (timeouts, *_remembered(connection))]
+    rightly = [stored_deadline(spans) for spans in (timeouts, *_remembered(connection))]
+    due_at = plain("due_at")
     wrong: list[ColumnElement[bool]] = [
-        or_(_S.due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in rightly
+        or_(due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in rightly
     ]
     # One that found no PIN free when it should have opened is put off for a few seconds, again and again.
     waits_for_pin = and_(
         _S.status == Status.SCHEDULED,
         _S.type.in_(PIN_TYPES),
         _S.due_trigger == Trigger.OPEN,
-        _S.due_at > rightly[-1][0],
-        rightly[-1][0] <= now,
+        due_at > rightly[-1][0],
+        rightly[-1][0] <= literal(Instant.number(now), BigInteger),
     )
     at, trigger = rightly[-1]
-    columns = (_S.id, _S.status, _S.due_trigger, _S.due_at, trigger.label("trigger"), at.label("at"))
+    columns = (
+        _S.id,
+        _S.status,
+        _S.due_trigger,
+        _S.due_at,
+        trigger.label("trigger"),
+        type_coerce(at, _S.due_at.type).label("at"),
+    )
     return _some(
         connection,
         "deadline",

@@ -13,7 +13,6 @@ from sqlalchemy import (
     CursorResult,
     Dialect,
     Table,
-    Update,
     bindparam,
     delete,
     false,
@@ -28,13 +27,14 @@ from sqlmodel import SQLModel
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.domain.errors import NoPinFree, WrongStatus
+from tminus.domain.errors import NoPinFree
 from tminus.domain.events import News
 from tminus.domain.lifecycle import Transition
-from tminus.domain.model import AgentSession, Instant, JsonText, Participant, Retry, Session
-from tminus.domain.types import Trigger
+from tminus.domain.model import AgentSession, Instant, JsonText, Retry, Session
+from tminus.domain.types import Timeouts, Trigger
 from tminus.storage import meta
 from tminus.storage.allowances import Allowances
+from tminus.storage.deadlines import deadline_sql
 from tminus.storage.locks import LOCK_WRITER
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
 from tminus.storage.view import View
@@ -43,10 +43,6 @@ _S, _P = SESSIONS.c, PARTICIPANTS.c
 
 _EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq")  # the database draws it
 _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
-
-_LEAVE = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"), _P.left_at.is_(None))
-_LET_IN = update(PARTICIPANTS).where(_P.id == bindparam("participant_id"))
-_EVERYBODY_OUT = update(PARTICIPANTS).where(_P.session_id == bindparam("of_session"), _P.left_at.is_(None))
 
 AGENT_SESSIONS_KEPT = 1000
 """Agent sessions that one agent may have: the oldest ends when another begins. A script that signs in for each call
@@ -71,7 +67,9 @@ Bind = Callable[[Sequence[SQLModel]], Any]
 
 
 @cache
-def _values(dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int) -> tuple[str, Bind]:
+def _values(
+    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
+) -> tuple[str, Bind]:
     """An insertion of so many rows, for SQLite. One statement for several: each lets another thread have the
     interpreter, and to get it back takes longer than to store a row.
     """
@@ -81,16 +79,19 @@ def _values(dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int)
         found = map(vars, rows)
         return tuple([binder(row[name]) if binder else row[name] for row in found for name, binder in binders])
 
-    name, listed = _quoted(dialect, table, columns)
     row = f"({', '.join('?' * len(columns))})"
-    return f"INSERT INTO {name} ({listed}) VALUES {', '.join([row] * rows)}", bind  # noqa: S608 - names of our own
+    given = f"VALUES {', '.join([row] * rows)}"
+    name, listed = _quoted(dialect, table, columns)
+    if timeouts is None:
+        return f"INSERT INTO {name} ({listed}) {given}", bind
+    selected, returned = _with_deadlines(dialect, columns, timeouts)
+    return f"WITH given ({listed}) AS ({given}) INSERT INTO {name} ({listed}) {selected} FROM given {returned}", bind
 
 
 @cache
-def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, Bind]:
+def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
     """All rows as one value of one statement, for PostgreSQL: a statement a row cost more than all else together."""
     name, listed = _quoted(dialect, table, columns)
-    returned = " RETURNING seq" if table is EVENTS else ""
     binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
 
     def value(row: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +100,21 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tupl
     def bind(rows: Sequence[SQLModel]) -> tuple[str]:
         return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
 
-    rows = f"json_populate_recordset(NULL::{name}, %s::json)"
-    return f"INSERT INTO {name} ({listed}) SELECT {listed} FROM {rows}{returned}", bind  # noqa: S608 - names of our own
+    selected, returned = f"SELECT {listed}", "RETURNING seq" if table is EVENTS else ""
+    if timeouts is not None:
+        selected, returned = _with_deadlines(dialect, columns, timeouts)
+    rows = f"json_populate_recordset(NULL::{name}, %s::json) AS given"
+    return f"INSERT INTO {name} ({listed}) {selected} FROM {rows} {returned}", bind
+
+
+def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
+    """What selects new sessions with their deadlines, and what returns these."""
+    expressions = deadline_sql(dialect, timeouts, "given")
+    quote = dialect.identifier_preparer.quote
+    return (
+        f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}",
+        "RETURNING id, due_at, due_trigger",
+    )
 
 
 def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
@@ -116,20 +130,6 @@ def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[s
     """The names of a table and of columns, as they stand in a statement."""
     quote = dialect.identifier_preparer.quote
     return quote(table.name), ", ".join(map(quote, columns))
-
-
-@cache
-def _change(names: tuple[str, ...]) -> Update:
-    """A compare-and-set of these columns, made once for all that change the same ones."""
-    return (
-        update(SESSIONS)
-        .where(
-            _S.id == bindparam("seen_id"),
-            _S.status == bindparam("seen_status"),
-            _S.version == bindparam("seen_version"),
-        )
-        .values({name: bindparam(f"new_{name}", type_=_S[name].type) for name in names})
-    )
 
 
 @cache
@@ -198,23 +198,30 @@ class Transaction(View):
         """The earliest deadline that this transaction set."""
         self.writes = 0
         """Grows with each write, so that the writer can tell whether a job that failed had begun to write."""
-        self.moves: Counter[Trigger] = Counter()
-        """The moves in it."""
+        self.transitions: Counter[str] = Counter()
+        """How many transitions are in it, by trigger."""
         self.jobs = 0
         """How many jobs share it; the writer says."""
-        self.told = False
+        self.has_events = False
         """Whether there are events in it, or something else that other daemons should look at."""
         self.newest_seq: int | None = None
-        """The number of the newest event there is, if `told`; the writer sets it before the commit."""
+        """The number of the newest event there is, if `has_events`; the writer sets it before the commit."""
         self.waited = 0.0
         """Seconds that it has waited for other daemons."""
         self._sessions: list[Session] = []
+        self._timeouts = Timeouts()
+        """Those by which the deadlines of `_sessions` are computed."""
         self.recorded: list[News] = []
         """Those of its events that were told one by one; a bulk move's are only in the database."""
         self._sent = 0
         """How many of them have been sent."""
         self._retries: dict[tuple[int, str], Retry] = {}
         self._has_turn = connection.dialect.name != "postgresql"
+
+    @property
+    def dialect(self) -> str:
+        """The name of the database: sqlite or postgresql."""
+        return self._connection.dialect.name
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -228,29 +235,40 @@ class Transaction(View):
         if events:
             self._sent += len(events)
             self._take_turn()
-            drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)
+            drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)[-1]
             # Nobody else draws numbers until this is committed: these have drawn the last ones, in their order.
             last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
             for number, event in enumerate(events, last - len(events) + 1):
                 event.seq = number
 
     def _send_sessions(self) -> None:
-        """Sends the sessions alone: what is read in a transaction, or changed, is never an event."""
+        """Send the sessions alone: what is read in a transaction, or changed, is never an event."""
         sessions, self._sessions = self._sessions, []
         if sessions:
-            self._insert(SESSIONS, tuple(Session.model_fields), sessions)
+            stored = {one.id: one for one in sessions}
+            for result in self._insert(SESSIONS, tuple(Session.model_fields), sessions, self._timeouts):
+                for row in result:
+                    due = None if row.due_at is None else Instant.instant(row.due_at)
+                    stored[row.id].due_at = due
+                    stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
+                    self.note_due(due)
 
-    def _insert(self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel]) -> CursorResult[Any]:
-        """Stores rows, at least one; returns the result of the last statement that did."""
+    def _insert(
+        self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel], timeouts: Timeouts | None = None
+    ) -> list[CursorResult[Any]]:
+        """Store rows, at least one; return the results of the statements that did. `timeouts`: the rows are sessions,
+        which get the deadlines that follow from these.
+        """
         dialect = self._connection.dialect
         if dialect.name == "postgresql":
-            statement, bind = _recordset(dialect, table, columns)
-            return self._connection.exec_driver_sql(statement, bind(rows))
+            statement, bind = _recordset(dialect, table, columns, timeouts)
+            return [self._connection.exec_driver_sql(statement, bind(rows))]
+        results = []
         for first in range(0, len(rows), ROWS):
             some = rows[first : first + ROWS]
-            statement, bind = _values(dialect, table, columns, len(some))
-            inserted = self._connection.exec_driver_sql(statement, bind(some))
-        return inserted
+            statement, bind = _values(dialect, table, columns, len(some), timeouts)
+            results.append(self._connection.exec_driver_sql(statement, bind(some)))
+        return results
 
     def _take_turn(self) -> None:
         """From here to the commit no other daemon reads in order to write, or draws a number."""
@@ -273,45 +291,29 @@ class Transaction(View):
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
-    def add(self, session: Session, move: Transition | None = None) -> None:
-        """Stores a new session, made by this move; by none where it is only put there."""
+    def add(self, session: Session, transition: Transition, timeouts: Timeouts) -> None:
+        """Store a new session. Its deadline is computed when it is sent, and stands in the object then."""
         self.writes += 1
-        if move is not None:
-            self.moves[move.trigger] += 1
+        self.transitions[transition.trigger] += 1
+        if timeouts != self._timeouts:
+            self._send_sessions()
+            self._timeouts = timeouts
         self._sessions.append(session)
-        self._note_due(session.due_at)
 
-    def change(self, session: Session, move: Transition, **changes: Any) -> Session:
-        """Stores a move by compare-and-set; returns the session as it is then.
-
-        Raises `WrongStatus` if somebody else was first.
-        """
-        changed = session.model_copy(
-            update={
-                "status": move.dest, "version": session.version + 1, "updated_at": self.now, "late_since": None,
-                **changes,
-            }
-        )  # fmt: skip
-        names = ("status", "version", "updated_at", "late_since", *changes)
-        seen = {"seen_id": session.id, "seen_status": session.status, "seen_version": session.version}
-        values = seen | {f"new_{name}": getattr(changed, name) for name in names}
+    def record(self, news: News) -> None:
+        """Record an event; its number is drawn when it is sent, in the order of recording."""
         self.writes += 1
-        if self._ask(_change(names), values).rowcount != 1:
-            present = self.session(session.id)
-            raise WrongStatus(trigger=move.trigger.value, status=present.status if present else "removed")
-        self.moves[move.trigger] += 1
-        if session.pin and not changed.pin:
-            self.allowances.pins.freed([session.pin])
-        self._note_due(changed.due_at)
-        return changed
-
-    def tell(self, news: News) -> None:
-        """Records an event; its number is drawn when it is sent, in the order of telling."""
-        self.writes += 1
-        self.told = True
+        self.has_events = True
         self.recorded.append(news)
 
-    def _note_due(self, due: datetime | None) -> None:
+    def recorded_already(self, news: Sequence[News]) -> None:
+        """These events were recorded by a statement that has just run."""
+        assert self._sent == len(self.recorded), "all that came before them is sent before a statement runs"
+        self.recorded += news
+        self._sent = len(self.recorded)
+
+    def note_due(self, due: datetime | None) -> None:
+        """A deadline has been stored."""
         if due is not None and (self.earliest_due is None or due < self.earliest_due):
             self.earliest_due = due
 
@@ -331,22 +333,6 @@ class Transaction(View):
     def may_open_another(self, agent_id: int, limit: int) -> bool:
         """Whether an agent has fewer than `limit` open sessions, for one that is about to be made."""
         return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit))
-
-    # --- participants -------------------------------------------------------------------------------------------------
-
-    def add_participant(self, participant: Participant) -> None:
-        self.execute(insert(PARTICIPANTS), participant.model_dump())
-
-    def participant_admitted(self, participant_id: str) -> None:
-        values = {"participant_id": participant_id}
-        self.execute(_LET_IN.values(joined_at=self.now, waiting_since=None), values)
-
-    def participant_left(self, participant_id: str) -> None:
-        self.execute(_LEAVE.values(left_at=self.now), {"participant_id": participant_id})
-
-    def everybody_out(self, session_id: str) -> None:
-        """Disconnects all who are in a session."""
-        self.execute(_EVERYBODY_OUT.values(left_at=self.now), {"of_session": session_id})
 
     # --- callers ------------------------------------------------------------------------------------------------------
 

@@ -318,9 +318,9 @@ class Writer:
                             raise
                         work.error = refusal
                 tx.flush()
-                if tx.told:
+                if tx.has_events:
                     tx.newest_seq = tx.recorded[-1].event.seq if tx.recorded else tx.last_seq()
-                if self._notify is not None and (tx.told or tx.earliest_due is not None):
+                if self._notify is not None and (tx.has_events or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
                 self._committing = True
         except BaseException as error:

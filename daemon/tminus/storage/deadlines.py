@@ -1,0 +1,86 @@
+"""A session's next deadline, as SQL: the only place where it is computed.
+
+Every statement that stores a deadline takes it from here: new sessions, transitions, and new time-outs.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Dialect, FromClause, and_, case, null, or_, type_coerce
+
+from tminus.domain import timestamps
+from tminus.domain.lifecycle import DEADLINES
+from tminus.domain.model import Instant
+from tminus.domain.types import Status, Timeouts
+from tminus.storage.tables import SESSIONS
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a source of deadlines did in one transaction."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    """How often it did what: trigger -> number."""
+    worst_lag: timedelta = timedelta(0)
+    without_pin: int = 0
+    waited: float = 0.0
+    """Seconds that it has waited for other daemons."""
+    more: bool = False
+    """Whether something is still due."""
+
+    def __bool__(self) -> bool:
+        """Whether it did anything."""
+        return bool(self.done or self.without_pin)
+
+
+Column = Callable[[str], ColumnElement[Any]]
+"""Column name -> an expression for its value."""
+
+
+def plain(name: str, of: FromClause = SESSIONS) -> ColumnElement[Any]:
+    """Return a column of `session`; an instant as the number that it is stored as, which can be added to."""
+    column = of.c[name]
+    return type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column
+
+
+def deadline(status: Status, timeouts: Timeouts, column: Column = plain) -> tuple[ColumnElement[Any], ...]:
+    """Return `due_at` (a number) and `due_trigger` of a session in this status whose columns have these values."""
+    due_at: ColumnElement[Any] = null()
+    trigger: ColumnElement[Any] = null()
+    found = False
+    for one in reversed(DEADLINES):
+        span = one.span(timeouts)
+        if one.status is not status or span is None:
+            continue
+        since = column(one.since)
+        at = since + timestamps.milliseconds(span) if span else since
+        if found:
+            is_first = and_(at.is_not(None), or_(due_at.is_(None), at <= due_at))
+            due_at, trigger = case((is_first, at), else_=due_at), case((is_first, one.trigger.value), else_=trigger)
+        else:
+            due_at, trigger, found = at, case((since.is_not(None), one.trigger.value)), True
+    return due_at, trigger
+
+
+def stored_deadline(timeouts: Timeouts, of: FromClause = SESSIONS) -> tuple[ColumnElement[Any], ...]:
+    """Return the `due_at` (a number) and the `due_trigger` that each row of a table of sessions should have."""
+    column = partial(plain, of=of)
+    of_status = {status.value: deadline(status, timeouts, column) for status in {one.status for one in DEADLINES}}
+    return (
+        case({status: due_at for status, (due_at, _) in of_status.items()}, value=of.c.status),
+        case({status: trigger for status, (_, trigger) in of_status.items()}, value=of.c.status),
+    )
+
+
+def deadline_sql(dialect: Dialect, timeouts: Timeouts, name: str) -> dict[str, str]:
+    """Return the expressions for both columns of a deadline, as text: over rows of sessions that have this name."""
+    options = {"literal_binds": True}
+    due_at, due_trigger = (
+        str(part.compile(dialect=dialect, compile_kwargs=options))
+        for part in stored_deadline(timeouts, SESSIONS.alias(name))
+    )
+    return {"due_at": due_at, "due_trigger": due_trigger}

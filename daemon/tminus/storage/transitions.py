@@ -1,0 +1,338 @@
+"""The executor: the one place that carries out transitions of stored sessions.
+
+`execute` does so for the sessions that a command names, one or many, and for the first ones that are due: in each case
+the same statements write the participants, the events, and the sessions with their next deadlines. What is written
+comes from the transition table.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CursorResult,
+    Insert,
+    Integer,
+    Select,
+    String,
+    Update,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)  # fmt: skip
+
+from tminus.domain.events import News
+from tminus.domain.lifecycle import Change, Transition
+from tminus.domain.model import Event, Instant, Participant, Session
+from tminus.domain.types import CLOCK_ACTOR, Timeouts
+from tminus.storage.deadlines import deadline, plain
+from tminus.storage.json_rows import json_pairs
+from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
+from tminus.storage.transaction import Transaction
+
+_S, _P = SESSIONS.c, PARTICIPANTS.c
+_NOW = bindparam("now", type_=BigInteger)
+
+
+class Cause(NamedTuple):
+    """Who causes a transition, as its events name it."""
+
+    actor: str
+    request_id: str | None = None
+    due_at: datetime | None = None
+    """When it was due, if time causes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Sessions that a command has read in this transaction. One that has changed since then is left alone."""
+
+    transitions: tuple[Transition, ...]
+    """The rows of the table by which they move: one for each status that they are in."""
+    sessions: Sequence[Session]
+    cause: Cause
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Column -> value, for each `Change.GIVEN`."""
+    participant: Participant | None = None
+    """Whom it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The first `limit` sessions whose deadlines are not after `until`, in the order of their deadlines."""
+
+    transitions: tuple[Transition, ...]
+    """The rows of the table by which they move: one for each trigger."""
+    until: datetime
+    limit: int
+
+
+def execute(
+    tx: Transaction, sessions: Named | Due, timeouts: Timeouts, pins: Mapping[str, int] | None = None
+) -> list[Session]:
+    """Carry out the transitions of these sessions. Return those of a `Named` as they are afterwards; of a `Due`, none:
+    to read thousands would take longer than to move them.
+
+    `pins`: session id -> PIN, for those that get one.
+    """
+    named = sessions if isinstance(sessions, Named) else None
+    statements = _statements(sessions.transitions, timeouts, tx.dialect, is_named=named is not None)
+    values: dict[str, Any] = {"now": Instant.number(tx.now)}
+    if isinstance(sessions, Due):
+        values |= {"until": sessions.until, "limit": sessions.limit}
+    else:
+        values |= _values(sessions)
+    if pins:
+        tx.execute(_give_pins(tx.dialect), {"pins": orjson.dumps(pins).decode()})
+    if statements.freed is not None and tx.allowances.pins.scarce:
+        freed = tx.execute(statements.freed, values).scalars().all()
+    else:
+        freed = ()
+    for statement in statements.participants:
+        tx.execute(statement, values)
+    participant = None if named is None else _participant(tx, named)
+    events = [tx.execute(statement, values) for statement in statements.events]
+    changed = tx.execute(statements.sessions, values)
+    tx.allowances.pins.freed(freed)
+    tx.has_events = True
+    return [] if named is None else _results(tx, named, events, changed, participant)
+
+
+def _values(named: Named) -> dict[str, Any]:
+    cause, participant = named.cause, named.participant
+    return {
+        "wanted": orjson.dumps({session.id: session.version for session in named.sessions}).decode(),
+        "of_actor": cause.actor,
+        "of_request": cause.request_id,
+        "of_participant": participant and participant.id,
+        "was_due": _number(cause.due_at),
+        **{f"given_{name}": _number(value) for name, value in named.given.items()},
+    }
+
+
+def _number(value: Any) -> Any:
+    return Instant.number(value) if isinstance(value, datetime) else value
+
+
+def _participant(tx: Transaction, named: Named) -> Participant | None:
+    """Write the row of the participant whom a transition is about; return it."""
+    participant, effects = named.participant, named.transitions[0].effects
+    if participant is None:
+        return None
+    changed = {name: tx.now if change is Change.NOW else None for name, change in effects.participant.items()}
+    participant = participant.model_copy(update=changed)
+    if effects.arrives:
+        tx.execute(insert(PARTICIPANTS), participant.model_dump())
+    else:
+        tx.execute(update(PARTICIPANTS).where(_P.id == participant.id).values(changed))
+    return participant
+
+
+def _results(
+    tx: Transaction,
+    named: Named,
+    events: Sequence[CursorResult[Any]],
+    changed: CursorResult[Any],
+    participant: Participant | None,
+) -> list[Session]:
+    found = {row["id"]: Session.model_validate(dict(row)) for row in changed.mappings()}
+    for result in events:
+        recorded = [Event.model_validate(dict(row)) for row in result.mappings()]
+        tx.recorded_already([News(event, found[event.session_id], participant) for event in recorded])
+    for session in found.values():
+        tx.note_due(session.due_at)
+    tx.transitions[named.transitions[0].trigger] += len(found)
+    return list(found.values())
+
+
+# --- which sessions ---------------------------------------------------------------------------------------------------
+
+# An expression, which no index has: by the index that begins with the status SQLite would read every scheduled session.
+_status = _S.status.concat("")
+
+LATE_SINCE = func.coalesce(_S.late_since, _S.due_at, type_=_S.due_at.type)
+"""The instant from which a session that is due is late."""
+
+# Of a herd, those that were made one after the other lie side by side in the file: in this order each page of it is
+# written in one batch; in the order of their ids, which are drawn by lot, nearly every batch would write all of them.
+_IN_ORDER = (_S.due_at, _S.created_at, _S.id)
+
+
+def due(rows: tuple[Transition, ...], *columns: ColumnElement[Any]) -> Select[Any]:
+    """Select columns of the first `limit` sessions that are due `until` then and move by one of these rows, in order.
+
+    The rest of what is due is what the guard of the table forbids: it is never moved.
+    """
+    legal = or_(*(and_(_S.due_trigger == word(row.trigger), _is_in(row)) for row in rows))
+    is_due = _S.due_at <= bindparam("until", type_=_S.due_at.type)
+    return select(*columns).where(is_due, legal).order_by(*_IN_ORDER).limit(bindparam("limit"))
+
+
+def _is_in(row: Transition) -> ColumnElement[bool]:
+    assert row.source is not None, "what does not exist yet cannot be chosen"
+    return _status == word(row.source)
+
+
+def word(value: str | None) -> ColumnElement[Any]:
+    """Return a word of ours, such as a status, as SQL. Not as a parameter: each one would cost time."""
+    return null() if value is None else literal_column(f"'{value}'", String)
+
+
+@cache
+def _give_pins(dialect: str) -> Update:
+    """Store all PINs that have been drawn; the parameter `pins` is a JSON object of session id -> PIN."""
+    pins = json_pairs(dialect, "pins").c
+    return update(SESSIONS).where(_S.id == pins.key).values(pin=cast(pins.value, Integer))
+
+
+# --- the statements ---------------------------------------------------------------------------------------------------
+
+
+class _Statements(NamedTuple):
+    """What carries out some rows of the transition table, in this order."""
+
+    freed: Select[Any] | None
+    """The PINs that become free, if any can."""
+    participants: list[Update]
+    events: list[Insert]
+    sessions: Update
+
+
+@cache
+def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, *, is_named: bool) -> _Statements:
+    chosen = _Chosen(rows, dialect, is_named=is_named)
+
+    def part(of: Callable[[Transition], bool]) -> "_Chosen | None":
+        some = tuple(row for row in rows if of(row))
+        return _Chosen(some, dialect, is_named=is_named) if some else None
+
+    closing = part(lambda row: row.effects.session.get("pin") is Change.ZERO)
+    leaving = part(lambda row: bool(row.effects.everybody))
+    most = max(len(row.events) for row in rows)
+    recording = [part(lambda row, place=place: len(row.events) > place) for place in range(most)]  # type: ignore[misc]
+    sessions = update(SESSIONS).where(chosen.condition).values(_new_values(chosen, timeouts))
+    return _Statements(
+        None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
+        [] if leaving is None else [_everybody(leaving)],
+        [_event(one, place, is_named=is_named) for place, one in enumerate(recording) if one is not None],
+        sessions.returning(*_S) if is_named else sessions,
+    )
+
+
+class _Chosen:
+    """The sessions that move by some rows of the table, and what these write, as SQL."""
+
+    def __init__(self, rows: tuple[Transition, ...], dialect: str, *, is_named: bool) -> None:
+        self.rows = rows
+        self._key = _S.status if is_named else _S.due_trigger
+        """The column that says by which of the rows a session moves."""
+        if is_named:
+            wanted = json_pairs(dialect, "wanted").c
+            unchanged = _S.version == cast(wanted.value, Integer)
+            self.condition = and_(_S.id == wanted.key, unchanged, or_(*map(_is_in, rows)))
+            self.select: Callable[..., Select[Any]] = lambda *columns: select(*columns).where(self.condition)
+        else:
+            self.select = lambda *columns: due(rows, *columns)
+            self.condition = _S.id.in_(due(rows, _S.id))
+
+    def pick(self, of: Callable[[Transition], ColumnElement[Any]]) -> ColumnElement[Any]:
+        """Return the expression that is for each session what `of` makes of its own row."""
+        if len(self.rows) == 1:
+            return of(self.rows[0])
+        is_named = self._key is _S.status
+        names = [row.source if is_named else row.trigger for row in self.rows]
+        return case({name.value: of(row) for name, row in zip(names, self.rows, strict=True) if name}, value=self._key)
+
+    def after(self, name: str) -> ColumnElement[Any]:
+        """Return the value of a column after the transition."""
+        return self.pick(lambda row: _after(row, name))
+
+
+def _after(row: Transition, name: str) -> ColumnElement[Any]:
+    """Return the value of a column of `session` after this transition; an instant as a number."""
+    change = row.effects.session.get(name)
+    return plain(name) if change is None else _SQL[change](name, row)
+
+
+_SQL: dict[Change, Callable[[str, Transition], ColumnElement[Any]]] = {
+    Change.NOW: lambda _name, _row: _NOW,
+    Change.NOW_IF_UNSET: lambda name, _row: func.coalesce(plain(name), _NOW),
+    Change.NOW_IF_EMPTY: lambda _name, _row: case((_S.participants <= 1, _NOW)),
+    Change.NULL: lambda _name, _row: null(),
+    Change.ZERO: lambda _name, _row: literal_column("0", Integer),
+    Change.ONE_MORE: lambda name, _row: plain(name) + 1,
+    Change.ONE_LESS: lambda name, _row: plain(name) - 1,
+    Change.REASON: lambda _name, row: word(row.reason),
+    Change.PIN: lambda name, _row: plain(name),  # it has been written by then
+    Change.GIVEN: lambda name, _row: bindparam(f"given_{name}", type_=plain(name).type),
+}
+"""What each change writes to a column, as SQL."""
+
+
+def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
+    """Column -> expression: what the transitions write to `session`."""
+
+    def next_deadline(row: Transition) -> tuple[ColumnElement[Any], ...]:
+        return deadline(row.dest, timeouts, lambda name: _after(row, name))
+
+    changed = {name for row in chosen.rows for name, change in row.effects.session.items() if change is not Change.PIN}
+    return {
+        **{name: chosen.after(name) for name in sorted(changed)},
+        "status": chosen.pick(_dest),
+        "version": _S.version + 1,
+        "updated_at": _NOW,
+        "due_at": chosen.pick(lambda row: next_deadline(row)[0]),
+        "due_trigger": chosen.pick(lambda row: next_deadline(row)[1]),
+        "late_since": null(),
+    }
+
+
+def _everybody(leaving: _Chosen) -> Update:
+    """Write to the rows of all who are in the sessions, or wait at their doors, and have not left."""
+    (changes,) = {tuple(row.effects.everybody.items()) for row in leaving.rows}
+    assert all(change is Change.NOW for _, change in changes), "nothing else is written to all participants"
+    present = and_(_P.left_at.is_(None), _P.session_id.in_(leaving.select(_S.id)))
+    return update(PARTICIPANTS).where(present).values({name: _NOW for name, _ in changes})
+
+
+def _dest(row: Transition) -> ColumnElement[Any]:
+    return word(row.dest)
+
+
+def _event(chosen: _Chosen, place: int, *, is_named: bool) -> Insert:
+    """Record one event of each session, before the sessions themselves change."""
+    values: dict[str, ColumnElement[Any]] = {
+        "session_id": _S.id,
+        "type": chosen.pick(lambda row: word(row.events[place])),
+        "ts": _NOW,
+        "actor": bindparam("of_actor", type_=String) if is_named else word(CLOCK_ACTOR),
+        "previous_status": _S.status,
+        "status": chosen.pick(_dest),
+        "start_time": chosen.after("start_time"),
+        "expires_at": chosen.after("expires_at"),
+        "due_at": bindparam("was_due", type_=BigInteger) if is_named else LATE_SINCE,
+        "reason": chosen.pick(lambda row: word(row.reason)),
+        "participants": chosen.after("participants"),
+    }
+    if is_named:
+        moves_start = any("start_time" in row.effects.session for row in chosen.rows)
+        values |= {
+            "previous_start_time": _S.start_time if moves_start else null(),
+            "participant_id": bindparam("of_participant", type_=String),
+            "request_id": bindparam("of_request", type_=String),
+        }
+    recorded = insert(EVENTS).from_select(list(values), chosen.select(*values.values()))
+    return recorded.returning(*EVENTS.c) if is_named else recorded
