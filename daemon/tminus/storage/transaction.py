@@ -85,7 +85,7 @@ def _values(
     if timeouts is None:
         return f"INSERT INTO {name} ({listed}) {given}", bind
     selected, returned = _with_deadlines(dialect, columns, timeouts)
-    return f"WITH given ({listed}) AS ({given}) INSERT INTO {name} ({listed}) {selected} FROM given {returned}", bind
+    return f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given {returned}", bind
 
 
 @cache
