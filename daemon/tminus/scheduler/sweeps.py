@@ -11,10 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol, TypeVar
 
-import orjson
-
 from tminus import clock
-from tminus.domain import timestamps
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions.idempotency import RETRY_MEMORY
