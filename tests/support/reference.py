@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tminus.domain.diagram import mermaid
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
 from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
 from tminus.logs.fields import FIELDS, HEAD, Kind
 
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
+README = Path(__file__).parents[2] / "README.md"
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
 
@@ -96,6 +98,17 @@ def mapping() -> str:
     return json.dumps({"index_patterns": ["tminus-*"], "priority": 200, "template": template}, indent=2) + "\n"
 
 
+def pictured(readme: str) -> str:
+    """Return the README with the diagram that the state machine draws now."""
+    page, found = re.subn(
+        r"```mermaid\n.*?```", lambda _match: f"```mermaid\n{mermaid()}\n```", readme, flags=re.DOTALL
+    )
+    if found != 1:
+        raise LookupError(f"{README.name} has {found} diagrams")
+    return page
+
+
 if __name__ == "__main__":
+    README.write_text(pictured(README.read_text()))
     PAGE.write_text(written(PAGE.read_text()))
     MAPPING.write_text(mapping())

@@ -10,6 +10,7 @@ from tests.support import reference
 
 from tminus.api.errors import status_of
 from tminus.cli import catalogue, connection
+from tminus.domain.diagram import mermaid
 from tminus.domain.errors import RequestError
 from tminus.domain.lifecycle import TABLE
 from tminus.domain.types import Role
@@ -32,9 +33,14 @@ def rows(text: str) -> list[tuple[str, ...]]:
     return [(first.strip("`"), *others) for first, *others in cells]
 
 
-def test_the_diagram_in_the_readme_is_the_transition_table() -> None:
-    drawn = set(re.findall(r"^    (\[\*\]|\w+) --> (\w+): (\w+)$", page("README.md"), re.MULTILINE))
+def test_the_diagram_in_the_readme_is_the_one_that_the_machine_draws() -> None:
+    assert f"```mermaid\n{mermaid()}\n```" in page("README.md")
 
+
+def test_the_machine_draws_the_transition_table() -> None:
+    edges = re.findall(r"^    (\[\*\]|\w+) --> (\w+): (.+)$", mermaid(), re.MULTILINE)
+
+    drawn = {(source, dest, trigger) for source, dest, triggers in edges for trigger in triggers.split(" | ")}
     assert drawn == {(row.source or "[*]", row.dest, row.trigger) for row in TABLE}
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "list": Entry("sessions", "list_", "List sessions, the newest first."),
     "events": Entry("feed", "events", "Print what happened, to one session or to all."),
     "watch": Entry("watch", "watch", "Watch what is coming and what is open."),
+    "lifecycle": Entry("operate", "lifecycle", "Print the transition table as a diagram."),
     "advance": Entry("operate", "advance", "Do by hand, once, what the clock does."),
 }
 

@@ -61,6 +61,17 @@ def check(connection: Connection, effective: bool) -> None:
 
 
 @click.command(cls=Command)
+def lifecycle() -> None:
+    """Print the transition table: every status, and every trigger by which a session goes from one to another. It is a
+    Mermaid diagram, which GitHub, GitLab and https://mermaid.live draw.
+    """
+    from tminus.domain.diagram import mermaid  # noqa: PLC0415 - to draw takes longer to import than all else
+
+    for line in mermaid().splitlines():
+        output.put(line)
+
+
+@click.command(cls=Command)
 @as_json
 @click.pass_obj
 def advance(connection: Connection, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transitions import Machine, MachineError
 
@@ -152,16 +152,20 @@ def opens_at(start: datetime, timeouts: Timeouts) -> datetime:
 
 _ROWS = {(row.trigger, row.source or INITIAL): row for row in TABLE}
 
-# One machine for all sessions: `add_model` would keep every session alive, and automatic `to_<state>` transitions
-# would reopen a closed one.
-MACHINE = Machine(
-    model=None,
-    states=[INITIAL, *(str(status) for status in Status)],
-    transitions=[[str(row.trigger), str(row.source or INITIAL), str(row.dest)] for row in TABLE],
-    initial=INITIAL,
-    auto_transitions=False,
-    model_attribute="status",
-)
+
+def definition() -> dict[str, Any]:
+    """Return the table as `transitions` takes it: for the machine that is asked, and for the one that is drawn."""
+    return {
+        "states": [INITIAL, *(str(status) for status in Status)],
+        "transitions": [[str(row.trigger), str(row.source or INITIAL), str(row.dest)] for row in TABLE],
+        "initial": INITIAL,
+        "auto_transitions": False,  # `to_<state>` would reopen a closed session
+        "model_attribute": "status",
+    }
+
+
+# One machine for all sessions: `add_model` would keep every session alive.
+MACHINE = Machine(model=None, **definition())
 
 
 class _Subject:
