@@ -229,6 +229,9 @@ Place = tuple[str, int]
 WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
     "storage.due.warm_up",
+    "scheduler.sources.Source.do_due",
+    "scheduler.sources.Source.follow_timeouts",
+    "scheduler.sources.Source.warm_up",
     "api.request_context.RequestContext.write.noting",
 }
 """These are given a transaction, too: one is called after it, one tries its statements on no session, one calls the job

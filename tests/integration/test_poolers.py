@@ -37,7 +37,7 @@ def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: 
         assert not other.acquire("endpoint")
         limit = text("SELECT current_setting('idle_in_transaction_session_timeout')")
         assert one.submit(lambda tx: tx.scalar(limit)).result() == "5s"  # type: ignore[arg-type]
-        other.submit(lambda tx: setattr(tx, "told", True)).result()
+        other.submit(lambda tx: setattr(tx, "has_events", True)).result()
         eventually(lambda: len(heard) > 1)
         one.release("endpoint")
         assert other.acquire("endpoint")
