@@ -38,25 +38,25 @@ SOURCES: Sequence[Source] = (due,)
 """Those that are asked; of two deadlines at the same instant, the one of the first source comes first."""
 
 
-def next_due(view: View, sources: Sequence[Source] = SOURCES) -> datetime | None:
+def next_due(view: View) -> datetime | None:
     """Return the earliest deadline of all sources; None if there is none."""
-    return min((at for source in sources if (at := source.next_due(view)) is not None), default=None)
+    return min((at for source in SOURCES if (at := source.next_due(view)) is not None), default=None)
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int, sources: Sequence[Source] = SOURCES) -> Batch:
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Batch:
     """Do one batch of what is due: of the source whose deadline is the earliest, and no further than the earliest
     deadline of the others. So the deadlines of all sources are met in their order, and none has to wait for a herd of
     another that fell due after it.
     """
-    if len(sources) == 1:
-        return sources[0].do_due(tx, timeouts, limit)
-    waiting = [(at, place) for place, source in enumerate(sources) if (at := source.next_due(tx)) is not None]
+    if len(SOURCES) == 1:
+        return SOURCES[0].do_due(tx, timeouts, limit)
+    waiting = [(at, place) for place, source in enumerate(SOURCES) if (at := source.next_due(tx)) is not None]
     waiting.sort()
     for turn, (at, place) in enumerate(waiting):
         if at > tx.now:
             break
         until = min([tx.now, *(other for other, _ in waiting[turn + 1 :])])
-        batch = sources[place].do_due(tx, timeouts, limit, until)
+        batch = SOURCES[place].do_due(tx, timeouts, limit, until)
         if batch:
             batch.more = batch.more or until < tx.now
             return batch

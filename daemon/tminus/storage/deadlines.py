@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Dialect, FromClause, and_, case, null, or_, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Dialect, FromClause, String, and_, case, cast, null, or_, type_coerce
 
 from tminus.domain import timestamps
 from tminus.domain.lifecycle import DEADLINES
@@ -49,8 +49,9 @@ def plain(name: str, of: FromClause = SESSIONS) -> ColumnElement[Any]:
 
 def deadline(status: Status, timeouts: Timeouts, column: Column = plain) -> tuple[ColumnElement[Any], ...]:
     """Return `due_at` (a number) and `due_trigger` of a session in this status whose columns have these values."""
-    due_at: ColumnElement[Any] = null()
-    trigger: ColumnElement[Any] = null()
+    # With a type: PostgreSQL takes a CASE of nothing but NULL for a text.
+    due_at: ColumnElement[Any] = cast(null(), BigInteger)
+    trigger: ColumnElement[Any] = cast(null(), String)
     found = False
     for one in reversed(DEADLINES):
         span = one.span(timeouts)

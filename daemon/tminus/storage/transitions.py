@@ -271,7 +271,7 @@ _SQL: dict[Change, Callable[[str, Transition], ColumnElement[Any]]] = {
     Change.NOW: lambda _name, _row: _NOW,
     Change.NOW_IF_UNSET: lambda name, _row: func.coalesce(plain(name), _NOW),
     Change.NOW_IF_EMPTY: lambda _name, _row: case((_S.participants <= 1, _NOW)),
-    Change.NULL: lambda _name, _row: null(),
+    Change.NULL: lambda name, _row: cast(null(), plain(name).type),
     Change.ZERO: lambda _name, _row: literal_column("0", Integer),
     Change.ONE_MORE: lambda name, _row: plain(name) + 1,
     Change.ONE_LESS: lambda name, _row: plain(name) - 1,

@@ -1,0 +1,108 @@
+"""Several kinds of deadline: the scheduler meets all of them in their order, none starves, none is met twice."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+from tests.support.factories import HOUR, MINUTE
+from tests.support.worlds import World
+
+from tminus.domain.types import EventType, Timeouts
+from tminus.scheduler import sources, sweeps
+from tminus.storage import Transaction, View, due
+from tminus.storage.deadlines import Batch
+from tminus.storage.due import Followed
+
+
+class Reminders:
+    """A second kind of deadline, kept in memory: instants, each of which is met once."""
+
+    def __init__(self, *instants: datetime) -> None:
+        self.waiting = sorted(instants)
+        self.met: list[tuple[datetime, int]] = []
+        """Each instant, and how many events there were when it was met."""
+        self.moved_by = timedelta(0)
+
+    def next_due(self, _view: View) -> datetime | None:
+        return self.waiting[0] if self.waiting else None
+
+    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
+        bound = tx.now if until is None else until
+        some = [at for at in self.waiting if at <= bound][:limit]
+        self.waiting = self.waiting[len(some) :]
+        self.met += [(at, tx.last_seq()) for at in some]
+        batch = Batch(more=bool(self.waiting) and self.waiting[0] <= bound)
+        if some:
+            batch.done["remind"] = len(some)
+        return batch
+
+    def follow_timeouts(self, tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Followed:
+        self.waiting = [at + timeouts.lead for at in self.waiting]
+        return Followed(None, len(self.waiting))
+
+    def warm_up(self, tx: Transaction, timeouts: Timeouts) -> None:
+        """Nothing is slow."""
+
+
+@pytest.fixture
+def reminders(world: World, monkeypatch: pytest.MonkeyPatch) -> Reminders:
+    made = Reminders()
+    found: Sequence[sources.Source] = (due, made)
+    monkeypatch.setattr(sources, "SOURCES", found)
+    monkeypatch.setattr(sweeps, "SOURCES", found)
+    return made
+
+
+def test_the_earliest_deadline_is_that_of_any_source(world: World, reminders: Reminders) -> None:
+    world.schedule(HOUR)
+    assert world.store.read(sources.next_due) == world.now + 50 * MINUTE
+    reminders.waiting = [world.now + MINUTE]
+    assert world.store.read(sources.next_due) == world.now + MINUTE
+
+
+@pytest.mark.parametrize("first", [1, 2, 128])
+def test_deadlines_of_two_sources_are_met_in_their_order_and_each_once(
+    world: World, reminders: Reminders, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    monkeypatch.setattr(sweeps, "FIRST_BATCH", first)
+    monkeypatch.setattr(sweeps, "LARGEST_BATCH", first)
+    sessions = [world.schedule(10 * MINUTE + number * MINUTE) for number in range(1, 7)]
+    begun = len(world.events())
+    reminders.waiting = [world.now + span * MINUTE for span in (0.5, 2, 2.5, 2.5, 4.5, 6.5)]
+    instants = list(reminders.waiting)
+
+    swept = world.passes(10 * MINUTE)
+
+    assert swept.transitions == {"open": 6, "remind": 6}
+    assert [at for at, _ in reminders.met] == instants
+    opened = [seq - begun for _, seq in reminders.met]
+    assert opened == [0, 2, 2, 2, 4, 6], "of two at the same instant, the session's comes first"
+    for one in sessions:
+        assert world.told(one) == [EventType.SCHEDULED, EventType.READY]
+    assert not world.passes(MINUTE).transitions
+
+
+def test_a_herd_of_one_source_does_not_hold_up_the_other(
+    world: World, reminders: Reminders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
+    monkeypatch.setattr(sweeps, "LARGEST_BATCH", 4)
+    for number in range(30):
+        world.schedule(20 * MINUTE + number * timedelta(milliseconds=1))
+    begun = len(world.events())
+    reminders.waiting = [world.now + 10 * MINUTE]
+
+    world.passes(HOUR)
+
+    ((_, seq),) = reminders.met
+    assert seq == begun + 1, "one session was due before it"
+
+
+def test_new_timeouts_move_the_deadlines_of_every_source(world: World, reminders: Reminders) -> None:
+    scheduled = world.schedule(2 * HOUR)
+    reminders.waiting = [world.now]
+
+    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=30 * MINUTE)) == 2
+
+    assert reminders.waiting == [world.now + 30 * MINUTE]
+    assert world.stored(scheduled).due_at == world.now + 90 * MINUTE
