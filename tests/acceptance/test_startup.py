@@ -211,7 +211,7 @@ def test_secrets_that_cannot_be_read_are_told_all_at_once_with_file_and_line(mak
     lines = daemon.config.read_text().splitlines()
     wanted = [
         (lines.index('secret_file = "desk.secret"') + 1, "webhooks[desk].secret_file names a secret"),
-        (lines.index('ca_file = "desk.pem"') + 1, "webhooks[desk].ca_file names no file of certificates"),
+        (lines.index('ca_file = "desk.pem"') + 1, "webhooks[desk].ca_file does not name a file of certificates"),
         (lines.index('password_file = "password"') + 1, "storage.password_file names a secret"),
     ]
     checked = daemon.command("check")

@@ -15,7 +15,7 @@ from tests.acceptance.times import from_now, parsed
 from tests.support.proxy import Proxy
 from tests.support.receivers import Receiver
 from tests.support.waiting import eventually
-from tminus.delivery import endpoint
+from tminus.delivery.due import POLL_INTERVAL
 
 SESSIONS = 30
 
@@ -153,7 +153,7 @@ def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_
         eventually(lambda: other.get("/webhooks/desk").json()["backlog"] == 0)
         asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
         assert asked.status_code == 200, asked.text
-        eventually(lambda: told(made) == 2, endpoint.LOOK + SOON)
+        eventually(lambda: told(made) == 2, POLL_INTERVAL + SOON)
         # A deadline before all that it knows of, and nobody else who could keep it.
         deaf.make(startTime=from_now(hours=1))
         due = other.make(startTime=from_now(seconds=3))

@@ -17,11 +17,11 @@ from tests.support.receivers import RawReceiver, Receiver, read_request, status
 from tests.support.waiting import eventually
 
 from tminus.config.addresses import parse_endpoint
-from tminus.delivery import connecting, post
-from tminus.delivery.exchange import ANSWER_BYTES
-from tminus.delivery.post import Client, Outcome
+from tminus.delivery import client, happy_eyeballs
+from tminus.delivery.client import Client, Outcome
+from tminus.delivery.connection import ANSWER_BYTES
 from tminus.delivery.resolver import Target
-from tminus.delivery.trust import Trust
+from tminus.delivery.tls import Trust
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -169,7 +169,7 @@ def test_a_connection_is_kept_for_the_next_request() -> None:
 
 
 def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(post, "KEPT", 0.01)
+    monkeypatch.setattr(client, "KEEP_ALIVE", 0.01)
     closed = threading.Event()
 
     def play(connection: socket.socket) -> None:
@@ -249,13 +249,13 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that were tried, in order."""
     addresses: list[str] = []
-    connected = connecting._connected
+    connected = happy_eyeballs._connected
 
     def noted(target: Target) -> Any:
         addresses.append(target.address)
         return connected(target)
 
-    monkeypatch.setattr(connecting, "_connected", noted)
+    monkeypatch.setattr(happy_eyeballs, "_connected", noted)
     return addresses
 
 
@@ -268,13 +268,13 @@ def test_a_silent_address_is_waited_for_once_and_then_comes_last(
         outcomes = send(f"http://twofold:{receiver.port}/", 3, patience=20)
         assert [outcome.ok for outcome in outcomes] == [True] * 3
         assert tried == ["127.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
-        assert outcomes[0].ms >= connecting.DELAY * 1000 > 0
+        assert outcomes[0].ms >= happy_eyeballs.DELAY * 1000 > 0
 
 
 def test_an_address_that_refuses_costs_nothing_and_all_that_fail_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tried: list[str]
 ) -> None:
-    monkeypatch.setattr(connecting, "DELAY", 60)
+    monkeypatch.setattr(happy_eyeballs, "DELAY", 60)
     resolve(monkeypatch, "127.0.0.2", "::1", "127.0.0.3", "127.0.0.1")
     with Receiver() as receiver:
         [outcome] = send(f"http://twofold:{receiver.port}/")
@@ -303,14 +303,14 @@ def test_what_worked_last_is_tried_first_until_it_is_silent(monkeypatch: pytest.
 
 def test_the_reason_is_that_of_an_address_that_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, "192.0.2.1", "127.0.0.1")  # where no route leads, or a router refuses it
-    connected = connecting._connected
+    connected = happy_eyeballs._connected
 
     async def unreachable(target: Target) -> Any:
         if target.address == "192.0.2.1":
             raise OSError(errno.ENETUNREACH, "Network is unreachable")
         return await connected(target)
 
-    monkeypatch.setattr(connecting, "_connected", unreachable)
+    monkeypatch.setattr(happy_eyeballs, "_connected", unreachable)
     [outcome] = send("http://twofold:1/")
     assert outcome.error == "connection refused"
 
@@ -318,8 +318,8 @@ def test_the_reason_is_that_of_an_address_that_was_reached(monkeypatch: pytest.M
 def test_families_are_tried_in_turn() -> None:
     six = [Target(socket.AF_INET6, (f"2001:db8::{number}", 1, 0, 0)) for number in range(3)]
     four = [Target(socket.AF_INET, (f"192.0.2.{number}", 1)) for number in range(2)]
-    assert connecting.in_order([*six, *four], None) == [six[0], four[0], six[1], four[1], six[2]]
-    assert connecting.in_order([*four, *six], six[2]) == [six[2], four[0], six[0], four[1], six[1]]
+    assert happy_eyeballs.in_order([*six, *four], None) == [six[0], four[0], six[1], four[1], six[2]]
+    assert happy_eyeballs.in_order([*four, *six], six[2]) == [six[2], four[0], six[0], four[1], six[1]]
 
 
 def test_a_name_that_means_another_address_a_moment_later_leads_nowhere_else(

@@ -22,9 +22,9 @@ from tests.support.worlds import World
 
 from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
-from tminus.delivery import EndpointStatus, Webhooks, endpoint
-from tminus.delivery.endpoint import BODY_BYTES, DeliveryWorker
-from tminus.delivery.exchange import ANSWER_BYTES
+from tminus.delivery import EndpointStatus, Webhooks, due, worker
+from tminus.delivery.connection import ANSWER_BYTES
+from tminus.delivery.worker import BODY_BYTES, DeliveryWorker
 from tminus.domain.errors import UnknownSession, UnknownWebhook
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import PauseReason, SessionType
@@ -238,7 +238,7 @@ def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
         return look(self, view)
 
     monkeypatch.setattr(DeliveryWorker, "_look", counted)
-    monkeypatch.setattr(endpoint, "LOOK", 60.0)
+    monkeypatch.setattr(due, "POLL_INTERVAL", 60.0)
     receiver.answers = [answer]
     sender.apply(desk(receiver))
     sender.make()
@@ -269,7 +269,7 @@ def test_when_the_wall_clock_is_set_nobody_waits_out_a_pause(sender: Sender, rec
     sender.apply(desk(receiver))
     sender.make()
     eventually(lambda: sender.status().state.retry_at)
-    sender.webhooks.try_all_again()
+    sender.webhooks.retry_all_now()
     eventually(lambda: receiver.seqs == [1, 1])
 
 
@@ -555,7 +555,7 @@ def test_what_a_reload_cuts_off_comes_again_at_once_under_the_same_id(sender: Se
     again.verify(OTHER_SECRET)
     eventually(lambda: len(sender.deliveries()) == 3)
     cut_off, *taken = sender.deliveries()
-    assert (cut_off.ok, cut_off.status, (cut_off.error or "").partition(":")[0]) == (False, None, "cut off")
+    assert (cut_off.ok, cut_off.status, (cut_off.error or "").partition(":")[0]) == (False, None, "cancelled")
     assert [row.ok for row in taken] == [True, True]
     assert sender.status().state.failures == 0
 
@@ -685,7 +685,7 @@ def test_a_filter_that_matches_nothing_keeps_its_place_in_bounded_looks(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(view, "WINDOW", 10)
-    monkeypatch.setattr(endpoint, "SKIPPED_ON_THE_WAY", 20)
+    monkeypatch.setattr(worker, "SKIPPED_ON_THE_WAY", 20)
     looks: list[int] = []
     page = View.page
 
@@ -853,7 +853,7 @@ def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sen
 def test_what_an_operator_asks_of_another_daemon_is_done_at_once(
     senders: tuple[Sender, Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "LOOK", 600.0)  # nobody looks by himself
+    monkeypatch.setattr(due, "POLL_INTERVAL", 600.0)  # nobody looks by himself
     one, two = senders
     one.apply(desk(receiver))
     one.make(2)

@@ -26,9 +26,9 @@ from tests.support.receivers import SECRET
 from tminus.api import Services, authentication
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
-from tminus.delivery import Webhooks, endpoint
-from tminus.delivery.endpoint import ASIDE, DeliveryWorker
-from tminus.delivery.post import Client
+from tminus.delivery import Webhooks, worker
+from tminus.delivery.client import Client
+from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
 from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
@@ -53,7 +53,7 @@ TOKEN = "the token of an agent"
 
 SMALL: Sequence[tuple[Any, str, Any]] = (
     (sweeps, "LARGEST_BATCH", 2),
-    (endpoint, "SKIPPED", 1),
+    (worker, "SKIPPED", 1),
     (event_log, "PAGE", 1),
     (event_log, "LAST_SECONDS", 0.0),
 )
@@ -282,7 +282,7 @@ def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitab
     """What an operator asks of an endpoint that the configuration has."""
     webhooks = _webhooks(store)
     webhooks._settings[label] = _webhook(label)
-    webhooks._bells[label] = Notifier()
+    webhooks._notifiers[label] = Notifier()
 
     async def asked() -> None:
         await ask(webhooks, label)
@@ -296,7 +296,7 @@ def _replay(webhooks: Webhooks, label: str) -> Awaitable[Any]:
 
 
 def _clock_was_set(store: Store, _label: str) -> None:
-    _webhooks(store).try_all_again()
+    _webhooks(store).retry_all_now()
 
 
 def _webhook(label: str, **more: Any) -> Webhook:
@@ -322,7 +322,7 @@ def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitab
 
 async def _until_idle(worker: DeliveryWorker) -> None:
     """As it serves, until there is nothing to do: what a daemon held that was killed is free soon."""
-    while (seconds := await worker._step()) in (0, ASIDE):
+    while (seconds := await worker._step()) in (0, STANDBY_INTERVAL):
         if seconds:
             await asyncio.sleep(0.005)
 

@@ -89,7 +89,7 @@ def test_what_is_wrong_with_the_files_of_all_webhooks_is_told_at_once(tmp_path: 
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_file", "names a secret that cannot be read"),
         ("webhooks[desk].secret_credential", "names a secret that cannot be read"),
-        ("webhooks[desk].ca_file", "names no file of certificates"),
-        ("webhooks[crm].ca_file", "names no file of certificates"),
+        ("webhooks[desk].ca_file", "does not name a file of certificates"),
+        ("webhooks[crm].ca_file", "does not name a file of certificates"),
     ]
     assert read_secrets(Settings(webhooks=settings.webhooks[2:]), tmp_path, {}) == {"good": (SECRET,)}

@@ -21,9 +21,9 @@ from tests.support.clocks import NOW
 from tests.support.receivers import OTHER_SECRET, SECRET
 
 from tminus import clock
-from tminus.delivery import resolver, signing, trust
-from tminus.delivery.backoff import LONGEST, pause, retry_after
-from tminus.delivery.trust import Trust
+from tminus.delivery import resolver, signing, tls
+from tminus.delivery.backoff import MAX_PAUSE, pause, retry_after
+from tminus.delivery.tls import Trust
 
 BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
 DAY = timedelta(days=1)
@@ -93,7 +93,7 @@ def test_a_pause_is_doubled_with_each_failure_up_to_an_hour_and_less_by_half_at_
     whole = first
     for _ in range(min(failed, 60) - 1):
         whole *= 2
-        if whole >= LONGEST:
+        if whole >= MAX_PAUSE:
             break
     whole = min(whole, timedelta(hours=1))
     assert whole / 2 <= pause(failed, first=first) <= whole
@@ -110,8 +110,8 @@ def test_the_first_pauses_are_of_seconds_and_no_two_alike() -> None:
 def test_what_the_receiver_asks_for_is_the_least_up_to_a_day(failed: int, asked: timedelta) -> None:
     found = pause(failed, asked)
     assert found >= min(asked, DAY)
-    assert found <= max(min(asked, DAY), LONGEST)
-    if asked > LONGEST:
+    assert found <= max(min(asked, DAY), MAX_PAUSE)
+    if asked > MAX_PAUSE:
         assert found == min(asked, DAY)
 
 
@@ -213,7 +213,7 @@ def test_whom_the_daemon_trusts_is_not_for_the_environment_to_say(monkeypatch: p
     trusted = Trust.of(None).context().get_ca_certs()
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.setenv(name, "/nonexistent/file")
-    trust._context.cache_clear()
+    tls._context.cache_clear()
     context = Trust.of(None).context()
     assert context.get_ca_certs() == trusted
     assert context.keylog_filename is None

@@ -1,17 +1,18 @@
-"""Webhooks: each endpoint is told every event that it wants, in order, at least once, whatever fails in between.
+"""Webhooks: each endpoint receives every event that it subscribes to, in order and at least once.
 
-=============  ======================================================================================
-`signing`      the headers that prove to a receiver whom a request is from
-`backoff`      when to try again
-`forbidden`    addresses that events are not sent to
-`resolver`     which addresses a receiver has
-`connecting`   connects to the first of them that answers
-`trust`        whom TLS trusts
-`exchange`     a request and its answer on one connection
-`post`         requests to one receiver: bounded in time and size, and what became of each
-`endpoint`     one endpoint: what is due to it, sent and recorded, again and again
-`webhooks`     all of them, on a thread of their own; what operators ask of them
-=============  ======================================================================================
+================  ===================================================================================
+`signing`         the headers by which a receiver verifies the sender
+`backoff`         how long to wait before a retry
+`forbidden`       addresses that events are not sent to
+`resolver`        look up the addresses of a receiver
+`happy_eyeballs`  connect to the first of them that accepts
+`tls`             the certificate authorities that an endpoint trusts
+`connection`      one request and its response on a connection
+`client`          requests to one receiver, limited in time and size, and their outcomes
+`due`             what is due to an endpoint
+`worker`          the delivery worker of one endpoint
+`webhooks`        all delivery workers, on a thread of their own, and the operators' commands
+================  ===================================================================================
 """
 
 from tminus.delivery.webhooks import EndpointStatus, Secrets, Webhooks, read_secrets

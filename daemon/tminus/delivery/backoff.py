@@ -1,35 +1,37 @@
-"""When to try again. Pure, but for the dice."""
+"""Compute how long to wait before a retry."""
 
 import email.utils
 import random
 from datetime import UTC, datetime, timedelta
 
 FIRST = timedelta(seconds=5)
-LONGEST = timedelta(hours=1)
+MAX_PAUSE = timedelta(hours=1)
 
-LONGEST_ASKED = timedelta(days=1)
-"""No receiver is waited for longer than this, whatever it asks."""
+MAX_RETRY_AFTER = timedelta(days=1)
+"""The longest pause that a receiver's `Retry-After` can cause."""
 
 
-def pause(failures: int, asked: timedelta | None = None, first: timedelta = FIRST) -> timedelta:
-    """How long to wait after so many failures in a row (1 or more): doubled each time up to an hour, and less by up to
-    half at random, so that what failed together does not come back together; never less than the receiver `asked` for.
+def pause(failures: int, requested: timedelta | None = None, first: timedelta = FIRST) -> timedelta:
+    """Return the pause after this number of consecutive failures, which is at least 1.
+
+    It doubles with each failure, up to an hour, and is reduced at random by up to half, so that endpoints that failed
+    together do not retry together. It is never shorter than the receiver has `requested`.
     """
-    longest: timedelta = min(LONGEST, first * (1 << min(failures - 1, 30)))
-    drawn = longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
-    return max(drawn, min(asked, LONGEST_ASKED)) if asked is not None else drawn
+    longest: timedelta = min(MAX_PAUSE, first * (1 << min(failures - 1, 30)))
+    chosen = longest * random.uniform(0.5, 1)  # noqa: S311 - not a secret
+    return max(chosen, min(requested, MAX_RETRY_AFTER)) if requested is not None else chosen
 
 
 def retry_after(header: str | None, now: datetime) -> timedelta | None:
-    """What a `Retry-After` asks for: seconds, or a date; None if it says nothing that makes sense."""
+    """Return the pause that a `Retry-After` header requests, in seconds or as a date; None if it cannot be parsed."""
     if header is None:
         return None
-    asked = header.strip()
-    if asked.isascii() and asked.isdigit():
-        # More digits than int() reads are more than is waited for.
-        return timedelta(seconds=min(int(asked.lstrip("0")[:9] or "0"), LONGEST_ASKED.total_seconds()))
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        # Nine digits are enough: they exceed the maximum. int() refuses very many digits.
+        return timedelta(seconds=min(int(text.lstrip("0")[:9] or "0"), MAX_RETRY_AFTER.total_seconds()))
     try:
-        date = email.utils.parsedate_to_datetime(asked)
-    except (ValueError, OverflowError):  # the latter for a number in it that no date holds
+        date = email.utils.parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # OverflowError: a number in it is too large for a date
         return None
     return max(timedelta(0), (date if date.tzinfo else date.replace(tzinfo=UTC)) - now)

@@ -1,6 +1,6 @@
-"""Addresses that events are not sent to: where clouds hand out their keys, in each way in which one can be written.
+"""Addresses that events are not sent to: link-local addresses and those of cloud metadata services, in all notations.
 
-Pure. What is checked is the address that is connected to, never a name.
+The check is applied to the address that is connected to, never to a name.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _NETWORKS_V6 = tuple(
         (
             "::/128",
             "fe80::/10",  # link-local
-            "fec0::/10",  # site-local, which was never taken back by every system
+            "fec0::/10",  # site-local, which is deprecated but still used by some systems
             "ff00::/8",  # multicast
             "fd00:ec2::/32",  # AWS: metadata, and the credentials of tasks and pods
             "fd20:ce::/32",  # Google
@@ -50,7 +50,7 @@ _LAST_32_BITS = tuple(
         ),
     )
 )
-"""IPv6 addresses whose last 32 bits are an IPv4 address."""
+"""IPv6 networks in which the last 32 bits of an address are an IPv4 address."""
 
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")
@@ -60,30 +60,30 @@ _METADATA = IPv4Address("169.254.169.254")
 
 
 def is_forbidden(text: str) -> bool:
-    """Return whether an address is link-local or hands out metadata, or holds one that is or does.
+    """Return whether an address is link-local or a metadata service, or contains an IPv4 address that is.
 
-    A network's own prefix for NAT64 or 6rd is not known here: the network has to filter it.
+    A network's own prefix for NAT64 or 6rd cannot be known here; the network has to filter it.
     """
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv4Address):
         return _is_forbidden_v4(address)
     if any(address in network for network in _NETWORKS_V6):
         return True
-    return address != IPv6Address("::1") and any(map(_is_forbidden_v4, _held(address)))
+    return address != IPv6Address("::1") and any(map(_is_forbidden_v4, _embedded(address)))
 
 
 def _is_forbidden_v4(address: IPv4Address) -> bool:
     return any(address in network for network in _NETWORKS)
 
 
-def _held(address: IPv6Address) -> Iterator[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address holds, in any of the ways that there are."""
+def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
+    """Yield the IPv4 addresses that an IPv6 address contains, by all known encodings."""
     number = int(address)
     last = IPv4Address(number & _LOW_32)
     if any(address in network for network in _LAST_32_BITS):
         yield last
     if address in _LOCAL_NAT64:
-        # What is read at the wrong place often begins with zeros: that is no reason to refuse an address.
+        # An IPv4 address decoded at a wrong offset often begins with zeros, which is no reason to refuse the address.
         yield from (one for one in _translated(number) if int(one) >> 24)
     if (six_to_four := address.sixtofour) is not None:
         yield six_to_four
@@ -95,10 +95,10 @@ def _held(address: IPv6Address) -> Iterator[IPv4Address]:
 
 
 def _translated(number: int) -> Iterator[IPv4Address]:
-    """The IPv4 address in an address for NAT64, by each length of prefix that fits in /48 (RFC 6052)."""
+    """Yield the IPv4 address in a NAT64 address, for each prefix length that fits in /48 (RFC 6052)."""
     yield IPv4Address(number & _LOW_32)  # /96
-    yield IPv4Address(number >> 24 & _LOW_32)  # /64: after eight bits that are zero
-    for prefix in (48, 56):  # on both sides of those eight bits
+    yield IPv4Address(number >> 24 & _LOW_32)  # /64: after eight zero bits
+    for prefix in (48, 56):  # on both sides of the eight zero bits
         left = 64 - prefix
         high, low = number >> 64 & (1 << left) - 1, number >> 24 + left & (1 << 32 - left) - 1
         yield IPv4Address(high << 32 - left | low)

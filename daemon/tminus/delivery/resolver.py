@@ -1,4 +1,4 @@
-"""Which addresses a receiver has, and which of them events may be sent to."""
+"""Look up the addresses of a receiver, and keep those that events may be sent to."""
 
 import asyncio
 import socket
@@ -10,13 +10,13 @@ from typing import Any
 
 from tminus.delivery.forbidden import is_forbidden
 
-ADDRESSES = 16
-"""Addresses of a host that are tried: a name server may answer with thousands."""
+MAX_ADDRESSES = 16
+"""Maximum number of addresses that are tried: a name server may return thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address to connect to, as the system's calls take it."""
+    """An address to connect to, as the socket functions take it."""
 
     family: socket.AddressFamily
     where: tuple[Any, ...]
@@ -27,32 +27,32 @@ class Target:
 
 
 class Resolver:
-    """Asks what the name of an endpoint's host means. One an endpoint, as each asks for one name only: at most one
-    question is open, on a thread of its own, and whoever asks meanwhile gets that one's answer.
+    """Resolves the host name of one endpoint. At most one look-up runs at a time, on a thread of its own; callers that
+    come while it runs share its result.
     """
 
     def __init__(self) -> None:
-        self._asked: Future[list[Target]] | None = None
+        self._lookup: Future[list[Target]] | None = None
 
     async def targets(self, host: str, port: int) -> list[Target]:
-        """All addresses of a host, in the system's order. Raises `OSError`."""
-        with suppress(socket.gaierror):  # a name, or no address in spite of its looks
+        """Return all addresses of a host, in the system's order. Raises `OSError`."""
+        with suppress(socket.gaierror):  # it is a name and not an IP address
             return _targets(host, port, socket.AI_NUMERICHOST)
-        if self._asked is None or self._asked.done():
-            asked = Future[list[Target]]()
-            asked.set_running_or_notify_cancel()  # who waits no longer must not cancel it for those who do
-            # No pool: a silent name server would have its threads from the other endpoints, and a process does not end
-            # before a pool's threads do. A daemon thread is left where it is.
-            threading.Thread(target=_answer, args=(asked, host, port), name="resolver", daemon=True).start()
-            self._asked = asked
-        return await asyncio.wrap_future(self._asked)
+        if self._lookup is None or self._lookup.done():
+            lookup = Future[list[Target]]()
+            lookup.set_running_or_notify_cancel()  # so that a caller who is cancelled does not cancel it for the others
+            # Not in a thread pool: a name server that does not respond would block the threads of other endpoints, and
+            # the process could not end before them. A daemon thread does not prevent that.
+            threading.Thread(target=_look_up, args=(lookup, host, port), name="resolver", daemon=True).start()
+            self._lookup = lookup
+        return await asyncio.wrap_future(self._lookup)
 
 
-def _answer(asked: Future[list[Target]], host: str, port: int) -> None:
+def _look_up(lookup: Future[list[Target]], host: str, port: int) -> None:
     try:
-        asked.set_result(_targets(host, port))
+        lookup.set_result(_targets(host, port))
     except Exception as error:
-        asked.set_exception(error)
+        lookup.set_exception(error)
 
 
 def _targets(host: str, port: int, flags: int = 0) -> list[Target]:
@@ -61,14 +61,14 @@ def _targets(host: str, port: int, flags: int = 0) -> list[Target]:
 
 
 async def allowed(resolver: Resolver, host: str, port: int, *, link_local: bool) -> list[Target]:
-    """The addresses of a host that events may be sent to. What the name means is asked once, and the answer is what is
-    connected to: a name that means another address a moment later leads nowhere else.
+    """Return the addresses of a host that events may be sent to. Raises `OSError` if there are none.
 
-    Raises `OSError` where there is none: a link-local address is where clouds hand out their keys.
+    The caller connects to these addresses and does not resolve the name again. So a name server cannot bypass the check
+    by returning another address the second time (DNS rebinding).
     """
     targets = await resolver.targets(host, port)
-    good = [one for one in targets if link_local or not is_forbidden(one.address)]
+    good = [target for target in targets if link_local or not is_forbidden(target.address)]
     if not good:
         address = targets[0].address
         raise OSError(f"{host} is {address}: a link-local or metadata address, and allow_link_local is not set")
-    return good[:ADDRESSES]
+    return good[:MAX_ADDRESSES]

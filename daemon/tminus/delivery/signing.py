@@ -1,7 +1,7 @@
-"""The headers by which a receiver knows whom a request is from. Pure.
+"""The signature headers, by which a receiver verifies who has sent a request.
 
-Standard Webhooks (github.com/standard-webhooks/standard-webhooks), and `X-Hub-Signature-256` for receivers that know
-no more than that.
+They follow Standard Webhooks (github.com/standard-webhooks/standard-webhooks). `X-Hub-Signature-256` is for receivers
+that support nothing else.
 """
 
 import hashlib
@@ -13,9 +13,10 @@ from standardwebhooks import Webhook
 
 
 def headers(secrets: Sequence[str], webhook_id: str, now: datetime, body: bytes) -> dict[str, str]:
-    """The signature headers of a request, in the names of the specifications. While a secret is being replaced there
-    are several, and the receiver takes whichever it knows; the plain header has room for the first alone. That one is
-    keyed with the secret's text as it stands in its file.
+    """Return the signature headers of a request.
+
+    While a secret is being replaced there are several secrets: `webhook-signature` has a signature for each, and the
+    receiver accepts any of them. `X-Hub-Signature-256` has only one, whose key is the text of the first secret.
     """
     text = body.decode()
     return {
@@ -27,6 +28,6 @@ def headers(secrets: Sequence[str], webhook_id: str, now: datetime, body: bytes)
 
 
 def batch_id(database_id: str, seqs: Sequence[int]) -> str:
-    """The id of a request with these events: the same for every try, after a restart, and when it is replayed."""
+    """Return the id of a request with these events: the same for all attempts, after a restart, and in a replay."""
     digest = hashlib.sha256(f"{database_id}:{','.join(map(str, seqs))}".encode()).hexdigest()
     return f"msg_{digest[:32]}"

@@ -1,4 +1,7 @@
-"""All endpoints, on a thread and an event loop of their own: a slow one holds up no other, no request and no clock."""
+"""Run all delivery workers on a thread and an event loop of their own, and execute the operators' commands.
+
+A slow endpoint delays no other endpoint, no request and not the scheduler.
+"""
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
@@ -12,9 +15,10 @@ from typing import Any, TypeVar
 from tminus import config
 from tminus.config import ConfigError, ConfigProblem, Settings, Webhook, actor_names
 from tminus.delivery import backoff
-from tminus.delivery.endpoint import DeliveryWorker, Tried, wanted
-from tminus.delivery.post import Client
-from tminus.delivery.trust import Trust
+from tminus.delivery.client import Client
+from tminus.delivery.due import subscription
+from tminus.delivery.tls import Trust
+from tminus.delivery.worker import AttemptObserver, DeliveryWorker
 from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.domain.events import NOBODY, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
@@ -26,18 +30,18 @@ from tminus.system.threads import RestartingThread
 
 T = TypeVar("T")
 
-GRACE = 1.0
-"""Seconds that a request which is on its way has left when the daemon stops, or its endpoint goes or changes. One that
-is cut off then is made again, with the same events: it has as long again to be recorded."""
+STOP_GRACE = 1.0
+"""Seconds that a request in flight may take when the daemon stops, or when its endpoint is changed or removed. Then it
+is cancelled, and has the same time again to be recorded. A cancelled request is repeated later with the same events."""
 
 
-TOGETHER = 50
-"""Endpoints that are registered at a time: they share a transaction, and leave room for requests."""
+REGISTER_BATCH = 50
+"""Endpoints that are registered at a time. They share a transaction, and requests may come between two batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """An endpoint as an operator sees it."""
+    """The state of an endpoint, for an operator."""
 
     webhook: Webhook
     state: Endpoint
@@ -46,11 +50,14 @@ class EndpointStatus:
 
 
 Secrets = Mapping[str, tuple[str, ...]]
-"""By endpoint, its secrets."""
+"""The secrets of each endpoint, by its name."""
 
 
 def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Secrets:
-    """The secrets of all endpoints, and a look at their files of authorities. Raises `ConfigError` with all faults."""
+    """Read the secrets of all endpoints, and check their files of certificate authorities.
+
+    Raises `ConfigError` with all problems at once.
+    """
     found: dict[str, tuple[str, ...]] = {}
     problems: list[ConfigProblem] = []
     for webhook in settings.webhooks:
@@ -62,14 +69,14 @@ def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str
             _trust(webhook, state_directory)
         except OSError as error:
             key = f"webhooks[{webhook.name}].ca_file"
-            problems.append(ConfigProblem("", key, f"names no file of certificates: {error.strerror or error}"))
+            problems.append(ConfigProblem("", key, f"does not name a file of certificates: {error.strerror or error}"))
     if problems:
         raise ConfigError(tuple(problems))
     return found
 
 
 def _trust(webhook: Webhook, state_directory: Path) -> Trust | None:
-    """Whom its TLS trusts, if it has any. Raises `OSError` if its file of authorities cannot be read."""
+    """Return the authorities that an endpoint trusts, or None without TLS. Raises `OSError` if `ca_file` is wrong."""
     trust = Trust.of(state_directory / webhook.ca_file) if webhook.ca_file else None
     return trust or (Trust.of(None) if webhook.url.startswith("https:") else None)
 
@@ -80,32 +87,32 @@ class Webhooks:
     Parameters
     ----------
     store
-        Where the events are.
+        The source of the events.
     state_directory
-        Where paths in the configuration begin.
-    tried
-        Called after each try, on the webhooks' thread.
+        The directory of relative paths in the configuration.
+    on_attempt
+        Called after each attempt, on the webhooks' thread.
     first_pause
-        How long an endpoint is left alone after its first failure.
+        How long to wait after the first failure of an endpoint.
     """
 
     def __init__(
         self,
         store: Store,
         state_directory: Path,
-        tried: Tried = lambda _endpoint, _ok, _events: None,
+        on_attempt: AttemptObserver = lambda _endpoint, _ok, _events: None,
         first_pause: timedelta = backoff.FIRST,
     ) -> None:
         self._store = store
         self._state = state_directory
-        self._tried = tried
+        self._on_attempt = on_attempt
         self._first_pause = first_pause
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
         self._thread = RestartingThread("webhooks", self._run)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="webhooks-database")
-        """On which endpoints ask the database: as many as there are connections for it."""
-        self._bells: dict[str, Notifier] = {}
+        """Threads on which workers read the database: as many as there are connections for it."""
+        self._notifiers: dict[str, Notifier] = {}
         self._workers: dict[str, tuple[DeliveryWorker, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}
         self._names: ActorNames = NOBODY
@@ -114,23 +121,26 @@ class Webhooks:
         self._thread.start()
 
     def wake(self, *, also_blocked: bool = False) -> None:
-        """There are new events; `also_blocked`: or what those wait for that are paused, or wait to try again. Any
-        thread.
+        """Wake the workers, as there are new events; with `also_blocked`, also those that are paused or wait to retry.
+
+        Any thread may call this.
         """
-        for name, notifier in tuple(self._bells.items()):
-            served = self._workers.get(name)
-            if also_blocked or served is None or not served[0].blocked:
+        for name, notifier in tuple(self._notifiers.items()):
+            entry = self._workers.get(name)
+            if also_blocked or entry is None or not entry[0].blocked:
                 notifier.ring()
 
-    def try_all_again(self) -> None:
-        """Nobody waits any longer before trying again: when the wall clock is set back by an hour, a pause of seconds
-        would take that hour, too. Any thread but the writer's. Raises `StoreUnavailable`, `Overloaded`.
+    def retry_all_now(self) -> None:
+        """End all pauses before a retry. If the wall clock is set back by an hour, a pause of seconds would otherwise
+        take that hour, too.
+
+        Any thread but the writer's may call this. Raises `StoreUnavailable`, `Overloaded`.
         """
         self._store.submit(outbox.wait_no_more).result()
         self.wake(also_blocked=True)
 
     def drain(self) -> None:
-        """Begins no more requests. Any thread."""
+        """Begin no more requests. Any thread may call this."""
 
         def drain() -> None:
             for worker, _ in self._workers.values():
@@ -139,7 +149,7 @@ class Webhooks:
         self._loop.call_soon_threadsafe(drain)
 
     def stop(self) -> None:
-        """Returns when the requests on their way are recorded, or were cut off."""
+        """Stop all workers; return when the requests in flight are recorded or cancelled."""
         if self._thread.is_alive():
             self._call(self._apply((), {})).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -148,71 +158,71 @@ class Webhooks:
         self._loop.close()
 
     def apply(self, settings: Settings, secrets: Secrets) -> None:
-        """Puts the endpoints of a configuration in force; those that have not changed go on undisturbed."""
+        """Put the endpoints of a configuration in force. The workers of unchanged endpoints are not restarted."""
         self._names = actor_names(settings)
         for webhook in settings.webhooks:
-            self._bells.setdefault(webhook.name, Notifier())
+            self._notifiers.setdefault(webhook.name, Notifier())
         self._call(self._apply(settings.webhooks, secrets)).result()
         self._settings = {webhook.name: webhook for webhook in settings.webhooks}
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
     def endpoint_statuses(self, view: View) -> list[EndpointStatus]:
-        """Every endpoint with how far it is, in the order of the configuration."""
+        """Return the status of all endpoints, in the order of the configuration."""
         return self._statuses(view, tuple(self._settings.values()))
 
     def endpoint_status(self, view: View, name: str) -> EndpointStatus:
-        """One endpoint. Raises `UnknownWebhook`."""
+        """Return the status of one endpoint. Raises `UnknownWebhook`."""
         found = self._statuses(view, (self._named(name),))
-        if not found:  # it is being put in force this very moment
+        if not found:  # it is not registered yet, since a reload is in progress
             raise UnknownWebhook(name)
         return found[0]
 
     def _statuses(self, view: View, webhooks: Sequence[Webhook]) -> list[EndpointStatus]:
-        """Those of them that have a place yet."""
-        placed = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
-        backlogs = self._backlogs.look(view, [(one.name, state.cursor, wanted(one)) for one, state in placed])
+        """Return the statuses of those that are registered."""
+        found = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
+        backlogs = self._backlogs.look(view, [(one.name, state.cursor, subscription(one)) for one, state in found])
         return [
             EndpointStatus(webhook, state, backlog, outbox.replays(view, webhook.name))
-            for (webhook, state), backlog in zip(placed, backlogs, strict=True)
+            for (webhook, state), backlog in zip(found, backlogs, strict=True)
         ]
 
     def deliveries(
         self, view: View, name: str, *, failed: bool, before: int | None, limit: int
     ) -> tuple[list[Delivery], int | None]:
-        """The delivery log, the newest first. Raises `UnknownWebhook`."""
+        """Return a page of the delivery log, the newest first, and where the next begins. Raises `UnknownWebhook`."""
         self._named(name)
         return outbox.deliveries(view, name, failed=failed, before=before, limit=limit)
 
     async def ping(self, name: str) -> Delivery:
-        """Sends a `ping` and returns what became of it. Raises `UnknownWebhook`."""
+        """Send a `ping` and return the outcome. Raises `UnknownWebhook`."""
         self._named(name)
-        if (served := self._workers.get(name)) is None:  # it is being put in force this very moment
+        if (entry := self._workers.get(name)) is None:  # its worker is not running yet, since a reload is in progress
             raise UnknownWebhook(name)
-        return await asyncio.wrap_future(self._call(served[0].ping()))
+        return await asyncio.wrap_future(self._call(entry[0].ping()))
 
     async def pause(self, name: str) -> None:
-        """Sends nothing more until it is resumed; nothing is lost meanwhile. Raises `UnknownWebhook`."""
+        """Stop sending to an endpoint until it is resumed. Its events wait. Raises `UnknownWebhook`."""
         self._named(name)
         if await self._store.transact(lambda tx: _pause(tx, name)):
             log("webhook.paused", endpoint=name, pause_reason=PauseReason.OPERATOR.value)
 
     async def resume(self, name: str) -> None:
-        """Goes on where it was, at once. Raises `UnknownWebhook`."""
+        """Continue to send to an endpoint at its cursor, at once. Raises `UnknownWebhook`."""
         self._named(name)
-        begin = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
-        if await self._store.transact(lambda tx: _resume(tx, name, begin)):
+        healthy = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
+        if await self._store.transact(lambda tx: _resume(tx, name, healthy)):
             log("webhook.resumed", endpoint=name)
-        self._bells[name].ring()
+        self._notifiers[name].ring()
 
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
-        """Tells again what happened from an event on, since a time, or to a session; up to now. Returns the replay.
+        """Queue a replay of the events from a number on, since a time, or of a session, until now; return the replay.
 
         Raises `UnknownWebhook`, `UnknownSession`.
         """
         self._named(name)
         before = 0
-        if since is not None:  # not in the writer: it reads an entry for each event since then
+        if since is not None:  # not in the writer: it reads an index entry for each event since then
             before = await asyncio.to_thread(self._store.read, lambda view: outbox.seq_before(view, since))
 
         def queue(tx: Transaction) -> Replay:
@@ -225,7 +235,7 @@ class Webhooks:
             return replay
 
         queued = await self._store.transact(queue)
-        self._bells[name].ring()
+        self._notifiers[name].ring()
         return queued
 
     def _named(self, name: str) -> Webhook:
@@ -244,7 +254,7 @@ class Webhooks:
 
     async def _apply(self, webhooks: tuple[Webhook, ...], secrets: Secrets) -> None:
         trusts = {webhook.name: _trust(webhook, self._state) for webhook in webhooks}
-        stays = {
+        unchanged = {
             webhook.name
             for webhook in webhooks
             if webhook.name in self._workers
@@ -252,25 +262,25 @@ class Webhooks:
             and self._workers[webhook.name][0].secrets == secrets[webhook.name]
             and self._workers[webhook.name][0].client.trust == trusts[webhook.name]
         }
-        # What can fail comes first: an endpoint is ended only for one that begins.
-        begins = [
+        # What can fail comes first, so that a failure stops no worker that is running.
+        new = [
             self._worker(webhook, secrets[webhook.name], trusts[webhook.name])
             for webhook in webhooks
-            if webhook.name not in stays
+            if webhook.name not in unchanged
         ]
-        had = {name: worker.secrets for name, (worker, _) in self._workers.items()}
-        await self._end([name for name in self._workers if name not in stays])
-        for start in range(0, len(begins), TOGETHER):
-            await asyncio.gather(*(_enlist(worker) for worker in begins[start : start + TOGETHER]))
-        for worker in begins:
+        old_secrets = {name: worker.secrets for name, (worker, _) in self._workers.items()}
+        await self._end([name for name in self._workers if name not in unchanged])
+        for start in range(0, len(new), REGISTER_BATCH):
+            await asyncio.gather(*(_register(worker) for worker in new[start : start + REGISTER_BATCH]))
+        for worker in new:
             self._workers[worker.webhook.name] = worker, asyncio.create_task(worker.run())
-            if had.get(worker.webhook.name, worker.secrets) != worker.secrets:
-                # Nothing else tells it: the setting may be the same, and the file another.
+            if old_secrets.get(worker.webhook.name, worker.secrets) != worker.secrets:
+                # `config.changed` does not report it if the file has changed and the setting has not.
                 log("webhook.secret", endpoint=worker.webhook.name)
 
     def _worker(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> DeliveryWorker:
         client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
-        notifier = self._bells[webhook.name]
+        notifier = self._notifiers[webhook.name]
 
         def backlog(view: View) -> outbox.Backlog:
             return next((one.backlog for one in self._statuses(view, (webhook,))), outbox.Backlog(0, None))
@@ -282,7 +292,7 @@ class Webhooks:
             client,
             self._threads,
             notifier,
-            self._tried,
+            self._on_attempt,
             self._first_pause,
             backlog,
             lambda: self._names,
@@ -292,11 +302,11 @@ class Webhooks:
         ending = [self._workers.pop(name) for name in names]
         for worker, _ in ending:
             worker.stop()
-        left = {task for _, task in ending}
-        for _ in ("for its answer", "cut off, to be recorded"):
-            if left:
-                _, left = await asyncio.wait(left, timeout=GRACE)
-            for task in left:
+        running = {task for _, task in ending}
+        for _ in ("wait for the response", "wait until the cancelled request is recorded"):
+            if running:
+                _, running = await asyncio.wait(running, timeout=STOP_GRACE)
+            for task in running:
                 task.cancel()
         for worker, task in ending:
             try:
@@ -307,8 +317,8 @@ class Webhooks:
                 log("webhook.defect", endpoint=worker.webhook.name, **error_fields(error))
 
 
-async def _enlist(worker: DeliveryWorker) -> None:
-    with suppress(RequestError):  # the database is away: it tries again by itself
+async def _register(worker: DeliveryWorker) -> None:
+    with suppress(RequestError):  # the database is unreachable; the worker tries again by itself
         await worker.register()
 
 
@@ -320,8 +330,8 @@ def _pause(tx: Transaction, name: str) -> bool:
     return True
 
 
-def _resume(tx: Transaction, name: str, begin: dict[str, Any]) -> bool:
+def _resume(tx: Transaction, name: str, healthy: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
-    outbox.change(tx, name, **begin)
+    outbox.change(tx, name, **healthy)
     tx.has_events = True  # another daemon may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

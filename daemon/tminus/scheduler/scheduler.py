@@ -106,7 +106,7 @@ class Scheduler:
         self.timers = Timers(
             self.tick,
             self._chores(dependencies.settings),
-            dependencies.webhooks.try_all_again,
+            dependencies.webhooks.retry_all_now,
             lambda: self._store.clock_difference,
             self._outages.look,
         )

@@ -1,4 +1,7 @@
-"""Whom an endpoint's TLS trusts: a context takes a tenth of a second to make, so endpoints share it."""
+"""The certificate authorities that an endpoint's TLS trusts.
+
+Creating a TLS context takes a tenth of a second, so endpoints with the same authorities share one.
+"""
 
 import ssl
 import threading
@@ -7,21 +10,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-_making = threading.Lock()
+_context_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Trusts the system's certificate authorities, and those of `ca_file` besides. Equal as long as the files are."""
+    """The system's certificate authorities and those in `ca_file`. Two are equal if the files have not changed."""
 
     ca_file: Path | None
     content: bytes = field(repr=False)
     system: tuple[int, ...]
-    """When the system's certificate authorities were last changed."""
+    """The modification times of the system's certificate authorities."""
 
     @classmethod
     def of(cls, ca_file: Path | None) -> "Trust":
-        """As the files are now. Raises `OSError` (`ssl.SSLError` is one) if `ca_file` cannot be read."""
+        """Read the files. Raises `OSError`, of which `ssl.SSLError` is a subclass, if `ca_file` cannot be used."""
         content = b""
         if ca_file is not None:
             content = ca_file.read_bytes()
@@ -29,8 +32,8 @@ class Trust:
         return cls(ca_file, content, _system_authorities())
 
     def context(self) -> ssl.SSLContext:
-        """The context; made when it is asked for first. Any thread. Raises `OSError`."""
-        with _making:
+        """Return the TLS context, which the first call creates. Any thread may call it. Raises `OSError`."""
+        with _context_lock:
             return _context(self)
 
 
@@ -50,8 +53,8 @@ def _check(ca_file: Path, _content: bytes) -> None:
 
 @lru_cache(maxsize=64)
 def _context(trust: Trust) -> ssl.SSLContext:
-    # Not `create_default_context`: it obeys SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE, and the configuration alone
-    # decides whom the daemon trusts.
+    # Not `create_default_context`, which reads SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE: only the configuration
+    # decides which authorities the daemon trusts.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     system = ssl.get_default_verify_paths()
     file, folder = Path(system.openssl_cafile), Path(system.openssl_capath)

@@ -1,4 +1,7 @@
-"""Connects to the first address of a host that answers (RFC 8305): one that is silent costs a quarter of a second."""
+"""Connect to the first address of a host that accepts (Happy Eyeballs, RFC 8305).
+
+An address that does not respond delays the connection by a quarter of a second.
+"""
 
 import asyncio
 import errno
@@ -9,15 +12,15 @@ from itertools import chain, zip_longest
 from tminus.delivery.resolver import Target
 
 DELAY = 0.25
-"""Seconds that an address has before the next is tried beside it, as RFC 8305 advises."""
+"""Seconds after which the next address is tried in parallel, as RFC 8305 recommends."""
 
 _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""Errors of an address whose family this machine does not reach: what the others met is the reason."""
+"""Errors that occur if this machine has no route for an address family. Errors of other addresses explain more."""
 
 
 def in_order(targets: Sequence[Target], last: Target | None) -> list[Target]:
-    """The addresses in the order in which they are tried: the one that was connected to last, then the two families in
-    turn, as one of them may be routed nowhere.
+    """Return the addresses in the order in which to try them: first the last one that worked, then IPv4 and IPv6 in
+    turn, since this machine may have no route for one of them.
     """
     first = targets[0].family
     same = [one for one in targets if one.family == first]
@@ -30,30 +33,33 @@ def in_order(targets: Sequence[Target], last: Target | None) -> list[Target]:
 
 
 async def connect(targets: Sequence[Target]) -> tuple[socket.socket, Target]:
-    """Return a socket that is connected to one of the addresses. Raises the `OSError` of the first that was reached."""
-    left: Iterator[Target] = iter(targets)
-    begun: dict[asyncio.Task[socket.socket], Target] = {}
-    failed: BaseException | None = None
-    upcoming = next(left, None)
+    """Return a socket that is connected to one of the addresses, and that address.
+
+    If none accepts, raise the first `OSError` other than a missing route.
+    """
+    remaining: Iterator[Target] = iter(targets)
+    running: dict[asyncio.Task[socket.socket], Target] = {}
+    failure: BaseException | None = None
+    upcoming = next(remaining, None)
     try:
         while True:
             if upcoming is not None:
-                begun[asyncio.create_task(_connected(upcoming))] = upcoming
-                upcoming = next(left, None)
-            if not begun:
-                assert failed is not None  # there was one address at least
-                raise failed
+                running[asyncio.create_task(_connected(upcoming))] = upcoming
+                upcoming = next(remaining, None)
+            if not running:
+                assert failure is not None  # there is at least one address
+                raise failure
             wait = DELAY if upcoming is not None else None
-            done, _ = await asyncio.wait(begun, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if (error := task.exception()) is None:
-                    return task.result(), begun.pop(task)
-                failed = error if failed is None or _has_no_route(failed) else failed
-                del begun[task]
+                    return task.result(), running.pop(task)
+                failure = error if failure is None or _has_no_route(failure) else failure
+                del running[task]
     finally:
-        for task in begun:
+        for task in running:
             if not task.cancel() and not task.cancelled() and task.exception() is None:
-                task.result().close()  # it was connected at the same moment
+                task.result().close()  # it connected at the same time as the one that is returned
 
 
 def _has_no_route(error: BaseException) -> bool:

@@ -1,0 +1,93 @@
+"""Find what is due to an endpoint: the next page of new events, or of a replay, or how long to wait."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from tminus import clock
+from tminus.config import Webhook
+from tminus.domain.model import Endpoint, Replay
+from tminus.domain.types import SessionType
+from tminus.storage import EventFilter, Page, View, outbox
+
+POLL_INTERVAL = 5.0
+"""Maximum seconds between two looks at the database. An operator may have resumed the endpoint or queued a replay on
+another daemon, and the notification of that may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What one look at the database has found for an endpoint."""
+
+    state: Endpoint
+    replay: Replay | None
+    """The replay that `page` belongs to; None: `page` has new events."""
+    page: Page
+    wait: float
+    """Seconds until something may be due, if `page` is empty."""
+    blocked: bool = False
+    """Whether new events make no difference: the endpoint is paused, or waits to retry."""
+    skipped_through: int = 0
+    """The number of an event up to which no new event matches."""
+
+
+def subscription(webhook: Webhook) -> EventFilter:
+    """Return the filter of the events that an endpoint receives."""
+    types = None if "*" in webhook.events else webhook.wanted
+    return EventFilter(types, frozenset[SessionType](webhook.session_types) or None)
+
+
+def find_due(view: View, webhook: Webhook, *, skipped_through: int, was_replay: bool) -> Due | None:
+    """Return what is due now; None if the endpoint is not registered.
+
+    If there are new events and a replay, they alternate, since a replay may be as long as the whole history:
+    `was_replay` says that the previous step sent a page of a replay. `skipped_through` is the number of an event up to
+    which no new event matches, so that these are not read again.
+    """
+    state = outbox.endpoint(view, webhook.name)
+    if state is None:
+        return None
+    now = clock.now()
+    replay = outbox.next_replay(view, webhook.name)
+    waits = [POLL_INTERVAL]
+    replay_is_due = False
+    if replay is not None:
+        delay = _seconds_until(replay.retry_at, now)
+        replay_is_due = delay == 0
+        if replay_is_due and not was_replay:
+            return _due_replay(view, webhook, state, replay)
+        if not replay_is_due:
+            waits.append(delay)
+    new = _due_events(view, webhook, state, now, waits, skipped_through)
+    if replay is None or not replay_is_due or new.page.told:
+        return new
+    return _due_replay(view, webhook, state, replay, new.page.through)
+
+
+def _due_replay(view: View, webhook: Webhook, state: Endpoint, replay: Replay, skipped_through: int = 0) -> Due:
+    subscribed = subscription(webhook)
+    matching = EventFilter(subscribed.types, subscribed.session_types, replay.session_id, replay.until)
+    page = view.page(replay.cursor, webhook.batch, matching)
+    return Due(state, replay, page, 0, skipped_through=skipped_through)
+
+
+def _due_events(
+    view: View, webhook: Webhook, state: Endpoint, now: datetime, waits: list[float], skipped_through: int
+) -> Due:
+    subscribed = subscription(webhook)
+    if state.paused_at is None:
+        delay = _seconds_until(state.retry_at, now)
+        if delay == 0:
+            after = max(state.cursor, skipped_through)
+            matching = EventFilter(subscribed.types, subscribed.session_types, None, state.batch_until)
+            page = view.page(after, webhook.batch, matching)
+            if state.batch_until is not None and not (page.told or page.more):
+                # The batch that failed is gone: retention has removed it, or the filter has changed.
+                page = view.page(after, webhook.batch, subscribed)
+            return Due(state, None, page, min(waits))
+        waits.append(delay)
+    return Due(state, None, Page([], state.cursor), min(waits), blocked=True)
+
+
+def _seconds_until(instant: datetime | None, now: datetime) -> float:
+    """Return the seconds until `instant`; 0 if it is in the past or None."""
+    return max(0.0, (instant - now).total_seconds()) if instant is not None else 0.0

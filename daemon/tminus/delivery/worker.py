@@ -1,0 +1,384 @@
+"""The delivery worker: sends the events of one endpoint in order, one request at a time, and records each attempt.
+
+The worker keeps no state between two steps. Each step reads the endpoint's cursor and what is due from the database, so
+a restart, a reload and an operator's command all see the same state.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+
+from tminus import clock
+from tminus.config import Webhook
+from tminus.delivery import backoff, signing
+from tminus.delivery.client import Client, Outcome
+from tminus.delivery.due import Due, find_due
+from tminus.domain import ids, timestamps
+from tminus.domain.errors import RequestError
+from tminus.domain.events import NOBODY, ActorNames
+from tminus.domain.model import Delivery, Endpoint, Replay
+from tminus.domain.types import DeliveryKind, PauseReason
+from tminus.logs.output import error_fields, log
+from tminus.storage import Page, Store, Transaction, View, outbox
+from tminus.storage.notifier import Notifier, wait_for
+
+T = TypeVar("T")
+
+DEFECT_PAUSE = 60.0
+"""Seconds to wait after an unexpected exception, which is a defect in tminus."""
+
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts to read or write the database."""
+
+STANDBY_INTERVAL = 1.0
+"""Seconds between two attempts to take over the endpoint from another daemon."""
+
+BODY_BYTES = 1024 * 1024
+"""Maximum size of a request's JSON: many servers accept this much by default. A single event may be larger; the API
+limits its size."""
+
+SKIPPED = 1000
+"""Number of skipped events after which the cursor is written, if no more events follow."""
+
+SKIPPED_ON_THE_WAY = 100_000
+"""Number of skipped events after which the cursor is written while more events follow."""
+
+
+AttemptObserver = Callable[[str, bool, int], None]
+"""Called after each attempt with the endpoint, whether it succeeded, and the number of events."""
+
+
+class DeliveryWorker:
+    """Serves one endpoint until its configuration changes.
+
+    Parameters
+    ----------
+    store, webhook
+        The source of the events, and the endpoint that receives them.
+    secrets
+        The endpoint's secrets, the newest first.
+    client
+        Sends the requests; closed at the end.
+    threads
+        Threads for calls to the database, so that a slow call delays no other endpoint and no response.
+    notifier
+        Rings when there are new events, or an operator has changed something.
+    on_attempt
+        Called after each attempt.
+    first_pause
+        How long to wait after the first failure.
+    backlog
+        Counts the events that wait for the endpoint.
+    names
+        Returns the names of the actors in the configuration in force.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        webhook: Webhook,
+        secrets: tuple[str, ...],
+        client: Client,
+        threads: Executor,
+        notifier: Notifier,
+        on_attempt: AttemptObserver,
+        first_pause: timedelta = backoff.FIRST,
+        backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
+        names: Callable[[], ActorNames] = lambda: NOBODY,
+    ) -> None:
+        self._names = names
+        self.webhook = webhook
+        self.secrets = secrets
+        self._store = store
+        self.client = client
+        self._threads = threads
+        self._notifier = notifier
+        self._on_attempt = on_attempt
+        self._backlog = backlog
+        self._first_pause = first_pause
+        self._lock = f"endpoint {webhook.name}"
+        self._skipped_through = 0
+        """No event up to this number matches. It is rarely written to the database, since it can be found again."""
+        self._catching_up: tuple[datetime, int] | None = None
+        """While the endpoint catches up after a failure: when the failure began, and the events delivered since."""
+        self._was_replay = False
+        """Whether the last step sent a page of a replay: then new events are next."""
+        self.blocked = False
+        """Whether new events need not ring: the endpoint is paused, or waits to retry. Any thread may read it."""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Send no more requests; `run` returns when the request in flight is recorded."""
+        self._stopping.set()
+        self._notifier.ring()
+
+    async def run(self) -> None:
+        """Deliver events until stopped."""
+        async with aclosing(self.client):
+            try:
+                await self._serve()
+            finally:
+                await self._in_thread(lambda: self._store.release(self._lock))
+
+    async def _serve(self) -> None:
+        while not self._stopping.is_set():
+            ring = self._notifier.next_ring()
+            try:
+                seconds = await self._step()
+            except RequestError:  # the database is unreachable or overloaded, which is logged elsewhere
+                seconds = RETRY_INTERVAL
+            except Exception as error:
+                log("webhook.defect", endpoint=self.webhook.name, **error_fields(error))
+                seconds = DEFECT_PAUSE
+            if seconds and not self._stopping.is_set():
+                await wait_for(ring, seconds)
+
+    async def ping(self) -> Delivery:
+        """Send a `ping`, also to a paused endpoint, and record the attempt."""
+        event = {
+            "type": "ping",
+            "ts": timestamps.text(clock.now()),
+            "message": f"A test of endpoint {self.webhook.name}",
+        }
+        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]))
+        delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
+        self._on_attempt(self.webhook.name, outcome.ok, 0)
+        return delivery
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> float:
+        """Send what is due next; return the seconds until more may be due, 0 if more may be due now."""
+        is_ours, due = await self._in_thread(self._acquire_and_look)
+        if not is_ours:
+            return STANDBY_INTERVAL  # another daemon serves the endpoint; when that ends, this one takes over
+        if due is None:  # the database was unreachable when the configuration came into force
+            await self.register()
+            return 0
+        was_blocked, self.blocked = self.blocked, due.blocked
+        self._was_replay = due.replay is not None
+        self._skipped_through = max(self._skipped_through, due.skipped_through)
+        if due.replay is not None:
+            await self._replay(due.replay, due.page)
+            return 0
+        if due.page.told:
+            await self._deliver(due.state, due.page)
+            return 0
+        if self._catching_up is not None and not (due.page.more or due.blocked):
+            (since, events), self._catching_up = self._catching_up, None
+            log("webhook.caught_up", endpoint=self.webhook.name, events=events, since=timestamps.text(since))
+        self._skipped_through = max(self._skipped_through, due.page.through)
+        if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
+            await self._write(
+                lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
+            )
+        if due.page.more:
+            await asyncio.sleep(0)  # let the other endpoints run
+            return 0
+        # While it was blocked, commits did not ring, so there may be new events already.
+        return 0 if was_blocked and not due.blocked else due.wait
+
+    async def register(self) -> None:
+        """Add the endpoint to the database with its first cursor, if it is not there yet."""
+        beginning = self.webhook.from_ == "beginning"
+        if await self._write(lambda tx: outbox.register(tx, self.webhook.name, from_beginning=beginning)):
+            log("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
+
+    def _acquire_and_look(self) -> tuple[bool, Due | None]:
+        """Return whether this daemon serves the endpoint, and if so, what is due. Runs on one of `threads`."""
+        if not self._store.acquire(self._lock):
+            return False, None
+        return True, self._store.read(self._look, lane="deliveries")
+
+    def _look(self, view: View) -> Due | None:
+        return find_due(view, self.webhook, skipped_through=self._skipped_through, was_replay=self._was_replay)
+
+    async def _deliver(self, state: Endpoint, page: Page) -> None:
+        """Send a batch; then move the cursor past it, or schedule a retry."""
+        name = self.webhook.name
+        page, body = self._one_request(page)
+        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
+        # A retry must send the same events, so that the request has the same id.
+        same_batch = {"cursor": page.told[0].event.seq - 1, "batch_until": delivery.last_seq}
+
+        def record(tx: Transaction) -> dict[str, Any]:
+            if outcome.ok:
+                changes: dict[str, Any] = {
+                    "cursor": page.through, "batch_until": None, "failures": 0, "failing_since": None,
+                    "retry_at": None, "last_error": None, "delivered_at": delivery.at,
+                }  # fmt: skip
+            elif outcome.cancelled:
+                changes = {**same_batch, "retry_at": None}
+            else:
+                # Read again: an operator may have resumed the endpoint while the request was in flight.
+                changes = self._failed(outbox.endpoint(tx, name) or state, outcome, delivery.at)
+                changes |= {**same_batch, "last_error": outcome.error}
+                if (reason := self._pause_reason(outcome, changes, delivery.at)) is not None:
+                    changes |= {"paused_at": delivery.at, "pause_reason": reason}
+            outbox.change(tx, name, state.cursor, **changes)
+            return changes
+
+        changes = await self._record(delivery, record)
+        self._on_attempt(name, outcome.ok, len(page.told))
+        if outcome.ok and state.failures:
+            since = state.failing_since or delivery.at
+            fields = {"attempts": state.failures + 1, "since": timestamps.text(since), **await self._undelivered()}
+            log("webhook.recovered", endpoint=name, **fields)
+            if fields.get("undelivered_events"):
+                self._catching_up = since, len(page.told)
+        elif outcome.ok and self._catching_up is not None:
+            since, events = self._catching_up
+            self._catching_up = since, events + len(page.told)
+        elif not outcome.ok and not outcome.cancelled:
+            await self._log_failure(delivery, changes)
+
+    async def _replay(self, replay: Replay, page: Page) -> None:
+        """Send a batch of a replay; move the replay's cursor, and not the endpoint's."""
+        name = self.webhook.name
+        if not page.told:
+            await self._write(lambda tx: _skip(tx, replay, page))
+            if not page.more:
+                log("webhook.replayed", endpoint=name, replay=replay.id)
+            return
+        page, body = self._one_request(page)
+        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
+        changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
+        ends = False
+        if outcome.cancelled:
+            changes = {"retry_at": None}
+        elif not outcome.ok:
+            changes = self._failed(replay, outcome, delivery.at)
+            ends = self._pause_reason(outcome, changes, delivery.at) is not None
+
+        def record(tx: Transaction) -> None:
+            if ends:
+                outbox.end_replay(tx, replay)
+            else:
+                outbox.change_replay(tx, replay, **changes)
+
+        await self._record(delivery, record)
+        self._on_attempt(name, outcome.ok, len(page.told))
+        if ends:
+            log("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
+        elif not outcome.ok and not outcome.cancelled:
+            await self._log_failure(delivery, changes)
+
+    def _failed(self, state: Endpoint | Replay, outcome: Outcome, begun: datetime) -> dict[str, Any]:
+        """Return the changes of an endpoint or a replay after one more failure."""
+        failures = state.failures + 1
+        since = state.failing_since or begun
+        ended = begun + timedelta(milliseconds=outcome.ms)
+        retry_at = ended + backoff.pause(failures, outcome.retry_after, self._first_pause)
+        # However long the pause is, one last attempt is made before giving up.
+        return {
+            "failures": failures,
+            "failing_since": since,
+            "retry_at": min(retry_at, since + self.webhook.give_up_after),
+        }
+
+    def _pause_reason(self, outcome: Outcome, changes: dict[str, Any], begun: datetime) -> PauseReason | None:
+        """Return why the endpoint must be paused after this failure; None to keep trying."""
+        if outcome.gone:
+            return PauseReason.GONE
+        last: datetime = changes["failing_since"] + self.webhook.give_up_after
+        return PauseReason.GAVE_UP if begun >= last else None
+
+    async def _log_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
+        fields = {"endpoint": self.webhook.name, "error": delivery.error, "attempts": changes["failures"]}
+        fields |= {"since": timestamps.text(changes["failing_since"]), **await self._undelivered()}
+        if "paused_at" in changes:
+            log("webhook.paused", **fields, pause_reason=changes["pause_reason"].value)
+        else:
+            log("webhook.failed", **fields, retry_at=timestamps.text(changes["retry_at"]), code=delivery.status)
+
+    async def _undelivered(self) -> dict[str, Any]:
+        """Return the number of waiting events and the time of the oldest, as log fields."""
+        try:
+            backlog = await self._in_thread(lambda: self._store.read(self._backlog))
+        except RequestError:
+            return {}
+        if backlog.oldest is None:
+            return {"undelivered_events": backlog.events}
+        return {"undelivered_events": backlog.events, "oldest_undelivered": timestamps.text(backlog.oldest)}
+
+    # --- sending and recording ----------------------------------------------------------------------------------------
+
+    def _one_request(self, page: Page) -> tuple[Page, bytes]:
+        """Return the first events of a page that fit into one request, and its body."""
+        events: list[bytes] = []
+        room = BODY_BYTES - 1  # two brackets, and one comma fewer than events
+        for told in page.told:
+            event = told.json(self._store.database_id, self._names())
+            room -= len(event) + len(b",")
+            if room < 0 and events:
+                fitting = page.told[: len(events)]
+                page = Page(fitting, fitting[-1].event.seq)
+                break
+            events.append(event)
+        return page, b"[" + b",".join(events) + b"]"
+
+    async def _send_page(self, kind: DeliveryKind, page: Page, body: bytes) -> tuple[Outcome, Delivery]:
+        seqs = [told.event.seq for told in page.told]
+        outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
+        delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
+        return outcome, delivery
+
+    async def _send(self, kind: DeliveryKind, webhook_id: str, body: bytes) -> tuple[Outcome, Delivery]:
+        now = clock.now()
+        headers = signing.headers(self.secrets, webhook_id, now, body)
+        headers["Content-Type"] = self.webhook.content_type
+        outcome = await self.client.post(body, headers, self.webhook.timeout)
+        delivery = Delivery(
+            endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
+            status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,
+        )  # fmt: skip
+        return outcome, delivery
+
+    async def _record(self, delivery: Delivery, change: Callable[[Transaction], T]) -> T:
+        """Record an attempt. If the database is unreachable, wait for it: otherwise the attempt would be repeated."""
+
+        def record(tx: Transaction) -> T:
+            outbox.note(tx, delivery)
+            return change(tx)
+
+        while True:
+            try:
+                return await self._write(record)
+            except RequestError:
+                if self._stopping.is_set():
+                    raise
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Run a call that may wait for the database on one of `threads`, and return its result.
+
+        Even if it is cancelled, it waits until the call has ended, which the store limits in time. Otherwise the thread
+        could acquire the lock after `run` has released it, and keep it for ever.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        cancelled = False
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            future.exception()  # retrieve it, or asyncio logs it
+            raise asyncio.CancelledError
+        return future.result()
+
+    async def _write(self, job: Callable[[Transaction], T]) -> T:
+        return await asyncio.wrap_future(self._store.submit(job))
+
+
+def _skip(tx: Transaction, replay: Replay, page: Page) -> None:
+    """Move a replay past a page without matching events; end it after the last page."""
+    if page.more:
+        outbox.change_replay(tx, replay, cursor=page.through)
+    else:
+        outbox.end_replay(tx, replay)
