@@ -116,7 +116,7 @@ def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, write_through=True)
     output.flush(10)  # what another test logged
-    output._writer._untold = 0  # dropped in another test
+    output._writer._unreported = 0  # dropped in another test
     output.configure("debug", "json", stream)
 
     def lines() -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ import pytest
 from tests.acceptance.daemons import JSON, Daemon, Section
 from tests.support.databases import KINDS, PostgresServer
 from tests.support.receivers import SECRET, Receiver
-from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, fits
 
 StartDaemon = Callable[..., Daemon]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tminus.domain.diagram import mermaid
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
-from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
 
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
@@ -28,7 +29,7 @@ def events() -> str:
 def log_lines() -> str:
     """Return the table of log lines that are not events."""
     rows = (
-        f"| `{name}` | {line.level} | {_sentence(line.says)} | {code(line.fields)} |".replace("|  |", "| |")
+        f"| `{name}` | {line.level} | {_sentence(line.template)} | {code(line.fields)} |".replace("|  |", "| |")
         for name, line in LOG_LINES.items()
     )
     return "\n".join(("| name | level | message | fields |", "|---|---|---|---|", *rows))

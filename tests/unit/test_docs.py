@@ -14,7 +14,7 @@ from tminus.domain.diagram import mermaid
 from tminus.domain.errors import RequestError
 from tminus.domain.lifecycle import TABLE
 from tminus.domain.types import Role
-from tminus.logs.catalogue import EVENT_FIELDS
+from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
 
 ROOT = Path(__file__).parents[2]

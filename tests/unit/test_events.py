@@ -12,7 +12,8 @@ from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told
 from tminus.domain.lifecycle import TABLE, fire
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
-from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES, log_fields
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.event_fields import EVENT_FIELDS, log_fields
 from tminus.logs.fields import FIELDS, fits
 
 COMMON = {

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tminus.logs import output, writer
-from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.journald import Journal, field_name
 
 FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
@@ -166,7 +167,7 @@ def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(jou
 def test_a_journal_that_hangs_holds_nobody_up_and_what_was_dropped_is_counted_and_nothing_overtakes(
     journal: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "QUEUED", 50)
+    monkeypatch.setattr(writer, "MAX_QUEUED", 50)
     said = 2000
     begun = time.monotonic()
     for number in range(said):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import tminus
-from tminus.logs.catalogue import EVENT_FIELDS, LOG_LINES
+from tminus.logs.catalogue import LOG_LINES
+from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD
 
 SOURCE = Path(tminus.__file__).parent
@@ -114,7 +115,7 @@ def test_every_field_of_an_entry_is_filled_by_some_call(name: str) -> None:
 @pytest.mark.parametrize("name", LOG_LINES)
 def test_a_sentence_names_only_fields_of_its_line(name: str) -> None:
     line = LOG_LINES[name]
-    assert set(line.named) <= set(line.fields)
+    assert set(line.field_names) <= set(line.fields)
     assert line.level in {"debug", "info", "warning", "error", "critical"}
 
 

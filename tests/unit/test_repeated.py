@@ -40,7 +40,7 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
     for _ in range(100_000):
         limited(counted, "192.0.2.1")
     limited(counted, "192.0.2.2")
-    monotonic.now += repeated.EACH - 1
+    monotonic.now += repeated.INTERVAL - 1
     counted.write()
     assert [(line["remote_ip"], line["count"]) for line in log_lines()] == [("192.0.2.1", 1), ("192.0.2.2", 1)]
     monotonic.now += 1
@@ -50,9 +50,9 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
     assert line["message"].startswith("too many wrong tokens from 192.0.2.1, requests refused: 99999 since 2")
     limited(counted, "192.0.2.1")
     assert len(log_lines()) == 3, "still within the next minute"
-    monotonic.now += repeated.EACH
+    monotonic.now += repeated.INTERVAL
     counted.write()
-    monotonic.now += repeated.EACH
+    monotonic.now += repeated.INTERVAL
     counted.write()
     limited(counted, "192.0.2.1")
     assert [line["count"] for line in log_lines()[3:]] == [1, 1]
@@ -60,11 +60,11 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
 
 def test_addresses_without_number_are_counted_together(log_lines: LogLines, monotonic: Clock) -> None:
     counted = Repeated()
-    for number in range(3 * repeated.KEPT):
+    for number in range(3 * repeated.MAX_COUNTS):
         limited(counted, f"10.0.{number // 256}.{number % 256}")
-    assert len(log_lines()) == repeated.KEPT + 1
+    assert len(log_lines()) == repeated.MAX_COUNTS + 1
     counted.write(everything=True)
-    assert (log_lines()[-1]["remote_ip"], log_lines()[-1]["count"]) == ("(others)", 2 * repeated.KEPT - 1)
+    assert (log_lines()[-1]["remote_ip"], log_lines()[-1]["count"]) == ("(others)", 2 * repeated.MAX_COUNTS - 1)
 
 
 def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) -> None:
@@ -76,7 +76,7 @@ def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) ->
 
 @pytest.mark.parametrize("name", [name for name, line in LOG_LINES.items() if "count" in line.fields])
 def test_a_line_that_is_counted_says_how_often_in_its_sentence(name: str) -> None:
-    assert {"count", "since"} <= set(LOG_LINES[name].named)
+    assert {"count", "since"} <= set(LOG_LINES[name].field_names)
 
 
 def test_a_line_about_ipv6_names_the_network_that_was_counted(log_lines: LogLines, monotonic: Clock) -> None:

@@ -2,7 +2,7 @@
 
 from tminus.api.request_context import RequestContext
 from tminus.domain.errors import StoreUnavailable
-from tminus.logs.catalogue import record_of
+from tminus.logs.event_fields import parsed_record
 from tminus.logs.output import log, log_debug
 from tminus.logs.repeated import REPEATED
 
@@ -51,7 +51,7 @@ def record(context: RequestContext, method: str, code: int, seconds: float) -> N
         replayed="yes" if context.replayed else None,
         label=order.label if order else None,
         external_key=order.external_mapping if order else None,
-        record_name=record_of(order.parent_object).get("name") if order else None,
+        record_name=parsed_record(order.parent_object).get("name") if order else None,
         remote_ip=context.remote_ip,
         request_id=context.request_id,
     )

@@ -1,6 +1,6 @@
-"""The fields of the log, once: the type of each and what it means, the same in every line that has it. Pure.
+"""The fields of log lines: the type and the meaning of each, which are the same in every line that has the field.
 
-`docs/events.md` is made from this, and `config/elasticsearch` and `config/promtail` are tested against it.
+`docs/events.md` is generated from this module, and `config/elasticsearch` and `config/promtail` are tested against it.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from tminus.domain import timestamps
 
 
 class Kind(StrEnum):
-    """What the value of a field is, as JSON has it."""
+    """The type of a field's value in JSON."""
 
     KEYWORD = "keyword"
-    """A short text that is looked for as a whole: an id, a name, an address, one of a few words."""
+    """A short text that is searched for as a whole, such as an id, a name or an address."""
     TEXT = "text"
-    """A sentence, or a text that somebody has written."""
+    """A sentence, or text that a person has written."""
     INTEGER = "integer"
     TIME = "time"
     """A text: an instant in UTC with milliseconds."""
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The type of a field and what it means."""
+    """The type and the meaning of a field."""
 
     kind: Kind
     means: str
@@ -51,7 +51,7 @@ def _at(means: str) -> Field:
 
 
 HEAD = ("ts", "level", "event", "instance", "message")
-"""The fields of every line, first and in this order: a line that is cut off keeps its name."""
+"""The fields of every line. They come first and in this order, so that a truncated line still has its name."""
 
 FIELDS = {
     "ts": _at("time of the line; of a session event: when it happened, not when it was logged"),
@@ -74,7 +74,7 @@ FIELDS = {
     "start": _at("when the session starts, if it was scheduled"),
     "previous_start": _at("when it was to start before it was rescheduled"),
     "reason": _k("why the session was closed: `cancelled`, `closed`, `expired`, `empty` or `time_limit`"),
-    "timeout": _k("the setting whose time was over: `lifecycle.new_timeout`, `…empty_timeout` or `…max_active`"),
+    "timeout": _k("the setting whose time has passed: `lifecycle.new_timeout`, `…empty_timeout` or `…max_active`"),
     "lag_ms": _i("by how many milliseconds the clock was late"),
     "participant_id": _k("the participant"),
     "participant_name": _t("the participant's name"),
@@ -89,24 +89,24 @@ FIELDS = {
     "attempts": _i("number of the attempt, counted from the last success"),
     "away_s": _i("for how many seconds it was away"),
     "begins_at": _k("which event an endpoint receives first: `now` or `beginning`"),
-    "blocked_ms": _i("for how many milliseconds a write has been held up"),
+    "blocked_ms": _i("for how many milliseconds a write has been blocked"),
     "cause": _k("why it happened"),
     "changes": _i("number of changed settings"),
-    "code": _i("HTTP status of an answer: the daemon's, or a receiver's; 499: the client closed the connection"),
+    "code": _i("HTTP status of an answer of the daemon or of a receiver; 499: the client closed the connection"),
     "config": _k("the configuration file, or `built-in defaults`"),
     "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
     "config_fingerprint": _k("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),
     "connections": _i("number of open connections"),
     "count": _i("how often it happened since the last such line about the same address"),
-    "endpoint": _k("the webhook's name"),
+    "endpoint": _k("the name of the webhook"),
     "error": _t("what went wrong"),
     "events": _i("number of session events"),
     "faults": _i("number of errors in the configuration"),
     "frozen_s": _i("for how many seconds the daemon did not run"),
-    "hint": _t("what to try first"),
+    "hint": _t("a command to try first"),
     "host": _k("name of the host"),
     "inherited": Field(Kind.KEYWORDS, "the settings (`listen`, `socket`) whose sockets systemd handed over"),
-    "job": _k("what the clock runs: `clock tick`, `retention`, `heartbeat`, …"),
+    "job": _k("the periodic job: `clock tick`, `retention`, `heartbeat`, …"),
     "key": _k("the setting"),
     "last_alive": _at("last sign of life of the previous run, exact to two seconds"),
     "limit": _i("the limit that was reached"),
@@ -114,9 +114,9 @@ FIELDS = {
     "logger": _k("the library that logged it"),
     "method": _k("HTTP method of the request"),
     "moved": _i("number of deadlines"),
-    "moves": _i("number of moves of sessions"),
+    "moves": _i("number of transitions of sessions"),
     "ms": _i("how many milliseconds the answer took"),
-    "network": _k("the /64 network of `remote_ip` that was counted as one caller; absent for IPv4"),
+    "network": _k("the /64 network of `remote_ip`, which counts as one caller; absent for IPv4"),
     "new": _t("the setting's new value as text, lists and tables as JSON; absent if there is none; no secret"),
     "next_due": _at("the earliest deadline; absent if there is none"),
     "off_ms": _i("by how many milliseconds this machine's clock is ahead of the database's; negative: behind"),
@@ -127,15 +127,17 @@ FIELDS = {
     "previous_pid": _i("process number of the previous run"),
     "previous_schema": _k("the database's schema before; absent for a new database"),
     "previous_version": _k("version of the previous run"),
-    "refcode": _i("reason of a refusal ([api.md](api.md#errors))"),
+    "refcode": _i("reason for which a request was refused ([api.md](api.md#errors))"),
     "refused": _i("number of requests that were refused meanwhile"),
     "remote_ip": _k("address of the caller; `local`: the local socket; `unknown`"),
     "removed": _i("number of sessions"),
     "replay": _i("number of the replay"),
-    "replayed": _k("`yes`: an earlier request with the same `Idempotency-Key` was answered again; else absent"),
+    "replayed": _k(
+        "`yes` if the answer to an earlier request with the same `Idempotency-Key` was repeated; else absent"
+    ),
     "requests": _i("number of requests answered since the last heartbeat, operations aside"),
     "retry_at": _at("when the next attempt is made"),
-    "route": _k("template of the path, `(none)` if there is no such path: the path itself may hold a PIN"),
+    "route": _k("template of the path, as the path itself may contain a PIN; `(none)` if there is no such path"),
     "schema": _k("the database's schema"),
     "sessions": Field(Kind.OBJECT, "number of open sessions by status"),
     "sid": _i("number of the agent session"),
@@ -144,14 +146,14 @@ FIELDS = {
     "socket": _k("the local socket; absent if there is none"),
     "state": _k("the state directory"),
     "step_ms": _i("by how many milliseconds the wall clock was set"),
-    "thread": _k("which of the daemon's threads"),
+    "thread": _k("name of the daemon's thread"),
     "token": _k("fingerprint of the token: the first 12 hexadecimal digits of its SHA-256"),
     "token_state": _k("`unknown`, `expired` or `revoked`"),
     "traceback": _t("where it went wrong, the innermost place first"),
     "undelivered": Field(Kind.OBJECT, "number of events that wait for delivery, by endpoint"),
     "undelivered_events": _i("number of events that wait for delivery"),
     "unreadable": _t("why the database cannot be read; absent if it can"),
-    "until": _at("before when nothing is removed"),
+    "until": _at("time until which nothing is removed"),
     "unwritable": _t("why the last write failed; absent if it did not"),
     "url": _k("where the daemon listens"),
     "version": _k("version of tminus"),
@@ -163,7 +165,7 @@ FIELDS = {
 
 
 def fits(kind: Kind, value: Any) -> bool:
-    """Return whether a value is of a field's type."""
+    """Return whether a value has the type of a field."""
     match kind:
         case Kind.INTEGER:
             return type(value) is int

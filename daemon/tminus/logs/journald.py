@@ -1,4 +1,4 @@
-"""The journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram a line, with all of its fields."""
+"""The native protocol of systemd's journal (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram for each log line."""
 
 import array
 import errno
@@ -16,11 +16,11 @@ from tminus.system import systemd
 
 SOCKET = "/run/systemd/journal/socket"
 
-PATIENCE = 1.0
-"""Seconds that one attempt waits for a journal that is busy, as it is when thousands of lines come at once."""
+SEND_TIMEOUT = 1.0
+"""Seconds that one attempt to send may take. The journal is busy when thousands of lines arrive at once."""
 
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-"""The journal's number for each level: the lower, the graver."""
+"""The journal's number for each level; lower numbers are more severe."""
 
 _FIXED = {"message": "MESSAGE", "ts": "TS", "event": "EVENT"}
 
@@ -28,27 +28,27 @@ _RESERVED = re.compile(
     r"MESSAGE(_ID)?|PRIORITY|ERRNO|TID|JOB_.*|CODE_.*|SYSLOG_.*|COREDUMP_.*|OBJECT_.*|DOCUMENTATION"
     r"|(USER_)?(UNIT|INVOCATION_ID)"
 )
-"""Names that mean something else to systemd (systemd.journal-fields(7))."""
+"""Field names to which systemd gives another meaning (systemd.journal-fields(7))."""
 
 _TOO_LARGE = {errno.EMSGSIZE, errno.ENOBUFS}
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 class Journal:
-    """The journal's socket, opened with the first line. One thread at a time."""
+    """The journal's socket, opened with the first line. Only one thread may use it at a time."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
 
     def send(self, line: Mapping[str, Any]) -> bool:
-        """Hand a line over, however long the journal is busy; return False if there is no journal."""
+        """Send a line, and wait as long as the journal is busy; return False if there is no journal."""
         data = encode(line)
         while True:
             try:
                 self._send(data)
             except BlockingIOError:
-                continue  # its queue is full: lines that came later wait, so that none overtakes another
+                continue  # its queue is full; later lines wait, so that the order stays
             except OSError:
                 return False
             return True
@@ -60,7 +60,7 @@ class Journal:
 
     def _send(self, data: bytes) -> None:
         if self._socket is None:
-            self._socket = systemd.datagram_socket(PATIENCE)
+            self._socket = systemd.datagram_socket(SEND_TIMEOUT)
         try:
             self._socket.sendto(data, self._path)
         except OSError as error:
@@ -70,7 +70,7 @@ class Journal:
 
 
 def _send_file(to: socket.socket, data: bytes, path: str) -> None:
-    """What no datagram holds goes as a sealed file in memory, whose descriptor is sent."""
+    """Send data that is too large for a datagram: as the descriptor of a sealed file in memory."""
     descriptor = os.memfd_create("tminus-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
@@ -79,23 +79,23 @@ def _send_file(to: socket.socket, data: bytes, path: str) -> None:
         to.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))], 0, path)
 
 
-class ToJournal:
-    """Lines to the journal, or as JSON on `instead` while there is none."""
+class JournalDestination:
+    """Writes lines to the journal, or to `fallback` while there is no journal."""
 
-    def __init__(self, journal: Journal, instead: Stream) -> None:
+    def __init__(self, journal: Journal, fallback: Stream) -> None:
         self._journal = journal
-        self._instead = instead
+        self._fallback = fallback
 
     def write(self, lines: Sequence[Line]) -> int:
-        """Write the lines, as `log_writer.Destination` does."""
+        """Write the lines, as `writer.Destination` says."""
         for written, line in enumerate(lines):
-            if not (self._journal.send(line) or self._instead.write([line])):
+            if not (self._journal.send(line) or self._fallback.write([line])):
                 return written
         return len(lines)
 
 
 def is_journal(stream: TextIO, journal_stream: str) -> bool:
-    """Whether `$JOURNAL_STREAM`, `device:inode`, names this stream: systemd has connected it to the journal."""
+    """Return whether `$JOURNAL_STREAM` (`device:inode`) names this stream, which systemd then sends to the journal."""
     with suppress(OSError, ValueError):
         found = os.fstat(stream.fileno())
         return journal_stream == f"{found.st_dev}:{found.st_ino}"
@@ -103,7 +103,7 @@ def is_journal(stream: TextIO, journal_stream: str) -> bool:
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
-    """A line of the log as the journal reads it: names in capitals, lists and tables as JSON."""
+    """Return a log line in the journal's format: names in capital letters, lists and objects as JSON."""
     level = str(line["level"])
     parts = [b"SYSLOG_IDENTIFIER=tminus\n", b"PRIORITY=%d\n" % PRIORITIES[level]]
     parts += [_field(field_name(name), _text(value)) for name, value in line.items() if name != "level"]
@@ -111,7 +111,7 @@ def encode(line: Mapping[str, Any]) -> bytes:
 
 
 def field_name(name: str) -> str:
-    """A field's name in the journal. One that systemd uses itself gets `TMINUS_` before it."""
+    """Return the name of a field in the journal. A name that systemd reserves gets the prefix `TMINUS_`."""
     if name in _FIXED:
         return _FIXED[name]
     plain = re.sub("[^A-Z0-9_]", "_", name.upper()).lstrip("_")

@@ -1,6 +1,6 @@
-"""Lines about what one address does again and again: one line a minute, with a count.
+"""Limit log lines that one address can cause repeatedly to one line a minute, with a count.
 
-Whoever attacks, or has a script that runs wild, decides how often something happens, but not how much is logged of it.
+So an attacker, or a script with an error, cannot fill the log.
 """
 
 import threading
@@ -13,11 +13,11 @@ from tminus.domain import timestamps
 from tminus.domain.networks import client_network
 from tminus.logs.output import log
 
-EACH = 60.0
-"""Seconds between two lines about the same thing and address."""
+INTERVAL = 60.0
+"""Seconds between two lines with the same name and address."""
 
-KEPT = 1000
-"""Lines that are counted at a time. What comes beyond that is counted together, as from `OTHERS`."""
+MAX_COUNTS = 1000
+"""Maximum number of separate counts. Further addresses share one count, under the address `OTHERS`."""
 
 OTHERS = "(others)"
 
@@ -25,24 +25,25 @@ OTHERS = "(others)"
 @dataclass(slots=True)
 class _Count:
     until: float
-    """When what was counted is logged, on the monotonic clock."""
+    """When the count is logged, on the monotonic clock."""
     number: int = 0
     since: datetime | None = None
     fields: dict[str, Any] | None = None
-    """Those of the last time."""
+    """The fields of the latest occurrence."""
 
 
 class Repeated:
-    """Counts lines. Any thread."""
+    """Counts repeated lines. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, str], _Count] = {}
 
     def log(self, name: str, address: str, /, about: str = "", **fields: Any) -> None:
-        """Log the first time at once, and what follows within a minute as one line at its end, with the fields of the
-        last time, and the `network` whose addresses count as one. `about`: what is counted apart from the rest of the
-        same name and address.
+        """Log the first occurrence at once; count those of the next minute, and log them as one line at its end.
+
+        That line has the fields of the latest occurrence. IPv6 addresses of one /64 count as one; the field `network`
+        names it. Occurrences with different `about` are counted separately.
         """
         counted = client_network(address)
         key = (name, counted, about)
@@ -50,7 +51,7 @@ class Repeated:
             fields["network"] = counted
         with self._lock:
             count = self._counts.get(key)
-            if count is None and len(self._counts) >= KEPT:
+            if count is None and len(self._counts) >= MAX_COUNTS:
                 key = (name, OTHERS, "")
                 if "remote_ip" in fields:
                     fields["remote_ip"] = OTHERS
@@ -61,11 +62,11 @@ class Repeated:
                 count.since = count.since or clock.now()
                 count.fields = fields
                 return
-            self._counts[key] = _Count(clock.monotonic() + EACH)
+            self._counts[key] = _Count(clock.monotonic() + INTERVAL)
         log(name, **fields, count=1)
 
     def write(self, *, everything: bool = False) -> None:
-        """Log what was counted for a minute; `everything`: and what was not yet."""
+        """Log all counts whose minute is over; with `everything`, also the others."""
         now = clock.monotonic()
         due = []
         with self._lock:
@@ -74,17 +75,17 @@ class Repeated:
                     continue
                 del self._counts[key]
                 if count.number:
-                    self._counts[key] = _Count(now + EACH)
+                    self._counts[key] = _Count(now + INTERVAL)
                     due.append((key[0], count))
         for name, count in due:
             since = timestamps.text(count.since) if count.since else None
             log(name, **(count.fields or {}), count=count.number, since=since)
 
     def clear(self) -> None:
-        """Forget what was counted."""
+        """Drop all counts."""
         with self._lock:
             self._counts.clear()
 
 
 REPEATED = Repeated()
-"""For the whole process, as the log is."""
+"""The instance of the process, which has one log."""

@@ -1,8 +1,8 @@
-"""The thread that writes the log: whoever logs appends to a queue, and never waits for a pipe, a disk or the journal.
+"""The log writer: a thread that writes lines from a queue, so that logging waits for no pipe, disk or journal.
 
-The queue is bounded. While whatever reads the log stands still, lines that find the queue full are dropped and counted;
-the next line that gets through is preceded by one that gives the count. The lines of events come in batches, one batch
-at a time, and a batch reports whether it was written: the event log prints it again from the database if it was not.
+The queue is bounded. If its reader stops and the queue is full, further lines are dropped and counted; the next line
+that is written is preceded by one with the count. The lines of events come in batches, one at a time, and are never
+dropped: a batch reports whether it was written, and if not, the event log tries it again.
 """
 
 import json
@@ -25,73 +25,73 @@ from tminus import clock
 from tminus.system.threads import RestartingThread
 
 Line = dict[str, Any]
-"""A line of the log, by the names of its fields. It belongs to the writer once it was handed over."""
+"""The fields of a log line, by name. Callers must not change a line that they have passed to the writer."""
 
-QUEUED = 2000
-"""Lines that may wait, at most: about 4 MB. Under load it fills only while nothing is written."""
+MAX_QUEUED = 2000
+"""Maximum number of waiting lines, about 4 MB. Even under load the queue fills only while no line can be written."""
 
-REST = 0.005
+WRITE_PAUSE = 0.005
 """Seconds between two writes under load, so that one write takes many lines."""
 
 
 class Destination(Protocol):
-    """Where lines go. Its methods run on the writer's thread, one at a time."""
+    """The destination of lines. Its methods are called on the writer's thread only."""
 
     def write(self, lines: Sequence[Line]) -> int:
-        """Write the lines in order, for as long as that takes; return how many were written.
+        """Write the lines in order, however long that takes; return the number of lines written.
 
-        Fewer than given: the next one was refused, by a full disk or a pipe that nobody reads.
+        If that is less than the number of lines, the next line was refused, for instance by a full disk.
         """
 
 
 class LogWriter:
-    """A queue of lines and the thread that writes them, which starts with the first line.
+    """A queue of lines, and the thread that writes them. The first line starts the thread.
 
     Parameters
     ----------
     destination
-        Where lines go from then on; may be replaced at any time.
+        The destination of the lines. The attribute may be set to another one at any time.
     notice
-        Makes the line that says how many lines were dropped, and since when.
+        Returns the line that reports how many lines were dropped, and since when.
     """
 
     def __init__(self, destination: Destination, notice: Callable[[int, datetime], Line]) -> None:
         self.destination = destination
         self.dropped = 0
-        """Lines that were dropped since the start."""
+        """The number of lines that were dropped since the start."""
         self._notice = notice
         self._reset()
-        # A child process has no thread, and nothing of what waited here is its own.
+        # A forked child process has no such thread, and must not write its parent's lines.
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        # Reentrant: a collection of garbage may begin in here, and asyncio logs what it then finds unfinished.
+        # Reentrant: the garbage collector may run while the lock is held, and asyncio then logs unfinished tasks.
         self._lock = threading.RLock()
         self._waiting = threading.Event()
         self._urgent = threading.Event()
         self._queue: deque[_Entry] = deque()
-        self._untold = 0
-        """Lines that were dropped since the last one that got through."""
-        self._untold_since: datetime | None = None
+        self._unreported = 0
+        """The number of dropped lines that no line has reported yet."""
+        self._unreported_since: datetime | None = None
         self._refused = False
-        """Whether the last write was refused: nothing is tried again before somebody logs."""
+        """Whether the last write was refused. Then the next attempt waits for the next line."""
         self._thread: RestartingThread | None = None
 
     def put(self, line: Line) -> None:
-        """Append a line, or drop and count it if the queue is full. Any thread; never waits, never raises."""
+        """Append a line, or drop it if the queue is full. Any thread may call this; it never waits and never raises."""
         with self._lock:
-            if len(self._queue) >= QUEUED:
+            if len(self._queue) >= MAX_QUEUED:
                 self._drop(1)
                 return
             self._append(_Entry([line]))
 
     def put_batch(self, lines: Sequence[Line], done: Callable[[bool], None]) -> None:
-        """Append lines that are not dropped. `done` is called on the writer's thread: whether all were written."""
+        """Append lines that are not dropped. `done` is called on the writer's thread with whether all were written."""
         with self._lock:
             self._append(_Entry(lines, done))
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything that was logged so far is written, at most so long; return whether it is."""
+        """Wait until all lines so far are written, for at most `seconds`; return whether they are."""
         if self._thread is None:
             return True
         written = threading.Event()
@@ -100,12 +100,12 @@ class LogWriter:
         return written.wait(seconds)
 
     def _append(self, entry: "_Entry") -> None:
-        if self._untold:
-            self._queue.append(_Entry((), dropped=self._untold, since=self._untold_since))
-            self._untold, self._untold_since = 0, None
+        if self._unreported:
+            self._queue.append(_Entry((), dropped=self._unreported, since=self._unreported_since))
+            self._unreported, self._unreported_since = 0, None
         self._queue.append(entry)
         if self._thread is None or not self._thread.is_alive():
-            # A daemon thread: one that waits for a pipe must not keep the process from ending.
+            # A daemon thread, so that the process can end while the thread waits for a pipe.
             self._thread = RestartingThread("log", self._run, daemon=True)
             self._thread.start()
         if not self._waiting.is_set():
@@ -113,9 +113,9 @@ class LogWriter:
 
     def _drop(self, lines: int, since: datetime | None = None) -> None:
         self.dropped += lines
-        self._untold += lines
-        known = [instant for instant in (self._untold_since, since) if instant is not None]
-        self._untold_since = min(known, default=None) or clock.now()
+        self._unreported += lines
+        known = [instant for instant in (self._unreported_since, since) if instant is not None]
+        self._unreported_since = min(known, default=None) or clock.now()
 
     # --- on the writer's thread ---------------------------------------------------------------------------------------
 
@@ -128,14 +128,14 @@ class LogWriter:
             try:
                 self._write(list(entries))
             except BaseException:
-                with self._lock:  # for the next run, which begins in a second
+                with self._lock:  # for the restarted thread
                     self._queue.extendleft(reversed(entries))
                     self._waiting.set()
                 raise
             with self._lock:
-                if self._untold and not self._queue and not self._refused:
-                    self._append(_Entry(()))  # nobody may log for long: what was dropped is said now
-            self._urgent.wait(REST)
+                if self._unreported and not self._queue and not self._refused:
+                    self._append(_Entry(()))  # report the dropped lines now: the next line may come much later
+            self._urgent.wait(WRITE_PAUSE)
             self._urgent.clear()
 
     def _write(self, entries: Sequence["_Entry"]) -> None:
@@ -147,13 +147,13 @@ class LogWriter:
                     lines.append(self._notice(entry.dropped, entry.since))
                 lines += entry.lines
             written = self.destination.write(lines) if lines else 0
-        except Exception:  # a defect in what renders a line; the log has no place to say so
+        except Exception:  # a defect in the formatting of a line, which cannot be logged
             written = 0
         self._refused = written < len(lines)
         for entry in entries:
             end = entry.first + len(entry.lines) + bool(entry.dropped)
             if entry.done is not None:
-                with suppress(Exception):  # a defect of one caller must not have the lines of all written again
+                with suppress(Exception):  # a defect in one callback must not cause all lines to be written again
                     entry.done(end <= written)
             elif end > written:
                 with self._lock:
@@ -163,7 +163,7 @@ class LogWriter:
 
 
 class _Entry:
-    """What was appended at once: an ordinary line, a batch, or how many lines were dropped before the next one."""
+    """One entry of the queue: a line, a batch of lines, or the number of lines dropped before the next entry."""
 
     __slots__ = ("done", "dropped", "first", "lines", "since")
 
@@ -179,23 +179,23 @@ class _Entry:
         self.dropped = dropped
         self.since = since
         self.first = 0
-        """Where it begins among the lines that are written together; the writer's thread sets it."""
+        """The index of its first line in the current write; set by the writer's thread."""
 
 
 class Stream:
-    """Lines on a stream, each made into bytes by `encode`."""
+    """Writes lines to a stream, each formatted by `encode`."""
 
     def __init__(self, stream: TextIO, encode: Callable[[Line], bytes]) -> None:
         self._encode = encode
         with suppress(OSError, ValueError):
             stream.flush()
         self._descriptor: int | None = None
-        with suppress(OSError, ValueError):  # what is in memory has none
+        with suppress(OSError, ValueError):  # a stream in memory has no descriptor
             self._descriptor = stream.fileno()
         self._stream = stream
         torn = self._descriptor is not None and _ends_within_a_line(self._descriptor)
         self._rest = b"\n" if torn else b""
-        """What has to be written first: the end of a line whose beginning was all that the disk took."""
+        """Bytes to write first: the rest of a line of which the disk took only the beginning."""
 
     def write(self, lines: Sequence[Line]) -> int:
         """Write the lines, as `Destination` says."""
@@ -215,11 +215,11 @@ class Stream:
     def _encoded(self, line: Line) -> bytes:
         try:
             return self._encode(line)
-        except Exception:  # a defect in what renders it: tried again, it would hold up all that follow
+        except Exception:  # a defect in the formatting; to try again would block all lines that follow
             return json_line({name: repr(value) for name, value in line.items()})
 
     def _write(self, data: memoryview) -> int:
-        """Write some of it, at least a byte; return how many."""
+        """Write some of the bytes; return how many. 0 if the descriptor is non-blocking and was not ready."""
         if self._descriptor is None:
             if isinstance(self._stream, TextIOWrapper):
                 self._stream.buffer.write(data)
@@ -230,7 +230,7 @@ class Stream:
         try:
             return os.write(self._descriptor, data)
         except BlockingIOError:
-            # Whoever shares the pipe or the terminal may have set it so.
+            # Another process that shares the pipe or terminal may have made it non-blocking.
             ready = select.poll()
             ready.register(self._descriptor, select.POLLOUT)
             ready.poll()
@@ -238,18 +238,18 @@ class Stream:
 
 
 def _ends_within_a_line(descriptor: int) -> bool:
-    """Whether what was appended last to a regular file is half a line, as a kill may leave it."""
+    """Return whether a regular file ends within a line, as it may after a kill."""
     with suppress(OSError):
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_size:
-            with open(f"/proc/self/fd/{descriptor}", "rb") as file:  # noqa: PTH123 - no path, but a descriptor's name
+            with open(f"/proc/self/fd/{descriptor}", "rb") as file:  # noqa: PTH123 - the name of a descriptor
                 return os.pread(file.fileno(), 1, found.st_size - 1) != b"\n"
     return False
 
 
 def json_line(line: Any) -> bytes:
-    """Return a line of the log, or a value of one, as JSON, whatever text is in it."""
+    """Return a log line, or the value of a field, as JSON, also if its text cannot be encoded as UTF-8."""
     try:
         return orjson.dumps(line, default=str) + b"\n"
-    except TypeError:  # half a surrogate pair, as in a path that is no UTF-8, or a number beyond 64 bits
+    except TypeError:  # a lone surrogate, as in a path that is not UTF-8, or an integer beyond 64 bits
         return json.dumps(line, default=str, ensure_ascii=False).encode(errors="replace") + b"\n"
