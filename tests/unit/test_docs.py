@@ -139,6 +139,14 @@ def test_the_readme_is_read_in_five_minutes_and_shows_the_command() -> None:
     assert "http" not in page("docs/watch.svg").replace("http://www.w3.org/2000/svg", ""), "it loads nothing"
 
 
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "README.md"])
+def test_every_page_begins_with_its_readers_and_what_they_can_do_after_it(name: str) -> None:
+    title, first, _ = page(name).split("\n\n", maxsplit=2)
+
+    assert re.fullmatch("# .+", title)
+    assert re.match(r"This page is for .+?\. After reading it you (can|know) ", first.replace("\n", " "))
+
+
 def test_the_readme_leads_to_every_page() -> None:
     linked = set(re.findall(r"\]\((docs/\w+\.md)\)", page("README.md")))
 
