@@ -78,6 +78,11 @@ class Stored(SQLModel):
     def __init__(self, **values: Any) -> None:
         BaseModel.__init__(self, **values)
 
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Return the model of a row; checked by pydantic alone, for the same reason."""
+        return super(SQLModel, cls).model_validate(obj, **options)
+
 
 class Session(Stored):
     """A session: a status, and at most one deadline."""

@@ -8,6 +8,7 @@ comes from the transition table.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from sqlalchemy import (
 from tminus.domain.events import News
 from tminus.domain.lifecycle import Change, Transition
 from tminus.domain.model import Event, Instant, Participant, Session
-from tminus.domain.types import CLOCK_ACTOR, Timeouts
+from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
 from tminus.storage.deadlines import deadline, plain
 from tminus.storage.json_rows import json_pairs
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
@@ -111,6 +112,10 @@ def execute(
     return [] if named is None else _results(tx, named, events, changed, participant)
 
 
+_ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "close_reason": CloseReason}
+"""Columns that a transition writes whose values are words."""
+
+
 def _values(named: Named) -> dict[str, Any]:
     cause, participant = named.cause, named.participant
     return {
@@ -148,7 +153,14 @@ def _results(
     changed: CursorResult[Any],
     participant: Participant | None,
 ) -> list[Session]:
-    found = {row["id"]: Session.model_validate(dict(row)) for row in changed.mappings()}
+    # What was not written is as it was read: a session that has changed since is not among these.
+    before = {session.id: session for session in named.sessions}
+    names = [name for name in changed.keys() if name != "id"]  # noqa: SIM118 - a result is no mapping
+    found: dict[str, Session] = {}
+    for row in changed.all():
+        values: dict[str, Any] = dict(zip(names, row[1:], strict=True))
+        values |= {name: enum(values[name]) for name, enum in _ENUMS.items() if values.get(name) is not None}
+        found[row.id] = before[row.id].model_copy(update=values)
     for result in events:
         recorded = [Event.model_validate(dict(row)) for row in result.mappings()]
         tx.recorded_already([News(event, found[event.session_id], participant) for event in recorded])
@@ -223,12 +235,13 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
     leaving = part(lambda row: bool(row.effects.everybody))
     most = max(len(row.events) for row in rows)
     recording = [part(lambda row, place=place: len(row.events) > place) for place in range(most)]  # type: ignore[misc]
-    sessions = update(SESSIONS).where(chosen.condition).values(_new_values(chosen, timeouts))
+    values = _new_values(chosen, timeouts)
+    sessions = update(SESSIONS).where(chosen.condition).values(values)
     return _Statements(
         None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
         [] if leaving is None else [_everybody(leaving)],
         [_event(one, place, is_named=is_named) for place, one in enumerate(recording) if one is not None],
-        sessions.returning(*_S) if is_named else sessions,
+        sessions.returning(_S.id, *(_S[name] for name in values)) if is_named else sessions,
     )
 
 
