@@ -116,12 +116,17 @@ def _sqlite(url: URL, writes: bool) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
         harden(connection)
 
-    # A transaction that begins as a reader and upgrades to a writer fails at once if another one wrote meanwhile.
-    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
-
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if writes:
+            # A transaction that begins as a reader and upgrades to a writer fails at once if another one wrote
+            # meanwhile.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            # This touches no file, so it cannot fail: SQLAlchemy's way to it would take a quarter of a small read.
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("BEGIN")
 
     return engine
 

@@ -241,7 +241,7 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
         None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
         [] if leaving is None else [_everybody(leaving)],
         [_event(one, place, is_named=is_named) for place, one in enumerate(recording) if one is not None],
-        sessions.returning(_S.id, *(_S[name] for name in values)) if is_named else sessions,
+        sessions.returning(*(_S[name] for name in ("id", *sorted({"pin", *values})))) if is_named else sessions,
     )
 
 
