@@ -10,7 +10,7 @@ PACKAGE = Path(tminus.__file__).parent
 
 EXECUTOR = "storage/transitions.py"
 
-OTHER_STATUS = {"delivery/exchange.py"}
+OTHER_STATUS = "delivery/"
 """Here a status is that of an HTTP response."""
 
 
