@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import environment
+from tests.support import picture
 from tests.support.pages import blocks
 
 ADDRESS = "127.0.0.1"
@@ -49,3 +50,10 @@ def test_the_tour_can_be_pasted_line_by_line(make_daemon: StartDaemon) -> None:
     assert done.stdout.endswith("{'success': True}\nfinished\n")
     for seen in ("session.ready", "Remote support for INC0000005", '"name":"System Administrator"', f"{address}:8710/"):
         assert seen in done.stdout.replace('": "', '":"'), seen
+
+
+def test_the_picture_shows_what_the_command_prints_now() -> None:
+    shown = picture.words(picture.PICTURE.read_text())
+
+    assert {"Open", "LABEL", "scheduled", "Interview"} <= shown
+    assert shown == picture.words(picture.picture()), "`make picture` makes it"

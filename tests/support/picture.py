@@ -1,5 +1,6 @@
 """Write docs/watch.svg: the screen of `tminus watch` beside a real daemon. `make picture` runs this."""
 
+import html
 import io
 import re
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from tminus.domain import timestamps
 
 PICTURE = Path(__file__).parents[2] / "docs" / "watch.svg"
 
-COLUMNS = 88
+COLUMNS = 92
 ROWS = 18
 
 _FOREIGN = re.compile(r"\s*(?:@font-face \{.*?\}|<!--.*?-->)", re.DOTALL)
@@ -56,7 +57,7 @@ def _make_sessions(daemon: Daemon) -> None:
         assert daemon.join(interview["id"], name, role).status_code == 200
     daemon.make(type="live", label="Review of INC0000005", startTime=_in(minutes=25), **record("INC0000005"))
     daemon.make(type="support", label="Set up the new laptop", startTime=_in(hours=2), **record("REQ0010042"))
-    daemon.make(type="live", label="Weekly meeting of the service desk", startTime=_text(nine))
+    daemon.make(type="live", label="Weekly service desk meeting", startTime=_text(nine))
 
 
 def _in(**span: int) -> str:
@@ -76,6 +77,16 @@ def _screen(daemon: Daemon) -> str:
     with Terminal(command, env, columns=COLUMNS, rows=ROWS) as terminal:
         eventually(lambda: "Ctrl-C" in terminal.raw)
         return _SCREEN_CODES.sub("", terminal.raw).replace("\r\n", "\n")
+
+
+def words(svg: str) -> set[str]:
+    """Return the words in a picture, without ids, which are random."""
+    spans = re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+    shown = (html.unescape(span).replace("\xa0", " ").strip() for span in spans)
+    return {word for span in shown if not _ID.fullmatch(span) for word in re.findall(r"[A-Za-z-]{2,}…?", span)}
+
+
+_ID = re.compile("[0-9A-Za-z]{6}|[0-9A-Za-z]{12}")
 
 
 if __name__ == "__main__":
