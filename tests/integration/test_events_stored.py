@@ -17,7 +17,7 @@ from tminus.domain.errors import WrongStatus
 from tminus.domain.events import News
 from tminus.domain.types import EventType, Status
 from tminus.monitoring import event_log
-from tminus.monitoring.event_log import Announce, EventLog
+from tminus.monitoring.event_log import EventLog, WriteLines
 from tminus.scheduler import sweeps
 from tminus.sessions import queries
 from tminus.storage import Transaction
@@ -106,10 +106,10 @@ def test_a_refused_verb_leaves_no_event(world: World) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "LOOK", 0.02)
+    monkeypatch.setattr(event_log, "POLL_INTERVAL", 0.02)
 
 
-def telling(told: list[News]) -> Announce:
+def telling(told: list[News]) -> WriteLines:
     """A log that has each line at once."""
 
     def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
@@ -249,7 +249,7 @@ def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 2)
-    monkeypatch.setattr(event_log, "LAST_SECONDS", 0.0)
+    monkeypatch.setattr(event_log, "STOP_SECONDS", 0.0)
     told: list[News] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(7):
@@ -257,7 +257,7 @@ def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     teller.start()
     assert teller.stop() == 7 - len(told) > 0
     following = EventLog(world.store, telling(told))
-    monkeypatch.setattr(event_log, "LAST_SECONDS", 30.0)
+    monkeypatch.setattr(event_log, "STOP_SECONDS", 30.0)
     following.start()
     assert following.stop() == 0
     assert [one.event for one in told] == [one.event for one in world.events()]
@@ -347,7 +347,7 @@ def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(worl
 
 
 def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "SAVED_EACH", 0.0)
+    monkeypatch.setattr(event_log, "SAVE_INTERVAL", 0.0)
     told: list[News] = []
     teller = EventLog(world.store, telling(told))
     teller.start()
@@ -428,7 +428,7 @@ def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_go
 def test_a_stop_while_the_log_takes_nothing_leaves_it_to_the_next_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_log, "LAST_SECONDS", 0.05)
+    monkeypatch.setattr(event_log, "STOP_SECONDS", 0.05)
     teller = EventLog(world.store, lambda _page, _done: None)  # a pipe that nobody reads
     world.create()
     teller.start()

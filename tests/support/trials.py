@@ -55,7 +55,7 @@ SMALL: Sequence[tuple[Any, str, Any]] = (
     (sweeps, "LARGEST_BATCH", 2),
     (worker, "SKIPPED", 1),
     (event_log, "PAGE", 1),
-    (event_log, "LAST_SECONDS", 0.0),
+    (event_log, "STOP_SECONDS", 0.0),
 )
 """What is done in many batches is done so with few rows."""
 

@@ -1,13 +1,13 @@
-"""The event log: committed events become log lines, in the order in which they were committed, each at least once.
+"""The event log: writes committed events as log lines, in the order of their commits, each at least once.
 
-It follows the event table, so nothing is logged that was not committed, and nothing that was is left out: not what a
-bulk move wrote, nor what another process (`tminus advance`) did. What this process has just written itself is handed
-over, and not read again as long as it is what comes next.
+It reads the event table, so it logs exactly the committed events, including those of bulk transitions and of other
+processes such as `tminus advance`. Events that this process has just committed are handed over, and are not read again
+if they are next in order.
 
-How far the log has come is kept in the database, written once a second at most, and only after the lines were written:
-after a kill the next start logs a second's events again rather than miss one. Each daemon of a shared database keeps
-its own place, since each has a log of its own, which has every event. A daemon without a place begins at the furthest
-of all: what is before that is in some log.
+The position of the log is stored in the database, at most once a second, and only after the lines were written: after a
+kill, the next start logs the events of up to a second again, and misses none. Each daemon on a shared database has its
+own position, since each daemon's log has every event. A new daemon begins at the largest position of all: some log
+already has the events before it.
 """
 
 import contextlib
@@ -27,79 +27,80 @@ from tminus.storage.log_places import begin_log, first_log_place, log_place, set
 from tminus.system.threads import RestartingThread
 
 PAGE = 500
-"""Events read at a time."""
+"""Maximum number of events that are read at a time."""
 
-LOOK = 1.0
-"""Seconds after which it looks even if nobody has called."""
+POLL_INTERVAL = 1.0
+"""Maximum seconds between two looks at the event table."""
 
-REST = 0.05
-"""Seconds between two pages: under load one look tells of many commits, and a herd's lines hold no request up."""
+PAGE_PAUSE = 0.05
+"""Seconds between two pages. Under load, one page has the events of many commits, and requests run in between."""
 
-SAVED_EACH = 1.0
-"""Seconds between two transactions that write down how far the log has come: what a kill has logged again, at most."""
+SAVE_INTERVAL = 1.0
+"""Minimum seconds between two transactions that store the position of the log."""
 
-LAST_SECONDS = 1.0
-"""How long a stop goes on handing over what is left to log: a herd that opened just before can have left 100,000. For
-the page that was handed over last it waits as long again: otherwise the next start logs that page a second time.
-"""
+STOP_SECONDS = 1.0
+"""Seconds for which a stop continues to log: 100,000 sessions that opened just before leave many lines. It waits as
+long again for the last page to be written; otherwise the next start would log that page again."""
 
-KEPT = 4 * PAGE
-"""Events that are kept because they were handed over; more of them are read again."""
+MAX_HANDED_OVER = 4 * PAGE
+"""Maximum number of handed-over events that are kept in memory; others are read from the database."""
 
-Announce = Callable[[Sequence[News], Callable[[bool], None]], None]
-"""Writes the lines of some events and returns at once; calls back, on any thread, with whether all were written."""
+WriteLines = Callable[[Sequence[News], Callable[[bool], None]], None]
+"""Starts to write the lines of events and returns at once. Calls back, on any thread, with whether all were written."""
 
 
 class EventLog:
-    """A thread that hands each committed event to `announce`, page by page, from where the log of `name` has come.
+    """A thread that passes each committed event to `write_lines`, page by page, from the stored position of `name` on.
 
-    A page that is not written holds up the next: it is tried again until it is. `found` is called as soon as there are
-    new events, whether the log takes them or not: once for those of one commit of this process, and once for all that
-    were found together otherwise.
+    A page that could not be written is repeated before the next one. `on_new_events` is called as soon as there are new
+    events, also while the log cannot be written: once for a commit of this process, and once for all events that were
+    found in one look.
     """
 
     def __init__(
-        self, store: Store, announce: Announce, found: Callable[[], None] = lambda: None, *, name: str = ""
+        self, store: Store, write_lines: WriteLines, on_new_events: Callable[[], None] = lambda: None, *, name: str = ""
     ) -> None:
         self._store = store
-        self._announce = announce
-        self._found = found
+        self._write_lines = write_lines
+        self._on_new_events = on_new_events
         self._name = name
-        self._fresh: deque[News] = deque()
+        self._handed_over: deque[News] = deque()
         self._seq, self._saved = self._begin()
-        """The last event that was logged, and the last that the database has as logged."""
+        """The number of the last event that was logged, and the one that is stored in the database."""
         self._seen = self._seq
-        """The last event that `found` was called for."""
+        """The number of the last event that `on_new_events` was called for."""
         self._noting = threading.Lock()
         self._saving: Future[int] | None = None
         self._save_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._may_tell = threading.Event()
-        self._may_tell.set()
+        self._unthrottled = threading.Event()
+        self._unthrottled.set()
         self._until = math.inf
-        """On the monotonic clock, when it ends whatever is left to log."""
+        """When to stop logging although events are left, on the monotonic clock."""
         self._thread = RestartingThread("event_log", self._run)
 
     @property
     def seq(self) -> int:
-        """The last event that was logged."""
+        """The number of the last event that was logged."""
         return self._seq
 
     @property
     def left(self) -> int:
-        """About how many events are not in the log yet."""
+        """The approximate number of events that are not logged yet."""
         return max(0, self._store.read(lambda view: view.last_seq()) - self._seq)
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self, news: Sequence[News] = (), newest: int | None = None) -> None:
-        """Log what was committed. Of that `news` need not be read, in order; `newest` is the number of the newest event
-        that a commit of this process has made. Any thread; with news, only one.
+        """Log new events. `news` are committed events in order, which then need not be read; `newest` is the number of
+        the newest event of a commit of this process.
+
+        Any thread may call this; with `news`, only the writer's.
         """
-        if len(self._fresh) < KEPT:
-            self._fresh.extend(news)
+        if len(self._handed_over) < MAX_HANDED_OVER:
+            self._handed_over.extend(news)
         self._wake.set()
         if newest is not None:
             self._note(newest)
@@ -112,14 +113,14 @@ class EventLog:
         try:
             self._store.submit(lambda tx: begin_log(tx, self._name, first)).result()
         except RequestError:
-            return first, -1  # on a full disk it starts all the same, and writes that down later
+            return first, -1  # a full disk does not prevent the start; the position is stored later
         return first, first
 
     def stop(self) -> int:
-        """Returns when everything committed so far has been logged, or when `LAST_SECONDS` are over: then with how many
-        events, about, are left for the next start.
+        """Stop when all committed events are logged, or after `STOP_SECONDS`; return the approximate number of events
+        that are left for the next start.
         """
-        self._until = clock.monotonic() + LAST_SECONDS
+        self._until = clock.monotonic() + STOP_SECONDS
         self._stopping.set()
         self._wake.set()
         self._thread.join()
@@ -127,38 +128,38 @@ class EventLog:
             if self._saving is not None and self._saving.exception() is None:
                 self._saved = self._saving.result()
             if self._seq != self._saved:
-                self._store.submit(self._save_here(self._seq)).result()
+                self._store.submit(self._store_position(self._seq)).result()
             return self.left
         return 0
 
     @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """While the clock moves a herd it is told no more than a page a second: first they open, then it is printed.
-        Both at once would take the interpreter from each other.
+    def throttled(self) -> Iterator[None]:
+        """Log only one page a second for a while: sessions that are due open first, and are logged afterwards. Both at
+        the same time would compete for the interpreter lock.
         """
-        self._may_tell.clear()
+        self._unthrottled.clear()
         try:
             yield
         finally:
-            self._may_tell.set()
+            self._unthrottled.set()
 
     def _run(self) -> None:
         stopping = False
         while not stopping:
-            self._wake.wait(LOOK)
+            self._wake.wait(POLL_INTERVAL)
             self._wake.clear()
-            stopping = self._stopping.is_set()  # looked at before reading: what was committed by then is told
-            with contextlib.suppress(StoreUnavailable):  # the writer tells of that; what is missed is read later
-                # Also after a page that is not full: that may have been all that was handed over, and others follow.
+            stopping = self._stopping.is_set()  # read first, so that all events committed before the stop are logged
+            with contextlib.suppress(StoreUnavailable):  # logged elsewhere; the events are read later
+                # Continue also after a page that is not full: it may have had only the events that were handed over.
                 while self._log_page() and clock.monotonic() < self._until:
-                    self._stopping.wait(REST)
+                    self._stopping.wait(PAGE_PAUSE)
             self._save()
-            self._stopping.wait(REST)
+            self._stopping.wait(PAGE_PAUSE)
 
     def _log_page(self) -> bool:
         if not self._stopping.is_set():
-            self._may_tell.wait(LOOK)
-        page = self._handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
+            self._unthrottled.wait(POLL_INTERVAL)
+        page = self._take_handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
         if not page:
             return False
         self._note(page[-1].event.seq)
@@ -169,29 +170,30 @@ class EventLog:
         return True
 
     def _log(self, page: Sequence[News]) -> bool:
-        """Return whether a page was written, after as many attempts as that takes: False only when it has to stop."""
+        """Write a page, with as many attempts as needed; return False only if it was not written before a stop."""
         outcome: SimpleQueue[bool] = SimpleQueue()
         while True:
             try:
-                self._announce(page, outcome.put)
+                self._write_lines(page, outcome.put)
             except Exception:
                 logging.getLogger(__name__).exception("Events from %d on could not be logged", page[0].event.seq)
-                return True  # a defect must not keep all others out of the log
+                return True  # a defect must not prevent all later events from being logged
             while (written := self._wait_for(outcome)) is None:
-                if clock.monotonic() >= self._until + LAST_SECONDS:
+                if clock.monotonic() >= self._until + STOP_SECONDS:
                     return False
                 self._look()
-            if written or self._stopping.wait(LOOK):
+            if written or self._stopping.wait(POLL_INTERVAL):
                 return written
             self._look()
 
     def _wait_for(self, outcome: "SimpleQueue[bool]") -> bool | None:
         with contextlib.suppress(Empty):
-            return outcome.get(timeout=max(0.0, min(LOOK, self._until + LAST_SECONDS - clock.monotonic())))
+            timeout = min(POLL_INTERVAL, self._until + STOP_SECONDS - clock.monotonic())
+            return outcome.get(timeout=max(0.0, timeout))
         return None
 
     def _look(self) -> None:
-        """Ring for new events while the log takes none: who follows the feed must not wait for it."""
+        """Report new events while the log cannot be written: the feed and webhooks must not wait for it."""
         with contextlib.suppress(StoreUnavailable):
             self._note(self._store.read(lambda view: view.last_seq()))
 
@@ -200,33 +202,33 @@ class EventLog:
             if seq <= self._seen:
                 return
             self._seen = seq
-        self._found()
+        self._on_new_events()
 
     def _save(self) -> None:
-        """Write down how far the log has come, with whatever else is just being written; do not wait for it."""
+        """Start to store the position of the log, in a transaction with other writes; do not wait for it."""
         if self._saving is not None and self._saving.done():
             if self._saving.exception() is None:
                 self._saved = self._saving.result()
             self._saving = None
         if self._saving is None and self._seq != self._saved and clock.monotonic() >= self._save_at:
-            self._save_at = clock.monotonic() + SAVED_EACH
-            with contextlib.suppress(RequestError):  # too much to do; the next look tries again
-                self._saving = self._store.submit(self._save_here(self._seq))
+            self._save_at = clock.monotonic() + SAVE_INTERVAL
+            with contextlib.suppress(RequestError):  # the writer is overloaded; the next look tries again
+                self._saving = self._store.submit(self._store_position(self._seq))
 
-    def _save_here(self, seq: int) -> Callable[[Transaction], int]:
+    def _store_position(self, seq: int) -> Callable[[Transaction], int]:
         def job(tx: Transaction) -> int:
             set_log_place(tx, self._name, seq)
             return seq
 
         return job
 
-    def _handed_over(self) -> list[News]:
-        """The events that come next, as far as they were handed over."""
+    def _take_handed_over(self) -> list[News]:
+        """Remove and return the next events, as far as they were handed over."""
         page: list[News] = []
-        following = self._seq + 1
-        while self._fresh and self._fresh[0].event.seq <= following and len(page) < PAGE:
-            told = self._fresh.popleft()
-            if told.event.seq == following:
-                page.append(told)
-                following += 1
+        next_seq = self._seq + 1
+        while self._handed_over and self._handed_over[0].event.seq <= next_seq and len(page) < PAGE:
+            news = self._handed_over.popleft()
+            if news.event.seq == next_seq:
+                page.append(news)
+                next_seq += 1
         return page

@@ -1,7 +1,7 @@
-"""When the database does not take writes: a line when that begins, and one when it is over.
+"""Log when the database cannot be written, and when it can be written again.
 
-A disk that is nearly full takes a small write now and then. So the database counts as writable again, in the log, once
-it has taken every write for a while: without that, each of these writes would be an end and a new beginning.
+A nearly full disk still accepts a small write now and then. So the database is logged as writable only when all writes
+have succeeded for a while; otherwise each small write would be logged as the end of one outage before the next one.
 """
 
 import threading
@@ -14,23 +14,23 @@ from tminus.domain import timestamps
 from tminus.logs.output import log
 
 STEADY = 2.0
-"""Seconds for which all writes must succeed before the database counts as writable again."""
+"""Seconds for which all writes must succeed before the outage is logged as over."""
 
 BLOCKED = 1.0
-"""Seconds for which one write may take before it is reported as held up."""
+"""Seconds that one write may take before it is logged as blocked."""
 
 
 class Outages:
-    """Follows how writes go. Any thread.
+    """Detects outages of the database. Any thread may use it.
 
     Parameters
     ----------
     writing_for
-        Returns the seconds that the write under way has taken so far.
+        Returns for how many seconds the current write has been running.
     refused
-        Returns how many requests were refused so far because the database did not take writes.
+        Returns the number of requests that were refused so far because the database could not be written.
     blocked
-        Called with the seconds for which a write has been held up since the last call.
+        Called with the seconds for which a write has been blocked since the last call.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Outages:
         self._blocked = blocked
         self._lock = threading.Lock()
         self._down_since: float | None = None
-        """When the first write that failed was begun; this and all others on the monotonic clock."""
+        """When the first failed write began. All times here are on the monotonic clock."""
         self._works_since: float | None = None
         self._refused_before = 0
         self._blocked_since: float | None = None
         self._counted_until = 0.0
         self._last: dict[str, float] = {}
-        """By cause, when writes were last held up for it."""
+        """When each cause was last seen."""
 
     def health(self, failing: str | None) -> None:
-        """Note that writes begin to fail, and why; or, with None, that they succeed again."""
+        """Note that writes fail, with the reason, or that they succeed again, with None."""
         with self._lock:
             now = clock.monotonic()
             if failing is None:
@@ -65,7 +65,7 @@ class Outages:
                 log("storage.unavailable", error=failing)
 
     def look(self) -> None:
-        """Report what has ended or begun; called each second."""
+        """Log outages that have begun or ended; called each second."""
         with self._lock:
             now = clock.monotonic()
             if self._down_since is not None:
@@ -75,15 +75,17 @@ class Outages:
             self._look_for_lock(now)
 
     def close(self) -> None:
-        """Report the end of an outage that has just ended."""
+        """Log the end of an outage that has just ended."""
         with self._lock:
             if self._down_since is not None and self._works_since is not None:
                 self._recovered(self._down_since, self._works_since)
 
     @contextmanager
     def during(self, work: str) -> Iterator[None]:
-        """Note it if what the clock waits for meanwhile, its "read" or its "write", is held up or fails. `look` follows
-        only the writer, once a second: it sees no read, and can miss a write that is held up for less than two seconds.
+        """Note if a "read" or "write" of the scheduler is blocked or fails.
+
+        `look` is not enough: it checks only the writer, and only once a second, so that it sees no reads and can miss a
+        write that is blocked for less than two seconds.
         """
         begun = clock.monotonic()
         failed = True
@@ -100,7 +102,7 @@ class Outages:
                     self._last["database not readable"] = now
 
     def cause(self, lag: timedelta) -> str | None:
-        """Return what kept the clock from moving sessions within the last `lag`, None if nothing did."""
+        """Return what has delayed transitions within the last `lag`; None if nothing has."""
         with self._lock:
             since = clock.monotonic() - lag.total_seconds() - BLOCKED
             recent = [(at, cause) for cause, at in self._last.items() if at >= since]

@@ -170,7 +170,7 @@ class Scheduler:
         due = self._next_due()
         if due is None or due > clock.now():
             return due
-        with self._event_log.held_back():
+        with self._event_log.throttled():
             sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
         if sweep.transitions:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)

@@ -275,7 +275,7 @@ class Daemon:
         self.services.webhooks.wake()
 
     def _tried(self, endpoint: str, ok: bool, events: int) -> None:
-        self.services.metrics.tried(endpoint, ok, events)
+        self.services.metrics.attempted(endpoint, ok, events)
 
     def _wait_for_migration(self) -> None:
         self._doing("waiting for others, to bring the database's schema up to date")
