@@ -90,7 +90,7 @@ def test_a_copy_is_of_one_moment_however_much_is_written_while_it_is_made(
         connection.isolation_level = None
         return connection
 
-    monkeypatch.setattr(backup, "look_at", slowly)
+    monkeypatch.setattr(backup, "open_read_only", slowly)
 
     made = back_up(place.url, place.copy, NOW)
 
@@ -167,10 +167,10 @@ def test_a_copy_that_fails_leaves_nothing_behind_and_removes_no_old_one(place: P
     place.world = World(Store(f"{place.url}.other", place.clock), place.clock)
 
 
-def test_what_a_killed_process_left_half_made_is_removed_and_what_another_makes_now_is_not(place: Place) -> None:
+def test_what_a_killed_process_left_partial_file_is_removed_and_what_another_makes_now_is_not(place: Place) -> None:
     left = place.copies / ".tminus-abc.half"
     left.touch()
-    with backup._half_made(place.copies / "other.db") as others:
+    with backup._partial_file(place.copies / "other.db") as others:
         back_up(place.url, place.copy, NOW)
         assert others.exists()
 

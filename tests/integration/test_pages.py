@@ -87,7 +87,7 @@ def test_a_page_of_the_delivery_log_ends_early_and_says_where_the_next_begins(
         tried = Delivery(
             endpoint="crm", kind=DeliveryKind.PING, webhook_id="m", at=world.now, ok=False, ms=1, answer="\ufffd" * 700
         )
-        world.run(lambda tx: outbox.note(tx, tried))  # noqa: B023 - called at once
+        world.run(lambda tx: outbox.add_delivery(tx, tried))  # noqa: B023 - called at once
     found: list[int] = []
     before: int | None = None
     while True:

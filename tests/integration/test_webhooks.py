@@ -801,7 +801,7 @@ def test_the_delivery_log_has_its_own_retention(sender: Sender, receiver: Receiv
         ok=False,
         ms=1,
     )
-    sender.world.run(lambda tx: outbox.note(tx, old))
+    sender.world.run(lambda tx: outbox.add_delivery(tx, old))
     assert len(sender.deliveries()) == 2
     sweeps.clean(sender.world.store.submit, None, HOUR)
     assert [row.ok for row in sender.deliveries()] == [True]

@@ -20,7 +20,7 @@ from tests.soak.lives import LongLived
 from tests.soak.model import Model
 from tests.support.proxy import Proxy
 from tests.support.receivers import SECRET
-from tminus.storage.engine import looking_engine
+from tminus.storage.engine import read_only_engine
 
 FIXTURES = Path(__file__).parents[1] / "acceptance" / "fixtures"
 
@@ -192,7 +192,7 @@ class OnSqlite(Stage):
             file.write(b"%+06d\n" % seconds)
 
     def engine(self) -> Engine:
-        return looking_engine(self.daemons[0].state / "tminus.db")
+        return read_only_engine(self.daemons[0].state / "tminus.db")
 
     def calm(self) -> None:
         self.set_clock(0)

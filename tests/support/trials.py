@@ -156,7 +156,7 @@ def _endpoint(view: View, label: str) -> State:
     replays = view.all(Replay, select(REPLAYS).where(REPLAYS.c.endpoint == label))
     log = view.all(Delivery, select(DELIVERIES).where(DELIVERIES.c.endpoint == label).order_by(DELIVERIES.c.id))
     return {
-        "untold": outbox.Backlogs().look(view, [("", state.cursor, EventFilter())])[0].events,
+        "untold": outbox.Backlogs().count(view, [("", state.cursor, EventFilter())])[0].events,
         "state": _fields(state, "name", "cursor"),
         "replays": [(_untold(view, one), _fields(one, "id", "endpoint", "cursor", "until")) for one in replays],
         "log": [(one.kind, one.ok, one.status, one.events) for one in log],
@@ -200,7 +200,7 @@ def _old(tx: Transaction, label: str) -> None:
     participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
-    outbox.note(
+    outbox.add_delivery(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
     )
 

@@ -13,10 +13,10 @@ LONG = 10.0
 def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
     async def listen() -> list[bool]:
         notifier = Notifier()
-        waits = [asyncio.create_task(wait_for(notifier.next_ring(), LONG)) for _ in range(3)]
+        waits = [asyncio.create_task(wait_for(notifier.next_notification(), LONG)) for _ in range(3)]
         await asyncio.sleep(0)  # they wait now
         with ThreadPoolExecutor() as pool:
-            pool.submit(notifier.ring).result()
+            pool.submit(notifier.notify).result()
         return await asyncio.gather(*waits)
 
     assert asyncio.run(listen()) == [True, True, True]
@@ -25,14 +25,14 @@ def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
 def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
     async def listen() -> bool:
         notifier = Notifier()
-        ring = notifier.next_ring()
-        thread = threading.Thread(target=notifier.ring)
+        notification = notifier.next_notification()
+        thread = threading.Thread(target=notifier.notify)
         thread.start()
         thread.join()
-        assert not ring.is_set(), "events of asyncio are set on their own thread"
+        assert not notification.is_set(), "events of asyncio are set on their own thread"
         await asyncio.sleep(0)  # heard before anybody waits
-        assert ring.is_set()
-        return await wait_for(ring, LONG)
+        assert notification.is_set()
+        return await wait_for(notification, LONG)
 
     # In debug mode a loop takes nothing from another thread but by the one way that wakes it from its sleep.
     assert asyncio.run(listen(), debug=True)
@@ -42,12 +42,12 @@ def test_each_ring_is_heard_once() -> None:
     async def listen() -> None:
         notifier = Notifier()
         for _ in range(3):
-            ring = notifier.next_ring()
-            notifier.ring()
-            notifier.ring()
-            assert await wait_for(ring, LONG)
-            assert not notifier.next_ring().is_set()
-        assert not await wait_for(notifier.next_ring(), 0.001)
+            notification = notifier.next_notification()
+            notifier.notify()
+            notifier.notify()
+            assert await wait_for(notification, LONG)
+            assert not notifier.next_notification().is_set()
+        assert not await wait_for(notifier.next_notification(), 0.001)
 
     asyncio.run(listen())
 
@@ -62,15 +62,15 @@ def test_no_ring_of_a_busy_writer_is_lost() -> None:
             nonlocal written
             for _ in range(500):
                 written += 1
-                notifier.ring()
+                notifier.notify()
 
         writer = threading.Thread(target=write)
         writer.start()
         seen = 0
         while seen < 500:
-            ring = notifier.next_ring()
+            notification = notifier.next_notification()
             if seen == written:
-                assert await wait_for(ring, LONG), f"woken for {seen} of {written}"
+                assert await wait_for(notification, LONG), f"woken for {seen} of {written}"
             seen = written
         writer.join()
 
@@ -80,9 +80,9 @@ def test_no_ring_of_a_busy_writer_is_lost() -> None:
 def test_while_nobody_listens_a_ring_leaves_nothing_behind() -> None:
     async def listen() -> bool:
         notifier = Notifier()
-        notifier.ring()
+        notifier.notify()
         assert vars(notifier) == vars(Notifier()), "it wakes no loop"
-        return await wait_for(notifier.next_ring(), 0.001)
+        return await wait_for(notifier.next_notification(), 0.001)
 
     assert asyncio.run(listen()) is False, "what was before is seen by looking"
 
@@ -91,8 +91,8 @@ def test_it_may_be_rung_after_the_loop_has_closed() -> None:
     notifier = Notifier()
 
     async def listen() -> None:
-        notifier.next_ring()
+        notifier.next_notification()
 
     asyncio.run(listen())
-    notifier.ring()
-    notifier.ring()
+    notifier.notify()
+    notifier.notify()

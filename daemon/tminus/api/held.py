@@ -32,14 +32,14 @@ class Waiting:
         if self._waiter is not None:
             self._waiter.cancel()
 
-    async def wait(self, ring: asyncio.Event, seconds: float) -> bool:
-        """Wait for a ring, so long at the most; return whether there was one."""
+    async def wait(self, notification: asyncio.Event, seconds: float) -> bool:
+        """Wait for the notification for at most so many seconds; return whether there was one."""
         if self.over:
             return False
-        self._waiter = asyncio.ensure_future(ring.wait())
+        self._waiter = asyncio.ensure_future(notification.wait())
         try:
             await asyncio.wait({self._waiter}, timeout=seconds)
-            return ring.is_set()
+            return notification.is_set()
         finally:
             self._waiter.cancel()
             self._waiter = None

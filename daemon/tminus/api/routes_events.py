@@ -61,13 +61,13 @@ async def feed(
         stream = _nothing() if head else _stream(context, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
-    ring = services.notifier.next_ring()
+    notification = services.notifier.next_notification()
     events, since = await _look(services, caller, since, limit, only)
     if not events and wait:
         with _place(context) as place:
             while not (events or place.over or services.draining) and (left := until - clock.monotonic()) > 0:
-                await place.wait(ring, left)
-                ring = services.notifier.next_ring()
+                await place.wait(notification, left)
+                notification = services.notifier.next_notification()
                 events, since = await _look_again(context, since, limit, only)
     return Json(answers.history([event.json for event in events], since))
 
@@ -135,10 +135,10 @@ async def _stream(
         while not (place.over or services.draining):
             for event in events:
                 yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), event.json)
-            ring = services.notifier.next_ring()
+            notification = services.notifier.next_notification()
             try:
                 events, since = await _look_again(context, since, limit, only, STREAM_BYTES)
             except RequestError:
                 return
-            if not events and not await place.wait(ring, KEEP_ALIVE) and not place.over:
+            if not events and not await place.wait(notification, KEEP_ALIVE) and not place.over:
                 yield b"id: %d\n: still here\n\n" % since

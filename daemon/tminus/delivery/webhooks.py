@@ -128,7 +128,7 @@ class Webhooks:
         for name, notifier in tuple(self._notifiers.items()):
             entry = self._workers.get(name)
             if also_blocked or entry is None or not entry[0].blocked:
-                notifier.ring()
+                notifier.notify()
 
     def retry_all_now(self) -> None:
         """End all pauses before a retry. If the wall clock is set back by an hour, a pause of seconds would otherwise
@@ -136,7 +136,7 @@ class Webhooks:
 
         Any thread but the writer's may call this. Raises `StoreUnavailable`, `Overloaded`.
         """
-        self._store.submit(outbox.wait_no_more).result()
+        self._store.submit(outbox.retry_now).result()
         self.wake(also_blocked=True)
 
     def drain(self) -> None:
@@ -181,7 +181,7 @@ class Webhooks:
     def _statuses(self, view: View, webhooks: Sequence[Webhook]) -> list[EndpointStatus]:
         """Return the statuses of those that are registered."""
         found = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
-        backlogs = self._backlogs.look(view, [(one.name, state.cursor, subscription(one)) for one, state in found])
+        backlogs = self._backlogs.count(view, [(one.name, state.cursor, subscription(one)) for one, state in found])
         return [
             EndpointStatus(webhook, state, backlog, outbox.replays(view, webhook.name))
             for (webhook, state), backlog in zip(found, backlogs, strict=True)
@@ -213,7 +213,7 @@ class Webhooks:
         healthy = {"paused_at": None, "pause_reason": None, "failures": 0, "failing_since": None, "retry_at": None}
         if await self._store.transact(lambda tx: _resume(tx, name, healthy)):
             log("webhook.resumed", endpoint=name)
-        self._notifiers[name].ring()
+        self._notifiers[name].notify()
 
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
         """Queue a replay of the events from a number on, since a time, or of a session, until now; return the replay.
@@ -235,7 +235,7 @@ class Webhooks:
             return replay
 
         queued = await self._store.transact(queue)
-        self._notifiers[name].ring()
+        self._notifiers[name].notify()
         return queued
 
     def _named(self, name: str) -> Webhook:

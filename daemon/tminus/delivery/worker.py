@@ -109,13 +109,13 @@ class DeliveryWorker:
         self._was_replay = False
         """Whether the last step sent a page of a replay: then new events are next."""
         self.blocked = False
-        """Whether new events need not ring: the endpoint is paused, or waits to retry. Any thread may read it."""
+        """Whether it need not be notified of new events: the endpoint is paused, or waits to retry. Any thread may read it."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Send no more requests; `run` returns when the request in flight is recorded."""
         self._stopping.set()
-        self._notifier.ring()
+        self._notifier.notify()
 
     async def run(self) -> None:
         """Deliver events until stopped."""
@@ -127,7 +127,7 @@ class DeliveryWorker:
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
-            ring = self._notifier.next_ring()
+            notification = self._notifier.next_notification()
             try:
                 seconds = await self._step()
             except RequestError:  # the database is unreachable or overloaded, which is logged elsewhere
@@ -136,7 +136,7 @@ class DeliveryWorker:
                 log("webhook.defect", endpoint=self.webhook.name, **error_fields(error))
                 seconds = DEFECT_PAUSE
             if seconds and not self._stopping.is_set():
-                await wait_for(ring, seconds)
+                await wait_for(notification, seconds)
 
     async def ping(self) -> Delivery:
         """Send a `ping`, also to a paused endpoint, and record the attempt."""
@@ -146,7 +146,7 @@ class DeliveryWorker:
             "message": f"A test of endpoint {self.webhook.name}",
         }
         outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]))
-        delivery.id = await self._write(lambda tx: outbox.note(tx, delivery))
+        delivery.id = await self._write(lambda tx: outbox.add_delivery(tx, delivery))
         self._on_attempt(self.webhook.name, outcome.ok, 0)
         return delivery
 
@@ -343,7 +343,7 @@ class DeliveryWorker:
         """Record an attempt. If the database is unreachable, wait for it: otherwise the attempt would be repeated."""
 
         def record(tx: Transaction) -> T:
-            outbox.note(tx, delivery)
+            outbox.add_delivery(tx, delivery)
             return change(tx)
 
         while True:

@@ -193,7 +193,7 @@ class Daemon:
 
     def _end_serving(self) -> None:
         self.services.draining = True
-        self.services.notifier.ring()
+        self.services.notifier.notify()
         self.services.webhooks.drain()
         for server in self._servers:
             server.should_exit = True
@@ -271,7 +271,7 @@ class Daemon:
 
     def _ring(self) -> None:
         """There are new events, of this process or another one. On any thread."""
-        self.services.notifier.ring()
+        self.services.notifier.notify()
         self.services.webhooks.wake()
 
     def _tried(self, endpoint: str, ok: bool, events: int) -> None:

@@ -1,41 +1,46 @@
-"""What the writer remembers from transaction to transaction, so that it is not counted in each."""
+"""What the writer keeps in memory between transactions, so that a transaction need not count it in the database."""
 
 from collections.abc import Callable
 
 from tminus.storage.pins import FreePins
 
 UNCOUNTED = 100
-"""Sessions that an agent opens before its open ones are counted again. Each of several daemons on one
-database may let it open so many beyond its limit."""
+"""Sessions that an agent may open before its open sessions are counted again. If several daemons share a database, each
+may exceed an agent's limit by so many."""
 
 
 class Allowances:
-    """All that is remembered."""
+    """The free PINs, and the sessions that agents may still open."""
 
     def __init__(self) -> None:
         self.pins = FreePins()
         self.quotas = Quotas()
 
     def forget(self) -> None:
-        """A transaction was rolled back: what it took is there again."""
+        """Discard everything, since a transaction that took some of it was rolled back."""
         self.pins.forget()
         self.quotas.forget()
 
 
 class Quotas:
-    """How many sessions each agent may open before they have to be counted: to count ten thousand for each new one
-    would take longer than to store it.
+    """The sessions that each agent may open before its open sessions have to be counted again.
+
+    Counting ten thousand for each new session would take longer than storing it.
     """
 
     def __init__(self) -> None:
         self._left: dict[tuple[int, int], int] = {}
-        """By agent and limit: how many more it may open, uncounted."""
+        """(agent, limit) -> how many more may be opened without a count."""
 
     def forget(self) -> None:
+        """Count again for the next session of each agent."""
         self._left.clear()
 
     def take(self, agent_id: int, limit: int, count: Callable[[], int]) -> bool:
-        """Whether the agent may open one more. `count` counts its open sessions."""
+        """Take one session from the agent's allowance; return False if it has none left.
+
+        `count`: returns the number of its open sessions.
+        """
         left = self._left.get((agent_id, limit), 0) or min(UNCOUNTED, max(0, limit - count()))
         self._left[agent_id, limit] = max(0, left - 1)
         return left > 0

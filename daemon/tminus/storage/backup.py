@@ -30,33 +30,33 @@ from tminus.domain.errors import (
     TminusError,
 )
 from tminus.storage import meta, migrate, schema
-from tminus.storage.engine import Where, harden, look_at, make_engine, sqlite_file
+from tminus.storage.engine import Where, harden, make_engine, open_read_only, sqlite_file
 from tminus.storage.watch import Watch
 from tminus.system.privileges import acting_for
 
 PAGES = 4096
-"""Pages copied in one step: so many that steps cost nothing, so few that Ctrl-C is heard."""
+"""Pages copied in one step: enough that a step costs little, few enough that Ctrl-C works at once."""
 
 HIGHEST_SEQ = 2**53
-"""Event numbers beyond are not of tminus: JSON readers round them, and SQLite's own end is near."""
+"""The highest event number that is accepted: JSON readers round higher ones, and SQLite's limit is near."""
 
 _DATED = re.compile(r"tminus-(\d{8}T\d{6}Z)(?:-(\d{1,9}))?\.db")
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a copy."""
+    """The content of a copy."""
 
     sessions: int
     events: int
     last_seq: int
     size: int
-    """Bytes."""
+    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What `back_up` wrote, and which older ones it removed."""
+    """What `back_up` wrote, and the older copies that it removed."""
 
     path: Path
     contents: Contents
@@ -66,7 +66,7 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `restore` put in the database's place, and where it put what had been there (None: there was nothing)."""
+    """What `restore` put in the database's place, and where it moved the old one (None: there was none)."""
 
     path: Path
     contents: Contents
@@ -83,7 +83,7 @@ def _dated(directory: Path, now: datetime) -> Path:
 
 
 def _age(path: Path) -> tuple[str, int] | None:
-    """Return what sorts dated copies, the oldest first; None for any other file."""
+    """Return the sort key of a dated copy, oldest first; None for any other file."""
     found = _DATED.fullmatch(path.name)
     return (found[1], int(found[2] or 1)) if found else None
 
@@ -96,10 +96,10 @@ def _stamp(now: datetime) -> str:
 
 
 def back_up(url: Where, target: Path, now: datetime, *, force: bool = False, keep: int | None = None) -> Backup:
-    """Writes a copy of the database, as it is at one moment, to `target`, or under a dated name if that is a directory.
+    """Write a copy of one snapshot of the database to `target`, or under a dated name if that is a directory.
 
-    It is there whole or not at all, on disk when this returns, and for its owner only. `force` overwrites; `keep`
-    removes the oldest of a directory's dated copies, once the new one is there.
+    The copy is written as a whole or not at all, is on disk when this returns, and is readable by its owner only.
+    `force`: overwrite a file. `keep`: afterwards keep so many of the directory's dated copies, and remove the oldest.
     Raises `CannotBackUp`, `CannotOpenDatabase`, `DatabaseCorrupt`.
     """
     begun = clock.monotonic()
@@ -114,11 +114,11 @@ def back_up(url: Where, target: Path, now: datetime, *, force: bool = False, kee
     if not is_there:
         raise CannotOpenDatabase(str(database), "there is no such file: there is nothing to back up")
     directory = target if target.is_dir() else None
-    # Each directory with the rights of its owner; the database is open before those of the other's are taken.
+    # Each directory is used with the rights of its owner: the database is opened before the target's rights apply.
     with _open_source(database) as (source, itself), acting_for(directory or target.parent):
         path = _dated(directory, now) if directory else target
         _check_target(path, itself, force)
-        with _half_made(path) as made:
+        with _partial_file(path) as made:
             contents = _copied(source, database, made)
             _flush(made)
             made.replace(path)
@@ -144,11 +144,11 @@ def _check_target(path: Path, database: os.stat_result, force: bool) -> None:
 
 @contextmanager
 def _open_source(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_result]]:
-    """A connection that sees one moment of a database, and what its file is. All its files are open afterwards."""
+    """Yield a connection that sees one snapshot of a database, and the status of its file. All files are open then."""
     try:
         with acting_for(database.parent):
             itself = database.stat()
-            source = look_at(database)
+            source = open_read_only(database)
     except OSError as error:
         raise CannotOpenDatabase(str(database), f"cannot be read ({error.strerror})") from error
     except sqlite3.Error as error:
@@ -157,15 +157,15 @@ def _open_source(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_r
         try:
             with acting_for(database.parent):
                 source.execute("BEGIN")
-                source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the moment held
+                source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the snapshot fixed
                 _check_schema(source, database)
         except sqlite3.Error as error:
-            raise _told(database, error) from error
+            raise _database_error(database, error) from error
         yield source, itself
 
 
 def _check_schema(source: sqlite3.Connection, database: Path) -> None:
-    """Raises `DatabaseCorrupt`, `DatabaseTooNew`: before that no table of the file is touched."""
+    """Check the schema, before any table of the file is used. Raises `DatabaseCorrupt`, `DatabaseTooNew`."""
     found = schema.revision(source)
     if found is None:
         raise DatabaseCorrupt(str(database), "the file is no database of tminus")
@@ -177,21 +177,21 @@ def _check_schema(source: sqlite3.Connection, database: Path) -> None:
 
 
 def _copied(source: sqlite3.Connection, database: Path, copy: Path) -> Contents:
-    """Copies a database to an empty file, and looks whether that is a whole one. It need not be on disk yet."""
+    """Copy a database to an empty file and check the copy. It is not flushed to disk yet."""
     try:
         with closing(_written_once(copy)) as target:
             source.backup(target, pages=PAGES)
             source.execute("ROLLBACK")
         with closing(_written_once(copy)) as made:
-            # Or whoever opens it would need to write beside it.
+            # In WAL mode a reader would have to write files beside it.
             made.execute("PRAGMA journal_mode=DELETE")
             return _contents(made, copy)
     except sqlite3.Error as error:
-        raise _told(database, error) from error
+        raise _database_error(database, error) from error
 
 
 def _written_once(path: Path) -> sqlite3.Connection:
-    """A connection to a file that counts only when it is finished: no journal, and one fsync, at the end."""
+    """Return a connection to a file that is not used before it is complete: no journal, and one fsync at the end."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("PRAGMA journal_mode=OFF")
@@ -209,7 +209,7 @@ def _contents(made: sqlite3.Connection, path: Path, check: str = "quick_check") 
     return Contents(sessions, events, last or 0, path.stat().st_size)
 
 
-def _told(path: Path, error: sqlite3.Error) -> DatabaseCorrupt | CannotBackUp:
+def _database_error(path: Path, error: sqlite3.Error) -> DatabaseCorrupt | CannotBackUp:
     text = str(error)
     if "malformed" in text or "not a database" in text:
         return DatabaseCorrupt(str(path), f"the file is damaged ({text}): `tminus db check` says more")
@@ -219,29 +219,29 @@ def _told(path: Path, error: sqlite3.Error) -> DatabaseCorrupt | CannotBackUp:
 
 
 @contextmanager
-def _half_made(path: Path, refusal: type[CannotBackUp | CannotRestore] = CannotBackUp) -> Iterator[Path]:
-    """A file beside `path`, for its owner only, to be flushed and renamed; removed if it does not come to that."""
+def _partial_file(path: Path, refusal: type[CannotBackUp | CannotRestore] = CannotBackUp) -> Iterator[Path]:
+    """Yield a file beside `path`, for its owner only, to be flushed and renamed; remove it if that does not happen."""
     directory = path.parent
     try:
-        _remove_half_made(directory)
+        _remove_partial_files(directory)
         descriptor, name = tempfile.mkstemp(prefix=".tminus-", suffix=".half", dir=directory)
     except OSError as error:
         raise refusal(str(path), f"cannot be written ({error.strerror})") from error
-    half = Path(name)
+    partial = Path(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # so that others can tell it from one that a killed process left
-        yield half
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # distinguishes it from one that a killed process left
+        yield partial
         _flush(directory)
     except OSError as error:
         raise refusal(str(path), f"cannot be written ({error.strerror})") from error
     finally:
-        for left in (half, half.with_name(f"{half.name}-wal"), half.with_name(f"{half.name}-shm")):
+        for left in (partial, partial.with_name(f"{partial.name}-wal"), partial.with_name(f"{partial.name}-shm")):
             left.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def _flush(path: Path) -> None:
-    """Has what a file or a directory holds written to disk."""
+    """Flush a file or a directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -249,11 +249,11 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_half_made(directory: Path) -> None:
-    """Removes what killed processes left behind: each is as large as the database."""
+def _remove_partial_files(directory: Path) -> None:
+    """Remove the files that killed processes have left: each is as large as the database."""
     for left in directory.glob(".tminus-*.half"):
         with suppress(OSError):
-            # In a directory such as /tmp others may have put something of that name there, a pipe say.
+            # In a directory such as /tmp another user may have put something else under that name, such as a pipe.
             descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if os.fstat(descriptor).st_uid == os.geteuid():
@@ -278,11 +278,11 @@ def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
 
 
 def restore(url: Where, backup: Path, now: datetime) -> Restored:
-    """Puts a copy in the database's place; what was there stays beside it, under a dated name.
+    """Put a copy in the database's place; the old database stays beside it under a dated name.
 
-    The caller sees to it that no daemon runs (`config.lock`). The copy is checked, brought up to date and given a
-    database id of its own before anything is touched: from here on the same event number may name another event.
-    Event numbers go on from where the replaced database was, if that can be read.
+    The caller must make sure that no daemon runs (`config.lock`). Before anything is replaced the copy is checked,
+    upgraded and given a new database id, because from now on an event number may mean another event. Event numbers
+    continue from the replaced database, if it can be read.
     Raises `CannotRestore`, `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
     """
     database = sqlite_file(url)
@@ -292,14 +292,14 @@ def restore(url: Where, backup: Path, now: datetime) -> Restored:
         raise CannotOpenDatabase(str(backup), "there is no such file")
     if database.exists() and backup.samefile(database):
         raise CannotRestore(str(backup), "is the database itself")
-    # As root, what is in the database's directory is read and written with the rights of its owner alone.
+    # As root, the database's directory is read and written with the rights of its owner only.
     with (
         _open_source(backup) as (source, _),
         acting_for(database.parent),
-        _half_made(database, CannotRestore) as made,
+        _partial_file(database, CannotRestore) as made,
     ):
         _copied(source, backup, made)
-        schema_before = _brought_up_to_date(backup, made)
+        schema_before = _check_and_upgrade(backup, made)
         highest = _highest_seq(database)
         with closing(_written_once(made)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
@@ -318,8 +318,8 @@ def restore(url: Where, backup: Path, now: datetime) -> Restored:
     return Restored(database, contents, database_id, schema_before, migrate.head(), moved_to)
 
 
-def _brought_up_to_date(backup: Path, made: Path) -> str:
-    """Checks a copy as thoroughly as can be, and upgrades its schema; returns the revision it had."""
+def _check_and_upgrade(backup: Path, made: Path) -> str:
+    """Check a copy thoroughly and upgrade its schema; return the revision that it had."""
     try:
         with closing(_written_once(made)) as copy:
             _contents(copy, made, "integrity_check")
@@ -328,7 +328,7 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
                 raise sqlite3.DatabaseError(f"malformed: row {orphan[1]} of {orphan[0]} belongs to no {orphan[2]}")
             before = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
-        raise _told(backup, error) from error
+        raise _database_error(backup, error) from error
     engine = make_engine(made, writes=True)
     try:
         migrate.upgrade(engine, Watch(None))
@@ -340,19 +340,20 @@ def _brought_up_to_date(backup: Path, made: Path) -> str:
 
 
 def _highest_seq(database: Path) -> int:
-    """The highest event number that a database ever gave; 0 if it cannot be read, or none could follow it."""
+    """Return the highest event number that a database has ever assigned; 0 if it cannot be read or is not plausible."""
     row = None
     if database.is_file():
-        with suppress(sqlite3.Error, TminusError), closing(look_at(database)) as present:
+        with suppress(sqlite3.Error, TminusError), closing(open_read_only(database)) as present:
             _check_schema(present, database)
             row = present.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return row[0] if row and isinstance(row[0], int) and 0 <= row[0] <= HIGHEST_SEQ else 0
 
 
 def _move_aside(database: Path, now: datetime) -> Path | None:
-    """Gives a database a second, dated name, and takes away the files beside it that must not meet its successor.
+    """Give a database a second, dated name, and remove the files beside it that SQLite would apply to its successor.
 
-    The name itself is left to be replaced: where a power cut left none, a daemon would begin an empty database.
+    Its first name stays until it is replaced: without it, a daemon that starts after a power cut would make an empty
+    database.
     """
     wal, journal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-journal", "-shm"))
     aside = None
@@ -366,14 +367,14 @@ def _move_aside(database: Path, now: datetime) -> Path | None:
             if one.exists():
                 os.link(one, name)
         _flush(database.parent)
-        # Only now: of a damaged database SQLite throws the -wal file away, and that may be the better half of it.
+        # Only now: SQLite discards the -wal file of a damaged database, which may be the more valuable part.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
             present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for one, name in kept:
-            # What is in the database by now would be written into it once more, over what came later.
+            # It is in the database already, and would be written over later changes.
             if name.exists() and (not name.stat().st_size or (one == journal and not journal.exists())):
                 name.unlink()
-    # SQLite would take a -journal that is left for what the new database has to be rolled back to.
+    # SQLite would roll the new database back to a -journal that is left.
     journal.unlink(missing_ok=True)
     wal.unlink(missing_ok=True)
     shm.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage import meta, migrate, wal
 from tminus.storage import schema as schemas
 from tminus.storage.deadlines import plain, stored_deadline
-from tminus.storage.engine import Where, is_damage, looking_engine, make_engine, sqlite_file, startup_error
+from tminus.storage.engine import Where, is_damage, make_engine, read_only_engine, sqlite_file, startup_error
 from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
 
@@ -93,7 +93,7 @@ def _engine_of_file(path: Path) -> Engine:
         raise CannotOpenDatabase(str(path), f"cannot be read ({error.strerror})") from error
     if not is_there:
         raise CannotOpenDatabase(str(path), "there is no such file")
-    return looking_engine(path)
+    return read_only_engine(path)
 
 
 def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:

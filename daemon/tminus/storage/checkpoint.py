@@ -1,7 +1,8 @@
-"""The -wal file beside an SQLite database, and the database's own file: made small again.
+"""Shrink SQLite's files: the -wal file while a daemon runs, the database while none does.
 
-SQLite begins the -wal file anew only when a commit finds all of it copied to the database and no reader in it. Beside
-a reader of minutes it grows; after that, on a busy daemon, there may never be such a moment, and it stays as large.
+SQLite reuses the -wal file from its beginning only if a commit finds that all of it is copied to the database and that
+no reader needs it. It grows while a reader runs for minutes. On a busy daemon there may be no such commit afterwards,
+and it would stay large.
 """
 
 import os
@@ -13,13 +14,13 @@ from tminus.domain.errors import CannotCompact, CannotOpenDatabase, DatabaseCorr
 from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Where, harden, is_damage, sqlite_file
 
 WAIT = 0.05
-"""Seconds that it may keep writers waiting until the last reader has left the file."""
+"""Seconds for which writers may have to wait until the last reader is done with the file."""
 
 
 def shorten(database: Path) -> bool:
-    """Copies the -wal file to the database and empties it, if it is large; returns whether it did.
+    """Copy the -wal file to the database and empty it, if it is larger than `WAL_KEPT`; return whether it was emptied.
 
-    While a reader needs what is in it nothing is done, and nobody waits: the next call tries again.
+    While a reader needs its content nothing is done, and nothing waits: the next call tries again.
     """
     wal = database.with_name(f"{database.name}-wal")
     with suppress(OSError, sqlite3.OperationalError):
@@ -35,9 +36,9 @@ def shorten(database: Path) -> bool:
 
 
 def compact(url: Where) -> tuple[Path, int, int]:
-    """Makes the database's file as small as what is in it; returns the file, and its bytes before and after.
+    """Shrink the database's file to its content; return the file, and its size in bytes before and after.
 
-    The caller sees to it that no daemon runs. It is safe against a crash: until the end the old pages count.
+    The caller must make sure that no daemon runs. After a crash in the middle the old content is complete.
     Raises `CannotCompact`, `CannotOpenDatabase`, `DatabaseCorrupt`.
     """
     path = sqlite_file(url)

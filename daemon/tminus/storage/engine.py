@@ -1,4 +1,4 @@
-"""Connections: SQLite or PostgreSQL, and what each must be told."""
+"""Connections to SQLite or PostgreSQL with the settings that each needs, and the meaning of their errors."""
 
 import os
 import sqlite3
@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.clock import monotonic
@@ -18,22 +18,22 @@ from tminus.storage.postgresql import NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
 
 BUSY_TIMEOUT_MS = 5000
-"""How long SQLite waits for another process's write (`tminus advance`, a backup) before it gives up."""
+"""Milliseconds that SQLite waits for another process's write (`tminus advance`, a backup) before it fails."""
 
 LEAST_FREE = 256 * 1024
-"""Bytes without which SQLite cannot be opened: it makes two files beside the database."""
+"""Free bytes that SQLite needs to open a database: it makes two files beside it."""
 
 WAL_KEPT = 16 * 1024 * 1024
-"""Bytes of the -wal file that are kept for what comes next: four times what SQLite copies to the database at once."""
+"""Bytes of the -wal file that are kept for reuse: four times what SQLite copies to the database at a time."""
 
 READERS = 4
-"""Connections for reading: more would queue for the interpreter."""
+"""Connections for reading in each lane: more would only wait for the interpreter lock."""
 
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED; " + READ
 
 
 Where = str | Path
-"""Where a database is: the path of an SQLite file, in which every character is itself; or a URL of PostgreSQL."""
+"""Where a database is: the path of an SQLite file, whose characters have no special meaning, or a URL of PostgreSQL."""
 
 
 def _url(where: Where) -> URL:
@@ -48,11 +48,18 @@ def make_engine(
     idle_seconds: int | None = None,
     shared: SharedClock | None = None,
 ) -> Engine:
-    """An engine whose every transaction writes (`writes`), or only reads.
+    """Return an engine. Parameters of the URL take precedence over those of `postgresql`.
 
-    `idle_seconds`: PostgreSQL ends a connection of it that has asked nothing for so long. What the URL itself says of
-    a connection goes before what `postgresql` says. `shared`: the beginning of each transaction reads PostgreSQL's
-    clock into it.
+    Parameters
+    ----------
+    url, password
+        Where the database is; the password is not part of the URL, so that no message shows it.
+    writes
+        Whether its transactions write.
+    idle_seconds
+        PostgreSQL ends a connection that has sent nothing for so long.
+    shared
+        Receives PostgreSQL's time at the beginning of each transaction.
     """
     parsed = _url(url)
     if password is not None:
@@ -64,9 +71,9 @@ def make_engine(
         pool_size=1 if writes else READERS,
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
-        # Several statements of one read see one moment.
+        # All statements of one read see the same snapshot.
         isolation_level="AUTOCOMMIT" if shared else "READ COMMITTED" if writes else "REPEATABLE READ",
-        json_deserializer=bytes.decode,  # psycopg would parse what goes out as it is
+        json_deserializer=bytes.decode,  # psycopg would parse JSON that is sent on as text
         hide_parameters=True,
     )
 
@@ -84,7 +91,7 @@ def make_engine(
 
 
 def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
-    """Begin a transaction and read the clock in one round trip; the driver would need one for BEGIN alone."""
+    """Begin a transaction and read the clock in one round trip. The driver would use one for BEGIN alone."""
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     asked = monotonic()
@@ -92,7 +99,7 @@ def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
         [[microseconds]] = ask(raw, _BEGIN)
     except (psycopg.Error, NoAnswer) as error:
         if isinstance(error, NoAnswer):
-            raw.close()  # the answer may still come, to a question that was never asked
+            raw.close()  # the late answer would be taken for that of the next query
         raise OperationalError(_BEGIN.decode(), None, error, connection_invalidated=raw.closed) from error
     shared.note(int(microseconds or 0), asked, monotonic())
 
@@ -103,12 +110,12 @@ def _sqlite(url: URL, writes: bool) -> Engine:
         pool_size=1 if writes else READERS,
         max_overflow=0,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
-        hide_parameters=True,  # labels and tokens have no business in an error's text
+        hide_parameters=True,  # labels and tokens must not appear in an error's text
     )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself
+        connection.isolation_level = None  # the driver must not begin transactions by itself
         for pragma in (
             "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384",
             f"journal_size_limit={WAL_KEPT}",
@@ -119,11 +126,11 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if writes:
-            # A transaction that begins as a reader and upgrades to a writer fails at once if another one wrote
+            # A transaction that begins as a reader and then writes fails at once if another process has written
             # meanwhile.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            # This touches no file, so it cannot fail: SQLAlchemy's way to it would take a quarter of a small read.
+            # BEGIN uses no file, so it cannot fail. Through SQLAlchemy it would take a quarter of a small read.
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
             raw.execute("BEGIN")
@@ -132,23 +139,23 @@ def _sqlite(url: URL, writes: bool) -> Engine:
 
 
 def sqlite_file(url: Where) -> Path | None:
-    """The file of an SQLite database; None for PostgreSQL."""
+    """Return the file of an SQLite database; None for PostgreSQL."""
     parsed = _url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
-def look_at(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, not even how the file keeps its journal: for backups, and copies of them.
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Return a connection that changes nothing, not even the file's journal mode: for backups and checks.
 
-    Beside a file that a daemon has used SQLite makes two others, also to read it. Where it cannot, on a snapshot that
-    is mounted read-only, say, the file is read as it is: nobody else writes it there.
+    SQLite makes two files beside a database that a daemon has used, even to read it. Where it cannot, such as on a
+    snapshot that is mounted read-only, the file is opened as immutable: nothing else can write it there.
     """
-    connection = _read_only(path)
+    connection = _open(path)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
         if "unable to open" not in str(error) or os.access(path.absolute().parent, os.W_OK):
-            return connection  # whoever uses it meets the same, and says so
+            return connection  # its first statement raises the same error where it is handled
         connection.close()
         wal = path.with_name(f"{path.name}-wal")
         if wal.exists() and wal.stat().st_size:
@@ -156,11 +163,11 @@ def look_at(path: Path) -> sqlite3.Connection:
                 f"{path.parent} is read-only and {wal.name} holds transactions: copy both files to another disk first"
             )
             raise sqlite3.OperationalError(problem) from error
-        return _read_only(path, "&immutable=1")
+        return _open(path, "&immutable=1")
     return connection
 
 
-def _read_only(path: Path, more: str = "") -> sqlite3.Connection:
+def _open(path: Path, more: str = "") -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro{more}",
         uri=True,
@@ -173,14 +180,14 @@ def _read_only(path: Path, more: str = "") -> sqlite3.Connection:
 
 
 def harden(connection: sqlite3.Connection) -> None:
-    """Let a connection run as little as possible of what a file brings with it: `schema` looks at the rest."""
+    """Make a connection run as little code of the file's schema as possible; `schema` checks the rest."""
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def looking_engine(path: Path) -> Engine:
-    """An engine of such connections, whose every transaction sees one moment."""
-    engine = create_engine("sqlite://", creator=lambda: look_at(path), poolclass=NullPool, hide_parameters=True)
+def read_only_engine(path: Path) -> Engine:
+    """Return an engine of read-only connections, each of whose transactions sees one snapshot."""
+    engine = create_engine("sqlite://", creator=lambda: open_read_only(path), poolclass=NullPool, hide_parameters=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -189,20 +196,20 @@ def looking_engine(path: Path) -> Engine:
     return engine
 
 
-_NOT_OURS = (
-    psycopg.errors.InsufficientPrivilege,  # so PostgreSQL calls a disk that is read-only, too
-    psycopg.errors.UndefinedTable,  # somebody is moving tables, or restores a dump
-    psycopg.errors.InvalidSqlStatementName,  # a pooler has handed the session to somebody else
+_EXTERNAL = (
+    psycopg.errors.InsufficientPrivilege,  # PostgreSQL also raises it for a read-only disk
+    psycopg.errors.UndefinedTable,  # an administrator moves tables, or restores a dump
+    psycopg.errors.InvalidSqlStatementName,  # a pooler has given the session to another client
     psycopg.errors.DuplicatePreparedStatement,
 )
-"""What psycopg takes for a defect of the statement, and is done by others."""
+"""Errors that psycopg classes as a defect of the statement, although their cause is outside tminus."""
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether it is the database that cannot serve anybody now, and not this one statement that is at fault."""
-    if isinstance(error, NoAnswer | NoConnectionFree):
+    """Return whether an error means that the database is unavailable, and not that this statement is wrong."""
+    if isinstance(error, NoAnswer | NoFreeConnection):
         return True
-    if isinstance(getattr(error, "orig", None), _NOT_OURS):
+    if isinstance(getattr(error, "orig", None), _EXTERNAL):
         return True
     return isinstance(error, DBAPIError) and not isinstance(
         error, DataError | IntegrityError | ProgrammingError | NotSupportedError
@@ -210,7 +217,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the database has found its file damaged, or SQLite it to be none of its own."""
+    """Return whether an error means that the database's file is damaged, or is no database."""
     cause: Any = getattr(error, "orig", None) or error
     if isinstance(cause, psycopg.errors.DataCorrupted | psycopg.errors.IndexCorrupted):
         return True
@@ -220,12 +227,12 @@ def is_damage(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The database's own words, on one line."""
+    """Return the driver's error message on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def startup_error(url: Where, error: BaseException) -> StartupError:
-    """What to tell an operator whose database does not open."""
+    """Return the error for a database that does not open."""
     where = str(sqlite_file(url) or _url(url).render_as_string(hide_password=True))
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
@@ -239,7 +246,7 @@ def startup_error(url: Where, error: BaseException) -> StartupError:
 
 
 def _disk_problem(file: Path | None, cause: BaseException) -> str | None:
-    """What is wrong with the disk under an SQLite file, if that is why it cannot be opened or written."""
+    """Return what is wrong with the disk of an SQLite file, if that is why it cannot be opened or written."""
     if file is None or not isinstance(cause, sqlite3.OperationalError):
         return None
     with suppress(OSError):
@@ -252,7 +259,7 @@ def _disk_problem(file: Path | None, cause: BaseException) -> str | None:
 
 
 def server(engine: Engine) -> Server | None:
-    """The PostgreSQL of an engine, for connections beside it; None for SQLite."""
+    """Return the PostgreSQL server of an engine, for connections outside its pool; None for SQLite."""
     if engine.dialect.name != "postgresql":
         return None
     _, parameters = engine.dialect.create_connect_args(engine.url)

@@ -1,8 +1,8 @@
-"""The statements that list and count sessions: each reads index entries of sessions that match, and no others.
+"""The statements that list and count sessions: each reads only the index entries of sessions that match.
 
-An index holds the sessions of one status and one type in order, so a list is merged from such branches, sixteen at the
-most. Where no index has the order that is wanted, the matching entries of one index are sorted: of a million that takes
-a quarter of a second, where reading their rows took ten times as long. Only the rows that are shown are read.
+An index has the sessions of one status and one type in order, so a list is merged from such branches, sixteen at most.
+If no index has the required order, the matching entries of one index are sorted. For a million sessions that takes a
+quarter of a second; reading their rows took ten times as long. Only the rows of the page are read.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from tminus.storage.tables import SESSIONS
 _S = SESSIONS.c
 
 STATEMENTS = 512
-"""How many statements are kept: there are so many kinds of lists that somebody could ask for all of them."""
+"""Statements that are cached. There are more kinds of lists than this, and a client could request all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
-    """Which sessions to list, in which order, and which page of them. None: no such condition."""
+    """The sessions to list, their order, and the page. None: no such condition."""
 
     agent_id: int | None = None
     statuses: Sequence[Status] = OPEN_STATUSES
@@ -39,7 +39,7 @@ class SessionFilter:
 
 
 class _Kind(NamedTuple):
-    """All of a filter that makes a different statement; the rest are values."""
+    """The part of a filter that determines the statement; the rest are its parameters."""
 
     statuses: tuple[Status, ...]
     type: SessionType | None
@@ -49,12 +49,12 @@ class _Kind(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The statements of a filter, and their values."""
+    """The statements of a filter, and their parameters."""
 
     page: Select[Any]
     """The ids of one page, in order."""
     number: Select[Any]
-    """How many match."""
+    """The number of all matching sessions."""
     values: dict[str, Any]
 
 
@@ -67,7 +67,7 @@ _CONDITIONS = {
 
 
 def listing(wanted: SessionFilter) -> Listing:
-    """The statements for a filter."""
+    """Return the statements for a filter."""
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
     statuses = tuple(status for status in Status if status in wanted.statuses)
     kind = _Kind(statuses, wanted.type, tuple(values), wanted.order_by, wanted.descending)
@@ -83,7 +83,9 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     if kind.type is not None:
         everything.append(_S.type == kind.type)
     elif _has_range(kind):
-        everything.append(_S.type.in_(SessionType))  # or an index is of no use for the range, as it comes after that
+        everything.append(
+            _S.type.in_(SessionType)
+        )  # without it no index serves the range, since its column comes after the type
     count = select(func.count()).select_from(SESSIONS).where(*everything)
     branches = _branches(kind)
     if branches is None:
@@ -104,13 +106,13 @@ def _has_range(kind: _Kind) -> bool:
 
 
 def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
-    """What holds in each stretch of an index that has this order; None where no index has it."""
+    """Return the conditions of each index range that has this order; None if no index has it."""
     types = (kind.type,) if kind.type is not None else tuple(SessionType)
     each = [[_S.status == status, _S.type == type_] for status in kind.statuses for type_ in types]
     if "external_mapping" in kind.conditions:
         return None
     if kind.order_by == "start_time":
-        # Those without a start come last whatever the direction, so they are a stretch of their own.
+        # Sessions without a start come last in both directions, so they are a range of their own.
         without = [] if _has_range(kind) else [[*one, _S.start_time.is_(None)] for one in each]
         return [[*one, _S.start_time.is_not(None)] for one in each] + without
     if kind.order_by == "created_at" and "agent_id" in kind.conditions and not _has_range(kind):
@@ -121,7 +123,7 @@ def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
 def _order(
     kind: _Kind, column: ColumnElement[Any], session_id: ColumnElement[Any], *, nulls: bool = True
 ) -> tuple[ColumnElement[Any], ...]:
-    """The order of a list; `nulls`: the column may have some, which come last."""
+    """Return the order of a list. `nulls`: the column may have some, which come last."""
     first = column.desc() if kind.descending else column.asc()
     if nulls and kind.order_by == "start_time":
         first = first.nulls_last()

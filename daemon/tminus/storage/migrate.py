@@ -1,4 +1,4 @@
-"""Brings a database's schema up to date at start; refuses one that a newer tminus has written."""
+"""Upgrade a database's schema at the start, and refuse one of a newer tminus."""
 
 import math
 import time
@@ -20,11 +20,11 @@ from tminus.storage.watch import Watch
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 _NO_LONG_QUEUE = text("SET LOCAL lock_timeout = '1s'")
-"""To change a table is to wait until nobody uses it, and whoever wants to use it meanwhile waits behind: a reader that
-takes an hour, a backup say, would hold up every daemon that runs."""
+"""Changing a table waits until no transaction uses it, and every other transaction that needs the table queues behind
+the change. Without this limit, a reader that takes an hour, such as a backup, would block all running daemons."""
 
-REST = 2.0
-"""Seconds for which those then have their turn."""
+PAUSE = 2.0
+"""Seconds between two attempts, in which the other transactions run."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -35,41 +35,41 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def head() -> str:
-    """The revision that this tminus works with."""
+    """Return the revision that this release uses."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision
 
 
 def is_known(revision: str) -> bool:
-    """Whether this tminus has such a revision: its own, or an older one that it can bring up to date."""
+    """Return whether a revision is this release's, or an older one that it can upgrade."""
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def upgrade_to(connection: Connection, revision: str) -> None:
-    """Bring the schema of an empty database to a revision."""
+    """Upgrade the schema of a database to a revision. For an empty database, or tests."""
     with connection.begin():
         command.upgrade(_config(connection), revision)
 
 
 def too_new(where: str, revision: str) -> DatabaseTooNew:
-    """Return what to tell an operator whose database has a revision that is not known here."""
+    """Return the error for a database whose revision this release does not know."""
     problem = f"its schema is {revision}, of a newer tminus than this; run that one, or restore an older backup"
     return DatabaseTooNew(where, problem)
 
 
 def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
-    """Applies what is missing, in one transaction; returns the revision before (None: an empty database) and after.
+    """Run the missing migrations in one transaction; return the revision before (None: an empty database) and after.
 
-    However long that takes: as long as the server answers. `waiting` is called, once, if others are at it, or use what
-    is to be changed. Raises `DatabaseTooNew`.
+    There is no time limit while the server answers. `waiting` is called once if another process is migrating, or uses a
+    table that has to be changed. Raises `DatabaseTooNew`.
     """
-    told = False
+    is_reported = False
 
     def wait() -> None:
-        nonlocal told
-        if not told:
-            told = True
+        nonlocal is_reported
+        if not is_reported:
+            is_reported = True
             waiting()
 
     while True:
@@ -79,7 +79,7 @@ def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: 
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                 raise
         wait()
-        time.sleep(REST)
+        time.sleep(PAUSE)
 
 
 def _upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None]) -> tuple[str | None, str]:

@@ -1,43 +1,44 @@
-"""Wakes coroutines when something was committed: readers of the feed, webhooks."""
+"""Wake the coroutines that wait for new events: readers of the feed, delivery workers."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Notifier:
-    """Rung on any thread, heard on one event loop.
+    """Notifies the coroutines of one event loop from any thread.
 
-    Whoever listens takes `next_ring()` first and looks afterwards: what is committed after the look rings it.
+    A coroutine calls `next_notification()` first and reads the events afterwards: a commit after that read sets the
+    notification, so none is missed.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ring: asyncio.Event | None = None
+        self._notification: asyncio.Event | None = None
 
-    def next_ring(self) -> asyncio.Event:
-        """Set when the notifier rings next. On the loop that listens."""
-        if self._ring is None:
+    def next_notification(self) -> asyncio.Event:
+        """Return what the next `notify` sets. Must be called on the event loop that waits for it."""
+        if self._notification is None:
             self._loop = asyncio.get_running_loop()
-            self._ring = asyncio.Event()
-        return self._ring
+            self._notification = asyncio.Event()
+        return self._notification
 
-    def ring(self) -> None:
-        """Wakes all who listen. Costs nothing while nobody does."""
-        if self._ring is not None and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._wake)
+    def notify(self) -> None:
+        """Wake all that wait. Costs nothing while nothing waits."""
+        if self._notification is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, and nothing waits on it any more
+                self._loop.call_soon_threadsafe(self._set)
 
-    def _wake(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.set()
+    def _set(self) -> None:
+        notification, self._notification = self._notification, None
+        if notification is not None:
+            notification.set()
 
 
-async def wait_for(ring: asyncio.Event, seconds: float) -> bool:
-    """Waits for a ring, so long at the most; returns whether there was one."""
+async def wait_for(notification: asyncio.Event, seconds: float) -> bool:
+    """Wait for a notification for at most so many seconds; return whether there was one."""
     try:
         async with asyncio.timeout(seconds):
-            await ring.wait()
+            await notification.wait()
     except TimeoutError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What webhooks need of the store: how far each endpoint is, what is due to it, what became of it."""
+"""The tables of webhooks: the position of each endpoint, its replays, its backlog and its delivery log."""
 
 import threading
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, asked, conditions
 
 COUNTED = 100_000
-"""A backlog is counted no further than this."""
+"""The highest number that a backlog is counted to."""
 
 READ = 100_000
-"""Events that are read at most to count the backlogs of all endpoints."""
+"""Events that are read to count the backlogs of all endpoints, at most."""
 
 COUNT_AGAIN = 600.0
-"""Seconds after which a backlog is counted from its beginning again."""
+"""Seconds after which a backlog is counted from its beginning again: retention may have removed some of it."""
 
 _N, _R, _D = ENDPOINTS.c, REPLAYS.c, DELIVERIES.c
 _DELIVERY_COLUMNS = [column.name for column in DELIVERIES.c if column.name != "id"]
@@ -34,43 +34,45 @@ _NEXT_REPLAY = select(REPLAYS).where(_R.endpoint == bindparam("name")).order_by(
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What an endpoint has not been told yet: how many events (at most `COUNTED`), and when the first happened."""
+    """The events that an endpoint has not received: their number (at most `COUNTED`) and the time of the oldest."""
 
     events: int
     oldest: datetime | None
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def endpoint(view: View, name: str) -> Endpoint | None:
+    """Return the position of an endpoint; None if it is not registered."""
     return view.one(Endpoint, _ENDPOINT, name=name)
 
 
 def next_replay(view: View, name: str) -> Replay | None:
-    """The oldest replay that is not done."""
+    """Return the oldest replay of an endpoint that is not done; None if there is none."""
     return view.one(Replay, _NEXT_REPLAY, name=name)
 
 
 class Backlogs:
-    """What each endpoint has not been told yet. Any thread.
+    """The backlogs of all endpoints. Any thread.
 
-    It is counted once: the next look counts only what has happened since, or takes off what was delivered. Otherwise
-    each scrape would read again all that waits for an endpoint which is paused.
+    A backlog is counted once. Later counts add new events and subtract what was delivered. Otherwise each scrape would
+    read again all events that wait for a paused endpoint.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counted: dict[str, _Counted] = {}
 
-    def look(self, view: View, asked: Iterable[tuple[str, int, EventFilter]]) -> list[Backlog]:
-        """What matches, for each endpoint's name, after a sequence number. All together read `READ` events at most: the
-        next look counts the rest.
+    def count(self, view: View, wanted: Iterable[tuple[str, int, EventFilter]]) -> list[Backlog]:
+        """Return the backlog of each endpoint: the events after a number that match its filter.
+
+        Together they read at most `READ` events; the next call counts the rest.
         """
         with self._lock:
             left = READ
             found = []
-            for name, after, only in asked:
+            for name, after, only in wanted:
                 counted = self._from(view, name, after, only)
                 left = counted.count_on(view, left)
                 found.append(Backlog(counted.events, counted.oldest))
@@ -78,28 +80,28 @@ class Backlogs:
 
     def _from(self, view: View, name: str, after: int, only: EventFilter) -> "_Counted":
         counted = self._counted.get(name)
-        if counted is None or not counted.still_counts(after, only) or not counted.move_to(view, after):
+        if counted is None or not counted.is_valid_for(after, only) or not counted.move_to(view, after):
             counted = self._counted[name] = _Counted(only, after, after, clock.monotonic() + COUNT_AGAIN)
         return counted
 
 
 @dataclass(slots=True)
 class _Counted:
-    """How many events match after one sequence number, and up to another."""
+    """The number of matching events after one event number and up to another."""
 
     only: EventFilter
     after: int
     through: int
     until: float
-    """When it is counted again, on the monotonic clock: retention may have removed some of it."""
+    """When it is counted from its beginning again, on the monotonic clock."""
     events: int = 0
     oldest: datetime | None = None
 
-    def still_counts(self, after: int, only: EventFilter) -> bool:
+    def is_valid_for(self, after: int, only: EventFilter) -> bool:
         return self.only == only and self.after <= after <= self.through and clock.monotonic() < self.until
 
     def move_to(self, view: View, after: int) -> bool:
-        """Takes off what lies before another beginning; returns False if that is too much to read."""
+        """Subtract the events before a later start; return False if that would read too many."""
         if after == self.after or not self.events:
             self.after = after
             return True
@@ -120,7 +122,7 @@ class _Counted:
         return None
 
     def count_on(self, view: View, left: int) -> int:
-        """Counts what comes next, reading about `left` events at most; returns how many of those are left."""
+        """Count further, reading about `left` events at most; return how many of those are left."""
         while left > 0 and self.events < COUNTED:
             end = view.window_end(self.through)
             if end.seq <= self.through:
@@ -136,7 +138,7 @@ class _Counted:
 
 
 def _matches(view: View, after: int, until: int, only: EventFilter) -> tuple[int, datetime | None]:
-    """How many events between two sequence numbers match, and when the first of them happened."""
+    """Return the number of matching events between two event numbers, and the time of the first."""
     values = asked(replace(only, until=until)) | {"after": after}
     count, first = _counting(tuple(name for name in values if name != "after"))
     number = int(view.scalar(count, **values))
@@ -152,15 +154,17 @@ def _counting(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
 
 
 def replays(view: View, name: str) -> int:
-    """How many replays are not done."""
+    """Return the number of an endpoint's replays that are not done."""
     return int(view.scalar(select(func.count()).select_from(REPLAYS).where(_R.endpoint == name)))
 
 
 def deliveries(
     view: View, name: str, *, failed: bool, before: int | None, limit: int
 ) -> tuple[list[Delivery], int | None]:
-    """The delivery log of an endpoint, the newest first; only what failed, if `failed`; those before an id. And the
-    `before` of the next page, None at the end: a page ends early where it would be longer than `PAGE_BYTES`.
+    """Return a page of an endpoint's delivery log, newest first, and the `before` of the next page (None: no more).
+
+    `failed`: only failed attempts. `before`: only attempts with a lower id. A page may be shorter than `limit`, so that
+    it has at most `PAGE_BYTES`.
     """
     wanted = select(DELIVERIES).where(_D.endpoint == name).order_by(_D.id.desc()).limit(limit)
     if failed:
@@ -173,10 +177,12 @@ def deliveries(
 
 
 def seq_before(view: View, instant: datetime) -> int:
-    """The number after which everything is that happened then or later. Of two daemons that write at once, an
-    event may bear an earlier time than the one before it: then more is meant rather than less.
+    """Return the number of the last event before the first one that happened at this time or later.
+
+    If two daemons write at the same time, an event may have an earlier time than the one before it. The result then
+    includes too many events rather than too few.
     """
-    # Of `seq` itself both databases look for the smallest in the order of the key, reading every event before it.
+    # With plain `seq` both databases search in the order of the key, and read every event before the result.
     first = view.scalar(select(func.min(EVENTS.c.seq + 0)).where(EVENTS.c.ts >= instant))
     return int(first) - 1 if first is not None else view.last_seq()
 
@@ -185,9 +191,7 @@ def seq_before(view: View, instant: datetime) -> int:
 
 
 def register(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
-    """Gives a webhook its place, if it has none: at the newest event, or before the first. Returns whether it had
-    none.
-    """
+    """Register an endpoint, if it is not yet, at the newest event or before the first; return whether it is new."""
     if endpoint(tx, name) is not None:
         return False
     cursor = 0 if from_beginning else tx.last_seq()
@@ -195,41 +199,41 @@ def register(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
     return True
 
 
-def note(tx: Transaction, delivery: Delivery) -> int:
-    """Adds a row to the delivery log; returns its id."""
+def add_delivery(tx: Transaction, delivery: Delivery) -> int:
+    """Add a row to the delivery log; return its id."""
     values = {name: getattr(delivery, name) for name in _DELIVERY_COLUMNS}
     return int(tx.execute(insert(DELIVERIES).returning(_D.id), values).scalar_one())
 
 
 def change(tx: Transaction, name: str, seen: int | None = None, **values: Any) -> None:
-    """Sets fields of an endpoint; with `seen`, only while its cursor is there: another daemon may have taken over."""
+    """Set fields of an endpoint. `seen`: only if its cursor is still there; another daemon may serve it by now."""
     still = () if seen is None else (_N.cursor == seen,)
     tx.execute(update(ENDPOINTS).where(_N.name == name, *still).values(values))
 
 
 def add_replay(tx: Transaction, replay: Replay) -> int:
-    """Queues a replay; returns its id."""
+    """Queue a replay; return its id."""
     values = {name: getattr(replay, name) for name in _REPLAY_COLUMNS}
     return int(tx.execute(insert(REPLAYS).returning(_R.id), values).scalar_one())
 
 
 def change_replay(tx: Transaction, replay: Replay, **values: Any) -> None:
-    """Sets fields of a replay, only while its cursor is where it was seen."""
+    """Set fields of a replay, only if its cursor has not moved."""
     tx.execute(update(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor).values(values))
 
 
 def end_replay(tx: Transaction, replay: Replay) -> None:
-    """Removes a replay, only while its cursor is where it was seen."""
+    """Remove a replay, only if its cursor has not moved."""
     tx.execute(delete(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor))
 
 
-def wait_no_more(tx: Transaction) -> None:
-    """All that is to be tried again later is to be tried now."""
+def retry_now(tx: Transaction) -> None:
+    """Make all deliveries that wait for another attempt due now."""
     for table in (ENDPOINTS, REPLAYS):
         tx.execute(update(table).where(table.c.retry_at.is_not(None)).values(retry_at=None))
 
 
 def remove_deliveries(tx: Transaction, before: datetime, limit: int) -> int:
-    """Removes rows of the delivery log that are older; returns how many."""
+    """Remove up to `limit` rows of the delivery log that are older than a time; return how many."""
     some = select(_D.id).where(_D.at < before).order_by(_D.at).limit(limit)
     return int(tx.execute(delete(DELIVERIES).where(_D.id.in_(some))).rowcount)

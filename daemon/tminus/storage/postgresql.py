@@ -1,9 +1,9 @@
-"""Connections to PostgreSQL: what each of them must be before the daemon relies on it.
+"""Connections to PostgreSQL: their settings, and the checks that each new one has to pass.
 
-A pooler may stand between the daemon and the server. It can drop start-up options without a word, and it can run two
-transactions of one connection in two sessions of the server: then settings, advisory locks, LISTEN and prepared
-statements are lost or belong to somebody else. So the daemon makes its settings with `SET`, and checks
-every new connection.
+There may be a pooler between the daemon and the server. It may drop start-up options without an error, and it may run
+two transactions of one connection in two sessions of the server. Then settings, advisory locks, LISTEN and prepared
+statements are lost, or belong to another client. Therefore the daemon makes its settings with `SET` and checks every
+new connection.
 """
 
 import re
@@ -19,12 +19,12 @@ from psycopg.pq import Escaping, ExecStatus
 from tminus import clock
 
 PATIENCE = 3
-"""Whole seconds that connecting may take, and each answer while a connection is checked or the server is watched."""
+"""Whole seconds that connecting may take, and each answer of a check or of the watchdog's query."""
 
 OTHERS = 2
-"""Connections that are opened beside one that comes from a pooler. Each holds one session of the server, and poolers
-hand out the session that was used last, or the one that was used first: with two held, a second transaction that still
-meets its own session was not lucky.
+"""Other connections that are opened to check one that comes from a pooler. Each keeps a session of the server busy.
+Poolers assign the session that was used last, or first: with two of them busy, a second transaction that still runs in
+its own session does so by configuration and not by chance.
 """
 
 _PARAMETERS: Mapping[str, Any] = {
@@ -37,15 +37,15 @@ _PARAMETERS: Mapping[str, Any] = {
     "keepalives_count": 2,
 }
 _SETTINGS: Mapping[str, str] = {
-    # So that the server notices a daemon that has vanished, too.
+    # So the server also notices a daemon that has vanished.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "2",
-    # A daemon that is frozen in a transaction (stopped, or its machine is) holds a lock that all others wait for.
+    # A daemon that is stopped in a transaction, or whose machine is, holds a lock that all others wait for.
     "idle_in_transaction_session_timeout": "5s",
 }
 _SETTING = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\\\s])*)")
-"""One setting as it stands in libpq's `options`; a backslash goes before a space in a value."""
+"""One setting in libpq's `options`; a backslash precedes a space in a value."""
 
 
 class NoAnswer(Exception):
@@ -78,7 +78,7 @@ class Unsuitable(NoAnswer):
 
 
 class Server:
-    """A PostgreSQL server, or what stands in front of it.
+    """A PostgreSQL server, or a pooler in front of one.
 
     Parameters
     ----------
@@ -89,20 +89,20 @@ class Server:
     """
 
     _one_at_a_time = threading.Lock()
-    """Held during a check with `OTHERS`: a pool may be just large enough for the connections of the daemons."""
+    """Held during a check that opens `OTHERS`: the pool may be only just large enough for the daemon's connections."""
 
     def __init__(self, parameters: Mapping[str, Any], idle_seconds: int | None = None) -> None:
         given = str(parameters.get("options", ""))
         left, settings = _SETTING.sub("", given).strip(), dict(_SETTINGS)
         if idle_seconds is not None:
             settings["idle_session_timeout"] = f"{idle_seconds}s"
-        # What the URL sets is set, also where a pooler does not pass start-up options on.
+        # Settings in the URL are made here, because a pooler may not pass on start-up options.
         settings |= {name.replace("-", "_"): re.sub(r"\\(.)", r"\1", value) for name, value in _SETTING.findall(given)}
         self._parameters = {**_PARAMETERS, **parameters, "options": left}
         self._settings = settings | {"client_encoding": "UTF8"}
 
     def connect(self, *, autocommit: bool = False) -> psycopg.Connection:
-        """Return a connection that has been checked. Raises `Unsuitable`, `NoAnswer`, `psycopg.Error`."""
+        """Return a checked connection. Raises `Unsuitable`, `NoAnswer`, `psycopg.Error`."""
         connection = psycopg.connect(**self._parameters, autocommit=autocommit)
         try:
             self._check(connection)
@@ -112,7 +112,7 @@ class Server:
         return connection
 
     def connect_unchecked(self, seconds: int) -> psycopg.Connection:
-        """Return a connection for single questions, or raise `psycopg.Error` after so many seconds."""
+        """Return a connection for single queries, or raise `psycopg.Error` after so many seconds."""
         return psycopg.connect(**{**self._parameters, "connect_timeout": seconds}, autocommit=True)
 
     def _check(self, connection: psycopg.Connection) -> None:
@@ -123,7 +123,8 @@ class Server:
                 " (CREATE DATABASE tminus ENCODING 'UTF8' TEMPLATE template0)"
             )
         if int(pid or 0) != connection.pgconn.backend_pid:
-            # Whoever answers is not who took the connection. First of all: settings would stay with others' sessions.
+            # The process that answers is not the one that accepted the connection: there is a pooler. This check comes
+            # first, because settings would stay in sessions of other clients.
             with self._one_at_a_time:
                 self._check_pooler(connection, pid)
         escape = Escaping(connection.pgconn).escape_literal
@@ -140,14 +141,14 @@ class Server:
                 raise Unsuitable(f"the setting {name} is {value} in the next transaction after it was set to {want}")
 
     def _check_pooler(self, connection: psycopg.Connection, pid: str | None) -> None:
-        """Check that the session of the server belongs to this connection alone, while others run transactions."""
+        """Check that the server's session belongs to this connection alone, while others run transactions."""
         with ExitStack() as opened:
             for _ in range(OTHERS):
                 try:
                     other = opened.enter_context(psycopg.connect(**self._parameters, autocommit=True))
                     ask(other, b"BEGIN")
                     [[another]] = ask(other, b"SELECT pg_backend_pid()")
-                    # Not asked if the other one has this session already: the pool may have no second one.
+                    # If the other connection has this session, the pool may have no second one: no query then.
                     again = pid if another == pid else ask(connection, b"SELECT pg_backend_pid()")[0][0]
                 except NoAnswer:
                     raise Unsuitable(
@@ -171,7 +172,7 @@ _TRANSACTIONS = (
 
 
 def ask(connection: psycopg.Connection, query: bytes, seconds: float = PATIENCE) -> list[list[str | None]]:
-    """Run one statement outside of psycopg's transactions; return the rows as text.
+    """Run one statement outside of psycopg's transactions; return its rows as text.
 
     Raises `NoAnswer` after so many seconds, `psycopg.Error` if the statement is refused or the connection is lost.
     """

@@ -1,4 +1,4 @@
-"""How reading goes, from what the last reads met: nobody has to ask the database in order to know."""
+"""Whether the database can be read, from the outcome of the last reads and without a query."""
 
 import threading
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from tminus import clock
 
 SLOW = 3.0
-"""Seconds after which a read that has not ended is taken for one that waits for a lock."""
+"""Seconds after which a read that has not ended probably waits for a lock."""
 
 REMEMBERED = 2.5
-"""Seconds for which a failure counts. The clock and the log read each second, each other tables: what one of them
-cannot read is not forgotten because the other can.
+"""Seconds for which a failure counts. The scheduler and the event log read other tables once a second, so a failure of
+one must outlast a success of the other.
 """
 
 
@@ -23,17 +23,17 @@ class Unreadable:
 
 
 class Reads:
-    """The reads that run, and the last that failed. Any thread."""
+    """The reads that are running, and those that failed last. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[object, float] = {}
-        """When each began, on the monotonic clock."""
+        """Read -> when it began, on the monotonic clock."""
         self._failures: tuple[float, float, str] | None = None
-        """When the first of a row of failures was begun, when the last was, and what that met."""
+        """When the first of consecutive failures began, when the last ended, and the error of the last."""
 
     def begin(self, *, patient: bool) -> object:
-        """Note that a read begins; `patient`: it may take its time. Return what `end` takes."""
+        """Record that a read begins; return what `end` needs. `patient`: it may take longer than `SLOW`."""
         mark = object()
         if not patient:
             with self._lock:
@@ -41,12 +41,12 @@ class Reads:
         return mark
 
     def end(self, mark: object) -> None:
-        """Note that it has ended, however."""
+        """Record that the read has ended, with success or not."""
         with self._lock:
             self._running.pop(mark, None)
 
     def failed(self, why: str, begun: float) -> None:
-        """Note that the database could not serve a read that was begun then, on the monotonic clock."""
+        """Record that a read has failed, which had begun at this time of the monotonic clock."""
         with self._lock:
             present = clock.monotonic()
             first = begun
@@ -54,8 +54,8 @@ class Reads:
                 first = self._failures[0]
             self._failures = first, present, why
 
-    def trouble(self) -> Unreadable | None:
-        """Return what stands in the way of reading; None if nothing does."""
+    def failure(self) -> Unreadable | None:
+        """Return why the database cannot be read; None if it can."""
         with self._lock:
             present = clock.monotonic()
             longest = present - min(self._running.values(), default=present)

@@ -1,8 +1,8 @@
-"""Whether an SQLite file has the schema of tminus, and nothing besides.
+"""Check that an SQLite file has exactly the schema of tminus.
 
-A schema is code: a trigger, a view, a generated column or a CHECK runs whenever its table is used. Somebody may have
-added some to a backup, to copy secrets or to run for ever. So the schema is compared, as text, with the one that the
-migrations make, before any statement touches a table of the file.
+A schema is code: a trigger, a view, a generated column or a CHECK runs when its table is used. An attacker may have
+added one to a backup, to copy secrets or to run for ever. Therefore the schema is compared, as text, with the one that
+the migrations make, before any statement uses a table of the file.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from tminus import clock
 from tminus.storage import migrate
 
 SECONDS = 10.0
-"""How long reading a schema may take. Ours is read in a millisecond; one made to take long is a difference itself."""
+"""Seconds that reading a schema may take. That of tminus takes a millisecond; a slow one was made to be slow."""
 
 MOST = 1000
-"""Objects of a schema that are read. Ours has fewer than a hundred."""
+"""Objects of a schema that are read. tminus has fewer than a hundred."""
 
 LONGEST = 100_000
-"""Bytes of a definition that SQLite parses; those of ours are shorter than 2,000."""
+"""Bytes of a definition that SQLite parses; those of tminus have fewer than 2,000."""
 
 MISSING = "is missing"
-"""How a difference ends that does no harm by itself."""
+"""The end of a difference that does no harm by itself."""
 
 _STATISTICS = {  # ANALYZE makes them, by hand or by a maintenance job
     ("table", "sqlite_stat1"): "sqlite_stat1: CREATE TABLE sqlite_stat1(tbl,idx,stat)",
@@ -39,28 +39,28 @@ _VERSION_TABLE = (
     "alembic_version: CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, "
     "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num) )"
 )
-"""As alembic makes it. What is written otherwise is compared with what this alembic makes."""
+"""As Alembic makes it. Any other text is compared with what the installed Alembic makes."""
 
 _DIGESTS = {"0005": "ee6d5e94d0e875bd3b2cc5a7fc6ffb4539451861590ef73d2e9228cc582e0af2"}
-"""By revision, the digest of what its migrations make: to run them takes 50 ms, and every start asks. What has another
-digest is compared object by object.
+"""Revision -> the digest of the schema that its migrations make, so that a start need not run them, which takes 50 ms.
+A schema with another digest is compared object by object.
 """
 
 Schema = dict[tuple[str, str], str]
-"""By type and name of an object, its table and its definition."""
+"""(type, name) of an object -> its table and its definition."""
 
 
 def revision(connection: sqlite3.Connection) -> str | None:
     """Return the revision of a database, None if it has none. Raises `sqlite3.Error`."""
     text = _read(connection).get(_REVISION)
     if text is None or (text != _VERSION_TABLE and text != _expected(migrate.head())[_REVISION]):
-        return None  # a view of that name is code, too
+        return None  # a view of that name would be code
     found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(found[0]) if found else None
 
 
 def differences(connection: sqlite3.Connection, known: str) -> list[str]:
-    """Return, a clause each, in what a database differs from the schema of a known revision. Raises `sqlite3.Error`."""
+    """Return the differences between a database and the schema of a known revision. Raises `sqlite3.Error`."""
     found = _read(connection)
     if digest(found) == _DIGESTS.get(known):
         return []
@@ -75,13 +75,13 @@ def differences(connection: sqlite3.Connection, known: str) -> list[str]:
 
 
 def foreign(connection: sqlite3.Connection) -> list[str]:
-    """Return, a clause each, what is in a database that has no revision and should be empty. Raises `sqlite3.Error`."""
+    """Return the objects of a database that has no revision and should be empty. Raises `sqlite3.Error`."""
     found = _read(connection)
     return [f"{_shown(key)} is not of tminus" for key, text in found.items() if text != _STATISTICS.get(key)]
 
 
 def digest(found: Schema) -> str:
-    """Return what tells one schema from another, statistics aside."""
+    """Return a digest of a schema, without the statistics tables."""
     objects = sorted((*key, text) for key, text in found.items() if text != _STATISTICS.get(key))
     return hashlib.sha256(json.dumps(objects).encode()).hexdigest()
 
@@ -104,7 +104,7 @@ def _read(connection: sqlite3.Connection) -> Schema:
 
 @lru_cache(maxsize=8)
 def _expected(known: str) -> Schema:
-    """The schema of a revision, as its migrations make it."""
+    """Return the schema that the migrations make up to a revision."""
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as connection:
@@ -117,12 +117,12 @@ def _expected(known: str) -> Schema:
 
 
 def _plain(table: str, text: str) -> str:
-    """A definition without what may differ between versions of the libraries: spaces, and quotes around names."""
+    """Return a definition without spaces and quotes that differ between versions of the libraries."""
     words = re.sub(r"\s+", " ", text.replace('"', ""))
     return f"{table}: {words}"
 
 
 def _shown(key: tuple[str, str]) -> str:
-    """An object's type and name, as text that no terminal takes for anything else."""
+    """Return an object's type and name as text without control characters."""
     kind, name = (part if len(part) <= 60 else f"{part[:60]}…" for part in key)
     return f"{json.dumps(kind)[1:-1]} {json.dumps(name)}"

@@ -23,8 +23,8 @@ from tminus.storage.engine import (
     Where,
     is_damage,
     is_unavailable,
-    look_at,
     make_engine,
+    open_read_only,
     reason,
     server,
     sqlite_file,
@@ -161,7 +161,7 @@ class Store:
 
     def unreadable(self) -> Unreadable | None:
         """Return why nothing can be read; None if it can. Asks nothing: the clock and the log read each second."""
-        return self._reads.trouble()
+        return self._reads.failure()
 
     @property
     def writing_for(self) -> float:
@@ -272,7 +272,7 @@ def _check_schema(file: Path) -> None:
     try:
         if not file.is_file():
             return
-        with closing(look_at(file)) as connection:
+        with closing(open_read_only(file)) as connection:
             connection.execute("BEGIN")  # one state, though another process may be migrating
             known = schema.revision(connection)
             if known is None:

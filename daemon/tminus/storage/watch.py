@@ -1,11 +1,11 @@
-"""Whether a PostgreSQL still answers, and the end of every wait for one that does not.
+"""A watchdog for PostgreSQL: ends every wait for a server that does not answer.
 
-A server that is stopped, or a network that swallows all, closes no connection: whoever waits for an answer would wait
-for ever, and neither TCP nor the server's own time-outs help where the other side's kernel still acknowledges. So the
-server is asked something small each second. Does it not answer, the sockets of all who wait are shut down from here,
-and each of them meets a lost connection, as when the server goes away. Nobody asks it for more until it answers again.
+A stopped server, or a network that drops all packets, closes no connection. A client would wait for ever, and the
+time-outs of TCP and of the server do not help while the other host's kernel still acknowledges packets. Therefore the
+watchdog sends a small query every second. If there is no answer, it shuts down the sockets of all connections that wait
+for one: each sees a lost connection, as if the server had gone away. No query is sent until the server answers again.
 
-On SQLite nothing of this is needed, and nothing is done.
+SQLite needs none of this, and nothing is done for it.
 """
 
 import os
@@ -23,57 +23,66 @@ from tminus.storage.postgresql import PATIENCE, GivenUp, NoAnswer, Server, ask
 from tminus.storage.shared_clock import READ, SharedClock
 from tminus.system.threads import RestartingThread
 
-EACH = 1.0
-"""Seconds between two questions."""
+INTERVAL = 1.0
+"""Seconds between two queries of the watchdog."""
 
 STUCK = 10.0
-"""Seconds that no transaction takes: one that does, though the server answers others, is given up."""
+"""Seconds after which a transaction is given up although the server answers other queries."""
 
 
 class Watch:
-    """Asks the server whether it is there; None: there is none to ask."""
+    """The watchdog of one server.
+
+    Parameters
+    ----------
+    server
+        None for SQLite: then nothing is done.
+    shared
+        Receives the server's time with each answer.
+    """
 
     def __init__(self, server: Server | None, shared: SharedClock | None = None) -> None:
-        """`shared`: each answer is read into it."""
         self._server = server
         self._shared = shared
         self._waiting: dict[object, tuple[float, float, psycopg.Connection]] = {}
-        """Until when each may wait, for how many seconds in all, and for what."""
+        """Waits in progress: until when, after how many seconds in all, and on which connection."""
         self._given_up: dict[object, float] = {}
-        """Those whose connection was shut down from here, and after how many seconds without an answer."""
+        """Waits whose connection was shut down here, and after how many seconds."""
         self._silent_since: float | None = None
         self.silences = 0
-        """How often it has stopped answering: a connection from before that may be dead without knowing."""
+        """How often the server has stopped answering. A connection that is older may be dead without a sign of it."""
         self._stopping = threading.Event()
         self._thread = RestartingThread("watch", self._run)
 
     def start(self) -> None:
+        """Begin to query the server."""
         if self._server is not None:
             self._thread.start()
 
     def stop(self) -> None:
+        """Stop, and return when the watchdog's connection is closed."""
         self._stopping.set()
         if self._server is not None:
             self._thread.join()
 
     @property
     def silent_for(self) -> float:
-        """Seconds for which there has been no answer, 0 if there was one."""
+        """Seconds since the server stopped answering; 0 if it answers."""
         since = self._silent_since
         return clock.monotonic() - since if since is not None else 0.0
 
     def check(self) -> None:
-        """Raises `NoAnswer` while there is no use in asking."""
+        """Raise `NoAnswer` while the server does not answer."""
         if self._silent_since is not None:
             raise NoAnswer
 
     @contextmanager
     def guard(self, connection: Connection | psycopg.Connection, limit: float | None = None) -> Iterator[None]:
-        """What is waited for meanwhile is given up as lost if the server does not answer, or after `limit` seconds
+        """Shut down the connection if the server does not answer while the block runs, or after `limit` seconds
         (None: `STUCK`).
 
-        Raises SQLAlchemy's `OperationalError` with `GivenUp` as its cause then: the driver would report a server that
-        has ended unexpectedly, and an operator would look for a crash.
+        The block then raises SQLAlchemy's `OperationalError` with `GivenUp` as its cause. The driver's own error says
+        that the server has ended unexpectedly, and an operator would search for a crash.
         """
         if self._server is None:
             yield
@@ -99,7 +108,7 @@ class Watch:
     def _run(self) -> None:
         assert self._server is not None
         asking: psycopg.Connection | None = None
-        while not self._stopping.wait(EACH):
+        while not self._stopping.wait(INTERVAL):
             begun = clock.monotonic()
             try:
                 if asking is None:
@@ -112,7 +121,7 @@ class Watch:
             except (psycopg.errors.ConnectionTimeout, NoAnswer):
                 answered = False
             except psycopg.Error:
-                answered = True  # it refuses, or is gone: whoever asks is told so at once
+                answered = True  # it refuses, or is not there: every other client gets that error at once
                 _close(asking)
                 asking = None
             if answered:
@@ -127,18 +136,18 @@ class Watch:
         _close(asking)
 
     def _give_up(self, answered: bool) -> None:
-        """Shut down the connections of those who have waited too long; of all if the server has not answered."""
+        """Shut down the connections that have waited too long; all of them if the server has not answered."""
         present = clock.monotonic()
         for mark, (until, limit, raw) in list(self._waiting.items()):
             if not answered or present > until:
                 self._given_up[mark] = limit if present > until else PATIENCE
                 _cut(raw)
-                if mark not in self._waiting:  # it has ended meanwhile, and nobody else would remove this
+                if mark not in self._waiting:  # the wait has just ended, so nothing else removes this
                     self._given_up.pop(mark, None)
 
 
 class PersistentConnection:
-    """A connection that is kept from one use to the next."""
+    """A connection that stays open between two uses."""
 
     def __init__(self, engine: Engine, watch: Watch) -> None:
         self._engine = engine
@@ -147,7 +156,7 @@ class PersistentConnection:
         self._silences = 0
 
     def get(self) -> Connection:
-        """The connection, made anew if there is none. Raises `NoAnswer`, `SQLAlchemyError`."""
+        """Return the connection; open a new one if there is none. Raises `NoAnswer`, `SQLAlchemyError`."""
         self._watch.check()
         if self.outdated:
             self.drop()
@@ -158,17 +167,18 @@ class PersistentConnection:
 
     @property
     def outdated(self) -> bool:
-        """Whether it is from before the server was silent."""
+        """Whether it was opened before the server last stopped answering."""
         return self._connection is not None and self._silences != self._watch.silences
 
     def drop(self) -> None:
-        """Whatever state it is in, the next use begins with a fresh one."""
+        """Close it, whatever state it is in; the next use opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
             connection.close()
 
     def close(self) -> None:
+        """Close it, if it is open."""
         if self._connection is not None:
             self._connection.close()
 
