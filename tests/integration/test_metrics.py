@@ -209,13 +209,13 @@ def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
         return count(view)
 
     monkeypatch.setattr(View, "counts", counted)
-    monkeypatch.setattr(door, "QUICK", float("inf"))
+    monkeypatch.setattr(door, "QUICK_COUNT", float("inf"))
     assert world.store.counts() == {Status.SCHEDULED: 0, Status.NEW: 0, Status.ACTIVE: 0}
     session = world.create()
     assert [world.store.counts()[Status.NEW] for _ in range(3)] == [1, 1, 1]
     assert asked == 2
     world.close(session)
-    monkeypatch.setattr(door, "QUICK", -1.0)  # from here on it takes too long to be done whenever somebody asks
+    monkeypatch.setattr(door, "QUICK_COUNT", -1.0)  # from here on it takes too long to be done whenever somebody asks
     assert world.store.counts()[Status.NEW] == 0
     monkeypatch.setattr(wall_clock, "monotonic", lambda: 0.0)
     world.create()
@@ -225,8 +225,8 @@ def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
 def test_counts_are_never_older_than_their_bound_however_long_counting_took_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "QUICK", -1.0)
-    monkeypatch.setattr(door, "OLDEST", 0.0)
+    monkeypatch.setattr(door, "QUICK_COUNT", -1.0)
+    monkeypatch.setattr(door, "COUNT_AGE", 0.0)
     for number in range(1, 4):
         world.create()
         assert world.store.counts()[Status.NEW] == number

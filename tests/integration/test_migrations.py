@@ -145,7 +145,7 @@ def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_than_a_second(
     pg_server: PostgresServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "REST", 0.1)
+    monkeypatch.setattr(migrate, "PAUSE", 0.1)
     with pg_server.database(empty=True) as database, ThreadPoolExecutor(1) as pool:
         older = database.open()
         newest = request.getfixturevalue("one_more")

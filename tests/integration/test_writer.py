@@ -231,7 +231,7 @@ def test_a_job_that_always_draws_what_is_taken_is_given_up(database: Database) -
 
     with pytest.raises(RuntimeError, match="5 times in a row"):
         store.submit(draw).result(30)
-    assert len(runs) == 1 + writer.DRAWS
+    assert len(runs) == 1 + writer.COLLISIONS
     assert store.failing is None, "that is the job's fault, not the database's"
     assert store.submit(put("k")).result(30) == "k"
 
@@ -470,7 +470,7 @@ def test_what_waits_too_long_for_a_lock_is_given_up_and_says_so(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "STUCK", 1.0)
-    monkeypatch.setattr(watch, "EACH", 0.1)
+    monkeypatch.setattr(watch, "INTERVAL", 0.1)
     with pg_server.database() as database:
         health: list[str | None] = []
         store = database.open(health=health.append)

@@ -83,9 +83,8 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     if kind.type is not None:
         everything.append(_S.type == kind.type)
     elif _has_range(kind):
-        everything.append(
-            _S.type.in_(SessionType)
-        )  # without it no index serves the range, since its column comes after the type
+        # Without it no index serves the range, since the column of the range comes after the type.
+        everything.append(_S.type.in_(SessionType))
     count = select(func.count()).select_from(SESSIONS).where(*everything)
     branches = _branches(kind)
     if branches is None:

@@ -43,34 +43,34 @@ from tminus.storage.writer import SLOW, Writer
 T = TypeVar("T")
 
 Lane = Literal["requests", "clock", "search", "deliveries"]
-"""Who reads: `search` is for what may take long, such as a list and its count; `deliveries` for webhooks."""
+"""The users of read connections: `search` is for reads that may take long, `deliveries` for delivery workers."""
 
-SHOWN = 3
-"""Differences of a schema that a refusal names."""
+DIFFERENCES = 3
+"""Differences of a schema that an error names."""
 
-AT_ONCE = 1.0
-"""Seconds within which a read that has failed is tried again: its connection was dead before it began."""
+DEAD_WITHIN = 1.0
+"""Seconds within which a read that loses its connection is tried again: the connection was dead before it began."""
 
-QUICK = 0.05
-"""Seconds that counting may take to be done whenever somebody asks."""
+QUICK_COUNT = 0.05
+"""Seconds of a count that is cheap enough to run for each request."""
 
-OLDEST = 30.0
-"""Seconds that counts may be old, at most: that counting took long once, as it waited for a lock, means nothing later.
-"""
+COUNT_AGE = 30.0
+"""Seconds that counts may be old, at most: a count may have taken long only because it waited for a lock."""
 
 NO_OBSERVER = StoreObserver()
-"""The observer of a store whose reports nobody needs: a command's."""
+"""The observer of a command, which needs no reports."""
 
 
 class Store:
-    """A database that has been brought up to date, with its writer running.
+    """A database whose schema is up to date, and whose writer runs.
 
     Parameters
     ----------
     url, password
-        The path of an SQLite file, or a URL of PostgreSQL; the password is kept apart so that no message shows it.
+        The path of an SQLite file, or a URL of PostgreSQL. The password is not part of the URL, so that no message
+        shows it.
     now
-        The clock; asked once a transaction. None: the database's own if it is shared, otherwise this machine's.
+        The clock, read once a transaction. None: PostgreSQL's clock, for SQLite this machine's.
     observer
         What the store calls when something happens.
 
@@ -95,13 +95,13 @@ class Store:
         self._connect(partial(make_engine, url, password))
         shared = server(self._writing)
         self.now = now or (clock.machine if shared is None else self._shared_clock.now)
-        """The time by which everything in this database is judged."""
+        """Returns the time that decides what is due in this database."""
         self._watch.start()
         try:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, observer.waiting)
             self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
         except BaseException as error:
-            self._dispose()  # its thread would outlive whatever ends this, Ctrl-C too
+            self._dispose()  # the watchdog's thread must not stay, also after Ctrl-C
             if isinstance(error, StoreUnavailable | SQLAlchemyError | NoAnswer):
                 raise startup_error(url, error.__cause__ or error) from error
             raise
@@ -119,75 +119,75 @@ class Store:
         self.transact = self._writer.transact
 
     def _connect(self, make: Callable[..., Engine]) -> None:
-        """Make the engines, and all that reading needs; `make` is `make_engine` of one database. Nothing runs yet."""
+        """Make the engines, and what reading needs. `make`: `make_engine` for one database. Nothing runs yet."""
         self._shared_clock = SharedClock()
         self._reads = Reads()
         self.damage: str | None = None
-        """What the database said of its file when that turned out to be damaged; None as long as it has not."""
+        """The error by which the database reported that its file is damaged; None if it has not."""
         self._counting = threading.Lock()
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
-        """The newest event that the counts know of, and when they may be reckoned anew."""
+        """The newest event that is included in the counts, and when they may be counted again."""
         self._writing = make(writes=True, shared=self._shared_clock)
         self._locking = make(writes=True, idle_seconds=IDLE_LIMIT)
-        # Readers take a connection from each other without order: the clock would wait for seconds among many, and a
-        # look-up by id for the lists of one busy agent.
+        # A pool gives its connections to waiting threads in no order. In one pool the scheduler could wait for seconds
+        # behind many requests, and a lookup by id behind the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
         self._watch = Watch(server(self._writing), self._shared_clock)
         for engine in (self._writing, self._locking, *self._lanes.values()):
-            # Whoever has waited for a connection of the pool until the server was found silent makes no new one, which
-            # would wait for as long again.
+            # A thread that has waited for the pool until the server was found not to answer must not open a new
+            # connection, which would wait as long again.
             listen(engine, "do_connect", self._check_server)
 
     def _check_server(self, *_: object) -> None:
-        """Raises `NoAnswer` while the server is silent."""
+        """Raise `NoAnswer` while the server does not answer."""
         self._watch.check()
 
     @property
     def failing(self) -> str | None:
-        """Why the last write failed, None if it did not."""
+        """Why the last write failed; None if it succeeded."""
         return self._writer.failing
 
     @property
     def failing_since(self) -> datetime | None:
-        """Since when writes fail."""
+        """Since when writes have failed."""
         return self._writer.failing_since
 
     @property
     def silent_for(self) -> float:
-        """Seconds for which the database has not answered; 0 if it does, or takes no longer than it may."""
+        """Seconds since the database stopped answering; 0 if it answers, or a write takes no longer than `SLOW`."""
         writing = self._writer.writing_for
         return max(self._watch.silent_for, writing if writing > SLOW else 0.0)
 
     def unreadable(self) -> Unreadable | None:
-        """Return why nothing can be read; None if it can. Asks nothing: the clock and the log read each second."""
+        """Return why the database cannot be read; None if it can. Sends no query: the scheduler reads each second."""
         return self._reads.failure()
 
     @property
     def writing_for(self) -> float:
-        """Seconds that the write under way has taken so far; 0 if there is none."""
+        """Seconds that the running write has taken so far; 0 if there is none."""
         return self._writer.writing_for
 
     @property
     def clock_difference(self) -> timedelta:
-        """By how much this machine's clock is ahead of the database's, if that is shared; zero if nobody need know."""
+        """How far this machine's clock is ahead of PostgreSQL's; zero for SQLite and for small differences."""
         return self._shared_clock.difference()
 
     @property
     def stuck(self) -> bool:
-        """Whether a transaction has been on its way for longer than any is. PostgreSQL's are given up then."""
+        """Whether a write has taken longer than `STUCK`. On PostgreSQL it is given up then."""
         return self._writer.writing_for > STUCK
 
     @property
     def waiting(self) -> int:
-        """How many jobs of requests wait to be written, besides those that are being written."""
+        """Number of requests' jobs that wait, without those of the running write."""
         return self._writer.waiting
 
     def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
-        """Runs `look` on one consistent view, in the calling thread; again if the connection turns out to be dead, or
-        meets a deadlock.
+        """Run `look` on one snapshot, in the calling thread; return what it returned.
 
-        `lane`: each has connections that the others do not take. Raises `StoreUnavailable`.
+        `look` runs again if the connection turns out to be dead, or after a deadlock. `lane`: each has connections of
+        its own. Raises `StoreUnavailable`.
         """
         begun, engine = monotonic(), self._lanes[lane]
         reading = self._reads.begin(patient=lane == "search")
@@ -195,8 +195,8 @@ class Store:
             try:
                 seen = self._look(engine, look)
             except DBAPIError as error:
-                # A deadlock is with a migration, which takes one table after the other: it has gone on by now.
-                dead = error.connection_invalidated and monotonic() - begun <= AT_ONCE
+                # A deadlock is with a migration, which locks one table after the other; it has gone on since.
+                dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
                 if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
                 seen = self._look(engine, look)
@@ -204,7 +204,7 @@ class Store:
             if not is_unavailable(error):
                 raise
             if is_damage(error):
-                self._found_damage(error)  # of one page perhaps: others can be read
+                self._found_damage(error)  # perhaps of one page only: others can still be read
             else:
                 self._reads.failed(reason(error), begun)
             raise StoreUnavailable from error
@@ -218,20 +218,20 @@ class Store:
             return look(View(connection))
 
     def _found_damage(self, error: BaseException) -> None:
-        """It does not mend itself, so it is told once, and remembered."""
+        """Store and report the damage. Once: it does not go away."""
         was, self.damage = self.damage, reason(error)
         if was is None:
             self._observer.damaged(self.damage)
 
     def cannot_start(self, error: StoreUnavailable) -> StartupError:
-        """What to tell an operator who starts a daemon on a database that has just failed so."""
+        """Return the error for a start on a database that has just failed like this."""
         return startup_error(self._url, error.__cause__ or error)
 
     def counts(self) -> dict[Status, int]:
-        """Open sessions per status. Raises `StoreUnavailable`.
+        """Return the number of open sessions per status. Raises `StoreUnavailable`.
 
-        Of a million this takes a tenth of a second. So it is reckoned anew only when something has happened, and, where
-        it takes long, for no more than a hundredth of the time: the answer is then as old as that.
+        Counting a million takes a tenth of a second. So they are counted again only after a new event, and if counting
+        takes long, only for a hundredth of the time: the result may then be up to `COUNT_AGE` old.
         """
         with self._counting:
             begun = monotonic()
@@ -239,16 +239,16 @@ class Store:
             if seq != self._counted_at[0] and begun >= self._counted_at[1]:
                 self._counts = self.read(lambda view: view.counts())
                 took = monotonic() - begun
-                self._counted_at = seq, begun + (min(took * 100, OLDEST) if took > QUICK else 0)
+                self._counted_at = seq, begun + (min(took * 100, COUNT_AGE) if took > QUICK_COUNT else 0)
             return dict(self._counts)
 
     def shorten_wal(self) -> None:
-        """Empties SQLite's -wal file if it has grown large and nobody reads in it. PostgreSQL does so by itself."""
+        """Empty SQLite's -wal file if it is large and no reader needs it. PostgreSQL does this by itself."""
         if self._file is not None:
             checkpoint.shorten(self._file)
 
     def close(self) -> None:
-        """Finishes what waits, then closes every connection."""
+        """Finish the waiting writes, then close all connections."""
         self._writer.stop()
         if self._notifications is not None:
             self._notifications.stop()
@@ -263,9 +263,9 @@ class Store:
 
 
 def _check_schema(file: Path) -> None:
-    """Look at the schema of an SQLite file before anything in it is used: a trigger runs with the first write.
+    """Check the schema of an SQLite file before anything in it is used: a trigger runs with the first write.
 
-    PostgreSQL's is not looked at: triggers there are an administrator's own, for replication or an audit.
+    PostgreSQL's schema is not checked: triggers there are made by an administrator, for replication or an audit.
 
     Raises `CannotOpenDatabase`.
     """
@@ -273,18 +273,18 @@ def _check_schema(file: Path) -> None:
         if not file.is_file():
             return
         with closing(open_read_only(file)) as connection:
-            connection.execute("BEGIN")  # one state, though another process may be migrating
+            connection.execute("BEGIN")  # one snapshot: another process may be migrating
             known = schema.revision(connection)
             if known is None:
                 wrong = schema.foreign(connection)
             else:
                 wrong = schema.differences(connection, known) if migrate.is_known(known) else []
     except (OSError, sqlite3.Error):
-        return  # whoever opens it next meets the same, and says what it is
+        return  # opening it raises the same error, with a message
     if wrong:
-        wrong.sort(key=lambda text: not text.startswith(("trigger", "view")))  # what runs by itself is named first
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        wrong.sort(key=lambda text: not text.startswith(("trigger", "view")))  # first those that run by themselves
+        more = f"; and {len(wrong) - DIFFERENCES} more" if len(wrong) > DIFFERENCES else ""
         way_out = "remove what was added (`tminus db check` lists it), or restore a backup"
         what = "its schema is not what tminus makes" if known is not None else "this is not a database of tminus"
-        problem = f"{what} ({'; '.join(wrong[:SHOWN])}{more}): {way_out}"
+        problem = f"{what} ({'; '.join(wrong[:DIFFERENCES])}{more}): {way_out}"
         raise CannotOpenDatabase(str(file), problem)

@@ -1,14 +1,14 @@
-"""One thread, one transaction for all who wait: group commit.
+"""The writer: one thread that executes all writes, with group commit.
 
-Durability costs an fsync a commit. Requests that wait at the same moment share one: the writer takes what is waiting,
-runs each job in one transaction, commits, and only then answers. The clock has a queue of its own and goes first, so it
-never waits behind requests; between two of its batches the waiting requests get their turn, so they never wait behind a
-herd.
+A durable commit costs an fsync. Requests that wait at the same time share one: the writer takes the waiting jobs, runs
+them in one transaction, commits, and then answers. The scheduler has a queue of its own that is served first, so it
+never waits behind requests. Between two of its batches a batch of requests runs, so requests do not wait until all due
+sessions are done.
 
-A job is a function of the transaction that decides first and writes after. One that refuses (`RequestError`) before it
-has written costs the others nothing. If anything else goes wrong the whole batch is rolled back and each of its jobs is
-run again in a transaction of its own, so that nobody suffers for another's fault. A job can therefore run twice, and
-must keep nothing between runs.
+A job is a function of the transaction that reads and decides first, and writes afterwards. A job that raises
+`RequestError` before it has written does not affect the others. After any other error the whole batch is rolled back,
+and each job runs again in a transaction of its own, so that one job's error does not make others fail. A job may
+therefore run twice, and must keep no state between its runs.
 """
 
 import asyncio
@@ -39,24 +39,24 @@ from tminus.system.threads import RestartingThread
 T = TypeVar("T")
 
 BATCH = 128
-"""Jobs that share one commit, at the most: bounds how long the first of them waits for the last."""
+"""Jobs that share one commit, at most: limits how long the first of them waits for the last."""
 
 WAITING = 2000
-"""Jobs that may wait. One more is refused at once: it could not be answered in good time."""
+"""Jobs that may wait. Another one is refused at once, since it would be answered too late."""
 
 PAUSE = 1.0
-"""Seconds after a failure of the database for which requests are refused at once."""
+"""Seconds after a failure of the database in which requests are refused at once."""
 
 SLOW = 3.0
-"""Seconds of one transaction after which requests are refused at once, and those that waited for it with it."""
+"""Seconds after which a transaction is slow: new requests are refused at once, and if it fails, those that wait."""
 
-AT_ONCE = 0.2
-"""Seconds within which a batch that loses its connection before the commit is tried on a fresh one. So soon it was dead
-before: the server was restarted under an idle daemon, say.
+DEAD_WITHIN = 0.2
+"""Seconds within which a batch that loses its connection before the commit runs again on a new one: the connection was
+dead before it began, for example because the server was restarted while the daemon was idle.
 """
 
-DRAWS = 4
-"""How often a job is run when what it drew by lot, an id or a PIN, turns out to be taken."""
+COLLISIONS = 4
+"""How often a job runs again if the random id or PIN that it has chosen is taken."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class _Work:
     error: BaseException | None = None
 
     def finish(self) -> None:
-        # Whoever asked may have gone away, on another thread this very moment; what was written stays written.
+        # The caller may have cancelled it, perhaps on another thread just now. What was written stays written.
         with suppress(InvalidStateError, asyncio.InvalidStateError):
             if self.error is None:
                 self.future.set_result(self.result)
@@ -77,7 +77,7 @@ class _Work:
 
 
 class Writer:
-    """Takes jobs from any thread and runs them on its own.
+    """Accepts jobs on any thread and runs them on its own.
 
     Parameters
     ----------
@@ -114,20 +114,21 @@ class Writer:
         self._stopping = False
         self._try_again = 0.0
         self._committing = False
-        """Whether the last transaction got as far as its commit: if it failed, that may be done."""
+        """Whether the last transaction has reached its commit. If it failed then, it may be committed or not."""
         self._begun: float | None = None
-        """When the batch that is being written was begun."""
+        """When the running batch began; None if none is running."""
         self.failing: str | None = None
-        """Why the last transaction could not be written; None when it could."""
+        """Why the last transaction failed; None if it succeeded."""
         self.failing_since: datetime | None = None
-        """When the first that could not be written was begun."""
+        """When the first failed transaction began."""
         self._thread = RestartingThread("writer", self._run)
 
     def start(self) -> None:
+        """Begin to execute jobs."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuses new jobs, finishes those that wait, returns when the last commit has landed."""
+        """Refuse new jobs, finish those that wait, and return after the last commit."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -135,30 +136,30 @@ class Writer:
 
     @property
     def writing_for(self) -> float:
-        """Seconds that what is being written has taken so far, 0 if nothing is."""
+        """Seconds that the running batch has taken so far; 0 if none is running."""
         begun = self._begun
         return clock.monotonic() - begun if begun is not None else 0.0
 
     @property
     def waiting(self) -> int:
-        """Jobs of requests that are not being written yet."""
+        """Number of requests' jobs that wait, without those of the running batch."""
         return len(self._requests) + len(self._arriving)
 
     def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
-        """Has a job run; the future is done after its commit. `clock`: before all requests."""
+        """Queue a job; return a future that is done after its commit. `clock`: before all requests."""
         future: Future[T] = Future()
         self._enqueue(_Work(job, future), self._clock if clock else self._requests)
         return future
 
     async def transact(self, job: Callable[[Transaction], T]) -> T:
-        """The same for a coroutine. Raises what the job raised, `Overloaded`, or `StoreUnavailable`."""
+        """Run a job and return its result after the commit. Raises what it raised, `Overloaded`, `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._check_room(self._requests, len(self._arriving))
         if self._is_hopeless():
-            raise StoreUnavailable  # to try would only make each wait as long as the one before
-        # What one turn of the loop brings is handed over together, at its end: the writer woken for the first of
-        # sixteen would fight the loop for the interpreter over a batch of one.
+            raise StoreUnavailable  # another attempt would take as long as the one before
+        # The jobs of one iteration of the event loop are passed on together, at its end. A writer that is woken for the
+        # first of them would run a batch of one, and compete with the loop for the interpreter lock.
         if not self._arriving:
             loop.call_soon(self._hand_over)
         self._arriving.append(_Work(job, future, loop))
@@ -217,7 +218,7 @@ class Writer:
         self._persistent.close()
 
     def _give_up(self, batch: Sequence[_Work], error: BaseException) -> None:
-        """The writer itself has failed, not a job: whoever waits gets that, and the thread is started again."""
+        """Fail these jobs because the writer itself has failed; its thread starts again."""
         self._persistent.drop()
         for work in batch:
             if work.error is None:
@@ -226,7 +227,7 @@ class Writer:
         self._answer(batch)
 
     def _refuse_waiting(self) -> list[_Work]:
-        """Whoever waited behind a transaction that was slow to fail would wait as long again."""
+        """Refuse the jobs that waited for a transaction that was slow and failed: each would wait as long again."""
         with self._wake:
             refused = list(self._requests)
             self._requests.clear()
@@ -239,7 +240,7 @@ class Writer:
             self._transact(batch)
         except Exception as error:
             if is_unavailable(error) and not is_damage(error):
-                # The database's fault, not a job's: to run them one by one would only make each wait as long.
+                # The cause is the database and no job: one by one each job would only fail as slowly.
                 self._unavailable(batch, error)
             elif len(batch) == 1:
                 self._alone(batch[0], error)
@@ -250,13 +251,13 @@ class Writer:
 
     @staticmethod
     def _forget(batch: Sequence[_Work]) -> None:
-        """Nothing of what these jobs did has been written: they are run again."""
+        """Discard the results of these jobs: nothing was written, and they run again."""
         for work in batch:
             work.result = work.error = None
 
     def _alone(self, work: _Work, error: Exception) -> None:
-        """A job failed in a transaction of its own: what it drew may be taken, then it draws again."""
-        for _ in range(DRAWS):
+        """Handle a job that failed in a transaction of its own. If its random id or PIN is taken, it runs again."""
+        for _ in range(COLLISIONS):
             if not isinstance(error, IntegrityError):
                 break
             try:
@@ -265,14 +266,14 @@ class Writer:
             except Exception as another:
                 error = another
         if is_damage(error):
-            # Of one page perhaps: whoever needs others goes on.
+            # Perhaps of one page only: other jobs can go on.
             self._damaged(error)
             self._refuse([work], error)
         elif is_unavailable(error):
             self._unavailable([work], error)
         elif isinstance(error, IntegrityError):
-            # The database's own words would name what was drawn, and that may be a PIN.
-            work.error = RuntimeError(f"what a job drew by lot was taken {1 + DRAWS} times in a row")
+            # The database's message contains the value, which may be a PIN.
+            work.error = RuntimeError(f"a random id or PIN was taken {1 + COLLISIONS} times in a row")
         else:
             work.error = error
 
@@ -288,15 +289,16 @@ class Writer:
             work.error.__cause__ = error
 
     def _transact(self, batch: Sequence[_Work]) -> None:
-        """Runs the jobs and commits, or raises with nothing written; once more if the connection was dead before,
-        or met a deadlock.
+        """Run the jobs and commit, or raise with nothing written. A second attempt follows if the connection was dead
+        before, or after a deadlock.
         """
         begun = clock.monotonic()
         try:
             self._transact_once(batch)
         except DBAPIError as error:
-            dead = error.connection_invalidated and clock.monotonic() - begun <= AT_ONCE
-            deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)  # with a migration, which goes on now
+            dead = error.connection_invalidated and clock.monotonic() - begun <= DEAD_WITHIN
+            # A deadlock is with a migration, which locks one table after the other; it has gone on since.
+            deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
             if self._committing or not (dead or deadlock):
                 raise
             self._forget(batch)
@@ -332,12 +334,12 @@ class Writer:
             self._set_health(self._why_not() if self.failing is not None else None)
             self._observer.committed(tx)
         except Exception:
-            # What is committed is committed: to let this pass for a failed transaction would run the jobs again.
-            logging.getLogger(__name__).exception("Telling others of a commit failed")
+            # The transaction is committed. Handled as a failure, its jobs would run again.
+            logging.getLogger(__name__).exception("the observer of a commit failed")
 
     def _why_not(self) -> str | None:
-        """After a failure: return why something cannot be written, None if everything can. That one transaction was
-        committed says nothing of tables that it has not touched.
+        """Return why a table cannot be written; None if all can. After a failure one successful commit is not enough,
+        since it did not write to every table.
         """
         try:
             connection = self._persistent.get()
@@ -357,7 +359,7 @@ class Writer:
 
     @staticmethod
     def _answer(batch: Sequence[_Work]) -> None:
-        """Tells those who wait; an event loop is woken once a batch, not once a job."""
+        """Finish the futures of the jobs. An event loop is woken once a batch, not once a job."""
         loops: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
         for work in batch:
             if work.loop is None:
@@ -365,7 +367,7 @@ class Writer:
             else:
                 loops.setdefault(work.loop, []).append(work)
         for loop, works in loops.items():
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed, and nothing waits on it any more
                 loop.call_soon_threadsafe(_finish, works)
 
 
