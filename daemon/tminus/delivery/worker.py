@@ -109,7 +109,7 @@ class DeliveryWorker:
         self._was_replay = False
         """Whether the last step sent a page of a replay: then new events are next."""
         self.blocked = False
-        """Whether it need not be notified of new events: the endpoint is paused, or waits to retry. Any thread may read it."""
+        """Whether it ignores new events: the endpoint is paused, or waits to retry. Any thread may read it."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -180,7 +180,7 @@ class DeliveryWorker:
         if due.page.more:
             await asyncio.sleep(0)  # let the other endpoints run
             return 0
-        # While it was blocked, commits did not ring, so there may be new events already.
+        # While it was blocked, commits did not notify it, so there may be new events already.
         return 0 if was_blocked and not due.blocked else due.wait
 
     async def register(self) -> None:
