@@ -493,7 +493,7 @@ def test_what_waits_too_long_for_a_lock_is_given_up_and_says_so(
 
 def test_a_daemon_that_is_frozen_in_a_transaction_holds_up_the_others_for_seconds(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
-        frozen = Store(with_options(database, "-c idle_in_transaction_session_timeout=300ms"), SettableClock())
+        frozen = Store(with_options(database, "-c idle_in_transaction_session_timeout=2s"), SettableClock())
         other = database.open()
         begun, thaw = threading.Event(), threading.Event()
 
