@@ -147,6 +147,14 @@ def test_every_page_begins_with_its_readers_and_what_they_can_do_after_it(name: 
     assert re.match(r"This page is for .+?\. After reading it you (can|know) ", first.replace("\n", " "))
 
 
+def test_every_module_and_package_of_the_design_page_exists() -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", page("docs/design.md"))
+
+    files = [f"/{path.relative_to(ROOT)}" for path in (*ROOT.glob("daemon/**/*.py"), *ROOT.glob("tests/**/*.py"))]
+    missing = [name for name in named if not any(f"/{name}" in file for file in files)]
+    assert (missing, len(named) > 40) == ([], True)
+
+
 def test_the_readme_leads_to_every_page() -> None:
     linked = set(re.findall(r"\]\((docs/\w+\.md)\)", page("README.md")))
 
