@@ -14,8 +14,7 @@ from tminus.api import HOLD
 BODY_BUFFER = 65_536
 """Bytes of a body that wait to be read by the application; at more the connection is not read."""
 
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
@@ -63,8 +62,12 @@ class Exchange:
         self._channel = channel
         self._expects_continue = expects_continue
         self._body = bytearray()
-        self._changed = asyncio.Event()
+        self._changed = False
+        """Whether there is something to receive that was not received yet."""
+        self._receiving: asyncio.Future[None] | None = None
         self._begun = False
+        self._head = b""
+        """The head of the response, until it is written together with the first of its body."""
         self._chunked = False
         self._bodyless = scope["method"] == "HEAD"
         self._left = 0
@@ -77,16 +80,21 @@ class Exchange:
             self._body += data
             if len(self._body) > BODY_BUFFER:
                 self._channel.pause_reading()
-            self._changed.set()
+            self._change()
 
     def end_body(self) -> None:
         self.more_body = False
-        self._changed.set()
+        self._change()
 
     def disconnect(self) -> None:
         """No more can be read or written."""
         self.disconnected = True
-        self._changed.set()
+        self._change()
+
+    def _change(self) -> None:
+        self._changed = True
+        if self._receiving is not None and not self._receiving.done():
+            self._receiving.set_result(None)
 
     # --- what the application calls -----------------------------------------------------------------------------------
 
@@ -110,8 +118,10 @@ class Exchange:
             self._expects_continue = False
         if not self.disconnected and not self.complete:
             self._channel.resume_reading()
-            await self._changed.wait()
-            self._changed.clear()
+            if not self._changed:
+                self._receiving = asyncio.get_running_loop().create_future()
+                await self._receiving
+            self._changed = False
         if self.disconnected or self.complete:
             return {"type": "http.disconnect"}
         body, self._body = bytes(self._body), bytearray()
@@ -132,16 +142,17 @@ class Exchange:
     def _begin(self, message: Message) -> None:
         self._begun = True
         status: int = message["status"]
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        lines = []
         has_length = says_close = False
         for name, value in (*self._channel.default_headers, *message.get("headers", ())):
-            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-                raise RuntimeError("a header of the answer is none")
             if name == b"content-length":
                 has_length, self._left = True, int(value)
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive, says_close = False, True
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
+        fields = b"".join(lines)
+        if not _FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
+            raise RuntimeError("a header of the answer is none")
         self._bodyless = self._bodyless or status in {204, 304}
         if self._expects_continue:
             # The client may send the body all the same, or not: what comes next could be either that or a request.
@@ -151,33 +162,32 @@ class Exchange:
                 self.keep_alive = False  # it knows no chunks: the end of the connection is that of the answer
             else:
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
+                fields += b"transfer-encoding: chunked\r\n"
         if not self.keep_alive and not says_close:
-            lines.append(b"connection: close\r\n")
+            fields += b"connection: close\r\n"
         self._left = self._left if has_length else -1
-        lines.append(b"\r\n")
-        self._channel.transport.write(b"".join(lines))
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self._head = b"%b%b\r\n" % (line, fields)
 
     def _go_on(self, body: bytes, *, more: bool) -> None:
+        head, self._head = self._head, b""
         if self._bodyless:
-            pass
+            written = head
         elif self._chunked:
-            parts = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
-            if not more:
-                parts.append(b"0\r\n\r\n")
-            if parts:
-                self._channel.transport.write(b"".join(parts))
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            written = head + chunk + (b"" if more else b"0\r\n\r\n")
         else:
             if self._left >= 0:
                 self._left -= len(body)
                 if self._left < 0 or (self._left and not more):
                     raise RuntimeError("an answer is not as long as its Content-Length")
-            if body:
-                self._channel.transport.write(body)
+            written = head + body if head else body
+        if written:
+            self._channel.transport.write(written)
         if not more:
             self.complete = True
             self._body.clear()
-            self._changed.set()
+            self._change()
             if not self.keep_alive:
                 self._channel.transport.close()
             self._channel.answered()
