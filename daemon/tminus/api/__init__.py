@@ -24,6 +24,7 @@
 `fixed`              answers that are always the same, with an entity tag
 `assets`             the files of the page for people
 `services`           what the routes work with
+`readers`            the threads that read for requests
 `links`              which call takes what another has answered, for the description
 `openapi`            the OpenAPI document of routes
 `description`        what the API says of itself, for programs and for people

@@ -9,6 +9,7 @@ from typing import TypeVar
 from tminus import clock
 from tminus.api.held import Held
 from tminus.api.rate_limit import Attempts
+from tminus.api.readers import Readers
 from tminus.api.turns import Turns
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
@@ -81,7 +82,7 @@ class Services:
         as requests before another one, whoever asks just then would be refused for being one too many.
         """
         self._reads = 0
-        self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="read")
+        self._readers = Readers(store, _READERS)
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
         self._turns = Turns(_SEARCHERS)
         self._limits: Limits | None = None
@@ -111,7 +112,7 @@ class Services:
         """Run `look` on one consistent view, on a thread; return what it returned. Raises `StoreUnavailable`."""
         self._reads += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, self.store.read, look)
+            return await self._readers.query(look)
         finally:
             self._reads -= 1
 
@@ -133,5 +134,5 @@ class Services:
         return self._reads if method in ("GET", "HEAD") else self.store.waiting
 
     def close(self) -> None:
-        self._readers.shutdown()
+        self._readers.close()
         self._searchers.shutdown()

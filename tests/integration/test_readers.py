@@ -1,0 +1,130 @@
+"""Reads for requests: those that arrive together share a transaction, and none suffers from another."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.support.databases import Database
+
+from tminus.api.readers import TOGETHER, Readers
+from tminus.domain.errors import UnknownSession
+from tminus.storage import Transaction, View
+
+PATIENT = 20
+"""Seconds after which a test is given up."""
+
+
+def _set(value: str) -> Callable[[Transaction], None]:
+    return lambda tx: tx.set_meta("a test", value)
+
+
+def _run(database: Database, body: Callable[[Any, Readers], Any], threads: int = 4) -> Any:
+    store = database.open()
+    readers = Readers(store, threads)
+    try:
+        return asyncio.run(asyncio.wait_for(body(store, readers), PATIENT))
+    finally:
+        readers.close()
+
+
+def test_reads_that_arrive_together_share_a_transaction_up_to_a_number(database: Database) -> None:
+    views: list[View] = []
+
+    async def body(_store: Any, readers: Readers) -> list[int]:
+        def look(number: int) -> Callable[[View], int]:
+            def seen(view: View) -> int:
+                views.append(view)
+                return number
+
+            return seen
+
+        return await asyncio.gather(*(readers.query(look(number)) for number in range(TOGETHER + 3)))
+
+    assert _run(database, body, threads=1) == list(range(TOGETHER + 3))
+    assert len(set(map(id, views))) <= 2
+    assert [view is views[0] for view in views] == [True] * TOGETHER + [False] * 3
+
+
+def test_a_read_sees_what_was_committed_before_it_though_another_is_running(database: Database) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(view: View) -> str | None:
+        before = view.meta("a test")
+        running.set()
+        assert go_on.wait(PATIENT)
+        return before
+
+    async def body(store: Any, readers: Readers) -> tuple[str | None, str | None]:
+        first = asyncio.ensure_future(readers.query(slow))
+        await asyncio.to_thread(running.wait, PATIENT)
+        await store.transact(_set("new"))
+        second = asyncio.ensure_future(readers.query(lambda view: view.meta("a test")))
+        await asyncio.sleep(0)
+        go_on.set()
+        return await first, await second
+
+    assert _run(database, body, threads=1) == (None, "new")
+
+
+def test_one_that_fails_leaves_the_others_their_answer(database: Database) -> None:
+    def refused(_view: View) -> None:
+        raise UnknownSession("x")
+
+    def broken(view: View) -> None:
+        view.scalar("no SQL at all")  # type: ignore[arg-type]  # that is its fault
+
+    def well(view: View) -> bool:
+        return view.last_seq() >= 0
+
+    async def body(_store: Any, readers: Readers) -> list[Any]:
+        looks = (well, refused, broken, well)
+        return await asyncio.gather(*(readers.query(look) for look in looks), return_exceptions=True)
+
+    first, refusal, defect, last = _run(database, body)
+    assert (first, last) == (True, True)
+    assert isinstance(refusal, UnknownSession)
+    assert isinstance(defect, Exception)
+    assert not isinstance(defect, UnknownSession)
+
+
+def test_what_waits_behind_a_slow_one_is_read_by_another_thread(database: Database) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(_view: View) -> str:
+        running.set()
+        assert go_on.wait(PATIENT)
+        return "slow"
+
+    async def body(_store: Any, readers: Readers) -> list[str]:
+        first = asyncio.ensure_future(readers.query(slow))
+        await asyncio.to_thread(running.wait, PATIENT)
+        answers = [await readers.query(lambda _view: "quick") for _ in range(3)]
+        go_on.set()
+        return [*answers, await first]
+
+    assert _run(database, body, threads=2) == ["quick", "quick", "quick", "slow"]
+
+
+def test_whoever_asked_may_go_away_meanwhile(database: Database) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(_view: View) -> None:
+        running.set()
+        assert go_on.wait(PATIENT)
+
+    async def body(_store: Any, readers: Readers) -> str:
+        first = asyncio.ensure_future(readers.query(slow))
+        await asyncio.to_thread(running.wait, PATIENT)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go_on.set()
+        return await readers.query(lambda _view: "next")
+
+    assert _run(database, body, threads=1) == "next"
+
+
+def test_threads_that_never_read_need_no_end(database: Database) -> None:
+    Readers(database.open(), 4).close()
