@@ -1,0 +1,31 @@
+"""Advisory locks that a daemon holds by name, on a real PostgreSQL."""
+
+import pytest
+from tests.support.databases import PostgresServer
+
+from tminus.storage import locks
+
+
+def test_a_name_that_is_released_while_it_is_renewed_is_free_for_another_daemon(
+    pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.0005)  # so often that renewals and releases meet many times
+    with pg_server.database() as database:
+        one, other = database.open(), database.open()
+        for number in range(300):
+            name = f"endpoint {number}"
+            assert one.acquire(name)
+            one.release(name)
+            assert other.acquire(name), "nobody holds it"
+            other.release(name)
+
+
+def test_what_was_held_is_held_no_more_once_the_connection_is_another(pg_server: PostgresServer) -> None:
+    with pg_server.database() as database:
+        one, other = database.open(), database.open()
+        assert one.acquire("a")
+        assert one.acquire("b")
+        one._watch.silences += 1  # the server was silent: connections from before are not used any more
+        one.release("a")
+        assert other.acquire("b"), "it ended with the connection"
+        assert not one.acquire("b"), "and is not taken for held"
