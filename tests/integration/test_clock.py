@@ -18,7 +18,7 @@ from tminus.domain.model import AgentSession
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, EventType, SessionType, Status, Timeouts, Trigger
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
-from tminus.sessions.idempotency import retry_key
+from tminus.sessions.idempotency import keyed_request
 from tminus.storage import Transaction, View
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import PIN_RETRY, do_due
@@ -513,17 +513,17 @@ def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: Wor
         )  # fmt: skip
 
     world.run(lambda tx: [tx.add_agent_session(begin("short", HOUR)), tx.add_agent_session(begin("long", 2 * DAYS))])
-    key = retry_key("k", {})
-    world.make(retry=key)
+    key = keyed_request("k", {})
+    world.make(keyed=key)
     world.clock.passes(DAYS)
     sweeps.clean(world.store.submit, None)
     assert world.store.read(lambda view: view.agent_session("short")) is not None
-    assert world.store.read(lambda view: view.retry(7, "k")) is not None
+    assert world.store.read(lambda view: view.idempotency_record(7, "k")) is not None
     world.clock.passes(HOUR + MS)
     sweeps.clean(world.store.submit, None)
     assert world.store.read(lambda view: view.agent_session("short")) is None
     assert world.store.read(lambda view: view.agent_session("long")) is not None
-    assert world.store.read(lambda view: view.retry(7, "k")) is None
+    assert world.store.read(lambda view: view.idempotency_record(7, "k")) is None
     assert len(world.all_sessions()) == 1
 
 

@@ -23,7 +23,7 @@ import tminus
 from tminus.domain.errors import WrongStatus
 from tminus.domain.model import Session
 from tminus.storage import Transaction
-from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.tables import EVENTS, IDEMPOTENCY, PARTICIPANTS, SESSIONS
 
 TOLD_TO_RECEIVERS = ("tell", "tell-in-vain", "retell")
 
@@ -48,7 +48,7 @@ WHENEVER = {"updated_at", "opened_at", "closed_at"}
 
 
 def look(tx: Transaction) -> list[Any]:
-    tables = (SESSIONS, EVENTS, PARTICIPANTS, RETRIES)
+    tables = (SESSIONS, EVENTS, PARTICIPANTS, IDEMPOTENCY)
     return [tx.execute(select(table).order_by(*table.primary_key)).mappings().all() for table in tables]
 
 

@@ -23,7 +23,7 @@ from tests.support.factories import add, put, session
 
 from tminus.domain.events import News
 from tminus.domain.lifecycle import TABLE, Change, Transition
-from tminus.domain.model import AgentSession, Delivery, Event, Participant, Replay, Retry
+from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
 from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, transitions, view
 from tminus.storage.engine import make_engine
@@ -85,7 +85,7 @@ BEGUN = AgentSession(
     remote_ip="",
 )  # fmt: skip
 GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
-KEY = Retry(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
+KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
 RARE = frozenset({EventType.DENIED})
 SUPPORT = frozenset({SessionType.SUPPORT})
 
@@ -121,7 +121,7 @@ QUESTIONS: dict[str, Job] = {
     "view.participant": lambda tx: tx.participant("c1", "p1"),
     "view.participants_ever": lambda tx: tx.participants_ever("c1", 10_000),
     "view.agent_session": lambda tx: tx.agent_session("s1"),
-    "view.retry": lambda tx: tx.retry(7, "none"),
+    "view.idempotency_record": lambda tx: tx.idempotency_record(7, "none"),
     "view.events": lambda tx: tx.events(100, 100),
     "view.events of a session": lambda tx: tx.events(100, 100, EventFilter(session_id="c10000")),
     "view.page of a type": lambda tx: tx.page(100, 100, EventFilter(types=RARE)),
@@ -141,15 +141,15 @@ QUESTIONS: dict[str, Job] = {
     "transaction.free_pins": lambda tx: tx.free_pins(16),
     "transaction.add_agent_session": lambda tx: tx.add_agent_session(BEGUN),
     "transaction.end_agent_session": lambda tx: tx.end_agent_session("s1"),
-    "transaction.retry": lambda tx: tx.retry(7, "none"),
-    "transaction.add_retry": lambda tx: tx.add_retry(KEY),
-    "transaction.forget_retry": lambda tx: tx.forget_retry(7, "none"),
+    "transaction.idempotency_record": lambda tx: tx.idempotency_record(7, "none"),
+    "transaction.add_idempotency_record": lambda tx: tx.add_idempotency_record(KEY),
+    "transaction.remove_idempotency_record": lambda tx: tx.remove_idempotency_record(7, "none"),
     "transaction.set_meta": lambda tx: tx.set_meta("written", "now"),
     "transaction.remove_meta": lambda tx: tx.remove_meta("none"),
     "transaction.remove_closed": lambda tx: tx.remove_closed(NOW - 100_000 * HOUR, 40),
     "transaction.remove_closed some": lambda tx: tx.remove_closed(NOW, 40),
     "transaction.remove_agent_sessions": lambda tx: tx.remove_agent_sessions(NOW - 100_000 * HOUR, 500),
-    "transaction.remove_retries": lambda tx: tx.remove_retries(NOW - 100_000 * HOUR, 500),
+    "transaction.remove_idempotency_records": lambda tx: tx.remove_idempotency_records(NOW - 100_000 * HOUR, 500),
     **{f"transitions.execute {row.trigger} of {row.source}": partial(_execute, row=row) for row in TABLE if row.source},
     "due.next_due": due.next_due,
     "due.do_due": lambda tx: due.do_due(tx, TIMEOUTS, 128),

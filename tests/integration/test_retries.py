@@ -13,22 +13,22 @@ from tminus.domain.errors import BadStartTime, KeyReused, TooManySessions
 from tminus.domain.types import EventType, Status
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
-from tminus.sessions.idempotency import retry_key
+from tminus.sessions.idempotency import keyed_request
 from tminus.sessions.transitions import CreateResult
 
 BODY = {"type": "live", "label": "Ada"}
-KEY = retry_key("key-1", BODY)
+KEY = keyed_request("key-1", BODY)
 
 
 def test_the_order_of_a_bodys_members_does_not_matter_and_everything_else_does() -> None:
-    assert retry_key("k", {"a": 1, "b": {"d": 2, "c": 3}}) == retry_key("k", {"b": {"c": 3, "d": 2}, "a": 1})
+    assert keyed_request("k", {"a": 1, "b": {"d": 2, "c": 3}}) == keyed_request("k", {"b": {"c": 3, "d": 2}, "a": 1})
     bodies = [{}, {"a": 1}, {"a": "1"}, {"a": None}, {"a": [1]}, ["a", 1]]
-    keys = {key.body_sha256 for body in bodies if (key := retry_key("k", body))}
+    keys = {key.body_sha256 for body in bodies if (key := keyed_request("k", body))}
     assert len(keys) == len(bodies)
 
 
 def test_without_a_key_there_is_nothing_to_remember(world: World) -> None:
-    assert retry_key(None, BODY) is None
+    assert keyed_request(None, BODY) is None
     first, second = world.make(), world.make()
     assert first.session.id != second.session.id
     assert not first.replayed
@@ -36,9 +36,9 @@ def test_without_a_key_there_is_nothing_to_remember(world: World) -> None:
 
 
 def test_a_repeated_request_is_answered_with_the_session_that_the_first_made_as_it_is_now(world: World) -> None:
-    first = world.make(retry=KEY)
+    first = world.make(keyed=KEY)
     world.join(first.session)
-    again = world.make(retry=KEY)
+    again = world.make(keyed=KEY)
     assert (first.replayed, again.replayed) == (False, True)
     assert again.session == world.stored(first.session)
     assert again.session.status is Status.ACTIVE
@@ -47,61 +47,61 @@ def test_a_repeated_request_is_answered_with_the_session_that_the_first_made_as_
 
 
 def test_a_closed_session_is_still_the_answer(world: World) -> None:
-    first = world.make(retry=KEY)
+    first = world.make(keyed=KEY)
     world.close(first.session)
-    assert world.make(retry=KEY).session.status is Status.CLOSED
+    assert world.make(keyed=KEY).session.status is Status.CLOSED
 
 
 def test_the_same_key_with_another_body_is_refused_and_names_the_session_that_it_made(world: World) -> None:
-    made = world.make(retry=KEY)
+    made = world.make(keyed=KEY)
     with pytest.raises(KeyReused, match=f"created session {made.session.id} from another body"):
-        world.make(retry=retry_key("key-1", BODY | {"label": "Grace"}))
+        world.make(keyed=keyed_request("key-1", BODY | {"label": "Grace"}))
     assert len(world.all_sessions()) == 1
 
 
 def test_each_agent_has_keys_of_its_own(world: World) -> None:
-    mine, other = world.make(retry=KEY), world.make(retry=KEY, by=OTHER_AGENT)
+    mine, other = world.make(keyed=KEY), world.make(keyed=KEY, by=OTHER_AGENT)
     assert mine.session.id != other.session.id
     assert not other.replayed
 
 
 def test_a_key_is_remembered_for_24_hours(world: World) -> None:
-    first = world.make(retry=KEY)
+    first = world.make(keyed=KEY)
     world.clock.passes(days=1)
-    assert world.make(retry=KEY).session.id == first.session.id
+    assert world.make(keyed=KEY).session.id == first.session.id
     world.clock.passes(milliseconds=1)
-    second = world.make(retry=KEY)
+    second = world.make(keyed=KEY)
     assert not second.replayed
     assert second.session.id != first.session.id
     world.clock.passes(days=1)
-    assert world.make(retry=KEY).session.id == second.session.id, "from then on the newer one is remembered"
+    assert world.make(keyed=KEY).session.id == second.session.id, "from then on the newer one is remembered"
 
 
 def test_after_24_hours_a_key_may_come_with_another_body(world: World) -> None:
-    world.make(retry=KEY)
+    world.make(keyed=KEY)
     world.clock.passes(days=1, milliseconds=1)
-    assert not world.make(retry=retry_key("key-1", {})).replayed
+    assert not world.make(keyed=keyed_request("key-1", {})).replayed
 
 
 def test_a_request_that_was_refused_leaves_its_key_free(world: World) -> None:
     with pytest.raises(BadStartTime):
-        world.make(retry=KEY, start_time=world.now - HOUR)
-    assert not world.make(retry=KEY).replayed
+        world.make(keyed=KEY, start_time=world.now - HOUR)
+    assert not world.make(keyed=KEY).replayed
 
 
 def test_a_retry_is_answered_also_where_a_new_session_would_be_one_too_many(world: World) -> None:
     world.settings = settings(sessions_per_agent=1)
-    first = world.make(retry=KEY)
-    assert world.make(retry=KEY).session.id == first.session.id
+    first = world.make(keyed=KEY)
+    assert world.make(keyed=KEY).session.id == first.session.id
     with pytest.raises(TooManySessions):
-        world.make(retry=retry_key("key-2", BODY))
+        world.make(keyed=keyed_request("key-2", BODY))
 
 
 def test_a_retry_of_a_schedule_is_answered_also_when_its_start_has_passed(world: World) -> None:
     start = world.now + HOUR
-    first = world.make(retry=KEY, start_time=start)
+    first = world.make(keyed=KEY, start_time=start)
     world.passes(hours=5)
-    again = world.make(retry=KEY, start_time=start)
+    again = world.make(keyed=KEY, start_time=start)
     assert (again.session.id, again.replayed, again.session.status) == (first.session.id, True, Status.CLOSED)
 
 
@@ -111,7 +111,7 @@ def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -
 
     def request() -> None:
         begin.wait()
-        made.append(world.make(retry=KEY))
+        made.append(world.make(keyed=KEY))
 
     threads = [threading.Thread(target=request) for _ in range(16)]
     for thread in threads:
@@ -126,8 +126,8 @@ def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -
 def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: Database) -> None:
     stores = [database.open(), database.open()]
     for n in range(10):
-        key = retry_key(f"key-{n}", BODY)
-        job = partial(commands.create, settings=settings(), caller=AGENT, order=order(), retry=key)
+        key = keyed_request(f"key-{n}", BODY)
+        job = partial(commands.create, settings=settings(), caller=AGENT, order=order(), keyed=key)
         futures = [store.submit(job) for store in stores * 3]
         made = [future.result(30) for future in futures]
         assert len({one.session.id for one in made}) == 1
@@ -145,8 +145,8 @@ def test_a_key_is_remembered_over_a_restart(database: Database) -> None:
 
 def test_a_repeated_join_is_answered_with_the_participant_that_the_first_made(world: World) -> None:
     session = world.create()
-    key = retry_key("join-1", [session.id, {"role": "guest", "name": "Grace"}])
-    first, again = world.join(session, retry=key), world.join(session, retry=key)
+    key = keyed_request("join-1", [session.id, {"role": "guest", "name": "Grace"}])
+    first, again = world.join(session, keyed=key), world.join(session, keyed=key)
     assert first == again
     assert (world.stored(session).participants, len(world.participants(session))) == (1, 1)
     assert world.told(session) == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
@@ -154,24 +154,24 @@ def test_a_repeated_join_is_answered_with_the_participant_that_the_first_made(wo
 
 def test_a_repeated_join_is_answered_also_when_the_session_is_closed(world: World) -> None:
     session = world.create()
-    key = retry_key("join-1", [session.id])
-    grace = world.join(session, retry=key)
+    key = keyed_request("join-1", [session.id])
+    grace = world.join(session, keyed=key)
     world.close(session)
-    assert world.join(session, retry=key) == grace
+    assert world.join(session, keyed=key) == grace
 
 
 def test_a_removed_session_takes_its_keys_along(world: World) -> None:
-    made = world.make(retry=KEY)
+    made = world.make(keyed=KEY)
     world.close(made.session)
     world.clock.passes(hours=2)
     assert sweeps.clean(world.store.submit, timedelta(hours=1)) == 1
-    again = world.make(retry=KEY)
+    again = world.make(keyed=KEY)
     assert not again.replayed
     assert again.session.status is Status.NEW
 
 
 def test_a_rooms_key_is_no_agents_key(world: World) -> None:
-    made = world.make(retry=KEY)
+    made = world.make(keyed=KEY)
     assert ROOM.agent_id != AGENT.agent_id
-    world.join(made.session, retry=KEY)
+    world.join(made.session, keyed=KEY)
     assert world.stored(made.session).participants == 1

@@ -16,7 +16,7 @@ from tests.soak.stages import LONGEST_LEAD, OnPostgres, Stage
 from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import fire
 from tminus.domain.types import CloseReason, EventType, Status, Trigger
-from tminus.storage.tables import EVENTS, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.tables import EVENTS, IDEMPOTENCY, PARTICIPANTS, SESSIONS
 
 TRIGGERS = {
     EventType.CREATED: Trigger.CREATE,
@@ -76,7 +76,7 @@ def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
     engine = stage.engine()
     with engine.connect() as connection:
         rows = {row["id"]: row for row in connection.execute(select(SESSIONS)).mappings()}
-        retries = {row["key"]: row["session_id"] for row in connection.execute(select(RETRIES)).mappings()}
+        retries = {row["key"]: row["session_id"] for row in connection.execute(select(IDEMPOTENCY)).mappings()}
         participants = {row["id"]: row for row in connection.execute(select(PARTICIPANTS)).mappings()}
         events = list(connection.execute(select(EVENTS).order_by(EVENTS.c.seq)).mappings())
     engine.dispose()

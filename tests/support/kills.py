@@ -28,7 +28,7 @@ from tminus.domain.types import ParticipantRole, SessionType, Trigger
 from tminus.scheduler import sweeps
 from tminus.scheduler.sweeps import Jobs
 from tminus.sessions import commands, participants
-from tminus.sessions.idempotency import RetryKey
+from tminus.sessions.idempotency import KeyedRequest
 from tminus.sessions.transitions import CreateResult
 from tminus.storage import Transaction
 from tminus.storage.engine import make_engine, server
@@ -125,11 +125,11 @@ def _knocked(tx: Transaction, target: Target) -> Target:
 def _create(
     jobs: Jobs, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
 ) -> dict[str, Any]:
-    retry = RetryKey(target.label, "0" * 64) if key else None
+    keyed = KeyedRequest(target.label, "0" * 64) if key else None
 
     def job(tx: Transaction) -> CreateResult:
         start = tx.now + ahead if ahead is not None else None
-        return commands.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), retry)
+        return commands.create(tx, SETTINGS, AGENT, order(kind, label=target.label, start_time=start), keyed)
 
     session = jobs(job).result(30).session
     return {"id": session.id, "pin": session.pin}
@@ -141,11 +141,11 @@ def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, An
 
 
 def _arrive(jobs: Jobs, target: Target, *, trigger: Trigger) -> dict[str, Any]:
-    retry = RetryKey(target.label, "0" * 64)
+    keyed = KeyedRequest(target.label, "0" * 64)
     role = ParticipantRole.GUEST
     job = partial(
         participants.arrive, settings=SETTINGS, caller=ROOM, session_id=target.session_id, trigger=trigger, role=role,
-        name="Ada", retry=retry,
+        name="Ada", keyed=keyed,
     )  # fmt: skip
     made = jobs(job).result(30)
     return {"id": made.session.id, "participant": made.participant_id}

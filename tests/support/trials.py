@@ -29,7 +29,7 @@ from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
-from tminus.domain.model import AgentSession, Delivery, Endpoint, Replay, Retry, Session
+from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session
 from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
@@ -37,12 +37,12 @@ from tminus.monitoring.event_log import EventLog
 from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
-from tminus.sessions.idempotency import RetryKey
+from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_places import log_place, set_log_place
 from tminus.storage.notifier import Notifier
-from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, META, PARTICIPANTS, REPLAYS, RETRIES, SESSIONS
+from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, REPLAYS, SESSIONS
 from tminus.storage.watch import Watch
 
 SETTINGS = settings()
@@ -196,7 +196,7 @@ def _deadlines(view: View, _label: str) -> State:
 
 def _old(tx: Transaction, label: str) -> None:
     """One of everything that is not kept for ever."""
-    made = commands.create(tx, SETTINGS, AGENT, order(label=label), RetryKey(label, "0" * 64)).session
+    made = commands.create(tx, SETTINGS, AGENT, order(label=label), KeyedRequest(label, "0" * 64)).session
     participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
@@ -209,7 +209,7 @@ def _kept(view: View, label: str) -> State:
     ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label)
     return {
         "agent sessions": _agent_sessions(view, label),
-        "keys": _count(view, RETRIES, RETRIES.c.key == label),
+        "keys": _count(view, IDEMPOTENCY, IDEMPOTENCY.c.key == label),
         "deliveries": _count(view, DELIVERIES, DELIVERIES.c.endpoint == label),
         "sessions": _count(view, SESSIONS, SESSIONS.c.label == label),
         "events": _count(view, EVENTS, EVENTS.c.session_id.in_(ours)),
@@ -220,13 +220,15 @@ def _kept(view: View, label: str) -> State:
 def _yesterdays_key(tx: Transaction, label: str) -> None:
     earlier = _session(tx, "yesterday's")
     tx.flush()
-    tx.add_retry(
-        Retry(agent_id=7, key=label, body_sha256="1" * 64, session_id=earlier.id, created_at=tx.now - DAY - MINUTE)
+    tx.add_idempotency_record(
+        IdempotencyRecord(
+            agent_id=7, key=label, body_sha256="1" * 64, session_id=earlier.id, created_at=tx.now - DAY - MINUTE
+        )
     )
 
 
 def _made_with_key(view: View, label: str) -> State:
-    [key] = view.all(Retry, select(RETRIES).where(RETRIES.c.key == label))
+    [key] = view.all(IdempotencyRecord, select(IDEMPOTENCY).where(IDEMPOTENCY.c.key == label))
     return key.body_sha256, _count(view, SESSIONS, SESSIONS.c.label == label)
 
 
@@ -371,8 +373,8 @@ def _start_and_stop_log(store: Store, _label: str) -> None:
 
 
 def _create(store: Store, label: str) -> Any:
-    retry = RetryKey(label, "0" * 64)
-    return store.submit(lambda tx: commands.create(tx, SETTINGS, AGENT, order(label=label), retry).session.id).result(
+    keyed = KeyedRequest(label, "0" * 64)
+    return store.submit(lambda tx: commands.create(tx, SETTINGS, AGENT, order(label=label), keyed).session.id).result(
         30
     )
 

@@ -15,10 +15,10 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.sweeps import Sweep
 from tminus.sessions import commands, participants
 from tminus.sessions.commands import IfMatch
-from tminus.sessions.idempotency import RetryKey
+from tminus.sessions.idempotency import KeyedRequest
 from tminus.sessions.transitions import CreateResult
 from tminus.storage import EventFilter, Store, Transaction
-from tminus.storage.tables import META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.tables import IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
 
 T = TypeVar("T")
 
@@ -46,11 +46,11 @@ class World:
         session_type: SessionType = SessionType.LIVE,
         *,
         by: Caller = AGENT,
-        retry: RetryKey | None = None,
+        keyed: KeyedRequest | None = None,
         **fields: Any,
     ) -> CreateResult:
         wanted = order(session_type, **fields)
-        return self.run(lambda tx: commands.create(tx, self.settings, by, wanted, retry))
+        return self.run(lambda tx: commands.create(tx, self.settings, by, wanted, keyed))
 
     def create(self, session_type: SessionType = SessionType.LIVE, *, by: Caller = AGENT, **fields: Any) -> Session:
         return self.make(session_type, by=by, **fields).session
@@ -71,18 +71,20 @@ class World:
         *,
         role: ParticipantRole = ParticipantRole.GUEST,
         by: Caller = ROOM,
-        retry: RetryKey | None = None,
+        keyed: KeyedRequest | None = None,
     ) -> str:
         """Somebody joins; returns the participant's id."""
         return self.run(
-            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.JOIN, role, name, retry)
+            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.JOIN, role, name, keyed)
         ).participant_id
 
-    def knock(self, session: Session, name: str = "Grace", *, by: Caller = ROOM, retry: RetryKey | None = None) -> str:
+    def knock(
+        self, session: Session, name: str = "Grace", *, by: Caller = ROOM, keyed: KeyedRequest | None = None
+    ) -> str:
         """Somebody waits to be let in; returns the participant's id."""
         guest = ParticipantRole.GUEST
         return self.run(
-            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, retry)
+            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, keyed)
         ).participant_id
 
     def admit(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:
@@ -140,7 +142,7 @@ class World:
         """Empties the database, for the next example of a property."""
 
         def remove(tx: Transaction) -> None:
-            for table in (SESSIONS, RETRIES):
+            for table in (SESSIONS, IDEMPOTENCY):
                 tx.execute(delete(table))
             tx.execute(delete(META).where(META.c.key == "timeouts"))
 

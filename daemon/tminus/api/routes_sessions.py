@@ -42,7 +42,7 @@ from tminus.domain.errors import (  # fmt: skip
 from tminus.domain.model import Session
 from tminus.domain.types import OPEN_STATUSES, Caller, SessionType, Trigger
 from tminus.sessions import commands, participants, queries
-from tminus.sessions.idempotency import retry_key
+from tminus.sessions.idempotency import keyed_request
 from tminus.storage import SessionFilter, View
 
 router = Router("/v3", "sessions")
@@ -69,12 +69,12 @@ async def create_session(
     context: RequestContext, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
 ) -> Answer:
     services, order = context.services, body.order()
-    retry = None
+    keyed = None
     if idempotency_key is not None:
-        retry = retry_key(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
+        keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
     context.order = order
-    made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, retry))
+    made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, keyed))
     context.session_id, context.replayed = made.session.id, made.replayed
     return _answer(made.session, caller, replayed=made.replayed)
 
@@ -200,7 +200,7 @@ async def join_session(
     idempotency_key: IdempotencyKey = None,
 ) -> Answer:
     services = context.services
-    retry = retry_key(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
+    keyed = keyed_request(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
     arrive = partial(
         participants.arrive,
         settings=services.settings,
@@ -209,7 +209,7 @@ async def join_session(
         trigger=Trigger.KNOCK if body.knock else Trigger.JOIN,
         role=body.role,
         name=body.name,
-        retry=retry,
+        keyed=keyed,
     )
     made = await context.write(arrive)
     context.replayed = made.replayed

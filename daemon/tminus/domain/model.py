@@ -194,7 +194,7 @@ class AgentSession(Stored):
     remote_ip: str
 
 
-class Retry(Stored):
+class IdempotencyRecord(Stored):
     """What an `Idempotency-Key` made, so that a retried request is answered, not repeated."""
 
     agent_id: int

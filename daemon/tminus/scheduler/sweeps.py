@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from tminus import clock
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
-from tminus.sessions.idempotency import RETRY_MEMORY
+from tminus.sessions.idempotency import RECORD_LIFETIME
 from tminus.storage import Transaction, meta
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.transaction import Removed
@@ -176,7 +176,7 @@ def clean(
         return remove_some
 
     remove(of_one_table(Transaction.remove_agent_sessions, timedelta(days=1)))
-    remove(of_one_table(Transaction.remove_retries, RETRY_MEMORY))
+    remove(of_one_table(Transaction.remove_idempotency_records, RECORD_LIFETIME))
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))
     if retention is None:

@@ -18,7 +18,7 @@ from tminus.domain.lifecycle import Change, fire, opens_at
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import need, owns
-from tminus.sessions.idempotency import RetryKey, made_before, remember
+from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
 from tminus.sessions.queries import found
 from tminus.sessions.transitions import CreateResult, carry_out, open_if_due, record_creation
 from tminus.storage import Transaction
@@ -34,7 +34,7 @@ IfMatch = frozenset[int] | None
 
 
 def create(
-    tx: Transaction, settings: Settings, caller: Caller, order: CreateSession, retry: RetryKey | None = None
+    tx: Transaction, settings: Settings, caller: Caller, order: CreateSession, keyed: KeyedRequest | None = None
 ) -> CreateResult:
     """Makes a session: open at once, or scheduled if `order.start_time` is set.
 
@@ -43,7 +43,7 @@ def create(
     Raises `Forbidden`, `BadStartTime`, `TooManySessions`, `KeyReused`, `NoPinFree`.
     """
     need(caller.has(Role.AGENT), "the role agent")
-    if retry is not None and (earlier := made_before(tx, caller, retry)):
+    if keyed is not None and (earlier := find_record(tx, caller, keyed)):
         return CreateResult(found(tx, earlier.session_id), replayed=True)
     limit = settings.limits.sessions_per_agent
     if limit and not tx.may_open_another(caller.agent_id, limit):
@@ -88,8 +88,8 @@ def create(
     )
     tx.add(session, transition, timeouts)
     record_creation(tx, session, transition, caller)
-    if retry is not None:
-        remember(tx, caller, retry, session.id)
+    if keyed is not None:
+        store_record(tx, caller, keyed, session.id)
     if order.start_time is not None and opens_at(order.start_time, timeouts) <= now:
         tx.flush()
         session = open_if_due(tx, settings, caller, session)

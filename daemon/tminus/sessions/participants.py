@@ -12,7 +12,7 @@ from tminus.domain.lifecycle import fire
 from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, ParticipantRole, Role, Setting, Status, Trigger
 from tminus.sessions.authorization import need
-from tminus.sessions.idempotency import RetryKey, made_before, remember
+from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
 from tminus.sessions.queries import found
 from tminus.sessions.transitions import CreateResult, carry_out
 from tminus.storage import Transaction
@@ -34,7 +34,7 @@ def arrive(
     trigger: Trigger,
     role: ParticipantRole,
     name: str,
-    retry: RetryKey | None = None,
+    keyed: KeyedRequest | None = None,
 ) -> CreateResult:
     """A room reports that somebody joined (`trigger`: JOIN), or waits to be let in (KNOCK).
 
@@ -42,7 +42,7 @@ def arrive(
     """
     need(caller.has(Role.ROOM), "the role room")
     session = found(tx, session_id)
-    if retry is not None and (earlier := made_before(tx, caller, retry)):
+    if keyed is not None and (earlier := find_record(tx, caller, keyed)):
         return CreateResult(session, replayed=True, participant_id=earlier.participant_id or "")
     transition = fire(trigger, session.status)
     if trigger is Trigger.KNOCK and not orjson.loads(session.settings)[Setting.KNOCK]:
@@ -53,8 +53,8 @@ def arrive(
         raise TooManyParticipants(MOST_EVER, at_once=False)
     participant = Participant(id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now)
     changed = carry_out(tx, settings, session, transition, caller, participant)
-    if retry is not None:
-        remember(tx, caller, retry, session_id, participant.id)
+    if keyed is not None:
+        store_record(tx, caller, keyed, session_id, participant.id)
     return CreateResult(changed, participant_id=participant.id)
 
 

@@ -81,7 +81,7 @@ class AgentSessionRow(model.AgentSession, table=True):
     secret_sha256: str = Field(unique=True)
 
 
-class RetryRow(model.Retry, table=True):
+class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
     __tablename__ = "retry"
     __table_args__ = (Index("retry_created", "created_at"),)
 
@@ -136,5 +136,5 @@ class MetaRow(SQLModel, table=True):
 
 _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
-AGENT_SESSIONS, RETRIES, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
+AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]

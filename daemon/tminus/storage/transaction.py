@@ -30,13 +30,13 @@ from tminus.domain import timestamps
 from tminus.domain.errors import NoPinFree
 from tminus.domain.events import News
 from tminus.domain.lifecycle import Transition
-from tminus.domain.model import AgentSession, Instant, JsonText, Retry, Session
+from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, JsonText, Session
 from tminus.domain.types import Timeouts, Trigger
 from tminus.storage import meta
 from tminus.storage.allowances import Allowances
 from tminus.storage.deadlines import deadline_sql
 from tminus.storage.locks import LOCK_WRITER
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
 from tminus.storage.view import View
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
@@ -152,7 +152,7 @@ _ONE_WRITER = LOCK_WRITER
 _BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = (
     (EVENTS, EVENTS.c.seq),
     (PARTICIPANTS, _P.id),
-    (RETRIES, RETRIES.c.key),
+    (IDEMPOTENCY, IDEMPOTENCY.c.key),
 )
 """What is removed with a session, and a column by which to name a row of it."""
 
@@ -215,7 +215,7 @@ class Transaction(View):
         """Those of its events that were told one by one; a bulk move's are only in the database."""
         self._sent = 0
         """How many of them have been sent."""
-        self._retries: dict[tuple[int, str], Retry] = {}
+        self._new_records: dict[tuple[int, str], IdempotencyRecord] = {}
         self._has_turn = connection.dialect.name != "postgresql"
 
     @property
@@ -228,9 +228,9 @@ class Transaction(View):
     def flush(self) -> None:
         """Sends what was kept back."""
         self._send_sessions()
-        retries, self._retries = self._retries, {}
-        if retries:
-            self._insert(RETRIES, tuple(Retry.model_fields), list(retries.values()))
+        records, self._new_records = self._new_records, {}
+        if records:
+            self._insert(IDEMPOTENCY, tuple(IdempotencyRecord.model_fields), list(records.values()))
         events = [told.event for told in self.recorded[self._sent :]]
         if events:
             self._sent += len(events)
@@ -349,15 +349,15 @@ class Transaction(View):
     def end_agent_session(self, secret_sha256: str) -> None:
         self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == secret_sha256))
 
-    def retry(self, agent_id: int, key: str) -> Retry | None:
-        return self._retries.get((agent_id, key)) or super().retry(agent_id, key)
+    def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
+        return self._new_records.get((agent_id, key)) or super().idempotency_record(agent_id, key)
 
-    def add_retry(self, retry: Retry) -> None:
+    def add_idempotency_record(self, record: IdempotencyRecord) -> None:
         self.writes += 1
-        self._retries[retry.agent_id, retry.key] = retry
+        self._new_records[record.agent_id, record.key] = record
 
-    def forget_retry(self, agent_id: int, key: str) -> None:
-        self.execute(delete(RETRIES).where(RETRIES.c.agent_id == agent_id, RETRIES.c.key == key))
+    def remove_idempotency_record(self, agent_id: int, key: str) -> None:
+        self.execute(delete(IDEMPOTENCY).where(IDEMPOTENCY.c.agent_id == agent_id, IDEMPOTENCY.c.key == key))
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
@@ -415,10 +415,10 @@ class Transaction(View):
         some = select(table.sid).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
         return int(self.execute(delete(AGENT_SESSIONS).where(table.sid.in_(some))).rowcount)
 
-    def remove_retries(self, before: datetime, limit: int) -> int:
+    def remove_idempotency_records(self, before: datetime, limit: int) -> int:
         """Forgets retries made before then, which nobody will send again; returns how many."""
-        table = RETRIES.c
+        table = IDEMPOTENCY.c
         some = (
             select(table.agent_id, table.key).where(table.created_at < before).order_by(table.created_at).limit(limit)
         )
-        return int(self.execute(delete(RETRIES).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)
+        return int(self.execute(delete(IDEMPOTENCY).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)

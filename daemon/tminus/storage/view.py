@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindpara
 from sqlmodel import SQLModel
 
 from tminus.domain.events import News, Told
-from tminus.domain.model import AgentSession, Event, Participant, Retry, Session
+from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Participant, Session
 from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
 from tminus.storage.listing import SessionFilter, listing
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, META, PARTICIPANTS, RETRIES, SESSIONS
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ _SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
 _OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
 _PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id"), _P.id == bindparam("id"))
 _AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == bindparam("secret_sha256"))
-_RETRY = select(RETRIES).where(RETRIES.c.agent_id == bindparam("agent_id"), RETRIES.c.key == bindparam("key"))
+_IDEMPOTENCY_RECORD = select(IDEMPOTENCY).where(
+    IDEMPOTENCY.c.agent_id == bindparam("agent_id"), IDEMPOTENCY.c.key == bindparam("key")
+)
 _META = select(META.c.value).where(META.c.key == bindparam("key"))
 _METAS = select(META.c.key, META.c.value).where(META.c.key.startswith(bindparam("prefix"), autoescape=False))
 _NEXT_DUE = select(func.min(_S.due_at, type_=_S.due_at.type)).where(_S.due_at.is_not(None))
@@ -281,8 +283,8 @@ class View:
     def agent_session(self, secret_sha256: str) -> AgentSession | None:
         return self.one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
 
-    def retry(self, agent_id: int, key: str) -> Retry | None:
-        return self.one(Retry, _RETRY, agent_id=agent_id, key=key)
+    def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
+        return self.one(IdempotencyRecord, _IDEMPOTENCY_RECORD, agent_id=agent_id, key=key)
 
     def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
         """The events after a sequence number, in order."""
