@@ -130,7 +130,7 @@ def test_what_of_the_environment_cannot_be_used_is_a_line_that_names_the_variabl
 ) -> None:
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token", **env)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert f"the environment variable {names} names " in done.stderr
+    assert f"the environment variable {names} " in done.stderr
     assert "secret" not in done.stderr
 
 

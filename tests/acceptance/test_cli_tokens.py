@@ -84,7 +84,7 @@ def test_an_agent_that_is_there_keeps_its_name_and_roles(daemon: Daemon, own: Pa
     for option in (("--name", "Bob"), ("--role", "group_admin")):
         done = token(daemon, own, "new", "--id", "7", *option, "--append", str(own))
         assert done.returncode == 1
-        assert f"({own}:6): name another one with --id, or leave {option[0]} out" in done.stderr
+        assert f"({own}:6): name another agent with --id, or leave {option[0]} out" in done.stderr
     assert own.read_text() == before
     made(token(daemon, own, "new", "--id", "7", "--name", "Anna", "--role", "agent", "--append", str(own)))
     assert re.sub("token_sha256.*\n", "", own.read_text()) == before
@@ -135,7 +135,7 @@ def test_a_file_that_the_daemon_does_not_read_is_named(daemon: Daemon, own: Path
     for name in ("elsewhere.toml", "conf.d/.hidden.toml", "conf.d/agents.txt"):
         done = token(daemon, own, "new", "--id", "8", "--append", str(own.parent / name))
         made(done)
-        assert f"{name} is not read by the configuration {own}" in done.stderr
+        assert f"the configuration {own} does not read {name}" in done.stderr
 
 
 def test_agents_of_the_environment_are_changed_there(daemon: Daemon, own: Path) -> None:

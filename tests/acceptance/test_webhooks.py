@@ -169,7 +169,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     eventually(lambda: [seq for request in receiver.requests[before:] for seq in request.seqs] == [2, 3, 4])
     resumed = daemon.command("webhooks", "resume", "desk").stdout.strip()
     # None when it was delivered before they were counted.
-    assert resumed in ("desk goes on; 1 events are waiting", "desk goes on; 0 events are waiting")
+    assert resumed in ("desk is resumed; 1 events are waiting", "desk is resumed; 0 events are waiting")
     eventually(lambda: webhook(daemon)["backlog"] == 0)
     receiver.answers = [status(500)]
     failed = daemon.command("webhooks", "ping", "desk")

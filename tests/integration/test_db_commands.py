@@ -50,7 +50,11 @@ def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: 
     ("arguments", "code", "says"),
     [
         (("-",), 2, "tminus: a backup is a file: name one, or a directory\n"),
-        (("copy.db", "--keep", "3"), 2, "tminus: --keep counts the copies in a directory, and copy.db is none\n"),
+        (
+            ("copy.db", "--keep", "3"),
+            2,
+            "tminus: --keep counts the copies in a directory, and copy.db is not a directory\n",
+        ),
         (("{there}",), 1, "tminus: {there}: is there already: name another file, or overwrite it with --force\n"),
     ],
 )
@@ -118,7 +122,7 @@ def test_to_advance_by_hand_makes_no_database(tmp_path: Path, monkeypatch: pytes
 
     done = tminus("advance")
 
-    says = f"tminus: {state}/tminus.db: there is no such file: the daemon makes it, or `tminus db upgrade`\n"
+    says = f"tminus: {state}/tminus.db: no such file: the daemon or `tminus db upgrade` creates it\n"
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", says)
     assert not state.exists()
 

@@ -1,7 +1,9 @@
 """Loads all that the command may need, once, before others are forked from here."""
 
+import tminus.cli.database
 import tminus.cli.dispatch
-import tminus.cli.feed
+import tminus.cli.events
+import tminus.cli.listing
 import tminus.cli.operate
 import tminus.cli.process
 import tminus.cli.sessions

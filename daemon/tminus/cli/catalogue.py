@@ -1,4 +1,4 @@
-"""All commands, by name: what each does, and where it is. The help needs no more."""
+"""The table of all commands: the summary of each for the help, and the function that implements it."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Entry(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Commands under one word."""
+    """A group of commands under one name, such as `tminus webhooks`."""
 
     summary: str
     commands: dict[str, Entry]
@@ -25,44 +25,44 @@ COMMANDS = {
     "create": Entry("sessions", "create", "Create a session that is open at once."),
     "schedule": Entry("sessions", "schedule", "Schedule a session; it opens ahead of its start."),
     "reschedule": Entry("sessions", "reschedule", "Move a scheduled session to another start."),
-    "close": Entry("sessions", "close", "Close a session; everybody in it is disconnected."),
+    "close": Entry("sessions", "close", "Close a session and disconnect its participants."),
     "show": Entry("sessions", "show", "Show one session."),
-    "list": Entry("sessions", "list_", "List sessions, the newest first."),
-    "events": Entry("feed", "events", "Print what happened, to one session or to all."),
-    "watch": Entry("watch", "watch", "Watch what is coming and what is open."),
+    "list": Entry("listing", "list_", "List sessions, the newest first."),
+    "events": Entry("events", "events", "Print the events of one session or of all."),
+    "watch": Entry("watch", "watch", "Watch scheduled and open sessions."),
     "lifecycle": Entry("operate", "lifecycle", "Print the transition table as a diagram."),
-    "advance": Entry("operate", "advance", "Do by hand, once, what the clock does."),
+    "advance": Entry("operate", "advance", "Run the transitions that are due, once."),
 }
 
 GROUPS = {
     "webhooks": Group(
-        "Endpoints that are sent what happens.",
+        "Endpoints that receive events.",
         {
-            "list": Entry("webhooks", "list_", "Show every endpoint: its state, how far behind it is."),
-            "ping": Entry("webhooks", "ping", "Send a test."),
-            "pause": Entry("webhooks", "pause", "Send nothing more until it is resumed."),
-            "resume": Entry("webhooks", "resume", "Go on where it was, at once."),
-            "deliveries": Entry("webhooks", "deliveries", "Show every attempt, the newest first."),
-            "replay": Entry("webhooks", "replay", "Send again what happened until now."),
-            "secret": Entry("webhooks", "secret", "Make a secret for a file of its own."),
+            "list": Entry("webhooks", "list_", "Show all endpoints: state, backlog, last error."),
+            "ping": Entry("webhooks", "ping", "Send a test event."),
+            "pause": Entry("webhooks", "pause", "Stop sending to an endpoint until it is resumed."),
+            "resume": Entry("webhooks", "resume", "Continue where an endpoint was paused, at once."),
+            "deliveries": Entry("webhooks", "deliveries", "Show all delivery attempts, the newest first."),
+            "replay": Entry("webhooks", "replay", "Send past events again."),
+            "secret": Entry("webhooks", "secret", "Make a new signing secret."),
         },
     ),
     "token": Group(
         "Tokens of agents.",
         {
-            "new": Entry("tokens", "new", "Make a token, for a new agent or one that is configured."),
+            "new": Entry("tokens", "new", "Make a token for a new or a configured agent."),
             "list": Entry("tokens", "list_", "Show agents and the fingerprints of their tokens."),
-            "revoke": Entry("tokens", "revoke", "Take a token out of the configuration."),
+            "revoke": Entry("tokens", "revoke", "Remove a token from the configuration."),
         },
     ),
     "db": Group(
         "The database.",
         {
-            "backup": Entry("operate", "db_backup", "Copy the database, also while the daemon runs."),
-            "restore": Entry("operate", "db_restore", "Put a backup in the database's place."),
-            "check": Entry("operate", "db_check", "Look whether the database, or a backup, is whole."),
-            "compact": Entry("operate", "db_compact", "Make the database's file as small as what is in it."),
-            "upgrade": Entry("operate", "db_upgrade", "Bring the database's schema up to date."),
+            "backup": Entry("database", "backup", "Copy the database, also while the daemon runs."),
+            "restore": Entry("database", "restore", "Replace the database by a backup."),
+            "check": Entry("database", "check", "Check the database or a backup for damage."),
+            "compact": Entry("database", "compact", "Shrink the database file to the size of its data."),
+            "upgrade": Entry("database", "upgrade", "Bring the database's schema up to date."),
         },
     ),
 }
@@ -70,31 +70,31 @@ GROUPS = {
 SUMMARY = "Remote-support and meeting sessions: scheduled, opened on time, closed."
 
 ALIASES = {"cancel": "close", "delete": "close", "move": "reschedule"}
-"""Other names of commands, which work as the commands do."""
+"""Other names of commands, which work in the same way."""
 
-MEANT = {
+SIMILAR = {
     "add": "create", "closed": "list", "end": "close", "get": "show", "history": "events", "info": "show",
     "log": "events", "logs": "events", "ls": "list", "new": "create", "postpone": "reschedule", "remove": "close",
     "rm": "close", "serve": "run", "sessions": "list", "start": "run", "status": "list", "tail": "events",
     "tokens": "token", "unpause": "resume", "validate": "check", "webhook": "webhooks",
 }  # fmt: skip
-"""What somebody means who types a command that other tools have."""
+"""Names of commands in other tools, and the command to suggest for each."""
 
 
 def suggestion(word: str, commands: Collection[str]) -> str | None:
-    """The command that is meant by a word that is none, if that is clear.
+    """Return the command to suggest for an unknown word; None if that is not clear.
 
-    A misspelled word has the first letter of the right one and most of the others. Whatever is less alike may be asking
-    for something else: no command that changes more than that is ever suggested.
+    A word counts as misspelled if it has the first letter of a command and most of its other letters. Words that are
+    less similar get no suggestion, since the suggested command might do much more than the user wants.
     """
-    from difflib import SequenceMatcher  # noqa: PLC0415 - needed only to say what is wrong
+    from difflib import SequenceMatcher  # noqa: PLC0415 - needed only for this error
 
-    if (meant := MEANT.get(word)) in commands:
-        return meant
-    alike = [
-        (SequenceMatcher(None, word, one).ratio(), one)
-        for one in {*commands, *(alias for alias, name in ALIASES.items() if name in commands)}
-        if one[0] == word[:1]
+    if (similar := SIMILAR.get(word)) in commands:
+        return similar
+    ratios = [
+        (SequenceMatcher(None, word, name).ratio(), name)
+        for name in {*commands, *(alias for alias, name in ALIASES.items() if name in commands)}
+        if name[0] == word[:1]
     ]
-    likeness, best = max(alike, default=(0.0, ""))
-    return best if likeness >= 0.8 else None
+    ratio, best = max(ratios, default=(0.0, ""))
+    return best if ratio >= 0.8 else None

@@ -1,4 +1,4 @@
-"""What a shell asks for when somebody presses Tab, and the scripts that make it ask. Both are click's."""
+"""Shell completion: answer the shell when Tab is pressed, and install the script that makes it ask. click does both."""
 
 import os
 from pathlib import Path
@@ -17,29 +17,29 @@ _STARTS = {
     "bash": (".bashrc", "source {script}"),
     "zsh": (".zshrc", "autoload -Uz compinit && compinit && source {script}"),
 }
-"""The file that the shell reads at its start, and the line there; fish looks into a folder."""
+"""The file that the shell reads at its start, and the line to add there. fish reads a directory instead."""
 
 
-def answer(asked: str) -> int:
-    """Print what may stand in place of the last word, or the script; returns the exit code."""
-    shell, _, what = asked.partition("_")
+def answer(instruction: str) -> int:
+    """Print the completions of the last word, or the script; return the exit code. `instruction` is `bash_complete`."""
+    shell, _, what = instruction.partition("_")
     if shell not in SHELLS or what not in ("complete", "source"):
         return USAGE
     complete = _of(shell)
     if what == "source":
         output.put_text(complete.source())
     elif found := complete.complete():
-        output.draw(f"{found}\n")  # tabs are part of it; others' text is escaped
+        output.draw(f"{found}\n")  # not escaped, since it contains tabs; the values are escaped already
     return 0
 
 
 def show(name: str) -> None:
-    """Print the script for this shell, else for the one that is the user's."""
+    """Print the script for the named shell, or else for the user's shell."""
     output.put_text(_of(_shell(name)).source())
 
 
 def install(name: str) -> None:
-    """Write the script where the shell finds it."""
+    """Write the script to where the shell finds it."""
     shell = _shell(name)
     home = Path(os.environ.get("HOME") or "~").expanduser()
     try:
@@ -54,7 +54,7 @@ def install(name: str) -> None:
             _append(home / file, line.format(script=f"'{script}'"))
     except OSError as error:
         raise fail(f"cannot write {error.filename}: {error.strerror}", REFUSED) from None
-    output.put(f"{script} is written; start a new shell")
+    output.put(f"wrote {script}; start a new shell")
 
 
 def _shell(name: str) -> str:

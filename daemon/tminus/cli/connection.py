@@ -1,4 +1,4 @@
-"""How a command reaches the daemon, and what it says of what goes wrong."""
+"""Connect a command to the daemon, and report errors with an exit code."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from click.exceptions import Exit
 from tminus import client
 from tminus.cli import discovery
 from tminus.cli.discovery import Candidate
-from tminus.cli.output import LOST, OutputLost, complain
+from tminus.cli.output import LOST, OutputLost, print_error
 from tminus.system import checkout
 
 REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
@@ -21,7 +21,7 @@ REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, LOST)
 
 NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404})
-"""Of an unknown session, participant or webhook. By refcode: the 404 of a proxy says nothing about a session."""
+"""The refcodes for an unknown session, participant or webhook. Not the status 404, which a proxy may send as well."""
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
     (client.Conflict, CONFLICT),
@@ -33,7 +33,7 @@ _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
 
 @dataclass
 class Connection:
-    """Which daemon is meant, as the command line says."""
+    """The daemon that the command line names."""
 
     config: Path | None = None
     url: str | None = None
@@ -42,11 +42,11 @@ class Connection:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is the local socket that is used."""
+        """Whether the command uses the local socket."""
         return self.url is None
 
     def open(self) -> client.ScreenMeet:
-        """A client: of `--url` or `$TMINUS_URL` with a token, else of the local socket."""
+        """Return a client: for `--url` or `$TMINUS_URL` with a token, or else for the local socket."""
         if self.url is not None:
             return client.ScreenMeet(self.url, self._token())
         found = self._local_socket()
@@ -58,30 +58,30 @@ class Connection:
         try:
             return self.token_file.read_text(encoding="utf-8-sig").strip()
         except OSError as error:
-            raise fail(f"cannot read the token file {self.token_file}: {_words(error)}", USAGE) from None
+            raise fail(f"cannot read the token file {self.token_file}: {_reason(error)}", USAGE) from None
         except ValueError:
             raise fail(f"cannot read the token file {self.token_file}: it is not UTF-8 text", USAGE) from None
 
     def _local_socket(self) -> Candidate:
-        """The first socket that is there. Whether somebody listens, and who, is seen when it is connected to."""
+        """Return the first socket that exists. Whether a daemon listens there is seen when connecting."""
         if self.socket is not None:
             sockets = [discovery.named(self.socket)]
         else:
             sockets = discovery.candidates(self.config, os.environ)
         if not sockets:
             raise fail("the configuration has no local socket (server.socket): name the daemon with --url", USAGE)
-        closed: list[str] = []
-        for one in sockets:
+        forbidden: list[str] = []
+        for candidate in sockets:
             try:
-                if stat.S_ISSOCK(one.socket.stat().st_mode):
-                    return one
+                if stat.S_ISSOCK(candidate.socket.stat().st_mode):
+                    return candidate
             except PermissionError:
-                closed.append(f"{one.socket.parent}")
+                forbidden.append(f"{candidate.socket.parent}")
             except (OSError, ValueError):
                 continue
-        if closed:
-            raise fail(f"you are not permitted to look into {' or '.join(closed)}: {_PERMIT}", NOT_ALLOWED)
-        where = " or ".join(str(one.socket) for one in sockets)
+        if forbidden:
+            raise fail(f"you are not permitted to look into {' or '.join(forbidden)}: {_PERMIT}", NOT_ALLOWED)
+        where = " or ".join(str(candidate.socket) for candidate in sockets)
         start = "tminus run" if checkout.configuration_file() is None else "make run"
         hint = f"start the daemon with `{start}`, or name another with --url or --socket"
         raise fail(f"there is no daemon at {where}: {hint}", UNAVAILABLE)
@@ -91,14 +91,14 @@ _PERMIT = "use sudo, join the group of the daemon's socket, or name the daemon w
 
 
 def fail(message: str, code: int) -> Exit:
-    """Print what went wrong to standard error; the caller raises what this returns."""
-    complain(message)
+    """Print an error to standard error, and return the exception for the caller to raise."""
+    print_error(message)
     return Exit(code)
 
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turn what can go wrong in a command into a clear line and an exit code."""
+    """Turn the errors of a command into one line each and an exit code."""
     try:
         yield
     except client.ScreenMeetError as error:
@@ -106,12 +106,12 @@ def reporting_errors() -> Iterator[None]:
     except (Exit, OutputLost):
         raise
     except Exception as error:
-        from tminus.domain.errors import TminusError  # noqa: PLC0415 - half a hundred classes, needed where one was raised
+        from tminus.domain.errors import TminusError  # noqa: PLC0415 - needed only after an error
 
         if not isinstance(error, TminusError):
             raise
         for line in error.description.split("\n"):
-            complain(line)
+            print_error(line)
         raise Exit(REFUSED) from None
 
 
@@ -124,30 +124,36 @@ def exit_code(error: client.ScreenMeetError) -> int:
 
 
 def _explained(error: client.ScreenMeetError) -> str:
-    advice = ""
+    description, advice = error.description, ""
     if isinstance(error, client.NotAuthenticated):
-        advice = f"; {_about_token()}"
-    elif error.permanent:
-        advice = f"; {_PERMIT}" if "permitted" in str(error) else ""
-    return f"{error.description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
+        source = _token_source()
+        if source is None:
+            advice = "; set $TMINUS_TOKEN or --token-file (`tminus token new` makes a token)"
+            # The daemon's description names HTTP headers, which do not help on the command line.
+            description = "No token" if error.refcode else description
+        else:
+            advice = f"; it comes from {source}; the daemon knows a new token after a reload"
+    elif error.permanent and "permitted" in str(error):
+        advice = f"; {_PERMIT}"
+    return f"{description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
 
 
-def _about_token() -> str:
-    """What to do about the token, by where it came from."""
+def _token_source() -> str | None:
+    """Return the file or variable that the token came from; None if there was no token."""
     context = click.get_current_context(silent=True)
     connection = context.find_object(Connection) if context else None
     file = connection.token_file if connection else None
     if file is None and not os.environ.get("TMINUS_TOKEN"):
-        return "set $TMINUS_TOKEN or --token-file (`tminus token new` makes one)"
-    return f"it comes from {file or '$TMINUS_TOKEN'}; a new one is known after a reload"
+        return None
+    return str(file or "$TMINUS_TOKEN")
 
 
 def how_to_reload() -> str:
-    """How the daemon of this directory, else the one that runs as a service, reads its configuration again."""
+    """Return how to reload the daemon in this directory, or else the one that runs as a service."""
     if "STATE_DIRECTORY" not in os.environ and Path("var/tminus.lock").is_file():
         return "reload the daemon (kill -HUP $(cat var/tminus.lock))"
     return "reload the daemon (systemctl reload tminus, or SIGHUP)"
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()

@@ -1,7 +1,7 @@
-"""Where a command finds the daemon: the local socket, and whose it may be.
+"""Find the daemon's local socket, and the users that may be trusted to listen on it.
 
-A command reads of the configuration only `server.socket`; what checks the rest is loaded only where that cannot be
-read. So it starts fast however large the configuration is, and works while another part of it is wrong.
+A command reads only `server.socket` of the configuration, and loads the full parser only if that cannot be read. So it
+starts fast with a large configuration, and works while another part of the configuration is wrong.
 """
 
 import os
@@ -16,7 +16,7 @@ from tminus.system import checkout
 
 SYSTEM_FILE = Path("/etc/tminus/tminus.toml")
 SERVICE_SOCKET = Path("/run/tminus/tminus.sock")
-"""Where `systemd/tminus.socket` has the local socket."""
+"""The local socket of `systemd/tminus.socket`."""
 
 SERVICE_STATE = Path("/var/lib/tminus")
 """The state directory of `systemd/tminus.service`."""
@@ -26,19 +26,19 @@ ROOT = 0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A socket that may be the daemon's, and the users who may listen there."""
+    """A socket that may be the daemon's, and the users who may listen on it."""
 
     socket: Path
     owners: frozenset[int] | None
-    """None: whoever does, root or the caller has let him."""
+    """None: any user, since only root and the caller can create a socket there."""
 
 
 def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candidate]:
-    """Where to look for the local socket, in this order; empty if the configuration has none.
+    """Return where to look for the local socket, in this order; nothing if the configuration has none.
 
-    Where nothing says which daemon is meant, neither `explicit` (--config) nor a variable, it is the one of the working
-    directory, else the one that runs as a service. In a working directory that others can write to anybody may have
-    put a socket: only the caller's own, and root's, are trusted there.
+    If neither `explicit` (--config) nor a variable names the daemon, these are the sockets in the working directory and
+    of the systemd service. In the working directory, only sockets of the caller and of root are trusted, since others
+    may be able to write there.
 
     Raises `ConfigError` if the configuration cannot be read.
     """
@@ -58,10 +58,10 @@ def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candid
 
 
 def named(socket: Path) -> Candidate:
-    """A socket that the caller has named, or that is the service's.
+    """Return the candidate for a socket that the caller has named, or that of the systemd service.
 
-    Where nobody but root or the caller can put a socket, any user may listen: systemd's socket is the daemon's by then.
-    Elsewhere the directory's owner may, too.
+    If only root or the caller can create a socket in its directory, any user may listen: systemd passes its socket to
+    the user of the daemon. Otherwise root, the caller and the directory's owner may listen.
     """
     me = os.geteuid()
     try:
@@ -74,7 +74,7 @@ def named(socket: Path) -> Candidate:
 
 
 def _socket_name(explicit: Path | None, environ: Mapping[str, str]) -> str:
-    """`server.socket`. What is not plainly right is left to those who read all of it, and say what is wrong."""
+    """Return `server.socket`. If there is anything unusual, load the whole configuration, which reports errors."""
     path = explicit or Path(environ.get("TMINUS_CONFIG") or checkout.configuration_file() or SYSTEM_FILE)
     try:
         name = _override(environ)
@@ -82,7 +82,7 @@ def _socket_name(explicit: Path | None, environ: Mapping[str, str]) -> str:
             name = _written(path, is_optional=not _is_named(explicit, environ))
         return "tminus.sock" if name is None else name
     except (OSError, ValueError, RecursionError):
-        from tminus import config  # noqa: PLC0415 - pydantic takes longer to load than most commands take
+        from tminus import config  # noqa: PLC0415 - loading pydantic takes longer than most commands
 
         read = config.load(config.find(explicit, environ), environ)
         return read.settings.server.socket
@@ -100,11 +100,11 @@ def _override(environ: Mapping[str, str]) -> str | None:
 
 
 def _written(path: Path, *, is_optional: bool) -> str | None:
-    """The last of the files that has the key, as they are merged. Raises `OSError`, `ValueError`."""
+    """Return the value in the last file that has the key, or None. Raises `OSError`, `ValueError`."""
     found: str | None = None
     for file in _files(path, is_optional=is_optional):
         if file is not path and not file.is_file():
-            raise ValueError(f"{file} is no plain file")
+            raise ValueError(f"{file} is not a regular file")
         data = file.read_bytes()
         if b"socket" not in data:
             continue
@@ -113,7 +113,7 @@ def _written(path: Path, *, is_optional: bool) -> str | None:
         server = tomllib.loads(data.decode("utf-8-sig")).get("server", {})
         value = server.get("socket") if isinstance(server, dict) else ""
         if not isinstance(server, dict) or not isinstance(value, str | NoneType):
-            raise ValueError("this is no path")  # noqa: TRY004 - as TOML's own errors
+            raise ValueError("this is not a path")  # noqa: TRY004 - a ValueError, as tomllib raises
         found = found if value is None else value
     return found
 

@@ -1,4 +1,4 @@
-"""From the arguments of a process to the one command that they call. It is loaded when it is called."""
+"""Parse the command line, import the command that it calls, and call it."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,12 +12,12 @@ from tminus.cli.catalogue import Entry
 from tminus.cli.connection import USAGE, Connection, fail
 from tminus.cli.options import daemon_options, print_help
 
-WIDEST = 100
-"""Columns that the help takes at most."""
+MAX_HELP_WIDTH = 100
+"""Maximum columns of the help."""
 
 
 class Commands(click.Group):
-    """Commands of the catalogue. Their help and their completion need no more than the catalogue."""
+    """A group of commands of the catalogue. Its help and its completion need only the catalogue."""
 
     def __init__(
         self, name: str, entries: dict[str, Entry], aliases: Mapping[str, str] | None = None, **more: Any
@@ -32,7 +32,7 @@ class Commands(click.Group):
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        return list(self.commands)  # as the catalogue has them; click sorts them
+        return list(self.commands)  # in the order of the catalogue, and not sorted as click does
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -41,8 +41,9 @@ class Commands(click.Group):
         if word not in self.commands and (alias := self.aliases.get(word)):
             args = [alias, *args[1:]]
         elif word not in self.commands and not word.startswith("-") and not ctx.resilient_parsing:
-            meant = catalogue.suggestion(word, self.commands)
-            raise click.UsageError(f"No such command {word!r}." + (f" Did you mean {meant!r}?" if meant else ""), ctx)
+            similar = catalogue.suggestion(word, self.commands)
+            hint = f" Did you mean {similar!r}?" if similar else ""
+            raise click.UsageError(f"No such command {word!r}.{hint}", ctx)
         name, command, rest = super().resolve_command(ctx, args)
         if name in self.entries:
             command = load(self.entries[name])
@@ -56,14 +57,14 @@ class Commands(click.Group):
 
 
 def load(entry: Entry) -> click.Command:
-    """A command; only its module is loaded."""
+    """Import the module of a command, and return the command."""
     command: click.Command = getattr(import_module(f"tminus.cli.{entry.module}"), entry.function)
     return command
 
 
 def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from tminus import __version__  # noqa: PLC0415 - reading it takes as long as a request
+        from tminus import __version__  # noqa: PLC0415 - reading the version takes as long as a request
 
         output.put(f"tminus {__version__}")
         context.exit()
@@ -71,18 +72,18 @@ def _version(context: click.Context, parameter: click.Parameter, value: bool) ->
 
 def _completion(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None and not context.resilient_parsing:
-        from tminus.cli import completion  # noqa: PLC0415 - asked for once in a shell's life
+        from tminus.cli import completion  # noqa: PLC0415 - rarely needed
 
         {"install_completion": completion.install, "show_completion": completion.show}[parameter.name or ""](value)
         context.exit()
 
 
-def _first(name: str, help_: str, **more: Any) -> click.Option:
+def _global_option(name: str, help_: str, **more: Any) -> click.Option:
     return click.Option([name], help=help_, is_eager=True, expose_value=False, **more)
 
 
 def application() -> Commands:
-    """The command with all its commands, none of them loaded."""
+    """Return the command `tminus` with all its commands, none of which is imported yet."""
     for_shell = {"is_flag": False, "flag_value": "", "metavar": "[SHELL]", "callback": _completion}
     root = Commands(
         "tminus",
@@ -91,9 +92,9 @@ def application() -> Commands:
         help=catalogue.SUMMARY,
         params=[
             *daemon_options(are_first=True),
-            _first("--version", "Print the version.", is_flag=True, callback=_version),
-            _first("--install-completion", "Make your shell complete commands, options and ids.", **for_shell),
-            _first("--show-completion", "Print what does that.", **for_shell),
+            _global_option("--version", "Print the version.", is_flag=True, callback=_version),
+            _global_option("--install-completion", "Make your shell complete commands, options and ids.", **for_shell),
+            _global_option("--show-completion", "Print the script that does that.", **for_shell),
         ],
     )
     for name, group in catalogue.GROUPS.items():
@@ -104,21 +105,21 @@ def application() -> Commands:
 
 
 def settings() -> dict[str, Any]:
-    """What the context of a whole command line is made with."""
-    return {"obj": Connection(), "terminal_width": min(output.size()[0], WIDEST), "show_default": True}
+    """Return the settings of click's context for a command line."""
+    return {"obj": Connection(), "terminal_width": min(output.size()[0], MAX_HELP_WIDTH), "show_default": True}
 
 
 def call(arguments: list[str]) -> None:
     """Call the command. Raises `Exit` and whatever the command raises."""
     root = application()
     try:
-        # `main` of click writes to the standard streams itself, and takes Ctrl-C and lost pipes for its own.
+        # Not click's `main`, which writes to the standard streams itself, and handles Ctrl-C and broken pipes.
         with root.make_context("tminus", list(arguments), **settings()) as context:
             root.invoke(context)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "tminus"
         message = " ".join(error.format_message().split()).removesuffix(".")
-        raise fail(f"{message} (`{where} --help` shows what there is)", USAGE) from None
+        raise fail(f"{message}; see `{where} --help`", USAGE) from None
     except Exit as ended:
         if ended.exit_code:
             raise

@@ -1,4 +1,4 @@
-"""What the commands have in common: their class, and options that several of them take."""
+"""The class of all commands, parameter types, and options that several commands have."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -7,18 +7,20 @@ from typing import Any
 import click
 
 from tminus.cli import output
-from tminus.cli.candidates import session_ids, webhook_names
+from tminus.cli.completion_values import session_ids, webhook_names
 from tminus.domain import timestamps
 from tminus.domain.durations import parse_duration
+from tminus.domain.types import SessionType
 
-EMPTY = "is empty: look at the variable that it comes from"
+EMPTY = "is empty: check the variable that it comes from"
 
 NUMBER = click.IntRange(0)
 PAGE = click.IntRange(1, 1000)
+TYPES = click.Choice([session_type.value for session_type in SessionType])
 
 
 class File(click.Path):
-    """A path. An empty one is not the working directory."""
+    """A path. An empty text is an error, and not the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -27,7 +29,7 @@ class File(click.Path):
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not generic
-    """Text that must not be empty, as it is where a script's variable has no value."""
+    """Text that must not be empty: that happens if a script's variable is not set."""
 
     name = "text"
 
@@ -38,16 +40,16 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not g
 
 
 class Id(Name):
-    """An id or a name as it stands in a path of the API, where a slash would end it."""
+    """An id or a name in a path of the API. It must not contain a slash, which would end it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if "/" in value:
-            self.fail(f"{value!r} holds a slash, as no id and no name does", param, ctx)
+            self.fail(f"{value!r} contains a slash, which no id or name does", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Time(click.ParamType):  # type: ignore[type-arg]  # likewise
-    """An instant, handed on as it is written."""
+    """An instant, passed on as it is written."""
 
     name = "time"
 
@@ -60,7 +62,7 @@ class Time(click.ParamType):  # type: ignore[type-arg]  # likewise
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
-    """A duration, which may have a sign where `signed`."""
+    """A duration, which may have a sign if `signed`."""
 
     name = "span"
 
@@ -78,7 +80,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
         return -span if sign == "-" else span
 
 
-FILE = File(path_type=Path, readable=False)  # whether it can be read is seen when it is read
+FILE = File(path_type=Path, readable=False)  # not checked here; reading it reports errors
 NAME = Name()
 ID = Id()
 TIME = Time()
@@ -89,37 +91,43 @@ AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --h
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Note in the `Connection` what was given. What stands later on the command line wins."""
+    """Store the option in the `Connection`. The last option on the command line wins."""
     if value is not None and context.obj is not None:
         setattr(context.obj, parameter.name or "", value)
 
 
 def daemon_options(*, are_first: bool) -> list[click.Option]:
-    """Which daemon is meant: once before the command, where the environment counts, and again in every command."""
+    """Return the options that name the daemon: before the command, with environment variables, or after it."""
 
-    def one(name: str, help_: str, variable: str = "", **more: Any) -> click.Option:
+    def option(name: str, help_: str, variable: str = "", **more: Any) -> click.Option:
         return click.Option(
             [name], help=help_, hidden=not are_first, envvar=(variable or None) if are_first else None,
             show_envvar=True, expose_value=False, callback=_keep, **more,
         )  # fmt: skip
 
     return [
-        one("--config", "The configuration file.", type=FILE, metavar="FILE"),
-        one("--url", "The daemon's URL, in place of the local socket.", "TMINUS_URL", type=NAME, metavar="URL"),
-        one("--token-file", "Holds the token; else $TMINUS_TOKEN.", "TMINUS_TOKEN_FILE", type=FILE, metavar="FILE"),
-        one("--socket", "The daemon's local socket.", "TMINUS_SOCKET", type=FILE, metavar="PATH"),
+        option("--config", "The configuration file.", type=FILE, metavar="FILE"),
+        option("--url", "The daemon's URL, in place of the local socket.", "TMINUS_URL", type=NAME, metavar="URL"),
+        option(
+            "--token-file",
+            "File with the token. Default: $TMINUS_TOKEN.",
+            "TMINUS_TOKEN_FILE",
+            type=FILE,
+            metavar="FILE",
+        ),
+        option("--socket", "The daemon's local socket.", "TMINUS_SOCKET", type=FILE, metavar="PATH"),
     ]
 
 
 def print_help(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Print the help as everything is printed; click itself would go past that."""
+    """Print the help through our own output, which escapes it; click would write to the stream directly."""
     if value and not context.resilient_parsing:
         output.put_text(context.get_help())
         context.exit()
 
 
 class Command(click.Command):
-    """A command. The options that say which daemon is meant may stand before its name or after it."""
+    """A command. The options that name the daemon may stand before or after its name."""
 
     def __init__(self, name: str | None, **more: Any) -> None:
         super().__init__(name, **({"epilog": AFTER_THE_COMMAND} | more))
@@ -133,7 +141,7 @@ class Command(click.Command):
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-utc = click.option("--utc", is_flag=True, help="Times in UTC, not in your zone.")
-wide = click.option("--wide", is_flag=True, help="All columns, however wide; nothing is cut.")
+utc = click.option("--utc", is_flag=True, help="Print times in UTC, not in your time zone.")
+wide = click.option("--wide", is_flag=True, help="Print all columns, and cut nothing.")
 session_id = click.argument("session_id", type=ID, metavar="ID", shell_complete=session_ids)
 webhook_name = click.argument("name", type=ID, shell_complete=webhook_names)

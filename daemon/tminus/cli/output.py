@@ -1,8 +1,7 @@
-"""Standard output and standard error of a command: what may be written there, and what if that fails.
+"""Standard output and standard error of a command.
 
-All text that a command prints goes through a `Printed` stream, whoever prints it: a table, an error, a library. It
-escapes what a terminal would obey, so no caller can forget to. Only `styled` text carries codes, and they are made
-here.
+All text that a command prints, also from libraries, goes through an `EscapingStream`, so that no caller can forget to
+escape characters that a terminal acts on. Only `drawn` adds escape sequences, for colours.
 """
 
 import errno
@@ -15,32 +14,32 @@ from typing import Any, NamedTuple
 from tminus.domain.text import escape, escape_lines, json_text
 
 LOST = 7
-"""Exit code of a command that was done, and whose output could not be written."""
+"""Exit code of a command that was executed, but whose output could not be written."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
 class OutputLost(Exception):
-    """Standard output takes nothing more."""
+    """Standard output cannot be written."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(cause.strerror or str(cause))
-        self.is_refused = cause.errno == errno.EPIPE
-        """Whether its reader has gone, as `head` does when it has enough: that is no fault."""
+        self.is_closed_pipe = cause.errno == errno.EPIPE
+        """Whether the reader has closed the pipe, as `head` does. That is not an error."""
 
 
-class Printed(io.TextIOWrapper):
-    """A standard stream for people: unprintable characters are escaped, those that it cannot encode, too."""
+class EscapingStream(io.TextIOWrapper):
+    """A standard stream that escapes unprintable characters, and those that its encoding lacks."""
 
     lossy = False
-    """Whether what cannot be written is dropped: a command does not fail because nobody reads its errors."""
+    """Whether text that cannot be written is dropped. So a command does not fail if its errors cannot be printed."""
 
     def write(self, text: str) -> int:
         self.write_raw(escape_lines(text))
         return len(text)
 
     def write_raw(self, text: str) -> None:
-        """Write text that holds codes for the terminal, and is escaped already."""
+        """Write text that is escaped already and may contain escape sequences for colours."""
         try:
             super().write(text)
         except OSError as error:
@@ -53,7 +52,7 @@ class Printed(io.TextIOWrapper):
             self._lose(error)
 
     def _lose(self, error: OSError) -> None:
-        # What is buffered would be tried again at the end, by Python, which complains then.
+        # Otherwise Python would try to write the buffer again at exit, and print an error.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -62,7 +61,7 @@ class Printed(io.TextIOWrapper):
 
 
 class Span(NamedTuple):
-    """A piece of a line, and how it looks: names of `_STYLES`, separated by blanks."""
+    """A part of a line, and its style: names in `_STYLES`, separated by spaces."""
 
     text: str
     style: str = ""
@@ -72,26 +71,26 @@ Line = list[Span]
 
 
 def open_streams() -> None:
-    """Open what the caller has closed (`>&-`) on /dev/null: the next file or socket would become standard output."""
+    """Open closed standard streams (`>&-`) on /dev/null. Otherwise the next file or socket would take their place."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False, encoding="utf-8", errors="backslashreplace"))
 
 
 def print_safely(*, stdout: bool) -> None:
-    """Make standard error, and standard output if wanted, `Printed` streams."""
+    """Make standard error, and standard output if `stdout`, an `EscapingStream`."""
     for name in ("stdout", "stderr") if stdout else ("stderr",):
         stream = getattr(sys, name)
-        if isinstance(stream, Printed):
+        if isinstance(stream, EscapingStream):
             continue
         stream.flush()
         encoding, line_buffering = stream.encoding, stream.line_buffering or name == "stderr"
-        printed = Printed(
+        printed = EscapingStream(
             stream.detach(), encoding=encoding, errors="backslashreplace", newline="\n", line_buffering=line_buffering
         )
         printed.lossy = name == "stderr"
@@ -103,7 +102,7 @@ def is_terminal() -> bool:
 
 
 def size() -> tuple[int, int]:
-    """Columns and lines of the terminal: its own word first, which follows the window."""
+    """Return the columns and lines of the terminal: its current size, or else `$COLUMNS` and `$LINES`."""
     try:
         columns, lines = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
@@ -121,7 +120,7 @@ def coloured() -> bool:
 
 
 def drawn(line: Line, *, colour: bool) -> str:
-    """A line as a terminal takes it. Its text is escaped here: no code gets in but those of its styles."""
+    """Return a line as text for a terminal. The text is escaped, so only its styles add escape sequences."""
     text = ""
     for span in line:
         codes = ";".join(_STYLES[name] for name in span.style.split()) if colour else ""
@@ -130,49 +129,49 @@ def drawn(line: Line, *, colour: bool) -> str:
     return text.rstrip(" ")
 
 
-def put(what: str | Iterable[Line]) -> None:
-    """Print a sentence, or lines of a table."""
-    if isinstance(what, str):
-        sys.stdout.write(f"{escape(what)}\n")
+def put(content: str | Iterable[Line]) -> None:
+    """Print a sentence, or the lines of a table."""
+    if isinstance(content, str):
+        sys.stdout.write(f"{escape(content)}\n")
         return
     colour = coloured()
-    for line in what:
+    for line in content:
         _raw(f"{drawn(line, colour=colour)}\n")
 
 
 def put_text(text: str) -> None:
-    """Print lines as they are, each escaped."""
+    """Print text of several lines, each escaped."""
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
 def put_fields(cells: Iterable[str]) -> None:
-    """Print a row for programs: cells between tabs, each escaped, so that a tab within one is none."""
+    """Print a row for programs: cells separated by tabs. Tabs within a cell are escaped."""
     _raw("\t".join(map(escape, cells)) + "\n")
 
 
 def _raw(text: str) -> None:
-    if isinstance(sys.stdout, Printed):
+    if isinstance(sys.stdout, EscapingStream):
         sys.stdout.write_raw(text)
-    else:  # in a test, which calls a command within its own process
+    else:  # in a test that calls a command in its own process
         sys.stdout.write(text)
 
 
 def draw(text: str) -> None:
-    """Print codes and escaped text to the terminal, now."""
+    """Print text that is escaped already to the terminal, and flush it."""
     _raw(text)
     sys.stdout.flush()
 
 
 def put_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print a value as JSON: UTF-8, or ASCII where standard output is in another encoding."""
+    """Print a value as JSON: in UTF-8, or in ASCII if standard output has another encoding."""
     sys.stdout.write(json_text(value, ascii_only=not is_utf8(), indent=indent) + "\n")
 
 
 def is_utf8() -> bool:
-    """Whether standard output takes every character."""
+    """Return whether standard output is UTF-8, and so can encode all characters."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def complain(message: str) -> None:
-    """Print what went wrong to standard error, on one line."""
+def print_error(message: str) -> None:
+    """Print an error to standard error, on one line."""
     sys.stderr.write(f"tminus: {escape(message)}\n")

@@ -1,4 +1,4 @@
-"""A command as a process: its streams, its signals, its exit code."""
+"""Run a command as a process: set up its streams and signals, and determine its exit code."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ from tminus.service.signals import runs_daemon
 
 
 def run(arguments: list[str], *, interruptible: bool) -> int:
-    """Run the command; returns its exit code.
+    """Run the command; return its exit code.
 
-    `interruptible`: whether Ctrl-C interrupts the command once it is loaded; else it is handled already, or ignored.
+    `interruptible` says whether Ctrl-C interrupts the command; otherwise SIGINT is ignored, or handled already.
     """
     output.open_streams()
     output.print_safely(stdout=not runs_daemon(arguments))  # the daemon's log has escapes of its own
@@ -20,24 +20,24 @@ def run(arguments: list[str], *, interruptible: bool) -> int:
         code = _called(arguments, interruptible=interruptible)
         sys.stdout.flush()
     except OutputLost as lost:
-        # What was asked for is done by then: every command prints when it has an answer.
-        if lost.is_refused:
+        # The request was executed: every command prints only after it has the answer.
+        if lost.is_closed_pipe:
             return 0
-        output.complain(f"done, but standard output cannot be written: {lost}")
+        output.print_error(f"done, but standard output cannot be written: {lost}")
         return output.LOST
     return code
 
 
 def _called(arguments: list[str], *, interruptible: bool) -> int:
-    # Loaded with Ctrl-C made harmless.
+    # Imported here, after Ctrl-C was handled.
     from click.exceptions import Exit  # noqa: PLC0415
 
     from tminus.cli import dispatch  # noqa: PLC0415
 
-    if asked := os.environ.get("_TMINUS_COMPLETE"):
-        from tminus.cli import completion  # noqa: PLC0415 - what is not needed is not loaded
+    if instruction := os.environ.get("_TMINUS_COMPLETE"):
+        from tminus.cli import completion  # noqa: PLC0415 - needed only for completion
 
-        return completion.answer(asked)
+        return completion.answer(instruction)
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -1,4 +1,4 @@
-"""Tables: on a terminal they fit its width, in a pipe nothing is padded or cut."""
+"""Print tables. On a terminal they fit its width; in a pipe nothing is padded or cut."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ GAP = "  "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. One with a `least` width gives way, down to it, where the terminal is narrow."""
+    """A column. On a narrow terminal, a column that has a `least` width is narrowed down to it."""
 
     title: str
     least: int | None = None
     wide: bool = False
     """Whether it is shown only with `--wide`."""
     folds: bool = False
-    """Whether what does not fit goes on in the next line; else it ends in `…`."""
+    """Whether text that does not fit continues on the next line; otherwise it is cut and ends in `…`."""
 
 
 Row = Sequence[Span | str]
 
 
 def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) -> None:
-    """Print a table to standard output. A wide one that is wider than the terminal is printed row by row, as fields."""
+    """Print a table. With `wide`, a table that is wider than the terminal is printed row by row, as fields."""
     chosen = [at for at, column in enumerate(columns) if wide or not column.wide]
     titles = [columns[at].title for at in chosen]
     cells = [[_span(row[at]) for at in chosen] for row in rows]
@@ -47,7 +47,7 @@ def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) 
 
 
 def least_width(columns: Sequence[Column], rows: Sequence[Sequence[Span]]) -> int:
-    """Return the width in which no cell is cut: columns that fold may be as narrow as they can be."""
+    """Return the smallest width in which no cell is cut, with all columns that fold at their least width."""
     widths = _widths(columns, [[Span(text.escape(span.text)) for span in row] for row in rows], None)
     return _total(
         [(column.least or 0) if column.folds else width for column, width in zip(columns, widths, strict=True)]
@@ -59,7 +59,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[Line]:
-    """A table's lines, its heading first, within `width` columns; None: as wide as it wants to be."""
+    """Return a table's lines, the heading first, within `width` columns; None: without a limit."""
     shown = [[Span(text.escape(span.text), span.style) for span in row] for row in rows]
     widths = _widths(columns, shown, width)
     heading = [Span(column.title, "dim") for column in columns]
@@ -68,7 +68,7 @@ def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int 
 
 
 def _within(line: Line, width: int) -> Line:
-    """The line without what stands beyond the terminal: there it would go on in the next line."""
+    """Return the line cut to the width of the terminal, which would otherwise wrap it."""
     kept: Line = []
     left = width
     for span in line:
@@ -81,7 +81,7 @@ def _within(line: Line, width: int) -> Line:
 
 
 def fields(pairs: Iterable[tuple[str, Span | str]]) -> None:
-    """Print what is known of one thing, a field a line; a value that is too long for its line is never cut."""
+    """Print one object, one field per line. Values are never cut."""
     known = [(name, _span(value)) for name, value in pairs]
     if not output.is_terminal():
         for name, value in known:
@@ -96,17 +96,17 @@ def _span(cell: Span | str) -> Span:
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int | None) -> list[int]:
-    """The width of each column: as its widest cell, unless the table has to give way."""
+    """Return the width of each column: its widest cell, or less if the table would exceed `width`."""
     widths = [max((text.width(row[at].text) for row in rows), default=0) for at in range(len(columns))]
     widths = [max(found, len(column.title)) for found, column in zip(widths, columns, strict=True)]
     if width is None:
         return widths
     while (over := _total(widths) - width) > 0:
-        giving = [at for at, column in enumerate(columns) if column.least is not None and widths[at] > column.least]
-        if not giving:
+        flexible = [at for at, column in enumerate(columns) if column.least is not None and widths[at] > column.least]
+        if not flexible:
             break
-        widest = max(giving, key=lambda at: widths[at])
-        others = max((widths[at] for at in giving if at != widest), default=0)
+        widest = max(flexible, key=lambda at: widths[at])
+        others = max((widths[at] for at in flexible if at != widest), default=0)
         least = columns[widest].least or 0
         widths[widest] = max(least, widths[widest] - over, min(others, widths[widest] - 1))
     return widths
@@ -129,7 +129,7 @@ def _row(columns: Sequence[Column], row: Sequence[Span], widths: Sequence[int]) 
 
 
 def folded(sentence: str, width: int) -> list[str]:
-    """The sentence in lines of at most `width` columns, broken at blanks where there are any."""
+    """Return the sentence in lines of at most `width` columns, broken at spaces if possible."""
     result, line = [], ""
     for word in sentence.split(" "):
         joined = f"{line} {word}" if line else word

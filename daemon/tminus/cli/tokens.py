@@ -1,4 +1,4 @@
-"""The commands for tokens: they change the agents in a configuration file, and print what to do next."""
+"""The commands for tokens. They change the agents in a configuration file, and print what to do next."""
 
 import hashlib
 import os
@@ -21,27 +21,30 @@ from tminus.domain import ids, timestamps
 from tminus.domain.types import Role
 
 LEAST_FINGERPRINT = 8
-"""Hexadecimal digits of a hash by which a token may be named: fewer are too easily another's."""
+"""Minimum number of hexadecimal digits by which a token may be named; fewer might match another token."""
 
 
 @click.command(cls=Command)
 @click.option("--id", "agent_id", type=click.IntRange(1), default=1, metavar="NUMBER", help="The agent's number.")
-@click.option("--name", help="The agent's name, as users see it; for a new agent.")
+@click.option("--name", help="The name of a new agent, as users see it.")
 @click.option(
-    "--role", type=click.Choice([role.value for role in Role]), multiple=True, help="May be repeated; for a new agent."
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    multiple=True,
+    help="A role of a new agent; may be repeated.",
 )
-@click.option("--append", type=FILE, metavar="FILE", help="Add it to this file; print the token alone.")
+@click.option("--append", type=FILE, metavar="FILE", help="Add the token to this file, and print only the token.")
 @as_json
 @click.pass_obj
 def new(
     connection: Connection, agent_id: int, name: str | None, role: tuple[str, ...], append: Path | None, as_json: bool
 ) -> None:
-    """Make a token for a new agent, or one more for an agent that is configured. Only its hash goes into the file."""
+    """Make a token for a new agent, or another one for a configured agent. The file contains only the token's hash."""
     with reporting_errors():
         read = _configuration(connection)
         known = next((agent for agent in read.settings.agents if agent.id == agent_id), None)
         if known is not None:
-            _check_same(known, name, role, _place(read, agent_id))
+            _check_same(known, name, role, _origin(read, agent_id))
         token = ids.base62(43)
         digest = hashlib.sha256(token.encode()).hexdigest()
         roles = list(role) or [Role.AGENT.value, Role.API.value]
@@ -55,42 +58,44 @@ def new(
     elif append is not None:
         output.put(token)
     else:
-        output.put_text(f"The token, shown this once; give it to the caller:\n\n  {token}\n\n")
+        output.put_text(f"The token, which is shown only once; give it to the caller:\n\n  {token}\n\n")
         if known is None:
             lines = "".join(f"{key} = {toml(value)}\n" for key, value in agent.items())
             output.put_text(f"Paste this into the configuration, then {how_to_reload()}:\n\n[[agents]]\n{lines}")
         else:
-            where = _place(read, agent_id)
+            where = _origin(read, agent_id)
             output.put_text(f"Add this to token_sha256 of agent {agent_id} ({where}), then {how_to_reload()}:\n\n")
             output.put_text(f'"{digest}"\n')
     if append is not None:
         added = f"token {fingerprint(digest)} of agent {agent_id}"
-        if known is None:  # a number that was mistyped makes an agent that nobody wanted
+        if known is None:  # print this clearly, since a mistyped number also creates an agent
             added = f"new agent {agent_id}, {agent['name']} ({', '.join(roles)}), with token {fingerprint(digest)},"
-        output.complain(f"added {added} to {append}; next, {how_to_reload()}")
+        output.print_error(f"added {added} to {append}; next, {how_to_reload()}")
     if known is not None and known.expires is not None and known.expires <= clock.now():
-        output.complain(f"tokens of agent {agent_id} expired at {timestamps.text(known.expires)}: change its `expires`")
+        output.print_error(
+            f"tokens of agent {agent_id} expired at {timestamps.text(known.expires)}: change its `expires`"
+        )
 
 
 def _check_same(known: Agent, name: str | None, role: tuple[str, ...], where: str) -> None:
-    """An option that contradicts the agent that is there must not be dropped without a word."""
+    """Fail if an option contradicts the configured agent."""
     if name is not None and name != known.name:
         problem = f"agent {known.id} is {known.name!r} ({where})"
-        raise fail(f"{problem}: name another one with --id, or leave --name out", REFUSED)
+        raise fail(f"{problem}: name another agent with --id, or leave --name out", REFUSED)
     if role and set(role) != {one.value for one in known.roles}:
         roles = ", ".join(sorted(one.value for one in known.roles))
         problem = f"agent {known.id} has the roles {roles} ({where})"
-        raise fail(f"{problem}: name another one with --id, or leave --role out", REFUSED)
+        raise fail(f"{problem}: name another agent with --id, or leave --role out", REFUSED)
 
 
 def _add(connection: Connection, read: Configuration, file: Path, agent: dict[str, Any], *, is_known: bool) -> None:
-    from tminus.config import editing  # noqa: PLC0415 - what reads TOML to keep its layout is loaded where it is needed
+    from tminus.config import editing  # noqa: PLC0415 - tomlkit is slow to load
 
     agent_id, [digest] = agent["id"], agent["token_sha256"]
     if is_known:
-        there = _file_of(read, agent_id)
-        if not _is_same(there, file):
-            raise fail(f"agent {agent_id} is in {there}: name that file, or choose another --id", REFUSED)
+        present = _file_of(read, agent_id)
+        if not _is_same(present, file):
+            raise fail(f"agent {agent_id} is in {present}: name that file, or choose another --id", REFUSED)
         _change(connection, read, file, lambda text: editing.with_token(text, agent_id, digest), agent_id)
     else:
         _change(connection, read, file, lambda text: editing.with_agent(text, agent), agent_id)
@@ -101,7 +106,7 @@ def _add(connection: Connection, read: Configuration, file: Path, agent: dict[st
 @as_json
 @click.pass_obj
 def list_(connection: Connection, wide: bool, as_json: bool) -> None:
-    """Show the agents of the configuration, how many tokens each has, their fingerprints, and when they expire."""
+    """Show the configured agents, the fingerprints of their tokens, and when they expire."""
     with reporting_errors():
         read = _configuration(connection)
     now = clock.now()
@@ -115,7 +120,7 @@ def list_(connection: Connection, wide: bool, as_json: bool) -> None:
                     "tokens": [fingerprint(digest) for digest in agent.token_sha256],
                     "expires": timestamps.text(agent.expires) if agent.expires else None,
                     "expired": agent.expires is not None and agent.expires <= now,
-                    "where": _place(read, agent.id),
+                    "where": _origin(read, agent.id),
                 }
                 for agent in read.settings.agents
             ]
@@ -144,7 +149,7 @@ def _row(read: Configuration, agent: Agent, expired: bool) -> list[str]:
         str(len(agent.token_sha256)),
         ", ".join(map(fingerprint, agent.token_sha256)) or "none",
         f"{expires} (expired)" if expired else expires,
-        _place(read, agent.id),
+        _origin(read, agent.id),
     ]
 
 
@@ -153,12 +158,12 @@ def _row(read: Configuration, agent: Agent, expired: bool) -> list[str]:
 @click.option("--id", "agent_id", type=click.IntRange(1), metavar="NUMBER", help="All tokens of this agent.")
 @click.pass_obj
 def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | None) -> None:
-    """Take a token out of the configuration, by what `tminus token list` shows of it, or all tokens of an agent."""
+    """Remove a token from the configuration, by its fingerprint from `tminus token list`, or all tokens of an agent."""
     if (fingerprint_ is None) is (agent_id is None):
         raise fail("name a FINGERPRINT (`tminus token list` shows them), or an agent with --id", USAGE)
     with reporting_errors():
         read = _configuration(connection)
-        agent, digests = _meant(read, fingerprint_, agent_id)
+        agent, digests = _named_tokens(read, fingerprint_, agent_id)
         file = _file_of(read, agent.id)
 
         from tminus.config import editing  # noqa: PLC0415 - as in `_add`
@@ -168,7 +173,8 @@ def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | Non
     output.put(f"revoked {named} of agent {agent.id} in {file}; it works until you {how_to_reload()}")
 
 
-def _meant(read: Configuration, mark: str | None, agent_id: int | None) -> tuple[Agent, frozenset[str]]:
+def _named_tokens(read: Configuration, mark: str | None, agent_id: int | None) -> tuple[Agent, frozenset[str]]:
+    """Return an agent and those of its token hashes that the command line names."""
     if mark is None:
         agent = next((one for one in read.settings.agents if one.id == agent_id), None)
         if agent is None or not agent.token_sha256:
@@ -194,15 +200,15 @@ def _configuration(connection: Connection) -> Configuration:
     return config.load(config.find(connection.config, os.environ), os.environ)
 
 
-def _place(read: Configuration, agent_id: int) -> str:
-    """Where an agent stands: a file and its line, or a variable."""
+def _origin(read: Configuration, agent_id: int) -> str:
+    """Return where an agent is configured: a file and its line, or a variable."""
     return read.origins[f"agents[{agent_id}].id"]
 
 
 def _file_of(read: Configuration, agent_id: int) -> Path:
-    where = _place(read, agent_id)
+    where = _origin(read, agent_id)
     if where.startswith("environment "):
-        raise fail(f"agent {agent_id} stands in the {where}: change it there", REFUSED)
+        raise fail(f"agent {agent_id} is configured in the {where}: change it there", REFUSED)
     return Path(where.rpartition(":")[0])
 
 
@@ -213,16 +219,16 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _change(connection: Connection, read: Configuration, file: Path, edit: Callable[[str], str], agent_id: int) -> None:
-    """Change a file, if the configuration is right with the change. Fails, with what to do, if it is not."""
+    """Change a file if the configuration is valid with the change; otherwise fail with a message."""
     from tminus.config import editing  # noqa: PLC0415 - as in `_add`
 
     main = config.find(connection.config, os.environ)
-    place = _as_read(main, file)
+    path = _as_read(main, file)
 
     def check(content: bytes) -> None:
-        # A file that this configuration does not read is checked as one of its own.
-        changed = config.load(main if place else file, os.environ, {place or file: content})
-        if place is None:
+        # A file that this configuration does not read is checked as a configuration of its own.
+        changed = config.load(main if path else file, os.environ, {path or file: content})
+        if path is None:
             return
         if (agent_id in {one.id for one in changed.settings.agents}) is False:
             raise fail("$TMINUS_AGENTS is set, and replaces the agents of all files", REFUSED)
@@ -230,20 +236,20 @@ def _change(connection: Connection, read: Configuration, file: Path, edit: Calla
     try:
         editing.replace(file, edit, check, main if main and config.exists(main) else None)
     except ConfigError:
-        output.complain(f"{file} was not changed, since the configuration would be wrong:")
+        output.print_error(f"{file} was not changed, since the configuration would be wrong:")
         raise
     except OSError as error:
         raise fail(f"cannot write {file}: {error.strerror}", REFUSED) from None
     except (editing.CannotEdit, NotText) as error:
         raise fail(f"{file}: {error}; change it in an editor", REFUSED) from None
-    if place is None:
-        output.complain(
-            f"{file} is not read by the configuration {main or 'of built-in defaults'}: move its lines there"
+    if path is None:
+        output.print_error(
+            f"the configuration {main or 'of built-in defaults'} does not read {file}: move its lines there"
         )
 
 
 def _as_read(main: Path | None, file: Path) -> Path | None:
-    """The path by which the configuration reads this file; None if it does not."""
+    """Return the path by which the configuration reads a file; None if it does not read it."""
     if main is None:
         return None
     if _is_same(main, file):

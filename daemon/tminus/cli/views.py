@@ -1,4 +1,4 @@
-"""Sessions, events, endpoints and deliveries as tables."""
+"""Print sessions, events, endpoints and delivery attempts as tables."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tminus import clock
 from tminus.cli import output, tables
-from tminus.cli.moments import Moments
 from tminus.cli.output import Line, Span
 from tminus.cli.tables import Column
+from tminus.cli.times import TimeFormat
 from tminus.domain import text
 from tminus.domain.durations import duration_text
 
@@ -42,18 +42,18 @@ EVENT_COLUMNS = (
 )
 
 
-def moments(*, utc: bool) -> Moments:
-    """How this command writes instants: for whoever reads the terminal, or in full in a pipe."""
-    return Moments(clock.now(), utc=utc, full=not output.is_terminal())
+def time_format(*, utc: bool) -> TimeFormat:
+    """Return the time format for standard output: short on a terminal, full in a pipe."""
+    return TimeFormat(clock.now(), utc=utc, full=not output.is_terminal())
 
 
-def sessions(rows: "Sequence[schemas.Session]", when: Moments, *, wide: bool) -> None:
-    """Print sessions, one a row."""
+def sessions(rows: "Sequence[schemas.Session]", when: TimeFormat, *, wide: bool) -> None:
+    """Print sessions, one per row."""
     tables.show(SESSION_COLUMNS, [_session_row(row, when) for row in rows], wide=wide)
 
 
-def session_lines(rows: "Sequence[schemas.Session]", when: Moments, width: int) -> list[Line]:
-    """The same as lines of a terminal, the heading first."""
+def session_lines(rows: "Sequence[schemas.Session]", when: TimeFormat, width: int) -> list[Line]:
+    """Return a table of sessions as lines for a terminal, the heading first."""
     columns = [column for column in SESSION_COLUMNS if not column.wide]
     cells = [
         [cell if isinstance(cell, Span) else Span(cell) for cell in _session_row(row, when)[: len(columns)]]
@@ -62,7 +62,7 @@ def session_lines(rows: "Sequence[schemas.Session]", when: Moments, width: int) 
     return tables.lines(columns, cells, width)
 
 
-def _session_row(row: "schemas.Session", when: Moments) -> list[Span | str]:
+def _session_row(row: "schemas.Session", when: TimeFormat) -> list[Span | str]:
     return [
         row["id"],
         Span(row["status"], STYLES.get(row["status"], "")),
@@ -78,23 +78,23 @@ def _session_row(row: "schemas.Session", when: Moments) -> list[Span | str]:
 
 
 def record(row: "schemas.Session") -> str:
-    """What people call the object that the session is about; else its table and id."""
+    """Return the name of the record that a session belongs to, or else its table and id."""
     name = (row["parentObject"] or {}).get("name")
     return name if isinstance(name, str) and name else row["externalMapping"] or ""
 
 
 class End(NamedTuple):
-    """How a session ended, as its history has it."""
+    """How a session ended, from its events."""
 
     closed_by: str
     names: Sequence[str]
-    """Who was in it."""
+    """The names of the participants."""
     left_out: int
-    """How many more joined than are named."""
+    """The number of participants that are not named."""
 
 
-def session(row: "schemas.Session", when: Moments, end: End | None = None) -> None:
-    """Print one session, a field a line."""
+def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) -> None:
+    """Print one session, one field per line."""
     reason = f" ({row['closeReason']})" if row["closeReason"] else ""
     known: list[tuple[str, Span | str]] = [
         ("session", row["id"]),
@@ -131,7 +131,7 @@ def session(row: "schemas.Session", when: Moments, end: End | None = None) -> No
 
 
 def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:
-    """When a session was open, until when, who closed it, and who was in it."""
+    """Return the fields of a closed session: when it was open, who closed it, and who took part."""
     known: list[tuple[str, Span | str]] = [
         (name, at)
         for name, at in (("opened", row["openedAt"]), ("first in", row["activatedAt"]), ("closed", row["closedAt"]))
@@ -144,22 +144,22 @@ def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:
 
 
 def actor(event: "schemas.Event") -> str:
-    """Return who did it: `Ben Agent (agent 8)`, or `agent 8` where the name is not known."""
+    """Return the actor of an event: `Ben Agent (agent 8)`, or `agent 8` if the name is not known."""
     number = "local operator" if event["actor"] == "local" else event["actor"].replace(":", " ")
     return f"{event['actorName']} ({number})" if "actorName" in event else number
 
 
 class Events:
-    """Prints events as they come, under one heading; columns are as wide as the first of them need."""
+    """Prints events as they arrive, under one heading."""
 
-    def __init__(self, when: Moments, *, wide: bool) -> None:
+    def __init__(self, when: TimeFormat, *, wide: bool) -> None:
         self._when = when
         self._wide = wide
         self._widths: list[int] | None = None
         self._headed = False
 
     def show(self, rows: "Iterable[schemas.Event]") -> None:
-        """Print these, and what was printed before stays as it is."""
+        """Print more events below those that were printed before."""
         cells = [[self._span(cell) for cell in self._row(row)] for row in rows]
         columns = [column for column in EVENT_COLUMNS if self._wide or not column.wide or not output.is_terminal()]
         chosen = [EVENT_COLUMNS.index(column) for column in columns]
@@ -171,7 +171,7 @@ class Events:
                 output.put_fields([span.text for span in row])
         elif cells or not self._headed:
             width = output.size()[0]
-            if self._wide:  # nothing is cut: the message goes on in the next line, if there is room for that
+            if self._wide:  # nothing is cut; the message continues on the next line, if there is room for it
                 width = max(width, tables.least_width(columns, cells))
             drawn = tables.lines(columns, cells, width)
             output.put(drawn[1:] if self._headed else drawn)
@@ -189,8 +189,8 @@ class Events:
         return Span(cell)
 
 
-def webhooks(rows: "Sequence[schemas.Webhook]", when: Moments, *, wide: bool) -> None:
-    """Print endpoints, one a row."""
+def webhooks(rows: "Sequence[schemas.Webhook]", when: TimeFormat, *, wide: bool) -> None:
+    """Print endpoints, one per row."""
     columns = (
         Column("NAME", least=10),
         Column("STATE", least=9),
@@ -217,15 +217,15 @@ def webhooks(rows: "Sequence[schemas.Webhook]", when: Moments, *, wide: bool) ->
     tables.show(columns, cells, wide=wide)
 
 
-def deliveries(rows: "Sequence[schemas.Delivery]", when: Moments, *, wide: bool) -> None:
-    """Print attempts to deliver, one a row."""
+def deliveries(rows: "Sequence[schemas.Delivery]", when: TimeFormat, *, wide: bool) -> None:
+    """Print delivery attempts, one per row."""
     columns = (
         Column("WHEN"),
         Column("KIND"),
         Column("EVENTS"),
         Column("ANSWER", least=16, folds=True),
         Column("MS"),
-        Column("WHAT IT SAID", least=12),
+        Column("BODY", least=12),
     )
     cells: list[list[Span | str]] = []
     for row in rows:
@@ -244,8 +244,8 @@ def deliveries(rows: "Sequence[schemas.Delivery]", when: Moments, *, wide: bool)
     tables.show(columns, cells, wide=wide)
 
 
-def _next(row: "schemas.Session", when: Moments) -> str:
-    """What time will do to a session, as far as its answer tells."""
+def _next(row: "schemas.Session", when: TimeFormat) -> str:
+    """Return the next transitions that the clock causes, as far as the session's fields show them."""
     if row["status"] == "scheduled" and "startTime" in row:
         opens = f"opens in {when.until(row['opensAt'])}, " if "opensAt" in row else ""
         return f"{opens}starts in {when.until(row['startTime'])}"
@@ -255,5 +255,5 @@ def _next(row: "schemas.Session", when: Moments) -> str:
 
 
 def fits(line: str, width: int) -> str:
-    """A line within a terminal's width."""
+    """Return a line cut to the width of the terminal."""
     return text.cut(text.escape(line), width)

@@ -1,4 +1,4 @@
-"""`tminus watch`: what is coming and what is open, drawn again and again within the terminal's window."""
+"""`tminus watch`: show scheduled and open sessions, redrawn at an interval, within the size of the terminal."""
 
 import time
 from datetime import timedelta
@@ -9,9 +9,9 @@ import click
 from tminus import clock
 from tminus.cli import output, tables, views
 from tminus.cli.connection import Connection, reporting_errors
-from tminus.cli.moments import Moments
 from tminus.cli.options import PAGE, SPAN, Command, utc
 from tminus.cli.output import Line, Span
+from tminus.cli.times import TimeFormat
 from tminus.client import Unavailable
 from tminus.domain import timestamps
 
@@ -19,16 +19,18 @@ Section = tuple[str, Any]
 """A heading, and the page of sessions below it."""
 
 FRAME = 4
-"""Lines besides the tables: two titles, a line between, and the line at the end."""
+"""Lines besides the tables: two headings, an empty line between the tables, and the last line."""
 
 
 @click.command(cls=Command)
-@click.option("--interval", type=SPAN, metavar="SPAN", default="1s", help="How often to look.")
-@click.option("--limit", type=PAGE, default=200, metavar="NUMBER", help="Rows of each table; no more than fit.")
+@click.option("--interval", type=SPAN, metavar="SPAN", default="1s", help="Time between two updates.")
+@click.option(
+    "--limit", type=PAGE, default=200, metavar="NUMBER", help="Maximum rows of each table; never more than fit."
+)
 @utc
 @click.pass_obj
 def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) -> None:
-    """Watch what is coming and what is open, until Ctrl-C."""
+    """Watch scheduled and open sessions, until Ctrl-C."""
     pause = interval.total_seconds()
     scope = "all" if connection.is_local else "mine"
     screen = Screen()
@@ -39,31 +41,32 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
                 problem = ""
                 columns, rows = output.size()
                 try:
-                    seen = _look(daemon, scope, min(limit, max(1, rows - FRAME)) if output.is_terminal() else limit)
+                    seen = _fetch(daemon, scope, min(limit, max(1, rows - FRAME)) if output.is_terminal() else limit)
                 except Unavailable as error:
-                    if seen is None:  # as in `feed._follow`
+                    if seen is None:  # as in `events._follow`
                         raise
                     problem = f"{error.description}; trying again"
                 now = clock.now()
-                when = views.moments(utc=utc)
-                screen.draw(frame(seen, when, timestamps.text(now), problem, columns, rows), (columns, rows))
+                times = views.time_format(utc=utc)
+                screen.draw(frame(seen, times, timestamps.text(now), problem, columns, rows), (columns, rows))
                 time.sleep(pause)
         except KeyboardInterrupt:
             screen.leave()
 
 
-def _look(daemon: Any, scope: str, limit: int) -> list[Section]:
+def _fetch(daemon: Any, scope: str, limit: int) -> list[Section]:
     opened = daemon.listSessions(status=["new", "active"], scope=scope, orderby="updatedAt", limit=limit)
     coming = daemon.listSessions(status=["scheduled"], scope=scope, orderby="startTime", orderdir="ASC", limit=limit)
     return [("Open", opened), ("Coming", coming)]
 
 
 def frame(
-    sections: list[Section], when: Moments, now: str, problem: str, columns: int, rows: int
+    sections: list[Section], when: TimeFormat, now: str, problem: str, columns: int, rows: int
 ) -> tuple[list[Line], Line]:
-    """What fits: the lines of both tables, and the last line. A table that needs less leaves the rest to the other."""
+    """Return the lines of both tables, and the last line, where the cursor stays. If one table needs fewer lines, the
+    other gets them.
+    """
     wanted = [len(page["rows"]) for _, page in sections]
-    # Two titles, a line between the tables, and the last line, where the cursor stays.
     *above, end = tables.folded(
         problem or f"{now[:19].replace('T', ' ')}Z, times in {when.zone}, Ctrl-C ends", max(1, columns - 1)
     )
@@ -85,7 +88,7 @@ def frame(
 
 
 def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
-    """Rows for each table within `room` lines; a table's heading takes one, and "more" one if needed."""
+    """Return the number of rows for each table within `room` lines, which include headings and "… more" lines."""
 
     def lines(share: int, count: int) -> int:
         return share + (1 if share else 0) + (1 if count > share else 0)
@@ -98,7 +101,7 @@ def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
 
 
 class Screen:
-    """Draws a frame over the one before. In a pipe each frame that differs is printed below the other."""
+    """Draws each frame over the previous one. In a pipe, each frame that differs is printed below the other."""
 
     def __init__(self) -> None:
         self._height = 0
@@ -106,12 +109,12 @@ class Screen:
         self._before: list[Line] = []
 
     def leave(self) -> None:
-        """Leave the frame as it is; what comes after it begins a line of its own."""
+        """Keep the last frame, and move the cursor to the line below it."""
         if self._height:
             output.draw("\n")
 
     def draw(self, drawn: tuple[list[Line], Line], size: tuple[int, int]) -> None:
-        """Draw what was made for a window of this size; it may have another by now, which the next frame sees."""
+        """Draw a frame that was made for a terminal of this size. The next frame notices if it has changed since."""
         lines, end = drawn
         if not output.is_terminal():
             if lines != self._before:
@@ -120,7 +123,7 @@ class Screen:
                 self._before = lines
             return
         colour = output.coloured()
-        # A window that has another size has broken the lines anew: nothing is where it was.
+        # When its size changes, the terminal wraps lines differently, so that nothing is where it was drawn.
         start = "\x1b[2J\x1b[H" if self._size != size and self._height else "\r"
         if self._height and self._size == size:
             start += f"\x1b[{self._height}A"

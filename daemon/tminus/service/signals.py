@@ -24,7 +24,7 @@ def runs_daemon(arguments: Sequence[str]) -> bool:
     return False
 
 
-def hold(arguments: Sequence[str]) -> None:
+def block(arguments: Sequence[str]) -> None:
     """Hold the signals back if these arguments run the daemon: `Told.listen` lets them through. Other commands end."""
     if runs_daemon(arguments):
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)

@@ -1,4 +1,4 @@
-"""`tminus events`: the history of a session or of all, and what goes on."""
+"""`tminus events`: print the past events of one session or of all, and follow new ones."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from tminus.cli import output, views
-from tminus.cli.candidates import session_ids
+from tminus.cli.completion_values import session_ids
 from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.options import ID, NUMBER, Command, as_json, utc, wide
 from tminus.client import Forbidden, Unavailable
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from tminus import schemas
 
 WAIT = 25
-"""Seconds that the daemon holds a request for events which have not happened yet."""
+"""Seconds for which the daemon holds a request while there are no new events."""
 
-AGAIN = 1.0
-"""Seconds after which a daemon that has stopped answering is asked again."""
+RETRY_INTERVAL = 1.0
+"""Seconds between two requests to a daemon that has stopped answering."""
 
 PAGE = 200
-"""Events asked for at once: what is in memory here and in the daemon's answer, whatever the history holds."""
+"""Maximum number of events in one request, which limits the memory needed here and in the daemon."""
 
 
 @click.command(cls=Command)
 @click.argument("session_id", type=ID, metavar="[ID]", required=False, shell_complete=session_ids)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new events, until Ctrl-C.")
 @click.option(
     "--type",
     type=click.Choice([pattern.value for pattern in EventPattern]),
     multiple=True,
     metavar="TYPE",
-    help="Only these: session.ready, participant.*; may be repeated.",
+    help="Only events of this type, such as session.ready or participant.*; may be repeated.",
 )
 @click.option(
-    "--after", type=NUMBER, metavar="NUMBER", help="Begin after the event with this number; else with -f: now."
+    "--after", type=NUMBER, metavar="NUMBER", help="Begin after the event with this number. Default with -f: now."
 )
 @utc
 @wide
@@ -55,14 +55,14 @@ def events(
     wide: bool,
     as_json: bool,
 ) -> None:
-    """What happened, oldest first: to one session, or to all. --json with -f prints one event a line."""
+    """Print the events of one session, or of all, the oldest first. With -f, --json prints one event per line."""
     types = list(type)
-    table = views.Events(views.moments(utc=utc), wide=wide)
+    table = views.Events(views.time_format(utc=utc), wide=wide)
     with reporting_errors(), connection.open() as daemon:
         if follow:
             _follow(daemon, session_id, types, "now" if after is None else after, None if as_json else table)
             return
-        pages = _happened(daemon, session_id, types, after or 0)
+        pages = _past_pages(daemon, session_id, types, after or 0)
         if as_json:
             _print_array(pages)
         else:
@@ -70,12 +70,12 @@ def events(
                 table.show(page)
 
 
-def _happened(
+def _past_pages(
     daemon: Any, session_id: str | None, types: Sequence[str], after: int
 ) -> "Iterator[Sequence[schemas.Event]]":
-    """What has happened until now, page by page. What happens meanwhile is left out, or a busy daemon's would not end.
+    """Yield pages of the events until now. Later events are left out, since on a busy daemon there would be no end.
 
-    The history of a session needs no more than the right to see it.
+    The history of a session needs only the right to see that session, and not the feed.
     """
     wanted = event_types(types or ["*"])
     first = daemon.getEvents(session_id, after) if session_id else None
@@ -119,22 +119,22 @@ def _follow(
     after: "int | Literal['now']",
     table: "views.Events | None",
 ) -> None:
-    answered = told = False
+    answered = reported = False
     try:
         while True:
             try:
                 page = daemon.feed(after, type=types, wait=WAIT)
             except Unavailable as error:
-                # One that answered a moment ago is restarting, or its database is away. That nobody is there at all is
-                # for the caller to know at once.
+                # A daemon that has answered before is restarting, or its database is unreachable: wait for it. But if
+                # no daemon has answered at all, fail at once.
                 if not answered:
                     raise
-                if not told:
-                    output.complain(f"{error.description}; trying again")
-                told = True
-                time.sleep(AGAIN)
+                if not reported:
+                    output.print_error(f"{error.description}; trying again")
+                reported = True
+                time.sleep(RETRY_INTERVAL)
                 continue
-            answered, told = True, False
+            answered, reported = True, False
             after = page["next"]
             rows = [event for event in page["events"] if session_id in (None, event["id"])]
             if table is not None:

@@ -1,4 +1,4 @@
-"""Instants for people: in the zone of whoever reads them, or in UTC."""
+"""Format instants for people, in the local time zone or in UTC."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,17 +6,17 @@ from tminus.domain import timestamps
 from tminus.domain.durations import duration_text
 
 
-class Moments:
-    """Writes instants, all in one zone.
+class TimeFormat:
+    """Formats instants in one time zone.
 
     Parameters
     ----------
-    utc
-        Whether in UTC; else in the local zone of the process.
     now
-        The present: an instant of the same year is written without its year.
+        The current time. An instant in the same year is written without the year.
+    utc
+        Whether to use UTC instead of the local zone of the process.
     full
-        Whether for programs: with year and offset always.
+        Whether to write year and offset always, for programs.
     """
 
     def __init__(self, now: datetime, *, utc: bool, full: bool) -> None:
@@ -25,7 +25,9 @@ class Moments:
         self._full = full
 
     def text(self, instant: str | None, *, seconds: bool = False) -> str:
-        """`12-01 15:30`, `2027-12-01 15:30`; for programs `2026-12-01T15:30:00+01:00`. Empty where there is none."""
+        """Return an instant as `12-01 15:30` or `2027-12-01 15:30`, for programs as `2026-12-01T15:30:00+01:00`, and
+        `""` if there is none.
+        """
         if not instant:
             return ""
         at = self._here(timestamps.parse(instant))
@@ -37,11 +39,11 @@ class Moments:
 
     @property
     def zone(self) -> str:
-        """What people call the zone."""
+        """The name of the time zone."""
         return "UTC" if self._utc else self._here(self._now).tzname() or "local time"
 
     def until(self, instant: str) -> str:
-        """How long until then: `1h30m`."""
+        """Return the time until an instant, such as `1h30m`."""
         seconds = max(0, int((timestamps.parse(instant) - self._now).total_seconds()))
         return duration_text(timedelta(seconds=seconds)) if seconds else "0s"
 
@@ -51,4 +53,4 @@ class Moments:
         try:
             return instant.astimezone()
         except (OverflowError, ValueError, OSError):
-            return instant  # at the ends of the calendar a zone may leave it
+            return instant  # at the limits of the calendar, conversion to another zone may fail
