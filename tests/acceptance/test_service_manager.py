@@ -77,7 +77,7 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     told = [one for one in manager.told if not one.startswith(("WATCHDOG", "EXTEND"))]
     assert told == [
         "STATUS=opening the database",
-        "STATUS=doing what fell due while no daemon was there",
+        "STATUS=executing what fell due while no daemon ran",
         "READY=1",
         "STATUS=0 scheduled, 0 new, 0 active; next deadline none",
     ]

@@ -300,7 +300,7 @@ def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_an
             daemon.logged("storage.waiting")
             answer = readiness()
             assert answer.status_code == 503
-            waiting = "waiting for others, to bring the database's schema up to date"
+            waiting = "waiting for other processes to upgrade the database's schema"
             [reason] = answer.json()["reasons"]
             told, since = reason.split(", since ")
             assert (answer.json()["ready"], told) == (False, waiting)

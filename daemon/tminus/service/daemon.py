@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds an engine, a scheduler, a server; start, reload, drain, stop."""
+"""The daemon: builds and connects all its parts, starts them, drains and stops. No other module does."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tminus import clock, config, delivery
 from tminus.api import Services, make_application, trusted
-from tminus.config import ConfigError, Configuration
+from tminus.config import Configuration
 from tminus.delivery import Webhooks
 from tminus.domain import timestamps
 from tminus.domain.errors import StartupError, printable
@@ -28,21 +28,22 @@ from tminus.monitoring.outages import Outages
 from tminus.scheduler.scheduler import Scheduler
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
+from tminus.service.reload import Reloader
 from tminus.service.signals import StartSignals
 from tminus.service.sockets import open_listeners
-from tminus.service.startup import Starting
+from tminus.service.startup import StartupServer
 from tminus.storage import Store, StoreObserver, Transaction
 from tminus.system import threads
 from tminus.system.systemd import ServiceManager
 
 HINT = 'schedule --type live --label "Demo" --in 10m5s'
 
-AGAIN = 1.0
-"""Seconds after which a start that waits for a disk tries again."""
+RETRY_AFTER = 1.0
+"""Seconds after which a start that waits for the database's disk tries again."""
 
 
 class Daemon:
-    """Everything that runs, from start to stop. A context: leaving it stops what was started, in order."""
+    """All parts of the daemon. A context manager: leaving it stops what was started, in reverse order."""
 
     def __init__(
         self,
@@ -52,9 +53,7 @@ class Daemon:
         environ: Mapping[str, str],
         signals: StartSignals,
     ) -> None:
-        self._path = path
         self._state = state
-        self._environ = environ
         self._stopping = signals.stopping
         self._signals = signals
         self._ready = False
@@ -69,49 +68,52 @@ class Daemon:
                 lambda: config.database(settings, state, environ),
                 lambda: delivery.read_secrets(settings, state, environ),
             )
-            self._starting = Starting(self._listeners.tcp, self._listeners.local, settings.limits.connections)
-            self._starting.start()
-            started.callback(self._starting.close)
-            self._doing("opening the database")
-            threads.report_to(_tell_thread)
+            self._startup_server = StartupServer(
+                self._listeners.tcp, self._listeners.local, settings.limits.connections
+            )
+            self._startup_server.start()
+            started.callback(self._startup_server.close)
+            self._report_progress("opening the database")
+            threads.report_to(_log_thread_failure)
             self._outages = Outages(lambda: self.store.writing_for, self._refused, self._blocked)
             self.store = self._open_store(database)
             started.callback(self.store.close)
             clock.follow(self.store.now)
             if self.store.migrated_from != self.store.schema:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
-            webhooks = Webhooks(self.store, state, self._tried)
+            webhooks = Webhooks(self.store, state, self._attempted)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
-            # On SQLite there is one log; on PostgreSQL one for each daemon, known by what no two of them share.
+            # On SQLite there is one log. On PostgreSQL each daemon has one, named by what no two daemons share.
             log_name = (
                 ""
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
-            self._event_log = EventLog(self.store, self._say_events, self._ring, name=log_name)
+            self._event_log = EventLog(self.store, self._log_events, self._notify_of_events, name=log_name)
             self.services.metrics.log_seq.set_function(lambda: self._event_log.seq)
             if left := self._event_log.left:
                 log("log.resumed", events=left, after=self._event_log.seq)
             self._event_log.start()
-            started.callback(self._stop_telling)
+            started.callback(self._stop_logging)
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
-            tell_status = self._tell_status if self._systemd.is_present else None
+            report_status = self._report_status if self._systemd.is_present else None
             self._scheduler = Scheduler(
-                self.services, self._event_log, self._stopping, self._feed_watchdog, tell_status, self._outages
+                self.services, self._event_log, self._stopping, self._feed_watchdog, report_status, self._outages
             )
             self._timers = self._scheduler.timers
             self._health = Health(self.store, self._timers, self._stopping)
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
-            # The local socket has a server of its own: whoever fills the other with connections locks no operator out.
+            # The local socket has a server of its own, so that a client that fills the other locks no operator out.
             self._servers = [Server(application, self._listeners.tcp, settings.limits.connections, self._share)]
             if self._listeners.local:
                 self._servers.append(Server(application, self._listeners.local, None))
-            # Last: until here a signal to stop ends it, and what was started must not be left running.
+            self._reloader = Reloader(path, state, environ, self._listeners, self.services, self._scheduler)
+            # Last: until here a signal to stop raises, and the parts that were started must be stopped.
             self._started = started.pop_all()
 
     def __enter__(self) -> "Daemon":
@@ -122,33 +124,33 @@ class Daemon:
         self._started.close()
 
     def _share(self, peer: str) -> int | None:
-        """How many connections one address may have; None: any number, as a trusted proxy brings many clients."""
+        """Return how many connections an address may have; None: any number, for a proxy with many clients."""
         settings = self.services.settings
         return None if trusted(peer, settings) else settings.limits.connections_per_address or None
 
     async def serve(self) -> None:
-        """Does what fell due while it was away, then serves until a signal says to stop."""
+        """Execute what fell due during the downtime, then serve until a signal to stop."""
         self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain, number)
         reload = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         if self._signals.reload.is_set():
-            reload.set()  # asked for while it started: the file may have changed since it was read
+            reload.set()  # SIGHUP came during the start: the file may have changed since it was read
 
-        self._doing("doing what fell due while no daemon was there")
+        self._report_progress("executing what fell due while no daemon ran")
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
         if self._stopping.is_set():
             return
         self._timers.start()
         self._started.callback(self._timers.stop)
-        reloading = asyncio.create_task(self._reload_when_asked(reload))
-        self._starting.stop()
+        reloading = asyncio.create_task(self._reload_on(reload))
+        self._startup_server.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
-        # What was loaded until now stays for ever; to look it all over takes a tenth of a second, and stops everything.
+        # What is loaded stays for ever. To examine all of it in each collection would stop everything for 0.1 s.
         gc.collect()
         gc.freeze()
-        # Requests on their way are more objects than the usual 700: they would be looked over again and again.
+        # Requests in flight have more than the usual 700 objects, which would be examined again and again.
         gc.set_threshold(20_000)
         self._ready = True
         self._scheduler.wait_for(due)
@@ -162,13 +164,13 @@ class Daemon:
             inherited=list(self._listeners.inherited) or None,
             hint=f"{_command()} {HINT}",
         )
-        telling = asyncio.create_task(self._tell_ready())
+        notifying = asyncio.create_task(self._notify_ready())
         await serving
-        telling.cancel()
+        notifying.cancel()
         reloading.cancel()
 
-    async def _tell_ready(self) -> None:
-        """Tells systemd as soon as all servers take connections."""
+    async def _notify_ready(self) -> None:
+        """Notify systemd as soon as all servers accept connections."""
         for server in self._servers:
             await server.begun.wait()
         status = await asyncio.to_thread(self._health.status)
@@ -178,13 +180,13 @@ class Daemon:
     def _drain(self, number: int) -> None:
         if self._stopping.is_set():
             for server in self._servers:
-                server.force_exit = True  # asked twice: whoever still waits is let go
+                server.force_exit = True  # the second signal: end the requests that still run
             return
         log("daemon.draining", signal=signal.Signals(number).name)
         self._stopping.set()
         self._systemd.stopping()
         if self._listeners.inherited:
-            # Who comes from now on waits with systemd for the next daemon. Who came just now is still served.
+            # Later connections wait at systemd for the next daemon. Those that have just arrived are still served.
             for server in self._servers:
                 server.stop_listening()
             self._loop.call_later(LAST_REQUESTS, self._end_serving)
@@ -198,17 +200,17 @@ class Daemon:
         for server in self._servers:
             server.should_exit = True
 
-    # --- how it goes --------------------------------------------------------------------------------------------------
+    # --- reports --------------------------------------------------------------------------------------------------
 
     def _feed_watchdog(self) -> None:
-        """On the event loop, so that one that hangs starves it, too; and not while a transaction hangs."""
+        """Feed systemd's watchdog through the event loop, so that it is not fed if the loop or a transaction hangs."""
         if self._systemd.has_watchdog and not self.store.stuck:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, as the timers are about to
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the timers are about to
                 self._loop.call_soon_threadsafe(self._systemd.alive)
 
-    def _doing(self, what: str) -> None:
-        """What there is to be done before it is ready."""
-        self._starting.doing = f"{what}, since {timestamps.text(clock.now())}"
+    def _report_progress(self, what: str) -> None:
+        """Report what the start is doing, to systemd and at `/readyz`."""
+        self._startup_server.progress = f"{what}, since {timestamps.text(clock.now())}"
         self._systemd.status(what)
 
     def _not_ready(self) -> list[str]:
@@ -217,16 +219,16 @@ class Daemon:
     def _notes(self) -> list[str]:
         return self._health.notes()
 
-    def _tell_status(self) -> None:
+    def _report_status(self) -> None:
         if not self._stopping.is_set():
             self._systemd.status(self._health.status())
 
     def _open_store(self, database: config.Database) -> Store:
-        """Opens the database; while its disk is full or read-only, says so and waits."""
+        """Open the database; wait, with a log line, while its disk is full or read-only."""
         observer = StoreObserver(
             committed=self._committed,
             health=self._outages.health,
-            damaged=_tell_damage,
+            damaged=_log_damage,
             waiting=self._wait_for_migration,
             peer_committed=self._peer_committed,
         )
@@ -242,123 +244,82 @@ class Daemon:
                 if error.problem != failing:
                     failing = error.problem
                     log("storage.unavailable", error=failing)
-                    self._doing(f"waiting for the database: {failing}")
-            # A signal to stop ends this.
-            time.sleep(AGAIN)
+                    self._report_progress(f"waiting for the database: {failing}")
+            # A signal to stop ends this by an exception.
+            time.sleep(RETRY_AFTER)
 
     def _committed(self, tx: Transaction) -> None:
-        """On the writer's thread, after a commit."""
+        """Announce a commit of this process. Called on the writer's thread."""
         self.services.metrics.committed(tx.transitions, tx.jobs)
         if self._ready:
             self._scheduler.wait_for(tx.earliest_due)
         if tx.newest_seq is not None:
             self._event_log.wake(tx.recorded, tx.newest_seq)
 
-    def _stop_telling(self) -> None:
+    def _stop_logging(self) -> None:
         REPEATED.write(everything=True)
         self._outages.close()
         if left := self._event_log.stop():
             log("log.behind", events=left)
 
     def _peer_committed(self, due: datetime | None) -> None:
-        """On a thread of the store's: another daemon has committed."""
+        """Follow a commit of another daemon. Called on the store's listening thread."""
         if not self._ready:
-            return  # it is about to look at everything
+            return  # the start is about to read everything
         self._scheduler.wait_for(due)
         self._event_log.wake()
         if due is None:
-            self.services.webhooks.wake(also_blocked=True)  # perhaps an operator has resumed one there, or replays
+            # An operator may have resumed an endpoint there, or started a replay.
+            self.services.webhooks.wake(also_blocked=True)
 
-    def _ring(self) -> None:
-        """There are new events, of this process or another one. On any thread."""
+    def _notify_of_events(self) -> None:
+        """Wake the readers of the feed and the delivery workers. Called on any thread when there are new events."""
         self.services.notifier.notify()
         self.services.webhooks.wake()
 
-    def _tried(self, endpoint: str, ok: bool, events: int) -> None:
+    def _attempted(self, endpoint: str, ok: bool, events: int) -> None:
         self.services.metrics.attempted(endpoint, ok, events)
 
     def _wait_for_migration(self) -> None:
-        self._doing("waiting for others, to bring the database's schema up to date")
+        self._report_progress("waiting for other processes to upgrade the database's schema")
         log("storage.waiting")
 
-    def _say_events(self, page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def _log_events(self, page: Sequence[News], done: Callable[[bool], None]) -> None:
         output.log_events(page, done, self.services.actor_names)
 
     def _refused(self) -> int:
-        return self.services.unavailable if hasattr(self, "services") else 0  # the store begins first
+        return (
+            self.services.unavailable if hasattr(self, "services") else 0
+        )  # the store is opened before they are built
 
     def _blocked(self, seconds: float) -> None:
         self.services.metrics.blocked.inc(seconds)
 
     # --- reload -------------------------------------------------------------------------------------------------------
 
-    async def _reload_when_asked(self, asked: asyncio.Event) -> None:
-        """However often it is asked while a reload runs, one more is enough: it reads the files anew."""
+    async def _reload_on(self, requested: asyncio.Event) -> None:
+        """Reload on each request. Several requests during a reload cause one more, which reads the files again."""
         while not self._stopping.is_set():
-            await asked.wait()
-            asked.clear()
+            await requested.wait()
+            requested.clear()
             self._systemd.reloading()
             try:
-                await asyncio.to_thread(self._reload)
+                await asyncio.to_thread(self._reloader.reload)
             except Exception as error:
                 log("config.failed", **error_fields(error))
             finally:
                 self._systemd.reloaded()
 
-    def _reload(self) -> None:
-        """Puts a changed configuration in force: all of it, or none of it and the log says why."""
-        old = self.services.settings
-        try:
-            loaded = config.load(config.find(self._path, self._environ), self._environ)
-            [secrets] = config.read_all(
-                loaded.origins, lambda: delivery.read_secrets(loaded.settings, self._state, self._environ)
-            )
-        except ConfigError as error:
-            self._reject(error)
-            return
-        read = loaded.settings.model_copy(
-            update={"server": self._listeners.with_bound_addresses(loaded.settings.server)}
-        )
-        changes = config.changes(old, read)
-        new = config.apply_live(old, read)
-        self.services.webhooks.apply(new, secrets)
-        self.services.apply(new)
-        output.configure(new.log.level, new.log.format)
-        for change in changes:
-            name = "config.needs_restart" if change.needs_restart else "config.changed"
-            log(name, key=change.key, old=change.old or None, new=change.new or None)
-        self.services.metrics.set_config(loaded.fingerprint)
-        self.services.metrics.config_rejected.set(0)
-        log(
-            "config.reloaded",
-            changes=len(changes),
-            config=printable(loaded.path or "built-in defaults"),
-            config_files=[printable(file) for file in loaded.files],
-            config_fingerprint=loaded.fingerprint,
-        )
-        self._scheduler.follow(old, new)
-
-    def _reject(self, error: ConfigError) -> None:
-        self.services.metrics.config_rejected.set(1)
-        log("config.rejected", faults=len(error.problems))
-        log_config_problems(error)
-
-
-def log_config_problems(error: ConfigError) -> None:
-    """A line for each fault of a configuration."""
-    for problem in error.problems:
-        log("config.fault", where=problem.where, key=problem.key, error=problem.message)
-
 
 def _command() -> str:
-    """What to type where this was typed, to call the command again: `make run` calls one that is not on the PATH."""
+    """Return how to call the command again in the same shell: `make run` uses one that is not on the PATH."""
     called = sys.argv[0]
     return "tminus" if Path(called).name != "tminus" or shutil.which("tminus") == called else shlex.quote(called)
 
 
-def _tell_damage(text: str) -> None:
+def _log_damage(text: str) -> None:
     log("storage.damaged", error=text)
 
 
-def _tell_thread(name: str, error: BaseException) -> None:
+def _log_thread_failure(name: str, error: BaseException) -> None:
     log("thread.failed", thread=name, **error_fields(error))

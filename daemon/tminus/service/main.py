@@ -18,7 +18,8 @@ from tminus.domain.errors import StartupError, printable
 from tminus.logs import output
 from tminus.logs.journald import is_journal
 from tminus.logs.output import log
-from tminus.service.daemon import AGAIN, Daemon, log_config_problems
+from tminus.service.daemon import RETRY_AFTER, Daemon
+from tminus.service.reload import log_config_problems
 from tminus.service.running import Crash, Running
 from tminus.service.signals import StartSignals
 from tminus.system.privileges import become_controller
@@ -143,7 +144,7 @@ def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
                 log("storage.unavailable", error=failing)
         else:
             return
-        time.sleep(AGAIN)  # a signal to stop ends this
+        time.sleep(RETRY_AFTER)  # a signal to stop ends this
 
 
 def _tell_crash(crash: Crash) -> None:

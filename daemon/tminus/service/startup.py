@@ -1,4 +1,4 @@
-"""The listening sockets of a daemon whose start takes long: another one migrates, or much fell due meanwhile."""
+"""Answer requests during a start that takes long, because of a migration or because much fell due."""
 
 import asyncio
 import logging
@@ -12,36 +12,37 @@ from tminus.api import make_starting_application
 from tminus.service.http_server import LAST_REQUESTS, Server
 
 PATIENCE = 2.0
-"""Seconds of a start for which whoever calls waits, and is then served; after them it is told to come back."""
+"""Seconds of a start during which clients wait and are then served; after that they are told to retry later."""
 
 
-class Starting:
-    """Answers on the sockets while nobody else does, on a thread of its own.
+class StartupServer:
+    """Answers on the listening sockets until the daemon does, on a thread of its own.
 
     Parameters
     ----------
     tcp, local
-        Where. The local sockets have a server of their own here, too.
+        The listening sockets. The local ones have a server of their own, as later.
     connections
-        How many may be open at a time over TCP.
+        The number of TCP connections that may be open at a time.
     """
 
     def __init__(self, tcp: Sequence[socket.socket], local: Sequence[socket.socket], connections: int) -> None:
-        self.doing = ""
-        """What is to be told at `/readyz`."""
+        self.progress = ""
+        """What the start is doing, for `/readyz`."""
         self._listening = [(tcp, connections), (local, None)]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
 
     def start(self) -> None:
+        """Begin to answer, once the start has taken longer than `PATIENCE`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Takes no more connections from about now on; does not wait for that."""
+        """Accept no more connections, from about now on; do not wait for that."""
         self._over.set()
 
     def close(self) -> None:
-        """Stops, and returns when nothing of it is left."""
+        """Stop, and return when the thread has ended."""
         self.stop()
         self._thread.join()
 
@@ -49,13 +50,14 @@ class Starting:
         if self._over.wait(PATIENCE):
             return
         try:
-            # asyncio's own loop may lose a connection that comes just as it stops listening.
+            # asyncio's own loop may lose a connection that arrives just as it stops listening.
             uvloop.run(self._serve())
         except Exception:
-            logging.getLogger(__name__).exception("Answering during the start failed")  # whoever calls waits
+            # Clients then wait until the daemon is ready.
+            logging.getLogger(__name__).exception("the server for the start failed")
 
     async def _serve(self) -> None:
-        application = make_starting_application(lambda: self.doing)
+        application = make_starting_application(lambda: self.progress)
         servers = [Server(application, [one.dup() for one in sockets], most) for sockets, most in self._listening]
         serving = asyncio.gather(*(server.serve_all() for server in servers))
         await asyncio.to_thread(self._over.wait)
