@@ -1,4 +1,4 @@
-"""What the routes work with: the store, the settings in force, who may knock how often. Built by `daemon`."""
+"""What the routes use: the store, the settings in force, rate limits, metrics. Built by `service.daemon`."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,32 +21,32 @@ from tminus.storage.notifier import Notifier
 T = TypeVar("T")
 
 _READERS = 4
-"""Threads that read."""
+"""Threads for short reads."""
 
 _SEARCHERS = 2
 """Threads for reads that may take long."""
 
 _REVOKED = 10_000
-"""Revoked tokens that are remembered."""
+"""Revoked tokens that are kept in memory: their rejection is logged as such."""
 
 
 class Services:
-    """The daemon as the routes see it.
+    """The parts of the daemon that the routes use.
 
     Parameters
     ----------
     store
-        Where everything is.
+        The database.
     settings
-        Those in force; `apply` replaces them.
-    not_ready
-        Says why requests should not come here; empty if they may.
+        The settings in force; `apply` replaces them.
     webhooks
         The endpoints.
+    not_ready
+        Returns why the daemon is not ready; nothing if it is.
     instance
-        A name for this process, for `/discovery`.
+        A name of this process, for `/discovery`.
     notes
-        Says what an operator should look at, although requests may come here.
+        Returns what an operator should look at although the daemon is ready.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class Services:
         self.notes = notes
         self.instance = instance
         self.draining = False
-        """Set when the daemon was told to stop: what still comes in is refused."""
+        """Whether the daemon stops: new requests are refused."""
         self.requests = 0
-        """Answered since the last heartbeat, operations aside."""
+        """Requests answered since the last heartbeat, without operations such as `/healthz`."""
         self.unavailable = 0
-        """Requests refused because the database did not take writes or could not be read."""
+        """Requests refused because the database could not be written or read."""
         self.metrics = Metrics(store, webhooks.endpoint_statuses)
         self.notifier = Notifier()
-        """Rings when there are new events, and when the daemon begins to stop."""
+        """Notifies of new events, and of the beginning of a stop."""
         self.doubtful = asyncio.Lock()
-        """Held while a token is looked up that comes from an address that has sent too many wrong ones."""
+        """Held while a token is looked up for an address that has sent too many wrong ones."""
         self.held = Held()
         """Requests that wait for events."""
         self.woken = asyncio.Semaphore(_READERS)
-        """Held by who listens or waits for events and looks again: one event wakes them all, and were they all counted
-        as requests before another one, whoever asks just then would be refused for being one too many.
+        """Limits the reads of requests that wait for events. One event wakes all of them; without this limit they would
+        fill the queue of reads, and other requests would be refused.
         """
         self._reads = 0
         self._readers = Readers(store, _READERS)
@@ -88,15 +88,15 @@ class Services:
         self._limits: Limits | None = None
         self.agent_of_token: dict[str, Agent] = {}
         self.revoked: frozenset[str] = frozenset()
-        """SHA-256 of tokens that a reload has taken out of the configuration."""
+        """SHA-256 of tokens that a reload has removed from the configuration."""
         self.started_at = clock.now()
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
-        """Puts settings in force, from the next request on. A limit that has not changed goes on counting."""
+        """Apply settings from the next request on. The counts of limits that have not changed are kept."""
         self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
         self.actor_names = actor_names(settings)
-        """The names of the actors that the configuration knows, for those who read what they have done."""
+        """The names of the configured actors, for events."""
         tokens = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
         gone = [digest for digest in (*self.revoked, *self.agent_of_token) if digest not in tokens]
         self.agent_of_token = tokens
@@ -109,7 +109,7 @@ class Services:
         self.applied_at = clock.now()
 
     async def query(self, look: Callable[[View], T]) -> T:
-        """Run `look` on one consistent view, on a thread; return what it returned. Raises `StoreUnavailable`."""
+        """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`."""
         self._reads += 1
         try:
             return await self._readers.query(look)
@@ -117,22 +117,24 @@ class Services:
             self._reads -= 1
 
     async def search(self, caller: Caller, look: Callable[[View], T]) -> T:
-        """The same for a read that may take long, such as a list and its count: on threads and connections of its own,
-        so that no other read, no new session and no tick waits for it, and with a fair share for each agent.
+        """Do the same for a read that may take long, such as a list with its count.
+
+        It has threads and connections of its own, so that no other read waits for it, and a fair share for each agent.
         """
         async with self._turns.of(caller.agent_id):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 
     def take_requests(self) -> int:
-        """Return how many requests were answered since the last call, operations aside."""
+        """Return the number of requests answered since the last call, without operations, and begin to count again."""
         answered, self.requests = self.requests, 0
         return answered
 
     def waiting(self, method: str) -> int:
-        """How many requests are before one with this method. Readers and writers do not wait for each other."""
+        """Return how many requests are queued before one with this method. Reads and writes have separate queues."""
         return self._reads if method in ("GET", "HEAD") else self.store.waiting
 
     def close(self) -> None:
+        """Wait for the running reads, and end the threads."""
         self._readers.close()
         self._searchers.shutdown()

@@ -1,27 +1,37 @@
-"""The database: tables, migrations, and the one writer.
+"""The database: tables, migrations, queries, and the one writer.
 
 ===============  ==============================================================================
 `tables`         the model's classes as tables
-`engine`         connections: SQLite or PostgreSQL, and what each must be told
-`migrate`,       Alembic: any older schema becomes the present one at start
+`engine`         connections to SQLite and PostgreSQL, and the meaning of their errors
+`postgresql`     new connections to PostgreSQL: settings and checks
+`watch`          a watchdog for PostgreSQL
+`shared_clock`   PostgreSQL's clock
+`migrate`,       Alembic: upgrades an older schema at the start
 `migrations`
-`view`           what can be read
+`schema`         compares an SQLite file's schema with the one that the migrations make
+`view`           queries
 `listing`        the statements that list and count sessions
-`transaction`    what can be written: a change and its events, together
-`due`            the clock's moves, thousands at once
-`outbox`         webhooks: how far each endpoint is, what is due to it, what became of it
-`log_places`     how far the log of each daemon has come
-`writer`         one thread, one transaction for all who wait: group commit
-`store`          an open database: `read`, `submit`, `transact`
-`observer`       what a store reports to the daemon
-`locks`          PostgreSQL's advisory locks
-`listen_notify`  several daemons on one PostgreSQL wake each other
+`transaction`    writes: rows and events, sent together
+`transitions`    executes transitions, of one session or of many
+`deadlines`      the next deadline of a session, as SQL
+`due`            what is due, and deadlines that follow changed time-outs
+`json_rows`      a JSON object as the rows of a statement
+`pins`           random free PINs
+`allowances`     what the writer keeps in memory between transactions
+`outbox`         webhooks: the position of each endpoint, replays, the delivery log
+`log_places`     the place of each daemon's log
 `meta`           the keys of the table `meta`, and how their values are written
-`watch`          whether PostgreSQL still answers
-`backup`         copies: made while a daemon writes, and put back
-`checkpoint`     files that have grown, made small again
-`check`          whether a database is whole
-`wal`            what SQLite leaves out of a damaged -wal file, and does not tell
+`writer`         one thread, group commit
+`store`          an open database: `read`, `submit`, `transact`
+`reads`          whether the database can be read
+`observer`       what a store reports to the daemon
+`notifier`       wakes coroutines that wait for new events
+`listen_notify`  LISTEN and NOTIFY between daemons on one PostgreSQL
+`locks`          PostgreSQL's advisory locks
+`backup`         makes copies while a daemon writes, and puts one back
+`checkpoint`     shrinks SQLite's files
+`check`          checks that a database is consistent
+`wal`            finds what SQLite drops from a damaged -wal file
 ===============  ==============================================================================
 """
 

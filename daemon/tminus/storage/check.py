@@ -1,4 +1,4 @@
-"""Whether a database is whole: SQLite's own checks, and what must be true of every session, asked in SQL."""
+"""Check that a database is consistent: SQLite's own checks, and invariants of all sessions as SQL queries."""
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -36,42 +36,42 @@ from tminus.storage.postgresql import NoAnswer
 from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
 
 MOST = 100
-"""Lines of one kind at the most: whoever reads a hundred knows."""
+"""Problems of one kind that are reported, at most."""
 
 _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it must be."""
+    """One violation of a check."""
 
     check: str
-    """What was asked: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
+    """The check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
     `participants`.
     """
     text: str
-    """A sentence for people; never a secret."""
+    """A sentence for people, without secrets."""
     session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What was found in a database, all of it at one moment."""
+    """The result of all checks, from one snapshot of the database."""
 
     problems: tuple[Problem, ...]
     schema: str | None = None
-    """Its revision; None if it holds no database of tminus."""
+    """The schema's revision; None if it is no database of tminus."""
     is_current: bool = False
-    """Whether that is the revision that this tminus works with: only then its sessions were looked at."""
+    """Whether this release uses that revision. Otherwise the sessions were not checked."""
     sessions: int = 0
     events: int = 0
     last_seq: int = 0
 
 
 def examine(url: Where, timeouts: Timeouts, now: datetime, *, password: str | None = None) -> Examined:
-    """Looks at a database, also while a daemon works on it; changes nothing.
+    """Check a database without changing it; a daemon may be running.
 
-    `timeouts` are those of the configuration; deadlines may follow them, or those that the database remembers.
+    `timeouts`: those of the configuration. Deadlines have to follow from them, or from those stored in the database.
     Raises `CannotOpenDatabase`.
     """
     path = sqlite_file(url)
@@ -118,7 +118,7 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
             elif not migrate.is_known(schema):
                 problems.append(Problem("schema", f"its schema is {schema}, of a newer tminus than this"))
             return Examined(tuple(problems), schema)
-        problems += _ask_all(connection, timeouts, now)
+        problems += _run_checks(connection, timeouts, now)
         counts = [0, 0, 0]
         try:
             with connection.begin_nested():
@@ -129,21 +129,21 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
     return Examined(tuple(problems), schema, True, *counts)
 
 
-def _ask_all(connection: Connection, timeouts: Timeouts, now: datetime) -> Iterator[Problem]:
-    # Each in a savepoint: after one that met damage PostgreSQL would answer none of the others.
-    for check, ask in _CHECKS.items():
+def _run_checks(connection: Connection, timeouts: Timeouts, now: datetime) -> Iterator[Problem]:
+    # Each runs in a savepoint: after an error PostgreSQL would refuse all further queries of the transaction.
+    for name, check in _CHECKS.items():
         try:
             with connection.begin_nested():
-                yield from ask(connection, timeouts, now)
+                yield from check(connection, timeouts, now)
         except DBAPIError as error:
-            yield Problem(check, f"cannot be told: {error.orig}")
-        except (ValueError, TypeError, OverflowError) as error:  # what is stored is of another kind
-            yield Problem(check, f"cannot be told: {error}")
+            yield Problem(name, f"cannot be checked: {error.orig}")
+        except (ValueError, TypeError, OverflowError) as error:  # a stored value has another type
+            yield Problem(name, f"cannot be checked: {error}")
 
 
 def _schema_check(connection: Connection) -> Examined:
-    """What is wrong with the schema of an SQLite file. `is_current`: nothing that could run for ever or do harm, so
-    that the rest can be looked at.
+    """Check the schema of an SQLite file. `is_current`: nothing in it could do harm or run for ever, so that the other
+    checks can run.
     """
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
@@ -175,7 +175,9 @@ def _sqlite_checks(connection: Connection) -> Iterator[Problem]:
     try:
         yield from _integrity(connection, MOST)
     except DBAPIError:
-        yield from _integrity(connection, 1)  # of a badly damaged file it tells the first finding, and fails at more
+        yield from _integrity(
+            connection, 1
+        )  # it may find one problem of a badly damaged file, and fail if asked for more
         raise
     orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST)
     for table, row, parent, _ in orphans:
@@ -185,15 +187,18 @@ def _sqlite_checks(connection: Connection) -> Iterator[Problem]:
 def _integrity(connection: Connection, most: int) -> Iterator[Problem]:
     findings = connection.exec_driver_sql(f"PRAGMA integrity_check({most})")
     while found := findings.fetchone():
-        # What it finds in one tree comes as one text of several lines, under a headline.
+        # The problems of one tree come as one text of several lines, under a headline.
         yield from (Problem("integrity", line) for line in found[0].splitlines() if line != "ok" and line[:3] != "***")
 
 
-# --- what must be true of every session -------------------------------------------------------------------------------
+# --- invariants of all sessions -------------------------------------------------------------------------------
 
 
 def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
-    """The first sessions that are wrong in one way, and how many more there are. The first column is the id."""
+    """Return a problem for each of the first sessions that a query finds, and how many more there are.
+
+    The query's first column is the id. `words`: returns the sentence for a row.
+    """
     rows = connection.execute(wrong.order_by(_S.id).limit(MOST)).all()
     problems = [Problem(check, f"session {row[0]} {words(row)}", row[0]) for row in rows]
     if len(rows) == MOST:
@@ -203,23 +208,23 @@ def _some(connection: Connection, check: str, wrong: Select[Any], words: Callabl
 
 
 def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> list[Problem]:
-    """Each open session has the deadline that follows from the time-outs in force, or from those that it was computed
-    by last: between the two a reload is at work.
+    """Check that each open session has the deadline that follows from the time-outs in force, or from those that are
+    stored: while a reload changes the deadlines, some follow from each.
     """
-    rightly = [stored_deadline(spans) for spans in (timeouts, *_remembered(connection))]
+    expected = [stored_deadline(spans) for spans in (timeouts, *_stored_timeouts(connection))]
     due_at = plain("due_at")
     wrong: list[ColumnElement[bool]] = [
-        or_(due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in rightly
+        or_(due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in expected
     ]
-    # One that found no PIN free when it should have opened is put off for a few seconds, again and again.
+    # A session that should open while no PIN is free is postponed by a few seconds, repeatedly.
     waits_for_pin = and_(
         _S.status == Status.SCHEDULED,
         _S.type.in_(PIN_TYPES),
         _S.due_trigger == Trigger.OPEN,
-        due_at > rightly[-1][0],
-        rightly[-1][0] <= literal(Instant.number(now), BigInteger),
+        due_at > expected[-1][0],
+        expected[-1][0] <= literal(Instant.number(now), BigInteger),
     )
-    at, trigger = rightly[-1]
+    at, trigger = expected[-1]
     columns = (
         _S.id,
         _S.status,
@@ -232,26 +237,30 @@ def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> lis
         connection,
         "deadline",
         select(*columns).where(*wrong, not_(func.coalesce(waits_for_pin, False))),
-        lambda row: f"({row[1]}) has the deadline {_told(row[2], row[3])}, but should have {_told(row[4], row[5])}",
+        lambda row: (
+            f"({row[1]}) has the deadline {_due_text(row[2], row[3])}, but should have {_due_text(row[4], row[5])}"
+        ),
     )
 
 
-def _told(trigger: str | None, at: datetime | None) -> str:
+def _due_text(trigger: str | None, at: datetime | None) -> str:
     return f"{trigger or 'nothing'} at {timestamps.text(at) if at else 'no time'}" if trigger or at else "none"
 
 
-def _remembered(connection: Connection) -> Sequence[Timeouts]:
-    """The time-outs that the stored deadlines were last reckoned with, as `sweeps.follow_timeouts` leaves them."""
+def _stored_timeouts(connection: Connection) -> Sequence[Timeouts]:
+    """Return the time-outs from which the stored deadlines follow; none in a database that never had a daemon."""
     stored = connection.execute(select(META.c.value).where(META.c.key == meta.TIMEOUTS)).scalar()
     return () if stored is None else (meta.parse_timeouts(stored),)
 
 
 def _histories(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    untold = ~select(_E.seq).where(_E.session_id == _S.id).exists()
-    return _some(connection, "events", select(_S.id).where(untold), lambda _row: "has no event")
+    """Check that each session has an event."""
+    without = ~select(_E.seq).where(_E.session_id == _S.id).exists()
+    return _some(connection, "events", select(_S.id).where(without), lambda _row: "has no event")
 
 
 def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
+    """Check that each session has the status of its last event."""
     last = select(func.max(_E.seq)).where(_E.session_id == _S.id).correlate(SESSIONS).scalar_subquery()
     joined = SESSIONS.join(EVENTS, _E.seq == last)
     wrong = select(_S.id, _S.status, _E.status, _E.seq).select_from(joined).where(_S.status != _E.status)
@@ -261,7 +270,7 @@ def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> li
 
 
 def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Without the PINs themselves: those are secret."""
+    """Check that open sessions of PIN types, and no others, have a PIN of their own. No problem names a PIN."""
     shared = select(_S.pin).where(_S.pin != 0).group_by(_S.pin).having(func.count() > 1)
     has = _S.status.in_((Status.NEW, Status.ACTIVE)) & _S.type.in_(PIN_TYPES)
     return [
@@ -277,6 +286,7 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
 
 
 def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
+    """Check that each session counts the participants that are in it."""
     inside = _P.left_at.is_(None) & _P.waiting_since.is_(None)
     found = select(_P.session_id, func.count().label("number")).where(inside).group_by(_P.session_id).subquery()
     number = func.coalesce(found.c.number, 0)

@@ -1,10 +1,10 @@
-"""Free PINs, drawn by lot: as quickly when few are left as when all are free.
+"""Random free PINs, found as quickly when few are left as when all are free.
 
-While most PINs are free, one drawn at random is. When few are left, that finds none: then each thousand of PINs is
-counted, by index, until one has some left, and those are drawn from. How many each has is remembered from draw to draw:
-the next costs no more than to read one thousand, and nothing at all when none is left.
+While most PINs are free, a random one probably is. When few are left, it is not: then the PINs are counted by index in
+blocks of a thousand, until a block has free ones, and one of those is chosen. The counts are kept in memory, so the
+next choice reads only one block, and nothing when no PIN is left.
 
-What is remembered is only where to look: that a PIN is free is always read in the transaction that takes it.
+The counts only say where to search. The transaction that takes a PIN always reads whether it is free.
 """
 
 import math
@@ -19,33 +19,33 @@ from tminus.domain import ids
 from tminus.storage.tables import SESSIONS
 
 BLOCK = 1000
-"""PINs that are counted, and read, together: fewer would be more to count, more take longer to read."""
+"""PINs in a block. Smaller blocks are more to count, larger ones take longer to read."""
 
 ROUNDS = 3
-"""How often PINs are drawn at random before those that are left are looked for. All three fail for one draw of a
-hundred while a fifth of the PINs are free."""
+"""Attempts with random PINs before blocks are searched. While a fifth of the PINs are taken, one choice in a hundred
+needs the search."""
 
 COUNTED = 20 * BLOCK
-"""PINs that one statement counts: about two milliseconds on SQLite, fifty on a PostgreSQL that has just been filled."""
+"""PINs that one statement counts: about 2 ms on SQLite, 50 ms on a PostgreSQL that has just been filled."""
 
 TURN = 0.2
-"""Seconds of counting at a stretch: sessions wait meanwhile to be opened, and callers to be answered. Who needs a PIN
-and has not found one by then is refused, as if there were none."""
+"""Seconds of counting before a pause, because the writer does nothing else meanwhile. A request that has no PIN by then
+is refused as if there were none."""
 
 PAUSE = 9
-"""For how many times as long as it has counted it then counts no more: a tenth of the writer's time is enough."""
+"""The pause, as a multiple of the time spent counting: at most a tenth of the writer's time is spent on it."""
 
 FRESH = 2.0
-"""Seconds for which a count of all is believed: other daemons may have freed PINs meanwhile. Or for `SHARE` times as
-long as it took, if that is more."""
+"""Seconds for which a count of all blocks is valid, since other daemons may free PINs."""
 
 SHARE = 50
+"""The least validity of a count, as a multiple of the time that it took."""
 
 Ask = Callable[[Any, Any], Any]
-"""Runs a statement with values in the transaction that takes the PINs."""
+"""Runs a statement with parameters in the transaction that takes the PINs."""
 
 _pin = SESSIONS.c.pin
-# In the very words of the index `session_pin`: SQLite uses a partial index for no others.
+# The condition is spelled as in the index `session_pin`: SQLite uses a partial index for no other spelling.
 _TAKEN = select(_pin).where(text("pin <> 0"))
 _AMONG = _TAKEN.where(_pin.in_(bindparam("drawn", expanding=True)))
 _WITHIN = _TAKEN.where(_pin >= bindparam("start"), _pin < bindparam("stop"))
@@ -62,33 +62,33 @@ _COUNT = text(
 
 
 class FreePins:
-    """Where free PINs are. One thread's: the writer's."""
+    """Finds free PINs. Used by the writer's thread only."""
 
     def __init__(self) -> None:
         self._left: dict[int, int] | None = None
-        """By the first PIN of each thousand that was counted, how many of it are free; None while most are."""
+        """First PIN of a counted block -> how many of it are free; None while most PINs are free."""
         self._uncounted: list[int] = []
-        """Where what one statement counts begins, of what has not been counted; shuffled."""
+        """The first PINs of the ranges that have not been counted, shuffled; one statement counts a range."""
         self._until = 0.0
-        """On the monotonic clock, how long the counts are believed."""
+        """Until when the counts are valid, on the monotonic clock."""
         self._again = 0.0
         """When it may count again."""
         self._took = 0.0
         """Seconds that all counting has taken."""
         self._stretch = 0.0
-        """And how many of them since it last paused."""
+        """Seconds of counting since the last pause."""
 
     @property
     def scarce(self) -> bool:
-        """Whether it wants to hear of each PIN that becomes free."""
+        """Whether blocks are counted, so that `freed` has to be called for each PIN that becomes free."""
         return self._left is not None
 
     def forget(self) -> None:
-        """What was drawn may not have been taken: a transaction was rolled back."""
+        """Discard the counts, since a transaction was rolled back and its PINs are free again."""
         self._left = None
 
     def freed(self, pins: Sequence[int]) -> None:
-        """These were taken until now."""
+        """Add PINs that have become free to the counts."""
         if self._left is not None:
             for pin in pins:
                 start = pin - (pin - ids.PINS.start) % BLOCK
@@ -96,8 +96,8 @@ class FreePins:
                     self._left[start] += 1
 
     def draw(self, ask: Ask, count: int) -> list[int]:
-        """So many different PINs that no open session has, in no order. Fewer when there are no more, or when none was
-        found in the time that there is for looking.
+        """Return so many different PINs that no open session has. Fewer if there are no more, or if the time for the
+        search is over.
         """
         if self._left is not None and clock.monotonic() > self._until:
             self._left = None
@@ -122,7 +122,7 @@ class FreePins:
         return list(drawn)
 
     def _count(self, ask: Ask, first: int) -> dict[int, int]:
-        """How many PINs of each thousand are free, of the next ones from this on."""
+        """Return how many PINs of each block are free, in the range that begins with this PIN."""
         begun, stop = clock.monotonic(), min(first + COUNTED, ids.PINS.stop)
         left = {start: min(BLOCK, stop - start) - taken for start, taken in ask(_COUNT, {"start": first, "stop": stop})}
         now = clock.monotonic()
@@ -136,7 +136,7 @@ class FreePins:
 
     @staticmethod
     def _from_one_block(ask: Ask, left: dict[int, int], count: int, drawn: set[int]) -> set[int]:
-        """PINs of one thousand that has free ones, at most `count`; `left` is set right."""
+        """Return at most `count` free PINs of one block, and correct its count in `left`."""
         # Each free PIN is as likely as any other.
         start = random.SystemRandom().choices(list(left), list(left.values()))[0]
         stop = min(start + BLOCK, ids.PINS.stop)
