@@ -18,13 +18,13 @@ from tminus.logs import output
 
 LONGEST = (
     "acceptance/test_systemd.py",
-    "integration/test_webhooks.py",
+    "integration/delivery/test_webhooks.py",
     "acceptance/test_clock_steps.py",
     "acceptance/test_disk.py",
     "acceptance/test_service_manager.py",
     "acceptance/test_two_daemons.py",
     "acceptance/test_install_page.py",
-    "integration/test_kill_at_every_step.py",
+    "integration/storage/test_kill_at_every_step.py",
     "acceptance/test_database_away.py",
     "acceptance/test_kill.py",
     "acceptance/test_clock.py",

@@ -25,7 +25,7 @@ from tests.acceptance.test_log import metric, piped
 from tests.acceptance.times import from_now, parsed
 from tests.support.receivers import SECRET, Receiver, status
 from tests.support.waiting import eventually
-from tests.unit.test_docs import page, rows
+from tests.unit.project.test_docs import page, rows
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "tminus.rules.yml"

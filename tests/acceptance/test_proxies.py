@@ -29,7 +29,7 @@ from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
 from tests.support.poolers import free_port
 from tests.support.waiting import eventually
-from tests.unit.test_framing import NEXT, NOT_READ, READ
+from tests.unit.service.test_framing import NEXT, NOT_READ, READ
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
-from tests.integration.test_writer import held, lose_the_database
+from tests.integration.storage.test_writer import held, lose_the_database
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, SqliteServer
 from tests.support.factories import put, session

@@ -8,7 +8,7 @@ from pathlib import Path
 from tminus.config import Settings, load
 from tminus.config.keys import ENTRY_KEYS, KEYS, LISTS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "config" / "tminus.toml"
 REFERENCE = ROOT / "docs" / "config.md"
 
