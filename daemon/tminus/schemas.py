@@ -13,6 +13,10 @@ SessionType = Literal["support", "cobrowse", "live", "replay"]
 Product = Literal["support", "cobrowse", "live", "replay", "beam"]
 Status = Literal["scheduled", "new", "active", "closed"]
 CloseReason = Literal["cancelled", "closed", "expired", "empty", "time_limit"]
+ParticipantRole = Literal["host", "guest"]
+EndpointState = Literal["idle", "behind", "failing", "paused"]
+PauseReason = Literal["gone", "gave_up", "operator"]
+DeliveryKind = Literal["events", "replay", "ping"]
 
 
 class Roles(TypedDict):
@@ -127,7 +131,7 @@ class Webhook(TypedDict):
 
     name: str
     url: str
-    state: Literal["idle", "behind", "failing", "paused"]
+    state: EndpointState
     events: list[str]
     sessionTypes: list[SessionType]
     cursor: int
@@ -139,7 +143,7 @@ class Webhook(TypedDict):
     lastError: str | None
     deliveredAt: Instant | None
     pausedAt: Instant | None
-    pauseReason: Literal["gone", "gave_up", "operator"] | None
+    pauseReason: PauseReason | None
     replays: int
 
 
@@ -153,7 +157,7 @@ class Delivery(TypedDict):
     """One delivery attempt. `status` is null if the endpoint did not answer."""
 
     id: int
-    kind: Literal["events", "replay", "ping"]
+    kind: DeliveryKind
     webhookId: str
     firstSeq: int | None
     lastSeq: int | None
@@ -196,7 +200,7 @@ class EventParticipant(TypedDict):
     """The participant who joined or left."""
 
     id: str
-    role: Literal["host", "guest"]
+    role: ParticipantRole
     name: str
 
 

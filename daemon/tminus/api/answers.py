@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -218,7 +218,7 @@ def webhook(status: EndpointStatus) -> schemas.Webhook:
     """An endpoint as an operator sees it. What stands behind the `?` of its URL is often a key, and is not shown."""
     configured, state, backlog = status.webhook, status.state, status.backlog
     if state.paused_at is not None:
-        condition: Literal["idle", "behind", "failing", "paused"] = "paused"
+        condition: schemas.EndpointState = "paused"
     elif state.failures:
         condition = "failing"
     else:

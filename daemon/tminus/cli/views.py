@@ -12,11 +12,18 @@ from tminus.cli.tables import Column
 from tminus.cli.times import TimeFormat
 from tminus.domain import text
 from tminus.domain.durations import duration_text
+from tminus.domain.types import Status
 
 if TYPE_CHECKING:
     from tminus import schemas
 
-STYLES = {"scheduled": "cyan", "new": "green", "active": "bold green", "closed": "dim"}
+STYLES = {
+    **{status.value: "green" for status in Status},
+    Status.SCHEDULED.value: "cyan",
+    Status.ACTIVE.value: "bold green",
+    Status.CLOSED.value: "dim",
+}
+"""The style of each status: green while the session is open. A newer daemon may have one that is not here."""
 
 WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "paused": "bold red"}
 

@@ -14,6 +14,7 @@ from tminus.cli.output import Line, Span
 from tminus.cli.times import TimeFormat
 from tminus.client import Unavailable
 from tminus.domain import timestamps
+from tminus.domain.types import OPEN_STATUSES, Status
 
 Section = tuple[str, Any]
 """A heading, and the page of sessions below it."""
@@ -54,8 +55,11 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
             screen.leave()
 
 
+OPENED = [status.value for status in OPEN_STATUSES if status is not Status.SCHEDULED]
+
+
 def _fetch(daemon: Any, scope: str, limit: int) -> list[Section]:
-    opened = daemon.listSessions(status=["new", "active"], scope=scope, orderby="updatedAt", limit=limit)
+    opened = daemon.listSessions(status=OPENED, scope=scope, orderby="updatedAt", limit=limit)
     coming = daemon.listSessions(status=["scheduled"], scope=scope, orderby="startTime", orderdir="ASC", limit=limit)
     return [("Open", opened), ("Coming", coming)]
 

@@ -57,6 +57,7 @@ from math import ceil
 from typing import ClassVar
 
 from tminus.domain import timestamps
+from tminus.domain.types import Status
 
 
 def printable(path: object) -> str:
@@ -259,9 +260,11 @@ class WrongStatus(RequestError):
 
     @property
     def description(self) -> str:
-        meaning = {"scheduled": "not open yet", "new": "already open", "active": "already open", "closed": "closed"}
         cannot = f"Cannot {self.trigger} while the session's status is {self.status}"
-        return f"{cannot}: it is {meaning[self.status]}" if self.status in meaning else cannot
+        return f"{cannot}: it is {_MEANING[self.status]}" if self.status in _MEANING else cannot
+
+
+_MEANING = {status.value: "already open" for status in Status} | {"scheduled": "not open yet", "closed": "closed"}
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ The table holds everything that a transition means: who may cause it, what it wr
 `storage.transitions` executes it; the machine is asked what is legal; its diagram is the README's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -90,7 +90,7 @@ class Transition(NamedTuple):
 
 
 _E, _T, _W = EventType, Trigger, CloseReason
-_SCHEDULED, _NEW, _ACTIVE, _CLOSED = Status
+_SCHEDULED, _NEW, _ACTIVE, _CLOSED = Status.SCHEDULED, Status.NEW, Status.ACTIVE, Status.CLOSED
 
 TABLE = (
     Transition(_T.CREATE, None, _NEW, "agent", (_E.CREATED,), OPENED),
@@ -113,6 +113,25 @@ TABLE = (
     Transition(_T.CLOSE, _NEW, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
     Transition(_T.CLOSE, _ACTIVE, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
 )
+
+
+def has_pin_after(row: Transition, before: Container[Status | None]) -> bool:
+    """Return whether a session of a type with PINs has one after this transition. `before`: the statuses with a PIN."""
+    change = row.effects.session.get("pin")
+    return row.source in before if change is None else change is Change.PIN
+
+
+def _pin_statuses() -> frozenset[Status]:
+    found: set[Status] = set()
+    while more := {row.dest for row in TABLE if has_pin_after(row, found)} - found:
+        found |= more
+    return frozenset(found)
+
+
+PIN_STATUSES = _pin_statuses()
+"""The statuses in which a session has a PIN, if its type has one: from the transition that gives it to the one that
+frees it.
+"""
 
 CLOCK_TRANSITIONS = tuple(row for row in TABLE if row.actor == "clock")
 """Those that time causes. Each has a trigger of its own, so the trigger alone names the row."""

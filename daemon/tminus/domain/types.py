@@ -35,7 +35,7 @@ class Status(StrEnum):
     CLOSED = "closed"
 
 
-OPEN_STATUSES = (Status.SCHEDULED, Status.NEW, Status.ACTIVE)
+OPEN_STATUSES = tuple(status for status in Status if status is not Status.CLOSED)
 """Statuses of a session that has not ended. A list shows these by default."""
 
 

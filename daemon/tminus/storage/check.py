@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.lifecycle import PIN_STATUSES
 from tminus.domain.model import Instant
 from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
 from tminus.storage import meta, migrate, wal
@@ -272,7 +273,7 @@ def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> li
 def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
     """Check that open sessions of PIN types, and no others, have a PIN of their own. No problem names a PIN."""
     shared = select(_S.pin).where(_S.pin != 0).group_by(_S.pin).having(func.count() > 1)
-    has = _S.status.in_((Status.NEW, Status.ACTIVE)) & _S.type.in_(PIN_TYPES)
+    has = _S.status.in_(sorted(PIN_STATUSES)) & _S.type.in_(PIN_TYPES)
     return [
         *_some(
             connection, "pin", select(_S.id).where(_S.pin.in_(shared)),

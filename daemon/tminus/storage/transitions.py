@@ -276,6 +276,8 @@ class _Chosen:
 
 def _after(row: Transition, name: str) -> ColumnElement[Any]:
     """Return the value of a column of `session` after this transition; an instant as a number."""
+    if name == "updated_at":  # every transition writes it
+        return _NOW
     change = row.effects.session.get(name)
     return plain(name) if change is None else _SQL[change](name, row)
 

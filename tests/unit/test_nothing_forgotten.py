@@ -1,0 +1,148 @@
+"""Whoever adds a status, a trigger, an event or a deadline and forgets a part of it reads here what is missing, and in
+which file it belongs.
+"""
+
+import ast
+from enum import StrEnum
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import tminus
+from tminus import schemas
+from tminus.cli.views import STYLES, WEBHOOK_STYLES
+from tminus.domain import events, lifecycle, types
+from tminus.domain.lifecycle import CLOCK_TRANSITIONS, DEADLINES, PIN_STATUSES, TABLE, Change, has_pin_after
+from tminus.domain.types import OPEN_STATUSES, CloseReason, EventType, Status, Trigger
+from tminus.storage import transitions
+
+PACKAGE = Path(tminus.__file__).parent
+
+
+def name(one: StrEnum) -> str:
+    return f"{type(one).__name__}.{one.name}"
+
+
+@pytest.mark.parametrize(
+    "enum", ["CloseReason", "DeliveryKind", "ParticipantRole", "PauseReason", "SessionType", "Status"]
+)
+def test_the_api_describes_every_value(enum: str) -> None:
+    described, values = get_args(getattr(schemas, enum)), [one.value for one in getattr(types, enum)]
+
+    assert list(described) == values, f"make {enum} in schemas.py equal to {enum} in domain/types.py"
+
+
+@pytest.mark.parametrize("status", Status)
+def test_every_status_can_be_entered(status: Status) -> None:
+    assert [row for row in TABLE if row.dest is status and row.source is not status], (
+        f"domain/lifecycle.py: no row of TABLE leads to {name(status)}; add one"
+    )
+
+
+@pytest.mark.parametrize("status", OPEN_STATUSES)
+def test_every_open_status_can_be_left_by_a_caller_and_by_time(status: Status) -> None:
+    ways = [row for row in TABLE if row.source is status and row.dest is not status]
+
+    assert [row for row in ways if row.trigger is Trigger.CLOSE], (
+        f"domain/lifecycle.py: a session that is {status} cannot be closed; add a row of TABLE with Trigger.CLOSE"
+    )
+    assert [row for row in ways if row.actor == "clock"], (
+        f"domain/lifecycle.py: a session stays {status} for ever; add a row of TABLE with the actor clock"
+    )
+
+
+@pytest.mark.parametrize("row", CLOCK_TRANSITIONS, ids=lambda row: row.trigger)
+def test_every_transition_of_the_clock_has_its_deadline(row: lifecycle.Transition) -> None:
+    assert [one for one in DEADLINES if (one.status, one.trigger) == (row.source, row.trigger)], (
+        f"domain/lifecycle.py: nothing causes {name(row.trigger)} in {row.source}; add an entry to DEADLINES"
+    )
+
+
+@pytest.mark.parametrize("deadline", DEADLINES, ids=lambda one: one.trigger)
+def test_every_deadline_has_its_transition(deadline: lifecycle.Deadline) -> None:
+    assert [row for row in CLOCK_TRANSITIONS if (row.source, row.trigger) == (deadline.status, deadline.trigger)], (
+        f"domain/lifecycle.py: {name(deadline.trigger)} in {deadline.status} is in DEADLINES, but in no row of TABLE "
+        "with the actor clock"
+    )
+
+
+@pytest.mark.parametrize("trigger", Trigger)
+def test_every_trigger_is_in_the_table(trigger: Trigger) -> None:
+    assert [row for row in TABLE if row.trigger is trigger], (
+        f"domain/lifecycle.py: no row of TABLE has {name(trigger)}; add one, or remove it from domain/types.py"
+    )
+
+
+@pytest.mark.parametrize("trigger", sorted({row.trigger for row in TABLE if row.actor != "clock"}))
+def test_a_command_or_a_route_uses_every_trigger_of_a_caller(trigger: Trigger) -> None:
+    files = [*PACKAGE.glob("sessions/*.py"), *PACKAGE.glob("api/routes_*.py")]
+    used = {ast.unparse(node) for file in files for node in ast.walk(ast.parse(file.read_text()))}
+
+    assert name(trigger) in used, f"sessions/: no command uses {name(trigger)}; add one, such as commands.close"
+
+
+@pytest.mark.parametrize("event", EventType)
+def test_every_event_is_recorded_and_described(event: EventType) -> None:
+    assert event in events.CATALOGUE, f"domain/events.py: {name(event)} is missing in CATALOGUE"
+    assert [row for row in TABLE if event in row.events], f"domain/lifecycle.py: no row of TABLE records {name(event)}"
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_every_close_reason_is_used_and_described(reason: CloseReason) -> None:
+    rows = [row for row in TABLE if row.reason is reason]
+
+    assert rows, f"domain/lifecycle.py: no row of TABLE has {name(reason)}"
+    assert reason in events._CLOSED, f"domain/events.py: {name(reason)} is missing in _CLOSED"
+    assert f"`{reason}`" in events.EXTRA_FIELDS["reason"], f"domain/events.py: EXTRA_FIELDS lacks {reason}"
+    if any(row.actor == "clock" for row in rows):
+        assert reason in events._TIMEOUTS, f"domain/events.py: {name(reason)} is missing in _TIMEOUTS"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.trigger}-{row.source}")
+def test_whether_a_session_has_a_pin_depends_on_its_status_alone(row: lifecycle.Transition) -> None:
+    after, expected = has_pin_after(row, PIN_STATUSES), row.dest in PIN_STATUSES
+
+    assert after == expected, (
+        f"domain/lifecycle.py: after {row.trigger} from {row.source} a session has {'a' if after else 'no'} PIN, after "
+        f"other rows of TABLE that lead to {row.dest} it has {'one' if expected else 'none'}: check the effects on pin"
+    )
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.dest is Status.CLOSED], ids=lambda row: row.trigger)
+def test_whatever_closes_a_session_writes_all_that_closing_does(row: lifecycle.Transition) -> None:
+    written = row.effects.session
+    where = f"domain/lifecycle.py: {row.trigger} from {row.source} needs the effects CLOSED"
+
+    assert {name: written.get(name) for name in ("closed_at", "close_reason")} == {
+        "closed_at": Change.NOW, "close_reason": Change.REASON
+    }, where  # fmt: skip
+    if row.source is not Status.SCHEDULED:
+        assert written.get("participants") is Change.ZERO, where
+        assert row.effects.everybody, where
+
+
+def test_the_executor_can_write_every_change() -> None:
+    missing = set(Change) - set(transitions._SQL)
+
+    assert not missing, f"storage/transitions.py: _SQL lacks {missing}"
+
+
+def test_the_command_has_a_style_for_every_status_and_for_every_state_of_an_endpoint() -> None:
+    assert set(STYLES) == {status.value for status in Status}, "cli/views.py: STYLES must have every status"
+    states = set(get_args(schemas.EndpointState))
+    assert set(WEBHOOK_STYLES) == states, "cli/views.py: WEBHOOK_STYLES must have every EndpointState of schemas.py"
+
+
+@pytest.mark.parametrize("status", Status)
+def test_the_lifecycle_page_describes_every_status(status: Status) -> None:
+    page = (PACKAGE.parents[1] / "docs" / "lifecycle.md").read_text()
+
+    assert f"\n| `{status}` | " in page, f"docs/lifecycle.md: the table of statuses lacks {status}"
+
+
+@pytest.mark.parametrize("trigger", Trigger)
+def test_the_lifecycle_page_describes_every_trigger(trigger: Trigger) -> None:
+    page = (PACKAGE.parents[1] / "docs" / "lifecycle.md").read_text()
+
+    assert f"\n| `{trigger}` | " in page, f"docs/lifecycle.md: the table of transitions lacks {trigger}"
