@@ -1,20 +1,25 @@
-"""Whoever adds a status, a trigger, an event or a deadline and forgets a part of it reads here what is missing, and in
-which file it belongs.
+"""If somebody adds a status, an event, a kind of deadline, a command, a setting or a metric and forgets a part of it, a
+test here fails and names the part and its file. `docs/design.md` lists the files of each.
 """
 
 import ast
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 
 import tminus
 from tminus import schemas
+from tminus.cli import catalogue
 from tminus.cli.views import STYLES, WEBHOOK_STYLES
+from tminus.config import keys
 from tminus.domain import events, lifecycle, types
 from tminus.domain.lifecycle import CLOCK_TRANSITIONS, DEADLINES, PIN_STATUSES, TABLE, Change, has_pin_after
 from tminus.domain.types import OPEN_STATUSES, CloseReason, EventType, Status, Trigger
+from tminus.scheduler import sources
 from tminus.storage import transitions
 
 PACKAGE = Path(tminus.__file__).parent
@@ -146,3 +151,60 @@ def test_the_lifecycle_page_describes_every_trigger(trigger: Trigger) -> None:
     page = (PACKAGE.parents[1] / "docs" / "lifecycle.md").read_text()
 
     assert f"\n| `{trigger}` | " in page, f"docs/lifecycle.md: the table of transitions lacks {trigger}"
+
+
+def attributes_read() -> set[str]:
+    """The names of all attributes that the source reads."""
+    trees = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")]
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+
+
+def test_the_daemon_uses_every_setting() -> None:
+    used = attributes_read()
+    fields = [key for key in keys.KEYS if key[0] != "policy"]  # those of `policy` are read together, by their order
+    fields += [(*at, name) for at, (model, _) in keys.LISTS.items() for name in model.model_fields]
+
+    unused = [".".join(key) for key in fields if key[-1] not in used]
+    assert not unused, f"config/settings.py: nothing reads {unused}"
+
+
+def test_something_sets_every_metric() -> None:
+    tree = ast.parse((PACKAGE / "monitoring" / "metrics.py").read_text())
+    (metrics,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Metrics")
+    nodes = [
+        node for node in ast.walk(metrics) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    ]
+    kept = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)}
+
+    unset = kept - attributes_read()
+    assert len(kept) > 10
+    assert not unset, f"monitoring/metrics.py: nothing sets {unset}"
+
+
+def test_every_command_is_in_the_catalogue() -> None:
+    groups = (catalogue.COMMANDS, *(group.commands for group in catalogue.GROUPS.values()))
+    listed = {(entry.module, entry.function) for entries in groups for entry in entries.values()}
+    modules = [file.stem for file in sorted(PACKAGE.glob("cli/*.py")) if not file.stem.startswith("__")]
+    made = {
+        (module, function)
+        for module in modules
+        for function, value in vars(import_module(f"tminus.cli.{module}")).items()
+        if isinstance(value, click.Command)
+    }
+
+    assert not made - listed, f"cli/catalogue.py: no entry of COMMANDS or GROUPS names {made - listed}"
+    assert not listed - made, f"cli/: a module lacks the function that cli/catalogue.py names: {listed - made}"
+
+
+def test_the_scheduler_runs_every_source_of_deadlines() -> None:
+    modules = [file for file in sorted(PACKAGE.rglob("*.py")) if file.name != "sources.py"]
+    having = {
+        file.stem
+        for file in modules
+        if {"next_due", "do_due"} <= {one.name for one in ast.parse(file.read_text()).body if hasattr(one, "name")}
+    }
+    run = {vars(source)["__name__"].rpartition(".")[2] for source in sources.SOURCES}
+
+    assert having == run, f"scheduler/sources.py: SOURCES must have {sorted(having)}"
+    assert len(run) == len(sources.SOURCES)

@@ -46,6 +46,16 @@ def is_known(revision: str) -> bool:
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
+def digest(revision: str) -> str | None:
+    """Return the digest of the schema of a revision, as its migration states it, or None.
+
+    With it, a start need not run all migrations to compare the schema with what they make, which takes 50 ms. A schema
+    with another digest is compared object by object.
+    """
+    found: str | None = getattr(ScriptDirectory.from_config(_config()).get_revision(revision).module, "DIGEST", None)
+    return found
+
+
 def upgrade_to(connection: Connection, revision: str) -> None:
     """Upgrade the schema of a database to a revision. For an empty database, or tests."""
     with connection.begin():

@@ -149,10 +149,10 @@ def _attempts(table: Table) -> tuple[Any, ...]:
 _ONE_WRITER = LOCK_WRITER
 
 
-_BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = (
-    (EVENTS, EVENTS.c.seq),
-    (PARTICIPANTS, _P.id),
-    (IDEMPOTENCY, IDEMPOTENCY.c.key),
+_BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = tuple(
+    (table, list(table.primary_key)[-1])
+    for table in SESSIONS.metadata.sorted_tables
+    if any(key.column.table is SESSIONS for key in table.foreign_keys)
 )
 """What is removed with a session, and a column by which to name a row of it."""
 

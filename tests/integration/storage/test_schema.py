@@ -141,6 +141,7 @@ def test_a_daemon_does_not_start_on_such_a_schema(file: Path, doctored: str) -> 
 
 
 def test_the_digest_is_that_of_what_the_migrations_make() -> None:
-    """Else each start runs all migrations to compare: put the right digest into `schema._DIGESTS`."""
+    """Else each start runs all migrations to compare."""
     head = migrate.head()
-    assert {head: schema.digest(schema._expected(head))} == schema._DIGESTS
+    made = schema.digest(schema._expected(head))
+    assert migrate.digest(head) == made, f'the migration {head} needs the line DIGEST = "{made}"'
