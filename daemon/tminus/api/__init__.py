@@ -37,7 +37,10 @@ from tminus.api.application import make_application
 from tminus.api.client_address import trusted
 from tminus.api.held import HOLD
 from tminus.api.middleware import BEGUN, HEADERS
+from tminus.api.request_body import WHOLE
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
 
-__all__ = ["BEGUN", "HEADERS", "HOLD", "Services", "make_application", "make_starting_application", "trusted"]
+__all__ = [
+    "BEGUN", "HEADERS", "HOLD", "WHOLE", "Services", "make_application", "make_starting_application", "trusted",
+]  # fmt: skip

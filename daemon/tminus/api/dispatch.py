@@ -17,10 +17,11 @@ class Dispatcher:
         self._table = Table(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._respond(context_of(scope), scope["path"], scope["method"])
+        response = await self.respond(context_of(scope), scope["path"], scope["method"])
         await response(scope, receive, send)
 
-    async def _respond(self, context: RequestContext, path: str, method: str) -> Answer:
+    async def respond(self, context: RequestContext, path: str, method: str) -> Answer:
+        """Return the answer to a request, which may be a refusal. `path` and `method` as routes have them."""
         routes, context.path_params = self._table.find(path)
         route = routes.get(method)
         try:

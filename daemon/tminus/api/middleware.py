@@ -2,17 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tminus import clock
-from tminus.api.browsers import is_foreign
+from tminus.api.browsers import Cors, is_foreign
 from tminus.api.client_address import remote_ip
+from tminus.api.dispatch import Dispatcher
 from tminus.api.errors import answer
 from tminus.api.request_body import ClientGone, read_body
 from tminus.api.request_context import RequestContext, put
 from tminus.api.request_log import OPERATIONS, record
+from tminus.api.response import Headers, Response
 from tminus.api.services import Services
 from tminus.domain import errors, ids
 from tminus.logs.output import error_fields, log
@@ -57,15 +58,15 @@ _OF_ASSETS = [*_OF_PAGE, _NO_PAGE]
 
 
 class Middleware:
-    """ASGI middleware around the whole application. `cors` is put around what it answers itself, so that a page in a
-    browser can read why it was refused.
+    """ASGI middleware around the dispatcher; what it finds out, it leaves in the scope as a `RequestContext`.
 
-    What it finds out, it leaves in the scope as an `RequestContext`.
+    CORS is around the dispatcher where it matters, and around each refusal made here, so that a page in a browser can
+    read why it was refused.
     """
 
-    def __init__(self, app: ASGIApp, services: Services, cors: Callable[[ASGIApp], ASGIApp]) -> None:
-        self._app = app
-        self._cors = cors
+    def __init__(self, dispatcher: Dispatcher, services: Services) -> None:
+        self._dispatcher = dispatcher
+        self._with_cors = Cors(dispatcher, services)
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,35 +76,17 @@ class Middleware:
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
         context = self._look_at(scope, method)
         put(scope, context)
-        code = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-                request_id = (b"x-request-id", context.request_id.encode())
-                message = {**message, "headers": [*message["headers"], request_id, *_headers(scope["path"], code)]}
-            await send(message)
-
-        async def refuse(refusal: errors.RequestError) -> None:
-            if not code:  # else the answer has begun, and stays what it is
-                context.refcode = refusal.refcode
-                response = answer(refusal)
-                if isinstance(refusal, errors.RequestTimeout):
-                    response.headers.append((b"connection", b"close"))  # the rest of the body may still come, or never
-                await self._cors(response)(scope, receive, send_with_headers)
-
         try:
             self._check(scope, method, context, begun)
-            context.body = await read_body(context.headers, receive, self._services.settings.server.max_body)
-            await self._app(scope, receive, send_with_headers)
+            context.body = await read_body(scope, context.headers, receive, self._services.settings.server.max_body)
+            await self._answer(context, receive, send)
         except errors.RequestError as refusal:
-            await refuse(refusal)
+            await self._refuse(context, refusal, receive, send)
         except ClientGone:
-            code = 499
+            context.code = 499
         except asyncio.CancelledError:
             # The time for draining is over. What was begun may yet be done: whoever asks again will see.
-            await refuse(errors.Draining())
+            await self._refuse(context, errors.Draining(), receive, send)
         except Exception as defect:
             log(
                 "http.failed",
@@ -112,9 +95,35 @@ class Middleware:
                 request_id=context.request_id,
                 **error_fields(defect),
             )
-            await refuse(errors.InternalError(context.request_id))
+            await self._refuse(context, errors.InternalError(context.request_id), receive, send)
         finally:
-            record(context, method, code, clock.monotonic() - begun)
+            record(context, method, clock.monotonic() - begun)
+
+    async def _answer(self, context: RequestContext, receive: Receive, send: Send) -> None:
+        scope = context.scope
+        # Only pages in browsers send an origin, and only their requests need CORS. What a cache may keep says that it
+        # depends on the origin, also to those who sent none.
+        if b"origin" in context.headers or scope["path"].startswith((PAGE, DESCRIPTION)):
+            await self._with_cors(scope, receive, _sending(context, send))
+            return
+        response = await self._dispatcher.respond(context, scope["path"], scope["method"])
+        if isinstance(response, Response):
+            context.code = response.status_code
+            response.headers += _headers(context)
+            await response(scope, receive, send)
+        else:
+            await response(scope, receive, _sending(context, send))
+
+    async def _refuse(
+        self, context: RequestContext, refusal: errors.RequestError, receive: Receive, send: Send
+    ) -> None:
+        if context.code:
+            return  # the answer has begun, and stays what it is
+        context.refcode = refusal.refcode
+        response = answer(refusal)
+        if isinstance(refusal, errors.RequestTimeout):
+            response.headers.append((b"connection", b"close"))  # the rest of the body may still come, or never
+        await Cors(response, self._services)(context.scope, receive, _sending(context, send))
 
     def _look_at(self, scope: Scope, method: str) -> RequestContext:
         """What is to be known of where a request comes from."""
@@ -135,7 +144,7 @@ class Middleware:
         )
 
     def _check(self, scope: Scope, method: str, context: RequestContext, begun: float) -> None:
-        if is_foreign(method, context.headers, self._services.settings):
+        if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
             context.said = True
             REPEATED.log(
                 "http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id
@@ -161,11 +170,24 @@ class Middleware:
             raise errors.Overloaded
 
 
-def _headers(path: str, code: int) -> list[tuple[bytes, bytes]]:
+def _sending(context: RequestContext, send: Send) -> Send:
+    """A `send` that adds the headers that every answer gets."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            context.code = message["status"]
+            message = {**message, "headers": [*message["headers"], *_headers(context)]}
+        await send(message)
+
+    return send_with_headers
+
+
+def _headers(context: RequestContext) -> Headers:
     """The headers that every answer gets, by what is answered."""
-    if code in (200, 304) and path.startswith((PAGE, DESCRIPTION)):
-        return _OF_PAGE if path == PAGE else _OF_ASSETS
-    return HEADERS
+    path, always = context.scope["path"], HEADERS
+    if path.startswith((PAGE, DESCRIPTION)) and context.code in (200, 304):
+        always = _OF_PAGE if path == PAGE else _OF_ASSETS
+    return [(b"x-request-id", context.request_id.encode()), *always]
 
 
 def _canonical(path: str) -> str:

@@ -47,6 +47,8 @@ class RequestContext:
     """Whether a line of the log has said already how it ended."""
     recorded: bool = False
     """Whether it has recorded an event, which is a line of the log."""
+    code: int = 0
+    """The status of its answer, once that has begun."""
     refcode: int | None = None
     """Why it was refused, if it was."""
 

@@ -15,11 +15,11 @@ OPERATIONS = ("/healthz", "/readyz", "/metrics")
 _REFUSED = 400
 
 
-def record(context: RequestContext, method: str, code: int, seconds: float) -> None:
-    """Count a request that was answered with this status after so many seconds, and write its line."""
+def record(context: RequestContext, method: str, seconds: float) -> None:
+    """Count a request that was answered after so many seconds, and write its line."""
     if context.scope["path"] in OPERATIONS:
         return
-    services = context.services
+    services, code = context.services, context.code
     services.requests += 1
     services.metrics.answered(method, context.route, code)
     services.unavailable += context.refcode == StoreUnavailable.refcode

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from tminus.api import HOLD
+from tminus.api import HOLD, WHOLE
 
 BODY_BUFFER = 65_536
 """Bytes of a body that wait to be read by the application; at more the connection is not read."""
@@ -71,7 +71,7 @@ class Exchange:
         self._chunked = False
         self._bodyless = scope["method"] == "HEAD"
         self._left = 0
-        scope["state"][HOLD] = self._hold
+        scope["state"] |= {HOLD: self._hold, WHOLE: self._whole}
 
     # --- what the connection tells ------------------------------------------------------------------------------------
 
@@ -126,6 +126,15 @@ class Exchange:
             return {"type": "http.disconnect"}
         body, self._body = bytes(self._body), bytearray()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    def _whole(self) -> bytes | None:
+        """The body, if all of it has come and none of it was received; None if not."""
+        if self.more_body or self.disconnected or self._expects_continue:
+            return None
+        self._channel.resume_reading()
+        self._changed = False
+        body, self._body = bytes(self._body), bytearray()
+        return body
 
     async def send(self, message: Message) -> None:
         if not self.disconnected:
