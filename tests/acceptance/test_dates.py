@@ -1,4 +1,4 @@
-"""One grammar of dates, by whatever way a date comes in. `tests/unit/domain/test_timestamps.py` has the table of forms."""
+"""One grammar of dates, whatever way a date comes in. `tests/unit/domain/test_timestamps.py` has the table of forms."""
 
 from datetime import UTC, datetime
 from urllib.parse import quote
