@@ -1,4 +1,4 @@
-"""Which connections may be open, and which gives way to one more."""
+"""Limit the number of open connections, and choose which one to close for a new one."""
 
 import resource
 from collections.abc import Callable, Mapping
@@ -9,39 +9,38 @@ from tminus import clock
 from tminus.domain.networks import client_network
 from tminus.logs.repeated import REPEATED
 
-KEPT = 128
-"""File descriptors that connections never take: a quarter for listening, a quarter for those that come in one turn of
-the event loop, before those that make room for them are gone, the others for the database, webhooks, the local socket
-and the log. Once they are used up, new connections are closed without a word before anybody here hears of them, local
-ones too.
+RESERVED_FILES = 128
+"""Reserved file descriptors: a quarter for listening, a quarter for connections that arrive in one iteration of the
+event loop, before others are closed for them, and the rest for the database, webhooks, the local socket and the log.
+Without free descriptors the operating system refuses all new connections, also to the local socket.
 """
 
 
 class Member(Protocol):
-    """A connection, as it is counted."""
+    """A connection that is counted."""
 
     peer: str
-    """The address that it comes from."""
+    """The client's address."""
     address: str
-    """Whose share it counts for."""
+    """The address or network whose limit it counts for."""
 
     def give_way(self) -> None: ...
     def check(self, now: float) -> None: ...
 
 
 class OpenConnections:
-    """All connections of a server.
+    """All open connections of a server.
 
-    When there is no room for one more, a connection whose client is waited for gives way, the oldest first: one that is
-    idle, sends a head or a body, or does not read its answer. If there is none, the oldest that waits for events does.
-    One whose request is in work never does.
+    If there are too many, one is closed for a new one: the oldest that waits for its client, which is idle, sends a
+    head or a body, or does not read its response. If there is none, the oldest that waits for events is closed. A
+    connection whose request is being processed is never closed.
 
     Parameters
     ----------
     most
-        How many connections may be open; None: any number.
+        Maximum number of open connections; None: no limit.
     share
-        How many of them one address may have; None: any number.
+        Returns the maximum for one client address; None: no limit.
     """
 
     def __init__(self, most: int | None, share: Callable[[str], int | None]) -> None:
@@ -50,15 +49,15 @@ class OpenConnections:
         self._open: dict[Member, None] = {}
         self._by_address: dict[str, dict[Member, None]] = {}
         self._waiting: dict[Member, None] = {}
-        """Those whose client is waited for, the longest first."""
+        """Connections that wait for their client, the longest first."""
         self._held: dict[Member, None] = {}
-        """Those whose request waits for events, the longest first."""
+        """Connections whose request waits for events, the longest first."""
 
     def __len__(self) -> int:
         return len(self._open)
 
     def admit(self, member: Member) -> bool:
-        """Take one more; another may have to give way to it. False: there is no room, and none can be made."""
+        """Add a connection, and close another one for it if needed. Return False if none can be closed."""
         share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
             REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=share)
@@ -85,7 +84,7 @@ class OpenConnections:
         self._waiting[member] = None
 
     def remove(self, member: Member) -> None:
-        """It is gone, or about to. Again and again does no harm."""
+        """Remove a connection that is closed or about to be. Repeated calls have no effect."""
         if self._open.pop(member, self) is self:
             return
         own = self._by_address[member.address]
@@ -96,39 +95,39 @@ class OpenConnections:
         self._held.pop(member, None)
 
     def mark_waiting(self, member: Member) -> None:
-        """Its client is waited for, from now on if it was not before."""
+        """Note that a connection waits for its client. The time of the first call counts."""
         if member in self._open and member not in self._waiting:
             self._held.pop(member, None)
             self._waiting[member] = None
 
     def mark_working(self, member: Member) -> None:
-        """Its request is in work."""
+        """Note that the request of a connection is being processed."""
         self._waiting.pop(member, None)
         self._held.pop(member, None)
 
     def mark_holding(self, member: Member) -> None:
-        """Its request waits for events."""
+        """Note that the request of a connection waits for events."""
         if member in self._open and member not in self._held:
             self._waiting.pop(member, None)
             self._held[member] = None
 
     def sweep(self) -> None:
-        """Let those go whose time is over."""
+        """Close the connections whose time-out has passed."""
         now = clock.monotonic()
         for member in tuple(self._open):
             member.check(now)
 
     def _is_full(self) -> bool:
-        """Whether there are as many connections as may be, or as the process has file descriptors for."""
+        """Return whether the limit of connections or of file descriptors is reached."""
         is_open = len(self._open)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files != resource.RLIM_INFINITY and is_open >= max(files - KEPT, 1):
+        if files != resource.RLIM_INFINITY and is_open >= max(files - RESERVED_FILES, 1):
             REPEATED.log("http.full", "", connections=is_open, limit=files)
             return True
         return self._most is not None and is_open >= self._most
 
 
 def log_malformed(address: str, error: str) -> None:
-    """Write a line about what came from an address and is no request, at most one a minute and address."""
+    """Log a malformed request, at most once a minute for each address."""
     remote_ip = client_network(address) if "." in address else address.partition("%")[0]
     REPEATED.log("http.malformed", remote_ip, remote_ip=remote_ip, error=error)

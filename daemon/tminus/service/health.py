@@ -1,4 +1,4 @@
-"""How the daemon is: for `/readyz` and `systemctl status`."""
+"""The health of the daemon, for `/readyz` and `systemctl status`."""
 
 import threading
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tminus.system import threads
 
 
 class Health:
-    """Looks at the store and the clock. `stopping`: set when the daemon was told to stop."""
+    """Checks the store, the threads and the scheduler. `stopping` is set when the daemon is stopping."""
 
     def __init__(self, store: Store, timers: Timers, stopping: threading.Event) -> None:
         self._store = store
@@ -20,7 +20,7 @@ class Health:
         self._stopping = stopping
 
     def not_ready(self) -> list[str]:
-        """What this daemon waits for, or why it serves nobody: the causes, not what follows from them."""
+        """Return why the daemon is not ready; empty if it is. Only causes are listed, and not their consequences."""
         reasons = []
         failing, since = self._store.failing, self._store.failing_since
         if silent := self._store.silent_for:
@@ -31,7 +31,7 @@ class Health:
             reasons.append(f"the database cannot be read, since {_ago(unreadable.seconds)}: {unreadable.why}")
         reasons += [f"a thread of the daemon fails: {thread}" for thread in threads.failing()]
         if not reasons and not self._timers.alive:
-            reasons.append(f"the clock has stopped: it last looked for what is due at {_ago(self._timers.age)}")
+            reasons.append(f"the scheduler has stopped: it last checked for due sessions at {_ago(self._timers.age)}")
         if self._stopping.is_set():
             reasons.append("it is stopping")
         if self._store.damage is not None:
@@ -39,7 +39,7 @@ class Health:
         return reasons
 
     def notes(self) -> list[str]:
-        """What an operator should look at, although requests may come here."""
+        """Return warnings for an operator that do not affect readiness."""
         ahead = self._store.clock_difference
         if not ahead:
             return []
@@ -47,15 +47,15 @@ class Health:
         return [f"this machine's clock is {abs(ahead).total_seconds():.1f} s {how} the database's, which counts"]
 
     def status(self) -> str:
-        """One line for `systemctl status`."""
+        """Return the line for `systemctl status`."""
         if reasons := self.not_ready():
             return f"not ready: {', '.join(reasons)}"
         try:
             counts, due = self._store.counts(), self._store.read(lambda view: view.next_due())
         except StoreUnavailable as error:
             return f"not ready: {error.description}"
-        told = [f"{number} {status.value}" for status, number in counts.items()]
-        return "; ".join([", ".join(told), f"next deadline {timestamps.text(due) if due else 'none'}", *self.notes()])
+        sessions = ", ".join(f"{number} {status.value}" for status, number in counts.items())
+        return "; ".join([sessions, f"next deadline {timestamps.text(due) if due else 'none'}", *self.notes()])
 
 
 def _ago(seconds: float) -> str:

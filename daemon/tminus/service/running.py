@@ -1,7 +1,7 @@
-"""The mark of a run: a file in the state directory, from which the next start sees how the run before it ended.
+"""The marker file of a run, from which the next start sees whether this run crashed.
 
-The file is there while a daemon runs, its time is that of the last sign of life, and a clean stop removes it. It is not
-in the database, since that may be away, and may be shared, when the first line of the log has to be written.
+The file is in the state directory while a daemon runs. Its modification time is updated regularly, and a clean stop
+removes it. It is not in the database, which may be unreachable, or shared, when the first log line has to be written.
 """
 
 import json
@@ -21,8 +21,8 @@ from tminus.system.threads import RestartingThread
 MARK = "tminus.run"
 """The name of the file."""
 
-ALIVE_EACH = 2.0
-"""Seconds between two signs of life."""
+ALIVE_INTERVAL = 2.0
+"""Seconds between two updates of the file's modification time."""
 
 _LARGEST = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -30,33 +30,33 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A run that has not ended as it should. What its mark does not tell is None."""
+    """A run that did not stop cleanly. Values that its marker file does not have are None."""
 
     pid: int | None
     version: str | None
     last_alive: datetime
     away: timedelta
     rebooted: bool
-    """Whether the host has started since."""
+    """Whether the host was restarted since."""
 
     @property
     def cause(self) -> str:
-        """What ended the run, in words."""
+        """The cause of the crash, in words."""
         return "the host was restarted, or lost power" if self.rebooted else "the process was killed, or crashed"
 
 
 class Running:
-    """The mark of this run. Nothing here raises: what cannot be written, on a full disk, is left out."""
+    """The marker file of this run. Nothing here raises: if the file cannot be written, it is incomplete or missing."""
 
     def __init__(self, state: Path) -> None:
-        """`state`: the state directory, from which others have been locked out."""
+        """Create the file in the state directory, which must be locked, and read that of the previous run."""
         self._path = state / MARK
         self.crash = self._previous()
-        """How the run before ended; None if it ended as it should, or there was none."""
+        """The crash of the previous run; None if it stopped cleanly, or there was none."""
         self._descriptor: int | None = None
         mark = {"pid": os.getpid(), "version": __version__, "boot": _boot_id()}
         with suppress(OSError):
-            # Never through a link, nor into a file that has another name elsewhere.
+            # Never through a symbolic link, nor into a file with more than one hard link.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o600)
             found = os.fstat(self._descriptor)
@@ -69,9 +69,9 @@ class Running:
         self._thread.start()
 
     def end(self, *, clean: bool) -> None:
-        """Stop giving signs of life; `clean`: take the mark away, as this run ends as it should."""
+        """Stop updating the file, and remove it after a `clean` stop."""
         self._ending.set()
-        self._thread.join(1)  # a disk that hangs must not hold up the end
+        self._thread.join(1)  # a disk that hangs must not delay the stop
         if self._descriptor is not None:
             os.close(self._descriptor)
         if clean:
@@ -79,7 +79,7 @@ class Running:
                 self._path.unlink()
 
     def _live(self) -> None:
-        while not self._ending.wait(ALIVE_EACH):
+        while not self._ending.wait(ALIVE_INTERVAL):
             if self._descriptor is not None:
                 with suppress(OSError):
                     os.utime(self._descriptor)
@@ -108,7 +108,7 @@ class Running:
 
 
 def _boot_id() -> str:
-    """Return what names this start of the machine; empty where that cannot be read."""
+    """Return the id of the machine's current boot; `""` if it cannot be read."""
     with suppress(OSError):
         return _BOOT_ID.read_text(encoding="ascii").strip()
     return ""

@@ -1,49 +1,49 @@
-"""The signals of a daemon that does not serve yet: none is lost, and none ends it without a word.
+"""Handle signals that arrive before the daemon serves requests, so that none is lost.
 
-By default SIGHUP ends a process, and a service manager takes that for a clean exit. Loading what serves takes a second
-or two, in which a reload may be asked for. So the signals are held back from the first line that runs, until there are
-handlers that note them.
+By default SIGHUP ends a process, which a service manager takes for a clean exit. Importing the modules takes a second
+or two, in which a reload may be requested. So signals are blocked from the first line of code on, until there are
+handlers that record them.
 """
 
 import signal
 from collections.abc import Sequence
 
-_HELD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+_BLOCKED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
-_VALUED = ("--config", "--url", "--token-file", "--socket")
+_WITH_VALUE = ("--config", "--url", "--token-file", "--socket")
 """Options before the command's name that are followed by a value."""
 
 
 def runs_daemon(arguments: Sequence[str]) -> bool:
-    """Whether these arguments run the daemon; answered before anything that reads a command line is loaded."""
+    """Return whether these arguments run the daemon. This works without importing the command-line parser."""
     before = ""
     for argument in arguments:
-        if before not in _VALUED and not argument.startswith("-"):
+        if before not in _WITH_VALUE and not argument.startswith("-"):
             return argument == "run"
         before = argument
     return False
 
 
 def block(arguments: Sequence[str]) -> None:
-    """Hold the signals back if these arguments run the daemon: `Told.listen` lets them through. Other commands end."""
+    """Block signals if these arguments run the daemon, until `StartSignals.listen`. Signals end other commands."""
     if runs_daemon(arguments):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
 
 
 class StartSignals:
-    """What the daemon was told before it serves, by signals."""
+    """The signals that the daemon has received before it serves requests."""
 
     def __init__(self) -> None:
-        import threading  # noqa: PLC0415 - every command loads this module, and the daemon alone needs it
+        import threading  # noqa: PLC0415 - every command imports this module, but only the daemon needs threading
 
         self.stopping = threading.Event()
-        """Set once it is to stop."""
+        """Set when the daemon must stop."""
         self.reload = threading.Event()
-        """Set when it is to read its configuration again."""
+        """Set when the daemon must read its configuration again."""
 
     def listen(self) -> None:
-        """Note every signal from now on, and those that were held back."""
+        """Record all signals from now on, and those that were blocked."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
         signal.signal(signal.SIGHUP, lambda *_: self.reload.set())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)

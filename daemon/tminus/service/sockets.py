@@ -1,4 +1,4 @@
-"""The listening sockets: those of the configuration, or in their place those that systemd hands over."""
+"""Open the listening sockets of the configuration, or inherit them from systemd."""
 
 import contextlib
 import errno
@@ -14,25 +14,26 @@ from tminus.domain.errors import CannotListen
 from tminus.system import systemd
 
 BACKLOG = 2048
-"""Connections that wait to be accepted: those that come while the daemon starts, too."""
+"""Maximum number of connections that wait to be accepted, also during the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """What is listened on."""
+    """The listening sockets and their settings."""
 
     tcp: tuple[socket.socket, ...]
     local: tuple[socket.socket, ...]
     configured: Server
-    """The settings as they were read."""
+    """The settings in the configuration."""
     bound: Server
-    """The same with the addresses that were really taken."""
+    """The same settings with the addresses that the sockets are bound to."""
     inherited: tuple[str, ...]
-    """The settings in whose place systemd handed a socket over: "listen", "socket"."""
+    """The settings that sockets inherited from systemd replace: "listen", "socket"."""
 
     def with_bound_addresses(self, read: Server) -> Server:
-        """Settings read anew, with the addresses that were taken where they ask for no other than before. Port 0 became
-        a real port, and where systemd opens the sockets its unit says which.
+        """Return settings after a reload, with the bound address of each socket whose setting has not changed.
+
+        The bound address differs from the setting for port 0, and for sockets inherited from systemd.
         """
         kept = [
             name
@@ -45,7 +46,7 @@ class Listeners:
 def open_listeners(
     settings: Settings, state: Path, environ: Mapping[str, str], started: contextlib.ExitStack
 ) -> Listeners:
-    """Opens the listening sockets before anything else is begun, so that whoever calls meanwhile waits, and is not
+    """Open the listening sockets. This is the first step of a start: clients that connect meanwhile wait, and are not
     refused. Raises `CannotListen`.
     """
     given = systemd.inherited_sockets(environ)
@@ -65,7 +66,7 @@ def open_listeners(
     elif (path := server.socket_path(state)) is not None:
         local.append(_listen_locally(path, started))
     for one in (*tcp, *local):
-        one.setblocking(False)  # for all copies alike: one that blocks would have an event loop hang in `accept`
+        one.setblocking(False)  # also for its duplicates; a blocking `accept` would stop the event loop
     return Listeners(tuple(tcp), tuple(local), server, bound, inherited)
 
 
@@ -82,9 +83,9 @@ def _listen(address: Address, started: contextlib.ExitStack) -> socket.socket:
 
 
 def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
-    """The local socket, for its owner only: whoever the file system lets in has every right.
+    """Open the local socket with mode 0600, since its clients have all rights.
 
-    A group would be the one that all users of a machine share as often as one of operators: `tminus.socket` names one.
+    It gets no group: the user's group may include all users of the machine. `tminus.socket` (systemd) can set a group.
     """
     try:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -103,12 +104,12 @@ def _listen_locally(path: Path, started: contextlib.ExitStack) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes the socket that a killed daemon has left behind; nothing else, and none that somebody listens on."""
+    """Remove the socket of a killed daemon. Raises `OSError` if it is another file, or a process listens on it."""
     if not path.exists():
         return
     if not path.is_socket():
-        raise OSError(errno.EEXIST, "there is another file of that name")
+        raise OSError(errno.EEXIST, "there is another file with that name")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         if probe.connect_ex(str(path)) == 0:
-            raise OSError(errno.EADDRINUSE, "somebody listens there")
+            raise OSError(errno.EADDRINUSE, "another process listens there")
     path.unlink()
