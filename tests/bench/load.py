@@ -33,7 +33,7 @@ _ID = b'"id":"'
 class Plan:
     """What is asked, and for how long.
 
-    `kind`: `healthz`; `schedule` (each with a start of its own); `reschedule` (of the sessions in `ids`, one after the
+    `kind`: `schedule` (each with a start of its own); `reschedule` (of the sessions in `ids`, one after the
     other); `mixed` (one schedules, the next shows one of `ids`). `rate` None: each connection asks as soon as it was
     answered; else so many requests a second are due, whether those before them were answered or not. One that finds no
     connection idle waits for one, and the time that it waits is counted; where `impatient`, it is given up.
@@ -116,8 +116,6 @@ def _requests(plan: Plan) -> Iterator[tuple[bytes, str]]:
         return send("POST", "/v3/supportsessions", f'{{"type":"live","label":"Bench","startTime":"{at}"}}')
 
     starts = _starts(plan)
-    if plan.kind == "healthz":
-        return cycle([(get("/healthz"), "")])
     if plan.kind == "schedule":
         return ((schedule(at), at) for at in starts)
     if plan.kind == "reschedule":
@@ -143,7 +141,7 @@ class _Generator:
         # As many as could possibly be sent are made before the clock starts.
         requests = _requests(plan)
         most = int(plan.seconds * (plan.rate or 8000)) + plan.connections
-        self.ready = requests if plan.kind == "healthz" else iter([next(requests) for _ in range(most)])
+        self.ready = iter([next(requests) for _ in range(most)])
         self.statuses: dict[bytes, int] = {}
         self.latencies: list[tuple[float, float, bytes]] = []
         self.made: list[tuple[bytes, str]] = []

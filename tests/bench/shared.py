@@ -4,19 +4,19 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
 import httpx
 
-from tests.bench import load
+from tests.bench import wrk
 from tests.bench.daemon import Daemon
 from tests.bench.deliveries import endpoint
-from tests.bench.load import Load, Plan
 from tests.bench.postgres import Connection, Postgres, check_opened, place, raw_moves, raw_schedules
 from tests.bench.receiver import Receiver, Taken
+from tests.bench.trivial import Trivial
 from tests.bench.workbench import Bench, Figure
+from tests.bench.wrk import Load, Run
 
 POLL = 0.005
 """Seconds between two looks at the database while a herd opens: what looks takes time from what it looks at."""
@@ -45,31 +45,33 @@ def _daemons(bench: Bench, server: Postgres, name: str, number: int, more: str =
 
 def _requests(bench: Bench, server: Postgres) -> list[Figure]:
     """Durable schedules a second at one daemon, and at both of two, each with a load generator of its own."""
+    wrk.check_installed()
     sizes = bench.sizes
-    alone, both, floors, raw = [], [], [], []
-    missing = 0
+    alone, both, floors = [], [], []
     with server.database() as name, server.connect(name) as database:
-        with _daemons(bench, server, name, 2) as daemons:
+        with _daemons(bench, server, name, 2) as daemons, Trivial() as trivial:
             for round_ in range(sizes.rounds):
-                floors.append(_ask(bench, "healthz", daemons[:1], sizes.floor_seconds))
-                alone.append(_ask(bench, "schedule", daemons[:1], sizes.load_seconds, 2 + 2 * round_))
-                both.append(_ask(bench, "schedule", daemons, sizes.load_seconds, 3 + 2 * round_))
+                bench.say("the floor: an application that does nothing")
+                floors.append(wrk.run("schedule", trivial.port, sizes.floor_seconds, token=daemons[0].token))
+                alone.append(_ask(bench, daemons[:1], 2 + 2 * round_))
+                both.append(_ask(bench, daemons, 3 + 2 * round_))
             for daemon in daemons:
                 daemon.stop(signal.SIGKILL)  # what was acknowledged must be there however they end
         made = {session_id for loads in (*alone, *both) for one in loads for session_id, _ in one.made}
         stored = {row[0] for row in database.execute("SELECT id FROM session")}
         missing = len(made - stored)
         bench.say("the floor of schedules")
-        raw = [raw_schedules(database, load.CONNECTIONS, sizes.floor_seconds) for _ in range(sizes.rounds)]
+        raw = [raw_schedules(database, wrk.CONNECTIONS, sizes.floor_seconds) for _ in range(sizes.rounds)]
     failed = sum(one.failed for loads in (*alone, *both) for one in loads)
-    one, two, floor = (median(map(_sum, loads)) for loads in (alone, both, floors))
+    one, two = (median(map(_sum, loads)) for loads in (alone, both))
+    floor = median(load.per_second for load in floors)
     besides = {"failed": failed, "acknowledged_but_not_stored": missing}
-    in_one = f"{load.CONNECTIONS} a transaction, psycopg"
+    in_one = f"{wrk.CONNECTIONS} a transaction, psycopg"
     return [
         Figure(
-            "PostgreSQL: durable schedules, one daemon", one, "/s", floor, "/healthz", one / floor,
+            "PostgreSQL: durable schedules, one daemon", one, "/s", floor, "trivial POST", one / floor,
             "no failed request", not failed and not missing,
-            besides | _each(alone) | {"floors": [round(_sum(one)) for one in floors]},
+            besides | _each(alone) | {"floors": [round(load.per_second) for load in floors]},
         ),
         Figure(
             "PostgreSQL: durable schedules, two daemons", two, "/s", one, "one daemon", two / one,
@@ -82,11 +84,10 @@ def _requests(bench: Bench, server: Postgres) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _ask(bench: Bench, kind: str, daemons: list[Daemon], seconds: float, days: int = 0) -> list[Load]:
-    bench.say(f"{kind}, {len(daemons)} on PostgreSQL, {load.CONNECTIONS} connections each")
-    first = (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="milliseconds")
-    plans = [Plan(kind, one.port, one.token, seconds, first_start=first) for one in daemons]
-    return [load.finish(generator) for generator in [load.start(plan) for plan in plans]]
+def _ask(bench: Bench, daemons: list[Daemon], days: int) -> list[Load]:
+    bench.say(f"schedule, {len(daemons)} on PostgreSQL, {wrk.CONNECTIONS} connections each")
+    runs = [Run("schedule", one.port, bench.sizes.load_seconds, token=one.token, days=days) for one in daemons]
+    return [run.finish() for run in runs]
 
 
 def _sum(loads: list[Load]) -> float:
@@ -96,8 +97,8 @@ def _sum(loads: list[Load]) -> float:
 def _each(rounds: list[list[Load]]) -> dict[str, object]:
     return {
         "each": [[round(one.per_second) for one in loads] for loads in rounds],
-        "p50_ms": round(median(one.p(50) for loads in rounds for one in loads) * 1000, 1),
-        "p99_ms": round(median(one.p(99) for loads in rounds for one in loads) * 1000, 1),
+        "p50_ms": round(median(one.p50 for loads in rounds for one in loads) * 1000, 1),
+        "p99_ms": round(median(one.p99 for loads in rounds for one in loads) * 1000, 1),
     }
 
 

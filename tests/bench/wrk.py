@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tests.bench.workbench import Missing
 
@@ -38,10 +39,8 @@ def check_installed() -> None:
         raise Missing("wrk is not installed, and nothing else sends requests fast enough: apt-get install wrk")
 
 
-def run(
-    kind: str, port: int, seconds: float, *, path: str = "/", token: str = "", ids: Sequence[str] = (), days: int = 2
-) -> Load:
-    """Send requests of one kind over `CONNECTIONS` connections, each as soon as the one before it was answered.
+class Run:
+    """wrk, sending requests of one kind over `CONNECTIONS` connections, each as soon as the one before was answered.
 
     Parameters
     ----------
@@ -50,29 +49,45 @@ def run(
     days
         How far ahead the first session starts. Each one after it starts a second later.
     """
-    first = datetime.now(UTC) + timedelta(days=days)
-    with tempfile.TemporaryDirectory(prefix="tminus-wrk-") as directory:
-        known, made = Path(directory) / "ids", Path(directory) / "made"
+
+    def __init__(
+        self,
+        kind: str,
+        port: int,
+        seconds: float,
+        *,
+        path: str = "/",
+        token: str = "",
+        ids: Sequence[str] = (),
+        days: int = 2,
+    ) -> None:
+        first = datetime.now(UTC) + timedelta(days=days)
+        self._directory = tempfile.TemporaryDirectory(prefix="tminus-wrk-")
+        known, self._made = Path(self._directory.name) / "ids", Path(self._directory.name) / "made"
         known.write_text("".join(f"{one}\n" for one in ids), encoding="ascii")
-        whole = max(1, math.ceil(seconds))  # wrk takes no parts of a second
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{CONNECTIONS}",
-            f"-d{whole}s",
-            "-s",
-            str(_SCRIPT),
-            f"http://127.0.0.1:{port}{path}",
-        ]
-        command += ["--", kind, token or "-", str(int(first.timestamp())), str(known), str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=whole + 60)
-        counted = json.loads(done.stdout.splitlines()[-1])
-        lines = [line.split() for line in made.read_text(encoding="ascii").splitlines()]
-    return Load(
-        requests=counted["requests"],
-        per_second=counted["requests"] / counted["microseconds"] * 1_000_000,
-        failed=counted["refused"] + counted["broken"],
-        p50=counted["p50"] / 1_000_000,
-        p99=counted["p99"] / 1_000_000,
-        made=[(one, start) for one, start in lines if one != "!"],
-    )
+        self._seconds = max(1, math.ceil(seconds))  # wrk takes no parts of a second
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{self._seconds}s", "-s", str(_SCRIPT)]
+        command += [f"http://127.0.0.1:{port}{path}", "--", kind, token or "-", str(int(first.timestamp()))]
+        self._process = subprocess.Popen([*command, str(known), str(self._made)], stdout=subprocess.PIPE, text=True)
+
+    def finish(self) -> Load:
+        """Wait for its end and return what it counted."""
+        with self._directory:
+            out, _ = self._process.communicate(timeout=self._seconds + 60)
+            if self._process.returncode != 0:
+                raise RuntimeError(f"wrk ended with {self._process.returncode}: its error stands above")
+            counted = json.loads(out.splitlines()[-1])
+            lines = [line.split() for line in self._made.read_text(encoding="ascii").splitlines()]
+        return Load(
+            requests=counted["requests"],
+            per_second=counted["requests"] / counted["microseconds"] * 1_000_000,
+            failed=counted["refused"] + counted["broken"],
+            p50=counted["p50"] / 1_000_000,
+            p99=counted["p99"] / 1_000_000,
+            made=[(one, start) for one, start in lines if one != "!"],
+        )
+
+
+def run(kind: str, port: int, seconds: float, **more: Any) -> Load:
+    """Run wrk to its end; the arguments are those of `Run`."""
+    return Run(kind, port, seconds, **more).finish()
