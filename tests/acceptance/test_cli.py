@@ -46,7 +46,7 @@ def refused(done: Done, code: int) -> str:
     return done.stderr
 
 
-def test_a_session_from_its_making_to_its_close(daemon: Daemon) -> None:
+def test_a_session_from_creation_to_close(daemon: Daemon) -> None:
     """`schedule`, `show`, `reschedule`, `list`, `close`, `events`, for people and for programs."""
     start, later = from_now(days=1), from_now(days=2)
     key = f"cli {start}"
@@ -82,7 +82,7 @@ def test_a_session_from_its_making_to_its_close(daemon: Daemon) -> None:
     assert "closed" in refused(daemon.command("reschedule", session["id"], "--in", "3d"), 4)
 
 
-def test_a_session_is_moved_by_a_span_of_time(daemon: Daemon) -> None:
+def test_reschedule_by_moves_the_start_by_a_duration(daemon: Daemon) -> None:
     start = from_now(days=30)
     later = text(parsed(start) + timedelta(hours=1))
     one = daemon.make(startTime=start)["id"]
@@ -100,7 +100,9 @@ def test_a_session_is_moved_by_a_span_of_time(daemon: Daemon) -> None:
     assert "101404" in refused(daemon.command("reschedule", "nobody", "--by", "1h"), 3)
 
 
-def test_two_who_move_a_session_at_once_do_not_add_up(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_reschedules_by_a_duration_do_not_add_up(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody moves it between the question and the move: then it is not moved again."""
     session, later = daemon.make(startTime=from_now(days=30)), from_now(days=31)
     first = ScreenMeet.getSession
@@ -116,7 +118,7 @@ def test_two_who_move_a_session_at_once_do_not_add_up(daemon: Daemon, monkeypatc
     assert daemon.session(session["id"])["startTime"] == later
 
 
-def test_sessions_are_found_by_their_record_and_by_text(daemon: Daemon) -> None:
+def test_list_finds_sessions_by_record_and_by_text(daemon: Daemon) -> None:
     def ids(*arguments: str) -> list[str]:
         return [row["id"] for row in answer(daemon.command("list", *arguments, "--json"))["rows"]]
 
@@ -143,7 +145,7 @@ def test_sessions_are_found_by_their_record_and_by_text(daemon: Daemon) -> None:
     assert ids("--record", "INC0042", "--status", "closed") == [about["id"]]
 
 
-def test_a_closed_session_says_how_it_ended(daemon: Daemon) -> None:
+def test_show_of_a_closed_session_includes_how_it_ended(daemon: Daemon) -> None:
     session = daemon.make(type="support", label="Over")
     for name in ("Ada", "Ben", "Ada"):
         daemon.join(session["id"], name=name)
@@ -166,7 +168,7 @@ def test_a_closed_session_says_how_it_ended(daemon: Daemon) -> None:
     assert "were in it\tnobody\n" in told
 
 
-def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
+def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
     made = said(daemon.command("create", "--type", "support", "--label", "Demo"))
     assert re.search(r"status\tnew", made)
     assert re.search(r"PIN\t\d{6}", made)
@@ -237,14 +239,14 @@ def test_create_and_schedule_say_what_they_made(daemon: Daemon) -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
 )
-def test_what_goes_wrong_has_its_exit_code_and_says_what_to_do(
+def test_each_error_has_its_exit_code_and_says_what_to_do(
     daemon: Daemon, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     arguments = tuple(argument.format(url=daemon.url) for argument in arguments)
     assert says in refused(daemon.command(*arguments), code)
 
 
-def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_url_and_a_token_reach_a_daemon_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(daemon.tokens["anna"] + "\n")
     url = ("--url", daemon.url)
@@ -262,12 +264,12 @@ def test_a_url_and_a_token_reach_a_daemon_from_anywhere(daemon: Daemon, tmp_path
     assert "Not allowed" in refused(monitor, 5)
 
 
-def test_without_a_daemon_a_command_says_how_to_start_one(make_daemon: StartDaemon) -> None:
+def test_without_a_daemon_the_error_says_how_to_start_one(make_daemon: StartDaemon) -> None:
     stopped = make_daemon()
     assert "start the daemon with `tminus run`" in refused(stopped.command("list"), 6)
 
 
-def test_a_new_token_with_its_lines_pasted_lets_one_in(start_daemon: StartDaemon) -> None:
+def test_a_new_token_works_after_its_lines_are_pasted(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     printed = said(
         daemon.command("token", "new", "--id", "77", "--name", "Nora “N”", "--role", "agent", "--role", "room")
@@ -288,7 +290,7 @@ def test_a_new_token_with_its_lines_pasted_lets_one_in(start_daemon: StartDaemon
     assert other["token"] != token
 
 
-def test_check_tells_what_is_in_force_and_masks_what_is_secret(daemon: Daemon) -> None:
+def test_check_prints_the_settings_in_force_and_masks_secrets(daemon: Daemon) -> None:
     fingerprint = [line["config_fingerprint"] for line in daemon.log_lines() if "config_fingerprint" in line][-1]
     assert said(daemon.command("check")) == f"{daemon.config}: nothing wrong (fingerprint {fingerprint})\n"
     effective = said(daemon.command("check", "--effective", TMINUS_LIFECYCLE__LEAD="7m"))
@@ -298,7 +300,7 @@ def test_check_tells_what_is_in_force_and_masks_what_is_secret(daemon: Daemon) -
     assert not re.search("[0-9a-f]{64}", effective)
 
 
-def test_advance_does_by_hand_what_the_clock_does(start_daemon: StartDaemon) -> None:
+def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms"})
     assert said(daemon.command("advance")) == "nothing was due\n", "harmless beside a running daemon"
     session = daemon.make(startTime=from_now(seconds=1))
@@ -312,13 +314,13 @@ def test_advance_does_by_hand_what_the_clock_does(start_daemon: StartDaemon) -> 
     assert names == ["session.scheduled", "session.ready"]
 
 
-def test_the_database_can_be_brought_up_to_date_by_hand(make_daemon: StartDaemon) -> None:
+def test_db_upgrade_migrates_the_database(make_daemon: StartDaemon) -> None:
     new = make_daemon()
     assert re.fullmatch(r"schema \(none\) -> \w+\n", said(new.command("db", "upgrade")))
     assert re.fullmatch(r"schema \w+: nothing to do\n", said(new.command("db", "upgrade")))
 
 
-def test_watch_shows_what_is_coming_and_what_is_open_over_a_restart(start_daemon: StartDaemon) -> None:
+def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon) -> None:
     """On a terminal, until Ctrl-C, which is no failure."""
     daemon = start_daemon()
     session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
@@ -419,7 +421,7 @@ def test_ids_and_endpoint_names_complete_to_themselves(start_daemon: StartDaemon
 
 
 @pytest.mark.parametrize("words", ["tminus show ", "tminus webhooks ping ", "tminus --url http://[ show "])
-def test_without_an_answer_nothing_completes_and_nothing_is_said(make_daemon: StartDaemon, words: str) -> None:
+def test_completion_without_an_answer_prints_nothing(make_daemon: StartDaemon, words: str) -> None:
     stopped = make_daemon()
     assert _completed(stopped, "bash", words) == []
     with socket.socket(socket.AF_UNIX) as silent:
@@ -449,7 +451,7 @@ def test_help_names_every_command(daemon: Daemon) -> None:
     assert re.fullmatch(r"tminus \d+\.\d+\.\d+\n", said(daemon.command("--version")))
 
 
-def test_events_come_in_pages_and_end_at_what_was_newest_when_they_began(
+def test_events_are_paged_and_end_at_the_event_that_was_newest_at_the_start(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "PAGE", 5)
@@ -473,7 +475,7 @@ def test_events_come_in_pages_and_end_at_what_was_newest_when_they_began(
             assert history[-1] not in seqs, "what happens meanwhile is left out"
 
 
-def test_the_history_of_ones_own_session_needs_no_right_to_the_feed(daemon: Daemon) -> None:
+def test_the_events_of_an_own_session_need_no_right_to_the_feed(daemon: Daemon) -> None:
     made = daemon.make(by="ben")
     done = daemon.command("--url", daemon.url, "events", made["id"], "--json", TMINUS_TOKEN=daemon.tokens["ben"])
     assert [event["type"] for event in answer(done)] == ["session.created"]

@@ -41,7 +41,7 @@ finally:
     ],
     ids=" ".join,
 )
-def test_what_is_asked_often_loads_nothing_heavy(daemon: Daemon, arguments: tuple[str, ...]) -> None:
+def test_frequent_commands_load_no_heavy_modules(daemon: Daemon, arguments: tuple[str, ...]) -> None:
     env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments], env=env, capture_output=True, text=True, check=False
@@ -52,14 +52,14 @@ def test_what_is_asked_often_loads_nothing_heavy(daemon: Daemon, arguments: tupl
     assert len(loaded) < 160
 
 
-def test_completion_loads_nothing_heavy(daemon: Daemon) -> None:
+def test_completion_loads_no_heavy_modules(daemon: Daemon) -> None:
     env = environment(_TMINUS_COMPLETE="bash_complete", COMP_WORDS="tminus list --", COMP_CWORD="2")
     done = subprocess.run([sys.executable, "-c", LOADED], env=env, capture_output=True, text=True, check=True)
     assert "--status" in done.stdout
     assert not HEAVY.intersection(done.stderr.split())
 
 
-def test_what_draws_a_terminal_is_loaded_by_a_daemon_only_when_it_writes_to_one() -> None:
+def test_the_daemon_loads_structlog_only_to_write_to_a_terminal() -> None:
     loads = "import sys; import tminus.service.main, tminus.service.daemon; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", loads], env=environment(), capture_output=True, text=True, check=True)
     assert "sqlalchemy" in done.stdout.split()

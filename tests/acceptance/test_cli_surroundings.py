@@ -47,7 +47,7 @@ def _labels(daemon: Daemon, label: str) -> int:
         ("--json | head -c 1", 0),
     ],
 )
-def test_what_was_done_is_never_reported_as_refused(daemon: Daemon, streams: str, code: int) -> None:
+def test_lost_output_is_never_reported_as_a_refused_request(daemon: Daemon, streams: str, code: int) -> None:
     label = f"into {streams}"
     done = _shell(daemon, f"tminus create --type live --label '{label}' {streams}")
     assert done.returncode == code, done.stderr
@@ -58,14 +58,14 @@ def test_what_was_done_is_never_reported_as_refused(daemon: Daemon, streams: str
     assert _shell(daemon, f"tminus show nobody {streams}").returncode == 3
 
 
-def test_the_first_socket_that_is_opened_is_no_standard_stream(daemon: Daemon) -> None:
+def test_a_socket_never_takes_the_number_of_a_closed_standard_stream(daemon: Daemon) -> None:
     """Where standard output is closed, what is printed does not go to the daemon."""
     done = _shell(daemon, "exec 1>&- 2>&-; tminus list --limit 1; tminus nothing; test $? = 2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8", "utf-16"])
-def test_any_encoding_takes_any_label(daemon: Daemon, encoding: str) -> None:
+def test_any_label_can_be_printed_in_any_encoding(daemon: Daemon, encoding: str) -> None:
     surroundings = environment(
         STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), PYTHONIOENCODING=encoding
     )
@@ -76,7 +76,7 @@ def test_any_encoding_takes_any_label(daemon: Daemon, encoding: str) -> None:
     assert made.stderr == b""
 
 
-def test_in_a_folder_that_was_removed_a_command_works(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_command_works_in_a_removed_directory(daemon: Daemon, tmp_path: Path) -> None:
     line = "mkdir gone && cd gone && rmdir ../gone && tminus list --limit 1"
     assert _shell(daemon, line, tmp_path).returncode == 0
     alone = _shell(daemon, f"unset STATE_DIRECTORY TMINUS_CONFIG; {line}", tmp_path)
@@ -102,7 +102,7 @@ def test_in_a_folder_that_was_removed_a_command_works(daemon: Daemon, tmp_path: 
     ],
     ids=str,
 )
-def test_the_local_socket_needs_nothing_of_the_environment(
+def test_the_local_socket_ignores_proxies_and_certificates_in_the_environment(
     daemon: Daemon, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "fresh", True)
@@ -125,7 +125,7 @@ def test_the_local_socket_needs_nothing_of_the_environment(
     ],
     ids=str,
 )
-def test_what_of_the_environment_cannot_be_used_is_a_line_that_names_the_variable(
+def test_an_unusable_environment_variable_is_named_in_one_line(
     daemon: Daemon, env: dict[str, str], url: str, names: str
 ) -> None:
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token", **env)
@@ -134,14 +134,14 @@ def test_what_of_the_environment_cannot_be_used_is_a_line_that_names_the_variabl
     assert "secret" not in done.stderr
 
 
-def test_what_a_url_does_not_need_is_not_looked_at(daemon: Daemon) -> None:
+def test_settings_that_a_url_does_not_need_are_ignored(daemon: Daemon) -> None:
     unusable = {"SSL_CERT_FILE": "/nonexistent", "all_proxy": "socks://x:1", "https_proxy": "http://127.0.0.1:9"}
     token = daemon.tokens["anna"]
     done = daemon.command("--url", daemon.url, "list", TMINUS_TOKEN=token, NO_PROXY="127.0.0.1", **unusable)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_proxy_of_the_environment_is_used(daemon: Daemon) -> None:
+def test_the_proxy_that_the_environment_names_is_used(daemon: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(20)
         url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
@@ -164,7 +164,7 @@ def test_a_proxy_of_the_environment_is_used(daemon: Daemon) -> None:
         ("https://{plain}", "TLS failed, "),
     ],
 )
-def test_why_a_url_does_not_answer_is_said_in_words(daemon: Daemon, url: str, says: str) -> None:
+def test_the_error_says_why_a_url_does_not_answer(daemon: Daemon, url: str, says: str) -> None:
     url = url.format(plain=daemon.url.removeprefix("http://"))
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token")
     assert done.returncode == 6
@@ -182,7 +182,7 @@ def test_why_a_url_does_not_answer_is_said_in_words(daemon: Daemon, url: str, sa
         ("silent", 6, "No answer from {path}: "),
     ],
 )
-def test_why_the_local_socket_does_not_answer_is_said_in_words(daemon: Daemon, kind: str, code: int, says: str) -> None:
+def test_the_error_says_why_the_local_socket_does_not_answer(daemon: Daemon, kind: str, code: int, says: str) -> None:
     path = daemon.home / "other.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -219,9 +219,7 @@ main()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("closed", ["socket", "directory"])
-def test_a_socket_that_is_not_permitted_is_not_taken_for_a_daemon_that_is_not_there(
-    daemon: Daemon, tmp_path: Path, closed: str
-) -> None:
+def test_a_forbidden_socket_is_not_reported_as_a_missing_daemon(daemon: Daemon, tmp_path: Path, closed: str) -> None:
     folder = daemon.home / f"closed {closed}"
     folder.mkdir()
     daemon.home.chmod(0o755)
@@ -256,7 +254,7 @@ main()
 @pytest.mark.parametrize(
     "module", ["tminus.cli.process", "tminus.cli.output", "json", "tminus.cli.dispatch", "tminus.cli.views", "socket"]
 )
-def test_ctrl_c_while_a_command_loads_ends_it_without_a_word(daemon: Daemon, module: str) -> None:
+def test_ctrl_c_during_imports_ends_the_command_silently(daemon: Daemon, module: str) -> None:
     env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(module=module), "list"], env=env, capture_output=True, check=False

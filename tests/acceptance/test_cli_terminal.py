@@ -47,7 +47,7 @@ def _screen(daemon: Daemon, *arguments: str, zone: str = "UTC") -> list[str]:
         return terminal.screen()
 
 
-def test_a_list_has_what_people_need_in_80_columns(busy: Daemon) -> None:
+def test_list_fits_the_important_columns_into_80_columns(busy: Daemon) -> None:
     shown = _screen(busy, "list", "--limit", "100", zone="Europe/Berlin")
     assert shown[0].split() == ["ID", "STATUS", "START", "PIN", "RECORD", "LABEL"]
     assert len([line for line in shown if LABEL[:12] in line]) == 30, "each in a line of its own"
@@ -60,7 +60,7 @@ def test_a_list_has_what_people_need_in_80_columns(busy: Daemon) -> None:
     assert "times in CE" in shown[-2]
 
 
-def test_a_start_is_in_the_readers_zone_or_in_utc(busy: Daemon) -> None:
+def test_a_start_is_printed_in_the_local_zone_or_in_utc(busy: Daemon) -> None:
     row: JSON = busy.get("/supportsessions?status=scheduled&orderby=startTime&orderdir=ASC&limit=1").json()["rows"][0]
     hour = int(row["startTime"][11:13])
     for arguments, zone, hours in ((("--utc",), "Asia/Kolkata", 0), ((), "Etc/GMT-3", 3), ((), "no/such zone", 0)):
@@ -95,7 +95,7 @@ def test_wide_events_fold_in_a_narrow_window(busy: Daemon) -> None:
     assert [line for line in shown[1:] if line.startswith(" " * 40)], "what does not fit goes on below its column"
 
 
-def test_events_are_told_in_full_in_80_columns(busy: Daemon) -> None:
+def test_events_are_printed_in_full_in_80_columns(busy: Daemon) -> None:
     shown = _screen(busy, "events", "--type", "session.scheduled")
     assert shown[0].split() == ["SEQ", "WHEN", "BY", "WHAT"]
     row: JSON = busy.get("/supportsessions?status=scheduled&limit=1").json()["rows"][0]
@@ -103,7 +103,7 @@ def test_events_are_told_in_full_in_80_columns(busy: Daemon) -> None:
     assert f"Session {row['id']} “{row['label']}” was scheduled for {row['startTime']}" in told
 
 
-def test_a_watch_fits_its_window_and_says_how_many_more_there_are(busy: Daemon) -> None:
+def test_watch_fits_its_window_and_counts_the_hidden_rows(busy: Daemon) -> None:
     with _on(busy, "watch", "--interval", "50ms") as terminal:
         for columns, rows in ((80, 24), (60, 12), (40, 8)):
             if (columns, rows) != (80, 24):
@@ -122,7 +122,7 @@ def test_a_watch_fits_its_window_and_says_how_many_more_there_are(busy: Daemon) 
         assert terminal.interrupt() == 0
 
 
-def test_in_a_pipe_nothing_is_padded_or_cut_and_columns_stand_between_tabs(busy: Daemon) -> None:
+def test_in_a_pipe_columns_are_separated_by_tabs_and_not_padded_or_cut(busy: Daemon) -> None:
     heading, *rows = busy.command("list", "--limit", "100", COLUMNS="40").stdout.splitlines()
     assert heading == "ID\tSTATUS\tSTART\tPIN\tRECORD\tLABEL"
     assert len(rows) == 31
@@ -141,7 +141,7 @@ def test_help_fits_in_80_columns(busy: Daemon) -> None:
         _screen(busy, *arguments, "--help")
 
 
-def test_a_watch_says_all_of_what_went_wrong_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
+def test_watch_prints_the_whole_error_and_leaves_a_line_for_the_prompt(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     with _on(daemon, "watch", "--interval", "50ms", columns=60, rows=12) as terminal:
         eventually(lambda: terminal.screen()[-1].endswith("ends"))

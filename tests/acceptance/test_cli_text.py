@@ -98,7 +98,7 @@ def test_every_command_shows_text_as_it_is_stored(labelled: tuple[Daemon, list[J
 
 
 @pytest.mark.parametrize("label", SHOWN)
-def test_what_is_made_is_shown_as_it_was_given(labelled: tuple[Daemon, list[JSON]], label: str) -> None:
+def test_a_created_session_is_printed_as_it_was_given(labelled: tuple[Daemon, list[JSON]], label: str) -> None:
     daemon, _ = labelled
     parent = ("--parent-table", "t", "--parent-id", "1", "--parent-name", label)
     made = daemon.command("schedule", "--type", "live", "--label", label, "--in", "3d", *parent)
@@ -129,7 +129,7 @@ def test_json_is_what_is_stored_and_harmless_on_a_terminal(
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("watch", "--interval", "50ms"), ("events",)])
-def test_a_terminal_gets_no_code_but_the_commands_own(
+def test_a_terminal_gets_only_the_escape_sequences_of_the_command(
     labelled: tuple[Daemon, list[JSON]], arguments: tuple[str, ...]
 ) -> None:
     daemon, _ = labelled
@@ -144,7 +144,7 @@ def test_a_terminal_gets_no_code_but_the_commands_own(
         assert not FORBIDDEN.search(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", terminal.raw))
 
 
-def test_a_follower_prints_such_text(labelled: tuple[Daemon, list[JSON]]) -> None:
+def test_events_follow_escapes_untrusted_text(labelled: tuple[Daemon, list[JSON]]) -> None:
     daemon, _ = labelled
     env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config))
     for more in ((), ("--json",)):
@@ -185,7 +185,7 @@ def test_a_follower_prints_such_text(labelled: tuple[Daemon, list[JSON]]) -> Non
     ],
     ids=repr,
 )
-def test_an_error_is_one_line_that_no_terminal_obeys(daemon: Daemon, arguments: tuple[str, ...]) -> None:
+def test_an_error_is_one_escaped_line(daemon: Daemon, arguments: tuple[str, ...]) -> None:
     done = daemon.command(*arguments)
     assert done.returncode in (1, 2, 3, 6)
     assert done.stdout == ""
@@ -224,7 +224,7 @@ class Impostor:
         self._thread.join(5)
 
 
-def test_a_daemon_that_is_none_cannot_write_to_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
+def test_another_server_cannot_write_escape_sequences_to_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
     path = daemon.home / "i.sock"
     impostor = Impostor(path)
     try:
@@ -249,7 +249,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
-def test_in_a_directory_of_somebody_else_his_socket_is_refused(daemon: Daemon) -> None:
+def test_the_socket_of_another_user_is_refused_in_that_users_directory(daemon: Daemon) -> None:
     """And is no reason to look further: whoever stands there is told."""
     var = daemon.home / "trap" / "var"
     var.mkdir(parents=True)

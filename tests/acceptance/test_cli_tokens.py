@@ -79,7 +79,7 @@ def test_the_list_has_fingerprints_and_expiry_and_never_a_token_or_a_whole_hash(
     assert not any(secret in shown for secret in daemon.tokens.values())
 
 
-def test_an_agent_that_is_there_keeps_its_name_and_roles(daemon: Daemon, own: Path) -> None:
+def test_a_configured_agent_keeps_its_name_and_roles(daemon: Daemon, own: Path) -> None:
     before = own.read_text()
     for option in (("--name", "Bob"), ("--role", "group_admin")):
         done = token(daemon, own, "new", "--id", "7", *option, "--append", str(own))
@@ -103,7 +103,7 @@ def test_an_agent_of_another_file_is_not_written_twice(daemon: Daemon, own: Path
 @pytest.mark.parametrize(
     "content", ["[log]\nlevel = 3\n", "not TOML", "agents = [{id = 9, name = 'N', roles = ['x']}]\n"]
 )
-def test_beside_a_faulty_file_nothing_is_written(daemon: Daemon, own: Path, content: str) -> None:
+def test_nothing_is_written_while_another_file_is_wrong(daemon: Daemon, own: Path, content: str) -> None:
     other = own.parent / "conf.d/other.toml"
     other.write_text(content)
     before = own.read_text()
@@ -113,7 +113,7 @@ def test_beside_a_faulty_file_nothing_is_written(daemon: Daemon, own: Path, cont
     assert own.read_text() == before
 
 
-def test_what_would_make_the_configuration_wrong_is_not_written(daemon: Daemon, own: Path) -> None:
+def test_a_change_that_makes_the_configuration_wrong_is_not_written(daemon: Daemon, own: Path) -> None:
     own.write_text(own.read_text().replace("[log]", '[server]\nsocket = ""\n[log]'))
     digest = "ab" * 32
     own.write_text(own.read_text() + f'token_sha256 = ["{digest}"]\n')
@@ -131,14 +131,14 @@ def test_what_would_make_the_configuration_wrong_is_not_written(daemon: Daemon, 
     assert "name" in empty.stderr
 
 
-def test_a_file_that_the_daemon_does_not_read_is_named(daemon: Daemon, own: Path) -> None:
+def test_a_file_that_the_daemon_does_not_read_is_reported(daemon: Daemon, own: Path) -> None:
     for name in ("elsewhere.toml", "conf.d/.hidden.toml", "conf.d/agents.txt"):
         done = token(daemon, own, "new", "--id", "8", "--append", str(own.parent / name))
         made(done)
         assert f"the configuration {own} does not read {name}" in done.stderr
 
 
-def test_agents_of_the_environment_are_changed_there(daemon: Daemon, own: Path) -> None:
+def test_agents_in_the_environment_are_not_changed_in_a_file(daemon: Daemon, own: Path) -> None:
     agents = {"TMINUS_AGENTS": '[{id = 5, name = "E", roles = ["agent"], token_sha256 = ["%s"]}]' % ("cd" * 32)}
     before = own.read_text()
     for arguments in (("revoke", "cdcdcdcd"), ("new", "--id", "5", "--append", str(own))):
@@ -151,7 +151,7 @@ def test_agents_of_the_environment_are_changed_there(daemon: Daemon, own: Path) 
     assert own.read_text() == before
 
 
-def test_what_is_to_be_revoked_is_named_exactly(daemon: Daemon, own: Path) -> None:
+def test_revoke_needs_an_unambiguous_fingerprint(daemon: Daemon, own: Path) -> None:
     first, second = "ab" * 32, "ab" * 31 + "cd"
     own.write_text(own.read_text() + f'token_sha256 = ["{first}", "{second}"]\n')
     for arguments, code in (
@@ -179,7 +179,7 @@ def test_with_json_the_file_is_written_too(daemon: Daemon, own: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
-def test_root_writes_nothing_by_a_link_in_a_directory_of_the_daemon_s_user(daemon: Daemon) -> None:
+def test_root_follows_no_link_in_a_directory_of_the_daemons_user(daemon: Daemon) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="tm-") as name:
         home = Path(name)
         home.chmod(0o755)

@@ -75,7 +75,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_an_answer_that_is_not_tminus_s_is_one_line(other: Other, command: tuple[str, ...]) -> None:
+def test_a_response_of_another_server_is_reported_in_one_line(other: Other, command: tuple[str, ...]) -> None:
     for wrong in WRONG:
         done = other.told(wrong, *command)
         assert done.exit_code == 1, (wrong, done)
@@ -90,7 +90,7 @@ def test_an_answer_that_is_not_tminus_s_is_one_line(other: Other, command: tuple
      {"description": "x", "refcode": 1, "errors": [1]}, b'{"description": "x", "refcode": 1e999, "errors": []}'],
     ids=lambda body: str(body)[:40],
 )  # fmt: skip
-def test_an_error_that_is_not_tminus_s_is_told_by_its_status(
+def test_an_error_of_another_server_is_reported_by_its_status(
     other: Other, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for status, code in ((400, 1), (401, 5), (403, 5), (404, 1), (409, 4), (412, 4), (302, 1), (201, 1)):
@@ -126,7 +126,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("command", "one", "answer", "needed"), WHOLE, ids=[" ".join(row[0]) for row in WHOLE])
-def test_a_field_that_is_read_is_there_and_of_its_type(
+def test_a_missing_or_wrong_field_is_an_error(
     other: Other, command: tuple[str, ...], one: dict[str, Any], answer: Any, needed: Any
 ) -> None:
     assert other.told(answer(one), *command).exit_code == 0
@@ -146,5 +146,5 @@ def test_a_field_that_is_read_is_there_and_of_its_type(
     [(validation.SESSION_FIELDS, schemas.Session), (validation.EVENT_FIELDS, schemas.Event),
      (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery)],
 )  # fmt: skip
-def test_what_the_client_must_find_is_what_every_answer_has(fields: Any, whole: Any) -> None:
+def test_the_validated_fields_are_those_of_the_schemas(fields: Any, whole: Any) -> None:
     assert set(fields) <= whole.__required_keys__

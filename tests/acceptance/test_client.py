@@ -118,7 +118,7 @@ def test_an_answer_that_is_lost_makes_no_second_session(daemon: Daemon) -> None:
         assert len(daemon.events(scheduled["id"])) == 3
 
 
-def test_what_would_be_done_twice_is_not_tried_again_when_its_answer_is_lost(
+def test_a_call_that_must_not_run_twice_is_not_retried_after_a_lost_answer(
     make_daemon: StartDaemon,
 ) -> None:
     daemon = make_daemon()
@@ -137,7 +137,7 @@ def test_what_would_be_done_twice_is_not_tried_again_when_its_answer_is_lost(
             assert sm.request("GET", "/webhooks/desk")["replays"] == 1
 
 
-def test_what_was_not_done_is_tried_again_and_what_may_have_been_only_with_a_key() -> None:
+def test_a_call_that_was_not_executed_is_retried_and_one_that_may_have_been_only_with_a_key() -> None:
     with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
         gateway.answers = [status(503), status(502)]
         with pytest.raises(client.Unavailable, match="502"):
@@ -150,7 +150,7 @@ def test_what_was_not_done_is_tried_again_and_what_may_have_been_only_with_a_key
         assert len({request.headers["idempotency-key"] for request in gateway.requests[2:]}) == 1
 
 
-def test_a_refusal_after_which_it_may_have_been_done_is_tried_again_only_with_a_key() -> None:
+def test_a_refused_call_that_may_have_been_executed_is_retried_only_with_a_key() -> None:
     def database_lost(handler: Handler) -> None:
         body = orjson.dumps({"code": 503, "refcode": 107503, "description": "It is not available", "errors": []})
         handler.send_response(503)
@@ -169,11 +169,11 @@ def test_a_refusal_after_which_it_may_have_been_done_is_tried_again_only_with_a_
 
 
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])
-def test_a_pause_that_makes_no_sense_is_none(header: str, pause: float) -> None:
+def test_an_invalid_retry_after_causes_no_pause(header: str, pause: float) -> None:
     assert screenmeet._retry_after(Response(503, "", {"retry-after": header}, b"")) == pause
 
 
-def test_over_a_local_socket_no_answer_names_it(tmp_path: Path) -> None:
+def test_an_error_of_the_local_socket_names_it(tmp_path: Path) -> None:
     path = tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
@@ -195,7 +195,7 @@ def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
         assert len(daemon.get(f"/crmlookup/case.{wire.url}").json()) == 1
 
 
-def test_a_key_of_ones_own_outlives_the_client(daemon: Daemon) -> None:
+def test_an_own_idempotency_key_works_across_clients(daemon: Daemon) -> None:
     with wire_to(daemon) as wire:
         wire.losing = 1
         with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
@@ -206,7 +206,7 @@ def test_a_key_of_ones_own_outlives_the_client(daemon: Daemon) -> None:
     assert one["id"] == two["id"]
 
 
-def test_a_daemon_that_keeps_silent_is_waited_for_no_longer_than_the_timeout(daemon: Daemon) -> None:
+def test_a_silent_daemon_delays_a_call_by_the_timeout_at_most(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, timeout=0.2, retries=1) as sm:
         wire.silent = True
         begun = time.monotonic()
@@ -215,7 +215,7 @@ def test_a_daemon_that_keeps_silent_is_waited_for_no_longer_than_the_timeout(dae
         assert time.monotonic() - begun < 5
 
 
-def test_nobody_there_is_unavailable() -> None:
+def test_a_missing_daemon_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
     with ScreenMeet(url, "token", retries=0) as sm, pytest.raises(client.Unavailable):
@@ -254,7 +254,7 @@ def test_every_kind_of_error_has_its_class_and_its_refcode(daemon: Daemon, sm: S
 
 
 @pytest.mark.parametrize("url", ["http://localhost:notaport", "localhost:8710", "ftp://localhost", "http://", "desk"])
-def test_a_url_that_is_none_is_refused_by_its_text(url: str) -> None:
+def test_an_invalid_url_is_refused_with_its_text(url: str) -> None:
     with pytest.raises(client.InvalidRequest, match=f"^{url} is not a URL such as http://127.0.0.1:8710"):
         ScreenMeet(url, "token")
 
@@ -298,9 +298,7 @@ class _Page(BaseHTTPRequestHandler):
     ],
     ids=["HTML", "null", "a list", "nested lists", "nothing in it", "another type"],
 )
-def test_a_page_in_place_of_an_answer_is_told_as_what_it_is(
-    page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_html_page_is_reported_as_another_server(page: bytes, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Page, "page", page)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         threading.Thread(target=server.serve_forever).start()

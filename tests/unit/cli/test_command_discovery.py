@@ -26,7 +26,7 @@ def _sockets(explicit: Path | None = None, **environ: str) -> list[Path]:
     return [one.socket for one in candidates(explicit, environ)]
 
 
-def test_it_is_the_daemon_of_the_working_directory_and_then_the_service(tmp_path: Path) -> None:
+def test_the_working_directory_is_searched_before_the_service(tmp_path: Path) -> None:
     assert _sockets() == [
         tmp_path / "var" / "tminus.sock",
         Path("/run/tminus/tminus.sock"),
@@ -34,18 +34,18 @@ def test_it_is_the_daemon_of_the_working_directory_and_then_the_service(tmp_path
     ]
 
 
-def test_where_it_is_said_which_daemon_is_meant_no_other_is_taken(tmp_path: Path) -> None:
+def test_a_named_daemon_is_the_only_candidate(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.touch()
     here = [tmp_path / "var" / "tminus.sock"]
     assert _sockets(file) == _sockets(TMINUS_CONFIG=str(file)) == _sockets(STATE_DIRECTORY="var") == here
 
 
-def test_in_the_working_directory_only_ones_own_and_roots_are_trusted() -> None:
+def test_in_the_working_directory_only_sockets_of_the_user_and_root_are_trusted() -> None:
     assert candidates(None, {})[0].owners == frozenset({0, ME})
 
 
-def test_where_only_root_or_the_caller_can_put_a_socket_anybody_may_listen(tmp_path: Path) -> None:
+def test_any_user_may_listen_where_only_root_or_the_caller_can_create_a_socket(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o750)
     assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners is None
@@ -54,7 +54,7 @@ def test_where_only_root_or_the_caller_can_put_a_socket_anybody_may_listen(tmp_p
 
 
 @pytest.mark.skipif(ME != 0, reason="only root may give a directory away")
-def test_a_directory_that_is_named_is_trusted_with_its_owner(tmp_path: Path) -> None:
+def test_the_owner_of_a_named_directory_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     os.chown(tmp_path / "state", 4711, 4711)
     assert candidates(None, {"STATE_DIRECTORY": "state"})[0].owners == frozenset({0, ME, 4711})
@@ -82,19 +82,19 @@ def test_the_name_of_the_socket_is_read_from_the_configuration(
     assert _sockets(tmp_path / "a.toml" if files else None, **environ)[0] == tmp_path / "var" / name
 
 
-def test_there_is_none_where_there_is_to_be_none(tmp_path: Path) -> None:
+def test_an_empty_setting_means_no_local_socket(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("server.socket = ''")
     assert _sockets(tmp_path / "a.toml") == []
 
 
 @pytest.mark.parametrize("text", ["socket = ", "[server]\nsocket = 5", "server = 'socket'"])
-def test_a_configuration_that_cannot_be_read_is_told_in_full(tmp_path: Path, text: str) -> None:
+def test_all_problems_of_an_unreadable_configuration_are_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"a\.toml:"):
         _sockets(tmp_path / "a.toml")
 
 
-def test_a_working_directory_that_was_removed_leaves_the_service(tmp_path: Path) -> None:
+def test_in_a_removed_working_directory_the_service_is_used(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     os.chdir(gone)

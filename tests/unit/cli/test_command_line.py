@@ -11,7 +11,7 @@ ALL = [(name,) for name in catalogue.COMMANDS] + [
 
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
-def test_every_command_has_help_and_refuses_what_it_does_not_take(command: tuple[str, ...]) -> None:
+def test_every_command_has_help_and_refuses_unknown_arguments(command: tuple[str, ...]) -> None:
     helped = invoke(*command, "--help")
     assert (helped.exit_code, helped.stderr) == (0, "")
     assert helped.stdout.startswith(f"Usage: tminus {' '.join(command)} ")
@@ -48,7 +48,9 @@ def test_a_mistyped_command_is_suggested_only_where_it_is_clear(typed: str, mean
         ("webhooks", "send", None), ("webhooks", "remove", None), ("webhooks", "cancel", None),
     ],
 )  # fmt: skip
-def test_so_in_a_group(group: str, typed: str, meant: str | None) -> None:
+def test_a_mistyped_command_of_a_group_is_suggested_only_where_it_is_clear(
+    group: str, typed: str, meant: str | None
+) -> None:
     refused = invoke(group, typed)
     assert refused.exit_code == 2
     assert ("Did you mean" in refused.stderr) == (meant is not None), refused.stderr

@@ -80,7 +80,7 @@ def test_a_new_agent_stands_at_the_end(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["agents = [{id = 8}]\n", "agents = []\n"])
-def test_what_cannot_be_kept_is_refused(text: str) -> None:
+def test_a_layout_that_cannot_be_kept_is_refused(text: str) -> None:
     with pytest.raises(CannotEdit):
         with_agent(text, {"id": 7})
 
@@ -120,7 +120,7 @@ def test_a_new_file_can_be_read_by_those_who_read_the_main_one(tmp_path: Path) -
     assert new.stat().st_gid == main.stat().st_gid
 
 
-def test_what_the_check_refuses_is_not_written(tmp_path: Path) -> None:
+def test_a_change_that_the_check_refuses_is_not_written(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("# a\n")
 

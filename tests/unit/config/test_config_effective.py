@@ -26,7 +26,7 @@ token_sha256 = ["{HASH}"]
 """
 
 
-def test_it_is_toml_with_every_key_and_what_is_in_force(tmp_path: Path) -> None:
+def test_the_output_is_toml_with_every_key_in_force(tmp_path: Path) -> None:
     path = tmp_path / "tminus.toml"
     path.write_text(TEXT)
     found = tomllib.loads(effective(load(path, {"TMINUS_SERVER__MAX_BODY": "65536B"})))
@@ -46,7 +46,7 @@ def test_it_is_toml_with_every_key_and_what_is_in_force(tmp_path: Path) -> None:
     assert found["agents"][0]["roles"] == ["agent", "api"]
 
 
-def test_every_line_tells_where_its_value_came_from(tmp_path: Path) -> None:
+def test_every_line_has_the_origin_of_its_value(tmp_path: Path) -> None:
     path = tmp_path / "tminus.toml"
     path.write_text(TEXT)
     text = effective(load(path, {"TMINUS_SERVER__MAX_BODY": "1KiB"}))
@@ -69,5 +69,5 @@ def test_token_hashes_are_masked(tmp_path: Path) -> None:
     assert HASH not in repr(configuration)
 
 
-def test_without_agents_it_is_toml_too() -> None:
+def test_the_output_is_toml_without_agents_too() -> None:
     assert tomllib.loads(effective(load(None, {})))["agents"] == []

@@ -29,7 +29,7 @@ def test_the_shipped_file_has_every_key() -> None:
         assert set(table[name][0]) == set(keys)
 
 
-def test_what_the_shipped_file_has_commented_out_is_right_too(tmp_path: Path) -> None:
+def test_the_commented_out_parts_of_the_shipped_file_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "tminus.toml"
     path.write_text(re.sub(r"(?m)^# (?=[a-z0-9_]+ = |\[\[)", "", SHIPPED.read_text()))
     assert load(path, {}).settings.agents[0].id == 7

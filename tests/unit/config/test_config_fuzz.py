@@ -89,13 +89,13 @@ def read(content: bytes) -> Iterator[str]:
 
 @FEW
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_are_taken_or_their_faults_have_lines(content: bytes) -> None:
+def test_any_bytes_are_accepted_or_their_problems_have_lines(content: bytes) -> None:
     list(read(content))
 
 
 @FEW
 @given(SETTINGS, ENTRIES, st.dictionaries(NAMES, VALUES, max_size=2))
-def test_any_values_of_any_keys_are_taken_or_their_faults_have_lines(
+def test_any_values_are_accepted_or_their_problems_have_lines(
     values: dict[tuple[str, ...], Any], entries: list[tuple[str, dict[str, Any]]], top: dict[str, Any]
 ) -> None:
     lines = [f"{name} = {toml(value)}" for name, value in top.items()]
@@ -105,6 +105,6 @@ def test_any_values_of_any_keys_are_taken_or_their_faults_have_lines(
     list(read("\n".join(lines).encode()))
 
 
-def test_what_is_no_utf_8_is_told_with_its_line() -> None:
+def test_text_that_is_not_utf_8_is_reported_with_its_line() -> None:
     (fault,) = read(b"[server]\n# caf\xe9\n")
     assert fault.endswith("tminus.toml:2: this is not UTF-8 text")

@@ -92,7 +92,7 @@ def test_windows_line_ends_make_no_difference() -> None:
     assert key_lines(TEXT.replace("\n", "\r\n")) == key_lines(TEXT)
 
 
-def test_what_is_not_listed_is_on_the_line_of_what_holds_it() -> None:
+def test_an_unlisted_key_has_the_line_of_the_key_that_contains_it() -> None:
     lines = key_lines("a = 1\n[b]\nc = [{ d = 1 }]\n")
     assert line_of(lines, ("b", "c", 0, "d")) == 3
     assert line_of(lines, ("b", "missing")) == 2
@@ -146,7 +146,7 @@ def texts(draw: st.DrawFn) -> tuple[str, dict[KeyPath, int]]:
 
 
 @given(texts())
-def test_keys_are_found_whatever_stands_between_them(case: tuple[str, dict[KeyPath, int]]) -> None:
+def test_keys_are_found_with_anything_between_them(case: tuple[str, dict[KeyPath, int]]) -> None:
     text, expected = case
     tomllib.loads(text)
     assert key_lines(text) == expected

@@ -112,7 +112,7 @@ def test_a_type_s_policy_overrides_the_general_one(files: Files) -> None:
     assert policy.modes(SessionType.LIVE) is policy.modes(SessionType.LIVE)
 
 
-def test_urls_that_are_not_set_follow_from_those_that_are(files: Files) -> None:
+def test_unset_urls_are_derived_from_those_that_are_set(files: Files) -> None:
     assert files.load().settings.server.urls().host == "http://127.0.0.1:8710"
     assert files.load('server.listen = "0.0.0.0:1"').settings.server.urls().public == "http://127.0.0.1:1"
     assert files.load('server.listen = "[::]:1"').settings.server.urls().public == "http://127.0.0.1:1"
@@ -173,7 +173,7 @@ def test_the_environment_overrides_every_key(files: Files) -> None:
     assert configuration.origins["log.level"] == "environment TMINUS_LOG__LEVEL"
 
 
-def test_agents_in_the_environment_stand_in_place_of_those_in_files(files: Files) -> None:
+def test_agents_in_the_environment_replace_those_in_files(files: Files) -> None:
     environ = {"TMINUS_AGENTS": '[{id = 9, name = "Bot", roles = ["api"]}]'}
     configuration = files.load(AGENT.format(id=7, hash=HASH), environ)
     assert [agent.id for agent in configuration.settings.agents] == [9]
@@ -244,7 +244,7 @@ def test_a_value_with_more_lines_is_one_text() -> None:
         ("\na = [", "tminus.toml:2: this is not TOML: Invalid value (at end of document)"),
     ],
 )
-def test_a_fault_says_where_what_was_wrong_and_what_would_be_right(files: Files, text: str, message: str) -> None:
+def test_a_problem_has_its_location_the_error_and_the_fix(files: Files, text: str, message: str) -> None:
     assert files.fault(text) == message
 
 
@@ -265,12 +265,12 @@ def test_a_fault_says_where_what_was_wrong_and_what_would_be_right(files: Files,
         ("id = 7\nemail = 5", "agents[7].email must be text in quotes"),
     ],
 )
-def test_a_fault_of_an_agent_names_it_by_its_id(files: Files, change: str, message: str) -> None:
+def test_a_problem_of_an_agent_names_its_id(files: Files, change: str, message: str) -> None:
     assert message in files.fault(f'[[agents]]\nname = "a"\nroles = ["api"]\n{change}')
 
 
 @pytest.mark.parametrize("section", ["agents", "webhooks"])
-def test_there_is_a_most_of_agents_and_of_webhooks(files: Files, section: str) -> None:
+def test_the_numbers_of_agents_and_webhooks_are_limited(files: Files, section: str) -> None:
     most = MAX_ENTRIES[section]
     assert f"{section} must have at most {most} entries" in files.fault(f"{section} = [{'1,' * (most + 1)}]")
 
@@ -282,7 +282,7 @@ def test_roles_are_known_and_there_is_one_at_least(files: Files) -> None:
     assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["agnt"]'))
 
 
-def test_all_faults_of_all_sources_are_told_at_once_in_reading_order(files: Files) -> None:
+def test_all_problems_of_all_sources_are_reported_at_once_in_order(files: Files) -> None:
     files.add("10.toml", "\n[log]\nlevel = 5\n")
     files.add("20.toml", "= broken")
     faults = files.faults(
@@ -331,12 +331,12 @@ def test_ids_and_tokens_belong_to_one_agent(files: Files) -> None:
     assert HASH not in same.message
 
 
-def test_contradictions_are_told_beside_other_faults(files: Files) -> None:
+def test_contradictions_are_reported_with_other_problems(files: Files) -> None:
     text = AGENT.format(id=7, hash=HASH) + AGENT.format(id=7, hash="b" * 64) + "[log]\nlevel = 5\n"
     assert [fault.key for fault in files.faults(text)] == ["agents[7].id", "log.level"]
 
 
-def test_with_a_token_there_need_be_no_local_socket(files: Files) -> None:
+def test_with_a_token_the_local_socket_may_be_disabled(files: Files) -> None:
     assert files.load('server.socket = ""\n' + AGENT.format(id=7, hash=HASH)).settings.server.socket == ""
     without = '[[agents]]\nid = 7\nname = "a"\nroles = ["api"]\n'
     assert "nobody could call" in files.fault('server.socket = ""\n' + without)
@@ -393,7 +393,7 @@ def test_a_secret_is_never_repeated(files: Files, text: str) -> None:
     assert "tminus.toml:" in fault
 
 
-def test_a_file_that_cannot_be_read_is_a_fault(files: Files, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_problem(files: Files, tmp_path: Path) -> None:
     files.add("10.toml", "").write_bytes(b'a = "\xff"')
     (files.beside / "20.toml").mkdir()
     with pytest.raises(ConfigError) as caught:
@@ -405,7 +405,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(files: Files, tmp_path: Path) -> 
     ]
 
 
-def test_what_is_beyond_python_s_limits_is_a_fault(files: Files) -> None:
+def test_values_beyond_pythons_limits_are_problems(files: Files) -> None:
     assert "this is not TOML" in files.fault(f"a = {'1' * 5000}")
     assert "this is not TOML" in files.fault(f"a = {'[' * 5000}{']' * 5000}")
     assert "must be a list" in files.fault("", {"TMINUS_SERVER__CORS_ORIGINS": "[" * 4000})
@@ -434,7 +434,7 @@ def test_reading_takes_time_in_proportion_to_the_number_of_entries(tmp_path: Pat
     "content",
     [b'\xef\xbb\xbf[organization]\nname = "A"\n', b'[organization]\r\nname = "A"\r\n', b'[organization]\nname = "A"'],
 )
-def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_faults(tmp_path: Path, content: bytes) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "tminus.toml"
     file.write_bytes(content)
     read = load(file, {})
@@ -455,7 +455,7 @@ def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_faults(tmp_path: 
         (b"[log]\r\nlevel = \x80\r\n", 2, "this is not UTF-8 text"),
     ],
 )
-def test_a_file_in_another_encoding_is_one_clear_fault(tmp_path: Path, content: bytes, line: int, says: str) -> None:
+def test_a_file_in_another_encoding_is_one_clear_problem(tmp_path: Path, content: bytes, line: int, says: str) -> None:
     file = tmp_path / "tminus.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError) as refused:
@@ -464,7 +464,7 @@ def test_a_file_in_another_encoding_is_one_clear_fault(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
-def test_what_can_be_read_for_ever_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+def test_a_pipe_or_device_is_not_read(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     main = tmp_path / "t.toml"
     main.touch()
     (tmp_path / "conf.d").mkdir()

@@ -32,7 +32,7 @@ def test_the_option_goes_before_the_variable_and_that_before_the_system_file(sys
     assert find(option, environ) == option
 
 
-def test_a_file_that_is_named_must_be_there(system_file: Path, tmp_path: Path) -> None:
+def test_a_named_file_must_exist(system_file: Path, tmp_path: Path) -> None:
     _write(system_file)
     missing = tmp_path / "missing.toml"
     with pytest.raises(ConfigError, match=rf"^--config: there is no file {missing}$"):
@@ -41,7 +41,7 @@ def test_a_file_that_is_named_must_be_there(system_file: Path, tmp_path: Path) -
         find(None, {"TMINUS_CONFIG": str(missing)})
 
 
-def test_a_system_file_that_may_not_be_seen_is_not_passed_over(
+def test_a_system_file_in_a_forbidden_directory_is_not_ignored(
     system_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: Path) -> None:
@@ -97,7 +97,7 @@ def test_postgresql_gets_its_password_from_a_file_or_a_credential(tmp_path: Path
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), (b"\n", "empty"), (b"\xff", "not UTF-8")])
-def test_a_password_that_cannot_be_read_is_a_fault_that_does_not_repeat_what_was_named(
+def test_an_unreadable_password_is_a_problem_that_does_not_repeat_the_path(
     tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
     if content is not None:
@@ -112,7 +112,7 @@ def test_a_credential_needs_systemd() -> None:
         database(_storage(url=POSTGRESQL, password_credential="password"), Path("/state"), {})
 
 
-def test_a_command_works_on_the_state_here_and_else_on_the_services(
+def test_a_command_uses_the_local_state_directory_or_else_that_of_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ def test_a_command_works_on_the_state_here_and_else_on_the_services(
 
 
 @pytest.mark.parametrize("written", [b"\xef\xbb\xbfsecret", b"secret\r\n", b"secret\n"])
-def test_a_secret_is_without_what_an_editor_puts_around_it(tmp_path: Path, written: bytes) -> None:
+def test_a_byte_order_mark_and_line_end_are_not_part_of_a_secret(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "pw").write_bytes(written)
     settings = _storage(url=POSTGRESQL, password_file="pw")
     assert database(settings, tmp_path, {}).password == "secret"

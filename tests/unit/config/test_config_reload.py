@@ -49,7 +49,7 @@ def test_agents_are_compared_by_their_ids_not_by_their_order() -> None:
     )
 
 
-def test_token_hashes_are_masked_and_yet_told_apart() -> None:
+def test_masked_token_hashes_are_compared_unmasked() -> None:
     old = settings(agents=[agent(7, token_sha256=["a" * 63 + "b"])])
     new = settings(agents=[agent(7, token_sha256=["a" * 63 + "c"], expires="2027-01-01T00:00:00Z")])
     assert changes(old, new) == (
@@ -58,7 +58,7 @@ def test_token_hashes_are_masked_and_yet_told_apart() -> None:
     )
 
 
-def test_what_needs_a_restart_stays_as_it_was_and_the_rest_is_new() -> None:
+def test_keys_that_need_a_restart_keep_their_values() -> None:
     new = settings(
         server={"listen": "127.0.0.1:1", "socket": "x", "max_body": "1MiB"},
         storage={"url": "postgresql+psycopg://u@h/n", "password_file": "x", "retention": "1d"},

@@ -50,7 +50,7 @@ def test_a_secret_of_24_to_64_bytes_is_taken(tmp_path: Path, length: int) -> Non
         ("whsec_", "not a `whsec_…` of 24 to 64 bytes"),
     ],
 )
-def test_a_secret_that_is_none_is_a_fault_that_repeats_neither_it_nor_what_was_named(
+def test_an_invalid_secret_is_a_problem_that_repeats_neither_it_nor_its_path(
     tmp_path: Path, content: str | bytes | None, problem: str
 ) -> None:
     name = "hunter2"  # a secret that somebody wrote in place of its file
@@ -73,7 +73,7 @@ def test_a_credential_needs_systemd(tmp_path: Path) -> None:
         secrets(webhook(secret_credential="s"), tmp_path, {})
 
 
-def test_what_is_wrong_with_the_files_of_all_webhooks_is_told_at_once(tmp_path: Path) -> None:
+def test_the_problems_of_all_webhooks_files_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "short").write_text(whsec(3))
     (tmp_path / "s").write_text(SECRET)
     settings = Settings(

@@ -50,7 +50,7 @@ def test_a_duration_reads_back_as_it_was_written_to_the_millisecond(span: timede
 
 
 @given(st.text() | st.integers() | st.floats())
-def test_a_reader_raises_nothing_but_value_error(value: object) -> None:
+def test_a_parser_raises_only_value_error(value: object) -> None:
     for read in (
         values.duration(),
         values.duration_or_never("0"),
@@ -67,7 +67,7 @@ def test_a_reader_raises_nothing_but_value_error(value: object) -> None:
             read(value)
 
 
-def test_nought_means_never_only_where_it_is_said() -> None:
+def test_zero_means_never_only_where_documented() -> None:
     assert values.duration_or_never("0")("0") is None
     assert values.duration_or_never("0")("0s") is None
     assert values.duration_or_never("")("") is None

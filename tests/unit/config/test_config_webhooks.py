@@ -83,7 +83,7 @@ def test_every_value_is_read_into_its_type(tmp_path: Path) -> None:
     assert (desk.from_, desk.ca_file) == ("beginning", "ca.pem")
 
 
-def test_a_pattern_stands_for_all_events_of_its_kind() -> None:
+def test_a_pattern_selects_all_events_of_its_kind() -> None:
     assert webhook(events=["session.*"]).wanted == {one for one in EventType if one.value.startswith("session.")}
     assert webhook(events=["*", "session.closed"]).wanted == set(EventType)
 
@@ -108,7 +108,7 @@ def test_a_name_is_short_and_in_lower_case(name: str) -> None:
     assert webhook(name=name).name == name
 
 
-def test_files_are_joined_and_the_environment_stands_in_their_place(tmp_path: Path) -> None:
+def test_files_are_joined_and_the_environment_replaces_them(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "10.toml").write_text(DESK.replace("desk", "crm"))
     assert [one.name for one in read(tmp_path, DESK).settings.webhooks] == ["desk", "crm"]
@@ -126,7 +126,7 @@ def test_files_are_joined_and_the_environment_stands_in_their_place(tmp_path: Pa
 # --- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "10.toml").write_text("\n" + DESK)
     text = f"""{DESK}
@@ -194,7 +194,7 @@ batch = 1001
         ("ca_file = []", "webhooks[desk].ca_file must be text in quotes, not a list"),
     ],
 )  # fmt: skip
-def test_a_fault_names_the_webhook_and_says_what_would_be_right(tmp_path: Path, more: str, fault: str) -> None:
+def test_a_problem_names_the_webhook_and_the_fix(tmp_path: Path, more: str, fault: str) -> None:
     [found] = faults(tmp_path, f"{DESK}{more}")
     assert found.startswith("tminus.toml:5: ")
     assert fault in found
@@ -208,7 +208,7 @@ def test_a_fault_names_the_webhook_and_says_what_would_be_right(tmp_path: Path, 
         max_leaves=5,
     ),
 )
-def test_whatever_stands_there_is_taken_or_a_fault(key: str, value: object) -> None:
+def test_any_value_is_accepted_or_a_problem(key: str, value: object) -> None:
     with suppress(ValidationError):
         webhook(**{key: value})
 
@@ -238,7 +238,7 @@ def test_without_any_secret_it_is_refused(tmp_path: Path, more: str) -> None:
     assert "webhooks[desk].secret_file is missing: every request is signed" in found
 
 
-def test_what_is_no_list_of_tables_is_a_fault(tmp_path: Path) -> None:
+def test_webhooks_that_are_not_a_list_of_tables_are_a_problem(tmp_path: Path) -> None:
     assert faults(tmp_path, "[webhooks]\nname = 'desk'") == [
         "tminus.toml:1: webhooks must be a list of tables, each headed [[webhooks]], not a table"
     ]
@@ -249,7 +249,7 @@ def test_what_is_no_list_of_tables_is_a_fault(tmp_path: Path) -> None:
 # --- what is in force, and what has changed ---------------------------------------------------------------------------
 
 
-def test_what_is_in_force_has_every_key_where_it_came_from_and_no_query(tmp_path: Path) -> None:
+def test_the_effective_configuration_has_every_key_with_its_origin_and_no_query(tmp_path: Path) -> None:
     configuration = read(tmp_path, DESK.replace("/hook", "/hook?key=hunter2") + 'from = "beginning"\n')
     text = effective(configuration)
     assert "hunter2" not in text
@@ -263,7 +263,7 @@ def test_what_is_in_force_has_every_key_where_it_came_from_and_no_query(tmp_path
     assert lines[0] == "agents = [] # default"
 
 
-def test_lists_that_are_empty_stand_at_the_top(tmp_path: Path) -> None:
+def test_empty_lists_are_at_the_top(tmp_path: Path) -> None:
     lines = [" ".join(line.split()) for line in effective(load(None, {})).splitlines()]
     assert lines[:4] == ["agents = [] # default", "webhooks = [] # default", "", "[server]"]
     emptied = effective(read(tmp_path, DESK, {"TMINUS_WEBHOOKS": "[]"}))
@@ -272,12 +272,12 @@ def test_lists_that_are_empty_stand_at_the_top(tmp_path: Path) -> None:
     assert tomllib.loads(emptied)["webhooks"] == []
 
 
-def test_what_is_in_force_can_be_put_in_force(tmp_path: Path) -> None:
+def test_the_effective_configuration_can_be_loaded(tmp_path: Path) -> None:
     configuration = read(tmp_path, DESK + 'session_types = ["live"]\ntimeout = "1500ms"\n')
     assert read(tmp_path, effective(configuration)).settings.webhooks == configuration.settings.webhooks
 
 
-def test_changes_are_told_by_name_key_by_key_without_queries() -> None:
+def test_changes_are_listed_by_name_and_key_without_queries() -> None:
     def settings(*webhooks: Webhook) -> Settings:
         return Settings(webhooks=webhooks)
 

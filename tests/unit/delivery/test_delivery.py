@@ -33,7 +33,7 @@ DAY = timedelta(days=1)
 
 
 @pytest.mark.parametrize("secrets", [(SECRET,), (SECRET, OTHER_SECRET)])
-def test_a_receiver_that_knows_any_of_the_secrets_takes_the_request_and_no_other_one_does(
+def test_only_a_receiver_with_one_of_the_secrets_accepts_the_request(
     secrets: tuple[str, ...],
 ) -> None:
     sent = signing.headers(secrets, "msg_1", clock.now(), BODY)
@@ -45,7 +45,7 @@ def test_a_receiver_that_knows_any_of_the_secrets_takes_the_request_and_no_other
     assert not any(secret.removeprefix("whsec_") in str(sent) for secret in secrets)
 
 
-def test_what_was_changed_on_its_way_is_not_taken() -> None:
+def test_a_request_that_was_changed_in_transit_is_not_accepted() -> None:
     sent = signing.headers((SECRET,), "msg_1", clock.now(), BODY)
     for body, changed in (
         (BODY + b" ", {}),
@@ -107,7 +107,7 @@ def test_the_first_pauses_are_of_seconds_and_no_two_alike() -> None:
 
 
 @given(failures, st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=10**6)))
-def test_what_the_receiver_asks_for_is_the_least_up_to_a_day(failed: int, asked: timedelta) -> None:
+def test_retry_after_is_the_minimum_pause_up_to_a_day(failed: int, asked: timedelta) -> None:
     found = pause(failed, asked)
     assert found >= min(asked, DAY)
     assert found <= max(min(asked, DAY), MAX_PAUSE)
@@ -146,9 +146,7 @@ def test_what_the_receiver_asks_for_is_the_least_up_to_a_day(failed: int, asked:
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_retry_after_is_seconds_or_a_date_or_nothing_that_makes_sense(
-    header: str | None, asked: timedelta | None
-) -> None:
+def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, asked: timedelta | None) -> None:
     assert retry_after(header, NOW) == asked
 
 
@@ -156,7 +154,7 @@ def test_retry_after_is_seconds_or_a_date_or_nothing_that_makes_sense(
     st.text(max_size=40)
     | st.from_regex(r"[A-Z][a-z]{2}, [0-9]+ (Jan|Feb) [0-9]{1,30} [0-9]+:[0-9]+:[0-9]+ ([A-Z]{3}|[+-][0-9]+)")
 )
-def test_whatever_a_receiver_asks_there_is_a_pause(header: str) -> None:
+def test_there_is_always_a_pause_whatever_retry_after_says(header: str) -> None:
     asked = retry_after(header, NOW)
     assert asked is None or asked >= timedelta(0)
     assert pause(1, asked) <= DAY
@@ -180,7 +178,7 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
-def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -> None:
+def test_a_link_local_or_metadata_address_is_forbidden_in_every_notation(host: str) -> None:
     with pytest.raises(OSError, match="link-local or metadata address, and allow_link_local is not set"):
         asyncio.run(resolver.allowed(resolver.Resolver(), host, 80, link_local=False))
 
@@ -192,11 +190,11 @@ def test_no_spelling_of_a_link_local_or_metadata_address_is_sent_to(host: str) -
      ("64:ff9b:1::a00:7", "64:ff9b:1::a00:7"),
      ("fd00:ec3::23", "fd00:ec3::23"), ("64:ff9b::a00:7", "64:ff9b::a00:7"), ("100.100.100.201", "100.100.100.201")],
 )  # fmt: skip
-def test_what_is_inside_the_house_is_sent_to(host: str, address: str) -> None:
+def test_private_addresses_are_allowed(host: str, address: str) -> None:
     assert asyncio.run(resolver.allowed(resolver.Resolver(), host, 80, link_local=False))[0].address == address
 
 
-def test_a_link_local_address_is_sent_to_if_the_configuration_says_so() -> None:
+def test_a_link_local_address_is_allowed_if_the_configuration_says_so() -> None:
     assert (
         asyncio.run(resolver.allowed(resolver.Resolver(), "0xa9fea9fe", 80, link_local=True))[0].address
         == "169.254.169.254"
@@ -209,7 +207,7 @@ def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         assert asyncio.run(resolver.Resolver().targets(host, 80))[0].address == address
 
 
-def test_whom_the_daemon_trusts_is_not_for_the_environment_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_change_the_trusted_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
     trusted = Trust.of(None).context().get_ca_certs()
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.setenv(name, "/nonexistent/file")
@@ -220,7 +218,7 @@ def test_whom_the_daemon_trusts_is_not_for_the_environment_to_say(monkeypatch: p
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
-def test_a_process_ends_although_a_name_server_is_silent() -> None:
+def test_a_silent_name_server_does_not_prevent_a_process_from_ending() -> None:
     """It has waited for an answer, no longer than it may, and does not wait for the thread that still does."""
     subprocess.run([sys.executable, "-c", ASKS_A_SILENT_NAME_SERVER], check=True, timeout=40)
 
@@ -252,7 +250,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def test_endpoints_that_trust_the_same_share_what_is_slow_to_make(tmp_path: Path) -> None:
+def test_endpoints_with_the_same_authorities_share_a_tls_context(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     authorities = [trustme.CA() for _ in range(2)]
     file.write_bytes(authorities[0].cert_pem.bytes())

@@ -115,7 +115,7 @@ def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestErro
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)
-def test_an_error_says_what_was_wrong_in_this_case(error: TminusError, said: str) -> None:
+def test_the_description_of_an_error_has_the_details_of_the_case(error: TminusError, said: str) -> None:
     assert said in error.description
     assert str(error) == error.description
 
@@ -125,14 +125,14 @@ def test_every_cause_has_a_sample_here_and_a_docstring_of_its_own() -> None:
     assert all(leaf.__doc__ and "(" not in leaf.__doc__.split()[0] for leaf in LEAVES)
 
 
-def test_what_may_succeed_later_says_when() -> None:
+def test_errors_that_may_be_temporary_have_retry_after() -> None:
     later = {type(error): error.retry_after for error, _ in SAMPLES if isinstance(error, RequestError)}
     assert {leaf for leaf, seconds in later.items() if seconds} == {
         leaf for leaf in REFUSALS if status_of(leaf) in {429, 503}
     }
 
 
-def test_a_bad_start_time_is_a_fault_of_the_field_start_time() -> None:
+def test_a_bad_start_time_is_an_error_in_the_field_start_time() -> None:
     assert errors.BadStartTime(NOW, "is in the past").errors == (FieldError("startTime", "is in the past"),)
 
 
@@ -143,7 +143,7 @@ def test_a_client_is_never_asked_to_come_back_too_early(seconds: float, header: 
     assert f"try again in {header} s".encode() in refusal.body
 
 
-def test_what_a_caller_has_sent_is_cut_where_it_is_repeated() -> None:
+def test_text_from_the_caller_is_cut_in_descriptions() -> None:
     long = "x" * 100_000
     for error in (
         errors.UnknownSession(long),

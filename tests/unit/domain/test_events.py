@@ -98,7 +98,7 @@ def test_neither_a_payload_nor_a_log_line_holds_a_pin_a_host_token_or_a_host_key
         assert secret not in said
 
 
-def test_a_payload_says_what_was_true_at_that_moment() -> None:
+def test_a_payload_has_the_values_at_the_time_of_the_event() -> None:
     payload = _told(EventType.CLOSED).payload("d1")
     assert orjson.loads(orjson.dumps(payload)) == {
         "seq": 41,
@@ -205,7 +205,9 @@ def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_on
         (Trigger.CLOSE, Status.SCHEDULED, EventType.CLOSED),
     ],
 )
-def test_a_move_is_told_under_its_own_name(trigger: Trigger, status: Status | None, event_type: EventType) -> None:
+def test_a_transition_is_recorded_under_its_own_event_type(
+    trigger: Trigger, status: Status | None, event_type: EventType
+) -> None:
     assert fire(trigger, status).events == (event_type,)
 
 

@@ -69,7 +69,7 @@ def test_a_host_has_one_form(host: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "reason"), REFUSED.items(), ids=map(ascii, REFUSED))
-def test_what_resolvers_read_differently_is_refused(host: str, reason: str) -> None:
+def test_a_host_that_resolvers_read_differently_is_refused(host: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^must have .*{reason}"):
         ascii_host(host)
 
@@ -88,7 +88,7 @@ def test_every_url_of_the_configuration_has_that_form() -> None:
             read("https://desk.test:0/")
 
 
-def test_so_has_that_of_the_client() -> None:
+def test_the_clients_url_has_that_form() -> None:
     with ScreenMeet("http://Straße.test:8710/v3/") as client:
         assert client.url == "http://xn--strae-oqa.test:8710"
     with pytest.raises(InvalidRequest, match="IDNA 2008"):

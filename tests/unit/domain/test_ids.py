@@ -12,21 +12,21 @@ ALPHABET = set(string.digits + string.ascii_letters)
 
 
 @given(st.integers(0, 300))
-def test_a_draw_is_as_long_as_asked_and_of_digits_and_letters(length: int) -> None:
+def test_base62_has_the_requested_length_of_digits_and_letters(length: int) -> None:
     drawn = ids.base62(length)
     assert len(drawn) == length
     assert set(drawn) <= ALPHABET
 
 
 @given(st.lists(st.integers(0, 100)))
-def test_drawn_together_each_is_as_long_as_asked_and_nothing_is_drawn_for_two(lengths: list[int]) -> None:
+def test_base62_texts_have_their_lengths_and_share_no_characters(lengths: list[int]) -> None:
     drawn = ids.base62_texts(*lengths)
     assert [len(text) for text in drawn] == lengths
     long = [text for text in drawn if len(text) > 10]
     assert len(set(long)) == len(long)
 
 
-def test_every_one_of_the_62_characters_is_drawn_about_equally_often() -> None:
+def test_all_62_characters_are_about_equally_frequent() -> None:
     drawn = ids.base62(62_000)
     # 1000 each is expected; eight standard deviations are 250: by chance this fails once in 10^13 runs.
     assert {character: abs(drawn.count(character) - 1000) < 250 for character in sorted(ALPHABET)} == dict.fromkeys(
@@ -34,13 +34,13 @@ def test_every_one_of_the_62_characters_is_drawn_about_equally_often() -> None:
     )
 
 
-def test_a_token_has_32_characters_and_none_is_drawn_twice() -> None:
+def test_a_token_has_32_characters_and_is_unique() -> None:
     tokens = {ids.token() for _ in range(2000)}
     assert len(tokens) == 2000
     assert {len(token) for token in tokens} == {32}
 
 
-def test_hex32_is_32_hexadecimal_digits_and_none_is_drawn_twice() -> None:
+def test_random_hex_is_32_hexadecimal_digits_and_unique() -> None:
     drawn = {ids.random_hex() for _ in range(2000)}
     assert len(drawn) == 2000
     assert all(len(text) == 32 and set(text) <= set("0123456789abcdef") for text in drawn)
@@ -51,13 +51,13 @@ def test_a_pin_has_six_digits_and_does_not_begin_with_0() -> None:
     assert all(ids.pin() in ids.PINS for _ in range(5000))
 
 
-def test_the_first_and_the_last_pin_are_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pin_may_return_the_first_and_the_last_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", range(500_000, 500_003))
     assert {ids.pin() for _ in range(500)} == {500_000, 500_001, 500_002}
 
 
 @given(pins=st.sets(st.integers(100_000, 100_019)), count=st.integers(0, 25))
-def test_some_of_pins_are_different_and_as_many_as_there_are(pins: set[int], count: int) -> None:
+def test_sample_returns_different_pins_and_at_most_all(pins: set[int], count: int) -> None:
     some = ids.sample(pins, count)
     assert len(some) == len(set(some)) == min(count, len(pins))
     assert set(some) <= pins

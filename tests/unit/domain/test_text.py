@@ -29,11 +29,11 @@ from tminus.domain.text import cut, escape, escape_lines, json_text, width
         (r"\x1b [b] :smile:", r"\x1b [b] :smile:"),
     ],
 )
-def test_what_a_terminal_would_obey_is_escaped_and_all_else_stays(stored: str, shown: str) -> None:
+def test_characters_that_a_terminal_acts_on_are_escaped(stored: str, shown: str) -> None:
     assert escape(stored) == shown
 
 
-def test_of_all_characters_only_printable_ones_and_blanks_get_through() -> None:
+def test_only_printable_characters_and_spaces_are_not_escaped() -> None:
     passed = {char for char in map(chr, range(sys.maxunicode + 1)) if escape(char) == char}
     assert {unicodedata.category(char)[0] for char in passed} == {"L", "M", "N", "P", "S", "Z"}
     assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & passed
@@ -44,7 +44,7 @@ def test_lines_stay_lines() -> None:
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_json_is_the_same_value_with_nothing_to_obey(ascii_only: bool) -> None:
+def test_json_text_keeps_the_value_and_escapes_control_characters(ascii_only: bool) -> None:
     value = {"a\x9b": ["\x7f\x1b\u202e\u2028\U000e0041", 'Łódź \\ " 👩\u200d💻', "\ud83d", 1.5, None]}
     for indent in (None, 2):
         text = json_text(value, ascii_only=ascii_only, indent=indent)
@@ -64,5 +64,5 @@ def test_the_width_is_what_a_terminal_takes(text: str, columns: int) -> None:
     ("text", "columns", "shown"),
     [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("会議室", 5, "会議…"), ("会議室", 4, "会…"), ("ab", 0, "")],
 )
-def test_what_is_too_long_is_cut_and_says_so(text: str, columns: int, shown: str) -> None:
+def test_text_that_is_too_long_is_cut_and_ends_in_an_ellipsis(text: str, columns: int, shown: str) -> None:
     assert cut(text, columns) == shown

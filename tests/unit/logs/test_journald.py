@@ -92,7 +92,7 @@ def test_every_field_of_a_line_is_a_field_of_the_entry(journal: Receiver) -> Non
     ("name", "priority"),
     [("daemon.stopped", 6), ("auth.failed", 4), ("storage.unavailable", 3), ("daemon.failed", 2)],
 )
-def test_a_line_is_as_grave_as_the_catalogue_says(journal: Receiver, name: str, priority: int) -> None:
+def test_a_line_has_the_priority_of_its_level(journal: Receiver, name: str, priority: int) -> None:
     output.log(name, error="it", remote_ip="::1", token_state="unknown", count=1)
     assert journal.line()["PRIORITY"] == str(priority)
 
@@ -104,7 +104,7 @@ def test_a_value_of_several_lines_stays_one_value(journal: Receiver) -> None:
     assert (line["PRIORITY"], "_UID" in line) == ("2", False)
 
 
-def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(journal: Receiver) -> None:
+def test_an_object_is_written_as_json_also_if_its_text_is_not_utf_8(journal: Receiver) -> None:
     output.log("daemon.heartbeat", sessions={"new": 2}, worst_lag_ms=7, requests=1)
     line = journal.line()
     assert (json.loads(line["SESSIONS"]), line["WORST_LAG_MS"]) == ({"new": 2}, "7")
@@ -112,7 +112,7 @@ def test_a_table_is_written_as_json_and_what_is_no_utf_8_is_told_all_the_same(jo
     assert journal.line()["ERROR"] == "\\udcff"
 
 
-def test_what_no_datagram_holds_comes_as_a_sealed_file(journal: Receiver) -> None:
+def test_a_line_that_is_too_large_for_a_datagram_is_sent_as_a_sealed_file(journal: Receiver) -> None:
     output.log("daemon.failed", error="x" * 3_000_000)
     data, descriptors, _flags, _address = socket.recv_fds(journal.socket, 100, 1)
     assert data == b""
@@ -148,11 +148,11 @@ def test_every_field_of_the_catalogue_keeps_its_name(name: str) -> None:
         ("x" * 90, "X" * 64),
     ],
 )
-def test_a_name_that_is_systemds_own_is_not_taken_from_it(name: str, wanted: str) -> None:
+def test_a_name_that_systemd_reserves_gets_a_prefix(name: str, wanted: str) -> None:
     assert field_name(name) == wanted
 
 
-def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(journal: Receiver, tmp_path: Path) -> None:
+def test_without_a_journal_lines_go_to_standard_output(journal: Receiver, tmp_path: Path) -> None:
     journal.close()
     output.log("retention.removed", removed=3)
     output.flush(10)
@@ -164,7 +164,7 @@ def test_while_the_journal_is_away_lines_go_to_standard_output_and_come_back(jou
     again.close()
 
 
-def test_a_journal_that_hangs_holds_nobody_up_and_what_was_dropped_is_counted_and_nothing_overtakes(
+def test_a_hanging_journal_blocks_nobody_and_dropped_lines_are_counted_in_order(
     journal: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_QUEUED", 50)
@@ -204,7 +204,7 @@ def test_auto_is_the_journal_where_systemd_has_connected_standard_output_to_it(
     assert json.loads(journal.stdout.read_text())["event"] == "daemon.stopped"
 
 
-def test_a_stream_that_is_no_file_is_not_the_journal(log_lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_without_a_descriptor_is_not_the_journal(log_lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")
     written = io.TextIOWrapper(io.BytesIO(), write_through=True)
     output.configure("info", "auto", written)

@@ -113,7 +113,7 @@ def test_every_field_of_an_entry_is_filled_by_some_call(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOG_LINES)
-def test_a_sentence_names_only_fields_of_its_line(name: str) -> None:
+def test_a_message_contains_only_fields_of_its_line(name: str) -> None:
     line = LOG_LINES[name]
     assert set(line.field_names) <= set(line.fields)
     assert line.level in {"debug", "info", "warning", "error", "critical"}

@@ -50,7 +50,7 @@ def say_event(told: Told) -> None:
     output.log_events([told], lambda _ok: None)
 
 
-def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: LogLines) -> None:
+def test_a_line_has_time_level_name_message_and_fields(log_lines: LogLines) -> None:
     output.log("retention.removed", removed=3)
     [line] = log_lines()
     assert line.pop("ts").endswith("Z")
@@ -59,7 +59,7 @@ def test_a_line_has_a_time_a_level_a_name_a_sentence_and_its_fields(log_lines: L
     assert line == {"level": "info", "event": "retention.removed", "removed": 3}
 
 
-def test_a_field_of_which_nothing_is_known_is_left_out(log_lines: LogLines) -> None:
+def test_a_field_without_a_value_is_left_out(log_lines: LogLines) -> None:
     output.log("auth.limited", remote_ip="::1", request_id=None, count=1)
     assert "request_id" not in log_lines()[0]
 
@@ -70,7 +70,7 @@ def test_a_name_that_is_not_in_the_catalogue_cannot_be_logged(log_lines: LogLine
     assert log_lines() == []
 
 
-def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines) -> None:
+def test_the_line_of_an_event_has_session_record_statuses_and_lag(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(milliseconds=7)))
     [line] = log_lines()
     told = {
@@ -88,12 +88,12 @@ def test_an_events_line_tells_session_ticket_states_and_lag(log_lines: LogLines)
     }
 
 
-def test_a_late_move_is_a_warning_once_and_that_is_the_line_of_its_sweep(log_lines: LogLines) -> None:
+def test_late_transitions_are_one_warning_for_each_sweep(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(hours=1)))
     assert [(line["level"], line["lag_ms"]) for line in log_lines()] == [("info", 3_600_000)]
 
 
-def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: LogLines) -> None:
+def test_a_truncated_line_has_its_time_level_and_name(log_lines: LogLines) -> None:
     say_event(_ready(timedelta(0)))
     output.log("retention.removed", removed=1)
     assert [list(line)[:5] for line in log_lines()] == [["ts", "level", "event", "instance", "message"]] * 2
@@ -111,14 +111,14 @@ def test_a_line_that_is_cut_off_has_its_time_its_level_and_its_name(log_lines: L
         ("clock.recovered", {"job": "clock tick"}, "clock tick works again"),
     ],
 )
-def test_a_sentence_counts_in_english_and_leaves_out_what_is_not_known(
+def test_a_message_has_correct_plurals_and_leaves_out_absent_fields(
     log_lines: LogLines, name: str, fields: dict[str, Any], sentence: str
 ) -> None:
     output.log(name, **fields)
     assert log_lines()[0]["message"] == sentence
 
 
-def test_what_a_library_warns_of_is_a_line_too_and_what_it_chats_about_is_not(log_lines: LogLines) -> None:
+def test_warnings_of_libraries_are_logged_and_their_information_is_not(log_lines: LogLines) -> None:
     library = logging.getLogger("some.library")
     library.info("chat")
     library.warning("careful: %s", "hot")
@@ -126,16 +126,16 @@ def test_what_a_library_warns_of_is_a_line_too_and_what_it_chats_about_is_not(lo
     assert (line["event"], line["logger"], line["error"]) == ("library.said", "some.library", "careful: hot")
 
 
-def test_a_failure_is_told_in_one_line_with_where_it_was() -> None:
+def test_an_exception_is_logged_in_one_line_with_its_location() -> None:
     try:
         raise ValueError("first\nsecond")
     except ValueError as error:
         told = output.error_fields(error)
     assert told["error"] == "ValueError: first second"
-    assert told["traceback"].startswith("test_a_failure_is_told_in_one_line_with_where_it_was (")
+    assert told["traceback"].startswith("test_an_exception_is_logged_in_one_line_with_its_location (")
 
 
-def test_on_a_terminal_the_name_and_the_sentence_come_first(log_lines: LogLines) -> None:
+def test_on_a_terminal_the_name_and_the_message_come_first(log_lines: LogLines) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     output.configure("info", "console", stream)
     say_event(_ready(timedelta(0)))
@@ -175,7 +175,7 @@ def test_on_a_terminal_fields_are_not_written_as_python_does(terminal: Callable[
     assert not set("{}[]'") & set(said.partition("]")[2])
 
 
-def test_on_a_terminal_text_of_others_is_escaped(terminal: Callable[[], str]) -> None:
+def test_on_a_terminal_untrusted_text_is_escaped(terminal: Callable[[], str]) -> None:
     output.log("library.said", logger="x", error="\x1b[2J\u202egone", traceback="\x9b31m")
     said = terminal()
     assert r"x: \x1b[2J\u202egone" in said
@@ -219,7 +219,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_clock(
         started.stop()
 
 
-def test_a_line_that_cannot_be_rendered_is_written_all_the_same(log_lines: LogLines) -> None:
+def test_a_line_that_cannot_be_formatted_is_still_written(log_lines: LogLines) -> None:
     written = io.BytesIO()
 
     def encode(line: Line) -> bytes:
@@ -230,13 +230,13 @@ def test_a_line_that_cannot_be_rendered_is_written_all_the_same(log_lines: LogLi
     assert written.getvalue().count(b"\n") == 2
 
 
-def test_text_that_is_not_utf_8_is_no_reason_to_lose_a_line(log_lines: LogLines) -> None:
+def test_a_line_with_text_that_is_not_utf_8_is_written(log_lines: LogLines) -> None:
     output.log("daemon.failed", error="\udcff", sessions=1 << 70)
     [line] = log_lines()
     assert line["error"] == "?"
 
 
-def test_who_shares_a_pipe_may_set_it_to_non_blocking() -> None:
+def test_a_pipe_that_another_process_made_non_blocking_is_written() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as stream:
@@ -251,7 +251,7 @@ def test_who_shares_a_pipe_may_set_it_to_non_blocking() -> None:
 
 
 @pytest.mark.parametrize("already", ["", "whole\n", "whole\nhal"])
-def test_what_is_appended_to_a_file_begins_on_a_line_of_its_own(tmp_path: Path, already: str) -> None:
+def test_after_a_torn_line_a_file_continues_on_a_new_line(tmp_path: Path, already: str) -> None:
     file = tmp_path / "log"
     file.write_text(already)
     with file.open("a") as stream:
@@ -271,7 +271,7 @@ class _Kept:
         return len(lines)
 
 
-def test_lines_whose_writing_meets_a_defect_wait_and_a_thread_that_has_ended_is_replaced(
+def test_lines_survive_an_exception_in_the_writer_and_an_ended_thread_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = _Kept()

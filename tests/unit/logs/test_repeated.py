@@ -58,7 +58,7 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
     assert [line["count"] for line in log_lines()[3:]] == [1, 1]
 
 
-def test_addresses_without_number_are_counted_together(log_lines: LogLines, monotonic: Clock) -> None:
+def test_too_many_addresses_are_counted_together(log_lines: LogLines, monotonic: Clock) -> None:
     counted = Repeated()
     for number in range(3 * repeated.MAX_COUNTS):
         limited(counted, f"10.0.{number // 256}.{number % 256}")
@@ -75,7 +75,7 @@ def test_a_site_of_ipv6_is_one_address(log_lines: LogLines, monotonic: Clock) ->
 
 
 @pytest.mark.parametrize("name", [name for name, line in LOG_LINES.items() if "count" in line.fields])
-def test_a_line_that_is_counted_says_how_often_in_its_sentence(name: str) -> None:
+def test_the_message_of_a_repeated_line_has_its_count(name: str) -> None:
     assert {"count", "since"} <= set(LOG_LINES[name].field_names)
 
 

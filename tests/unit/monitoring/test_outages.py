@@ -84,7 +84,7 @@ def test_an_outage_that_has_just_ended_when_the_daemon_stops_is_reported(
 
 
 @pytest.mark.parametrize(("seconds", "cause"), [(1.2, "read held up"), (0.1, None)])
-def test_what_the_clock_itself_waits_for_is_the_cause_of_late_moves(
+def test_a_blocked_write_of_the_scheduler_is_the_cause_of_late_transitions(
     watched: Outages, machine: Machine, seconds: float, cause: str | None
 ) -> None:
     with watched.during("read"):
@@ -92,7 +92,7 @@ def test_what_the_clock_itself_waits_for_is_the_cause_of_late_moves(
     assert watched.cause(timedelta(seconds=2)) == cause
 
 
-def test_a_read_of_the_clock_that_fails_is_the_cause_of_late_moves(watched: Outages) -> None:
+def test_a_failed_read_of_the_scheduler_is_the_cause_of_late_transitions(watched: Outages) -> None:
     with pytest.raises(ValueError, match="away"), watched.during("read"):
         raise ValueError("away")
     assert watched.cause(timedelta(seconds=2)) == "database not readable"

@@ -43,7 +43,7 @@ def service(manager: Manager) -> Iterator[ServiceManager]:
     made.close()
 
 
-def test_it_is_told_each_state_in_its_own_words(manager: Manager, service: ServiceManager) -> None:
+def test_each_state_is_sent_in_systemds_protocol(manager: Manager, service: ServiceManager) -> None:
     assert service.is_present
     service.ready("all is well")
     assert manager.told() == ["READY=1", "STATUS=all is well"]
@@ -60,7 +60,7 @@ def test_it_is_told_each_state_in_its_own_words(manager: Manager, service: Servi
     assert manager.told()[0] == "STOPPING=1"
 
 
-def test_a_status_is_one_line_and_told_when_it_is_another(manager: Manager, service: ServiceManager) -> None:
+def test_a_status_is_one_line_and_sent_only_when_it_changes(manager: Manager, service: ServiceManager) -> None:
     service.status("3 scheduled")
     service.status("3 scheduled")
     service.status("a failure\nMAINPID=1")
@@ -69,7 +69,7 @@ def test_a_status_is_one_line_and_told_when_it_is_another(manager: Manager, serv
 
 
 @pytest.mark.parametrize("address", ["", "relative", "vsock:2:1234"])
-def test_without_systemd_nothing_is_told(address: str) -> None:
+def test_without_systemd_nothing_is_sent(address: str) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"} if address else {})
     assert not service.is_present
     assert not service.has_watchdog
@@ -77,7 +77,7 @@ def test_without_systemd_nothing_is_told(address: str) -> None:
     service.close()
 
 
-def test_one_that_is_gone_or_hangs_stops_nobody(
+def test_a_missing_or_hanging_service_manager_blocks_nobody(
     manager: Manager, service: ServiceManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "SEND_TIMEOUT", 0.02)
@@ -102,7 +102,7 @@ def test_one_that_is_gone_or_hangs_stops_nobody(
         ({}, False),
     ],
 )
-def test_the_watchdog_is_fed_where_there_is_one_for_this_process(environ: dict[str, str], watched: bool) -> None:
+def test_the_watchdog_is_reset_if_it_is_for_this_process(environ: dict[str, str], watched: bool) -> None:
     service = ServiceManager({"NOTIFY_SOCKET": "@nobody", **environ})
     assert service.has_watchdog is watched
     service.close()
