@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from tests.support.clocks import SettableClock
 from tests.support.factories import AGENT, ROOM, order, put, settings
-from tminus.domain.events import Told
+from tminus.domain.events import FeedEvent
 from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, EventType, ParticipantRole, SessionType, Trigger
 from tminus.scheduler import sweeps
@@ -127,7 +127,7 @@ class World:
         rows = self.run(lambda tx: tx.execute(of_session.order_by(PARTICIPANTS.c.joined_at)).mappings().all())
         return [Participant.model_validate(row) for row in rows]
 
-    def events(self, session: Session | None = None) -> list[Told]:
+    def events(self, session: Session | None = None) -> list[FeedEvent]:
         """What happened, to one session or to all, in order."""
         only = EventFilter(session_id=session.id if session else None)
         return self.store.read(lambda view: view.events(0, 1_000_000, only))

@@ -98,7 +98,7 @@ async def _look(
             view, caller, since, limit - len(events), only, at_most - sum(len(one.json) for one in events)
         )
         return [
-            _Sent(one.event.seq, one.event.type.value, one.json(name, services.actor_names)) for one in page.told
+            _Sent(one.event.seq, one.event.type.value, one.json(name, services.actor_names)) for one in page.events
         ], page
 
     while True:  # each part is a look of its own, so that others have their turn between

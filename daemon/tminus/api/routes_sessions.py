@@ -179,7 +179,7 @@ async def session_events(
 
     def look(view: View) -> bytes:
         page = queries.history(view, caller, session_id, after, limit)
-        return answers.history((told.json(name, names) for told in page.told), page.through)
+        return answers.history((told.json(name, names) for told in page.events), page.through)
 
     return Json(await services.query(look))
 

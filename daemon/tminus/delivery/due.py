@@ -58,7 +58,7 @@ def find_due(view: View, webhook: Webhook, *, skipped_through: int, was_replay: 
         if not replay_is_due:
             waits.append(delay)
     new = _due_events(view, webhook, state, now, waits, skipped_through)
-    if replay is None or not replay_is_due or new.page.told:
+    if replay is None or not replay_is_due or new.page.events:
         return new
     return _due_replay(view, webhook, state, replay, new.page.through)
 
@@ -80,7 +80,7 @@ def _due_events(
             after = max(state.cursor, skipped_through)
             matching = EventFilter(subscribed.types, subscribed.session_types, None, state.batch_until)
             page = view.page(after, webhook.batch, matching)
-            if state.batch_until is not None and not (page.told or page.more):
+            if state.batch_until is not None and not (page.events or page.more):
                 # The batch that failed is gone: retention has removed it, or the filter has changed.
                 page = view.page(after, webhook.batch, subscribed)
             return Due(state, None, page, min(waits))

@@ -166,7 +166,7 @@ class DeliveryWorker:
         if due.replay is not None:
             await self._replay(due.replay, due.page)
             return 0
-        if due.page.told:
+        if due.page.events:
             await self._deliver(due.state, due.page)
             return 0
         if self._catching_up is not None and not (due.page.more or due.blocked):
@@ -204,7 +204,7 @@ class DeliveryWorker:
         page, body = self._one_request(page)
         outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
         # A retry must send the same events, so that the request has the same id.
-        same_batch = {"cursor": page.told[0].event.seq - 1, "batch_until": delivery.last_seq}
+        same_batch = {"cursor": page.events[0].event.seq - 1, "batch_until": delivery.last_seq}
 
         def record(tx: Transaction) -> dict[str, Any]:
             if outcome.ok:
@@ -224,23 +224,23 @@ class DeliveryWorker:
             return changes
 
         changes = await self._record(delivery, record)
-        self._on_attempt(name, outcome.ok, len(page.told))
+        self._on_attempt(name, outcome.ok, len(page.events))
         if outcome.ok and state.failures:
             since = state.failing_since or delivery.at
             fields = {"attempts": state.failures + 1, "since": timestamps.text(since), **await self._undelivered()}
             log("webhook.recovered", endpoint=name, **fields)
             if fields.get("undelivered_events"):
-                self._catching_up = since, len(page.told)
+                self._catching_up = since, len(page.events)
         elif outcome.ok and self._catching_up is not None:
             since, events = self._catching_up
-            self._catching_up = since, events + len(page.told)
+            self._catching_up = since, events + len(page.events)
         elif not outcome.ok and not outcome.cancelled:
             await self._log_failure(delivery, changes)
 
     async def _replay(self, replay: Replay, page: Page) -> None:
         """Send a batch of a replay; move the replay's cursor, and not the endpoint's."""
         name = self.webhook.name
-        if not page.told:
+        if not page.events:
             await self._write(lambda tx: _skip(tx, replay, page))
             if not page.more:
                 log("webhook.replayed", endpoint=name, replay=replay.id)
@@ -262,7 +262,7 @@ class DeliveryWorker:
                 outbox.change_replay(tx, replay, **changes)
 
         await self._record(delivery, record)
-        self._on_attempt(name, outcome.ok, len(page.told))
+        self._on_attempt(name, outcome.ok, len(page.events))
         if ends:
             log("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
         elif not outcome.ok and not outcome.cancelled:
@@ -312,18 +312,18 @@ class DeliveryWorker:
         """Return the first events of a page that fit into one request, and its body."""
         events: list[bytes] = []
         room = BODY_BYTES - 1  # two brackets, and one comma fewer than events
-        for told in page.told:
+        for told in page.events:
             event = told.json(self._store.database_id, self._names())
             room -= len(event) + len(b",")
             if room < 0 and events:
-                fitting = page.told[: len(events)]
+                fitting = page.events[: len(events)]
                 page = Page(fitting, fitting[-1].event.seq)
                 break
             events.append(event)
         return page, b"[" + b",".join(events) + b"]"
 
     async def _send_page(self, kind: DeliveryKind, page: Page, body: bytes) -> tuple[Outcome, Delivery]:
-        seqs = [told.event.seq for told in page.told]
+        seqs = [told.event.seq for told in page.events]
         outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
         delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
         return outcome, delivery

@@ -104,8 +104,8 @@ def timeout_of(event: Event) -> str | None:
     return None if event.reason is None else _TIMEOUTS.get(event.reason)
 
 
-class Named(Protocol):
-    """All that a line of the log says of a session."""
+class LoggedSession(Protocol):
+    """The fields of a session that a log line needs."""
 
     @property
     def label(self) -> str: ...
@@ -126,8 +126,8 @@ class Named(Protocol):
     def external_mapping(self) -> str | None: ...
 
 
-class About(Named, Protocol):
-    """All that an event says of its session: a `Session`, or as much of one."""
+class EventSession(LoggedSession, Protocol):
+    """The fields of a session that an event contains: a `Session`, or a part of one."""
 
     @property
     def organization_id(self) -> int: ...
@@ -143,27 +143,27 @@ class About(Named, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """An event with as much as the log tells: every event is read for it, most of them for nothing else."""
+class LogEvent:
+    """An event with the fields that the log needs. Every event is read for the log, most of them for nothing else."""
 
     event: Event
-    session: Named
+    session: LoggedSession
     participant: Participant | None = None
 
     @property
     def lag_ms(self) -> int | None:
-        """How late the clock was; None where somebody else made the move."""
+        """Milliseconds from the deadline to the transition; None if the scheduler did not cause it."""
         if self.event.due_at is None:
             return None
         return max(0, timestamps.milliseconds(self.event.ts - self.event.due_at))
 
     @property
     def message(self) -> str:
-        """A sentence for people. It names no secret."""
+        """A sentence for people, without secrets."""
         return self.sentence()
 
     def sentence(self, actor_name: str | None = None) -> str:
-        """Return the same with the name of who did it, if that is known."""
+        """Return the message, with the name of the actor if it is known."""
         event = self.event
         said = CATALOGUE[event.type].says.format(
             who=self.participant.name if self.participant else "somebody",
@@ -175,16 +175,15 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Told(News):
-    """An event with all that it is about: as the store hands it to history, feed and webhooks."""
+class FeedEvent(LogEvent):
+    """An event with all its fields, for history, feed and webhooks."""
 
-    session: About
+    session: EventSession
 
     def payload(self, database_id: str, names: ActorNames = NOBODY) -> dict[str, Any]:
-        """The event as JSON has it: flat, in the original's spelling. Never a PIN, a host's token or key, a token.
-        `names`: of the actors that are known.
+        """Return the event as JSON: flat, with the names of the original API, and without secrets.
 
-        What is stored as JSON is not parsed: it stands here as the text that it is.
+        `names`: of the known actors. Stored JSON is not parsed; it is inserted as text.
         """
         event, session = self.event, self.session
         actor_name = names.get(event.actor)
@@ -228,28 +227,28 @@ class Told(News):
         return told
 
     def json(self, database_id: str, names: ActorNames = NOBODY) -> bytes:
-        """`payload` as it is sent."""
+        """Return `payload` as bytes."""
         return orjson.dumps(self.payload(database_id, names))
 
     def _seconds(self) -> int:
-        """Whole seconds in `active` at that moment."""
+        """Return the whole seconds that the session had been active when the event happened."""
         since = self.session.activated_at
         return 0 if since is None else max(0, int((self.event.ts - since).total_seconds()))
 
 
-def _target(session: About) -> orjson.Fragment | None:
-    """The parent object with its mapping, put together as text."""
+def _target(session: EventSession) -> orjson.Fragment | None:
+    """Return the parent object with its mapping, combined as text."""
     parent = session.parent_object
     if parent is None:
         return None
     mapping = orjson.dumps({"externalMapping": session.external_mapping}).decode()
-    if '"externalMapping"' in parent:  # a member of the caller's, or in some text: no name may come twice
+    if '"externalMapping"' in parent:  # a member that the caller has sent, or part of a text: no name may occur twice
         return orjson.Fragment(orjson.dumps(orjson.loads(parent) | orjson.loads(mapping)))
     return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
 
 
 def _actor(actor: str, name: str | None) -> str:
-    """An actor as a sentence names it: `agent 6`, or `Ben Agent (agent 6)`."""
+    """Return an actor as it stands in a sentence: `agent 6`, or `Ben Agent (agent 6)`."""
     if actor == "local":
         return "the local operator"
     number = actor.replace(":", " ")

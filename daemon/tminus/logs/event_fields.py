@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from tminus.domain import timestamps
-from tminus.domain.events import News, timeout_of
+from tminus.domain.events import LogEvent, timeout_of
 from tminus.domain.types import LOCAL_AGENT_ID
 
 EVENT_FIELDS = (
@@ -23,7 +23,7 @@ def parsed_record(parent_object: str | None) -> dict[str, Any]:
     return record
 
 
-def log_fields(told: News, actor_name: str | None = None) -> dict[str, Any]:
+def log_fields(told: LogEvent, actor_name: str | None = None) -> dict[str, Any]:
     """Return the log fields of an event, by the names in `EVENT_FIELDS`."""
     event, session, participant = told.event, told.session, told.participant
     record = parsed_record(session.parent_object)

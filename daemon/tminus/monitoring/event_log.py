@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 
 from tminus import clock
 from tminus.domain.errors import RequestError, StoreUnavailable
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.storage import Store, Transaction
 from tminus.storage.log_places import begin_log, first_log_place, log_place, set_log_place
 from tminus.system.threads import RestartingThread
@@ -45,7 +45,7 @@ long again for the last page to be written; otherwise the next start would log t
 MAX_HANDED_OVER = 4 * PAGE
 """Maximum number of handed-over events that are kept in memory; others are read from the database."""
 
-WriteLines = Callable[[Sequence[News], Callable[[bool], None]], None]
+WriteLines = Callable[[Sequence[LogEvent], Callable[[bool], None]], None]
 """Starts to write the lines of events and returns at once. Calls back, on any thread, with whether all were written."""
 
 
@@ -64,7 +64,7 @@ class EventLog:
         self._write_lines = write_lines
         self._on_new_events = on_new_events
         self._name = name
-        self._handed_over: deque[News] = deque()
+        self._handed_over: deque[LogEvent] = deque()
         self._seq, self._saved = self._begin()
         """The number of the last event that was logged, and the one that is stored in the database."""
         self._seen = self._seq
@@ -93,7 +93,7 @@ class EventLog:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self, news: Sequence[News] = (), newest: int | None = None) -> None:
+    def wake(self, news: Sequence[LogEvent] = (), newest: int | None = None) -> None:
         """Log new events. `news` are committed events in order, which then need not be read; `newest` is the number of
         the newest event of a commit of this process.
 
@@ -159,7 +159,7 @@ class EventLog:
     def _log_page(self) -> bool:
         if not self._stopping.is_set():
             self._unthrottled.wait(POLL_INTERVAL)
-        page = self._take_handed_over() or self._store.read(lambda view: view.news(self._seq, PAGE))
+        page = self._take_handed_over() or self._store.read(lambda view: view.log_events(self._seq, PAGE))
         if not page:
             return False
         self._note(page[-1].event.seq)
@@ -169,7 +169,7 @@ class EventLog:
         self._save()
         return True
 
-    def _log(self, page: Sequence[News]) -> bool:
+    def _log(self, page: Sequence[LogEvent]) -> bool:
         """Write a page, with as many attempts as needed; return False only if it was not written before a stop."""
         outcome: SimpleQueue[bool] = SimpleQueue()
         while True:
@@ -222,9 +222,9 @@ class EventLog:
 
         return job
 
-    def _take_handed_over(self) -> list[News]:
+    def _take_handed_over(self) -> list[LogEvent]:
         """Remove and return the next events, as far as they were handed over."""
-        page: list[News] = []
+        page: list[LogEvent] = []
         next_seq = self._seq + 1
         while self._handed_over and self._handed_over[0].event.seq <= next_seq and len(page) < PAGE:
             news = self._handed_over.popleft()

@@ -19,7 +19,7 @@ from tminus.config import Configuration
 from tminus.delivery import Webhooks
 from tminus.domain import timestamps
 from tminus.domain.errors import StartupError, printable
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.logs import output
 from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
@@ -284,7 +284,7 @@ class Daemon:
         self._report_progress("waiting for other processes to upgrade the database's schema")
         log("storage.waiting")
 
-    def _log_events(self, page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def _log_events(self, page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         output.log_events(page, done, self.services.actor_names)
 
     def _refused(self) -> int:

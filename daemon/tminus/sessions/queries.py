@@ -23,10 +23,10 @@ def show(view: View, caller: Caller, session_id: str) -> Session:
 
 
 def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> Page:
-    """What happened to one session, oldest first; where to go on is its last event that was read."""
+    """Return the events of one session, oldest first. `Page.through` is the number of its last event here."""
     show(view, caller, session_id)
-    told = view.page(after, limit, EventFilter(session_id=session_id)).told
-    return Page(told, told[-1].event.seq if told else after)
+    events = view.page(after, limit, EventFilter(session_id=session_id)).events
+    return Page(events, events[-1].event.seq if events else after)
 
 
 def feed(

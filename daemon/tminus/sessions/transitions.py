@@ -5,7 +5,7 @@ from typing import Any
 
 from tminus.config import Settings
 from tminus.domain.errors import WrongStatus
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition, fire
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, Caller, Status, Trigger
@@ -71,4 +71,4 @@ def record_creation(tx: Transaction, session: Session, transition: Transition, c
             expires_at=session.expires_at,
             request_id=caller.request_id,
         )
-        tx.record(News(event, session))
+        tx.record(LogEvent(event, session))

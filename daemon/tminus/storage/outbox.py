@@ -13,7 +13,7 @@ from tminus import clock
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIONS
 from tminus.storage.transaction import Transaction
-from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, asked, conditions
+from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, conditions, parameters_of
 
 COUNTED = 100_000
 """The highest number that a backlog is counted to."""
@@ -139,7 +139,7 @@ class _Counted:
 
 def _matches(view: View, after: int, until: int, only: EventFilter) -> tuple[int, datetime | None]:
     """Return the number of matching events between two event numbers, and the time of the first."""
-    values = asked(replace(only, until=until)) | {"after": after}
+    values = parameters_of(replace(only, until=until)) | {"after": after}
     count, first = _counting(tuple(name for name in values if name != "after"))
     number = int(view.scalar(count, **values))
     return number, view.scalar(first, **values) if number else None

@@ -1,4 +1,4 @@
-"""The tables: the model's classes, with keys and indices. `migrations` brings a database to just this shape."""
+"""The tables: the model's classes with keys and indexes. The migrations make exactly these."""
 
 from typing import Any
 
@@ -7,41 +7,41 @@ from sqlmodel import Field, SQLModel
 
 from tminus.domain import model
 
-# SQLite numbers rows by itself only where the column is exactly INTEGER.
+# SQLite assigns numbers only to a column whose type is exactly INTEGER.
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Restricts an index to the rows of which this is true, on either database."""
+    """Restrict an index to the rows that fulfil a condition, on either database."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 LISTED = ("status", "type", "start_time", "id", "created_at", "updated_at", "expires_at")
-"""What lists of sessions select and sort by. The first two are always known: each value of them is a branch."""
+"""The columns by which lists select and sort. A list is merged from one branch for each status and type."""
 
 
 class SessionRow(model.Session, table=True):
-    """The sessions, and thereby the schedule: what is due is asked of this table and kept nowhere else."""
+    """The sessions, which are also the schedule: no other table has deadlines of sessions."""
 
     __tablename__ = "session"
 
     id: str = Field(primary_key=True)
 
     __table_args__ = (
-        # The clock's only question, in the order in which it is answered.
+        # The scheduler's query, with its order.
         Index("session_due", "due_at", "created_at", "id", **_where("due_at IS NOT NULL")),
         # A PIN belongs to one open session; 0 is none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
         # An agent's sessions: their limit, and a list in the usual order.
         Index("session_owner", "agent_id", "status", "type", "created_at", "id"),
-        # Everything else that a list selects and sorts by: it reads no row that it does not show.
+        # All other columns of lists, so that a list reads only the rows of its page.
         Index("session_owner_start", "agent_id", *LISTED),
         Index("session_start", *LISTED),
         Index(
             "session_record", "external_mapping", "status", "created_at", "id",
             **_where("external_mapping IS NOT NULL"),
         ),
-        # The walk through all open sessions when other time-outs come into force.
+        # All open sessions, whose deadlines follow changed time-outs.
         Index("session_open_id", "id", **_where("status <> 'closed'")),
         Index("session_closed", "closed_at", **_where("closed_at IS NOT NULL")),
     )  # fmt: skip
@@ -55,14 +55,14 @@ class ParticipantRow(model.Participant, table=True):
 
 
 class EventRow(model.Event, table=True):
-    """What happened, in the order in which it was committed; written in the transaction of the change itself."""
+    """The events in the order of their commits; each is written in the transaction of its change."""
 
     __tablename__ = "event"
     __table_args__ = (
-        # A history, in order: without `seq` PostgreSQL may read the whole table in the order of its key.
+        # A session's events in order. Without `seq` PostgreSQL may read the whole table in the order of its key.
         Index("event_session", "session_id", "seq"),
         Index("event_ts", "ts", "seq"),
-        {"sqlite_autoincrement": True},  # or SQLite would give a removed event's number again
+        {"sqlite_autoincrement": True},  # otherwise SQLite reuses the number of a removed event
     )
 
     seq: int = Field(default=None, primary_key=True, sa_type=Serial)
@@ -91,7 +91,7 @@ class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
 
 
 class EndpointRow(model.Endpoint, table=True):
-    """A row stays when its webhook leaves the configuration: put back, it goes on where it was."""
+    """The position of an endpoint. The row stays when its webhook is removed from the configuration."""
 
     __tablename__ = "endpoint"
 
@@ -124,9 +124,7 @@ class DeliveryRow(model.Delivery, table=True):
 
 
 class MetaRow(SQLModel, table=True):
-    """What a database knows of itself: its id, the time-outs that its deadlines were reckoned with, and when a daemon
-    last wrote to see whether it can.
-    """
+    """Values that belong to the whole database; `storage.meta` has the keys."""
 
     __tablename__ = "meta"
 

@@ -28,7 +28,7 @@ from sqlmodel import SQLModel
 from tminus import clock
 from tminus.domain import timestamps
 from tminus.domain.errors import NoPinFree
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition
 from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, JsonText, Session
 from tminus.domain.types import Timeouts, Trigger
@@ -211,7 +211,7 @@ class Transaction(View):
         self._sessions: list[Session] = []
         self._timeouts = Timeouts()
         """Those by which the deadlines of `_sessions` are computed."""
-        self.recorded: list[News] = []
+        self.recorded: list[LogEvent] = []
         """Those of its events that were told one by one; a bulk move's are only in the database."""
         self._sent = 0
         """How many of them have been sent."""
@@ -300,13 +300,13 @@ class Transaction(View):
             self._timeouts = timeouts
         self._sessions.append(session)
 
-    def record(self, news: News) -> None:
+    def record(self, news: LogEvent) -> None:
         """Record an event; its number is drawn when it is sent, in the order of recording."""
         self.writes += 1
         self.has_events = True
         self.recorded.append(news)
 
-    def recorded_already(self, news: Sequence[News]) -> None:
+    def recorded_already(self, news: Sequence[LogEvent]) -> None:
         """These events were recorded by a statement that has just run."""
         assert self._sent == len(self.recorded), "all that came before them is sent before a statement runs"
         self.recorded += news

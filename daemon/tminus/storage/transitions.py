@@ -35,7 +35,7 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Change, Transition
 from tminus.domain.model import Event, Instant, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
@@ -163,7 +163,7 @@ def _results(
         found[row.id] = before[row.id].model_copy(update=values)
     for result in events:
         recorded = [Event.model_validate(dict(row)) for row in result.mappings()]
-        tx.recorded_already([News(event, found[event.session_id], participant) for event in recorded])
+        tx.recorded_already([LogEvent(event, found[event.session_id], participant) for event in recorded])
     for session in found.values():
         tx.note_due(session.due_at)
     tx.transitions[named.transitions[0].trigger] += len(found)

@@ -1,4 +1,4 @@
-"""What can be read, each as one statement made once: making one anew costs more than running it."""
+"""Queries. Each statement is built once, because building it costs more than running it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, func, select
 from sqlmodel import SQLModel
 
-from tminus.domain.events import News, Told
+from tminus.domain.events import FeedEvent, LogEvent
 from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Participant, Session
 from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
 from tminus.storage.listing import SessionFilter, listing
@@ -19,47 +19,47 @@ from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PAR
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events to read. None: no such condition."""
+    """The events to read. None: no such condition."""
 
     types: frozenset[EventType] | None = None
     session_types: frozenset[SessionType] | None = None
     session_id: str | None = None
     until: int | None = None
-    """The last sequence number that counts."""
+    """The highest event number."""
 
 
 EVERY_EVENT = EventFilter()
 
 PAGE_BYTES = 2 * 1024 * 1024
-"""A page ends before it is longer than this in JSON, whatever its limit of rows: 1,000 ordinary sessions or events fit
-in, and of the largest that there can be a hundred.
+"""The size of a page in JSON, at most, whatever its limit of rows: 1,000 ordinary sessions or events, or a hundred of
+the largest possible ones.
 """
 
 ROW_BYTES = 1000
-"""What a row is reckoned to take besides its texts: names, numbers, times."""
+"""The estimated size of a row in JSON without its texts: names, numbers, times."""
 
 STREAMED = 100
-"""Rows that are fetched at a time, or all of them would be held before the first is looked at."""
+"""Rows that are fetched at a time, so that a large result is never in memory as a whole."""
 
 SEARCHED = 500
-"""Sessions whose texts a search has in memory at once: 2 MB at the most, as a record has 4 KiB."""
+"""Sessions whose texts a search has in memory at a time: 2 MB at most, since a record has at most 4 KiB."""
 
 WINDOW = 5000
-"""Events that one look for those that match reads at most: a few milliseconds' work, however rare a match is. A search
-looks at as many sessions, which takes a tenth of a second.
+"""Events that a filter without an index examines in one query, at most: this takes a few milliseconds, however rare a
+match is. A search examines as many sessions, which takes a tenth of a second.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events that match, and the sequence number up to which no other one does."""
+    """Matching events, and the event number up to which there is no other one."""
 
-    told: list[Told]
+    events: list[FeedEvent]
     through: int
     more: bool = False
-    """Whether there are events after `through` that were not looked at."""
+    """Whether there are events after `through` that were not examined."""
     full: bool = False
-    """Whether it has as many events as it may, or they are as long as it may be."""
+    """Whether the page has reached its limit of events or of bytes."""
 
 
 M = TypeVar("M", bound=SQLModel)
@@ -107,18 +107,18 @@ _CONDITIONS = {
     "session_id": _E.session_id == bindparam("session_id"),
     "until": _E.seq <= bindparam("until"),
 }
-"""By field of an `EventFilter`, what it asks of an event."""
+"""Field of an `EventFilter` -> its condition."""
 
 
 class WindowEnd(NamedTuple):
-    """The last sequence number of a look, and whether there is none after it that counts."""
+    """The last event number that a query examines, and whether there is no later one to examine."""
 
     seq: int
     is_last: bool
 
 
-class _Named(NamedTuple):
-    """What the log says of a session."""
+class _LoggedSession(NamedTuple):
+    """The fields of a session that a log line needs."""
 
     label: str
     type: SessionType
@@ -129,15 +129,15 @@ class _Named(NamedTuple):
 
 
 class Active(NamedTuple):
-    """An active session, as discovery names it."""
+    """An active session, as `/discovery` lists it."""
 
     id: str
     type: SessionType
     agent_id: int
 
 
-class _About(NamedTuple):
-    """What an event says of a session: a fraction of it, as reading whole ones took most of the time of a page."""
+class _EventSession(NamedTuple):
+    """The fields of a session that an event contains. Reading whole sessions took most of the time of a page."""
 
     label: str
     type: SessionType
@@ -151,8 +151,8 @@ class _About(NamedTuple):
     activated_at: datetime | None
 
 
-_NEWS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _Named._fields))
-_TOLD = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _About._fields))
+_LOG_EVENTS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _LoggedSession._fields))
+_FEED_EVENTS = _PAGE.add_columns(*(_S[name].label(f"s_{name}") for name in _EventSession._fields))
 _SESSIONS_OF = select(SESSIONS).where(_S.id.in_(bindparam("ids", expanding=True)))
 _TEXTS_OF = select(_S.id, _S.label, _S.external_mapping, _S.parent_object).where(
     _S.id.in_(bindparam("ids", expanding=True))
@@ -163,7 +163,7 @@ _ACTIVE_AMONG = select(_S.id, _S.type, _S.agent_id).where(
 
 
 class View:
-    """One consistent look at the database. Methods return model objects, never rows."""
+    """A snapshot of the database. Its methods return model objects, never rows."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -173,28 +173,30 @@ class View:
         return self._connection.execute(statement, values, execution_options=options)
 
     def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
-        """The one row of a statement, as a model object; None if there is none."""
+        """Return the only row of a statement as a model object; None if there is none."""
         row = self._ask(statement, values).mappings().one_or_none()
         return None if row is None else kind.model_validate(row)
 
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
-        """Every row of a statement, as model objects."""
+        """Return all rows of a statement as model objects."""
         return [kind.model_validate(dict(row)) for row in self._ask(statement, values).mappings()]
 
     def scalar(self, statement: Select[Any], **values: Any) -> Any:
-        """The first value of the first row, None if there is no row."""
+        """Return the first value of the first row; None if there is no row."""
         return self._ask(statement, values).scalar()
 
     def session(self, session_id: str) -> Session | None:
+        """Return a session; None if there is none with this id."""
         return self.one(Session, _SESSION, id=session_id)
 
     def open_session_by_pin(self, pin: int) -> Session | None:
-        """The open session that has this PIN. 0 is nobody's."""
+        """Return the open session with this PIN; None for 0, which means that a session has none."""
         return self.one(Session, _OPEN_BY_PIN, pin=pin)
 
     def up_to(self, statement: Any, values: Any, limit: int, at_most: int | None) -> tuple[list[Row[Any]], bool]:
-        """The rows of a statement, as many as are no longer than `at_most` together, but one at the least; and whether
-        there are others. They are read one after the other: those that are too many are never held.
+        """Return the first rows of a statement, and whether there are more.
+
+        Together they have at most `at_most` bytes in JSON, but there is at least one. Rows beyond that are not fetched.
         """
         result = self._ask(statement, values, stream=at_most is not None and limit > STREAMED)
         rows: list[Row[Any]] = []
@@ -209,20 +211,22 @@ class View:
         return rows, False
 
     def sessions(self, wanted: SessionFilter, at_most: int = PAGE_BYTES) -> tuple[int, list[Session]]:
-        """How many match in all, and one page of them: it ends early where it would be longer than `at_most`."""
+        """Return the number of all matching sessions, and one page of them with at most `at_most` bytes."""
         statements = listing(wanted)
         ids = self._ask(statements.page, statements.values).scalars().all()
         rows = self._sessions_by_id(ids, at_most)
         if len(ids) < wanted.limit and (ids or not wanted.offset):
-            return wanted.offset + len(ids), rows  # the last page tells the count by itself
+            return wanted.offset + len(ids), rows  # the last page determines the number without a count
         return int(self.scalar(statements.number, **statements.values)), rows
 
     def search(self, wanted: SessionFilter, words: str, at_most: int = PAGE_BYTES) -> tuple[list[Session], int | None]:
-        """Those of a list whose label or record holds these words, and the offset to go on from; None at the end.
+        """Return the sessions of a list whose label or record contains a text, and the offset of the next call.
 
-        No index has parts of words. So it looks at `WINDOW` sessions of the list at most, and the caller goes on from
-        there: `offset` counts sessions of the list, whether they match or not. The words are compared here, since the
-        databases do not agree on upper and lower case beyond ASCII.
+        The offset is None at the end.
+
+        No index has parts of words, so a call examines at most `WINDOW` sessions of the list. `offset` counts all of
+        them, whether they match or not. The text is compared here, because the databases treat upper and lower case
+        beyond ASCII differently.
         """
         statements = listing(replace(wanted, limit=WINDOW))
         ids = self._ask(statements.page, statements.values).scalars().all()
@@ -233,7 +237,7 @@ class View:
         return rows, None if end == len(ids) < WINDOW else wanted.offset + end
 
     def _matching(self, ids: Sequence[str], words: str, limit: int) -> list[int]:
-        """Where in a list of ids the sessions stand whose texts hold these words: the first `limit` of them."""
+        """Return the positions in a list of ids of the first `limit` sessions whose texts contain these words."""
         places: list[int] = []
         for first in range(0, len(ids), SEARCHED):
             some = ids[first : first + SEARCHED]
@@ -247,7 +251,7 @@ class View:
         return places
 
     def _sessions_by_id(self, ids: Sequence[str], at_most: int) -> list[Session]:
-        """These sessions in this order, as many as are no longer than `at_most` together, but one at the least."""
+        """Return sessions in the order of their ids in the list: at most `at_most` bytes, but at least one."""
         rows: list[Session] = []
         room = at_most
         for first in range(0, len(ids), STREAMED):
@@ -258,17 +262,17 @@ class View:
                 room -= _bytes(row)
                 if room < 0 and rows:
                     return rows
-                # Plain dictionaries: pydantic would ask a row's own mapping field by field.
+                # Plain dictionaries: pydantic reads a row's own mapping field by field, which is slower.
                 rows.append(Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))))
         return rows
 
     def active_among(self, ids: Sequence[str]) -> list[Active]:
-        """Those of these sessions that are active, with no more of each than to say so takes."""
+        """Return which of these sessions are active."""
         rows = self._ask(_ACTIVE_AMONG, {"ids": list(ids)})
         return [Active(row.id, SessionType(row.type), row.agent_id) for row in rows]
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
-        """How many open sessions an agent has, counted no further than `at_most`."""
+        """Return the number of an agent's open sessions, counted up to `at_most`."""
         some = select(_S.id).where(_S.agent_id == agent_id, _S.status.in_(OPEN_STATUSES)).limit(at_most).subquery()
         return int(self.scalar(select(func.count()).select_from(some)))
 
@@ -276,7 +280,7 @@ class View:
         return self.one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)
 
     def participants_ever(self, session_id: str, at_most: int) -> int:
-        """Return how many participants a session has had, with those who knocked, counted no further than `at_most`."""
+        """Return how many participants a session has had, including those who knocked, counted up to `at_most`."""
         some = select(_P.id).where(_P.session_id == session_id).limit(at_most).subquery()
         return int(self.scalar(select(func.count()).select_from(some)))
 
@@ -286,82 +290,90 @@ class View:
     def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
         return self.one(IdempotencyRecord, _IDEMPOTENCY_RECORD, agent_id=agent_id, key=key)
 
-    def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[Told]:
-        """The events after a sequence number, in order."""
+    def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[FeedEvent]:
+        """Return the events after a number, in order."""
         return self._events(after, limit, only, None)[0]
 
-    def _events(self, after: int, limit: int, only: EventFilter, at_most: int | None) -> tuple[list[Told], bool]:
-        """The same, as many as are no longer than `at_most` together; and whether there are others."""
-        values = asked(only)
-        rows, cut = self.up_to(_told(tuple(values)), {"after": after, "limit": limit, **values}, limit, at_most)
-        told = [
-            Told(_event(row), _About._make(row[-len(_About._fields) :]), row.p_id and _participant(row)) for row in rows
+    def _events(self, after: int, limit: int, only: EventFilter, at_most: int | None) -> tuple[list[FeedEvent], bool]:
+        """Return the first events that have at most `at_most` bytes together, and whether there are more."""
+        values = parameters_of(only)
+        rows, cut = self.up_to(_feed_events(tuple(values)), {"after": after, "limit": limit, **values}, limit, at_most)
+        events = [
+            FeedEvent(
+                _event(row), _EventSession._make(row[-len(_EventSession._fields) :]), row.p_id and _participant(row)
+            )
+            for row in rows
         ]
-        return told, cut
+        return events, cut
 
     def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT, at_most: int = PAGE_BYTES) -> Page:
-        """The next events after a sequence number that match. Where each one has to be looked at for that, it looks at
-        `WINDOW` of them at most, and the caller goes on from there; likewise where they would be longer than `at_most`.
+        """Return the next matching events after a number.
+
+        If no index finds them, at most `WINDOW` events are examined, and the caller continues from `Page.through`. A
+        page has at most `at_most` bytes.
         """
         if only.session_id is None and (only.types or only.session_types):
             end = self.window_end(after, only.until)
-        else:  # all of them match, or an index has those that do
+        else:  # all events match, or an index finds those that do
             newest = self.last_seq()
             end = WindowEnd(newest if only.until is None else min(only.until, newest), True)
-        told, cut = self._events(after, limit, replace(only, until=end.seq), at_most)
-        if cut or len(told) == limit:
-            return Page(told, told[-1].event.seq, more=True, full=True)
-        return Page(told, max(after, end.seq), more=not end.is_last)
+        events, cut = self._events(after, limit, replace(only, until=end.seq), at_most)
+        if cut or len(events) == limit:
+            return Page(events, events[-1].event.seq, more=True, full=True)
+        return Page(events, max(after, end.seq), more=not end.is_last)
 
     def window_end(self, after: int, until: int | None = None) -> WindowEnd:
-        """Where a look after a sequence number ends: `WINDOW` events later, or at `until`, or at the newest."""
+        """Return where a query after a number ends: `WINDOW` events later, at `until`, or at the newest event."""
         newest = self.last_seq()
         last = newest if until is None else min(until, newest)
         end = self.scalar(_WINDOW_END, after=after, passed=WINDOW - 1)
         return WindowEnd(last, True) if end is None or end >= last else WindowEnd(end, False)
 
-    def news(self, after: int, limit: int) -> list[News]:
-        """The events after a sequence number, in order, with no more of their sessions than the log tells."""
+    def log_events(self, after: int, limit: int) -> list[LogEvent]:
+        """Return the events after a number, in order, with the fields that the log needs."""
         return [
-            News(_event(row), _Named._make(row[-len(_Named._fields) :]), row.p_id and _participant(row))
-            for row in self._ask(_NEWS, {"after": after, "limit": limit})
+            LogEvent(
+                _event(row), _LoggedSession._make(row[-len(_LoggedSession._fields) :]), row.p_id and _participant(row)
+            )
+            for row in self._ask(_LOG_EVENTS, {"after": after, "limit": limit})
         ]
 
     def last_seq(self) -> int:
-        """The sequence number of the newest event, 0 if there is none."""
+        """Return the number of the newest event; 0 if there is none."""
         return int(self.scalar(_LAST_SEQ))
 
     def next_due(self) -> datetime | None:
-        """The earliest deadline of all: what the clock waits for."""
+        """Return the earliest deadline of all sessions; None if there is none."""
         due: datetime | None = self.scalar(_NEXT_DUE)
         return due
 
     def backlog(self, now: datetime, at_most: int) -> int:
-        """How many sessions are due and not moved yet, counted no further than `at_most`."""
+        """Return the number of sessions that are due, counted up to `at_most`."""
         return int(self.scalar(_BACKLOG, now=now, at_most=at_most))
 
     def counts(self) -> dict[Status, int]:
-        """Open sessions per status."""
+        """Return the number of open sessions per status."""
         found = {row[0]: row[1] for row in self._ask(_COUNTS)}
         return {status: found.get(status, 0) for status in OPEN_STATUSES}
 
     def meta(self, key: str) -> str | None:
+        """Return the value of a key of the table `meta`; None if it has none. `meta` has the keys."""
         value: str | None = self.scalar(_META, key=key)
         return value
 
     def metas(self, prefix: str) -> dict[str, str]:
-        """What is kept under the keys that begin so."""
+        """Return the keys that begin with a prefix, and their values."""
         return {row.key: row.value for row in self._ask(_METAS, {"prefix": prefix})}
 
 
 def _bytes(row: Row[Any]) -> int:
-    """About how long a row is in JSON."""
+    """Return the estimated size of a row in JSON."""
     texts = [value for value in row if isinstance(value, str)]
     return ROW_BYTES + sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
 
 
-def asked(only: EventFilter) -> dict[str, Any]:
-    """The conditions of a filter, as the statement takes them."""
+def parameters_of(only: EventFilter) -> dict[str, Any]:
+    """Return the parameters of a statement for the fields of a filter that are set."""
     values = {name: getattr(only, name) for name in _CONDITIONS}
     return {
         name: list(value) if isinstance(value, frozenset) else value
@@ -371,13 +383,13 @@ def asked(only: EventFilter) -> dict[str, Any]:
 
 
 def conditions(names: tuple[str, ...]) -> list[ColumnElement[bool]]:
-    """What the fields of these names ask of an event."""
+    """Return the conditions for these fields of a filter."""
     return [_CONDITIONS[name] for name in names]
 
 
 @cache
-def _told(names: tuple[str, ...]) -> Select[Any]:
-    return _TOLD.where(*conditions(names))
+def _feed_events(names: tuple[str, ...]) -> Select[Any]:
+    return _FEED_EVENTS.where(*conditions(names))
 
 
 def _event(row: Row[Any]) -> Event:
@@ -391,6 +403,6 @@ def _participant(row: Row[Any]) -> Participant:
 
 
 def _name(parent: str | None) -> str | None:
-    """What people call the object that a session is about."""
+    """Return the name of a session's parent object."""
     name = orjson.loads(parent).get("name") if parent else None
     return name if isinstance(name, str) else None

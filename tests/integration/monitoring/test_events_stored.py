@@ -14,7 +14,7 @@ from tests.support.worlds import World
 
 from tminus import clock
 from tminus.domain.errors import WrongStatus
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.domain.types import EventType, Status
 from tminus.monitoring import event_log
 from tminus.monitoring.event_log import EventLog, WriteLines
@@ -58,10 +58,10 @@ def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> 
     mine, other = world.create(), world.create()
     world.join(mine)
     world.join(other)
-    history = world.store.read(lambda view: queries.history(view, AGENT, mine.id, 0, 100)).told
+    history = world.store.read(lambda view: queries.history(view, AGENT, mine.id, 0, 100)).events
     assert [told.event.type for told in history] == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
     assert {told.event.session_id for told in history} == {mine.id}
-    rest = world.store.read(lambda view: queries.history(view, AGENT, mine.id, history[0].event.seq, 1)).told
+    rest = world.store.read(lambda view: queries.history(view, AGENT, mine.id, history[0].event.seq, 1)).events
     assert [told.event for told in rest] == [history[1].event]
 
 
@@ -109,10 +109,10 @@ def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "POLL_INTERVAL", 0.02)
 
 
-def telling(told: list[News]) -> WriteLines:
+def telling(told: list[LogEvent]) -> WriteLines:
     """A log that has each line at once."""
 
-    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def announce(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         told.extend(page)
         done(True)
 
@@ -120,9 +120,9 @@ def telling(told: list[News]) -> WriteLines:
 
 
 @pytest.fixture
-def announced(world: World) -> Iterator[list[News]]:
+def announced(world: World) -> Iterator[list[LogEvent]]:
     """What an event log has told of the world's store so far."""
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     teller.start()
     yield told
@@ -130,7 +130,7 @@ def announced(world: World) -> Iterator[list[News]]:
 
 
 def test_the_event_log_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
-    world: World, announced: list[News]
+    world: World, announced: list[LogEvent]
 ) -> None:
     session = world.schedule(HOUR)
     world.passes(hours=1)
@@ -145,7 +145,7 @@ def test_the_event_log_begins_where_it_was_started_and_tells_the_rest_before_it_
     monkeypatch.setattr(event_log, "PAGE", 3)
     world = World(database.open(clock), clock)
     world.create()
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     teller.start()
     sessions = [world.create() for _ in range(10)]
@@ -164,12 +164,12 @@ def test_the_event_log_tells_what_another_daemon_did(database: Database, clock: 
 
 
 def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
-    told: list[News] = []
+    told: list[LogEvent] = []
     found = []
     teller = EventLog(world.store, telling(told), lambda: found.append(len(told)))
     for _ in range(3):
         world.create()
-    handed = world.store.read(lambda view: view.news(0, 10))
+    handed = world.store.read(lambda view: view.log_events(0, 10))
     teller.wake(handed)
     teller.start()
     teller.stop()
@@ -180,7 +180,7 @@ def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: 
 def test_each_commit_of_this_process_is_announced_once_before_it_is_logged_and_again_by_nobody(
     database: Database, clock: SettableClock
 ) -> None:
-    told: list[News] = []
+    told: list[LogEvent] = []
     logged_before: list[int] = []
     commits: list[int | None] = []
 
@@ -209,23 +209,23 @@ def test_each_commit_of_this_process_is_announced_once_before_it_is_logged_and_a
 def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
     database: Database, clock: SettableClock
 ) -> None:
-    recorded: list[News] = []
+    recorded: list[LogEvent] = []
     store = database.open(clock, committed=lambda tx: recorded.extend(tx.recorded))
     world = World(store, clock)
     for _ in range(3):
         world.join(world.create())  # two events of one transaction, of which one names a participant
     assert [told.event for told in recorded] == [told.event for told in world.events()]
-    news = store.read(lambda view: view.news(0, 100))
+    news = store.read(lambda view: view.log_events(0, 100))
     assert [told.message for told in recorded] == [told.message for told in news]
 
 
 @pytest.mark.parametrize("handed", [[1], [0, 2], [0, 1, 4], [3, 4], [2, 3, 0, 1, 4]])
 def test_the_event_log_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(5):
         world.create()
-    stored = world.store.read(lambda view: view.news(0, 10))
+    stored = world.store.read(lambda view: view.log_events(0, 10))
     teller.wake([stored[number] for number in handed])
     teller.start()
     eventually(lambda: len(told) == 5)
@@ -234,11 +234,11 @@ def test_the_event_log_reads_what_is_missing_among_what_it_was_handed(world: Wor
 
 
 def test_before_it_stops_the_event_log_reads_what_follows_on_what_it_was_handed(world: World) -> None:
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(7):
         world.create()
-    stored = world.store.read(lambda view: view.news(0, 10))
+    stored = world.store.read(lambda view: view.log_events(0, 10))
     teller.wake([*stored[:2], *stored[3:4]])
     teller.start()
     assert teller.stop() == 0
@@ -250,7 +250,7 @@ def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 2)
     monkeypatch.setattr(event_log, "STOP_SECONDS", 0.0)
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(7):
         world.create()
@@ -268,10 +268,10 @@ def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logge
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 1)
-    told: list[News] = []
+    told: list[LogEvent] = []
     over = threading.Event()
 
-    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def announce(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         def write() -> None:
             over.wait(30)
             eventually(lambda: clock.monotonic() > teller._until)
@@ -292,7 +292,7 @@ def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logge
 
 
 def test_what_retention_has_removed_is_not_told(world: World) -> None:
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     world.close(world.create())
     world.clock.passes(hours=2)
@@ -309,7 +309,7 @@ def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_b
     monkeypatch.setattr(event_log, "PAGE", 1)
     told: list[str] = []
 
-    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def announce(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         if not told:
             told.append("a defect")
             raise ZeroDivisionError
@@ -331,7 +331,7 @@ def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_b
 
 def logged(world: World, name: str = "") -> list[int]:
     """The numbers of the events that a daemon logs from its start to a clean stop."""
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told), name=name)
     teller.start()
     assert teller.stop() == 0
@@ -348,7 +348,7 @@ def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(worl
 
 def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "SAVE_INTERVAL", 0.0)
-    told: list[News] = []
+    told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     teller.start()
     world.create()
@@ -407,7 +407,7 @@ def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_go
     stands = threading.Event()
     stands.set()
 
-    def announce(page: Sequence[News], done: Callable[[bool], None]) -> None:
+    def announce(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         pages.append([one.event.seq for one in page])
         if not stands.is_set():
             told.extend(pages[-1])

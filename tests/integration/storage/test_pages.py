@@ -23,8 +23,8 @@ def make(world: World, number: int) -> list[str]:
 @pytest.mark.parametrize("limit", [5, STREAMED + 1])
 def test_a_page_of_events_ends_where_it_would_be_too_long_and_the_next_goes_on_there(world: World, limit: int) -> None:
     made, after, pages = make(world, 7), 0, []
-    while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), ROOM))).told:  # noqa: B023
-        pages.append([told.event.session_id for told in page.told])
+    while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), ROOM))).events:  # noqa: B023
+        pages.append([told.event.session_id for told in page.events])
         after = page.through
     assert [one for page in pages for one in page] == made
     assert all(2 <= len(page) <= 3 for page in pages[:-1])
@@ -33,7 +33,7 @@ def test_a_page_of_events_ends_where_it_would_be_too_long_and_the_next_goes_on_t
 def test_one_row_is_always_read_however_long_it_is(world: World) -> None:
     [made] = make(world, 1)
     page = world.store.read(lambda view: view.page(0, 10, EventFilter(), 1))
-    assert [told.event.session_id for told in page.told] == [made]
+    assert [told.event.session_id for told in page.events] == [made]
     assert world.store.read(lambda view: view.sessions(SessionFilter(), 1))[0] == 1
 
 
@@ -114,7 +114,7 @@ def test_what_was_sent_goes_out_as_it_is_stored(world: World, parent: dict[str, 
     session = world.create(parent_object=parent, external_mapping='case."1', meta_data={"a": {"b": [1, 2.5, "ü"]}})
     assert orjson.loads(world.stored(session).parent_object or "") == parent
     assert orjson.loads(world.stored(session).meta_data or "") == {"a": {"b": [1, 2.5, "ü"]}}
-    [told] = world.store.read(lambda view: queries.feed(view, MONITOR, 0, 10, EventFilter())).told
+    [told] = world.store.read(lambda view: queries.feed(view, MONITOR, 0, 10, EventFilter())).events
     sent = orjson.loads(told.json("db"))
     assert sent["crmSyncTarget"] == {**parent, "externalMapping": 'case."1'}
     assert told.json("db").count(b'"externalMapping":') == 1, "no name comes twice"

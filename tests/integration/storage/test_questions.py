@@ -21,7 +21,7 @@ from tests.support.clocks import NOW
 from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.factories import add, put, session
 
-from tminus.domain.events import News
+from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition
 from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
@@ -95,7 +95,7 @@ def _create(tx: Transaction) -> None:
     happened = Event(
         session_id="new", type=EventType.CREATED, ts=NOW, actor="agent:7", status=Status.NEW, expires_at=NOW
     )
-    tx.record(News(happened, NEW))
+    tx.record(LogEvent(happened, NEW))
 
 
 def _execute(tx: Transaction, row: Transition) -> None:
@@ -129,7 +129,7 @@ QUESTIONS: dict[str, Job] = {
     "view.page of a session, of a type": lambda tx: tx.page(100, 100, EventFilter(RARE, session_id="c10000")),
     "view.page up to an event": lambda tx: tx.page(100, 100, EventFilter(RARE, until=30_000)),
     "view.window_end": lambda tx: tx.window_end(100),
-    "view.news": lambda tx: tx.news(100, 100),
+    "view.log_events": lambda tx: tx.log_events(100, 100),
     "view.last_seq": lambda tx: tx.last_seq(),
     "view.next_due": lambda tx: tx.next_due(),
     "view.backlog": lambda tx: tx.backlog(NOW, 10_000),

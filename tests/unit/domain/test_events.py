@@ -8,7 +8,7 @@ import pytest
 from tests.support.clocks import NOW
 from tests.support.factories import session
 
-from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, Told
+from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, FeedEvent
 from tminus.domain.lifecycle import TABLE, fire
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
@@ -42,7 +42,7 @@ GRACE = Participant(
 )  # fmt: skip
 
 
-def _told(event_type: EventType, **fields: Any) -> Told:
+def _told(event_type: EventType, **fields: Any) -> FeedEvent:
     """An event of which everything is known that can be."""
     about: dict[str, Any] = {
         "seq": 41,
@@ -61,7 +61,7 @@ def _told(event_type: EventType, **fields: Any) -> Told:
         "participants": 2,
         "request_id": "r-9",
     }
-    return Told(Event(**about | fields), _session(), GRACE)
+    return FeedEvent(Event(**about | fields), _session(), GRACE)
 
 
 def _session() -> Session:
@@ -144,7 +144,7 @@ def test_a_move_in_time_has_a_lag_of_nought_and_so_has_one_after_a_step_back() -
 
 
 def test_a_session_that_was_never_active_has_been_so_for_0_seconds() -> None:
-    told = Told(_told(EventType.CLOSED).event, session())
+    told = FeedEvent(_told(EventType.CLOSED).event, session())
     assert told.payload("d1")["seconds"] == 0
 
 

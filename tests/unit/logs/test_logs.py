@@ -18,7 +18,7 @@ from tests.support.factories import session
 from tests.support.waiting import eventually
 
 from tminus import clock
-from tminus.domain.events import Told
+from tminus.domain.events import FeedEvent
 from tminus.domain.model import Event
 from tminus.domain.types import CLOCK_ACTOR, EventType, Status
 from tminus.logs import output
@@ -30,7 +30,7 @@ from tminus.system import threads
 LogLines = Callable[[], list[dict[str, Any]]]
 
 
-def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
+def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> FeedEvent:
     event = Event(
         seq=1,
         session_id="xoKwKRBrbwRF",
@@ -43,10 +43,10 @@ def _ready(lag: timedelta, actor: str = CLOCK_ACTOR) -> Told:
         expires_at=NOW,
         due_at=NOW - lag,
     )
-    return Told(event, session(external_mapping="INC0010001"))
+    return FeedEvent(event, session(external_mapping="INC0010001"))
 
 
-def say_event(told: Told) -> None:
+def say_event(told: FeedEvent) -> None:
     output.log_events([told], lambda _ok: None)
 
 
