@@ -32,56 +32,58 @@ class Entry:
 
 
 CATALOGUE = {
-    EventType.CREATED: Entry("a session is made to start now", "was created and is open"),
-    EventType.SCHEDULED: Entry("a session is made for later", "was scheduled for {start}"),
+    EventType.CREATED: Entry("a session is created to start at once", "was created and is open"),
+    EventType.SCHEDULED: Entry("a session is scheduled", "was scheduled for {start}"),
     EventType.RESCHEDULED: Entry(
-        "a scheduled session is moved", "was rescheduled from {previous_start} to {start}", ("previousStartTime",)
+        "a scheduled session gets another start",
+        "was rescheduled from {previous_start} to {start}",
+        ("previousStartTime",),
     ),
     EventType.READY: Entry("a scheduled session opens", "is open and starts at {start}", ("lagMs",)),
     EventType.ACTIVE: Entry("the first participant joins", "is active, with its first participant", ("participant",)),
-    EventType.CLOSED: Entry("a session is over", "{reason}", ("reason", "lagMs")),
-    EventType.KNOCKED: Entry("somebody waits to be let in", "has {who} waiting for admission", ("participant",)),
+    EventType.CLOSED: Entry("a session closes", "{reason}", ("reason", "lagMs")),
+    EventType.KNOCKED: Entry("somebody waits to be admitted", "has {who} waiting for admission", ("participant",)),
     EventType.ADMITTED: Entry(
-        "somebody who knocked is let in; `participant.joined` follows", "admitted {who}", ("participant",)
+        "the host admits somebody who knocked; `participant.joined` follows", "admitted {who}", ("participant",)
     ),
     EventType.DENIED: Entry(
-        "somebody who knocked is not let in, or has gone away", "did not admit {who}", ("participant",)
+        "the host denies somebody who knocked, or they stop waiting", "did not admit {who}", ("participant",)
     ),
     EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
     EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
 }
 
 COMMON_FIELDS = {
-    "seq": "number of the event: rises, is never reused, the order in which changes were committed",
-    "eventId": "names the event for ever: the database's id and `seq`",
-    "type": "what happened, by the name above",
-    "ts": "when",
+    "seq": "number of the event, in the order in which changes were committed; increases, and is never reused",
+    "eventId": "unique id of the event: the id of the database and `seq`",
+    "type": "a type of the table above",
+    "ts": "when it happened",
     "message": "a sentence for people",
-    "actor": "who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket)",
-    "id": "of the session",
-    "label": "of the session",
-    "userDescription": "of the session: the agent's name, unless it was made with another",
-    "status": "of the session at that moment, not when the event is read",
-    "previousStatus": "the one before; null for a new session",
-    "startTime": "of the session at that moment; null if it was not scheduled",
-    "expiresAt": "of the session at that moment",
-    "seconds": "whole seconds in `active` until then",
+    "actor": "who caused it: `clock` (the scheduler), `agent:<id>`, `room:<id>`, `local` (the local socket)",
+    "id": "the session's",
+    "label": "the session's",
+    "userDescription": "the session's: the agent's name, unless the request had another",
+    "status": "the session's status after the event, not when the event is read",
+    "previousStatus": "the session's status before the event; null for a new session",
+    "startTime": "the session's start at the time of the event; null if it was not scheduled",
+    "expiresAt": "the session's, at the time of the event",
+    "seconds": "whole seconds that the session had been `active`",
     "user": "the agent whose session it is: `id`, `name`, `externalId`",
     "organization": "as in the session",
     "settings": "as in the session",
     "createdByAgentSession": "as in the session",
     "crmSyncTarget": "the parent object with its `externalMapping`; null if there is none",
-    "stats": "`participants`: how many are in the session",
+    "stats": "`participants`: the number of people in the session after the event",
 }
 """Every event has them. Name -> what it is; times are in UTC with milliseconds, as everywhere."""
 
 EXTRA_FIELDS = {
-    "previousStartTime": "when it was to start before; absent if that is not known",
-    "lagMs": "how many milliseconds late the clock was; absent if it was not the clock",
+    "previousStartTime": "the start before the reschedule; absent if it is not known",
+    "lagMs": "by how many milliseconds the scheduler was late; absent if it did not cause the event",
     "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
-    "actorName": "the name of `actor`, where the configuration in force has that agent",
-    "participant": "who: `id`, `role`, `name`",
-    "participants": "how many are in the session after it",
+    "actorName": "the name of `actor`, if the present configuration has that agent",
+    "participant": "the participant: `id`, `role`, `name`",
+    "participants": "the number of people in the session after the event",
 }
 """Some have these: `Entry.carries` says which."""
 
@@ -89,7 +91,7 @@ _CLOSED = {
     CloseReason.CANCELLED: "was cancelled by {actor}",
     CloseReason.CLOSED: "was closed by {actor}",
     CloseReason.EXPIRED: "expired, nobody joined in time",
-    CloseReason.EMPTY: "was closed, it stood empty for too long",
+    CloseReason.EMPTY: "was closed, it was empty for too long",
     CloseReason.TIME_LIMIT: "was closed, its time limit was reached",
 }
 _TIMEOUTS = {
