@@ -1,4 +1,4 @@
-"""Sockets handed to a process as systemd does it, without systemd."""
+"""Pass sockets to a process as systemd does, without systemd."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ os.execv(command[0], command)
 def activated(
     command: Sequence[str], sockets: Sequence[socket.socket], **env: str
 ) -> tuple[list[str], tuple[int, ...]]:
-    """A command line that runs `command` with these sockets, and the descriptors to pass to it."""
+    """Return a command line that runs `command` with these sockets, and the descriptors to pass to it."""
     descriptors = tuple(one.fileno() for one in sockets)
     given = {"LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(["unit.socket"] * len(sockets)), **env}
     arguments = [json.dumps(one) for one in (descriptors, given, list(command))]

@@ -1,4 +1,4 @@
-"""Whether anything that the lock files name has a known hole: `make audit`.
+"""Check the packages in the lock files for known vulnerabilities: `make audit`.
 
 Fails if there is one. Where the data about holes cannot be reached, it says so, and fails nothing: no answer is no
 hole, and no all-clear either.
@@ -14,11 +14,11 @@ from typing import Any
 PIP_AUDIT = "pip-audit==2.10.1"
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 SERVICES = ("pypi", "osv")
-"""Who is asked for holes; the second, where the first does not answer."""
+"""The vulnerability services; the second is used if the first does not answer."""
 
 
 def verdict(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """From pip-audit's report: a line for each known hole, and the names of what it could not find out about."""
+    """Return a line for each vulnerability in pip-audit's report, and the names of packages that it could not check."""
     holes, unknown = [], []
     for one in report["dependencies"]:
         if "skip_reason" in one:
@@ -30,7 +30,7 @@ def verdict(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def ask(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
-    """The report on a lock file; None if the service does not answer."""
+    """Return the report on a lock file; None if the service does not answer."""
     command = [str(program), "--requirement", lock, "--vulnerability-service", service, "--no-deps", "--disable-pip"]
     more = ["--progress-spinner", "off", "--timeout", "10", "--format", "json"]
     said = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
@@ -42,7 +42,7 @@ def ask(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
 
 
 def installed(folder: Path) -> Path | None:
-    """The program, in an environment of its own: what it needs is nothing that tminus needs."""
+    """Return pip-audit, installed in an environment of its own, since tminus does not need its dependencies."""
     program = folder / "bin" / "pip-audit"
     if not program.exists():
         pip = [str(folder / "bin" / "pip"), "--disable-pip-version-check", "--quiet", "install", PIP_AUDIT]

@@ -1,4 +1,4 @@
-"""Those who go on asking a daemon while something happens to it, and keep what they were told."""
+"""Clients that call a daemon repeatedly during a fault, and store its answers."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ PAUSE = 0.1
 
 
 class Caller:
-    """Asks in a thread of its own, until the block ends; a subclass says what."""
+    """Calls the daemon on a thread of its own until the block ends. A subclass defines the calls."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -26,7 +26,7 @@ class Caller:
         raise NotImplementedError
 
     def take(self, answer: httpx.Response) -> None:
-        """Something was answered, and not refused."""
+        """Note a successful answer."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -59,7 +59,7 @@ class Reader(Caller):
 
 
 class Maker(Caller):
-    """Makes sessions, and repeats with the same key what was not acknowledged."""
+    """Creates sessions, and repeats calls without an answer with the same idempotency key."""
 
     def __init__(self, daemon: Daemon, name: str) -> None:
         super().__init__(daemon)

@@ -1,13 +1,13 @@
-"""A clock that stands still until the test moves it."""
+"""A clock that changes only when a test sets it."""
 
 from datetime import UTC, datetime, timedelta
 
 NOW = datetime(2030, 1, 7, 9, 0, tzinfo=UTC)
-"""Where every test's clock stands at first."""
+"""The initial time of every test's clock."""
 
 
 class SettableClock:
-    """Call it for the time; set `time`, or let some pass."""
+    """Returns `time` when it is called. Set `time`, or call `passes`."""
 
     def __init__(self, time: datetime = NOW) -> None:
         self.time = time
@@ -16,6 +16,6 @@ class SettableClock:
         return self.time
 
     def passes(self, span: timedelta | None = None, **units: float) -> datetime:
-        """Moves the clock by a span, back if it is negative, and returns the time then: `passes(minutes=10)`."""
+        """Advance the clock by a time span, which may be negative, and return the new time: `passes(minutes=10)`."""
         self.time += timedelta(**units) if span is None else span
         return self.time

@@ -1,4 +1,4 @@
-"""The command within the process of a test, where its parts can be exchanged."""
+"""Run the command in the process of a test, where its parts can be replaced."""
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,7 +17,7 @@ class Result:
 
 
 def invoke(*arguments: str) -> Result:
-    """Run a command; what it raises besides its exit code goes on."""
+    """Run a command. Exceptions other than its exit code are raised."""
     code = 0
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:

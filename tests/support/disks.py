@@ -1,4 +1,4 @@
-"""Disks that fail: a small one, and one that loses its power."""
+"""Disks that fail: one that is small, and one that loses power."""
 
 import fcntl
 import os
@@ -13,13 +13,13 @@ import pytest
 from tests.support.waiting import eventually
 
 SHUT_DOWN = 0x8004587D
-"""The request by which ext4 drops all that it has not written yet: `FS_IOC_SHUTDOWN`."""
+"""The ioctl `FS_IOC_SHUTDOWN`, by which ext4 drops all unwritten data."""
 
 NO_FLUSH = b"\x02\0\0\0"
 
 
 def mount(*arguments: str | Path) -> None:
-    """Mounts; skips the test where that is not allowed."""
+    """Mount a file system; skip the test if that is not allowed."""
     if os.geteuid() != 0:
         pytest.skip("NOT TESTED: only root can mount a disk that fails")
     done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
@@ -28,7 +28,7 @@ def mount(*arguments: str | Path) -> None:
 
 
 def unmount(folder: Path) -> None:
-    """Returns when nobody uses it any more: a server that was killed takes its last processes along a moment later."""
+    """Unmount when no process uses it any more: the last processes of a killed server end a moment later."""
 
     def done() -> bool:
         return subprocess.run(["umount", folder], stderr=subprocess.DEVNULL, check=False).returncode == 0
@@ -38,7 +38,7 @@ def unmount(folder: Path) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A disk of so many bytes (`8m`), in memory, mounted there until it is left."""
+    """Mount a disk in memory of a given size (`8m`) until the context ends."""
     folder.mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", folder)
     try:
@@ -48,7 +48,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def fill(file: Path) -> None:
-    """Writes a file until nothing more goes on its disk."""
+    """Write a file until its disk is full."""
     with file.open("wb", buffering=0) as ballast:
         size = 1 << 20
         while size:
@@ -59,7 +59,7 @@ def fill(file: Path) -> None:
 
 
 class LoopDisk:
-    """An ext4 in a file, which can be cut off or made read-only by an error while it is in use."""
+    """An ext4 file system in a file, which can lose power or become read-only while it is in use."""
 
     def __init__(self, image: Path, folder: Path, megabytes: int = 24) -> None:
         self._image = image
@@ -76,7 +76,7 @@ class LoopDisk:
         mount("-o", "loop,errors=remount-ro", self._image, self.folder)
 
     def remount(self) -> None:
-        """Another disk with the same content.
+        """Return another disk with the same content.
 
         The same one may still be mounted in a mount namespace that somebody made meanwhile, and in its state.
         """
@@ -88,7 +88,7 @@ class LoopDisk:
         unmount(self.folder)
 
     def cut_power(self) -> None:
-        """Whatever is not on it now never comes there."""
+        """Drop all data that is not written yet, as a loss of power does."""
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, SHUT_DOWN, NO_FLUSH)
@@ -96,7 +96,7 @@ class LoopDisk:
             os.close(descriptor)
 
     def fail(self) -> None:
-        """It finds itself damaged, and takes nothing more."""
+        """Make the file system detect damage, so that it becomes read-only."""
         found = ["findmnt", "-n", "-o", "SOURCE", str(self.folder)]
         device = Path(subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip())
         Path(f"/sys/fs/ext4/{device.name}/trigger_fs_error").write_text("1")

@@ -1,4 +1,4 @@
-"""Callers, orders, settings and sessions with sensible fields: a test names only those that matter to it."""
+"""Callers, requests, settings and sessions with defaults: a test sets only the fields that matter to it."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def caller(*roles: Role, agent_id: int = 7, **fields: Any) -> Caller:
-    """Somebody with these roles; an agent if none is named."""
+    """Return a caller with these roles; by default an agent."""
     return Caller(
         agent_id=agent_id,
         name=fields.pop("name", f"Agent {agent_id}"),
@@ -39,7 +39,7 @@ ROOM = caller(Role.ROOM, agent_id=30)
 
 
 def as_stored(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a session in which objects stand as the JSON that they are stored as."""
+    """Return the fields of a session, with objects as JSON text, as they are stored."""
     return {
         name: orjson.dumps(value).decode() if isinstance(value, dict) and name != "preferences" else value
         for name, value in fields.items()
@@ -47,17 +47,17 @@ def as_stored(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> CreateSession:
-    """An order for a session to be made now, or at `start_time`."""
+    """Return a request to create a session, or to schedule it at `start_time`."""
     return CreateSession(type=session_type, label=fields.pop("label", "Ada’s meeting"), **as_stored(fields))
 
 
 def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:
-    """The defaults but for what is named: `lead`, `new_timeout`, `empty_timeout`, `max_active`, `horizon`."""
+    """Return the default settings except for `lead`, `new_timeout`, `empty_timeout`, `max_active`, `horizon`."""
     return Settings(lifecycle=Lifecycle.model_validate(lifecycle), limits=Limits(sessions_per_agent=sessions_per_agent))
 
 
 def session(**fields: Any) -> Session:
-    """A session as it is stored; without a word a live one that was scheduled for an hour from now."""
+    """Return a session as it is stored; by default a live session that is scheduled for an hour from now."""
     start: datetime | None = fields.get("start_time", NOW + HOUR)
     known: dict[str, Any] = {
         "id": "xoKwKRBrbwRF",

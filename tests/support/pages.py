@@ -1,4 +1,4 @@
-"""The pages, as whoever follows them reads them."""
+"""Read the code blocks and tables of documentation pages."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def shell_of(name: str) -> list[tuple[str, str]]:
-    """The blocks of shell of a page, in order, each with the heading that it stands below."""
+    """Return the shell blocks of a page in order, each with the heading above it."""
     found: list[tuple[str, str]] = []
     heading = ""
     for part in re.finditer(
@@ -21,5 +21,5 @@ def shell_of(name: str) -> list[tuple[str, str]]:
 
 
 def blocks(name: str, heading: str) -> list[str]:
-    """Those below one heading."""
+    """Return the blocks below one heading."""
     return [block for title, block in shell_of(name) if title == heading]

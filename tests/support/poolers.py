@@ -20,7 +20,7 @@ PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sb
 
 @dataclass
 class Pooler:
-    """A pgbouncer that runs; `url`: the database through it."""
+    """A running pgbouncer; `url` is the database through it."""
 
     url: str
     port: int
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 @contextmanager
 def pooler(database: Database, mode: str, **settings: str | int) -> Iterator[Pooler]:
-    """Run a pgbouncer in front of a database, as one that an administrator has set up for other applications."""
+    """Run a pgbouncer in front of a database, configured as for other applications."""
     assert PGBOUNCER is not None
     url, port = make_url(database.url), free_port()
     folder = Path(tempfile.mkdtemp(prefix="tminus-pooler-"))

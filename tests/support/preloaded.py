@@ -1,4 +1,4 @@
-"""Loads all that the command may need, once, before others are forked from here."""
+"""Import all modules that the command may need, once, before processes are forked."""
 
 import tminus.cli.database
 import tminus.cli.dispatch

@@ -1,4 +1,4 @@
-"""The command as a process of its own, started quickly: it is forked from one that has loaded everything already.
+"""Run the command as a process, started quickly: it is forked from a process that has imported all modules.
 
 To load it all anew for each of a hundred starts took most of the time of all tests. What is forked is the command as
 it is installed, from its arguments to its exit code, with an environment, a directory and files of its own. Where it
@@ -24,7 +24,7 @@ CONTEXT.set_forkserver_preload(["tests.support.preloaded"])
 
 
 class Process(Protocol):
-    """As much of `subprocess.Popen` as tests use."""
+    """The part of `subprocess.Popen` that tests use."""
 
     pid: int
 
@@ -41,7 +41,7 @@ class Process(Protocol):
 def start(
     arguments: Sequence[str], environ: Mapping[str, str], folder: Path, out: Path, err: Path, *, fresh: bool = False
 ) -> Process:
-    """Starts the command; what it says is appended to two files."""
+    """Start the command; append its output to two files."""
     if fresh or "LD_PRELOAD" in environ:
         with out.open("ab") as output, err.open("ab") as errors:
             return subprocess.Popen(
@@ -52,7 +52,7 @@ def start(
 
 
 def _run(arguments: list[str], environ: dict[str, str], folder: str, out: str, err: str) -> None:
-    """In the new process: becomes what a shell would have started."""
+    """Set up the new process as a shell would have started it."""
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)

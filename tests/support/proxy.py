@@ -1,4 +1,4 @@
-"""A way to a database that can be cut: a TCP port before a PostgreSQL that listens on a socket in the file system."""
+"""A TCP proxy in front of a PostgreSQL that listens on a Unix socket, which can break, delay or stop connections."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Proxy:
-    """Passes bytes on between `port` and a Unix socket, until it is told to do worse."""
+    """Forwards bytes between `port` and a Unix socket until a fault is set."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
@@ -19,35 +19,35 @@ class Proxy:
         self._flows.set()
         self._reset_after: int | None = None
         self.delay = 0.0
-        """Seconds by which whatever passes is late."""
+        """Seconds by which all bytes are delayed."""
         self.deaf = False
-        """Whether those who listen hear nothing of what others notify, and have no way of knowing."""
+        """Whether notifications are dropped, so that listening connections miss them without an error."""
         self.listening: set[socket.socket] = set()
-        """The connections, to the server, of those who listen."""
+        """The connections to the server that listen for notifications."""
         self.unheard = 0
-        """Bytes that they did not hear."""
+        """Number of dropped bytes of notifications."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     def cut(self) -> None:
-        """Ends every connection, and each new one at once: as a server does that is being restarted."""
+        """Close all connections, and each new one at once, as during a restart of the server."""
         self._cut = True
         for one in tuple(self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
     def swallow(self) -> None:
-        """Takes whatever is sent, new connections, too, and passes nothing on."""
+        """Accept bytes and new connections, but forward nothing."""
         self._flows.clear()
 
     def reset_in_answer(self, after: int) -> None:
-        """Resets the connection whose answer is the next, after so many bytes of it."""
+        """Reset the connection with the next answer, after a number of its bytes."""
         self._reset_after = after
 
     def mend(self) -> None:
-        """All is well again; of what was swallowed nothing comes back."""
+        """End all faults. Bytes that were dropped stay lost."""
         if not self._flows.is_set():
             self.cut()
             self._flows.set()

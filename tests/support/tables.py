@@ -1,4 +1,4 @@
-"""What stands in a daemon's database, looked at and changed behind its back: in the same words on both."""
+"""Read and change the rows of a daemon's database directly, in the same way on SQLite and PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from tminus.storage.tables import EVENTS, SESSIONS
 
 @contextmanager
 def tables_of(daemon: Daemon) -> Iterator[Connection]:
-    """A connection each of whose statements is a transaction."""
+    """Return a connection in autocommit mode."""
     engine = create_engine(daemon.database, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
         yield connection

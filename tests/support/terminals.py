@@ -22,7 +22,7 @@ _CODE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|(\r)|(\n)")
 
 
 class Terminal:
-    """Runs a command; use it as a context."""
+    """Runs a command on a terminal; use it as a context manager."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], *, columns: int = 80, rows: int = 24) -> None:
         self.columns, self.rows = columns, rows
@@ -56,7 +56,7 @@ class Terminal:
         return self.end()
 
     def end(self) -> int:
-        """Wait until the command ends; returns its exit code."""
+        """Wait until the command ends; return its exit code."""
         eventually(lambda: (self.raw, self.process.poll())[1] is not None, deadline=30)
         self._read()
         return self.process.wait(60)
@@ -68,12 +68,12 @@ class Terminal:
 
     @property
     def raw(self) -> str:
-        """All that was written to the terminal."""
+        """Return all text that was written to the terminal."""
         self._read()
         return self._output.decode(errors="replace")
 
     def screen(self) -> list[str]:
-        """What its lines show; one that is wider than the terminal fails the test."""
+        """Return the lines on the screen. A line that is wider than the terminal fails the test."""
         lines = self._drawn()
         for line in lines:
             assert width(line) <= self.columns, line
@@ -81,11 +81,11 @@ class Terminal:
 
     @property
     def fits(self) -> bool:
-        """Whether no line is wider than the terminal. After a change of its size there may be one more of the old."""
+        """Return whether no line is wider than the terminal. After a resize, one more old frame may be drawn."""
         return all(width(line) <= self.columns for line in self._drawn())
 
     def _drawn(self) -> list[str]:
-        """Of codes only those are obeyed that `tminus` uses; any other fails the test."""
+        """Interpret the escape sequences that `tminus` uses; any other fails the test."""
         lines, row, column = [""], 0, 0
         text, at = self.raw, 0
         if self._resized:  # what comes until it is cleared was drawn for another size

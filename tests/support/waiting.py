@@ -1,4 +1,4 @@
-"""The one way in which a test waits."""
+"""`eventually`, the only way in which a test waits."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A store, its clock and its settings: what verbs are tried on."""
+"""A store, its clock and its settings, to test commands on."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class World:
-    """The verbs with everything they need, so that a test says only what it is about."""
+    """The commands with all that they need, so that a test has only what it is about."""
 
     def __init__(self, store: Store, clock: SettableClock) -> None:
         self.store = store
@@ -36,7 +36,7 @@ class World:
         return self.clock.time
 
     def run(self, job: Callable[[Transaction], T]) -> T:
-        """What a job returns, or raises, once it is committed."""
+        """Run a job of the writer; return its result, or raise its exception, after the commit."""
         return self.store.submit(job).result(timeout=30)
 
     # --- verbs --------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class World:
     def schedule(
         self, ahead: timedelta, session_type: SessionType = SessionType.LIVE, *, by: Caller = AGENT, **fields: Any
     ) -> Session:
-        """A session that starts so long from now."""
+        """Schedule a session that starts after a time span."""
         return self.create(session_type, by=by, start_time=self.now + ahead, **fields)
 
     def reschedule(self, session: Session, start: datetime, *, by: Caller = AGENT, if_match: IfMatch = None) -> Session:
@@ -73,7 +73,7 @@ class World:
         by: Caller = ROOM,
         keyed: KeyedRequest | None = None,
     ) -> str:
-        """Somebody joins; returns the participant's id."""
+        """Let a participant join; return the participant's id."""
         return self.run(
             lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.JOIN, role, name, keyed)
         ).participant_id
@@ -81,7 +81,7 @@ class World:
     def knock(
         self, session: Session, name: str = "Grace", *, by: Caller = ROOM, keyed: KeyedRequest | None = None
     ) -> str:
-        """Somebody waits to be let in; returns the participant's id."""
+        """Let a participant knock; return the participant's id."""
         guest = ParticipantRole.GUEST
         return self.run(
             lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, keyed)
@@ -105,7 +105,7 @@ class World:
         return sweeps.advance(self.store.submit, self.settings.lifecycle.timeouts)
 
     def passes(self, span: timedelta | None = None, **units: float) -> Sweep:
-        """Time passes, then the clock looks."""
+        """Advance the clock, then run what is due."""
         self.clock.passes(span, **units)
         return self.advance()
 
@@ -122,24 +122,24 @@ class World:
         return {row["id"]: Session.model_validate(row) for row in rows}
 
     def participants(self, session: Session) -> list[Participant]:
-        """Who ever joined, in the order of joining."""
+        """Return all participants, in the order of joining."""
         of_session = select(PARTICIPANTS).where(PARTICIPANTS.c.session_id == session.id)
         rows = self.run(lambda tx: tx.execute(of_session.order_by(PARTICIPANTS.c.joined_at)).mappings().all())
         return [Participant.model_validate(row) for row in rows]
 
     def events(self, session: Session | None = None) -> list[FeedEvent]:
-        """What happened, to one session or to all, in order."""
+        """Return the events of one session or of all, in order."""
         only = EventFilter(session_id=session.id if session else None)
         return self.store.read(lambda view: view.events(0, 1_000_000, only))
 
     def told(self, session: Session | None = None) -> list[EventType]:
-        """The names of what happened."""
+        """Return the types of the events."""
         return [told.event.type for told in self.events(session)]
 
     # --- beginning anew -----------------------------------------------------------------------------------------------
 
     def clear(self, time: datetime | None = None) -> None:
-        """Empties the database, for the next example of a property."""
+        """Empty the database, for the next example of a property-based test."""
 
         def remove(tx: Transaction) -> None:
             for table in (SESSIONS, IDEMPOTENCY):
@@ -151,7 +151,7 @@ class World:
             self.clock.time = time
 
     def put(self, *sessions: Session) -> None:
-        """Stores sessions as they are, without events."""
+        """Store sessions as they are, without events."""
 
         if sessions:
             self.run(lambda tx: put(tx, *sessions))

@@ -75,8 +75,8 @@ def frame(
         problem or f"{now[:19].replace('T', ' ')}Z, times in {when.zone}, Ctrl-C ends", max(1, columns - 1)
     )
     above = above[: max(0, rows - FRAME)] if output.is_terminal() else []
-    room = max(0, rows - FRAME - len(above))
-    shares = shared(wanted, [page["count"] for _, page in sections], room)
+    height = max(0, rows - FRAME - len(above))
+    shares = shares_within(wanted, [page["count"] for _, page in sections], height)
     lines: list[Line] = []
     for (title, page), share in zip(sections, shares, strict=True):
         if lines:
@@ -91,14 +91,14 @@ def frame(
     return lines, [Span(views.fits(end, columns - 1), style)]
 
 
-def shared(wanted: list[int], counts: list[int], room: int) -> list[int]:
+def shares_within(wanted: list[int], counts: list[int], height: int) -> list[int]:
     """Return the number of rows for each table within `room` lines, which include headings and "… more" lines."""
 
     def lines(share: int, count: int) -> int:
         return share + (1 if share else 0) + (1 if count > share else 0)
 
     shares = list(wanted)
-    while sum(map(lines, shares, counts)) > room and any(shares):
+    while sum(map(lines, shares, counts)) > height and any(shares):
         largest = max(range(len(shares)), key=lambda at: shares[at])
         shares[largest] -= 1
     return shares

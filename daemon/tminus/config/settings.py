@@ -273,7 +273,7 @@ class Webhook(Table):
     allow_link_local: Annotated[bool, Field(strict=True)] = False
 
     @property
-    def wanted(self) -> frozenset[EventType]:
+    def subscribed_types(self) -> frozenset[EventType]:
         """The types of events that the endpoint receives."""
         return event_types(self.events)
 

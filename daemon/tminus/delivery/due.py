@@ -32,7 +32,7 @@ class Due:
 
 def subscription(webhook: Webhook) -> EventFilter:
     """Return the filter of the events that an endpoint receives."""
-    types = None if "*" in webhook.events else webhook.wanted
+    types = None if "*" in webhook.events else webhook.subscribed_types
     return EventFilter(types, frozenset[SessionType](webhook.session_types) or None)
 
 

@@ -67,7 +67,7 @@ class DeliveryWorker:
     threads
         Threads for calls to the database, so that a slow call delays no other endpoint and no response.
     notifier
-        Rings when there are new events, or an operator has changed something.
+        Notified when there are new events, or an operator has changed something.
     on_attempt
         Called after each attempt.
     first_pause
@@ -312,8 +312,8 @@ class DeliveryWorker:
         """Return the first events of a page that fit into one request, and its body."""
         events: list[bytes] = []
         room = BODY_BYTES - 1  # two brackets, and one comma fewer than events
-        for told in page.events:
-            event = told.json(self._store.database_id, self._names())
+        for recorded in page.events:
+            event = recorded.json(self._store.database_id, self._names())
             room -= len(event) + len(b",")
             if room < 0 and events:
                 fitting = page.events[: len(events)]
@@ -323,7 +323,7 @@ class DeliveryWorker:
         return page, b"[" + b",".join(events) + b"]"
 
     async def _send_page(self, kind: DeliveryKind, page: Page, body: bytes) -> tuple[Outcome, Delivery]:
-        seqs = [told.event.seq for told in page.events]
+        seqs = [recorded.event.seq for recorded in page.events]
         outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
         delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
         return outcome, delivery

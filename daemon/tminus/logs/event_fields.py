@@ -23,9 +23,9 @@ def parsed_record(parent_object: str | None) -> dict[str, Any]:
     return record
 
 
-def log_fields(told: LogEvent, actor_name: str | None = None) -> dict[str, Any]:
+def log_fields(recorded: LogEvent, actor_name: str | None = None) -> dict[str, Any]:
     """Return the log fields of an event, by the names in `EVENT_FIELDS`."""
-    event, session, participant = told.event, told.session, told.participant
+    event, session, participant = recorded.event, recorded.session, recorded.participant
     record = parsed_record(session.parent_object)
     fields = {
         "seq": event.seq,
@@ -44,7 +44,7 @@ def log_fields(told: LogEvent, actor_name: str | None = None) -> dict[str, Any]:
         "previous_start": event.previous_start_time and timestamps.text(event.previous_start_time),
         "reason": event.reason,
         "timeout": timeout_of(event),
-        "lag_ms": told.lag_ms,
+        "lag_ms": recorded.lag_ms,
         "participant_id": event.participant_id,
         "participant_name": participant.name if participant else None,
         "participant_role": participant.role if participant else None,

@@ -98,14 +98,16 @@ def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: Ac
     has the names of actors.
     """
     lines = []
-    for told in page if PRIORITIES["info"] <= _threshold else ():
+    for recorded in page if PRIORITIES["info"] <= _threshold else ():
         try:
-            name = names.get(told.event.actor)
-            fields = log_fields(told, name)
-            lines.append(_assembled(told.event.ts, "info", told.event.type.value, told.sentence(name), fields))
+            name = names.get(recorded.event.actor)
+            fields = log_fields(recorded, name)
+            lines.append(
+                _assembled(recorded.event.ts, "info", recorded.event.type.value, recorded.sentence(name), fields)
+            )
         except Exception:
             # An event that cannot be formatted must not prevent the others from being logged.
-            logging.getLogger(__name__).exception("Event %d could not be logged", told.event.seq)
+            logging.getLogger(__name__).exception("Event %d could not be logged", recorded.event.seq)
     _writer.put_batch(lines, done)
 
 

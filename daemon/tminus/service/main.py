@@ -1,4 +1,4 @@
-"""A run of the daemon: its signals, its configuration, its exit code."""
+"""Run the daemon: handle signals, load the configuration, and return the exit code."""
 
 import os
 import signal
@@ -26,18 +26,18 @@ from tminus.system.privileges import become_controller
 
 
 def run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -> int:
-    """Runs the daemon until a signal ends it; returns the exit code. `told` has noted the signals that came already.
+    """Run the daemon until a signal stops it; return the exit code. `signals` has the signals received so far.
 
-    A configuration with faults is told in the log of a service; otherwise it raises `ConfigError`.
+    If the configuration is wrong, a service logs its problems; otherwise this raises `ConfigError`.
     """
     _open_standard_streams()
     output.configure()
 
     def stop(*_: object) -> None:
-        signals.stopping.set()  # what is raised in the midst of a library may be lost there
+        signals.stopping.set()  # also set: if a library is running, it may swallow the exception
         raise _StoppedAtOnce
 
-    _when_told_to_stop(stop)
+    _on_stop_signals(stop)
     try:
         if signals.stopping.is_set():
             stop()
@@ -50,21 +50,21 @@ def run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) ->
 
 
 def _open_standard_streams() -> None:
-    """Put the null device in the place of streams that are closed: else the database would be opened as one of them,
-    and whatever a library prints would go into it.
+    """Open closed standard streams on /dev/null. Otherwise the database could get the number of one of them, and
+    anything that a library prints would be written into it.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 class _StoppedAtOnce(BaseException):
-    """Told to stop before it served anybody; what had begun is undone on the way out."""
+    """A signal to stop came before the daemon served requests. The exception undoes what was started."""
 
 
-def _when_told_to_stop(call: Callable[..., object]) -> None:
+def _on_stop_signals(call: Callable[..., object]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, call)
 
@@ -90,7 +90,7 @@ def _run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -
             _marked(configuration, state, environ) as crashed,
             Daemon(configuration, path, state, environ, signals) as daemon,
         ):
-            _when_told_to_stop(lambda *_: signals.stopping.set())  # until it has handlers in the event loop
+            _on_stop_signals(lambda *_: signals.stopping.set())  # until the event loop has handlers
             daemon.services.metrics.crashed.set(crashed)
             uvloop.run(daemon.serve())
     except (StartupError, ConfigError) as error:
@@ -102,23 +102,22 @@ def _run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -
 
 @contextmanager
 def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str]) -> Iterator[bool]:
-    """Keep others out of the state directory, and leave a mark there if this run ends as nobody has meant it to.
+    """Lock the state directory, and keep a marker file in it, which remains if this run crashes.
 
-    Yields whether the run before crashed. Logs that it starts, after how the run before has ended if that was no clean
-    stop.
+    Yields whether the previous run crashed, and logs that and the start.
     """
     with ExitStack() as held:
         try:
             config.check_ownership(state, environ)
             become_controller(state)
-            _occupy(configuration, state, held)
+            _lock(configuration, state, held)
         except StartupError:
-            _tell_start(configuration, state)
+            _log_start(configuration, state)
             raise
         running = Running(state)
         if running.crash is not None:
-            _tell_crash(running.crash)
-        _tell_start(configuration, state)
+            _log_crash(running.crash)
+        _log_start(configuration, state)
         clean = False
         try:
             yield running.crash is not None
@@ -130,8 +129,8 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
             running.end(clean=clean)
 
 
-def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
-    """Takes the locks; waits for a disk that is full or read-only."""
+def _lock(configuration: Configuration, state: Path, held: ExitStack) -> None:
+    """Take the locks. While the disk is full or read-only, log that and wait."""
     failing: str | None = None
     while True:
         try:
@@ -144,10 +143,10 @@ def _occupy(configuration: Configuration, state: Path, held: ExitStack) -> None:
                 log("storage.unavailable", error=failing)
         else:
             return
-        time.sleep(RETRY_AFTER)  # a signal to stop ends this
+        time.sleep(RETRY_AFTER)  # a signal to stop ends this, as its handler raises
 
 
-def _tell_crash(crash: Crash) -> None:
+def _log_crash(crash: Crash) -> None:
     log(
         "daemon.crashed",
         previous_pid=crash.pid,
@@ -158,7 +157,7 @@ def _tell_crash(crash: Crash) -> None:
     )
 
 
-def _tell_start(configuration: Configuration, state: Path) -> None:
+def _log_start(configuration: Configuration, state: Path) -> None:
     log(
         "daemon.starting",
         version=__version__,
@@ -172,5 +171,5 @@ def _tell_start(configuration: Configuration, state: Path) -> None:
 
 
 def _is_service(environ: Mapping[str, str]) -> bool:
-    """Whether it is a service manager that reads what is said, not whoever has started it by hand."""
+    """Return whether a service manager has started the daemon, so that errors must go to the log."""
     return bool(environ.get("NOTIFY_SOCKET")) or is_journal(sys.stdout, environ.get("JOURNAL_STREAM", ""))

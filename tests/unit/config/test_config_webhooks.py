@@ -60,7 +60,7 @@ def test_a_webhook_needs_a_name_a_url_and_a_secret_and_the_rest_has_defaults(tmp
         "ca_file": "",
         "allow_link_local": False,
     }
-    assert desk.wanted == set(EventType)
+    assert desk.subscribed_types == set(EventType)
     assert configuration.origins["webhooks[desk].secret_file"] == f"{tmp_path}/tminus.toml:4"
     assert configuration.origins["webhooks[desk].from"] == "default"
 
@@ -77,15 +77,17 @@ def test_every_value_is_read_into_its_type(tmp_path: Path) -> None:
     ca_file = "ca.pem"
     """
     [desk] = read(tmp_path, DESK + more).settings.webhooks
-    assert desk.wanted == {EventType.CLOSED} | {one for one in EventType if one.startswith("participant.")}
+    assert desk.subscribed_types == {EventType.CLOSED} | {one for one in EventType if one.startswith("participant.")}
     assert desk.session_types == (SessionType.LIVE, SessionType.SUPPORT)
     assert (desk.timeout, desk.batch, desk.give_up_after) == (timedelta(minutes=5), 1000, timedelta(hours=1))
     assert (desk.from_, desk.ca_file) == ("beginning", "ca.pem")
 
 
 def test_a_pattern_selects_all_events_of_its_kind() -> None:
-    assert webhook(events=["session.*"]).wanted == {one for one in EventType if one.value.startswith("session.")}
-    assert webhook(events=["*", "session.closed"]).wanted == set(EventType)
+    assert webhook(events=["session.*"]).subscribed_types == {
+        one for one in EventType if one.value.startswith("session.")
+    }
+    assert webhook(events=["*", "session.closed"]).subscribed_types == set(EventType)
 
 
 def test_secrets_are_named_one_as_text_or_several_as_a_list(tmp_path: Path) -> None:
