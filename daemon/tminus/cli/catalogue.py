@@ -23,7 +23,7 @@ COMMANDS = {
     "run": Entry("operate", "run", "Run the daemon in the foreground."),
     "check": Entry("operate", "check", "Check the configuration without starting anything."),
     "create": Entry("sessions", "create", "Create a session that is open at once."),
-    "schedule": Entry("sessions", "schedule", "Schedule a session; it opens ahead of its start."),
+    "schedule": Entry("sessions", "schedule", "Schedule a session, which opens before its start."),
     "reschedule": Entry("sessions", "reschedule", "Move a scheduled session to another start."),
     "close": Entry("sessions", "close", "Close a session and disconnect its participants."),
     "show": Entry("sessions", "show", "Show one session."),

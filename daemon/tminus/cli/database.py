@@ -71,7 +71,7 @@ def upgrade(connection: Connection) -> None:
 @click.command(cls=Command)
 @click.argument("file", type=FILE)
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="In a directory: keep N dated copies, no more.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep at most N dated copies in the directory.")
 @as_json
 @click.pass_obj
 def backup(connection: Connection, file: Path, force: bool, keep: int | None, as_json: bool) -> None:
@@ -127,7 +127,7 @@ def restore(connection: Connection, file: Path, as_json: bool) -> None:
     if done.schema_before != done.schema:
         output.put(f"schema {done.schema_before} -> {done.schema}")
     if moved:
-        output.put(f"{moved}: what was there before")
+        output.put(f"{moved}: the previous database")
 
 
 @click.command(cls=Command)

@@ -119,7 +119,8 @@ def call(arguments: list[str]) -> None:
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "tminus"
         message = " ".join(error.format_message().split()).removesuffix(".")
-        raise fail(f"{message}; see `{where} --help`", USAGE) from None
+        see = " See" if message.endswith("?") else "; see"
+        raise fail(f"{message}{see} `{where} --help`", USAGE) from None
     except Exit as ended:
         if ended.exit_code:
             raise

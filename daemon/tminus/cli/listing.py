@@ -22,10 +22,12 @@ SEARCH_PAGE = 200
 
 
 @click.command(cls=Command)
-@click.option("--status", type=STATUSES, multiple=True, help="May be repeated. Default: all but closed.")
+@click.option("--status", type=STATUSES, multiple=True, help="May be repeated. Default: scheduled, new, active.")
 @click.option("--type", type=TYPES, help="Only sessions of this type.")
 @click.option(
-    "--scope", type=click.Choice(["mine", "all"]), help="Your sessions or all. Default: all over the local socket."
+    "--scope",
+    type=click.Choice(["mine", "all"]),
+    help="Your own sessions or all. Default: mine; over the local socket, all.",
 )
 @click.option("--start-from", type=TIME, metavar="TIME", help="Only sessions that start then or later.")
 @click.option("--start-to", type=TIME, metavar="TIME", help="Only sessions that start before then.")

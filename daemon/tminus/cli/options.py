@@ -87,7 +87,7 @@ TIME = Time()
 SPAN = Span()
 SPAN_EITHER_WAY = Span(signed=True)
 
-AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) may also stand here."
+AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) are also accepted here."
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -84,7 +84,7 @@ def test_a_restore_says_what_it_put_back_and_where_the_other_is(state: Path, tmp
     [aside] = state.glob("tminus.db.*")
     back, moved = done.stdout.splitlines()
     assert back.startswith(f"{state / 'tminus.db'}: 0 sessions, ")
-    assert moved == f"{aside}: what was there before"
+    assert moved == f"{aside}: the previous database"
     aside.unlink()
     told = json.loads(tminus("db", "restore", copy, "--json").stdout)
     assert (told["movedTo"], told["schema"]) == (str(next(state.glob("tminus.db.*"))), told["schemaBefore"])
