@@ -104,13 +104,20 @@ class Callers:
 def labels(daemon: Daemon) -> list[str]:
     """Of all sessions that there are. A read may be refused while the daemon notices what its disk does."""
     rows: list[JSON] = []
+    refusals: list[str] = []
 
     def page() -> list[list[JSON]]:
         answer = daemon.get(f"/supportsessions?scope=all&limit=1000&offset={len(rows)}")
-        return [answer.json()["rows"]] if answer.status_code == 200 else []
+        if answer.status_code == 200:
+            return [answer.json()["rows"]]
+        refusals.append(f"{time.monotonic():.1f} {answer.status_code} {answer.text} {reasons(daemon)}")
+        return []
 
-    while some := eventually(page, 60)[0]:
-        rows += some
+    try:
+        while some := eventually(page, 60)[0]:
+            rows += some
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {len(refusals)} refusals, {refusals[:3]} … {refusals[-3:]}") from error
     return [row["label"] for row in rows]
 
 
