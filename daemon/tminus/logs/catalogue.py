@@ -96,10 +96,10 @@ LOG_LINES = {
     ),
     "storage.blocked": LineTemplate(
         "warning",
-        "a write has been held up for {blocked_ms} ms, since {since}: the database is locked or slow",
+        "a write has been blocked for {blocked_ms} ms, since {since}: the database is locked or slow",
         ("blocked_ms", "since"),
     ),
-    "storage.unblocked": LineTemplate("info", "writes go on, one was held up for {blocked_ms} ms", ("blocked_ms",)),
+    "storage.unblocked": LineTemplate("info", "writes continue, one was blocked for {blocked_ms} ms", ("blocked_ms",)),
     "storage.damaged": LineTemplate(
         "error",
         "database damaged ({error}): run `tminus db check` and restore a backup (docs/backup.md)",
@@ -158,17 +158,17 @@ LOG_LINES = {
     "webhook.secret": LineTemplate("info", "secrets of endpoint {endpoint} changed", ("endpoint",)),
     "webhook.failed": LineTemplate(
         "warning",
-        "endpoint {endpoint} did not accept events ({error}), attempt {attempts}, next at {retry_at}" + _WAITING,
+        "delivery to {endpoint} failed ({error}), attempt {attempts}, retrying at {retry_at}" + _WAITING,
         ("endpoint", "error", "attempts", "since", "retry_at", "code", *_UNDELIVERED),
     ),
     "webhook.recovered": LineTemplate(
         "info",
-        "endpoint {endpoint} accepts events again, attempt {attempts} since {since}" + _WAITING,
+        "delivery to {endpoint} works again, attempt {attempts} since {since}" + _WAITING,
         ("endpoint", "attempts", "since", *_UNDELIVERED),
     ),
     "webhook.caught_up": LineTemplate(
         "info",
-        "endpoint {endpoint} has accepted all that waited, {events:event} since {since}",
+        "endpoint {endpoint} has caught up, {events:event} since {since}",
         ("endpoint", "events", "since"),
     ),
     "webhook.paused": LineTemplate(
@@ -206,7 +206,7 @@ LOG_LINES = {
     ),
     "http.anonymous": LineTemplate(
         "info",
-        "requests of unknown callers from {remote_ip}: {count}[ since {since}]; last: {method} {route} answered with "
+        "unauthenticated requests from {remote_ip}: {count}[ since {since}]; last: {method} {route} answered with "
         "{code}",
         ("method", "route", "code", "refcode", "remote_ip", *_COUNTED),
     ),
