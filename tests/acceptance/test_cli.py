@@ -155,9 +155,9 @@ def test_show_of_a_closed_session_includes_how_it_ended(daemon: Daemon) -> None:
     assert shown["status"] == "closed (closed)"
     assert shown["closed"] == closed["closedAt"]
     assert shown["opened"] == closed["openedAt"]
-    assert shown["first in"] == closed["activatedAt"]
+    assert shown["activated"] == closed["activatedAt"]
     assert shown["closed by"] == "local operator"
-    assert shown["were in it"] == "Ada, Ben"
+    assert shown["participants"] == "Ada, Ben"
     assert "active" in shown
     assert "expires" not in shown
     cancelled = daemon.make(startTime=from_now(days=1), by="admin")
@@ -165,7 +165,7 @@ def test_show_of_a_closed_session_includes_how_it_ended(daemon: Daemon) -> None:
     told = said(daemon.command("show", cancelled["id"]))
     assert "status\tclosed (cancelled)\n" in told
     assert re.search(r"closed by\t[^\n]+ \(agent \d+\)\n", told)
-    assert "were in it\tnobody\n" in told
+    assert "participants\tnone\n" in told
 
 
 def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:

@@ -132,7 +132,7 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
         span = timedelta(seconds=row["durationSeconds"])
         known.append(("active", duration_text(span) if span else "0s"))
     if row["status"] == "active":
-        known.append(("in it", str(row["participants"])))
+        known.append(("participants", str(row["participants"])))
     known.append(("version", str(row["version"])))
     tables.fields(known)
 
@@ -141,12 +141,12 @@ def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:
     """Return the fields of a closed session: when it was open, who closed it, and who took part."""
     known: list[tuple[str, Span | str]] = [
         (name, at)
-        for name, at in (("opened", row["openedAt"]), ("first in", row["activatedAt"]), ("closed", row["closedAt"]))
+        for name, at in (("opened", row["openedAt"]), ("activated", row["activatedAt"]), ("closed", row["closedAt"]))
         if at is not None
     ]
     known.append(("closed by", end.closed_by))
     names = ", ".join(end.names) + (f" and {end.left_out} more" if end.left_out else "")
-    known.append(("were in it", names or "nobody"))
+    known.append(("participants", names or "none"))
     return known
 
 

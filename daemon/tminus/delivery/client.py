@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def gone(self) -> bool:
-        """Whether the receiver answered 410 Gone: it wants no more events."""
+        """Whether the receiver answered 410 Gone, so that it must get no more events."""
         return self.status == HTTPStatus.GONE
 
 

@@ -1,4 +1,4 @@
-"""A connection to a receiver, which carries one request at a time. All that the receiver may send is limited."""
+"""Send one request at a time over a connection to a receiver, and limit all that the receiver may send."""
 
 import asyncio
 from collections.abc import Iterable
@@ -91,7 +91,7 @@ class Response:
 
 
 class Connection:
-    """A connection to a receiver, which sends one request after the other."""
+    """A connection to a receiver, on which requests are sent one after the other."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream

@@ -42,7 +42,7 @@ class Resolver:
             lookup = Future[list[Target]]()
             lookup.set_running_or_notify_cancel()  # so that a caller who is cancelled does not cancel it for the others
             # Not in a thread pool: a name server that does not respond would block the threads of other endpoints, and
-            # the process could not end before them. A daemon thread does not prevent that.
+            # the process could not end before them. A daemon thread does not keep the process alive.
             threading.Thread(target=_look_up, args=(lookup, host, port), name="resolver", daemon=True).start()
             self._lookup = lookup
         return await asyncio.wrap_future(self._lookup)

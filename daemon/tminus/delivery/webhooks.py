@@ -231,7 +231,7 @@ class Webhooks:
             after = from_seq - 1 if from_seq else before
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
             replay.id = outbox.add_replay(tx, replay)
-            tx.has_events = True  # another daemon may serve the endpoint
+            tx.has_events = True  # notify other daemons, one of which may serve the endpoint
             return replay
 
         queued = await self._store.transact(queue)
@@ -333,5 +333,5 @@ def _pause(tx: Transaction, name: str) -> bool:
 def _resume(tx: Transaction, name: str, healthy: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
     outbox.change(tx, name, **healthy)
-    tx.has_events = True  # another daemon may serve the endpoint
+    tx.has_events = True  # notify other daemons, one of which may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

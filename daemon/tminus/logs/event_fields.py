@@ -18,7 +18,7 @@ EVENT_FIELDS = (
 
 
 def parsed_record(parent_object: str | None) -> dict[str, Any]:
-    """Return the `parentObject` of a session, which is the record that it belongs to; empty if there is none."""
+    """Parse the `parentObject` of a session: the record that it belongs to. Empty if there is none."""
     record: dict[str, Any] = orjson.loads(parent_object) if parent_object else {}
     return record
 

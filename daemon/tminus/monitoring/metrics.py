@@ -45,7 +45,7 @@ class Metrics:
 
     def __init__(self, store: Store, endpoint_statuses: Callable[[View], Sequence[EndpointStatus]]) -> None:
         """Create all metrics. `endpoint_statuses` returns the status of each endpoint."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that would double their number
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # without the `_created` series, as many again
         self._registry = registry = CollectorRegistry()
         Info("tminus_build", "The running version", registry=registry).info({"version": __version__})
         self._config = Info(

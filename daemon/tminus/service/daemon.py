@@ -85,7 +85,7 @@ class Daemon:
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
-            # On SQLite there is one log. On PostgreSQL each daemon has one, named by what no two daemons share.
+            # With SQLite there is one log. With PostgreSQL each daemon has one, named by its host and state directory.
             log_name = (
                 ""
                 if config.database_file(settings, state) is not None
@@ -147,7 +147,7 @@ class Daemon:
         reloading = asyncio.create_task(self._reload_on(reload))
         self._startup_server.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
-        # What is loaded stays for ever. To examine all of it in each collection would stop everything for 0.1 s.
+        # All objects loaded so far live as long as the process. Each full collection of them would take 0.1 s.
         gc.collect()
         gc.freeze()
         # Requests in flight have more than the usual 700 objects, which would be examined again and again.
