@@ -135,7 +135,7 @@ def test_a_file_that_the_daemon_does_not_read_is_reported(daemon: Daemon, own: P
     for name in ("elsewhere.toml", "conf.d/.hidden.toml", "conf.d/agents.txt"):
         done = token(daemon, own, "new", "--id", "8", "--append", str(own.parent / name))
         made(done)
-        assert f"the configuration {own} does not read {name}" in done.stderr
+        assert f"the configuration {own} does not read {own.parent / name}" in done.stderr
 
 
 def test_agents_in_the_environment_are_not_changed_in_a_file(daemon: Daemon, own: Path) -> None:
