@@ -29,7 +29,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def said(done: Done) -> str:
-    """The output of a command that did what it was told."""
+    """Return the output of a command that succeeded."""
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
@@ -39,7 +39,7 @@ def answer(done: Done) -> Any:
 
 
 def refused(done: Done, code: int) -> str:
-    """What a command says that failed: one line, to standard error, with the exit code that scripts rely on."""
+    """Return the error of a command that failed: one line on standard error, with the exit code."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -103,7 +103,7 @@ def test_reschedule_by_moves_the_start_by_a_duration(daemon: Daemon) -> None:
 def test_two_concurrent_reschedules_by_a_duration_do_not_add_up(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody moves it between the question and the move: then it is not moved again."""
+    """If another caller moves the session between the read and the write, it is not moved again."""
     session, later = daemon.make(startTime=from_now(days=30)), from_now(days=31)
     first = ScreenMeet.getSession
 
@@ -321,7 +321,7 @@ def test_db_upgrade_migrates_the_database(make_daemon: StartDaemon) -> None:
 
 
 def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon) -> None:
-    """On a terminal, until Ctrl-C, which is no failure."""
+    """On a terminal, until Ctrl-C, which is not an error."""
     daemon = start_daemon()
     session = daemon.make(label="Watched", startTime=from_now(minutes=10, seconds=30))
     controller, terminal = pty.openpty()
@@ -391,7 +391,7 @@ def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
 
 
 def _completed(daemon: Daemon, shell: str, words: str, **env: str) -> list[str]:
-    """What a shell is told may stand in place of the last word."""
+    """Return the completions of the last word."""
     last = str(len(words.split(" ")) - 1) if shell != "fish" else words.rsplit(" ", maxsplit=1)[-1]
     done = daemon.command(COMP_WORDS=words, COMP_CWORD=last, _TMINUS_COMPLETE=f"{shell}_complete", **env)
     return said(done).splitlines()

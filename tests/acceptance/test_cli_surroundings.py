@@ -1,4 +1,4 @@
-"""What surrounds a command: its streams, its folder, its environment, Ctrl-C."""
+"""The environment of a command: its streams, working directory, variables and signals."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def _shell(daemon: Daemon, line: str, folder: Path | None = None, **env: str) -> Done:
-    """Run a line of shell in which `tminus` is the command, beside this daemon."""
+    """Run a line of shell, in which `tminus` is the command, next to this daemon."""
     surroundings = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), **env)
     surroundings["PATH"] = f"{Path(TMINUS).parent}:{surroundings['PATH']}"
     return subprocess.run(
@@ -59,7 +59,7 @@ def test_lost_output_is_never_reported_as_a_refused_request(daemon: Daemon, stre
 
 
 def test_a_socket_never_takes_the_number_of_a_closed_standard_stream(daemon: Daemon) -> None:
-    """Where standard output is closed, what is printed does not go to the daemon."""
+    """If standard output is closed, output is not sent to the daemon."""
     done = _shell(daemon, "exec 1>&- 2>&-; tminus list --limit 1; tminus nothing; test $? = 2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -1,4 +1,4 @@
-"""What people see on a terminal of 80 columns and 24 lines."""
+"""The output of commands on a terminal of 80 columns and 24 lines."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ LABEL = "Weekly meeting with the customer of the north, room 4711"
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[Daemon]:
-    """One with more sessions than fit on a screen."""
+    """A daemon with more sessions than fit on a screen."""
     daemon = Daemon()
     try:
         daemon.start()

@@ -1,4 +1,4 @@
-"""Text from others in every command: shown as it is stored, and obeyed by nothing."""
+"""Untrusted text in the output of every command is shown as it is stored, and escaped."""
 
 import json
 import os
@@ -38,7 +38,7 @@ FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028
 
 @pytest.fixture(scope="module")
 def labelled() -> Iterator[tuple[Daemon, list[JSON]]]:
-    """A daemon whose sessions, participants and endpoint answers hold such text."""
+    """A daemon whose sessions, participants and endpoint responses contain such text."""
     daemon = Daemon()
     with Receiver() as receiver:
         secret = daemon.home / "secret"
@@ -195,7 +195,7 @@ def test_an_error_is_one_escaped_line(daemon: Daemon, arguments: tuple[str, ...]
 
 
 class Impostor:
-    """Answers on a socket with text that was made to do harm."""
+    """A server on a socket that responds with malicious text."""
 
     ID = "\x1b]0;owned\x07\x1b[2J"
 
@@ -250,7 +250,7 @@ sys.stdin.read()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
 def test_the_socket_of_another_user_is_refused_in_that_users_directory(daemon: Daemon) -> None:
-    """And is no reason to look further: whoever stands there is told."""
+    """No other socket is tried: the error is reported."""
     var = daemon.home / "trap" / "var"
     var.mkdir(parents=True)
     daemon.home.chmod(0o755)

@@ -1,4 +1,4 @@
-"""`tminus token`: what it writes the daemon takes, and nothing else in the configuration changes."""
+"""`tminus token`: the daemon accepts what it writes, and nothing else in the configuration changes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def token(daemon: Daemon, main: Path, *arguments: str, **env: str) -> Done:
 
 
 def made(done: Done) -> str:
-    """The token that was printed, alone; standard error says what to do next."""
+    """Return the printed token; standard error says what to do next."""
     assert done.returncode == 0, done.stderr
     assert TOKEN.fullmatch(done.stdout)
     assert "reload the daemon" in done.stderr

@@ -1,4 +1,4 @@
-"""Answers that are not tminus's, to every command: one line, the exit code, and no traceback."""
+"""Responses of other servers: every command prints one line and no traceback, and has its exit code."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples
 
 
 class Other:
-    """A server that gives one answer to everything."""
+    """A server that gives one response to all requests."""
 
     def __init__(self) -> None:
         other = self

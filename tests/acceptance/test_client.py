@@ -1,4 +1,4 @@
-"""The Python client: typed results and errors, and retries that make nothing twice, over a network that fails."""
+"""The Python client: results, errors, and retries over a failing network that execute nothing twice."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ from tminus.client.transport import Response
 
 
 class Wire:
-    """A TCP proxy on loopback, one thread a connection, that hands requests on and loses some of the answers.
+    """A TCP proxy on loopback, one thread per connection, that forwards requests and loses some of the responses.
 
     `losing` says how many connections more are cut at the worst moment: when the daemon has done the work, and before
     its answer arrives. A `silent` one takes requests and hands nothing on.
@@ -272,7 +272,7 @@ def test_an_idempotency_key_that_no_header_can_hold_is_refused(sm: ScreenMeet) -
 
 
 class _Page(BaseHTTPRequestHandler):
-    """What a proxy answers that wants somebody to sign in first."""
+    """The response of a proxy that requires a login."""
 
     page = b"<html>Sign in</html>"
 

@@ -29,7 +29,7 @@ _EMPTIED = [table.name for table in SQLModel.metadata.sorted_tables if table.nam
 
 @dataclass
 class Database:
-    """One database; the stores that a test opens on it are closed with it."""
+    """One database. Stores that a test opens on it are closed with it."""
 
     kind: str
     url: str
@@ -37,7 +37,7 @@ class Database:
 
     @property
     def configured(self) -> str:
-        """Its URL as a configuration file takes it: without the empty password."""
+        """The URL for a configuration file, without the empty password."""
         return self.url.replace(":@", "@")
 
     def open(self, now: Callable[[], datetime] | None = None, **observer: Any) -> Store:
@@ -51,7 +51,7 @@ class Database:
 
 
 class SqliteServer:
-    """Where SQLite's databases come from: copies of one that has been migrated."""
+    """Creates SQLite databases as copies of one that was migrated."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class SqliteServer:
 
     @contextmanager
     def database(self, *, empty: bool = False) -> Iterator[Database]:
-        """A fresh database; `empty`: without a schema."""
+        """Create a database; if `empty`, without a schema."""
         path = self._folder / f"{next(self._numbers)}.db"
         if not empty:
             shutil.copyfile(self._template, path)
@@ -126,7 +126,7 @@ class PostgresServer:
 
     @staticmethod
     def _kill(pids: list[int]) -> None:
-        """Returns when they use no file any more."""
+        """Wait until the processes use no files any more."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -134,7 +134,7 @@ class PostgresServer:
             eventually(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists())  # type: ignore[misc]
 
     def kill(self) -> None:
-        """Ends it without ceremony: its disk is about to be taken away."""
+        """Kill the server, since its disk is about to be removed."""
         self._cleaner.close()
         self._admin.close()
         self._kill(self.processes())
@@ -154,13 +154,13 @@ class PostgresServer:
         self._cleaner = self._connect("tminus")
 
     def processes(self) -> list[int]:
-        """Its process ids: the one that started all others first."""
+        """Return the process ids of the server, the main process first."""
         first = int(Path(self._server.pgdata, "postmaster.pid").read_text().split()[0])
         return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Stops every process of it: its connections stay open, new ones are taken, and nothing is answered."""
+        """Suspend all processes: connections stay open, new ones are accepted, and there are no answers."""
         stopped: list[int] = []
         try:
             while more := [pid for pid in self.processes() if pid not in stopped]:
@@ -207,7 +207,7 @@ class PostgresServer:
 
     @contextmanager
     def tablespace(self, disk: Path) -> Iterator[str]:
-        """A place for databases on another disk, by its name."""
+        """Create a tablespace on another disk, and return its name."""
         owner = Path(self._server.pgdata).stat()
         folder = disk / "tablespace"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Receivers of webhooks: real HTTP servers on loopback that answer as they are told, well or badly."""
+"""Webhook receivers: real HTTP servers on loopback with configurable responses, good and bad."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ OTHER_SECRET = "whsec_" + "YW5vdGhlciBzZWNyZXQsIGEgbmV3ZXIgb25lLi4="
 
 @dataclass
 class Received:
-    """A request as it came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -34,7 +34,7 @@ class Received:
         return [event["seq"] for event in self.events]
 
     def verify(self, secret: str = SECRET) -> None:
-        """Raises unless it is signed with this secret: by the library that receivers use, unmodified."""
+        """Verify the signature with the library that receivers use. Raises if the secret is another one."""
         Webhook(secret).verify(self.body, self.headers)
 
 
@@ -42,7 +42,7 @@ Answer = Callable[["Handler"], None]
 
 
 def status(code: int, **headers: str) -> Answer:
-    """Answers with this status."""
+    """Return a handler that responds with this status."""
 
     def answer(handler: "Handler") -> None:
         handler.send_response(code)
@@ -56,14 +56,14 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def hang_up(handler: "Handler") -> None:
-    """Drops the connection in the middle of an answer."""
+    """Close the connection in the middle of a response."""
     handler.wfile.write(b"HTTP/1.1 20")
     handler.wfile.flush()
     handler.connection.shutdown(2)
 
 
 def trickle(handler: "Handler") -> None:
-    """Begins an answer and never comes to an end, a byte now and then."""
+    """Send an endless response, a byte now and then."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     for _ in range(200):
         if handler.receiver.closing.wait(0.05):
@@ -75,7 +75,7 @@ def trickle(handler: "Handler") -> None:
 
 
 def flood(handler: "Handler") -> None:
-    """Answers 200 with ten megabytes, or as much of them as is taken."""
+    """Respond with 200 and ten megabytes, or as much as the client reads."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(10_000_000))
     handler.end_headers()
@@ -120,7 +120,7 @@ class RawReceiver:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """One request; raises `OSError` where there is none."""
+    """Read one request. Raises `OSError` if there is none."""
     read = b""
     while b"\r\n\r\n" not in read:
         if not (part := connection.recv(65_536)):
@@ -180,12 +180,12 @@ class Receiver:
 
     @property
     def seqs(self) -> list[int]:
-        """The numbers of all events in all requests, in the order in which they came."""
+        """Return the numbers of all received events, in order."""
         return [seq for request in tuple(self.requests) for seq in request.seqs]
 
     @property
     def types(self) -> list[str]:
-        """The types of all events in all requests, in the order in which they came."""
+        """Return the types of all received events, in order."""
         return [event["type"] for request in tuple(self.requests) for event in request.events]
 
     def close(self) -> None:

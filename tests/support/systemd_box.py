@@ -38,7 +38,7 @@ ROOTS_SHELL = {
 
 
 class CannotBoot(Exception):
-    """This machine does not let the box boot."""
+    """The box cannot boot on this machine."""
 
 
 class Box:
@@ -159,7 +159,7 @@ class Box:
         return subprocess.run(self.command(*arguments), check=False, **_PIPES)
 
     def do(self, *arguments: str) -> str:
-        """Runs a program that has to succeed; returns what it printed."""
+        """Run a program that must succeed; return its output."""
         done = self.run(*arguments)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self._last_words()}"
         return done.stdout
@@ -175,11 +175,11 @@ class Box:
         return self.do("env", "--ignore-environment", f"--chdir={folder}", *variables, *shell)
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.do("systemctl", "show", "--value", "--property", name, unit).strip()
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """The entries of the journal that match, with all of their fields."""
+        """Return the matching journal entries with all of their fields."""
         text = self.do("journalctl", "--no-pager", "--all", "--output=json", *matches)
         return [json.loads(line) for line in text.splitlines()]
 

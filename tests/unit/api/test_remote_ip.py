@@ -1,4 +1,4 @@
-"""The caller's address, as a proxy tells it."""
+"""The caller's address, as a proxy reports it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Where a command looks for the daemon's local socket, and whom it trusts there."""
+"""Where a command looks for the daemon's local socket, and which users it trusts there."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ ME = os.geteuid()
 
 @pytest.fixture(autouse=True)
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file of this machine; the working directory is empty."""
+    """Use no file of this machine, and an empty working directory."""
     path = tmp_path / "etc" / "tminus.toml"
     path.parent.mkdir()
     monkeypatch.setattr(discovery, "SYSTEM_FILE", path)

@@ -1,4 +1,4 @@
-"""How a command line is read, for all commands alike."""
+"""Parsing of the command line, for all commands."""
 
 import pytest
 from tests.support.commands import invoke

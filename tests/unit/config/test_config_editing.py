@@ -1,4 +1,4 @@
-"""Changes to the agents in a configuration file change nothing else, and are whole or not made."""
+"""Changes to the agents in a configuration file are atomic and change nothing else."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What is in force, written as TOML."""
+"""The configuration in force, written as TOML."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Whatever a configuration file holds, it is taken, or each of its faults has file and line: nothing else is raised.
+"""Any configuration file is accepted, or each of its problems has file and line: nothing else is raised.
 
 What is found wrong without a file, in the environment or in what a file leads to, is elsewhere.
 """
@@ -53,7 +53,7 @@ ENTRIES = st.lists(
 
 
 def toml(value: Any) -> str:
-    """A value as TOML has it."""
+    """Return a value as TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(name)} = {toml(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list):
@@ -66,7 +66,7 @@ def toml(value: Any) -> str:
 
 
 def read(content: bytes) -> Iterator[str]:
-    """The faults of a file that holds this; what is in force must be possible to write, and to read again."""
+    """Yield the problems of a file with this content. If it is valid, its effective configuration must load again."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tminus.toml")
         path.write_bytes(content)

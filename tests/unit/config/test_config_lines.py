@@ -1,4 +1,4 @@
-"""Where each key stands in a TOML text."""
+"""The line of each key in a TOML text."""
 
 import tomllib
 

@@ -1,4 +1,4 @@
-"""From files and environment to settings, or to all that is wrong with them."""
+"""Loading of the configuration: settings, or all problems at once."""
 
 import os
 import time
@@ -18,7 +18,7 @@ AGENT = '[[agents]]\nid = {id}\nname = "Anna"\nroles = ["agent"]\ntoken_sha256 =
 
 
 class Files:
-    """A configuration being written in a directory of its own."""
+    """The files of a configuration in a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.main = directory / "tminus.toml"

@@ -1,4 +1,4 @@
-"""Where the configuration, the state and the database are."""
+"""The paths of the configuration, the state directory and the database."""
 
 from pathlib import Path
 

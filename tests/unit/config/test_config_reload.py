@@ -1,4 +1,4 @@
-"""What differs between two configurations, and what of it can be applied at once."""
+"""Comparison of two configurations, and the changes that can be applied at once."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The secrets of webhooks: where they come from, and what is wrong with them."""
+"""Reading the secrets of webhooks, and the problems of their files."""
 
 from base64 import b64encode
 from pathlib import Path

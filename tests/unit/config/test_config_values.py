@@ -1,4 +1,4 @@
-"""How values are written."""
+"""Parsing and formatting of the values of settings."""
 
 from contextlib import suppress
 from datetime import timedelta

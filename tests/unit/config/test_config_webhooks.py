@@ -1,4 +1,4 @@
-"""`[[webhooks]]`: what may stand there, and what is wrong with it."""
+"""`[[webhooks]]`: valid values, and the problems of others."""
 
 import tomllib
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def read(directory: Path, text: str, environ: Mapping[str, str] | None = None) -
 
 
 def faults(directory: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """All that is wrong, without the directory."""
+    """Return all problems, without the directory."""
     with pytest.raises(ConfigError) as caught:
         read(directory, text, environ)
     return str(caught.value).replace(f"{directory}/", "").splitlines()

@@ -1,4 +1,4 @@
-"""How webhooks are signed, when they are tried again, and where they are never sent."""
+"""Webhooks: signatures, pauses between attempts, and forbidden addresses."""
 
 import asyncio
 import hashlib
@@ -219,7 +219,7 @@ def test_the_environment_does_not_change_the_trusted_authorities(monkeypatch: py
 
 
 def test_a_silent_name_server_does_not_prevent_a_process_from_ending() -> None:
-    """It has waited for an answer, no longer than it may, and does not wait for the thread that still does."""
+    """The process waits for a response until the time-out, and then not for the thread that still waits."""
     subprocess.run([sys.executable, "-c", ASKS_A_SILENT_NAME_SERVER], check=True, timeout=40)
 
 

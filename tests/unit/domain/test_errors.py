@@ -1,4 +1,4 @@
-"""The error tree: one class a cause, each with a stable refcode and a sentence of its own."""
+"""The error tree: one class for each cause, with a stable refcode and a description of its own."""
 
 import re
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ REFUSALS = [leaf for leaf in LEAVES if issubclass(leaf, RequestError)]
 
 
 def _drawn() -> dict[str, tuple[str, str | None, str]]:
-    """The tree as the docstring draws it: name -> (parent, the digits after x, the note of its part of the tree)."""
+    """Parse the tree in the docstring: name -> (parent, the digits after x, the note of its part of the tree)."""
     tree: dict[str, tuple[str, str | None, str]] = {}
     ancestors: list[str] = []
     note = ""

@@ -43,7 +43,7 @@ GRACE = Participant(
 
 
 def _told(event_type: EventType, **fields: Any) -> FeedEvent:
-    """An event of which everything is known that can be."""
+    """Return an event with all fields."""
     about: dict[str, Any] = {
         "seq": 41,
         "session_id": "xoKwKRBrbwRF",

@@ -1,4 +1,4 @@
-"""A host has one form, wherever it is used; what could mean two is refused."""
+"""A host has one form wherever it is used; ambiguous hosts are refused."""
 
 import pytest
 

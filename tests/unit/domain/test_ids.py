@@ -1,4 +1,4 @@
-"""What is drawn by lot."""
+"""Random ids, tokens and PINs."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""Text from others, as a terminal may show it."""
+"""Escaping of untrusted text for a terminal."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""How an instant is written and stored."""
+"""Parsing, formatting and storing of instants."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""The log as the journal gets it, on a real socket."""
+"""The log in the journal's protocol, on a real socket."""
 
 import fcntl
 import io
@@ -23,7 +23,7 @@ FIELD_NAME = re.compile("[A-Z][A-Z0-9_]{0,63}")
 
 
 def fields(datagram: bytes) -> dict[str, str]:
-    """A datagram as the journal reads it."""
+    """Parse a datagram as the journal does."""
     read: dict[str, str] = {}
     while datagram:
         name, _, rest = datagram.partition(b"\n")
@@ -40,7 +40,7 @@ def fields(datagram: bytes) -> dict[str, str]:
 
 
 class Receiver:
-    """In the journal's place: what is logged can be read here."""
+    """A stand-in for the journal, which stores the log lines."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "socket"
@@ -60,7 +60,7 @@ class Receiver:
 
 @pytest.fixture
 def journal(log_lines: object, tmp_path: Path) -> Iterator[Receiver]:
-    """The log goes to a journal; what that does not take to a file."""
+    """Write the log to a journal, and without it to a file."""
     receiver = Receiver(tmp_path)
     with receiver.stdout.open("w") as stdout:
         output.configure("debug", "journal", stdout, receiver.journal)

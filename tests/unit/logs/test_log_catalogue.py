@@ -19,13 +19,13 @@ FAILURE = {"error", "traceback"}
 
 @dataclass
 class Call:
-    """One call of `log`, or of `_line`, by which the log writer makes a line of its own."""
+    """One call of `log`, or of `_line`, which makes the log writer's own line."""
 
     where: str
     names: set[str]
     fields: set[str]
     knows_all: bool
-    """Whether all of its fields can be read off the source."""
+    """Whether the source shows all of its fields."""
 
 
 def _calls() -> Iterator[Call]:
@@ -37,7 +37,7 @@ def _calls() -> Iterator[Call]:
 
 
 def _calls_in(node: ast.AST, function: ast.AST, file: str) -> Iterator[Call]:
-    """`function`: the innermost around the node."""
+    """Yield the calls in a node. `function` is the innermost function around it."""
     if isinstance(node, ast.Call) and _name(node.func) in {"log", "log_debug", "_line"}:
         yield _call(node, function, f"{file}:{node.lineno}")
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

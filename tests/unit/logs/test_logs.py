@@ -1,4 +1,4 @@
-"""The log as it is written."""
+"""The written log: lines, fields and destinations."""
 
 import io
 import logging
@@ -147,7 +147,7 @@ def test_on_a_terminal_the_name_and_the_message_come_first(log_lines: LogLines) 
 
 @pytest.fixture
 def terminal(log_lines: LogLines) -> Callable[[], str]:
-    """The log as people read it: call it for what was written so far."""
+    """The log on a terminal; call it to get the text so far."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     output.configure("info", "console", stream)
 
@@ -184,7 +184,7 @@ def test_on_a_terminal_untrusted_text_is_escaped(terminal: Callable[[], str]) ->
 
 @pytest.fixture
 def full_disk(log_lines: LogLines) -> Iterator[TextIO]:
-    """The log goes to a disk that is full."""
+    """Write the log to a full disk."""
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, too
     output.configure("info", "json", full)
     yield full

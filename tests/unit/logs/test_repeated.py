@@ -1,4 +1,4 @@
-"""Lines that one address causes again and again."""
+"""Repeated log lines of one address."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the log says of a database that does not take writes."""
+"""Log lines about a database that cannot be written."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +14,7 @@ LogLines = Callable[[], list[dict[str, Any]]]
 
 
 class Machine:
-    """A monotonic clock, and a write under way, that a test sets."""
+    """A monotonic clock and a running write, which a test sets."""
 
     now = 1000.0
     writing = 0.0

@@ -1,4 +1,4 @@
-"""What `make audit` makes of a report."""
+"""How `make audit` reads a report."""
 
 from tests.support.audit import verdict
 

@@ -1,4 +1,4 @@
-"""What somebody meets who has cloned the repository: `make run`, and the command of the checkout."""
+"""The first run in a clone: `make run`, and the command of the checkout."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What systemd is told, and what it hands over, on real sockets."""
+"""Notifications to systemd, and sockets inherited from it, on real sockets."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tminus.system.systemd import ServiceManager
 
 
 class Manager:
-    """In systemd's place: what it is told can be read here."""
+    """A stand-in for systemd, which stores the notifications."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -120,7 +120,7 @@ except CannotListen as error:
 
 
 def passed(*sockets: socket.socket, **env: str) -> str:
-    """What a process that is handed these sockets finds."""
+    """Return what a process that inherits these sockets finds."""
     command, descriptors = activated([sys.executable, "-c", LIST], sockets, **env)
     done = subprocess.run(command, pass_fds=descriptors, capture_output=True, text=True, check=False)
     assert done.stderr == ""
