@@ -200,7 +200,7 @@ class Daemon:
         for server in self._servers:
             server.should_exit = True
 
-    # --- reports --------------------------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------------------------
 
     def _feed_watchdog(self) -> None:
         """Feed systemd's watchdog through the event loop, so that it is not fed if the loop or a transaction hangs."""

@@ -192,7 +192,7 @@ def _integrity(connection: Connection, most: int) -> Iterator[Problem]:
         yield from (Problem("integrity", line) for line in found[0].splitlines() if line != "ok" and line[:3] != "***")
 
 
-# --- invariants of all sessions -------------------------------------------------------------------------------
+# --- invariants of all sessions ---------------------------------------------------------------------------------------
 
 
 def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:

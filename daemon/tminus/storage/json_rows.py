@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 def json_pairs(dialect: str, parameter: str) -> TableValuedAlias:
     """Return a table that is called as the parameter is, with the columns `key` and `value`.
 
-    On PostgreSQL both are text: whoever needs a number casts it.
+    On PostgreSQL both are text; cast them to get a number.
     """
     value = bindparam(parameter, type_=String)
     each = func.jsonb_each_text(cast(value, JSONB)) if dialect == "postgresql" else func.json_each(value)

@@ -14,10 +14,12 @@ from tminus.storage.watch import PersistentConnection, Watch
 from tminus.system.threads import RestartingThread
 
 _MIGRATION = 8457290
-"""Held for a transaction by whoever upgrades the schema."""
+"""Held for a transaction by a process that upgrades the schema."""
 
 _WRITER = 8457291
-"""Held for a transaction by whoever reads in order to write, or draws event numbers."""
+"""Held by a write transaction from its first read or event to its commit, so that event numbers become visible in
+order.
+"""
 
 _NAMED = 8457292
 """The seed of the hash that turns a name into a number; these are held by a connection."""
@@ -105,7 +107,7 @@ class AdvisoryLocks:
     def _keep_alive(self) -> None:
         """Keep the connection from being idle for `IDLE_LIMIT`.
 
-        It never locks again what was lost: `release` may have been called just before, and nobody would call it again.
+        It never locks again what was lost: `release` may have been called just before, and is not called again.
         """
         while not self._stopping.wait(KEEP_ALIVE_INTERVAL):
             with self._lock:

@@ -1,4 +1,4 @@
-"""The places of the logs: the last event that a daemon knows to be in its log.
+"""The places of the logs: the last event that is certainly in a daemon's log.
 
 Each daemon on a database has a log of its own, and so a place of its own, under a name that is the same after a
 restart. The places are rows of `meta`, under `LOG_PLACE` and that name.

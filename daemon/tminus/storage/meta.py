@@ -22,7 +22,7 @@ RETENTION = "retention"
 """The last run of retention: `RetentionRun`."""
 
 WRITE_TEST = "written"
-"""Written when writes have failed, to find out whether they succeed again: a time, which nobody reads."""
+"""Written when writes have failed, to find out whether they succeed again: a time that is never read."""
 
 LOG_PLACE = "log_at:"
 """Followed by the name of a log: how far it has come, a number and a time in milliseconds since 1970."""

@@ -8,7 +8,7 @@ from tminus.storage.transaction import Transaction
 
 
 def _ignore(*_report: object) -> None:
-    """Do nothing: whoever opens the store does not need this report."""
+    """Do nothing: this report is not needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,12 +41,12 @@ from tminus.storage.view import View
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
-_EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq")  # the database draws it
+_EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq")  # the database assigns it
 _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
 
 AGENT_SESSIONS_KEPT = 1000
-"""Agent sessions that one agent may have: the oldest ends when another begins. A script that signs in for each call
-never needs an old one, and its rows must not grow with its calls.
+"""Agent sessions that an agent may have; beyond that the oldest ends when a new one begins. A script that signs in for
+each call never uses an old one, and must not fill the table.
 """
 
 ROWS = 16
@@ -57,21 +57,23 @@ _TOO_MANY = (
     .where(AGENT_SESSIONS.c.agent_id == bindparam("of_agent"))
     .order_by(AGENT_SESSIONS.c.sid.desc())
     .offset(AGENT_SESSIONS_KEPT)
-    .limit(100)  # an agent that had more of them before there was a limit loses them bit by bit
+    .limit(100)  # an agent that has more, from before there was a limit, loses some with each new one
 )
 
 Bind = Callable[[Sequence[SQLModel]], Any]
-"""Makes what a driver takes of the rows of an insertion."""
+"""Returns the parameters of an insertion of rows."""
 
-# SQLAlchemy is asked once how a column is written: it takes about as long over such a row as the database does.
+# How SQLAlchemy writes a column is determined once: to insert a row through it takes twice as long.
 
 
 @cache
 def _values(
     dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
 ) -> tuple[str, Bind]:
-    """An insertion of so many rows, for SQLite. One statement for several: each lets another thread have the
-    interpreter, and to get it back takes longer than to store a row.
+    """Return an insertion of so many rows for SQLite.
+
+    One statement inserts several rows, because each statement releases the interpreter lock, and to get it back takes
+    longer than to insert a row.
     """
     binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
 
@@ -90,7 +92,7 @@ def _values(
 
 @cache
 def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
-    """All rows as one value of one statement, for PostgreSQL: a statement a row cost more than all else together."""
+    """Return an insertion for PostgreSQL with all rows as one value: one statement a row took most of the time."""
     name, listed = _quoted(dialect, table, columns)
     binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
 
@@ -108,7 +110,7 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeout
 
 
 def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
-    """What selects new sessions with their deadlines, and what returns these."""
+    """Return the clauses that select new sessions with their deadlines, and that return these."""
     expressions = deadline_sql(dialect, timeouts, "given")
     quote = dialect.identifier_preparer.quote
     return (
@@ -118,7 +120,7 @@ def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeou
 
 
 def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """How a value of such a column is written in JSON, if not as it is."""
+    """Return the function that converts a column's values to JSON; None if they need none."""
     if isinstance(kind, Instant):
         return partial(kind.process_bind_param, dialect=dialect)
     if isinstance(kind, JsonText):
@@ -127,14 +129,14 @@ def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | 
 
 
 def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:
-    """The names of a table and of columns, as they stand in a statement."""
+    """Return the quoted names of a table and of columns."""
     quote = dialect.identifier_preparer.quote
     return quote(table.name), ", ".join(map(quote, columns))
 
 
 @cache
 def _attempts(table: Table) -> tuple[Any, ...]:
-    """An insertion, a change and a removal of no rows."""
+    """Return an INSERT, an UPDATE and a DELETE of no rows."""
     column = next(iter(table.c))
     return (
         insert(table).from_select(list(table.c.keys()), select(table).where(false())),
@@ -143,18 +145,12 @@ def _attempts(table: Table) -> tuple[Any, ...]:
     )
 
 
-# Writers of several daemons draw event numbers one after the other, so that numbers become visible in the order in
-# which they were drawn: a reader with a cursor would skip for ever one that appears late. What a job decides on is read
-# under the same lock. New sessions alone are stored before it: nobody else can have to do with them yet.
-_ONE_WRITER = LOCK_WRITER
-
-
 _BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = tuple(
     (table, list(table.primary_key)[-1])
     for table in SESSIONS.metadata.sorted_tables
     if any(key.column.table is SESSIONS for key in table.foreign_keys)
 )
-"""What is removed with a session, and a column by which to name a row of it."""
+"""The tables with rows that belong to a session, and the column that identifies such a row."""
 
 _closed = (
     select(_S.id, _S.closed_at)
@@ -166,7 +162,7 @@ _closed = (
 
 
 def _number_of(table: Table, key: ColumnElement[Any]) -> ColumnElement[Any]:
-    """How many rows of a table belong to a session, counted no further than `most`."""
+    """Return the number of a table's rows that belong to a session, counted up to `most`."""
     some = select(key).where(table.c.session_id == _closed.c.id).limit(bindparam("most")).correlate(_closed)
     return select(func.count()).select_from(some.subquery()).correlate(_closed).scalar_subquery()
 
@@ -175,46 +171,46 @@ _OLDEST_CLOSED = select(_closed.c.id, *(_number_of(*one) for one in _BELONGS)).o
 
 
 class Removed(NamedTuple):
-    """How many sessions a batch removed, and whether it left some that are to be removed."""
+    """The number of sessions that a batch removed, and whether there are more to remove."""
 
     sessions: int
     more: bool
 
 
 class Transaction(View):
-    """A write transaction: shared by all jobs of a batch, committed by the writer.
+    """A write transaction, shared by all jobs of a batch and committed by the writer.
 
-    New sessions, retries and events are kept back and sent together before the next statement that could miss them, at
-    the latest before the commit: one round for sixteen schedules, not thirty-two.
+    New sessions, idempotency records and events are collected, and inserted together before the next statement that
+    could depend on them, at the latest before the commit: a few statements for sixteen new sessions.
     """
 
     def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
         super().__init__(connection)
         self.allowances = allowances or Allowances()
-        """What is remembered from transaction to transaction, so that it need not be counted in each."""
+        """What the writer keeps in memory between transactions."""
         self.now = now
-        """The instant of this transaction; every change in it happened now."""
+        """The time of this transaction, and of every change in it."""
         self.earliest_due: datetime | None = None
-        """The earliest deadline that this transaction set."""
+        """The earliest deadline that this transaction has set."""
         self.writes = 0
-        """Grows with each write, so that the writer can tell whether a job that failed had begun to write."""
+        """Incremented by each write. So the writer detects whether a job that failed had begun to write."""
         self.transitions: Counter[str] = Counter()
-        """How many transitions are in it, by trigger."""
+        """Trigger -> the number of its transitions."""
         self.jobs = 0
-        """How many jobs share it; the writer says."""
+        """The number of jobs that share it; set by the writer."""
         self.has_events = False
-        """Whether there are events in it, or something else that other daemons should look at."""
+        """Whether it has events, or another change that daemons on this database have to read."""
         self.newest_seq: int | None = None
-        """The number of the newest event there is, if `has_events`; the writer sets it before the commit."""
+        """The number of the newest event, if `has_events`; set by the writer before the commit."""
         self.waited = 0.0
-        """Seconds that it has waited for other daemons."""
+        """Seconds that it has waited for transactions of other daemons."""
         self._sessions: list[Session] = []
         self._timeouts = Timeouts()
-        """Those by which the deadlines of `_sessions` are computed."""
+        """The time-outs from which the deadlines of `_sessions` follow."""
         self.recorded: list[LogEvent] = []
-        """Those of its events that were told one by one; a bulk move's are only in the database."""
+        """Its events, without those of bulk transitions, which are only in the database."""
         self._sent = 0
-        """How many of them have been sent."""
+        """How many of them have been inserted."""
         self._new_records: dict[tuple[int, str], IdempotencyRecord] = {}
         self._has_turn = connection.dialect.name != "postgresql"
 
@@ -223,26 +219,26 @@ class Transaction(View):
         """The name of the database: sqlite or postgresql."""
         return self._connection.dialect.name
 
-    # --- sending ------------------------------------------------------------------------------------------------------
+    # --- inserting ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Sends what was kept back."""
+        """Insert what was collected."""
         self._send_sessions()
         records, self._new_records = self._new_records, {}
         if records:
             self._insert(IDEMPOTENCY, tuple(IdempotencyRecord.model_fields), list(records.values()))
-        events = [told.event for told in self.recorded[self._sent :]]
+        events = [recorded.event for recorded in self.recorded[self._sent :]]
         if events:
             self._sent += len(events)
             self._take_turn()
             drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)[-1]
-            # Nobody else draws numbers until this is committed: these have drawn the last ones, in their order.
+            # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
             last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
             for number, event in enumerate(events, last - len(events) + 1):
                 event.seq = number
 
     def _send_sessions(self) -> None:
-        """Send the sessions alone: what is read in a transaction, or changed, is never an event."""
+        """Insert the sessions only: no statement of a transaction reads or changes its events."""
         sessions, self._sessions = self._sessions, []
         if sessions:
             stored = {one.id: one for one in sessions}
@@ -256,8 +252,9 @@ class Transaction(View):
     def _insert(
         self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel], timeouts: Timeouts | None = None
     ) -> list[CursorResult[Any]]:
-        """Store rows, at least one; return the results of the statements that did. `timeouts`: the rows are sessions,
-        which get the deadlines that follow from these.
+        """Insert rows, at least one; return the results of the statements.
+
+        `timeouts`: the rows are sessions, and get the deadlines that follow from these.
         """
         dialect = self._connection.dialect
         if dialect.name == "postgresql":
@@ -271,10 +268,15 @@ class Transaction(View):
         return results
 
     def _take_turn(self) -> None:
-        """From here to the commit no other daemon reads in order to write, or draws a number."""
+        """Lock out the writers of other daemons until the commit.
+
+        Event numbers must become visible in their order, since a reader with a cursor would miss one that appears late.
+        What a job decides on is read under the same lock. Only new sessions are inserted before it: no other
+        transaction can depend on them yet.
+        """
         if not self._has_turn:
             begun = clock.monotonic()
-            self._connection.execute(_ONE_WRITER)
+            self._connection.execute(LOCK_WRITER)
             self.waited = clock.monotonic() - begun
             self._has_turn = True
 
@@ -284,7 +286,7 @@ class Transaction(View):
         return super()._ask(statement, values, stream=stream)
 
     def execute(self, statement: Any, values: Any = None) -> Any:
-        """Runs a statement that writes, after what was kept back; returns SQLAlchemy's result."""
+        """Run a statement that writes, after inserting what was collected; return SQLAlchemy's result."""
         self.flush()
         self.writes += 1
         return self._ask(statement, values)
@@ -292,7 +294,7 @@ class Transaction(View):
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def add(self, session: Session, transition: Transition, timeouts: Timeouts) -> None:
-        """Store a new session. Its deadline is computed when it is sent, and stands in the object then."""
+        """Add a new session. Its deadline is computed when it is inserted, and is then set in the object."""
         self.writes += 1
         self.transitions[transition.trigger] += 1
         if timeouts != self._timeouts:
@@ -300,77 +302,82 @@ class Transaction(View):
             self._timeouts = timeouts
         self._sessions.append(session)
 
-    def record(self, news: LogEvent) -> None:
-        """Record an event; its number is drawn when it is sent, in the order of recording."""
+    def record(self, event: LogEvent) -> None:
+        """Add an event. It gets its number when it is inserted, in the order of these calls."""
         self.writes += 1
         self.has_events = True
-        self.recorded.append(news)
+        self.recorded.append(event)
 
-    def recorded_already(self, news: Sequence[LogEvent]) -> None:
-        """These events were recorded by a statement that has just run."""
-        assert self._sent == len(self.recorded), "all that came before them is sent before a statement runs"
-        self.recorded += news
+    def recorded_already(self, events: Sequence[LogEvent]) -> None:
+        """Add events that a statement has just inserted."""
+        assert self._sent == len(self.recorded), "a statement runs after all earlier events were inserted"
+        self.recorded += events
         self._sent = len(self.recorded)
 
     def note_due(self, due: datetime | None) -> None:
-        """A deadline has been stored."""
+        """Take account of a deadline that was stored."""
         if due is not None and (self.earliest_due is None or due < self.earliest_due):
             self.earliest_due = due
 
     # --- PINs ---------------------------------------------------------------------------------------------------------
 
     def free_pin(self) -> int:
-        """A PIN that no open session has. Raises `NoPinFree` when there is none."""
+        """Return a PIN that no open session has. Raises `NoPinFree`."""
         pins = self.free_pins(1)
         if not pins:
             raise NoPinFree
         return pins[0]
 
     def free_pins(self, count: int) -> list[int]:
-        """So many different PINs that no open session has; fewer only when there are no more."""
+        """Return so many different PINs that no open session has; fewer if there are no more."""
         return self.allowances.pins.draw(self._ask, count)
 
     def may_open_another(self, agent_id: int, limit: int) -> bool:
-        """Whether an agent has fewer than `limit` open sessions, for one that is about to be made."""
+        """Take one of the `limit` open sessions that an agent may have; return False if it has them all."""
         return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit))
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
     def add_agent_session(self, begun: AgentSession) -> int:
-        """Stores an agent session, and ends the agent's oldest one if it has too many; returns the new one's `sid`."""
+        """Store an agent session, and end the agent's oldest ones if it has too many; return the new `sid`."""
         values = {column: getattr(begun, column) for column in _AGENT_SESSION_COLUMNS}
         sid = int(self.execute(insert(AGENT_SESSIONS).returning(AGENT_SESSIONS.c.sid), values).scalar_one())
-        # In two steps: in one, PostgreSQL prefers to read the whole table.
+        # Two statements: for one, PostgreSQL would read the whole table.
         oldest = self._ask(_TOO_MANY, {"of_agent": begun.agent_id}).scalars().all()
         if oldest:
             self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.sid.in_(oldest)))
         return sid
 
     def end_agent_session(self, secret_sha256: str) -> None:
+        """Remove an agent session."""
         self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == secret_sha256))
 
     def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
         return self._new_records.get((agent_id, key)) or super().idempotency_record(agent_id, key)
 
     def add_idempotency_record(self, record: IdempotencyRecord) -> None:
+        """Add an idempotency record."""
         self.writes += 1
         self._new_records[record.agent_id, record.key] = record
 
     def remove_idempotency_record(self, agent_id: int, key: str) -> None:
+        """Remove an idempotency record."""
         self.execute(delete(IDEMPOTENCY).where(IDEMPOTENCY.c.agent_id == agent_id, IDEMPOTENCY.c.key == key))
 
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
     def set_meta(self, key: str, value: str) -> None:
+        """Set a value in the table `meta`. `storage.meta` has the keys."""
         if self.execute(update(META).where(META.c.key == key).values(value=value)).rowcount == 0:
             self.execute(insert(META), {"key": key, "value": value})
 
     def remove_meta(self, key: str) -> None:
+        """Remove a key from the table `meta`."""
         self.execute(delete(META).where(META.c.key == key))
 
     def try_to_write(self) -> None:
-        """Find out whether writing works: write one row, and what needs the same rights and locks as all other writes
-        but changes nothing. A table that cannot be written must not look well because another one can.
+        """Raise if a table cannot be written: write one row, and run statements that need the rights and locks of all
+        other writes but change no row. One writable table does not mean that all are.
         """
         for table in SQLModel.metadata.sorted_tables:
             for statement in _attempts(table):
@@ -378,8 +385,9 @@ class Transaction(View):
         self.set_meta(meta.WRITE_TEST, timestamps.text(self.now))
 
     def remove_closed(self, before: datetime, rows: int) -> Removed:
-        """Removes the sessions that were closed first, of those closed before then, with all that belongs to them: as
-        many as have about `rows` rows together. Of one that has more rows alone, it removes so many of them.
+        """Remove the sessions that were closed first and before a time, with all rows that belong to them.
+
+        Together they have about `rows` rows. If one session alone has more, only so many of its rows are removed.
         """
         values = {"before": before, "candidates": max(1, rows // 2), "most": rows}
         ids: list[str] = []
@@ -398,7 +406,7 @@ class Transaction(View):
         return int(self.execute(delete(SESSIONS).where(_S.id.in_(ids))).rowcount) if ids else 0
 
     def _remove_part(self, session_id: str, rows: int) -> Removed:
-        """Removes the first rows of what belongs to a session. Its last event stays: it must agree with the session."""
+        """Remove the first rows that belong to a session. Its last event stays, since its status is the session's."""
         for table, key in _BELONGS:
             first = select(key).where(table.c.session_id == session_id).order_by(key).limit(rows)
             if table is EVENTS:
@@ -410,13 +418,13 @@ class Transaction(View):
         return Removed(self._remove([session_id]), more=True)
 
     def remove_agent_sessions(self, before: datetime, limit: int) -> int:
-        """Forgets agent sessions that expired before then; returns how many."""
+        """Remove up to `limit` agent sessions that expired before a time; return how many."""
         table = AGENT_SESSIONS.c
         some = select(table.sid).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
         return int(self.execute(delete(AGENT_SESSIONS).where(table.sid.in_(some))).rowcount)
 
     def remove_idempotency_records(self, before: datetime, limit: int) -> int:
-        """Forgets retries made before then, which nobody will send again; returns how many."""
+        """Remove up to `limit` idempotency records that are older than a time; return how many."""
         table = IDEMPOTENCY.c
         some = (
             select(table.agent_id, table.key).where(table.created_at < before).order_by(table.created_at).limit(limit)
