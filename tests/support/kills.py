@@ -151,8 +151,8 @@ def _arrive(jobs: Jobs, target: Target, *, trigger: Trigger) -> dict[str, Any]:
     return {"id": made.session.id, "participant": made.participant_id}
 
 
-def _report(jobs: Jobs, target: Target, *, verb: Callable[..., None]) -> dict[str, Any]:
-    jobs(lambda tx: verb(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
+def _report(jobs: Jobs, target: Target, *, command: Callable[..., None]) -> dict[str, Any]:
+    jobs(lambda tx: command(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
     return {"id": target.session_id}
 
 
@@ -176,9 +176,9 @@ VERBS: Mapping[str, Deed] = {
     "reschedule into the lead time": Deed(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
     "join": Deed(partial(_arrive, trigger=Trigger.JOIN), _session),
     "knock": Deed(partial(_arrive, trigger=Trigger.KNOCK), partial(_session, kind=LIVE)),
-    "admit": Deed(partial(_report, verb=participants.admit), _knocked),
-    "deny": Deed(partial(_report, verb=participants.deny), _knocked),
-    "leave": Deed(partial(_report, verb=participants.leave), partial(_session, inside=1)),
+    "admit": Deed(partial(_report, command=participants.admit), _knocked),
+    "deny": Deed(partial(_report, command=participants.deny), _knocked),
+    "leave": Deed(partial(_report, command=participants.leave), partial(_session, inside=1)),
     "close": Deed(_close, partial(_session, inside=2)),
 }
 

@@ -398,7 +398,7 @@ TRIALS: Mapping[str, Trial] = {
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
-    "enlist": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
+    "register": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
     "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _enlisted, _endpoint, twice_is_once=False),
     "pass-over": Trial(partial(_serve, events=["session.closed"]), _enlisted, _endpoint),
     "tell": Trial(_serve, _enlisted, _endpoint),

@@ -39,7 +39,7 @@ class World:
         """Run a job of the writer; return its result, or raise its exception, after the commit."""
         return self.store.submit(job).result(timeout=30)
 
-    # --- verbs --------------------------------------------------------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------------------------------
 
     def make(
         self,

@@ -12,7 +12,7 @@ from tminus.api import make_starting_application
 from tminus.service.http_server import LAST_REQUESTS, Server
 
 PATIENCE = 2.0
-"""Seconds of a start during which clients wait and are then served; after that they are told to retry later."""
+"""Seconds of a start during which clients wait and are then served; after that they get 503 with Retry-After."""
 
 
 class StartupServer:
