@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Update,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -34,6 +35,7 @@ from sqlalchemy import (
     select,
     update,
 )  # fmt: skip
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Change, Transition
@@ -119,6 +121,7 @@ _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "c
 def _values(named: Named) -> dict[str, Any]:
     cause, participant = named.cause, named.participant
     return {
+        "ids": [session.id for session in named.sessions],
         "wanted": orjson.dumps({session.id: session.version for session in named.sessions}).decode(),
         "of_actor": cause.actor,
         "of_request": cause.request_id,
@@ -203,6 +206,19 @@ def word(value: str | None) -> ColumnElement[Any]:
     return null() if value is None else literal_column(f"'{value}'", String)
 
 
+def _is_wanted(dialect: str) -> ColumnElement[bool]:
+    """Return whether a session is in the parameter `wanted`, a JSON object of session id -> version, and has that
+    version.
+    """
+    if dialect == "postgresql":
+        # An array, of which PostgreSQL knows how long it is. For the pairs of an object it expects a hundred, and would
+        # rather read the whole of a small table than look so often into its index.
+        version = func.jsonb_extract_path_text(cast(bindparam("wanted", type_=String), JSONB), _S.id)
+        return and_(_S.id == any_(bindparam("ids", type_=ARRAY(String))), _S.version == cast(version, Integer))
+    wanted = json_pairs(dialect, "wanted").c
+    return and_(_S.id == wanted.key, _S.version == wanted.value)
+
+
 @cache
 def _give_pins(dialect: str) -> Update:
     """Store all PINs that have been drawn; the parameter `pins` is a JSON object of session id -> PIN."""
@@ -253,9 +269,7 @@ class _Chosen:
         self._key = _S.status if is_named else _S.due_trigger
         """The column that says by which of the rows a session moves."""
         if is_named:
-            wanted = json_pairs(dialect, "wanted").c
-            unchanged = _S.version == cast(wanted.value, Integer)
-            self.condition = and_(_S.id == wanted.key, unchanged, or_(*map(_is_in, rows)))
+            self.condition = and_(_is_wanted(dialect), or_(*map(_is_in, rows)))
             self.select: Callable[..., Select[Any]] = lambda *columns: select(*columns).where(self.condition)
         else:
             self.select = lambda *columns: due(rows, *columns)
