@@ -510,7 +510,7 @@ def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_o
         assert checked.returncode == 1
         assert f"status: cannot be checked: {found}" in checked.stdout
         assert {line.partition(": ")[2] for line in checked.stdout.splitlines()} <= {
-            f"cannot be told: {found}", f"cannot be counted: {found}",
+            f"cannot be checked: {found}", f"cannot be counted: {found}",
         }  # fmt: skip
         assert daemon.terminate() == 0
 
