@@ -33,10 +33,10 @@ from tests.unit.service.test_framing import NEXT, NOT_READ, READ
 
 CONFIG = Path(__file__).parents[2] / "config"
 
-CLIENT, GUESSER, BYSTANDER, FLOOD = "127.0.0.5", "127.0.0.6", "127.0.0.7", "127.0.0.8"
+CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER = (f"127.0.0.{number}" for number in range(5, 10))
 """Where the tests' clients come from: no proxy, and trusted by nobody."""
 
-CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, "local"}
+CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER, "local"}
 
 FORGED = "203.0.113.66"
 """What clients say of where they come from. No line of any log may have it."""
@@ -309,12 +309,12 @@ def test_an_event_comes_through_a_stream_while_the_stream_goes_on(front: Front) 
         assert held.json()["events"] == []
 
 
-def exchanged(front: Front, requests: list[bytes], wait: float = 2) -> list[bytes]:
+def exchanged(front: Front, requests: list[bytes], wait: float = 2, source: str = CLIENT) -> list[bytes]:
     """What comes back for each of these, sent on connections of their own at the same time; for what has no answer,
     since its end never comes, nothing after `wait` seconds.
     """
     with ExitStack() as opened:
-        connections = [opened.enter_context(front.connect()) for _ in requests]
+        connections = [opened.enter_context(front.connect(source)) for _ in requests]
         for one, data in zip(connections, requests, strict=True):
             one.sendall(data)
         give_up = time.monotonic() + wait
@@ -339,7 +339,7 @@ def test_no_trailer_says_where_a_client_is_and_so_nobody_guesses_without_limit(f
         ).encode()
         for number in range(100, 100 + 3 * LOOK_UPS)
     ]
-    answers = [one for request in requests for one in exchanged(front, [request], 30)]
+    answers = [one for request in requests for one in exchanged(front, [request], 30, TRAILER)]
     codes = [int(found[1]) for one in answers if (found := re.match(rb"HTTP/1\.1 (\d+)", one))]
     assert len(codes) == len(requests)
     assert codes.count(429) >= LOOK_UPS, "two daemons, each with a limit of its own"
