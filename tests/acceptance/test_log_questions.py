@@ -19,7 +19,7 @@ from tests.support.receivers import SECRET, Receiver, status
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 from tminus.logs.fields import HEAD
-from tminus.scheduler.timers import FROZEN
+from tminus.scheduler.clock_steps import FROZEN
 
 RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case CS0010001"}
 

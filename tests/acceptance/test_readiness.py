@@ -96,7 +96,7 @@ from tminus.cli import main
 from tminus.delivery.webhooks import Webhooks
 from tminus.logs.writer import LogWriter
 from tminus.monitoring.event_log import EventLog
-from tminus.scheduler import timers
+from tminus.scheduler import clock_steps, timers
 from tminus.service import running
 from tminus.storage import listen_notify, locks, watch, writer
 
@@ -112,7 +112,7 @@ fails(listen_notify.PeerNotifications, "_listen", "broken-at-start")
 fails(locks.AdvisoryLocks, "_keep_alive", "broken-at-start")
 fails(EventLog, "_save")
 fails(LogWriter, "_write")
-fails(timers.Timers, "_tell_difference")
+fails(clock_steps.ClockStepDetector, "_log_difference")
 fails(timers._Scheduler, "_process_jobs")
 fails(watch.Watch, "_give_up")
 fails(writer.Writer, "_write")
@@ -142,7 +142,7 @@ main()
 """
 
 THREADS = {
-    "event_log", "listen", "locks", "log", "pulse", "running", "timers", "watch", "webhooks", "writer",
+    "event_log", "listen", "locks", "log", "clock_steps", "running", "timers", "watch", "webhooks", "writer",
 }  # fmt: skip
 """All that run as long as the daemon does, but for the one that serves HTTP."""
 

@@ -26,7 +26,7 @@ from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.processes import CONTEXT
 from tminus.domain.types import ParticipantRole, SessionType, Trigger
 from tminus.scheduler import sweeps
-from tminus.scheduler.sweeps import Jobs
+from tminus.scheduler.sweeps import Submit
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.sessions.transitions import CreateResult
@@ -63,7 +63,7 @@ class Target:
 class Deed:
     """Something that is done to a target, `later` than that was prepared; it returns what would be answered."""
 
-    do: Callable[[Jobs, Target], dict[str, Any]]
+    do: Callable[[Submit, Target], dict[str, Any]]
     prepare: Callable[[Transaction, Target], Target] = lambda _tx, target: target
     later: timedelta = timedelta(0)
     twice_is_once: bool = True
@@ -123,7 +123,7 @@ def _knocked(tx: Transaction, target: Target) -> Target:
 
 
 def _create(
-    jobs: Jobs, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
+    jobs: Submit, target: Target, *, kind: SessionType, key: bool = True, ahead: timedelta | None = None
 ) -> dict[str, Any]:
     keyed = KeyedRequest(target.label, "0" * 64) if key else None
 
@@ -135,12 +135,12 @@ def _create(
     return {"id": session.id, "pin": session.pin}
 
 
-def _reschedule(jobs: Jobs, target: Target, *, ahead: timedelta) -> dict[str, Any]:
+def _reschedule(jobs: Submit, target: Target, *, ahead: timedelta) -> dict[str, Any]:
     moved = jobs(lambda tx: commands.reschedule(tx, SETTINGS, AGENT, target.session_id, tx.now + ahead)).result(30)
     return {"id": moved.id, "pin": moved.pin}
 
 
-def _arrive(jobs: Jobs, target: Target, *, trigger: Trigger) -> dict[str, Any]:
+def _arrive(jobs: Submit, target: Target, *, trigger: Trigger) -> dict[str, Any]:
     keyed = KeyedRequest(target.label, "0" * 64)
     role = ParticipantRole.GUEST
     job = partial(
@@ -151,18 +151,18 @@ def _arrive(jobs: Jobs, target: Target, *, trigger: Trigger) -> dict[str, Any]:
     return {"id": made.session.id, "participant": made.participant_id}
 
 
-def _report(jobs: Jobs, target: Target, *, command: Callable[..., None]) -> dict[str, Any]:
+def _report(jobs: Submit, target: Target, *, command: Callable[..., None]) -> dict[str, Any]:
     jobs(lambda tx: command(tx, SETTINGS, ROOM, target.session_id, target.participant_id)).result(30)
     return {"id": target.session_id}
 
 
-def _close(jobs: Jobs, target: Target) -> dict[str, Any]:
+def _close(jobs: Submit, target: Target) -> dict[str, Any]:
     jobs(lambda tx: commands.close(tx, SETTINGS, AGENT, target.session_id)).result(30)
     return {"id": target.session_id}
 
 
-def _sweep(jobs: Jobs, target: Target) -> dict[str, Any]:
-    sweeps.advance(jobs, SETTINGS.lifecycle.timeouts)
+def _sweep(jobs: Submit, target: Target) -> dict[str, Any]:
+    sweeps.do_all_due(jobs, SETTINGS.lifecycle.timeouts)
     return {"id": target.session_id}
 
 

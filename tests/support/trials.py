@@ -330,11 +330,11 @@ async def _until_idle(worker: DeliveryWorker) -> None:
 
 
 def _follow(store: Store, _label: str) -> None:
-    sweeps.follow_timeouts(store.submit, OTHER)
+    sweeps.recompute_deadlines(store.submit, OTHER)
 
 
 def _clean(store: Store, _label: str) -> None:
-    sweeps.clean(store.submit, DAY, DAY)
+    sweeps.remove_old(store.submit, DAY, DAY)
 
 
 def _clean_part(store: Store, label: str) -> None:
@@ -348,13 +348,13 @@ def _clean_part(store: Store, label: str) -> None:
 
 
 def _hold_back(store: Store, _label: str) -> None:
-    store.submit(sweeps.held).result()
+    store.submit(sweeps.retention_pause).result()
 
 
 def _write_again(store: Store, _label: str) -> None:
     """A tick while writing fails: only a write can tell that it works again."""
     works = Scheduler(_services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None)
-    works._settled = True
+    works._are_deadlines_current = True
     store._writer.failing = "the disk was full"
     works.tick()
     assert store.failing is None

@@ -102,7 +102,7 @@ class World:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def advance(self) -> Sweep:
-        return sweeps.advance(self.store.submit, self.settings.lifecycle.timeouts)
+        return sweeps.do_all_due(self.store.submit, self.settings.lifecycle.timeouts)
 
     def passes(self, span: timedelta | None = None, **units: float) -> Sweep:
         """Advance the clock, then run what is due."""

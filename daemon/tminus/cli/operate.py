@@ -78,12 +78,12 @@ def advance(connection: Connection, as_json: bool) -> None:
         with as_owner(settings, state):
             store = open_store(settings, state)
             try:
-                sweeps.follow_timeouts(store.submit, settings.lifecycle.timeouts)
-                sweep = sweeps.advance(store.submit, settings.lifecycle.timeouts)
-                held = store.submit(sweeps.held).result()
+                sweeps.recompute_deadlines(store.submit, settings.lifecycle.timeouts)
+                sweep = sweeps.do_all_due(store.submit, settings.lifecycle.timeouts)
+                held = store.submit(sweeps.retention_pause).result()
                 removed = 0
                 if held is None:
-                    removed = sweeps.clean(
+                    removed = sweeps.remove_old(
                         store.submit, settings.storage.retention, settings.storage.delivery_retention
                     )
             finally:

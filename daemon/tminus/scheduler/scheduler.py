@@ -1,6 +1,4 @@
-"""What time does: sessions that are due are moved, deadlines follow the time-outs, what is old is removed, and the
-heartbeat says how it goes.
-"""
+"""The scheduler: does what is due, recomputes deadlines for new time-outs, removes old rows, and logs the heartbeat."""
 
 import contextlib
 import threading
@@ -21,29 +19,29 @@ from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.metrics import Metrics
 from tminus.monitoring.outages import Outages
 from tminus.scheduler import sources, sweeps
-from tminus.scheduler.timers import SWEEP, Chores, Timers
+from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
 from tminus.storage import Store, Transaction
 from tminus.storage.engine import reason
 
 T = TypeVar("T")
 
-STATUS_LOOK = timedelta(seconds=2)
-"""How often it is looked whether `systemctl status` should say something else."""
+STATUS_INTERVAL = timedelta(seconds=2)
+"""How often the text of `systemctl status` is updated."""
 
-CLEANING = timedelta(minutes=10)
-"""How often retention removes what is old."""
+RETENTION_INTERVAL = timedelta(minutes=10)
+"""How often retention removes old rows."""
 
-SHORTENING = timedelta(seconds=10)
-"""How often the -wal file is looked at."""
+CHECKPOINT_INTERVAL = timedelta(seconds=10)
+"""How often the size of the -wal file is checked."""
 
-COUNTING = timedelta(seconds=5)
-"""How often lines that were counted are looked at."""
+REPEATED_INTERVAL = timedelta(seconds=5)
+"""How often the counts of repeated log lines are written."""
 
-STEP_SEEN = 5.0
-"""Seconds after a step of the wall clock within which late moves are put down to it."""
+CAUSE_WINDOW = 5.0
+"""Seconds after a step of the wall clock, or a freeze, in which it counts as the cause of late transitions."""
 
 LATE = timedelta(seconds=1)
-"""From here on a sweep tells how late it was."""
+"""Lateness of a sweep above which `clock.late` is logged."""
 
 
 class Dependencies(Protocol):
@@ -53,29 +51,29 @@ class Dependencies(Protocol):
     webhooks: Webhooks
     metrics: Metrics
     settings: Settings
-    """The settings in force; a reload replaces them."""
+    """The current settings; a reload replaces them."""
 
     def take_requests(self) -> int:
         """Return how many requests were answered since the last call."""
 
 
 class Scheduler:
-    """The timers and their work.
+    """Runs the timers and does their work.
 
     Parameters
     ----------
     dependencies
-        The store, the settings in force, the webhooks and the metrics.
+        The store, the current settings, the webhooks and the metrics.
     event_log
-        Held back while a herd moves.
+        Throttled while many sessions are due at once.
     stopping
-        Set when the daemon was told to stop: a long sweep ends then.
+        Set when the daemon stops; a long sweep then ends early.
     alive
-        Called whenever it is getting on.
+        Called whenever the scheduler makes progress.
     outages
-        Follows how writes go.
-    tell_status
-        Called now and then; None: nobody wants to know.
+        Records failed and slow database calls.
+    report_status
+        Called periodically to update the status that systemd shows; None: there is no systemd.
     """
 
     def __init__(
@@ -84,49 +82,52 @@ class Scheduler:
         event_log: EventLog,
         stopping: threading.Event,
         alive: Callable[[], None],
-        tell_status: Callable[[], None] | None,
+        report_status: Callable[[], None] | None,
         outages: Outages | None = None,
     ) -> None:
         self._outages = outages or Outages(lambda: 0.0)
         self._starting = True
-        """Whether what is due fell due while no daemon was there."""
+        """Whether what is due became due while no daemon ran."""
         self._dependencies = dependencies
         self._store = dependencies.store
         self._event_log = event_log
         self._stopping = stopping
         self._alive = alive
-        self._tell_status = tell_status
-        self._settled = False
-        """Whether all stored deadlines follow the time-outs in force."""
-        self._reckon_anew = False
-        """Whether they are settled even if another daemon has done so: since then some were set here, the old way."""
+        self._report_status = report_status
+        self._are_deadlines_current = False
+        """Whether all stored deadlines are those of the current time-outs."""
+        self._must_recompute = False
+        """Whether to recompute them even if another daemon has done so: this daemon may since then have stored some
+        that were computed from the previous time-outs.
+        """
         self._worst_lag = timedelta(0)
         self._one_at_a_time = threading.Lock()
-        """Held by the tick that runs: a reload runs one, too, on a thread of its own."""
+        """Held by the running tick. A reload runs a tick on its own thread."""
         self.timers = Timers(
             self.tick,
-            self._chores(dependencies.settings),
+            self._jobs(dependencies.settings),
             dependencies.webhooks.retry_all_now,
             lambda: self._store.clock_difference,
             self._outages.look,
         )
 
     def tick(self) -> datetime | None:
-        """Does what is due; returns the next deadline. Raises `StoreUnavailable`."""
+        """Do what is due; return the next deadline. Raises `StoreUnavailable`."""
         try:
             with self._one_at_a_time:
-                due = self._do_what_is_due()
+                due = self._do_due()
         except StoreUnavailable:
-            # A clock that is told that the database is away is alive: `readyz` says the rest, and a new process would
-            # be no better off. One that hangs, or meets a defect each time, is not fed, and may be.
+            # An unreachable database does not count as a stopped scheduler: a new process would not help, and `/readyz`
+            # reports it. A scheduler that hangs or fails in another way does not feed the watchdog, which restarts it.
             self._alive()
             raise
         self._alive()
         return due
 
     def first_tick(self) -> tuple[datetime | None, dict[Status, int]]:
-        """Does what fell due while the daemon was away; returns the next deadline, and the open sessions per status.
-        On a full disk it starts all the same, so that others can read, and tries again each second. Raises
+        """Do what became due while no daemon ran; return the next deadline and the number of open sessions by status.
+
+        If the disk is full, the daemon starts nevertheless, so that callers can read, and retries each second. Raises
         `StartupError`.
         """
         try:
@@ -146,32 +147,32 @@ class Scheduler:
                 if self._stopping.wait(SWEEP.total_seconds()):
                     return due, {}
 
-    def follow(self, old: Settings, new: Settings) -> None:
-        """Other settings are in force."""
-        self.timers.set_chores(self._chores(new))
+    def apply_settings(self, old: Settings, new: Settings) -> None:
+        """Replace the periodic jobs and the deadlines by those of new settings."""
+        self.timers.set_jobs(self._jobs(new))
         with self._one_at_a_time:
-            self._reckon_anew |= new.lifecycle.timeouts != old.lifecycle.timeouts
-            self._settled = False
-        with contextlib.suppress(RequestError):  # all of it is in force; the next tick settles what is stored
-            self.wait_for(self.tick())
+            self._must_recompute |= new.lifecycle.timeouts != old.lifecycle.timeouts
+            self._are_deadlines_current = False
+        with contextlib.suppress(RequestError):  # the settings apply; the next tick recomputes deadlines
+            self.add_deadline(self.tick())
 
-    def wait_for(self, due: datetime | None) -> None:
-        """Somebody has set this deadline."""
+    def add_deadline(self, due: datetime | None) -> None:
+        """Set the timer to a deadline that was stored, if it is the earliest; None: none was stored."""
         if due is not None:
             self.timers.due_at(due)
 
-    def _do_what_is_due(self) -> datetime | None:
+    def _do_due(self) -> datetime | None:
         if self._store.failing is not None:
-            # Only a write can tell that writing works again, and nobody else may be asking for one.
+            # Only a write can show that writing works again, and no caller may send one.
             self._store.submit(lambda _tx: None, clock=True).result()
         timeouts = self._dependencies.settings.lifecycle.timeouts
-        if not self._settled:
-            self._settle_deadlines(timeouts)
+        if not self._are_deadlines_current:
+            self._recompute_deadlines(timeouts)
         due = self._next_due()
         if due is None or due > clock.now():
             return due
         with self._event_log.throttled():
-            sweep = sweeps.advance(self._submit, timeouts, self._should_stop)
+            sweep = sweeps.do_all_due(self._submit, timeouts, self._should_stop)
         if sweep.transitions:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._dependencies.metrics.lag.observe(sweep.worst_lag.total_seconds())
@@ -193,60 +194,64 @@ class Scheduler:
     def _submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         with self._outages.during("write"):
             future = self._store.submit(job, clock=clock)
-            wait([future])  # a sweep does so next
+            wait([future])  # within `during`, which measures it; the sweep waits for the result in any case
         return future
 
     def _cause(self, lag: timedelta) -> str:
-        """Return why moves were late, as far as can be seen."""
+        """Return the likely cause of late transitions."""
         if self._starting:
             return "start after downtime"
-        step = self.timers.stepped(lag.total_seconds() + STEP_SEEN)
+        step = self.timers.steps.stepped(lag.total_seconds() + CAUSE_WINDOW)
         if step > 0 and step >= (lag - LATE).total_seconds():
-            return "wall clock set"  # the lag is that step: how long anything was held up says nothing of it
-        frozen = self.timers.frozen(lag.total_seconds() + STEP_SEEN)
+            return "wall clock set"  # the step explains the lag, whatever else was slow
+        frozen = self.timers.steps.frozen(lag.total_seconds() + CAUSE_WINDOW)
         if frozen >= lag.total_seconds() / 2:
             return "daemon frozen"
-        if (held_up := self._outages.cause(lag)) is not None:
-            return held_up
+        if (outage := self._outages.cause(lag)) is not None:
+            return outage
         return "wall clock set" if step else "load"
 
-    def _settle_deadlines(self, timeouts: Timeouts) -> None:
-        """If it raises, whatever that is, nothing counts as settled: the next tick tries again."""
-        sweeps.prepare(self._store.submit, timeouts)
-        moved = sweeps.follow_timeouts(self._store.submit, timeouts, self._should_stop, anew=self._reckon_anew)
-        self._settled, self._reckon_anew = True, False
+    def _recompute_deadlines(self, timeouts: Timeouts) -> None:
+        """Recompute all deadlines from the current time-outs. If this raises, the next tick tries again."""
+        sweeps.warm_up(self._store.submit, timeouts)
+        moved = sweeps.recompute_deadlines(
+            self._store.submit, timeouts, self._should_stop, unconditionally=self._must_recompute
+        )
+        self._are_deadlines_current, self._must_recompute = True, False
         if moved:
             log("deadlines.moved", moved=moved)
 
     def _should_stop(self) -> bool:
-        """Asked between two batches of a long sweep."""
-        self.timers.beat()
+        """Record progress, between two batches of a long sweep; return whether to end it."""
+        self.timers.mark_alive()
         self._alive()
         return self._stopping.is_set()
 
-    # --- chores -------------------------------------------------------------------------------------------------------
+    # --- periodic jobs ------------------------------------------------------------------------------------------------
 
-    def _chores(self, settings: Settings) -> Chores:
-        chores: Chores = {
-            "retention": (CLEANING, self._clean),
-            "checkpoint": (SHORTENING, self._store.shorten_wal),
-            "counts": (COUNTING, REPEATED.write),
+    def _jobs(self, settings: Settings) -> PeriodicJobs:
+        jobs: PeriodicJobs = {
+            "retention": (RETENTION_INTERVAL, self._remove_old),
+            "checkpoint": (CHECKPOINT_INTERVAL, self._store.shorten_wal),
+            "counts": (REPEATED_INTERVAL, REPEATED.write),
         }
         if settings.log.heartbeat is not None:
-            chores["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
-        if self._tell_status is not None:
-            chores["status"] = (STATUS_LOOK, self._tell_status)
-        return chores
+            jobs["heartbeat"] = (settings.log.heartbeat, self._heartbeat)
+        if self._report_status is not None:
+            jobs["status"] = (STATUS_INTERVAL, self._report_status)
+        return jobs
 
-    def _clean(self) -> None:
+    def _remove_old(self) -> None:
         storage = self._dependencies.settings.storage
-        held = self._store.submit(sweeps.held).result()
-        if held is not None:
-            if held.begins:
-                ahead = int(held.ahead.total_seconds())
-                log("retention.held", ahead_s=ahead, until=timestamps.text(held.until))
+        pause = self._store.submit(sweeps.retention_pause).result()
+        if pause is not None:
+            if pause.is_new:
+                ahead = int(pause.ahead.total_seconds())
+                log("retention.held", ahead_s=ahead, until=timestamps.text(pause.until))
             return
-        removed = sweeps.clean(self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set)
+        removed = sweeps.remove_old(
+            self._store.submit, storage.retention, storage.delivery_retention, self._stopping.is_set
+        )
         if removed:
             log("retention.removed", removed=removed)
 
@@ -262,7 +267,7 @@ class Scheduler:
             waiting = {one.webhook.name: one.backlog.events for one in endpoints if one.backlog.events}
             oldest = min((one.backlog.oldest for one in endpoints if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
-            # It comes all the same: who hears nothing takes the daemon for dead.
+            # The heartbeat is logged nevertheless: without it, the daemon would look dead.
             unreadable = reason(error.__cause__ or error)
         overdue = clock.now() - due if due is not None else timedelta(0)
         worst, self._worst_lag = self._worst_lag, timedelta(0)

@@ -1,6 +1,6 @@
-"""What time does: the moves that are due, and the housekeeping.
+"""The scheduler's work: what is due, new deadlines after new time-outs, and retention.
 
-Each sweep is a function that works in bounded batches and returns what it did; a timer runs it, and so can a command.
+Each function works in bounded batches and returns what it did. Timers call it, and so does `tminus advance`.
 """
 
 from collections import Counter
@@ -22,51 +22,52 @@ from tminus.storage.transaction import Removed
 T = TypeVar("T")
 
 FIRST_BATCH = 128
-"""Moves in the first batch of a sweep, so that the first of a herd is open within milliseconds; each batch is twice as
-large as the one before, up to `LARGEST_BATCH`, while that takes no longer than `TURN`."""
+"""Transitions in the first batch of a sweep. It is small, so that the first of many sessions opens within
+milliseconds. Each batch has twice the size of the one before, up to `LARGEST_BATCH`, while it takes less than half of
+`BATCH_TIME`."""
 
-SLOWEST_BATCH = 512
-"""One that took long is followed by none smaller than that: what each costs whatever its size would be most of it."""
+SMALLEST_BATCH = 512
+"""The size below which a slow batch is not made smaller: the fixed costs of a batch would then dominate."""
 
 LARGEST_BATCH = 4096
-"""Moves in one transaction at the most."""
+"""Maximum number of transitions in one transaction."""
 
-TURN = 0.05
-"""Seconds that a batch should take at the most, whatever the machine: a request may have to wait for one."""
+BATCH_TIME = 0.05
+"""Maximum seconds that a batch should take, since a request may have to wait for it."""
 
-REMOVALS = 256
-"""Rows in the first transaction of a removal, with what goes with a session; the next are larger or smaller, as those
-of a sweep are."""
+FIRST_REMOVAL = 256
+"""Rows in the first batch of a removal; later batches are adapted in the same way."""
 
 SMALLEST_REMOVAL = 32
-"""Rows that a transaction removes however long that takes."""
+"""The number of rows below which a slow removal is not made smaller."""
+
+MAX_IDLE = timedelta(days=3)
+"""Time since the last run of retention above which the clock may be wrong. A daemon that is stopped over a weekend
+stays below it."""
+
+PAUSE = timedelta(days=1)
+"""Time for which retention then removes nothing, so that an operator can correct the clock."""
 
 
-JUMP = timedelta(days=3)
-"""How long after its last turn retention takes the clock for wrong: longer than a daemon is stopped over a weekend."""
-
-HELD = timedelta(days=1)
-"""How long it then removes nothing: an operator has this long to set the clock right."""
-
-
-class Jobs(Protocol):
-    """Where a sweep has its batches run: the store's writer."""
+class Submit(Protocol):
+    """`Store.submit`: runs a job in a write transaction."""
 
     def __call__(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]: ...
 
 
 @dataclass(slots=True)
 class Sweep:
-    """What one `advance` did."""
+    """The result of `do_all_due`."""
 
     transitions: Counter[str] = field(default_factory=Counter)
-    """How many, by trigger."""
+    """Number by trigger."""
     worst_lag: timedelta = timedelta(0)
     without_pin: int = 0
+    """Number of sessions that could not open, since no PIN was free."""
 
 
-def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> Sweep:
-    """Moves everything that is due, in the order in which it fell due, until nothing is or `stop` says so."""
+def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> Sweep:
+    """Do everything that is due, in the order of the deadlines, until nothing is left or `stop` returns True."""
     done = Sweep()
     limit = FIRST_BATCH
     while not stop():
@@ -77,28 +78,28 @@ def advance(submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda:
         done.without_pin += batch.without_pin
         if not batch.more:
             break
-        # Two daemons that share a herd wait for each other; smaller batches would not make that shorter.
-        limit = _next_size(limit, clock.monotonic() - begun - batch.waited, SLOWEST_BATCH)
+        # The time for which it waited for another daemon does not count: smaller batches would not shorten it.
+        limit = _next_size(limit, clock.monotonic() - begun - batch.waited, SMALLEST_BATCH)
     return done
 
 
-def prepare(submit: Jobs, timeouts: Timeouts) -> None:
-    """Make the first sweep with these time-outs no slower than those after it."""
+def warm_up(submit: Submit, timeouts: Timeouts) -> None:
+    """Compile the statements for these time-outs, so that the first sweep is no slower than later ones."""
     for source in SOURCES:
         submit(partial(source.warm_up, timeouts=timeouts), clock=True).result()
 
 
-def follow_timeouts(
-    submit: Jobs, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False, *, anew: bool = False
+def recompute_deadlines(
+    submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False, *, unconditionally: bool = False
 ) -> int:
-    """Bring all stored deadlines to new time-outs, if they were computed by others; return how many have changed.
-    `anew`: look at all of them in any case.
+    """Recompute all stored deadlines if they were computed from other time-outs; return how many have changed.
+    `unconditionally`: recompute them in any case.
 
-    The time-outs are stored only at the end: cut off in the middle, it begins again at the next start. It is the
-    clock's work: nothing is moved while it runs, so it is not refused, nor does it wait, when there are many requests.
+    The time-outs are stored at the end, so a run that is interrupted is repeated at the next start. It uses the
+    scheduler's queue in the writer: no session is opened or closed while it runs, so it must not wait behind requests.
     """
     computed_by = meta.timeouts_text(timeouts)
-    if not anew and submit(lambda tx: tx.meta(meta.TIMEOUTS), clock=True).result() == computed_by:
+    if not unconditionally and submit(lambda tx: tx.meta(meta.TIMEOUTS), clock=True).result() == computed_by:
         return 0
     changed = 0
     for source in SOURCES:
@@ -106,58 +107,58 @@ def follow_timeouts(
         while after is not None:
             if stop():
                 return changed
-            page = partial(source.follow_timeouts, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
-            followed = submit(page, clock=True).result()
-            changed, after = changed + followed.changed, followed.last
+            page = partial(source.recompute_deadlines, timeouts=timeouts, after=after, limit=LARGEST_BATCH)
+            result = submit(page, clock=True).result()
+            changed, after = changed + result.changed, result.last
     submit(lambda tx: tx.set_meta(meta.TIMEOUTS, computed_by), clock=True).result()
     return changed
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Retention removes nothing for a while: the clock may be wrong."""
+class RetentionPause:
+    """A pause of retention, because the clock may be wrong."""
 
     ahead: timedelta
-    """How far the clock was ahead of the last turn, when that was noticed."""
+    """Time between the last run of retention and the beginning of the pause."""
     until: datetime
-    begins: bool
-    """Whether it was noticed just now."""
+    is_new: bool
+    """Whether the pause begins now."""
 
 
-def held(tx: Transaction) -> Held | None:
-    """Whether retention has to wait, and notes that it had its turn.
+def retention_pause(tx: Transaction) -> RetentionPause | None:
+    """Return the present pause of retention, or None; record the time of this run.
 
-    A clock that jumps ahead by months would remove in minutes what has months left. Whether the clock is right, nobody
-    can tell who has only that; so whatever has made the jump, nothing is removed for a day.
+    A clock that is set ahead by months would make retention remove in minutes what should stay for months. The daemon
+    cannot find out whether its clock is right. Therefore nothing is removed for a day after any such jump.
     """
     stored = tx.meta(meta.RETENTION)
     run = meta.RetentionRun.parse(stored) if stored else meta.RetentionRun(tx.now)
-    begins = tx.now - run.at > JUMP
-    if begins:
-        run = meta.RetentionRun(tx.now, ahead=tx.now - run.at, held_until=tx.now + HELD)
-    elif run.held_until is not None and tx.now < run.held_until <= tx.now + HELD:
+    is_new = tx.now - run.at > MAX_IDLE
+    if is_new:
+        run = meta.RetentionRun(tx.now, ahead=tx.now - run.at, held_until=tx.now + PAUSE)
+    elif run.held_until is not None and tx.now < run.held_until <= tx.now + PAUSE:
         run = run._replace(at=tx.now)
-    else:  # it was not held, the time is over, or the clock was set back
+    else:  # there was no pause, it is over, or the clock was set back
         run = meta.RetentionRun(tx.now)
     tx.set_meta(meta.RETENTION, run.text())
-    return None if run.held_until is None else Held(run.ahead, run.held_until, begins)
+    return None if run.held_until is None else RetentionPause(run.ahead, run.held_until, is_new)
 
 
-def clean(
-    submit: Jobs,
+def remove_old(
+    submit: Submit,
     retention: timedelta | None,
     delivery_retention: timedelta | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Removes sessions closed longer ago than `retention` and rows of the delivery log older than `delivery_retention`
-    (None: never), and forgets what has expired otherwise.
+    """Remove old rows; return the number of removed sessions.
 
-    Returns how many sessions were removed.
+    These are sessions closed longer ago than `retention`, rows of the delivery log older than `delivery_retention`
+    (None: never), and expired agent sessions and idempotency records.
     """
 
     def remove(some: Callable[[Transaction, int], Removed]) -> int:
-        """Batch by batch, until nothing is left; each has as many rows as take no longer than `TURN`."""
-        removed, rows = 0, REMOVALS
+        """Remove batch by batch until nothing is left; return the number of removed sessions."""
+        removed, rows = 0, FIRST_REMOVAL
         while not stop():
             begun = clock.monotonic()
             batch = submit(lambda tx, rows=rows: some(tx, rows)).result()  # type: ignore[misc]
@@ -185,7 +186,7 @@ def clean(
 
 
 def _next_size(size: int, took: float, smallest: int) -> int:
-    """The size of the next batch, after one that took so many seconds."""
-    if took > TURN:
+    """Return the size of the next batch, after one of `size` that took `took` seconds."""
+    if took > BATCH_TIME:
         return min(max(size // 2, smallest), LARGEST_BATCH)
-    return min(size * 2, LARGEST_BATCH) if took < TURN / 2 else size
+    return min(size * 2, LARGEST_BATCH) if took < BATCH_TIME / 2 else size

@@ -153,7 +153,7 @@ class Daemon:
         # Requests in flight have more than the usual 700 objects, which would be examined again and again.
         gc.set_threshold(20_000)
         self._ready = True
-        self._scheduler.wait_for(due)
+        self._scheduler.add_deadline(due)
         server = self.services.settings.server
         log(
             "daemon.ready",
@@ -252,7 +252,7 @@ class Daemon:
         """Announce a commit of this process. Called on the writer's thread."""
         self.services.metrics.committed(tx.transitions, tx.jobs)
         if self._ready:
-            self._scheduler.wait_for(tx.earliest_due)
+            self._scheduler.add_deadline(tx.earliest_due)
         if tx.newest_seq is not None:
             self._event_log.wake(tx.recorded, tx.newest_seq)
 
@@ -266,7 +266,7 @@ class Daemon:
         """Follow a commit of another daemon. Called on the store's listening thread."""
         if not self._ready:
             return  # the start is about to read everything
-        self._scheduler.wait_for(due)
+        self._scheduler.add_deadline(due)
         self._event_log.wake()
         if due is None:
             # An operator may have resumed an endpoint there, or started a replay.

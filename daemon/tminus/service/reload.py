@@ -75,7 +75,7 @@ class Reloader:
             config_files=[printable(file) for file in loaded.files],
             config_fingerprint=loaded.fingerprint,
         )
-        self._scheduler.follow(old, new)
+        self._scheduler.apply_settings(old, new)
 
     def _reject(self, error: ConfigError) -> None:
         self._services.metrics.config_rejected.set(1)

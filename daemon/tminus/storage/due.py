@@ -129,7 +129,7 @@ def warm_up(tx: Transaction, timeouts: Timeouts) -> None:
     execute(tx, Due(_transitions([Trigger.OPEN]), tx.now, 0), timeouts)
 
 
-class Followed(NamedTuple):
+class Recomputed(NamedTuple):
     """How far the deadlines follow new time-outs."""
 
     last: str | None
@@ -137,7 +137,7 @@ class Followed(NamedTuple):
     changed: int
 
 
-def follow_timeouts(tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Followed:
+def recompute_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:
     """Compute again the deadlines of the `limit` open sessions whose ids follow `after`.
 
     `expires_at` was told to callers and stays; so does the version, as nothing that a caller sees has changed. What is
@@ -167,4 +167,4 @@ def follow_timeouts(tx: Transaction, timeouts: Timeouts, after: str, limit: int)
             ),
         )
     ).rowcount
-    return Followed(last, int(changed))
+    return Recomputed(last, int(changed))

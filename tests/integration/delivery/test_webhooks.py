@@ -791,7 +791,7 @@ def test_the_delivery_log_has_its_own_retention(sender: Sender, receiver: Receiv
     sender.apply(desk(receiver))
     sender.make()
     eventually(lambda: len(sender.deliveries()) == 1)
-    sweeps.clean(sender.world.store.submit, None, HOUR)
+    sweeps.remove_old(sender.world.store.submit, None, HOUR)
     assert len(sender.deliveries()) == 1
     old = Delivery(
         endpoint="desk",
@@ -803,7 +803,7 @@ def test_the_delivery_log_has_its_own_retention(sender: Sender, receiver: Receiv
     )
     sender.world.run(lambda tx: outbox.add_delivery(tx, old))
     assert len(sender.deliveries()) == 2
-    sweeps.clean(sender.world.store.submit, None, HOUR)
+    sweeps.remove_old(sender.world.store.submit, None, HOUR)
     assert [row.ok for row in sender.deliveries()] == [True]
 
 

@@ -296,7 +296,7 @@ def test_what_retention_has_removed_is_not_told(world: World) -> None:
     teller = EventLog(world.store, telling(told))
     world.close(world.create())
     world.clock.passes(hours=2)
-    sweeps.clean(world.store.submit, HOUR)
+    sweeps.remove_old(world.store.submit, HOUR)
     kept = world.create()
     teller.start()
     teller.stop()

@@ -161,7 +161,7 @@ def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessio
 
 
 def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps, "TURN", 60)  # on no machine does a batch take that long
+    monkeypatch.setattr(sweeps, "BATCH_TIME", 60)  # on no machine does a batch take that long
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
     monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
     batches: list[int] = []
@@ -177,7 +177,7 @@ def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypa
     due = {"start_time": start, "due_at": start - 10 * MINUTE, "due_trigger": Trigger.OPEN}
     world.put(*(session(id=f"s{n:03}", **due) for n in range(50)))
     world.clock.passes(HOUR)
-    assert sweeps.advance(submit, world.settings.lifecycle.timeouts).transitions == {Trigger.OPEN: 50}
+    assert sweeps.do_all_due(submit, world.settings.lifecycle.timeouts).transitions == {Trigger.OPEN: 50}
     assert batches == [4, 8, 16, 16, 6]
     assert {found.status for found in world.all_sessions().values()} == {Status.NEW}
     assert [told.event.session_id for told in world.events()] == [f"s{n:03}" for n in range(50)]
@@ -191,9 +191,9 @@ def test_a_sweep_that_is_told_to_stop_leaves_the_rest_for_the_next(
         world.schedule(HOUR)
     world.clock.passes(HOUR)
     looks = iter([False, True])
-    assert sweeps.advance(world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)).transitions == {
-        Trigger.OPEN: 2
-    }
+    assert sweeps.do_all_due(
+        world.store.submit, world.settings.lifecycle.timeouts, lambda: next(looks)
+    ).transitions == {Trigger.OPEN: 2}
     assert world.advance().transitions == {Trigger.OPEN: 4}
 
 
@@ -329,7 +329,7 @@ def test_new_timeouts_move_stored_deadlines_but_never_expires_at(world: World) -
     world.leave(empty, world.join(empty))
     world.join(busy)
     before = {one.id: world.stored(one) for one in (scheduled, new, empty, busy)}
-    moved = sweeps.follow_timeouts(
+    moved = sweeps.recompute_deadlines(
         world.store.submit, Timeouts(lead=30 * MINUTE, new=5 * HOUR, empty=MINUTE, max_active=3 * HOUR)
     )
     assert moved == 3
@@ -356,7 +356,7 @@ def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
     left = world.clock.passes(minutes=45)
     world.leave(active, person)
     timeouts = Timeouts(empty=empty_timeout, max_active=HOUR)
-    sweeps.follow_timeouts(world.store.submit, timeouts)
+    sweeps.recompute_deadlines(world.store.submit, timeouts)
     moved = world.stored(active)
     assert (moved.due_at, moved.due_trigger) == (min(left + empty_timeout, joined + HOUR), trigger)
     assert deadline(moved, timeouts) == Deadline(min(left + empty_timeout, joined + HOUR), trigger)
@@ -364,7 +364,7 @@ def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
 
 def test_the_same_timeouts_are_followed_once(world: World) -> None:
     world.schedule(2 * HOUR)
-    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE)) == 1
+    assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE)) == 1
     for found in world.all_sessions().values():
         assert found.due_at == world.now + 119 * MINUTE
     jobs: list[str] = []
@@ -373,15 +373,15 @@ def test_the_same_timeouts_are_followed_once(world: World) -> None:
         jobs.append("a job")
         return world.store.submit(job, clock=clock)
 
-    assert sweeps.follow_timeouts(submit, Timeouts(lead=MINUTE)) == 0
+    assert sweeps.recompute_deadlines(submit, Timeouts(lead=MINUTE)) == 0
     assert len(jobs) == 1, "it asked which hold, and looked at no session"
-    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
-    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
+    assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE, max_active=HOUR)) == 0
+    assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
 
 
 def test_a_longer_lead_opens_at_once_what_it_now_covers(world: World) -> None:
     scheduled = world.schedule(HOUR)
-    sweeps.follow_timeouts(world.store.submit, Timeouts(lead=2 * HOUR))
+    sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * HOUR))
     world.clock.passes(milliseconds=30)
     sweep = world.advance()
     assert world.stored(scheduled).status is Status.NEW
@@ -405,7 +405,7 @@ def test_sessions_closed_longer_ago_than_retention_are_removed_with_their_events
     world.clock.passes(MS)
     world.close(young)
     world.clock.passes(90 * DAYS)
-    assert sweeps.clean(world.store.submit, 90 * DAYS) == 1
+    assert sweeps.remove_old(world.store.submit, 90 * DAYS) == 1
     assert set(world.all_sessions()) == {young.id, never_closed.id}
     assert world.events(old) == []
     assert world.participants(old) == []
@@ -416,20 +416,20 @@ def test_sessions_closed_longer_ago_than_retention_are_removed_with_their_events
 def test_without_a_retention_nothing_is_removed(world: World) -> None:
     world.close(world.create())
     world.clock.passes(days=10_000)
-    assert sweeps.clean(world.store.submit, None) == 0
+    assert sweeps.remove_old(world.store.submit, None) == 0
     assert len(world.all_sessions()) == 1
 
 
 def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "REMOVALS", 6)
+    monkeypatch.setattr(sweeps, "FIRST_REMOVAL", 6)
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
     looks = iter([False, False, False, True])  # one look each at agent sessions and retries before
-    assert sweeps.clean(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
+    assert sweeps.remove_old(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
-    assert sweeps.clean(world.store.submit, HOUR) == 5
+    assert sweeps.remove_old(world.store.submit, HOUR) == 5
     assert world.all_sessions() == {}
 
 
@@ -457,31 +457,31 @@ def test_a_batch_of_retention_is_bounded_by_rows_however_many_a_session_has(worl
 
 
 def test_a_clock_that_jumps_ahead_removes_nothing_for_a_day(world: World) -> None:
-    assert world.run(sweeps.held) is None
+    assert world.run(sweeps.retention_pause) is None
     world.clock.passes(days=3)  # a weekend, and a little more
-    assert world.run(sweeps.held) is None
+    assert world.run(sweeps.retention_pause) is None
     world.clock.passes(days=200)
-    noticed = world.run(sweeps.held)
-    assert noticed == sweeps.Held(timedelta(days=200), world.now + timedelta(days=1), begins=True)
+    noticed = world.run(sweeps.retention_pause)
+    assert noticed == sweeps.RetentionPause(timedelta(days=200), world.now + timedelta(days=1), is_new=True)
     world.clock.passes(hours=23)
-    assert world.run(sweeps.held) == sweeps.Held(timedelta(days=200), noticed.until, begins=False)
+    assert world.run(sweeps.retention_pause) == sweeps.RetentionPause(timedelta(days=200), noticed.until, is_new=False)
     world.clock.passes(hours=1)
-    assert world.run(sweeps.held) is None
+    assert world.run(sweeps.retention_pause) is None
 
 
 def test_a_clock_that_is_set_right_again_holds_retention_no_longer(world: World) -> None:
-    world.run(sweeps.held)
+    world.run(sweeps.retention_pause)
     world.clock.passes(days=200)
-    assert world.run(sweeps.held) is not None
+    assert world.run(sweeps.retention_pause) is not None
     world.clock.passes(days=-200)
-    assert world.run(sweeps.held) is None
+    assert world.run(sweeps.retention_pause) is None
 
 
 def test_an_events_number_is_never_given_again_after_retention(world: World) -> None:
     world.close(world.create())
     last = world.store.read(lambda view: view.last_seq())
     world.clock.passes(days=100)
-    sweeps.clean(world.store.submit, DAYS)
+    sweeps.remove_old(world.store.submit, DAYS)
     world.create()
     assert world.events()[0].event.seq == last + 1
 
@@ -516,11 +516,11 @@ def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: Wor
     key = keyed_request("k", {})
     world.make(keyed=key)
     world.clock.passes(DAYS)
-    sweeps.clean(world.store.submit, None)
+    sweeps.remove_old(world.store.submit, None)
     assert world.store.read(lambda view: view.agent_session("short")) is not None
     assert world.store.read(lambda view: view.idempotency_record(7, "k")) is not None
     world.clock.passes(HOUR + MS)
-    sweeps.clean(world.store.submit, None)
+    sweeps.remove_old(world.store.submit, None)
     assert world.store.read(lambda view: view.agent_session("short")) is None
     assert world.store.read(lambda view: view.agent_session("long")) is not None
     assert world.store.read(lambda view: view.idempotency_record(7, "k")) is None

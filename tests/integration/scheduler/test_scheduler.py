@@ -65,21 +65,21 @@ def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
 
 
 def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Works, log_lines: Lines) -> None:
-    works.scheduler._clean()
+    works.scheduler._remove_old()
     last = wall_clock.now() - timedelta(days=90)
     works.store.submit(
         lambda tx: tx.set_meta("retention", f"[{timestamps.milliseconds(last - timestamps.EPOCH)},0,null]")
     )
     works.put(id="old", status=Status.CLOSED, closed_at=wall_clock.now() - timedelta(days=100))
-    works.scheduler._clean()
-    works.scheduler._clean()
+    works.scheduler._remove_old()
+    works.scheduler._remove_old()
     [held] = [line for line in log_lines() if line["event"] == "retention.held"]
     assert held["ahead_s"] == pytest.approx(90 * 86400, abs=100)
     assert works.store.read(lambda view: view.session("old")) is not None
 
 
 @pytest.mark.parametrize(("step", "cause"), [(90, "wall clock set"), (0, "load")])
-def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before_the_pulse_has_seen_it(
+def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before_the_detector_has_seen_it(
     works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
 ) -> None:
     works.scheduler.first_tick()
@@ -115,10 +115,10 @@ def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: p
             both.reset()
         return 0
 
-    monkeypatch.setattr(sweeps, "follow_timeouts", meet)
+    monkeypatch.setattr(sweeps, "recompute_deadlines", meet)
     ticking = threading.Thread(target=works.scheduler.tick)
     ticking.start()
-    works.scheduler.follow(works.settings, works.settings)
+    works.scheduler.apply_settings(works.settings, works.settings)
     ticking.join()
     assert met == []
 
@@ -153,7 +153,7 @@ def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_bein
         return submit(job, clock=True)
 
     monkeypatch.setattr(works.store, "submit", full)
-    works.scheduler.follow(works.settings, new)
+    works.scheduler.apply_settings(works.settings, new)
     assert opens_ahead(works) == new.lifecycle.lead
 
 
@@ -170,9 +170,9 @@ def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_nex
     def refuse(*_: Any, **__: Any) -> Any:
         raise error
 
-    owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "follow_timeouts")
+    owner, name = (works.store, "submit") if refused == "at once" else (sweeps, "recompute_deadlines")
     monkeypatch.setattr(owner, name, refuse)
-    works.scheduler.follow(works.settings, new)
+    works.scheduler.apply_settings(works.settings, new)
     assert opens_ahead(works) == works.lead
     monkeypatch.undo()
     works.scheduler.tick()
@@ -190,7 +190,7 @@ def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_mov
 
     monkeypatch.setattr(works.store, "submit", fail)
     with pytest.raises(ZeroDivisionError):
-        works.scheduler.follow(works.settings, new)
+        works.scheduler.apply_settings(works.settings, new)
     monkeypatch.undo()
     works.scheduler.tick()
     assert opens_ahead(works) == new.lifecycle.lead

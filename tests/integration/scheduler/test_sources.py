@@ -11,7 +11,7 @@ from tminus.domain.types import EventType, Timeouts
 from tminus.scheduler import sources, sweeps
 from tminus.storage import Transaction, View, due
 from tminus.storage.deadlines import Batch
-from tminus.storage.due import Followed
+from tminus.storage.due import Recomputed
 
 
 class Reminders:
@@ -36,9 +36,9 @@ class Reminders:
             batch.done["remind"] = len(some)
         return batch
 
-    def follow_timeouts(self, tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Followed:
+    def recompute_deadlines(self, tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:
         self.waiting = [at + timeouts.lead for at in self.waiting]
-        return Followed(None, len(self.waiting))
+        return Recomputed(None, len(self.waiting))
 
     def warm_up(self, tx: Transaction, timeouts: Timeouts) -> None:
         """Nothing is slow."""
@@ -102,7 +102,7 @@ def test_new_timeouts_move_the_deadlines_of_every_source(world: World, reminders
     scheduled = world.schedule(2 * HOUR)
     reminders.waiting = [world.now]
 
-    assert sweeps.follow_timeouts(world.store.submit, Timeouts(lead=30 * MINUTE)) == 2
+    assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=30 * MINUTE)) == 2
 
     assert reminders.waiting == [world.now + 30 * MINUTE]
     assert world.stored(scheduled).due_at == world.now + 90 * MINUTE

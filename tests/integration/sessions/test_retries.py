@@ -164,7 +164,7 @@ def test_a_removed_session_takes_its_keys_along(world: World) -> None:
     made = world.make(keyed=KEY)
     world.close(made.session)
     world.clock.passes(hours=2)
-    assert sweeps.clean(world.store.submit, timedelta(hours=1)) == 1
+    assert sweeps.remove_old(world.store.submit, timedelta(hours=1)) == 1
     again = world.make(keyed=KEY)
     assert not again.replayed
     assert again.session.status is Status.NEW

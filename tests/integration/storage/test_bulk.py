@@ -82,7 +82,7 @@ def test_new_timeouts_move_every_stored_deadline_to_where_policy_puts_it(
         expected[one.id] = one.model_copy(update={**fields, "late_since": NOW if newly_overdue else None})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "LARGEST_BATCH", 7)
-        moved = sweeps.follow_timeouts(world.store.submit, after)
+        moved = sweeps.recompute_deadlines(world.store.submit, after)
     assert world.all_sessions() == expected, "and nothing else has changed"
     assert moved == sum(expected[one.id] != one for one in sessions)
     assert world.events() == []

@@ -45,7 +45,7 @@ def test_a_database_in_which_everything_has_happened_is_whole(world: World, data
         world.close(world.create(kind))
         world.schedule(11 * MINUTE, kind)
     world.passes(minutes=5)
-    sweeps.follow_timeouts(world.store.submit, world.settings.lifecycle.timeouts)
+    sweeps.recompute_deadlines(world.store.submit, world.settings.lifecycle.timeouts)
 
     found = examined(world, database)
 
@@ -59,7 +59,7 @@ def test_deadlines_may_follow_the_configuration_or_the_time_outs_that_are_rememb
     world: World, database: Database
 ) -> None:
     """A configuration that was changed and not yet read by the daemon makes no deadline wrong."""
-    sweeps.follow_timeouts(world.store.submit, world.settings.lifecycle.timeouts)
+    sweeps.recompute_deadlines(world.store.submit, world.settings.lifecycle.timeouts)
     world.schedule(2 * HOUR)
     active = world.create()
     world.leave(active, world.join(active))

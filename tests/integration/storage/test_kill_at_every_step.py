@@ -230,7 +230,7 @@ WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
     "storage.due.warm_up",
     "scheduler.sources.Source.do_due",
-    "scheduler.sources.Source.follow_timeouts",
+    "scheduler.sources.Source.recompute_deadlines",
     "scheduler.sources.Source.warm_up",
     "api.request_context.RequestContext.write.noting",
 }

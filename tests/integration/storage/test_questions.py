@@ -155,7 +155,7 @@ QUESTIONS: dict[str, Job] = {
     "due.do_due": lambda tx: due.do_due(tx, TIMEOUTS, 128),
     "due.do_due of nothing": lambda tx: due.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
     "due.warm_up": lambda tx: due.warm_up(tx, TIMEOUTS),
-    "due.follow_timeouts": lambda tx: due.follow_timeouts(tx, Timeouts(lead=HOUR), "", 40),
+    "due.recompute_deadlines": lambda tx: due.recompute_deadlines(tx, Timeouts(lead=HOUR), "", 40),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
     "outbox.Backlogs": lambda tx: outbox.Backlogs().count(tx, [("desk", 39_900, EventFilter(RARE, SUPPORT))]),

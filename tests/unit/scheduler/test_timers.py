@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 from tminus import clock
 from tminus.domain.errors import StoreUnavailable
-from tminus.scheduler import timers
+from tminus.scheduler import clock_steps, timers
 from tminus.scheduler.timers import Timers
 
 HOUR = timedelta(hours=1)
@@ -37,8 +37,8 @@ class Ticks:
 
 
 @contextmanager
-def running(tick: Callable[[], datetime | None], chores: timers.Chores | None = None) -> Iterator[Timers]:
-    started = Timers(tick, chores or {})
+def running(tick: Callable[[], datetime | None], jobs: timers.PeriodicJobs | None = None) -> Iterator[Timers]:
+    started = Timers(tick, jobs or {})
     started.start()
     try:
         yield started
@@ -55,6 +55,7 @@ def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "SWEEP", timedelta(milliseconds=20))
+    monkeypatch.setattr(clock_steps, "INTERVAL", timedelta(milliseconds=20))
 
 
 def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
@@ -84,7 +85,7 @@ def test_nothing_depends_on_the_local_zone(no_sweep: None, monkeypatch: pytest.M
     time.tzset()
     tick = Ticks()
     try:
-        with running(tick, {"chore": (SOON, lambda: None)}) as started:
+        with running(tick, {"job": (SOON, lambda: None)}) as started:
             due = clock.now() + SOON
             started.due_at(due)
             eventually(lambda: tick.at)
@@ -337,36 +338,36 @@ def test_who_could_not_do_with_that_what_it_has_to_is_told_again_until_it_can(
 
 
 def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
-    tick, chore_may_end = Ticks(), threading.Event()
-    chore_runs = threading.Event()
+    tick, job_may_end = Ticks(), threading.Event()
+    job_runs = threading.Event()
 
-    def chore() -> None:
-        chore_runs.set()
-        assert chore_may_end.wait(60)  # longer than the test waits for the tick
+    def job() -> None:
+        job_runs.set()
+        assert job_may_end.wait(60)  # longer than the test waits for the tick
 
-    with running(tick, {"retention": (timedelta(milliseconds=20), chore)}) as started:
-        assert chore_runs.wait(10)
+    with running(tick, {"retention": (timedelta(milliseconds=20), job)}) as started:
+        assert job_runs.wait(10)
         started.due_at(clock.now())
-        eventually(lambda: tick.at)  # while the chore is still busy
-        chore_may_end.set()
+        eventually(lambda: tick.at)  # while the job is still busy
+        job_may_end.set()
 
 
 def test_a_chore_that_takes_long_makes_no_other_wait(no_sweep: None) -> None:
     heartbeat, may_end = Ticks(), threading.Event()
     every = timedelta(milliseconds=20)
-    chores: timers.Chores = {name: (every, lambda: may_end.wait(60)) for name in ("retention", "status")}
-    with running(Ticks(), {**chores, "heartbeat": (every, heartbeat)}):
+    jobs: timers.PeriodicJobs = {name: (every, lambda: may_end.wait(60)) for name in ("retention", "status")}
+    with running(Ticks(), {**jobs, "heartbeat": (every, heartbeat)}):
         try:
             eventually(lambda: len(heartbeat.at) > 3)
         finally:
             may_end.set()
 
 
-def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -> None:
+def test_set_chores_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> None:
     tick, old, new = Ticks(), Ticks(), Ticks()
     with running(tick, {"old": (timedelta(milliseconds=20), old)}) as started:
         eventually(lambda: old.at)
-        started.set_chores({"new": (timedelta(milliseconds=20), new)})
+        started.set_jobs({"new": (timedelta(milliseconds=20), new)})
         eventually(lambda: new.at)
         assert {job.id for job in started._scheduler.get_jobs()} - {"deadline"} == {"sweep", "new"}
         seen = len(tick.at)
@@ -374,7 +375,7 @@ def test_set_chores_replaces_the_chores_and_keeps_the_sweep(quick_sweep: None) -
 
 
 @pytest.mark.parametrize(
-    "anew", [lambda timers: timers.set_chores(timers._chores), Timers._set_all], ids=["reload", "step"]
+    "anew", [lambda timers: timers.set_jobs(timers._jobs), Timers._set_all], ids=["reload", "step"]
 )
 def test_a_chore_is_done_however_often_the_timers_are_set_anew(anew: Callable[[Timers], None], no_sweep: None) -> None:
     """As they are by each reload, and by each step of the wall clock."""
@@ -392,18 +393,18 @@ def test_a_chore_is_done_however_often_the_timers_are_set_anew(anew: Callable[[T
 def test_a_chore_begins_anew_when_its_interval_changes(no_sweep: None) -> None:
     done = Ticks()
     with running(Ticks(), {"heartbeat": (HOUR, done)}) as started:
-        started.set_chores({"heartbeat": (SOON, done)})
+        started.set_jobs({"heartbeat": (SOON, done)})
         eventually(lambda: done.at)
 
 
 def test_a_chore_that_fails_is_told_by_its_name_and_done_again(no_sweep: None, log_lines: LogLines) -> None:
     runs: list[int] = []
 
-    def chore() -> None:
+    def job() -> None:
         runs.append(1)
         raise ValueError("no")
 
-    with running(Ticks(), {"heartbeat": (timedelta(milliseconds=20), chore)}):
+    with running(Ticks(), {"heartbeat": (timedelta(milliseconds=20), job)}):
         eventually(lambda: len(runs) >= 3)
     assert [(line["event"], line["job"]) for line in log_lines()] == [("clock.failed", "heartbeat")]
 
