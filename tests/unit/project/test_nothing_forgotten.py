@@ -208,3 +208,16 @@ def test_the_scheduler_runs_every_source_of_deadlines() -> None:
 
     assert having == run, f"scheduler/sources.py: SOURCES must have {sorted(having)}"
     assert len(run) == len(sources.SOURCES)
+
+
+def test_a_route_calls_every_command_of_a_caller() -> None:
+    files = [PACKAGE / "sessions" / f"{name}.py" for name in ("commands", "participants")]
+    written = {f"{file.stem}.{one.name}" for file in files for one in ast.parse(file.read_text()).body
+               if isinstance(one, ast.FunctionDef) and one.args.args and one.args.args[0].arg == "tx"
+               and not one.name.startswith("_")}  # fmt: skip
+    trees = [ast.parse(file.read_text()) for file in PACKAGE.glob("api/*.py")]
+    called = {ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+    uncalled = sorted(written - called)
+    assert len(written) > 5
+    assert not uncalled, f"api/: no route calls {uncalled}; add one, for a session in api/routes_sessions.py"
