@@ -1,12 +1,11 @@
-"""What may be done to a session, by people and by time.
+"""What callers may do with sessions.
 
-==============  =====================================================
-`verbs`         create, reschedule, close
-`participants`  join, knock, admit, deny, leave
-`moves`         a move as all of them make it
-`reads`         show, list, look up, history
-`rights`        who may
-`retries`       what an `Idempotency-Key` has made
-`sweeps`        what time does: advance, retention, moved deadlines
-==============  =====================================================
+===============  ================================================================
+`commands`       create, reschedule, close
+`participants`   join, knock, admit, deny, leave
+`queries`        show, list, look up, history
+`transitions`    carries out a transition with the caller as its cause
+`authorization`  who may do what
+`idempotency`    the record of what an `Idempotency-Key` has created
+===============  ================================================================
 """
