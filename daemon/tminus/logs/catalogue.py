@@ -99,7 +99,7 @@ LOG_LINES = {
         "a write has been blocked for {blocked_ms} ms, since {since}: the database is locked or slow",
         ("blocked_ms", "since"),
     ),
-    "storage.unblocked": LineTemplate("info", "writes continue, one was blocked for {blocked_ms} ms", ("blocked_ms",)),
+    "storage.unblocked": LineTemplate("info", "the blocked write has ended, after {blocked_ms} ms", ("blocked_ms",)),
     "storage.damaged": LineTemplate(
         "error",
         "database damaged ({error}): run `tminus db check` and restore a backup (docs/backup.md)",
