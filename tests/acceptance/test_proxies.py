@@ -36,7 +36,12 @@ CONFIG = Path(__file__).parents[2] / "config"
 CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER = (f"127.0.0.{number}" for number in range(5, 10))
 """Where the tests' clients come from: no proxy, and trusted by nobody."""
 
-CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER, "local"}
+OTHERS = [f"127.0.1.{number}" for number in range(1, 100)]
+"""One for each test that does to a proxy what others do to a daemon: none meets the limits of another."""
+
+CLIENTS = {CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER, *OTHERS, "local"}
+
+_next_other = iter(OTHERS)
 
 FORGED = "203.0.113.66"
 """What clients say of where they come from. No line of any log may have it."""
@@ -91,7 +96,7 @@ class Front:
     @contextmanager
     def daemon(self) -> Iterator[Daemon]:
         """Yield a daemon whose calls go through the proxy: tests of a daemon can be made of it."""
-        with self.http(token=None) as http:
+        with self.http(next(_next_other), token=None) as http:
             one = copy(self.daemons[0])
             one.url, one.http = f"https://127.0.0.1:{self.port}", http
             yield one
