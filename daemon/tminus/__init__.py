@@ -1,16 +1,18 @@
-"""tminus keeps the life of remote-support and meeting sessions.
+"""tminus manages the life cycle of remote-support and meeting sessions.
 
-docs/design.md names its packages, and says why it is built so.
+docs/design.md describes its packages and the reasons for its design.
 """
 
-TYPE_CHECKING = False  # without loading `typing`: until a command runs, Ctrl-C ends in a traceback
+TYPE_CHECKING = (
+    False  # not imported from `typing`: Ctrl-C while modules load prints a traceback, so loading is kept short
+)
 
 if TYPE_CHECKING:
     __version__: str
 else:
 
     def __getattr__(name: str) -> str:
-        """The version, read when it is asked for: every command loads this package, and few name the version."""
+        """Return the version. It is read on demand, since all commands load this package and few need the version."""
         if name != "__version__":
             raise AttributeError(name)
         from importlib.metadata import version  # noqa: PLC0415

@@ -1,35 +1,35 @@
-"""HTTP: routes of two or three lines around commands and queries.
+"""Serve the HTTP API: short routes around commands and queries.
 
 ===================  ===============================================================
-`routes_*`           the calls, by whom they are for
-`requests`           shapes of what comes in
-`bodies`             JSON as it comes in, and what is refused in it
-`conditions`         which versions `If-Match` and `If-None-Match` name
-`routing`            how a call is declared: once, for its service and its description
-`parameters`         where the values of an endpoint's parameters come from
-`dispatch`           from a request to its endpoint and back
-`answers`            model objects as the API shows them
-`response`           a status, headers and a body
-`refusals`           what the description says of refusals
-`authentication`     who calls
-`rate_limit`         how often one address may try what can be guessed
-`errors`             causes as HTTP statuses: the only place
-`request_context`    what is known of a request before its route sees it
-`middleware`         around everything: request id, limits, headers, log line
-`client_address`     the address that a request comes from
-`request_body`       a body, read whole
-`request_log`        what is counted and logged of a request
-`browsers`           origins, CORS, and what pages of other sites ask
-`held`               requests that wait for events, and how many a caller may have
-`fixed`              answers that are always the same, with an entity tag
-`assets`             the files of the page for people
-`services`           what the routes work with
-`readers`            the threads that read for requests
-`links`              which call takes what another has answered, for the description
-`openapi`            the OpenAPI document of routes
-`description`        what the API says of itself, for programs and for people
-`application`        all of it put together
-`starting`           what is answered before there is a database to ask
+`routes_*`           the endpoints, grouped by subject
+`requests`           schemas of request bodies and parameters
+`bodies`             strict parsing of JSON bodies
+`conditions`         `If-Match` and `If-None-Match`
+`routing`            routes: one declaration serves requests and the OpenAPI document
+`parameters`         parameters of endpoints: source, validation, description
+`dispatch`           find the endpoint of a request and call it
+`answers`            model objects as JSON responses
+`response`           a response with status, headers and a complete body
+`refusals`           error responses in the OpenAPI document
+`authentication`     the caller of a request
+`rate_limit`         limits of wrong tokens and PINs for each address
+`errors`             errors as HTTP responses; the only place that maps them to statuses
+`request_context`    data of a request that middleware and routes share
+`middleware`         request id, limits, headers and log line of every request
+`client_address`     the client's address behind trusted proxies
+`request_body`       read a complete body within limits of size and time
+`request_log`        metrics and log line of a request
+`browsers`           CORS and cross-site requests
+`held`               requests that wait for events, limited for each caller
+`fixed`              responses that never change, with an entity tag
+`assets`             static files of the documentation page
+`services`           the objects that routes use
+`readers`            threads that read from the database for requests
+`links`              links between operations in the OpenAPI document
+`openapi`            generate the OpenAPI document from the routes
+`description`        `/openapi.json` and the page `/docs`
+`application`        the ASGI application, assembled
+`starting`           responses during the start, before the database is open
 ===================  ===============================================================
 """
 

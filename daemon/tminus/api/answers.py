@@ -1,4 +1,4 @@
-"""Model objects as answers: which field is called what, and who may see it."""
+"""Convert model objects to JSON responses: the names of fields, and who may see them."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ from tminus.storage import Active
 
 
 def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
-    """A session as this caller may see it."""
+    """Return a session with the fields that this caller may see."""
     text = timestamps.text
     shown: schemas.Session = {
         "unattended": False,
@@ -59,20 +59,20 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         shown["hostAuthToken"] = session.host_auth_token
         shown["urls"]["host"] = f"{session.host_url}#host={session.host_key}"
     elif not owns(caller, session):
-        # Whoever has the PIN gets in: a monitor watches, and does not.
+        # The PIN admits to the session. A monitor may see sessions, but not join them.
         shown["pin"] = 0
         shown["urls"]["user"] = f"{_users_page(session)}?{session.id}"
     return shown
 
 
 def _users_page(session: Session) -> str:
-    """The page that users are sent to, without the PIN or the id that is behind it."""
+    """Return the URL of the users' page without the PIN or session id at its end."""
     head, mark, _ = session.user_url.partition("?")
     return head if mark else f"{head.rpartition('/')[0]}/"
 
 
 def _as_stored(text: str | None) -> Any:
-    """JSON that somebody has sent, as the text that it is."""
+    """Return stored JSON text for output without parsing it again."""
     return None if text is None else orjson.Fragment(text)
 
 
@@ -81,23 +81,23 @@ def _text(instant: datetime | None) -> str | None:
 
 
 def listed(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
-    """A page of a list, as it is sent."""
+    """Return a page of a session list as JSON."""
     return orjson.dumps({"count": count, "rows": [session(one, caller, now) for one in sessions]})
 
 
 def found(sessions: Sequence[Session], following: int | None, caller: Caller, now: datetime) -> bytes:
-    """A page of what was searched for, as it is sent; `following` is where the next one begins."""
+    """Return a page of search results as JSON; `following` is the offset of the next page."""
     rows = [session(one, caller, now) for one in sessions]
     return orjson.dumps({"count": len(rows), "rows": rows, "next": following})
 
 
 def history(events: Iterable[bytes], following: int) -> bytes:
-    """A page of events in JSON, as it is sent; `following` is where the next one begins."""
+    """Return a page of events as JSON; `following` is the cursor of the next page."""
     return b'{"events":[%s],"next":%d}' % (b",".join(events), following)
 
 
 def pin_meta(session: Session) -> schemas.PinMeta:
-    """What anybody who knows the PIN may know. Clients append the PIN to the download URLs."""
+    """Return the data of a session that are public for its PIN. Clients append the PIN to the download URLs."""
     page = _users_page(session)
     if not page.endswith("/"):
         page += "?"
@@ -121,7 +121,7 @@ def pin_meta(session: Session) -> schemas.PinMeta:
 
 
 def discovered(session: Active, settings: Settings, instance: str, now: datetime) -> schemas.Discovered:
-    """Where an active session is served: here."""
+    """Return the server of an active session, which is this daemon."""
     server: schemas.Server = {
         "region": "local",
         "endpoint": settings.server.urls().public,
@@ -136,7 +136,7 @@ def discovered(session: Active, settings: Settings, instance: str, now: datetime
 
 
 def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> schemas.Me:
-    """The caller, with the secret that it has sent or just been given."""
+    """Return the caller with its secret, which it sent or has just received."""
     organization, shown = settings.organization, agent_session_shown(caller, now)
     return {
         "session": {
@@ -147,7 +147,7 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
             "CustomerId": organization.id,
             "name": caller.name,
             "isActive": True,
-            # This call is the latest sign of life; nothing else of an agent session ever changes.
+            # This request counts as the latest activity of the agent session.
             "lastActiveAt": timestamps.text(now),
             "createdAt": shown["startedAt"],
             "updatedAt": timestamps.text(now),
@@ -166,13 +166,13 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
                 session_type.value: policy.agent_choices(session_type, settings.policy.modes(session_type))
                 for session_type in SessionType
             },
-            "beam": {},  # a product of the original without options, and no type of session
+            "beam": {},  # a product of the original that has no options and is not a session type
         },
     }
 
 
 def widget_config(settings: Settings) -> schemas.EndpointConfig:
-    """The URLs from which a client of the original builds its links."""
+    """Return the URLs from which clients of the original build their links."""
     urls = settings.server.urls()
     return {
         "widgetConfig": {
@@ -185,16 +185,16 @@ def widget_config(settings: Settings) -> schemas.EndpointConfig:
             "vanity_url": urls.user,
             "agent_portal_base_url": urls.host,
             "replay_url": f"{urls.user_page}?",
-            "live_url": urls.user_page,  # for users and hosts alike: the client has one form for both
+            "live_url": urls.user_page,  # the client builds the links of users and hosts from this one URL
             "embedded_live_url": urls.user_page,
         }
     }
 
 
 def cobrowse_deployments(settings: Settings, created: datetime, updated: datetime) -> list[schemas.CobrowseDeployment]:
-    """The one place where cobrowse sessions are joined: the users' pages.
+    """Return the only cobrowse deployment: the site of the users' page.
 
-    `created` and `updated` are when the daemon started, and when these settings came into force.
+    `created` is the start of the daemon; `updated` is when these settings took effect.
     """
     organization = settings.organization
     page = urlsplit(settings.server.urls().user_page)
@@ -204,7 +204,7 @@ def cobrowse_deployments(settings: Settings, created: datetime, updated: datetim
             "key": organization.provider,
             "name": organization.name,
             "OrganizationId": organization.id,
-            # A client writes `https://` before it, whatever the scheme is.
+            # Clients always prepend `https://`.
             "entrypoint": page.netloc + ("" if page.path == "/" else page.path),
             "is_multidomain": False,
             "CobrowseDomains": [],
@@ -215,7 +215,7 @@ def cobrowse_deployments(settings: Settings, created: datetime, updated: datetim
 
 
 def webhook(status: EndpointStatus) -> schemas.Webhook:
-    """An endpoint as an operator sees it. What stands behind the `?` of its URL is often a key, and is not shown."""
+    """Return an endpoint for operators, without the query of its URL, which often holds a key."""
     configured, state, backlog = status.webhook, status.state, status.backlog
     if state.paused_at is not None:
         condition: schemas.EndpointState = "paused"
@@ -244,7 +244,7 @@ def webhook(status: EndpointStatus) -> schemas.Webhook:
 
 
 def delivery(tried: Delivery) -> schemas.Delivery:
-    """A row of the delivery log."""
+    """Return a row of the delivery log."""
     return {
         "id": tried.id,
         "kind": tried.kind.value,

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, CORS, middleware, and its own description."""
+"""Assemble the ASGI application: routes, their description, dispatcher and middleware."""
 
 from starlette.types import ASGIApp
 
@@ -22,7 +22,7 @@ _ROUTERS = (
 
 
 def make_application(services: Services) -> ASGIApp:
-    """Return all that is served, on every listener alike."""
+    """Return the application that all listeners serve."""
     routes = [route for router in _ROUTERS for route in router.routes]
     served = [*routes, *description_routes(routes, lambda: services.settings.server.public_url)]
     return Middleware(Dispatcher(served), services)

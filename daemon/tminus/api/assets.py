@@ -1,4 +1,4 @@
-"""The files of the page for people, in memory: to those who do not read them, not even an open file is lent."""
+"""Keep the files of the documentation page in memory, so that slow clients hold no file descriptors open."""
 
 import mimetypes
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from pathlib import Path
 from tminus.api.fixed import Fixed
 
 _PACKAGE = "fastapi_swagger"
-"""It is found, and not imported: it would load FastAPI, which nothing here uses."""
+"""Located without an import: importing it would load FastAPI, which the daemon does not use."""
 
 
 def swagger_ui() -> Mapping[str, Fixed]:
-    """Return the files of Swagger UI by name. One copy of each is sent to everybody."""
+    """Return the files of Swagger UI by name. All requests share one copy of each."""
     found = find_spec(_PACKAGE)
     assert found is not None
     [folder] = found.submodule_search_locations or [""]

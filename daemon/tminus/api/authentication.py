@@ -1,8 +1,8 @@
-"""Who calls: from a token, an agent session or the local socket to a `Caller`.
+"""Identify the caller of a request by its token, its agent session or the local socket.
 
-A token is never compared with another: it is hashed, and the SHA-256 is looked up. How long that takes may depend on
-how much of a digest is right, but nobody can choose a token so that its digest begins as that of another one: there is
-no prefix to be guessed letter by letter.
+Tokens are not compared with each other: the SHA-256 of a token is looked up. The time of a look-up may depend on how
+many bytes of the digest match, but an attacker cannot choose a token for the beginning of its digest. So timing does
+not help to guess a token character by character.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from tminus.sessions.commands import AGENT_SESSION_SPAN
 
 LOCAL_NAME = "local operator"
 GUESSABLE = 16
-"""Characters below which a token may be one that a program guesses. 16 drawn at random are 95 bits."""
+"""Length in characters below which a token counts as guessable. 16 random characters have 95 bits."""
 
 
 def presented(context: RequestContext) -> str:
-    """The token that came with a request, "" if none did."""
+    """Return the token of a request, or "" if it has none."""
     token = context.header(b"session-id")
     if not token:
         scheme, _, credentials = context.header(b"authorization").partition(" ")
@@ -36,7 +36,7 @@ def presented(context: RequestContext) -> str:
 
 
 async def identify(context: RequestContext) -> Caller:
-    """The caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
+    """Return the caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
     caller = _local(context) if context.local else await _by_token(context, presented(context))
     context.actor = caller.actor
     return caller
@@ -46,7 +46,7 @@ CurrentCaller = Annotated[Caller, Depends(identify)]
 
 
 async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
-    """Begins an agent session for a configured token; returns the caller in it, and its secret.
+    """Start an agent session for a configured token; return its caller and its secret.
 
     Raises `NotAuthenticated`, `TooManyAttempts`.
     """
@@ -74,7 +74,7 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
 
 
 async def sign_out(context: RequestContext, caller: Caller) -> None:
-    """Ends the agent session that the request came in by; a token used directly stays what it is."""
+    """End the agent session of the request. A configured token stays valid."""
     if caller.sid:
         digest = _digest(presented(context))
         await context.services.transact(lambda tx: tx.end_agent_session(digest))
@@ -92,10 +92,10 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
         if services.failed_tokens.exhausted(context.remote_ip) is None:
             begun = await _agent_session(services, digest)
         else:
-            # One at a time: those who only guess take one reader from the others, however many they are.
+            # One look-up at a time: otherwise addresses that guess tokens could occupy all reader threads.
             async with services.doubtful:
                 begun = await _agent_session(services, digest)
-        # The token that it was begun with must still be good: out of the config, out of the house.
+        # The agent session is valid only as long as the configuration has the token that started it.
         if begun is not None and begun.expires_at > clock.now():
             agent = _agent_of(services, begun.token_sha256)
     if agent is None:
@@ -104,13 +104,14 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
 
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
-    """The agent session that has this secret, which may be over."""
+    """Return the agent session with this secret, or None; it may have expired."""
     return await services.query(lambda view: view.agent_session(digest))
 
 
 def _state(services: Services, digest: str, begun: AgentSession | None) -> str:
-    """Return why a token is not good, as the log says it. What was revoked before the daemon started is unknown to it,
-    unless an agent session was begun with it.
+    """Return why a token is invalid, for the log: "expired", "revoked" or "unknown".
+
+    A token that was revoked before the daemon started is "unknown", unless it started an agent session.
     """
     if begun is not None and begun.expires_at <= clock.now():
         return "expired"
@@ -122,7 +123,7 @@ def _state(services: Services, digest: str, begun: AgentSession | None) -> str:
 
 
 def _agent_of(services: Services, digest: str) -> Agent | None:
-    """The agent whose token has this SHA-256."""
+    """Return the agent whose token has this SHA-256, or None if there is none or the token has expired."""
     agent = services.agent_of_token.get(digest)
     if agent is None or (agent.expires is not None and agent.expires <= clock.now()):
         return None
@@ -130,13 +131,13 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
 
 
 def _check_short(context: RequestContext, length: int) -> None:
-    """Raises `TooManyAttempts` for a token of this length that can be guessed, from an address that guesses."""
+    """Raise `TooManyAttempts` if a token of this length is guessable and its address sent too many wrong ones."""
     if length < GUESSABLE:
         _check_attempts(context)
 
 
 def _check_attempts(context: RequestContext) -> None:
-    """Raises `TooManyAttempts` if the address has sent too many wrong tokens."""
+    """Raise `TooManyAttempts` if the address has sent too many wrong tokens."""
     wait = context.services.failed_tokens.exhausted(context.remote_ip)
     if wait is not None:
         context.said = True
@@ -148,18 +149,18 @@ def _check_attempts(context: RequestContext) -> None:
 def _wrong(context: RequestContext, length: int, digest: str, state: str) -> NotAuthenticated:
     """Count and log a wrong token of this length; return the refusal. Raises `TooManyAttempts` after too many.
 
-    Looks and counts in one go: of many guesses that come at once, those beyond the limit find it exhausted.
+    The check and the count are one step on the event loop, so that concurrent guesses cannot exceed the limit.
     """
     _check_attempts(context)
     context.services.failed_tokens.count(context.remote_ip)
     context.said = True
     context.services.metrics.guessed("token", "wrong")
-    # Of one that can be guessed, the beginning of its hash would be enough to find it.
+    # For a guessable token no fingerprint is logged: a few bytes of the hash are enough to find the token.
     mark = None if length < GUESSABLE else fingerprint(digest)
     REPEATED.log(
         "auth.failed",
         context.remote_ip,
-        # Those that were good once are few, and each is somebody's: they are told apart.
+        # Tokens that were once valid are few, and each has an owner: the log lists them separately.
         "" if state == "unknown" else f"{mark}",
         remote_ip=context.remote_ip,
         token=mark,
@@ -174,7 +175,7 @@ def _digest(token: str) -> str:
 
 
 def _header(context: RequestContext, name: bytes) -> str:
-    """A header as it is recorded: bounded, printable."""
+    """Return a header for storage: at most 255 printable characters."""
     text = context.header(name)[:255]
     return text if text.isprintable() else "".join(char for char in text if char.isprintable())
 
@@ -194,7 +195,7 @@ def _local(context: RequestContext) -> Caller:
 
 
 def _caller(context: RequestContext, agent: Agent, begun: AgentSession | None) -> Caller:
-    """The agent as it calls now; in an agent session, with what that one recorded when it began."""
+    """Return the caller for an agent. In an agent session, the client data are those of its start."""
     return Caller(
         agent_id=agent.id,
         name=agent.name,

@@ -1,7 +1,7 @@
-"""JSON as it comes in: taken to the letter. What could not be kept as it came is refused, and said where it stands.
+"""Parse JSON bodies strictly: refuse values that cannot be stored unchanged, and report their positions.
 
-Parsers let pass what cannot be kept: numbers beyond a double become infinity and go out as null, of two members with
-one name the first is lost, half a surrogate pair cannot be written, and PostgreSQL takes no NUL.
+Common parsers accept such values: numbers beyond a double become infinity and are written as null, the first of two
+members with the same name is lost, half of a surrogate pair cannot be encoded, and PostgreSQL does not store NUL.
 """
 
 import json
@@ -17,19 +17,19 @@ import orjson
 from tminus.domain.errors import MAX_FIELD_ERRORS, UnsupportedMediaType
 
 Fault = dict[str, Any]
-"""As pydantic has them."""
+"""An error in the format of pydantic."""
 
 _INTEGERS = range(-(2**63), 2**64)
-"""Those that JSON goes out with; longer ones are no numbers to most who read it."""
+"""Integers that orjson writes; most readers of JSON cannot read larger ones."""
 
 _DEEPEST = 200
-"""How deep arrays and objects may lie in each other. orjson writes 254, and what came in goes out within lists."""
+"""Maximum nesting of arrays and objects. orjson writes 254 levels, and responses nest stored values in lists."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Unkept:
-    """Stands in for what cannot be kept. orjson does not write it, so that it is looked for only where there is one."""
+    """A value that cannot be stored unchanged. orjson fails on it, so only such bodies are searched for its place."""
 
     def __init__(self, problem: str, value: Any = None) -> None:
         self.problem = problem
@@ -37,9 +37,9 @@ class _Unkept:
 
 
 def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, list[Fault]]:
-    """The JSON of a body, and what is wrong with it: the first faults, if there are many.
+    """Return the JSON of a body and its faults, or the first of them if there are many.
 
-    A body without a media type is taken for JSON. Raises `UnsupportedMediaType`.
+    A body without a media type is parsed as JSON. Raises `UnsupportedMediaType`.
     """
     if not body:
         return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
@@ -48,7 +48,7 @@ def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, l
     if content_encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("must not be compressed: Content-Encoding is not for requests here")
     try:
-        parsed = _DECODER.decode(body.decode("utf-8-sig"))  # some write a BOM before it
+        parsed = _DECODER.decode(body.decode("utf-8-sig"))  # some clients send a BOM
     except UnicodeDecodeError as error:
         return None, [_not_json(f"no UTF-8 at byte {error.start}")]
     except json.JSONDecodeError as error:
@@ -66,7 +66,7 @@ def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, l
 
 
 def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
-    """Where there is NUL in what is stored as it came."""
+    """Yield a fault for each NUL in a value that is stored unchanged."""
     match sent:
         case str():
             if "\0" in sent:
@@ -81,7 +81,7 @@ def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
 
 
 def _unkept(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
-    """Where there is what cannot go out as it came in."""
+    """Yield a fault for each part of a value that could not be sent back unchanged."""
     if len(loc) > _DEEPEST:
         yield _fault(loc[:4], f"lies more than {_DEEPEST} arrays and objects deep")
         return

@@ -1,4 +1,4 @@
-"""What a browser may ask for on behalf of a web page: origins, CORS, and requests of pages of other sites."""
+"""Decide which requests of web pages are allowed: CORS, and requests from pages of other sites."""
 
 from collections.abc import Mapping
 
@@ -17,10 +17,10 @@ ALLOWED_HEADERS = (
     "Session-id", "client-app", "User-Agent", "Authorization", "Content-Type", "Idempotency-Key", "If-Match",
     "If-None-Match", "Last-Event-ID", "X-Request-Id",
 )  # fmt: skip
-"""Every request header that the contract names, and that browsers do not let pages send anyway."""
+"""All request headers of the API that need permission by CORS."""
 
 EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id", "Allow", "WWW-Authenticate")
-"""Every response header that the contract names, and that browsers do not show to pages anyway."""
+"""All response headers of the API that pages may read only with permission by CORS."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
@@ -30,11 +30,11 @@ _DISALLOWED = {
     "headers": FieldError("Access-Control-Request-Headers", "must be among Access-Control-Allow-Headers"),
     "private-network": FieldError("Access-Control-Request-Private-Network", "is not allowed"),
 }
-"""What a preflight is refused for, by the framework's word for it."""
+"""Errors of refused preflight requests, by Starlette's names of the causes."""
 
 
 class Cors(CORSMiddleware):
-    """CORS by the settings in force, not by those of the start, and with refusals in the one shape of errors."""
+    """Apply CORS with the current settings, which a reload may change, and refuse with the API's error format."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         super().__init__(
@@ -58,17 +58,17 @@ class Cors(CORSMiddleware):
 
 
 def origin_allowed(origin: str, settings: Settings) -> bool:
-    """Whether pages of this origin may call the API."""
+    """Return whether pages of this origin may call the API."""
     allowed = settings.server.cors_origins
     return "*" in allowed or origin in allowed
 
 
 def is_foreign(method: str, headers: Mapping[bytes, bytes], settings: Settings) -> bool:
-    """Whether a page of another site makes the browser ask this, without being allowed to by CORS.
+    """Return whether a page of another site caused this request without permission by CORS.
 
-    Such a page cannot read the answer, but its requests come from its visitor's address: if they counted, a page with
-    some dozens of images would have its visitors refused as guessers. Somebody who follows a link to here is let in; a
-    frame is not, nor a form that is sent here, nor a link that the browser fetches before anybody follows it.
+    Such a page cannot read the response, but its requests come from its visitor's address. If they counted as attempts,
+    a page with some dozens of images could use up the rate limit of its visitors. A link that a person follows is
+    allowed; frames, forms and prefetched links are not.
     """
     if headers.get(b"sec-fetch-site") != b"cross-site":
         return False

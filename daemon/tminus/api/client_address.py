@@ -1,4 +1,4 @@
-"""The address that a request comes from: the connection's, or what a trusted proxy says of it."""
+"""Find the client's address: that of the connection, or the one that trusted proxies report."""
 
 import ipaddress
 import re
@@ -13,11 +13,15 @@ _BESIDE_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([^\[\]]+)\](?::[0-9]{1,5})?"
 
 
 def remote_ip(scope: Scope, headers: Mapping[bytes, bytes], settings: Settings) -> str:
-    """Return the client's address. What a proxy says of it counts if the proxy is trusted, and so on to the left."""
+    """Return the client's address.
+
+    If the connection comes from a trusted proxy, `X-Forwarded-For` is read from the right, up to the first address that
+    is no trusted proxy.
+    """
     address = _plain(scope["client"][0]) if scope["client"] else "unknown"
     if not settings.server.trusted_proxies or b"x-forwarded-for" not in headers:
         return address
-    # Each proxy may have added a line of its own.
+    # Each proxy may have added its own line of the header.
     lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     for hop in reversed([hop.strip() for hop in ",".join(lines).split(",")]):
         if not trusted(address, settings):
@@ -30,15 +34,16 @@ def remote_ip(scope: Scope, headers: Mapping[bytes, bytes], settings: Settings) 
 
 
 def _without_port(hop: str) -> str:
-    """Some proxies write the client's port behind its address, and the address of IPv6 in brackets."""
+    """Return an address without port and brackets, which some proxies add."""
     found = _BESIDE_PORT.fullmatch(hop)
     return hop if found is None else found[1] or found[2]
 
 
 def _plain(address: str) -> str:
-    """An address as people write it: a listener on `[::]` sees IPv4 clients as `::ffff:192.0.2.1`. The zone that may
-    follow a `%` is left out: it can be any text, and what a header says must not write sentences in the log, nor be
-    remembered, however long it is.
+    """Return an address in its usual form, without its zone.
+
+    A listener on `[::]` reports IPv4 clients as `::ffff:192.0.2.1`. The zone, which follows a `%`, can be any text of
+    any length: it is removed so that a client cannot write into the log or fill the caches of addresses.
     """
     return _without_zone(address.partition("%")[0])
 
@@ -50,7 +55,7 @@ def _without_zone(address: str) -> str:
 
 
 def trusted(address: str, settings: Settings) -> bool:
-    """Return whether an address is that of a trusted proxy."""
+    """Return whether an address belongs to a trusted proxy."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

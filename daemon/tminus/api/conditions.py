@@ -1,26 +1,26 @@
-"""Conditional requests (RFC 9110, section 13): which versions an `If-Match` or an `If-None-Match` names."""
+"""Parse the headers of conditional requests, `If-Match` and `If-None-Match` (RFC 9110, section 13)."""
 
 import re
 
 from tminus.domain.errors import FieldError, InvalidRequest
 from tminus.sessions.commands import IfMatch
 
-# A number without its quotes is let pass: shells take them away, and it can mean nothing else.
+# A number without quotes is accepted: shells remove them, and the number is still unambiguous.
 _TAG = r'(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)"|([0-9]+))'
 _TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
 
 
 def _tags(header: str) -> list[tuple[bool, str]] | None:
-    """The entity tags of a list, each with whether it is weak; None for what is no such list."""
+    """Return the entity tags of a list, each with whether it is weak; None if the header is malformed."""
     if not _TAGS.fullmatch(header):
         return None
     return [(bool(weak), quoted or bare) for weak, quoted, bare in re.findall(_TAG, header)]
 
 
 def versions(if_match: str | None) -> IfMatch:
-    """The versions that an `If-Match` header names; None where any will do. A weak tag matches none.
+    """Return the versions that `If-Match` lists; None if any version matches. A weak tag matches none.
 
-    Raises `InvalidRequest` for what is neither `*` nor a list of entity tags.
+    Raises `InvalidRequest` if the header is neither `*` nor a list of entity tags.
     """
     if if_match is None or if_match.strip() == "*":
         return None
@@ -31,7 +31,7 @@ def versions(if_match: str | None) -> IfMatch:
 
 
 def unchanged(if_none_match: str | None, tag: str) -> bool:
-    """Whether an `If-None-Match` header names what has this tag (with its quotes), be it as a weak one."""
+    """Return whether `If-None-Match` lists this tag, which has its quotes. Weak tags match too (RFC 9110, 13.1.2)."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or tag.strip('"') in (named for _, named in _tags(if_none_match) or ())

@@ -1,7 +1,7 @@
-"""What the API says of itself: `/openapi.json`, and the page at `/docs` that shows it.
+"""Serve the OpenAPI document at `/openapi.json` and the page `/docs` that shows it.
 
-Both are made once and answered as bytes, with an entity tag: neither changes while the daemon runs, but for the address
-in the description, which a reload may change.
+Both are generated once and served as bytes with an entity tag. While the daemon runs, only the public URL in the
+document can change, by a reload.
 """
 
 import asyncio
@@ -99,13 +99,13 @@ SwaggerUIBundle({
 </body>
 </html>
 """
-"""Its links are relative to the page: a proxy may have taken a path away that stands before all of them."""
+"""The links are relative, since a proxy may serve the API under a path prefix that it removes."""
 
 
 def description_routes(routes: Sequence[Route], public_url: Callable[[], str | None]) -> Sequence[Route]:
-    """Return the routes of the description of other routes, and of the page that shows it.
+    """Return the routes of the OpenAPI document of other routes, and of the page that shows it.
 
-    `public_url` gives the address in force at which the world reaches the API; None if there is none.
+    `public_url` returns the current public URL of the API; None if none is configured.
     """
     router = Router("", "description")
     described: dict[str | None, Fixed] = {}
@@ -115,7 +115,7 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
         url = public_url()
         with making:
             if url not in described:
-                described.clear()  # at most one, however often a reload changes the address
+                described.clear()  # keep one document only, however often a reload changes the URL
                 servers = {"servers": [{"url": url}]} if url else {}
                 schema = _truthful(document(routes, info=_INFO, tags=_TAGS, **servers))
                 described[url] = Fixed(orjson.dumps(schema), "application/json")
@@ -123,7 +123,7 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
 
     policy = (b"content-security-policy", _policy(_PAGE).encode())
     page = Fixed(_PAGE.encode(), "text/html; charset=utf-8", [policy])
-    # The page's scripts come from here: a browser behind a firewall shows it as well.
+    # The daemon serves the page's scripts itself: the page also works without access to the internet.
     assets = swagger_ui()
 
     @router.get(PAGE, described=False)
@@ -132,7 +132,7 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
 
     @router.get(DESCRIPTION, described=False)
     async def openapi(context: RequestContext) -> Answer:
-        # In a thread: making it takes some tenths of a second, which no other request should wait for.
+        # In a thread: generating it takes some tenths of a second, which would block all other requests.
         return (await asyncio.to_thread(describe)).answer(context)
 
     @router.get(f"{PAGE}/assets/{{name:path}}", described=False)
@@ -145,14 +145,14 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
 
 
 def _policy(page: str) -> str:
-    """What a browser lets the page do: run our scripts and its own, which it names by their hashes, and ask us."""
+    """Return the content security policy of the page: scripts of the daemon, and its inline scripts by hash."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     return "; ".join(
         [
             "default-src 'none'",
             " ".join(["script-src 'self'", *(f"'sha256-{one}'" for one in hashes)]),
-            "style-src 'self' 'unsafe-inline'",  # Swagger UI writes styles into what it shows
+            "style-src 'self' 'unsafe-inline'",  # Swagger UI uses inline styles
             "img-src 'self' data:",
             "connect-src 'self'",
             "base-uri 'none'",
@@ -163,7 +163,7 @@ def _policy(page: str) -> str:
 
 
 def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
-    """A document with our descriptions of fields, examples, security, and links."""
+    """Add descriptions of fields, examples, security and links to a document, and return it."""
     for path in schema["paths"].values():
         for call in path.values():
             for parameter in call.get("parameters", []):

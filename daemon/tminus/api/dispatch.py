@@ -1,4 +1,4 @@
-"""From a request to its endpoint and back."""
+"""Find the endpoint of each request and call it."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from tminus.domain.errors import MethodNotAllowed, RequestError, UnknownPath
 
 
 class Dispatcher:
-    """ASGI application that answers requests by the routes. What an endpoint raises besides `RequestError` passes."""
+    """ASGI application that answers requests by the routes. Exceptions other than `RequestError` propagate."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._table = Table(routes)
@@ -21,7 +21,7 @@ class Dispatcher:
         await response(scope, receive, send)
 
     async def respond(self, context: RequestContext, path: str, method: str) -> Answer:
-        """Return the answer to a request, which may be a refusal. `path` and `method` as routes have them."""
+        """Return the response to a request, which may be a refusal. `path` and `method` are written as in routes."""
         routes, context.path_params = self._table.find(path)
         route = routes.get(method)
         try:

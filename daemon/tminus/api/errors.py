@@ -1,4 +1,4 @@
-"""Errors as answers: the one place where a cause becomes an HTTP status."""
+"""Convert errors to responses. No other module maps errors to HTTP statuses."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,16 +11,16 @@ from tminus.domain import errors
 from tminus.domain.errors import FieldError, RequestError
 
 _SHOULD = re.compile("^(Input|String|Value|Number|List|Dictionary) should")
-"""How pydantic begins its sentences; ours follow the field's name."""
+"""Beginnings of pydantic's messages, which are removed: the API's messages follow the name of a field."""
 
 
 def status_of(cause: type[RequestError]) -> int:
-    """The HTTP status of a cause: its refcode ends in it."""
+    """Return the HTTP status of an error: the last three digits of its refcode."""
     return cause.refcode % 1000
 
 
 def answer(error: RequestError) -> Response:
-    """The answer to a request that is not done, in the one shape that all errors have."""
+    """Return the response to a refused request, in the format that all errors share."""
     code = status_of(type(error))
     body: schemas.Error = {
         "code": code,
@@ -30,21 +30,22 @@ def answer(error: RequestError) -> Response:
     }
     headers: Headers = []
     if error.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))  # rounded down, clients would come too early
+        # Rounded up, so that clients do not retry too early.
+        headers.append((b"retry-after", b"%d" % ceil(error.retry_after)))
     if code == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Json(body, status_code=code, headers=headers)
 
 
 def invalid(found: Iterable[Mapping[str, Any]]) -> errors.InvalidRequest:
-    """The refusal of a request in which pydantic has found these faults."""
+    """Return the refusal of a request with these faults, which pydantic found."""
     return errors.InvalidRequest(tuple(_faults(found)))
 
 
 def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
     for fault in found:
         where = [str(part) for part in fault["loc"]]
-        # The first part says only whether it was in the body, the query or a header.
+        # The first part is only the place: body, query, path or header.
         field = ".".join(where[1:]) if len(where) > 1 and fault["type"] != "json_invalid" else where[0]
         if fault["type"] == "json_invalid":
             yield FieldError("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")

@@ -1,4 +1,4 @@
-"""Examples of requests and answers, by the name of their schema: all of one support session for an incident."""
+"""Examples of requests and responses, by schema. All belong to one support session for an incident."""
 
 from typing import Any
 
@@ -229,11 +229,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Webhooks": {"webhooks": [_WEBHOOK]},
     "WidgetConfig": _WIDGET_CONFIG,
 }
-"""By schema."""
+"""Examples by the name of their schema."""
 
 
 def refusal(cause: type[RequestError], meaning: str) -> dict[str, Any]:
-    """Return an example of the answer to a request that was refused for this cause."""
+    """Return an example of the response to a request that this error refused."""
     code = status_of(cause)
     errors = [_FAULT] if cause.refcode == 100400 else []
     return {"code": code, "refcode": cause.refcode, "description": meaning, "errors": errors}

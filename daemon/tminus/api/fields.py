@@ -1,4 +1,4 @@
-"""What each field and parameter of the API means, as its description gives it."""
+"""Descriptions of all fields and parameters, for the OpenAPI document."""
 
 from tminus.domain.events import COMMON_FIELDS, EXTRA_FIELDS
 
@@ -278,7 +278,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "embedded_live_url": "As `live_url`",
     },
 }
-"""By schema and field, those that do not bring a description of their own."""
+"""Descriptions by schema and field, unless the schema has its own."""
 
 PARAMETERS = {
     "session_id": "The `id` of a session",
@@ -296,4 +296,4 @@ PARAMETERS = {
     "startTo": "Only sessions that start before then",
     "failed": "Only tries that failed",
 }
-"""By name, those that do not bring a description of their own."""
+"""Descriptions by parameter, unless the endpoint has its own."""

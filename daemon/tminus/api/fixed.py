@@ -1,4 +1,4 @@
-"""Answers that are always the same: made once, with an entity tag by which a browser need not load them twice."""
+"""Responses that never change. Their entity tags let browsers use cached copies."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from tminus.api.response import Headers, Response
 
 
 class Fixed:
-    """An answer that is always the same."""
+    """A response that never changes."""
 
     def __init__(self, content: bytes, media_type: str, headers: Headers | None = None) -> None:
         self._content = content
@@ -17,7 +17,7 @@ class Fixed:
         self._headers = [(b"etag", self._tag.encode()), *(headers or ())]
 
     def answer(self, context: RequestContext) -> Response:
-        """Return the answer, or 304 to a client that has it."""
+        """Return the response, or 304 if the client has a current copy."""
         sent = context.header(b"if-none-match") if b"if-none-match" in context.headers else None
         if unchanged(sent, self._tag):
             return Response(status_code=304, headers=self._headers)

@@ -1,4 +1,4 @@
-"""Requests that wait for events, streams and long polls: how many each caller may have."""
+"""Limit how many requests of a caller wait for events (streams and long polls)."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,8 +11,10 @@ from tminus.domain.networks import client_network
 from tminus.logs.repeated import REPEATED
 
 HOLD = "tminus.hold"
-"""Under this key of a scope's state the server leaves a function to be called when the request begins to wait for
-events, with what is to be called if the connection ends meanwhile; and with None when it waits no longer.
+"""Key in the state of an ASGI scope. Its value is a function of the HTTP server.
+
+A request that begins to wait for events calls it with a callback, which the server calls if the connection ends. When
+the wait is over, the request calls it with None.
 """
 
 
@@ -21,19 +23,19 @@ class Waiting:
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
-        """Whose shares it counts for."""
+        """The actor and the address whose limits it counts towards."""
         self.over = False
-        """Whether it must end: its client is gone, or it gave way to another of the same caller."""
+        """Whether it must end: its client has disconnected, or a newer request of the caller replaces it."""
         self._waiter: asyncio.Task[bool] | None = None
 
     def let_go(self) -> None:
-        """Have it end, as if its time were over."""
+        """End the wait as if its time-out had passed."""
         self.over = True
         if self._waiter is not None:
             self._waiter.cancel()
 
     async def wait(self, notification: asyncio.Event, seconds: float) -> bool:
-        """Wait for the notification for at most so many seconds; return whether there was one."""
+        """Wait for the notification for at most `seconds`; return whether it came."""
         if self.over:
             return False
         self._waiter = asyncio.ensure_future(notification.wait())
@@ -46,8 +48,10 @@ class Waiting:
 
 
 class Held:
-    """All requests that wait for events. When a caller has as many as it may, the oldest of them ends for one more: a
-    client that was cut off must not be kept out by what it has left behind.
+    """All requests that wait for events.
+
+    When a caller reaches its limit, the oldest of its requests ends and the new one is admitted. Otherwise the stale
+    requests of a client that lost its connection would lock it out.
     """
 
     def __init__(self) -> None:
@@ -55,9 +59,9 @@ class Held:
 
     @contextmanager
     def place(self, scope: Scope, actor: str | None, remote_ip: str, limits: Limits) -> Iterator[Waiting]:
-        """Count a request for as long as it waits. Those at the local socket are not counted."""
+        """Count a request while it waits. Requests at the local socket have no limit."""
         shares = (
-            # Not by token: whoever has one gets any number of agent sessions for it.
+            # By actor, not by secret: one token can start any number of agent sessions.
             (f"actor {actor}", limits.streams_per_agent),
             (f"address {client_network(remote_ip)}", limits.streams_per_address),
         )
@@ -87,4 +91,4 @@ class Held:
 
 
 def _nobody(_let_go: Callable[[], None] | None) -> None:
-    """Whoever serves it does not ask which requests wait."""
+    """Do nothing: this server does not track the requests that wait."""

@@ -1,4 +1,4 @@
-"""Where an answer leads: which call takes what another has answered, as the API's description says it."""
+"""Add links to the OpenAPI document: which operations take a value from the response of another one."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _LINKS: dict[tuple[str, str], dict[str, tuple[str, str, dict[str, str]]]] = {
         "join": ("post", _PARTICIPANTS, _MADE),
     },
     ("put", _SESSION): {"show": ("get", _SESSION, _SAME), "close": ("delete", _SESSION, _SAME)},
-    # A session that is closed is still there.
+    # A closed session can still be read.
     ("delete", _SESSION): {"show": ("get", _SESSION, _SAME), "events": ("get", f"{_SESSION}/events", _SAME)},
     ("post", _PARTICIPANTS): {
         "answer": ("put", _PARTICIPANT, _JOINED),
@@ -27,11 +27,11 @@ _LINKS: dict[tuple[str, str], dict[str, tuple[str, str, dict[str, str]]]] = {
         "show": ("get", _SESSION, _SAME),
     },
 }
-"""By call: the names of its links; where each leads, and with which parameters."""
+"""Links by operation: the name of each, its target, and the parameters that it passes."""
 
 
 def add_links(paths: dict[str, Any]) -> None:
-    """Adds the links to the description of all paths."""
+    """Add the links to the description of all paths."""
     for (method, path), links in _LINKS.items():
         paths[path][method]["responses"]["200"]["links"] = {
             name: {"operationId": paths[to][verb]["operationId"], "parameters": parameters}

@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id, a bounded body, an answer in our shape, and a line in the log."""
+"""Wrap every request: assign an id, bound the body, convert errors to responses, and write a log line."""
 
 import asyncio
 import re
@@ -20,24 +20,25 @@ from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 
 BEGUN = "tminus.begun"
-"""Under this key of a scope's state the server says when the request was read whole, on the monotonic clock, if it
-was one of many.
+"""Key in the state of an ASGI scope. The HTTP server stores there when it started the request, in monotonic seconds,
+if many requests are in flight.
 """
 
 LATE = 0.25
-"""Seconds for which a request may have waited for its turn on the event loop; after more it is refused at once."""
+"""Maximum seconds that a request may have waited for the event loop; after more it is refused at once."""
 
 WAITING = 128
-"""Requests that may be before another one; if there are more it is refused at once.
+"""Maximum number of requests queued before a new one; if there are more it is refused at once.
 
-As many as the writer takes at once: while it writes, the next batch is full, and more would only wait for longer.
+This is the size of the writer's batch: while the writer commits, the next batch is full, and more requests would only
+wait longer.
 """
 
 QUERY_PAIRS = 100
-"""Parameters that a query may have: each is read, and each may be at fault."""
+"""Maximum number of query parameters. It bounds the time to parse them and the number of reported faults."""
 
 PAGE = "/docs"
-"""The one page for people; it comes with a policy of its own."""
+"""The documentation page; it has its own content security policy."""
 
 DESCRIPTION = "/openapi.json"
 
@@ -50,18 +51,18 @@ _ALWAYS = [
 ]
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NO_PAGE]
-"""For answers that belong to their caller."""
+"""Headers of responses that only their caller may keep."""
 _OF_PAGE = [*_ALWAYS, (b"cache-control", b"no-cache")]
-"""For the one page that there is: it says itself what it needs. A browser may keep it, and asks whether it changed."""
+"""Headers of the documentation page, which adds its own policy. Browsers may keep it, but must revalidate it."""
 _OF_ASSETS = [*_OF_PAGE, _NO_PAGE]
-"""For what the page loads, which are the same megabyte for everybody."""
+"""Headers of the files that the page loads: about a megabyte, the same for all callers."""
 
 
 class Middleware:
-    """ASGI middleware around the dispatcher; what it finds out, it leaves in the scope as a `RequestContext`.
+    """ASGI middleware around the dispatcher. It stores a `RequestContext` in the scope of each request.
 
-    CORS is around the dispatcher where it matters, and around each refusal made here, so that a page in a browser can
-    read why it was refused.
+    CORS applies to requests with an `Origin`, and to refusals that the middleware itself sends, so that pages in
+    browsers can read the error.
     """
 
     def __init__(self, dispatcher: Dispatcher, services: Services) -> None:
@@ -72,7 +73,7 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = clock.monotonic()
         method = scope["method"]
-        # Answered like GET; the server leaves the body out, as it sees the scope that it made.
+        # HEAD is handled like GET. The HTTP server has the original scope and omits the body.
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
         context = self._look_at(scope, method)
         put(scope, context)
@@ -85,7 +86,7 @@ class Middleware:
         except ClientGone:
             context.code = 499
         except asyncio.CancelledError:
-            # The time for draining is over. What was begun may yet be done: whoever asks again will see.
+            # The drain time is over. The writer may still complete the command; a client that retries sees the result.
             await self._refuse(context, errors.Draining(), receive, send)
         except Exception as defect:
             log(
@@ -101,8 +102,8 @@ class Middleware:
 
     async def _answer(self, context: RequestContext, receive: Receive, send: Send) -> None:
         scope = context.scope
-        # Only pages in browsers send an origin, and only their requests need CORS. What a cache may keep says that it
-        # depends on the origin, also to those who sent none.
+        # Only browsers send `Origin`, and only their requests need CORS. Responses that caches may keep need
+        # `Vary: Origin` in every case.
         if b"origin" in context.headers or scope["path"].startswith((PAGE, DESCRIPTION)):
             await self._with_cors(scope, receive, _sending(context, send))
             return
@@ -118,19 +119,19 @@ class Middleware:
         self, context: RequestContext, refusal: errors.RequestError, receive: Receive, send: Send
     ) -> None:
         if context.code:
-            return  # the answer has begun, and stays what it is
+            return  # the response has started and cannot be changed
         context.refcode = refusal.refcode
         response = answer(refusal)
         if isinstance(refusal, errors.RequestTimeout):
-            response.headers.append((b"connection", b"close"))  # the rest of the body may still come, or never
+            response.headers.append((b"connection", b"close"))  # the rest of the body may still arrive
         await Cors(response, self._services)(context.scope, receive, _sending(context, send))
 
     def _look_at(self, scope: Scope, method: str) -> RequestContext:
-        """What is to be known of where a request comes from."""
+        """Return the context of a request, with the address of its client."""
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        if b"if-match" in headers:  # a list, which may be sent in several lines
+        if b"if-match" in headers:  # a list header, which may be split over several lines
             headers[b"if-match"] = b",".join(value for name, value in scope["headers"] if name == b"if-match")
-        # A socket in the file system has a path where one of TCP has a port.
+        # The address of a Unix socket is a path and has no port.
         local = scope["server"] is not None and scope["server"][1] is None
         return RequestContext(
             self._services,
@@ -151,7 +152,7 @@ class Middleware:
             )
             raise errors.CrossSite
         if "\0" in scope["path"]:
-            raise errors.UnknownPath  # no database has such a key, and some fail on it
+            raise errors.UnknownPath  # no stored key contains NUL, and PostgreSQL fails on it
         if context.query_string.count(b"&") >= QUERY_PAIRS:
             raise errors.InvalidRequest(
                 [errors.FieldError("query", f"must not have more than {QUERY_PAIRS} parameters")]
@@ -163,7 +164,7 @@ class Middleware:
         if scope["path"] in OPERATIONS:
             return
         if self._services.draining:
-            context.said = True  # who called is not looked up any more, and `daemon.draining` says that it stops
+            context.said = True  # the caller is not looked up any more, and `daemon.draining` is already in the log
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
         if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not context.local:
@@ -171,7 +172,7 @@ class Middleware:
 
 
 def _sending(context: RequestContext, send: Send) -> Send:
-    """A `send` that adds the headers that every answer gets."""
+    """Return a `send` that adds the headers of every response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -183,7 +184,7 @@ def _sending(context: RequestContext, send: Send) -> Send:
 
 
 def _headers(context: RequestContext) -> Headers:
-    """The headers that every answer gets, by what is answered."""
+    """Return the headers that every response gets; they depend on its path and status."""
     path, always = context.scope["path"], HEADERS
     if path.startswith((PAGE, DESCRIPTION)) and context.code in (200, 304):
         always = _OF_PAGE if path == PAGE else _OF_ASSETS
@@ -191,20 +192,21 @@ def _headers(context: RequestContext) -> Headers:
 
 
 def _canonical(path: str) -> str:
-    """The path without the slashes that come of a base URL with one at its end. Those further on are the caller's:
-    they may belong to the key of a look-up.
+    """Return the path without repeated slashes at its beginning, which a base URL with a final slash causes.
+
+    Later slashes stay, since they may belong to the key of a look-up.
     """
     return _SLASHES.sub(lambda found: "/v3/" if found[1] else "/", path, count=1) if "//" in path else path
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    """The client's own, if it sent a sane one, so that its log and ours name the same thing."""
+    """Return the client's request id if it is valid, so that both logs share it; otherwise a new one."""
     sent = headers.get(b"x-request-id", b"")
     return sent.decode() if _REQUEST_ID.fullmatch(sent) else ids.request_id()
 
 
 def _without_empty_values(query: bytes) -> bytes:
-    """`instance_url=&state=` says nothing; clients send such pairs for what is not set."""
+    """Return a query without pairs such as `state=`, which clients send for parameters that are not set."""
     if not query or (b"=&" not in query and not query.endswith(b"=") and query.count(b"=") > query.count(b"&")):
         return query
     return b"&".join(pair for pair in query.split(b"&") if pair.partition(b"=")[2])

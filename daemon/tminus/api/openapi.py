@@ -1,4 +1,4 @@
-"""The OpenAPI document of routes, from what each declares; shapes are described by pydantic."""
+"""Generate the OpenAPI document from the routes. pydantic generates the schemas."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def document(routes: Iterable[Route], **about: Any) -> dict[str, Any]:
-    """Return the description of all routes that are to be described. `about`: the members `info`, `servers`, `tags`."""
+    """Return the document of all described routes. `about` has the members `info`, `servers` and `tags`."""
     described = [route for route in routes if route.described]
     inputs = {key: one for route in described for key, one in _shapes(route).items()}
     found, definitions = TypeAdapter.json_schemas(
@@ -30,13 +30,13 @@ def document(routes: Iterable[Route], **about: Any) -> dict[str, Any]:
 
 
 def _name(route: Route) -> str:
-    """The id of an operation, by which links lead to it."""
+    """Return the `operationId` of a route, to which links refer."""
     name = getattr(route.endpoint, "__name__", "")
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', name + route.template)}_{route.method.lower()}"
 
 
 def _shapes(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]:
-    """All that has a shape in a route, each under a key of its own."""
+    """Return the types of a route that need a schema, each with a unique key."""
     name = _name(route)
     shapes: dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]] = {
         f"{name} {one.place} {one.name}": ("validation", one.adapter) for one in _parameters(route)
@@ -93,12 +93,12 @@ def _parameter(parameter: Parameter, shape: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _titled(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A schema with a title made from a name, unless it only refers to another one."""
+    """Return a schema with a title made from `name`, unless the schema is only a reference."""
     return dict(schema) if "$ref" in schema else {**schema, "title": name.title().replace("_", " ")}
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without the defaults that are null: it counts as left out."""
+    """Return a schema without defaults of null: a member with null counts as absent."""
     members = {
         name: {key: value for key, value in member.items() if key != "default" or value is not None}
         for name, member in schema.get("properties", {}).items()

@@ -1,4 +1,4 @@
-"""Parameters of endpoints: where a value of a request comes from, how it is validated, how the API describes it."""
+"""Read the parameters of endpoints from annotations: the source of each value, its validation and description."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,13 +14,14 @@ from starlette.datastructures import QueryParams
 from tminus.api.request_context import RequestContext
 
 Problem = dict[str, Any]
-"""What is wrong with a value, as pydantic reports it."""
+"""An error of validation, as pydantic reports it."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Marks a parameter, in its `Annotated`, as a header with this name. One without a mark is part of the path if the
-    path names it, else of the query.
+    """Mark a parameter, in its `Annotated`, as the header with this name.
+
+    A parameter without a mark belongs to the path if the path names it, else to the query.
     """
 
     name: str
@@ -28,31 +29,31 @@ class Header:
 
 @dataclass(frozen=True)
 class Depends:
-    """Marks a parameter as what a function of the request returns; it is called before anything is validated."""
+    """Mark a parameter as the result of a function of the request, which is called before validation."""
 
     call: Callable[[RequestContext], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A part of a path, a query parameter or a header, as an endpoint declares it."""
+    """A path parameter, query parameter or header that an endpoint declares."""
 
     argument: str
-    """The endpoint's own name for it."""
+    """The name of the endpoint's argument."""
     name: str
-    """Its name in a request."""
+    """The name in the request."""
     place: Literal["path", "query", "header"]
     default: Any
-    """What the endpoint gets where the request has no value; `Parameter.required` if there must be one."""
+    """The value if the request has none; `Parameter.required` if the request must have one."""
     adapter: TypeAdapter[Any]
     description: str | None
     repeated: bool
-    """Whether a query may have it several times."""
+    """Whether a query may repeat the parameter."""
 
     required = inspect.Parameter.empty
 
     def read(self, value: Any, arguments: dict[str, Any]) -> Sequence[Problem]:
-        """Validate a value and put it among the endpoint's arguments; return what is wrong with it."""
+        """Validate a value and store it in `arguments`; return the errors."""
         try:
             arguments[self.argument] = self.adapter.validate_python(value)
         except ValidationError as error:
@@ -61,14 +62,14 @@ class Parameter:
 
     @property
     def missing(self) -> Sequence[Problem]:
-        """What is wrong where the request has no value."""
+        """The error if the request has no value; empty if the parameter is optional."""
         if self.default is self.required:
             return ({"type": "missing", "loc": (self.place, self.name), "msg": "Field required"},)
         return ()
 
     @property
     def described_default(self) -> Any:
-        """The default as JSON, None if there is none."""
+        """The default as JSON; None if there is none."""
         if self.default is self.required:
             return None
         if isinstance(self.default, list):
@@ -78,7 +79,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Body:
-    """The JSON body of a request, as an endpoint declares it."""
+    """The JSON body that an endpoint declares."""
 
     argument: str
     model: type[BaseModel]
@@ -87,20 +88,20 @@ class Body:
 
 @dataclass(frozen=True)
 class Signature:
-    """What an endpoint takes, by where it comes from."""
+    """The arguments of an endpoint, by source."""
 
     context: str | None
-    """The argument that gets the request itself, if there is one."""
+    """The argument that receives the request context, if there is one."""
     depends: Sequence[tuple[str, Callable[[RequestContext], Awaitable[Any]]]]
     path: Sequence[Parameter]
     query: Sequence[Parameter]
     headers: Sequence[tuple[Parameter, bytes]]
-    """With the header's name in lower case."""
+    """Each with the name of its header in lower case."""
     body: Body | None
 
 
 def signature(endpoint: Callable[..., Any], in_path: Sequence[str]) -> Signature:
-    """Read what an endpoint takes from its annotations. `in_path`: the parameters of its path."""
+    """Return the signature of an endpoint from its annotations. `in_path` lists the parameters of its path."""
     hints = get_type_hints(endpoint, include_extras=True)
     context: str | None = None
     depends, path, query, headers = [], [], [], []
@@ -128,7 +129,7 @@ def signature(endpoint: Callable[..., Any], in_path: Sequence[str]) -> Signature
 def query_problems(
     parameters: Sequence[Parameter], query_string: bytes, arguments: dict[str, Any]
 ) -> Sequence[Problem]:
-    """Validate a query and put its values among the endpoint's arguments; return what is wrong with it."""
+    """Validate a query and store its values in `arguments`; return the errors."""
     problems: list[Problem] = []
     sent = QueryParams(query_string) if query_string else _NOTHING
     for parameter in parameters:
@@ -144,12 +145,12 @@ _NOTHING = QueryParams()
 
 
 def located(error: ValidationError, place: tuple[str, ...]) -> list[Problem]:
-    """Return what pydantic has found, with the place that it has not seen."""
+    """Return pydantic's errors, with the place of the value in the request prepended to their locations."""
     return [{**one, "loc": (*place, *one["loc"])} for one in error.errors(include_url=False)]
 
 
 def defaults(parameters: Sequence[Parameter]) -> Mapping[str, Any]:
-    """Return what an endpoint gets for the parameters that a request does not have."""
+    """Return the defaults of optional parameters, by argument."""
     return {one.argument: one.default for one in parameters if one.default is not Parameter.required}
 
 
@@ -162,7 +163,7 @@ def _parameter(
 
 
 def _is_list(hint: Any) -> bool:
-    """Whether a type is a list, or a list or None."""
+    """Return whether a type is a list or an optional list."""
     if get_origin(hint) is Annotated:
         return _is_list(get_args(hint)[0])
     if get_origin(hint) in {Union, UnionType}:

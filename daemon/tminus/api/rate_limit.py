@@ -1,4 +1,4 @@
-"""How often one address may try what can be guessed."""
+"""Limit how often one address may send wrong tokens or look up PINs."""
 
 import ipaddress
 from collections import OrderedDict, deque
@@ -7,23 +7,23 @@ from tminus import clock
 from tminus.config import Rate
 
 KEPT = 10_000
-"""Addresses that are remembered: of more, those that have been quiet for longest are forgotten."""
+"""Maximum number of addresses in memory; beyond it, those with the oldest attempts are removed."""
 
 
 class Attempts:
-    """Counts attempts per address over a sliding window of monotonic time, so that a wall clock that is set back locks
-    nobody out. A rate of None counts nothing and refuses nothing.
+    """Count attempts per address in a sliding window. With a rate of None there is no limit.
 
-    Not by a library: those in use keep every address for ever, and reckon with the wall clock.
+    The window uses monotonic time: a wall clock that is set back must not extend a lockout. No library is used, since
+    the common ones keep every address for ever and use the wall clock.
     """
 
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
-        """By address, when its last attempts were; the address that tried last stands last."""
+        """Times of the latest attempts by address, ordered by the last attempt."""
 
     def exhausted(self, address: str) -> float | None:
-        """Seconds until the address may try again, at least 1; None if it may now."""
+        """Return the seconds until the address may try again, at least 1; None if it may try now."""
         attempts = self._attempts.get(_network(address))
         if self._rate is None or attempts is None or len(attempts) < self._rate.count:
             return None
@@ -31,7 +31,7 @@ class Attempts:
         return max(1.0, left) if left > 0 else None
 
     def count(self, address: str) -> None:
-        """Counts an attempt."""
+        """Count an attempt."""
         if self._rate is None:
             return
         network, now = _network(address), clock.monotonic()
@@ -42,7 +42,7 @@ class Attempts:
 
 
 def _network(address: str) -> str:
-    """What one guesser has at hand: an IPv4 address, but a whole /64 of IPv6."""
+    """Return the unit that one client controls: an IPv4 address, or a /64 network of IPv6."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

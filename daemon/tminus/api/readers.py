@@ -1,4 +1,4 @@
-"""Threads that read for requests. What arrives together is read together: in one transaction, with one look each."""
+"""Run the reads of requests on threads. Reads that arrive together share a transaction."""
 
 import asyncio
 import threading
@@ -16,10 +16,10 @@ from tminus.storage import Store, View
 T = TypeVar("T")
 
 TOGETHER = 16
-"""Reads that share a transaction at most: whoever is first waits for the last."""
+"""Maximum number of reads in a transaction: the first result waits for the last read."""
 
 PATIENCE = 0.005
-"""Seconds for which a read waits for a thread that is reading already, before another thread takes it."""
+"""Seconds that a read waits for a busy thread before another thread is woken."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class _Read:
     error: BaseException | None = None
 
     def finish(self) -> None:
-        if self.future.done():  # whoever asked has gone away
+        if self.future.done():  # the request was cancelled
             return
         if self.error is None:
             self.future.set_result(self.result)
@@ -41,29 +41,30 @@ class _Read:
 
 
 class Readers:
-    """Run reads on threads of their own.
+    """Run reads in batches on a fixed number of threads.
 
-    A thread for each read would contend with the event loop for the interpreter, which took longer than the read.
+    With a thread for each read, the threads contended with the event loop for the interpreter lock, which cost more
+    than the reads.
     """
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
         self._arriving: list[_Read] = []
-        """What the present turn of the event loop has brought."""
+        """Reads that arrived in the current iteration of the event loop."""
         self._lock = threading.Lock()
-        """Of the two below."""
+        """Guards `_waiting` and `_busy`."""
         self._waiting: deque[_Read] = deque()
         self._busy = 0
-        """Threads that read, or were woken to."""
+        """Number of threads that read or were woken for a read."""
         self._checked_by: asyncio.AbstractEventLoop | None = None
-        """The loop that is about to look whether a read has waited too long."""
+        """The event loop that has scheduled `_look_again`."""
         self._wakes: SimpleQueue[bool] = SimpleQueue()
-        """True: a thread is to read; False: one is to end."""
+        """True wakes a thread for reads; False ends one."""
         self._threads = [threading.Thread(target=self._run, name=f"read_{number}") for number in range(threads)]
         self._started = False
 
     async def query(self, look: Callable[[View], T]) -> T:
-        """Run `look` on a view that holds all that was committed until now; return what it returned."""
+        """Run `look` on a view that includes every earlier commit; return its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if not self._arriving:
@@ -72,7 +73,7 @@ class Readers:
         return await future
 
     def close(self) -> None:
-        """Return when the reads that are running have ended."""
+        """Wait for the running reads and end the threads."""
         if self._started:
             for _ in self._threads:
                 self._wakes.put(False)
@@ -101,7 +102,7 @@ class Readers:
             loop.call_later(PATIENCE, self._look_again, loop)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake another thread for reads that have waited too long for those that are busy."""
+        """Wake another thread if the oldest read has waited too long for the busy ones."""
         with self._lock:
             waits = bool(self._waiting)
             late = waits and clock.monotonic() - self._waiting[0].arrived >= PATIENCE
@@ -128,7 +129,7 @@ class Readers:
             return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
 
     def _read(self, batch: Sequence[_Read]) -> None:
-        """Run all looks in one transaction, which begins after they have arrived: none misses an earlier commit."""
+        """Run all reads in one transaction. It begins after they arrived, so that each sees every earlier commit."""
 
         def look(view: View) -> None:
             for read in batch:
@@ -140,11 +141,11 @@ class Readers:
         try:
             self._store.read(look)
         except BaseException as error:
-            if len(batch) == 1 or isinstance(error, TminusError):  # the database is away, for all alike
+            if len(batch) == 1 or isinstance(error, TminusError):  # the database is unreachable: all reads fail
                 for read in batch:
                     read.error = error
                 return
-            for read in batch:  # one of them has failed: the others are none the worse for it
+            for read in batch:  # run each alone, so that one that fails does not fail the others
                 self._read([read])
 
     @staticmethod
@@ -153,7 +154,7 @@ class Readers:
         for read in batch:
             loops.setdefault(read.loop, []).append(read)
         for loop, reads in loops.items():
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed: no request waits
                 loop.call_soon_threadsafe(_finish, reads)
 
 

@@ -1,4 +1,4 @@
-"""What the API's description says of refusals, drawn from the error classes themselves."""
+"""Describe error responses for the OpenAPI document, from the error classes."""
 
 from typing import Any
 
@@ -29,16 +29,16 @@ PUBLIC_REFUSALS = (
     Draining,
     Starting,
 )
-"""Those that any call may meet."""
+"""Errors of all routes."""
 
 CALLER_REFUSALS = (*PUBLIC_REFUSALS, NotAuthenticated, TooManyAttempts)
-"""Those that any call with a caller may meet."""
+"""Errors of all routes with authentication."""
 
 
 def refusals(
     *causes: type[RequestError], of: tuple[type[RequestError], ...] = CALLER_REFUSALS
 ) -> dict[int, dict[str, Any]]:
-    """Return a route's refusals as the description has them: by status, naming each refcode that it can carry."""
+    """Return the error responses of a route for the OpenAPI document: by status, with the possible refcodes."""
     by_status: dict[int, list[type[RequestError]]] = {}
     for cause in (*of, *causes):
         by_status.setdefault(status_of(cause), []).append(cause)

@@ -1,4 +1,4 @@
-"""The body of a request, read whole: within a size and a time."""
+"""Read the complete body of a request, within limits of size and time."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,20 +8,21 @@ from starlette.types import Receive, Scope
 from tminus.domain.errors import BodyTooLarge, RequestTimeout
 
 BODY_SECONDS = 20
-"""How long a request's body may take to arrive."""
+"""Maximum seconds for a request's body to arrive."""
 
 
 WHOLE = "tminus.whole"
-"""Under this key of a scope's state the server leaves a function that returns the whole body; None if it has not come.
+"""Key in the state of an ASGI scope. Its value is a function of the HTTP server that returns the complete body, or None
+if it has not arrived yet.
 """
 
 
 class ClientGone(Exception):
-    """The client hung up before its request had arrived."""
+    """The client disconnected before its request was complete."""
 
 
 async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """Return the whole body: it is small by rule, and whoever waits for the rest of it holds nothing else up.
+    """Return the complete body, which is at most `limit` bytes. Waiting for it blocks no other request.
 
     Raises `BodyTooLarge`, `RequestTimeout`, `ClientGone`.
     """
@@ -52,4 +53,4 @@ async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Recei
 
 
 def _not_known() -> None:
-    """Whoever serves it does not tell whether a body has come."""
+    """Return None: this server has no complete body in advance."""

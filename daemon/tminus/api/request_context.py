@@ -1,4 +1,4 @@
-"""A request as it came in: what the rim has found out before any route sees it."""
+"""The context of a request, which middleware, routes and the request log share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,45 +15,45 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class RequestContext:
-    """What the rim leaves in a request's scope, and what routes leave here for its line in the log."""
+    """Data of a request. The middleware stores it in the ASGI scope; routes add data for the log line."""
 
     services: Services
     request_id: str
     local: bool
-    """Whether it came in by the local socket."""
+    """Whether the request came through the local socket."""
     remote_ip: str
     headers: dict[bytes, bytes]
-    """By name in lower case; of a header that was sent twice, the first."""
+    """Headers by name in lower case; the first of repeated headers counts."""
     scope: Scope = field(default_factory=dict)
-    """The request as ASGI has it."""
+    """The ASGI scope."""
     query_string: bytes = b""
-    """Without parameters that have no value."""
+    """The query without parameters that have no value."""
     path_params: dict[str, str] = field(default_factory=dict)
-    """The values of the parameters in its path, once its route is known."""
+    """The values of path parameters, once the route is found."""
     route: str = "(none)"
-    """The template of its path: the path itself may hold a PIN."""
+    """The template of the path, for logs and metrics: the path itself may contain a PIN."""
     head: bool = False
-    """Whether only the head of the answer is wanted."""
+    """Whether the method is HEAD."""
     body: bytes = b""
     actor: str | None = None
-    """Who called, once that is known."""
+    """The caller, once it is authenticated."""
     session_id: str | None = None
-    """The session that it is about, where the path does not say so."""
+    """The session of the request, if the path does not contain its id."""
     order: CreateSession | None = None
-    """The session that it would create."""
+    """The session that the request would create."""
     replayed: bool = False
-    """Whether an earlier request with the same `Idempotency-Key` was answered again."""
+    """Whether the response repeats that of an earlier request with the same `Idempotency-Key`."""
     said: bool = False
-    """Whether a line of the log has said already how it ended."""
+    """Whether the log already has a line with the outcome of the request."""
     recorded: bool = False
-    """Whether it has recorded an event, which is a line of the log."""
+    """Whether the request recorded an event, which has its own log line."""
     code: int = 0
-    """The status of its answer, once that has begun."""
+    """The status of the response, once it has started; before, 0."""
     refcode: int | None = None
-    """Why it was refused, if it was."""
+    """The refcode of the error, if the request was refused."""
 
     async def write(self, job: Callable[[Transaction], T]) -> T:
-        """Have the store's writer run a job, and note whether it records events."""
+        """Run a job on the store's writer, and set `recorded` if the job records events."""
 
         def noting(tx: Transaction) -> T:
             before = len(tx.recorded)
@@ -64,7 +64,7 @@ class RequestContext:
         return await self.services.transact(noting)
 
     def header(self, name: bytes) -> str:
-        """A header's text, "" if it was not sent."""
+        """Return the text of a header, or "" if the request does not have it."""
         return self.headers.get(name, b"").decode("latin-1")
 
 

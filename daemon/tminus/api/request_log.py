@@ -1,4 +1,4 @@
-"""What is counted and logged of a request once it is answered."""
+"""Count and log each request after its response."""
 
 from tminus.api.request_context import RequestContext
 from tminus.domain.errors import StoreUnavailable
@@ -7,16 +7,16 @@ from tminus.logs.output import log, log_debug
 from tminus.logs.repeated import REPEATED
 
 SLOW = 1.0
-"""Seconds from which on an answer is a line in any case."""
+"""Seconds from which on a request is always logged."""
 
 OPERATIONS = ("/healthz", "/readyz", "/metrics")
-"""Paths that are asked every few seconds: they are neither counted nor logged."""
+"""Paths that monitoring requests every few seconds; they are neither counted nor logged."""
 
 _REFUSED = 400
 
 
 def record(context: RequestContext, method: str, seconds: float) -> None:
-    """Count a request that was answered after so many seconds, and write its line."""
+    """Count a request that took `seconds`, and write its log line."""
     if context.scope["path"] in OPERATIONS:
         return
     services, code = context.services, context.code
@@ -36,7 +36,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
             request_id=context.request_id,
         )
         return
-    # What is in another line already, and what the operator's own command reads, is no line by default.
+    # Logged at level debug only: requests with another log line, and reads of the operator's own command.
     quiet = context.said or (code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method)))
     order = None if quiet else context.order
     (log_debug if quiet else log)(
@@ -58,7 +58,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
 
 
 def _session_id(context: RequestContext, code: int) -> str | None:
-    """The session that the path names, if there is one: else it may be a secret in the wrong place."""
+    """Return the id in the path if that session exists; other text may be a secret in the wrong place."""
     found = context.path_params.get("session_id")
     return found if code < _REFUSED or code in (409, 412) else None
 

@@ -1,4 +1,4 @@
-"""The shapes of requests: what is checked before a verb sees it, and all faults told at once."""
+"""Schemas of requests. Validation reports all faults of a request at once, before any command runs."""
 
 import re
 import unicodedata
@@ -26,7 +26,7 @@ from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, Se
 
 META_DATA_BYTES = 16 * 1024
 PARENT_BYTES = 4 * 1024
-"""Of a parent object in JSON, what is not known of it included: it goes out with each event."""
+"""Maximum bytes of a parent object as JSON, unknown members included. Each event contains the parent object."""
 
 
 def _printable(text: str) -> str:
@@ -37,8 +37,8 @@ def _printable(text: str) -> str:
 
 S = TypeVar("S", bound=str)
 
-# The description says the same as a pattern; what the caller is told says it in words. Lengths stand within the
-# brackets: what is looked at after a function is counted in "items".
+# The OpenAPI document has the rule as a pattern; the error message has it in words. Length limits belong inside the
+# inner `Annotated`: applied after a validator function, pydantic's messages count "items" instead of characters.
 Printable = Annotated[
     S, AfterValidator(_printable), Field(json_schema_extra={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"})
 ]
@@ -62,10 +62,10 @@ def _json(value: Any) -> str:
 
 
 def _check_bounds(value: dict[str, Any], most: int) -> None:
-    """Raises `ValueError` if what is stored as it came is too long. How deep it may be is checked of the whole body."""
+    """Raise `ValueError` if a value that is stored unchanged is too long. `bodies` checks its depth."""
     try:
         size = len(orjson.dumps(value))
-    except TypeError as error:  # numbers beyond 64 bits, nesting beyond orjson's depth
+    except TypeError as error:  # integers beyond 64 bits, or nesting beyond orjson's limit
         raise ValueError(f"cannot be stored: {error}") from None
     if size > most:
         raise ValueError(f"must be at most {most} bytes of JSON")
@@ -77,7 +77,7 @@ def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
 
 
 _IN_NO_PATH = re.compile(r"[?#\\]|%[0-9A-Fa-f]{2}|(?:^|/)\.{1,2}(?:/|$)")
-"""What does not come through the path of a URL when it is not encoded, in the order in which it is named below."""
+"""Text that an unencoded URL path does not preserve, in the order of the message below."""
 
 
 def _look_up_key(key: str) -> str:
@@ -101,13 +101,13 @@ MetaData = Annotated[dict[str, Any], AfterValidator(_small)]
 
 
 class Request(BaseModel):
-    """A body. Members that are not known are let pass: clients of the original send more than they need."""
+    """A request body. Unknown members are accepted, since clients of the original send more than the API needs."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class AgentPrefs(BaseModel):
-    """What the agent asks for; what is left out is false, what the type does not support is ignored."""
+    """What the agent asks for. Absent members are false; those that the type does not support are ignored."""
 
     record: StrictBool = False
     prerequestrc: StrictBool = False
@@ -129,7 +129,7 @@ class ParentObject(Request):
     @model_validator(mode="before")
     @classmethod
     def _trim_names(cls, value: Any) -> Any:
-        # Published examples spell a member "app " with a blank, and they are what people paste.
+        # Published examples of the original have a member "app " with a blank, and users copy them.
         if not isinstance(value, dict):
             return value
         trimmed = {name if name.strip() in value else name.strip(): member for name, member in value.items()}
@@ -144,7 +144,7 @@ def _small_parent(parent: ParentObject) -> ParentObject:
 
 
 class NewSession(Request):
-    """A session to be made: at once, or with `startTime` for later."""
+    """A new session, which opens at once, or at `startTime`."""
 
     type: SessionType
     label: Text
@@ -160,12 +160,12 @@ class NewSession(Request):
     def _paired(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(sent, dict) or (sent.get("externalMapping") is None) is (sent.get("parentObject") is None):
             return check(sent)
-        # A validator after the fields would not run if one of them is at fault, and all faults are told at once.
+        # Validated here, since an "after" validator would not run if a field has a fault, and all faults are reported.
         faults: list[InitErrorDetails] = []
         try:
             check(sent)
         except ValidationError as error:
-            faults += error.errors(include_url=False)  # type: ignore[arg-type]  # they are what it is made from
+            faults += error.errors(include_url=False)  # type: ignore[arg-type]  # pydantic accepts its own errors
         missing, given = sorted(("externalMapping", "parentObject"), key=lambda name: sent.get(name) is not None)
         problem = {"error": ValueError(f"must come together with {given}")}
         faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
@@ -185,13 +185,13 @@ class NewSession(Request):
 
 
 class NewStart(Request):
-    """Another start for a scheduled session."""
+    """A new start for a scheduled session."""
 
     startTime: Instant
 
 
 class NewParticipant(Request):
-    """Somebody who joined a room, or waits to be let in."""
+    """A participant who joined a room, or who waits to be let in."""
 
     role: ParticipantRole
     name: Text
@@ -199,13 +199,13 @@ class NewParticipant(Request):
 
 
 class Admission(Request):
-    """What became of somebody who knocked."""
+    """Whether a participant who knocked was let in."""
 
     admitted: StrictBool
 
 
 class ReplayOrder(Request):
-    """Which events an endpoint is told again: exactly one of the three."""
+    """Which events are sent to an endpoint again: exactly one of the three."""
 
     fromSeq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)] | None = None
     since: Instant | None = None
@@ -219,7 +219,7 @@ class ReplayOrder(Request):
 
 
 class TokenSignIn(Request):
-    """A configured token, to be turned into an agent session."""
+    """A configured token that starts an agent session."""
 
     session_token: Annotated[str, Field(max_length=1024, json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 

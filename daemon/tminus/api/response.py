@@ -1,4 +1,4 @@
-"""Responses as ASGI applications: a status, headers and a body that is whole."""
+"""Responses as ASGI applications, with a status, headers and a complete body."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Response:
-    """A response whose body is whole. `headers`: besides `Content-Length` and `Content-Type`."""
+    """A response with a complete body. `headers` are added to `Content-Length` and `Content-Type`."""
 
     __slots__ = ("body", "headers", "status_code")
 
@@ -34,7 +34,7 @@ class Response:
 
 
 class Json(Response):
-    """A response in JSON. Bytes are JSON already and are sent as they are."""
+    """A response in JSON. Content of type bytes is sent unchanged."""
 
     __slots__ = ()
 

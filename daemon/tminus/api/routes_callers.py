@@ -1,4 +1,4 @@
-"""Agents and their sessions; what the organization offers."""
+"""Routes for agents: agent sessions, and the options of the organization."""
 
 from typing import Annotated
 

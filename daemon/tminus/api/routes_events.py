@@ -1,4 +1,4 @@
-"""The feed: every committed event, in order, for whoever asks again or waits."""
+"""Routes of the event feed: every committed event, in order, by polling, long polling or a stream."""
 
 import re
 from collections.abc import AsyncIterator
@@ -27,10 +27,10 @@ from tminus.storage import PAGE_BYTES, EventFilter, Page, View
 router = Router("/v3", "events")
 
 KEEP_ALIVE = 15.0
-"""Seconds after which a silent stream says that it is still there: what lies between would close it."""
+"""Seconds between keep-alive comments of a stream without events; proxies close silent connections."""
 
 STREAM_BYTES = 256 * 1024
-"""What a stream reads at a time: it holds that until its client has taken it, and there may be thousands."""
+"""Maximum bytes that a stream reads at a time. Each of thousands of streams may hold that much until it is sent."""
 
 Wait = Annotated[float, Field(ge=0, le=60, description="Seconds to hold the request until there is an event")]
 LastEventId = Annotated[str, Header("Last-Event-ID"), Field(description="Where a stream was cut off")]
@@ -55,9 +55,9 @@ async def feed(
     only = EventFilter(types=event_types(type) if type else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in context.header(b"accept"):
-        # Refuses while there is still an answer.
+        # The first read comes before the response starts, so that it can still be refused with an error.
         events, since = await _look(services, caller, since, limit, only, STREAM_BYTES)
-        # The head of a stream is all that HEAD asks for, and a stream without anybody to read it would never end.
+        # HEAD needs the headers only; a stream without a reader would never end.
         stream = _nothing() if head else _stream(context, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
@@ -73,7 +73,7 @@ async def feed(
 
 
 class _Sent(NamedTuple):
-    """An event as it is sent."""
+    """An event as JSON, ready to send."""
 
     seq: int
     type: str
@@ -81,7 +81,7 @@ class _Sent(NamedTuple):
 
 
 def _place(context: RequestContext) -> AbstractContextManager[Waiting]:
-    """The request as one of those that wait, for as long as it does."""
+    """Return a context manager that counts the request among those that wait for events."""
     services = context.services
     return services.held.place(context.scope, context.actor, context.remote_ip, services.settings.limits)
 
@@ -89,7 +89,7 @@ def _place(context: RequestContext) -> AbstractContextManager[Waiting]:
 async def _look(
     services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
-    """A page of events as they are sent, and where the next one begins."""
+    """Return a page of events and the cursor of the next page."""
     events: list[_Sent] = []
     name = services.store.database_id
 
@@ -101,7 +101,7 @@ async def _look(
             _Sent(one.event.seq, one.event.type.value, one.json(name, services.actor_names)) for one in page.events
         ], page
 
-    while True:  # each part is a look of its own, so that others have their turn between
+    while True:  # one read for each part, so that other requests can read in between
         sent, page = await services.query(look)
         events += sent
         since = page.through
@@ -112,7 +112,10 @@ async def _look(
 async def _look_again(
     context: RequestContext, since: int, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
-    """The same for one of the many whom an event wakes; its token may have been revoked meanwhile."""
+    """Return the next page after a wait. The caller is checked again, since its token may have been revoked.
+
+    One event wakes many requests; `services.woken` limits how many of them read at a time.
+    """
     services = context.services
     async with services.woken:
         return await _look(services, await identify(context), since, limit, only, at_most)
@@ -125,12 +128,14 @@ async def _nothing() -> AsyncIterator[bytes]:
 async def _stream(
     context: RequestContext, events: list[_Sent], since: int, limit: int, only: EventFilter
 ) -> AsyncIterator[bytes]:
-    """Server-sent events until the client goes, its token is revoked, it gives way, the daemon stops or the database
-    fails: clients come back by themselves, and say where they were.
+    """Yield server-sent events until the stream must end.
+
+    A stream ends when the client disconnects, its token is revoked, a newer stream replaces it, the daemon stops or the
+    database fails. Clients reconnect with `Last-Event-ID`.
     """
     services = context.services
     with _place(context) as place:
-        # An id without data: a client that is cut off before the first event comes back to here, not to a later "now".
+        # An id without data: a client that disconnects before the first event resumes here and misses nothing.
         yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
         while not (place.over or services.draining):
             for event in events:

@@ -1,4 +1,4 @@
-"""Looking sessions up by what others know of them: the parent object, a list of ids, a PIN."""
+"""Routes that find sessions by their parent object, by a list of ids, or by PIN."""
 
 from typing import Annotated
 
@@ -22,17 +22,17 @@ router = Router("/v3", "look-ups")
 public = Router("/v3", "public")
 
 OF_PARENT = 1000
-"""Sessions of one parent object that an answer lists at the most, the newest; fewer if they are very long."""
+"""Maximum number of sessions of a parent object in a response, newest first; fewer if they are very long."""
 
 DISCOVERED = 1000
-"""Ids that one discovery looks at; clients poll with all that they know of."""
+"""Maximum number of ids in one discovery; clients poll with all of their sessions."""
 
 
 @router.get(
     "/crmlookup/{key:path}",
     summary="The open sessions of a parent object",
     answers=list[schemas.Session],
-    refusals=refusals(Forbidden, UnknownPath),  # a line end in the key makes it no path of ours
+    refusals=refusals(Forbidden, UnknownPath),  # a key with a line end matches no route
 )
 async def crm_lookup(context: RequestContext, caller: CurrentCaller, key: str) -> Answer:
     now = clock.now()

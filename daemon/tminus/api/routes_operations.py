@@ -1,4 +1,4 @@
-"""For those who run the daemon: does it live, should it be sent requests."""
+"""Routes for operations: liveness, readiness and metrics."""
 
 import asyncio
 

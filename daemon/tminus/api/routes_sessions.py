@@ -1,4 +1,4 @@
-"""Sessions: make, list, show, move, close; and what rooms report."""
+"""Routes of sessions: create, list, show, reschedule and close; and the reports of rooms."""
 
 from functools import partial
 from typing import Literal
@@ -72,7 +72,7 @@ async def create_session(
     keyed = None
     if idempotency_key is not None:
         keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    del body  # what is needed of it is in the order; the rest may be large, and many may wait for the writer
+    del body  # free the body, which may be large: many requests may wait for the writer
     context.order = order
     made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, keyed))
     context.session_id, context.replayed = made.session.id, made.replayed
@@ -92,7 +92,7 @@ async def list_sessions(
     offset: Offset = 0,
     orderby: Literal["createdAt", "updatedAt", "startTime", "expiresAt"] = "createdAt",
     orderdir: Literal["ASC", "DESC"] = "DESC",
-    status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - nobody changes it
+    status: Statuses = list(OPEN_STATUSES),  # noqa: B006 - the list is never changed
     type: SessionType | None = None,
     scope: Literal["mine", "all"] = "mine",
     startFrom: Instant | None = None,

@@ -1,4 +1,4 @@
-"""Endpoints, for those who run the daemon: how far each is, what became of each try, and what to do about it."""
+"""Routes for operators of webhooks: state, delivery log, ping, pause, resume and replay."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Routes: what is declared of a call once, for whoever serves it and for the description."""
+"""Declare routes. One declaration serves requests and the OpenAPI document."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -26,24 +26,24 @@ Endpoint = Callable[..., Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class Route:
-    """A call: method, path, endpoint, and what the description says of it."""
+    """A route: method, path, endpoint, and its description."""
 
     method: str
     path: str
-    """A template, as log lines and metrics have it. A parameter ends at a slash unless it is written `{name:path}`."""
+    """The template for log lines and metrics. A parameter ends at a slash unless it is written `{name:path}`."""
     template: str
-    """The same as the description has it: each parameter as `{name}`."""
+    """The template for the OpenAPI document, with each parameter as `{name}`."""
     endpoint: Endpoint
     signature: Signature
     summary: str
     tag: str
     answers: Any
-    """The type of the body of a success; None: it is text."""
+    """The type of the body of a successful response; None for text."""
     refusals: Mapping[int, Mapping[str, Any]]
     described: bool
 
     async def respond(self, context: RequestContext) -> Answer:
-        """Validate a request and have the endpoint answer it. Raises `RequestError`."""
+        """Validate a request and return the endpoint's response. Raises `RequestError`."""
         takes = self.signature
         arguments: dict[str, Any] = {} if takes.context is None else {takes.context: context}
         for name, call in takes.depends:
@@ -64,12 +64,12 @@ class Route:
         if problems:
             raise invalid(problems)
         answering = self.endpoint(**arguments)
-        del arguments  # or what a body becomes, twenty times its size, would be held until all is written
+        del arguments  # free the parsed body, which takes up to twenty times its size, before the endpoint waits
         return await answering
 
 
 class Router:
-    """Declares routes that share the beginning of their path and a tag: one decorator a method."""
+    """Declare routes that share a path prefix and a tag, with one decorator for each method."""
 
     def __init__(self, prefix: str, tag: str) -> None:
         self.routes: list[Route] = []
@@ -86,7 +86,7 @@ class Router:
         refusals: Mapping[int, Mapping[str, Any]] | None = None,
         described: bool = True,
     ) -> Callable[[Endpoint], Endpoint]:
-        """Declare a call; the endpoint's annotations say what it takes."""
+        """Declare a route; the annotations of the endpoint declare its parameters."""
 
         def declare(endpoint: Endpoint) -> Endpoint:
             whole = self._prefix + path
@@ -118,7 +118,7 @@ class Table:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._plain: dict[str, dict[str, Route]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
-        """Those that have parameters in their path."""
+        """Routes with path parameters."""
         by_template: dict[str, dict[str, Route]] = {}
         for route in routes:
             if route.path not in by_template:
@@ -128,7 +128,7 @@ class Table:
             by_template[route.path][route.method] = route
 
     def find(self, path: str) -> tuple[Mapping[str, Route], dict[str, str]]:
-        """Return the routes of a path by method, none if there is no such path, and the values of its parameters."""
+        """Return the routes of a path by method, empty for an unknown path, and the values of path parameters."""
         plain = self._plain.get(path)
         if plain is not None:
             return plain, {}
@@ -147,7 +147,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def _validated(body: Body, context: RequestContext) -> tuple[Any, list[Problem]]:
-    """What an endpoint takes as its body, and all that is wrong with it."""
+    """Return the validated body for an endpoint, and the errors."""
     sent, problems = bodies.parse(context.body, context.header(b"content-type"), context.header(b"content-encoding"))
     if problems:
         return None, problems
@@ -155,7 +155,7 @@ def _validated(body: Body, context: RequestContext) -> tuple[Any, list[Problem]]
         taken = body.adapter.validate_python(sent)
     except ValidationError as error:
         return None, located(error, ("body",))
-    if b"\\u0000" in context.body:  # in JSON it is written in no other way
+    if b"\\u0000" in context.body:  # JSON has no other way to write NUL
         kept = body.model.model_fields
         found = bodies.nuls({name: member for name, member in sent.items() if name in kept})
         return taken, list(islice(found, MAX_FIELD_ERRORS + 1))

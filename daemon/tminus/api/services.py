@@ -65,14 +65,14 @@ class Services:
         self.notes = notes
         self.instance = instance
         self.draining = False
-        """Whether the daemon stops: new requests are refused."""
+        """Whether the daemon is stopping; new requests are refused."""
         self.requests = 0
         """Requests answered since the last heartbeat, without operations such as `/healthz`."""
         self.unavailable = 0
         """Requests refused because the database could not be written or read."""
         self.metrics = Metrics(store, webhooks.endpoint_statuses)
         self.notifier = Notifier()
-        """Notifies of new events, and of the beginning of a stop."""
+        """Wakes requests that wait, after new events and when the daemon begins to stop."""
         self.doubtful = asyncio.Lock()
         """Held while a token is looked up for an address that has sent too many wrong ones."""
         self.held = Held()

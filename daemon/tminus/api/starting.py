@@ -1,4 +1,4 @@
-"""What is answered while the daemon starts, before there is a database to ask."""
+"""Answer requests during the start, before the database is open."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,10 @@ from tminus.domain import errors
 
 
 def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
-    """Says at `/readyz` what the daemon is doing, lives at `/healthz`, and refuses everything else for now."""
+    """Return an application that reports the step of the start at `/readyz`, and 200 at `/healthz`.
+
+    It refuses all other requests with `Starting`.
+    """
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         response: Response
@@ -21,7 +24,7 @@ def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
             response = Json({"ready": False, "reasons": [doing()], "notes": []}, status_code=503)
         else:
             response = answer(errors.Starting())
-        # A connection that stays would outlive this application.
+        # Close the connection: the next request must reach the application that replaces this one.
         response.headers += [*HEADERS, (b"connection", b"close")]
         await response(scope, receive, send)
 

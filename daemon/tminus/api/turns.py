@@ -1,4 +1,4 @@
-"""Turns for what may take long: a few at once, and each caller's next one before anybody's one after that."""
+"""Limit how many long operations run at a time, with a fair share for each caller."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from tminus.domain.errors import Overloaded
 
 MOST = 128
-"""Turns that one caller may wait for. One more is refused at once: it could not be answered in good time."""
+"""Maximum number of turns that one caller may wait for; one more would wait too long and is refused at once."""
 
 
 class Turns:
-    """At most `at_once` turns at a time. Callers who wait are served in rounds, however many one of them wants."""
+    """Grant at most `at_once` turns at a time. Waiting callers get turns round-robin."""
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
@@ -20,7 +20,7 @@ class Turns:
 
     @asynccontextmanager
     async def of(self, caller: Hashable) -> AsyncIterator[None]:
-        """Waits for a turn, and holds it meanwhile. Raises `Overloaded`."""
+        """Wait for a turn, and hold it in the `with` block. Raises `Overloaded`."""
         await self._take(caller)
         try:
             yield
@@ -40,11 +40,11 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give()  # it was granted at the same moment
+                self._give()  # the turn was granted in the same iteration of the event loop
             raise
 
     def _give(self) -> None:
-        """The turn goes to the caller who has waited longest since the last one, or is free."""
+        """Pass the turn to the caller that has waited longest since its last turn, or free it."""
         while self._waiting:
             caller, queue = self._waiting.popitem(last=False)
             turn = queue.popleft()

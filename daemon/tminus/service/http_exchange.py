@@ -1,4 +1,4 @@
-"""One request and its answer, between a connection and an ASGI application."""
+"""Connect one HTTP request and its response to an ASGI application."""
 
 import asyncio
 import http
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 from tminus.api import HOLD, WHOLE
 
 BODY_BUFFER = 65_536
-"""Bytes of a body that wait to be read by the application; at more the connection is not read."""
+"""Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
 
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 _STATUS_LINES = {
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Channel(Protocol):
-    """What an exchange needs of its connection."""
+    """The methods of a connection that an exchange uses."""
 
     transport: asyncio.Transport
 
@@ -37,14 +37,14 @@ class Channel(Protocol):
 
 
 class Exchange:
-    """One request and its answer.
+    """One request and its response.
 
     Parameters
     ----------
     channel
-        The connection that the request came by.
+        The connection of the request.
     scope
-        The request, as ASGI has it.
+        The ASGI scope of the request.
     keep_alive
         Whether another request may follow on the connection.
     expects_continue
@@ -56,24 +56,24 @@ class Exchange:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.more_body = True
-        """Whether the end of the body has not come yet."""
+        """Whether the end of the body has not arrived yet."""
         self.complete = False
-        """Whether the whole answer was given to the transport."""
+        """Whether the complete response was written to the transport."""
         self._channel = channel
         self._expects_continue = expects_continue
         self._body = bytearray()
         self._changed = False
-        """Whether there is something to receive that was not received yet."""
+        """Whether the application has not received the latest part of the body, or its end."""
         self._receiving: asyncio.Future[None] | None = None
         self._begun = False
         self._head = b""
-        """The head of the response, until it is written together with the first of its body."""
+        """The head of the response, which is written together with the first part of its body."""
         self._chunked = False
         self._bodyless = scope["method"] == "HEAD"
         self._left = 0
         scope["state"] |= {HOLD: self._hold, WHOLE: self._whole}
 
-    # --- what the connection tells ------------------------------------------------------------------------------------
+    # --- called by the connection -------------------------------------------------------------------------------------
 
     def add_body(self, data: bytes) -> None:
         if not self.complete:
@@ -87,7 +87,7 @@ class Exchange:
         self._change()
 
     def disconnect(self) -> None:
-        """No more can be read or written."""
+        """Note that the connection is lost: nothing more can be read or written."""
         self.disconnected = True
         self._change()
 
@@ -96,16 +96,16 @@ class Exchange:
         if self._receiving is not None and not self._receiving.done():
             self._receiving.set_result(None)
 
-    # --- what the application calls -----------------------------------------------------------------------------------
+    # --- called by the application ------------------------------------------------------------------------------------
 
     async def run(self, application: ASGIApp) -> None:
-        """Has the application answer. Returns when it has; never raises."""
+        """Run the application until it has responded. Exceptions are logged, and never raised."""
         try:
             await application(self.scope, self.receive, self.send)
         except BaseException:
             _log.exception("Exception in ASGI application")
         if not self.complete and not self.disconnected:
-            if self._begun:  # the client must not take it for a whole answer
+            if self._begun:  # so that the client does not take the partial response for a complete one
                 self._channel.transport.abort()
             else:
                 _log.error("ASGI callable returned without an answer")
@@ -128,7 +128,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     def _whole(self) -> bytes | None:
-        """The body, if all of it has come and none of it was received; None if not."""
+        """Return the complete body if it has arrived; otherwise None."""
         if self.more_body or self.disconnected or self._expects_continue:
             return None
         self._channel.resume_reading()
@@ -164,11 +164,11 @@ class Exchange:
             raise RuntimeError("a header of the answer is none")
         self._bodyless = self._bodyless or status in {204, 304}
         if self._expects_continue:
-            # The client may send the body all the same, or not: what comes next could be either that or a request.
+            # The client may or may not send the body now: the next bytes could be the body or another request.
             self.keep_alive = False
         if not has_length and not self._bodyless:
             if self.scope["http_version"] == "1.0":
-                self.keep_alive = False  # it knows no chunks: the end of the connection is that of the answer
+                self.keep_alive = False  # HTTP/1.0 has no chunks: the end of the connection ends the response
             else:
                 self._chunked = True
                 fields += b"transfer-encoding: chunked\r\n"
@@ -204,6 +204,6 @@ class Exchange:
     def _hold(self, let_go: Callable[[], None] | None) -> None:
         if self.disconnected:
             if let_go is not None:
-                let_go()  # the client was gone before its request began to wait
+                let_go()  # the client disconnected before its request began to wait
         elif not self.complete:
             self._channel.held(let_go)

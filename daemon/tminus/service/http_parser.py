@@ -1,9 +1,9 @@
-"""Find where each request of HTTP/1.1 begins and ends (RFC 9112). Pure.
+"""Parse HTTP/1.1 requests strictly (RFC 9112). The parser does no I/O.
 
-A proxy in front and the daemon must see the same end of each request, or one client's bytes become another's request.
-So there is one grammar, and it is the strict one: what another server could read differently is refused, and the
-connection is closed. Two things are read and ignored: an `Upgrade`, as RFC 9110 (7.8) has it, and trailers, since no
-proxy checks those as it checks the head.
+A proxy and the daemon must find the same end of each request. Otherwise bytes of one client could become a request of
+another (request smuggling). So the parser refuses everything that another server could read differently, and the
+connection is closed. Two parts of a request are parsed and ignored: `Upgrade` (RFC 9110, 7.8), and trailers, since
+proxies do not check trailers as they check the head.
 """
 
 import re
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 HEAD_BYTES = 65_536
-"""How large a request's head may be."""
+"""Maximum bytes of a request's head."""
 
 FIELDS = 128
-"""How many fields a head may have. Each costs a hundred bytes of memory, however short it is."""
+"""Maximum number of fields in a head. Each takes about a hundred bytes of memory, however short it is."""
 
 CHUNK_LINE = 256
-"""How long the line before a chunk may be, with its extensions."""
+"""Maximum bytes of the line before a chunk, with its extensions."""
 
 CHUNK_EXTENSIONS = 16_384
-"""How many bytes the extensions of all chunks of a body may have together. They are ignored."""
+"""Maximum bytes of the extensions of all chunks of a body. Extensions are ignored."""
 
 TRAILER_BYTES = 16_384
-"""How large the trailers of a body may be."""
+"""Maximum bytes of the trailers of a body."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "QUERY"})
-"""The methods that are looked at further. The others are refused: each would be a label of a metric."""
+"""The accepted methods. Others are refused, since each would add a label value to a metric."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,32}) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])")
@@ -44,7 +44,7 @@ _NONE: list[bytes] = []
 
 
 class Malformed(Exception):
-    """What came is no request that can be read in one way only."""
+    """The bytes are not a request, or servers could read them differently."""
 
 
 class HeadTooLarge(Malformed):
@@ -53,26 +53,26 @@ class HeadTooLarge(Malformed):
 
 @dataclass(slots=True)
 class Head:
-    """What stands before a request's body."""
+    """The head of a request: request line and fields."""
 
     method: str
     path: bytes
-    """As it was sent, percent-encoded."""
+    """The path as it was sent, percent-encoded."""
     query: bytes
     version: str
     """`1.0` or `1.1`."""
     headers: list[tuple[bytes, bytes]]
-    """By name in lower case, in the order in which they came."""
+    """Fields with names in lower case, in the order of the request."""
     keep_alive: bool
     """Whether another request may follow."""
     expects_continue: bool
     """Whether the client waits for `100 Continue` before it sends the body."""
     length: int | None
-    """How many bytes the body has; None: it comes in chunks."""
+    """The length of the body in bytes; None if it is chunked."""
 
 
 class Reader(Protocol):
-    """Who is called with what was found."""
+    """The receiver of parsed requests."""
 
     def on_head(self, head: Head) -> None: ...
     def on_body(self, data: bytes) -> None: ...
@@ -80,26 +80,29 @@ class Reader(Protocol):
 
 
 class Parser:
-    """Cuts a connection's bytes into requests, and tells a `Reader`. Raises `Malformed`; after that it is of no use."""
+    """Split the bytes of a connection into requests, and call a `Reader` with their parts.
+
+    `feed` raises `Malformed`; after that the parser must not be used.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._take: Callable[[bytes, int], int] = self._take_head
         self._partial = bytearray()
-        """The beginning of a head, a line or a section, whose end has not come yet."""
+        """The beginning of a head or line whose end has not arrived yet."""
         self._left = 0
-        """Bytes of the body, or of its chunk, that are still to come."""
+        """Bytes of the body or chunk that have not arrived yet."""
         self._extensions = 0
         self._blank = 0
         self._keep_alive = True
 
     @property
     def between(self) -> bool:
-        """Whether no part of a request has come since the end of the one before."""
+        """Whether no part of another request has arrived since the end of the last one."""
         return self._take == self._take_head and not self._partial and not self._blank
 
     def feed(self, data: bytes) -> None:
-        if len(self._partial) == 1 and self._partial == b"\r":  # half of an empty line, or of the end of a chunk
+        if len(self._partial) == 1 and self._partial == b"\r":  # the first half of an empty line, or of a chunk's end
             data = b"\r" + data
             self._partial.clear()
         at, end = 0, len(data)
@@ -110,7 +113,7 @@ class Parser:
 
     def _take_head(self, data: bytes, at: int) -> int:
         if not self._partial:
-            while data.startswith(b"\r\n", at):  # some old clients send one behind a body
+            while data.startswith(b"\r\n", at):  # some old clients send an empty line after a body
                 at += 2
                 self._blank += 2
             if self._blank > HEAD_BYTES:
@@ -158,7 +161,7 @@ class Parser:
         self._reader.on_end()
 
     def _take_nothing(self, data: bytes, _at: int) -> int:
-        """What follows a last request counts for nothing."""
+        """Ignore bytes after the last request of the connection."""
         return len(data)
 
     # --- the body -----------------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ class Parser:
         return at
 
     def _take_trailers(self, data: bytes, at: int) -> int:
-        """Trailers are checked, and ignored: a proxy that removes or sets a field of the head lets these pass."""
+        """Check the trailers, and ignore them: proxies that change fields of the head do not change trailers."""
         line, at = self._line(data, at, TRAILER_BYTES)
         if line is None:
             return at
@@ -217,7 +220,7 @@ class Parser:
         return at
 
     def _line(self, data: bytes, at: int, most: int) -> tuple[bytes | None, int]:
-        """The next line with its end, None if that has not come yet; and where the rest begins."""
+        """Return the next line with its end, or None if it is incomplete; and the index of the rest."""
         end = data.find(b"\n", at, at + most)
         part = data[at : end + 1] if end >= 0 else data[at:]
         if len(self._partial) + len(part) > most:
@@ -231,7 +234,7 @@ class Parser:
 
 
 def parse_head(raw: bytes) -> Head:
-    """The head of a request, from its lines, each with its CRLF, without the empty one. Raises `Malformed`."""
+    """Parse a head. `raw` has all lines with their CRLF, without the final empty line. Raises `Malformed`."""
     line, _, fields = raw.partition(b"\r\n")
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
@@ -279,7 +282,7 @@ def _check_host(hosts: list[bytes], *, old: bool) -> None:
 
 
 def _target(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request's target."""
+    """Return path and query of a request's target."""
     if not target.startswith(b"/") and target != b"*":
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
@@ -292,7 +295,7 @@ def _target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def _length(noted: dict[bytes, list[bytes]], *, old: bool) -> int | None:
-    """How many bytes the body has; None: it comes in chunks."""
+    """Return the length of the body in bytes; None if it is chunked."""
     lengths = noted.get(b"content-length", _NONE)
     codings = noted.get(b"transfer-encoding", _NONE)
     if codings:

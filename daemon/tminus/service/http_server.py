@@ -1,4 +1,4 @@
-"""HTTP as the daemon serves it: uvicorn's server, on sockets that are open already, with connections of our own."""
+"""Serve HTTP with uvicorn's server on open sockets, and with a connection class of the project."""
 
 import asyncio
 import contextlib
@@ -27,56 +27,57 @@ from tminus.service.http_parser import Head, Malformed, Parser
 from tminus.service.sockets import BACKLOG
 
 LAST_REQUESTS = 0.1
-"""Seconds in which connections that were taken just before it stopped listening are still served."""
+"""Seconds for which connections are still served that were accepted just before the server stopped listening."""
 
 DRAIN_SECONDS = 6
-"""How long running requests may take to finish once the daemon was told to stop."""
+"""Maximum seconds for running requests to finish after the daemon received a signal to stop."""
 
 KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays open: longer than common proxies keep theirs, so that they close first."""
+"""Seconds after which the server closes an idle connection. Common proxies close theirs earlier: no request is lost."""
 
 HEAD_SECONDS = 20
-"""How long a request's head may take to arrive, from its first byte; the first of a connection, from its beginning.
-So long also may the rest of a body take whose request is answered already.
+"""Maximum seconds for a request's head to arrive, from its first byte; for the first request, from the connection's
+start. The same limit holds for the rest of a body after its response.
 """
 
 WRITE_SECONDS = 20
-"""How long a client may take to read `WRITE_BYTES` of an answer, or the rest of it; then the connection is cut."""
+"""Maximum seconds for a client to read `WRITE_BYTES` of a response, or its rest; then the connection is aborted."""
 
 WRITE_BYTES = 16_384
-"""See `WRITE_SECONDS`: together they are the slowest that a client may read."""
+"""Bytes that a client must read in `WRITE_SECONDS`: together they are the minimum rate."""
 
 WRITE_BUFFER = 65_536
-"""Bytes of answers that wait to be sent on a connection; at more the application waits."""
+"""Maximum bytes of responses buffered for a connection; beyond it the application waits."""
 
 KERNEL_BUFFER = 65_536
-"""Bytes of answers that the kernel keeps for a connection; it takes twice that. Left to itself it keeps megabytes for
-each client that does not read, until it has no memory left for anybody's connections.
+"""Bytes of the kernel's send buffer for a connection; Linux doubles the value. By default the kernel buffers megabytes
+for each client that does not read, which can exhaust its memory for all connections.
 """
 
 SILENT_SECONDS = 60
-"""How long a client may leave what was sent to it unconfirmed, as one that has lost its network does."""
+"""Maximum seconds without acknowledgement of sent data. It detects clients that have lost their network."""
 
 AHEAD = 64
-"""Requests that a client may send ahead of their turn on one connection."""
+"""Maximum number of pipelined requests that wait on one connection."""
 
 ACCEPTED = 32
-"""Connections that are accepted in one turn of the event loop. It takes one a turn from each socket, and when it has
-much to do its turns are long: with eight, the last of 800 that came at once waited for two seconds, also to be refused.
+"""Connections that are accepted in one iteration of the event loop.
+
+The loop accepts one connection from each socket, so the server listens on as many duplicates. Under load iterations are
+long: with eight duplicates, the last of 800 concurrent connections waited two seconds, even to be refused.
 """
 
 CROWD = 64
-"""Requests in work from which on it counts how long one waits for its turn: among fewer it is the machine that is slow.
-"""
+"""Number of requests in flight from which on queueing delay is limited. With fewer, a delay means a slow machine."""
 
 SWEEP_TURNS = 5
-"""Turns of uvicorn's main loop, a tenth of a second each, from one look at all connections' time-outs to the next."""
+"""Iterations of uvicorn's main loop, a tenth of a second each, between checks of all connections' time-outs."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection: requests come in, and are answered in order.
+    """One connection. It answers requests in their order.
 
-    uvicorn calls it with the first four arguments, counts on `shutdown`, and reads what is in `ServerState`.
+    uvicorn passes the first four arguments, calls `shutdown`, and reads `ServerState`.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
         self,
         config: uvicorn.Config,
         server_state: ServerState,
-        app_state: dict[str, Any],  # noqa: ARG002  # uvicorn gives it by name
+        app_state: dict[str, Any],  # noqa: ARG002  # uvicorn passes it by name
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         open_connections: OpenConnections,
@@ -104,34 +105,34 @@ class Connection(asyncio.Protocol):
         self._running: Exchange | None = None
         """The request that is being answered."""
         self._coming: Exchange | None = None
-        """The request that has come last; its body may not be whole yet."""
+        """The latest request; its body may be incomplete."""
         self._ahead: deque[Exchange] = deque()
-        """Requests that have to wait until those before them are answered."""
+        """Pipelined requests that wait for earlier responses."""
         self._refusal: bytes | None = None
-        """What is to be said once all before it is answered: then the connection ends."""
+        """The refusal of a malformed request. It is sent after all earlier responses; then the connection is closed."""
         self._deadline = math.inf
-        """When the client must have sent what is waited for."""
+        """Monotonic time by which the client must have sent the next request or the rest of a body."""
         self._idle = False
-        """Whether the deadline is that of a connection between two requests."""
+        """Whether the deadline is that of an idle connection."""
         self._unsent: tuple[int, float] | None = None
-        """How much was not read by the client, and when it must be less."""
+        """Bytes that the client has not read, and the monotonic time by which they must have decreased."""
         self._writable = asyncio.Event()
         self._writable.set()
         self._reads = True
         self._ended = False
-        """Whether the client has said that it sends no more."""
+        """Whether the client has closed its sending side."""
         self._let_go: Callable[[], None] | None = None
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         return self._state.default_headers
 
-    # --- what the transport calls -------------------------------------------------------------------------------------
+    # --- called by the transport --------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as of TCP
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a socket transport
         self.transport = transport
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        # A socket in the file system has a path where one of TCP has an address and a port.
+        # The address of a Unix socket is a path; that of TCP has a host and a port.
         self._client = (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None
         self._server = (str(own[0]), int(own[1])) if isinstance(own, tuple) else (str(own), None)
         if self._client:
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
             transport.close()
             self._loop.call_later(WRITE_SECONDS, transport.abort)
             return
-        self._state.connections.add(self)  # type: ignore[arg-type]  # it names its own classes
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's annotation has only its own classes
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         if self._client:
             _bound(transport.get_extra_info("socket"))
@@ -166,8 +167,10 @@ class Connection(asyncio.Protocol):
         self._settle()
 
     def eof_received(self) -> bool:
-        """The client sends no more. What it has sent is answered all the same: a client may close its side as soon as
-        its request is out, and a session that was made for it must not look refused. Who waits for events is gone.
+        """Keep the connection open if requests of the client are unanswered.
+
+        A client may close its sending side right after its request; without a response, a created session would look
+        refused. A client that waits for events counts as disconnected.
         """
         self._ended = True
         last = self._coming
@@ -187,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._unsent = None
         self._settle()
 
-    # --- what the parser calls ----------------------------------------------------------------------------------------
+    # --- called by the parser -----------------------------------------------------------------------------------------
 
     def on_head(self, head: Head) -> None:
         if len(self._ahead) >= AHEAD:
@@ -223,10 +226,10 @@ class Connection(asyncio.Protocol):
         assert self._coming is not None
         self._coming.end_body()
 
-    # --- what the exchange calls --------------------------------------------------------------------------------------
+    # --- called by the exchange ---------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Wait until the client has read enough for more to be written."""
+        """Wait until the write buffer is below its limit."""
         if not self._writable.is_set():
             await self._writable.wait()
 
@@ -241,14 +244,14 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def held(self, let_go: Callable[[], None] | None) -> None:
-        """The request waits for events; `let_go` is called if the connection ends. None: it waits no longer."""
+        """Note that the request waits for events; call `let_go` if the connection ends. None ends the wait."""
         self._let_go = let_go
         if self._ended and let_go is not None:
             self.transport.close()
         self._settle()
 
     def answered(self) -> None:
-        """The answer to the request that is running is written."""
+        """Start the next request, since the response to the current one is written."""
         self._state.total_requests += 1
         self._let_go = None
         self._running = None
@@ -263,7 +266,7 @@ class Connection(asyncio.Protocol):
                 self.resume_reading()
         self._settle()
 
-    # --- its own ------------------------------------------------------------------------------------------------------
+    # --- internal -----------------------------------------------------------------------------------------------------
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
@@ -283,7 +286,7 @@ class Connection(asyncio.Protocol):
         self._refusal = _answer(cause)
         self.pause_reading()
         if self._coming is not None and self._coming.more_body:
-            # Its body never ends. If its answer has begun, nothing can be said any more.
+            # Its body stays incomplete. If its response has started, no refusal can be sent.
             self._coming.disconnect()
             if self._coming is self._running:
                 self._running = None
@@ -298,7 +301,7 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def _settle(self) -> None:
-        """Tell the crowd who is waited for, and set the time in which it must come."""
+        """Update the state in `OpenConnections`, and the deadline of the client."""
         running = self._running
         if running is None:
             idle = self._parser.between and self._refusal is None
@@ -316,7 +319,7 @@ class Connection(asyncio.Protocol):
             self._open_connections.mark_working(self)
 
     def check(self, now: float) -> None:
-        """Let the client go that has sent or read too little for too long."""
+        """Close the connection if its client has sent or read too little for too long."""
         unsent = self.transport.get_write_buffer_size()
         if not unsent:
             self._unsent = None
@@ -328,11 +331,11 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def give_way(self) -> None:
-        """End at once, for the sake of another."""
+        """Abort the connection to make room for another one."""
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """End as soon as what has come is answered."""
+        """Close the connection after the responses to all received requests."""
         if self._running is None:
             self.transport.close()
         elif self._coming is not None:
@@ -345,8 +348,9 @@ class Connection(asyncio.Protocol):
 
 
 def _bound(one: socket.socket) -> None:
-    """Bound what the kernel keeps for a client, and for how long: one that is gone without a word is found out, also
-    while nothing is written to it.
+    """Limit the kernel's buffer for a client, and detect a client that is unreachable.
+
+    Keep-alive probes detect it also while nothing is sent.
     """
     with contextlib.suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
@@ -357,7 +361,7 @@ def _bound(one: socket.socket) -> None:
 
 
 def _answer(refusal: RequestError) -> bytes:
-    """A refusal that no application gives, whole."""
+    """Return a complete response for a refusal that the connection sends without the application."""
     refused = answer(refusal)
     head = b"HTTP/1.1 %d %s\r\n" % (refused.status_code, http.HTTPStatus(refused.status_code).phrase.encode())
     headers = b"".join(b"%s: %s\r\n" % pair for pair in (*refused.headers, *HEADERS, (b"connection", b"close")))
@@ -365,17 +369,18 @@ def _answer(refusal: RequestError) -> bytes:
 
 
 class Server(uvicorn.Server):
-    """Serves an application on listening sockets. Without uvicorn's signal handlers: it would raise SIGTERM again after
-    its own graceful stop.
+    """Serve an application on listening sockets.
+
+    uvicorn's signal handlers are not installed: they would raise SIGTERM again after the graceful stop.
 
     Parameters
     ----------
     application, sockets
-        What is served, and where.
+        The application, and the listening sockets.
     connections
-        How many may be open at a time; None: any number.
+        Maximum number of open connections; None: no limit.
     share
-        How many of them one address may have; None: any number.
+        Returns the maximum for one client address; None: no limit.
     """
 
     def __init__(
@@ -389,7 +394,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
-                http=partial(Connection, open_connections=self._open_connections),  # type: ignore[arg-type]  # it is called, no more
+                http=partial(Connection, open_connections=self._open_connections),  # type: ignore[arg-type]  # uvicorn only calls it
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -401,11 +406,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
-        accepted = ACCEPTED if connections is not None else 1  # nobody overloads the local socket
+        accepted = ACCEPTED if connections is not None else 1  # the local socket has few clients
         self._sockets = [one for given in sockets for one in (given, *(given.dup() for _ in range(accepted - 1)))]
         self._listens = True
         self.begun = asyncio.Event()
-        """Set when it takes connections."""
+        """Set when the server accepts connections."""
 
     async def on_tick(self, counter: int) -> bool:
         if counter % SWEEP_TURNS == 0:
@@ -419,11 +424,11 @@ class Server(uvicorn.Server):
             self.stop_listening()
 
     async def serve_all(self) -> None:
-        """Serves its sockets until it is told to exit."""
+        """Serve the sockets until `should_exit` is set."""
         await self.serve(self._sockets)
 
     def stop_listening(self) -> None:
-        """Takes no more connections, and none if it has not begun yet; those that it has go on."""
+        """Accept no more connections, even if the server has not started yet. Open connections continue."""
         self._listens = False
         for one in self.servers if self.begun.is_set() else ():
             one.close()
