@@ -1,4 +1,4 @@
-"""Who may do what: the roles of `docs/api.md`, in one place, whoever the caller came in by."""
+"""Decide what each role may do (`docs/api.md`), for HTTP and the local socket alike."""
 
 from tminus.domain.errors import Forbidden
 from tminus.domain.model import Session
@@ -7,26 +7,26 @@ from tminus.storage import Active
 
 
 def may_see_secrets(caller: Caller, session: Session) -> bool:
-    """Whether the host token and the host's URL are for this caller."""
+    """Return whether the caller may see the host token and the host's URL."""
     return caller.has(Role.SUPERVISOR) or owns(caller, session)
 
 
 def owns(caller: Caller, session: Session | Active) -> bool:
-    """Whether it is the caller's own session."""
+    """Return whether the session belongs to the caller."""
     return caller.agent_id == session.agent_id and caller.has(Role.AGENT)
 
 
 def sees_all(caller: Caller) -> bool:
-    """Whether everybody's sessions are for the caller to see."""
+    """Return whether the caller may see the sessions of all agents."""
     return caller.has(Role.SUPERVISOR, Role.MONITOR)
 
 
 def sees(caller: Caller, session: Session | Active) -> bool:
-    """Whether this session is for the caller to see."""
+    """Return whether the caller may see this session."""
     return sees_all(caller) or owns(caller, session)
 
 
 def need(allowed: bool, needs: str) -> None:
-    """Raises `Forbidden`, saying what it needs, unless allowed."""
+    """Raise `Forbidden` with what the caller needs, unless it is allowed."""
     if not allowed:
         raise Forbidden(needs)

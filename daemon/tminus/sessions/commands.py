@@ -1,7 +1,7 @@
-"""The verbs that change something, each as one straight function.
+"""Commands: functions that change sessions.
 
-A verb is a job for the store's writer: it takes the transaction first, reads the time from `tx.now`, decides, then
-writes the change and its events together.
+The store's writer runs a command as a job. The first argument is the transaction; `tx.now` is the time. A command
+decides, then writes the change and its events together.
 """
 
 from collections.abc import Mapping
@@ -24,21 +24,21 @@ from tminus.sessions.transitions import CreateResult, carry_out, open_if_due, re
 from tminus.storage import Transaction
 
 PAST_GRACE = timedelta(seconds=60)
-"""How far in the past a start time may lie: a client's clock may be slow."""
+"""How far in the past a start time may lie, since a client's clock may be slow."""
 
 AGENT_SESSION_SPAN = timedelta(hours=1)
 """How long an agent session lasts."""
 
 IfMatch = frozenset[int] | None
-"""The versions that an `If-Match` header names; None: any."""
+"""The versions that an `If-Match` header lists; None: any."""
 
 
 def create(
     tx: Transaction, settings: Settings, caller: Caller, order: CreateSession, keyed: KeyedRequest | None = None
 ) -> CreateResult:
-    """Makes a session: open at once, or scheduled if `order.start_time` is set.
+    """Create a session. It opens at once, or is scheduled if `order.start_time` is set.
 
-    A start within the lead time of now is scheduled and opened in one go, and told as both.
+    If the start is within the lead time, the session is scheduled and opened in one transaction, with two events.
 
     Raises `Forbidden`, `BadStartTime`, `TooManySessions`, `KeyReused`, `NoPinFree`.
     """
@@ -109,7 +109,7 @@ def _check_start(start: datetime, now: datetime, settings: Settings) -> None:
 
 
 def roles_shown(caller: Caller) -> schemas.Roles:
-    """The four roles that the original shows."""
+    """Return the four roles that the original shows."""
     has = caller.roles.__contains__
     return {
         "api": has(Role.API),
@@ -120,7 +120,7 @@ def roles_shown(caller: Caller) -> schemas.Roles:
 
 
 def agent_session_shown(caller: Caller, now: datetime) -> schemas.AgentSession:
-    """`createdByAgentSession`. A token used directly has no agent session: it is shown as one that begins now."""
+    """Return `createdByAgentSession`. For a caller without an agent session, it shows one that starts now."""
     return {
         "sid": caller.sid,
         "roles": roles_shown(caller),
@@ -138,9 +138,9 @@ def agent_session_shown(caller: Caller, now: datetime) -> schemas.AgentSession:
 def reschedule(
     tx: Transaction, settings: Settings, caller: Caller, session_id: str, start: datetime, if_match: IfMatch = None
 ) -> Session:
-    """Moves a scheduled session to another start; into the lead time, it opens at once.
+    """Move a scheduled session to another start; it opens at once if that is within the lead time.
 
-    To the start that it has: nothing happens. Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`,
+    With its current start, nothing changes. Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`,
     `BadStartTime`.
     """
     session = found(tx, session_id)
@@ -157,10 +157,10 @@ def reschedule(
 
 
 def close(tx: Transaction, settings: Settings, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:
-    """Closes a session: ends the stay of whoever is in it, and the waiting of whoever knocked. Nothing happens if it is
-    closed.
+    """Close a session. Its participants leave it, and those who knocked stop waiting.
 
-    Then no version is compared either: an earlier call may have closed it, whose answer was lost.
+    For a closed session nothing changes, and `if_match` is not compared: the caller may repeat a request whose response
+    was lost.
 
     Raises `UnknownSession`, `Forbidden`, `StaleVersion`.
     """

@@ -1,4 +1,4 @@
-"""Retries are safe: what an `Idempotency-Key` made is answered again, not made again."""
+"""Make retries safe: a repeated `Idempotency-Key` returns the result of the first request."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from tminus.domain.types import Caller
 from tminus.storage import Transaction
 
 RECORD_LIFETIME = timedelta(hours=24)
-"""How long a key is remembered."""
+"""How long a key is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """An `Idempotency-Key` with the SHA-256 of the body that came with it."""
+    """An `Idempotency-Key` with the SHA-256 of its request's body."""
 
     key: str
     body_sha256: str
 
 
 def keyed_request(key: str | None, body: Any) -> KeyedRequest | None:
-    """The key for a parsed JSON body; the order of its members and its white space do not matter."""
+    """Return a key with the hash of a parsed JSON body; order of members and white space do not matter."""
     if key is None:
         return None
     return KeyedRequest(key, hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest())
 
 
 def find_record(tx: Transaction, caller: Caller, keyed: KeyedRequest) -> IdempotencyRecord | None:
-    """What this key made within the last day. Raises `KeyReused` if it came with another body."""
+    """Return the record of this key from the last day, or None. Raises `KeyReused` if its body was different."""
     earlier = tx.idempotency_record(caller.agent_id, keyed.key)
     if earlier is None:
         return None
@@ -47,7 +47,7 @@ def find_record(tx: Transaction, caller: Caller, keyed: KeyedRequest) -> Idempot
 def store_record(
     tx: Transaction, caller: Caller, keyed: KeyedRequest, session_id: str, participant_id: str | None = None
 ) -> None:
-    """Remembers what a key has made, in the transaction that made it."""
+    """Store the result for a key, in the transaction that creates the result."""
     tx.add_idempotency_record(
         IdempotencyRecord(
             agent_id=caller.agent_id,

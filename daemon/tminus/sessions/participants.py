@@ -1,6 +1,6 @@
-"""What a room reports of those who come and go.
+"""Commands for the reports of rooms: participants who join, knock and leave.
 
-Verbs like those in `verbs`: each is a job for the store's writer.
+As in `commands`, each is a job for the store's writer.
 """
 
 import orjson
@@ -18,11 +18,11 @@ from tminus.sessions.transitions import CreateResult, carry_out
 from tminus.storage import Transaction
 
 MOST_PRESENT = 1000
-"""Participants that may be in a session at once: a room that never reports who left adds no more."""
+"""Maximum number of participants in a session at a time. It bounds a room that never reports who left."""
 
 MOST_EVER = 10_000
-"""Participants, with those who knocked, that a session may have in its life: a room that reports joins without end must
-not fill the disk, and closing the session and removing it must stay quick.
+"""Maximum number of participants of a session in total, those who knocked included. A room that reports joins without
+end must not fill the disk, and closing and removing the session must stay fast.
 """
 
 
@@ -36,7 +36,7 @@ def arrive(
     name: str,
     keyed: KeyedRequest | None = None,
 ) -> CreateResult:
-    """A room reports that somebody joined (`trigger`: JOIN), or waits to be let in (KNOCK).
+    """Record that a participant joined (`trigger` is JOIN), or waits to be let in (KNOCK).
 
     Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`, `TooManyParticipants`.
     """
@@ -48,7 +48,7 @@ def arrive(
     if trigger is Trigger.KNOCK and not orjson.loads(session.settings)[Setting.KNOCK]:
         raise NoKnocking("In this session nobody knocks, as its setting knock is off: report a join")
     _check_present(session)
-    # Each of them has made a version of the session: before there are so many, nobody needs to be counted.
+    # Each participant has incremented the version of the session: below the limit no count is needed.
     if session.version > MOST_EVER and tx.participants_ever(session_id, MOST_EVER) >= MOST_EVER:
         raise TooManyParticipants(MOST_EVER, at_once=False)
     participant = Participant(id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now)
@@ -64,7 +64,7 @@ def _check_present(session: Session) -> None:
 
 
 def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
-    """A room reports that somebody who knocked was let in; nothing happens if that is known.
+    """Record that a participant who knocked was let in. If that is already recorded, nothing changes.
 
     Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`, `TooManyParticipants`.
     """
@@ -79,8 +79,9 @@ def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
 
 
 def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
-    """A room reports that somebody who knocked was not let in; nothing happens if that is known, or the session is
-    closed: closing has ended their waiting.
+    """Record that a participant who knocked was not let in.
+
+    If that is already recorded, or the session is closed, nothing changes: closing a session ends all waiting.
 
     Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`, `WrongStatus`, `NoKnocking`.
     """
@@ -92,7 +93,7 @@ def deny(tx: Transaction, settings: Settings, caller: Caller, session_id: str, p
 
 
 def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
-    """A room reports that somebody left, or waits no more; nothing happens if they have already.
+    """Record that a participant left or stopped waiting. If that is already recorded, nothing changes.
 
     Raises `UnknownSession`, `UnknownParticipant`, `Forbidden`.
     """
@@ -104,7 +105,10 @@ def leave(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
 
 
 def _participant(tx: Transaction, caller: Caller, session_id: str, participant_id: str) -> tuple[Session, Participant]:
-    """A session and one of its participants, for a room. Raises `Forbidden`, `UnknownSession`, `UnknownParticipant`."""
+    """Return a session and one of its participants.
+
+    Raises `Forbidden` unless the caller is a room, `UnknownSession`, `UnknownParticipant`.
+    """
     need(caller.has(Role.ROOM), "the role room")
     session = found(tx, session_id)
     participant = tx.participant(session_id, participant_id)

@@ -1,4 +1,4 @@
-"""The verbs that only look. Each takes a view."""
+"""Queries: functions that only read. The first argument of each is a view."""
 
 from tminus.domain.errors import UnknownSession
 from tminus.domain.model import Session
@@ -8,7 +8,7 @@ from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter,
 
 
 def found(view: View, session_id: str) -> Session:
-    """A session that must be there. Raises `UnknownSession`."""
+    """Return a session, without a check of permission. Raises `UnknownSession`."""
     session = view.session(session_id)
     if session is None:
         raise UnknownSession(session_id)
@@ -16,14 +16,14 @@ def found(view: View, session_id: str) -> Session:
 
 
 def show(view: View, caller: Caller, session_id: str) -> Session:
-    """One session. Raises `UnknownSession`, `Forbidden`."""
+    """Return a session that the caller may see. Raises `UnknownSession`, `Forbidden`."""
     session = found(view, session_id)
     need(sees(caller, session), "the session's own agent, or the role supervisor or monitor")
     return session
 
 
 def history(view: View, caller: Caller, session_id: str, after: int, limit: int) -> Page:
-    """Return the events of one session, oldest first. `Page.through` is the number of its last event here."""
+    """Return the events of one session, oldest first. `Page.through` is the number of the last event."""
     show(view, caller, session_id)
     events = view.page(after, limit, EventFilter(session_id=session_id)).events
     return Page(events, events[-1].event.seq if events else after)
@@ -32,22 +32,22 @@ def history(view: View, caller: Caller, session_id: str, after: int, limit: int)
 def feed(
     view: View, caller: Caller, after: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> Page:
-    """The events of everybody's sessions after a sequence number (None: those to come), and where to go on.
+    """Return the events of all sessions after a sequence number; None means future events only.
 
-    What does not match is passed over for good: where to go on is then the last event that was looked at.
+    `Page.through` is the cursor of the next page: the last event that was examined, even if it did not match.
     """
     need(caller.has(Role.MONITOR), "the role monitor")
     return Page([], view.last_seq()) if after is None else view.page(after, limit, only, at_most)
 
 
 def listing(view: View, caller: Caller, wanted: SessionFilter) -> tuple[int, list[Session]]:
-    """How many sessions match, and one page of them. `wanted.agent_id` None asks for everybody's."""
+    """Return the number of matching sessions, and one page of them. `wanted.agent_id` None means all agents."""
     _need_to_list(caller, wanted)
     return view.sessions(wanted)
 
 
 def search(view: View, caller: Caller, wanted: SessionFilter, words: str) -> tuple[list[Session], int | None]:
-    """Those of a list whose label or record holds these words, and the offset to go on from."""
+    """Return the sessions of a list whose label or record contains these words, and the next offset."""
     _need_to_list(caller, wanted)
     return view.search(wanted, words)
 
@@ -60,18 +60,18 @@ def _need_to_list(caller: Caller, wanted: SessionFilter) -> None:
 
 
 def of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:
-    """The open sessions of a parent object that the caller may see, newest first."""
+    """Return the open sessions of a parent object that the caller may see, newest first."""
     owner = None if sees_all(caller) else caller.agent_id
     return listing(view, caller, SessionFilter(agent_id=owner, external_mapping=external_mapping, limit=limit))[1]
 
 
 def active_among(view: View, caller: Caller, ids: list[str]) -> list[Active]:
-    """Those of the named sessions that are active and that the caller may see."""
+    """Return the active sessions among these ids that the caller may see."""
     return [session for session in view.active_among(ids) if sees(caller, session)]
 
 
 def by_pin(view: View, pin: int) -> Session:
-    """The open session with this PIN: for anybody who knows it. Raises `UnknownSession`."""
+    """Return the open session with this PIN; the PIN is the permission. Raises `UnknownSession`."""
     session = view.open_session_by_pin(pin)
     if session is None:
         raise UnknownSession(str(pin))
