@@ -125,8 +125,8 @@ def _follow(
             try:
                 page = daemon.feed(after, type=types, wait=WAIT)
             except Unavailable as error:
-                # A daemon that has answered before is restarting, or its database is unreachable: wait for it. But if
-                # no daemon has answered at all, fail at once.
+                # A daemon that has answered before is restarting, or its database is unreachable: wait for it. If no
+                # daemon has answered yet, fail at once.
                 if not answered:
                     raise
                 if not reported:

@@ -179,7 +179,7 @@ class Webhooks:
         return found[0]
 
     def _statuses(self, view: View, webhooks: Sequence[Webhook]) -> list[EndpointStatus]:
-        """Return the statuses of those that are registered."""
+        """Return the status of each of these webhooks that is registered."""
         found = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
         backlogs = self._backlogs.count(view, [(one.name, state.cursor, subscription(one)) for one, state in found])
         return [

@@ -46,7 +46,7 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Batch:
     The batch is taken from the source with the earliest deadline, and ends at the earliest deadline of the other
     sources. So deadlines are met in order across all sources, and no source delays the earlier deadlines of another.
     """
-    if len(SOURCES) == 1:
+    if len(SOURCES) == 1:  # nothing to compare: a batch of a herd costs no more than its source takes
         return SOURCES[0].do_due(tx, timeouts, limit)
     waiting = [(at, place) for place, source in enumerate(SOURCES) if (at := source.next_due(tx)) is not None]
     waiting.sort()

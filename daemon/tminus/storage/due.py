@@ -1,7 +1,6 @@
-"""What is due by the session table: the first source of deadlines that the scheduler asks.
+"""Sessions that are due: the scheduler's first source of deadlines.
 
-To load ten thousand sessions that are due at 09:00 and move each by itself would cost a quarter of a millisecond
-apiece: the executor moves them by a few statements.
+The executor moves thousands of them by a few statements. To load and move each alone takes 0.25 ms per session.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from tminus.domain.lifecycle import CLOCK_TRANSITIONS, Change, Transition
 from tminus.domain.model import Instant
 from tminus.domain.types import PIN_TYPES, Timeouts, Trigger
 from tminus.storage.deadlines import Batch, plain, stored_deadline
-from tminus.storage.json_rows import json_pairs
+from tminus.storage.json_rows import look_up
 from tminus.storage.tables import SESSIONS
 from tminus.storage.transaction import Transaction
 from tminus.storage.transitions import LATE_SINCE, Due, due, execute
@@ -50,9 +49,9 @@ _NEED_PIN = select(_opened.id).where(_opened.due_trigger.in_(_OPENS), _opened.ty
 @cache
 def _postpone(dialect: str) -> Update:
     """Put off the sessions whose ids are the keys of the JSON object `waiting`."""
-    waiting = json_pairs(dialect, "waiting").c
+    waiting = look_up(dialect, "waiting", _S.id)
     late_since = func.coalesce(_S.late_since, _S.due_at)
-    return update(SESSIONS).where(_S.id == waiting.key).values(due_at=bindparam("again"), late_since=late_since)
+    return update(SESSIONS).where(waiting.is_in).values(due_at=bindparam("again"), late_since=late_since)
 
 
 def next_due(view: View) -> datetime | None:
@@ -109,8 +108,9 @@ def _transitions(triggers: Sequence[str]) -> tuple[Transition, ...]:
 
 
 def _draw_pins(tx: Transaction, until: datetime, limit: int) -> tuple[dict[str, int], int]:
-    """Draw a PIN for each session of a batch that needs one; put off those for which there is none. Return the PINs by
-    session id, and the number of those that were put off.
+    """Draw a PIN for each session of a batch that needs one, and put off the sessions for which there is none.
+
+    Returns the PINs by session id, and how many sessions were put off.
     """
     waiting = tx.execute(_NEED_PIN, {"until": until, "limit": limit}).scalars().all()
     pins = dict(zip(waiting, tx.free_pins(len(waiting)), strict=False))

@@ -1,14 +1,29 @@
-"""A parameter that is a JSON object, as a table of its pairs: one statement for any number of rows."""
+"""Values for many rows in one parameter, a JSON object: one statement for any number of rows, on both databases."""
 
-from sqlalchemy import String, TableValuedAlias, bindparam, cast, column, func
-from sqlalchemy.dialects.postgresql import JSONB
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, String, any_, bindparam, cast, column, func, select
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 
-def json_pairs(dialect: str, parameter: str) -> TableValuedAlias:
-    """Return a table that is called as the parameter is, with the columns `key` and `value`.
+class Lookup(NamedTuple):
+    """What a JSON object has for a row."""
 
-    On PostgreSQL both are text; cast them to get a number.
-    """
-    value = bindparam(parameter, type_=String)
-    each = func.jsonb_each_text(cast(value, JSONB)) if dialect == "postgresql" else func.json_each(value)
-    return each.table_valued(column("key", String), column("value", String), name=parameter)
+    is_in: ColumnElement[bool]
+    """Whether the row's key is a name in the object."""
+    value: ColumnElement[Any]
+    """The value under that name. On PostgreSQL it is text: cast it for a number."""
+
+
+def look_up(dialect: str, parameter: str, key: ColumnElement[str]) -> Lookup:
+    """Return how a statement finds its rows in the JSON object that is passed as `parameter`, by the column `key`."""
+    text = bindparam(parameter, type_=String)
+    if dialect == "postgresql":
+        # A query of its own, or a prepared statement would parse the object again for each row.
+        json = select(cast(text, JSONB)).scalar_subquery()
+        # An array, for which PostgreSQL expects ten elements. For the pairs of an object it expects a hundred, and
+        # would rather read the whole of a small table than look so often into its index.
+        names = func.array(select(func.jsonb_object_keys(json)).scalar_subquery(), type_=ARRAY(String))
+        return Lookup(key == any_(names), func.jsonb_extract_path_text(json, key))
+    pairs = func.json_each(text).table_valued(column("key", String), column("value", String), name=parameter).c
+    return Lookup(key == pairs.key, pairs.value)

@@ -23,7 +23,6 @@ from sqlalchemy import (
     String,
     Update,
     and_,
-    any_,
     bindparam,
     case,
     cast,
@@ -35,14 +34,13 @@ from sqlalchemy import (
     select,
     update,
 )  # fmt: skip
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Change, Transition
 from tminus.domain.model import Event, Instant, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
 from tminus.storage.deadlines import deadline, plain
-from tminus.storage.json_rows import json_pairs
+from tminus.storage.json_rows import look_up
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
 from tminus.storage.transaction import Transaction
 
@@ -98,8 +96,6 @@ def execute(
         values |= {"until": sessions.until, "limit": sessions.limit}
     else:
         values |= _values(sessions)
-    if pins:
-        tx.execute(_give_pins(tx.dialect), {"pins": orjson.dumps(pins).decode()})
     if statements.freed is not None and tx.allowances.pins.scarce:
         freed = tx.execute(statements.freed, values).scalars().all()
     else:
@@ -109,9 +105,11 @@ def execute(
     participant = None if named is None else _participant(tx, named)
     events = [tx.execute(statement, values) for statement in statements.events]
     changed = tx.execute(statements.sessions, values)
+    if pins:  # last: until then each row is found by the deadline that it had, not past a version of it that is dead
+        tx.execute(_give_pins(tx.dialect), {"pins": orjson.dumps(pins).decode()})
     tx.allowances.pins.freed(freed)
     tx.has_events = True
-    return [] if named is None else _results(tx, named, events, changed, participant)
+    return [] if named is None else _results(tx, named, events, changed, participant, pins or {})
 
 
 _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "close_reason": CloseReason}
@@ -121,7 +119,6 @@ _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "c
 def _values(named: Named) -> dict[str, Any]:
     cause, participant = named.cause, named.participant
     return {
-        "ids": [session.id for session in named.sessions],
         "wanted": orjson.dumps({session.id: session.version for session in named.sessions}).decode(),
         "of_actor": cause.actor,
         "of_request": cause.request_id,
@@ -155,6 +152,7 @@ def _results(
     events: Sequence[CursorResult[Any]],
     changed: CursorResult[Any],
     participant: Participant | None,
+    pins: Mapping[str, int],
 ) -> list[Session]:
     # What was not written is as it was read: a session that has changed since is not among these.
     before = {session.id: session for session in named.sessions}
@@ -163,6 +161,8 @@ def _results(
     for row in changed.all():
         values: dict[str, Any] = dict(zip(names, row[1:], strict=True))
         values |= {name: enum(values[name]) for name, enum in _ENUMS.items() if values.get(name) is not None}
+        if row.id in pins:
+            values["pin"] = pins[row.id]
         found[row.id] = before[row.id].model_copy(update=values)
     for result in events:
         recorded = [Event.model_validate(dict(row)) for row in result.mappings()]
@@ -181,8 +181,8 @@ _status = _S.status.concat("")
 LATE_SINCE = func.coalesce(_S.late_since, _S.due_at, type_=_S.due_at.type)
 """The instant from which a session that is due is late."""
 
-# Of a herd, those that were made one after the other lie side by side in the file: in this order each page of it is
-# written in one batch; in the order of their ids, which are drawn by lot, nearly every batch would write all of them.
+# Sessions that were created one after the other lie side by side in the file. In this order a herd's batch writes each
+# of its pages once. Ids are random: in their order nearly every batch would write all pages.
 _IN_ORDER = (_S.due_at, _S.created_at, _S.id)
 
 
@@ -206,24 +206,11 @@ def word(value: str | None) -> ColumnElement[Any]:
     return null() if value is None else literal_column(f"'{value}'", String)
 
 
-def _is_wanted(dialect: str) -> ColumnElement[bool]:
-    """Return whether a session is in the parameter `wanted`, a JSON object of session id -> version, and has that
-    version.
-    """
-    if dialect == "postgresql":
-        # An array, of which PostgreSQL knows how long it is. For the pairs of an object it expects a hundred, and would
-        # rather read the whole of a small table than look so often into its index.
-        version = func.jsonb_extract_path_text(cast(bindparam("wanted", type_=String), JSONB), _S.id)
-        return and_(_S.id == any_(bindparam("ids", type_=ARRAY(String))), _S.version == cast(version, Integer))
-    wanted = json_pairs(dialect, "wanted").c
-    return and_(_S.id == wanted.key, _S.version == wanted.value)
-
-
 @cache
 def _give_pins(dialect: str) -> Update:
     """Store all PINs that have been drawn; the parameter `pins` is a JSON object of session id -> PIN."""
-    pins = json_pairs(dialect, "pins").c
-    return update(SESSIONS).where(_S.id == pins.key).values(pin=cast(pins.value, Integer))
+    pins = look_up(dialect, "pins", _S.id)
+    return update(SESSIONS).where(pins.is_in).values(pin=cast(pins.value, Integer))
 
 
 # --- the statements ---------------------------------------------------------------------------------------------------
@@ -257,7 +244,7 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
         None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
         [] if leaving is None else [_everybody(leaving)],
         [_event(one, place, is_named=is_named) for place, one in enumerate(recording) if one is not None],
-        sessions.returning(*(_S[name] for name in ("id", *sorted({"pin", *values})))) if is_named else sessions,
+        sessions.returning(_S.id, *(_S[name] for name in values)) if is_named else sessions,
     )
 
 
@@ -269,7 +256,9 @@ class _Chosen:
         self._key = _S.status if is_named else _S.due_trigger
         """The column that says by which of the rows a session moves."""
         if is_named:
-            self.condition = and_(_is_wanted(dialect), or_(*map(_is_in, rows)))
+            wanted = look_up(dialect, "wanted", _S.id)
+            unchanged = _S.version == cast(wanted.value, Integer)
+            self.condition = and_(wanted.is_in, unchanged, or_(*map(_is_in, rows)))
             self.select: Callable[..., Select[Any]] = lambda *columns: select(*columns).where(self.condition)
         else:
             self.select = lambda *columns: due(rows, *columns)
@@ -305,7 +294,7 @@ _SQL: dict[Change, Callable[[str, Transition], ColumnElement[Any]]] = {
     Change.ONE_MORE: lambda name, _row: plain(name) + 1,
     Change.ONE_LESS: lambda name, _row: plain(name) - 1,
     Change.REASON: lambda _name, row: word(row.reason),
-    Change.PIN: lambda name, _row: plain(name),  # it has been written by then
+    Change.PIN: lambda name, _row: plain(name),  # a statement of its own writes it
     Change.GIVEN: lambda name, _row: bindparam(f"given_{name}", type_=plain(name).type),
 }
 """What each change writes to a column, as SQL."""

@@ -1,4 +1,4 @@
-"""A host has one form wherever it is used; ambiguous hosts are refused."""
+"""Hosts are stored in one form, and ambiguous hosts are refused."""
 
 import pytest
 
