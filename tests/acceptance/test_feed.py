@@ -187,7 +187,7 @@ def test_an_agent_has_its_share_of_streams_and_held_requests_and_the_oldest_ends
         for one in (others, first):
             assert one.recv(4096).startswith(b"HTTP/1.1 200")
         with ask("monitor", held) as second:
-            daemon.http.get(f"{daemon.url}/healthz")  # it has come by now
+            httpx.get(f"{daemon.url}/healthz")  # a connection made later: when it is answered, the second one waits
             with ask("monitor", stream) as third, ask("monitor", stream) as fourth:
                 for one in (third, fourth):
                     assert one.recv(4096).startswith(b"HTTP/1.1 200")
