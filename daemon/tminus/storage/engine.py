@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ LEAST_FREE = 256 * 1024
 
 WAL_KEPT = 16 * 1024 * 1024
 """Bytes of the -wal file that are kept for reuse: four times what SQLite copies to the database at a time."""
+
+WAL_RETRY = 0.02
+"""Seconds between attempts to switch a database to write-ahead logging while another process uses it."""
 
 READERS = 4
 """Connections for reading in each lane: more would only wait for the interpreter lock."""
@@ -116,10 +120,8 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # the driver must not begin transactions by itself
-        for pragma in (
-            "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384",
-            f"journal_size_limit={WAL_KEPT}",
-        ):  # fmt: skip
+        _use_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-16384", f"journal_size_limit={WAL_KEPT}"):
             connection.execute(f"PRAGMA {pragma}")
         harden(connection)
 
@@ -136,6 +138,22 @@ def _sqlite(url: URL, writes: bool) -> Engine:
             raw.execute("BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a database to write-ahead logging, unless it uses that already.
+
+    SQLite does not wait for this lock: if two processes switch a new database at once, one of them fails immediately.
+    """
+    until = monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+        time.sleep(WAL_RETRY)
 
 
 def sqlite_file(url: Where) -> Path | None:

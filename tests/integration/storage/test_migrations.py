@@ -2,8 +2,10 @@
 
 import ast
 import shutil
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -77,6 +79,19 @@ def test_two_daemons_that_start_at_once_on_an_empty_database_both_start(empty_da
         stores = list(pool.map(lambda _: empty_database.open(), range(4)))
     assert len({store.database_id for store in stores}) == 1
     assert {store.migrated_from for store in stores} == {None, migrate.head()}
+
+
+def test_a_start_waits_for_another_process_that_reads_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE some (id)")
+        other.execute("DROP TABLE some")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sqlite_master").fetchall()  # it has a lock now
+        release = threading.Timer(0.2, other.execute, ["COMMIT"])
+        release.start()
+        Store(path, SettableClock()).close()
+        release.join()
 
 
 @pytest.mark.parametrize("content", [b"This is a text that somebody put here." * 40, b"\0" * 100 + b"x" * 8000])
