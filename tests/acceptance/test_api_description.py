@@ -74,7 +74,7 @@ def test_the_page_begins_with_a_first_call_and_its_example_makes_a_session(
     daemon: Daemon, page: dict[str, Any]
 ) -> None:
     beginning = page["info"]["description"]
-    for said in ("For programs that", "Session-id: <token>", "tminus token new"):
+    for said in ("for programs that", "Session-id: <token>", "tminus token new"):
         assert said in beginning
     [first] = re.findall("```sh\n(.*?)```", beginning, re.DOTALL)
     environ = {"PATH": os.environ["PATH"], "TMINUS_TOKEN": daemon.token, "TMINUS_URL": daemon.url}

@@ -163,7 +163,7 @@ def test_a_body_that_does_not_say_it_is_json_is_none(daemon: Daemon, content_typ
     body = b'{"type": "live", "label": "A"}'
     answer = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
     told = refused(answer, 415, 100415)
-    assert told["description"] == "The body must be JSON, and say so: Content-Type: application/json"
+    assert told["description"] == "The body must be JSON, with the header Content-Type: application/json"
     assert "label" not in answer.text, "what was sent is not sent back"
 
 

@@ -21,6 +21,7 @@
 `request_log`        metrics and log line of a request
 `browsers`           CORS and cross-site requests
 `held`               requests that wait for events, limited for each caller
+`fair_semaphore`     limits concurrent searches, fairly between callers
 `fixed`              responses that never change, with an entity tag
 `assets`             static files of the documentation page
 `services`           the objects that routes use

@@ -89,11 +89,11 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
     _check_short(context, len(token))
     agent, begun = _agent_of(services, digest), None
     if agent is None:
-        if services.failed_tokens.exhausted(context.remote_ip) is None:
+        if services.failed_tokens.retry_after(context.remote_ip) is None:
             begun = await _agent_session(services, digest)
         else:
             # One look-up at a time: otherwise addresses that guess tokens could occupy all reader threads.
-            async with services.doubtful:
+            async with services.suspect_lookup:
                 begun = await _agent_session(services, digest)
         # The agent session is valid only as long as the configuration has the token that started it.
         if begun is not None and begun.expires_at > clock.now():
@@ -138,9 +138,9 @@ def _check_short(context: RequestContext, length: int) -> None:
 
 def _check_attempts(context: RequestContext) -> None:
     """Raise `TooManyAttempts` if the address has sent too many wrong tokens."""
-    wait = context.services.failed_tokens.exhausted(context.remote_ip)
+    wait = context.services.failed_tokens.retry_after(context.remote_ip)
     if wait is not None:
-        context.said = True
+        context.logged = True
         context.services.metrics.guessed("token", "limited")
         REPEATED.log("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
         raise TooManyAttempts("wrong tokens", wait)
@@ -153,7 +153,7 @@ def _wrong(context: RequestContext, length: int, digest: str, state: str) -> Not
     """
     _check_attempts(context)
     context.services.failed_tokens.count(context.remote_ip)
-    context.said = True
+    context.logged = True
     context.services.metrics.guessed("token", "wrong")
     # For a guessable token no fingerprint is logged: a few bytes of the hash are enough to find the token.
     mark = None if length < GUESSABLE else fingerprint(digest)

@@ -16,7 +16,7 @@ import orjson
 
 from tminus.domain.errors import MAX_FIELD_ERRORS, UnsupportedMediaType
 
-Fault = dict[str, Any]
+Problem = dict[str, Any]
 """An error in the format of pydantic."""
 
 _INTEGERS = range(-(2**63), 2**64)
@@ -28,49 +28,52 @@ _DEEPEST = 200
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class _Unkept:
-    """A value that cannot be stored unchanged. orjson fails on it, so only such bodies are searched for its place."""
+class _Unstorable:
+    """A value that cannot be stored unchanged.
+
+    orjson cannot write this class. So `parse` searches only bodies for their problems that orjson fails on.
+    """
 
     def __init__(self, problem: str, value: Any = None) -> None:
         self.problem = problem
         self.value = value
 
 
-def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, list[Fault]]:
-    """Return the JSON of a body and its faults, or the first of them if there are many.
+def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, list[Problem]]:
+    """Return the JSON of a body and its problems, or the first of them if there are many.
 
     A body without a media type is parsed as JSON. Raises `UnsupportedMediaType`.
     """
     if not body:
         return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
     if not _is_json(content_type):
-        raise UnsupportedMediaType("must be JSON, and say so: Content-Type: application/json")
+        raise UnsupportedMediaType("must be JSON, with the header Content-Type: application/json")
     if content_encoding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType("must not be compressed: Content-Encoding is not for requests here")
+        raise UnsupportedMediaType("must not be compressed: requests with Content-Encoding are not supported")
     try:
         parsed = _DECODER.decode(body.decode("utf-8-sig"))  # some clients send a BOM
     except UnicodeDecodeError as error:
-        return None, [_not_json(f"no UTF-8 at byte {error.start}")]
+        return None, [_not_json(f"invalid UTF-8 at byte {error.start}")]
     except json.JSONDecodeError as error:
         return None, [_not_json(f"{error.msg} at line {error.lineno} column {error.colno}")]
     except RecursionError:
-        return None, [_not_json(f"arrays and objects lie more than {_DEEPEST} deep")]
+        return None, [_not_json(f"arrays and objects are nested more than {_DEEPEST} levels deep")]
     try:
         orjson.dumps(parsed)
         if body.count(b"[") + body.count(b"{") <= _DEEPEST:
             return parsed, []
     except TypeError:
         pass
-    faults = list(islice(_unkept(parsed), MAX_FIELD_ERRORS + 1))
-    return (None, faults) if faults else (parsed, [])
+    problems = list(islice(_problems(parsed), MAX_FIELD_ERRORS + 1))
+    return (None, problems) if problems else (parsed, [])
 
 
-def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
-    """Yield a fault for each NUL in a value that is stored unchanged."""
+def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Problem]:
+    """Yield a problem for each NUL in a value that is stored unchanged."""
     match sent:
         case str():
             if "\0" in sent:
-                yield _fault(loc, "must not contain NUL")
+                yield _problem(loc, "must not contain NUL")
         case list():
             for place, member in enumerate(sent):
                 yield from nuls(member, (*loc, place))
@@ -80,54 +83,54 @@ def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
                 yield from nuls(member, (*loc, name))
 
 
-def _unkept(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Fault]:
-    """Yield a fault for each part of a value that could not be sent back unchanged."""
+def _problems(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Problem]:
+    """Yield a problem for each part of a value that could not be sent back unchanged."""
     if len(loc) > _DEEPEST:
-        yield _fault(loc[:4], f"lies more than {_DEEPEST} arrays and objects deep")
+        yield _problem(loc[:4], f"is nested more than {_DEEPEST} levels deep")
         return
     match sent:
-        case _Unkept():
-            yield _fault(loc, sent.problem)
-            yield from _unkept(sent.value, loc)
+        case _Unstorable():
+            yield _problem(loc, sent.problem)
+            yield from _problems(sent.value, loc)
         case str():
             if _SURROGATE.search(sent):
-                yield _fault(loc, "must not contain half of a surrogate pair")
+                yield _problem(loc, "must not contain half of a surrogate pair")
         case list():
             for place, member in enumerate(sent):
-                yield from _unkept(member, (*loc, place))
+                yield from _problems(member, (*loc, place))
         case dict():
             for name, member in sent.items():
                 if _SURROGATE.search(name):
-                    yield _fault(loc, "must not have a member whose name contains half of a surrogate pair")
+                    yield _problem(loc, "must not have a member whose name contains half of a surrogate pair")
                 else:
-                    yield from _unkept(member, (*loc, name))
+                    yield from _problems(member, (*loc, name))
 
 
-def _fault(loc: tuple[str | int, ...], problem: str) -> Fault:
+def _problem(loc: tuple[str | int, ...], problem: str) -> Problem:
     return {"type": "value_error", "loc": loc if len(loc) > 1 else ("body", "body"), "msg": problem}
 
 
-def _not_json(problem: str) -> Fault:
+def _not_json(problem: str) -> Problem:
     return {"type": "json_invalid", "loc": ("body",), "msg": problem, "ctx": {"error": problem}}
 
 
-def _integer(text: str) -> int | _Unkept:
+def _integer(text: str) -> int | _Unstorable:
     if len(text) <= 20 and (number := int(text)) in _INTEGERS:
         return number
-    return _Unkept("must be an integer of 64 bits at the most")
+    return _Unstorable("must be an integer of at most 64 bits")
 
 
-def _number(text: str) -> float | _Unkept:
+def _number(text: str) -> float | _Unstorable:
     number = float(text)
     if math.isinf(number):
-        return _Unkept("must be a number that a double holds, at most 1.7976931348623157e308")
+        return _Unstorable("must fit in a double: at most 1.7976931348623157e308")
     if not number and re.search("[1-9]", text.lower().partition("e")[0]):
-        return _Unkept("must be a number that a double tells from 0, at least 5e-324")
+        return _Unstorable("must fit in a double: 0, or at least 5e-324")
     return number
 
 
-def _constant(text: str) -> _Unkept:
-    return _Unkept(f"must be a number of JSON, which {text} is not")
+def _constant(text: str) -> _Unstorable:
+    return _Unstorable(f"must be a JSON number: JSON has no {text}")
 
 
 def _object(members: list[tuple[str, Any]]) -> Any:
@@ -139,7 +142,7 @@ def _object(members: list[tuple[str, Any]]) -> Any:
         if name not in left:
             break
         left.remove(name)
-    return _Unkept(f"must not have two members with one name: {json.dumps(name)}", kept)
+    return _Unstorable(f"must not have two members with the same name: {json.dumps(name)}", kept)
 
 
 _DECODER = json.JSONDecoder(

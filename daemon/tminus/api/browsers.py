@@ -25,7 +25,7 @@ EXPOSED_HEADERS = ("ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 _DISALLOWED = {
-    "origin": FieldError("Origin", "is none of server.cors_origins"),
+    "origin": FieldError("Origin", "is not in server.cors_origins"),
     "method": FieldError("Access-Control-Request-Method", f"must be one of {', '.join(METHODS)}"),
     "headers": FieldError("Access-Control-Request-Headers", "must be among Access-Control-Allow-Headers"),
     "private-network": FieldError("Access-Control-Request-Private-Network", "is not allowed"),
@@ -46,15 +46,15 @@ class Cors(CORSMiddleware):
         return origin_allowed(origin, self._services.settings)
 
     def preflight_response(self, request_headers: Headers) -> StarletteResponse:
-        told = super().preflight_response(request_headers)
-        if told.status_code == 200:
-            return told
-        causes = bytes(told.body).decode().removeprefix("Disallowed CORS ").split(", ")
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        causes = bytes(response.body).decode().removeprefix("Disallowed CORS ").split(", ")
         refusal = answer(errors.InvalidRequest([_DISALLOWED[cause] for cause in causes]))
-        told.status_code, told.body = refusal.status_code, refusal.body
-        told.headers["Content-Length"] = str(len(refusal.body))
-        told.headers["Content-Type"] = "application/json"
-        return told
+        response.status_code, response.body = refusal.status_code, refusal.body
+        response.headers["Content-Length"] = str(len(refusal.body))
+        response.headers["Content-Type"] = "application/json"
+        return response
 
 
 def origin_allowed(origin: str, settings: Settings) -> bool:

@@ -31,44 +31,45 @@ _SECURITY = {
         "type": "apiKey",
         "in": "header",
         "name": "Session-id",
-        "description": "An agent's token, or the `session.id` of `authWithToken`",
+        "description": "An agent's token, or the `session.id` that `authWithToken` returned",
     },
-    "bearer": {"type": "http", "scheme": "bearer", "description": "The same, as `Authorization: Bearer …`"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The same token, as `Authorization: Bearer …`"},
 }
 
-_BEGINNING = """\
-For programs that create support sessions and meetings, and for the rooms in which people meet: a program creates a
-session or schedules one, the daemon opens it ten minutes before its start, the room reports who joins and leaves, and
-everything that happens is an event.
+_INTRODUCTION = """\
+This API is for programs that create support sessions and meetings, and for the rooms in which people meet. A program
+creates a session, or schedules one. The daemon opens a scheduled session ten minutes before its start. The room reports
+who joins and who leaves. Everything that happens is an event.
 
-**Authenticate** with the token of an agent, as `Session-id: <token>` or `Authorization: Bearer <token>`. On the machine
-of the daemon `tminus token new` makes one and adds the agent to the configuration. On this page, press *Authorize*.
+**Authenticate** with the token of an agent, as `Session-id: <token>` or `Authorization: Bearer <token>`. On the
+daemon's machine, `tminus token new` creates a token and adds the agent to the configuration. On this page, press
+*Authorize*.
 
-**A first call**, which answers with who you are:
+**Make a first call**, which shows your agent:
 
 ```sh
 curl -H "Session-id: $TMINUS_TOKEN" $TMINUS_URL/v3/me
 ```
 
-Then create a session with `POST /v3/supportsessions`: its example can be sent as it stands. Success is always 200;
-every other answer has the form *Error*, and programs decide by its `refcode`. Send an `Idempotency-Key` with each
-`POST`, so that a repeated one makes nothing twice.
+Then create a session with `POST /v3/supportsessions`; you can send its example unchanged. The status of a successful
+request is always 200. Every other response has the schema *Error*; programs decide by its `refcode`. Send an
+`Idempotency-Key` with each `POST`, so that you can safely repeat it.
 """
 
 _INFO = {
     "title": "tminus",
     "summary": "Remote-support and meeting sessions: scheduled, opened on time, closed.",
-    "description": _BEGINNING,
+    "description": _INTRODUCTION,
     "version": __version__,
 }
 
 _TAGS = [
-    {"name": "sessions", "description": "Create, schedule, move and close sessions; report who joins and leaves"},
-    {"name": "events", "description": "What happened to all sessions, to ask for or to listen to"},
-    {"name": "look-ups", "description": "Find sessions by the record that they belong to, or by their ids"},
-    {"name": "callers", "description": "Who calls, and what clients of the original need to build links"},
-    {"name": "webhooks", "description": "How far each webhook is, and what to do about it; for the role `group_admin`"},
-    {"name": "operations", "description": "For those who run the daemon"},
+    {"name": "sessions", "description": "Create, schedule, reschedule and close sessions; report who joins and leaves"},
+    {"name": "events", "description": "Events of all sessions, by polling or as a stream"},
+    {"name": "look-ups", "description": "Find sessions by their parent object or by their ids"},
+    {"name": "callers", "description": "The caller's identity, and the URLs from which clients build links"},
+    {"name": "webhooks", "description": "Show, test, pause, resume and replay webhooks; needs the role `group_admin`"},
+    {"name": "operations", "description": "Health checks and metrics, for operators"},
     {"name": "public", "description": "Calls that need no token"},
 ]
 
@@ -109,15 +110,15 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
     """
     router = Router("", "description")
     described: dict[str | None, Fixed] = {}
-    making = Lock()
+    generating = Lock()
 
     def describe() -> Fixed:
         url = public_url()
-        with making:
+        with generating:
             if url not in described:
                 described.clear()  # keep one document only, however often a reload changes the URL
                 servers = {"servers": [{"url": url}]} if url else {}
-                schema = _truthful(document(routes, info=_INFO, tags=_TAGS, **servers))
+                schema = _completed(document(routes, info=_INFO, tags=_TAGS, **servers))
                 described[url] = Fixed(orjson.dumps(schema), "application/json")
             return described[url]
 
@@ -162,7 +163,7 @@ def _policy(page: str) -> str:
     )
 
 
-def _truthful(schema: dict[str, Any]) -> dict[str, Any]:
+def _completed(schema: dict[str, Any]) -> dict[str, Any]:
     """Add descriptions of fields, examples, security and links to a document, and return it."""
     for path in schema["paths"].values():
         for call in path.values():

@@ -13,23 +13,23 @@ from tminus.logs.repeated import REPEATED
 HOLD = "tminus.hold"
 """Key in the state of an ASGI scope. Its value is a function of the HTTP server.
 
-A request that begins to wait for events calls it with a callback, which the server calls if the connection ends. When
-the wait is over, the request calls it with None.
+A request that begins to wait for events passes a callback to it; the server calls the callback if the connection ends.
+When the wait is over, the request passes None.
 """
 
 
-class Waiting:
+class HeldRequest:
     """One request that waits for events."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
         """The actor and the address whose limits it counts towards."""
         self.over = False
-        """Whether it must end: its client has disconnected, or a newer request of the caller replaces it."""
+        """Whether the wait must end: the client disconnected, or a newer request of the caller replaces this one."""
         self._waiter: asyncio.Task[bool] | None = None
 
-    def let_go(self) -> None:
-        """End the wait as if its time-out had passed."""
+    def end_wait(self) -> None:
+        """End the wait early, as if its time-out had passed."""
         self.over = True
         if self._waiter is not None:
             self._waiter.cancel()
@@ -47,48 +47,48 @@ class Waiting:
             self._waiter = None
 
 
-class Held:
+class HeldRequests:
     """All requests that wait for events.
 
-    When a caller reaches its limit, the oldest of its requests ends and the new one is admitted. Otherwise the stale
-    requests of a client that lost its connection would lock it out.
+    When a caller reaches its limit, the wait of its oldest request ends, and the new request is admitted. Otherwise the
+    stale requests of a client that lost its connection would lock the client out.
     """
 
     def __init__(self) -> None:
-        self._places: dict[str, dict[Waiting, None]] = {}
+        self._by_key: dict[str, dict[HeldRequest, None]] = {}
 
     @contextmanager
-    def place(self, scope: Scope, actor: str | None, remote_ip: str, limits: Limits) -> Iterator[Waiting]:
+    def register(self, scope: Scope, actor: str | None, remote_ip: str, limits: Limits) -> Iterator[HeldRequest]:
         """Count a request while it waits. Requests at the local socket have no limit."""
-        shares = (
+        limits_by_key = (
             # By actor, not by secret: one token can start any number of agent sessions.
             (f"actor {actor}", limits.streams_per_agent),
             (f"address {client_network(remote_ip)}", limits.streams_per_address),
         )
-        place = Waiting(tuple(key for key, _ in shares))
-        for key, most in shares:
-            own = self._places.setdefault(key, {})
+        held = HeldRequest(tuple(key for key, _ in limits_by_key))
+        for key, most in limits_by_key:
+            own = self._by_key.setdefault(key, {})
             if most and len(own) >= most and remote_ip != "local":
                 oldest = next(iter(own))
                 self._remove(oldest)
-                oldest.let_go()
+                oldest.end_wait()
                 REPEATED.log("feed.crowded", remote_ip, key, actor=actor, remote_ip=remote_ip, limit=most)
-            self._places.setdefault(key, {})[place] = None
-        hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _nobody)
-        hold(place.let_go)
+            self._by_key.setdefault(key, {})[held] = None
+        hold: Callable[[Callable[[], None] | None], None] = scope["state"].get(HOLD, _no_hold)
+        hold(held.end_wait)
         try:
-            yield place
+            yield held
         finally:
             hold(None)
-            self._remove(place)
+            self._remove(held)
 
-    def _remove(self, place: Waiting) -> None:
-        for key in place.keys:
-            own = self._places.get(key, {})
-            own.pop(place, None)
+    def _remove(self, held: HeldRequest) -> None:
+        for key in held.keys:
+            own = self._by_key.get(key, {})
+            own.pop(held, None)
             if not own:
-                self._places.pop(key, None)
+                self._by_key.pop(key, None)
 
 
-def _nobody(_let_go: Callable[[], None] | None) -> None:
+def _no_hold(_end_wait: Callable[[], None] | None) -> None:
     """Do nothing: this server does not track the requests that wait."""

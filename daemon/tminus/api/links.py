@@ -32,8 +32,8 @@ _LINKS: dict[tuple[str, str], dict[str, tuple[str, str, dict[str, str]]]] = {
 
 def add_links(paths: dict[str, Any]) -> None:
     """Add the links to the description of all paths."""
-    for (method, path), links in _LINKS.items():
-        paths[path][method]["responses"]["200"]["links"] = {
-            name: {"operationId": paths[to][verb]["operationId"], "parameters": parameters}
-            for name, (verb, to, parameters) in links.items()
+    for (source, path), links in _LINKS.items():
+        paths[path][source]["responses"]["200"]["links"] = {
+            name: {"operationId": paths[to][method]["operationId"], "parameters": parameters}
+            for name, (method, to, parameters) in links.items()
         }

@@ -10,7 +10,7 @@ from tminus.api.browsers import Cors, is_foreign
 from tminus.api.client_address import remote_ip
 from tminus.api.dispatch import Dispatcher
 from tminus.api.errors import answer
-from tminus.api.request_body import ClientGone, read_body
+from tminus.api.request_body import ClientDisconnected, read_body
 from tminus.api.request_context import RequestContext, put
 from tminus.api.request_log import OPERATIONS, record
 from tminus.api.response import Headers, Response
@@ -20,18 +20,18 @@ from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 
 BEGUN = "tminus.begun"
-"""Key in the state of an ASGI scope. The HTTP server stores there when it started the request, in monotonic seconds,
-if many requests are in flight.
+"""Key in the state of an ASGI scope. If many requests are in flight, the HTTP server stores the start of the request
+there, in monotonic seconds.
 """
 
 LATE = 0.25
-"""Maximum seconds that a request may have waited for the event loop; after more it is refused at once."""
+"""Maximum seconds that a request may wait for the event loop; the middleware refuses a request that waited longer."""
 
 WAITING = 128
-"""Maximum number of requests queued before a new one; if there are more it is refused at once.
+"""Maximum number of queued requests; the middleware refuses a new request beyond it.
 
-This is the size of the writer's batch: while the writer commits, the next batch is full, and more requests would only
-wait longer.
+This is the size of the writer's batch: while the writer commits one batch, the next batch fills up. More requests would
+only wait longer.
 """
 
 QUERY_PAIRS = 100
@@ -75,7 +75,7 @@ class Middleware:
         method = scope["method"]
         # HEAD is handled like GET. The HTTP server has the original scope and omits the body.
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
-        context = self._look_at(scope, method)
+        context = self._make_context(scope, method)
         put(scope, context)
         try:
             self._check(scope, method, context, begun)
@@ -83,7 +83,7 @@ class Middleware:
             await self._answer(context, receive, send)
         except errors.RequestError as refusal:
             await self._refuse(context, refusal, receive, send)
-        except ClientGone:
+        except ClientDisconnected:
             context.code = 499
         except asyncio.CancelledError:
             # The drain time is over. The writer may still complete the command; a client that retries sees the result.
@@ -126,7 +126,7 @@ class Middleware:
             response.headers.append((b"connection", b"close"))  # the rest of the body may still arrive
         await Cors(response, self._services)(context.scope, receive, _sending(context, send))
 
-    def _look_at(self, scope: Scope, method: str) -> RequestContext:
+    def _make_context(self, scope: Scope, method: str) -> RequestContext:
         """Return the context of a request, with the address of its client."""
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         if b"if-match" in headers:  # a list header, which may be split over several lines
@@ -146,7 +146,7 @@ class Middleware:
 
     def _check(self, scope: Scope, method: str, context: RequestContext, begun: float) -> None:
         if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
-            context.said = True
+            context.logged = True
             REPEATED.log(
                 "http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id
             )
@@ -164,7 +164,9 @@ class Middleware:
         if scope["path"] in OPERATIONS:
             return
         if self._services.draining:
-            context.said = True  # the caller is not looked up any more, and `daemon.draining` is already in the log
+            context.logged = (
+                True  # the caller is not authenticated any more, and `daemon.draining` is already in the log
+            )
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
         if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not context.local:

@@ -17,14 +17,14 @@ _REFERENCE = "#/components/schemas/{model}"
 def document(routes: Iterable[Route], **about: Any) -> dict[str, Any]:
     """Return the document of all described routes. `about` has the members `info`, `servers` and `tags`."""
     described = [route for route in routes if route.described]
-    inputs = {key: one for route in described for key, one in _shapes(route).items()}
+    inputs = {key: one for route in described for key, one in _schemas(route).items()}
     found, definitions = TypeAdapter.json_schemas(
         [(key, mode, adapter) for key, (mode, adapter) in inputs.items()], ref_template=_REFERENCE
     )
-    shapes = {key: schema for (key, _), schema in found.items()}
+    schemas_by_key = {key: schema for (key, _), schema in found.items()}
     paths: dict[str, Any] = {}
     for route in described:
-        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, shapes)
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, schemas_by_key)
     components = {"schemas": {name: _plain(one) for name, one in sorted(definitions.get("$defs", {}).items())}}
     return {"openapi": "3.1.0", **about, "paths": paths, "components": components}
 
@@ -35,61 +35,69 @@ def _name(route: Route) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', name + route.template)}_{route.method.lower()}"
 
 
-def _shapes(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]:
+def _schemas(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]:
     """Return the types of a route that need a schema, each with a unique key."""
     name = _name(route)
-    shapes: dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]] = {
+    schemas_by_key: dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]] = {
         f"{name} {one.place} {one.name}": ("validation", one.adapter) for one in _parameters(route)
     }
     if route.signature.body is not None:
-        shapes[f"{name} body"] = "validation", route.signature.body.adapter
+        schemas_by_key[f"{name} body"] = "validation", route.signature.body.adapter
     if route.answers is not None:
-        shapes[f"{name} 200"] = "serialization", TypeAdapter(route.answers)
+        schemas_by_key[f"{name} 200"] = "serialization", TypeAdapter(route.answers)
     for status, refusal in route.refusals.items():
-        shapes[f"{name} {status}"] = "serialization", TypeAdapter(refusal.get("model", schemas.Error))
-    return shapes
+        schemas_by_key[f"{name} {status}"] = "serialization", TypeAdapter(refusal.get("model", schemas.Error))
+    return schemas_by_key
 
 
 def _parameters(route: Route) -> Sequence[Parameter]:
     return [*route.signature.path, *route.signature.query, *(one for one, _ in route.signature.headers)]
 
 
-def _operation(route: Route, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def _operation(route: Route, schemas_by_key: Mapping[str, Any]) -> dict[str, Any]:
     name = _name(route)
-    told: dict[str, Any] = {"tags": [route.tag], "summary": route.summary, "operationId": name}
-    if parameters := [_parameter(one, shapes[f"{name} {one.place} {one.name}"]) for one in _parameters(route)]:
-        told["parameters"] = parameters
+    operation: dict[str, Any] = {"tags": [route.tag], "summary": route.summary, "operationId": name}
+    if parameters := [_parameter(one, schemas_by_key[f"{name} {one.place} {one.name}"]) for one in _parameters(route)]:
+        operation["parameters"] = parameters
     if route.signature.body is not None:
-        told["requestBody"] = {"required": True, "content": {"application/json": {"schema": shapes[f"{name} body"]}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schemas_by_key[f"{name} body"]}},
+        }
     success: dict[str, Any] = {"description": "Successful Response"}
     if route.answers is None:
         success["content"] = {"text/plain": {"schema": {"type": "string"}}}
     else:
-        success["content"] = {"application/json": {"schema": _titled(shapes[f"{name} 200"], f"Response_{name}")}}
-    told["responses"] = {"200": success}
+        success["content"] = {
+            "application/json": {"schema": _titled(schemas_by_key[f"{name} 200"], f"Response_{name}")}
+        }
+    operation["responses"] = {"200": success}
     for status, refusal in route.refusals.items():
-        content = {"schema": shapes[f"{name} {status}"], **refusal.get("content", {}).get("application/json", {})}
-        told["responses"][str(status)] = {
+        content = {
+            "schema": schemas_by_key[f"{name} {status}"],
+            **refusal.get("content", {}).get("application/json", {}),
+        }
+        operation["responses"][str(status)] = {
             "description": refusal["description"],
             "content": {"application/json": content},
         }
-    return told
+    return operation
 
 
-def _parameter(parameter: Parameter, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _parameter(parameter: Parameter, schema: Mapping[str, Any]) -> dict[str, Any]:
     required = parameter.default is Parameter.required
-    schema = dict(shape)
+    described_schema = dict(schema)
     if parameter.described_default is not None:
-        schema["default"] = parameter.described_default
-    told = {
+        described_schema["default"] = parameter.described_default
+    described = {
         "name": parameter.name,
         "in": parameter.place,
         "required": required,
-        "schema": _titled(schema, parameter.name),
+        "schema": _titled(described_schema, parameter.name),
     }
     if parameter.description is not None:
-        told["description"] = parameter.description
-    return told
+        described["description"] = parameter.description
+    return described
 
 
 def _titled(schema: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ KEPT = 10_000
 """Maximum number of addresses in memory; beyond it, those with the oldest attempts are removed."""
 
 
-class Attempts:
+class RateLimiter:
     """Count attempts per address in a sliding window. With a rate of None there is no limit.
 
     The window uses monotonic time: a wall clock that is set back must not extend a lockout. No library is used, since
@@ -22,7 +22,7 @@ class Attempts:
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
         """Times of the latest attempts by address, ordered by the last attempt."""
 
-    def exhausted(self, address: str) -> float | None:
+    def retry_after(self, address: str) -> float | None:
         """Return the seconds until the address may try again, at least 1; None if it may try now."""
         attempts = self._attempts.get(_network(address))
         if self._rate is None or attempts is None or len(attempts) < self._rate.count:

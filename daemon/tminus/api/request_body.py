@@ -17,32 +17,32 @@ if it has not arrived yet.
 """
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client disconnected before its request was complete."""
 
 
 async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """Return the complete body, which is at most `limit` bytes. Waiting for it blocks no other request.
 
-    Raises `BodyTooLarge`, `RequestTimeout`, `ClientGone`.
+    Raises `BodyTooLarge`, `RequestTimeout`, `ClientDisconnected`.
     """
     announced = headers.get(b"content-length")
     if announced is None and b"transfer-encoding" not in headers:
         return b""
     if announced is not None and int(announced) > limit:
         raise BodyTooLarge(limit)
-    come: bytes | None = scope["state"].get(WHOLE, _not_known)()
-    if come is not None:
-        if len(come) > limit:
+    complete: bytes | None = scope["state"].get(WHOLE, _no_complete_body)()
+    if complete is not None:
+        if len(complete) > limit:
             raise BodyTooLarge(limit)
-        return come
+        return complete
     body: bytes = b""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientGone
+                    raise ClientDisconnected
                 body += bytes(message.get("body", b""))
                 if len(body) > limit:
                     raise BodyTooLarge(limit)
@@ -52,5 +52,5 @@ async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Recei
         raise RequestTimeout from None
 
 
-def _not_known() -> None:
-    """Return None: this server has no complete body in advance."""
+def _no_complete_body() -> None:
+    """Return None: this HTTP server does not offer complete bodies."""

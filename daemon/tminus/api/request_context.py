@@ -39,11 +39,11 @@ class RequestContext:
     """The caller, once it is authenticated."""
     session_id: str | None = None
     """The session of the request, if the path does not contain its id."""
-    order: CreateSession | None = None
-    """The session that the request would create."""
+    create: CreateSession | None = None
+    """The command of a request to create a session, for the log line."""
     replayed: bool = False
     """Whether the response repeats that of an earlier request with the same `Idempotency-Key`."""
-    said: bool = False
+    logged: bool = False
     """Whether the log already has a line with the outcome of the request."""
     recorded: bool = False
     """Whether the request recorded an event, which has its own log line."""
@@ -55,13 +55,13 @@ class RequestContext:
     async def write(self, job: Callable[[Transaction], T]) -> T:
         """Run a job on the store's writer, and set `recorded` if the job records events."""
 
-        def noting(tx: Transaction) -> T:
+        def count_events(tx: Transaction) -> T:
             before = len(tx.recorded)
             result = job(tx)
             self.recorded = len(tx.recorded) > before
             return result
 
-        return await self.services.transact(noting)
+        return await self.services.transact(count_events)
 
     def header(self, name: bytes) -> str:
         """Return the text of a header, or "" if the request does not have it."""

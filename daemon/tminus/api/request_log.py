@@ -7,7 +7,7 @@ from tminus.logs.output import log, log_debug
 from tminus.logs.repeated import REPEATED
 
 SLOW = 1.0
-"""Seconds from which on a request is always logged."""
+"""Seconds after which a request counts as slow, and is always logged."""
 
 OPERATIONS = ("/healthz", "/readyz", "/metrics")
 """Paths that monitoring requests every few seconds; they are neither counted nor logged."""
@@ -23,7 +23,7 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
     services.requests += 1
     services.metrics.answered(method, context.route, code)
     services.unavailable += context.refcode == StoreUnavailable.refcode
-    if context.actor is None and not context.said:
+    if context.actor is None and not context.logged:
         REPEATED.log(
             "http.anonymous",
             context.remote_ip,
@@ -36,9 +36,11 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
             request_id=context.request_id,
         )
         return
-    # Logged at level debug only: requests with another log line, and reads of the operator's own command.
-    quiet = context.said or (code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method)))
-    order = None if quiet else context.order
+    # At level debug: requests whose outcome another line logs, and reads through the local socket.
+    quiet = context.logged or (
+        code < _REFUSED and seconds < SLOW and (context.recorded or _only_reads(context, method))
+    )
+    create = None if quiet else context.create
     (log_debug if quiet else log)(
         "http.request",
         method=method,
@@ -49,9 +51,9 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
         actor=context.actor,
         session_id=context.session_id or _session_id(context, code),
         replayed="yes" if context.replayed else None,
-        label=order.label if order else None,
-        external_key=order.external_mapping if order else None,
-        record_name=parsed_record(order.parent_object).get("name") if order else None,
+        label=create.label if create else None,
+        external_key=create.external_mapping if create else None,
+        record_name=parsed_record(create.parent_object).get("name") if create else None,
         remote_ip=context.remote_ip,
         request_id=context.request_id,
     )

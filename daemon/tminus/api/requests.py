@@ -71,7 +71,7 @@ def _check_bounds(value: dict[str, Any], most: int) -> None:
         raise ValueError(f"must be at most {most} bytes of JSON")
 
 
-def _small(meta_data: dict[str, Any]) -> dict[str, Any]:
+def _check_meta_data(meta_data: dict[str, Any]) -> dict[str, Any]:
     _check_bounds(meta_data, META_DATA_BYTES)
     return meta_data
 
@@ -97,7 +97,7 @@ LookUpKey = Annotated[
     ),
 ]
 
-MetaData = Annotated[dict[str, Any], AfterValidator(_small)]
+MetaData = Annotated[dict[str, Any], AfterValidator(_check_meta_data)]
 
 
 class Request(BaseModel):
@@ -134,11 +134,11 @@ class ParentObject(Request):
             return value
         trimmed = {name if name.strip() in value else name.strip(): member for name, member in value.items()}
         if len(trimmed) < len(value):
-            raise ValueError("must not have two members with one name, blanks around it left out")
+            raise ValueError("must not have two members whose names differ only in surrounding blanks")
         return trimmed
 
 
-def _small_parent(parent: ParentObject) -> ParentObject:
+def _check_parent(parent: ParentObject) -> ParentObject:
     _check_bounds(parent.model_dump(exclude_unset=True), PARENT_BYTES)
     return parent
 
@@ -151,13 +151,13 @@ class NewSession(Request):
     userDescription: Short | None = None
     agentPrefs: AgentPrefs | None = None
     externalMapping: LookUpKey | None = None
-    parentObject: Annotated[ParentObject, AfterValidator(_small_parent)] | None = None
+    parentObject: Annotated[ParentObject, AfterValidator(_check_parent)] | None = None
     metaData: MetaData | None = None
     startTime: Instant | None = None
 
     @model_validator(mode="wrap")
     @classmethod
-    def _paired(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+    def _check_pair(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(sent, dict) or (sent.get("externalMapping") is None) is (sent.get("parentObject") is None):
             return check(sent)
         # Validated here, since an "after" validator would not run if a field has a fault, and all faults are reported.
@@ -171,7 +171,8 @@ class NewSession(Request):
         faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
         raise ValidationError.from_exception_data(cls.__name__, faults)
 
-    def order(self) -> CreateSession:
+    def create_session(self) -> CreateSession:
+        """Return the command that creates this session."""
         return CreateSession(
             type=self.type,
             label=self.label,
@@ -195,7 +196,7 @@ class NewParticipant(Request):
 
     role: ParticipantRole
     name: Text
-    knock: Annotated[StrictBool, Field(description="Whether they wait to be let in")] = False
+    knock: Annotated[StrictBool, Field(description="Whether the participant waits to be admitted")] = False
 
 
 class Admission(Request):
@@ -212,7 +213,7 @@ class ReplayOrder(Request):
     session: Printable[Annotated[str, Field(min_length=1, max_length=64)]] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_one(self) -> Self:
         if sum(given is not None for given in (self.fromSeq, self.since, self.session)) != 1:
             raise ValueError("exactly one of fromSeq, since and session must be given")
         return self
@@ -229,7 +230,7 @@ IdempotencyKey = Annotated[
     Header("Idempotency-Key"),
     Field(
         min_length=1, max_length=255, pattern="^[ -~]+$",
-        description="Repeating a request with the same key answers with what the first one made",
+        description="A repeated request with the same key returns the result of the first one",
     ),
 ]  # fmt: skip
 
@@ -237,16 +238,16 @@ IfMatchHeader = Annotated[
     str | None,
     WithJsonSchema({"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*"(, (W/)?"[!#-~]*")*)$'}),
     Header("If-Match"),
-    Field(description='The versions that the caller has seen, such as "3"; `*`: any'),
+    Field(description='The versions that the caller expects, such as "3"; `*` for any version'),
 ]
 
 
-Limit = Annotated[int, Field(ge=1, le=1000, description="Rows of one page, which ends early at 2 MiB")]
-Offset = Annotated[int, Field(ge=0, le=2**31 - 1, description="Rows to leave out first")]
-After = Annotated[int, Field(ge=0, le=2**63 - 1, description="The `next` of the page before")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="Maximum number of rows in a page; a page also ends at 2 MiB")]
+Offset = Annotated[int, Field(ge=0, le=2**31 - 1, description="Number of rows to skip")]
+After = Annotated[int, Field(ge=0, le=2**63 - 1, description="`next` of the previous page")]
 
 
-def _place(text: object) -> int | None:
+def _feed_cursor(text: object) -> int | None:
     if text == "now":
         return None
     if not isinstance(text, int) and not (isinstance(text, str) and re.fullmatch("[0-9]{1,19}", text)):
@@ -256,23 +257,25 @@ def _place(text: object) -> int | None:
     return number
 
 
-Place = Annotated[
+FeedCursor = Annotated[
     int | None,
-    BeforeValidator(_place),
+    BeforeValidator(_feed_cursor),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, {"const": "now"}]}),
-    Field(description="The `next` of the page before; `now` for what is still to come"),
+    Field(description="`next` of the previous page; `now` for future events only"),
 ]
 EventTypes = Annotated[
     list[EventPattern] | None,
-    Field(description="May be repeated; `session.*` means all of that kind"),
+    Field(description="Types of events; may be repeated. `session.*` means all types that begin with `session.`"),
 ]
 Search = Annotated[
     str | None,
     Field(
         min_length=1,
         max_length=255,
-        description="Only sessions whose label or record holds this, in upper or lower case. 5,000 sessions of the "
-        "list are looked at; `next` of the answer is the `offset` to go on from, null at the end",
+        description="Only sessions whose label or parent object contains this text; case is ignored. One request "
+        "searches 5,000 sessions; `next` in the response is the `offset` for the next request, or null at the end",
     ),
 ]
-Statuses = Annotated[list[Status], Field(description="May be repeated; without it: all but `closed`")]
+Statuses = Annotated[
+    list[Status], Field(description="Statuses of sessions; may be repeated. By default all but `closed`")
+]

@@ -29,7 +29,7 @@ def _me(services: Services, caller: Caller, secret: str) -> Answer:
 
 @public.post(
     "/auth/{provider}/authWithToken",
-    summary="Turn a token into an agent session of one hour",
+    summary="Sign in with a token: start an agent session of one hour",
     answers=schemas.Me,
     refusals=refusals(NotAuthenticated, TooManyAttempts, UnsupportedMediaType, of=PUBLIC_REFUSALS),
 )
@@ -44,7 +44,7 @@ async def signout(context: RequestContext, caller: CurrentCaller) -> Answer:
     return Json({"success": True})
 
 
-@router.get("/me", summary="Who the caller is", answers=schemas.Me, refusals=refusals())
+@router.get("/me", summary="Show the caller", answers=schemas.Me, refusals=refusals())
 async def get_me(context: RequestContext, caller: CurrentCaller) -> Answer:
     return _me(context.services, caller, presented(context))
 
@@ -56,7 +56,7 @@ def _check_organization(services: Services, organization_id: int) -> None:
 
 @router.get(
     "/organization/{organization_id}/remotewidgetconfig",
-    summary="The URLs from which clients build links",
+    summary="Show the URLs from which clients build links",
     answers=schemas.EndpointConfig,
     refusals=refusals(UnknownOrganization),
 )
@@ -70,7 +70,7 @@ async def remote_widget_config(
 
 @router.get(
     "/organization/{organization_id}/cobrowsedeployments",
-    summary="Where cobrowse sessions are joined",
+    summary="List the sites where users join cobrowse sessions",
     answers=list[schemas.CobrowseDeployment],
     refusals=refusals(UnknownOrganization),
 )

@@ -11,11 +11,11 @@ from starlette.responses import StreamingResponse
 from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, identify
-from tminus.api.held import Waiting
+from tminus.api.held import HeldRequest
 from tminus.api.parameters import Header
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import EventTypes, Limit, Place
+from tminus.api.requests import EventTypes, FeedCursor, Limit
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
@@ -32,20 +32,22 @@ KEEP_ALIVE = 15.0
 STREAM_BYTES = 256 * 1024
 """Maximum bytes that a stream reads at a time. Each of thousands of streams may hold that much until it is sent."""
 
-Wait = Annotated[float, Field(ge=0, le=60, description="Seconds to hold the request until there is an event")]
-LastEventId = Annotated[str, Header("Last-Event-ID"), Field(description="Where a stream was cut off")]
+Wait = Annotated[float, Field(ge=0, le=60, description="Seconds to wait for an event if there is none yet")]
+LastEventId = Annotated[
+    str, Header("Last-Event-ID"), Field(description="`id` of the last event that an interrupted stream received")
+]
 
 
 @router.get(
     "/events",
-    summary="What happened to all sessions, oldest first; as a stream with Accept: text/event-stream",
+    summary="List events of all sessions, oldest first, or stream them with Accept: text/event-stream",
     answers=schemas.History,
     refusals=refusals(Forbidden),
 )
 async def feed(
     context: RequestContext,
     caller: CurrentCaller,
-    after: Place = 0,
+    after: FeedCursor = 0,
     limit: Limit = 100,
     type: EventTypes = None,
     wait: Wait = 0,
@@ -56,19 +58,19 @@ async def feed(
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in context.header(b"accept"):
         # The first read comes before the response starts, so that it can still be refused with an error.
-        events, since = await _look(services, caller, since, limit, only, STREAM_BYTES)
+        events, since = await _read(services, caller, since, limit, only, STREAM_BYTES)
         # HEAD needs the headers only; a stream without a reader would never end.
         stream = _nothing() if head else _stream(context, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
     notification = services.notifier.next_notification()
-    events, since = await _look(services, caller, since, limit, only)
+    events, since = await _read(services, caller, since, limit, only)
     if not events and wait:
-        with _place(context) as place:
-            while not (events or place.over or services.draining) and (left := until - clock.monotonic()) > 0:
-                await place.wait(notification, left)
+        with _waiting(context) as waiting:
+            while not (events or waiting.over or services.draining) and (left := until - clock.monotonic()) > 0:
+                await waiting.wait(notification, left)
                 notification = services.notifier.next_notification()
-                events, since = await _look_again(context, since, limit, only)
+                events, since = await _read_again(context, since, limit, only)
     return Json(answers.history([event.json for event in events], since))
 
 
@@ -80,13 +82,13 @@ class _Sent(NamedTuple):
     json: bytes
 
 
-def _place(context: RequestContext) -> AbstractContextManager[Waiting]:
+def _waiting(context: RequestContext) -> AbstractContextManager[HeldRequest]:
     """Return a context manager that counts the request among those that wait for events."""
     services = context.services
-    return services.held.place(context.scope, context.actor, context.remote_ip, services.settings.limits)
+    return services.held.register(context.scope, context.actor, context.remote_ip, services.settings.limits)
 
 
-async def _look(
+async def _read(
     services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
     """Return a page of events and the cursor of the next page."""
@@ -109,16 +111,16 @@ async def _look(
             return events, since
 
 
-async def _look_again(
+async def _read_again(
     context: RequestContext, since: int, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
-    """Return the next page after a wait. The caller is checked again, since its token may have been revoked.
+    """Return the next page after a wait. The caller is authenticated again: its token may have been revoked.
 
-    One event wakes many requests; `services.woken` limits how many of them read at a time.
+    One event wakes many requests; `services.woken_reads` limits how many of them read at a time.
     """
     services = context.services
-    async with services.woken:
-        return await _look(services, await identify(context), since, limit, only, at_most)
+    async with services.woken_reads:
+        return await _read(services, await identify(context), since, limit, only, at_most)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
@@ -134,16 +136,16 @@ async def _stream(
     database fails. Clients reconnect with `Last-Event-ID`.
     """
     services = context.services
-    with _place(context) as place:
+    with _waiting(context) as waiting:
         # An id without data: a client that disconnects before the first event resumes here and misses nothing.
         yield b": tminus\n\n" if events else b"id: %d\n: tminus\n\n" % since
-        while not (place.over or services.draining):
+        while not (waiting.over or services.draining):
             for event in events:
                 yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), event.json)
             notification = services.notifier.next_notification()
             try:
-                events, since = await _look_again(context, since, limit, only, STREAM_BYTES)
+                events, since = await _read_again(context, since, limit, only, STREAM_BYTES)
             except RequestError:
                 return
-            if not events and not await place.wait(notification, KEEP_ALIVE) and not place.over:
+            if not events and not await waiting.wait(notification, KEEP_ALIVE) and not waiting.over:
                 yield b"id: %d\n: still here\n\n" % since

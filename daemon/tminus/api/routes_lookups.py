@@ -25,12 +25,12 @@ OF_PARENT = 1000
 """Maximum number of sessions of a parent object in a response, newest first; fewer if they are very long."""
 
 DISCOVERED = 1000
-"""Maximum number of ids in one discovery; clients poll with all of their sessions."""
+"""Maximum number of ids in one discovery request; clients poll with the ids of all their sessions."""
 
 
 @router.get(
     "/crmlookup/{key:path}",
-    summary="The open sessions of a parent object",
+    summary="List the open sessions of a parent object",
     answers=list[schemas.Session],
     refusals=refusals(Forbidden, UnknownPath),  # a key with a line end matches no route
 )
@@ -46,7 +46,7 @@ async def crm_lookup(context: RequestContext, caller: CurrentCaller, key: str) -
 
 @router.get(
     "/discovery",
-    summary="Which of these sessions are active, and where",
+    summary="Show which of the given sessions are active, and their server",
     answers=dict[str, schemas.Discovered],
     refusals=refusals(),
 )
@@ -66,15 +66,15 @@ async def discovery(
 
 @public.get(
     "/support/{pin}/meta",
-    summary="What a joining client may know of a session, by its PIN",
+    summary="Show the public data of a session by its PIN",
     answers=schemas.PinMeta,
     refusals=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
 )
 async def pin_meta(context: RequestContext, pin: str) -> Answer:
     services, address = context.services, context.remote_ip
-    wait = services.pin_lookups.exhausted(address)
+    wait = services.pin_lookups.retry_after(address)
     if wait is not None:
-        context.said = True
+        context.logged = True
         services.metrics.guessed("pin", "limited")
         REPEATED.log("pin.limited", address, remote_ip=address, request_id=context.request_id)
         raise TooManyAttempts("PIN look-ups", wait)
@@ -83,7 +83,7 @@ async def pin_meta(context: RequestContext, pin: str) -> Answer:
     try:
         session = await services.query(lambda view: queries.by_pin(view, number))
     except UnknownSession:
-        context.said = True
+        context.logged = True
         services.metrics.guessed("pin", "wrong")
         REPEATED.log("pin.unknown", address, remote_ip=address, request_id=context.request_id)
         raise UnknownSession(pin) from None

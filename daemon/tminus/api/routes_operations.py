@@ -20,16 +20,16 @@ router = Router("", "operations")
 _HEALTHY = orjson.dumps({"status": "ok"})
 
 
-@router.get("/healthz", summary="The process lives", answers=schemas.Health)
+@router.get("/healthz", summary="Liveness: the process answers", answers=schemas.Health)
 async def healthz() -> Answer:
     return Json(_HEALTHY)
 
 
 @router.get(
     "/readyz",
-    summary="Requests may come here",
+    summary="Readiness: the daemon can serve requests",
     answers=schemas.Readiness,
-    refusals={503: {"model": schemas.Readiness, "description": "They should not, and why"}},
+    refusals={503: {"model": schemas.Readiness, "description": "The daemon is not ready; `reasons` lists the causes"}},
 )
 async def readyz(context: RequestContext) -> Answer:
     services = context.services
@@ -39,7 +39,7 @@ async def readyz(context: RequestContext) -> Answer:
     )
 
 
-@router.get("/metrics", summary="What Prometheus scrapes", refusals=refusals(Forbidden))
+@router.get("/metrics", summary="Metrics for Prometheus", refusals=refusals(Forbidden))
 async def metrics(context: RequestContext, caller: CurrentCaller) -> Answer:
     need(caller.has(Role.MONITOR), "the role monitor")
     return Response(await asyncio.to_thread(context.services.metrics.scrape), CONTENT_TYPE_LATEST)

@@ -68,15 +68,15 @@ def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Answ
 async def create_session(
     context: RequestContext, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
 ) -> Answer:
-    services, order = context.services, body.order()
+    services, create = context.services, body.create_session()
     keyed = None
     if idempotency_key is not None:
         keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
     del body  # free the body, which may be large: many requests may wait for the writer
-    context.order = order
-    made = await context.write(lambda tx: commands.create(tx, services.settings, caller, order, keyed))
-    context.session_id, context.replayed = made.session.id, made.replayed
-    return _answer(made.session, caller, replayed=made.replayed)
+    context.create = create
+    result = await context.write(lambda tx: commands.create(tx, services.settings, caller, create, keyed))
+    context.session_id, context.replayed = result.session.id, result.replayed
+    return _answer(result.session, caller, replayed=result.replayed)
 
 
 @router.get(
@@ -124,7 +124,7 @@ async def list_sessions(
 
 @router.get(
     "/supportsession/{session_id}",
-    summary="One session",
+    summary="Show a session",
     answers=schemas.Session,
     refusals=refusals(Forbidden, UnknownSession),
 )
@@ -167,7 +167,7 @@ async def close_session(
 
 @router.get(
     "/supportsession/{session_id}/events",
-    summary="What happened to a session, oldest first",
+    summary="List the events of a session, oldest first",
     answers=schemas.History,
     refusals=refusals(Forbidden, UnknownSession),
 )
@@ -179,14 +179,14 @@ async def session_events(
 
     def look(view: View) -> bytes:
         page = queries.history(view, caller, session_id, after, limit)
-        return answers.history((told.json(name, names) for told in page.events), page.through)
+        return answers.history((one.json(name, names) for one in page.events), page.through)
 
     return Json(await services.query(look))
 
 
 @router.post(
     "/supportsession/{session_id}/participants",
-    summary="A room reports that somebody joined, or knocked",
+    summary="Report that a participant joined or knocked",
     answers=schemas.Joined,
     refusals=refusals(
         Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, TooManyParticipants, UnsupportedMediaType
@@ -211,14 +211,14 @@ async def join_session(
         name=body.name,
         keyed=keyed,
     )
-    made = await context.write(arrive)
-    context.replayed = made.replayed
-    return Json({"participantId": made.participant_id}, headers=[_REPLAYED] if made.replayed else [])
+    result = await context.write(arrive)
+    context.replayed = result.replayed
+    return Json({"participantId": result.participant_id}, headers=[_REPLAYED] if result.replayed else [])
 
 
 @router.put(
     "/supportsession/{session_id}/participants/{participant_id}",
-    summary="A room reports that somebody who knocked was let in, or was not",
+    summary="Report that a participant who knocked was admitted or denied",
     answers=schemas.Success,
     refusals=refusals(
         Forbidden,
@@ -233,14 +233,14 @@ async def join_session(
 async def answer_knock(
     context: RequestContext, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
 ) -> Answer:
-    services, verb = context.services, participants.admit if body.admitted else participants.deny
-    await context.write(lambda tx: verb(tx, services.settings, caller, session_id, participant_id))
+    services, command = context.services, participants.admit if body.admitted else participants.deny
+    await context.write(lambda tx: command(tx, services.settings, caller, session_id, participant_id))
     return Json({"success": True})
 
 
 @router.delete(
     "/supportsession/{session_id}/participants/{participant_id}",
-    summary="A room reports that somebody left",
+    summary="Report that a participant left",
     answers=schemas.Success,
     refusals=refusals(Forbidden, UnknownSession, UnknownParticipant),
 )

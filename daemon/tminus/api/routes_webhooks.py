@@ -34,7 +34,7 @@ async def _shown(services: Services, name: str) -> Answer:
 
 @router.get(
     "/webhooks",
-    summary="All endpoints and how far each is",
+    summary="List webhooks with their delivery state",
     answers=schemas.Webhooks,
     refusals=refusals(Forbidden),
 )
@@ -44,14 +44,16 @@ async def list_webhooks(context: RequestContext, caller: CurrentCaller) -> Answe
     return Json({"webhooks": [answers.webhook(one) for one in found]})
 
 
-@router.get("/webhooks/{name}", summary="One endpoint", answers=schemas.Webhook, refusals=REFUSALS)
+@router.get(
+    "/webhooks/{name}", summary="Show a webhook with its delivery state", answers=schemas.Webhook, refusals=REFUSALS
+)
 async def get_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     return await _shown(_operator(context, caller), name)
 
 
 @router.post(
     "/webhooks/{name}/ping",
-    summary="Send a test, paused or not, and say what became of it",
+    summary="Send a test request, even while the webhook is paused, and return the result",
     answers=schemas.Delivery,
     refusals=REFUSALS,
 )
@@ -59,14 +61,16 @@ async def ping_webhook(context: RequestContext, caller: CurrentCaller, name: str
     return Json(answers.delivery(await _operator(context, caller).webhooks.ping(name)))
 
 
-@router.post("/webhooks/{name}/pause", summary="Send nothing more", answers=schemas.Webhook, refusals=REFUSALS)
+@router.post("/webhooks/{name}/pause", summary="Pause deliveries", answers=schemas.Webhook, refusals=REFUSALS)
 async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
     await services.webhooks.pause(name)
     return await _shown(services, name)
 
 
-@router.post("/webhooks/{name}/resume", summary="Go on, at once", answers=schemas.Webhook, refusals=REFUSALS)
+@router.post(
+    "/webhooks/{name}/resume", summary="Resume deliveries immediately", answers=schemas.Webhook, refusals=REFUSALS
+)
 async def resume_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
     await services.webhooks.resume(name)
@@ -75,7 +79,7 @@ async def resume_webhook(context: RequestContext, caller: CurrentCaller, name: s
 
 @router.get(
     "/webhooks/{name}/deliveries",
-    summary="The delivery log, the newest first",
+    summary="List delivery attempts, newest first",
     answers=schemas.Deliveries,
     refusals=REFUSALS,
 )
@@ -84,7 +88,7 @@ async def list_deliveries(
     caller: CurrentCaller,
     name: str,
     failed: bool = False,
-    before: Annotated[int | None, Field(ge=0, le=2**63 - 1, description="The `next` of the page before")] = None,
+    before: Annotated[int | None, Field(ge=0, le=2**63 - 1, description="`next` of the previous page")] = None,
     limit: Limit = 20,
 ) -> Answer:
     services = _operator(context, caller)
@@ -96,7 +100,7 @@ async def list_deliveries(
 
 @router.post(
     "/webhooks/{name}/replay",
-    summary="Tell again what happened, paused or not: from an event on, since a time, or to a session",
+    summary="Send events again: from a sequence number on, since a time, or those of one session",
     answers=schemas.Replay,
     refusals=refusals(Forbidden, UnknownWebhook, UnknownSession, UnsupportedMediaType),
 )

@@ -99,17 +99,17 @@ class Router:
 
         return declare
 
-    def get(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
-        return self.route("GET", path, **told)
+    def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("GET", path, **options)
 
-    def post(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
-        return self.route("POST", path, **told)
+    def post(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("POST", path, **options)
 
-    def put(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
-        return self.route("PUT", path, **told)
+    def put(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("PUT", path, **options)
 
-    def delete(self, path: str, **told: Any) -> Callable[[Endpoint], Endpoint]:
-        return self.route("DELETE", path, **told)
+    def delete(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.route("DELETE", path, **options)
 
 
 class Table:

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TypeVar
 
 from tminus import clock
-from tminus.api.held import Held
-from tminus.api.rate_limit import Attempts
+from tminus.api.fair_semaphore import FairSemaphore
+from tminus.api.held import HeldRequests
+from tminus.api.rate_limit import RateLimiter
 from tminus.api.readers import Readers
-from tminus.api.turns import Turns
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
 from tminus.domain.types import Caller
@@ -27,7 +27,7 @@ _SEARCHERS = 2
 """Threads for reads that may take long."""
 
 _REVOKED = 10_000
-"""Revoked tokens that are kept in memory: their rejection is logged as such."""
+"""Maximum number of revoked tokens in memory, so that the log can distinguish them from unknown ones."""
 
 
 class Services:
@@ -42,11 +42,11 @@ class Services:
     webhooks
         The endpoints.
     not_ready
-        Returns why the daemon is not ready; nothing if it is.
+        Returns the reasons why the daemon is not ready; an empty list if it is ready.
     instance
-        A name of this process, for `/discovery`.
+        The id of this process, for `/discovery`.
     notes
-        Returns what an operator should look at although the daemon is ready.
+        Returns warnings for operators; they do not affect readiness.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Services:
         self.metrics = Metrics(store, webhooks.endpoint_statuses)
         self.notifier = Notifier()
         """Wakes requests that wait, after new events and when the daemon begins to stop."""
-        self.doubtful = asyncio.Lock()
+        self.suspect_lookup = asyncio.Lock()
         """Held while a token is looked up for an address that has sent too many wrong ones."""
-        self.held = Held()
+        self.held = HeldRequests()
         """Requests that wait for events."""
-        self.woken = asyncio.Semaphore(_READERS)
+        self.woken_reads = asyncio.Semaphore(_READERS)
         """Limits the reads of requests that wait for events. One event wakes all of them; without this limit they would
         fill the queue of reads, and other requests would be refused.
         """
         self._reads = 0
         self._readers = Readers(store, _READERS)
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
-        self._turns = Turns(_SEARCHERS)
+        self._search_slots = FairSemaphore(_SEARCHERS)
         self._limits: Limits | None = None
         self.agent_of_token: dict[str, Agent] = {}
         self.revoked: frozenset[str] = frozenset()
@@ -103,8 +103,8 @@ class Services:
         self.revoked = frozenset(gone[-_REVOKED:])
         if self._limits != settings.limits:
             self._limits = settings.limits
-            self.failed_tokens = Attempts(settings.limits.failed_tokens)
-            self.pin_lookups = Attempts(settings.limits.pin_lookups)
+            self.failed_tokens = RateLimiter(settings.limits.failed_tokens)
+            self.pin_lookups = RateLimiter(settings.limits.pin_lookups)
         self.settings = settings
         self.applied_at = clock.now()
 
@@ -117,11 +117,12 @@ class Services:
             self._reads -= 1
 
     async def search(self, caller: Caller, look: Callable[[View], T]) -> T:
-        """Do the same for a read that may take long, such as a list with its count.
+        """Run `look` as `query` does, if it may take long, such as a list with its count.
 
-        It has threads and connections of its own, so that no other read waits for it, and a fair share for each agent.
+        Such reads have threads and connections of their own, so that other reads do not wait for them. Agents share
+        the threads fairly.
         """
-        async with self._turns.of(caller.agent_id):
+        async with self._search_slots.slot(caller.agent_id):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 

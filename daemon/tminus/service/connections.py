@@ -24,7 +24,7 @@ class Member(Protocol):
     address: str
     """The address or network whose limit it counts for."""
 
-    def give_way(self) -> None: ...
+    def evict(self) -> None: ...
     def check(self, now: float) -> None: ...
 
 
@@ -61,17 +61,17 @@ class OpenConnections:
         share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
             REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=share)
-            gives_way = self._oldest(self._by_address[member.address])
+            evicted = self._oldest(self._by_address[member.address])
         elif self._is_full():
-            gives_way = self._oldest(self._open)
+            evicted = self._oldest(self._open)
         else:
             self._add(member)
             return True
-        if gives_way is None:
+        if evicted is None:
             REPEATED.log("http.refused", "", connections=len(self))
             return False
-        self.remove(gives_way)
-        gives_way.give_way()
+        self.remove(evicted)
+        evicted.evict()
         self._add(member)
         return True
 

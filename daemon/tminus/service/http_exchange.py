@@ -32,8 +32,8 @@ class Channel(Protocol):
     async def drain(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
-    def held(self, let_go: Callable[[], None] | None) -> None: ...
-    def answered(self) -> None: ...
+    def set_wait(self, end_wait: Callable[[], None] | None) -> None: ...
+    def response_sent(self) -> None: ...
 
 
 class Exchange:
@@ -108,7 +108,7 @@ class Exchange:
             if self._begun:  # so that the client does not take the partial response for a complete one
                 self._channel.transport.abort()
             else:
-                _log.error("ASGI callable returned without an answer")
+                _log.error("ASGI callable returned without a response")
                 await self.send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]})
                 await self.send({"type": "http.response.body"})
 
@@ -144,9 +144,9 @@ class Exchange:
         if message["type"] == "http.response.start" and not self._begun:
             self._begin(message)
         elif message["type"] == "http.response.body" and self._begun and not self.complete:
-            self._go_on(message.get("body", b""), more=message.get("more_body", False))
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
         else:
-            raise RuntimeError(f"an answer does not go on with {message['type']}")
+            raise RuntimeError(f"unexpected ASGI message {message['type']}")
 
     def _begin(self, message: Message) -> None:
         self._begun = True
@@ -161,7 +161,7 @@ class Exchange:
             lines.append(b"%b: %b\r\n" % (name, value))
         fields = b"".join(lines)
         if not _FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
-            raise RuntimeError("a header of the answer is none")
+            raise RuntimeError("the response has an invalid header")
         self._bodyless = self._bodyless or status in {204, 304}
         if self._expects_continue:
             # The client may or may not send the body now: the next bytes could be the body or another request.
@@ -178,7 +178,7 @@ class Exchange:
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         self._head = b"%b%b\r\n" % (line, fields)
 
-    def _go_on(self, body: bytes, *, more: bool) -> None:
+    def _send_body(self, body: bytes, *, more: bool) -> None:
         head, self._head = self._head, b""
         if self._bodyless:
             written = head
@@ -189,7 +189,7 @@ class Exchange:
             if self._left >= 0:
                 self._left -= len(body)
                 if self._left < 0 or (self._left and not more):
-                    raise RuntimeError("an answer is not as long as its Content-Length")
+                    raise RuntimeError("the length of the response differs from its Content-Length")
             written = head + body if head else body
         if written:
             self._channel.transport.write(written)
@@ -199,11 +199,11 @@ class Exchange:
             self._change()
             if not self.keep_alive:
                 self._channel.transport.close()
-            self._channel.answered()
+            self._channel.response_sent()
 
-    def _hold(self, let_go: Callable[[], None] | None) -> None:
+    def _hold(self, end_wait: Callable[[], None] | None) -> None:
         if self.disconnected:
-            if let_go is not None:
-                let_go()  # the client disconnected before its request began to wait
+            if end_wait is not None:
+                end_wait()  # the client disconnected before its request began to wait
         elif not self.complete:
-            self._channel.held(let_go)
+            self._channel.set_wait(end_wait)

@@ -44,7 +44,7 @@ _NONE: list[bytes] = []
 
 
 class Malformed(Exception):
-    """The bytes are not a request, or servers could read them differently."""
+    """The bytes are not an HTTP request, or servers could parse them differently."""
 
 
 class HeadTooLarge(Malformed):
@@ -97,7 +97,7 @@ class Parser:
         self._keep_alive = True
 
     @property
-    def between(self) -> bool:
+    def is_between_requests(self) -> bool:
         """Whether no part of another request has arrived since the end of the last one."""
         return self._take == self._take_head and not self._partial and not self._blank
 
@@ -131,7 +131,7 @@ class Parser:
         end = self._partial.find(b"\r\n\r\n", max(before - 3, 0))
         if end < 0:
             if _BARE.search(self._partial, max(before - 1, 0)):
-                raise Malformed("must end its lines with CRLF, and have no NUL")
+                raise Malformed("must end each line with CRLF, and must not contain NUL")
             if len(self._partial) > HEAD_BYTES:
                 raise HeadTooLarge
             return len(data)
@@ -180,10 +180,10 @@ class Parser:
             return at
         found = _CHUNK.fullmatch(line)
         if found is None:
-            raise Malformed("has a chunk whose size is not written as RFC 9112 has it")
+            raise Malformed("has an invalid chunk size (RFC 9112, section 7.1)")
         self._extensions += len(found[2] or b"")
         if self._extensions > CHUNK_EXTENSIONS:
-            raise Malformed("has chunk extensions without end")
+            raise Malformed("has too many chunk extensions")
         self._left = int(found[1], 16)
         self._take = self._take_chunk if self._left else self._take_trailers
         return at
@@ -213,10 +213,10 @@ class Parser:
             self._end()
             return at
         if not _FIELD_LINES.fullmatch(line):
-            raise Malformed("has a trailer that is no field")
+            raise Malformed("has an invalid trailer field")
         self._extensions += len(line)
         if self._extensions > CHUNK_EXTENSIONS + TRAILER_BYTES:
-            raise Malformed("has trailers without end")
+            raise Malformed("has too many trailer fields")
         return at
 
     def _line(self, data: bytes, at: int, most: int) -> tuple[bytes | None, int]:
@@ -224,7 +224,7 @@ class Parser:
         end = data.find(b"\n", at, at + most)
         part = data[at : end + 1] if end >= 0 else data[at:]
         if len(self._partial) + len(part) > most:
-            raise Malformed("has a chunk or a trailer that does not end where it should")
+            raise Malformed("has a chunk line or trailer field that does not end within its limit")
         if end < 0:
             self._partial += part
             return None, len(data)
@@ -238,28 +238,28 @@ def parse_head(raw: bytes) -> Head:
     line, _, fields = raw.partition(b"\r\n")
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
-        raise Malformed("has a request line that is not method, target and version with one space between")
+        raise Malformed("has a request line that is not a method, a target and a version, separated by single spaces")
     if found[3] != b"1" or found[4] not in (b"0", b"1"):
-        raise Malformed("must be of HTTP/1.1 or HTTP/1.0")
+        raise Malformed("must have the version HTTP/1.1 or HTTP/1.0")
     method = found[1].decode()
     if method not in METHODS:
-        raise Malformed("has a method that is unknown")
+        raise Malformed("has an unknown method")
     if not _FIELD_LINES.fullmatch(fields):
-        raise Malformed("has a line in its head that is not a name, a colon and a value")
+        raise Malformed("has a header line that is not a name, a colon and a value")
     old = found[4] == b"0"
     headers: list[tuple[bytes, bytes]] = []
-    noted: dict[bytes, list[bytes]] = {}
+    deciding: dict[bytes, list[bytes]] = {}
     for field in fields.split(b"\r\n")[:-1]:
         name, _, value = field.partition(b":")
         name = name.lower()
         value = value.strip(b" \t")
         headers.append((name, value))
         if name in _DECIDING:
-            noted.setdefault(name, []).append(value)
-    _check_host(noted.get(b"host", _NONE), old=old)
+            deciding.setdefault(name, []).append(value)
+    _check_host(deciding.get(b"host", _NONE), old=old)
     path, query = _target(found[2])
-    length = _length(noted, old=old)
-    options = b",".join(noted.get(b"connection", _NONE)).lower()
+    length = _length(deciding, old=old)
+    options = b",".join(deciding.get(b"connection", _NONE)).lower()
     return Head(
         method=method,
         path=path,
@@ -269,16 +269,16 @@ def parse_head(raw: bytes) -> Head:
         keep_alive=not old and b"close" not in [option.strip(b" \t") for option in options.split(b",")],
         expects_continue=not old
         and length != 0
-        and any(value.lower() == b"100-continue" for value in noted.get(b"expect", _NONE)),
+        and any(value.lower() == b"100-continue" for value in deciding.get(b"expect", _NONE)),
         length=length,
     )
 
 
 def _check_host(hosts: list[bytes], *, old: bool) -> None:
     if len(hosts) != 1 and (hosts or not old):
-        raise Malformed("must have one Host")
+        raise Malformed("must have exactly one Host header")
     if hosts and not _HOST.fullmatch(hosts[0]):
-        raise Malformed("has a Host that is none")
+        raise Malformed("has an invalid Host header")
 
 
 def _target(target: bytes) -> tuple[bytes, bytes]:
@@ -294,20 +294,20 @@ def _target(target: bytes) -> tuple[bytes, bytes]:
     return path, query
 
 
-def _length(noted: dict[bytes, list[bytes]], *, old: bool) -> int | None:
+def _length(deciding: dict[bytes, list[bytes]], *, old: bool) -> int | None:
     """Return the length of the body in bytes; None if it is chunked."""
-    lengths = noted.get(b"content-length", _NONE)
-    codings = noted.get(b"transfer-encoding", _NONE)
+    lengths = deciding.get(b"content-length", _NONE)
+    codings = deciding.get(b"transfer-encoding", _NONE)
     if codings:
         if lengths:
             raise Malformed("has both Content-Length and Transfer-Encoding")
         if old:
-            raise Malformed("has a Transfer-Encoding, which HTTP/1.0 does not know")
+            raise Malformed("has a Transfer-Encoding, which HTTP/1.0 does not define")
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            raise Malformed("has another Transfer-Encoding than chunked")
+            raise Malformed("has a Transfer-Encoding other than chunked")
         return None
     if not lengths:
         return 0
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise Malformed("must have one Content-Length, in digits alone")
+        raise Malformed("must have a single Content-Length of at most 15 digits")
     return int(lengths[0])

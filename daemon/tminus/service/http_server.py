@@ -57,7 +57,7 @@ for each client that does not read, which can exhaust its memory for all connect
 SILENT_SECONDS = 60
 """Maximum seconds without acknowledgement of sent data. It detects clients that have lost their network."""
 
-AHEAD = 64
+MAX_PIPELINED = 64
 """Maximum number of pipelined requests that wait on one connection."""
 
 ACCEPTED = 32
@@ -67,8 +67,8 @@ The loop accepts one connection from each socket, so the server listens on as ma
 long: with eight duplicates, the last of 800 concurrent connections waited two seconds, even to be refused.
 """
 
-CROWD = 64
-"""Number of requests in flight from which on queueing delay is limited. With fewer, a delay means a slow machine."""
+MANY_REQUESTS = 64
+"""Number of requests in flight above which queueing delay is limited. With fewer, a delay means a slow machine."""
 
 SWEEP_TURNS = 5
 """Iterations of uvicorn's main loop, a tenth of a second each, between checks of all connections' time-outs."""
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._reads = True
         self._ended = False
         """Whether the client has closed its sending side."""
-        self._let_go: Callable[[], None] | None = None
+        self._end_wait: Callable[[], None] | None = None
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
         if last is not None and last.more_body and last in self._ahead:
             self._ahead.remove(last)
             last.disconnect()
-        elif self._running is None or self._let_go is not None or (last is not None and last.more_body):
+        elif self._running is None or self._end_wait is not None or (last is not None and last.more_body):
             return False
         return not self.transport.is_closing()
 
@@ -193,8 +193,8 @@ class Connection(asyncio.Protocol):
     # --- called by the parser -----------------------------------------------------------------------------------------
 
     def on_head(self, head: Head) -> None:
-        if len(self._ahead) >= AHEAD:
-            raise Malformed("comes before too many others were answered")
+        if len(self._ahead) >= MAX_PIPELINED:
+            raise Malformed(f"is one of more than {MAX_PIPELINED} pipelined requests")
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -243,17 +243,17 @@ class Connection(asyncio.Protocol):
             self._reads = True
             self.transport.resume_reading()
 
-    def held(self, let_go: Callable[[], None] | None) -> None:
-        """Note that the request waits for events; call `let_go` if the connection ends. None ends the wait."""
-        self._let_go = let_go
-        if self._ended and let_go is not None:
+    def set_wait(self, end_wait: Callable[[], None] | None) -> None:
+        """Note that the request waits for events; call `end_wait` if the connection ends. None: the wait is over."""
+        self._end_wait = end_wait
+        if self._ended and end_wait is not None:
             self.transport.close()
         self._settle()
 
-    def answered(self) -> None:
+    def response_sent(self) -> None:
         """Start the next request, since the response to the current one is written."""
         self._state.total_requests += 1
-        self._let_go = None
+        self._end_wait = None
         self._running = None
         if not self.transport.is_closing():
             if self._ahead:
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
-        if len(self._state.tasks) >= CROWD:
+        if len(self._state.tasks) >= MANY_REQUESTS:
             exchange.scope["state"][BEGUN] = clock.monotonic()
         task = self._loop.create_task(exchange.run(self._application))
         task.add_done_callback(self._state.tasks.discard)
@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
         """Update the state in `OpenConnections`, and the deadline of the client."""
         running = self._running
         if running is None:
-            idle = self._parser.between and self._refusal is None
+            idle = self._parser.is_between_requests and self._refusal is None
             if self._deadline == math.inf or idle != self._idle:
                 self._idle = idle
                 self._deadline = clock.monotonic() + (KEEP_ALIVE_SECONDS if idle else HEAD_SECONDS)
@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
         self._deadline = math.inf
         if (running is self._coming and running.more_body) or not self._writable.is_set():
             self._open_connections.mark_waiting(self)
-        elif self._let_go is not None:
+        elif self._end_wait is not None:
             self._open_connections.mark_holding(self)
         else:
             self._open_connections.mark_working(self)
@@ -330,8 +330,8 @@ class Connection(asyncio.Protocol):
         if now >= self._deadline and not self.transport.is_closing():
             self.transport.close()
 
-    def give_way(self) -> None:
-        """Abort the connection to make room for another one."""
+    def evict(self) -> None:
+        """Abort the connection, since the server is full and a new connection replaces this one."""
         self.transport.abort()
 
     def shutdown(self) -> None:
@@ -342,9 +342,9 @@ class Connection(asyncio.Protocol):
             self._coming.keep_alive = False
 
     def _release(self) -> None:
-        let_go, self._let_go = self._let_go, None
-        if let_go is not None:
-            let_go()
+        end_wait, self._end_wait = self._end_wait, None
+        if end_wait is not None:
+            end_wait()
 
 
 def _bound(one: socket.socket) -> None:

@@ -25,7 +25,7 @@ from tminus.delivery import Webhooks
 from tminus.logs.repeated import REPEATED
 from tminus.service import http_server
 from tminus.service.http_parser import HEAD_BYTES
-from tminus.service.http_server import AHEAD, Server
+from tminus.service.http_server import MAX_PIPELINED, Server
 from tminus.storage import Store
 
 MOST = 10
@@ -169,12 +169,12 @@ def test_nor_has_a_head_any_end_that_comes_while_another_request_is_running() ->
 
 
 def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[str, int]) -> None:
-    connection = sent(address, HEALTH * AHEAD + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    connection = sent(address, HEALTH * MAX_PIPELINED + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     answers = rest_of(connection).split(b"HTTP/1.1 ")[1:]
-    assert [one[:3] for one in answers] == [b"200"] * (AHEAD + 1)
+    assert [one[:3] for one in answers] == [b"200"] * (MAX_PIPELINED + 1)
 
-    answers = rest_of(sent(address, HEALTH * (AHEAD + 3))).split(b"HTTP/1.1 ")[1:]
-    assert [one[:3] for one in answers] == [b"200"] * (AHEAD + 1) + [b"400"]
+    answers = rest_of(sent(address, HEALTH * (MAX_PIPELINED + 3))).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200"] * (MAX_PIPELINED + 1) + [b"400"]
 
 
 def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -> None:
@@ -248,9 +248,9 @@ def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
         refused = rest_of(sent(address, HEALTH.replace(b"Host: a", b"Host: a\r\nHost: b") + HEALTH))
         head, _, body = refused.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-        assert json.loads(body)["errors"] == [{"field": "request", "message": "must have one Host"}]
+        assert json.loads(body)["errors"] == [{"field": "request", "message": "must have exactly one Host header"}]
     told = [(line["remote_ip"], line["error"]) for line in log_lines() if line["event"] == "http.malformed"]
-    assert told == [("127.0.0.1", "must have one Host")], "once a minute"
+    assert told == [("127.0.0.1", "must have exactly one Host header")], "once a minute"
 
 
 def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tminus import clock
 from tminus.api import rate_limit
-from tminus.api.rate_limit import Attempts
+from tminus.api.rate_limit import RateLimiter
 from tminus.config import Rate
 
 
@@ -16,8 +16,8 @@ def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return present
 
 
-def tried(rate: Rate | None, address: str, times: int) -> Attempts:
-    counted = Attempts(rate)
+def tried(rate: Rate | None, address: str, times: int) -> RateLimiter:
+    counted = RateLimiter(rate)
     for _ in range(times):
         counted.count(address)
     return counted
@@ -25,17 +25,17 @@ def tried(rate: Rate | None, address: str, times: int) -> Attempts:
 
 def test_an_address_is_exhausted_after_its_attempts_until_the_first_of_them_is_old(time: list[float]) -> None:
     counted = tried(Rate(3, 60), "192.0.2.1", 2)
-    assert counted.exhausted("192.0.2.1") is None
+    assert counted.retry_after("192.0.2.1") is None
     time[0] += 20
     counted.count("192.0.2.1")
-    assert counted.exhausted("192.0.2.1") == 40
-    assert counted.exhausted("192.0.2.2") is None
+    assert counted.retry_after("192.0.2.1") == 40
+    assert counted.retry_after("192.0.2.2") is None
     time[0] += 39.5
-    assert counted.exhausted("192.0.2.1") == 1, "no client is asked to come back at once"
+    assert counted.retry_after("192.0.2.1") == 1, "no client is asked to come back at once"
     time[0] += 0.5
-    assert counted.exhausted("192.0.2.1") is None
+    assert counted.retry_after("192.0.2.1") is None
     counted.count("192.0.2.1")
-    assert counted.exhausted("192.0.2.1") is None, "two of the last minute"
+    assert counted.retry_after("192.0.2.1") is None, "two of the last minute"
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_an_address_is_exhausted_after_its_attempts_until_the_first_of_them_is_o
     ],
 )
 def test_a_guesser_has_an_address_or_a_64_of_ipv6(time: list[float], first: str, second: str, same: bool) -> None:
-    assert (tried(Rate(1, 60), first, 1).exhausted(second) is not None) is same
+    assert (tried(Rate(1, 60), first, 1).retry_after(second) is not None) is same
 
 
 def test_without_a_rate_nobody_is_ever_exhausted(time: list[float]) -> None:
-    assert tried(None, "192.0.2.1", 1000).exhausted("192.0.2.1") is None
+    assert tried(None, "192.0.2.1", 1000).retry_after("192.0.2.1") is None
 
 
 def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
@@ -63,7 +63,7 @@ def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
     counted = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):
         counted.count(f"192.0.2.{last}")
-    assert [counted.exhausted(f"192.0.2.{last}") is not None for last in (1, 2, 3, 4)] == [False, True, True, True]
+    assert [counted.retry_after(f"192.0.2.{last}") is not None for last in (1, 2, 3, 4)] == [False, True, True, True]
     time[0] += 60
     counted.count("192.0.2.5")
     assert list(counted._attempts) == ["192.0.2.5"]

@@ -1,26 +1,26 @@
-"""Turns: what may take long is shared fairly."""
+"""The fair semaphore: callers share a bounded number of slots."""
 
 import asyncio
 
 import pytest
 
-from tminus.api import turns
-from tminus.api.turns import Turns
+from tminus.api import fair_semaphore
+from tminus.api.fair_semaphore import FairSemaphore
 from tminus.domain.errors import Overloaded
 
 
 async def settled() -> None:
-    """Returns when every task that can go on has done so."""
+    """Return after every task that can continue has continued."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-def test_whoever_wants_one_turn_waits_for_one_of_anybody_elses_at_most() -> None:
+def test_callers_get_slots_round_robin() -> None:
     async def run() -> list[str]:
-        shared, done, begin = Turns(1), [], asyncio.Event()
+        shared, done, begin = FairSemaphore(1), [], asyncio.Event()
 
         async def take(name: str) -> None:
-            async with shared.of(name):
+            async with shared.slot(name):
                 done.append(name)
                 await begin.wait()
 
@@ -33,13 +33,13 @@ def test_whoever_wants_one_turn_waits_for_one_of_anybody_elses_at_most() -> None
     assert asyncio.run(run()) == ["busy", "busy", "one", "another", "busy", "busy", "busy"]
 
 
-def test_a_turn_of_somebody_who_has_gone_away_goes_to_the_next() -> None:
+def test_the_slot_of_a_cancelled_caller_passes_to_the_next() -> None:
     async def run() -> list[str]:
-        shared, done = Turns(1), []
+        shared, done = FairSemaphore(1), []
         leave = asyncio.Event()
 
         async def take(name: str) -> None:
-            async with shared.of(name):
+            async with shared.slot(name):
                 done.append(name)
                 await leave.wait()
 
@@ -50,7 +50,7 @@ def test_a_turn_of_somebody_who_has_gone_away_goes_to_the_next() -> None:
         await asyncio.sleep(0)
         tasks["granted and gone"].cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        async with asyncio.timeout(5), shared.of("after them"):  # none is lost
+        async with asyncio.timeout(5), shared.slot("after them"):  # no slot is lost
             done.append("after them")
         return done
 
@@ -58,14 +58,14 @@ def test_a_turn_of_somebody_who_has_gone_away_goes_to_the_next() -> None:
     assert (done[0], done[-2:]) == ("first", ["last", "after them"])
 
 
-def test_one_caller_fills_no_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "MOST", 2)
+def test_a_caller_over_its_limit_of_waiting_operations_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_semaphore, "MAX_WAITING", 2)
 
     async def run() -> None:
-        shared, leave = Turns(1), asyncio.Event()
+        shared, leave = FairSemaphore(1), asyncio.Event()
 
         async def take(name: str) -> None:
-            async with shared.of(name):
+            async with shared.slot(name):
                 await leave.wait()
 
         waiting = [asyncio.create_task(take("busy")) for _ in range(3)]
