@@ -46,7 +46,7 @@ def test_what_is_described_exists(page: dict[str, Any]) -> None:
     assert set(PARAMETERS) <= named
 
 
-def test_every_shape_has_an_example_that_fits_it(page: dict[str, Any]) -> None:
+def test_every_schema_has_a_valid_example(page: dict[str, Any]) -> None:
     schemas = page["components"]["schemas"]
     shapes = {name for name, one in schemas.items() if one.get("type") == "object"}
     assert set(EXAMPLES) == shapes
@@ -70,7 +70,7 @@ def test_the_examples_of_refusals_name_their_status(page: dict[str, Any]) -> Non
     assert seen > 100
 
 
-def test_the_page_begins_with_a_first_call_and_its_example_makes_a_session(
+def test_the_page_begins_with_a_first_call_and_its_example_creates_a_session(
     daemon: Daemon, page: dict[str, Any]
 ) -> None:
     beginning = page["info"]["description"]

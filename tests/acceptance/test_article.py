@@ -102,7 +102,7 @@ def test_every_type_has_the_same_fields(sm: ScreenMeet, kind: Any) -> None:
     assert as_in_the_article(scheduled) == ARTICLE["scheduleSession"]
 
 
-def test_the_samples_settings_and_urls_are_reproduced(daemon: Daemon) -> None:
+def test_settings_and_urls_equal_those_of_the_samples(daemon: Daemon) -> None:
     """What the samples show beyond types: the settings, and the shapes of ids, tokens and URLs."""
     support = daemon.make(type="support", agentPrefs={"record": True})
     live = daemon.make(type="live", agentPrefs={"record": True}, startTime=from_now(days=1))

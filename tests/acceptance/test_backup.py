@@ -42,7 +42,7 @@ class Callers:
             thread.join()
 
 
-def test_a_backup_under_load_is_whole_and_a_new_daemon_starts_on_it(
+def test_a_backup_under_load_is_complete_and_a_new_daemon_starts_on_it(
     start_daemon: StartDaemon, make_daemon: StartDaemon
 ) -> None:
     """Acknowledged before the backup: there after it. The daemon and its callers notice nothing."""

@@ -52,7 +52,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
-def test_the_page_and_the_description_work_where_a_proxy_takes_a_path_away(
+def test_the_page_and_the_description_work_behind_a_proxy_that_removes_a_path(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     port = free_port()

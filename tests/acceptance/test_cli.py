@@ -145,7 +145,7 @@ def test_list_finds_sessions_by_record_and_by_text(daemon: Daemon) -> None:
     assert ids("--record", "INC0042", "--status", "closed") == [about["id"]]
 
 
-def test_show_of_a_closed_session_includes_how_it_ended(daemon: Daemon) -> None:
+def test_show_of_a_closed_session_includes_the_close_reason(daemon: Daemon) -> None:
     session = daemon.make(type="support", label="Over")
     for name in ("Ada", "Ben", "Ada"):
         daemon.join(session["id"], name=name)
@@ -239,7 +239,7 @@ def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
 )
-def test_each_error_has_its_exit_code_and_says_what_to_do(
+def test_each_error_has_its_exit_code_and_a_hint(
     daemon: Daemon, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     arguments = tuple(argument.format(url=daemon.url) for argument in arguments)
@@ -264,7 +264,7 @@ def test_a_url_and_a_token_reach_a_daemon_over_tcp(daemon: Daemon, tmp_path: Pat
     assert "Not allowed" in refused(monitor, 5)
 
 
-def test_without_a_daemon_the_error_says_how_to_start_one(make_daemon: StartDaemon) -> None:
+def test_without_a_daemon_the_error_contains_how_to_start_one(make_daemon: StartDaemon) -> None:
     stopped = make_daemon()
     assert "start the daemon with `tminus run`" in refused(stopped.command("list"), 6)
 
@@ -397,7 +397,7 @@ def _completed(daemon: Daemon, shell: str, words: str, **env: str) -> list[str]:
     return said(done).splitlines()
 
 
-def test_ids_and_endpoint_names_complete_to_themselves(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_ids_and_endpoint_names_are_completed(start_daemon: StartDaemon, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     webhooks = [{"name": name, "url": "http://127.0.0.1:9/", "secret_file": str(secret)} for name in ("crm", "desk")]
@@ -421,7 +421,7 @@ def test_ids_and_endpoint_names_complete_to_themselves(start_daemon: StartDaemon
 
 
 @pytest.mark.parametrize("words", ["tminus show ", "tminus webhooks ping ", "tminus --url http://[ show "])
-def test_completion_without_an_answer_prints_nothing(make_daemon: StartDaemon, words: str) -> None:
+def test_completion_without_a_response_prints_nothing(make_daemon: StartDaemon, words: str) -> None:
     stopped = make_daemon()
     assert _completed(stopped, "bash", words) == []
     with socket.socket(socket.AF_UNIX) as silent:
@@ -435,7 +435,7 @@ def test_completion_without_an_answer_prints_nothing(make_daemon: StartDaemon, w
         assert asked == ("--url" not in words), "asked once: whoever pressed Tab waits for no second try"
 
 
-def test_a_shell_has_its_completion_installed_once(daemon: Daemon, tmp_path: Path) -> None:
+def test_completion_is_installed_once(daemon: Daemon, tmp_path: Path) -> None:
     for _ in range(2):
         said(daemon.command("--install-completion", HOME=str(tmp_path), SHELL="/bin/bash", XDG_DATA_HOME=""))
     assert (tmp_path / ".bashrc").read_text() == f"source '{tmp_path}/.local/share/tminus/completion.bash'\n"
@@ -475,7 +475,7 @@ def test_events_are_paged_and_end_at_the_event_that_was_newest_at_the_start(
             assert history[-1] not in seqs, "what happens meanwhile is left out"
 
 
-def test_the_events_of_an_own_session_need_no_right_to_the_feed(daemon: Daemon) -> None:
+def test_events_of_own_sessions_do_not_require_access_to_the_feed(daemon: Daemon) -> None:
     made = daemon.make(by="ben")
     done = daemon.command("--url", daemon.url, "events", made["id"], "--json", TMINUS_TOKEN=daemon.tokens["ben"])
     assert [event["type"] for event in answer(done)] == ["session.created"]

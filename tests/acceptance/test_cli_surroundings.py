@@ -58,7 +58,7 @@ def test_lost_output_is_never_reported_as_a_refused_request(daemon: Daemon, stre
     assert _shell(daemon, f"tminus show nobody {streams}").returncode == 3
 
 
-def test_a_socket_never_takes_the_number_of_a_closed_standard_stream(daemon: Daemon) -> None:
+def test_a_socket_never_gets_the_descriptor_of_a_closed_standard_stream(daemon: Daemon) -> None:
     """If standard output is closed, output is not sent to the daemon."""
     done = _shell(daemon, "exec 1>&- 2>&-; tminus list --limit 1; tminus nothing; test $? = 2")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -164,7 +164,7 @@ def test_the_proxy_that_the_environment_names_is_used(daemon: Daemon) -> None:
         ("https://{plain}", "TLS failed, "),
     ],
 )
-def test_the_error_says_why_a_url_does_not_answer(daemon: Daemon, url: str, says: str) -> None:
+def test_the_error_contains_why_a_url_does_not_respond(daemon: Daemon, url: str, says: str) -> None:
     url = url.format(plain=daemon.url.removeprefix("http://"))
     done = daemon.command("--url", url, "list", TMINUS_TOKEN="token")
     assert done.returncode == 6
@@ -182,7 +182,9 @@ def test_the_error_says_why_a_url_does_not_answer(daemon: Daemon, url: str, says
         ("silent", 6, "No answer from {path}: "),
     ],
 )
-def test_the_error_says_why_the_local_socket_does_not_answer(daemon: Daemon, kind: str, code: int, says: str) -> None:
+def test_the_error_contains_why_the_local_socket_does_not_respond(
+    daemon: Daemon, kind: str, code: int, says: str
+) -> None:
     path = daemon.home / "other.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:

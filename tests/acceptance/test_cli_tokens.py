@@ -171,7 +171,7 @@ def test_revoke_needs_an_unambiguous_fingerprint(daemon: Daemon, own: Path) -> N
     assert token(daemon, own, "revoke", "--id", "7").returncode == 3
 
 
-def test_with_json_the_file_is_written_too(daemon: Daemon, own: Path) -> None:
+def test_with_json_the_file_is_also_written(daemon: Daemon, own: Path) -> None:
     done = token(daemon, own, "new", "--id", "8", "--name", "Ben", "--json", "--append", str(own))
     answer = json.loads(done.stdout)
     assert set(answer) == {"token", "token_sha256", "id", "name", "roles"}

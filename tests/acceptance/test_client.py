@@ -94,7 +94,7 @@ def sm(daemon: Daemon) -> Iterator[ScreenMeet]:
         yield screenmeet
 
 
-def test_an_answer_that_is_lost_makes_no_second_session(daemon: Daemon) -> None:
+def test_a_lost_response_causes_no_second_session(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
         key = f"case.{wire.url}"
         wire.losing = 2
@@ -118,7 +118,7 @@ def test_an_answer_that_is_lost_makes_no_second_session(daemon: Daemon) -> None:
         assert len(daemon.events(scheduled["id"])) == 3
 
 
-def test_a_call_that_must_not_run_twice_is_not_retried_after_a_lost_answer(
+def test_a_call_that_must_not_run_twice_is_not_retried_after_a_lost_response(
     make_daemon: StartDaemon,
 ) -> None:
     daemon = make_daemon()
@@ -137,7 +137,7 @@ def test_a_call_that_must_not_run_twice_is_not_retried_after_a_lost_answer(
             assert sm.request("GET", "/webhooks/desk")["replays"] == 1
 
 
-def test_a_call_that_was_not_executed_is_retried_and_one_that_may_have_been_only_with_a_key() -> None:
+def test_a_call_that_may_have_been_executed_is_retried_only_with_a_key() -> None:
     with Receiver() as gateway, ScreenMeet(f"http://127.0.0.1:{gateway.port}", "token") as sm:
         gateway.answers = [status(503), status(502)]
         with pytest.raises(client.Unavailable, match="502"):
@@ -173,7 +173,7 @@ def test_an_invalid_retry_after_causes_no_pause(header: str, pause: float) -> No
     assert screenmeet._retry_after(Response(503, "", {"retry-after": header}, b"")) == pause
 
 
-def test_an_error_of_the_local_socket_names_it(tmp_path: Path) -> None:
+def test_an_error_of_the_local_socket_contains_its_path(tmp_path: Path) -> None:
     path = tmp_path / "silent.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
@@ -185,7 +185,7 @@ def test_an_error_of_the_local_socket_names_it(tmp_path: Path) -> None:
             sm.listSessions()
 
 
-def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
+def test_the_error_reports_that_every_response_was_lost(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
         wire.losing = 100
         with pytest.raises(client.Unavailable, match=f"No answer from {wire.url}") as caught:
@@ -195,7 +195,7 @@ def test_when_every_answer_is_lost_the_error_says_so(daemon: Daemon) -> None:
         assert len(daemon.get(f"/crmlookup/case.{wire.url}").json()) == 1
 
 
-def test_an_own_idempotency_key_works_across_clients(daemon: Daemon) -> None:
+def test_a_callers_idempotency_key_works_across_clients(daemon: Daemon) -> None:
     with wire_to(daemon) as wire:
         wire.losing = 1
         with ScreenMeet(wire.url, daemon.token, retries=0) as sm, pytest.raises(client.Unavailable):
@@ -206,7 +206,7 @@ def test_an_own_idempotency_key_works_across_clients(daemon: Daemon) -> None:
     assert one["id"] == two["id"]
 
 
-def test_a_silent_daemon_delays_a_call_by_the_timeout_at_most(daemon: Daemon) -> None:
+def test_a_call_to_a_daemon_that_does_not_respond_ends_after_the_timeout(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, timeout=0.2, retries=1) as sm:
         wire.silent = True
         begun = time.monotonic()
@@ -215,7 +215,7 @@ def test_a_silent_daemon_delays_a_call_by_the_timeout_at_most(daemon: Daemon) ->
         assert time.monotonic() - begun < 5
 
 
-def test_a_missing_daemon_is_unavailable() -> None:
+def test_a_call_without_a_daemon_raises_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
     with ScreenMeet(url, "token", retries=0) as sm, pytest.raises(client.Unavailable):
@@ -260,13 +260,13 @@ def test_an_invalid_url_is_refused_with_its_text(url: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["tökèn", "two\nlines"])
-def test_a_token_that_no_header_can_hold_is_not_valid(daemon: Daemon, token: str) -> None:
+def test_a_token_that_no_header_can_contain_is_not_authenticated(daemon: Daemon, token: str) -> None:
     with pytest.raises(client.NotAuthenticated, match="No valid token") as caught:
         ScreenMeet(daemon.url, token)
     assert token not in str(caught.value)
 
 
-def test_an_idempotency_key_that_no_header_can_hold_is_refused(sm: ScreenMeet) -> None:
+def test_an_idempotency_key_that_no_header_can_contain_is_refused(sm: ScreenMeet) -> None:
     with pytest.raises(client.InvalidRequest, match="idempotency key must be printable ASCII"):
         sm.createSession("live", screenmeet_session_name="A", idempotency_key="kéy")
 

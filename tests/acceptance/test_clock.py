@@ -36,7 +36,7 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
     assert "Demo" in shown.stdout
 
 
-def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
+def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
     """Opened by the lead time, expired when nobody joins, closed when empty, closed at the time limit."""
     daemon = start_daemon(
         lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"}
@@ -67,7 +67,7 @@ def test_every_deadline_is_kept(start_daemon: StartDaemon) -> None:
     assert daemon.get(f"/support/{empty['pin']}/meta", by=None).status_code == 404
 
 
-def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_late(
+def test_transitions_due_during_downtime_run_at_the_start_in_order_and_are_logged_as_late(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms", "new_timeout": "700ms"}, storage=storage)
@@ -100,7 +100,7 @@ def test_what_fell_due_while_it_was_down_is_done_at_once_in_order_and_told_as_la
 
 
 @pytest.mark.slow
-def test_no_local_zone_keeps_a_daemon_from_starting_or_a_session_from_opening_on_time(
+def test_a_daemon_in_any_local_time_zone_starts_and_opens_sessions_on_time(
     start_daemon: StartDaemon,
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s"})
@@ -115,7 +115,7 @@ def test_no_local_zone_keeps_a_daemon_from_starting_or_a_session_from_opening_on
         assert daemon.session(waiting["id"])["status"] == "scheduled"
 
 
-def test_where_the_machine_has_no_zones_at_all_it_starts_and_opens(start_daemon: StartDaemon) -> None:
+def test_a_daemon_without_a_time_zone_database_starts_and_opens_sessions(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s"})
     waiting = daemon.make(startTime=from_now(seconds=2))
     daemon.kill()

@@ -86,7 +86,7 @@ def kinds(daemon: Daemon, session_id: str) -> list[str]:
     return [event["type"] for event in daemon.events(session_id)]
 
 
-def test_a_step_forward_opens_what_has_become_due_within_seconds(
+def test_after_a_step_forward_due_sessions_open_within_seconds(
     stepped: tuple[Daemon, Callable[[int], None]],
 ) -> None:
     daemon, set_clock = stepped
@@ -100,7 +100,7 @@ def test_a_step_forward_opens_what_has_become_due_within_seconds(
     check_health(daemon)
 
 
-def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_kept(
+def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_met(
     stepped: tuple[Daemon, Callable[[int], None]],
 ) -> None:
     daemon, set_clock = stepped
@@ -133,7 +133,7 @@ def opened_at(daemon: Daemon, session_id: str) -> datetime:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.slow
-def test_whatever_the_clock_does_each_is_opened_once_and_none_early_while_requests_run(
+def test_across_clock_steps_under_load_each_session_opens_once_and_none_early(
     kind: str, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def opened_at_last(daemon: Daemon, session_id: str) -> bool:
 
 
 @pytest.mark.slow
-def test_of_two_daemons_whose_clocks_differ_the_databases_clock_counts_for_both(
+def test_two_daemons_with_different_clocks_use_the_database_clock(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
     """One is 90 seconds ahead, the other 90 seconds behind: nobody notices but who looks after the machines."""
@@ -245,7 +245,7 @@ def test_of_two_daemons_whose_clocks_differ_the_databases_clock_counts_for_both(
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_put_right_is_told_once_and_moves_nothing(
+def test_a_corrected_clock_is_logged_once_and_changes_no_session(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
     with pg_server.database(empty=True) as database:

@@ -20,7 +20,7 @@ AT_ONCE = BUSY_TIMEOUT_MS / 1000
 
 
 @pytest.mark.slow
-def test_while_the_database_is_away_requests_fail_at_once_and_all_resumes_when_it_is_back(
+def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resumes_afterwards(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database:

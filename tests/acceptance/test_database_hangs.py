@@ -34,7 +34,7 @@ def reasons(daemon: Daemon) -> list[str]:
 
 
 @pytest.mark.slow
-def test_whoever_asks_a_database_that_hangs_is_refused_soon_and_all_resumes_when_it_goes_on(
+def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_afterwards(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database, ExitStack() as calling:

@@ -37,7 +37,7 @@ def test_a_date_means_the_same_in_a_body_a_query_and_the_client(daemon: Daemon, 
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_a_date_that_could_be_misread_is_refused_by_whatever_way_it_comes(daemon: Daemon, text: str) -> None:
+def test_an_ambiguous_date_is_refused_in_a_body_a_query_and_the_client(daemon: Daemon, text: str) -> None:
     answers = {
         "startTime": daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": text}),
         "startFrom": daemon.get(f"/supportsessions?startFrom={quote(text)}"),
@@ -51,7 +51,7 @@ def test_a_date_that_could_be_misread_is_refused_by_whatever_way_it_comes(daemon
         sm.rescheduleSession("nobody", text)
 
 
-def test_a_plus_that_a_query_has_turned_into_a_space_is_refused_with_the_remedy(daemon: Daemon) -> None:
+def test_a_plus_that_was_decoded_to_a_space_is_refused_with_a_hint(daemon: Daemon) -> None:
     answer = daemon.get(f"/supportsessions?startFrom={YEAR}-08-10T15:30:00+02:00")
     assert answer.status_code == 400
     assert "%2B" in answer.json()["description"]

@@ -203,7 +203,7 @@ def failing(on_small_disk: Failing) -> Iterator[Failing]:
     on_small_disk.works()
 
 
-def test_on_a_full_disk_nothing_is_made_and_reads_go_on_and_all_resumes_when_there_is_space(failing: Failing) -> None:
+def test_on_a_full_disk_writes_are_refused_reads_continue_and_writes_resume_with_space(failing: Failing) -> None:
     daemon = failing.daemon
     ballast = daemon.state / "ballast"
     with Callers(daemon) as callers:
@@ -219,7 +219,9 @@ def test_on_a_full_disk_nothing_is_made_and_reads_go_on_and_all_resumes_when_the
     check_kept(daemon, callers)
 
 
-def test_on_a_full_disk_of_postgresql_it_is_the_same(pg_server: PostgresServer, make_daemon: StartDaemon) -> None:
+def test_on_a_full_disk_of_postgresql_writes_are_refused_and_resume_with_space(
+    pg_server: PostgresServer, make_daemon: StartDaemon
+) -> None:
     with TemporaryDirectory(prefix="tminus-", dir="/tmp") as folder, ExitStack() as stack:
         Path(folder).chmod(0o755)  # the server runs as another user
         disk = stack.enter_context(small_disk(Path(folder, "disk"), "20m"))
@@ -244,7 +246,7 @@ def test_on_a_full_disk_of_postgresql_it_is_the_same(pg_server: PostgresServer, 
 
 
 @pytest.mark.parametrize("fault", ["sync", "write", "read-only"])
-def test_an_error_at_a_commit_is_never_taken_for_one_that_is_done(failing: Failing, fault: str) -> None:
+def test_a_failed_commit_is_never_acknowledged(failing: Failing, fault: str) -> None:
     daemon = failing.daemon
     with Callers(daemon) as callers:
         failing.fails(
@@ -263,7 +265,7 @@ def test_an_error_at_a_commit_is_never_taken_for_one_that_is_done(failing: Faili
     check_kept(daemon, callers)
 
 
-def test_on_a_slow_disk_the_clock_goes_on_and_everybody_is_answered(failing: Failing) -> None:
+def test_on_a_slow_disk_sessions_open_and_every_request_gets_a_response(failing: Failing) -> None:
     daemon = failing.daemon
     opens = daemon.make(label="Opens meanwhile", startTime=from_now(seconds=3))["id"]
     with Callers(daemon) as callers:
@@ -282,7 +284,7 @@ def test_on_a_slow_disk_the_clock_goes_on_and_everybody_is_answered(failing: Fai
 
 
 @pytest.mark.slow
-def test_killed_and_started_while_the_disk_fails_it_has_all_that_was_acknowledged(failing: Failing) -> None:
+def test_a_daemon_killed_and_started_on_a_failing_disk_has_every_acknowledged_change(failing: Failing) -> None:
     daemon = failing.daemon
     with Callers(daemon) as callers:
         due = daemon.make(label="Opens later", startTime=from_now(seconds=2.5))
@@ -304,7 +306,7 @@ def test_killed_and_started_while_the_disk_fails_it_has_all_that_was_acknowledge
     assert not daemon.log_lines("storage.damaged")
 
 
-def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_nothing_more(
+def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_disk_that_stops_writing(
     make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     daemon = make_daemon()
@@ -332,7 +334,7 @@ def test_nothing_acknowledged_is_lost_by_a_power_cut_nor_on_a_disk_that_takes_no
 
 
 @pytest.mark.slow
-def test_nor_by_a_power_cut_or_a_failing_disk_of_postgresql_and_all_resumes_by_itself(
+def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_failing_disk_of_postgresql(
     make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     with TemporaryDirectory(prefix="tminus-", dir="/tmp") as folder, ExitStack() as stack:
@@ -409,7 +411,7 @@ def spoil_root(database: Path, name: str) -> None:
         opened.execute("UPDATE meta SET value = value")
 
 
-def test_a_damaged_wal_file_is_told_by_the_check_and_at_the_start(worn: Daemon) -> None:
+def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(worn: Daemon) -> None:
     """SQLite itself drops what is behind the damage, and tells nobody."""
     wal = worn.state / "tminus.db-wal"
     spoil(wal, wal.stat().st_size // 2, 10)
@@ -425,7 +427,7 @@ def test_a_damaged_wal_file_is_told_by_the_check_and_at_the_start(worn: Daemon) 
     assert worn.make()["status"] == "new"
 
 
-def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: Daemon) -> None:
+def test_a_damaged_page_is_reported_once_and_undamaged_sessions_stay_available(worn: Daemon) -> None:
     worn.start()
     session = worn.make()["id"]
     already = len(worn.log_lines())
@@ -451,7 +453,9 @@ def test_a_damaged_page_is_told_once_for_what_it_is_and_the_rest_goes_on(worn: D
 
 
 @pytest.mark.slow
-def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_on(make_daemon: StartDaemon) -> None:
+def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_available(
+    make_daemon: StartDaemon,
+) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(postgres_server())  # one of its own: it is stopped, and keeps its damage
         database = stack.enter_context(server.database(empty=True))
@@ -524,7 +528,7 @@ def test_a_damaged_page_of_postgresql_is_told_for_what_it_is_and_the_rest_goes_o
         assert f"the database is damaged ({found}): restore a backup" in failed
 
 
-def test_a_page_that_was_damaged_before_the_start_ends_it_in_one_clear_line(worn: Daemon) -> None:
+def test_a_start_on_a_database_with_a_damaged_page_fails_with_one_line(worn: Daemon) -> None:
     spoil_root(worn.state / "tminus.db", "session_due")
     failed = end_of_start(worn)
     assert f"{worn.state / 'tminus.db'}: the file is damaged" in failed
@@ -533,7 +537,7 @@ def test_a_page_that_was_damaged_before_the_start_ends_it_in_one_clear_line(worn
 
 @pytest.mark.parametrize("is_new", [True, False])
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_start_on_a_disk_that_is_full_or_read_only_says_so_and_goes_on_by_itself(
+def test_a_start_on_a_full_or_read_only_disk_is_reported_and_continues_when_the_disk_is_writable(
     make_daemon: StartDaemon, fault: str, is_new: bool
 ) -> None:
     daemon = make_daemon()

@@ -54,7 +54,7 @@ def test_a_reader_that_follows_next_gets_each_event_once_as_the_history_has_it(d
     assert events_of(daemon, session["id"], after) == history
 
 
-def test_types_choose_and_the_rest_is_passed_over_for_good(daemon: Daemon) -> None:
+def test_a_filter_by_types_skips_other_events(daemon: Daemon) -> None:
     after = now(daemon)
     session = daemon.make()
     daemon.join(session["id"])
@@ -67,7 +67,7 @@ def test_types_choose_and_the_rest_is_passed_over_for_good(daemon: Daemon) -> No
     assert nothing["next"] >= joined[-1]["seq"], "who looks for what is rare does not look through the rest again"
 
 
-def test_who_waits_is_answered_when_it_happens(daemon: Daemon) -> None:
+def test_a_long_poll_returns_when_an_event_happens(daemon: Daemon) -> None:
     after = now(daemon)
     answers: list[JSON] = []
     waiting = threading.Thread(
@@ -79,7 +79,7 @@ def test_who_waits_is_answered_when_it_happens(daemon: Daemon) -> None:
     assert [event["id"] for event in answers[0]["events"]][:1] == [session["id"]]
 
 
-def test_who_waits_in_vain_is_told_where_to_go_on(daemon: Daemon) -> None:
+def test_a_long_poll_without_events_returns_the_cursor(daemon: Daemon) -> None:
     page = feed(daemon, after=10**15, wait=0.2)
     assert page == {"events": [], "next": 10**15}
 
@@ -88,14 +88,14 @@ def test_who_waits_in_vain_is_told_where_to_go_on(daemon: Daemon) -> None:
     ("query", "field"),
     [("after=-1", "after"), ("after=soon", "after"), ("limit=0", "limit"), ("wait=61", "wait"), ("type=x.*", "type.0")],
 )
-def test_a_wrong_question_is_refused_by_the_name_of_what_is_wrong(daemon: Daemon, query: str, field: str) -> None:
+def test_an_invalid_feed_parameter_is_refused_by_name(daemon: Daemon, query: str, field: str) -> None:
     answer = daemon.get(f"/events?{query}")
     assert answer.status_code == 400
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
 @pytest.mark.parametrize("by", ["anna", "supervisor", "room", "api"])
-def test_others_are_refused_as_a_page_and_as_a_stream(daemon: Daemon, by: str) -> None:
+def test_callers_without_access_to_the_feed_get_neither_a_page_nor_a_stream(daemon: Daemon, by: str) -> None:
     for accept in ("application/json", "text/event-stream"):
         answer = daemon.get("/events?after=now", by=by, headers={"Accept": accept})
         assert (answer.status_code, answer.json()["refcode"]) == (403, 104403)
@@ -121,7 +121,7 @@ def stream(daemon: Daemon, http: httpx.Client, after: str = "now", last: str | N
                 yield {}  # it has begun, or it is still there
 
 
-def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut_off(daemon: Daemon) -> None:
+def test_an_interrupted_stream_resumes_after_the_last_event(daemon: Daemon) -> None:
     with httpx.Client(timeout=20) as http:
         events = stream(daemon, http)
         assert next(events) == {}
@@ -136,7 +136,7 @@ def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut_off(daemon: Da
     assert [created, *found] == daemon.events(session["id"])
 
 
-def test_a_stream_and_a_held_request_end_with_their_token(start_daemon: StartDaemon) -> None:
+def test_a_stream_and_a_long_poll_end_when_their_token_is_revoked(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     held: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: held.append(daemon.get("/events?after=now&wait=30", by="monitor")))
@@ -154,7 +154,7 @@ def test_a_stream_and_a_held_request_end_with_their_token(start_daemon: StartDae
     assert (held[0].status_code, held[0].json()["refcode"]) == (401, 104401)
 
 
-def test_however_many_listen_nobody_else_is_refused_when_an_event_wakes_them(daemon: Daemon) -> None:
+def test_other_requests_are_served_while_an_event_wakes_many_readers(daemon: Daemon) -> None:
     where = httpx.URL(daemon.url)
     head = f"GET /v3/events?after=now HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n"
     head += "Accept: text/event-stream\r\n\r\n"
@@ -170,7 +170,7 @@ def test_however_many_listen_nobody_else_is_refused_when_an_event_wakes_them(dae
     assert codes == {200}
 
 
-def test_an_agent_has_its_share_of_streams_and_held_requests_and_the_oldest_ends_for_one_more(
+def test_the_oldest_stream_of_an_agent_at_its_limit_ends_for_a_new_one(
     start_daemon: StartDaemon,
 ) -> None:
     daemon = start_daemon(limits={"streams_per_agent": 2})
@@ -207,7 +207,7 @@ def test_an_agent_has_its_share_of_streams_and_held_requests_and_the_oldest_ends
     assert len(daemon.log_lines("feed.crowded")) == 1
 
 
-def test_who_hangs_up_while_its_request_is_held_leaves_its_place(start_daemon: StartDaemon) -> None:
+def test_a_disconnected_long_poll_no_longer_counts_towards_the_limit(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"streams_per_agent": 1})
     where = httpx.URL(daemon.url)
     head = f"GET /v3/events?after=now&wait=60 HTTP/1.1\r\nHost: a\r\nSession-id: {daemon.tokens['monitor']}\r\n\r\n"
@@ -218,7 +218,7 @@ def test_who_hangs_up_while_its_request_is_held_leaves_its_place(start_daemon: S
     assert not daemon.log_lines("feed.crowded")
 
 
-def test_the_command_follows(daemon: Daemon) -> None:
+def test_the_command_follows_events(daemon: Daemon) -> None:
     after = now(daemon)
     session = daemon.make()
     command = [TMINUS, "events", "-f", "--json", "--after", str(after), "--type", "session.*", session["id"]]
@@ -236,7 +236,7 @@ def test_the_command_follows(daemon: Daemon) -> None:
         following.communicate()
 
 
-def test_the_command_follows_over_a_restart_and_misses_nothing(start_daemon: StartDaemon) -> None:
+def test_the_command_follows_events_over_a_restart_and_misses_none(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     session = daemon.make()
     command = [TMINUS, "events", "-f", "--json", "--after", "0"]
@@ -258,7 +258,7 @@ def test_the_command_follows_over_a_restart_and_misses_nothing(start_daemon: Sta
         following.communicate()
 
 
-def test_who_waits_or_listens_does_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
+def test_long_polls_and_streams_do_not_delay_a_stop(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     asked = [
         b"GET /v3/events?wait=50 HTTP/1.1\r\nHost: x\r\nSession-id: %s\r\n\r\n",

@@ -136,7 +136,7 @@ def _put(body: JSON, at: tuple[str, ...], text: str) -> JSON:
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_any_text_in_a_path_or_query_is_answered(description: JSON, client: Client, kind: str) -> None:
+def test_any_text_in_a_path_or_query_gets_a_response(description: JSON, client: Client, kind: str) -> None:
     text = _encoded(TEXTS[kind])
     places = 0
     for method, path, described in _calls(description):
@@ -155,7 +155,7 @@ def test_any_text_in_a_path_or_query_is_answered(description: JSON, client: Clie
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_any_text_in_a_header_is_answered(description: JSON, client: Client, kind: str) -> None:
+def test_any_text_in_a_header_gets_a_response(description: JSON, client: Client, kind: str) -> None:
     described = {
         one["name"] for _, _, call in _calls(description) for one in call.get("parameters", ()) if one["in"] == "header"
     }
@@ -204,13 +204,13 @@ def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> 
 
 @pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize("call", RIGHT)
-def test_any_text_in_a_body_is_refused_or_comes_back_the_same(
+def test_any_text_in_a_body_is_refused_or_returned_unchanged(
     description: JSON, client: Client, call: str, kind: str
 ) -> None:
     _put_everywhere(description, client, call, kind)
 
 
-def test_any_text_in_a_body_is_refused_or_comes_back_the_same_on_postgresql(
+def test_any_text_in_a_body_is_refused_or_returned_unchanged_on_postgresql(
     description: JSON, pg_server: PostgresServer, start_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database:
@@ -230,7 +230,7 @@ UNCHANGED: tuple[bytes, ...] = (
 
 
 @pytest.mark.parametrize("sent", UNCHANGED, ids=lambda value: str(value)[:30])
-def test_what_can_be_kept_comes_back_as_it_came(each_daemon: Daemon, sent: bytes) -> None:
+def test_valid_text_is_returned_unchanged(each_daemon: Daemon, sent: bytes) -> None:
     body = b'{"type": "live", "label": "A", "metaData": %s}' % sent
     answer = each_daemon.post("/supportsessions", content=body)
     assert answer.status_code == 200, answer.text
@@ -241,7 +241,7 @@ def test_what_can_be_kept_comes_back_as_it_came(each_daemon: Daemon, sent: bytes
     assert repr(next(row["metaData"] for row in listed if row["id"] == made["id"])) == repr(json.loads(sent))
 
 
-def test_ten_megabytes_are_refused_wherever_they_stand(daemon: Daemon) -> None:
+def test_ten_megabytes_are_refused_in_every_place_of_a_request(daemon: Daemon) -> None:
     much = "x" * 10_000_000
     for call, right in RIGHT.items():
         method, path = call.split()
@@ -296,7 +296,7 @@ def _almost(right: str) -> dict[str, str]:
     }
 
 
-def test_an_id_that_is_almost_right_is_nobodys(daemon: Daemon, client: Client) -> None:
+def test_an_almost_correct_id_finds_nothing(daemon: Daemon, client: Client) -> None:
     session = daemon.make(type="live", by="anna")
     participant = daemon.join(session["id"]).json()["participantId"]
     one = f"/v3/supportsession/{session['id']}"
@@ -334,7 +334,7 @@ def test_an_id_that_is_almost_right_is_nobodys(daemon: Daemon, client: Client) -
     assert daemon.session(session["id"]) | {"durationSeconds": 0} == before | {"durationSeconds": 0}
 
 
-def test_a_pin_that_is_almost_right_is_nobodys(daemon: Daemon, client: Client) -> None:
+def test_an_almost_correct_pin_finds_nothing(daemon: Daemon, client: Client) -> None:
     pin = str(daemon.make(type="support")["pin"])
     assert client.ask("GET", f"/v3/support/{pin}/meta")[0] == 200
     for what, almost in _almost(pin).items():
@@ -347,7 +347,7 @@ def test_a_pin_that_is_almost_right_is_nobodys(daemon: Daemon, client: Client) -
         _check(code, said, what)
 
 
-def test_a_token_that_is_almost_right_is_none(daemon: Daemon) -> None:
+def test_an_almost_correct_token_is_refused(daemon: Daemon) -> None:
     token = daemon.tokens["anna"]
     near = [
         token[:-1],
@@ -367,7 +367,7 @@ def test_a_token_that_is_almost_right_is_none(daemon: Daemon) -> None:
         assert daemon.post("/auth/token/authWithToken", {"session_token": almost}, by=None).status_code == 401, almost
 
 
-def test_after_all_that_the_daemon_lives_and_nothing_was_its_own_fault(daemon: Daemon) -> None:
+def test_after_all_tests_the_daemon_is_healthy_and_no_response_was_500(daemon: Daemon) -> None:
     assert daemon.http.get(f"{daemon.url}/readyz").json() == {"ready": True, "reasons": [], "notes": []}
     assert [line for line in daemon.log_lines("http.request") if line["code"] >= 500] == []
     assert daemon.log_lines("http.failed") == []

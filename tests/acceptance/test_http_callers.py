@@ -88,12 +88,12 @@ def test_a_token_becomes_an_agent_session_of_one_hour(daemon: Daemon) -> None:
     assert daemon.get("/me", by="anna").status_code == 200, "the token itself stays what it is"
 
 
-def test_a_wrong_token_begins_no_agent_session(daemon: Daemon) -> None:
+def test_a_wrong_token_starts_no_agent_session(daemon: Daemon) -> None:
     refused(daemon.post("/auth/token/authWithToken", {"session_token": "wrong"}, by=None), 401, 104401)
     refused(daemon.post("/auth/token/authWithToken", {}, by=None), 400, 100400)
 
 
-def test_products_show_what_the_policy_leaves_to_the_agent(start_daemon: StartDaemon) -> None:
+def test_products_list_the_preferences_that_the_agent_may_choose(start_daemon: StartDaemon) -> None:
     viewer = "https://integration.example.com/viewer/index.html"
     daemon = start_daemon(
         policy={"recording": "always", "audio": "agent"},
@@ -153,7 +153,7 @@ def test_a_monitor_sees_no_secret(daemon: Daemon) -> None:
         assert daemon.session(session["id"], by=by)["hostAuthToken"] == secrets[0]
 
 
-def test_histories_hold_no_secret(daemon: Daemon) -> None:
+def test_histories_contain_no_secret(daemon: Daemon) -> None:
     session = daemon.make(by="anna", type="support", startTime=from_now(minutes=1))
     daemon.join(session["id"])
     daemon.delete(f"/supportsession/{session['id']}")
@@ -166,7 +166,7 @@ def test_histories_hold_no_secret(daemon: Daemon) -> None:
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_guessing_pins_and_tokens_ends_soon(start_daemon: StartDaemon) -> None:
+def test_guessing_pins_and_tokens_is_limited(start_daemon: StartDaemon) -> None:
     """One address after the other: `X-Forwarded-For` is believed of a trusted proxy."""
     daemon = start_daemon(
         limits={"pin_lookups": "5/minute", "failed_tokens": "4/minute", "sessions_per_agent": 3},
@@ -215,7 +215,7 @@ def test_guessing_pins_and_tokens_ends_soon(start_daemon: StartDaemon) -> None:
     assert daemon.make(by="ben")["status"] == "new"
 
 
-def test_guesses_that_come_at_once_get_no_further_and_lock_nobody_out(storage: JSON, start_daemon: StartDaemon) -> None:
+def test_concurrent_guesses_have_the_same_limit_and_lock_nobody_out(storage: JSON, start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"failed_tokens": "5/minute"}, storage=storage)
     guesses = [f"guess {number} of a token that is long" for number in range(60)]
     # One client: to make one reads all certificates of the machine.
@@ -228,7 +228,7 @@ def test_guesses_that_come_at_once_get_no_further_and_lock_nobody_out(storage: J
     assert codes == {200: 1, 401: 5, 429: 55}
 
 
-def test_a_right_token_gets_through_whatever_its_neighbours_do(storage: JSON, start_daemon: StartDaemon) -> None:
+def test_a_valid_token_is_accepted_from_an_address_at_its_limit(storage: JSON, start_daemon: StartDaemon) -> None:
     daemon = start_daemon(limits={"failed_tokens": "2/minute"}, storage=storage)
 
     def me(token: str) -> int:
@@ -250,7 +250,7 @@ def test_a_right_token_gets_through_whatever_its_neighbours_do(storage: JSON, st
     assert me(begun) == 429, "no secret of anybody's any more"
 
 
-def test_a_token_that_may_be_a_word_waits_with_its_address(start_daemon: StartDaemon) -> None:
+def test_a_guessable_token_is_refused_while_its_address_is_at_its_limit(start_daemon: StartDaemon) -> None:
     word, long = "hunter2", "hunter2 in a long sentence"
     agents = [
         {"id": number, "name": token, "roles": ["agent"], "token_sha256": [sha256(token.encode()).hexdigest()]}
@@ -268,7 +268,7 @@ def test_a_token_that_may_be_a_word_waits_with_its_address(start_daemon: StartDa
     assert asked(long) == [200, 200]
 
 
-def test_an_address_that_no_trusted_proxy_vouches_for_counts_for_nothing(start_daemon: StartDaemon) -> None:
+def test_a_forwarded_address_counts_only_from_a_trusted_proxy(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(
         limits={"pin_lookups": "2/minute", "failed_tokens": "4/minute"}, server={"trusted_proxies": ["10.0.0.0/8"]}
     )

@@ -30,7 +30,7 @@ def raw(daemon: Daemon, method: str, target: str, body: bytes | None = None, **h
 # --- how clients write requests ---------------------------------------------------------------------------------------
 
 
-def test_every_call_that_succeeds_answers_with_200_and_json(daemon: Daemon) -> None:
+def test_every_successful_call_returns_200_and_json(daemon: Daemon) -> None:
     made = daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": from_now(days=1)})
     one = f"/supportsession/{made.json()['id']}"
     moved = daemon.put(one, {"startTime": from_now(days=2)})
@@ -41,7 +41,7 @@ def test_every_call_that_succeeds_answers_with_200_and_json(daemon: Daemon) -> N
         assert answer.json()
 
 
-def test_a_get_may_end_in_a_question_mark_and_name_a_content_type(daemon: Daemon) -> None:
+def test_a_get_may_have_an_empty_query_and_a_content_type(daemon: Daemon) -> None:
     session = daemon.make()
     code, answer = raw(daemon, "GET", f"/v3/supportsession/{session['id']}?", Content_Type="application/json")
     assert (code, answer["id"]) == (200, session["id"])
@@ -85,7 +85,7 @@ def test_a_closed_session_stays_readable(daemon: Daemon) -> None:
     assert [event["type"] for event in daemon.events(session["id"])] == ["session.created", "session.closed"]
 
 
-def test_closing_what_is_scheduled_cancels_it(daemon: Daemon) -> None:
+def test_closing_a_scheduled_session_cancels_it(daemon: Daemon) -> None:
     session = daemon.make(startTime=from_now(days=1))
     daemon.delete(f"/supportsession/{session['id']}")
     assert daemon.session(session["id"])["closeReason"] == "cancelled"
@@ -166,7 +166,7 @@ def test_lists_are_filtered_by_status_type_and_start(daemon: Daemon) -> None:
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reschedule_names_the_version_that_it_means(daemon: Daemon) -> None:
+def test_a_reschedule_is_refused_for_a_version_that_if_match_does_not_list(daemon: Daemon) -> None:
     made = daemon.post("/supportsessions", {"type": "live", "label": "A", "startTime": from_now(days=1)})
     session, tag = made.json(), made.headers["ETag"]
     one, later = f"/supportsession/{session['id']}", from_now(days=2)
@@ -198,7 +198,7 @@ def test_a_reschedule_names_the_version_that_it_means(daemon: Daemon) -> None:
     assert daemon.session(session["id"])["version"] == moved.json()["version"], "the same start: nothing recorded"
 
 
-def test_only_a_scheduled_session_can_be_moved(daemon: Daemon) -> None:
+def test_only_a_scheduled_session_can_be_rescheduled(daemon: Daemon) -> None:
     session = daemon.make()
     answer = daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=1)})
     assert answer.status_code == 409
@@ -261,7 +261,7 @@ def test_a_browser_may_not_call_from_another_origin(daemon: Daemon) -> None:
 # --- rooms ------------------------------------------------------------------------------------------------------------
 
 
-def test_participants_make_a_session_active_and_leave_it_so(daemon: Daemon) -> None:
+def test_the_first_participant_makes_a_session_active_and_leaving_does_not_change_that(daemon: Daemon) -> None:
     session = daemon.make(type="support")
     one = f"/supportsession/{session['id']}"
 
@@ -292,7 +292,7 @@ def test_participants_make_a_session_active_and_leave_it_so(daemon: Daemon) -> N
     assert (closed["status"], closed["participants"]) == ("closed", 0)
 
 
-def test_nobody_joins_what_is_not_open(daemon: Daemon) -> None:
+def test_a_join_of_a_session_that_is_not_open_is_refused(daemon: Daemon) -> None:
     session = daemon.make(startTime=from_now(days=1))
     early = daemon.join(session["id"])
     assert (early.status_code, early.json()["refcode"]) == (409, 101409)
@@ -303,7 +303,7 @@ def test_nobody_joins_what_is_not_open(daemon: Daemon) -> None:
     assert "closed" in late.json()["description"]
 
 
-def test_somebody_knocks_and_is_let_in_or_not(daemon: Daemon) -> None:
+def test_a_participant_who_knocks_is_admitted_or_denied(daemon: Daemon) -> None:
     session = daemon.make(type="live", agentPrefs={"knock": True})
     people = f"/supportsession/{session['id']}/participants"
 
@@ -330,7 +330,7 @@ def test_somebody_knocks_and_is_let_in_or_not(daemon: Daemon) -> None:
     assert (nobody.status_code, nobody.json()["refcode"]) == (404, 102404)
 
 
-def test_where_knock_is_off_a_knock_is_refused(daemon: Daemon) -> None:
+def test_a_knock_is_refused_if_the_setting_is_off(daemon: Daemon) -> None:
     people = f"/supportsession/{daemon.make(type='live')['id']}/participants"
     answer = daemon.post(people, {"role": "guest", "name": "Grace", "knock": True}, by="room")
     assert (answer.status_code, answer.json()["refcode"]) == (409, 102409)
@@ -342,7 +342,7 @@ def test_an_unknown_participant_cannot_leave(daemon: Daemon) -> None:
     assert (answer.status_code, answer.json()["refcode"]) == (404, 102404)
 
 
-def test_a_join_that_is_sent_twice_with_its_key_counts_once(daemon: Daemon) -> None:
+def test_a_join_repeated_with_its_key_counts_once(daemon: Daemon) -> None:
     session = daemon.make()
     joins = [
         daemon.post(
@@ -358,7 +358,7 @@ def test_a_join_that_is_sent_twice_with_its_key_counts_once(daemon: Daemon) -> N
     assert daemon.session(session["id"])["participants"] == 1
 
 
-def test_discovery_tells_which_are_active(daemon: Daemon) -> None:
+def test_discovery_returns_the_active_sessions(daemon: Daemon) -> None:
     waiting, active, closed = daemon.make(), daemon.make(type="support"), daemon.make()
     for session in (active, closed):
         assert daemon.join(session["id"]).status_code == 200
@@ -381,7 +381,7 @@ def test_discovery_tells_which_are_active(daemon: Daemon) -> None:
 # --- PINs -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pin_tells_anybody_what_a_joining_client_may_know(daemon: Daemon) -> None:
+def test_the_public_data_of_a_session_are_returned_for_its_pin(daemon: Daemon) -> None:
     session = daemon.make(type="support", label="Printer")
     answer = daemon.get(f"/support/{session['pin']}/meta", by=None)
     assert answer.status_code == 200
@@ -400,14 +400,14 @@ def test_a_pin_tells_anybody_what_a_joining_client_may_know(daemon: Daemon) -> N
 
 
 @pytest.mark.parametrize("pin", ["123", "0", "000000", "abcdef", "1234567", "-12345", "١٢٣٤٥٦"])
-def test_a_pin_that_nobody_has_is_404_in_the_originals_words(daemon: Daemon, pin: str) -> None:
+def test_an_unknown_pin_is_404_with_the_message_of_the_original(daemon: Daemon, pin: str) -> None:
     answer = daemon.get(f"/support/{pin}/meta", by=None)
     assert answer.status_code == 404
     wanted = {"code": 404, "refcode": 101404, "description": f"Session not found {pin}", "errors": []}
     assert answer.json() == wanted
 
 
-def test_pins_of_open_sessions_are_unlike_each_other(daemon: Daemon) -> None:
+def test_pins_of_open_sessions_are_unique(daemon: Daemon) -> None:
     pins = [daemon.make(type=kind)["pin"] for kind in ("support", "cobrowse") * 10]
     assert len(set(pins)) == len(pins)
     assert all(100000 <= pin <= 999999 for pin in pins)
@@ -417,7 +417,7 @@ def test_pins_of_open_sessions_are_unlike_each_other(daemon: Daemon) -> None:
 # --- history ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_history_is_read_page_by_page(daemon: Daemon) -> None:
+def test_a_history_is_paged(daemon: Daemon) -> None:
     session = daemon.make(startTime=from_now(days=1))
     starts = [from_now(days=2), from_now(days=3)]
     for start in starts:
@@ -445,7 +445,7 @@ def test_a_history_is_read_page_by_page(daemon: Daemon) -> None:
 # --- whoever runs it --------------------------------------------------------------------------------------------------
 
 
-def test_the_documentation_is_served_from_here(daemon: Daemon) -> None:
+def test_the_documentation_page_loads_nothing_from_other_servers(daemon: Daemon) -> None:
     page = daemon.http.get(f"{daemon.url}/docs")
     assert page.status_code == 200
     assert "://" not in page.text, "nothing is loaded from elsewhere"
@@ -462,7 +462,7 @@ def test_health_and_readiness_need_no_token(daemon: Daemon) -> None:
     assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": [], "notes": []})
 
 
-def test_the_local_socket_needs_no_token_and_makes_what_belongs_to_the_local_operator(daemon: Daemon) -> None:
+def test_sessions_created_through_the_local_socket_belong_to_the_local_operator(daemon: Daemon) -> None:
     assert daemon.socket.stat().st_mode & 0o777 == 0o600
     assert daemon.state.stat().st_mode & 0o777 == 0o700
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)), base_url="http://localhost/v3") as local:
@@ -476,7 +476,7 @@ def test_the_local_socket_needs_no_token_and_makes_what_belongs_to_the_local_ope
     assert daemon.events(session["id"])[0]["actor"] == "local"
 
 
-def test_no_token_of_the_configuration_is_the_hash_itself(daemon: Daemon) -> None:
+def test_the_hash_of_a_token_is_not_accepted_as_a_token(daemon: Daemon) -> None:
     """Who has read the configuration file cannot get in with what stands there."""
     stolen = digest(token_of("admin"))
     assert daemon.get("/me", by=None, headers={"Session-id": stolen}).status_code == 401

@@ -24,7 +24,7 @@ def description(daemon: Daemon) -> JSON:
     return described
 
 
-def test_head_is_answered_wherever_get_is(daemon: Daemon, description: JSON) -> None:
+def test_head_is_supported_wherever_get_is(daemon: Daemon, description: JSON) -> None:
     session = daemon.make(type="support")
     names = {"session_id": session["id"], "key": "k", "pin": str(session["pin"]), "organization_id": "1", "name": "no"}
     paths = [path.format(**names) for path, calls in description["paths"].items() if "get" in calls]
@@ -40,7 +40,7 @@ def test_head_is_answered_wherever_get_is(daemon: Daemon, description: JSON) -> 
         assert head.headers["content-type"] == got.headers["content-type"], path
 
 
-def test_head_of_a_stream_ends_and_of_a_long_poll_does_not_wait(daemon: Daemon) -> None:
+def test_head_of_a_stream_or_long_poll_returns_at_once(daemon: Daemon) -> None:
     headers = {"Session-id": daemon.token, "Accept": "text/event-stream"}
     stream = daemon.http.head(f"{daemon.url}/v3/events?after=now", headers=headers)
     assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -48,7 +48,7 @@ def test_head_of_a_stream_ends_and_of_a_long_poll_does_not_wait(daemon: Daemon) 
     assert poll.status_code == 200
 
 
-def test_head_is_no_way_around_a_limit_or_a_token(daemon: Daemon) -> None:
+def test_head_requires_a_token_and_counts_towards_limits(daemon: Daemon) -> None:
     assert daemon.http.head(f"{daemon.url}/v3/me").status_code == 401
     assert daemon.http.head(f"{daemon.url}/v3/supportsession/nobody/participants").status_code == 405
     assert daemon.http.head(f"{daemon.url}/nothing").status_code == 404
@@ -57,7 +57,7 @@ def test_head_is_no_way_around_a_limit_or_a_token(daemon: Daemon) -> None:
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_close_names_the_version_that_it_means(daemon: Daemon) -> None:
+def test_a_close_is_refused_for_a_version_that_if_match_does_not_list(daemon: Daemon) -> None:
     made = daemon.make(startTime=from_now(days=1))
     one = f"/supportsession/{made['id']}"
     moved = daemon.put(one, {"startTime": from_now(days=2)}).json()["version"]
@@ -73,7 +73,7 @@ def test_a_close_names_the_version_that_it_means(daemon: Daemon) -> None:
     refused(daemon.delete("/supportsession/nobody", headers={"If-Match": "*"}), 404, 101404)
 
 
-def test_what_never_changes_has_a_tag_and_is_not_sent_twice(daemon: Daemon) -> None:
+def test_static_responses_have_an_entity_tag_and_are_revalidated_with_304(daemon: Daemon) -> None:
     for path in ("/openapi.json", "/docs", "/docs/assets/swagger-ui.css"):
         first = daemon.http.get(f"{daemon.url}{path}")
         tag = first.headers["ETag"]
@@ -89,7 +89,7 @@ def test_what_never_changes_has_a_tag_and_is_not_sent_twice(daemon: Daemon) -> N
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_body_that_names_no_media_type_is_json(daemon: Daemon) -> None:
+def test_a_body_without_a_media_type_is_parsed_as_json(daemon: Daemon) -> None:
     code, made = raw(daemon, "POST", "/v3/supportsessions", b'{"type": "live", "label": "A"}')
     assert (code, made["label"]) == (200, "A")
     moved = json.dumps({"startTime": from_now(days=1)}).encode()
@@ -127,14 +127,14 @@ UNKEPT: dict[bytes, str] = {
 
 
 @pytest.mark.parametrize(("sent", "field"), UNKEPT.items(), ids=lambda value: str(value)[:30])
-def test_what_cannot_be_kept_as_it_came_is_refused_by_the_name_of_its_field(
+def test_a_value_that_cannot_be_stored_unchanged_is_refused_by_the_name_of_its_field(
     daemon: Daemon, sent: bytes, field: str
 ) -> None:
     body = b'{"type": "live", "label": "A", "metaData": %s}' % sent
     assert fields(daemon.post("/supportsessions", content=body)) == {field}
 
 
-def test_a_byte_order_mark_before_a_body_is_passed_over(daemon: Daemon) -> None:
+def test_a_byte_order_mark_before_a_body_is_ignored(daemon: Daemon) -> None:
     answer = daemon.post("/supportsessions", content=b'\xef\xbb\xbf{"type": "live", "label": "A"}')
     assert answer.status_code == 200
 
@@ -175,7 +175,7 @@ KEYS_IN_A_PATH = (
 
 
 @pytest.mark.parametrize("key", KEYS_IN_NO_PATH)
-def test_a_key_that_no_client_of_the_original_could_look_up_is_refused(daemon: Daemon, key: str) -> None:
+def test_an_external_mapping_that_clients_of_the_original_cannot_look_up_is_refused(daemon: Daemon, key: str) -> None:
     body = {"type": "live", "label": "A", "externalMapping": key, "parentObject": {"id": "1"}}
     told = refused(daemon.post("/supportsessions", body), 400, 100400)
     assert [fault["field"] for fault in told["errors"]] == ["externalMapping"]
@@ -183,7 +183,7 @@ def test_a_key_that_no_client_of_the_original_could_look_up_is_refused(daemon: D
 
 
 @pytest.mark.parametrize("key", KEYS_IN_A_PATH)
-def test_a_key_is_found_by_a_client_that_encodes_it_as_browsers_do(daemon: Daemon, key: str) -> None:
+def test_an_external_mapping_is_found_by_a_client_that_encodes_it_as_browsers_do(daemon: Daemon, key: str) -> None:
     made = daemon.make(externalMapping=key, parentObject={"id": "1"})
     # What a browser encodes of a path by itself; the client of the original adds the question mark.
     found = raw(daemon, "GET", f"/v3/crmlookup/{quote(key, safe=SAFE_IN_PATHS)}?")[1]
@@ -193,7 +193,7 @@ def test_a_key_is_found_by_a_client_that_encodes_it_as_browsers_do(daemon: Daemo
 # --- answers stay small -----------------------------------------------------------------------------------------------
 
 
-def test_an_answer_to_many_faults_is_no_longer_than_the_question(daemon: Daemon) -> None:
+def test_the_response_to_many_errors_is_no_longer_than_the_request(daemon: Daemon) -> None:
     nul = b'{"type": "live", "label": "A", "metaData": {"a": [' + rb'"\u0000",' * 1000 + b'""]}}'
     inf = b'{"type": "live", "label": "A", "zz": [' + b"1e999," * 9000 + b"1]}"
     long = json.dumps({"type": "live", "label": "A", "metaData": {"x" * 15_000: "\0"}}).encode()
@@ -247,7 +247,7 @@ def limited() -> Iterator[Daemon]:
     )
 
 
-def test_a_page_of_another_site_does_not_get_its_visitors_refused(limited: Daemon) -> None:
+def test_requests_of_another_sites_page_do_not_count_towards_its_visitors_limit(limited: Daemon) -> None:
     pin = limited.make(type="support")["pin"]
     for sent in (IMAGE, SCRIPT, FRAME, OBJECT, PREFETCH, FETCH, BEACON):
         for number in range(10):
@@ -268,7 +268,7 @@ def test_a_form_of_another_site_is_refused(limited: Daemon) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_links_cors_and_whoever_is_no_page_get_through(limited: Daemon) -> None:
+def test_followed_links_cors_requests_and_programs_are_not_refused_as_cross_site(limited: Daemon) -> None:
     for headers in (LINK, DESK, TYPED, OWN, {}, {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}):
         assert limited.get("/me", headers=headers).status_code == 200, headers
         assert limited.http.get(f"{limited.url}/docs", headers=headers).status_code == 200, headers

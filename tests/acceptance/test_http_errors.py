@@ -31,7 +31,7 @@ def fields(answer: httpx.Response, refcode: int = 100400) -> set[str]:
     return {fault["field"] for fault in refused(answer, 400, refcode)["errors"]}
 
 
-def test_an_unknown_session_is_named(daemon: Daemon) -> None:
+def test_the_error_for_an_unknown_session_contains_its_id(daemon: Daemon) -> None:
     for answer in (
         daemon.get("/supportsession/xoKwKRBrbwRF"),
         daemon.delete("/supportsession/xoKwKRBrbwRF"),
@@ -43,13 +43,13 @@ def test_an_unknown_session_is_named(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v3", "/v3/", "/v3/nothing", "/v3/supportsession/", "/v2/me", "//"])
-def test_an_unknown_path_answers_in_the_one_shape(daemon: Daemon, path: str) -> None:
+def test_an_unknown_path_gets_an_error_in_the_common_format(daemon: Daemon, path: str) -> None:
     for headers in ({}, {"Session-id": daemon.token}):
         refused(daemon.http.get(f"{daemon.url}{path}", headers=headers), 404, 100404)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE", "TRACE"])
-def test_an_unknown_method_names_those_that_there_are(daemon: Daemon, method: str) -> None:
+def test_an_unsupported_method_gets_405_with_the_allowed_methods(daemon: Daemon, method: str) -> None:
     answer = daemon.call(method, "/supportsessions")
     assert method in refused(answer, 405, 100405)["description"]
     assert answer.headers["Allow"] == "GET, HEAD, POST"
@@ -79,7 +79,7 @@ def test_an_unknown_method_names_those_that_there_are(daemon: Daemon, method: st
     ],
     ids=lambda content: content[:60].decode("latin-1"),
 )
-def test_what_is_no_json_is_refused(daemon: Daemon, content: bytes) -> None:
+def test_invalid_json_is_refused(daemon: Daemon, content: bytes) -> None:
     for method, path in (("POST", "/supportsessions"), ("PUT", "/supportsession/nobody")):
         answer = daemon.call(method, path, content=content)
         refused(answer, 400, 100400)
@@ -87,11 +87,11 @@ def test_what_is_no_json_is_refused(daemon: Daemon, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b'"text"', b"1", b"true", b"[[]]"])
-def test_json_that_is_no_object_is_refused(daemon: Daemon, content: bytes) -> None:
+def test_a_json_body_that_is_not_an_object_is_refused(daemon: Daemon, content: bytes) -> None:
     refused(daemon.post("/supportsessions", content=content), 400, 100400)
 
 
-def test_every_fault_is_told_at_once(daemon: Daemon) -> None:
+def test_all_errors_of_a_request_are_reported_at_once(daemon: Daemon) -> None:
     body = {
         "type": "telepathy",
         "label": "",
@@ -124,14 +124,14 @@ def test_every_fault_is_told_at_once(daemon: Daemon) -> None:
     ],
     ids=str,
 )
-def test_a_fault_says_what_would_be_right(daemon: Daemon, body: dict[str, Any], message: str) -> None:
+def test_an_error_contains_what_the_field_must_be(daemon: Daemon, body: dict[str, Any], message: str) -> None:
     told = refused(daemon.post("/supportsessions", {"type": "live", "label": "A", **body}), 400, 100400)
     assert message in told["description"]
     told = refused(daemon.post("/supportsessions", ["A"]), 400, 100400)
     assert told["errors"] == [{"field": "body", "message": "must be an object"}]
 
 
-def test_faults_of_headers_and_body_are_told_together(daemon: Daemon) -> None:
+def test_errors_of_headers_and_body_are_reported_together(daemon: Daemon) -> None:
     headers = {"Idempotency-Key": "x" * 256}
     assert fields(daemon.post("/supportsessions", {"type": "live"}, headers=headers)) == {"Idempotency-Key", "label"}
     broken = daemon.post("/supportsessions", content=b"{", headers=headers)
@@ -159,7 +159,7 @@ def test_a_body_may_be_any_kind_of_json(daemon: Daemon, content_type: str) -> No
         "text/plain;+json",
     ],
 )
-def test_a_body_that_does_not_say_it_is_json_is_none(daemon: Daemon, content_type: str) -> None:
+def test_a_body_of_another_media_type_is_415(daemon: Daemon, content_type: str) -> None:
     body = b'{"type": "live", "label": "A"}'
     answer = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
     told = refused(answer, 415, 100415)
@@ -167,7 +167,7 @@ def test_a_body_that_does_not_say_it_is_json_is_none(daemon: Daemon, content_typ
     assert "label" not in answer.text, "what was sent is not sent back"
 
 
-def test_without_a_body_only_that_is_missing(daemon: Daemon) -> None:
+def test_without_a_body_the_only_error_is_that_it_is_missing(daemon: Daemon) -> None:
     for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
         for method, path in (("POST", "/supportsessions"), ("PUT", "/supportsession/nobody")):
             answer = refused(daemon.call(method, path, headers=headers), 400, 100400)
@@ -175,7 +175,7 @@ def test_without_a_body_only_that_is_missing(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("number", ["one", "1.5", "0", "-1", "2147483648", "9" * 5000, "%D9%A3%20"])
-def test_a_number_in_a_path_is_one_or_is_refused_by_its_name(daemon: Daemon, number: str) -> None:
+def test_an_invalid_number_in_a_path_is_refused_by_name(daemon: Daemon, number: str) -> None:
     for call in ("remotewidgetconfig", "cobrowsedeployments"):
         assert fields(daemon.get(f"/organization/{number}/{call}")) == {"organization_id"}
 
@@ -253,7 +253,7 @@ def test_a_start_in_the_past_or_far_away_is_refused(daemon: Daemon, days: float)
     assert daemon.session(session["id"]) == session
 
 
-def test_a_clock_that_is_half_a_minute_slow_is_forgiven(daemon: Daemon) -> None:
+def test_a_start_half_a_minute_in_the_past_is_accepted(daemon: Daemon) -> None:
     assert daemon.make(startTime=from_now(seconds=-30))["status"] == "new"
 
 
@@ -281,12 +281,12 @@ def test_a_bad_query_is_refused_by_the_name_of_its_parameter(daemon: Daemon, que
 
 
 @pytest.mark.parametrize("role", ["guests", "", None, 1])
-def test_a_join_names_a_role_that_there_is(daemon: Daemon, role: Any) -> None:
+def test_a_join_with_an_unknown_role_is_refused(daemon: Daemon, role: Any) -> None:
     answer = daemon.post("/supportsession/nobody/participants", {"role": role, "name": "G\0"}, by="room")
     assert fields(answer) == {"role", "name"}
 
 
-def test_nul_is_in_no_path_and_in_no_query(daemon: Daemon) -> None:
+def test_nul_in_a_path_or_query_is_refused(daemon: Daemon) -> None:
     for method, path in (
         ("GET", "/supportsession/%00"),
         ("DELETE", "/supportsession/a%00b"),
@@ -298,7 +298,7 @@ def test_nul_is_in_no_path_and_in_no_query(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("member", ["zz", "parentObject", "metaData"])
-def test_a_number_that_no_database_holds_is_refused_wherever_it_stands(daemon: Daemon, member: str) -> None:
+def test_a_number_beyond_the_databases_range_is_refused_in_path_query_and_body(daemon: Daemon, member: str) -> None:
     large = b"123456789012345678901234567890"
     field = member if member == "zz" else f"{member}.n"
     value = large if member == "zz" else b'{"id":"1","n":' + large + b"}"
@@ -310,7 +310,7 @@ def test_a_number_that_no_database_holds_is_refused_wherever_it_stands(daemon: D
 
 
 @pytest.mark.parametrize("session_id", ["%F0%9F%9A%80", "%FF", "'%20OR%201=1", "..%2F..%2Fetc", "x" * 5000])
-def test_an_id_may_be_any_text_and_is_just_unknown(daemon: Daemon, session_id: str) -> None:
+def test_any_text_as_an_id_is_an_unknown_session(daemon: Daemon, session_id: str) -> None:
     for method in ("GET", "DELETE"):
         assert daemon.call(method, f"/supportsession/{session_id}").status_code == 404
     assert daemon.get(f"/crmlookup/{session_id}").status_code == 200
@@ -335,7 +335,7 @@ def test_a_body_that_is_too_large_is_413(daemon: Daemon) -> None:
     assert daemon.make(metaData=big(16 * 1024 - 20))["metaData"]
 
 
-def test_a_request_has_an_id_in_its_answer_and_in_the_log(daemon: Daemon) -> None:
+def test_a_request_id_is_in_the_response_and_in_the_log(daemon: Daemon) -> None:
     sent = daemon.get("/me", headers={"X-Request-Id": "my-request.1"})
     assert sent.headers["X-Request-Id"] == "my-request.1"
     assert daemon.logged("http.request", request_id="my-request.1")["actor"] == "agent:32593"
@@ -350,7 +350,7 @@ def test_a_request_has_an_id_in_its_answer_and_in_the_log(daemon: Daemon) -> Non
     assert told["request_id"] == "making.1"
 
 
-def test_every_answer_says_what_a_browser_may_do_with_it(daemon: Daemon) -> None:
+def test_every_response_has_its_security_and_cors_headers(daemon: Daemon) -> None:
     desk = {"Origin": "https://desk.example.com"}
     preflight = {**desk, "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "If-Match"}
     stranger = {**preflight, "Origin": "https://evil.example"}
@@ -388,7 +388,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(daemon: Daemon) -> None
     assert "Access-Control-Allow-Origin" not in answers["a stranger's preflight"][0].headers
 
 
-def test_a_preflight_that_is_refused_has_the_one_shape(daemon: Daemon) -> None:
+def test_a_refused_preflight_has_the_common_error_format(daemon: Daemon) -> None:
     wrong = {
         "Origin": "https://evil.example",
         "Access-Control-Request-Method": "PATCH",
@@ -438,7 +438,7 @@ def test_the_page_runs_its_own_scripts_and_no_others(daemon: Daemon) -> None:
     ],
     ids=lambda sent: repr(sent[:40]),
 )
-def test_what_is_hardly_http_harms_nobody(daemon: Daemon, sent: bytes) -> None:
+def test_malformed_http_affects_no_other_client(daemon: Daemon, sent: bytes) -> None:
     host = urlsplit(daemon.url)
     with socket.create_connection((host.hostname, host.port), timeout=5) as connection:
         connection.sendall(sent)
@@ -451,7 +451,7 @@ def test_what_is_hardly_http_harms_nobody(daemon: Daemon, sent: bytes) -> None:
     assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
 
 
-def test_after_all_that_the_daemon_lives_and_nothing_was_its_own_fault(daemon: Daemon) -> None:
+def test_after_all_tests_the_daemon_is_healthy_and_no_response_was_500(daemon: Daemon) -> None:
     """Whatever the tests before have sent (those of this worker): no answer was 500."""
     assert daemon.process is not None
     assert daemon.process.poll() is None

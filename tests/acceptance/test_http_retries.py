@@ -23,7 +23,7 @@ def key() -> str:
     return str(uuid.uuid4())
 
 
-def test_the_same_key_and_body_answer_with_the_first_ones_session_as_it_is_now(daemon: Daemon, key: str) -> None:
+def test_a_repeated_key_and_body_return_the_first_session_in_its_current_state(daemon: Daemon, key: str) -> None:
     first = keyed(daemon, key)
     assert "Idempotency-Replayed" not in first.headers
     again = keyed(daemon, key)
@@ -34,7 +34,7 @@ def test_the_same_key_and_body_answer_with_the_first_ones_session_as_it_is_now(d
     assert (keyed(daemon, key).json()["id"], keyed(daemon, key).json()["status"]) == (first.json()["id"], "closed")
 
 
-def test_the_order_of_members_is_no_difference(daemon: Daemon, key: str) -> None:
+def test_a_repeated_body_with_members_in_another_order_is_the_same_body(daemon: Daemon, key: str) -> None:
     bodies = (b'{"type": "live", "label": "A", "metaData": {"a": 1, "b": 2}}',
               b'{"metaData":{"b":2,"a":1},"label":"A","type":"live"}')  # fmt: skip
     made = [daemon.post("/supportsessions", content=body, headers={"Idempotency-Key": key}) for body in bodies]
@@ -50,16 +50,16 @@ def test_the_same_key_with_another_body_is_refused(daemon: Daemon, key: str) -> 
     assert keyed(daemon, key, startTime=from_now(days=1)).status_code == 409
 
 
-def test_a_key_is_its_agents_own(daemon: Daemon, key: str) -> None:
+def test_an_idempotency_key_belongs_to_one_agent(daemon: Daemon, key: str) -> None:
     assert keyed(daemon, key).json()["id"] != keyed(daemon, key, by="anna").json()["id"]
 
 
-def test_a_refused_request_does_not_use_its_key_up(daemon: Daemon, key: str) -> None:
+def test_a_refused_request_does_not_use_its_key(daemon: Daemon, key: str) -> None:
     assert keyed(daemon, key, startTime="2020-01-01T00:00:00Z").status_code == 400
     assert keyed(daemon, key, startTime=from_now(days=1)).status_code == 200
 
 
-def test_when_all_arrive_at_once_one_session_is_made(each_daemon: Daemon, key: str) -> None:
+def test_concurrent_requests_with_one_key_create_one_session(each_daemon: Daemon, key: str) -> None:
     daemon = each_daemon
     together = Barrier(8)
 

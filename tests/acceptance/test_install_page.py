@@ -75,7 +75,7 @@ def states(box: Box, *units: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_line_of_the_page_does_what_it_says(box: Box) -> None:
+def test_every_command_of_the_page_works_as_described(box: Box) -> None:
     reader = Reader(box)
 
     reader.pastes("Install")

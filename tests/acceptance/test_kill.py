@@ -105,7 +105,7 @@ class Maker(threading.Thread):
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_and_nothing_is_done_twice(
+def test_no_acknowledged_change_is_lost_and_none_is_made_twice(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s", "new_timeout": "48h"}, storage=storage)

@@ -100,7 +100,7 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
 
 
 @pytest.mark.slow
-def test_the_first_line_after_a_crash_says_so_and_a_clean_stop_is_none(make_daemon: StartDaemon) -> None:
+def test_the_first_line_after_a_crash_reports_it_and_a_clean_stop_is_no_crash(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.start()
     killed = daemon.log_lines("daemon.starting")[0]["pid"]
@@ -138,7 +138,7 @@ def test_the_first_line_after_a_crash_says_so_and_a_clean_stop_is_none(make_daem
     assert precious.read_text() == "precious"
 
 
-def test_every_line_says_whose_it_is_and_each_start_and_reload_which_configuration_holds(
+def test_every_line_names_its_daemon_and_each_start_and_reload_the_configuration_fingerprint(
     make_daemon: StartDaemon,
 ) -> None:
     daemon = make_daemon()
@@ -217,7 +217,7 @@ def piped(daemon: Daemon) -> Iterator[Piped]:
 
 
 @pytest.mark.slow
-def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_come_later(
+def test_while_nobody_reads_the_log_requests_are_served_and_events_are_logged_later(
     make_daemon: StartDaemon,
 ) -> None:
     daemon = make_daemon(lifecycle={"lead": "1s"})
@@ -248,7 +248,7 @@ def test_while_nobody_reads_the_log_all_is_served_lines_are_counted_and_events_c
 
 @pytest.mark.parametrize("end", ["nobody reads", "the reader is gone"])
 @pytest.mark.slow
-def test_what_no_reader_took_of_the_events_comes_at_the_next_start(make_daemon: StartDaemon, end: str) -> None:
+def test_events_that_could_not_be_logged_are_logged_after_the_next_start(make_daemon: StartDaemon, end: str) -> None:
     daemon = make_daemon()
     with piped(daemon) as pipe:
         if end == "the reader is gone":
@@ -272,7 +272,7 @@ def test_what_no_reader_took_of_the_events_comes_at_the_next_start(make_daemon: 
     assert daemon.terminate() == 0
 
 
-def test_a_log_on_a_full_disk_goes_on_when_there_is_space_with_whole_lines_and_every_event(
+def test_a_log_on_a_full_disk_continues_with_space_and_has_every_event_in_complete_lines(
     make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     daemon = make_daemon()
@@ -293,7 +293,9 @@ def test_a_log_on_a_full_disk_goes_on_when_there_is_space_with_whole_lines_and_e
         assert daemon.terminate() == 0
 
 
-def test_with_standard_output_closed_it_serves_and_writes_into_no_file_of_its_own(make_daemon: StartDaemon) -> None:
+def test_with_closed_standard_streams_the_daemon_serves_and_writes_no_log_into_its_files(
+    make_daemon: StartDaemon,
+) -> None:
     daemon = make_daemon(server={"listen": "127.0.0.1:0"})
     command = f"exec {TMINUS} run --config {daemon.config} <&- >&- 2>&-"
     daemon.process = subprocess.Popen(["sh", "-c", command], env=environment(STATE_DIRECTORY=str(daemon.state)))
@@ -306,7 +308,7 @@ def test_with_standard_output_closed_it_serves_and_writes_into_no_file_of_its_ow
     assert "nothing wrong" in daemon.command("db", "check").stdout
 
 
-def test_two_daemons_on_one_database_log_every_event_each_and_one_that_was_killed_goes_on_where_it_was(
+def test_two_daemons_each_log_every_event_and_a_killed_one_continues_after_its_last(
     make_daemon: StartDaemon, sections: dict[str, Section]
 ) -> None:
     one, two = (make_daemon(**sections) for _ in range(2))

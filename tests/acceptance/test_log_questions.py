@@ -29,7 +29,7 @@ def asked() -> Iterator[Daemon]:
     yield from shared(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
 
 
-def test_every_line_about_a_session_has_what_people_know_it_by(asked: Daemon) -> None:
+def test_every_line_about_a_session_has_its_label_and_record(asked: Daemon) -> None:
     body = {"label": "Łódź", "externalMapping": "CS0010001", "parentObject": RECORD}
     made = asked.make(type="support", startTime=from_now(minutes=30), **body)
     moved = from_now(minutes=40)
@@ -55,7 +55,7 @@ def test_every_line_about_a_session_has_what_people_know_it_by(asked: Daemon) ->
     assert re.search(rf"closed by\t{re.escape(by)}", asked.command("show", now["id"]).stdout)
 
 
-def test_a_request_is_a_line_where_no_event_says_it_and_names_session_and_replay(asked: Daemon) -> None:
+def test_a_request_that_records_no_event_has_a_log_line_with_session_and_replay(asked: Daemon) -> None:
     headers = {"Idempotency-Key": "once", "X-Request-Id": "first.1"}
     made = asked.post("/supportsessions", {"type": "live", "label": "A"}, headers=headers).json()
     again = {**headers, "X-Request-Id": "again.1"}
@@ -77,7 +77,9 @@ def test_a_request_is_a_line_where_no_event_says_it_and_names_session_and_replay
     assert asked.logged("session.created", request_id="first.1")["session_id"] == made["id"]
 
 
-def test_a_token_that_was_revoked_is_named_by_the_same_fingerprint_as_its_change(start_daemon: StartDaemon) -> None:
+def test_a_revoked_token_has_the_same_fingerprint_when_it_is_revoked_and_when_it_is_used(
+    start_daemon: StartDaemon,
+) -> None:
     daemon = start_daemon()
     token = daemon.tokens["anna"]
     mark = sha256(token.encode()).hexdigest()[:12]
@@ -95,7 +97,7 @@ def test_a_token_that_was_revoked_is_named_by_the_same_fingerprint_as_its_change
     assert token[:8] not in daemon.log.read_text()
 
 
-def test_an_address_that_guesses_or_sends_nonsense_writes_a_few_lines(asked: Daemon) -> None:
+def test_an_address_that_guesses_or_sends_malformed_requests_causes_few_log_lines(asked: Daemon) -> None:
     asked.get("/me")
     before = len(asked.log_lines())
     size = asked.log.stat().st_size
@@ -110,7 +112,7 @@ def test_an_address_that_guesses_or_sends_nonsense_writes_a_few_lines(asked: Dae
     assert asked.log.stat().st_size - size < 5000
 
 
-def test_a_lock_is_told_while_it_lasts_with_late_moves_and_their_cause(start_daemon: StartDaemon) -> None:
+def test_a_lock_is_logged_while_it_lasts_and_named_as_the_cause_of_late_transitions(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     opening = daemon.make(startTime=from_now(minutes=10, seconds=1))
     with sqlite3.connect(daemon.state / "tminus.db", isolation_level=None) as other:
@@ -126,7 +128,7 @@ def test_a_lock_is_told_while_it_lasts_with_late_moves_and_their_cause(start_dae
     assert daemon.logged("clock.late")["cause"] == "write held up"
 
 
-def test_moves_that_a_lock_of_a_table_made_late_are_put_down_to_it(
+def test_a_table_lock_is_named_as_the_cause_of_late_transitions(
     pg_server: PostgresServer, start_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database:
@@ -140,7 +142,7 @@ def test_moves_that_a_lock_of_a_table_made_late_are_put_down_to_it(
         assert daemon.terminate() == 0
 
 
-def test_a_daemon_that_did_not_run_says_for_how_long_and_gives_it_as_the_cause_of_late_moves(
+def test_a_pause_of_the_process_is_logged_with_its_length_as_the_cause_of_late_transitions(
     start_daemon: StartDaemon,
 ) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s"})
@@ -161,7 +163,7 @@ HERD = 12_000
 
 
 @pytest.mark.slow
-def test_numbers_of_a_receiver_that_is_down_of_an_outage_and_of_more_work_than_the_clock_can_do(
+def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
     make_daemon: StartDaemon, receiver: Receiver
 ) -> None:
     """What waits for the receiver; for how long the database was away and whom that refused; late by load alone."""

@@ -138,7 +138,7 @@ def scraped(daemon: Daemon) -> str:
 # --- the metrics ------------------------------------------------------------------------------------------------------
 
 
-def test_a_scrape_is_as_prometheus_wants_it(scrape: str) -> None:
+def test_promtool_accepts_a_scrape(scrape: str) -> None:
     assert output(tool("promtool", "prometheus"), "check", "metrics", input=scrape) == ""
 
 
@@ -157,7 +157,7 @@ def test_the_page_has_every_metric_with_type_labels_and_meaning(scrape: str) -> 
             assert set(re.findall(r"`(\w+)`", said_labels)) == labels, name
 
 
-def test_the_scrape_tells_what_happened(monitored: Daemon) -> None:
+def test_a_scrape_counts_what_happened(monitored: Daemon) -> None:
     told = scraped(monitored)
 
     assert 'tminus_moves_total{trigger="open"} 1.0' in told
@@ -264,7 +264,7 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist(scrape: str) -> N
     assert {name for query in dashboard_queries() for name in metrics_in(query)} <= names_in(scrape)
 
 
-def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus, scrape: str) -> None:
+def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus, scrape: str) -> None:
     """Asked of a real Prometheus: a wrong label, or a name that is none, would find nothing."""
     silent = ("changes(process_start_time_seconds",)  # unless it was started a moment ago
     asked = dashboard_queries()
@@ -276,7 +276,7 @@ def test_every_query_of_the_dashboard_finds_something(prometheus: Prometheus, sc
         assert all(legend <= set(one["metric"]) for one in found), f"{query} has no {legend}"
 
 
-def test_prometheus_takes_the_rules_and_is_content_with_a_daemon_in_good_health(
+def test_prometheus_accepts_the_rules_and_no_alert_fires_for_a_healthy_daemon(
     prometheus: Prometheus, scrape: str
 ) -> None:
     def evaluated() -> list[JSON]:
@@ -306,7 +306,7 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
 
 
 @pytest.mark.slow
-def test_alerts_fire_for_the_real_faults_that_they_are_for(make_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemon: StartDaemon, tmp_path: Path) -> None:
     """A crash, a rejected reload, guesses of tokens and PINs that are limited, a lock."""
     daemon = make_daemon()
     daemon.configure(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
@@ -343,7 +343,7 @@ def test_alerts_fire_for_the_real_faults_that_they_are_for(make_daemon: StartDae
 
 
 @pytest.mark.slow
-def test_alerts_of_lateness_receivers_and_the_log_fire_for_the_real_faults_that_they_are_for(
+def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
     make_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
 ) -> None:
     """A receiver that is down, a log that nobody reads, a daemon that is stopped four times when a session is due.
@@ -422,7 +422,7 @@ def guesses(daemon: Daemon) -> list[JSON]:
     ]
 
 
-def test_fail2ban_finds_whoever_guesses_and_nobody_else_in_a_file(monitored: Daemon) -> None:
+def test_fail2ban_finds_only_guessing_addresses_in_a_file(monitored: Daemon) -> None:
     found = output(tool("fail2ban-regex", "fail2ban"), "-o", "<ip>", monitored.log, FILTER).split()
 
     assert found == guessers(monitored)
@@ -440,7 +440,7 @@ def test_fail2ban_reads_the_time_of_a_line_as_utc(monitored: Daemon, zone: str) 
 
 
 @pytest.mark.parametrize("style", ["sentence", "json"])
-def test_fail2ban_finds_the_same_in_the_journal(monitored: Daemon, tmp_path: Path, style: str) -> None:
+def test_fail2ban_finds_only_guessing_addresses_in_the_journal(monitored: Daemon, tmp_path: Path, style: str) -> None:
     """In a journal of sentences, as the daemon writes it by itself, and in one of JSON lines."""
     remote = tool("systemd-journal-remote", "systemd-journal-remote")
     program = tool("fail2ban-regex", "fail2ban")
@@ -475,7 +475,7 @@ def orjson_line(line: JSON) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_fail2ban_takes_the_jail(tmp_path: Path) -> None:
+def test_fail2ban_accepts_the_jail(tmp_path: Path) -> None:
     program = tool("fail2ban-client", "fail2ban")
     etc = tmp_path / "fail2ban"
     shutil.copytree("/etc/fail2ban", etc)
@@ -493,7 +493,7 @@ def test_fail2ban_takes_the_jail(tmp_path: Path) -> None:
 # --- rsyslog ----------------------------------------------------------------------------------------------------------
 
 
-def test_rsyslog_puts_what_needs_a_person_into_a_file_of_its_own(monitored: Daemon, tmp_path: Path) -> None:
+def test_rsyslog_writes_warnings_and_errors_to_a_separate_file(monitored: Daemon, tmp_path: Path) -> None:
     """Read from the daemon's log file; and, as the journal hands them on, from a socket."""
     program = tool("rsyslogd", "rsyslog")
     sample = (CONFIG / "rsyslog" / "tminus.conf").read_text()

@@ -169,7 +169,7 @@ def is_gapless(seqs: Sequence[int]) -> bool:
 
 
 @pytest.mark.parametrize("revision", OLDER)
-def test_a_daemon_upgrades_an_older_database_and_meets_the_deadlines_that_wait_in_it(
+def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
     storage: dict[str, Any], make_daemon: StartDaemon, receiver: Receiver, tmp_path: Path, revision: str
 ) -> None:
     secret = tmp_path / "desk"

@@ -43,23 +43,23 @@ def deep(levels: int) -> dict[str, Any]:
         ("metaData", {"more": [[] for _ in range(6000)]}, "must be at most 16384 bytes of JSON"),
     ],
 )
-def test_what_is_kept_as_it_came_is_bounded(daemon: Daemon, field: str, value: JSON, message: str) -> None:
+def test_the_size_of_values_that_are_stored_unchanged_is_limited(
+    daemon: Daemon, field: str, value: JSON, message: str
+) -> None:
     body = {"type": "live", "label": "A", field: value}
     if field == "parentObject":
         body["externalMapping"] = "case.1"
     assert faults(daemon.post("/supportsessions", body)) == {field: message}
 
 
-def test_what_is_just_within_the_bounds_is_taken_and_comes_back(daemon: Daemon) -> None:
+def test_values_at_the_limit_are_accepted_and_returned(daemon: Daemon) -> None:
     parent, meta = {"id": "1", "more": deep(100)}, deep(100)
     made = daemon.make(type="live", externalMapping="case.1", parentObject=parent, metaData=meta)
     assert (made["parentObject"], made["metaData"]) == (parent, meta)
 
 
 @pytest.mark.slow
-def test_the_largest_answers_of_the_largest_sessions_take_little_memory(
-    storage: JSON, start_daemon: StartDaemon
-) -> None:
+def test_the_largest_responses_use_little_memory(storage: JSON, start_daemon: StartDaemon) -> None:
     daemon = start_daemon(storage=storage)
     body = {
         "type": "live", "label": "\N{PILE OF POO}" * 255, "userDescription": "\N{PILE OF POO}" * 255,

@@ -107,7 +107,7 @@ def described(daemon: Daemon) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{daemon.url}/openapi.json")
 
 
-def test_every_call_is_described_and_tried(described: schemathesis.BaseSchema) -> None:
+def test_every_call_is_described_and_tested(described: schemathesis.BaseSchema) -> None:
     assert sorted(found.ok().label for found in described.get_all_operations() if isinstance(found, Ok)) == sorted(
         CALLS
     )
@@ -133,7 +133,7 @@ def _can_go_out(body: Any) -> bool:
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("call", CALLS)
-def test_every_answer_is_as_described(
+def test_every_response_conforms_to_the_description(
     both: tuple[Asked, Asked], described: schemathesis.BaseSchema, call: str, mode: GenerationMode
 ) -> None:
     method, path = call.split()
@@ -200,7 +200,7 @@ def _walks(links: dict[str, list[OpenApiLink]], call: str) -> Iterator[tuple[Ope
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=KINDS)
-def test_every_link_leads_to_what_was_made_and_what_is_closed_stays_closed(
+def test_every_link_leads_to_the_created_session_and_a_closed_session_stays_closed(
     both: tuple[Asked, Asked], described: schemathesis.BaseSchema, number: int
 ) -> None:
     asked, links = both[number], _links(described)

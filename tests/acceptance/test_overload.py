@@ -79,7 +79,7 @@ def lag_of(daemon: Daemon, session_id: str) -> int:
     return eventually(opened, deadline=30)[0]
 
 
-def test_slow_idle_and_broken_clients_stop_nobody(loaded: Daemon) -> None:
+def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon) -> None:
     address = ("127.0.0.1", int(loaded.url.rpartition(":")[2]))
     head = f"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n".encode()
     get = f"GET /v3/me HTTP/1.1\r\nHost: a\r\nSession-id: {loaded.token}\r\n\r\n".encode()
@@ -113,7 +113,9 @@ def test_slow_idle_and_broken_clients_stop_nobody(loaded: Daemon) -> None:
         assert lag_of(loaded, session) < LATE_MS
 
 
-def test_what_is_too_much_is_refused_and_what_is_accepted_is_answered_soon_and_stored_once(loaded: Daemon) -> None:
+def test_under_overload_excess_requests_are_refused_and_accepted_ones_are_answered_soon_and_stored_once(
+    loaded: Daemon,
+) -> None:
     seen = loaded.make()["id"]
     sessions = [due_in(loaded, seconds) for seconds in (1.5, 1.9, 2.3)]
     port = int(loaded.url.rpartition(":")[2])

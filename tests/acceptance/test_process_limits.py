@@ -53,7 +53,7 @@ def connect(address: str | tuple[str, int]) -> socket.socket:
 
 
 @pytest.mark.slow
-def test_out_of_file_descriptors_it_makes_room_keeps_time_and_serves_again(
+def test_without_free_file_descriptors_sessions_open_on_time_and_service_recovers(
     storage: JSON, start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(storage=storage)
@@ -94,7 +94,7 @@ HERD = 12_000
 
 
 @pytest.mark.slow
-def test_told_to_stop_in_the_middle_of_a_herd_it_stops_and_the_rest_is_opened_once_and_in_order(
+def test_after_a_stop_during_a_herd_the_remaining_sessions_open_once_and_in_order(
     storage: JSON, start_daemon: StartDaemon
 ) -> None:
     daemon = start_daemon(storage=storage)
@@ -173,7 +173,7 @@ def little_memory() -> Iterator[Callable[[int], None]]:
         group.rmdir()
 
 
-def test_killed_for_lack_of_memory_under_load_it_has_lost_nothing_acknowledged(
+def test_a_daemon_killed_for_lack_of_memory_has_lost_no_acknowledged_change(
     storage: JSON, start_daemon: StartDaemon, little_memory: Callable[[int], None]
 ) -> None:
     daemon = start_daemon(server={"max_body": "64MiB"}, storage=storage)

@@ -277,7 +277,7 @@ def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterato
         process.wait(60)
 
 
-def test_what_is_made_by_one_daemon_is_served_by_both_and_the_client_s_address_is_what_the_proxy_saw(
+def test_both_daemons_serve_a_session_and_record_the_address_that_the_proxy_saw(
     front: Front,
 ) -> None:
     with front.http() as http:
@@ -293,7 +293,7 @@ def test_what_is_made_by_one_daemon_is_served_by_both_and_the_client_s_address_i
     assert front.addresses() <= CLIENTS
 
 
-def test_an_event_comes_through_a_stream_while_the_stream_goes_on(front: Front) -> None:
+def test_the_proxy_forwards_each_event_of_a_stream_at_once(front: Front) -> None:
     made: list[str] = []
     with front.http() as reader, front.http() as http:
         headers = {"Accept": "text/event-stream"}
@@ -336,7 +336,7 @@ def exchanged(front: Front, requests: list[bytes], wait: float = 2, source: str 
         return answers
 
 
-def test_no_trailer_says_where_a_client_is_and_so_nobody_guesses_without_limit(front: Front) -> None:
+def test_a_forwarded_address_in_a_trailer_does_not_avoid_the_limit_of_guesses(front: Front) -> None:
     requests = [
         (
             f"GET /v3/support/{number:06}/meta HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n"
@@ -351,7 +351,7 @@ def test_no_trailer_says_where_a_client_is_and_so_nobody_guesses_without_limit(f
     assert front.addresses() <= CLIENTS
 
 
-def test_no_request_has_another_end_for_the_proxy_than_for_the_daemon(front: Front) -> None:
+def test_proxy_and_daemon_find_the_same_end_of_every_request(front: Front) -> None:
     # A request that the proxy sees gets the address that the proxy sees. One that it does not see keeps this one.
     hidden = f"GET /hidden HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {FORGED}\r\nSession-id: {token_of('admin')}\r\n\r\n"
     cases = {**NOT_READ, **{name: text for name, (text, _) in READ.items()}}
@@ -386,19 +386,19 @@ def test_no_request_has_another_end_for_the_proxy_than_for_the_daemon(front: Fro
     assert front.addresses() <= CLIENTS
 
 
-def test_what_is_true_of_http_at_a_daemon_is_true_through_a_proxy(front: Front) -> None:
+def test_the_http_contract_holds_through_a_proxy(front: Front) -> None:
     with front.daemon() as through:
         described = through.http.get(f"{through.url}/openapi.json").json()
         del described["paths"]["/metrics"]  # the proxy's own 404
-        edges.test_head_is_answered_wherever_get_is(through, described)
-        edges.test_head_of_a_stream_ends_and_of_a_long_poll_does_not_wait(through)
-        edges.test_a_close_names_the_version_that_it_means(through)
-        edges.test_what_never_changes_has_a_tag_and_is_not_sent_twice(through)
+        edges.test_head_is_supported_wherever_get_is(through, described)
+        edges.test_head_of_a_stream_or_long_poll_returns_at_once(through)
+        edges.test_a_close_is_refused_for_a_version_that_if_match_does_not_list(through)
+        edges.test_static_responses_have_an_entity_tag_and_are_revalidated_with_304(through)
         edges.test_a_compressed_body_is_415(through)
         edges.test_a_page_may_send_every_header_of_the_contract_and_read_every_one(through, described)
         for sent, field in edges.UNKEPT.items():
-            edges.test_what_cannot_be_kept_as_it_came_is_refused_by_the_name_of_its_field(through, sent, field)
-        edges.test_a_byte_order_mark_before_a_body_is_passed_over(through)
+            edges.test_a_value_that_cannot_be_stored_unchanged_is_refused_by_the_name_of_its_field(through, sent, field)
+        edges.test_a_byte_order_mark_before_a_body_is_ignored(through)
         for text in dates.READ:
             assert through.make(startTime=text)["startTime"] == dates.MEANT
         for text in dates.REFUSED:
@@ -409,7 +409,7 @@ def test_what_is_true_of_http_at_a_daemon_is_true_through_a_proxy(front: Front) 
             refused(answer, 415, 100415)
 
 
-def test_a_move_names_the_version_that_it_means_through_a_proxy(front: Front) -> None:
+def test_if_match_works_through_a_proxy(front: Front) -> None:
     with front.daemon() as through:
         made = through.make(startTime=from_now(days=1))
         one, version = f"/supportsession/{made['id']}", made["version"]
@@ -423,7 +423,7 @@ def test_a_move_names_the_version_that_it_means_through_a_proxy(front: Front) ->
         assert moved.status_code == 200, (tag, moved.text)
 
 
-def test_slashes_are_kept_by_the_proxy_where_they_count(front: Front) -> None:
+def test_the_proxy_keeps_slashes_in_look_up_keys(front: Front) -> None:
     with front.daemon() as through:
         described = through.http.get(f"{through.url}/openapi.json").json()
         edges.test_a_base_url_may_end_in_a_slash(through, described)
@@ -434,7 +434,7 @@ INNER = ("/metrics", "//metrics", "///metrics", "/%6detrics", "/%6Detric%73", "/
          "https://support.example.com/metrics", "https://support.example.com//metrics")  # fmt: skip
 
 
-def test_no_way_of_writing_it_leads_to_the_figures(front: Front) -> None:
+def test_the_proxy_refuses_metrics_in_every_spelling_of_the_path(front: Front) -> None:
     asked = [
         f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nSession-id: {token_of('monitor')}\r\n\r\n".encode() for path in INNER
     ]
@@ -444,7 +444,7 @@ def test_no_way_of_writing_it_leads_to_the_figures(front: Front) -> None:
     assert not any(b"text/plain; version" in answer for answer in said)
 
 
-def test_a_right_token_gets_through_the_proxy_whatever_its_neighbours_do(front: Front) -> None:
+def test_a_valid_token_is_accepted_through_the_proxy_from_an_address_at_its_limit(front: Front) -> None:
     with front.http(GUESSER, None) as http, front.http(BYSTANDER, None) as other:
 
         def me(who: httpx.Client, token: str) -> httpx.Response:
@@ -473,7 +473,7 @@ def test_a_right_token_gets_through_the_proxy_whatever_its_neighbours_do(front: 
     assert front.addresses() <= CLIENTS
 
 
-def test_clients_that_hold_connections_keep_nobody_from_being_answered(front: Front) -> None:
+def test_clients_that_hold_connections_do_not_block_other_clients(front: Front) -> None:
     asset = f"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: {NAME}\r\n\r\n"
     stream = (
         f"GET /v3/events HTTP/1.1\r\nHost: {NAME}\r\nAccept: text/event-stream\r\n"
@@ -507,7 +507,7 @@ def honest(front: Front) -> None:
         assert one.session(made.json()["id"], headers={"X-Forwarded-For": CLIENT})["label"] == "x"
 
 
-def test_the_check_of_the_sample_takes_out_a_daemon_that_is_not_ready_and_in_again(
+def test_the_samples_health_check_removes_a_daemon_that_is_not_ready_and_adds_it_again(
     daemons: tuple[Daemon, Daemon], pg_server: PostgresServer, make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     with pg_server.database(empty=True) as database, pg_server.member(database, "porter") as url:
@@ -535,7 +535,7 @@ def test_the_check_of_the_sample_takes_out_a_daemon_that_is_not_ready_and_in_aga
             eventually(served_by_it)
 
 
-def test_curl_asks_for_http_2_with_a_body_and_is_answered(daemons: tuple[Daemon, Daemon]) -> None:
+def test_a_request_of_curl_with_an_upgrade_to_http_2_and_a_body_gets_a_response(daemons: tuple[Daemon, Daemon]) -> None:
     curl = program("curl", "curl")
     done = subprocess.run(
         [curl, "--silent", "--http2", "--fail-with-body", "--max-time", "20", "--noproxy", "*",

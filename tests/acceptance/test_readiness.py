@@ -50,9 +50,7 @@ def administrator(database: Database) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.slow
-def test_while_a_table_is_locked_it_answers_at_once_and_says_so(
-    pg_server: PostgresServer, make_daemon: StartDaemon
-) -> None:
+def test_readyz_reports_a_locked_table_at_once(pg_server: PostgresServer, make_daemon: StartDaemon) -> None:
     with pg_server.database(empty=True) as database:
         daemon = make_daemon(storage={"url": database.configured})
         daemon.start()
@@ -65,7 +63,7 @@ def test_while_a_table_is_locked_it_answers_at_once_and_says_so(
 
 
 @pytest.mark.slow
-def test_while_a_right_is_missing_it_is_not_ready_all_the_time_and_then_it_is(
+def test_the_daemon_is_not_ready_while_a_database_privilege_is_missing(
     pg_server: PostgresServer, make_daemon: StartDaemon
 ) -> None:
     with pg_server.database(empty=True) as database, pg_server.member(database, "clerk") as url:
@@ -148,7 +146,7 @@ THREADS = {
 
 
 @pytest.mark.slow
-def test_each_thread_that_fails_is_told_makes_the_daemon_unready_and_is_started_again(
+def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_meanwhile(
     pg_server: PostgresServer, make_daemon: StartDaemon, receiver: Receiver
 ) -> None:
     with pg_server.database(empty=True) as database:

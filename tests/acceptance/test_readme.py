@@ -52,7 +52,7 @@ def test_the_tour_can_be_pasted_line_by_line(make_daemon: StartDaemon) -> None:
         assert seen in done.stdout.replace('": "', '":"'), seen
 
 
-def test_the_picture_shows_what_the_command_prints_now() -> None:
+def test_the_picture_equals_the_current_output_of_the_command() -> None:
     shown = picture.words(picture.PICTURE.read_text())
 
     assert {"Open", "LABEL", "scheduled", "Interview"} <= shown

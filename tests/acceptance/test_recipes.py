@@ -115,7 +115,7 @@ def _script(blocks: list[tuple[str, str]], log: Path) -> Iterator[str]:
     not all(map(shutil.which, ("curl", "jq", "node", "openssl", "systemd-socket-activate"))),
     reason="RECIPES NOT TESTED: they need curl, jq, node, openssl and systemd-socket-activate",
 )
-def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDaemon) -> None:
+def test_every_command_of_the_page_prints_the_output_shown(make_daemon: StartDaemon) -> None:
     daemon, address = make_daemon(), _own_address()
     daemon.state, daemon.socket = daemon.home / "var", daemon.home / "var/tminus.sock"
     daemon.config = daemon.home / "config/tminus.toml"
@@ -155,7 +155,7 @@ def test_every_command_of_the_page_is_answered_as_it_shows(make_daemon: StartDae
     assert [language for language, _ in blocks if language not in ("sh", "json", "text", "python", "js", "bash")] == []
 
 
-def test_receivers_have_ten_lines() -> None:
+def test_receivers_have_at_most_ten_lines() -> None:
     for language, text in _page():
         if language in ("python", "js", "bash"):
             lines = [line for line in text.splitlines() if line and not line.startswith(("#", "//", "import "))]

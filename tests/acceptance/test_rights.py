@@ -167,7 +167,7 @@ def test_every_call_of_the_api_is_in_the_table_and_no_other(daemon: Daemon) -> N
     assert {call.partition("?")[0] for call in RIGHTS} == calls
 
 
-def test_the_table_is_the_one_that_readers_have() -> None:
+def test_the_table_equals_that_of_the_documentation() -> None:
     page = Path(__file__).parents[2].joinpath("docs/api.md").read_text()
     head = "| call | nobody |" + "".join(f" `{role}` |" for role in ROLES[1:])
     assert head in page
@@ -178,7 +178,7 @@ def test_the_table_is_the_one_that_readers_have() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("call", RIGHTS)
-def test_a_role_may_do_what_the_table_says_and_what_is_refused_changes_nothing(
+def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
     house: House, call: str, role: str
 ) -> None:
     may = RIGHTS[call].split()[ROLES.index(role)]

@@ -78,7 +78,7 @@ def planted_pipe(_victim: Path, name: Path) -> None:
         (".tminus-x.half", planted_pipe),
     ],
 )
-def test_what_is_planted_in_a_state_directory_leads_root_to_no_other_file(
+def test_links_in_a_state_directory_do_not_lead_root_to_other_files(
     daemon_of_nobody: Daemon, backup: Path, tmp_path: Path, name: str, plant: Callable[[Path, Path], None]
 ) -> None:
     victims = daemon_of_nobody.home / "v"
@@ -101,7 +101,7 @@ def test_what_is_planted_in_a_state_directory_leads_root_to_no_other_file(
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700])
-def test_what_root_makes_there_is_the_owner_s_also_below_a_directory_of_root_s_own(
+def test_files_that_root_creates_in_a_state_directory_belong_to_its_owner(
     daemon_of_nobody: Daemon, backup: Path, tmp_path: Path, mode: int
 ) -> None:
     daemon_of_nobody.home.chmod(mode)  # so systemd keeps the state of a service with DynamicUser=
@@ -114,7 +114,7 @@ def test_what_root_makes_there_is_the_owner_s_also_below_a_directory_of_root_s_o
     assert (tmp_path / "another.db").stat().st_uid == 0, "a backup is whose directory it is in"
 
 
-def test_a_lock_is_for_its_owner_only_and_one_that_was_open_to_others_is_no_more(make_daemon: StartDaemon) -> None:
+def test_the_lock_file_is_readable_by_its_owner_only_also_if_it_was_not_before(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.state.mkdir()
     (daemon.state / "tminus.lock").touch(0o644)
@@ -123,7 +123,7 @@ def test_a_lock_is_for_its_owner_only_and_one_that_was_open_to_others_is_no_more
     assert daemon.terminate() == 0
 
 
-def test_a_state_that_somebody_else_has_prepared_where_root_stands_is_not_taken(make_daemon: StartDaemon) -> None:
+def test_root_does_not_use_a_state_directory_of_another_user_in_its_working_directory(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     prepared = daemon.home / "var"
     prepared.mkdir()
@@ -138,7 +138,7 @@ def test_a_state_that_somebody_else_has_prepared_where_root_stands_is_not_taken(
     assert list(prepared.iterdir()) == []
 
 
-def test_where_the_directory_was_removed_a_command_says_so(make_daemon: StartDaemon) -> None:
+def test_a_command_in_a_removed_directory_reports_it(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     removed = daemon.home / "gone"
     says = "var: the working directory was removed: set STATE_DIRECTORY to the state directory"

@@ -38,7 +38,7 @@ def streamed(daemon: Daemon, last: int) -> str:
     return told
 
 
-def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(
+def test_no_output_of_a_full_run_contains_a_secret(
     start_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
 ) -> None:
     """Everything is done that has to do with a secret, well and badly, at the level that tells most."""
@@ -123,7 +123,7 @@ def test_no_secret_is_in_anything_that_comes_out_of_a_full_run(
     assert not [digest for digest in hashes(daemon) if digest in everything]
 
 
-def test_the_password_of_postgresql_is_told_to_nobody(make_daemon: StartDaemon, pg_server: PostgresServer) -> None:
+def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg_server: PostgresServer) -> None:
     """Neither while all goes well, nor when the server is not there."""
     password = "pa55word/with:all@kinds of%signs"
     with pg_server.database() as database:
@@ -152,7 +152,7 @@ def test_the_password_of_postgresql_is_told_to_nobody(make_daemon: StartDaemon, 
     assert_tells_none(everything, [password])
 
 
-def test_a_webhook_s_secrets_and_the_key_in_its_url_are_told_to_nobody_but_its_receiver(
+def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
     make_daemon: StartDaemon,
 ) -> None:
     """Neither while it works, nor while it fails in every way, nor while it is put in force, changed and refused."""

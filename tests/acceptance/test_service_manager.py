@@ -65,7 +65,7 @@ def service(manager: Manager, make_daemon: StartDaemon) -> Daemon:
 
 
 @pytest.mark.slow
-def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service: Daemon) -> None:
+def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manager, service: Daemon) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "30000000"}
     service.start(**environ)
     port = manager.tcp.getsockname()[1]
@@ -129,7 +129,7 @@ def test_its_whole_life_is_told_to_the_service_manager(manager: Manager, service
     assert manager.local_path.exists()
 
 
-def test_a_configuration_with_faults_is_told_in_the_log_of_a_service(manager: Manager, service: Daemon) -> None:
+def test_problems_of_the_configuration_are_in_the_log_of_a_service(manager: Manager, service: Daemon) -> None:
     service.config.write_text('[server]\nlsten = "127.0.0.1:0"\nsocket = 5\n')
     service.spawn(NOTIFY_SOCKET=manager.address)
     assert service.process is not None
@@ -145,7 +145,7 @@ def test_a_configuration_with_faults_is_told_in_the_log_of_a_service(manager: Ma
 
 
 @pytest.mark.slow
-def test_a_transaction_that_never_ends_is_given_up_and_the_watchdog_is_not_fed_before(
+def test_an_endless_transaction_is_abandoned_and_the_watchdog_is_not_reset_before(
     manager: Manager, make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:
     """Whoever holds the lock that every transaction begins with stops all of them, while the server answers others."""

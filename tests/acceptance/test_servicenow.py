@@ -193,7 +193,7 @@ def test_schedule_reschedule_and_close_examples(daemon: Any) -> None:
 # --- one session, not two ---------------------------------------------------------------------------------------------
 
 
-def test_a_rule_that_fires_twice_makes_one_session(daemon: Any, record: str) -> None:
+def test_a_rule_that_fires_twice_creates_one_session(daemon: Any, record: str) -> None:
     first = create(record=record, prefs={"record": True, "prerequestrc": True})
     again = create(record=record, prefs={"prerequestrc": True, "record": True})
     start = from_now(days=2)
@@ -206,13 +206,13 @@ def test_a_rule_that_fires_twice_makes_one_session(daemon: Any, record: str) -> 
     assert len(daemon.get(f"/crmlookup/incident.{record}").json()) == 2
 
 
-def test_a_rule_that_fires_four_times_at_once_makes_one_session(daemon: Any, record: str) -> None:
+def test_a_rule_that_fires_four_times_at_once_creates_one_session(daemon: Any, record: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: results(daemon.url, daemon.token, create(record=record)), range(4)))
     assert len({session["id"] for (session,) in answers}) == 1
 
 
-def test_after_a_close_the_same_call_makes_a_new_session(daemon: Any, record: str) -> None:
+def test_after_a_close_the_same_call_creates_a_new_session(daemon: Any, record: str) -> None:
     ids = []
     for _ in range(3):
         first, again = results(daemon.url, daemon.token, create(record=record), create(record=record))
@@ -234,12 +234,12 @@ def test_after_a_close_the_same_call_makes_a_new_session(daemon: Any, record: st
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_another_wish_is_another_session(daemon: Any, record: str, other: dict[str, Any]) -> None:
+def test_a_call_with_other_values_creates_another_session(daemon: Any, record: str, other: dict[str, Any]) -> None:
     one, two = results(daemon.url, daemon.token, create(record=record), create(record=record, **other))
     assert one["id"] != two["id"]
 
 
-def test_a_key_of_ones_own(daemon: Any, record: str) -> None:
+def test_a_key_of_the_caller(daemon: Any, record: str) -> None:
     """It is sent as it is, holds for one call, and is not followed past a closed session."""
     key = f"order-{record}"
     script = f"""
@@ -280,7 +280,7 @@ def test_user_description(daemon: Any, record: str, user: str, shown: str) -> No
     assert session["userDescription"] == shown
 
 
-def test_any_text_arrives_as_it_was(daemon: Any, record: str) -> None:
+def test_any_text_arrives_unchanged(daemon: Any, record: str) -> None:
     label = "Größe ${price} $5 {x} \"quoted\" \\ '日本語' 🚀"
     (outcome,) = run(daemon.url, daemon.token, create(record=record, label=label))
     assert outcome["result"]["label"] == label
@@ -456,7 +456,7 @@ SLOWER = (429, '{"code": 429, "refcode": 104429, "description": "Too many attemp
 
 
 @pytest.mark.parametrize("first", ["drop", BUSY, PROXY, (504, "")], ids=["drop", "503", "502", "504"])
-def test_one_more_try_with_the_same_key(record: str, first: tuple[int, str] | str) -> None:
+def test_one_retry_has_the_same_key(record: str, first: tuple[int, str] | str) -> None:
     with answering(first, SESSION) as server:
         (outcome,) = run(server.url, "a-secret-token", create(record=record))
     assert outcome["result"]["id"] == "HUiUti"
@@ -483,7 +483,7 @@ def test_one_more_try_with_the_same_key(record: str, first: tuple[int, str] | st
         ((404, '{"detail": "not of tminus"}'), 1, 404, None, False),
     ],
 )
-def test_what_is_not_an_answer(
+def test_an_invalid_response(
     record: str, answer: tuple[int, str] | str, tries: int, code: int, refcode: int | None, retryable: bool
 ) -> None:
     with answering(answer) as server:
@@ -548,14 +548,14 @@ def test_mid_server(record: str) -> None:
     assert (outcome["requests"][0]["mid"], outcome["requests"][0]["skip_sensor"]) == ("m1", "true")
 
 
-def test_a_trailing_slash_of_the_base_url_does_no_harm(record: str) -> None:
+def test_a_trailing_slash_of_the_base_url_is_ignored(record: str) -> None:
     with answering(SESSION) as server:
         written = {"x_tminus.base_url": f" {server.url}/v3/ "}
         run(server.url, "a-secret-token", create(record=record, properties=written))
     assert server.asked[0][1] == "/v3/supportsessions"
 
 
-def test_a_token_that_an_answer_quotes_is_taken_out(record: str) -> None:
+def test_a_token_that_a_response_quotes_is_removed(record: str) -> None:
     fault = {"field": "Session-id", "message": "a-secret-token"}
     quoting = {"description": "Headers:\nSession-id: a-secret-token", "errors": [fault]}
     with answering((400, json.dumps(quoting))) as server:
@@ -614,7 +614,7 @@ def test_the_script_is_es5() -> None:
         "var a = '\\u{1F680}';",
     ],
 )
-def test_the_es5_check_sees_what_is_newer(newer: str) -> None:
+def test_the_es5_check_finds_newer_syntax(newer: str) -> None:
     assert not_es5(newer)[0].startswith("line 1: ")
 
 
@@ -628,5 +628,5 @@ def test_the_es5_check_sees_what_is_newer(newer: str) -> None:
         "var a, b, c = 1.5e3, d = 0xff, e = .5;",
     ],
 )
-def test_the_es5_check_lets_pass_what_is_not(older: str) -> None:
+def test_the_es5_check_accepts_es5(older: str) -> None:
     assert not_es5(older) == []

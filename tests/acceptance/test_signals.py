@@ -42,7 +42,7 @@ def answer_on(connection: socket.socket) -> tuple[int, dict[str, object]]:
     return int(received.split()[1]), json.loads(received.partition(b"\r\n\r\n")[2])
 
 
-def test_a_running_request_is_answered_before_it_stops(start_daemon: StartDaemon) -> None:
+def test_a_running_request_gets_its_response_before_the_daemon_stops(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     kept = [daemon.make(startTime=from_now(days=1)) for _ in range(3)]
     connection, rest = half_a_request(daemon)
@@ -68,7 +68,7 @@ def test_a_running_request_is_answered_before_it_stops(start_daemon: StartDaemon
     assert daemon.log_lines("daemon.ready")[-1]["sessions"]["scheduled"] == 3
 
 
-def test_new_work_is_refused_while_it_drains(start_daemon: StartDaemon) -> None:
+def test_new_requests_are_refused_while_the_daemon_drains(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     connection, _rest = half_a_request(daemon)
     with connection:
@@ -87,7 +87,7 @@ def test_new_work_is_refused_while_it_drains(start_daemon: StartDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_that_never_ends_holds_it_up_no_longer_than_ten_seconds(start_daemon: StartDaemon) -> None:
+def test_an_endless_request_delays_a_stop_by_at_most_ten_seconds(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     connection, _rest = half_a_request(daemon)
     with connection:
@@ -97,7 +97,7 @@ def test_a_request_that_never_ends_holds_it_up_no_longer_than_ten_seconds(start_
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 
-def test_ctrl_c_stops_it_too(start_daemon: StartDaemon) -> None:
+def test_ctrl_c_stops_the_daemon(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     daemon.signal(signal.SIGINT)
     assert daemon.process is not None
@@ -106,7 +106,7 @@ def test_ctrl_c_stops_it_too(start_daemon: StartDaemon) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_while_it_reads_its_configuration_it_stops(
+def test_a_stop_signal_during_the_reading_of_the_configuration_ends_the_daemon(
     make_daemon: StartDaemon, number: signal.Signals
 ) -> None:
     daemon = make_daemon()
@@ -129,7 +129,7 @@ def held(daemon: Daemon) -> bool:
     return bool((int(masks["SigBlk"], 16) | int(masks["SigCgt"], 16)) & 1 << signal.SIGHUP - 1)
 
 
-def test_told_to_reload_while_it_loads_it_reloads_once_it_serves(start_daemon: StartDaemon) -> None:
+def test_a_reload_signal_during_the_start_is_handled_after_it(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     assert daemon.terminate() == 0
     daemon.fresh = True  # from nothing, as a service manager starts it
@@ -144,7 +144,7 @@ def test_told_to_reload_while_it_loads_it_reloads_once_it_serves(start_daemon: S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_while_it_loads_it_ends_cleanly(make_daemon: StartDaemon, number: signal.Signals) -> None:
+def test_a_stop_signal_during_imports_ends_the_daemon_cleanly(make_daemon: StartDaemon, number: signal.Signals) -> None:
     daemon = make_daemon()
     daemon.fresh = True
     daemon.spawn()
@@ -156,7 +156,7 @@ def test_told_to_stop_while_it_loads_it_ends_cleanly(make_daemon: StartDaemon, n
     assert daemon.errors.read_text() == ""
 
 
-def test_told_to_stop_while_it_waits_for_the_database_it_stops(make_daemon: StartDaemon) -> None:
+def test_a_stop_signal_during_the_wait_for_the_database_ends_the_daemon(make_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         daemon = make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"})
@@ -187,7 +187,7 @@ main()
 """
 
 
-def test_told_to_stop_when_all_but_its_server_has_started_it_stops(make_daemon: StartDaemon) -> None:
+def test_a_stop_signal_before_the_server_has_started_ends_the_daemon(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.spawn_changed(TOLD_BY_ITSELF)
     assert daemon.process is not None
@@ -196,7 +196,7 @@ def test_told_to_stop_when_all_but_its_server_has_started_it_stops(make_daemon: 
     assert daemon.errors.read_text() == ""
 
 
-def test_a_reload_applies_the_whole_file_or_nothing_of_it(start_daemon: StartDaemon) -> None:
+def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(server={"cors_origins": []})
     session = daemon.make(startTime=from_now(minutes=12))
     begun = daemon.post("/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]}, by=None).json()
@@ -249,7 +249,7 @@ def test_a_reload_applies_the_whole_file_or_nothing_of_it(start_daemon: StartDae
     assert seen.headers["access-control-allow-origin"] == "https://desk.example.com"
 
 
-def test_new_lifecycle_settings_move_stored_deadlines_at_a_start_too(start_daemon: StartDaemon) -> None:
+def test_new_lifecycle_settings_change_stored_deadlines_also_at_a_start(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     session = daemon.make(startTime=from_now(minutes=12))
     daemon.configure(lifecycle={"lead": "15m"})

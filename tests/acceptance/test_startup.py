@@ -44,14 +44,14 @@ def test_a_state_directory_below_a_file(make_daemon: StartDaemon) -> None:
     assert said == f"{below}: cannot be used as the state directory (Not a directory)"
 
 
-def test_a_state_directory_where_nothing_can_be_written(make_daemon: StartDaemon) -> None:
+def test_a_state_directory_that_cannot_be_written(make_daemon: StartDaemon) -> None:
     assert "/proc/tminus: cannot be used as the state directory" in failed(
         make_daemon(), STATE_DIRECTORY="/proc/tminus"
     )
 
 
 @pytest.mark.parametrize("content", [b"This is no database. " * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
-def test_a_database_that_is_none(make_daemon: StartDaemon, content: bytes) -> None:
+def test_a_file_that_is_not_a_database(make_daemon: StartDaemon, content: bytes) -> None:
     daemon = make_daemon()
     daemon.state.mkdir()
     (daemon.state / "tminus.db").write_bytes(content)
@@ -74,7 +74,7 @@ def test_a_database_of_a_newer_version(make_daemon: StartDaemon) -> None:
     assert (done.returncode, done.stderr) == (1, f"tminus: {said}\n")
 
 
-def test_a_database_that_nobody_serves(make_daemon: StartDaemon) -> None:
+def test_a_database_server_that_is_not_running(make_daemon: StartDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     said = failed(make_daemon(storage={"url": f"postgresql+psycopg://tminus@127.0.0.1:{port}/tminus"}))
@@ -130,9 +130,7 @@ def test_a_second_daemon_or_a_restore_on_the_same_database_from_another_state_di
 
 
 @pytest.mark.parametrize("command", ["run", "db upgrade"])
-def test_a_database_is_made_for_its_owner_only_wherever_it_is(
-    make_daemon: StartDaemon, tmp_path: Path, command: str
-) -> None:
+def test_a_new_database_is_readable_by_its_owner_only(make_daemon: StartDaemon, tmp_path: Path, command: str) -> None:
     daemon = make_daemon(storage={"url": f"sqlite:///{tmp_path}/elsewhere.db"})
     if command == "run":
         daemon.start()
@@ -144,7 +142,7 @@ def test_a_database_is_made_for_its_owner_only_wherever_it_is(
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
 
 
-def test_a_path_is_a_path_whatever_characters_are_in_it(make_daemon: StartDaemon) -> None:
+def test_a_path_may_contain_any_characters(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.state = daemon.home / os.fsdecode(b"s?env=prod %41#x\n \xff")
     daemon.socket = daemon.state / "tminus.sock"
@@ -168,13 +166,13 @@ def test_a_path_is_a_path_whatever_characters_are_in_it(make_daemon: StartDaemon
             assert connection.execute("SELECT id FROM session").fetchall() == [(made["id"],)]
 
 
-def test_a_database_in_a_directory_that_is_not_there(make_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_a_database_in_a_missing_directory(make_daemon: StartDaemon, tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "a.db"
     said = failed(make_daemon(storage={"url": f"sqlite:///{file}"}))
     assert said == f"{file}: cannot be locked (No such file or directory)"
 
 
-def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_daemon: StartDaemon) -> None:
+def test_all_problems_of_a_configuration_are_printed_with_file_and_line(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     faulty = '[server]\nlsten = "127.0.0.1:0"\nsocket = 5\n\n[lifecycle]\nlead = "soon"\n\n[log]\nlevel = "inof"\n'
     daemon.config.write_text(faulty)
@@ -204,7 +202,7 @@ def test_a_configuration_with_faults_tells_all_of_them_with_file_and_line(make_d
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, said)
 
 
-def test_secrets_that_cannot_be_read_are_told_all_at_once_with_file_and_line(make_daemon: StartDaemon) -> None:
+def test_all_unreadable_secrets_are_reported_at_once_with_file_and_line(make_daemon: StartDaemon) -> None:
     desk = {"name": "desk", "url": "http://127.0.0.1:9/", "secret_file": "desk.secret", "ca_file": "desk.pem"}
     url = "postgresql+psycopg://tminus@127.0.0.1:9/tminus"
     daemon = make_daemon(webhooks=[desk], storage={"url": url, "password_file": "password"})
@@ -226,7 +224,7 @@ def test_secrets_that_cannot_be_read_are_told_all_at_once_with_file_and_line(mak
         assert f"{daemon.config}:{line}: {text}" in told
 
 
-def test_a_configuration_file_that_is_not_there(make_daemon: StartDaemon) -> None:
+def test_a_missing_configuration_file(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.config.unlink()
     daemon.spawn()
@@ -235,7 +233,7 @@ def test_a_configuration_file_that_is_not_there(make_daemon: StartDaemon) -> Non
     assert daemon.errors.read_text() == f"tminus: --config: there is no file {daemon.config}\n"
 
 
-def test_what_it_says_to_try_works_where_it_was_started(make_daemon: StartDaemon) -> None:
+def test_the_command_in_the_start_message_works(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
     daemon.start(PATH=os.defpath)
     environ = environment(TMINUS_CONFIG=str(daemon.config), STATE_DIRECTORY=str(daemon.state))
@@ -247,7 +245,7 @@ def test_what_it_says_to_try_works_where_it_was_started(make_daemon: StartDaemon
     assert daemon.log_lines("daemon.ready")[-1]["hint"].startswith("tminus schedule ")
 
 
-def test_what_a_killed_daemon_has_left_behind_is_no_obstacle(start_daemon: StartDaemon) -> None:
+def test_files_of_a_killed_daemon_do_not_prevent_a_start(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     session = daemon.make()
     daemon.kill()
@@ -273,7 +271,9 @@ main()
 """
 
 
-def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to_end(make_daemon: StartDaemon) -> None:
+def test_a_database_that_becomes_unreachable_after_the_first_sweep_does_not_end_the_start(
+    make_daemon: StartDaemon,
+) -> None:
     daemon = make_daemon()
     daemon.spawn_changed(COUNTS_ONCE)
     assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
@@ -282,9 +282,7 @@ def test_a_database_that_goes_away_when_all_that_was_due_is_done_is_no_reason_to
 
 
 @pytest.mark.slow
-def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_and_hangs_up_on_nobody(
-    make_daemon: StartDaemon, pg_server: PostgresServer
-) -> None:
+def test_a_long_start_is_reported_and_drops_no_connection(make_daemon: StartDaemon, pg_server: PostgresServer) -> None:
     with pg_server.database(empty=True) as database, socket.create_server(("127.0.0.1", 0)) as listening:
         url = database.configured
         daemon = make_daemon(storage={"url": url})
@@ -316,7 +314,7 @@ def test_while_its_start_takes_long_it_says_what_it_waits_for_and_then_serves_an
         assert daemon.terminate() == 0
 
 
-def test_told_to_stop_while_it_waits_for_another_it_stops_at_once(
+def test_a_stop_signal_during_the_wait_for_another_daemon_ends_the_daemon_at_once(
     make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:
     with pg_server.database(empty=True) as database:

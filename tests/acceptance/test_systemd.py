@@ -116,7 +116,7 @@ def schedule(box: Box, label: str) -> str:
     return str(made["id"])
 
 
-def test_systemd_finds_nothing_to_say_of_the_units(box: Box) -> None:
+def test_systemd_analyze_has_no_complaint_about_the_units(box: Box) -> None:
     done = box.run("systemd-analyze", "verify", *(f"/etc/systemd/system/{name}" for name in UNITS))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
@@ -128,7 +128,7 @@ def test_systemd_finds_nothing_to_say_of_the_units(box: Box) -> None:
         ("tminus-backup.service", 20),  # it begins as root, and takes the rights of the daemon's user
     ],
 )
-def test_a_service_is_exposed_as_little_as_one_that_calls_others_can_be(box: Box, unit: str, exposure: int) -> None:
+def test_the_exposure_of_the_service_is_as_low_as_its_function_allows(box: Box, unit: str, exposure: int) -> None:
     path = f"/etc/systemd/system/{unit}"
     done = box.run("systemd-analyze", "security", "--offline=true", f"--threshold={exposure}", path)
     assert done.returncode == 0, done.stdout
@@ -141,7 +141,7 @@ def test_no_core_dump_of_a_process_that_holds_tokens_is_written(box: Box) -> Non
     assert "Max core file size        0                    0" in box.do("cat", f"/proc/{pid}/limits")
 
 
-def test_it_is_ready_when_what_was_due_is_done_and_says_what_is_to_come(box: Box) -> None:
+def test_the_service_is_ready_after_the_first_sweep_and_its_status_has_the_next_deadline(box: Box) -> None:
     assert box.show("tminus.service", "ActiveState") == "active"
     ready = box.journal("EVENT=daemon.ready")[-1]
     started = box.journal("MESSAGE_ID=39f53479d3a045ac8e11786248231fbf", "UNIT=tminus.service")[-1]
@@ -154,7 +154,7 @@ def test_it_is_ready_when_what_was_due_is_done_and_says_what_is_to_come(box: Box
     eventually(lambda: box.show("tminus.service", "StatusText").endswith("Z"))
 
 
-def test_the_command_of_root_and_of_the_group_finds_it_and_nobody_elses_does(box: Box) -> None:
+def test_only_commands_of_root_and_of_the_group_find_the_service(box: Box) -> None:
     assert json.loads(box.do("/opt/tminus/bin/tminus", "list", "--json"))
     assert json.loads(box.do(*as_member("list", "--json")))
     refused = box.run(*as_member("list", groups="nogroup"))
@@ -162,7 +162,7 @@ def test_the_command_of_root_and_of_the_group_finds_it_and_nobody_elses_does(box
     assert "not permitted to use it" in refused.stderr
 
 
-def test_the_journal_has_the_life_of_one_session(box: Box) -> None:
+def test_the_journal_has_all_events_of_a_session(box: Box) -> None:
     session, other = schedule(box, "Told"), schedule(box, "Another")
     eventually(lambda: box.journal(f"SESSION_ID={session}", "EVENT=session.ready"))
     box.do(*as_member("close", session))
@@ -182,7 +182,7 @@ def test_the_journal_has_the_life_of_one_session(box: Box) -> None:
     assert other not in json.dumps(told)
 
 
-def test_warnings_stand_out(box: Box) -> None:
+def test_warnings_have_their_priority_in_the_journal(box: Box) -> None:
     box.do("/usr/bin/python3", "-c", CLIENT.replace("while not select", "for _ in [1]:  #"), "wrong-token")
     grave = ("--unit=tminus.service", "--priority=warning")
     [warned] = eventually(lambda: box.journal(*grave, "EVENT=auth.failed"))
@@ -191,7 +191,7 @@ def test_warnings_stand_out(box: Box) -> None:
     assert "wrong-token" not in json.dumps(box.journal())
 
 
-def test_a_reload_is_told_of_and_applied(box: Box) -> None:
+def test_a_reload_is_reported_and_applied(box: Box) -> None:
     box.do("sed", "-i", "s/Acme/Umbrella/", "/etc/tminus/tminus.toml")
     pid = box.show("tminus.service", "MainPID")
     box.do("systemctl", "reload", "tminus.service")
@@ -202,7 +202,7 @@ def test_a_reload_is_told_of_and_applied(box: Box) -> None:
     assert box.show("tminus.service", "MainPID") == pid
 
 
-def test_why_it_does_not_start_is_grave_in_the_journal(box: Box) -> None:
+def test_the_cause_of_a_failed_start_is_critical_in_the_journal(box: Box) -> None:
     box.do("systemctl", "stop", "tminus.socket", "tminus.service")
     box.do("bash", "-c", "echo 'server.lsten = 5' > /etc/tminus/conf.d/faulty.toml")
     assert box.run("systemctl", "start", "tminus.service").returncode != 0
@@ -213,7 +213,7 @@ def test_why_it_does_not_start_is_grave_in_the_journal(box: Box) -> None:
     assert fault["MESSAGE"].startswith("/etc/tminus/conf.d/faulty.toml:1: server.lsten is not a key")
 
 
-def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
+def test_no_connection_is_refused_during_a_restart(box: Box) -> None:
     asking = [
         subprocess.Popen(
             box.command("/usr/bin/python3", "-c", CLIENT, token_of("admin")),
@@ -236,7 +236,7 @@ def test_no_connection_is_refused_while_it_restarts(box: Box) -> None:
 
 
 @pytest.mark.slow
-def test_one_whose_clock_alone_has_stopped_is_killed_and_started_again(box: Box) -> None:
+def test_a_daemon_whose_scheduler_hangs_is_killed_and_restarted(box: Box) -> None:
     box.do("mkdir", "-p", "/run/systemd/system/tminus.service.d")
     fault = "/run/systemd/system/tminus.service.d/fault.conf"
     box.do("bash", "-c", f"printf '[Service]\\nEnvironment=PYTHONPATH=/opt/tminus/fault\\n' > {fault}")
@@ -256,7 +256,7 @@ def test_one_whose_clock_alone_has_stopped_is_killed_and_started_again(box: Box)
     box.do("systemctl", "daemon-reload")
 
 
-def test_a_backup_is_made_beside_the_daemon_that_works(box: Box) -> None:
+def test_a_backup_succeeds_beside_the_running_service(box: Box) -> None:
     session = schedule(box, "Kept")
     pid = box.show("tminus.service", "MainPID")
     started = box.run("systemctl", "start", "tminus-backup.service")
@@ -287,7 +287,7 @@ def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> N
     schedule(box, "It works on")
 
 
-def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
+def test_the_documented_lines_for_prometheus_work(box: Box) -> None:
     box.do("systemd-sysusers", "--inline", 'u prometheus - "Prometheus"')
     box.do("mkdir", "-p", "/etc/prometheus")
     box.paste(blocks("docs/monitoring.md", "Prometheus")[0])
@@ -298,7 +298,7 @@ def test_the_lines_that_let_prometheus_in_do(box: Box) -> None:
 
 
 @pytest.mark.slow
-def test_the_lines_by_which_a_backup_is_made_tried_and_put_back_are_true(box: Box) -> None:
+def test_the_documented_lines_for_backup_and_restore_work(box: Box) -> None:
     kept = schedule(box, "In the backup")
     told = box.paste(blocks("docs/backup.md", "Backup and restore")[0])
     copy = told.partition(":")[0]
@@ -334,7 +334,7 @@ def refuses(address: str) -> bool:
     return False
 
 
-def test_the_lines_that_hand_it_the_password_of_postgresql_do(box: Box, pg_server: PostgresServer) -> None:
+def test_the_documented_lines_for_the_password_of_postgresql_work(box: Box, pg_server: PostgresServer) -> None:
     [lines] = blocks("docs/install.md", "Secrets")
     with pg_server.database(), pg_server.login("tminus", "the password") as socket, reached(box, socket):
         address = f"host={socket.parent} dbname=tminus user=tminus"
@@ -352,7 +352,7 @@ def test_the_lines_that_hand_it_the_password_of_postgresql_do(box: Box, pg_serve
             box.do("rm", "-f", "/etc/tminus/conf.d/postgresql.toml")
 
 
-def test_it_stops_in_order(box: Box) -> None:
+def test_the_service_stops_in_order(box: Box) -> None:
     box.do("systemctl", "stop", "tminus.socket", "tminus.service")
     assert box.show("tminus.service", "Result") == "success"
     assert box.journal("EVENT=daemon.stopped")

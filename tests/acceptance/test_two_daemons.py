@@ -32,7 +32,7 @@ def daemons(start_daemon: StartDaemon, sections: dict[str, Section]) -> Iterator
             daemon.terminate()
 
 
-def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
+def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_is_killed(
     daemons: tuple[Daemon, Daemon], receiver: Receiver
 ) -> None:
     one, two = daemons
@@ -94,7 +94,7 @@ def test_each_is_opened_once_and_told_in_order_although_one_is_killed(
 
 
 @pytest.mark.slow
-def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
+def test_a_frozen_daemon_delays_the_other_for_seconds_and_recovers(
     make_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
     def told(session: JSON) -> bool:
@@ -120,7 +120,7 @@ def test_one_that_is_frozen_holds_up_the_other_for_seconds_and_comes_back(
 
 
 @pytest.mark.slow
-def test_what_the_other_one_did_is_noticed_within_seconds_although_no_notice_of_it_arrives(
+def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notification(
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
     def told(session: JSON) -> int:

@@ -123,7 +123,7 @@ class Callers(threading.Thread):
 
 
 @pytest.mark.slow
-def test_the_next_release_migrates_while_this_one_serves_and_nothing_is_lost(
+def test_the_next_release_migrates_while_this_one_serves_and_no_change_is_lost(
     make_daemon: StartDaemon,
     sections: dict[str, Section],
     receiver: Receiver,

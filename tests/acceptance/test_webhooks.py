@@ -38,9 +38,7 @@ def webhook(daemon: Daemon) -> JSON:
     return shown
 
 
-def test_what_was_committed_before_it_was_killed_is_delivered_after(
-    make_daemon: StartDaemon, receiver: Receiver
-) -> None:
+def test_events_committed_before_a_kill_are_delivered_after_it(make_daemon: StartDaemon, receiver: Receiver) -> None:
     daemon = make_daemon()
     daemon.configure(webhooks=desk(daemon, receiver))
     daemon.start()
@@ -60,7 +58,7 @@ def test_what_was_committed_before_it_was_killed_is_delivered_after(
     )
 
 
-def test_the_page_shows_what_is_sent(make_daemon: StartDaemon, receiver: Receiver) -> None:
+def test_the_page_shows_a_real_request(make_daemon: StartDaemon, receiver: Receiver) -> None:
     page = (ROOT / "docs" / "webhooks.md").read_text()
     sample, ping = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     daemon = make_daemon()
@@ -85,7 +83,7 @@ def test_the_page_shows_what_is_sent(make_daemon: StartDaemon, receiver: Receive
     assert ping[0] == {**pinged.events[0], "ts": ping[0]["ts"]}
 
 
-def test_a_paused_endpoint_is_told_once_and_measured_and_the_daemon_stays_ready(
+def test_a_paused_endpoint_is_logged_once_and_in_the_metrics_and_the_daemon_stays_ready(
     make_daemon: StartDaemon, receiver: Receiver
 ) -> None:
     daemon = make_daemon()
@@ -209,10 +207,10 @@ def test_a_ping_waits_for_the_receiver_longer_than_for_the_daemon(
     ("method", "path"),
     [("GET", ""), ("GET", "/desk"), ("POST", "/desk/ping"), ("POST", "/desk/pause"), ("GET", "/desk/deliveries")],
 )
-def test_only_an_admin_may(daemon: Daemon, by: str, method: str, path: str) -> None:
+def test_webhook_calls_need_the_role_group_admin(daemon: Daemon, by: str, method: str, path: str) -> None:
     assert daemon.call(method, f"/webhooks{path}", by=by).json()["refcode"] == 104403
 
 
 @pytest.mark.parametrize("body", [{}, {"fromSeq": 1, "session": "x"}, {"fromSeq": 0}, {"since": "yesterday"}])
-def test_a_replay_is_of_one_thing(daemon: Daemon, body: JSON) -> None:
+def test_a_replay_needs_exactly_one_of_its_parameters(daemon: Daemon, body: JSON) -> None:
     assert daemon.post("/webhooks/desk/replay", body).status_code == 400

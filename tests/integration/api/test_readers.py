@@ -29,7 +29,7 @@ def _run(database: Database, body: Callable[[Any, Readers], Any], threads: int =
         readers.close()
 
 
-def test_reads_that_arrive_together_share_a_transaction_up_to_a_number(database: Database) -> None:
+def test_concurrent_reads_share_a_transaction_up_to_a_maximum(database: Database) -> None:
     views: list[View] = []
 
     async def body(_store: Any, readers: Readers) -> list[int]:
@@ -47,7 +47,7 @@ def test_reads_that_arrive_together_share_a_transaction_up_to_a_number(database:
     assert [view is views[0] for view in views] == [True] * TOGETHER + [False] * 3
 
 
-def test_a_read_sees_what_was_committed_before_it_though_another_is_running(database: Database) -> None:
+def test_a_read_includes_earlier_commits_although_another_read_is_running(database: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
     def slow(view: View) -> str | None:
@@ -68,7 +68,7 @@ def test_a_read_sees_what_was_committed_before_it_though_another_is_running(data
     assert _run(database, body, threads=1) == (None, "new")
 
 
-def test_one_that_fails_leaves_the_others_their_answer(database: Database) -> None:
+def test_a_failed_read_does_not_fail_the_others_of_its_batch(database: Database) -> None:
     def refused(_view: View) -> None:
         raise UnknownSession("x")
 
@@ -89,7 +89,7 @@ def test_one_that_fails_leaves_the_others_their_answer(database: Database) -> No
     assert not isinstance(defect, UnknownSession)
 
 
-def test_what_waits_behind_a_slow_one_is_read_by_another_thread(database: Database) -> None:
+def test_another_thread_runs_the_reads_behind_a_slow_one(database: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
     def slow(_view: View) -> str:
@@ -107,7 +107,7 @@ def test_what_waits_behind_a_slow_one_is_read_by_another_thread(database: Databa
     assert _run(database, body, threads=2) == ["quick", "quick", "quick", "slow"]
 
 
-def test_whoever_asked_may_go_away_meanwhile(database: Database) -> None:
+def test_a_request_may_be_cancelled_during_its_read(database: Database) -> None:
     running, go_on = threading.Event(), threading.Event()
 
     def slow(_view: View) -> None:
@@ -126,5 +126,5 @@ def test_whoever_asked_may_go_away_meanwhile(database: Database) -> None:
     assert _run(database, body, threads=1) == "next"
 
 
-def test_threads_that_never_read_need_no_end(database: Database) -> None:
+def test_readers_without_started_threads_can_be_closed(database: Database) -> None:
     Readers(database.open(), 4).close()

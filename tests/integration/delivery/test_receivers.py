@@ -75,7 +75,7 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize(("play", "error"), NO_ANSWER.values(), ids=NO_ANSWER)
-def test_what_is_no_answer_ends_soon(play: Callable[[socket.socket], None], error: str) -> None:
+def test_an_attempt_without_a_valid_response_ends_soon(play: Callable[[socket.socket], None], error: str) -> None:
     with RawReceiver(play) as receiver:
         begun = time.process_time()
         [outcome] = send(receiver.url, patience=300)
@@ -96,20 +96,22 @@ ENDLESS_BODIES = {
 
 
 @pytest.mark.parametrize("play", ENDLESS_BODIES.values(), ids=ENDLESS_BODIES)
-def test_the_body_of_an_answer_is_read_to_a_bound_and_decides_nothing(play: Callable[[socket.socket], None]) -> None:
+def test_a_response_body_is_read_up_to_a_limit_and_does_not_affect_the_outcome(
+    play: Callable[[socket.socket], None],
+) -> None:
     with RawReceiver(play) as receiver:
         [outcome] = send(receiver.url, patience=300)
         assert (outcome.ok, outcome.error) == (True, None)
         assert len(outcome.answer or "") <= ANSWER_BYTES
 
 
-def test_an_answer_that_comes_after_interim_ones_counts() -> None:
+def test_a_response_after_interim_responses_counts() -> None:
     with RawReceiver(once(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + OK)) as receiver:
         [outcome] = send(receiver.url)
         assert (outcome.status, outcome.answer) == (200, "ok")
 
 
-def test_an_answer_counts_that_comes_before_the_body_was_read() -> None:
+def test_a_response_that_arrives_before_the_request_was_sent_completely_counts() -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
         connection.recv(1)
@@ -127,7 +129,7 @@ def test_an_answer_counts_that_comes_before_the_body_was_read() -> None:
         assert asyncio.run(post()).status == 413
 
 
-def test_an_answer_that_has_come_counts_although_this_process_stood_still() -> None:
+def test_a_response_that_arrived_during_a_pause_of_the_process_counts() -> None:
     asked, standing, answered = threading.Event(), threading.Event(), threading.Event()
 
     def play(connection: socket.socket) -> None:
@@ -156,7 +158,7 @@ def test_an_answer_that_has_come_counts_although_this_process_stood_still() -> N
 # --- connections that are kept ----------------------------------------------------------------------------------------
 
 
-def test_a_connection_is_kept_for_the_next_request() -> None:
+def test_the_next_request_reuses_the_connection() -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(OK)
         while True:
@@ -168,7 +170,7 @@ def test_a_connection_is_kept_for_the_next_request() -> None:
         assert len(receiver.connections) == 1
 
 
-def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "KEEP_ALIVE", 0.01)
     closed = threading.Event()
 
@@ -197,7 +199,7 @@ def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch
         once(OK + b"\n"),
     ],
 )
-def test_whatever_becomes_of_a_connection_the_next_request_has_its_own_answer(
+def test_the_next_request_never_gets_the_response_of_an_earlier_one(
     play: Callable[[socket.socket], None],
 ) -> None:
     with RawReceiver(play) as receiver:
@@ -205,7 +207,7 @@ def test_whatever_becomes_of_a_connection_the_next_request_has_its_own_answer(
         assert len(receiver.connections) == 5
 
 
-def test_who_closes_a_kept_connection_as_the_next_request_arrives_has_it_again_at_once() -> None:
+def test_a_request_on_a_connection_that_the_receiver_closed_is_repeated_at_once() -> None:
     def play(connection: socket.socket) -> None:
         connection.sendall(OK)
         read_request(connection)  # and hangs up
@@ -259,7 +261,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return addresses
 
 
-def test_a_silent_address_is_waited_for_once_and_then_comes_last(
+def test_an_address_that_does_not_respond_is_tried_last_the_next_time(
     monkeypatch: pytest.MonkeyPatch, tried: list[str]
 ) -> None:
     resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
@@ -271,7 +273,7 @@ def test_a_silent_address_is_waited_for_once_and_then_comes_last(
         assert outcomes[0].ms >= happy_eyeballs.DELAY * 1000 > 0
 
 
-def test_an_address_that_refuses_costs_nothing_and_all_that_fail_are_an_error(
+def test_a_refusing_address_causes_no_delay_and_the_attempt_fails_if_all_addresses_fail(
     monkeypatch: pytest.MonkeyPatch, tried: list[str]
 ) -> None:
     monkeypatch.setattr(happy_eyeballs, "DELAY", 60)
@@ -284,7 +286,9 @@ def test_an_address_that_refuses_costs_nothing_and_all_that_fail_are_an_error(
     assert "refused" in (outcome.error or "").lower()
 
 
-def test_what_worked_last_is_tried_first_until_it_is_silent(monkeypatch: pytest.MonkeyPatch, tried: list[str]) -> None:
+def test_the_last_working_address_is_tried_first_until_it_does_not_respond(
+    monkeypatch: pytest.MonkeyPatch, tried: list[str]
+) -> None:
     resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
     with Receiver() as receiver:
         receiver.answer = status(200, Connection="close")
@@ -301,7 +305,7 @@ def test_what_worked_last_is_tried_first_until_it_is_silent(monkeypatch: pytest.
     assert tried == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
 
 
-def test_the_reason_is_that_of_an_address_that_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reported_error_is_that_of_an_address_that_responded(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, "192.0.2.1", "127.0.0.1")  # where no route leads, or a router refuses it
     connected = happy_eyeballs._connected
 
@@ -315,14 +319,14 @@ def test_the_reason_is_that_of_an_address_that_was_reached(monkeypatch: pytest.M
     assert outcome.error == "connection refused"
 
 
-def test_families_are_tried_in_turn() -> None:
+def test_address_families_alternate() -> None:
     six = [Target(socket.AF_INET6, (f"2001:db8::{number}", 1, 0, 0)) for number in range(3)]
     four = [Target(socket.AF_INET, (f"192.0.2.{number}", 1)) for number in range(2)]
     assert happy_eyeballs.in_order([*six, *four], None) == [six[0], four[0], six[1], four[1], six[2]]
     assert happy_eyeballs.in_order([*four, *six], six[2]) == [six[2], four[0], six[0], four[1], six[1]]
 
 
-def test_a_name_that_means_another_address_a_moment_later_leads_nowhere_else(
+def test_the_connection_uses_the_address_that_was_checked_although_the_name_resolves_differently_later(
     monkeypatch: pytest.MonkeyPatch, tried: list[str]
 ) -> None:
     found, answers = socket.getaddrinfo, iter(("127.0.0.1", "169.254.169.254", "169.254.169.254"))
@@ -342,7 +346,7 @@ def test_a_name_that_means_another_address_a_moment_later_leads_nowhere_else(
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_look_up_the_certificate_and_the_host_have_one_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_look_up_certificate_and_host_header_use_the_same_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     asked: list[str] = []
     found = socket.getaddrinfo
 
@@ -368,7 +372,7 @@ def test_the_look_up_the_certificate_and_the_host_have_one_name(monkeypatch: pyt
         assert receiver.requests[0].headers["host"] == f"xn--strae-oqa.test:{receiver.port}"
 
 
-def test_a_url_is_sent_as_it_was_written() -> None:
+def test_a_url_is_sent_unchanged() -> None:
     with Receiver() as receiver:
         [outcome] = send(f"http://127.0.0.1:{receiver.port}/straße%2Fx?key=ü&a=%20b")
         assert outcome.ok

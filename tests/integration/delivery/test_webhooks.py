@@ -133,7 +133,7 @@ def test_every_event_arrives_once_in_order_signed_and_in_batches(sender: Sender,
     assert sender.status().backlog.events == 0
 
 
-def test_from_the_beginning_tells_what_was_before(sender: Sender, receiver: Receiver) -> None:
+def test_an_endpoint_from_the_beginning_receives_earlier_events(sender: Sender, receiver: Receiver) -> None:
     sender.make(3)
     sender.apply(desk(receiver, **{"from": "beginning"}))
     eventually(lambda: receiver.seqs == sender.seqs())
@@ -150,7 +150,7 @@ def test_from_the_beginning_tells_what_was_before(sender: Sender, receiver: Rece
     ],
 )
 @ON_SQLITE
-def test_whatever_fails_is_tried_again_with_the_same_id_until_it_arrives(
+def test_a_failed_request_is_retried_with_the_same_id_until_it_succeeds(
     sender: Sender, receiver: Receiver, answer: Any, code: int | None
 ) -> None:
     receiver.answers = [answer, answer]
@@ -172,7 +172,7 @@ def test_whatever_fails_is_tried_again_with_the_same_id_until_it_arrives(
 
 
 @ON_SQLITE
-def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(sender: Sender, receiver: Receiver) -> None:
+def test_a_request_has_at_most_a_mebibyte_unless_one_event_is_longer(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver, batch=1000))
     sender.ask(sender.webhooks.pause("desk"))
     for size in [60_000] * 30 + [2 * BODY_BYTES, 100]:
@@ -191,7 +191,7 @@ def test_a_request_holds_no_more_than_a_mebibyte_unless_one_event_is_longer(send
     assert [request.body for request in receiver.requests[before:]] == [request.body for request in taken]
 
 
-def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: Sender, log_lines: Lines) -> None:
+def test_a_receiver_that_starts_late_receives_everything(sender: Sender, log_lines: Lines) -> None:
     with Receiver() as gone:
         port = gone.port
     sender.apply({"name": "desk", "url": f"http://127.0.0.1:{port}/", "batch": 7})
@@ -218,7 +218,7 @@ def test_a_receiver_that_is_not_there_yet_gets_everything_when_it_comes(sender: 
 
 
 @ON_SQLITE
-def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Receiver) -> None:
+def test_two_kilobytes_of_a_long_response_are_read(sender: Sender, receiver: Receiver) -> None:
     receiver.answer = flood
     sender.apply(desk(receiver))
     sender.make(2)
@@ -228,7 +228,7 @@ def test_of_ten_megabytes_it_reads_two_kilobytes(sender: Sender, receiver: Recei
 
 @ON_SQLITE
 @pytest.mark.parametrize("answer", [status(410), status(503, Retry_After="3600")])
-def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
+def test_a_paused_or_waiting_endpoint_reads_nothing_at_a_commit_and_resumes_at_once(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     looks, look = Counter[str](), DeliveryWorker._look
@@ -251,7 +251,7 @@ def test_who_is_paused_or_waits_costs_nothing_at_a_commit_and_goes_on_at_once(
 
 
 @ON_SQLITE
-def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receiver) -> None:
+def test_retry_after_of_the_receiver_is_respected(sender: Sender, receiver: Receiver) -> None:
     receiver.answers = [status(503, Retry_After="3600")]
     sender.apply(desk(receiver))
     sender.make()
@@ -264,7 +264,7 @@ def test_it_waits_as_long_as_the_receiver_asks(sender: Sender, receiver: Receive
     eventually(lambda: len(receiver.requests) == 2)
 
 
-def test_when_the_wall_clock_is_set_nobody_waits_out_a_pause(sender: Sender, receiver: Receiver) -> None:
+def test_after_a_clock_step_waiting_endpoints_are_tried_at_once(sender: Sender, receiver: Receiver) -> None:
     receiver.answers = [status(503, Retry_After="3600")]
     sender.apply(desk(receiver))
     sender.make()
@@ -273,7 +273,9 @@ def test_when_the_wall_clock_is_set_nobody_waits_out_a_pause(sender: Sender, rec
     eventually(lambda: receiver.seqs == [1, 1])
 
 
-def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Receiver, log_lines: Lines) -> None:
+def test_an_endpoint_that_responds_with_410_is_paused_and_loses_no_event(
+    sender: Sender, receiver: Receiver, log_lines: Lines
+) -> None:
     receiver.answers = [status(410)]
     sender.apply(desk(receiver))
     sender.make(3)
@@ -288,7 +290,9 @@ def test_who_says_gone_is_paused_and_loses_nothing(sender: Sender, receiver: Rec
     assert [seq for request in receiver.requests[1:] for seq in request.seqs] == sender.seqs()
 
 
-def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: Sender, receiver: Receiver) -> None:
+def test_an_endpoint_that_fails_for_too_long_is_paused_and_resumes_with_its_backlog(
+    sender: Sender, receiver: Receiver
+) -> None:
     receiver.answer = status(500)
     sender.apply(desk(receiver, give_up_after="100ms"))
     sender.make(2)
@@ -300,7 +304,9 @@ def test_who_fails_for_too_long_is_paused_and_resumes_with_the_backlog(sender: S
 
 
 @ON_SQLITE
-def test_who_asks_for_a_longer_pause_than_it_is_tried_has_a_last_try(sender: Sender, receiver: Receiver) -> None:
+def test_a_retry_after_beyond_the_limit_of_retries_is_followed_by_a_last_attempt(
+    sender: Sender, receiver: Receiver
+) -> None:
     receiver.answer = status(503, Retry_After="7200")
     sender.apply(desk(receiver, give_up_after="1h"), desk(receiver, name="impatient", give_up_after="300ms"))
     sender.make()
@@ -313,7 +319,7 @@ def test_who_asks_for_a_longer_pause_than_it_is_tried_has_a_last_try(sender: Sen
     assert (state.paused_at, state.retry_at) == (None, state.failing_since + HOUR)
 
 
-def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiver: Receiver) -> None:
+def test_a_resume_during_a_request_takes_effect(sender: Sender, receiver: Receiver) -> None:
     resumed = threading.Event()
 
     def fail_when_resumed(handler: Handler) -> None:
@@ -333,7 +339,7 @@ def test_a_resume_holds_although_a_request_was_on_its_way(sender: Sender, receiv
     assert [row.ok for row in sender.deliveries()] == [False, False, True]
 
 
-def test_a_replay_since_a_time_misses_nothing_although_clocks_differ(sender: Sender, receiver: Receiver) -> None:
+def test_a_replay_since_a_time_includes_every_event_although_clocks_differ(sender: Sender, receiver: Receiver) -> None:
     one, two = sender.make(2)
     earlier = {"ts": one.created_at - HOUR}
     sender.world.run(lambda tx: tx.execute(EVENTS.update().where(EVENTS.c.session_id == two.id).values(earlier)))
@@ -373,14 +379,14 @@ def all_busy(store: Store, lane: Lane) -> Iterator[threading.Event]:
             enough.set()
 
 
-def test_slow_reads_of_others_hold_up_no_delivery(sender: Sender, receiver: Receiver) -> None:
+def test_slow_reads_of_other_requests_delay_no_delivery(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     with all_busy(sender.world.store, "requests"):
         sender.make(3)
         eventually(lambda: receiver.seqs == [1, 2, 3])
 
 
-def test_an_answer_that_has_come_counts_however_slow_the_database_is(sender: Sender, receiver: Receiver) -> None:
+def test_a_received_response_counts_however_slow_the_database_is(sender: Sender, receiver: Receiver) -> None:
     """The looks of other endpoints wait for the database until the answer has been recorded."""
     answer_now = threading.Event()
 
@@ -407,7 +413,7 @@ def test_an_answer_that_has_come_counts_however_slow_the_database_is(sender: Sen
 
 
 @ON_SQLITE
-def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
+def test_a_name_server_that_does_not_respond_delays_only_its_endpoint_and_no_stop(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, answers, asked = socket.getaddrinfo, threading.Event(), Counter[str]()
@@ -445,7 +451,7 @@ def test_a_silent_name_server_holds_up_its_own_endpoint_alone_and_no_stop(
         answers.set()
 
 
-def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:
+def test_a_filter_selects_types_of_events_and_of_sessions(sender: Sender, receiver: Receiver) -> None:
     with Receiver() as pattern, Receiver() as other:
         sender.apply(
             desk(receiver, events=["session.closed"]),
@@ -464,7 +470,7 @@ def test_a_filter_chooses_types_of_events_and_of_sessions(sender: Sender, receiv
         eventually(lambda: sender.status().backlog.events == 0)
 
 
-def test_how_far_a_filter_is_behind_counts_what_it_wants_alone(sender: Sender, receiver: Receiver) -> None:
+def test_the_backlog_counts_only_events_that_pass_the_filter(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver, session_types=["support"]), desk(receiver, name="closed", events=["session.closed"]))
     for name in ("desk", "closed"):
         sender.ask(sender.webhooks.pause(name))
@@ -480,7 +486,9 @@ def test_how_far_a_filter_is_behind_counts_what_it_wants_alone(sender: Sender, r
     assert sender.status().backlog == outbox.Backlog(0, None)
 
 
-def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Sender, receiver: Receiver) -> None:
+def test_a_reload_adds_changes_and_removes_endpoints_and_a_readded_one_continues(
+    sender: Sender, receiver: Receiver
+) -> None:
     with Receiver() as second:
         sender.apply(desk(receiver))
         sender.make()
@@ -500,9 +508,7 @@ def test_a_reload_adds_changes_and_removes_and_who_comes_back_goes_on(sender: Se
 
 
 @ON_SQLITE
-def test_a_reload_makes_nothing_anew_for_what_has_not_changed(
-    sender: Sender, receiver: Receiver, tmp_path: Path
-) -> None:
+def test_a_reload_keeps_the_worker_of_an_unchanged_endpoint(sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     webhooks = [desk(receiver), desk(receiver, name="private", ca_file="ca.pem"), desk(receiver, name="third")]
 
@@ -519,7 +525,7 @@ def test_a_reload_makes_nothing_anew_for_what_has_not_changed(
 
 
 @ON_SQLITE
-def test_while_a_secret_is_replaced_receivers_with_either_are_content(
+def test_while_a_secret_is_replaced_receivers_with_either_secret_accept_requests(
     sender: Sender, receiver: Receiver, log_lines: Lines
 ) -> None:
     sender.apply(desk(receiver), desk=(SECRET,))
@@ -540,7 +546,9 @@ def test_while_a_secret_is_replaced_receivers_with_either_are_content(
 
 
 @ON_SQLITE
-def test_what_a_reload_cuts_off_comes_again_at_once_under_the_same_id(sender: Sender, receiver: Receiver) -> None:
+def test_a_request_interrupted_by_a_reload_is_repeated_at_once_with_the_same_id(
+    sender: Sender, receiver: Receiver
+) -> None:
     """Here with a new secret. The receiver is not to blame, and what happened meanwhile is not in that request."""
     receiver.answers = [trickle]
     sender.apply(desk(receiver, timeout="1m", give_up_after="1ms"))
@@ -560,7 +568,9 @@ def test_what_a_reload_cuts_off_comes_again_at_once_under_the_same_id(sender: Se
     assert sender.status().state.failures == 0
 
 
-def test_what_a_stop_cuts_off_comes_again_under_the_same_id(sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
+def test_a_request_interrupted_by_a_stop_is_repeated_with_the_same_id(
+    sender: Sender, receiver: Receiver, tmp_path: Path
+) -> None:
     sender.apply(desk(receiver, timeout="1m"))
     [session] = sender.make()
     eventually(lambda: sender.status().backlog.events == 0)
@@ -613,14 +623,14 @@ def test_an_expired_certificate_is_refused_and_a_private_authority_is_trusted_if
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fd00:ec2::23]", "[64:ff9b::a9fe:a9fe]"])
 @ON_SQLITE
-def test_nothing_is_sent_where_clouds_hand_out_their_keys(sender: Sender, host: str) -> None:
+def test_nothing_is_sent_to_metadata_addresses_of_clouds(sender: Sender, host: str) -> None:
     sender.apply({"name": "desk", "url": f"http://{host}:1/latest/meta-data"})
     sender.make()
     eventually(lambda: "allow_link_local" in (sender.status().state.last_error or ""))
 
 
 @ON_SQLITE
-def test_it_is_if_the_configuration_says_so(sender: Sender) -> None:
+def test_requests_to_link_local_addresses_are_sent_if_the_configuration_allows_them(sender: Sender) -> None:
     sender.apply({"name": "desk", "url": "http://0.0.0.0:1/", "allow_link_local": True})
     sender.make()
     eventually(lambda: "refused" in (sender.status().state.last_error or "").lower())
@@ -659,9 +669,7 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
 
 
 @ON_SQLITE
-def test_a_replay_of_a_long_history_lets_every_other_request_be_of_new_events(
-    sender: Sender, receiver: Receiver
-) -> None:
+def test_during_a_long_replay_every_other_request_has_new_events(sender: Sender, receiver: Receiver) -> None:
     history = [one.id for one in sender.make(40)]
     sender.apply(desk(receiver, batch=1))
     new: list[str] = []
@@ -681,7 +689,7 @@ def test_a_replay_of_a_long_history_lets_every_other_request_be_of_new_events(
 
 
 @ON_SQLITE
-def test_a_filter_that_matches_nothing_keeps_its_place_in_bounded_looks(
+def test_a_filter_that_matches_nothing_advances_its_cursor_in_bounded_reads(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(view, "WINDOW", 10)
@@ -705,14 +713,14 @@ def test_a_filter_that_matches_nothing_keeps_its_place_in_bounded_looks(
     assert receiver.requests[0].events[0]["id"] == support.id
 
 
-def test_a_replay_to_a_session_that_there_is_not_is_refused(sender: Sender, receiver: Receiver) -> None:
+def test_a_replay_of_an_unknown_session_is_refused(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     with pytest.raises(UnknownSession):
         sender.ask(sender.webhooks.replay("desk", from_seq=None, since=None, session="nobody"))
     assert sender.status().replays == 0
 
 
-def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) -> None:
+def test_a_failed_replay_is_retried(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     sender.make(3)
     eventually(lambda: receiver.seqs == sender.seqs())
@@ -726,7 +734,7 @@ def test_a_replay_that_fails_is_tried_again(sender: Sender, receiver: Receiver) 
 
 @pytest.mark.parametrize(("answer", "patience"), [(status(410), "3d"), (status(500), "100ms")])
 @ON_SQLITE
-def test_a_replay_that_is_given_up_is_told_and_stops_nothing_else(
+def test_an_abandoned_replay_is_logged_and_stops_nothing_else(
     sender: Sender, receiver: Receiver, log_lines: Lines, answer: Any, patience: str
 ) -> None:
     sender.apply(desk(receiver, give_up_after=patience))
@@ -746,7 +754,7 @@ def test_a_replay_that_is_given_up_is_told_and_stops_nothing_else(
 
 
 @ON_SQLITE
-def test_however_much_is_sent_to_an_endpoint_two_connections_are_open_to_it(sender: Sender, receiver: Receiver) -> None:
+def test_at_most_two_connections_are_open_to_an_endpoint(sender: Sender, receiver: Receiver) -> None:
     now, most, lock = 0, 0, threading.Lock()
 
     def counted(handler: Any) -> None:
@@ -771,7 +779,7 @@ def test_however_much_is_sent_to_an_endpoint_two_connections_are_open_to_it(send
     assert most == 2
 
 
-def test_a_ping_is_signed_recorded_and_no_event(sender: Sender, receiver: Receiver) -> None:
+def test_a_ping_is_signed_and_recorded_and_is_no_event(sender: Sender, receiver: Receiver) -> None:
     sender.apply(desk(receiver))
     sender.ask(sender.webhooks.pause("desk"))
     delivery = sender.ask(sender.webhooks.ping("desk"))
@@ -837,7 +845,7 @@ def senders(pg_server: PostgresServer, tmp_path: Path) -> Iterator[tuple[Sender,
             one.webhooks.stop()
 
 
-def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
+def test_one_of_two_daemons_delivers_the_events_of_both(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
     for sender in senders:
         sender.apply(desk(receiver, batch=3))
     threads = [threading.Thread(target=sender.make, args=(20,)) for sender in senders]
@@ -850,7 +858,7 @@ def test_of_two_daemons_one_delivers_what_both_commit(senders: tuple[Sender, Sen
     assert all(sender.heard for sender in senders)
 
 
-def test_what_an_operator_asks_of_another_daemon_is_done_at_once(
+def test_a_command_sent_to_the_other_daemon_takes_effect_at_once(
     senders: tuple[Sender, Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(due, "POLL_INTERVAL", 600.0)  # nobody looks by himself
@@ -867,7 +875,9 @@ def test_what_an_operator_asks_of_another_daemon_is_done_at_once(
     eventually(lambda: receiver.seqs == [1, 2, 1, 2, 3])
 
 
-def test_the_survivor_takes_over_within_seconds(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
+def test_the_remaining_daemon_takes_over_deliveries_within_seconds(
+    senders: tuple[Sender, Sender], receiver: Receiver
+) -> None:
     one, two = senders
     one.apply(desk(receiver))
     one.make(2)
@@ -878,7 +888,9 @@ def test_the_survivor_takes_over_within_seconds(senders: tuple[Sender, Sender], 
     eventually(lambda: receiver.seqs == two.seqs())
 
 
-def test_who_is_cut_off_in_a_request_lets_the_endpoint_go(senders: tuple[Sender, Sender], receiver: Receiver) -> None:
+def test_a_daemon_that_drops_an_endpoint_during_a_request_releases_it(
+    senders: tuple[Sender, Sender], receiver: Receiver
+) -> None:
     one, two = senders
     with Receiver() as stuck:
         stuck.answer = trickle
@@ -890,7 +902,7 @@ def test_who_is_cut_off_in_a_request_lets_the_endpoint_go(senders: tuple[Sender,
         eventually(lambda: receiver.seqs == two.seqs())
 
 
-def test_what_is_put_in_force_while_the_database_fails_begins_when_it_is_back(
+def test_endpoints_configured_during_a_database_failure_start_after_it(
     sqlite_server: SqliteServer, receiver: Receiver, tmp_path: Path
 ) -> None:
     with sqlite_server.database() as database:

@@ -110,7 +110,7 @@ def rest_of(connection: socket.socket) -> bytes:
     ("before", "first"),
     [(b"", b""), (b"", b"G"), (b"", b"\r\n"), (HEALTH, b"GET / HTTP/1.1\r\nHo"), (HEALTH, b"\r\n")],
 )
-def test_who_sends_no_whole_head_is_let_go(address: tuple[str, int], before: bytes, first: bytes) -> None:
+def test_a_connection_without_a_complete_head_is_closed(address: tuple[str, int], before: bytes, first: bytes) -> None:
     connection = sent(address, before)
     if before:
         assert answer(connection).startswith(b"HTTP/1.1 200")
@@ -118,7 +118,7 @@ def test_who_sends_no_whole_head_is_let_go(address: tuple[str, int], before: byt
     assert rest_of(connection) == b""
 
 
-def test_a_byte_now_and_then_does_not_prolong_it(address: tuple[str, int]) -> None:
+def test_single_bytes_do_not_extend_the_time_limit_of_a_head(address: tuple[str, int]) -> None:
     connection = sent(address, b"G")
 
     def gone() -> bool:
@@ -132,7 +132,7 @@ def test_a_byte_now_and_then_does_not_prolong_it(address: tuple[str, int]) -> No
         eventually(gone)
 
 
-def test_a_body_that_does_not_arrive_is_told_so(address: tuple[str, int]) -> None:
+def test_a_body_that_does_not_arrive_is_408(address: tuple[str, int]) -> None:
     with sent(address, BODY) as connection:
         told = rest_of(connection)
     assert told.startswith(b"HTTP/1.1 408")
@@ -146,7 +146,7 @@ def test_a_head_without_end_is_refused(address: tuple[str, int], line: bytes) ->
     assert b"431" in rest_of(sent(address, head)).partition(b"\r\n")[0]
 
 
-def test_nor_has_a_head_any_end_that_comes_while_another_request_is_running() -> None:
+def test_a_pipelined_head_without_end_is_refused() -> None:
     go_on = threading.Event()
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,7 +168,7 @@ def test_nor_has_a_head_any_end_that_comes_while_another_request_is_running() ->
             assert rest_of(endless).startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
-def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(address: tuple[str, int]) -> None:
+def test_pipelined_requests_are_answered_in_order_up_to_a_limit(address: tuple[str, int]) -> None:
     connection = sent(address, HEALTH * MAX_PIPELINED + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     answers = rest_of(connection).split(b"HTTP/1.1 ")[1:]
     assert [one[:3] for one in answers] == [b"200"] * (MAX_PIPELINED + 1)
@@ -190,7 +190,7 @@ def test_an_idle_connection_makes_room_for_a_new_one(address: tuple[str, int]) -
             one.close()
 
 
-def test_who_asks_for_another_protocol_is_answered_in_this_one_and_nobody_is_told_to_install_something(
+def test_an_upgrade_request_is_answered_in_http_1_1_and_logs_no_advice_to_install_a_library(
     address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     upgrade = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -199,7 +199,7 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one_and_nobody_is_tol
     assert not [line for line in log_lines() if line["event"] == "library.said"]
 
 
-def test_a_trailer_is_no_header_and_vouches_for_no_address() -> None:
+def test_a_forwarded_address_in_a_trailer_is_ignored() -> None:
     seen: list[Scope] = []
 
     async def looks(scope: Scope, receive: Receive, send: Send) -> None:
@@ -216,7 +216,7 @@ def test_a_trailer_is_no_header_and_vouches_for_no_address() -> None:
     assert seen[0]["headers"] == [(b"host", b"a"), (b"transfer-encoding", b"chunked")]
 
 
-def test_an_upgrade_that_is_not_wanted_loses_no_body_and_its_body_is_no_request(address: tuple[str, int]) -> None:
+def test_the_body_of_an_upgrade_request_is_read_as_its_body(address: tuple[str, int]) -> None:
     hidden = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAA\r\n"
     head = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\n" + upgrade + b"Content-Length: %d\r\n\r\n" % len(hidden)
@@ -230,7 +230,7 @@ def test_an_upgrade_that_is_not_wanted_loses_no_body_and_its_body_is_no_request(
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
-def test_who_is_refused_while_it_waits_for_100_continue_is_hung_up_on(address: tuple[str, int], expect: bytes) -> None:
+def test_a_connection_is_closed_after_a_refusal_before_100_continue(address: tuple[str, int], expect: bytes) -> None:
     head = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\n" + expect + b"Content-Length: 1000000\r\n\r\n"
     with sent(address, head) as connection:
         refused = answer(connection)
@@ -240,7 +240,7 @@ def test_who_is_refused_while_it_waits_for_100_continue_is_hung_up_on(address: t
             assert rest_of(connection) == b""
 
 
-def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
+def test_a_malformed_request_gets_a_400_of_the_api_and_its_address_is_logged(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     REPEATED.clear()
@@ -253,7 +253,7 @@ def test_what_is_no_request_is_refused_in_our_shape_and_the_log_says_from_where(
     assert told == [("127.0.0.1", "must have exactly one Host header")], "once a minute"
 
 
-def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
+def test_a_response_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> None:
     async def streams(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for part in (b"a", b"b"):
@@ -268,7 +268,7 @@ def test_an_answer_to_http_1_0_has_no_chunks_and_ends_with_the_connection() -> N
 
 
 @pytest.mark.parametrize("cut", [b"", b"GET / HT", BODY], ids=["nothing", "half a head", "half a body"])
-def test_who_closes_its_side_once_all_is_sent_gets_every_answer(address: tuple[str, int], cut: bytes) -> None:
+def test_a_client_that_half_closes_its_connection_gets_every_response(address: tuple[str, int], cut: bytes) -> None:
     with sent(address, HEALTH + ASK * 3 + cut) as connection:
         connection.shutdown(socket.SHUT_WR)
         said = rest_of(connection)
@@ -276,7 +276,7 @@ def test_who_closes_its_side_once_all_is_sent_gets_every_answer(address: tuple[s
     assert said.count(b"HTTP/1.1 401") == 3
 
 
-def test_who_closes_its_side_and_waits_for_events_is_gone() -> None:
+def test_a_long_poll_whose_client_half_closes_its_connection_ends() -> None:
     gone = threading.Event()
 
     async def waits(scope: Scope, receive: Receive, send: Send) -> None:
@@ -304,7 +304,9 @@ async def _large(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("parts", [LARGE // 2**20, 1], ids=["in parts", "at once"])
 @pytest.mark.parametrize("option", [b"", b"Connection: close\r\n"])
-def test_who_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, parts: int, option: bytes) -> None:
+def test_a_connection_whose_client_does_not_read_is_aborted(
+    monkeypatch: pytest.MonkeyPatch, parts: int, option: bytes
+) -> None:
     monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.5)
     content = b"x" * (LARGE // parts)
 
@@ -330,7 +332,7 @@ def test_who_does_not_read_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", ["idle", "head", "body", "unread"])
-def test_whoever_is_waited_for_makes_room_the_longest_first(kind: str) -> None:
+def test_the_connection_that_has_waited_longest_for_its_client_is_evicted_first(kind: str) -> None:
     begun = {"idle": b"", "head": b"GET / HT", "body": BODY, "unread": HEALTH}[kind]
     answering = threading.Semaphore(0)
 
@@ -362,7 +364,7 @@ def test_whoever_is_waited_for_makes_room_the_longest_first(kind: str) -> None:
             assert first[3].recv(1), "the others stay"
 
 
-def test_an_address_has_its_share_and_beyond_it_only_its_own_make_room(
+def test_an_address_at_its_limit_evicts_only_its_own_connections(
     address: tuple[str, int], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     REPEATED.clear()
@@ -386,7 +388,7 @@ def test_an_address_has_its_share_and_beyond_it_only_its_own_make_room(
     assert told == [("127.0.0.2", 4)]
 
 
-def test_while_all_are_in_work_a_new_one_is_refused_in_our_words(
+def test_a_new_connection_is_refused_while_all_others_are_processing_requests(
     monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     REPEATED.clear()
@@ -413,7 +415,7 @@ def test_while_all_are_in_work_a_new_one_is_refused_in_our_words(
     assert (told["level"], told["connections"]) == ("warning", MOST)
 
 
-def test_told_to_stop_listening_before_it_has_begun_it_takes_no_connection() -> None:
+def test_a_server_stopped_before_its_start_accepts_no_connection() -> None:
     async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise AssertionError("nobody gets here")
 
@@ -433,7 +435,7 @@ def test_told_to_stop_listening_before_it_has_begun_it_takes_no_connection() -> 
         uvloop.run(serve(listening))
 
 
-def test_what_connections_use_of_uvicorn_is_there() -> None:
+def test_uvicorn_has_the_attributes_that_connections_use() -> None:
     """It is not public. When this fails, `server.Connection` has to follow before the bound in pyproject.toml does."""
     state = ServerState()
     for name, kind in (("connections", set), ("tasks", set), ("default_headers", list), ("total_requests", int)):

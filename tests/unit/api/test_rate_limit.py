@@ -23,7 +23,7 @@ def tried(rate: Rate | None, address: str, times: int) -> RateLimiter:
     return counted
 
 
-def test_an_address_is_exhausted_after_its_attempts_until_the_first_of_them_is_old(time: list[float]) -> None:
+def test_an_address_at_its_limit_is_refused_until_its_first_attempt_leaves_the_window(time: list[float]) -> None:
     counted = tried(Rate(3, 60), "192.0.2.1", 2)
     assert counted.retry_after("192.0.2.1") is None
     time[0] += 20
@@ -47,15 +47,17 @@ def test_an_address_is_exhausted_after_its_attempts_until_the_first_of_them_is_o
         ("unknown", "unknown", True),
     ],
 )
-def test_a_guesser_has_an_address_or_a_64_of_ipv6(time: list[float], first: str, second: str, same: bool) -> None:
+def test_attempts_count_per_ipv4_address_or_per_64_network_of_ipv6(
+    time: list[float], first: str, second: str, same: bool
+) -> None:
     assert (tried(Rate(1, 60), first, 1).retry_after(second) is not None) is same
 
 
-def test_without_a_rate_nobody_is_ever_exhausted(time: list[float]) -> None:
+def test_without_a_rate_there_is_no_limit(time: list[float]) -> None:
     assert tried(None, "192.0.2.1", 1000).retry_after("192.0.2.1") is None
 
 
-def test_what_is_old_is_forgotten_and_so_is_whoever_has_been_quiet_for_longest(
+def test_old_attempts_are_removed_and_in_a_full_memory_the_least_recent_address(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "KEPT", 3)

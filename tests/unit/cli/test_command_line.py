@@ -33,7 +33,7 @@ def test_every_command_has_help_and_refuses_unknown_arguments(command: tuple[str
         ("clean", None), ("a", None), ("", None), ("vacuum", None), ("reset", None), ("open", None),
     ],
 )  # fmt: skip
-def test_a_mistyped_command_is_suggested_only_where_it_is_clear(typed: str, meant: str | None) -> None:
+def test_a_mistyped_command_gets_a_suggestion_only_if_one_is_close(typed: str, meant: str | None) -> None:
     refused = invoke(typed)
     assert refused.exit_code == 2
     assert ("Did you mean" in refused.stderr) == (meant is not None), refused.stderr
@@ -48,7 +48,7 @@ def test_a_mistyped_command_is_suggested_only_where_it_is_clear(typed: str, mean
         ("webhooks", "send", None), ("webhooks", "remove", None), ("webhooks", "cancel", None),
     ],
 )  # fmt: skip
-def test_a_mistyped_command_of_a_group_is_suggested_only_where_it_is_clear(
+def test_a_mistyped_command_of_a_group_gets_a_suggestion_only_if_one_is_close(
     group: str, typed: str, meant: str | None
 ) -> None:
     refused = invoke(group, typed)
@@ -57,6 +57,6 @@ def test_a_mistyped_command_of_a_group_is_suggested_only_where_it_is_clear(
     assert meant is None or f"Did you mean '{meant}'?" in refused.stderr
 
 
-def test_aliases_are_the_commands_whose_names_they_stand_for() -> None:
+def test_an_alias_runs_the_command_that_it_names() -> None:
     for alias, name in catalogue.ALIASES.items():
         assert invoke(alias, "--help").stdout == invoke(name, "--help").stdout

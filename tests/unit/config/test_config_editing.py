@@ -41,7 +41,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_more_token_changes_no_other_line(name: str) -> None:
+def test_adding_a_token_changes_no_other_line(name: str) -> None:
     text = "\n".join(FILES[name])
     changed = with_token(text, 7, NEW)
     [agent] = [one for one in tomllib.loads(changed)["agents"] if one["id"] == 7]
@@ -53,7 +53,7 @@ def test_one_more_token_changes_no_other_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_token_that_is_revoked_leaves_the_file_as_it_was(name: str) -> None:
+def test_revoking_an_added_token_restores_the_original_file(name: str) -> None:
     text = "\n".join(FILES[name])
     back = without_tokens(with_token(text, 7, NEW), 7, frozenset({NEW}))
     assert tomllib.loads(back) == tomllib.loads(text)
@@ -71,7 +71,7 @@ def test_an_agent_without_tokens_gets_its_first() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# top", "# top\n", '[log]\nlevel = "info"\n\n', "# top\r\n"])
-def test_a_new_agent_stands_at_the_end(text: str) -> None:
+def test_a_new_agent_is_added_at_the_end(text: str) -> None:
     agent = {"id": 7, "name": 'N "x" \x7f', "roles": ["agent"], "token_sha256": [NEW]}
     changed = with_agent(text, agent)
     assert changed.startswith(text)
@@ -80,12 +80,12 @@ def test_a_new_agent_stands_at_the_end(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["agents = [{id = 8}]\n", "agents = []\n"])
-def test_a_layout_that_cannot_be_kept_is_refused(text: str) -> None:
+def test_a_layout_that_cannot_be_preserved_is_refused(text: str) -> None:
     with pytest.raises(CannotEdit):
         with_agent(text, {"id": 7})
 
 
-def test_an_agent_that_is_gone_is_refused() -> None:
+def test_a_change_to_a_removed_agent_is_refused() -> None:
     with pytest.raises(CannotEdit):
         with_token("[[agents]]\nid = 8\n", 7, NEW)
 
@@ -94,7 +94,7 @@ def _append(text: str) -> str:
     return text + "# more\n"
 
 
-def test_owner_and_mode_stay_and_nothing_is_left_beside(tmp_path: Path) -> None:
+def test_owner_and_mode_are_preserved_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_bytes(b"\xef\xbb\xbf# a\n")
     file.chmod(0o604)
@@ -134,7 +134,7 @@ def test_a_change_that_the_check_refuses_is_not_written(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.toml"]
 
 
-def test_a_link_stays_and_what_it_names_is_changed(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_and_preserved(tmp_path: Path) -> None:
     real, link = tmp_path / "real.toml", tmp_path / "link.toml"
     real.write_text("# a\n")
     link.symlink_to(real)
@@ -153,7 +153,9 @@ def test_only_plain_files_are_changed(tmp_path: Path) -> None:
             replace(tmp_path / name, _append, lambda _: None, None)
 
 
-def test_a_change_waits_for_another_and_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_waits_for_a_concurrent_change_up_to_a_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(editing, "LOCK_SECONDS", 0.05)
     file = tmp_path / "a.toml"
 
@@ -166,7 +168,7 @@ def test_a_change_waits_for_another_and_gives_up(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
-def test_root_reads_and_writes_nothing_by_a_link_that_another_user_has_planted(tmp_path: Path) -> None:
+def test_root_does_not_follow_a_link_of_another_user(tmp_path: Path) -> None:
     for folder in tmp_path.parents[:3]:
         folder.chmod(0o755)
     tmp_path.chmod(0o755)

@@ -91,7 +91,7 @@ def test_every_value_is_read_into_its_type(files: Files) -> None:
     assert agent.token_sha256 == ()
 
 
-def test_a_date_may_be_text_and_empty_is_never(files: Files) -> None:
+def test_a_date_may_be_text_and_empty_text_is_no_date(files: Files) -> None:
     agent = '[[agents]]\nid = 1\nname = "a"\nroles = ["api"]\nexpires = "{}"\n'
     assert files.load(agent.format("2027-01-01T00:00:00Z")).settings.agents[0].expires == datetime(
         2027, 1, 1, tzinfo=UTC
@@ -275,7 +275,7 @@ def test_the_numbers_of_agents_and_webhooks_are_limited(files: Files, section: s
     assert f"{section} must have at most {most} entries" in files.fault(f"{section} = [{'1,' * (most + 1)}]")
 
 
-def test_roles_are_known_and_there_is_one_at_least(files: Files) -> None:
+def test_unknown_roles_and_empty_lists_of_roles_are_refused(files: Files) -> None:
     text = '[[agents]]\nid = 7\nname = "a"\nroles = {}'
     assert "agents[7].roles must not be empty" in files.fault(text.format("[]"))
     assert 'not "agnt"; did you mean "agent"?' in files.fault(text.format('["api", "agnt"]'))
@@ -354,11 +354,11 @@ def test_a_lead_is_shorter_than_the_horizon(files: Files) -> None:
         assert fault == ConfigProblem(f"{files.main}:{line}", f"lifecycle.{key}", problem.format(*spans))
 
 
-def test_a_lead_that_is_no_duration_contradicts_no_horizon(files: Files) -> None:
+def test_an_invalid_lead_causes_no_second_problem_with_the_horizon(files: Files) -> None:
     assert "must be a duration" in files.fault('[lifecycle]\nlead = "soon"\nhorizon = "1m"')
 
 
-def test_a_day_is_kept_at_least(files: Files) -> None:
+def test_the_minimum_retention_is_a_day(files: Files) -> None:
     assert files.load('storage.retention = "24h"').settings.storage.retention == timedelta(days=1)
 
 

@@ -31,7 +31,7 @@ def test_a_duration_is_numbers_with_units(text: str, span: timedelta) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "10", "10 m", "30m1h", "-1h", "1.5h", "1w", "h", "٣m", 10, True, None, [], {}])
-def test_anything_else_is_no_duration(value: object) -> None:
+def test_other_text_is_refused_as_a_duration(value: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as"):
         durations.parse_duration(value)
 
@@ -88,7 +88,7 @@ def test_a_size_counts_in_thousands_or_in_1024s(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["64", "64kib", "64K", "-1B", "1.5MiB", "", 64, None])
-def test_anything_else_is_no_size(value: object) -> None:
+def test_other_text_is_refused_as_a_size(value: object) -> None:
     with pytest.raises(ValueError, match="must be a size such as"):
         values.parse_size(value)
 
@@ -99,7 +99,7 @@ def test_a_rate_reads_back_as_it_was_written(count: int, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["30", "0/minute", "30/day", "30 / minute", "-1/second", 30])
-def test_anything_else_is_no_rate(value: object) -> None:
+def test_other_text_is_refused_as_a_rate(value: object) -> None:
     with pytest.raises(ValueError, match="must be a rate such as"):
         values.parse_rate(value)
 
@@ -118,7 +118,7 @@ def test_an_address_reads_back_as_it_was_written(text: str, address: Address) ->
 
 
 @pytest.mark.parametrize("value", ["8710", ":8710", "::1:8710", "[1::2::3]:1", "a:65536", "a:-1", "a b:1", "a:", 8710])
-def test_anything_else_is_no_address(value: object) -> None:
+def test_other_text_is_refused_as_an_address(value: object) -> None:
     with pytest.raises(ValueError, match="must be host:port"):
         addresses.parse_address(value)
 
@@ -144,7 +144,7 @@ def test_an_origin_is_a_scheme_and_a_host_in_lower_case(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["desk.example.com", "https://a/", "https://a/b", "https://a:99999", "https://*", 5])
-def test_anything_else_is_no_origin(value: object) -> None:
+def test_other_text_is_refused_as_an_origin(value: object) -> None:
     with pytest.raises(ValueError, match="must contain"):
         addresses.parse_origin(value)
 
@@ -156,7 +156,7 @@ def test_a_network_reads_back_as_it_was_written(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["localhost", "10.0.0.7/8", "10.0.0.0/33", 10])
-def test_anything_else_is_no_network(value: object) -> None:
+def test_other_text_is_refused_as_a_network(value: object) -> None:
     with pytest.raises(ValueError, match=r"must contain|beyond its mask"):
         addresses.parse_network(value)
 

@@ -90,7 +90,7 @@ def test_a_pattern_selects_all_events_of_its_kind() -> None:
     assert webhook(events=["*", "session.closed"]).subscribed_types == set(EventType)
 
 
-def test_secrets_are_named_one_as_text_or_several_as_a_list(tmp_path: Path) -> None:
+def test_a_secret_may_be_text_or_a_list(tmp_path: Path) -> None:
     text = DESK.replace('"s"', '["new", "old"]') + 'secret_credential = "desk.secret"\n'
     [desk] = read(tmp_path, text).settings.webhooks
     assert (desk.secret_file, desk.secret_credential) == (("new", "old"), ("desk.secret",))

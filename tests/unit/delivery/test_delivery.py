@@ -56,12 +56,12 @@ def test_a_request_that_was_changed_in_transit_is_not_accepted() -> None:
             Webhook(SECRET).verify(body, {**sent, **changed})
 
 
-def test_the_time_is_in_whole_seconds_of_the_moment_given() -> None:
+def test_the_timestamp_of_a_request_is_in_whole_seconds() -> None:
     sent = signing.headers((SECRET,), "msg_1", datetime(2030, 1, 7, 9, 0, 0, 999_999, UTC), BODY)
     assert sent["webhook-timestamp"] == "1894006800"
 
 
-def test_the_plain_signature_is_of_the_body_with_the_first_secret_as_it_stands_in_its_file() -> None:
+def test_the_plain_signature_signs_the_body_with_the_first_secret_as_text() -> None:
     sent = signing.headers((OTHER_SECRET, SECRET), "msg_1", NOW, BODY)
     key, block = OTHER_SECRET.encode().ljust(64, b"\0"), hashlib.sha256  # RFC 2104, by hand
     inner = block(bytes(byte ^ 0x36 for byte in key) + BODY).digest()
@@ -70,14 +70,14 @@ def test_the_plain_signature_is_of_the_body_with_the_first_secret_as_it_stands_i
 
 
 @given(st.lists(st.integers(min_value=1), min_size=1), st.lists(st.integers(min_value=1), min_size=1))
-def test_the_same_events_have_the_same_id_and_no_others_have(one: list[int], other: list[int]) -> None:
+def test_equal_requests_have_equal_ids_and_others_have_different_ids(one: list[int], other: list[int]) -> None:
     assert re.fullmatch("msg_[0-9a-f]{32}", signing.batch_id("db", one))
     assert signing.batch_id("db", one) == signing.batch_id("db", tuple(one))
     assert (signing.batch_id("db", one) == signing.batch_id("db", other)) is (one == other)
     assert signing.batch_id("db", one) != signing.batch_id("db2", one)
 
 
-def test_ids_do_not_depend_on_where_numbers_are_joined() -> None:
+def test_ids_differ_if_the_digits_of_two_numbers_are_split_differently() -> None:
     assert len({signing.batch_id("db", seqs) for seqs in ([1, 2], [12], [1, 2, 3], [1, 23], [12, 3], [2, 1])}) == 6
 
 
@@ -87,7 +87,7 @@ failures = st.integers(min_value=1, max_value=10**6)
 
 
 @given(failures, st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=2)))
-def test_a_pause_is_doubled_with_each_failure_up_to_an_hour_and_less_by_half_at_the_most(
+def test_a_pause_doubles_with_each_failure_up_to_an_hour_and_is_reduced_by_at_most_half(
     failed: int, first: timedelta
 ) -> None:
     whole = first
@@ -99,7 +99,7 @@ def test_a_pause_is_doubled_with_each_failure_up_to_an_hour_and_less_by_half_at_
     assert whole / 2 <= pause(failed, first=first) <= whole
 
 
-def test_the_first_pauses_are_of_seconds_and_no_two_alike() -> None:
+def test_the_first_pauses_are_some_seconds_and_differ() -> None:
     for failed, longest in enumerate((5, 10, 20, 40, 80), start=1):
         drawn = {pause(failed).total_seconds() for _ in range(200)}
         assert longest / 2 <= min(drawn) < max(drawn) <= longest
@@ -154,7 +154,7 @@ def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, asked: 
     st.text(max_size=40)
     | st.from_regex(r"[A-Z][a-z]{2}, [0-9]+ (Jan|Feb) [0-9]{1,30} [0-9]+:[0-9]+:[0-9]+ ([A-Z]{3}|[+-][0-9]+)")
 )
-def test_there_is_always_a_pause_whatever_retry_after_says(header: str) -> None:
+def test_there_is_a_pause_for_every_value_of_retry_after(header: str) -> None:
     asked = retry_after(header, NOW)
     assert asked is None or asked >= timedelta(0)
     assert pause(1, asked) <= DAY
@@ -201,7 +201,7 @@ def test_a_link_local_address_is_allowed_if_the_configuration_says_so() -> None:
     )
 
 
-def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_with_an_address_needs_no_resolver_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "Thread", None)
     for host, address in (("127.0.0.1", "127.0.0.1"), ("2130706433", "127.0.0.1"), ("fd00::7", "fd00::7")):
         assert asyncio.run(resolver.Resolver().targets(host, 80))[0].address == address

@@ -87,7 +87,7 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
 CALLS = list(_calls())
 
 
-def test_the_source_logs() -> None:
+def test_the_source_contains_calls_of_log() -> None:
     assert len(CALLS) > 20, "or this test looks in the wrong place"
 
 

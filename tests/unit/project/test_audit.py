@@ -3,7 +3,7 @@
 from tests.support.audit import verdict
 
 
-def test_a_known_hole_is_told_and_what_is_not_known_is_no_all_clear() -> None:
+def test_a_known_vulnerability_is_reported_and_an_unknown_package_is_not_reported_as_safe() -> None:
     hole = {"id": "PYSEC-2020-1", "fix_versions": ["1.2"], "aliases": [], "description": ""}
     report = {
         "dependencies": [

@@ -33,7 +33,7 @@ def rows(text: str) -> list[tuple[str, ...]]:
     return [(first.strip("`"), *others) for first, *others in cells]
 
 
-def test_the_diagram_in_the_readme_is_the_one_that_the_machine_draws() -> None:
+def test_the_diagram_in_the_readme_equals_that_of_the_state_machine() -> None:
     assert f"```mermaid\n{mermaid()}\n```" in page("README.md")
 
 
@@ -66,7 +66,7 @@ def test_the_mapping_for_elasticsearch_has_every_field_of_the_log_and_no_other()
     assert set(json.loads(reference.mapping())["template"]["mappings"]["properties"]) == set(FIELDS)
 
 
-def test_what_sessions_are_looked_for_by_is_metadata_for_loki() -> None:
+def test_the_fields_to_search_sessions_by_are_metadata_for_loki() -> None:
     [scraped] = yaml.safe_load(page("config/promtail/tminus.yml"))["scrape_configs"]
     stages = {name: stage for one in scraped["pipeline_stages"] for name, stage in one.items()}
     labels, metadata = set(stages["labels"]), set(stages["structured_metadata"])
@@ -94,7 +94,7 @@ def test_every_exit_code_is_in_the_page() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+def test_every_link_of_a_page_has_a_target(name: str) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name))
 
     missing = [link for link in links if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()]
@@ -109,7 +109,7 @@ def anchors(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_link_to_a_heading_leads_to_one(name: str) -> None:
+def test_every_link_to_a_heading_has_a_target(name: str) -> None:
     links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page(name))
 
     missing = [
@@ -121,7 +121,7 @@ def test_every_link_to_a_heading_leads_to_one(name: str) -> None:
     assert not missing
 
 
-def test_every_fault_of_the_page_has_its_test() -> None:
+def test_every_fault_of_the_page_names_an_existing_test() -> None:
     named = [row[2].strip("`") for row in rows(page("docs/faults.md")) if "::" in row[2]]
 
     assert len(named) > 20
@@ -130,7 +130,7 @@ def test_every_fault_of_the_page_has_its_test() -> None:
         assert re.search(rf"^def {name}\(", page(file), re.MULTILINE), one
 
 
-def test_the_readme_is_read_in_five_minutes_and_shows_the_command() -> None:
+def test_the_readme_is_short_and_shows_the_command() -> None:
     text = page("README.md")
 
     assert len(text.splitlines()) <= 150
@@ -155,7 +155,7 @@ def test_every_module_and_package_of_the_design_page_exists() -> None:
     assert (missing, len(named) > 40) == ([], True)
 
 
-def test_the_readme_leads_to_every_page() -> None:
+def test_the_readme_links_to_every_page() -> None:
     linked = set(re.findall(r"\]\((docs/\w+\.md)\)", page("README.md")))
 
     assert linked == {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")}

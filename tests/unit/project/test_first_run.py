@@ -63,14 +63,14 @@ def test_make_run_prints_each_step_before_it_takes_it(tmp_path: Path) -> None:
     assert again.stdout.splitlines() == lines[-1:]
 
 
-def test_make_run_names_the_python_that_it_needs(tmp_path: Path) -> None:
+def test_make_run_reports_the_required_python_version(tmp_path: Path) -> None:
     done = _make_run(tmp_path, too_old=True)
     assert done.returncode != 0
     assert done.stdout.startswith("Python 3.11 or newer is needed: make PYTHON=")
     assert not (tmp_path / ".venv").exists()
 
 
-def test_in_the_checkout_its_own_command_reads_what_make_run_reads(
+def test_the_command_in_the_checkout_reads_the_same_configuration_as_make_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--config config/tminus.toml" in (ROOT / "Makefile").read_text()
@@ -97,13 +97,13 @@ def test_in_the_checkout_its_own_command_reads_what_make_run_reads(
     assert checkout.configuration_file() is None
 
 
-def test_in_the_checkout_commands_work_on_its_own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_in_the_checkout_use_its_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert config.find(None, {}) == ROOT / "config/tminus.toml"
     assert config.command_state_directory(None, {}) == ROOT / "var"
 
 
-def test_a_working_directory_that_was_removed_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_working_directory_is_not_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

@@ -42,7 +42,7 @@ def as_the_original_builds_them(settings: Settings, session_id: str, pin: int, s
         ("https://e.com/Join.ASPX", "https://e.com/Join.ASPX", "https://e.com/Join.ASPX?"),
     ],
 )
-def test_links_keep_the_path_and_the_file_of_their_address(user_url: str, page: str, pin: str) -> None:
+def test_links_keep_the_path_and_the_file_of_the_configured_url(user_url: str, page: str, pin: str) -> None:
     server = Server(user_url=user_url, host_url="https://integration.example.com/viewer/index.html")
     settings = Settings(server=server)
     urls = server.urls()
@@ -61,7 +61,7 @@ def test_links_keep_the_path_and_the_file_of_their_address(user_url: str, page: 
 
 @pytest.mark.parametrize("behind", ["?HUiUti", "137143"])
 @pytest.mark.parametrize("page", ["https://e.com/", "https://e.com/a/b/", "https://e.com/join/index.html"])
-def test_who_may_not_have_the_pin_is_shown_the_same_page_with_the_id(page: str, behind: str) -> None:
+def test_callers_who_may_not_see_the_pin_get_a_link_with_the_id(page: str, behind: str) -> None:
     behind = behind if page.endswith("/") or behind.startswith("?") else f"?{behind}"
     session = factories.session(id="HUiUti", pin=137143, user_url=f"{page}{behind}")
     assert answers.session(session, MONITOR, NOW)["urls"] == {"user": f"{page}?HUiUti"}

@@ -64,7 +64,7 @@ def test_no_other_module_updates_sessions_but_for_their_deadlines() -> None:
     assert found == {EXECUTOR, "storage/due.py"}
 
 
-def test_a_write_of_the_status_is_found() -> None:
+def test_the_search_finds_a_write_of_the_status() -> None:
     for text in (
         "session.status = Status.NEW",
         "update(SESSIONS).values(status='new')",

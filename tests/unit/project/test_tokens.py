@@ -42,7 +42,7 @@ def compared(source: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("file", sorted((ROOMS / "api").glob("*.py")), ids=lambda file: file.name)
-def test_no_token_is_compared_where_calls_come_in(file: Path) -> None:
+def test_the_api_compares_no_token(file: Path) -> None:
     assert list(compared(file.read_text())) == []
 
 
@@ -60,7 +60,7 @@ def test_no_token_is_compared_where_calls_come_in(file: Path) -> None:
         "_digest(known) == token",
     ],
 )
-def test_that_would_be_noticed(line: str) -> None:
+def test_the_search_finds_a_comparison_of_a_token(line: str) -> None:
     assert list(compared(line))
 
 
@@ -69,6 +69,6 @@ def test_a_digest_may_be_compared(line: str) -> None:
     assert list(compared(line)) == []
 
 
-def test_of_an_agent_session_only_digests_are_kept() -> None:
+def test_only_digests_of_an_agent_sessions_secrets_are_stored() -> None:
     kept = {name for name in AgentSession.model_fields if "secret" in name or "token" in name}
     assert kept == {"secret_sha256", "token_sha256"}

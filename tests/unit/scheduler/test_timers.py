@@ -72,7 +72,9 @@ def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
     "zone",
     ["UTC0", "CET-1CEST,M3.5.0,M10.5.0/3", "<+0530>-5:30", "No/Such", ":/none", "Europe/Berlin", "\x01", "", None],
 )
-def test_nothing_depends_on_the_local_zone(no_sweep: None, monkeypatch: pytest.MonkeyPatch, zone: str | None) -> None:
+def test_timers_do_not_depend_on_the_local_time_zone(
+    no_sweep: None, monkeypatch: pytest.MonkeyPatch, zone: str | None
+) -> None:
     def asked() -> None:
         raise AssertionError("somebody has asked for the local zone")
 
@@ -95,19 +97,19 @@ def test_nothing_depends_on_the_local_zone(no_sweep: None, monkeypatch: pytest.M
         time.tzset()
 
 
-def test_the_main_loop_of_apscheduler_is_where_it_is_overridden() -> None:
+def test_apscheduler_has_the_main_loop_that_timers_override() -> None:
     found = [kind.__name__ for kind in timers._Scheduler.__mro__[1:] if "_main_loop" in vars(kind)]
     assert found, "APScheduler has no _main_loop any more: timers._Scheduler restarts its thread by another way"
 
 
-def test_a_deadline_in_the_past_is_done_at_once(no_sweep: None) -> None:
+def test_the_tick_runs_at_once_for_a_deadline_in_the_past(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         started.due_at(clock.now() - HOUR)
         eventually(lambda: tick.at)
 
 
-def test_an_earlier_deadline_set_later_is_done_first(no_sweep: None) -> None:
+def test_an_earlier_deadline_replaces_a_later_one(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         started.due_at(clock.now() + HOUR)
@@ -115,7 +117,7 @@ def test_an_earlier_deadline_set_later_is_done_first(no_sweep: None) -> None:
         eventually(lambda: tick.at)
 
 
-def test_a_later_deadline_does_not_put_off_an_earlier_one(no_sweep: None) -> None:
+def test_a_later_deadline_does_not_replace_an_earlier_one(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         started.due_at(clock.now() + SOON)
@@ -123,7 +125,7 @@ def test_a_later_deadline_does_not_put_off_an_earlier_one(no_sweep: None) -> Non
         eventually(lambda: tick.at)
 
 
-def test_the_next_deadline_is_the_one_that_the_tick_returned(no_sweep: None) -> None:
+def test_the_next_tick_runs_at_the_deadline_that_the_tick_returned(no_sweep: None) -> None:
     first, second = clock.now() + SOON, clock.now() + 3 * SOON
     tick = Ticks(second)
     with running(tick) as started:
@@ -132,7 +134,7 @@ def test_the_next_deadline_is_the_one_that_the_tick_returned(no_sweep: None) -> 
     assert tick.at[1] >= second
 
 
-def test_a_deadline_that_is_past_when_the_tick_returns_it_is_left_to_the_sweep(no_sweep: None) -> None:
+def test_a_past_deadline_that_a_tick_returns_is_left_to_the_sweep(no_sweep: None) -> None:
     tick = Ticks(*[clock.now() - HOUR] * 1000)
     later = threading.Event()
     with running(tick) as started:
@@ -143,7 +145,7 @@ def test_a_deadline_that_is_past_when_the_tick_returns_it_is_left_to_the_sweep(n
     assert len(tick.at) == 1, "a timer in the past would fire for ever"
 
 
-def test_of_deadlines_that_many_threads_set_the_earliest_is_done_first(no_sweep: None) -> None:
+def test_the_earliest_deadline_that_many_threads_set_counts(no_sweep: None) -> None:
     tick = Ticks()
     spans = [SOON, *(HOUR + n * timedelta(seconds=1) for n in range(199))]
     Random(5).shuffle(spans)
@@ -201,13 +203,13 @@ def test_two_ticks_never_run_at_once(quick_sweep: None) -> None:
     assert all(runs)
 
 
-def test_the_sweep_ticks_by_itself(quick_sweep: None) -> None:
+def test_the_sweep_runs_the_tick_without_a_deadline(quick_sweep: None) -> None:
     tick = Ticks()
     with running(tick):
         eventually(lambda: len(tick.at) >= 3)
 
 
-def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(quick_sweep: None, log_lines: LogLines) -> None:
+def test_a_failed_tick_is_retried_by_the_sweep_and_logged_once(quick_sweep: None, log_lines: LogLines) -> None:
     runs: list[int] = []
 
     def tick() -> None:
@@ -223,9 +225,7 @@ def test_a_tick_that_fails_is_tried_again_by_the_sweep_and_told_once(quick_sweep
     assert "tick (" in failed[0]["traceback"]
 
 
-def test_of_a_database_that_is_away_the_log_says_its_words_and_not_what_callers_are_told(
-    quick_sweep: None, log_lines: LogLines
-) -> None:
+def test_the_log_has_the_drivers_error_for_an_unreachable_database(quick_sweep: None, log_lines: LogLines) -> None:
     def tick() -> None:
         raise StoreUnavailable from OSError("connection refused")
 
@@ -235,9 +235,7 @@ def test_of_a_database_that_is_away_the_log_says_its_words_and_not_what_callers_
     assert "traceback" not in failed[0]
 
 
-def test_a_tick_that_fails_in_another_way_or_again_after_a_success_is_told_again(
-    quick_sweep: None, log_lines: LogLines
-) -> None:
+def test_another_failure_or_one_after_a_success_is_logged_again(quick_sweep: None, log_lines: LogLines) -> None:
     answers: list[Exception | None] = [OSError("a"), OSError("a"), OSError("b"), None, OSError("b")]
     runs: list[int] = []
 
@@ -253,7 +251,7 @@ def test_a_tick_that_fails_in_another_way_or_again_after_a_success_is_told_again
     assert told == ["OSError: a", "OSError: b", "clock.recovered", "OSError: b", "clock.recovered"]
 
 
-def test_a_failing_tick_forgets_no_deadline(no_sweep: None, log_lines: LogLines) -> None:
+def test_a_failed_tick_loses_no_deadline(no_sweep: None, log_lines: LogLines) -> None:
     runs: list[datetime] = []
 
     def tick() -> None:
@@ -290,7 +288,7 @@ def test_stop_returns_only_when_the_running_tick_has_finished(no_sweep: None) ->
     assert finished.is_set()
 
 
-def test_a_deadline_set_after_stop_is_nobodys_business(no_sweep: None) -> None:
+def test_a_deadline_set_after_stop_has_no_effect(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         pass
@@ -299,9 +297,7 @@ def test_a_deadline_set_after_stop_is_nobodys_business(no_sweep: None) -> None:
     assert tick.at == []
 
 
-def test_whoever_wants_to_know_is_told_when_the_wall_clock_is_set(
-    quick_sweep: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registered_callbacks_are_called_after_a_clock_step(quick_sweep: None, monkeypatch: pytest.MonkeyPatch) -> None:
     wall, ahead, told = clock.now, [timedelta(0)], threading.Event()
     monkeypatch.setattr(clock, "now", lambda: wall() + ahead[0])
     started = Timers(Ticks(), {}, told.set)
@@ -313,7 +309,7 @@ def test_whoever_wants_to_know_is_told_when_the_wall_clock_is_set(
         started.stop()
 
 
-def test_who_could_not_do_with_that_what_it_has_to_is_told_again_until_it_can(
+def test_a_callback_that_fails_after_a_clock_step_is_called_again_until_it_succeeds(
     quick_sweep: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall, ahead, told = clock.now, [timedelta(0)], Ticks()
@@ -337,7 +333,7 @@ def test_who_could_not_do_with_that_what_it_has_to_is_told_again_until_it_can(
         started.stop()
 
 
-def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
+def test_a_job_runs_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
     tick, job_may_end = Ticks(), threading.Event()
     job_runs = threading.Event()
 
@@ -352,7 +348,7 @@ def test_a_chore_is_done_at_its_interval_on_a_thread_of_its_own(no_sweep: None) 
         job_may_end.set()
 
 
-def test_a_chore_that_takes_long_makes_no_other_wait(no_sweep: None) -> None:
+def test_a_slow_job_delays_no_other_job(no_sweep: None) -> None:
     heartbeat, may_end = Ticks(), threading.Event()
     every = timedelta(milliseconds=20)
     jobs: timers.PeriodicJobs = {name: (every, lambda: may_end.wait(60)) for name in ("retention", "status")}
@@ -363,7 +359,7 @@ def test_a_chore_that_takes_long_makes_no_other_wait(no_sweep: None) -> None:
             may_end.set()
 
 
-def test_set_chores_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> None:
+def test_set_jobs_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> None:
     tick, old, new = Ticks(), Ticks(), Ticks()
     with running(tick, {"old": (timedelta(milliseconds=20), old)}) as started:
         eventually(lambda: old.at)
@@ -377,7 +373,7 @@ def test_set_chores_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> 
 @pytest.mark.parametrize(
     "anew", [lambda timers: timers.set_jobs(timers._jobs), Timers._set_all], ids=["reload", "step"]
 )
-def test_a_chore_is_done_however_often_the_timers_are_set_anew(anew: Callable[[Timers], None], no_sweep: None) -> None:
+def test_a_job_runs_although_the_timers_are_reset_often(anew: Callable[[Timers], None], no_sweep: None) -> None:
     """As they are by each reload, and by each step of the wall clock."""
     done = Ticks()
 
@@ -390,14 +386,14 @@ def test_a_chore_is_done_however_often_the_timers_are_set_anew(anew: Callable[[T
     assert done.at[1] - done.at[0] > timedelta(milliseconds=150), "and no more often than it should be"
 
 
-def test_a_chore_begins_anew_when_its_interval_changes(no_sweep: None) -> None:
+def test_a_job_is_rescheduled_when_its_interval_changes(no_sweep: None) -> None:
     done = Ticks()
     with running(Ticks(), {"heartbeat": (HOUR, done)}) as started:
         started.set_jobs({"heartbeat": (SOON, done)})
         eventually(lambda: done.at)
 
 
-def test_a_chore_that_fails_is_told_by_its_name_and_done_again(no_sweep: None, log_lines: LogLines) -> None:
+def test_a_failed_job_is_logged_by_name_and_runs_again(no_sweep: None, log_lines: LogLines) -> None:
     runs: list[int] = []
 
     def job() -> None:
@@ -409,7 +405,7 @@ def test_a_chore_that_fails_is_told_by_its_name_and_done_again(no_sweep: None, l
     assert [(line["event"], line["job"]) for line in log_lines()] == [("clock.failed", "heartbeat")]
 
 
-def test_the_clock_is_alive_while_ticks_are_finished_and_not_while_one_hangs(
+def test_the_scheduler_is_alive_while_ticks_finish_and_not_while_one_hangs(
     quick_sweep: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timers, "ALIVE", 0.2)

@@ -175,7 +175,7 @@ NOT_READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_request_ends_where_rfc_9112_has_its_end(name: str) -> None:
+def test_a_request_ends_where_rfc_9112_defines_its_end(name: str) -> None:
     text, expected = READ[name]
     data = text.encode("latin-1")
     for size in (len(data), 1, 2, 3, 7):
@@ -183,13 +183,13 @@ def test_a_request_ends_where_rfc_9112_has_its_end(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_READ)
-def test_what_could_end_elsewhere_for_a_proxy_is_refused_and_nothing_behind_it_is_read(name: str) -> None:
+def test_a_request_that_a_proxy_could_end_elsewhere_is_refused_and_nothing_after_it_is_read(name: str) -> None:
     data = (NEXT + NOT_READ[name] + NEXT).encode("latin-1")
     for size in (len(data), 1, 2, 3, 7):
         assert parsed(data, size) == (["GET /next"], True), size
 
 
-def test_a_trailer_is_no_header() -> None:
+def test_a_trailer_is_not_a_header() -> None:
     requests = Requests()
     text = READ["trailers"][0]
     Parser(requests).feed(text.encode())
@@ -207,7 +207,7 @@ def test_a_trailer_is_no_header() -> None:
         ("POST /a HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", False),
     ],
 )
-def test_who_waits_for_100_continue_is_known_and_only_if_there_is_a_body_to_wait_with(head: str, expects: bool) -> None:
+def test_expects_continue_is_true_only_for_a_request_with_a_body(head: str, expects: bool) -> None:
     requests = Requests()
     Parser(requests).feed(head.encode())
     assert requests.heads[0].expects_continue is expects
@@ -226,7 +226,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_nothing_but_a_body_may_go_on_without_end(name: str) -> None:
+def test_only_a_body_may_have_any_length(name: str) -> None:
     begun, more = ENDLESS[name]
     requests = Requests()
     parser = Parser(requests)
@@ -240,7 +240,7 @@ def test_nothing_but_a_body_may_go_on_without_end(name: str) -> None:
     assert taken <= http_parser.HEAD_BYTES + len(piece)
 
 
-def test_a_head_may_have_so_many_fields_and_no_more() -> None:
+def test_the_number_of_fields_in_a_head_is_limited() -> None:
     fields = "".join(f"X-{number}: y\r\n" for number in range(http_parser.FIELDS - 1))
     requests = Requests()
     Parser(requests).feed((POST + fields + "\r\n").encode())

@@ -184,20 +184,20 @@ CUTS = st.lists(st.integers(0, 2000), max_size=12)
 
 @settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(st.lists(requests(), min_size=1, max_size=3).map(b"".join), CUTS)
-def test_requests_near_the_valid_are_read_as_h11_reads_them_or_refused(data: bytes, cuts: list[int]) -> None:
+def test_almost_valid_requests_are_parsed_like_h11_or_refused(data: bytes, cuts: list[int]) -> None:
     compare(data, cuts)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200), CUTS)
 @example(b"", [])
-def test_any_bytes_are_read_as_h11_reads_them_or_refused(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_parsed_like_h11_or_refused(data: bytes, cuts: list[int]) -> None:
     compare(data, cuts)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 300), st.binary(min_size=1, max_size=3), st.integers(0, 3), CUTS)
-def test_a_damaged_request_is_read_as_h11_reads_it_or_refused(at: int, put: bytes, drop: int, cuts: list[int]) -> None:
+def test_a_damaged_request_is_parsed_like_h11_or_refused(at: int, put: bytes, drop: int, cuts: list[int]) -> None:
     right = (
         b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n5;x\r\nhello\r\n0\r\nT: u\r\n\r\n"
         b"PUT /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /c HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -207,7 +207,7 @@ def test_a_damaged_request_is_read_as_h11_reads_it_or_refused(at: int, put: byte
 
 
 @pytest.mark.parametrize("data", LAXER.values(), ids=LAXER)
-def test_what_ours_reads_and_h11_refuses_is_what_the_rfc_allows(data: bytes) -> None:
+def test_requests_that_only_our_parser_accepts_are_valid_by_the_rfc(data: bytes) -> None:
     found = ours([data])
     assert [request.is_whole for request in found.requests] == [True]
     connection = h11.Connection(h11.SERVER)
