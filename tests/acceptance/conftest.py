@@ -1,4 +1,4 @@
-"""Daemons for the tests: one that all share, and as many of one's own as a test wants."""
+"""Fixtures with daemons: a shared one, and separate ones for a test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ StartDaemon = Callable[..., Daemon]
 
 
 def misfits(line: JSON) -> list[str]:
-    """The fields of a line that its entry of the catalogue does not name, or whose values are not of their type."""
+    """Return the fields of a line that its catalogue entry does not list, or whose values have another type."""
     known = {*HEAD, *(LOG_LINES[line["event"]].fields if line["event"] in LOG_LINES else EVENT_FIELDS)}
     return [name for name, value in line.items() if name not in known or not fits(FIELDS[name].kind, value)]
 
@@ -30,7 +30,7 @@ HARMLESS = ("Cancel 1 running task(s), timeout graceful shutdown exceeded",)
 
 
 def check_health(daemon: Daemon) -> None:
-    """Stops a daemon and fails if it had anything to complain of in its whole life."""
+    """Stop a daemon; fail the test if it logged an unexpected warning or error."""
     if daemon.process is not None and daemon.process.poll() is None:
         assert daemon.terminate() == 0
     lines = [
@@ -45,7 +45,7 @@ def check_health(daemon: Daemon) -> None:
 
 
 def shared(**sections: Section) -> Iterator[Daemon]:
-    """One that several tests use, which has to be in good health until the last of them."""
+    """Yield a daemon that several tests use; its log is checked after the last of them."""
     one = Daemon(**sections)
     try:
         one.start()
@@ -57,33 +57,33 @@ def shared(**sections: Section) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """A daemon that all tests of one worker share: none may stop it, or count what others make."""
+    """A daemon that all tests of one worker share: a test must not stop it, or count sessions of other tests."""
     yield from shared(server={"cors_origins": ["https://desk.example.com"]})
 
 
 @pytest.fixture(scope="module")
 def pg_daemon(pg_server: PostgresServer) -> Iterator[Daemon]:
-    """One on PostgreSQL that the tests of a module share: no longer, as tests of other modules stop the server."""
+    """A daemon on PostgreSQL that the tests of one module share; tests of other modules stop the server."""
     with pg_server.database(empty=True) as database:
         yield from shared(storage={"url": database.configured})
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def each_daemon(request: pytest.FixtureRequest) -> Daemon:
-    """The shared daemons, one on each database."""
+    """The shared daemons: one on SQLite, one on PostgreSQL."""
     one: Daemon = request.getfixturevalue("daemon" if request.param == "sqlite" else "pg_daemon")
     return one
 
 
 @pytest.fixture(params=KINDS)
 def storage(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """The `[storage]` section for an empty database of each kind. To be asked for before what starts a daemon on it."""
+    """The `[storage]` section for an empty database of each kind. Request it before a fixture that starts a daemon."""
     with ExitStack() as stack:
         yield storage_of(request, stack)
 
 
 def storage_of(request: pytest.FixtureRequest, stack: ExitStack) -> dict[str, Any]:
-    """The `[storage]` section for an empty database of the kind that is a fixture's parameter; `stack` removes it."""
+    """Return the `[storage]` section for an empty database of the kind in `request.param`; `stack` removes it."""
     if request.param == "sqlite":
         return {}
     server: PostgresServer = request.getfixturevalue("pg_server")
@@ -92,7 +92,7 @@ def storage_of(request: pytest.FixtureRequest, stack: ExitStack) -> dict[str, An
 
 @pytest.fixture
 def make_daemon() -> Iterator[StartDaemon]:
-    """Makes daemons of one's own, with sections of configuration as arguments, not started yet."""
+    """Return a function that creates a daemon, without starting it; its arguments are sections of the configuration."""
     with ExitStack() as made:
 
         def make(**sections: Section) -> Daemon:
@@ -105,7 +105,7 @@ def make_daemon() -> Iterator[StartDaemon]:
 
 @pytest.fixture
 def start_daemon(make_daemon: StartDaemon) -> Iterator[StartDaemon]:
-    """Starts daemons of one's own; each has to be in good health until the end."""
+    """Return a function that creates and starts a daemon; its log is checked at the end."""
     started: list[Daemon] = []
 
     def start(**sections: Section) -> Daemon:
@@ -129,7 +129,7 @@ def receiver() -> Iterator[Receiver]:
 def sections(
     pg_server: PostgresServer, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Section]]:
-    """The configuration of each of several daemons: one PostgreSQL, one endpoint."""
+    """Return the configuration of each of several daemons with one PostgreSQL and one endpoint."""
     secret = tmp_path_factory.mktemp("secret") / "desk"
     secret.write_text(SECRET)
     with pg_server.database(empty=True) as database:

@@ -1,4 +1,4 @@
-"""The daemon as a person has it: the installed command, in a process of its own, with a configuration file.
+"""The daemon as users run it: the installed command, in its own process, with a configuration file.
 
 `Daemon` starts, stops and asks one; `AGENTS` are those who may call it. What it is asked goes through the front door
 only: HTTP, the local socket, signals, the log.
@@ -46,7 +46,7 @@ AGENTS: Mapping[str, tuple[int, str, str, tuple[str, ...]]] = {
 
 
 def token_of(name: str) -> str:
-    """The agent's token: long enough to be looked for in a log, the same in every run."""
+    """Return an agent's token: long enough to search logs for it, and the same in every run."""
     return hashlib.sha256(f"token of {name}".encode()).hexdigest()[:43]
 
 
@@ -59,7 +59,7 @@ Section = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def toml(sections: Mapping[str, Section]) -> str:
-    """Sections of plain values as TOML: what JSON and it write alike."""
+    """Return sections as TOML. Values must be such that JSON and TOML write them alike."""
     text = ""
     for name, section in sections.items():
         head, tables = (f"[{name}]", [section]) if isinstance(section, Mapping) else (f"[[{name}]]", section)
@@ -69,7 +69,7 @@ def toml(sections: Mapping[str, Section]) -> str:
 
 
 def agents_toml() -> str:
-    """The `[[agents]]` tables."""
+    """Return the `[[agents]]` tables."""
     text = ""
     for name, (number, shown, external_id, roles) in AGENTS.items():
         text += f'[[agents]]\nid = {number}\nname = "{shown}"\nexternal_id = "{external_id}"\n'
@@ -80,7 +80,7 @@ def agents_toml() -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, without what is set for some other tminus."""
+    """Return this process's environment without the variables of tminus, and with the given ones."""
     others = (
         "TMINUS_",
         "STATE_DIRECTORY",
@@ -95,12 +95,12 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Daemon:
-    """A daemon in a directory of its own, that can be stopped and started again.
+    """A daemon in a directory of its own, which can be stopped and started again.
 
     Parameters
     ----------
     sections
-        What differs from the defaults below, section by section.
+        Settings that differ from the defaults below, by section.
     """
 
     def __init__(self, **sections: Section) -> None:
@@ -123,7 +123,7 @@ class Daemon:
         self.configure(**sections)
 
     def configure(self, **sections: Section) -> None:
-        """Writes the configuration file anew."""
+        """Write the configuration file."""
         base: dict[str, Any] = {
             "server": {"listen": "127.0.0.1:0"},
             "log": {"format": "json"},
@@ -140,7 +140,7 @@ class Daemon:
     # --- life and death -----------------------------------------------------------------------------------------------
 
     def start(self, **env: str) -> None:
-        """Starts it; returns when it is ready. Fails if it ends instead."""
+        """Start the daemon and wait until it is ready. Fail if it ends instead."""
         already = len(self.log_lines())
         self.spawn(**env)
         process = self.process
@@ -155,7 +155,7 @@ class Daemon:
         self.url = line["url"]
 
     def spawn(self, **env: str) -> None:
-        """Starts it and does not wait."""
+        """Start the daemon without waiting."""
         assert self.process is None or self.process.poll() is not None
         arguments = ["run", "--config", str(self.config)]
         environ = environment(**{"STATE_DIRECTORY": str(self.state), **env})
@@ -170,7 +170,7 @@ class Daemon:
             self.process = start(arguments, environ, self.home, self.log, self.errors, fresh=self.fresh)
 
     def spawn_changed(self, source: str) -> None:
-        """Starts one that this source has changed, and does not wait; it ends with a call of the command."""
+        """Start a daemon from this source, which patches modules and then calls the command, without waiting."""
         with self.log.open("ab") as out, self.errors.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", source, "run", "--config", str(self.config)],
@@ -182,24 +182,24 @@ class Daemon:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """As a power cut would, but for the disk."""
+        """Kill the process, as a power cut would; the disk keeps everything that was written."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(60)
 
     def terminate(self) -> int:
-        """Asks it to stop; returns its exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)
 
     def restart(self) -> None:
-        """Stops it, and starts it in the same state directory."""
+        """Stop the daemon and start it in the same state directory."""
         assert self.terminate() == 0
         self.start()
 
     def remove(self) -> None:
-        """Ends it, whatever state it is in, and takes its directory away."""
+        """End the process in any state, and remove its directory."""
         self.http.close()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
@@ -209,7 +209,7 @@ class Daemon:
     # --- what it says -------------------------------------------------------------------------------------------------
 
     def log_lines(self, event: str | None = None) -> list[JSON]:
-        """What it has logged since its first start: all lines, or those with this name. A half-written one waits."""
+        """Return the complete log lines since the first start: all, or those with this name."""
         if not self.log.exists():
             return []
         whole = self.log.read_text().split("\n")[:-1]
@@ -217,7 +217,7 @@ class Daemon:
         return [line for line in lines if event in (None, line["event"])]
 
     def logged(self, event: str, **fields: Any) -> JSON:
-        """Waits for a line with this name and these fields; returns the latest."""
+        """Wait for a log line with this name and these fields; return the latest."""
 
         def found() -> list[JSON]:
             return [line for line in self.log_lines(event) if fields.items() <= line.items()]
@@ -236,7 +236,7 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
     ) -> httpx.Response:
-        """A call of the API, its path below `/v3`, by the agent of this name (None: by nobody)."""
+        """Call the API as the agent with this name, or without a token if it is None. The path is below `/v3`."""
         sent = {"Session-id": self.tokens[by]} if by else {}
         if content is not None:
             sent["Content-Type"] = "application/json"
@@ -256,7 +256,7 @@ class Daemon:
         return self.call("DELETE", path, **more)
 
     def make(self, **body: Any) -> JSON:
-        """Makes a session: one of type `live`, for now, unless the body says otherwise."""
+        """Create a session: a live session that opens at once, unless the body has other fields."""
         by = body.pop("by", "admin")
         answer = self.post("/supportsessions", {"type": "live", "label": "A session", **body}, by=by)
         assert answer.status_code == 200, answer.text
@@ -270,14 +270,14 @@ class Daemon:
         return shown
 
     def events(self, session_id: str) -> list[JSON]:
-        """The whole history of a session."""
+        """Return all events of a session."""
         answer = self.get(f"/supportsession/{session_id}/events?limit=1000")
         assert answer.status_code == 200, answer.text
         told: list[JSON] = answer.json()["events"]
         return told
 
     def feed(self) -> list[JSON]:
-        """All that has happened."""
+        """Return all events."""
         told: list[JSON] = []
         while True:
             answer = self.get(f"/events?limit=1000&after={told[-1]['seq'] if told else 0}")
@@ -293,7 +293,7 @@ class Daemon:
     # --- the command --------------------------------------------------------------------------------------------------
 
     def command(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        """Runs `tminus` beside this daemon, with its configuration; over its local socket unless told otherwise."""
+        """Run `tminus` with this daemon's configuration, by default over its local socket."""
         with tempfile.TemporaryDirectory(dir=self.home) as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             environ = environment(

@@ -1,4 +1,4 @@
-"""What the API's description says to people: each field, realistic examples, and where to begin."""
+"""The OpenAPI document describes every field and has valid examples and an introduction."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tminus.api.fields import FIELDS, PARAMETERS
 
 @pytest.fixture(scope="module")
 def page(daemon: Daemon) -> dict[str, Any]:
-    """The description as it is answered."""
+    """The OpenAPI document that the daemon serves."""
     described: dict[str, Any] = daemon.http.get(f"{daemon.url}/openapi.json").json()
     return described
 

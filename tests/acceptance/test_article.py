@@ -1,4 +1,4 @@
-"""The article that the daemon is measured by: its two sample answers, and its four example calls as they stand."""
+"""The published article about the original: its two sample responses, and its four example calls unchanged."""
 
 import json
 import re
@@ -20,7 +20,7 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def shape(value: Any) -> Any:
-    """An answer as the fixture tells of it."""
+    """Return the shape of a response: its fields with the types of their values."""
     match value:
         case dict():
             return {name: shape(member) for name, member in value.items()}
@@ -36,7 +36,7 @@ def shape(value: Any) -> Any:
 
 
 def as_in_the_article(session: Any) -> dict[str, Any]:
-    """A session without the fields that we added; all of those must be there."""
+    """Return a session without the fields that tminus adds; fail if one of those is missing."""
     assert set(ARTICLE["added"]) <= set(session)
     assert ("opensAt" in session) == (session["status"] == "scheduled")
     return {name: shape(value) for name, value in session.items() if name not in (*ARTICLE["added"], "opensAt")}
@@ -51,7 +51,7 @@ def sm(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScreenMeet]:
 
 
 def test_the_examples_run_as_they_stand(daemon: Daemon, sm: ScreenMeet) -> None:
-    """Only the times, which are past by now, and the session's id are put in."""
+    """Only the times, which have passed, and the session's id are replaced."""
     result = sm.createSession('support', 'incident', 'e8e875b0c0a80164009dc852b4d677d5', 'Incident INC0000005', 'Remote support session for INC0000005', {'record': True})  # noqa: E501, Q000  # fmt: skip
 
     assert result["status"] == "new"
@@ -103,7 +103,7 @@ def test_every_type_has_the_same_fields(sm: ScreenMeet, kind: Any) -> None:
 
 
 def test_settings_and_urls_equal_those_of_the_samples(daemon: Daemon) -> None:
-    """What the samples show beyond types: the settings, and the shapes of ids, tokens and URLs."""
+    """The settings, and the formats of ids, tokens and URLs, equal those of the samples."""
     support = daemon.make(type="support", agentPrefs={"record": True})
     live = daemon.make(type="live", agentPrefs={"record": True}, startTime=from_now(days=1))
     sample = {"recording": True, "startwithadmin": False, "startwithrc": False, "knock": False, "audio": True}

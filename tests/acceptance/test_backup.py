@@ -1,4 +1,4 @@
-"""`tminus db backup`, `restore` and `check`, as an operator uses them beside a real daemon."""
+"""`tminus db backup`, `restore` and `check` beside a running daemon."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 
 class Callers:
-    """Two who make, join and close sessions one after the other, until they are told to stop."""
+    """Two threads that create, join and close sessions until they are stopped."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -45,7 +45,7 @@ class Callers:
 def test_a_backup_under_load_is_complete_and_a_new_daemon_starts_on_it(
     start_daemon: StartDaemon, make_daemon: StartDaemon
 ) -> None:
-    """Acknowledged before the backup: there after it. The daemon and its callers notice nothing."""
+    """The backup contains every change acknowledged before it; no request of the running daemon fails."""
     daemon = start_daemon(lifecycle={"lead": "1s"})
     falls_due = daemon.make(startTime=from_now(seconds=1.5), label="Falls due meanwhile")["id"]
     copies = daemon.home / "copies"

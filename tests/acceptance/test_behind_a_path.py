@@ -1,4 +1,4 @@
-"""Behind a real nginx that takes a path away: the page, the description and the calls are where they say."""
+"""The documentation page, the OpenAPI document and calls behind a real nginx that removes a path prefix."""
 
 import re
 import shutil

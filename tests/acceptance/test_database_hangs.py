@@ -1,4 +1,4 @@
-"""A PostgreSQL that hangs, its connections open: nobody waits long for it, and all resumes when it goes on."""
+"""A PostgreSQL hangs with open connections: requests fail soon, and work resumes when it continues."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BOUND = 18
 
 
 def quickly(ask: Callable[[], httpx.Response]) -> httpx.Response:
-    """The answer, which waits neither for a connection of the pool nor for a new one."""
+    """Return the response; fail if the request waited for a pooled or a new connection."""
     begun = time.monotonic()
     answer = ask()
     assert time.monotonic() - begun < BUSY_TIMEOUT_MS / 1000

@@ -1,4 +1,4 @@
-"""One grammar of dates, whatever way a date comes in. `tests/unit/domain/test_timestamps.py` has the table of forms."""
+"""Dates have one grammar in bodies, queries and the client. The forms are in `tests/unit/domain/test_timestamps.py`."""
 
 from datetime import UTC, datetime
 from urllib.parse import quote

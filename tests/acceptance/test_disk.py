@@ -37,7 +37,7 @@ _numbers = itertools.count()
 
 
 class Callers:
-    """Some who make sessions at the same time, until they are told to stop."""
+    """Threads that create sessions concurrently until they are stopped."""
 
     def __init__(self, daemon: Daemon, number: int = 4) -> None:
         self._daemon = daemon
@@ -88,12 +88,12 @@ class Callers:
             thread.join()
 
     def make_more(self, number: int) -> None:
-        """Waits until so many more were acknowledged."""
+        """Wait until a number of further sessions is acknowledged."""
         enough = len(self.made) + number
         eventually(lambda: len(self.made) >= enough, 30)
 
     def are_refused(self) -> None:
-        """Waits until each of them is refused, and looks how."""
+        """Wait until the requests of each thread are refused, and check the errors."""
         known = len(self.refused)
         eventually(lambda: len({number for number, _ in self.refused[known:]}) == len(self._threads), 30)
         for _, answer in self.refused[known:]:
@@ -102,7 +102,7 @@ class Callers:
 
 
 def labels(daemon: Daemon) -> list[str]:
-    """Of all sessions that there are. A read may be refused while the daemon notices what its disk does."""
+    """Return the labels of all sessions. A read may be refused while the daemon detects the state of its disk."""
     rows: list[JSON] = []
     refusals: list[str] = []
 
@@ -122,13 +122,13 @@ def labels(daemon: Daemon) -> list[str]:
 
 
 def check_kept(daemon: Daemon, callers: Callers) -> None:
-    """All that was acknowledged is there; nothing is half done."""
+    """Check that every acknowledged session is stored and no session is incomplete."""
     assert callers.trouble == []
     assert set(callers.made) <= check_whole(daemon)
 
 
 def check_whole(daemon: Daemon) -> set[str]:
-    """Each session is there once and with its history, and the file is whole; returns the labels."""
+    """Check that each session is stored once and with its events, and the file is undamaged; return the labels."""
     there = labels(daemon)
     assert len(there) == len(set(there))
     done = daemon.command("db", "check")
@@ -137,25 +137,25 @@ def check_whole(daemon: Daemon) -> set[str]:
 
 
 def end(daemon: Daemon) -> None:
-    """Ends it if it runs: what it has open cannot be unmounted."""
+    """End the daemon if it runs: a disk with open files cannot be unmounted."""
     if daemon.process is not None and daemon.process.poll() is None:
         daemon.kill()
 
 
 def reasons(daemon: Daemon) -> str:
-    """What `/readyz` says is the matter; empty if nothing is."""
+    """Return the reasons of `/readyz`; empty if the daemon is ready."""
     assert daemon.http.get(f"{daemon.url}/healthz").status_code == 200
     return ", ".join(daemon.http.get(f"{daemon.url}/readyz").json()["reasons"])
 
 
 def cannot_write(daemon: Daemon) -> str | None:
-    """Why the daemon says that it cannot write; None if it does not say so."""
+    """Return the reason in `/readyz` why the database cannot be written; None if it can."""
     said = re.search("the database cannot be written, since [^ ]+Z: (.*)", reasons(daemon))
     return said and said[1]
 
 
 class Failing:
-    """A daemon on a small disk whose calls fail, or are slow, as it is told."""
+    """A daemon on a small disk whose system calls fail or are slow when a test asks for it."""
 
     def __init__(self, daemon: Daemon, library: Path, control: Path) -> None:
         self.daemon = daemon
@@ -171,7 +171,7 @@ class Failing:
         self.daemon.start(**self._env)
 
     def fails(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
-        """Which error an fsync and a write have (0: none), and how many milliseconds each fsync takes."""
+        """Set the error numbers of fsync and write (0: none), and the milliseconds that each fsync takes."""
         self._control.write_text(f"{sync} {write} {slow} \n")
 
     def works(self) -> None:
@@ -195,7 +195,7 @@ def on_small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Failing]
 
 @pytest.fixture
 def failing(on_small_disk: Failing) -> Iterator[Failing]:
-    """One for all of these tests, which runs, with a disk that works at first."""
+    """A running daemon for all tests of this module; its disk works at first."""
     process = on_small_disk.daemon.process
     if process is None or process.poll() is not None:
         on_small_disk.start()
@@ -369,7 +369,7 @@ def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_failing_disk_of_p
 
 @pytest.fixture
 def worn(make_daemon: StartDaemon) -> Daemon:
-    """One that was killed under load."""
+    """A daemon that was killed under load."""
     daemon = make_daemon()
     daemon.start()
     with Callers(daemon):
@@ -378,7 +378,7 @@ def worn(make_daemon: StartDaemon) -> Daemon:
 
 
 def end_of_start(daemon: Daemon) -> str:
-    """Starts one that cannot start; returns the one line in which it says why."""
+    """Start a daemon that cannot start; return the only line that it logs."""
     daemon.spawn()
     assert daemon.process is not None
     try:
@@ -393,7 +393,7 @@ def end_of_start(daemon: Daemon) -> str:
 
 
 def spoil(file: Path, at: int, size: int) -> None:
-    """Turns every bit of a part of a file."""
+    """Invert every bit of a part of a file."""
     with file.open("r+b") as spoilt:
         spoilt.seek(at)
         content = spoilt.read(size)
@@ -402,7 +402,7 @@ def spoil(file: Path, at: int, size: int) -> None:
 
 
 def spoil_root(database: Path, name: str) -> None:
-    """Spoils the page by which a table or an index is reached."""
+    """Damage the root page of a table or an index."""
     with closing(sqlite3.connect(database, isolation_level=None)) as opened:
         assert opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         (page,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
@@ -412,7 +412,7 @@ def spoil_root(database: Path, name: str) -> None:
 
 
 def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(worn: Daemon) -> None:
-    """SQLite itself drops what is behind the damage, and tells nobody."""
+    """SQLite itself drops the data after the damage without an error."""
     wal = worn.state / "tminus.db-wal"
     spoil(wal, wal.stat().st_size // 2, 10)
 

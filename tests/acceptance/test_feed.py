@@ -1,4 +1,4 @@
-"""The feed: every event once, in order, for those who ask, wait, or listen to a stream."""
+"""The feed: every event once, in order, by polling, long polling and as a stream."""
 
 import json
 import signal
@@ -27,14 +27,14 @@ def feed(daemon: Daemon, **query: Any) -> JSON:
 
 
 def now(daemon: Daemon) -> int:
-    """Where what is still to come begins."""
+    """Return the cursor of future events."""
     page = feed(daemon, after="now")
     assert page["events"] == []
     return int(page["next"])
 
 
 def events_of(daemon: Daemon, session_id: str, after: int, **query: Any) -> list[JSON]:
-    """What a reader gets of one session who follows `next` to the end, two events at a time."""
+    """Return the events of one session by following `next` to the end, two events at a time."""
     found: list[JSON] = []
     while (page := feed(daemon, after=after, limit=2, **query))["events"]:
         assert [event["seq"] for event in page["events"]] == sorted({event["seq"] for event in page["events"]})
@@ -102,7 +102,7 @@ def test_callers_without_access_to_the_feed_get_neither_a_page_nor_a_stream(daem
 
 
 def stream(daemon: Daemon, http: httpx.Client, after: str = "now", last: str | None = None) -> Iterator[JSON]:
-    """The events of a stream, each with the id that it came with."""
+    """Return the events of a stream, each with its id."""
     headers = {"Session-id": daemon.tokens["monitor"], "Accept": "text/event-stream"}
     headers |= {"Last-Event-ID": last} if last else {}
     with http.stream("GET", f"{daemon.url}/v3/events?after={after}", headers=headers) as answer:

@@ -1,4 +1,4 @@
-"""Text that was made to do harm, wherever a call takes text; and ids, PINs and tokens that are almost right."""
+"""Malicious text in every place where a call takes text; and almost correct ids, PINs and tokens."""
 
 import http.client
 import json
@@ -56,7 +56,7 @@ HEADERS = ("Session-id", "Authorization", "X-Request-Id", "client-app", "User-Ag
 
 
 class Client:
-    """Sends what a well-bred client would not: nothing is checked or encoded on the way."""
+    """A client that sends requests without checking or encoding them."""
 
     def __init__(self, daemon: Daemon) -> None:
         url = urlsplit(daemon.url)
@@ -70,7 +70,7 @@ class Client:
     def ask(
         self, method: str, target: str, headers: dict[str, bytes] | None = None, body: bytes = b""
     ) -> tuple[int, Any]:
-        """The status, and what the body says; of a body that is no JSON, its text."""
+        """Return the status and the body: parsed if it is JSON, otherwise as text."""
         sent = {"Session-id": self._token.encode(), "Content-Type": b"application/json"} | (headers or {})
         self._connection.putrequest(method, target, skip_host="Host" in sent, skip_accept_encoding=True)
         if body:
@@ -92,7 +92,7 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 
 def _check(code: int, said: Any, where: str) -> None:
-    """An answer, or a refusal in the one shape; 429 and 5xx are neither."""
+    """Check that a response is a success or an error in the common format, and neither 429 nor 5xx."""
     assert code in (200, 400, 401, 404, 405, 409, 415, 412, 413), f"{where}: {code} {said}"
     if code != 200:
         assert isinstance(said, dict), f"{where}: {code} {said}"
@@ -111,14 +111,14 @@ def description(daemon: Daemon) -> JSON:
 
 
 def _calls(description: JSON) -> Iterator[tuple[str, str, JSON]]:
-    """Method, path and description of every call."""
+    """Return method, path and description of every call."""
     for path, methods in description["paths"].items():
         for method, described in methods.items():
             yield method.upper(), path, described
 
 
 def _strings(description: JSON, schema: JSON, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where the text stands in a body of this schema."""
+    """Return the places of text in a body of this schema."""
     if "$ref" in schema:
         schema = description["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     for one in schema.get("anyOf", ()):
@@ -130,7 +130,7 @@ def _strings(description: JSON, schema: JSON, at: tuple[str, ...] = ()) -> Itera
 
 
 def _put(body: JSON, at: tuple[str, ...], text: str) -> JSON:
-    """The body with this text there."""
+    """Return the body with this text in this place."""
     first, *rest = at
     return body | {first: _put(body.get(first, {}), tuple(rest), text) if rest else text}
 
@@ -178,7 +178,7 @@ def test_any_text_in_a_header_gets_a_response(description: JSON, client: Client,
 
 
 def _put_everywhere(description: JSON, client: Client, call: str, kind: str) -> None:
-    """A text in each place of a call's body: it is refused, or comes back the same."""
+    """Send the text in each place of a call's body, and check that it is refused or returned unchanged."""
     method, path = call.split()
     schema = description["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
     text = TEXTS[kind]
@@ -260,7 +260,7 @@ def test_ten_megabytes_are_refused_in_every_place_of_a_request(daemon: Daemon) -
 
 
 def _almost(right: str) -> dict[str, str]:
-    """What looks like it and is not, as it stands in a URL."""
+    """Return texts that resemble the value, encoded for a URL."""
     wide = "".join(chr(ord(char) + 0xFEE0) if char.isascii() and char.isalnum() else char for char in right)
     arabic = "".join(chr(0x660 + int(char)) if char.isdigit() else char for char in right)
     other = "1" if right[-1] == "0" else "0"

@@ -1,4 +1,4 @@
-"""Who may do what, and how a caller proves who it is.
+"""Authentication of callers, and limits of wrong tokens and PINs.
 
 Mostly on SQLite only: tokens stand in the configuration, and tries are counted in the daemon's memory. Where more is
 asked while a guess is looked up in the database, it is tried on both; so is who may do what, in test_rights.py.
@@ -18,7 +18,7 @@ from tests.acceptance.times import from_now, parsed
 
 
 def refused(answer: Any, code: int, refcode: int) -> str:
-    """The description of a refusal, which has the one shape that all have."""
+    """Check that a response is an error in the common format; return its description."""
     assert answer.status_code == code, answer.text
     body = answer.json()
     assert (body["code"], body["refcode"]) == (code, refcode)
@@ -167,7 +167,7 @@ def test_histories_contain_no_secret(daemon: Daemon) -> None:
 
 
 def test_guessing_pins_and_tokens_is_limited(start_daemon: StartDaemon) -> None:
-    """One address after the other: `X-Forwarded-For` is believed of a trusted proxy."""
+    """Each address has its own limit; `X-Forwarded-For` is used because the proxy is trusted."""
     daemon = start_daemon(
         limits={"pin_lookups": "5/minute", "failed_tokens": "4/minute", "sessions_per_agent": 3},
         server={"trusted_proxies": ["127.0.0.1"]},

@@ -1,4 +1,4 @@
-"""What clients of the original rely on, trap by trap."""
+"""Behaviour of the API on which clients of the original rely."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ from tests.acceptance.times import from_now, parsed
 
 
 def raw(daemon: Daemon, method: str, target: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
-    """A request to the letter: the target as it stands, no header but these."""
+    """Send a request with exactly this target and these headers."""
     host = urlsplit(daemon.url)
     connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=20)
     try:
@@ -477,6 +477,6 @@ def test_sessions_created_through_the_local_socket_belong_to_the_local_operator(
 
 
 def test_the_hash_of_a_token_is_not_accepted_as_a_token(daemon: Daemon) -> None:
-    """Who has read the configuration file cannot get in with what stands there."""
+    """A reader of the configuration file cannot authenticate with a hash from it."""
     stolen = digest(token_of("admin"))
     assert daemon.get("/me", by=None, headers={"Session-id": stolen}).status_code == 401

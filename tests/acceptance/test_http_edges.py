@@ -1,4 +1,4 @@
-"""HTTP at its edges: conditional requests, HEAD, media types, pages of other sites, and answers that stay small."""
+"""Conditional requests, HEAD, media types, pages of other sites, and the size of error responses."""
 
 import json
 from collections.abc import Iterator

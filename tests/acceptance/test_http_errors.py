@@ -1,4 +1,4 @@
-"""Refusals: one shape for all, every fault at once, and nothing that could make the daemon stumble."""
+"""Error responses: one format, all errors of a request at once, and no request that causes a 500."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ def refused(answer: httpx.Response, code: int, refcode: int) -> dict[str, Any]:
 
 
 def fields(answer: httpx.Response, refcode: int = 100400) -> set[str]:
-    """The fields that a 400 finds fault with."""
+    """Return the fields that a 400 lists."""
     return {fault["field"] for fault in refused(answer, 400, refcode)["errors"]}
 
 
@@ -452,7 +452,7 @@ def test_malformed_http_affects_no_other_client(daemon: Daemon, sent: bytes) -> 
 
 
 def test_after_all_tests_the_daemon_is_healthy_and_no_response_was_500(daemon: Daemon) -> None:
-    """Whatever the tests before have sent (those of this worker): no answer was 500."""
+    """No request of the tests before (of this worker) got a 500."""
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.http.get(f"{daemon.url}/readyz").json()["ready"] is True

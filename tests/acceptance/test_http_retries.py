@@ -1,4 +1,4 @@
-"""A retried request makes nothing twice."""
+"""Requests repeated with the same `Idempotency-Key` are executed once."""
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""docs/install.md, pasted line by line into a real systemd: from nothing to a service, and back to nothing.
+"""docs/install.md, pasted line by line into a machine with systemd: installation, operation and removal.
 
 test_systemd.py pastes the lines of "Secrets", as it has a PostgreSQL for them. This module pastes all others unchanged.
 The box reaches no network, so two things are replaced: `apt-get` only checks that the packages are installed, and the
@@ -29,7 +29,7 @@ OURS = ("daemon", "systemd", "config", "README.md", "LICENSE", "pyproject.toml",
 
 
 def locked() -> set[str]:
-    """The files and folders in `site-packages` of all that the lock names."""
+    """Return the files and folders in `site-packages` of all packages in the lock file."""
     names = re.findall(r"^([\w.-]+)==[^ ]+ (?:\\|;(?!.*win32))", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     files = (file for name in names for file in importlib.metadata.files(name) or ())
     return {file.parts[0] for file in files if file.parts[0] != ".."}
@@ -37,7 +37,7 @@ def locked() -> set[str]:
 
 @pytest.fixture
 def box() -> Iterator[Box]:
-    """A box with a checkout, and what comes from the network."""
+    """A box with a checkout and the files that the page downloads."""
     shown = {Path(sysconfig.get_path("purelib")): "/srv/packages", ROOT: "/srv/checkout"}
     with booted({"/usr/local/sbin/apt-get": APT_GET}, shown, "curl", "dpkg-query", "gpasswd") as box:
         if box.run("/usr/bin/python3", "-c", "import ensurepip").returncode:
@@ -49,7 +49,7 @@ def box() -> Iterator[Box]:
 
 
 class Reader:
-    """Root, who follows the page from its top to its end."""
+    """Follows the page from its beginning to its end, as root."""
 
     def __init__(self, box: Box) -> None:
         self._box = box
@@ -59,14 +59,14 @@ class Reader:
         assert self.ahead.pop(0)[0] == heading
 
     def pastes(self, heading: str) -> str:
-        """The next block, which stands below this heading; returns what it printed."""
+        """Run the next block, which must be below this heading; return its output."""
         found, block = self.ahead.pop(0)
         assert found == heading
         return self._box.paste(block, CHECKOUT, PIP_CONFIG_FILE="/dev/null", PIP_NO_INDEX="1")
 
 
 def answers(box: Box, path: str, *more: str, at: str = "127.0.0.1:8710") -> str:
-    """The status with which a request is answered; 000 if no connection is made."""
+    """Return the status of a response; 000 if no connection is established."""
     return box.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *more, f"http://{at}{path}").stdout
 
 

@@ -1,4 +1,4 @@
-"""The daemon is killed under load, again and again: nothing that it had acknowledged is lost, nothing is done twice."""
+"""The daemon is killed under load repeatedly: no acknowledged change is lost, and none is made twice."""
 
 import random
 import threading
@@ -23,7 +23,7 @@ PER_ROUND = 25
 
 @dataclass
 class Known:
-    """A session as its maker knows it."""
+    """A session as its caller knows it."""
 
     id: str
     label: str
@@ -35,7 +35,7 @@ class Known:
 
 
 class Maker(threading.Thread):
-    """A caller that makes, moves and closes sessions of its own, and asks again until it has an answer."""
+    """A caller that creates, reschedules and closes sessions, and repeats each request until it gets a response."""
 
     def __init__(self, daemon: Daemon, number: int, stop: threading.Event) -> None:
         super().__init__(name=f"maker {number}")
@@ -60,11 +60,11 @@ class Maker(threading.Thread):
                     self._make(http)
 
     def _start(self) -> str:
-        """Some open while it is down, some while it runs, some never."""
+        """Return a start time: some sessions open while the daemon is down, some while it runs, some never."""
         return from_now(seconds=self._random.choice((1.5, 2.5, 4, 5, 3600)))
 
     def _ask(self, http: httpx.Client, method: str, path: str, body: JSON, **headers: str) -> httpx.Response:
-        """Asks until there is an answer that is final. The daemon has another port after each start."""
+        """Repeat a request until its response is final. The daemon has another port after each start."""
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up:
             try:

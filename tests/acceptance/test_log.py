@@ -1,4 +1,4 @@
-"""The log of a real daemon: what it holds after kills, whose lines it has, and what it does while nobody reads."""
+"""The log of a real daemon: after kills, with several daemons, and while nobody reads it."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ def events_of(lines: list[JSON]) -> list[JSON]:
 
 
 class Maker(threading.Thread):
-    """A caller that makes sessions, most of them to open a second later, until it is told to stop."""
+    """A caller that creates sessions until it is stopped; most of them open a second later."""
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_every_line_names_its_daemon_and_each_start_and_reload_the_configuration
     assert {line["instance"] for line in daemon.log_lines()} == {f"{starting['host']}/{starting['pid']}"}
 
     def fingerprints() -> list[str]:
-        """As the log has them, `tminus check` and a scrape."""
+        """Return the configuration fingerprints in the log, from `tminus check` and from a scrape."""
         scrape = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.tokens["monitor"]}).text
         return [
             [line["config_fingerprint"] for line in daemon.log_lines() if "config_fingerprint" in line][-1],
@@ -182,7 +182,7 @@ def metric(daemon: Daemon, name: str) -> float:
 
 
 class Piped:
-    """What reads the standard output of a daemon, or does not."""
+    """Reads the standard output of a daemon, or stops reading it."""
 
     def __init__(self, daemon: Daemon) -> None:
         reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""What somebody asks the log at night: found by what people know, and answered by the line itself."""
+"""Log lines are found by label, record or agent, and contain what an operator needs to know."""
 
 import re
 import signal
@@ -166,7 +166,7 @@ HERD = 12_000
 def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
     make_daemon: StartDaemon, receiver: Receiver
 ) -> None:
-    """What waits for the receiver; for how long the database was away and whom that refused; late by load alone."""
+    """Backlog of a receiver that is down; length of a database outage and refused requests; lateness caused by load."""
     daemon = make_daemon()
     secret = daemon.home / "secret"
     secret.write_text(SECRET)
@@ -202,7 +202,7 @@ def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
 
 
 def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daemon) -> None:
-    """Of all that the tests before have caused."""
+    """Checks all lines of the tests before."""
     lines: list[JSON] = asked.log_lines()
     for line in lines:
         assert tuple(line)[: len(HEAD)] == HEAD

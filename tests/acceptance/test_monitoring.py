@@ -1,4 +1,4 @@
-"""What watches the daemon, as real programs: Prometheus with its rules and Grafana's dashboard, fail2ban, rsyslog.
+"""Real monitoring programs beside the daemon: Prometheus with the rules and queries of the samples, fail2ban, rsyslog.
 
 One daemon has a day in which everything happens that these look for, and much that only looks like it.
 """
@@ -46,7 +46,7 @@ GUESSES = {"auth.failed", "auth.limited", "pin.unknown", "pin.limited"}
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a program; without it the test is skipped."""
+    """Return the path of a program; skip the test if it is not installed."""
     path = shutil.which(name, path="/usr/bin:/usr/sbin:/lib/systemd")
     if path is None:
         pytest.skip(f"NOT TESTED: no {name} here (Debian package {package})")
@@ -54,7 +54,7 @@ def tool(name: str, package: str) -> str:
 
 
 def output(*command: str | Path, **more: Any) -> str:
-    """What a command says; fails unless it ends with 0."""
+    """Return the output of a command; fail unless its exit code is 0."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **more)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     said: str = done.stdout
@@ -75,7 +75,7 @@ def running(*command: str | Path, cwd: Path) -> Iterator["subprocess.Popen[bytes
 
 @pytest.fixture(scope="module")
 def monitored() -> Iterator[Daemon]:
-    """A daemon that has been guessed at and lied to."""
+    """A daemon that received guesses of tokens and PINs, and forged log lines."""
     daemon = Daemon()
     secret = daemon.home / "secret"
     secret.write_text(SECRET)
@@ -110,7 +110,7 @@ def guess(daemon: Daemon) -> None:
 
 
 def lie(daemon: Daemon) -> None:
-    """Sends sentences of the log wherever a client may send anything."""
+    """Send text that looks like log lines in every place where a client may send text."""
     headers = {"X-Request-Id": f'x","message":"{FORGED}', "client-app": FORGED, "User-Agent": FORGED}
     made = daemon.make(type="support", label=HOSTILE[:255], userDescription=FORGED)
     daemon.make(label=FORGED, headers=headers)
@@ -175,13 +175,13 @@ def test_a_scrape_counts_what_happened(monitored: Daemon) -> None:
 
 
 class Prometheus:
-    """A real one that scrapes the daemon by our sample configuration."""
+    """A Prometheus that scrapes the daemon with the sample configuration."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
     def ready(self) -> bool:
-        """Whether it listens, and has scraped twice."""
+        """Return whether Prometheus listens and has scraped twice."""
         try:
             return self._http.get("/-/ready").is_success and bool(self.query("rate(tminus_commits_total[10s])"))
         except httpx.TransportError:
@@ -232,14 +232,14 @@ def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Promet
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The metrics that a query names."""
+    """Return the metrics that a query names."""
     bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
     bare = re.sub(r"\{[^}]*\}|\b(by|on|without|ignoring) *\([^)]*\)", "", bare)
     return set(re.findall(r"\b[a-zA-Z_]\w*\b(?! *\()", bare)) - {"unless", "and", "or"}
 
 
 def names_in(scrape: str) -> set[str]:
-    """The names that a query may use."""
+    """Return the names that a query may use."""
     found = {"up"}  # Prometheus's own
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", scrape, re.MULTILINE):
         found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
@@ -247,7 +247,7 @@ def names_in(scrape: str) -> set[str]:
 
 
 def dashboard_queries() -> dict[str, set[str]]:
-    """Every query of the dashboard, with Grafana's variables filled in, and the labels that its legend shows."""
+    """Return every query of the dashboard, with Grafana's variables filled in, and the labels of its legend."""
     dashboard = json.loads((CONFIG / "grafana" / "tminus.json").read_text())
     asked = dashboard["annotations"]["list"] + [
         one for panel in dashboard["panels"] for one in panel.get("targets", ())
@@ -265,7 +265,7 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist(scrape: str) -> N
 
 
 def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus, scrape: str) -> None:
-    """Asked of a real Prometheus: a wrong label, or a name that is none, would find nothing."""
+    """A real Prometheus evaluates each query: one with a wrong label or name would return nothing."""
     silent = ("changes(process_start_time_seconds",)  # unless it was started a moment ago
     asked = dashboard_queries()
 
@@ -307,7 +307,7 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
 
 @pytest.mark.slow
 def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemon: StartDaemon, tmp_path: Path) -> None:
-    """A crash, a rejected reload, guesses of tokens and PINs that are limited, a lock."""
+    """The faults: a crash, a rejected reload, limited guesses of tokens and PINs, a lock."""
     daemon = make_daemon()
     daemon.configure(limits={"failed_tokens": "20/minute", "pin_lookups": "30/minute"})
     daemon.start()
@@ -346,7 +346,7 @@ def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemo
 def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
     make_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """A receiver that is down, a log that nobody reads, a daemon that is stopped four times when a session is due.
+    """The faults: a receiver that is down, an unread log, a daemon suspended four times when a session is due.
 
     The rules are the sample's, with seconds where those for receivers and the log have minutes.
     """
@@ -383,7 +383,7 @@ def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
 
 
 def sweep_late(daemon: Daemon, times: int) -> None:
-    """Stops the daemon when a session is due; returns when it has counted so many late sweeps."""
+    """Suspend the daemon when a session is due; return after it has counted a number of late sweeps."""
 
     def counted() -> float:
         swept = metric(daemon, "tminus_clock_lag_seconds_count")
@@ -407,12 +407,12 @@ def test_every_alert_is_in_the_page() -> None:
 
 
 def guessers(daemon: Daemon) -> list[str]:
-    """The addresses that the daemon's own lines name, in order."""
+    """Return the addresses in the daemon's log lines, in order."""
     return [line["remote_ip"] for line in guesses(daemon)]
 
 
 def guesses(daemon: Daemon) -> list[JSON]:
-    """The lines of those who guess, in order: not of who mistypes, nor of the local socket."""
+    """Return the lines about guesses, in order, without those about single mistakes and the local socket."""
     lines = [line for line in daemon.log_lines() if line["event"] in GUESSES]
     assert {line["event"] for line in lines} == GUESSES
     return [
@@ -441,7 +441,7 @@ def test_fail2ban_reads_the_time_of_a_line_as_utc(monitored: Daemon, zone: str) 
 
 @pytest.mark.parametrize("style", ["sentence", "json"])
 def test_fail2ban_finds_only_guessing_addresses_in_the_journal(monitored: Daemon, tmp_path: Path, style: str) -> None:
-    """In a journal of sentences, as the daemon writes it by itself, and in one of JSON lines."""
+    """Both in a journal with messages, which is the default, and in one with JSON lines."""
     remote = tool("systemd-journal-remote", "systemd-journal-remote")
     program = tool("fail2ban-regex", "fail2ban")
     entries = b""
@@ -471,7 +471,7 @@ def test_fail2ban_finds_only_guessing_addresses_in_the_journal(monitored: Daemon
 
 
 def orjson_line(line: JSON) -> str:
-    """The line as it was written: without a space between its parts."""
+    """Return the line as the daemon wrote it, without spaces between its parts."""
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -494,7 +494,7 @@ def test_fail2ban_accepts_the_jail(tmp_path: Path) -> None:
 
 
 def test_rsyslog_writes_warnings_and_errors_to_a_separate_file(monitored: Daemon, tmp_path: Path) -> None:
-    """Read from the daemon's log file; and, as the journal hands them on, from a socket."""
+    """rsyslog reads the daemon's log file, or lines that the journal forwards to a socket."""
     program = tool("rsyslogd", "rsyslog")
     sample = (CONFIG / "rsyslog" / "tminus.conf").read_text()
     sample = sample.replace("/var/log/tminus/tminus.log", str(monitored.log)).replace("/var/log/tminus", str(tmp_path))

@@ -1,4 +1,4 @@
-"""A database that an older release has left in the middle of its schedule: the daemon upgrades it and goes on."""
+"""The daemon upgrades a database of an older release with waiting sessions, and continues its schedule."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ PIN = 345678
 
 
 class Older:
-    """Writes rows as a release with an older schema has: only the columns that it knew."""
+    """Writes rows with the columns of an older schema."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -78,7 +78,7 @@ class Older:
         return orjson.loads(value) if is_json else value
 
     def session(self, one: Session, *history: tuple[EventType, Status]) -> None:
-        """A session, and the events that led to where it is."""
+        """Store a session, and the events that led to its status."""
         self.add(one)
         before: Status | None = None
         for kind, status in history:
@@ -106,7 +106,7 @@ CLOSED = (EventType.CLOSED, Status.CLOSED)
 
 
 def leave_in_the_middle(older: Older, now: datetime) -> dict[str, datetime]:
-    """Sessions of every status, as they stand at one moment; returns when each of them has to move next."""
+    """Store sessions of every status; return the next deadline of each."""
     due = dict.fromkeys(("opens", "expires", "idles", "ends"), now + SOON)
     due["overdue"] = now - timedelta(seconds=30)
     long_ago = now - timedelta(days=1)
@@ -152,7 +152,7 @@ def leave_in_the_middle(older: Older, now: datetime) -> dict[str, datetime]:
 
 
 def url_of(daemon: Daemon) -> Path | str:
-    """Where the daemon will find its database."""
+    """Return the URL of the daemon's database."""
     if not daemon.database.startswith("sqlite"):
         return daemon.database
     daemon.state.mkdir(mode=0o700)
@@ -160,7 +160,7 @@ def url_of(daemon: Daemon) -> Path | str:
 
 
 def moved(daemon: Daemon, session_id: str, kind: str) -> JSON:
-    """Waits for the event of this type; returns it."""
+    """Wait for the event of this type and return it."""
     return eventually(lambda: next((event for event in daemon.events(session_id) if event["type"] == kind), None) or {})
 
 

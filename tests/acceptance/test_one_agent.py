@@ -1,4 +1,4 @@
-"""One agent does all that it may, as large as it may: the daemon's memory stays as it is, and others are served.
+"""One agent sends the largest requests allowed: the daemon's memory stays bounded, and other agents are served.
 
 `tests/bench/one_agent.py` does the same for longer, and says how many honest calls were answered meanwhile.
 """

@@ -1,4 +1,4 @@
-"""The API's description is true: schemathesis draws requests from it and finds no lie in the answers."""
+"""The API conforms to its OpenAPI document: schemathesis generates requests from it and checks the responses."""
 
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -72,7 +72,7 @@ NEVER_WRONG = ("GET /v3/support/{pin}/meta", "GET /healthz", "GET /readyz")
 
 
 class Asked:
-    """How a daemon is asked: over one connection, by a caller with every role that matters."""
+    """A transport that calls a daemon over one connection, as a caller with all necessary roles."""
 
     def __init__(self, daemon: Daemon, *without: Any) -> None:
         self._session = requests.Session()
@@ -93,10 +93,10 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def both(daemon: Daemon, pg_daemon: Daemon) -> Iterator[tuple[Asked, Asked]]:
-    """A daemon on each database: both are sent the same requests, which take longer to draw than to answer.
+    """A daemon on each database. Both get the same requests: generating these takes longer than answering them.
 
-    Two more requests for each, without a token and with a wrong one, are sent to one of them: they are refused before
-    anything depends on the database, and test_rights.py has both refuse.
+    Requests without a token and with a wrong one are sent to one daemon only: they are refused before the database
+    matters, and test_rights.py sends such requests to both.
     """
     with closing(Asked(daemon)) as on_sqlite, closing(Asked(pg_daemon, ignored_auth)) as on_postgresql:
         yield on_sqlite, on_postgresql
@@ -180,7 +180,7 @@ CLOSE = "DELETE /v3/supportsession/{session_id}"
 
 
 def _links(described: schemathesis.BaseSchema) -> dict[str, list[OpenApiLink]]:
-    """By call, those that the description itself has: where each leads."""
+    """Return the links in the OpenAPI document, with their targets, by call."""
     found = collect_transitions([one.ok() for one in described.get_all_operations() if isinstance(one, Ok)])
     return {
         call: [link for link in leading.outgoing if not link.is_inferred]
@@ -190,7 +190,7 @@ def _links(described: schemathesis.BaseSchema) -> dict[str, list[OpenApiLink]]:
 
 
 def _walks(links: dict[str, list[OpenApiLink]], call: str) -> Iterator[tuple[OpenApiLink, ...]]:
-    """Every way that links lead on from a call, to its end."""
+    """Return every path of links that begins at a call."""
     leading = links.get(call, [])
     if not leading:
         yield ()

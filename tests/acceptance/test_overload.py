@@ -1,4 +1,4 @@
-"""More than it can bear: clients that are slow, broken or too many stop neither the others nor the clock."""
+"""Overload: slow, broken or too many clients block neither other clients nor the scheduler."""
 
 import os
 import resource
@@ -39,7 +39,7 @@ FLAT = 1.25
 
 @pytest.fixture(scope="module", params=KINDS)
 def loaded(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """A daemon on each database for the tests of this module; tests and daemon may open as many files as they need."""
+    """A daemon on each database for the tests of this module, with a raised limit of open files."""
     wanted = IDLE + 1000
     own = resource.getrlimit(resource.RLIMIT_NOFILE)
     if own[1] != resource.RLIM_INFINITY and own[1] < wanted:
@@ -58,20 +58,20 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 def resident(daemon: Daemon) -> int:
-    """Bytes of memory that it holds."""
+    """Return the resident memory of a process in bytes."""
     assert daemon.process is not None
     return int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def due_in(daemon: Daemon, seconds: float) -> str:
-    """The id of a session that opens in so many seconds."""
+    """Schedule a session that opens in a number of seconds; return its id."""
     made = daemon.make(startTime=from_now(seconds=LEAD + seconds))
     assert made["status"] == "scheduled"
     return str(made["id"])
 
 
 def lag_of(daemon: Daemon, session_id: str) -> int:
-    """How late the clock opened a session, in milliseconds; waits until it has."""
+    """Wait until a session is open; return by how many milliseconds it was late."""
 
     def opened() -> list[int]:
         return [event["lagMs"] for event in daemon.events(session_id) if event["type"] == "session.ready"]

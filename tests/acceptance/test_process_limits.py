@@ -1,4 +1,4 @@
-"""What the process may use is used up, or it is told to stop in the middle of a herd: nothing acknowledged is lost."""
+"""The process reaches a resource limit, or is stopped during a herd: no acknowledged change is lost."""
 
 import os
 import resource
@@ -146,7 +146,7 @@ MEMORY = 32_000_000
 
 @pytest.fixture
 def little_memory() -> Iterator[Callable[[int], None]]:
-    """What puts a process where it cannot grow by more than `MEMORY`: then the kernel kills it, and nobody else."""
+    """Return a function that limits a process to `MEMORY` more bytes; beyond it the kernel kills that process only."""
     root = Path("/sys/fs/cgroup")
     names = {"memory.limit_in_bytes": MEMORY, "memory.swappiness": 0}
     if (root / "cgroup.controllers").exists():
@@ -181,7 +181,7 @@ def test_a_daemon_killed_for_lack_of_memory_has_lost_no_acknowledged_change(
     acknowledged: list[str] = []
 
     def make() -> int:
-        """Makes sessions until there is nobody to make them; returns how often it asked."""
+        """Create sessions until the daemon is gone; return the number of requests."""
         asked = 0
         with httpx.Client(headers={"Session-id": daemon.token}, timeout=20) as http, suppress(httpx.TransportError):
             while True:

@@ -1,4 +1,4 @@
-"""Real proxies in front, with the samples of `config/`: nginx, HAProxy, Caddy; two daemons on one PostgreSQL behind."""
+"""Real proxies (nginx, HAProxy, Caddy) with the samples of `config/`, in front of two daemons on one PostgreSQL."""
 
 import json
 import os
@@ -69,7 +69,7 @@ NAME = "support.example.com"
 
 @dataclass
 class Front:
-    """A proxy, and the daemons behind it."""
+    """A proxy and the daemons behind it."""
 
     port: int
     trust: ssl.SSLContext
@@ -85,7 +85,7 @@ class Front:
 
     @contextmanager
     def http(self, source: str = CLIENT, token: str | None = token_of("admin")) -> Iterator[httpx.Client]:
-        """Yield a client that comes from `source` and claims, in `X-Forwarded-For`, another address."""
+        """Yield a client with the address `source` that sends another address in `X-Forwarded-For`."""
         headers = {"X-Forwarded-For": FORGED, "Host": NAME} | ({"Session-id": token} if token else {})
         transport = httpx.HTTPTransport(verify=self.trust, local_address=source)
         with httpx.Client(
@@ -95,14 +95,14 @@ class Front:
 
     @contextmanager
     def daemon(self) -> Iterator[Daemon]:
-        """Yield a daemon whose calls go through the proxy: tests of a daemon can be made of it."""
+        """Yield a daemon whose calls go through the proxy, for tests that take a daemon."""
         with self.http(next(_next_other), token=None) as http:
             one = copy(self.daemons[0])
             one.url, one.http = f"https://127.0.0.1:{self.port}", http
             yield one
 
     def addresses(self) -> set[str]:
-        """Where requests came from, by the logs of the daemons."""
+        """Return the client addresses in the logs of the daemons."""
         return {
             line["remote_ip"]
             for one in self.daemons
@@ -149,7 +149,7 @@ def daemons(pg_server: PostgresServer) -> Iterator[tuple[Daemon, Daemon]]:
 
 
 def sample(path: str, changes: dict[str, str]) -> str:
-    """A sample, with other addresses; each of them must be there."""
+    """Return a sample with other addresses; fail if one of the replaced addresses is missing."""
     text = (CONFIG / path).read_text()
     for old, new in changes.items():
         assert old in text, old
@@ -216,7 +216,7 @@ def caddy(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], l
 
 
 def haproxy_that_checks_often(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], list[str]]:
-    """As `haproxy`, with a shorter pause between two checks: it takes three to take a server out."""
+    """Configure `haproxy` with a shorter interval of health checks: three failures remove a server."""
     commands = haproxy(folder, port, ports)
     path = folder / "haproxy.cfg"
     path.write_text(path.read_text().replace("check inter 2s", "check inter 200ms"))
@@ -315,7 +315,7 @@ def test_the_proxy_forwards_each_event_of_a_stream_at_once(front: Front) -> None
 
 
 def exchanged(front: Front, requests: list[bytes], wait: float = 2, source: str = CLIENT) -> list[bytes]:
-    """What comes back for each of these, sent on connections of their own at the same time; for what has no answer,
+    """Send each of these on its own connection at the same time, and return the responses. A request without an end,
     since its end never comes, nothing after `wait` seconds.
     """
     with ExitStack() as opened:
@@ -497,7 +497,7 @@ def test_clients_that_hold_connections_do_not_block_other_clients(front: Front) 
 
 
 def honest(front: Front) -> None:
-    """Have calls answered, through the proxy and by each of the daemons."""
+    """Check that calls get responses through the proxy and from each daemon."""
     with front.http() as http:
         made = http.post("/v3/supportsessions", json={"type": "live", "label": "x"})
         assert made.status_code == 200, made.text

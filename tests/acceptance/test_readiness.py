@@ -1,4 +1,4 @@
-"""`/readyz` answers at once, from what the last reads and writes met."""
+"""`/readyz` responds at once, from the results of the latest reads and writes."""
 
 import time
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def not_ready(daemon: Daemon) -> str:
 
 
 def ready_for_seconds(daemon: Daemon, seconds: float, code: int) -> None:
-    """Fails unless it says the same all the time."""
+    """Fail unless the reasons stay the same all the time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert readiness(daemon)[0] == code

@@ -1,4 +1,4 @@
-"""The tour of the README, pasted into a shell beside a real daemon."""
+"""The tour of the README, run in a shell beside a running daemon."""
 
 import os
 import subprocess

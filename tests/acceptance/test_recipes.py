@@ -1,4 +1,4 @@
-"""docs/recipes.md, pasted block by block into a shell beside a real daemon; its answers are those of the page."""
+"""docs/recipes.md, run block by block in a shell beside a running daemon; the output equals that of the page."""
 
 import json
 import os
@@ -30,7 +30,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 class Answers:
-    """Compares what the page shows with what came. An id, PIN, key or time of the page stands for one that came, the
+    """Compares the output on the page with the real one. An id, PIN, key or time of the page stands for a real one, the
     same one throughout the page.
     """
 
@@ -86,12 +86,15 @@ def _own_address() -> str:
 
 
 def _page() -> list[tuple[str, str]]:
-    """The blocks: language and text."""
+    """Return the blocks of the page: language and text."""
     return BLOCK.findall((ROOT / "docs/recipes.md").read_text())
 
 
 def _script(blocks: list[tuple[str, str]], log: Path) -> Iterator[str]:
-    """All blocks for one shell; each leaves its output in a file of its number. After a reload it waits for that."""
+    """Yield the lines of one script with all blocks; each writes its output to a numbered file.
+
+    After a command that reloads the daemon, the script waits for the reload.
+    """
     yield f"""set -euo pipefail
         trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
         reloads=0

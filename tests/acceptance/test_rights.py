@@ -1,4 +1,4 @@
-"""Who may do what: every call of the API by every role and way in, on one's own session, another's, and none.
+"""Authorization: every call by every role and way of authentication, on own, other and unknown sessions.
 
 `RIGHTS` is the table, the same as in docs/api.md.
 """
@@ -74,7 +74,7 @@ class Owned:
 
 @dataclass
 class House:
-    """A daemon in which some own sessions, and how each caller comes in."""
+    """A daemon with sessions of several owners, and the ways in which each caller authenticates."""
 
     daemon: Daemon
     local: httpx.Client
@@ -83,7 +83,7 @@ class House:
     """The agent session of each role."""
 
     def ways(self, role: str) -> Iterator[tuple[str, httpx.Client, dict[str, str]]]:
-        """Every way in of a role: what it is called, by which socket, with which headers."""
+        """Return every way in which a role authenticates: its name, the socket and the headers."""
         tcp = self.daemon.http
         if role == "nobody":
             yield "no token", tcp, {}
@@ -102,7 +102,7 @@ class House:
             yield "the local socket, another's token", self.local, {"Session-id": self.daemon.tokens["room"]}
 
     def ask(self, client: httpx.Client, call: str, headers: dict[str, str], at: Owned | None) -> httpx.Response:
-        """A call as it would be right, about the sessions of this owner, or about none that there is."""
+        """Make a valid call about the sessions of this owner, or about an unknown session."""
         method, path = call.split()
         path = path.format(
             session_id="nobody" if at is None else (at.planned if call in MOVES else at.live)["id"],
@@ -133,7 +133,7 @@ class House:
         return None
 
     def own(self, whose: str) -> Owned:
-        """Makes sessions of this owner."""
+        """Create sessions of this owner."""
         agent = OWNERS[whose]
         client, headers = (self.daemon.http, {"Session-id": self.daemon.tokens[agent]}) if agent else (self.local, {})
 
@@ -147,7 +147,7 @@ class House:
         return Owned(planned, live, self.daemon.join(live["id"]).json()["participantId"])
 
     def versions(self) -> dict[str, int]:
-        """Of each open session that somebody owns; a move makes another version."""
+        """Return the version of each open session; a transition changes it."""
         rows = self.daemon.get("/supportsessions?scope=all&type=support&limit=1000").json()["rows"]
         owned = {one["id"] for own in self.sessions.values() for one in (own.planned, own.live)}
         return {row["id"]: row["version"] for row in rows if row["id"] in owned}
@@ -228,14 +228,14 @@ def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> 
 
 
 def _masked(session: JSON) -> bool:
-    """Whether host token, host's URL and PIN are left out. All or none of them are."""
+    """Return whether host token, host URL and PIN are left out; fail unless all or none of them are."""
     hidden = {"hostAuthToken" not in session, "host" not in session["urls"], session["pin"] == 0}
     assert len(hidden) == 1, session
     return hidden == {True}
 
 
 def _seen(house: House, call: str, answer: httpx.Response) -> dict[str, bool]:
-    """Whose live sessions an answer lists, each with whether its secrets are left out."""
+    """Return the owners of the live sessions in a response, each with whether its secrets are left out."""
     body = answer.json()
     listed: dict[str, JSON] = body
     if isinstance(body, list) or "rows" in body:

@@ -1,4 +1,4 @@
-"""What root's commands do in a directory of another user: nothing that this user could not do."""
+"""Commands of root in a directory of another user do nothing that this user could not do."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup in a directory of root's own."""
+    """A backup in a directory that belongs to root."""
     folder = tmp_path_factory.mktemp("backup")
     Store(folder / "tminus.db", clock.now).close()
     back_up(folder / "tminus.db", folder / "copy.db", clock.now())
@@ -30,7 +30,7 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def daemon_of_nobody(make_daemon: StartDaemon) -> Daemon:
-    """One whose state directory is another user's."""
+    """A daemon whose state directory belongs to another user."""
     daemon = make_daemon()
     daemon.home.chmod(0o755)  # the other user can reach its directory
     daemon.state.mkdir()
@@ -39,7 +39,7 @@ def daemon_of_nobody(make_daemon: StartDaemon) -> Daemon:
 
 
 def run_all(daemon: Daemon, backup: Path, folder: Path) -> "dict[str, subprocess.CompletedProcess[str]]":
-    """All commands that root is told to use in a state directory."""
+    """Run all commands that the documentation names for root in a state directory."""
     return {
         "restore": daemon.command("db", "restore", str(backup)),
         "check": daemon.command("db", "check"),

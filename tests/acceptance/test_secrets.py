@@ -1,4 +1,4 @@
-"""Nothing secret is in the log, in events, metrics or errors, nor in what the command prints, at any level."""
+"""No secret is in the log, events, metrics, errors or the output of commands, at any log level."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 
 def assert_tells_none(everything: str, secrets: Iterable[str]) -> None:
-    """No secret is in it: neither as it is, nor the first half of it, nor as a URL would have it."""
+    """Check that a text contains no secret: neither as it is, nor its first half, nor encoded for a URL."""
     for secret in secrets:
         assert secret[: max(6, len(secret) // 2)] not in everything
         assert quote(secret, safe="") not in everything
@@ -27,7 +27,7 @@ def hashes(daemon: Daemon) -> set[str]:
 
 
 def streamed(daemon: Daemon, last: int) -> str:
-    """The feed as a stream, up to the event with this number."""
+    """Return the feed as a stream, up to the event with this number."""
     headers = {"Session-id": daemon.tokens["monitor"], "Accept": "text/event-stream"}
     told = ""
     with daemon.http.stream("GET", f"{daemon.url}/v3/events", headers=headers) as answer:
@@ -41,7 +41,7 @@ def streamed(daemon: Daemon, last: int) -> str:
 def test_no_output_of_a_full_run_contains_a_secret(
     start_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Everything is done that has to do with a secret, well and badly, at the level that tells most."""
+    """Every operation with a secret is tried, with success and failure, at the most detailed log level."""
     (tmp_path / "secret").write_text(SECRET)
     daemon = start_daemon(
         log={"level": "debug", "heartbeat": "1s"},
@@ -124,7 +124,7 @@ def test_no_output_of_a_full_run_contains_a_secret(
 
 
 def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg_server: PostgresServer) -> None:
-    """Neither while all goes well, nor when the server is not there."""
+    """Neither during operation nor while the server is unreachable."""
     password = "pa55word/with:all@kinds of%signs"
     with pg_server.database() as database:
         storage = {"url": database.configured, "password_file": "password"}
@@ -155,7 +155,7 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
 def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
     make_daemon: StartDaemon,
 ) -> None:
-    """Neither while it works, nor while it fails in every way, nor while it is put in force, changed and refused."""
+    """Neither during deliveries, nor during all kinds of failures, nor in reloads that add, change or refuse it."""
     key, new_key = "kJ8vQ2xW5zL1pR7t", "bN4mC6yH9dF3gS0a"
     daemon = make_daemon()
     files = {"secret": SECRET, "other": OTHER_SECRET, "broken": f"{OTHER_SECRET}!"}

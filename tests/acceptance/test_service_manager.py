@@ -1,4 +1,4 @@
-"""The daemon as a service, without systemd: what it tells its service manager, and the sockets that it is handed."""
+"""The daemon as a service, without systemd: its notifications, and the sockets passed to it."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 
 class Manager:
-    """In systemd's place: keeps what it is told, and listening sockets."""
+    """A stand-in for systemd, which stores notifications and has listening sockets."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
@@ -39,7 +39,7 @@ class Manager:
             self.told += said.split("\n")
 
     def wait_for(self, what: str, times: int = 1) -> None:
-        """Waits until it was told so that often."""
+        """Wait until a notification has arrived a number of times."""
         eventually(lambda: sum(one.startswith(what) for one in self.told) >= times)
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 @pytest.fixture
 def service(manager: Manager, make_daemon: StartDaemon) -> Daemon:
-    """Not started yet; handed both sockets."""
+    """A daemon that gets both sockets at its start; it is not started yet."""
     made = make_daemon(log={"heartbeat": "0"})
     made.passed = (manager.local, manager.tcp)
     return made
@@ -148,7 +148,7 @@ def test_problems_of_the_configuration_are_in_the_log_of_a_service(manager: Mana
 def test_an_endless_transaction_is_abandoned_and_the_watchdog_is_not_reset_before(
     manager: Manager, make_daemon: StartDaemon, pg_server: PostgresServer
 ) -> None:
-    """Whoever holds the lock that every transaction begins with stops all of them, while the server answers others."""
+    """A client holds the lock that every transaction takes first. The server answers other queries."""
     with pg_server.database(empty=True) as database:
         service = make_daemon(storage={"url": database.configured}, lifecycle={"lead": "1s"})
         service.start(NOTIFY_SOCKET=manager.address, WATCHDOG_USEC="30000000")

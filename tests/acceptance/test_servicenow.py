@@ -1,4 +1,4 @@
-"""The ServiceNow Script Include, as it is installed, drives a real daemon.
+"""The ServiceNow Script Include, as users install it, calls a real daemon.
 
 `tests/servicenow/harness.js` stands in for ServiceNow. Where a daemon cannot be brought to fail on command, a stand-in
 server answers instead.
@@ -47,7 +47,7 @@ def harnesses() -> Iterator[None]:
 
 
 def ask(order: dict[str, Any]) -> Any:
-    """What a harness answers. Called on several threads at once, several harnesses are asked."""
+    """Return the response of a harness. Each concurrent thread uses a harness of its own."""
     harness = _idle.pop() if _idle else None
     if harness is None:
         pipe = subprocess.PIPE
@@ -66,7 +66,7 @@ def ask(order: dict[str, Any]) -> Any:
 
 
 def run(url: str, token: str, *calls: Call) -> list[Outcome]:
-    """What each call gave; nothing may be thrown, and the token may appear nowhere."""
+    """Return the result of each call; fail if one threw an exception, or if the token appears anywhere."""
     outcomes: list[Outcome] = ask({"base_url": f"{url}/v3", "token": token, "calls": calls})
     assert [outcome["thrown"] for outcome in outcomes] == [None] * len(calls)
     return outcomes
@@ -100,7 +100,7 @@ def from_now(**span: int) -> str:
 
 @pytest.fixture
 def record() -> str:
-    """The sys_id of a record that no other test uses."""
+    """A sys_id that no other test uses."""
     return uuid.uuid4().hex
 
 
@@ -166,7 +166,7 @@ def test_create_example(daemon: Any) -> None:
 
 
 def test_schedule_reschedule_and_close_examples(daemon: Any) -> None:
-    """Only what the examples could not know is put in: times that are still to come, and the session's id."""
+    """Only the times, which must be in the future, and the session's id are replaced."""
     start, later = from_now(days=30), from_now(days=31)
     (session,) = results(daemon.url, daemon.token, {"script": SCHEDULE.replace("2022-08-10T15:30:00.000Z", start)})
     assert session["type"] == "live"
@@ -240,7 +240,7 @@ def test_a_call_with_other_values_creates_another_session(daemon: Any, record: s
 
 
 def test_a_key_of_the_caller(daemon: Any, record: str) -> None:
-    """It is sent as it is, holds for one call, and is not followed past a closed session."""
+    """It is sent unchanged and used for one call; a repetition returns its session even if that is closed."""
     key = f"order-{record}"
     script = f"""
         var sm = new x_prois_sm.ScreenMeet().setIdempotencyKey('{key}');
@@ -317,7 +317,7 @@ def test_without_a_record(daemon: Any) -> None:
 
 
 def failure(outcome: Outcome) -> dict[str, Any]:
-    """The error object of a call that failed as it should: in one shape, with one line in the log."""
+    """Return the error of a failed call; check its format and that the call wrote one log line."""
     result = outcome["result"]
     assert set(result) == {"success", "error"}
     assert result["success"] is False
@@ -411,7 +411,7 @@ class Answering:
 
 @contextmanager
 def answering(*answers: tuple[int, str] | str) -> Iterator[Answering]:
-    """Gives these answers (status, body) in turn, the last one for ever; "drop" hangs up, "hang" keeps silent."""
+    """Serve these responses (status, body) in order, the last one repeatedly: "drop" disconnects, "hang" waits."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -433,7 +433,7 @@ def answering(*answers: tuple[int, str] | str) -> Iterator[Answering]:
         do_POST = do_PUT = do_DELETE = answer
 
         def log_message(self, *args: Any) -> None:
-            """The tests look at `asked` instead."""
+            """Log nothing: the tests check `asked`."""
 
     lock, over = threading.Lock(), threading.Event()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -504,7 +504,7 @@ def test_timeout(record: str) -> None:
 
 
 def test_requests(record: str) -> None:
-    """Verb, path, headers and body of all four, as the API wants them."""
+    """Method, path, headers and body of all four requests are those of the API."""
     start = from_now(days=1)
     with answering(SESSION) as server:
         run(

@@ -1,4 +1,4 @@
-"""SIGTERM: what has begun is finished, nothing is lost. SIGHUP: the whole new configuration, or none of it."""
+"""SIGTERM finishes running requests and loses nothing. SIGHUP applies the whole new configuration or nothing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 
 def half_a_request(daemon: Daemon) -> tuple[socket.socket, bytes]:
-    """A connection on which the daemon has begun to read a request, and the half of its body that is still to come."""
+    """Return a connection on which the daemon has read the head of a request, and the missing half of its body."""
     body = json.dumps({"type": "live", "label": "Drained"}).encode()
     head = (
         f"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nSession-id: {daemon.token}\r\n"
@@ -122,7 +122,7 @@ def test_a_stop_signal_during_the_reading_of_the_configuration_ends_the_daemon(
 
 
 def held(daemon: Daemon) -> bool:
-    """Whether the process has come so far that it holds SIGHUP back, or handles it."""
+    """Return whether the process blocks or handles SIGHUP."""
     assert daemon.process is not None
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigBlk", "SigCgt")))

@@ -1,4 +1,4 @@
-"""A daemon that cannot start says why in one clear line, and exits with 1."""
+"""A daemon that cannot start logs the cause in one line, and exits with code 1."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 
 def failed(daemon: Daemon, **env: str) -> str:
-    """The one line by which a start failed."""
+    """Return the only log line of a start that failed."""
     daemon.spawn(**env)
     assert daemon.process is not None
     assert daemon.process.wait(30) == 1

@@ -70,7 +70,7 @@ print(json.dumps({"asked": asked, "wrong": wrong}))
 
 
 def _files() -> dict[str, str]:
-    """What an administrator puts in place, as docs/install.md says."""
+    """Return the files that an administrator installs according to docs/install.md."""
     units = {f"/etc/systemd/system/{name}": (ROOT / "systemd" / name).read_text() for name in UNITS}
     return {
         **units,
@@ -101,13 +101,13 @@ def installed() -> Iterator[Box]:
 
 @pytest.fixture
 def box(installed: Box) -> Box:
-    """With tminus running, whatever the test before did."""
+    """A box in which tminus runs, whatever the test before did."""
     installed.do("systemctl", "enable", "--now", "tminus.socket", "tminus.service")
     return installed
 
 
 def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
-    """A command line by which somebody who is not root, but in these groups, runs the command."""
+    """Return a command line that runs the command as a user in these groups, who is not root."""
     return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
 
 
@@ -314,7 +314,7 @@ def test_the_documented_lines_for_backup_and_restore_work(box: Box) -> None:
 
 @contextmanager
 def reached(box: Box, socket: Path) -> Iterator[None]:
-    """A PostgreSQL of this machine is what the box finds under the page's address."""
+    """Make the box reach a PostgreSQL of this machine under the address on the page."""
     box.do("bash", "-c", "echo 127.0.0.1 db.example.com >> /etc/hosts")
     proxy = ("systemd-socket-activate", "-l", "127.0.0.1:5432", "/lib/systemd/systemd-socket-proxyd", str(socket))
     with subprocess.Popen([*box.command()[:3], "--net", *proxy], stderr=subprocess.PIPE) as process:

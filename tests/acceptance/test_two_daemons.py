@@ -1,4 +1,4 @@
-"""Two daemons on one PostgreSQL: what one does the other knows at once, and when one dies the other takes over."""
+"""Two daemons on one PostgreSQL: each reads changes of the other at once, and takes over if the other is killed."""
 
 import signal
 import threading
@@ -124,7 +124,7 @@ def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notifica
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:
     def told(session: JSON) -> int:
-        """How often the receiver has heard of a session."""
+        """Return how many events of a session the receiver got."""
         return [event["id"] for request in tuple(receiver.requests) for event in request.events].count(session["id"])
 
     storage = sections["storage"]

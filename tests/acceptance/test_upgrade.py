@@ -1,4 +1,4 @@
-"""The next release starts beside this one on one PostgreSQL, migrates, and both serve: nobody need stop for it.
+"""The next release starts beside this one on one PostgreSQL and migrates; both serve requests.
 
 The next release is this one with a migration and a column more. From the first release on there is an older one, too,
 and what it must bear is all migrations since: `pip install --target FOLDER tminus==…`, and with `TMINUS_OLDER=FOLDER`
@@ -47,7 +47,7 @@ were."""
 
 @pytest.fixture
 def next_release(tmp_path: Path) -> dict[str, str]:
-    """The environment in which the command is that of the next release."""
+    """The environment in which `tminus` is the next release."""
     package = shutil.copytree(Path(tminus.__file__).parent, tmp_path / "tminus")
     (package / "storage/migrations/versions/9000_next.py").write_text(MIGRATION)
     model = package / "domain/model.py"
@@ -58,7 +58,7 @@ def next_release(tmp_path: Path) -> dict[str, str]:
 
 
 def calls(daemon: Daemon, name: str) -> dict[str, list[str]]:
-    """Whatever callers do; returns what happened to each session that they made."""
+    """Run callers for a while; return the events of each session that they created."""
 
     def done(method: str, path: str, body: JSON | None = None, **more: str) -> JSON:
         headers = {"Session-id": more.pop("token", daemon.tokens[more.pop("by", "admin")]), **more}
@@ -99,7 +99,7 @@ def calls(daemon: Daemon, name: str) -> dict[str, list[str]]:
 
 
 class Callers(threading.Thread):
-    """Whoever calls one daemon, again and again."""
+    """Callers that send requests to one daemon repeatedly."""
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Callers(threading.Thread):
             self.failed = error
 
     def go_on(self, rounds: int) -> None:
-        """Returns when they have done so many more."""
+        """Wait until the callers have made a number of further requests."""
         until = len(self.rounds) + rounds
         eventually(lambda: len(self.rounds) >= until or self.failed, 60)
         assert self.failed is None

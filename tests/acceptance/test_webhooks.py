@@ -1,4 +1,4 @@
-"""Webhooks of the daemon as it is installed: killed in between, reloaded, looked at and steered."""
+"""Webhooks of a real daemon: kills, reloads, metrics and the commands of operators."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def desk(daemon: Daemon, receiver: Receiver, secret: str = SECRET, **more: Any) -> list[JSON]:
-    """The endpoint as the configuration has it, its secret in a file of its own."""
+    """Return the configuration of an endpoint, with its secret in a file."""
     path = daemon.home / "secret"
     path.write_text(secret + "\n")
     return [{"name": "desk", "url": receiver.url, "secret_file": str(path), **more}]
@@ -91,7 +91,7 @@ def test_a_paused_endpoint_is_logged_once_and_in_the_metrics_and_the_daemon_stay
     daemon.start()
 
     def measured() -> JSON:
-        """What a scrape says of the endpoint."""
+        """Return the endpoint's metrics in a scrape."""
         text = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text
         lines = (line.rpartition(" ") for line in text.splitlines() if 'endpoint="desk"' in line)
         return {name.replace('endpoint="desk"', "").replace("{}", ""): float(value) for name, _, value in lines}
@@ -120,7 +120,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     assert "no webhooks" in daemon.command("webhooks", "list").stdout
 
     def reload(**sections: Any) -> str:
-        """What came of a reload."""
+        """Reload the configuration; return the log line with the result."""
         before = len(daemon.log_lines("config.reloaded") + daemon.log_lines("config.rejected"))
         daemon.configure(**sections)
         daemon.signal(signal.SIGHUP)

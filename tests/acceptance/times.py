@@ -1,10 +1,10 @@
-"""Instants as the wire has them."""
+"""Instants in the format of the API."""
 
 from datetime import UTC, datetime, timedelta
 
 
 def from_now(**span: float) -> str:
-    """An instant that far from now, as JavaScript writes it."""
+    """Return an instant at a distance from now, as JavaScript writes it."""
     return text(datetime.now(UTC) + timedelta(**span))
 
 

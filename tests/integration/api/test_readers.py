@@ -1,4 +1,4 @@
-"""Reads for requests: those that arrive together share a transaction, and none suffers from another."""
+"""Reads for requests: concurrent reads share a transaction, and one does not affect another."""
 
 import asyncio
 import threading

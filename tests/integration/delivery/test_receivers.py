@@ -1,4 +1,4 @@
-"""What receivers and their addresses do to the one who sends: nothing of it is without a bound."""
+"""Malicious, broken and slow receivers and addresses: every effect on the sender is bounded."""
 
 import asyncio
 import errno
@@ -28,7 +28,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def send(url: str, times: int = 1, *, patience: float = 10, trust: Trust | None = None) -> list[Outcome]:
-    """What becomes of requests by one client, one after the other."""
+    """Send requests with one client, one after the other; return the outcomes."""
 
     async def send() -> list[Outcome]:
         async with aclosing(Client(url, trust)) as client:
@@ -38,7 +38,7 @@ def send(url: str, times: int = 1, *, patience: float = 10, trust: Trust | None 
 
 
 def forever(part: bytes, begin: bytes = b"") -> Callable[[socket.socket], None]:
-    """Sends a beginning, and then the same again and again until nobody takes it."""
+    """Send a beginning, then the same bytes repeatedly until the connection is closed."""
 
     def play(connection: socket.socket) -> None:
         connection.sendall(begin)
@@ -222,7 +222,7 @@ def test_a_request_on_a_connection_that_the_receiver_closed_is_repeated_at_once(
 
 @contextmanager
 def silent(address: str, port: int) -> Iterator[None]:
-    """An address that answers nobody who wants to connect: its queue is full."""
+    """An address that does not respond to connection attempts: its queue is full."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -236,7 +236,7 @@ def silent(address: str, port: int) -> Iterator[None]:
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """The name `twofold` has these addresses, in this order."""
+    """Make the name `twofold` resolve to these addresses, in this order."""
     found = socket.getaddrinfo
 
     def getaddrinfo(host: str, port: int, *args: Any, **more: Any) -> Any:
@@ -249,7 +249,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that were tried, in order."""
+    """Return the addresses that were tried, in order."""
     addresses: list[str] = []
     connected = happy_eyeballs._connected
 

@@ -1,4 +1,4 @@
-"""Webhooks on real databases and over real HTTP: every event, in order, at least once, whatever the receiver does."""
+"""Webhooks on both databases over HTTP: each event is delivered at least once, in order, whatever the receiver does."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ ON_SQLITE = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True
 
 
 class Sender:
-    """A store with webhooks, as a daemon has them, and what goes on in it."""
+    """A store with webhooks, as in a daemon, and helpers that create sessions and read its state."""
 
     heard = 0
     """How often it has heard of a commit of another one."""
@@ -66,7 +66,7 @@ class Sender:
             self.webhooks.wake(also_blocked=due is None)
 
     def apply(self, *webhooks: dict[str, Any], **secrets: tuple[str, ...]) -> None:
-        """Puts endpoints in force, as a start or a reload does."""
+        """Apply a configuration of endpoints, as a start or a reload does."""
         configured = tuple(Webhook.model_validate({"secret_file": "s", **one}) for one in webhooks)
         settings = Settings(webhooks=configured)
         self.webhooks.apply(settings, {one.name: secrets.get(one.name, (SECRET,)) for one in configured})
@@ -78,18 +78,18 @@ class Sender:
         return self.world.store.read(lambda view: self.webhooks.endpoint_status(view, name))
 
     def deliveries(self, name: str = "desk", *, failed: bool = False) -> list[Delivery]:
-        """The delivery log, the oldest first."""
+        """Return the delivery log, oldest first."""
         found = self.world.store.read(
             lambda view: self.webhooks.deliveries(view, name, failed=failed, before=None, limit=1000)[0]
         )
         return found[::-1]
 
     def seqs(self) -> list[int]:
-        """The numbers of all events that there are."""
+        """Return the numbers of all stored events."""
         return [told.event.seq for told in self.world.store.read(lambda view: view.events(0, 100_000))]
 
     def ask(self, call: Any) -> Any:
-        """What an operator's call returns."""
+        """Run an operator's command; return its result."""
         return asyncio.run(call)
 
 
@@ -361,7 +361,7 @@ def test_a_dead_or_slow_endpoint_delays_no_other_and_no_request(sender: Sender, 
 
 @contextmanager
 def all_busy(store: Store, lane: Lane) -> Iterator[threading.Event]:
-    """All connections of a lane are taken by reads that do not end until the event is set, or the block is left."""
+    """Occupy all connections of a lane with reads that end when the event is set or the block ends."""
     taken, enough = threading.Semaphore(0), threading.Event()
 
     def look(_view: View) -> None:
@@ -387,7 +387,7 @@ def test_slow_reads_of_other_requests_delay_no_delivery(sender: Sender, receiver
 
 
 def test_a_received_response_counts_however_slow_the_database_is(sender: Sender, receiver: Receiver) -> None:
-    """The looks of other endpoints wait for the database until the answer has been recorded."""
+    """The reads of other endpoints wait for the database until the response is recorded."""
     answer_now = threading.Event()
 
     def answer(handler: Any) -> None:
@@ -549,7 +549,9 @@ def test_while_a_secret_is_replaced_receivers_with_either_secret_accept_requests
 def test_a_request_interrupted_by_a_reload_is_repeated_at_once_with_the_same_id(
     sender: Sender, receiver: Receiver
 ) -> None:
-    """Here with a new secret. The receiver is not to blame, and what happened meanwhile is not in that request."""
+    """The reload changes the secret. The interruption does not count as a failure of the receiver, and the repeated
+    request has no newer events.
+    """
     receiver.answers = [trickle]
     sender.apply(desk(receiver, timeout="1m", give_up_after="1ms"))
     sender.make()
@@ -647,7 +649,7 @@ def test_a_replay_keeps_the_ids_and_works_while_paused(sender: Sender, receiver:
     sender.make()
 
     def replayed(**what: Any) -> list[int]:
-        """The numbers of what comes when that is asked to be replayed."""
+        """Request a replay; return the numbers of the events that arrive."""
         before = len(receiver.requests)
         asked: dict[str, Any] = {"from_seq": None, "since": None, "session": None}
         sender.ask(sender.webhooks.replay("desk", **{**asked, **what}))
@@ -837,7 +839,7 @@ def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Re
 
 @pytest.fixture
 def senders(pg_server: PostgresServer, tmp_path: Path) -> Iterator[tuple[Sender, Sender]]:
-    """Two daemons on one PostgreSQL."""
+    """The webhooks of two daemons on one PostgreSQL."""
     with pg_server.database() as database:
         two = Sender(database, tmp_path), Sender(database, tmp_path)
         yield two

@@ -1,4 +1,4 @@
-"""What one connection may take, and all together: the real server and application, with shorter times."""
+"""Limits of one connection and of all connections, with the real server and application and shorter times."""
 
 import asyncio
 import inspect
@@ -38,7 +38,7 @@ BODY = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r
 
 @contextmanager
 def served(application: ASGIApp, share: int | None = None) -> Iterator[tuple[str, int]]:
-    """Where the real server serves an application."""
+    """Serve an application with the real server; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = Server(application, [listening], MOST, lambda _peer: share)
         thread = threading.Thread(target=lambda: uvloop.run(serving.serve_all()))
@@ -52,7 +52,7 @@ def served(application: ASGIApp, share: int | None = None) -> Iterator[tuple[str
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """Where the real application is served; it waits a quarter of a second for a head, and for a body."""
+    """The address of the real application, with time limits of a quarter of a second for a head and for a body."""
     state = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(http_server, "HEAD_SECONDS", 0.25)
@@ -77,7 +77,7 @@ def sent(address: tuple[str, int], data: bytes) -> socket.socket:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """The next answer: they are short, and each ends in a brace."""
+    """Return the next response, which ends in a brace."""
     said = b""
     while not said.endswith(b"}"):
         more = connection.recv(65_536)
@@ -87,7 +87,7 @@ def answer(connection: socket.socket) -> bytes:
 
 
 def answer_head(connection: socket.socket) -> bytes:
-    """The first line of the next answer, one without a body."""
+    """Return the status line of the next response, which has no body."""
     said = b""
     while not said.endswith(b"\r\n\r\n"):
         said += connection.recv(1) or pytest.fail("it hung up")
@@ -95,7 +95,7 @@ def answer_head(connection: socket.socket) -> bytes:
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """What the server says until it hangs up."""
+    """Return what the server sends until it closes the connection."""
     said = b""
     with connection:
         try:
@@ -436,7 +436,7 @@ def test_a_server_stopped_before_its_start_accepts_no_connection() -> None:
 
 
 def test_uvicorn_has_the_attributes_that_connections_use() -> None:
-    """It is not public. When this fails, `server.Connection` has to follow before the bound in pyproject.toml does."""
+    """They are not public. If this fails, change `http_server.Connection` before the bound in pyproject.toml."""
     state = ServerState()
     for name, kind in (("connections", set), ("tasks", set), ("default_headers", list), ("total_requests", int)):
         assert isinstance(getattr(state, name), kind), name

@@ -1,4 +1,4 @@
-"""How often one address may try: a sliding window of monotonic time, in bounded memory."""
+"""The limit of attempts per address: a sliding window of monotonic time, in bounded memory."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tminus.config import Rate
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """One number, the time; a test sets it."""
+    """The monotonic time in a list, which a test sets."""
     present = [1000.0]
     monkeypatch.setattr(clock, "monotonic", lambda: present[0])
     return present

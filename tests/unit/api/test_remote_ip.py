@@ -1,4 +1,4 @@
-"""The caller's address, as a proxy reports it."""
+"""The client's address, as a proxy reports it."""
 
 import pytest
 

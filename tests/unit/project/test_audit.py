@@ -1,4 +1,4 @@
-"""How `make audit` reads a report."""
+"""`make audit` interprets the report of pip-audit."""
 
 from tests.support.audit import verdict
 

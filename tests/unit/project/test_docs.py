@@ -1,4 +1,4 @@
-"""What the documents say is what the code does."""
+"""The documentation agrees with the code."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def page(name: str) -> str:
 
 
 def rows(text: str) -> list[tuple[str, ...]]:
-    """The cells of every table row; the first without its code marks."""
+    """Return the cells of every table row; the first cell without its code marks."""
     lines = (line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--"))
     cells = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     return [(first.strip("`"), *others) for first, *others in cells]
@@ -102,7 +102,7 @@ def test_every_link_of_a_page_has_a_target(name: str) -> None:
 
 
 def anchors(name: str) -> set[str]:
-    """What links may name behind `#`: the headings of a page, as GitHub writes them."""
+    """Return the anchors of a page: its headings in the form of GitHub."""
     prose = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

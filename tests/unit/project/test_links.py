@@ -1,4 +1,4 @@
-"""The links of sessions, and those that a client of the original builds from what it is given."""
+"""The links of sessions, and those that a client of the original builds from the API's data."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ MONITOR = Caller(agent_id=11, name="M", external_id="", roles=frozenset({Role.MO
 
 
 def as_the_original_builds_them(settings: Settings, session_id: str, pin: int, secret: str) -> dict[str, str]:
-    """As its SDK does it, from `widgetConfig` and the deployments."""
+    """Build links from `widgetConfig` and the deployments, as the original's SDK does."""
     config = answers.widget_config(settings)["widgetConfig"]
     (deployment,) = answers.cobrowse_deployments(settings, NOW, NOW)
     return {

@@ -154,7 +154,7 @@ def test_the_lifecycle_page_describes_every_trigger(trigger: Trigger) -> None:
 
 
 def attributes_read() -> set[str]:
-    """The names of all attributes that the source reads."""
+    """Return the names of all attributes that the source reads."""
     trees = [ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")]
     nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}

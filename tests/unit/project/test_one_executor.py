@@ -1,4 +1,4 @@
-"""Nothing but the executor writes a session's status: read in the source."""
+"""Only the executor writes a session's status. The tests search the source."""
 
 import ast
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ OTHER_STATUS = "delivery/"
 
 
 def writes_of_status(tree: ast.AST) -> Iterator[int]:
-    """The lines that assign to an attribute `status`, or name a column `status` among values to be stored."""
+    """Return the lines that assign to an attribute `status`, or pass a column `status` among values to store."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -33,7 +33,7 @@ def writes_of_status(tree: ast.AST) -> Iterator[int]:
 
 
 def _names(call: ast.Call) -> set[str]:
-    """The columns that a call gives values to: keywords, and the keys of a dictionary."""
+    """Return the columns to which a call passes values: keywords, and the keys of a dictionary."""
     keys = [key for one in ast.walk(call) if isinstance(one, ast.Dict) for key in one.keys]
     constants = {key.value for key in keys if isinstance(key, ast.Constant)}
     return {keyword.arg for keyword in call.keywords if keyword.arg} | {str(one) for one in constants}

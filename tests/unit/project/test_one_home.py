@@ -1,4 +1,4 @@
-"""What several modules use, and must agree on, stands in one module of `storage`. The source is read to prove it."""
+"""Names and numbers that several modules share are defined in one module of `storage`. The tests search the source."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MIGRATIONS = PACKAGE / "storage" / "migrations"
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
-    """All modules but migrations, which describe the past with literals of their own."""
+    """Return all modules except migrations, which must not change and have literals of their own."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if MIGRATIONS not in path.parents:
             yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())

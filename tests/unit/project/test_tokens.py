@@ -1,4 +1,4 @@
-"""Tokens are looked up by their digest, and never compared: nothing that is measured tells of a right prefix."""
+"""Tokens are looked up by their digest and never compared, so that timing reveals no correct prefix."""
 
 import ast
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ LOOKS = {"startswith", "endswith", "find", "index", "count", "match", "fullmatch
 
 
 def named(node: ast.AST) -> set[str]:
-    """The names in an expression, but for those that are hashed before anything is done with them."""
+    """Return the names in an expression, except those that are hashed first."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_digest":
         return set()
     own = {node.id} if isinstance(node, ast.Name) else {node.attr} if isinstance(node, ast.Attribute) else set()
@@ -26,7 +26,7 @@ def named(node: ast.AST) -> set[str]:
 
 
 def compared(source: str) -> Iterator[tuple[int, str]]:
-    """Where a token as it was sent is compared with something, is a key, or decides a `match`."""
+    """Return the places where a token in clear text is compared, is a key, or is the subject of a `match`."""
     for node in ast.walk(ast.parse(source)):
         looked_at: list[ast.AST] = []
         if isinstance(node, ast.Compare):

@@ -25,7 +25,7 @@ LogLines = Callable[[], list[dict[str, Any]]]
 
 
 class Ticks:
-    """A tick that notes when it ran and answers with the deadlines that it was given, then with none."""
+    """A tick that records when it ran and returns the given deadlines, then None."""
 
     def __init__(self, *deadlines: datetime) -> None:
         self.at: list[datetime] = []
@@ -48,7 +48,7 @@ def running(tick: Callable[[], datetime | None], jobs: timers.PeriodicJobs | Non
 
 @pytest.fixture
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slow sweep is too slow to have done what the test sees."""
+    """Make the sweep so slow that it cannot have caused what the test observes."""
     monkeypatch.setattr(timers, "SWEEP", HOUR)
 
 
@@ -374,7 +374,7 @@ def test_set_jobs_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> No
     "anew", [lambda timers: timers.set_jobs(timers._jobs), Timers._set_all], ids=["reload", "step"]
 )
 def test_a_job_runs_although_the_timers_are_reset_often(anew: Callable[[Timers], None], no_sweep: None) -> None:
-    """As they are by each reload, and by each step of the wall clock."""
+    """Each reload and each step of the wall clock resets the timers."""
     done = Ticks()
 
     def done_twice(started: Timers) -> bool:

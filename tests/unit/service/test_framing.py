@@ -1,4 +1,4 @@
-"""Where a request begins and ends: one table of what a proxy in front could see differently."""
+"""Where requests begin and end: a table of requests that a proxy could parse differently."""
 
 from contextlib import suppress
 
@@ -11,7 +11,7 @@ REFUSED = "refused"
 
 
 class Requests:
-    """What a parser has found: method, path, body, and the values of `X-Forwarded-For`."""
+    """Stores the requests that a parser finds."""
 
     def __init__(self) -> None:
         self.heads: list[Head] = []
@@ -34,7 +34,7 @@ class Requests:
 
 
 def parsed(data: bytes, size: int) -> tuple[list[str], bool]:
-    """The requests that were found in this, fed in pieces of a size, and whether the rest was refused."""
+    """Return the requests found in the data, fed in pieces of a size, and whether the parser refused the rest."""
     requests = Requests()
     parser = Parser(requests)
     try:

@@ -1,4 +1,4 @@
-"""Our reader of HTTP/1.1 beside h11's: what both accept, both read in the same way, and h11 accepts all that ours does.
+"""Our HTTP/1.1 parser and h11: requests that both accept are parsed alike, and h11 accepts all that ours accepts.
 
 Two things are the other way round, and written down in `LAXER`: h11 refuses them, and RFC 9112 allows them.
 """
@@ -24,7 +24,7 @@ LAXER = {
 
 @dataclass
 class Request:
-    """A request as a reader sees it: its body as far as it came."""
+    """A parsed request; its body may be incomplete."""
 
     method: bytes
     target: tuple[bytes, bytes]
@@ -36,7 +36,7 @@ class Request:
 
 
 class Ours:
-    """What `tminus.service.http_parser` finds."""
+    """Stores the requests that `tminus.service.http_parser` finds."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -64,7 +64,7 @@ def ours(pieces: list[bytes]) -> Ours:
 
 
 def theirs(data: bytes) -> tuple[list[Request], bool]:
-    """What h11 finds, and whether it refuses the rest."""
+    """Return the requests that h11 finds, and whether it refuses the rest."""
     requests: list[Request] = []
     while True:
         while data.startswith(b"\r\n"):
@@ -93,7 +93,7 @@ def theirs(data: bytes) -> tuple[list[Request], bool]:
 
 
 def split(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query, also of a URL."""
+    """Return path and query of a path or URL."""
     if not target.startswith((b"/", b"*")):
         target = re.sub(rb"(?i)^https?://[^/?#]*", b"", target)
         target = target if target.startswith(b"/") else b"/" + target
@@ -124,7 +124,7 @@ def compare(data: bytes, cuts: list[int]) -> None:
 
 
 def mostly(right: bytes, *wrong: bytes) -> st.SearchStrategy[bytes]:
-    """The right thing, all but once in sixty: a request has twenty such places, and many should be whole."""
+    """Return the valid value except once in sixty, so that many requests with twenty such places are valid."""
     return st.integers(0, 59).flatmap(lambda n: st.just(right) if n else st.sampled_from(wrong))
 
 
