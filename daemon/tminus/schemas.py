@@ -1,6 +1,6 @@
 """The JSON objects that the API returns, as typed dictionaries. OpenAPI describes them, the client returns them.
 
-Instants are ISO 8601 in UTC with milliseconds and `Z`. Field names are exactly those of the original API.
+Times are RFC 3339 in UTC with milliseconds and `Z`. Field names are exactly those of the original API.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -127,7 +127,7 @@ class History(TypedDict):
 
 
 class Webhook(TypedDict):
-    """A webhook endpoint and the state of its deliveries."""
+    """A webhook endpoint and the status of its deliveries."""
 
     name: str
     url: str
@@ -259,7 +259,7 @@ class Discovered(TypedDict):
 
 
 class ClientInfo(TypedDict):
-    """Where to download the client applications; a client appends the PIN."""
+    """The addresses from which client applications are downloaded; a client appends the PIN."""
 
     win_download_url: str
     mac_download_url: str

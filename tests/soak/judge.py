@@ -14,7 +14,7 @@ from tests.acceptance.times import parsed
 from tests.soak.model import Known
 from tests.soak.stages import LONGEST_LEAD, OnPostgres, Stage
 from tminus.domain.errors import WrongStatus
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import transition_for
 from tminus.domain.types import CloseReason, EventType, Status, Trigger
 from tminus.storage.tables import EVENTS, IDEMPOTENCY, PARTICIPANTS, SESSIONS
 
@@ -182,7 +182,7 @@ def _history(row: RowMapping, history: Sequence[RowMapping], *, steps: bool) -> 
         event_type = EventType(first["type"])
         trigger = TRIGGERS.get(event_type) or CLOSED_BY.get(first["reason"], Trigger.CLOSE)
         try:
-            move = fire(trigger, status)
+            move = transition_for(trigger, status)
         except WrongStatus:
             yield Fact("other", f"{event_type} ({first['seq']}) cannot happen in {status}", session_id)
             return

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from tests.support.clocks import NOW
 from tminus.config import Settings
 from tminus.config.settings import Lifecycle, Limits
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, CreateSession, Role, SessionType, Setting, Status, Timeouts, Trigger
 from tminus.storage import Transaction
@@ -93,4 +93,4 @@ def put(tx: Transaction, *sessions: Session) -> None:
 def add(tx: Transaction, new: Session) -> None:
     """Store a new session as a command does, but without its event."""
     trigger = Trigger.SCHEDULE if new.status is Status.SCHEDULED else Trigger.CREATE
-    tx.add(new, fire(trigger, None), Timeouts())
+    tx.add(new, transition_for(trigger, None), Timeouts())

@@ -99,7 +99,7 @@ def _session(
     made = commands.create(tx, SETTINGS, AGENT, wanted).session
     joined = ""
     for _ in range(inside):
-        joined = participants.arrive(
+        joined = participants.join_or_knock(
             tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace"
         ).participant_id
     return Target(target.number, target.label, made.id, joined)
@@ -115,7 +115,9 @@ def _left(tx: Transaction, target: Target) -> Target:
 def _knocked(tx: Transaction, target: Target) -> Target:
     """One at which somebody waits to be let in."""
     made = _session(tx, target, LIVE).session_id
-    waits = participants.arrive(tx, SETTINGS, ROOM, made, Trigger.KNOCK, ParticipantRole.GUEST, "Grace").participant_id
+    waits = participants.join_or_knock(
+        tx, SETTINGS, ROOM, made, Trigger.KNOCK, ParticipantRole.GUEST, "Grace"
+    ).participant_id
     return Target(target.number, target.label, made, waits)
 
 
@@ -144,8 +146,8 @@ def _arrive(jobs: Submit, target: Target, *, trigger: Trigger) -> dict[str, Any]
     keyed = KeyedRequest(target.label, "0" * 64)
     role = ParticipantRole.GUEST
     job = partial(
-        participants.arrive, settings=SETTINGS, caller=ROOM, session_id=target.session_id, trigger=trigger, role=role,
-        name="Ada", keyed=keyed,
+        participants.join_or_knock, settings=SETTINGS, caller=ROOM, session_id=target.session_id, trigger=trigger,
+        role=role, name="Ada", keyed=keyed,
     )  # fmt: skip
     made = jobs(job).result(30)
     return {"id": made.session.id, "participant": made.participant_id}

@@ -22,7 +22,7 @@ def code(names: Iterable[str]) -> str:
 
 def events() -> str:
     """Return the table of events: when each is recorded, and its fields."""
-    rows = (f"| `{kind}` | {entry.when} | {code(entry.carries)} |" for kind, entry in CATALOGUE.items())
+    rows = (f"| `{kind}` | {entry.when} | {code(entry.fields)} |" for kind, entry in CATALOGUE.items())
     return "\n".join(("| type | recorded when | fields besides the common ones |", "|---|---|---|", *rows))
 
 

@@ -197,7 +197,7 @@ def _deadlines(view: View, _label: str) -> State:
 def _old(tx: Transaction, label: str) -> None:
     """One of everything that is not kept for ever."""
     made = commands.create(tx, SETTINGS, AGENT, order(label=label), KeyedRequest(label, "0" * 64)).session
-    participants.arrive(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
+    participants.join_or_knock(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
     outbox.add_delivery(

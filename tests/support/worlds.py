@@ -75,7 +75,7 @@ class World:
     ) -> str:
         """Let a participant join; return the participant's id."""
         return self.run(
-            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.JOIN, role, name, keyed)
+            lambda tx: participants.join_or_knock(tx, self.settings, by, session.id, Trigger.JOIN, role, name, keyed)
         ).participant_id
 
     def knock(
@@ -84,7 +84,7 @@ class World:
         """Let a participant knock; return the participant's id."""
         guest = ParticipantRole.GUEST
         return self.run(
-            lambda tx: participants.arrive(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, keyed)
+            lambda tx: participants.join_or_knock(tx, self.settings, by, session.id, Trigger.KNOCK, guest, name, keyed)
         ).participant_id
 
     def admit(self, session: Session, participant_id: str, *, by: Caller = ROOM) -> None:

@@ -15,7 +15,7 @@ from tminus.domain import policy, timestamps
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import Caller, SessionType, Status
 from tminus.sessions.authorization import may_see_secrets, owns
-from tminus.sessions.commands import agent_session_shown, roles_shown
+from tminus.sessions.commands import public_agent_session, public_roles
 from tminus.storage import Active
 
 
@@ -137,7 +137,7 @@ def discovered(session: Active, settings: Settings, instance: str, now: datetime
 
 def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> schemas.Me:
     """Return the caller with its secret, which it sent or has just received."""
-    organization, shown = settings.organization, agent_session_shown(caller, now)
+    organization, shown = settings.organization, public_agent_session(caller, now)
     return {
         "session": {
             **shown,
@@ -152,7 +152,7 @@ def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetim
             "createdAt": shown["startedAt"],
             "updatedAt": timestamps.text(now),
         },
-        "roles": roles_shown(caller),
+        "roles": public_roles(caller),
         "org": {
             "provider": organization.provider,
             "name": organization.name,

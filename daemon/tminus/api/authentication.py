@@ -19,7 +19,7 @@ from tminus.domain.model import AgentSession
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
 from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
-from tminus.sessions.commands import AGENT_SESSION_SPAN
+from tminus.sessions.commands import AGENT_SESSION_LIFETIME
 
 LOCAL_NAME = "local operator"
 GUESSABLE = 16
@@ -61,7 +61,7 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
         agent_id=agent.id,
         token_sha256=digest,
         started_at=now,
-        expires_at=now + AGENT_SESSION_SPAN,
+        expires_at=now + AGENT_SESSION_LIFETIME,
         client_app=_header(context, b"client-app"),
         user_agent=_header(context, b"user-agent"),
         remote_ip=context.remote_ip,

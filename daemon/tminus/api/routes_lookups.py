@@ -38,7 +38,7 @@ async def crm_lookup(context: RequestContext, caller: CurrentCaller, key: str) -
     now = clock.now()
 
     def look(view: View) -> bytes:
-        found = queries.of_parent(view, caller, key, OF_PARENT)
+        found = queries.sessions_of_parent(view, caller, key, OF_PARENT)
         return orjson.dumps([answers.session(session, caller, now) for session in found])
 
     return Json(await context.services.search(caller, look))
@@ -57,7 +57,7 @@ async def discovery(
 ) -> Answer:
     services = context.services
     wanted = [part.strip() for part in ids.split(",") if part.strip()][:DISCOVERED]
-    found = await services.query(lambda view: queries.active_among(view, caller, wanted))
+    found = await services.query(lambda view: queries.active_sessions(view, caller, wanted))
     now = clock.now()
     return Json(
         {session.id: answers.discovered(session, services.settings, services.instance, now) for session in found}
@@ -81,7 +81,7 @@ async def pin_meta(context: RequestContext, pin: str) -> Answer:
     services.pin_lookups.count(address)
     number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
     try:
-        session = await services.query(lambda view: queries.by_pin(view, number))
+        session = await services.query(lambda view: queries.session_by_pin(view, number))
     except UnknownSession:
         context.logged = True
         services.metrics.guessed("pin", "wrong")

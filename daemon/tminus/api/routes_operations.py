@@ -13,7 +13,7 @@ from tminus.api.response import Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.domain.errors import Forbidden
 from tminus.domain.types import Role
-from tminus.sessions.authorization import need
+from tminus.sessions.authorization import require
 
 router = Router("", "operations")
 
@@ -41,5 +41,5 @@ async def readyz(context: RequestContext) -> Answer:
 
 @router.get("/metrics", summary="Metrics for Prometheus", refusals=refusals(Forbidden))
 async def metrics(context: RequestContext, caller: CurrentCaller) -> Answer:
-    need(caller.has(Role.MONITOR), "the role monitor")
+    require(caller.has(Role.MONITOR), "the role monitor")
     return Response(await asyncio.to_thread(context.services.metrics.scrape), CONTENT_TYPE_LATEST)

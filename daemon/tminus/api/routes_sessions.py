@@ -114,9 +114,9 @@ async def list_sessions(
 
     def look(view: View) -> bytes:
         if search is not None:
-            matching, following = queries.search(view, caller, wanted, search)
+            matching, following = queries.search_sessions(view, caller, wanted, search)
             return answers.found(matching, following, caller, now)
-        count, found = queries.listing(view, caller, wanted)
+        count, found = queries.list_sessions(view, caller, wanted)
         return answers.listed(count, found, caller, now)
 
     return Json(await context.services.search(caller, look))
@@ -129,7 +129,7 @@ async def list_sessions(
     refusals=refusals(Forbidden, UnknownSession),
 )
 async def get_session(context: RequestContext, caller: CurrentCaller, session_id: str) -> Answer:
-    session = await context.services.query(lambda view: queries.show(view, caller, session_id))
+    session = await context.services.query(lambda view: queries.get_session(view, caller, session_id))
     return _answer(session, caller)
 
 
@@ -178,7 +178,7 @@ async def session_events(
     name, names = services.store.database_id, services.actor_names
 
     def look(view: View) -> bytes:
-        page = queries.history(view, caller, session_id, after, limit)
+        page = queries.session_events(view, caller, session_id, after, limit)
         return answers.history((one.json(name, names) for one in page.events), page.through)
 
     return Json(await services.query(look))
@@ -202,7 +202,7 @@ async def join_session(
     services = context.services
     keyed = keyed_request(idempotency_key, [session_id, body.model_dump(mode="json", exclude_unset=True)])
     arrive = partial(
-        participants.arrive,
+        participants.join_or_knock,
         settings=services.settings,
         caller=caller,
         session_id=session_id,

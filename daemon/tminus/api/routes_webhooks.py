@@ -15,7 +15,7 @@ from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
 from tminus.domain.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
 from tminus.domain.types import Caller, Role
-from tminus.sessions.authorization import need
+from tminus.sessions.authorization import require
 
 router = Router("/v3", "webhooks")
 
@@ -23,7 +23,7 @@ REFUSALS = refusals(Forbidden, UnknownWebhook)
 
 
 def _operator(context: RequestContext, caller: Caller) -> Services:
-    need(caller.has(Role.GROUP_ADMIN), "the role group_admin")
+    require(caller.has(Role.GROUP_ADMIN), "the role group_admin")
     return context.services
 
 

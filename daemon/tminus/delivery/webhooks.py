@@ -20,7 +20,7 @@ from tminus.delivery.due import subscription
 from tminus.delivery.tls import Trust
 from tminus.delivery.worker import AttemptObserver, DeliveryWorker
 from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
-from tminus.domain.events import NOBODY, ActorNames
+from tminus.domain.events import NO_NAMES, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import PauseReason
 from tminus.logs.output import error_fields, log
@@ -115,7 +115,7 @@ class Webhooks:
         self._notifiers: dict[str, Notifier] = {}
         self._workers: dict[str, tuple[DeliveryWorker, asyncio.Task[None]]] = {}
         self._settings: dict[str, Webhook] = {}
-        self._names: ActorNames = NOBODY
+        self._names: ActorNames = NO_NAMES
 
     def start(self) -> None:
         self._thread.start()

@@ -20,7 +20,7 @@ from tminus.delivery.client import Client, Outcome
 from tminus.delivery.due import Due, find_due
 from tminus.domain import ids, timestamps
 from tminus.domain.errors import RequestError
-from tminus.domain.events import NOBODY, ActorNames
+from tminus.domain.events import NO_NAMES, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import DeliveryKind, PauseReason
 from tminus.logs.output import error_fields, log
@@ -89,7 +89,7 @@ class DeliveryWorker:
         on_attempt: AttemptObserver,
         first_pause: timedelta = backoff.FIRST,
         backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
-        names: Callable[[], ActorNames] = lambda: NOBODY,
+        names: Callable[[], ActorNames] = lambda: NO_NAMES,
     ) -> None:
         self._names = names
         self.webhook = webhook

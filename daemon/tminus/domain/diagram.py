@@ -1,4 +1,7 @@
-"""The machine's own diagram. Apart from `lifecycle`, as drawing takes longer to import than all else of the command."""
+"""The diagram of the transition table, drawn by `transitions`.
+
+A module of its own, because the drawing classes take longer to import than the rest of the command.
+"""
 
 from typing import Any
 
@@ -8,11 +11,11 @@ from tminus.domain.lifecycle import INITIAL, definition
 
 
 class _Model:
-    """What `GraphMachine` hangs a diagram on."""
+    """The model that `GraphMachine` requires: it stores the diagram as its attribute."""
 
 
 def mermaid() -> str:
-    """Return the transition table as a Mermaid state diagram, as the machine draws it; without its colours."""
+    """Return the transition table as a Mermaid state diagram, without the colours that `GraphMachine` adds."""
     model = _Model()
     machine = GraphMachine(model, **definition(), graph_engine="mermaid")
     graph: Any = machine.model_graphs[id(model)].get_graph()

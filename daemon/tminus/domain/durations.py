@@ -8,7 +8,9 @@ import re
 from datetime import timedelta
 
 LONGEST = "36500d"
-"""A century. The present plus such a duration stays far from the year 9999, where Python's calendar ends."""
+"""The longest duration, a century. The current time plus this duration is far from the year 9999, where Python's
+`datetime` ends.
+"""
 
 _SPAN = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 _SPAN_UNITS = {

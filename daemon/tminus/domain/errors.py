@@ -90,7 +90,7 @@ MAX_FIELD_ERRORS = 20
 
 
 def _cut(text: str, length: int = 80) -> str:
-    """Return text from the caller, cut short enough to repeat it in an answer."""
+    """Return a caller's text, cut so that it can be repeated in an answer."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
@@ -108,7 +108,7 @@ class RequestError(TminusError):
 
 @dataclass(eq=False)
 class InvalidRequest(RequestError):
-    """The request has wrong fields; `errors` lists all of them, up to 20."""
+    """The request has invalid fields; `errors` lists all of them, up to 20."""
 
     refcode = 100400
     errors: Sequence[FieldError]
@@ -441,7 +441,7 @@ class Overloaded(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The database does not answer or cannot be written. If it failed at the commit, the request may have been done."""
+    """The database does not answer or cannot be written. If the commit failed, the request may have been executed."""
 
     refcode = 107503
     retry_after = 2.0
@@ -452,7 +452,7 @@ class StoreUnavailable(RequestError):
 
 
 class Draining(RequestError):
-    """The daemon is stopping. The request may have been done."""
+    """The daemon is stopping. The request may have been executed."""
 
     refcode = 108503
     retry_after = 5.0
@@ -463,7 +463,7 @@ class Draining(RequestError):
 
 
 class Starting(RequestError):
-    """The daemon has been starting for more than two seconds; `/readyz` says what it is waiting for."""
+    """The daemon has been starting for more than two seconds; `/readyz` shows what it is waiting for."""
 
     refcode = 110503
     retry_after = 5.0
@@ -511,7 +511,7 @@ class DatabaseCorrupt(StartupError):
 
 
 class DatabaseTooNew(StartupError):
-    """A newer version of tminus has written the database; this version does not know its schema."""
+    """A newer version of tminus has written the database; this version does not support its schema."""
 
 
 class CannotBackUp(StartupError):

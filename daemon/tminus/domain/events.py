@@ -1,6 +1,6 @@
-"""The catalogue of events, and what is told of one. Pure.
+"""The catalogue of events, and their text and JSON. No I/O.
 
-A name here is the same name in the history, in the feed, in webhooks and in the log. `docs/events.md` is made from it.
+The log, the history, the feed and webhooks use the names of this catalogue. `docs/events.md` is generated from it.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,21 @@ from tminus.domain.model import Event, Participant
 from tminus.domain.types import CloseReason, EventType, SessionType
 
 ActorNames = Mapping[str, str]
-"""Actor, as an event has it -> name."""
+"""Actor as events contain it, such as `agent:7` -> name."""
 
-NOBODY: ActorNames = MappingProxyType({})
+NO_NAMES: ActorNames = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A kind of event: when it happens, what a person is told, and what it carries besides the common fields."""
+    """The description of an event type."""
 
     when: str
-    says: str
-    """What follows "Session ID LABEL"."""
-    carries: tuple[str, ...] = ()
+    """When it happens."""
+    sentence: str
+    """The message of an event, after the words "Session ID LABEL"."""
+    fields: tuple[str, ...] = ()
+    """The fields that it has in addition to `COMMON_FIELDS`."""
 
 
 CATALOGUE = {
@@ -60,13 +62,13 @@ COMMON_FIELDS = {
     "ts": "when it happened",
     "message": "a sentence for people",
     "actor": "who caused it: `clock` (the scheduler), `agent:<id>`, `room:<id>`, `local` (the local socket)",
-    "id": "the session's",
-    "label": "the session's",
-    "userDescription": "the session's: the agent's name, unless the request had another",
+    "id": "id of the session",
+    "label": "label of the session",
+    "userDescription": "the agent's name, unless the request that created the session had another",
     "status": "the session's status after the event, not when the event is read",
     "previousStatus": "the session's status before the event; null for a new session",
-    "startTime": "the session's start at the time of the event; null if it was not scheduled",
-    "expiresAt": "the session's, at the time of the event",
+    "startTime": "the session's `startTime` at the time of the event; null if it was not scheduled",
+    "expiresAt": "the session's `expiresAt` at the time of the event",
     "seconds": "whole seconds that the session had been `active`",
     "user": "the agent whose session it is: `id`, `name`, `externalId`",
     "organization": "as in the session",
@@ -75,17 +77,17 @@ COMMON_FIELDS = {
     "crmSyncTarget": "the parent object with its `externalMapping`; null if there is none",
     "stats": "`participants`: the number of people in the session after the event",
 }
-"""Every event has them. Name -> what it is; times are in UTC with milliseconds, as everywhere."""
+"""The fields of every event. Name -> description; times are in UTC with milliseconds, as everywhere."""
 
 EXTRA_FIELDS = {
     "previousStartTime": "the start before the reschedule; absent if it is not known",
-    "lagMs": "by how many milliseconds the scheduler was late; absent if it did not cause the event",
+    "lagMs": "milliseconds by which the scheduler was late; absent if it did not cause the event",
     "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
     "actorName": "the name of `actor`, if the present configuration has that agent",
     "participant": "the participant: `id`, `role`, `name`",
     "participants": "the number of people in the session after the event",
 }
-"""Some have these: `Entry.carries` says which."""
+"""The fields of some events; `Entry.fields` lists them for each type. Name -> description."""
 
 _CLOSED = {
     CloseReason.CANCELLED: "was cancelled by {actor}",
@@ -101,8 +103,8 @@ _TIMEOUTS = {
 }
 
 
-def timeout_of(event: Event) -> str | None:
-    """Return the setting whose time was over, if that closed the session."""
+def timeout_setting(event: Event) -> str | None:
+    """Return the name of the time-out that closed the session; None if no time-out did."""
     return None if event.reason is None else _TIMEOUTS.get(event.reason)
 
 
@@ -146,7 +148,7 @@ class EventSession(LoggedSession, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """An event with the fields that the log needs. Every event is read for the log, most of them for nothing else."""
+    """An event with the fields that the log needs. Most events are read only for the log."""
 
     event: Event
     session: LoggedSession
@@ -167,13 +169,13 @@ class LogEvent:
     def sentence(self, actor_name: str | None = None) -> str:
         """Return the message, with the name of the actor if it is known."""
         event = self.event
-        said = CATALOGUE[event.type].says.format(
+        sentence = CATALOGUE[event.type].sentence.format(
             who=self.participant.name if self.participant else "somebody",
-            start=_instant(event.start_time),
-            previous_start=_instant(event.previous_start_time),
+            start=_time(event.start_time),
+            previous_start=_time(event.previous_start_time),
             reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor, actor_name)),
         )
-        return f"Session {event.session_id} “{self.session.label}” {said}"
+        return f"Session {event.session_id} “{self.session.label}” {sentence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +184,14 @@ class FeedEvent(LogEvent):
 
     session: EventSession
 
-    def payload(self, database_id: str, names: ActorNames = NOBODY) -> dict[str, Any]:
-        """Return the event as JSON: flat, with the names of the original API, and without secrets.
+    def payload(self, database_id: str, names: ActorNames = NO_NAMES) -> dict[str, Any]:
+        """Return the event as a flat JSON object with the field names of the original API and without secrets.
 
-        `names`: of the known actors. Stored JSON is not parsed; it is inserted as text.
+        `names`: the names of the known actors. Stored JSON is not parsed; it is inserted as text.
         """
         event, session = self.event, self.session
         actor_name = names.get(event.actor)
-        told: dict[str, Any] = {
+        payload: dict[str, Any] = {
             "seq": event.seq,
             "eventId": f"{database_id}-{event.seq}",
             "type": event.type,
@@ -207,7 +209,7 @@ class FeedEvent(LogEvent):
             "user": {
                 "id": session.agent_id,
                 "name": session.user_description,
-                "externalId": orjson.loads(session.created_by)["providerExternalId"],  # small, and made by us
+                "externalId": orjson.loads(session.created_by)["providerExternalId"],  # small JSON that tminus wrote
             },
             "organization": session.organization_id,
             "settings": orjson.Fragment(session.settings),
@@ -224,11 +226,11 @@ class FeedEvent(LogEvent):
             "participants": event.participants,
         }
         if actor_name is not None:
-            told["actorName"] = actor_name
-        told.update((name, extra[name]) for name in CATALOGUE[event.type].carries if extra[name] is not None)
-        return told
+            payload["actorName"] = actor_name
+        payload.update((name, extra[name]) for name in CATALOGUE[event.type].fields if extra[name] is not None)
+        return payload
 
-    def json(self, database_id: str, names: ActorNames = NOBODY) -> bytes:
+    def json(self, database_id: str, names: ActorNames = NO_NAMES) -> bytes:
         """Return `payload` as bytes."""
         return orjson.dumps(self.payload(database_id, names))
 
@@ -239,23 +241,24 @@ class FeedEvent(LogEvent):
 
 
 def _target(session: EventSession) -> orjson.Fragment | None:
-    """Return the parent object with its mapping, combined as text."""
+    """Return the parent object with `externalMapping` as its last member, combined as text."""
     parent = session.parent_object
     if parent is None:
         return None
     mapping = orjson.dumps({"externalMapping": session.external_mapping}).decode()
-    if '"externalMapping"' in parent:  # a member that the caller has sent, or part of a text: no name may occur twice
+    # The object may already have this member, or contain the name in a text. No name may occur twice, so it is parsed.
+    if '"externalMapping"' in parent:
         return orjson.Fragment(orjson.dumps(orjson.loads(parent) | orjson.loads(mapping)))
     return orjson.Fragment(f"{parent.rstrip()[:-1]},{mapping[1:]}")
 
 
 def _actor(actor: str, name: str | None) -> str:
-    """Return an actor as it stands in a sentence: `agent 6`, or `Ben Agent (agent 6)`."""
+    """Return an actor as words for a sentence: `agent 6`, or `Ben Agent (agent 6)`."""
     if actor == "local":
         return "the local operator"
     number = actor.replace(":", " ")
     return f"{name} ({number})" if name else number
 
 
-def _instant(instant: Any) -> str:
+def _time(instant: datetime | None) -> str:
     return timestamps.text(instant) if instant else "an unknown time"

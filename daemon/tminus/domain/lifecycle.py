@@ -1,7 +1,8 @@
-"""The transition table, and the one `transitions` machine built from it. Pure.
+"""The transition table, and the `transitions` machine that is built from it. No I/O.
 
-The table holds everything that a transition means: who may cause it, what it writes, which events it records.
-`storage.transitions` executes it; the machine is asked what is legal; its diagram is the README's.
+A row of the table contains everything that a transition means: who may cause it, what it writes, and which events it
+records. `storage.transitions` executes it. The machine decides which transitions are legal; the README shows its
+diagram.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -17,18 +18,18 @@ from tminus.domain.errors import WrongStatus
 from tminus.domain.types import CloseReason, EventType, Status, Timeouts, Trigger
 
 INITIAL = "initial"
-"""The machine's state before a session exists; never stored."""
+"""The machine's state for a session that does not exist yet. It is never stored."""
 
 
 class Change(Enum):
-    """What a transition writes to a column. `storage.transitions` has the SQL of each."""
+    """What a transition writes to a column. `storage.transitions` has the SQL for each."""
 
     NOW = auto()
-    """The instant of the transition."""
+    """The time of the transition."""
     NOW_IF_UNSET = auto()
-    """That instant, unless the column has a value already."""
+    """The time of the transition, unless the column already has a value."""
     NOW_IF_EMPTY = auto()
-    """That instant if the last participant leaves; otherwise NULL."""
+    """The time of the transition if the last participant leaves; otherwise NULL."""
     NULL = auto()
     ZERO = auto()
     ONE_MORE = auto()
@@ -36,35 +37,35 @@ class Change(Enum):
     REASON = auto()
     """The transition's close reason."""
     PIN = auto()
-    """A free PIN, where the session's type has one."""
+    """A free PIN, if the session's type has PINs."""
     GIVEN = auto()
-    """What the command gives."""
+    """A value that the command passes."""
 
 
 Changes = Mapping[str, Change]
-"""Column -> what is written to it. Status, version, deadline and time of change are written by every transition."""
+"""Column -> what is written to it. Every transition also writes status, version, deadline and `updated_at`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Effects:
-    """What a transition writes besides what every transition writes."""
+    """What a transition writes, in addition to what every transition writes."""
 
     session: Changes = field(default_factory=dict)
     participant: Changes = field(default_factory=dict)
-    """To the row of the participant whom the transition is about."""
+    """Changes to the row of the participant whom the transition is about."""
     arrives: bool = False
-    """Whether that row is new."""
+    """Whether the transition inserts that row."""
     everybody: Changes = field(default_factory=dict)
-    """To the rows of all who are in the session, or wait at its door."""
+    """Changes to the rows of all participants who have joined or knocked and have not left."""
 
 
-NOTHING = Effects()
+NO_EFFECTS = Effects()
 OPENED = Effects({"opened_at": Change.NOW, "pin": Change.PIN})
 RESCHEDULED = Effects({"start_time": Change.GIVEN, "expires_at": Change.GIVEN})
-_ONE_MORE = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.ONE_MORE}
-JOINED = Effects(_ONE_MORE, {"joined_at": Change.NOW}, arrives=True)
+_ENTERED = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.ONE_MORE}
+JOINED = Effects(_ENTERED, {"joined_at": Change.NOW}, arrives=True)
 KNOCKED = Effects(participant={"joined_at": Change.NOW, "waiting_since": Change.NOW}, arrives=True)
-ADMITTED = Effects(_ONE_MORE, {"joined_at": Change.NOW, "waiting_since": Change.NULL})
+ADMITTED = Effects(_ENTERED, {"joined_at": Change.NOW, "waiting_since": Change.NULL})
 DENIED = Effects(participant={"left_at": Change.NOW})
 LEFT = Effects({"participants": Change.ONE_LESS, "empty_since": Change.NOW_IF_EMPTY}, {"left_at": Change.NOW})
 CANCELLED = Effects({"closed_at": Change.NOW, "close_reason": Change.REASON})
@@ -74,19 +75,19 @@ CLOSED = Effects(
 
 
 class Transition(NamedTuple):
-    """One row of the table: `trigger` takes a session from `source` to `dest`."""
+    """One row of the table: `trigger` moves a session from status `source` to status `dest`."""
 
     trigger: Trigger
     source: Status | None
     """None: the session does not exist yet."""
     dest: Status
     actor: str
-    """Who may cause it: agent, clock or room."""
+    """Who may cause it: `agent`, `clock` or `room`."""
     events: tuple[EventType, ...]
-    """What it records, in order."""
-    effects: Effects = NOTHING
+    """The events that it records, in order."""
+    effects: Effects = NO_EFFECTS
     reason: CloseReason | None = None
-    """Why the session is closed by it."""
+    """The close reason that it stores; None if it does not close the session."""
 
 
 _E, _T, _W = EventType, Trigger, CloseReason
@@ -115,10 +116,13 @@ TABLE = (
 )
 
 
-def has_pin_after(row: Transition, before: Container[Status | None]) -> bool:
-    """Return whether a session of a type with PINs has one after this transition. `before`: the statuses with a PIN."""
+def has_pin_after(row: Transition, pin_statuses: Container[Status | None]) -> bool:
+    """Return whether a session of a type with PINs has one after this transition.
+
+    `pin_statuses`: the statuses in which it has one before.
+    """
     change = row.effects.session.get("pin")
-    return row.source in before if change is None else change is Change.PIN
+    return row.source in pin_statuses if change is None else change is Change.PIN
 
 
 def _pin_statuses() -> frozenset[Status]:
@@ -129,51 +133,53 @@ def _pin_statuses() -> frozenset[Status]:
 
 
 PIN_STATUSES = _pin_statuses()
-"""The statuses in which a session has a PIN, if its type has one: from the transition that gives it to the one that
-frees it.
+"""The statuses in which a session has a PIN, if its type has PINs: after the transition that assigns it, until the one
+that frees it.
 """
 
 CLOCK_TRANSITIONS = tuple(row for row in TABLE if row.actor == "clock")
-"""Those that time causes. Each has a trigger of its own, so the trigger alone names the row."""
+"""The transitions that the scheduler executes. Each has a trigger of its own, so the trigger identifies the row."""
 
 
 class Deadline(NamedTuple):
-    """One reason for which time moves a session: in `status`, `span` after the instant in the column `since`.
+    """A deadline of the sessions in `status`: the time in the column `since`, plus `span`.
 
-    A session is due at the earliest of its status's deadlines; of two at the same instant, at the first in `DEADLINES`.
+    A session is due at the earliest deadline of its status. If two are at the same time, the first in `DEADLINES`
+    applies.
     """
 
     status: Status
     since: str
-    """A column; where it is NULL, there is no such deadline."""
+    """A column of `session`. If it is NULL, the session does not have this deadline."""
     span: Callable[[Timeouts], timedelta | None]
-    """None: there is no such deadline by these time-outs."""
+    """Returns the time span for these time-outs; None: sessions do not have this deadline."""
     trigger: Trigger
+    """The transition that is due then."""
 
 
-def _opening(timeouts: Timeouts) -> timedelta:
+def _before_start(timeouts: Timeouts) -> timedelta:
     return -timeouts.lead
 
 
 DEADLINES = (
-    Deadline(Status.SCHEDULED, "start_time", _opening, Trigger.OPEN),
+    Deadline(Status.SCHEDULED, "start_time", _before_start, Trigger.OPEN),
     Deadline(Status.NEW, "expires_at", lambda _timeouts: timedelta(0), Trigger.EXPIRE),
     Deadline(Status.ACTIVE, "empty_since", lambda timeouts: timeouts.empty, Trigger.IDLE),
     Deadline(Status.ACTIVE, "activated_at", lambda timeouts: timeouts.max_active, Trigger.TIME_LIMIT),
 )
-"""Every deadline that a session can have. `storage.deadlines` turns them into SQL."""
+"""All deadlines that sessions can have. `storage.deadlines` turns them into SQL."""
 
 
 def opens_at(start: datetime, timeouts: Timeouts) -> datetime:
     """Return when a session with this start time is due to open."""
-    return start + _opening(timeouts)
+    return start + _before_start(timeouts)
 
 
 _ROWS = {(row.trigger, row.source or INITIAL): row for row in TABLE}
 
 
 def definition() -> dict[str, Any]:
-    """Return the table as `transitions` takes it: for the machine that is asked, and for the one that is drawn."""
+    """Return the table as the arguments of a `transitions` machine: for `MACHINE`, and for the diagram."""
     return {
         "states": [INITIAL, *(str(status) for status in Status)],
         "transitions": [[str(row.trigger), str(row.source or INITIAL), str(row.dest)] for row in TABLE],
@@ -183,12 +189,12 @@ def definition() -> dict[str, Any]:
     }
 
 
-# One machine for all sessions: `add_model` would keep every session alive.
+# One machine for all sessions: `add_model` would keep every session in memory.
 MACHINE = Machine(model=None, **definition())
 
 
 class _Subject:
-    """What the machine moves in a session's place: it sets plain text where a session holds a `Status`."""
+    """The object that the machine moves in place of a session: it sets `status` to plain text, not to a `Status`."""
 
     __slots__ = ("status",)
 
@@ -197,12 +203,12 @@ class _Subject:
 
 
 @cache
-def fire(trigger: Trigger, status: Status | None) -> Transition:
-    """Return the row by which `trigger` moves a session that is in `status` (None: it does not exist yet).
+def transition_for(trigger: Trigger, status: Status | None) -> Transition:
+    """Return the row by which `trigger` moves a session in `status` (None: it does not exist yet).
 
-    Raises `WrongStatus` where the table has no such row.
+    Raises `WrongStatus` if the table has no such row.
     """
-    # The machine has no memory and no conditions, so its answer for a pair holds: it is asked once for each pair.
+    # The machine has no state of its own and no conditions, so its answer for a pair never changes and can be cached.
     source = status.value if status else INITIAL
     subject = _Subject(source)
     try:

@@ -1,4 +1,4 @@
-"""What is kept: a session, its participants, its events, and what callers have begun.
+"""The stored records: sessions, participants, events, agent sessions, idempotency records, and the state of webhooks.
 
 Each is declared once, here; `storage.tables` turns it into a table.
 """
@@ -25,9 +25,10 @@ from tminus.domain.types import (  # fmt: skip
 
 
 class Instant(TypeDecorator[datetime]):
-    """A column of instants, kept as a 64-bit number of milliseconds since 1970.
+    """A column of times, stored as 64-bit integers: milliseconds since 1970.
 
-    One number means the same in SQLite and PostgreSQL, compares and subtracts in SQL, and cannot lose its zone.
+    An integer means the same in SQLite and PostgreSQL, can be compared and subtracted in SQL, and has no time zone that
+    could be lost.
     """
 
     impl = BigInteger
@@ -35,12 +36,12 @@ class Instant(TypeDecorator[datetime]):
 
     @staticmethod
     def number(value: datetime) -> int:
-        """Return an instant as it is stored."""
+        """Return the integer that is stored for a time."""
         return (value - EPOCH) // MILLISECOND
 
     @staticmethod
     def instant(number: int) -> datetime:
-        """Return the instant that is stored as this number."""
+        """Return the time that a stored integer means."""
         return EPOCH + number * MILLISECOND
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
@@ -51,25 +52,27 @@ class Instant(TypeDecorator[datetime]):
 
 
 class JsonText(TypeDecorator[str]):
-    """A column of JSON, stored and read as the text that it is.
+    """A column of JSON that is stored and read as text.
 
-    What somebody has sent goes out again as it is stored. To parse it for each event or row of a list took more time
-    than all else of a page, and of a few kilobytes of brackets it makes megabytes of objects.
+    What a caller has sent is returned as it was stored. Parsing it for each event, or each row of a list, took more
+    time than the rest of a page, and turned a few kilobytes of brackets into megabytes of objects.
     """
 
     impl = JSON
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> None:
-        """Nothing is done to the text on its way in."""
+        """Return None: the text is stored unchanged."""
 
     def result_processor(self, dialect: Dialect, coltype: object) -> None:
-        """Nor on its way out."""
+        """Return None: the text is read unchanged."""
 
 
 class Stored(SQLModel):
-    """What is kept. It is made as pydantic makes it: what SQLModel does besides is for an ORM that follows its objects,
-    and took a third of the time.
+    """Base class of the stored records.
+
+    Its instances are constructed by pydantic alone. SQLModel's own constructor prepares them for an ORM session, which
+    tminus does not use, and took a third of the time.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -80,12 +83,12 @@ class Stored(SQLModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Return the model of a row; checked by pydantic alone, for the same reason."""
+        """Return the record of a row, validated by pydantic alone for the same reason."""
         return super(SQLModel, cls).model_validate(obj, **options)
 
 
 class Session(Stored):
-    """A session: a status, and at most one deadline."""
+    """A session. It has a status, and at most one deadline at a time."""
 
     id: str
     type: SessionType = Field(sa_type=String)
@@ -93,20 +96,20 @@ class Session(Stored):
     label: str
     user_description: str
     scheduled: bool
-    """How it was made, for life; `status` is where it stands."""
+    """Whether it was created with a start time. This never changes."""
 
     agent_id: int
     organization_id: int
     created_by: str = Field(sa_type=JsonText)
-    """`createdByAgentSession` as JSON, frozen at creation, without the secret token."""
+    """`createdByAgentSession` as JSON, as it was when the session was created, without the secret token."""
 
     start_time: datetime | None = Field(default=None, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
     due_at: datetime | None = Field(default=None, sa_type=Instant)
     due_trigger: Trigger | None = Field(default=None, sa_type=String)
     late_since: datetime | None = Field(default=None, sa_type=Instant)
-    """Since when it is overdue, where that is not since `due_at`: it was put off, as no PIN was free, or it became
-    overdue only when other time-outs came into force.
+    """Since when it is overdue, if that is not `due_at`: it was postponed because no PIN was free, or it became overdue
+    when the time-outs were changed.
     """
     created_at: datetime = Field(sa_type=Instant)
     updated_at: datetime = Field(sa_type=Instant)
@@ -117,51 +120,53 @@ class Session(Stored):
     close_reason: CloseReason | None = Field(default=None, sa_type=String)
 
     pin: int = 0
-    """100000-999999 while a PIN type is open, else 0."""
+    """100000 to 999999 while a session of a type with PINs is open; otherwise 0."""
     host_auth_token: str
     host_key: str
     external_session_object_id: str
     settings: str = Field(sa_type=JsonText)
-    """What holds in it, as JSON: an object of booleans."""
+    """The settings in force, as JSON: an object of booleans."""
 
     user_url: str
     host_url: str
-    """Without its `#host=` fragment."""
+    """Without the fragment `#host=`, which contains a secret."""
 
     external_mapping: str | None = None
     parent_object: str | None = Field(default=None, sa_type=JsonText)
-    """What a caller has sent, as JSON; so is the next."""
+    """JSON that the caller has sent."""
 
     meta_data: str | None = Field(default=None, sa_type=JsonText)
+    """JSON that the caller has sent."""
+
     participants: int = 0
     version: int = 1
 
     def active_seconds(self, now: datetime) -> int:
-        """Whole seconds spent in `active`, until `now` or until it was closed."""
+        """Return the whole seconds that it has been `active`, until `now` or until it was closed."""
         if self.activated_at is None:
             return 0
         return max(0, int(((self.closed_at or now) - self.activated_at).total_seconds()))
 
 
 class Participant(Stored):
-    """Somebody who joined, or knocked; the row stays after they have left."""
+    """A person who joined or knocked. The row remains after they have left."""
 
     id: str
     session_id: str
     role: ParticipantRole = Field(sa_type=String)
     name: str
     joined_at: datetime = Field(sa_type=Instant)
-    """When they knocked, if they have not been let in."""
+    """When they joined; until they are admitted, when they knocked."""
     waiting_since: datetime | None = Field(default=None, sa_type=Instant)
-    """When they knocked, until they are let in; it stays if they never are."""
+    """When they knocked. None if they did not knock, or were admitted."""
     left_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class Event(Stored):
-    """One recorded change: what differs from one moment to the next. What never changes is read from the session."""
+    """An event, with the fields that change during a session. Fields that never change are read from the session."""
 
     seq: int = 0
-    """Rises, is never reused; 0 until the database has drawn it."""
+    """The number of the event: it increases and is never reused. 0 until the database has assigned it."""
     session_id: str
     type: EventType = Field(sa_type=String)
     ts: datetime = Field(sa_type=Instant)
@@ -172,7 +177,7 @@ class Event(Stored):
     previous_start_time: datetime | None = Field(default=None, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
     due_at: datetime | None = Field(default=None, sa_type=Instant)
-    """For a move of the clock: when it should have been, hence how late it was."""
+    """The deadline of a transition that the scheduler executed; `ts` minus this is its lateness."""
     reason: CloseReason | None = Field(default=None, sa_type=String)
     participant_id: str | None = None
     participants: int = 0
@@ -180,13 +185,13 @@ class Event(Stored):
 
 
 class AgentSession(Stored):
-    """An hour of an agent's work, begun by `authWithToken`. Its secret is never stored, only the SHA-256 of it."""
+    """An agent session, which `authWithToken` creates for one hour. Only the SHA-256 of its secret is stored."""
 
     sid: int = 0
     secret_sha256: str
     agent_id: int
     token_sha256: str
-    """The configured token it was begun with: taking that out of the config ends it."""
+    """SHA-256 of the configured token that created it. Removing that token from the configuration ends it."""
     started_at: datetime = Field(sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
     client_app: str
@@ -195,7 +200,7 @@ class AgentSession(Stored):
 
 
 class IdempotencyRecord(Stored):
-    """What an `Idempotency-Key` made, so that a retried request is answered, not repeated."""
+    """The result of a request with an `Idempotency-Key`, so that a retry gets the same answer and is not executed."""
 
     agent_id: int
     key: str
@@ -206,15 +211,15 @@ class IdempotencyRecord(Stored):
 
 
 class Endpoint(Stored):
-    """How far a webhook's receiver has been told, and what became of the last tries. The rest is configuration."""
+    """The position of a webhook endpoint, and the result of its last attempts. The rest is configuration."""
 
     name: str
     cursor: int
-    """The last event that it was told, or that its filter passed over."""
+    """The number of the last event that was delivered or that the endpoint's filter excluded."""
     batch_until: int | None = None
-    """While it fails: the last event of the batch that is tried again, so that a retry has the same events."""
+    """While deliveries fail: the last event of the batch, so that each retry contains the same events."""
     failures: int = 0
-    """Tries in a row that have failed."""
+    """Number of consecutive failed attempts."""
     failing_since: datetime | None = Field(default=None, sa_type=Instant)
     retry_at: datetime | None = Field(default=None, sa_type=Instant)
     last_error: str | None = None
@@ -224,7 +229,7 @@ class Endpoint(Stored):
 
 
 class Replay(Stored):
-    """Events that an operator wants told again: those after `cursor`, up to `until`."""
+    """A replay that an operator has requested: the events after `cursor`, up to `until`, are delivered again."""
 
     id: int = 0
     endpoint: str
@@ -237,7 +242,7 @@ class Replay(Stored):
 
 
 class Delivery(Stored):
-    """One try to tell an endpoint something: a row of the delivery log."""
+    """A delivery attempt: a row of the delivery log."""
 
     id: int = 0
     endpoint: str
@@ -253,4 +258,4 @@ class Delivery(Stored):
     ms: int
     error: str | None = None
     answer: str | None = None
-    """What the receiver answered, cut to 2 KiB."""
+    """The body of the receiver's answer, cut to 2 KiB."""

@@ -1,4 +1,4 @@
-"""What follows from the configured policy: the effective settings of a new session. Pure."""
+"""Compute the effective settings of a new session from the configured policy. No I/O."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ PREFERENCE_OF = {
     Setting.KNOCK: "knock",
     Setting.AUDIO: "audio",
 }
-"""The name by which an agent asks for each setting."""
+"""Setting -> the name of the preference by which an agent requests it."""
 
 _SETTING_OF = {preference: setting.value for setting, preference in PREFERENCE_OF.items()}
 
@@ -21,14 +21,15 @@ SUPPORTED = {
     SessionType.COBROWSE: frozenset({Setting.RECORDING}),
     SessionType.REPLAY: frozenset[Setting](),
 }
-"""The settings on which an agent of each session type is heard at all."""
+"""Session type -> the settings that its agents may choose, if the policy allows it."""
 
 
 def effective_settings(
     session_type: SessionType, modes: Mapping[Setting, Mode], preferences: Mapping[str, bool]
 ) -> dict[str, bool]:
-    """All settings of a new session, in the order of `modes`: the policy first, then the agent's preference, then
-    false.
+    """Return all settings of a new session, in the order of `modes`.
+
+    The policy decides first, then the agent's preference; otherwise a setting is false.
     """
     effective = {setting.value: mode is Mode.ALWAYS for setting, mode in modes.items()}
     for name, choice in agent_choices(session_type, modes).items() if preferences else ():
@@ -38,7 +39,7 @@ def effective_settings(
 
 
 def agent_choices(session_type: SessionType, modes: Mapping[Setting, Mode]) -> dict[str, bool]:
-    """By preference name, whether the agent is asked: what a client shows as a toggle."""
+    """Return for each preference whether the agent may choose it. Clients show those as toggles."""
     return {
         PREFERENCE_OF[setting]: modes[setting] is Mode.AGENT
         for setting in Setting

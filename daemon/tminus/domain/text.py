@@ -13,7 +13,7 @@ _JOINERS = "\u200c\u200d"
 """Zero-width joiners: part of Persian and Indic words and of many emoji. They are printed unless beside ASCII text."""
 
 _SPACES = "Zs"
-"""Unicode's category of spaces: French and Japanese texts use others than ASCII's."""
+"""Unicode's category of spaces. French and Japanese texts use spaces that ASCII does not have."""
 
 
 _LINE_ENDS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}

@@ -1,6 +1,6 @@
-"""Instants as text: RFC 3339 in JSON. The database stores whole milliseconds since 1970.
+"""Times as text: RFC 3339 in JSON. The database stores whole milliseconds since 1970.
 
-Every instant in tminus is an aware `datetime` in UTC, cut to the millisecond, so that answers, stored values and
+Every time in tminus is an aware `datetime` in UTC, cut to the millisecond, so that answers, stored values and
 comparisons all use the same number.
 """
 
@@ -16,8 +16,8 @@ _OUTSIDE = "is outside the years 1 to 9999 in UTC"
 
 _EXAMPLE = "for example 2030-08-10T15:30:00.000Z"
 
-# A grammar of our own: `datetime.fromisoformat` reads half an hour as half a second (`T10.5Z`), ignores characters
-# before the zone, and accepts other forms in each version of Python.
+# Not `datetime.fromisoformat`: it reads half an hour as half a second (`T10.5Z`), ignores characters before the zone,
+# and accepts other forms in each version of Python.
 _EXTENDED = r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
 _BASIC = r"([0-9]{4})([0-9]{2})([0-9]{2})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?"
 _ZONE = r"([Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
@@ -30,8 +30,8 @@ _PLUS_LOST = re.compile(r".*[0-9] [0-9]{2}:?[0-9]{2}")
 def parse(text: str) -> datetime:
     """Parse a date and time in RFC 3339, or in one of the ISO 8601 forms that `docs/api.md` lists.
 
-    A time without an offset is refused: it means another instant on each machine. Raises `ValueError` with a message
-    that follows the field's name: "is not …".
+    A time without an offset is refused, because it means something else in each time zone. Raises `ValueError` with a
+    message that follows the field's name: "is not …".
     """
     match = next((found for form in _FORMS if (found := form.fullmatch(text))), None)
     if match is None:
@@ -63,9 +63,9 @@ def parse(text: str) -> datetime:
 
 @lru_cache(maxsize=256)
 def text(instant: datetime) -> str:
-    """Return an instant as text, such as `2021-08-10T15:30:00.000Z`: always in UTC, always with three decimals.
+    """Return a time as text, such as `2021-08-10T15:30:00.000Z`: always in UTC, always with three decimals.
 
-    The result is cached: the same instant is usually written several times, in answers, events and the log.
+    The result is cached: the same time is usually written several times, in answers, events and the log.
     """
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)

@@ -192,7 +192,7 @@ def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
 _PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})
 
 LOCAL_AGENT_ID = 0
-"""Owner of sessions that are created over the local socket: "local operator"."""
+"""The id of the "local operator", who owns the sessions that are created over the local socket."""
 
 CLOCK_ACTOR = "clock"
 

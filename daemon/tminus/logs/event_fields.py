@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from tminus.domain import timestamps
-from tminus.domain.events import LogEvent, timeout_of
+from tminus.domain.events import LogEvent, timeout_setting
 from tminus.domain.types import LOCAL_AGENT_ID
 
 EVENT_FIELDS = (
@@ -43,7 +43,7 @@ def log_fields(recorded: LogEvent, actor_name: str | None = None) -> dict[str, A
         "start": event.start_time and timestamps.text(event.start_time),
         "previous_start": event.previous_start_time and timestamps.text(event.previous_start_time),
         "reason": event.reason,
-        "timeout": timeout_of(event),
+        "timeout": timeout_setting(event),
         "lag_ms": recorded.lag_ms,
         "participant_id": event.participant_id,
         "participant_name": participant.name if participant else None,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.domain.events import NOBODY, ActorNames, LogEvent
+from tminus.domain.events import NO_NAMES, ActorNames, LogEvent
 from tminus.domain.text import escape
 from tminus.logs.catalogue import LOG_LINES
 from tminus.logs.event_fields import EVENT_FIELDS, log_fields
@@ -91,7 +91,7 @@ def log_debug(name: str, /, **fields: Any) -> None:
         _writer.put({**_catalogued(name, fields), "level": "debug"})
 
 
-def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: ActorNames = NOBODY) -> None:
+def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: ActorNames = NO_NAMES) -> None:
     """Write the lines of committed events, in order, with level `info`. (`clock.late` warns of late transitions.)
 
     `done` is called on another thread when they have been written or refused, with whether all were written. `names`

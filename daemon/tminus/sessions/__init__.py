@@ -3,8 +3,8 @@
 ===============  ================================================================
 `commands`       create, reschedule, close
 `participants`   join, knock, admit, deny, leave
-`queries`        show, list, look up, history
-`transitions`    carries out a transition with the caller as its cause
+`queries`        get, list, search and look up sessions; their events; the feed
+`transitions`    executes a transition for a caller
 `authorization`  who may do what
 `idempotency`    the record of what an `Idempotency-Key` has created
 ===============  ================================================================

@@ -12,21 +12,21 @@ def may_see_secrets(caller: Caller, session: Session) -> bool:
 
 
 def owns(caller: Caller, session: Session | Active) -> bool:
-    """Return whether the session belongs to the caller."""
+    """Return whether the session belongs to the caller, who must be an agent."""
     return caller.agent_id == session.agent_id and caller.has(Role.AGENT)
 
 
-def sees_all(caller: Caller) -> bool:
+def may_see_all(caller: Caller) -> bool:
     """Return whether the caller may see the sessions of all agents."""
     return caller.has(Role.SUPERVISOR, Role.MONITOR)
 
 
-def sees(caller: Caller, session: Session | Active) -> bool:
+def may_see(caller: Caller, session: Session | Active) -> bool:
     """Return whether the caller may see this session."""
-    return sees_all(caller) or owns(caller, session)
+    return may_see_all(caller) or owns(caller, session)
 
 
-def need(allowed: bool, needs: str) -> None:
-    """Raise `Forbidden` with what the caller needs, unless it is allowed."""
+def require(allowed: bool, needs: str) -> None:
+    """Raise `Forbidden` unless `allowed`. `needs`: the roles that would allow it, for the error message."""
     if not allowed:
         raise Forbidden(needs)

@@ -25,14 +25,20 @@ class KeyedRequest:
 
 
 def keyed_request(key: str | None, body: Any) -> KeyedRequest | None:
-    """Return a key with the hash of a parsed JSON body; order of members and white space do not matter."""
+    """Return a key with the hash of a parsed JSON body, None without a key.
+
+    The order of members and white space do not change the hash.
+    """
     if key is None:
         return None
     return KeyedRequest(key, hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest())
 
 
 def find_record(tx: Transaction, caller: Caller, keyed: KeyedRequest) -> IdempotencyRecord | None:
-    """Return the record of this key from the last day, or None. Raises `KeyReused` if its body was different."""
+    """Return the record of this key, None if there is none from the last day.
+
+    Raises `KeyReused` if the body of that request was different.
+    """
     earlier = tx.idempotency_record(caller.agent_id, keyed.key)
     if earlier is None:
         return None

@@ -1,4 +1,4 @@
-"""Transitions as commands make them: with the caller as their cause."""
+"""Execute the transitions of commands. Their events name the caller as the actor."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from tminus.config import Settings
 from tminus.domain.errors import WrongStatus
 from tminus.domain.events import LogEvent
-from tminus.domain.lifecycle import Transition, fire
+from tminus.domain.lifecycle import Transition, transition_for
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, Caller, Status, Trigger
 from tminus.storage import Transaction
@@ -15,14 +15,15 @@ from tminus.storage.transitions import Cause, Named, execute
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """What a creating command answers: `replayed` if an earlier request with the same key had made it."""
+    """The result of a command that creates a session or a participant."""
 
     session: Session
     replayed: bool = False
+    """Whether an earlier request with the same `Idempotency-Key` created it."""
     participant_id: str = ""
 
 
-def carry_out(
+def execute_transition(
     tx: Transaction,
     settings: Settings,
     session: Session,
@@ -31,21 +32,22 @@ def carry_out(
     participant: Participant | None = None,
     **given: Any,
 ) -> Session:
-    """Carry out a transition of one session; return it as it is afterwards.
+    """Execute a transition of one session; return the session after it.
 
-    Raises `WrongStatus` if the session has changed since it was read.
+    `given`: the values for `Change.GIVEN`, by column. Raises `WrongStatus` if the session has changed since it was
+    read.
     """
     cause = Cause(caller.actor, caller.request_id)
     return _execute(tx, settings, Named((transition,), [session], cause, given, participant))
 
 
 def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Session) -> Session:
-    """Open a scheduled session that is due: now, not when the clock looks next. Raises `NoPinFree`."""
+    """Open a scheduled session that is due, without waiting for the scheduler. Raises `NoPinFree`."""
     if session.due_at is None or session.due_at > tx.now or session.status is not Status.SCHEDULED:
         return session
-    transition = fire(Trigger.OPEN, session.status)
+    transition = transition_for(Trigger.OPEN, session.status)
     pins = {session.id: tx.free_pin()} if session.type.has_pin else None
-    # It is the clock's, made in time, as the caller's request has caused it.
+    # The event has the scheduler as its actor, as every opening has, and no lateness: the request made it due just now.
     cause = Cause(CLOCK_ACTOR, caller.request_id, due_at=tx.now)
     return _execute(tx, settings, Named((transition,), [session], cause), pins)
 
@@ -53,8 +55,8 @@ def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Se
 def _execute(tx: Transaction, settings: Settings, named: Named, pins: dict[str, int] | None = None) -> Session:
     changed = execute(tx, named, settings.lifecycle.timeouts, pins)
     if not changed:
-        present = tx.session(named.sessions[0].id)
-        raise WrongStatus(trigger=named.transitions[0].trigger.value, status=present.status if present else "removed")
+        current = tx.session(named.sessions[0].id)
+        raise WrongStatus(trigger=named.transitions[0].trigger.value, status=current.status if current else "removed")
     return changed[0]
 
 

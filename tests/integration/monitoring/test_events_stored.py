@@ -58,10 +58,10 @@ def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> 
     mine, other = world.create(), world.create()
     world.join(mine)
     world.join(other)
-    history = world.store.read(lambda view: queries.history(view, AGENT, mine.id, 0, 100)).events
+    history = world.store.read(lambda view: queries.session_events(view, AGENT, mine.id, 0, 100)).events
     assert [told.event.type for told in history] == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
     assert {told.event.session_id for told in history} == {mine.id}
-    rest = world.store.read(lambda view: queries.history(view, AGENT, mine.id, history[0].event.seq, 1)).events
+    rest = world.store.read(lambda view: queries.session_events(view, AGENT, mine.id, history[0].event.seq, 1)).events
     assert [told.event for told in rest] == [history[1].event]
 
 

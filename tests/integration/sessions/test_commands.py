@@ -35,7 +35,7 @@ WITHOUT_PIN = [SessionType.LIVE, SessionType.REPLAY]
 
 
 def by_pin(world: World, pin: int) -> Session:
-    return world.store.read(lambda view: queries.by_pin(view, pin))
+    return world.store.read(lambda view: queries.session_by_pin(view, pin))
 
 
 # --- create and schedule ----------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_an_agent_may_have_so_many_open_sessions_and_then_one_more_when_one_is_c
 def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_left(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(participants, "MOST_PRESENT", 2)
+    monkeypatch.setattr(participants, "MAX_PRESENT", 2)
     session = world.create(preferences={"knock": True})
     waits = world.knock(session)
     first, _second = world.join(session), world.join(session)
@@ -203,7 +203,7 @@ def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_le
 def test_a_session_has_so_many_participants_in_its_life_however_many_have_left(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(participants, "MOST_EVER", 5)
+    monkeypatch.setattr(participants, "MAX_TOTAL", 5)
     session = world.create(preferences={"knock": True})
     for number in range(5):
         if number % 2:
@@ -672,8 +672,8 @@ def test_whatever_is_asked_of_an_unknown_session_is_refused(world: World) -> Non
         ("reschedule", lambda: world.reschedule(unknown, world.now + HOUR)),
         ("join", lambda: world.join(unknown)),
         ("leave", lambda: world.leave(unknown, "p")),
-        ("show", lambda: world.store.read(lambda view: queries.show(view, AGENT, "nobody"))),
-        ("history", lambda: world.store.read(lambda view: queries.history(view, AGENT, "nobody", 0, 10))),
+        ("show", lambda: world.store.read(lambda view: queries.get_session(view, AGENT, "nobody"))),
+        ("history", lambda: world.store.read(lambda view: queries.session_events(view, AGENT, "nobody", 0, 10))),
     ]
     for name, attempt in attempts:
         with pytest.raises(UnknownSession, match="Session not found nobody"):

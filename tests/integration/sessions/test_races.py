@@ -17,12 +17,12 @@ from tests.support.worlds import World
 
 from tminus.domain import ids
 from tminus.domain.errors import NoPinFree, RequestError, WrongStatus
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Session
 from tminus.domain.types import EventType, SessionType, Status, Trigger
 from tminus.scheduler import sweeps
 from tminus.sessions import commands
-from tminus.sessions.transitions import carry_out
+from tminus.sessions.transitions import execute_transition
 from tminus.storage import Transaction
 
 ROUNDS = 12
@@ -180,7 +180,7 @@ def test_a_move_that_was_decided_on_an_old_look_is_refused(daemons: tuple[World,
     one.reschedule(session, one.now + 2 * HOUR)
 
     def stale(tx: Transaction) -> None:
-        carry_out(tx, one.settings, session, fire(Trigger.OPEN, session.status), AGENT)
+        execute_transition(tx, one.settings, session, transition_for(Trigger.OPEN, session.status), AGENT)
 
     with pytest.raises(WrongStatus, match="status is scheduled"):
         one.run(stale)

@@ -127,7 +127,7 @@ def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: D
     stores = [database.open(), database.open()]
     for n in range(10):
         key = keyed_request(f"key-{n}", BODY)
-        job = partial(commands.create, settings=settings(), caller=AGENT, order=order(), keyed=key)
+        job = partial(commands.create, settings=settings(), caller=AGENT, request=order(), keyed=key)
         futures = [store.submit(job) for store in stores * 3]
         made = [future.result(30) for future in futures]
         assert len({one.session.id for one in made}) == 1

@@ -23,10 +23,12 @@ REFUSED: dict[str, Callable[[World, Session], Any]] = {
     "create": lambda world, _: world.create(by=FORMER),
     "reschedule": lambda world, session: world.reschedule(session, world.now + 2 * HOUR, by=FORMER),
     "close": lambda world, session: world.close(session, by=FORMER),
-    "show": lambda world, session: world.store.read(lambda view: queries.show(view, FORMER, session.id)),
-    "history": lambda world, session: world.store.read(lambda view: queries.history(view, FORMER, session.id, 0, 9)),
+    "show": lambda world, session: world.store.read(lambda view: queries.get_session(view, FORMER, session.id)),
+    "history": lambda world, session: world.store.read(
+        lambda view: queries.session_events(view, FORMER, session.id, 0, 9)
+    ),
     "list": lambda world, _: world.store.read(
-        lambda view: queries.listing(view, FORMER, SessionFilter(agent_id=FORMER.agent_id))
+        lambda view: queries.list_sessions(view, FORMER, SessionFilter(agent_id=FORMER.agent_id))
     ),
 }
 
@@ -49,8 +51,8 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) ->
     world.join(others)
 
     def found(by: Caller) -> set[str]:
-        active = world.store.read(lambda view: queries.active_among(view, by, [own.id, others.id, "nobody"]))
-        related = world.store.read(lambda view: queries.of_parent(view, by, "INC1", 10))
+        active = world.store.read(lambda view: queries.active_sessions(view, by, [own.id, others.id, "nobody"]))
+        related = world.store.read(lambda view: queries.sessions_of_parent(view, by, "INC1", 10))
         assert {session.id for session in active} == {session.id for session in related}
         return {session.id for session in active}
 
@@ -64,7 +66,7 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) ->
 
 def test_a_pin_is_enough_to_look_a_session_up(world: World) -> None:
     session = world.create(SessionType.SUPPORT)
-    assert world.store.read(lambda view: queries.by_pin(view, session.pin)).id == session.id
+    assert world.store.read(lambda view: queries.session_by_pin(view, session.pin)).id == session.id
 
 
 @ON_SQLITE

@@ -12,7 +12,7 @@ from tests.support.factories import session
 from tests.support.plain_lifecycle import deadline
 from tests.support.worlds import World
 
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, ParticipantRole, SessionType, Status, Timeouts
 from tminus.scheduler import sweeps
@@ -95,7 +95,7 @@ def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tu
     while due := [one for one in stand.values() if one.due_at is not None and one.due_at <= now]:
         one = min(due, key=lambda one: (one.due_at, one.id))
         assert one.due_trigger is not None
-        move = fire(one.due_trigger, one.status)
+        move = transition_for(one.due_trigger, one.status)
         closes = move.dest is Status.CLOSED
         events.append(
             Event(

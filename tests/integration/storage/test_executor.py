@@ -9,7 +9,7 @@ from tests.support.factories import AGENT, HOUR, MINUTE, session
 from tests.support.plain_lifecycle import Deadline, deadline
 from tests.support.worlds import World
 
-from tminus.domain.lifecycle import fire
+from tminus.domain.lifecycle import transition_for
 from tminus.domain.types import CloseReason, EventType, SessionType, Status, Timeouts, Trigger
 from tminus.storage.deadlines import stored_deadline
 from tminus.storage.transitions import Cause, Named, execute
@@ -26,7 +26,7 @@ def test_several_sessions_in_different_statuses_are_closed_by_one_call(world: Wo
     scheduled, new, active = world.schedule(2 * HOUR), world.create(SessionType.SUPPORT), world.create()
     world.join(active)
     before = [world.stored(one) for one in (scheduled, new, active)]
-    rows = tuple(fire(Trigger.CLOSE, one.status) for one in before)
+    rows = tuple(transition_for(Trigger.CLOSE, one.status) for one in before)
 
     closed = world.run(lambda tx: execute(tx, Named(rows, before, Cause(AGENT.actor)), TIMEOUTS))
 
@@ -51,7 +51,9 @@ def test_of_several_sessions_those_that_have_changed_are_left_alone(world: World
     world.join(other)
 
     closed = world.run(
-        lambda tx: execute(tx, Named((fire(Trigger.CLOSE, Status.NEW),), before, Cause(AGENT.actor)), TIMEOUTS)
+        lambda tx: execute(
+            tx, Named((transition_for(Trigger.CLOSE, Status.NEW),), before, Cause(AGENT.actor)), TIMEOUTS
+        )
     )
 
     assert [found.id for found in closed] == [one.id]

@@ -9,7 +9,7 @@ from tests.support.clocks import NOW
 from tests.support.factories import session
 
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, FeedEvent
-from tminus.domain.lifecycle import TABLE, fire
+from tminus.domain.lifecycle import TABLE, transition_for
 from tminus.domain.model import Event, Participant, Session
 from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
 from tminus.logs.catalogue import LOG_LINES
@@ -78,7 +78,7 @@ def _session() -> Session:
 
 
 def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
-    assert {event_type.value: set(entry.carries) for event_type, entry in CATALOGUE.items()} == CARRIES
+    assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == CARRIES
     assert set(CATALOGUE) == set(EventType)
     assert set(COMMON_FIELDS) == COMMON
     assert set(EXTRA_FIELDS) == {"actorName"}.union(*CARRIES.values())
@@ -208,7 +208,7 @@ def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_on
 def test_a_transition_is_recorded_under_its_own_event_type(
     trigger: Trigger, status: Status | None, event_type: EventType
 ) -> None:
-    assert fire(trigger, status).events == (event_type,)
+    assert transition_for(trigger, status).events == (event_type,)
 
 
 def test_a_log_lines_name_is_no_events_name() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tminus.domain.errors import WrongStatus
-from tminus.domain.lifecycle import CLOCK_TRANSITIONS, INITIAL, MACHINE, TABLE, fire
+from tminus.domain.lifecycle import CLOCK_TRANSITIONS, INITIAL, MACHINE, TABLE, transition_for
 from tminus.domain.types import CloseReason, Status, Trigger
 
 # (state, trigger): (state afterwards, who, why it is closed)
@@ -45,11 +45,11 @@ def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, t
     status = None if state == "initial" else Status(state)
     if (state, trigger) not in LEGAL:
         with pytest.raises(WrongStatus) as refused:
-            fire(Trigger(trigger), status)
+            transition_for(Trigger(trigger), status)
         assert (refused.value.trigger, refused.value.status) == (trigger, state)
         return
     dest, actor, reason = LEGAL[state, trigger]
-    move = fire(Trigger(trigger), status)
+    move = transition_for(Trigger(trigger), status)
     assert (move.trigger, move.source, move.dest, move.actor, move.reason) == (trigger, status, dest, actor, reason)
     assert (type(move.dest), type(move.reason)) == (Status, CloseReason if reason else type(None))
 
@@ -64,7 +64,7 @@ def test_the_machine_has_no_trigger_that_is_not_in_the_table() -> None:
 
 
 def test_the_machine_keeps_no_session_alive() -> None:
-    fire(Trigger.OPEN, Status.SCHEDULED)
+    transition_for(Trigger.OPEN, Status.SCHEDULED)
     assert MACHINE.models == []
 
 
