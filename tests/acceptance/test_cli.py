@@ -91,8 +91,8 @@ def test_reschedule_by_moves_the_start_by_a_duration(daemon: Daemon) -> None:
         moved = answer(daemon.command("move", one, *earlier, "--json"))
     assert (moved["startTime"], moved["version"]) == (start, 4)
     assert "version" in refused(daemon.command("reschedule", one, "--by", "1h", "--if-version", "3"), 4)
-    assert "--by SPAN" in refused(daemon.command("reschedule", one), 2)
-    assert "--by SPAN" in refused(daemon.command("reschedule", one, "--by", "1h", "--in", "1h"), 2)
+    assert "--by DURATION" in refused(daemon.command("reschedule", one), 2)
+    assert "--by DURATION" in refused(daemon.command("reschedule", one, "--by", "1h", "--in", "1h"), 2)
     assert "duration" in refused(daemon.command("reschedule", one, "--by", "later"), 2)
     assert "beyond the calendar" in refused(daemon.command("reschedule", one, "--by", "36500000d"), 2)
     assert "in the past" in refused(daemon.command("reschedule", one, "--by=-10000d"), 1)
@@ -219,7 +219,7 @@ def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
         (("db", "backup", "-"), 2, "a backup is a file"),
         (("check", "--config", "/nonexistent"), 1, "/nonexistent"),
         (("create", "--type", "live", "--label", ""), 1, "label"),
-        (("schedule", "--type", "live", "--label", "A"), 2, "--at TIME or --in SPAN"),
+        (("schedule", "--type", "live", "--label", "A"), 2, "--at TIME or --in DURATION"),
         (("schedule", "--type", "live", "--label", "A", "--in", "soon"), 2, "must be a duration"),
         (("schedule", "--type", "live", "--label", "A", "--in", "3000000d"), 2, "beyond the calendar"),
         (("create", "--type", "telepathy", "--label", "A"), 2, "telepathy"),

@@ -267,5 +267,5 @@ def test_the_socket_of_another_user_is_refused_in_that_users_directory(daemon: D
         listener.stdin.close()
     assert (refused.returncode, refused.stdout) == (5, "")
     assert refused.stderr == (
-        f"tminus: No answer from {var}/tminus.sock: user 4711 listens there, who may not run the daemon\n"
+        f"tminus: No answer from {var}/tminus.sock: user 4711, who listens there, may not run the daemon\n"
     )

@@ -294,7 +294,7 @@ class _Page(BaseHTTPRequestHandler):
         (b"[1]", "JSON that is not an object"),
         (b"[" * 100_000, "text/html that is not JSON"),
         (b"{}", "JSON that has no id"),
-        (b'{"id": 7}', "JSON that has id, which is not a text"),
+        (b'{"id": 7}', "JSON that has id, which is not text"),
     ],
     ids=["HTML", "null", "a list", "nested lists", "nothing in it", "another type"],
 )

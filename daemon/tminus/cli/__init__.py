@@ -9,7 +9,7 @@ Exit codes, the same for every command:
 3     there is no such session or webhook
 4     the session's status or version does not allow it
 5     no valid token, or not allowed
-6     no answer, or one that asks to try again later
+6     no answer, or an answer that allows a later retry
 7     done, but standard output could not be written
 ====  =======================================================================
 

@@ -40,17 +40,17 @@ GROUPS = {
         {
             "list": Entry("webhooks", "list_", "Show all endpoints: state, backlog, last error."),
             "ping": Entry("webhooks", "ping", "Send a test event."),
-            "pause": Entry("webhooks", "pause", "Stop sending to an endpoint until it is resumed."),
-            "resume": Entry("webhooks", "resume", "Continue where an endpoint was paused, at once."),
+            "pause": Entry("webhooks", "pause", "Pause deliveries to an endpoint."),
+            "resume": Entry("webhooks", "resume", "Resume deliveries to a paused endpoint at once."),
             "deliveries": Entry("webhooks", "deliveries", "Show all delivery attempts, the newest first."),
             "replay": Entry("webhooks", "replay", "Send past events again."),
-            "secret": Entry("webhooks", "secret", "Make a new signing secret."),
+            "secret": Entry("webhooks", "secret", "Generate a signing secret."),
         },
     ),
     "token": Group(
         "Tokens of agents.",
         {
-            "new": Entry("tokens", "new", "Make a token for a new or a configured agent."),
+            "new": Entry("tokens", "new", "Create a token for a new or a configured agent."),
             "list": Entry("tokens", "list_", "Show agents and the fingerprints of their tokens."),
             "revoke": Entry("tokens", "revoke", "Remove a token from the configuration."),
         },
@@ -59,10 +59,10 @@ GROUPS = {
         "The database.",
         {
             "backup": Entry("database", "backup", "Copy the database, also while the daemon runs."),
-            "restore": Entry("database", "restore", "Replace the database by a backup."),
+            "restore": Entry("database", "restore", "Replace the database with a backup."),
             "check": Entry("database", "check", "Check the database or a backup for damage."),
             "compact": Entry("database", "compact", "Shrink the database file to the size of its data."),
-            "upgrade": Entry("database", "upgrade", "Bring the database's schema up to date."),
+            "upgrade": Entry("database", "upgrade", "Upgrade the database's schema."),
         },
     ),
 }

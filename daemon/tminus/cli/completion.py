@@ -1,4 +1,4 @@
-"""Shell completion: answer the shell when Tab is pressed, and install the script that makes it ask. click does both."""
+"""Shell completion: print completions when the user presses Tab, and install the script that requests them."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,10 @@ _STARTS = {
 
 
 def answer(instruction: str) -> int:
-    """Print the completions of the last word, or the script; return the exit code. `instruction` is `bash_complete`."""
+    """Print the completions of the last word, or the script; return the exit code.
+
+    `instruction` is a shell and an action, such as `bash_complete` or `bash_source`.
+    """
     shell, _, what = instruction.partition("_")
     if shell not in SHELLS or what not in ("complete", "source"):
         return USAGE
@@ -39,7 +42,7 @@ def show(name: str) -> None:
 
 
 def install(name: str) -> None:
-    """Write the script to where the shell finds it."""
+    """Write the script to the directory from which the shell loads it."""
     shell = _shell(name)
     home = Path(os.environ.get("HOME") or "~").expanduser()
     try:

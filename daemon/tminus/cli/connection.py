@@ -33,7 +33,7 @@ _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
 
 @dataclass
 class Connection:
-    """The daemon that the command line names."""
+    """The daemon that the command line selects."""
 
     config: Path | None = None
     url: str | None = None
@@ -63,7 +63,7 @@ class Connection:
             raise fail(f"cannot read the token file {self.token_file}: it is not UTF-8 text", USAGE) from None
 
     def _local_socket(self) -> Candidate:
-        """Return the first socket that exists. Whether a daemon listens there is seen when connecting."""
+        """Return the first socket that exists, even if no daemon listens there."""
         if self.socket is not None:
             sockets = [discovery.named(self.socket)]
         else:
@@ -128,11 +128,11 @@ def _explained(error: client.ScreenMeetError) -> str:
     if isinstance(error, client.NotAuthenticated):
         source = _token_source()
         if source is None:
-            advice = "; set $TMINUS_TOKEN or --token-file (`tminus token new` makes a token)"
+            advice = "; set $TMINUS_TOKEN or --token-file (`tminus token new` creates a token)"
             # The daemon's description names HTTP headers, which do not help on the command line.
             description = "No token" if error.refcode else description
         else:
-            advice = f"; it comes from {source}; the daemon knows a new token after a reload"
+            advice = f"; it comes from {source}; the daemon accepts a new token after a reload"
     elif error.permanent and "permitted" in str(error):
         advice = f"; {_PERMIT}"
     return f"{description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"

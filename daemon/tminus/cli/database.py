@@ -49,7 +49,7 @@ def database_of(settings: Settings, state: Path) -> config.Database:
 @click.command(cls=Command)
 @click.pass_obj
 def upgrade(connection: Connection) -> None:
-    """Bring the database's schema up to date, as the daemon does when it starts."""
+    """Upgrade the database's schema, as the daemon does when it starts."""
     from tminus import storage  # noqa: F401, PLC0415 - slow to load; loaded before root gives up its rights
 
     with reporting_errors():
@@ -77,14 +77,14 @@ def upgrade(connection: Connection) -> None:
 def backup(connection: Connection, file: Path, force: bool, keep: int | None, as_json: bool) -> None:
     """Copy the SQLite database, also while a daemon runs. The copy contains secrets, so it has mode 0600.
 
-    FILE is the copy, or a directory, in which the copy's name has the date.
+    FILE is the name of the copy, or a directory, in which the copy is named after the date.
     """
     from tminus.storage import backup as backups  # noqa: PLC0415 - slow to load
 
     if str(file) == "-":
         raise fail("a backup is a file: name one, or a directory", USAGE)
     if keep is not None and not file.is_dir():
-        raise fail(f"--keep counts the copies in a directory, and {file} is not a directory", USAGE)
+        raise fail(f"--keep needs a directory, and {file} is not a directory", USAGE)
     with reporting_errors():
         database = database_of(*settings_and_state(connection))
         done = backups.back_up(database.url, file, clock.now(), force=force, keep=keep)
@@ -105,7 +105,7 @@ def backup(connection: Connection, file: Path, force: bool, keep: int | None, as
 @as_json
 @click.pass_obj
 def restore(connection: Connection, file: Path, as_json: bool) -> None:
-    """Replace the database by a backup, while no daemon runs. The old database is kept under a name with the date.
+    """Replace the database with a backup, while no daemon runs. The old database is renamed, with the date.
 
     FILE is a copy that `tminus db backup` wrote.
     """

@@ -93,8 +93,10 @@ def application() -> Commands:
         params=[
             *daemon_options(are_first=True),
             _global_option("--version", "Print the version.", is_flag=True, callback=_version),
-            _global_option("--install-completion", "Make your shell complete commands, options and ids.", **for_shell),
-            _global_option("--show-completion", "Print the script that does that.", **for_shell),
+            _global_option(
+                "--install-completion", "Install the script with which your shell completes commands.", **for_shell
+            ),
+            _global_option("--show-completion", "Print the completion script of your shell.", **for_shell),
         ],
     )
     for name, group in catalogue.GROUPS.items():

@@ -29,8 +29,8 @@ SEARCH_PAGE = 200
     type=click.Choice(["mine", "all"]),
     help="Your own sessions or all. Default: mine; over the local socket, all.",
 )
-@click.option("--start-from", type=TIME, metavar="TIME", help="Only sessions that start then or later.")
-@click.option("--start-to", type=TIME, metavar="TIME", help="Only sessions that start before then.")
+@click.option("--start-from", type=TIME, metavar="TIME", help="Only sessions that start at this time or later.")
+@click.option("--start-to", type=TIME, metavar="TIME", help="Only sessions that start before this time.")
 @click.option(
     "--record", type=NAME, metavar="NAME", help="Only sessions of this record: INC0042, its table and id, or its id."
 )

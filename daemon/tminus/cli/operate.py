@@ -55,7 +55,7 @@ def check(connection: Connection, effective: bool) -> None:
 @click.command(cls=Command)
 def lifecycle() -> None:
     """Print the transition table: all statuses, and the triggers between them. The format is Mermaid, which GitHub,
-    GitLab and https://mermaid.live draw.
+    GitLab and https://mermaid.live display.
     """
     from tminus.domain.diagram import mermaid  # noqa: PLC0415 - slow to import
 
@@ -94,5 +94,5 @@ def advance(connection: Connection, as_json: bool) -> None:
     else:
         parts = [f"{trigger} {count}" for trigger, count in moves.items()] + ([f"removed {removed}"] if removed else [])
         if held is not None:
-            parts.append(f"nothing removed before {timestamps.text(held.until)}, as the clock has jumped ahead")
+            parts.append(f"nothing is removed until {timestamps.text(held.until)}, since the clock has jumped ahead")
         output.put(", ".join(parts) or "nothing was due")

@@ -61,10 +61,10 @@ class Time(click.ParamType):  # type: ignore[type-arg]  # likewise
         return str(value)
 
 
-class Span(click.ParamType):  # type: ignore[type-arg]  # likewise
+class Duration(click.ParamType):  # type: ignore[type-arg]  # likewise
     """A duration, which may have a sign if `signed`."""
 
-    name = "span"
+    name = "duration"
 
     def __init__(self, *, signed: bool = False) -> None:
         self.signed = signed
@@ -84,8 +84,8 @@ FILE = File(path_type=Path, readable=False)  # not checked here; reading it repo
 NAME = Name()
 ID = Id()
 TIME = Time()
-SPAN = Span()
-SPAN_EITHER_WAY = Span(signed=True)
+DURATION = Duration()
+SIGNED_DURATION = Duration(signed=True)
 
 AFTER_THE_COMMAND = "--config, --url, --token-file and --socket (see `tminus --help`) are also accepted here."
 

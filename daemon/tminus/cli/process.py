@@ -12,7 +12,7 @@ from tminus.service.signals import runs_daemon
 def run(arguments: list[str], *, interruptible: bool) -> int:
     """Run the command; return its exit code.
 
-    `interruptible` says whether Ctrl-C interrupts the command; otherwise SIGINT is ignored, or handled already.
+    `interruptible`: whether Ctrl-C interrupts the command; otherwise SIGINT is ignored, or has a handler already.
     """
     output.open_streams()
     output.print_safely(stdout=not runs_daemon(arguments))  # the daemon's log has escapes of its own

@@ -9,7 +9,7 @@ import click
 from tminus import clock
 from tminus.cli import output, views
 from tminus.cli.connection import CONFLICT, Connection, fail, reporting_errors
-from tminus.cli.options import NAME, NUMBER, SPAN, SPAN_EITHER_WAY, TIME, TYPES, Command, as_json, session_id
+from tminus.cli.options import DURATION, NAME, NUMBER, SIGNED_DURATION, TIME, TYPES, Command, as_json, session_id
 from tminus.domain import timestamps
 from tminus.domain.policy import PREFERENCE_OF
 
@@ -22,7 +22,9 @@ MAX_NAMES = 50
 """Maximum number of participants' names that are shown."""
 
 at = click.option("--at", type=TIME, metavar="TIME", help="The start: RFC 3339, with Z or an offset.")
-in_ = click.option("--in", "in_", type=SPAN, metavar="SPAN", help="The start, counted from now: 90s, 10m5s, 2h, 3d.")
+in_ = click.option(
+    "--in", "in_", type=DURATION, metavar="DURATION", help="The start, counted from now: 90s, 10m5s, 2h, 3d."
+)
 
 
 def session_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -58,7 +60,7 @@ def _start(at: str | None, in_: timedelta | None, or_by: str = "") -> str:
 
 
 def _start_error(or_by: str) -> click.UsageError:
-    return click.UsageError(f"Give the start once: --at TIME or --in SPAN{or_by}.", click.get_current_context())
+    return click.UsageError(f"Give the start once: --at TIME or --in DURATION{or_by}.", click.get_current_context())
 
 
 def _moved(session: "schemas.Session", by: timedelta) -> str:
@@ -151,7 +153,7 @@ def schedule(
 @session_id
 @at
 @in_
-@click.option("--by", type=SPAN_EITHER_WAY, metavar="SPAN", help="Move the start by: 1h later, -30m earlier.")
+@click.option("--by", type=SIGNED_DURATION, metavar="DURATION", help="Move the start later (1h) or earlier (-30m).")
 @click.option("--if-version", type=NUMBER, metavar="NUMBER", help="Only if the session still has this version.")
 @as_json
 @click.pass_obj
@@ -166,9 +168,9 @@ def reschedule(
 ) -> None:
     """Move a scheduled session to another start. Also `tminus move`."""
     if by is None:
-        start = _start(at, in_, or_by=" or --by SPAN")
+        start = _start(at, in_, or_by=" or --by DURATION")
     elif at is not None or in_ is not None:
-        raise _start_error(" or --by SPAN")
+        raise _start_error(" or --by DURATION")
     with reporting_errors(), connection.open() as daemon:
         if by is not None:
             # With the version: if two callers move it by an hour at the same time, one of them is refused.

@@ -39,7 +39,7 @@ LEAST_FINGERPRINT = 8
 def new(
     connection: Connection, agent_id: int, name: str | None, role: tuple[str, ...], append: Path | None, as_json: bool
 ) -> None:
-    """Make a token for a new agent, or another one for a configured agent. The file contains only the token's hash."""
+    """Create a token for a new or a configured agent. The configuration file contains only the token's hash."""
     with reporting_errors():
         read = _configuration(connection)
         known = next((agent for agent in read.settings.agents if agent.id == agent_id), None)
@@ -78,7 +78,7 @@ def new(
 
 
 def _check_same(known: Agent, name: str | None, role: tuple[str, ...], where: str) -> None:
-    """Fail if an option contradicts the configured agent."""
+    """Fail if an option differs from the configured agent."""
     if name is not None and name != known.name:
         problem = f"agent {known.id} is {known.name!r} ({where})"
         raise fail(f"{problem}: name another agent with --id, or leave --name out", REFUSED)
@@ -127,7 +127,7 @@ def list_(connection: Connection, wide: bool, as_json: bool) -> None:
         )
         return
     if not read.settings.agents:
-        output.put("no agents: `tminus token new` makes one")
+        output.put("no agents: `tminus token new` creates one")
         return
     columns = [
         Column("ID"), Column("NAME", least=8), Column("ROLES", least=8, folds=True), Column("TOKENS"),

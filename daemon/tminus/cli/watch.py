@@ -9,7 +9,7 @@ import click
 from tminus import clock
 from tminus.cli import output, tables, views
 from tminus.cli.connection import Connection, reporting_errors
-from tminus.cli.options import PAGE, SPAN, Command, utc
+from tminus.cli.options import DURATION, PAGE, Command, utc
 from tminus.cli.output import Line, Span
 from tminus.cli.times import TimeFormat
 from tminus.client import Unavailable
@@ -24,7 +24,7 @@ FRAME = 4
 
 
 @click.command(cls=Command)
-@click.option("--interval", type=SPAN, metavar="SPAN", default="1s", help="Time between two updates.")
+@click.option("--interval", type=DURATION, metavar="DURATION", default="1s", help="Time between two updates.")
 @click.option(
     "--limit", type=PAGE, default=200, metavar="NUMBER", help="Maximum rows of each table; never more than fit."
 )
@@ -92,7 +92,7 @@ def frame(
 
 
 def shares_within(wanted: list[int], counts: list[int], height: int) -> list[int]:
-    """Return the number of rows for each table within `room` lines, which include headings and "… more" lines."""
+    """Return the number of rows for each table within `height` lines, which include headings and "… more" lines."""
 
     def lines(share: int, count: int) -> int:
         return share + (1 if share else 0) + (1 if count > share else 0)
@@ -118,7 +118,7 @@ class Screen:
             output.draw("\n")
 
     def draw(self, drawn: tuple[list[Line], Line], size: tuple[int, int]) -> None:
-        """Draw a frame that was made for a terminal of this size. The next frame notices if it has changed since."""
+        """Draw a frame that was made for a terminal of this size. If the size has changed, clear the screen first."""
         lines, end = drawn
         if not output.is_terminal():
             if lines != self._before:

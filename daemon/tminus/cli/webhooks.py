@@ -1,4 +1,4 @@
-"""The commands for webhooks: show endpoints and delivery attempts; ping, pause, resume and replay."""
+"""The commands for webhooks: list, ping, pause, resume, deliveries, replay and secret."""
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 
 PING_SECONDS = 300.0
-"""The maximum of a webhook's `timeout`, after which the daemon answers that the endpoint was not reached."""
+"""The maximum of a webhook's `timeout` in seconds. The daemon responds to a ping after that time at the latest."""
 
 
 def _call(connection: Connection, method: str, path: str, **more: Any) -> Any:
@@ -68,7 +68,7 @@ def ping(connection: Connection, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def pause(connection: Connection, name: str, as_json: bool) -> None:
-    """Stop sending to an endpoint until it is resumed. Its events wait."""
+    """Pause deliveries to an endpoint. Its events wait until `resume`."""
     answer: schemas.Webhook = _call(connection, "POST", _path(name, "pause"))
     _show(answer, as_json, f"{name} is paused ({answer['pauseReason']})")
 
@@ -78,7 +78,7 @@ def pause(connection: Connection, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def resume(connection: Connection, name: str, as_json: bool) -> None:
-    """Continue to send where the endpoint was paused, at once, whatever the reason of the pause."""
+    """Resume deliveries at once, beginning with the events that waited. Works after any kind of pause."""
     answer: schemas.Webhook = _call(connection, "POST", _path(name, "resume"))
     _show(answer, as_json, f"{name} is resumed; {answer['backlog']} events are waiting")
 
@@ -105,7 +105,7 @@ def deliveries(
 
 @click.command(cls=Command)
 @webhook_name
-@click.option("--from-seq", type=click.IntRange(1), metavar="NUMBER", help="Events with this number or a higher one.")
+@click.option("--from-seq", type=click.IntRange(1), metavar="NUMBER", help="Events from this number on.")
 @click.option("--since", type=TIME, metavar="TIME", help="Events since this time.")
 @click.option("--session", type=ID, metavar="ID", shell_complete=session_ids, help="Events of this session.")
 @as_json
@@ -124,7 +124,7 @@ def replay(
 
 @click.command(cls=Command)
 def secret() -> None:
-    """Make a new signing secret. Store it in a file of its own; the receiver needs the same secret."""
+    """Generate a signing secret. Store it in a separate file; the receiver needs the same secret."""
     import base64  # noqa: PLC0415 - only this command needs it
     import secrets  # noqa: PLC0415
 

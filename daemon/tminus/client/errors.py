@@ -21,8 +21,9 @@ RETRIED = frozenset({429, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 
 NOT_EXECUTED = frozenset({429, 503})
-"""Statuses after which the daemon has not executed the request. For the others of `RETRIED`, a proxy may have lost the
-daemon's response."""
+"""Statuses that mean that the daemon has not executed the request. With the others of `RETRIED`, a proxy may have lost
+the daemon's response.
+"""
 
 PERHAPS_EXECUTED = frozenset({107503, 108503})
 """Refcodes that are exceptions to `NOT_EXECUTED`: the database failed, perhaps at the commit, or the daemon stopped."""
@@ -67,7 +68,7 @@ class Conflict(ScreenMeetError):
 
 
 class Unavailable(ScreenMeetError):
-    """There was no response, or one that asks to try again later, and all retries have failed."""
+    """There was no response, or a response that allows a later retry; all retries have failed."""
 
 
 _ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 412: Conflict}
@@ -82,7 +83,7 @@ _check_error = validation.shape(
 
 
 def error_of(response: Response) -> ScreenMeetError:
-    """Return the error that a response means, also if a proxy and not the daemon has sent it."""
+    """Return the error for a response of the daemon, or of a proxy in front of it."""
     code = response.status
     error_class = _ERRORS.get(code, Unavailable if code in RETRIED or code >= 500 else InvalidRequest)
     try:

@@ -47,7 +47,7 @@ SessionType = Literal["support", "cobrowse", "live", "replay"]
 DEFAULT_URL = "http://127.0.0.1:8710"
 
 MAX_PAUSE = 10.0
-"""Maximum seconds between two attempts, whatever `Retry-After` says."""
+"""Maximum seconds between two attempts, even if `Retry-After` is longer."""
 
 
 class ScreenMeet:
@@ -71,9 +71,9 @@ class ScreenMeet:
     timeout
         Seconds that one attempt may take.
     retries
-        How often to repeat a call that got no response, or one that asks to try again later. A retry never creates a
-        second session, since each call that creates one has an idempotency key. Other calls that must not be executed
-        twice are not repeated when their response was lost.
+        How often to repeat a call after no response, or after a response that allows a later retry. A retry never
+        creates a second session, since each call that creates one has an idempotency key. Other calls that must not be
+        executed twice are not repeated after a lost response.
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class ScreenMeet:
         self._headers = {"client-app": "tminus-python", "Accept": "application/json"}
         if token and socket is None:
             if not _fits_header(token):
-                raise NotAuthenticated("No valid token: it has characters that no token has; check what was copied")
+                raise NotAuthenticated(
+                    "No valid token: it contains characters that no token has; check what was copied"
+                )
             self._headers["Session-id"] = token
         self._transport = _transport(self.url, socket, socket_owners, timeout)
 
@@ -157,7 +159,7 @@ class ScreenMeet:
         try:
             return cast("schemas.Session", self.request("PUT", path, json={"startTime": startTime}, headers=headers))
         except Conflict as conflict:
-            # An attempt whose response was lost may have moved the session, which may have opened since.
+            # An earlier attempt whose response was lost may have moved the session, which may be open now.
             if not conflict.retried:
                 raise
             session = self.getSession(ScreenMeetSessionId)
@@ -289,17 +291,17 @@ def _base_url(text: str) -> str:
     """Return the URL without `/v3` at its end, which the ServiceNow client requires there."""
     try:
         url = urlsplit(text)
-        is_one = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        found = ascii_url(text) if is_one and "@" not in url.netloc else text
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        found = ascii_url(text) if is_url and "@" not in url.netloc else text
     except ValueError as error:
         raise InvalidRequest(f"{text} is not a URL such as {DEFAULT_URL}: {error}") from None
-    if not is_one or not _fits_header(found) or " " in found:
+    if not is_url or not _fits_header(found) or " " in found:
         raise InvalidRequest(f"{text} is not a URL such as {DEFAULT_URL}")
     return found.rstrip("/").removesuffix("/v3").rstrip("/")
 
 
 def _transport(url: str, socket: str | Path | None, socket_owners: Collection[int] | None, timeout: float) -> Transport:
-    """Return the transport. Each is imported only when it is used: loading httpx takes longer than a call."""
+    """Return the transport. Its module is imported only when it is used: loading httpx takes longer than a call."""
     if socket is not None:
         from tminus.client.transport.local import LocalTransport  # noqa: PLC0415
 
@@ -318,7 +320,7 @@ def _random_key() -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return one quoted part of a path. Bytes of a command line that are not UTF-8 are kept."""
+    """Return one part of a path, percent-encoded. Bytes of a command line that are not UTF-8 are preserved."""
     return quote(text, safe="", errors="surrogateescape")
 
 
@@ -339,7 +341,7 @@ def _fits_header(text: str) -> bool:
 
 
 def _result(response: Response, method: str, path: str, where: str) -> Any:
-    """Return the JSON of a response. Raises `InvalidRequest` if tminus cannot have sent it, but some other server."""
+    """Return the JSON of a response. Raises `InvalidRequest` if another server than tminus has sent it."""
     content_type = response.headers.get("content-type", "something")
     try:
         result = json_text.loads(response.body)

@@ -1,4 +1,4 @@
-"""Check that a response has the fields which the client and the command use; otherwise another server has sent it.
+"""Check that a response has the fields that the client and the command use; otherwise another server has sent it.
 
 `tminus.schemas` defines all fields, but loading it takes longer than a command's request. So this module repeats the
 types of the fields that are used, and a test compares the two. A field that a release adds is not required here until
@@ -18,11 +18,11 @@ MAX_SECONDS = 10**12
 """The longest duration that can be formatted: about thirty thousand years."""
 
 Check = Callable[[Any], str]
-"""Returns a message that follows the value's name, or `""` if the value is right."""
+"""Returns a message that follows the value's name, or `""` if the value is valid."""
 
 
 def text(value: Any) -> str:
-    return "" if isinstance(value, str) else "is not a text"
+    return "" if isinstance(value, str) else "is not text"
 
 
 def boolean(value: Any) -> str:

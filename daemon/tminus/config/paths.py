@@ -158,7 +158,7 @@ def _signing_secret(key: str, path: Path) -> str:
     except ValueError:
         length = 0
     if not 24 <= length <= 64:
-        raise _unreadable(key, "it is not a `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` makes one")
+        raise _unreadable(key, "it is not a `whsec_…` of 24 to 64 bytes; `tminus webhooks secret` generates one")
     return secret
 
 

@@ -53,7 +53,7 @@ def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: 
         (
             ("copy.db", "--keep", "3"),
             2,
-            "tminus: --keep counts the copies in a directory, and copy.db is not a directory\n",
+            "tminus: --keep needs a directory, and copy.db is not a directory\n",
         ),
         (("{there}",), 1, "tminus: {there}: is there already: name another file, or overwrite it with --force\n"),
     ],

@@ -32,7 +32,7 @@ class NoResponse(Exception):
 
 
 class CannotConnect(Exception):
-    """The environment does not allow a connection; `str` says what to change."""
+    """The environment does not allow a connection; `str` contains what to change."""
 
 
 class Transport(Protocol):

@@ -88,7 +88,7 @@ class LocalTransport:
         _, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if user not in self._owners:
             raise NoResponse(
-                f"user {_name(user)} listens there, who may not run the daemon", sent=False, permanent=True
+                f"user {_name(user)}, who listens there, may not run the daemon", sent=False, permanent=True
             )
 
 
@@ -124,7 +124,7 @@ def _body(connection: socket.socket, received: bytearray, headers: Mapping[str, 
     """Read a body as long as its Content-Length, which the daemon sends with every response that is not a stream."""
     text = headers.get("content-length", "0" if "transfer-encoding" not in headers else "")
     if not (text.isascii() and text.isdigit() and len(text) < 16) or int(text) > MAX_BODY:
-        raise NoResponse("its answer has no length, or is too long", sent=True, permanent=True)
+        raise NoResponse("its answer has no valid length, or is too long", sent=True, permanent=True)
     length = int(text)
     while len(received) < length:
         if not (part := connection.recv(min(1 << 20, length - len(received)))):
