@@ -3,8 +3,8 @@
 A function that decides takes `now` as an argument, so a test sets it and needs no tolerance. Code that acts (HTTP
 handlers, timers, commands) calls this module.
 
-Daemons that share a database use its clock: after `follow`, `now` returns the database's time. Timers sleep by the
-clock of this machine, so they call `machine`.
+Daemons that share a PostgreSQL database use its clock: after `follow`, `now` returns the database's time. Timers use
+the clock of this machine, so they call `machine`.
 """
 
 import time
@@ -29,12 +29,12 @@ def now() -> datetime:
 
 def follow(source: Callable[[], datetime]) -> None:
     """Make `now` return what `source` returns."""
-    global _source  # noqa: PLW0603 - one time for the whole process: no caller may read another clock by mistake
+    global _source  # noqa: PLW0603 - there is one wall clock for the whole process
     _source = source
 
 
 def booted() -> float:
-    """Return when the machine booted, in seconds since 1970. The kernel counts process start times from there."""
+    """Return when the machine booted, in seconds since 1970. The kernel gives process start times relative to it."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -44,5 +44,5 @@ def running() -> float:
 
 
 def monotonic() -> float:
-    """Return seconds on a clock that is never set: for durations, and to detect that the wall clock was set."""
+    """Return the seconds of a clock that is never set: for durations, and to detect that the wall clock was set."""
     return time.monotonic()

@@ -12,7 +12,7 @@ from tminus.domain.events import FeedEvent
 from tminus.domain.model import Participant, Session
 from tminus.domain.types import Caller, EventType, ParticipantRole, SessionType, Trigger
 from tminus.scheduler import sweeps
-from tminus.scheduler.sweeps import Sweep
+from tminus.scheduler.sweeps import SweepResult
 from tminus.sessions import commands, participants
 from tminus.sessions.commands import IfMatch
 from tminus.sessions.idempotency import KeyedRequest
@@ -101,10 +101,10 @@ class World:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def advance(self) -> Sweep:
+    def advance(self) -> SweepResult:
         return sweeps.do_all_due(self.store.submit, self.settings.lifecycle.timeouts)
 
-    def passes(self, span: timedelta | None = None, **units: float) -> Sweep:
+    def passes(self, span: timedelta | None = None, **units: float) -> SweepResult:
         """Advance the clock, then run what is due."""
         self.clock.passes(span, **units)
         return self.advance()

@@ -1,4 +1,4 @@
-"""Log the failures of jobs, each once until it changes or the job succeeds."""
+"""Log the failures of jobs. The same failure is logged again only after the job has succeeded or failed otherwise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from tminus.storage.engine import reason
 
 
 class Failed:
-    """What `FailureLog.run` returns in place of a result."""
+    """The result of `FailureLog.run` for a job that raised."""
 
 
 class FailureLog:
@@ -17,7 +17,7 @@ class FailureLog:
 
     def __init__(self) -> None:
         self._errors: dict[str, str] = {}
-        """Job -> the error that was logged."""
+        """Job -> the error that was logged last."""
 
     def run(self, job: str, work: Callable[[], Any]) -> Any:
         """Run a job; return its result, or a `Failed` if it raised."""
@@ -35,8 +35,10 @@ class FailureLog:
 
 
 def _fields(error: Exception) -> dict[str, str]:
-    """Return the log fields of an error. For an unreachable database they are the driver's error without a traceback:
-    it is no defect, and the message of `StoreUnavailable` is meant for callers.
+    """Return the log fields of an error.
+
+    For an unreachable database they contain the driver's error and no traceback: it is no defect of tminus, and the
+    message of `StoreUnavailable` is meant for callers.
     """
     if isinstance(error, StoreUnavailable):
         return {"error": f"the database is not available: {reason(error.__cause__ or error)}"}

@@ -1,4 +1,4 @@
-"""The scheduler: does what is due, recomputes deadlines for new time-outs, removes old rows, and logs the heartbeat."""
+"""The scheduler: executes due transitions, recomputes deadlines for new time-outs, and runs the periodic jobs."""
 
 import contextlib
 import threading
@@ -19,6 +19,8 @@ from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.metrics import Metrics
 from tminus.monitoring.outages import Outages
 from tminus.scheduler import sources, sweeps
+from tminus.scheduler.clock_steps import ClockStepDetector
+from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
 from tminus.storage import Store, Transaction
 from tminus.storage.engine import reason
@@ -41,7 +43,7 @@ CAUSE_WINDOW = 5.0
 """Seconds after a step of the wall clock, or a freeze, in which it counts as the cause of late transitions."""
 
 LATE = timedelta(seconds=1)
-"""Lateness of a sweep above which `clock.late` is logged."""
+"""Lateness of a transition above which `clock.late` is logged."""
 
 
 class Dependencies(Protocol):
@@ -58,14 +60,14 @@ class Dependencies(Protocol):
 
 
 class Scheduler:
-    """Runs the timers and does their work.
+    """Executes due transitions at their deadlines, and runs the periodic jobs.
 
     Parameters
     ----------
     dependencies
         The store, the current settings, the webhooks and the metrics.
     event_log
-        Throttled while many sessions are due at once.
+        Throttled while many sessions are due.
     stopping
         Set when the daemon stops; a long sweep then ends early.
     alive
@@ -87,7 +89,7 @@ class Scheduler:
     ) -> None:
         self._outages = outages or Outages(lambda: 0.0)
         self._starting = True
-        """Whether what is due became due while no daemon ran."""
+        """Whether the due transitions fell due while no daemon ran."""
         self._dependencies = dependencies
         self._store = dependencies.store
         self._event_log = event_log
@@ -97,38 +99,52 @@ class Scheduler:
         self._are_deadlines_current = False
         """Whether all stored deadlines are those of the current time-outs."""
         self._must_recompute = False
-        """Whether to recompute them even if another daemon has done so: this daemon may since then have stored some
-        that were computed from the previous time-outs.
+        """Whether to recompute them even if another daemon has done so: afterwards this daemon may have stored
+        deadlines that were computed from the previous time-outs.
         """
         self._worst_lag = timedelta(0)
-        self._one_at_a_time = threading.Lock()
+        """The greatest lateness of a transition since the last heartbeat."""
+        self._tick_lock = threading.Lock()
         """Held by the running tick. A reload runs a tick on its own thread."""
-        self.timers = Timers(
-            self.tick,
-            self._jobs(dependencies.settings),
-            dependencies.webhooks.retry_all_now,
-            lambda: self._store.clock_difference,
-            self._outages.look,
+        failures = FailureLog()
+        self.timers = Timers(self.tick, self._jobs(dependencies.settings), failures)
+        self._clock_steps = ClockStepDetector(
+            failures,
+            self.timers.reset,
+            on_step=dependencies.webhooks.retry_all_now,
+            difference=lambda: self._store.clock_difference,
+            every_second=self._outages.look,
         )
 
+    def start(self) -> None:
+        """Start the timers and the clock-step detector."""
+        self.timers.start()
+        self._clock_steps.start()
+
+    def stop(self) -> None:
+        """Stop both; return when no tick and no job runs."""
+        self.timers.stop()
+        self._clock_steps.stop()
+
     def tick(self) -> datetime | None:
-        """Do what is due; return the next deadline. Raises `StoreUnavailable`."""
+        """Execute the due transitions; return the next deadline, None if there is none. Raises `StoreUnavailable`."""
         try:
-            with self._one_at_a_time:
+            with self._tick_lock:
                 due = self._do_due()
         except StoreUnavailable:
             # An unreachable database does not count as a stopped scheduler: a new process would not help, and `/readyz`
-            # reports it. A scheduler that hangs or fails in another way does not feed the watchdog, which restarts it.
+            # reports it. If the scheduler hangs or fails in another way, it does not feed the watchdog, and systemd
+            # restarts the daemon.
             self._alive()
             raise
         self._alive()
         return due
 
     def first_tick(self) -> tuple[datetime | None, dict[Status, int]]:
-        """Do what became due while no daemon ran; return the next deadline and the number of open sessions by status.
+        """Execute the transitions that fell due while no daemon ran.
 
-        If the disk is full, the daemon starts nevertheless, so that callers can read, and retries each second. Raises
-        `StartupError`.
+        Return the next deadline and the number of open sessions by status. If the disk is full, the daemon starts
+        nevertheless, so that callers can read, and ticks are repeated each second. Raises `StartupError`.
         """
         try:
             due = self.tick()
@@ -150,20 +166,20 @@ class Scheduler:
     def apply_settings(self, old: Settings, new: Settings) -> None:
         """Replace the periodic jobs and the deadlines by those of new settings."""
         self.timers.set_jobs(self._jobs(new))
-        with self._one_at_a_time:
+        with self._tick_lock:
             self._must_recompute |= new.lifecycle.timeouts != old.lifecycle.timeouts
             self._are_deadlines_current = False
-        with contextlib.suppress(RequestError):  # the settings apply; the next tick recomputes deadlines
+        with contextlib.suppress(RequestError):  # the settings are in force; the next tick recomputes the deadlines
             self.add_deadline(self.tick())
 
     def add_deadline(self, due: datetime | None) -> None:
-        """Set the timer to a deadline that was stored, if it is the earliest; None: none was stored."""
+        """Set the timer to a stored deadline, if it is earlier than the current one; None: no deadline was stored."""
         if due is not None:
-            self.timers.due_at(due)
+            self.timers.set_deadline(due)
 
     def _do_due(self) -> datetime | None:
         if self._store.failing is not None:
-            # Only a write can show that writing works again, and no caller may send one.
+            # Only a write can show that writes succeed again, and perhaps no caller sends one.
             self._store.submit(lambda _tx: None, clock=True).result()
         timeouts = self._dependencies.settings.lifecycle.timeouts
         if not self._are_deadlines_current:
@@ -194,17 +210,17 @@ class Scheduler:
     def _submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         with self._outages.during("write"):
             future = self._store.submit(job, clock=clock)
-            wait([future])  # within `during`, which measures it; the sweep waits for the result in any case
+            wait([future])  # inside `during`, which measures the time; the sweep waits for the result in any case
         return future
 
     def _cause(self, lag: timedelta) -> str:
         """Return the likely cause of late transitions."""
         if self._starting:
             return "start after downtime"
-        step = self.timers.steps.stepped(lag.total_seconds() + CAUSE_WINDOW)
+        step = self._clock_steps.stepped(lag.total_seconds() + CAUSE_WINDOW)
         if step > 0 and step >= (lag - LATE).total_seconds():
-            return "wall clock set"  # the step explains the lag, whatever else was slow
-        frozen = self.timers.steps.frozen(lag.total_seconds() + CAUSE_WINDOW)
+            return "wall clock set"  # the step alone explains the lag
+        frozen = self._clock_steps.frozen(lag.total_seconds() + CAUSE_WINDOW)
         if frozen >= lag.total_seconds() / 2:
             return "daemon frozen"
         if (outage := self._outages.cause(lag)) is not None:
@@ -222,7 +238,7 @@ class Scheduler:
             log("deadlines.moved", moved=moved)
 
     def _should_stop(self) -> bool:
-        """Record progress, between two batches of a long sweep; return whether to end it."""
+        """Record progress between two batches of a long sweep; return whether to end the sweep."""
         self.timers.mark_alive()
         self._alive()
         return self._stopping.is_set()
@@ -267,7 +283,7 @@ class Scheduler:
             waiting = {one.webhook.name: one.backlog.events for one in endpoints if one.backlog.events}
             oldest = min((one.backlog.oldest for one in endpoints if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
-            # The heartbeat is logged nevertheless: without it, the daemon would look dead.
+            # The heartbeat is logged nevertheless. Without it, the daemon would seem to be down.
             unreadable = reason(error.__cause__ or error)
         overdue = clock.now() - due if due is not None else timedelta(0)
         worst, self._worst_lag = self._worst_lag, timedelta(0)

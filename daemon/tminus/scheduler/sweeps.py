@@ -1,6 +1,6 @@
-"""The scheduler's work: what is due, new deadlines after new time-outs, and retention.
+"""The scheduler's work: execute what is due, recompute deadlines after new time-outs, and remove old rows.
 
-Each function works in bounded batches and returns what it did. Timers call it, and so does `tminus advance`.
+Each function works in bounded batches and returns what it did. The scheduler and `tminus advance` call them.
 """
 
 from collections import Counter
@@ -23,29 +23,30 @@ T = TypeVar("T")
 
 FIRST_BATCH = 128
 """Transitions in the first batch of a sweep. It is small, so that the first of many sessions opens within
-milliseconds. Each batch has twice the size of the one before, up to `LARGEST_BATCH`, while it takes less than half of
-`BATCH_TIME`."""
+milliseconds. While a batch takes less than half of `BATCH_TIME`, the next one is twice as large, up to `LARGEST_BATCH`.
+"""
 
 SMALLEST_BATCH = 512
-"""The size below which a slow batch is not made smaller: the fixed costs of a batch would then dominate."""
+"""The size below which a slow batch is not made smaller, because the fixed costs of a batch would dominate."""
 
 LARGEST_BATCH = 4096
 """Maximum number of transitions in one transaction."""
 
 BATCH_TIME = 0.05
-"""Maximum seconds that a batch should take, since a request may have to wait for it."""
+"""Seconds that a batch should take at most, since a request may have to wait for it."""
 
 FIRST_REMOVAL = 256
-"""Rows in the first batch of a removal; later batches are adapted in the same way."""
+"""Rows in the first batch of a removal. The sizes of later batches are adapted in the same way."""
 
 SMALLEST_REMOVAL = 32
 """The number of rows below which a slow removal is not made smaller."""
 
-MAX_IDLE = timedelta(days=3)
+MAX_RUN_GAP = timedelta(days=3)
 """Time since the last run of retention above which the clock may be wrong. A daemon that is stopped over a weekend
-stays below it."""
+stays below it.
+"""
 
-PAUSE = timedelta(days=1)
+RETENTION_PAUSE = timedelta(days=1)
 """Time for which retention then removes nothing, so that an operator can correct the clock."""
 
 
@@ -56,19 +57,20 @@ class Submit(Protocol):
 
 
 @dataclass(slots=True)
-class Sweep:
+class SweepResult:
     """The result of `do_all_due`."""
 
     transitions: Counter[str] = field(default_factory=Counter)
-    """Number by trigger."""
+    """Trigger -> number of transitions."""
     worst_lag: timedelta = timedelta(0)
+    """The greatest lateness of a transition."""
     without_pin: int = 0
     """Number of sessions that could not open, since no PIN was free."""
 
 
-def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> Sweep:
+def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> SweepResult:
     """Do everything that is due, in the order of the deadlines, until nothing is left or `stop` returns True."""
-    done = Sweep()
+    done = SweepResult()
     limit = FIRST_BATCH
     while not stop():
         begun = clock.monotonic()
@@ -78,7 +80,7 @@ def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = la
         done.without_pin += batch.without_pin
         if not batch.more:
             break
-        # The time for which it waited for another daemon does not count: smaller batches would not shorten it.
+        # Time spent waiting for another daemon does not count, because smaller batches would not shorten it.
         limit = _next_size(limit, clock.monotonic() - begun - batch.waited, SMALLEST_BATCH)
     return done
 
@@ -93,10 +95,10 @@ def recompute_deadlines(
     submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False, *, unconditionally: bool = False
 ) -> int:
     """Recompute all stored deadlines if they were computed from other time-outs; return how many have changed.
-    `unconditionally`: recompute them in any case.
 
-    The time-outs are stored at the end, so a run that is interrupted is repeated at the next start. It uses the
-    scheduler's queue in the writer: no session is opened or closed while it runs, so it must not wait behind requests.
+    `unconditionally`: recompute them in any case. The time-outs are stored at the end, so a run that is interrupted is
+    repeated at the next start. The jobs use the scheduler's queue in the writer, so that they do not wait behind
+    requests: no session is opened or closed by the scheduler until they are done.
     """
     computed_by = meta.timeouts_text(timeouts)
     if not unconditionally and submit(lambda tx: tx.meta(meta.TIMEOUTS), clock=True).result() == computed_by:
@@ -119,24 +121,24 @@ class RetentionPause:
     """A pause of retention, because the clock may be wrong."""
 
     ahead: timedelta
-    """Time between the last run of retention and the beginning of the pause."""
+    """The time by which the clock may have been set ahead: from the last run of retention to the start of the pause."""
     until: datetime
     is_new: bool
     """Whether the pause begins now."""
 
 
 def retention_pause(tx: Transaction) -> RetentionPause | None:
-    """Return the present pause of retention, or None; record the time of this run.
+    """Return the current pause of retention, or None; store the time of this run.
 
-    A clock that is set ahead by months would make retention remove in minutes what should stay for months. The daemon
-    cannot find out whether its clock is right. Therefore nothing is removed for a day after any such jump.
+    If the clock was set ahead by months, retention would remove in minutes what should be kept for months. The daemon
+    cannot find out whether its clock is right. Therefore nothing is removed for a day after such a jump.
     """
     stored = tx.meta(meta.RETENTION)
     run = meta.RetentionRun.parse(stored) if stored else meta.RetentionRun(tx.now)
-    is_new = tx.now - run.at > MAX_IDLE
+    is_new = tx.now - run.at > MAX_RUN_GAP
     if is_new:
-        run = meta.RetentionRun(tx.now, ahead=tx.now - run.at, held_until=tx.now + PAUSE)
-    elif run.held_until is not None and tx.now < run.held_until <= tx.now + PAUSE:
+        run = meta.RetentionRun(tx.now, ahead=tx.now - run.at, held_until=tx.now + RETENTION_PAUSE)
+    elif run.held_until is not None and tx.now < run.held_until <= tx.now + RETENTION_PAUSE:
         run = run._replace(at=tx.now)
     else:  # there was no pause, it is over, or the clock was set back
         run = meta.RetentionRun(tx.now)

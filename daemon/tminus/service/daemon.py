@@ -142,8 +142,8 @@ class Daemon:
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
         if self._stopping.is_set():
             return
-        self._timers.start()
-        self._started.callback(self._timers.stop)
+        self._scheduler.start()
+        self._started.callback(self._scheduler.stop)
         reloading = asyncio.create_task(self._reload_on(reload))
         self._startup_server.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))

@@ -24,6 +24,7 @@ from tminus.domain.types import CLOCK_ACTOR, EventType, Status
 from tminus.logs import output
 from tminus.logs.writer import Line, LogWriter, Stream, json_line
 from tminus.scheduler import timers
+from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import Timers
 from tminus.system import threads
 
@@ -210,9 +211,9 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_clock(
         runs.append(1)
         raise OSError(f"failure {len(runs)}")
 
-    started = Timers(tick, {})
+    started = Timers(tick, {}, FailureLog())
     started.start()
-    started.due_at(clock.now())
+    started.set_deadline(clock.now())
     try:
         eventually(lambda: len(runs) > 4)
     finally:

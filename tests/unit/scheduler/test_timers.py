@@ -15,7 +15,8 @@ from tests.support.waiting import eventually
 
 from tminus import clock
 from tminus.domain.errors import StoreUnavailable
-from tminus.scheduler import clock_steps, timers
+from tminus.scheduler import timers
+from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import Timers
 
 HOUR = timedelta(hours=1)
@@ -38,7 +39,7 @@ class Ticks:
 
 @contextmanager
 def running(tick: Callable[[], datetime | None], jobs: timers.PeriodicJobs | None = None) -> Iterator[Timers]:
-    started = Timers(tick, jobs or {})
+    started = Timers(tick, jobs or {}, FailureLog())
     started.start()
     try:
         yield started
@@ -55,14 +56,13 @@ def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timers, "SWEEP", timedelta(milliseconds=20))
-    monkeypatch.setattr(clock_steps, "INTERVAL", timedelta(milliseconds=20))
 
 
 def test_a_tick_runs_at_the_deadline_and_not_before(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         due = clock.now() + SOON
-        started.due_at(due)
+        started.set_deadline(due)
         eventually(lambda: tick.at)
     assert len(tick.at) == 1
     assert tick.at[0] >= due
@@ -89,7 +89,7 @@ def test_timers_do_not_depend_on_the_local_time_zone(
     try:
         with running(tick, {"job": (SOON, lambda: None)}) as started:
             due = clock.now() + SOON
-            started.due_at(due)
+            started.set_deadline(due)
             eventually(lambda: tick.at)
         assert tick.at[0] >= due
     finally:
@@ -105,23 +105,23 @@ def test_apscheduler_has_the_main_loop_that_timers_override() -> None:
 def test_the_tick_runs_at_once_for_a_deadline_in_the_past(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
-        started.due_at(clock.now() - HOUR)
+        started.set_deadline(clock.now() - HOUR)
         eventually(lambda: tick.at)
 
 
 def test_an_earlier_deadline_replaces_a_later_one(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
-        started.due_at(clock.now() + HOUR)
-        started.due_at(clock.now() + SOON)
+        started.set_deadline(clock.now() + HOUR)
+        started.set_deadline(clock.now() + SOON)
         eventually(lambda: tick.at)
 
 
 def test_a_later_deadline_does_not_replace_an_earlier_one(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
-        started.due_at(clock.now() + SOON)
-        started.due_at(clock.now() + HOUR)
+        started.set_deadline(clock.now() + SOON)
+        started.set_deadline(clock.now() + HOUR)
         eventually(lambda: tick.at)
 
 
@@ -129,7 +129,7 @@ def test_the_next_tick_runs_at_the_deadline_that_the_tick_returned(no_sweep: Non
     first, second = clock.now() + SOON, clock.now() + 3 * SOON
     tick = Ticks(second)
     with running(tick) as started:
-        started.due_at(first)
+        started.set_deadline(first)
         eventually(lambda: len(tick.at) == 2)
     assert tick.at[1] >= second
 
@@ -138,7 +138,7 @@ def test_a_past_deadline_that_a_tick_returns_is_left_to_the_sweep(no_sweep: None
     tick = Ticks(*[clock.now() - HOUR] * 1000)
     later = threading.Event()
     with running(tick) as started:
-        started.due_at(clock.now())
+        started.set_deadline(clock.now())
         eventually(lambda: tick.at)
         started._scheduler.add_job(later.set)  # behind it in the same queue
         assert later.wait(10)
@@ -156,7 +156,7 @@ def test_the_earliest_deadline_that_many_threads_set_counts(no_sweep: None) -> N
         def set_some(mine: list[timedelta]) -> None:
             begin.wait()
             for span in mine:
-                started.due_at(now + span)
+                started.set_deadline(now + span)
 
         threads = [threading.Thread(target=set_some, args=(spans[n::8],)) for n in range(8)]
         for thread in threads:
@@ -177,10 +177,10 @@ def test_a_deadline_set_while_a_tick_runs_is_not_skipped(no_sweep: None) -> None
         assert go_on.wait(10)
 
     with running(tick) as started:
-        started.due_at(clock.now())
+        started.set_deadline(clock.now())
         assert running_now.wait(10)
         due = clock.now() + timedelta(milliseconds=1)
-        started.due_at(due)
+        started.set_deadline(due)
         eventually(lambda: clock.now() > due + SOON)  # the second timer has fired while the first tick still runs
         go_on.set()
         eventually(lambda: len(runs) == 2)
@@ -198,7 +198,7 @@ def test_two_ticks_never_run_at_once(quick_sweep: None) -> None:
         return clock.now() + timedelta(milliseconds=2)
 
     with running(tick) as started:
-        started.due_at(clock.now())
+        started.set_deadline(clock.now())
         eventually(lambda: len(runs) > 20)
     assert all(runs)
 
@@ -260,9 +260,9 @@ def test_a_failed_tick_loses_no_deadline(no_sweep: None, log_lines: LogLines) ->
             raise OSError("once")
 
     with running(tick) as started:
-        started.due_at(clock.now())
+        started.set_deadline(clock.now())
         eventually(lambda: runs)
-        started.due_at(clock.now() + SOON)
+        started.set_deadline(clock.now() + SOON)
         eventually(lambda: len(runs) == 2)
 
 
@@ -274,9 +274,9 @@ def test_stop_returns_only_when_the_running_tick_has_finished(no_sweep: None) ->
         assert go_on.wait(10)
         finished.set()
 
-    started = Timers(tick, {})
+    started = Timers(tick, {}, FailureLog())
     started.start()
-    started.due_at(clock.now())
+    started.set_deadline(clock.now())
     assert begun.wait(10)
     stopping = threading.Thread(target=started.stop)
     stopping.start()
@@ -292,45 +292,9 @@ def test_a_deadline_set_after_stop_has_no_effect(no_sweep: None) -> None:
     tick = Ticks()
     with running(tick) as started:
         pass
-    started.due_at(clock.now())
+    started.set_deadline(clock.now())
     assert started._armed is None
     assert tick.at == []
-
-
-def test_registered_callbacks_are_called_after_a_clock_step(quick_sweep: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, ahead, told = clock.now, [timedelta(0)], threading.Event()
-    monkeypatch.setattr(clock, "now", lambda: wall() + ahead[0])
-    started = Timers(Ticks(), {}, told.set)
-    started.start()
-    try:
-        ahead[0] = -HOUR
-        assert told.wait(10)
-    finally:
-        started.stop()
-
-
-def test_a_callback_that_fails_after_a_clock_step_is_called_again_until_it_succeeds(
-    quick_sweep: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wall, ahead, told = clock.now, [timedelta(0)], Ticks()
-    monkeypatch.setattr(clock, "now", lambda: wall() + ahead[0])
-
-    def away_at_first() -> None:
-        told()
-        if len(told.at) < 3:
-            raise StoreUnavailable
-
-    ticks = Ticks()
-    started = Timers(ticks, {}, away_at_first)
-    started.start()
-    try:
-        ahead[0] = -HOUR
-        eventually(lambda: len(told.at) == 3)
-        seen = len(ticks.at)
-        eventually(lambda: len(ticks.at) > seen + 5)
-        assert len(told.at) == 3, "and then no more"
-    finally:
-        started.stop()
 
 
 def test_a_job_runs_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> None:
@@ -343,7 +307,7 @@ def test_a_job_runs_at_its_interval_on_a_thread_of_its_own(no_sweep: None) -> No
 
     with running(tick, {"retention": (timedelta(milliseconds=20), job)}) as started:
         assert job_runs.wait(10)
-        started.due_at(clock.now())
+        started.set_deadline(clock.now())
         eventually(lambda: tick.at)  # while the job is still busy
         job_may_end.set()
 
@@ -371,14 +335,14 @@ def test_set_jobs_replaces_the_jobs_and_keeps_the_sweep(quick_sweep: None) -> No
 
 
 @pytest.mark.parametrize(
-    "anew", [lambda timers: timers.set_jobs(timers._jobs), Timers._set_all], ids=["reload", "step"]
+    "set_again", [lambda timers: timers.set_jobs(timers._jobs), Timers.reset], ids=["reload", "step"]
 )
-def test_a_job_runs_although_the_timers_are_reset_often(anew: Callable[[Timers], None], no_sweep: None) -> None:
+def test_a_job_runs_although_the_timers_are_reset_often(set_again: Callable[[Timers], None], no_sweep: None) -> None:
     """Each reload and each step of the wall clock resets the timers."""
     done = Ticks()
 
     def done_twice(started: Timers) -> bool:
-        anew(started)
+        set_again(started)
         return len(done.at) >= 2
 
     with running(Ticks(), {"retention": (timedelta(milliseconds=200), done)}) as started:
@@ -408,7 +372,7 @@ def test_a_failed_job_is_logged_by_name_and_runs_again(no_sweep: None, log_lines
 def test_the_scheduler_is_alive_while_ticks_finish_and_not_while_one_hangs(
     quick_sweep: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timers, "ALIVE", 0.2)
+    monkeypatch.setattr(timers, "STALLED_AFTER", 0.2)
     hang, runs = threading.Event(), Ticks()
 
     def tick() -> None:
