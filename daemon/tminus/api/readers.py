@@ -27,6 +27,7 @@ class _Read:
     look: Callable[[View], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    session_id: str | None
     arrived: float = 0.0
     result: Any = None
     error: BaseException | None = None
@@ -63,13 +64,16 @@ class Readers:
         self._threads = [threading.Thread(target=self._run, name=f"read_{number}") for number in range(threads)]
         self._started = False
 
-    async def query(self, look: Callable[[View], T]) -> T:
-        """Run `look` on a view that includes every earlier commit; return its result."""
+    async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
+        """Run `look` on a view that includes every earlier commit; return its result.
+
+        `session_id`: the session that it will read, if it is known. Those of a batch are read together.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if not self._arriving:
             loop.call_soon(self._hand_over, loop)
-        self._arriving.append(_Read(look, future, loop))
+        self._arriving.append(_Read(look, future, loop, session_id))
         return await future
 
     def close(self) -> None:
@@ -130,8 +134,11 @@ class Readers:
 
     def _read(self, batch: Sequence[_Read]) -> None:
         """Run all reads in one transaction. It begins after they arrived, so that each sees every earlier commit."""
+        ids = {read.session_id for read in batch if read.session_id is not None}
 
         def look(view: View) -> None:
+            if len(ids) > 1:
+                view.read_ahead(ids)
             for read in batch:
                 try:
                     read.result, read.error = read.look(view), None

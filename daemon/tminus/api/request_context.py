@@ -52,16 +52,19 @@ class RequestContext:
     refcode: int | None = None
     """The refcode of the error, if the request was refused."""
 
-    async def write(self, job: Callable[[Transaction], T]) -> T:
-        """Run a job on the store's writer, and set `recorded` if the job records events."""
+    async def write(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
+        """Run a job on the store's writer, and set `recorded` if the job writes: each of its writes has an event.
 
-        def count_events(tx: Transaction) -> T:
-            before = len(tx.recorded)
+        `session_id`: the session that the job will read, if it is known.
+        """
+
+        def run_and_note(tx: Transaction) -> T:
+            before = tx.writes
             result = job(tx)
-            self.recorded = len(tx.recorded) > before
+            self.recorded = tx.writes > before
             return result
 
-        return await self.services.transact(count_events)
+        return await self.services.transact(run_and_note, session_id)
 
     def header(self, name: bytes) -> str:
         """Return the text of a header, or "" if the request does not have it."""

@@ -129,7 +129,7 @@ async def list_sessions(
     refusals=refusals(Forbidden, UnknownSession),
 )
 async def get_session(context: RequestContext, caller: CurrentCaller, session_id: str) -> Answer:
-    session = await context.services.query(lambda view: queries.get_session(view, caller, session_id))
+    session = await context.services.query(lambda view: queries.get_session(view, caller, session_id), session_id)
     return _answer(session, caller)
 
 
@@ -146,7 +146,7 @@ async def reschedule_session(
 ) -> Answer:
     services, seen = context.services, versions(if_match)
     session = await context.write(
-        lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen)
+        lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen), session_id
     )
     return _answer(session, caller)
 
@@ -161,7 +161,7 @@ async def close_session(
     context: RequestContext, caller: CurrentCaller, session_id: str, if_match: IfMatchHeader = None
 ) -> Answer:
     seen = versions(if_match)
-    await context.write(lambda tx: commands.close(tx, context.services.settings, caller, session_id, seen))
+    await context.write(lambda tx: commands.close(tx, context.services.settings, caller, session_id, seen), session_id)
     return Json({"success": True})
 
 
@@ -211,7 +211,7 @@ async def join_session(
         name=body.name,
         keyed=keyed,
     )
-    result = await context.write(arrive)
+    result = await context.write(arrive, session_id)
     context.replayed = result.replayed
     return Json({"participantId": result.participant_id}, headers=[_REPLAYED] if result.replayed else [])
 
@@ -234,7 +234,7 @@ async def answer_knock(
     context: RequestContext, caller: CurrentCaller, session_id: str, participant_id: str, body: Admission
 ) -> Answer:
     services, command = context.services, participants.admit if body.admitted else participants.deny
-    await context.write(lambda tx: command(tx, services.settings, caller, session_id, participant_id))
+    await context.write(lambda tx: command(tx, services.settings, caller, session_id, participant_id), session_id)
     return Json({"success": True})
 
 
@@ -246,5 +246,7 @@ async def answer_knock(
 )
 async def leave_session(context: RequestContext, caller: CurrentCaller, session_id: str, participant_id: str) -> Answer:
     services = context.services
-    await context.write(lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id))
+    await context.write(
+        lambda tx: participants.leave(tx, services.settings, caller, session_id, participant_id), session_id
+    )
     return Json({"success": True})

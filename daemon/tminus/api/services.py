@@ -108,11 +108,14 @@ class Services:
         self.settings = settings
         self.applied_at = clock.now()
 
-    async def query(self, look: Callable[[View], T]) -> T:
-        """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`."""
+    async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
+        """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`.
+
+        `session_id`: the session that it will read, if it is known.
+        """
         self._reads += 1
         try:
-            return await self._readers.query(look)
+            return await self._readers.query(look, session_id)
         finally:
             self._reads -= 1
 

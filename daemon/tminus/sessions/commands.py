@@ -14,7 +14,7 @@ from tminus import schemas
 from tminus.config import Settings
 from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
-from tminus.domain.lifecycle import Change, opens_at, transition_for
+from tminus.domain.lifecycle import Change, transition_for
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import owns, require
@@ -92,9 +92,7 @@ def create(
     record_creation(tx, session, transition, caller)
     if keyed is not None:
         store_record(tx, caller, keyed, session.id)
-    if request.start_time is not None and opens_at(request.start_time, timeouts) <= now:
-        tx.flush()
-        session = open_if_due(tx, settings, caller, session)
+    open_if_due(tx, settings, caller, session, request.start_time)
     return CreateResult(session)
 
 
@@ -158,8 +156,9 @@ def reschedule(
         return session
     _check_start(start, tx.now, settings)
     expires = start + settings.lifecycle.timeouts.new
-    moved = execute_transition(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
-    return open_if_due(tx, settings, caller, moved)
+    execute_transition(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
+    open_if_due(tx, settings, caller, session, start)
+    return session
 
 
 def close(tx: Transaction, settings: Settings, caller: Caller, session_id: str, if_match: IfMatch = None) -> None:

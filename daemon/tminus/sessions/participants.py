@@ -52,10 +52,10 @@ def join_or_knock(
     if session.version > MAX_TOTAL and tx.participants_ever(session_id, MAX_TOTAL) >= MAX_TOTAL:
         raise TooManyParticipants(MAX_TOTAL, at_once=False)
     participant = Participant(id=ids.base62(12), session_id=session_id, role=role, name=name, joined_at=tx.now)
-    changed = execute_transition(tx, settings, session, transition, caller, participant)
+    execute_transition(tx, settings, session, transition, caller, participant)
     if keyed is not None:
         store_record(tx, caller, keyed, session_id, participant.id)
-    return CreateResult(changed, participant_id=participant.id)
+    return CreateResult(session, participant_id=participant.id)
 
 
 def _check_not_full(session: Session) -> None:

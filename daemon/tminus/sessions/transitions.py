@@ -1,16 +1,17 @@
 """Execute the transitions of commands. Their events name the caller as the actor."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tminus.config import Settings
 from tminus.domain.errors import WrongStatus
 from tminus.domain.events import LogEvent
-from tminus.domain.lifecycle import Transition, transition_for
+from tminus.domain.lifecycle import Transition, opens_at, transition_for
 from tminus.domain.model import Event, Participant, Session
-from tminus.domain.types import CLOCK_ACTOR, Caller, Status, Trigger
+from tminus.domain.types import CLOCK_ACTOR, Caller, Trigger
 from tminus.storage import Transaction
-from tminus.storage.transitions import Cause, Named, execute
+from tminus.storage.transitions import Cause, Named, Requested, execute
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +32,37 @@ def execute_transition(
     caller: Caller,
     participant: Participant | None = None,
     **given: Any,
-) -> Session:
-    """Execute a transition of one session; return the session after it.
+) -> None:
+    """Execute a transition of one session. `session` is updated when the transaction writes it, before the commit.
 
-    `given`: the values for `Change.GIVEN`, by column. Raises `WrongStatus` if the session has changed since it was
-    read.
+    `given`: the values for `Change.GIVEN`, by column. `WrongStatus` is raised, now or then, if the session has changed
+    since it was read.
     """
-    cause = Cause(caller.actor, caller.request_id)
-    return _execute(tx, settings, Named((transition,), [session], cause, given, participant))
+    requested = Requested(session, Cause(caller.actor, caller.request_id), given)
+    if participant is None:
+        tx.request(transition, requested, settings.lifecycle.timeouts)
+    else:
+        _execute(tx, settings, Named((transition,), [requested], participant))
 
 
-def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Session) -> Session:
-    """Open a scheduled session that is due, without waiting for the scheduler. Raises `NoPinFree`."""
-    if session.due_at is None or session.due_at > tx.now or session.status is not Status.SCHEDULED:
-        return session
-    transition = transition_for(Trigger.OPEN, session.status)
+def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Session, start: datetime | None) -> None:
+    """Open a session that is scheduled for `start` if that is due now, without waiting for the scheduler.
+
+    Raises `NoPinFree`.
+    """
+    if start is None or opens_at(start, settings.lifecycle.timeouts) > tx.now:
+        return
+    tx.flush()
     pins = {session.id: tx.free_pin()} if session.type.has_pin else None
     # The event has the scheduler as its actor, as every opening has, and no lateness: the request made it due just now.
     cause = Cause(CLOCK_ACTOR, caller.request_id, due_at=tx.now)
-    return _execute(tx, settings, Named((transition,), [session], cause), pins)
+    _execute(tx, settings, Named((transition_for(Trigger.OPEN, session.status),), [Requested(session, cause)]), pins)
 
 
-def _execute(tx: Transaction, settings: Settings, named: Named, pins: dict[str, int] | None = None) -> Session:
-    changed = execute(tx, named, settings.lifecycle.timeouts, pins)
-    if not changed:
-        current = tx.session(named.sessions[0].id)
-        raise WrongStatus(trigger=named.transitions[0].trigger.value, status=current.status if current else "removed")
-    return changed[0]
+def _execute(tx: Transaction, settings: Settings, named: Named, pins: dict[str, int] | None = None) -> None:
+    if not execute(tx, named, settings.lifecycle.timeouts, pins):
+        present = tx.session(named.requested[0].session.id)
+        raise WrongStatus(trigger=named.transitions[0].trigger.value, status=present.status if present else "removed")
 
 
 def record_creation(tx: Transaction, session: Session, transition: Transition, caller: Caller) -> None:

@@ -1,9 +1,11 @@
 """Values for many rows in one parameter, a JSON object: one statement for any number of rows, on both databases."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, String, any_, bindparam, cast, column, func, select
+from sqlalchemy import ColumnElement, String, any_, bindparam, cast, column, func, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import TypeEngine
 
 
 class Lookup(NamedTuple):
@@ -13,6 +15,8 @@ class Lookup(NamedTuple):
     """Whether the row's key is a name in the object."""
     value: ColumnElement[Any]
     """The value under that name. On PostgreSQL it is text: cast it for a number."""
+    member: Callable[[str, TypeEngine[Any]], ColumnElement[Any]]
+    """Returns the member of that value with a name, as a column of a type, if the value is an object itself."""
 
 
 def look_up(dialect: str, parameter: str, key: ColumnElement[str]) -> Lookup:
@@ -24,6 +28,14 @@ def look_up(dialect: str, parameter: str, key: ColumnElement[str]) -> Lookup:
         # An array, for which PostgreSQL expects ten elements. For the pairs of an object it expects a hundred, and
         # would rather read the whole of a small table than look so often into its index.
         names = func.array(select(func.jsonb_object_keys(json)).scalar_subquery(), type_=ARRAY(String))
-        return Lookup(key == any_(names), func.jsonb_extract_path_text(json, key))
+        return Lookup(
+            key == any_(names),
+            func.jsonb_extract_path_text(json, key),
+            lambda name, kind: cast(func.jsonb_extract_path_text(json, key, literal_column(f"'{name}'")), kind),
+        )
     pairs = func.json_each(text).table_valued(column("key", String), column("value", String), name=parameter).c
-    return Lookup(key == pairs.key, pairs.value)
+    return Lookup(
+        key == pairs.key,
+        pairs.value,
+        lambda name, kind: func.json_extract(pairs.value, literal_column(f"'$.{name}'"), type_=kind),
+    )

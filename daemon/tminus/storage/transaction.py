@@ -1,17 +1,14 @@
 """What can be written: a change and its events, together or not at all."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    CursorResult,
-    Dialect,
     Table,
     bindparam,
     delete,
@@ -22,22 +19,22 @@ from sqlalchemy import (
     tuple_,
     update,
 )  # fmt: skip
-from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
 from tminus import clock
 from tminus.domain import timestamps
-from tminus.domain.errors import NoPinFree
+from tminus.domain.errors import NoPinFree, WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition
-from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, JsonText, Session
+from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, Session
 from tminus.domain.types import Timeouts, Trigger
-from tminus.storage import meta
+from tminus.storage import meta, transitions
 from tminus.storage.allowances import Allowances
-from tminus.storage.deadlines import deadline_sql
+from tminus.storage.inserts import insert_rows
 from tminus.storage.locks import LOCK_WRITER
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
-from tminus.storage.view import View
+from tminus.storage.transitions import Named, Requested
+from tminus.storage.view import SESSION, View
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
@@ -49,9 +46,6 @@ AGENT_SESSIONS_KEPT = 1000
 each call never uses an old one, and must not fill the table.
 """
 
-ROWS = 16
-"""Rows that one statement stores on SQLite, at most."""
-
 _TOO_MANY = (
     select(AGENT_SESSIONS.c.sid)
     .where(AGENT_SESSIONS.c.agent_id == bindparam("of_agent"))
@@ -59,79 +53,6 @@ _TOO_MANY = (
     .offset(AGENT_SESSIONS_KEPT)
     .limit(100)  # an agent that has more, from before there was a limit, loses some with each new one
 )
-
-Bind = Callable[[Sequence[SQLModel]], Any]
-"""Returns the parameters of an insertion of rows."""
-
-# How SQLAlchemy writes a column is determined once: to insert a row through it takes twice as long.
-
-
-@cache
-def _values(
-    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
-) -> tuple[str, Bind]:
-    """Return an insertion of so many rows for SQLite.
-
-    One statement inserts several rows, because each statement releases the interpreter lock, and to get it back takes
-    longer than to insert a row.
-    """
-    binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
-
-    def bind(rows: Sequence[SQLModel]) -> tuple[Any, ...]:
-        found = map(vars, rows)
-        return tuple([binder(row[name]) if binder else row[name] for row in found for name, binder in binders])
-
-    row = f"({', '.join('?' * len(columns))})"
-    given = f"VALUES {', '.join([row] * rows)}"
-    name, listed = _quoted(dialect, table, columns)
-    if timeouts is None:
-        return f"INSERT INTO {name} ({listed}) {given}", bind
-    selected, returned = _with_deadlines(dialect, columns, timeouts)
-    return f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given {returned}", bind
-
-
-@cache
-def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
-    """Return an insertion for PostgreSQL with all rows as one value: one statement a row took most of the time."""
-    name, listed = _quoted(dialect, table, columns)
-    binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
-
-    def value(row: dict[str, Any]) -> dict[str, Any]:
-        return {column: binder(row[column]) if binder else row[column] for column, binder in binders}
-
-    def bind(rows: Sequence[SQLModel]) -> tuple[str]:
-        return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
-
-    selected, returned = f"SELECT {listed}", "RETURNING seq" if table is EVENTS else ""
-    if timeouts is not None:
-        selected, returned = _with_deadlines(dialect, columns, timeouts)
-    rows = f"json_populate_recordset(NULL::{name}, %s::json) AS given"
-    return f"INSERT INTO {name} ({listed}) {selected} FROM {rows} {returned}", bind
-
-
-def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
-    """Return the clauses that select new sessions with their deadlines, and that return these."""
-    expressions = deadline_sql(dialect, timeouts, "given")
-    quote = dialect.identifier_preparer.quote
-    return (
-        f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}",
-        "RETURNING id, due_at, due_trigger",
-    )
-
-
-def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's values to JSON; None if they need none."""
-    if isinstance(kind, Instant):
-        return partial(kind.process_bind_param, dialect=dialect)
-    if isinstance(kind, JsonText):
-        return lambda text: None if text is None else orjson.Fragment(text)
-    return None
-
-
-def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:
-    """Return the quoted names of a table and of columns."""
-    quote = dialect.identifier_preparer.quote
-    return quote(table.name), ", ".join(map(quote, columns))
 
 
 @cache
@@ -180,8 +101,8 @@ class Removed(NamedTuple):
 class Transaction(View):
     """A write transaction, shared by all jobs of a batch and committed by the writer.
 
-    New sessions, idempotency records and events are collected, and inserted together before the next statement that
-    could depend on them, at the latest before the commit: a few statements for sixteen new sessions.
+    New sessions, idempotency records, events and requested transitions are collected, and written together before the
+    next statement that could depend on them, at the latest before the commit: a few statements for sixteen of them.
     """
 
     def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
@@ -204,6 +125,8 @@ class Transaction(View):
         """The number of the newest event, if `has_events`; set by the writer before the commit."""
         self.waited = 0.0
         """Seconds that it has waited for transactions of other daemons."""
+        self._requested: dict[tuple[Transition, Timeouts], dict[str, Requested]] = {}
+        """Transitions that were requested, by the id of their session."""
         self._sessions: list[Session] = []
         self._timeouts = Timeouts()
         """The time-outs from which the deadlines of `_sessions` follow."""
@@ -222,50 +145,47 @@ class Transaction(View):
     # --- inserting ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Insert what was collected."""
+        """Write what was collected.
+
+        Raises `WrongStatus` if a session has changed since its transition was requested.
+        """
         self._send_sessions()
         records, self._new_records = self._new_records, {}
         if records:
-            self._insert(IDEMPOTENCY, tuple(IdempotencyRecord.model_fields), list(records.values()))
+            insert_rows(self._connection, IDEMPOTENCY, tuple(IdempotencyRecord.model_fields), list(records.values()))
         events = [recorded.event for recorded in self.recorded[self._sent :]]
         if events:
             self._sent += len(events)
             self._take_turn()
-            drawn = self._insert(EVENTS, _EVENT_COLUMNS, events)[-1]
+            drawn = insert_rows(self._connection, EVENTS, _EVENT_COLUMNS, events)[-1]
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
             last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
             for number, event in enumerate(events, last - len(events) + 1):
                 event.seq = number
+        while self._requested:
+            (transition, timeouts), requested = self._requested.popitem()
+            writes = self.writes  # whoever requested them has counted them
+            moved = transitions.execute(self, Named((transition,), list(requested.values())), timeouts)
+            if len(moved) < len(requested):
+                # This may be in the middle of another job. As `writes` has changed, each job runs again, alone.
+                left_alone = requested.keys() - {session.id for session in moved}
+                present = self.session(left_alone.pop())
+                raise WrongStatus(trigger=transition.trigger.value, status=present.status if present else "removed")
+            self.writes = writes
 
     def _send_sessions(self) -> None:
         """Insert the sessions only: no statement of a transaction reads or changes its events."""
         sessions, self._sessions = self._sessions, []
         if sessions:
             stored = {one.id: one for one in sessions}
-            for result in self._insert(SESSIONS, tuple(Session.model_fields), sessions, self._timeouts):
+            for result in insert_rows(
+                self._connection, SESSIONS, tuple(Session.model_fields), sessions, self._timeouts
+            ):
                 for row in result:
                     due = None if row.due_at is None else Instant.instant(row.due_at)
                     stored[row.id].due_at = due
                     stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
                     self.note_due(due)
-
-    def _insert(
-        self, table: Table, columns: tuple[str, ...], rows: Sequence[SQLModel], timeouts: Timeouts | None = None
-    ) -> list[CursorResult[Any]]:
-        """Insert rows, at least one; return the results of the statements.
-
-        `timeouts`: the rows are sessions, and get the deadlines that follow from these.
-        """
-        dialect = self._connection.dialect
-        if dialect.name == "postgresql":
-            statement, bind = _recordset(dialect, table, columns, timeouts)
-            return [self._connection.exec_driver_sql(statement, bind(rows))]
-        results = []
-        for first in range(0, len(rows), ROWS):
-            some = rows[first : first + ROWS]
-            statement, bind = _values(dialect, table, columns, len(some), timeouts)
-            results.append(self._connection.exec_driver_sql(statement, bind(some)))
-        return results
 
     def _take_turn(self) -> None:
         """Lock out the writers of other daemons until the commit.
@@ -281,6 +201,8 @@ class Transaction(View):
             self._has_turn = True
 
     def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
+        if self._requested:
+            self.flush()
         self._send_sessions()
         self._take_turn()
         return super()._ask(statement, values, stream=stream)
@@ -289,9 +211,22 @@ class Transaction(View):
         """Run a statement that writes, after inserting what was collected; return SQLAlchemy's result."""
         self.flush()
         self.writes += 1
+        self._read_ahead.clear()  # the statement may change these sessions
         return self._ask(statement, values)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def session(self, session_id: str) -> Session | None:
+        """Return a session; None if there is none with this id. Each call returns an object of its own."""
+        if any(session_id in requested for requested in self._requested.values()):
+            self.flush()
+        return self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
+
+    def request(self, transition: Transition, requested: Requested, timeouts: Timeouts) -> None:
+        """Request a transition. With the next `flush` it is carried out, and the session object is updated."""
+        self.writes += 1
+        self.has_events = True
+        self._requested.setdefault((transition, timeouts), {})[requested.session.id] = requested
 
     def add(self, session: Session, transition: Transition, timeouts: Timeouts) -> None:
         """Add a new session. Its deadline is computed when it is inserted, and is then set in the object."""

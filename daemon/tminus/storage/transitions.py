@@ -6,11 +6,12 @@ comes from the transition table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from sqlalchemy import (
@@ -34,15 +35,18 @@ from sqlalchemy import (
     select,
     update,
 )  # fmt: skip
+from sqlalchemy.types import TypeEngine
 
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Change, Transition
 from tminus.domain.model import Event, Instant, Participant, Session
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
 from tminus.storage.deadlines import deadline, plain
-from tminus.storage.json_rows import look_up
+from tminus.storage.json_rows import Lookup, look_up
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
-from tminus.storage.transaction import Transaction
+
+if TYPE_CHECKING:
+    from tminus.storage.transaction import Transaction
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 _NOW = bindparam("now", type_=BigInteger)
@@ -57,18 +61,25 @@ class Cause(NamedTuple):
     """When it was due, if time causes it."""
 
 
+class Requested(NamedTuple):
+    """A transition of one session that a command requests."""
+
+    session: Session
+    """As it was read in this transaction. The executor updates the object."""
+    cause: Cause
+    given: Mapping[str, Any] = MappingProxyType({})
+    """Column -> value, for each `Change.GIVEN`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Sessions that a command has read in this transaction. One that has changed since then is left alone."""
+    """Sessions that commands have read in this transaction. One that has changed since then is left alone."""
 
     transitions: tuple[Transition, ...]
     """The rows of the table by which they move: one for each status that they are in."""
-    sessions: Sequence[Session]
-    cause: Cause
-    given: Mapping[str, Any] = field(default_factory=dict)
-    """Column -> value, for each `Change.GIVEN`."""
+    requested: Sequence[Requested]
     participant: Participant | None = None
-    """Whom it is about."""
+    """Whom it is about, if it is one session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +93,10 @@ class Due:
 
 
 def execute(
-    tx: Transaction, sessions: Named | Due, timeouts: Timeouts, pins: Mapping[str, int] | None = None
+    tx: "Transaction", sessions: Named | Due, timeouts: Timeouts, pins: Mapping[str, int] | None = None
 ) -> list[Session]:
-    """Carry out the transitions of these sessions. Return those of a `Named` as they are afterwards; of a `Due`, none:
-    to read thousands would take longer than to move them.
+    """Carry out the transitions of these sessions. Update and return those of a `Named`; of a `Due`, none: to read
+    thousands would take longer than to move them.
 
     `pins`: session id -> PIN, for those that get one.
     """
@@ -117,22 +128,25 @@ _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "c
 
 
 def _values(named: Named) -> dict[str, Any]:
-    cause, participant = named.cause, named.participant
-    return {
-        "wanted": orjson.dumps({session.id: session.version for session in named.sessions}).decode(),
-        "of_actor": cause.actor,
-        "of_request": cause.request_id,
-        "of_participant": participant and participant.id,
-        "was_due": _number(cause.due_at),
-        **{f"given_{name}": _number(value) for name, value in named.given.items()},
+    wanted = {
+        session.id: {
+            "version": session.version,
+            "actor": cause.actor,
+            "request_id": cause.request_id,
+            "was_due": _number(cause.due_at),
+            **{name: _number(value) for name, value in given.items()},
+        }
+        for session, cause, given in named.requested
     }
+    participant = named.participant
+    return {"wanted": orjson.dumps(wanted).decode(), "of_participant": participant and participant.id}
 
 
 def _number(value: Any) -> Any:
     return Instant.number(value) if isinstance(value, datetime) else value
 
 
-def _participant(tx: Transaction, named: Named) -> Participant | None:
+def _participant(tx: "Transaction", named: Named) -> Participant | None:
     """Write the row of the participant whom a transition is about; return it."""
     participant, effects = named.participant, named.transitions[0].effects
     if participant is None:
@@ -147,15 +161,14 @@ def _participant(tx: Transaction, named: Named) -> Participant | None:
 
 
 def _results(
-    tx: Transaction,
+    tx: "Transaction",
     named: Named,
     events: Sequence[CursorResult[Any]],
     changed: CursorResult[Any],
     participant: Participant | None,
     pins: Mapping[str, int],
 ) -> list[Session]:
-    # What was not written is as it was read: a session that has changed since is not among these.
-    before = {session.id: session for session in named.sessions}
+    before = {session.id: session for session, _, _ in named.requested}
     names = [name for name in changed.keys() if name != "id"]  # noqa: SIM118 - a result is no mapping
     found: dict[str, Session] = {}
     for row in changed.all():
@@ -163,12 +176,13 @@ def _results(
         values |= {name: enum(values[name]) for name, enum in _ENUMS.items() if values.get(name) is not None}
         if row.id in pins:
             values["pin"] = pins[row.id]
-        found[row.id] = before[row.id].model_copy(update=values)
-    for result in events:
-        recorded = [Event.model_validate(dict(row)) for row in result.mappings()]
-        tx.recorded_already([LogEvent(event, found[event.session_id], participant) for event in recorded])
-    for session in found.values():
+        # What was not written is as it was read: a session that has changed since is not among these.
+        session = found[row.id] = before[row.id]
+        vars(session).update(values)
         tx.note_due(session.due_at)
+    recorded = [Event.model_validate(dict(row)) for result in events for row in result.mappings()]
+    recorded.sort(key=lambda event: event.seq or 0)  # no database promises the order of what a statement returns
+    tx.recorded_already([LogEvent(event, found[event.session_id], participant) for event in recorded])
     tx.transitions[named.transitions[0].trigger] += len(found)
     return list(found.values())
 
@@ -253,11 +267,12 @@ class _Chosen:
 
     def __init__(self, rows: tuple[Transition, ...], dialect: str, *, is_named: bool) -> None:
         self.rows = rows
+        self._wanted: Lookup | None = None
         self._key = _S.status if is_named else _S.due_trigger
         """The column that says by which of the rows a session moves."""
         if is_named:
-            wanted = look_up(dialect, "wanted", _S.id)
-            unchanged = _S.version == cast(wanted.value, Integer)
+            wanted = self._wanted = look_up(dialect, "wanted", _S.id)
+            unchanged = _S.version == wanted.member("version", Integer())
             self.condition = and_(wanted.is_in, unchanged, or_(*map(_is_in, rows)))
             self.select: Callable[..., Select[Any]] = lambda *columns: select(*columns).where(self.condition)
         else:
@@ -274,28 +289,32 @@ class _Chosen:
 
     def after(self, name: str) -> ColumnElement[Any]:
         """Return the value of a column after the transition."""
-        return self.pick(lambda row: _after(row, name))
+        return self.pick(lambda row: self.after_row(row, name))
+
+    def after_row(self, row: Transition, name: str) -> ColumnElement[Any]:
+        """Return the value of a column of `session` after this transition; an instant as a number."""
+        if name == "updated_at":  # every transition writes it
+            return _NOW
+        change = row.effects.session.get(name)
+        return plain(name) if change is None else _SQL[change](self, name, row)
+
+    def given(self, name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+        """Return what the command gives for each session under this name."""
+        assert self._wanted is not None, "what time causes has no command"
+        return self._wanted.member(name, kind)
 
 
-def _after(row: Transition, name: str) -> ColumnElement[Any]:
-    """Return the value of a column of `session` after this transition; an instant as a number."""
-    if name == "updated_at":  # every transition writes it
-        return _NOW
-    change = row.effects.session.get(name)
-    return plain(name) if change is None else _SQL[change](name, row)
-
-
-_SQL: dict[Change, Callable[[str, Transition], ColumnElement[Any]]] = {
-    Change.NOW: lambda _name, _row: _NOW,
-    Change.NOW_IF_UNSET: lambda name, _row: func.coalesce(plain(name), _NOW),
-    Change.NOW_IF_EMPTY: lambda _name, _row: case((_S.participants <= 1, _NOW)),
-    Change.NULL: lambda name, _row: cast(null(), plain(name).type),
-    Change.ZERO: lambda _name, _row: literal_column("0", Integer),
-    Change.ONE_MORE: lambda name, _row: plain(name) + 1,
-    Change.ONE_LESS: lambda name, _row: plain(name) - 1,
-    Change.REASON: lambda _name, row: word(row.reason),
-    Change.PIN: lambda name, _row: plain(name),  # a statement of its own writes it
-    Change.GIVEN: lambda name, _row: bindparam(f"given_{name}", type_=plain(name).type),
+_SQL: dict[Change, Callable[[_Chosen, str, Transition], ColumnElement[Any]]] = {
+    Change.NOW: lambda _chosen, _name, _row: _NOW,
+    Change.NOW_IF_UNSET: lambda _chosen, name, _row: func.coalesce(plain(name), _NOW),
+    Change.NOW_IF_EMPTY: lambda _chosen, _name, _row: case((_S.participants <= 1, _NOW)),
+    Change.NULL: lambda _chosen, name, _row: cast(null(), plain(name).type),
+    Change.ZERO: lambda _chosen, _name, _row: literal_column("0", Integer),
+    Change.ONE_MORE: lambda _chosen, name, _row: plain(name) + 1,
+    Change.ONE_LESS: lambda _chosen, name, _row: plain(name) - 1,
+    Change.REASON: lambda _chosen, _name, row: word(row.reason),
+    Change.PIN: lambda _chosen, name, _row: plain(name),  # a statement of its own writes it
+    Change.GIVEN: lambda chosen, name, _row: chosen.given(name, plain(name).type),
 }
 """What each change writes to a column, as SQL."""
 
@@ -304,7 +323,7 @@ def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
     """Column -> expression: what the transitions write to `session`."""
 
     def next_deadline(row: Transition) -> tuple[ColumnElement[Any], ...]:
-        return deadline(row.dest, timeouts, lambda name: _after(row, name))
+        return deadline(row.dest, timeouts, partial(chosen.after_row, row))
 
     changed = {name for row in chosen.rows for name, change in row.effects.session.items() if change is not Change.PIN}
     return {
@@ -336,12 +355,12 @@ def _event(chosen: _Chosen, place: int, *, is_named: bool) -> Insert:
         "session_id": _S.id,
         "type": chosen.pick(lambda row: word(row.events[place])),
         "ts": _NOW,
-        "actor": bindparam("of_actor", type_=String) if is_named else word(CLOCK_ACTOR),
+        "actor": chosen.given("actor", String()) if is_named else word(CLOCK_ACTOR),
         "previous_status": _S.status,
         "status": chosen.pick(_dest),
         "start_time": chosen.after("start_time"),
         "expires_at": chosen.after("expires_at"),
-        "due_at": bindparam("was_due", type_=BigInteger) if is_named else LATE_SINCE,
+        "due_at": chosen.given("was_due", BigInteger()) if is_named else LATE_SINCE,
         "reason": chosen.pick(lambda row: word(row.reason)),
         "participants": chosen.after("participants"),
     }
@@ -350,7 +369,7 @@ def _event(chosen: _Chosen, place: int, *, is_named: bool) -> Insert:
         values |= {
             "previous_start_time": _S.start_time if moves_start else null(),
             "participant_id": bindparam("of_participant", type_=String),
-            "request_id": bindparam("of_request", type_=String),
+            "request_id": chosen.given("request_id", String()),
         }
     recorded = insert(EVENTS).from_select(list(values), chosen.select(*values.values()))
     return recorded.returning(*EVENTS.c) if is_named else recorded

@@ -1,6 +1,6 @@
 """Queries. Each statement is built once, because building it costs more than running it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -13,6 +13,7 @@ from sqlmodel import SQLModel
 from tminus.domain.events import FeedEvent, LogEvent
 from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Participant, Session
 from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
+from tminus.storage.json_rows import look_up
 from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
 
@@ -68,7 +69,7 @@ _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
 _SESSION_COLUMNS, _EVENT_COLUMNS = SESSIONS.c.keys(), EVENTS.c.keys()
 
-_SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
+SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
 _OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
 _PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id"), _P.id == bindparam("id"))
 _AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == bindparam("secret_sha256"))
@@ -167,6 +168,8 @@ class View:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._read_ahead: dict[str, Session] = {}
+        """Sessions that were read by `read_ahead`."""
 
     def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         options = {"stream_results": True, "max_row_buffer": STREAMED} if stream else None
@@ -185,9 +188,16 @@ class View:
         """Return the first value of the first row; None if there is no row."""
         return self._ask(statement, values).scalar()
 
+    def read_ahead(self, ids: Collection[str]) -> None:
+        """Read these sessions by one statement, since `session` will be called for each of them."""
+        found = self.all(
+            Session, _sessions_in(self._connection.dialect.name), ids=orjson.dumps(dict.fromkeys(ids)).decode()
+        )
+        self._read_ahead = {session.id: session for session in found}
+
     def session(self, session_id: str) -> Session | None:
         """Return a session; None if there is none with this id."""
-        return self.one(Session, _SESSION, id=session_id)
+        return self._read_ahead.get(session_id) or self.one(Session, SESSION, id=session_id)
 
     def open_session_by_pin(self, pin: int) -> Session | None:
         """Return the open session with this PIN; None for 0, which means that a session has none."""
@@ -385,6 +395,12 @@ def parameters_of(only: EventFilter) -> dict[str, Any]:
 def conditions(names: tuple[str, ...]) -> list[ColumnElement[bool]]:
     """Return the conditions for these fields of a filter."""
     return [_CONDITIONS[name] for name in names]
+
+
+@cache
+def _sessions_in(dialect: str) -> Select[Any]:
+    """Select the sessions whose ids are the keys of the JSON object `ids`."""
+    return select(SESSIONS).where(look_up(dialect, "ids", _S.id).is_in)
 
 
 @cache

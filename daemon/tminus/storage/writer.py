@@ -64,6 +64,7 @@ class _Work:
     job: Callable[[Transaction], Any]
     future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
+    session_id: str | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -151,8 +152,11 @@ class Writer:
         self._enqueue(_Work(job, future), self._clock if clock else self._requests)
         return future
 
-    async def transact(self, job: Callable[[Transaction], T]) -> T:
-        """Run a job and return its result after the commit. Raises what it raised, `Overloaded`, `StoreUnavailable`."""
+    async def transact(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
+        """Run a job and return its result after the commit. Raises what it raised, `Overloaded`, `StoreUnavailable`.
+
+        `session_id`: the session that the job will read, if it is known. Those of a batch are read together.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._check_room(self._requests, len(self._arriving))
@@ -162,7 +166,7 @@ class Writer:
         # first of them would run a batch of one, and compete with the loop for the interpreter lock.
         if not self._arriving:
             loop.call_soon(self._hand_over)
-        self._arriving.append(_Work(job, future, loop))
+        self._arriving.append(_Work(job, future, loop, session_id))
         return await future
 
     def _hand_over(self) -> None:
@@ -311,6 +315,9 @@ class Writer:
             with self._watch.guard(connection), connection.begin():
                 tx = Transaction(connection, self._now(), self._allowances)
                 tx.jobs = len(batch)
+                ids = {work.session_id for work in batch if work.session_id is not None}
+                if len(ids) > 1:
+                    tx.read_ahead(ids)
                 for work in batch:
                     writes = tx.writes
                     try:

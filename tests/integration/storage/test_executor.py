@@ -1,5 +1,6 @@
 """The executor: one function for one session, for several, and for those that are due; and the deadlines it writes."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -10,13 +11,18 @@ from tests.support.plain_lifecycle import Deadline, deadline
 from tests.support.worlds import World
 
 from tminus.domain.lifecycle import transition_for
+from tminus.domain.model import Session
 from tminus.domain.types import CloseReason, EventType, SessionType, Status, Timeouts, Trigger
 from tminus.storage.deadlines import stored_deadline
-from tminus.storage.transitions import Cause, Named, execute
+from tminus.storage.transitions import Cause, Named, Requested, execute
 
 TIMEOUTS = Timeouts(lead=10 * MINUTE, new=60 * MINUTE, empty=15 * MINUTE, max_active=120 * MINUTE)
 UNLIMITED = Timeouts(lead=10 * MINUTE, new=60 * MINUTE, empty=15 * MINUTE, max_active=None)
 MS = timedelta(milliseconds=1)
+
+
+def _requested(sessions: Sequence[Session]) -> list[Requested]:
+    return [Requested(one.model_copy(), Cause(AGENT.actor)) for one in sessions]
 
 
 # --- a list of sessions -----------------------------------------------------------------------------------------------
@@ -28,7 +34,7 @@ def test_several_sessions_in_different_statuses_are_closed_by_one_call(world: Wo
     before = [world.stored(one) for one in (scheduled, new, active)]
     rows = tuple(transition_for(Trigger.CLOSE, one.status) for one in before)
 
-    closed = world.run(lambda tx: execute(tx, Named(rows, before, Cause(AGENT.actor)), TIMEOUTS))
+    closed = world.run(lambda tx: execute(tx, Named(rows, _requested(before)), TIMEOUTS))
 
     assert {one.id: one for one in closed} == world.all_sessions()
     reasons = {one.id: one.close_reason for one in closed}
@@ -51,9 +57,7 @@ def test_of_several_sessions_those_that_have_changed_are_left_alone(world: World
     world.join(other)
 
     closed = world.run(
-        lambda tx: execute(
-            tx, Named((transition_for(Trigger.CLOSE, Status.NEW),), before, Cause(AGENT.actor)), TIMEOUTS
-        )
+        lambda tx: execute(tx, Named((transition_for(Trigger.CLOSE, Status.NEW),), _requested(before)), TIMEOUTS)
     )
 
     assert [found.id for found in closed] == [one.id]

@@ -22,13 +22,13 @@ from tests.support.databases import Database, PostgresServer, SqliteServer
 from tests.support.factories import add, put, session
 
 from tminus.domain.events import LogEvent
-from tminus.domain.lifecycle import TABLE, Change, Transition
+from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
 from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
 from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, transitions, view
 from tminus.storage.engine import make_engine
 from tminus.storage.tables import SESSIONS
-from tminus.storage.transitions import Cause, Named, execute
+from tminus.storage.transitions import Cause, Named, Requested, execute
 
 CLOSED = 20_000
 SCHEDULED = {"sqlite": 4000, "postgresql": 1000}
@@ -104,8 +104,16 @@ def _execute(tx: Transaction, row: Transition) -> None:
     found = tx.session("o1")
     assert found is not None
     participant = GUEST.model_copy(update={"id": f"guest{row.trigger}"}) if row.effects.participant else None
-    named = Named((row,), [found], Cause("agent:7"), given, participant)
+    named = Named((row,), [Requested(found, Cause("agent:7"), given)], participant)
     execute(tx, named, TIMEOUTS)
+
+
+def _request(tx: Transaction) -> None:
+    tx.read_ahead(["o1", *(f"c{number}" for number in range(100))])
+    found = tx.session("o1")
+    assert found is not None
+    tx.request(transition_for(Trigger.CLOSE, found.status), Requested(found, Cause("agent:7")), TIMEOUTS)
+    tx.flush()
 
 
 QUESTIONS: dict[str, Job] = {
@@ -114,6 +122,7 @@ QUESTIONS: dict[str, Job] = {
     "view.search a type": lambda tx: tx.search(SessionFilter(7, type=SessionType.SUPPORT), "nowhere"),
     "view.search everybody's (all match)": lambda tx: tx.search(SessionFilter(statuses=(Status.CLOSED,)), "nowhere"),
     "view.session": lambda tx: tx.session("c1"),
+    "view.read_ahead": lambda tx: tx.read_ahead([f"c{number}" for number in range(128)]),
     "view.open_session_by_pin": lambda tx: tx.open_session_by_pin(123456),
     "view.active_among": lambda tx: tx.active_among([f"c{number}" for number in range(20)]),
     "view.open_sessions_of": lambda tx: tx.open_sessions_of(7, 1000),
@@ -137,6 +146,8 @@ QUESTIONS: dict[str, Job] = {
     "view.meta": lambda tx: tx.meta("database_id"),
     "view.metas": lambda tx: tx.metas("log"),
     "transaction.add": _create,
+    "transaction.session": lambda tx: tx.session("c1"),
+    "transaction.request": _request,
     "transaction.free_pin": lambda tx: tx.free_pin(),
     "transaction.free_pins": lambda tx: tx.free_pins(16),
     "transaction.add_agent_session": lambda tx: tx.add_agent_session(BEGUN),

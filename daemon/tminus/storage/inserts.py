@@ -1,0 +1,114 @@
+"""Insert model objects as rows: many by one statement, and sessions with the deadlines that follow from time-outs.
+
+How SQLAlchemy writes a column is determined once: to insert a row through it takes twice as long.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, CursorResult, Dialect, Table
+from sqlalchemy.types import TypeEngine
+from sqlmodel import SQLModel
+
+from tminus.domain.model import Instant, JsonText
+from tminus.domain.types import Timeouts
+from tminus.storage.deadlines import deadline_sql
+from tminus.storage.tables import EVENTS
+
+ROWS = 16
+"""Rows that one statement stores on SQLite, at most."""
+
+Bind = Callable[[Sequence[SQLModel]], Any]
+"""Returns the parameters of an insertion of rows."""
+
+
+def insert_rows(
+    connection: Connection,
+    table: Table,
+    columns: tuple[str, ...],
+    rows: Sequence[SQLModel],
+    timeouts: Timeouts | None = None,
+) -> list[CursorResult[Any]]:
+    """Insert rows, at least one; return the results of the statements.
+
+    `timeouts`: the rows are sessions, and get the deadlines that follow from these.
+    """
+    if connection.dialect.name == "postgresql":
+        statement, bind = _recordset(connection.dialect, table, columns, timeouts)
+        return [connection.exec_driver_sql(statement, bind(rows))]
+    results = []
+    for first in range(0, len(rows), ROWS):
+        some = rows[first : first + ROWS]
+        statement, bind = _values(connection.dialect, table, columns, len(some), timeouts)
+        results.append(connection.exec_driver_sql(statement, bind(some)))
+    return results
+
+
+@cache
+def _values(
+    dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
+) -> tuple[str, Bind]:
+    """Return an insertion of so many rows for SQLite.
+
+    One statement inserts several rows, because each statement releases the interpreter lock, and to get it back takes
+    longer than to insert a row.
+    """
+    binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
+
+    def bind(rows: Sequence[SQLModel]) -> tuple[Any, ...]:
+        found = map(vars, rows)
+        return tuple([binder(row[name]) if binder else row[name] for row in found for name, binder in binders])
+
+    row = f"({', '.join('?' * len(columns))})"
+    given = f"VALUES {', '.join([row] * rows)}"
+    name, listed = _quoted(dialect, table, columns)
+    if timeouts is None:
+        return f"INSERT INTO {name} ({listed}) {given}", bind
+    selected, returned = _with_deadlines(dialect, columns, timeouts)
+    return f"INSERT INTO {name} ({listed}) WITH given ({listed}) AS ({given}) {selected} FROM given {returned}", bind
+
+
+@cache
+def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
+    """Return an insertion for PostgreSQL with all rows as one value: one statement a row took most of the time."""
+    name, listed = _quoted(dialect, table, columns)
+    binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
+
+    def value(row: dict[str, Any]) -> dict[str, Any]:
+        return {column: binder(row[column]) if binder else row[column] for column, binder in binders}
+
+    def bind(rows: Sequence[SQLModel]) -> tuple[str]:
+        return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
+
+    selected, returned = f"SELECT {listed}", "RETURNING seq" if table is EVENTS else ""
+    if timeouts is not None:
+        selected, returned = _with_deadlines(dialect, columns, timeouts)
+    rows = f"json_populate_recordset(NULL::{name}, %s::json) AS given"
+    return f"INSERT INTO {name} ({listed}) {selected} FROM {rows} {returned}", bind
+
+
+def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
+    """Return the clauses that select new sessions with their deadlines, and that return these."""
+    expressions = deadline_sql(dialect, timeouts, "given")
+    quote = dialect.identifier_preparer.quote
+    return (
+        f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}",
+        "RETURNING id, due_at, due_trigger",
+    )
+
+
+def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """Return the function that converts a column's values to JSON; None if they need none."""
+    if isinstance(kind, Instant):
+        return partial(kind.process_bind_param, dialect=dialect)
+    if isinstance(kind, JsonText):
+        return lambda text: None if text is None else orjson.Fragment(text)
+    return None
+
+
+def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:
+    """Return the quoted names of a table and of columns."""
+    quote = dialect.identifier_preparer.quote
+    return quote(table.name), ", ".join(map(quote, columns))
