@@ -7,7 +7,7 @@ NOW = datetime(2030, 1, 7, 9, 0, tzinfo=UTC)
 
 
 class SettableClock:
-    """Returns `time` when it is called. Set `time`, or call `passes`."""
+    """A clock: a call returns `time`. A test sets `time`, or calls `passes`."""
 
     def __init__(self, time: datetime = NOW) -> None:
         self.time = time

@@ -41,7 +41,7 @@ class Database:
         return self.url.replace(":@", "@")
 
     def open(self, now: Callable[[], datetime] | None = None, **observer: Any) -> Store:
-        """Opens a store on it: one daemon more. `observer`: functions of its `StoreObserver`."""
+        """Open a store on the database, as another daemon would. `observer`: functions of its `StoreObserver`."""
         store = Store(self.url, now or SettableClock(), StoreObserver(**observer))
         self._stores.callback(store.close)
         return store
@@ -75,9 +75,7 @@ class SqliteServer:
 
 
 class PostgresServer:
-    """A PostgreSQL of our own, without root, that dies with the tests. It need not survive a power cut, unless it is
-    `durable`: no fsync.
-    """
+    """A PostgreSQL server without root, which ends with the tests. It uses fsync only if it is `durable`."""
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         with warnings.catch_warnings():
@@ -107,7 +105,7 @@ class PostgresServer:
 
     @contextmanager
     def stopped(self) -> Iterator[Path]:
-        """Stops it, and starts it again; meanwhile its files, which no memory of its own is newer than."""
+        """Stop the server, yield its directory with all data written, and start the server again."""
         self._cleaner.close()
         self._admin.close()
         self._server.stop()
@@ -119,14 +117,14 @@ class PostgresServer:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """Within it its disk is lost; at the end all of it is killed. Then `start_again`, on a disk that works."""
+        """Kill all processes after the block, in which the disk fails. `start_again` needs a working disk."""
         pids = self.processes()
         yield
         self._kill(pids)
 
     @staticmethod
     def _kill(pids: list[int]) -> None:
-        """Wait until the processes use no files any more."""
+        """Kill the processes and wait until they use no files."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -176,7 +174,7 @@ class PostgresServer:
 
     @contextmanager
     def login(self, name: str, password: str) -> Iterator[Path]:
-        """Somebody who may do all, but only with this password; the socket that takes it."""
+        """Yield a user with all privileges who needs this password, and the socket that accepts it."""
         rules = Path(self._server.pgdata, "pg_hba.conf")
         before = rules.read_text()
         self._admin.execute(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD '{password}'")
@@ -191,7 +189,7 @@ class PostgresServer:
 
     @contextmanager
     def member(self, database: Database, name: str) -> Iterator[str]:
-        """Somebody who owns nothing and may do all that tminus does in a database with a schema; its URL for them."""
+        """Yield the URL for a user who owns nothing, but has all privileges that tminus needs after a migration."""
         Store(database.url, SettableClock()).close()
         url = make_url(database.url)
         plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -223,7 +221,7 @@ class PostgresServer:
     def database(
         self, *, empty: bool = False, tablespace: str = "pg_default", encoding: str = "UTF8"
     ) -> Iterator[Database]:
-        """A fresh database; `empty`: without a schema. To empty one takes a twentieth of the time of making one."""
+        """Yield a fresh database; if `empty`, without a schema. Emptying one takes a twentieth of creating one."""
         name = f"empty_{next(self._numbers)}" if empty else "tminus"
         if empty:
             self._admin.execute(
@@ -243,7 +241,7 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL for one test process. Not below pytest's own folder, which nobody but its owner may enter: as root
+    """A PostgreSQL for one test process. It is not below pytest's folder, which only its owner may enter: for root
     the server runs as another user.
     """
     folder = Path(tempfile.mkdtemp(prefix="tminus-pg-"))

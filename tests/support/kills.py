@@ -1,10 +1,8 @@
-"""Deeds, each done by a process that kills itself (SIGKILL) at one step of it: at the first, the second, and so on.
+"""Actions that a process performs until it kills itself (SIGKILL) at one step: at the first, the second, and so on.
 
-A step is a statement that writes, or the commit, that it is committed, that it is answered; between two statements that
-only read there is nothing to be seen afterwards. Where they are is found from outside, by SQLAlchemy's events: the
-store knows nothing of it.
-What a process works with is the store's own engine and writer, made anew in each; only the migrations are not looked at
-each time.
+The steps are: before each statement that writes, before the commit, after the commit, and after the result is sent.
+Between statements that only read, a kill has no effect. SQLAlchemy's events find the steps, so the store contains no
+code for this. Each process has a new engine and writer of the store; only the check for migrations is left out.
 """
 
 import gc
@@ -43,15 +41,15 @@ SETTINGS = settings(max_active=30 * MINUTE)
 LIVE, SUPPORT = SessionType.LIVE, SessionType.SUPPORT
 
 APART = timedelta(seconds=1)
-"""From one target to the next."""
+"""The time between two targets."""
 
 LONGEST = 12
-"""No deed has as many steps; so many targets are made for each."""
+"""More than the steps of any action: the number of targets that are prepared for each."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a deed is done to; its label is also the `Idempotency-Key` of the deed."""
+    """The session that a action changes. Its label is also the `Idempotency-Key` of the action."""
 
     number: int
     label: str
@@ -60,14 +58,14 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Deed:
-    """Something that is done to a target, `later` than that was prepared; it returns what would be answered."""
+class Action:
+    """A change of a target, made `later` after its preparation. It returns what the response would contain."""
 
     do: Callable[[Submit, Target], dict[str, Any]]
     prepare: Callable[[Transaction, Target], Target] = lambda _tx, target: target
     later: timedelta = timedelta(0)
     twice_is_once: bool = True
-    """Whether it may be done again, and is then done once."""
+    """Whether a repetition has no effect."""
 
     def time(self, target: Target) -> datetime:
         return NOW + target.number * APART + self.later
@@ -75,7 +73,7 @@ class Deed:
 
 @dataclass(frozen=True)
 class Run:
-    """One process: killed, or else it got through, and what it had answered before."""
+    """The outcome of one process: whether it was killed, and the result that it had sent before."""
 
     target: Target
     killed: bool
@@ -93,7 +91,7 @@ def _session(
     inside: int = 0,
     ahead: timedelta | None = None,
 ) -> Target:
-    """A session made for now, or so long ahead, with so many inside."""
+    """Create a session that starts now or `ahead`, with `inside` participants."""
     start = tx.now + ahead if ahead is not None else None
     wanted = order(kind, label=target.label, start_time=start, preferences={"knock": True})
     made = commands.create(tx, SETTINGS, AGENT, wanted).session
@@ -106,14 +104,14 @@ def _session(
 
 
 def _left(tx: Transaction, target: Target) -> Target:
-    """One in which somebody has been."""
+    """Create a session that a participant has joined and left."""
     prepared = _session(tx, target, inside=1)
     participants.leave(tx, SETTINGS, ROOM, prepared.session_id, prepared.participant_id)
     return prepared
 
 
 def _knocked(tx: Transaction, target: Target) -> Target:
-    """One at which somebody waits to be let in."""
+    """Create a session in which a participant waits to be admitted."""
     made = _session(tx, target, LIVE).session_id
     waits = participants.join_or_knock(
         tx, SETTINGS, ROOM, made, Trigger.KNOCK, ParticipantRole.GUEST, "Grace"
@@ -168,43 +166,43 @@ def _sweep(jobs: Submit, target: Target) -> dict[str, Any]:
     return {"id": target.session_id}
 
 
-VERBS: Mapping[str, Deed] = {
-    "create without a key": Deed(partial(_create, kind=LIVE, key=False), twice_is_once=False),
-    "create": Deed(partial(_create, kind=LIVE)),
-    "create with a PIN": Deed(partial(_create, kind=SUPPORT)),
-    "schedule": Deed(partial(_create, kind=SUPPORT, ahead=24 * HOUR)),
-    "schedule into the lead time": Deed(partial(_create, kind=SUPPORT, ahead=5 * MINUTE)),
-    "reschedule": Deed(partial(_reschedule, ahead=48 * HOUR), partial(_session, ahead=24 * HOUR)),
-    "reschedule into the lead time": Deed(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
-    "join": Deed(partial(_arrive, trigger=Trigger.JOIN), _session),
-    "knock": Deed(partial(_arrive, trigger=Trigger.KNOCK), partial(_session, kind=LIVE)),
-    "admit": Deed(partial(_report, command=participants.admit), _knocked),
-    "deny": Deed(partial(_report, command=participants.deny), _knocked),
-    "leave": Deed(partial(_report, command=participants.leave), partial(_session, inside=1)),
-    "close": Deed(_close, partial(_session, inside=2)),
+COMMANDS: Mapping[str, Action] = {
+    "create without a key": Action(partial(_create, kind=LIVE, key=False), twice_is_once=False),
+    "create": Action(partial(_create, kind=LIVE)),
+    "create with a PIN": Action(partial(_create, kind=SUPPORT)),
+    "schedule": Action(partial(_create, kind=SUPPORT, ahead=24 * HOUR)),
+    "schedule into the lead time": Action(partial(_create, kind=SUPPORT, ahead=5 * MINUTE)),
+    "reschedule": Action(partial(_reschedule, ahead=48 * HOUR), partial(_session, ahead=24 * HOUR)),
+    "reschedule into the lead time": Action(partial(_reschedule, ahead=5 * MINUTE), partial(_session, ahead=24 * HOUR)),
+    "join": Action(partial(_arrive, trigger=Trigger.JOIN), _session),
+    "knock": Action(partial(_arrive, trigger=Trigger.KNOCK), partial(_session, kind=LIVE)),
+    "admit": Action(partial(_report, command=participants.admit), _knocked),
+    "deny": Action(partial(_report, command=participants.deny), _knocked),
+    "leave": Action(partial(_report, command=participants.leave), partial(_session, inside=1)),
+    "close": Action(_close, partial(_session, inside=2)),
 }
 
-SWEEPS: Mapping[str, Deed] = {
-    "open": Deed(_sweep, partial(_session, ahead=11 * MINUTE), later=MINUTE),
-    "idle": Deed(_sweep, _left, later=15 * MINUTE),
-    "time limit": Deed(_sweep, partial(_session, inside=2), later=30 * MINUTE),
-    "expire": Deed(_sweep, _session, later=HOUR),
+SWEEPS: Mapping[str, Action] = {
+    "open": Action(_sweep, partial(_session, ahead=11 * MINUTE), later=MINUTE),
+    "idle": Action(_sweep, _left, later=15 * MINUTE),
+    "time limit": Action(_sweep, partial(_session, inside=2), later=30 * MINUTE),
+    "expire": Action(_sweep, _session, later=HOUR),
 }
-"""In the order in which their targets fall due, each before what becomes of the targets of the others."""
+"""In the order of the deadlines of their targets."""
 
 
 # --- being killed -----------------------------------------------------------------------------------------------------
 
 
 class Steps:
-    """Counts the steps of an engine that writes; at the fatal one the process is no more."""
+    """Counts the steps of an engine that writes, and kills the process at the fatal one."""
 
     def __init__(self, engine: Engine) -> None:
         event.listen(engine, "before_cursor_execute", self._statement)
         event.listen(engine, "commit", self)
         self.taken = 0
         self.fatal = 0
-        """None is, as long as this is 0."""
+        """The number of the step at which the process is killed; 0: none."""
 
     def _statement(self, _connection: object, _cursor: object, statement: str, *_more: object) -> None:
         if not statement.startswith(("SELECT", "BEGIN")):
@@ -216,17 +214,17 @@ class Steps:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(url: str, deeds: Mapping[str, Deed], targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
-    """Does each deed to its first target in a process that lives, to the second in one that is killed at the first
-    step, and so on until one gets through alive.
+def run(url: str, actions: Mapping[str, Action], targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
+    """Do each action to its first target in a process that is not killed, to the second in one that is killed at the
+    first step, and so on until a process finishes.
     """
-    names = "VERBS" if deeds is VERBS else "SWEEPS"
+    names = "COMMANDS" if actions is COMMANDS else "SWEEPS"
     found: dict[str, list[Run]] = in_process(_run_all, url, names, targets)
     return found
 
 
 def in_process(act: Callable[..., Any], *arguments: Any) -> Any:
-    """What a process of its own returns: one that can be forked without regard to what a test has going."""
+    """Return the result of `act` in a new process, which can fork although the test has threads."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_tell, args=(theirs, act, arguments))
     process.start()
@@ -252,7 +250,7 @@ def _tell(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -
 def unsynced_engine(
     url: str, *, writes: bool = True, idle_seconds: int | None = None, shared: SharedClock | None = None
 ) -> Engine:
-    """An engine whose databases survive the death of a process, not of the machine: as the tests' PostgreSQL's do."""
+    """Return an engine without fsync: its database survives a kill of the process, but not a power cut."""
     engine = make_engine(url, writes=writes, idle_seconds=idle_seconds, shared=shared)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", lambda raw, _entry: raw.execute("PRAGMA synchronous=OFF"))
@@ -260,36 +258,36 @@ def unsynced_engine(
 
 
 def _run_all(url: str, names: str, targets: Mapping[str, Sequence[Target]]) -> dict[str, list[Run]]:
-    deeds: Mapping[str, Deed] = {"VERBS": VERBS, "SWEEPS": SWEEPS}[names]
+    actions: Mapping[str, Action] = {"COMMANDS": COMMANDS, "SWEEPS": SWEEPS}[names]
     engine = unsynced_engine(url)
     steps = Steps(engine)
-    return {name: _run(engine, steps, deed, targets[name]) for name, deed in deeds.items()}
+    return {name: _run(engine, steps, action, targets[name]) for name, action in actions.items()}
 
 
-def _run(engine: Engine, steps: Steps, deed: Deed, targets: Sequence[Target]) -> list[Run]:
-    # The first lives here: what it leaves in memory (statements that are compiled) need not be made by each process.
-    runs = [Run(targets[0], killed=False, answer=do(engine, steps, deed, targets[0]))]
+def _run(engine: Engine, steps: Steps, action: Action, targets: Sequence[Target]) -> list[Run]:
+    # The first runs in this process, so that compiled statements are in memory and not compiled in each process.
+    runs = [Run(targets[0], killed=False, answer=do(engine, steps, action, targets[0]))]
     gc.freeze()
     for fatal, target in enumerate(targets[1:], 1):
-        runs.append(_fork(engine, steps, deed, target, fatal))
+        runs.append(_fork(engine, steps, action, target, fatal))
         if not runs[-1].killed:
             break
     return runs
 
 
-def _fork(engine: Engine, steps: Steps, deed: Deed, target: Target, fatal: int) -> Run:
-    killed, answer = fork(steps, fatal, lambda: do(engine, steps, deed, target, last=True), target.label)
+def _fork(engine: Engine, steps: Steps, action: Action, target: Target, fatal: int) -> Run:
+    killed, answer = fork(steps, fatal, lambda: do(engine, steps, action, target, last=True), target.label)
     return Run(target, killed, answer)
 
 
 def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[bool, Any]:
-    """Whether a process that acts is killed at a step, and what it had answered before."""
+    """Run `act` in a forked process; return whether it was killed at the step, and its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            gc.disable()  # to look over what it shares with this process would copy all of it
+            gc.disable()  # a collection would copy all memory that is shared with this process
             steps.taken, steps.fatal = 0, fatal
             answer = act()
             os.write(writing, json.dumps(answer).encode())
@@ -308,11 +306,11 @@ def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[
     return killed, json.loads(said) if said else None
 
 
-def do(engine: Engine, steps: Steps, deed: Deed, target: Target, *, last: bool = False) -> dict[str, Any]:
-    """The deed, by a writer of its own; `last`: the process ends with it."""
-    writer = make_writer(engine, steps, lambda: deed.time(target))
+def do(engine: Engine, steps: Steps, action: Action, target: Target, *, last: bool = False) -> dict[str, Any]:
+    """Do a action with a new writer. `last`: the process ends afterwards, so the writer need not be stopped."""
+    writer = make_writer(engine, steps, lambda: action.time(target))
     writer.start()
-    answer = deed.do(writer.submit, target)
+    answer = action.do(writer.submit, target)
     if not last:
         writer.stop()
         engine.dispose()
@@ -320,7 +318,7 @@ def do(engine: Engine, steps: Steps, deed: Deed, target: Target, *, last: bool =
 
 
 def make_writer(engine: Engine, steps: Steps, now: Callable[[], datetime]) -> Writer:
-    """A daemon's own, as `Store` makes it."""
+    """Return a writer as `Store` creates it."""
     watch = Watch(None)
     shared = server(engine)
     notify = PeerNotifications(shared, lambda _due: None, watch).notify if shared is not None else None

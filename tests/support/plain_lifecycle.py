@@ -1,4 +1,4 @@
-"""The life of a session in plain Python, session by session: what the SQL of the executor is compared with."""
+"""A model of the lifecycle in plain Python, session by session. Tests compare the executor's SQL with it."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from tminus.domain.types import Status, Timeouts, Trigger
 
 
 class Deadline(NamedTuple):
-    """When time alone moves a session next, and how."""
+    """The next transition that time alone causes, and when."""
 
     at: datetime
     trigger: Trigger

@@ -34,7 +34,7 @@ class Received:
         return [event["seq"] for event in self.events]
 
     def verify(self, secret: str = SECRET) -> None:
-        """Verify the signature with the library that receivers use. Raises if the secret is another one."""
+        """Verify the signature with the library that receivers use. Raises if it was made with another secret."""
         Webhook(secret).verify(self.body, self.headers)
 
 
@@ -86,7 +86,7 @@ def flood(handler: "Handler") -> None:
 
 
 class RawReceiver:
-    """A receiver that plays something on each connection once it has read a request: valid HTTP or not."""
+    """A receiver that reads a request and then calls `play`, which may send valid HTTP or anything else."""
 
     def __init__(self, play: "Callable[[socket.socket], None]") -> None:
         self._play = play
@@ -157,7 +157,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Receiver:
-    """A receiver. `answer` is how it answers now; `answers`, while there are any, come first, one a request."""
+    """A receiver. `answers` has the responses to the next requests, in order; `answer` responds to all later ones."""
 
     def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.answer: Answer = status(200)

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 SCRIPT = Path(__file__).with_suffix(".sh")
 
 PYTHON = Path("/usr/bin/python3")
-"""The Python in the box: a service that may not see /root, nor what is below /home, cannot use one that lives there."""
+"""The Python in the box. A service cannot use a Python below /root or /home, since it may not see these."""
 
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "systemctl", "systemd-analyze", "systemd-sysusers", "journalctl")
 
@@ -34,7 +34,7 @@ ROOTS_SHELL = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
-"""What a shell of root's begins with."""
+"""The beginning of a shell script for root."""
 
 
 class CannotBoot(Exception):
@@ -42,7 +42,7 @@ class CannotBoot(Exception):
 
 
 class Box:
-    """A booted systemd. A context: leaving it takes everything away.
+    """A booted systemd. It is a context manager; its end removes everything.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Box:
 
     @staticmethod
     def missing(*programs: str) -> str:
-        """What this machine lacks, of these programs too; empty if the box can be tried."""
+        """Return what this machine lacks for a box, including these programs; empty if a box can boot."""
         if os.geteuid() != 0:
             return "it needs root"
         lacking = [name for name in (*NEEDED, *programs) if shutil.which(name) is None]
@@ -85,7 +85,7 @@ class Box:
         return self
 
     def _lay_out(self) -> Path:
-        """Makes the directory that is laid over the machine's root."""
+        """Create the directory that is the upper layer over the machine's root."""
         upper = self._home / "upper"
         upper.mkdir()
         for name, content in self._files.items():
@@ -152,7 +152,7 @@ class Box:
     # --- in the box ---------------------------------------------------------------------------------------------------
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line by which a program runs in the box, as root."""
+        """Return the command line that runs a program in the box, as root."""
         return ["nsenter", "-t", self._pid, "-a", *arguments]
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -165,11 +165,11 @@ class Box:
         return done.stdout
 
     def _last_words(self) -> str:
-        """The end of its journal: a unit that fails says there why."""
+        """Return the end of the box's journal, which has the error of a failed unit."""
         return self.run("journalctl", "--no-pager", "--lines=40", "--output=short-precise").stdout
 
     def paste(self, block: str, folder: str = "/root", **more: str) -> str:
-        """Pastes a block of a page into a shell of root's, in this folder; each line has to succeed."""
+        """Run a block of a page in a shell of root, in this folder; each line must succeed."""
         variables = (f"{name}={value}" for name, value in {**ROOTS_SHELL, **more}.items())
         shell = ("bash", "-euv", "-o", "pipefail", "-c", block)
         return self.do("env", "--ignore-environment", f"--chdir={folder}", *variables, *shell)
@@ -186,7 +186,7 @@ class Box:
 
 @contextmanager
 def booted(files: Mapping[str, str], shown: Mapping[Path, str], *programs: str) -> Iterator[Box]:
-    """A box; where this machine has none, or one of these programs is not there, the test is skipped."""
+    """Yield a box. Skip the test if this machine cannot boot one, or lacks one of these programs."""
     if missing := Box.missing(*programs):
         pytest.skip(f"NOT TESTED UNDER A REAL SYSTEMD: {missing}")
     try:

@@ -19,7 +19,7 @@ def tables_of(daemon: Daemon) -> Iterator[Connection]:
 
 
 def multiply(tables: Connection, template: str, number: int) -> None:
-    """Makes so many of one scheduled session, each with the event of its making and due a millisecond after the other.
+    """Copy one scheduled session a number of times, each with its first event and due a millisecond after the other.
     No daemon may be running.
     """
     new = {

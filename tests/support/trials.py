@@ -1,7 +1,7 @@
-"""All else that a daemon writes: agent sessions, endpoints, what a delivery worker records, moved deadlines, retention.
+"""Other writes of a daemon: agent sessions, endpoints, results of deliveries, changed deadlines, retention.
 
-As with `kills`, each is done by processes that kill themselves at the first step of it, at the second, and so on. What
-they are done to is made anew before each, and looked at after each, as much of it concerns the whole database.
+As in `kills`, a process performs each until it kills itself at the first step, at the second, and so on. The rows are
+created before each attempt and compared after it, since many of these writes concern the whole database.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ SMALL: Sequence[tuple[Any, str, Any]] = (
     (event_log, "PAGE", 1),
     (event_log, "STOP_SECONDS", 0.0),
 )
-"""What is done in many batches is done so with few rows."""
+"""Batch sizes that are small, so that few rows need several batches."""
 
 T = TypeVar("T")
 
@@ -66,29 +66,29 @@ State = Any
 
 @dataclass(frozen=True)
 class Trial:
-    """Something that is done, by whom it would be in a daemon: with a store, to what bears a label."""
+    """A change that a part of the daemon makes with a store, to the rows with a label."""
 
     do: Callable[[Store, str], Any]
     prepare: Callable[[Transaction, str], None]
     look: Callable[[View, str], State]
-    """Whatever it may change, as it looks alike wherever it has come to the same."""
+    """Returns all that the trial may change, in a form that is equal for equal outcomes."""
     commits: int = 1
-    """How many transactions change something, one after the other."""
+    """The number of transactions that change something."""
     later: timedelta = timedelta(0)
     twice_is_once: bool = True
-    """Whether it may be done again, and has then been done once."""
+    """Whether a repetition has no effect."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One process, and whether it had answered before it was killed."""
+    """The outcome of one process: whether it was killed, and whether it had sent its result before."""
 
     label: str
     answered: bool
     before: State
     after: State
     again: State
-    """After it was done once more; None if it was not."""
+    """The state after a repetition; None if there was none."""
 
 
 # --- preparing and looking --------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Ses
 
 
 def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
-    """An endpoint that has not been told of a session."""
+    """Prepare an endpoint with an undelivered event."""
     outbox.register(tx, label, from_beginning=False)
     if state:
         outbox.change(tx, label, **state)
@@ -133,14 +133,14 @@ def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
 
 
 def _waiting(tx: Transaction, label: str) -> None:
-    """An endpoint, and a replay of it, that are to be tried again later."""
+    """Prepare an endpoint and a replay that both wait for a retry."""
     later = tx.now + HOUR
     _enlisted(tx, label, retry_at=later, failures=1)
     outbox.add_replay(tx, Replay(endpoint=label, cursor=0, until=1, retry_at=later))
 
 
 def _replayed(tx: Transaction, label: str) -> None:
-    """An endpoint that is to be told again of a session, and of nothing else."""
+    """Prepare an endpoint with a replay of one session, and no other undelivered events."""
     outbox.register(tx, label, from_beginning=False)
     before, made = tx.last_seq(), _session(tx, label, 5 * MINUTE)
     tx.flush()
@@ -149,7 +149,7 @@ def _replayed(tx: Transaction, label: str) -> None:
 
 
 def _endpoint(view: View, label: str) -> State:
-    """All that is kept of an endpoint: how far it is, its replays, its delivery log."""
+    """Return all that is stored of an endpoint: its state, its replays, its delivery log."""
     state = outbox.endpoint(view, label)
     if state is None:
         return None
@@ -168,7 +168,7 @@ def _untold(view: View, replay: Replay) -> int:
 
 
 def _fields(row: Endpoint | Replay, *but: str) -> State:
-    """What a row says; of instants, and what is a number of an event, only whether it is there."""
+    """Return the fields of a row; of instants and event numbers only whether they are set."""
     shown = row.model_dump(exclude=set(but))
     return {
         name: bool(value) if isinstance(value, datetime) or name in {"batch_until", "session_id"} else value
@@ -188,14 +188,14 @@ def _three_scheduled(tx: Transaction, label: str) -> None:
 
 
 def _deadlines(view: View, _label: str) -> State:
-    """How long before its start each of them opens, and whether that is remembered as what holds for all."""
+    """Return the lead time of each session, and whether it is stored as the time-out in force."""
     rows = view.all(Session, select(SESSIONS).order_by(SESSIONS.c.id))
     ahead = [row.start_time - row.due_at for row in rows if row.start_time and row.due_at]
     return ahead, view.meta("timeouts") != "others"
 
 
 def _old(tx: Transaction, label: str) -> None:
-    """One of everything that is not kept for ever."""
+    """Prepare one row of each kind that retention removes."""
     made = commands.create(tx, SETTINGS, AGENT, order(label=label), KeyedRequest(label, "0" * 64)).session
     participants.join_or_knock(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     commands.close(tx, SETTINGS, AGENT, made.id)
@@ -238,7 +238,7 @@ def _log_was_left(tx: Transaction, label: str) -> None:
 
 
 def _older_logs(tx: Transaction, _label: str) -> None:
-    """What the release before has left unlogged, and the place of a daemon that is no more."""
+    """Prepare unlogged events of the previous release, and the log position of a daemon that no longer exists."""
     tx.set_meta("log_left_at", "7")
     tx.set_meta("log_at:gone", "5 0")
     tx.execute(delete(META).where(META.c.key == "log_at:new"))
@@ -281,7 +281,7 @@ def _sign_out(store: Store, label: str) -> Any:
 
 
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
-    """What an operator asks of an endpoint that the configuration has."""
+    """Run an operator's command on a configured endpoint."""
     webhooks = _webhooks(store)
     webhooks._settings[label] = _webhook(label)
     webhooks._notifiers[label] = Notifier()
@@ -307,7 +307,7 @@ def _webhook(label: str, **more: Any) -> Webhook:
 
 
 PORT = 9
-"""Where the receiver is."""
+"""The URL of the receiver."""
 
 
 def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitable[Any]], **more: Any) -> Any:
@@ -323,7 +323,7 @@ def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitab
 
 
 async def _until_idle(worker: DeliveryWorker) -> None:
-    """As it serves, until there is nothing to do: what a daemon held that was killed is free soon."""
+    """Serve the endpoint until nothing is left to do. Locks of a killed daemon are released soon."""
     while (seconds := await worker._step()) in (0, STANDBY_INTERVAL):
         if seconds:
             await asyncio.sleep(0.005)
@@ -338,7 +338,7 @@ def _clean(store: Store, _label: str) -> None:
 
 
 def _clean_part(store: Store, label: str) -> None:
-    """A session has more rows than a batch: some of them are removed."""
+    """Remove a part of a session that has more rows than a batch."""
 
     def remove(tx: Transaction) -> object:
         ours = tx.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label))
@@ -352,7 +352,7 @@ def _hold_back(store: Store, _label: str) -> None:
 
 
 def _write_again(store: Store, _label: str) -> None:
-    """A tick while writing fails: only a write can tell that it works again."""
+    """Run the tick of a daemon whose writes fail: it writes, to detect that writes work again."""
     works = Scheduler(_services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None)
     works._are_deadlines_current = True
     store._writer.failing = "the disk was full"
@@ -361,12 +361,12 @@ def _write_again(store: Store, _label: str) -> None:
 
 
 def _begin_log(store: Store, _label: str) -> None:
-    """A daemon begins a log of its own."""
+    """Start an event log without a stored position."""
     EventLog(store, lambda _page, done: done(True), name="new")
 
 
 def _start_and_stop_log(store: Store, _label: str) -> None:
-    """The log goes on where it was left, and is left before it has told all."""
+    """Start an event log at its stored position, and stop it before it has logged all events."""
     announcing = EventLog(store, lambda _page, done: done(True))
     announcing.start()
     assert announcing.stop() > 0
@@ -412,14 +412,14 @@ TRIALS: Mapping[str, Trial] = {
     "begin-log": Trial(_begin_log, _older_logs, _log_places),
     "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),
 }
-"""Of the log it is kept how far it has come: one that is killed before that is written down logs the same again."""
+"""All trials, by name. "log" may be done twice: after a kill before its position is stored, it logs events again."""
 
 
 # --- being killed -----------------------------------------------------------------------------------------------------
 
 
-class Doors(Store):
-    """A store as it is when it is open, on engines that are made once: it need not be looked whether to migrate."""
+class TrialStore(Store):
+    """An open store on engines that are created once, without a check for migrations."""
 
     def __init__(self, url: str) -> None:
         self._connect(partial(kills.unsynced_engine, url))
@@ -437,7 +437,7 @@ class Doors(Store):
         self.submit, self.transact = self._writer.submit, self._writer.transact
 
     def prepare(self, trial: Trial, label: str) -> State:
-        """Makes what is done something to; returns how that looks."""
+        """Prepare the rows of a trial; return their state."""
         self.make(lambda tx: trial.prepare(tx, label))
         return self.look(trial, label)
 
@@ -452,7 +452,7 @@ class Doors(Store):
         return self.read(lambda view: trial.look(view, label), lane="clock")
 
     def do(self, trial: Trial, label: str, *, last: bool = False) -> bool:
-        """`last`: the process ends with it."""
+        """Run a trial. `last`: the process ends afterwards."""
         self.open(NOW + trial.later)
         trial.do(self, label)
         if not last:
@@ -460,8 +460,10 @@ class Doors(Store):
         return True
 
     def _dispose(self) -> None:
-        """Before another process opens the same: what this one alone uses may stay open, but for SQLite's locks, of
-        which a process that is forked believes that it has them.
+        """Close connections before another process opens the database.
+
+        Connections that only this process uses may stay open, except with SQLite: a forked process would believe that
+        it holds the locks of this one.
         """
         self._writing.dispose()
         for lane, engine in self._lanes.items():
@@ -473,8 +475,8 @@ class Doors(Store):
 
 
 def run(url: str, port: int) -> dict[str, list[Tried]]:
-    """Does each where nobody is killed, then by a process that is killed at the first step, and so on until one has
-    answered before. `port`: where a receiver listens that answers 500 to what is in vain.
+    """Run each trial without a kill, then in a process that is killed at the first step, and so on until a process
+    has sent its result. `port`: the port of a receiver that responds with 500 to deliveries that should fail.
     """
     found: dict[str, list[Tried]] = kills.in_process(_run_all, url, port)
     return found
@@ -486,11 +488,11 @@ def _run_all(url: str, port: int) -> dict[str, list[Tried]]:
     output.configure("critical", "json")
     for module, name, value in SMALL:
         setattr(module, name, value)
-    store = Doors(url)
+    store = TrialStore(url)
     return {name: _run(store, name, trial) for name, trial in TRIALS.items()}
 
 
-def _run(store: Doors, name: str, trial: Trial) -> list[Tried]:
+def _run(store: TrialStore, name: str, trial: Trial) -> list[Tried]:
     tried = [_try(store, name, trial, 0, None)]
     gc.freeze()
     while len(tried) == 1 or not tried[-1].answered:
@@ -498,8 +500,8 @@ def _run(store: Doors, name: str, trial: Trial) -> list[Tried]:
     return tried
 
 
-def _try(store: Doors, name: str, trial: Trial, fatal: int, seen: State) -> Tried:
-    """At no step where `fatal` is 0. It is done again unless it came as far as it was `seen` before."""
+def _try(store: TrialStore, name: str, trial: Trial, fatal: int, seen: State) -> Tried:
+    """Run a trial in a process that is killed at step `fatal`; 0: not killed. Repeat it unless its state is `seen`."""
     label = f"{name}-{fatal}"
     before = store.prepare(trial, label)
     store._dispose()

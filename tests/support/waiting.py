@@ -7,14 +7,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _FIRST_LOOK, _LAST_LOOK, _LONGEST = 0.002, 0.05, 0.5
-"""Seconds between two looks: what comes at once is seen at once, and what takes long is not asked for all the time."""
+"""Seconds between the first checks, between later ones, and the longest pause after a slow check."""
 
 _IDLE = 4
-"""How many times as long as a look took it waits before the next, at least: what is looked at has the machine."""
+"""Minimum pause before the next check, as a multiple of the duration of the last one."""
 
 
 def eventually(condition: Callable[[], T], deadline: float = 30.0) -> T:
-    """Looks until `condition` is true and returns what it said; fails the test after `deadline` seconds.
+    """Check `condition` until it is true, and return its value; fail the test after `deadline` seconds.
 
     The deadline is generous: it is how long a failure takes, not how long a success does.
     """

@@ -80,12 +80,12 @@ def _text(instant: datetime | None) -> str | None:
     return None if instant is None else timestamps.text(instant)
 
 
-def listed(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
+def session_page(count: int, sessions: Iterable[Session], caller: Caller, now: datetime) -> bytes:
     """Return a page of a session list as JSON."""
     return orjson.dumps({"count": count, "rows": [session(one, caller, now) for one in sessions]})
 
 
-def found(sessions: Sequence[Session], following: int | None, caller: Caller, now: datetime) -> bytes:
+def search_page(sessions: Sequence[Session], following: int | None, caller: Caller, now: datetime) -> bytes:
     """Return a page of search results as JSON; `following` is the offset of the next page."""
     rows = [session(one, caller, now) for one in sessions]
     return orjson.dumps({"count": len(rows), "rows": rows, "next": following})

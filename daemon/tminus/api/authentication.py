@@ -26,7 +26,7 @@ GUESSABLE = 16
 """Length in characters below which a token counts as guessable. 16 random characters have 95 bits."""
 
 
-def presented(context: RequestContext) -> str:
+def sent_token(context: RequestContext) -> str:
     """Return the token of a request, or "" if it has none."""
     token = context.header(b"session-id")
     if not token:
@@ -37,7 +37,7 @@ def presented(context: RequestContext) -> str:
 
 async def identify(context: RequestContext) -> Caller:
     """Return the caller. Raises `NotAuthenticated`, `TooManyAttempts`."""
-    caller = _local(context) if context.local else await _by_token(context, presented(context))
+    caller = _local(context) if context.local else await _by_token(context, sent_token(context))
     context.actor = caller.actor
     return caller
 
@@ -54,9 +54,9 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
     _check_short(context, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
-        raise _wrong(context, len(token), digest, _state(services, digest, None))
+        raise _wrong_token(context, len(token), digest, _state(services, digest, None))
     secret, now = ids.token(), clock.now()
-    begun = AgentSession(
+    agent_session = AgentSession(
         secret_sha256=_digest(secret),
         agent_id=agent.id,
         token_sha256=digest,
@@ -66,17 +66,23 @@ async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
         user_agent=_header(context, b"user-agent"),
         remote_ip=context.remote_ip,
     )
-    begun.sid = await services.transact(lambda tx: tx.add_agent_session(begun))
-    caller = _caller(context, agent, begun)
+    agent_session.sid = await services.transact(lambda tx: tx.add_agent_session(agent_session))
+    caller = _caller(context, agent, agent_session)
     context.actor = caller.actor
-    log("auth.signed_in", actor=caller.actor, sid=begun.sid, remote_ip=begun.remote_ip, request_id=context.request_id)
+    log(
+        "auth.signed_in",
+        actor=caller.actor,
+        sid=agent_session.sid,
+        remote_ip=agent_session.remote_ip,
+        request_id=context.request_id,
+    )
     return caller, secret
 
 
 async def sign_out(context: RequestContext, caller: Caller) -> None:
     """End the agent session of the request. A configured token stays valid."""
     if caller.sid:
-        digest = _digest(presented(context))
+        digest = _digest(sent_token(context))
         await context.services.transact(lambda tx: tx.end_agent_session(digest))
         where = {"remote_ip": context.remote_ip, "request_id": caller.request_id}
         log("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
@@ -87,20 +93,20 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
         raise NotAuthenticated
     services, digest = context.services, _digest(token)
     _check_short(context, len(token))
-    agent, begun = _agent_of(services, digest), None
+    agent, agent_session = _agent_of(services, digest), None
     if agent is None:
         if services.failed_tokens.retry_after(context.remote_ip) is None:
-            begun = await _agent_session(services, digest)
+            agent_session = await _agent_session(services, digest)
         else:
             # One look-up at a time: otherwise addresses that guess tokens could occupy all reader threads.
             async with services.suspect_lookup:
-                begun = await _agent_session(services, digest)
+                agent_session = await _agent_session(services, digest)
         # The agent session is valid only as long as the configuration has the token that started it.
-        if begun is not None and begun.expires_at > clock.now():
-            agent = _agent_of(services, begun.token_sha256)
+        if agent_session is not None and agent_session.expires_at > clock.now():
+            agent = _agent_of(services, agent_session.token_sha256)
     if agent is None:
-        raise _wrong(context, len(token), digest, _state(services, digest, begun))
-    return _caller(context, agent, begun)
+        raise _wrong_token(context, len(token), digest, _state(services, digest, agent_session))
+    return _caller(context, agent, agent_session)
 
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
@@ -108,18 +114,18 @@ async def _agent_session(services: Services, digest: str) -> AgentSession | None
     return await services.query(lambda view: view.agent_session(digest))
 
 
-def _state(services: Services, digest: str, begun: AgentSession | None) -> str:
+def _state(services: Services, digest: str, agent_session: AgentSession | None) -> str:
     """Return why a token is invalid, for the log: "expired", "revoked" or "unknown".
 
     A token that was revoked before the daemon started is "unknown", unless it started an agent session.
     """
-    if begun is not None and begun.expires_at <= clock.now():
+    if agent_session is not None and agent_session.expires_at <= clock.now():
         return "expired"
-    if begun is not None:
-        digest = begun.token_sha256
+    if agent_session is not None:
+        digest = agent_session.token_sha256
     if digest in services.agent_of_token:
         return "expired"
-    return "revoked" if begun is not None or digest in services.revoked else "unknown"
+    return "revoked" if agent_session is not None or digest in services.revoked else "unknown"
 
 
 def _agent_of(services: Services, digest: str) -> Agent | None:
@@ -146,7 +152,7 @@ def _check_attempts(context: RequestContext) -> None:
         raise TooManyAttempts("wrong tokens", wait)
 
 
-def _wrong(context: RequestContext, length: int, digest: str, state: str) -> NotAuthenticated:
+def _wrong_token(context: RequestContext, length: int, digest: str, state: str) -> NotAuthenticated:
     """Count and log a wrong token of this length; return the refusal. Raises `TooManyAttempts` after too many.
 
     The check and the count are one step on the event loop, so that concurrent guesses cannot exceed the limit.
@@ -156,14 +162,14 @@ def _wrong(context: RequestContext, length: int, digest: str, state: str) -> Not
     context.logged = True
     context.services.metrics.guessed("token", "wrong")
     # For a guessable token no fingerprint is logged: a few bytes of the hash are enough to find the token.
-    mark = None if length < GUESSABLE else fingerprint(digest)
+    logged_token = None if length < GUESSABLE else fingerprint(digest)
     REPEATED.log(
         "auth.failed",
         context.remote_ip,
         # Tokens that were once valid are few, and each has an owner: the log lists them separately.
-        "" if state == "unknown" else f"{mark}",
+        "" if state == "unknown" else f"{logged_token}",
         remote_ip=context.remote_ip,
-        token=mark,
+        token=logged_token,
         token_state=state,
         request_id=context.request_id,
     )
@@ -194,19 +200,19 @@ def _local(context: RequestContext) -> Caller:
     )
 
 
-def _caller(context: RequestContext, agent: Agent, begun: AgentSession | None) -> Caller:
+def _caller(context: RequestContext, agent: Agent, agent_session: AgentSession | None) -> Caller:
     """Return the caller for an agent. In an agent session, the client data are those of its start."""
     return Caller(
         agent_id=agent.id,
         name=agent.name,
         external_id=agent.external_id,
         roles=agent.roles,
-        sid=begun.sid if begun else 0,
+        sid=agent_session.sid if agent_session else 0,
         provider=context.services.settings.organization.provider,
-        started_at=begun.started_at if begun else None,
-        expires_at=begun.expires_at if begun else None,
-        client_app=begun.client_app if begun else _header(context, b"client-app"),
-        user_agent=begun.user_agent if begun else _header(context, b"user-agent"),
-        remote_ip=begun.remote_ip if begun else context.remote_ip,
+        started_at=agent_session.started_at if agent_session else None,
+        expires_at=agent_session.expires_at if agent_session else None,
+        client_app=agent_session.client_app if agent_session else _header(context, b"client-app"),
+        user_agent=agent_session.user_agent if agent_session else _header(context, b"user-agent"),
+        remote_ip=agent_session.remote_ip if agent_session else context.remote_ip,
         request_id=context.request_id,
     )

@@ -14,10 +14,8 @@ from typing import Any
 
 import orjson
 
+from tminus.api.parameters import Problem
 from tminus.domain.errors import MAX_FIELD_ERRORS, UnsupportedMediaType
-
-Problem = dict[str, Any]
-"""An error in the format of pydantic."""
 
 _INTEGERS = range(-(2**63), 2**64)
 """Integers that orjson writes; most readers of JSON cannot read larger ones."""
@@ -31,7 +29,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class _Unstorable:
     """A value that cannot be stored unchanged.
 
-    orjson cannot write this class. So `parse` searches only bodies for their problems that orjson fails on.
+    orjson cannot write this class, so `parse` searches for problems only in bodies that orjson fails on.
     """
 
     def __init__(self, problem: str, value: Any = None) -> None:

@@ -59,7 +59,7 @@ class HeldRequests:
 
     @contextmanager
     def register(self, scope: Scope, actor: str | None, remote_ip: str, limits: Limits) -> Iterator[HeldRequest]:
-        """Count a request while it waits. Requests at the local socket have no limit."""
+        """Register a request that waits, for the `with` block. Requests at the local socket have no limit."""
         limits_by_key = (
             # By actor, not by secret: one token can start any number of agent sessions.
             (f"actor {actor}", limits.streams_per_agent),

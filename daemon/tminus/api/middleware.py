@@ -24,10 +24,10 @@ BEGUN = "tminus.begun"
 there, in monotonic seconds.
 """
 
-LATE = 0.25
+MAX_LOOP_DELAY = 0.25
 """Maximum seconds that a request may wait for the event loop; the middleware refuses a request that waited longer."""
 
-WAITING = 128
+MAX_QUEUED = 128
 """Maximum number of queued requests; the middleware refuses a new request beyond it.
 
 This is the size of the writer's batch: while the writer commits one batch, the next batch fills up. More requests would
@@ -169,7 +169,7 @@ class Middleware:
             )
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
-        if (waited > LATE or self._services.waiting(scope["method"]) >= WAITING) and not context.local:
+        if (waited > MAX_LOOP_DELAY or self._services.waiting(scope["method"]) >= MAX_QUEUED) and not context.local:
             raise errors.Overloaded
 
 

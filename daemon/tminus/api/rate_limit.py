@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from tminus import clock
 from tminus.config import Rate
 
-KEPT = 10_000
+MAX_ADDRESSES = 10_000
 """Maximum number of addresses in memory; beyond it, those with the oldest attempts are removed."""
 
 
@@ -37,7 +37,9 @@ class RateLimiter:
         network, now = _network(address), clock.monotonic()
         self._attempts.setdefault(network, deque(maxlen=self._rate.count)).append(now)
         self._attempts.move_to_end(network)
-        while len(self._attempts) > KEPT or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now:
+        while (
+            len(self._attempts) > MAX_ADDRESSES or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now
+        ):
             self._attempts.popitem(last=False)
 
 

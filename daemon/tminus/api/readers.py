@@ -15,10 +15,10 @@ from tminus.storage import Store, View
 
 T = TypeVar("T")
 
-TOGETHER = 16
+MAX_BATCH = 16
 """Maximum number of reads in a transaction: the first result waits for the last read."""
 
-PATIENCE = 0.005
+MAX_READ_WAIT = 0.005
 """Seconds that a read waits for a busy thread before another thread is woken."""
 
 
@@ -103,18 +103,18 @@ class Readers:
             self._wakes.put(True)
         elif self._checked_by is not loop:
             self._checked_by = loop
-            loop.call_later(PATIENCE, self._look_again, loop)
+            loop.call_later(MAX_READ_WAIT, self._look_again, loop)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wake another thread if the oldest read has waited too long for the busy ones."""
         with self._lock:
             waits = bool(self._waiting)
-            late = waits and clock.monotonic() - self._waiting[0].arrived >= PATIENCE
+            late = waits and clock.monotonic() - self._waiting[0].arrived >= MAX_READ_WAIT
             wake = late and self._busy < len(self._threads)
             self._busy += wake
         self._checked_by = loop if waits else None
         if waits:
-            loop.call_later(PATIENCE, self._look_again, loop)
+            loop.call_later(MAX_READ_WAIT, self._look_again, loop)
         if wake:
             self._wakes.put(True)
 
@@ -130,7 +130,7 @@ class Readers:
         with self._lock:
             if not self._waiting:
                 self._busy -= 1
-            return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+            return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
 
     def _read(self, batch: Sequence[_Read]) -> None:
         """Run all reads in one transaction. It begins after they arrived, so that each sees every earlier commit."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, presented, sign_in, sign_out
+from tminus.api.authentication import CurrentCaller, sent_token, sign_in, sign_out
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.requests import TokenSignIn
@@ -46,7 +46,7 @@ async def signout(context: RequestContext, caller: CurrentCaller) -> Answer:
 
 @router.get("/me", summary="Show the caller", answers=schemas.Me, refusals=refusals())
 async def get_me(context: RequestContext, caller: CurrentCaller) -> Answer:
-    return _me(context.services, caller, presented(context))
+    return _me(context.services, caller, sent_token(context))
 
 
 def _check_organization(services: Services, organization_id: int) -> None:

@@ -115,9 +115,9 @@ async def list_sessions(
     def look(view: View) -> bytes:
         if search is not None:
             matching, following = queries.search_sessions(view, caller, wanted, search)
-            return answers.found(matching, following, caller, now)
+            return answers.search_page(matching, following, caller, now)
         count, found = queries.list_sessions(view, caller, wanted)
-        return answers.listed(count, found, caller, now)
+        return answers.session_page(count, found, caller, now)
 
     return Json(await context.services.search(caller, look))
 

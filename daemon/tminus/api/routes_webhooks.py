@@ -27,7 +27,7 @@ def _operator(context: RequestContext, caller: Caller) -> Services:
     return context.services
 
 
-async def _shown(services: Services, name: str) -> Answer:
+async def _webhook(services: Services, name: str) -> Answer:
     found = await services.query(lambda view: services.webhooks.endpoint_status(view, name))
     return Json(answers.webhook(found))
 
@@ -48,7 +48,7 @@ async def list_webhooks(context: RequestContext, caller: CurrentCaller) -> Answe
     "/webhooks/{name}", summary="Show a webhook with its delivery state", answers=schemas.Webhook, refusals=REFUSALS
 )
 async def get_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
-    return await _shown(_operator(context, caller), name)
+    return await _webhook(_operator(context, caller), name)
 
 
 @router.post(
@@ -65,7 +65,7 @@ async def ping_webhook(context: RequestContext, caller: CurrentCaller, name: str
 async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
     await services.webhooks.pause(name)
-    return await _shown(services, name)
+    return await _webhook(services, name)
 
 
 @router.post(
@@ -74,7 +74,7 @@ async def pause_webhook(context: RequestContext, caller: CurrentCaller, name: st
 async def resume_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     services = _operator(context, caller)
     await services.webhooks.resume(name)
-    return await _shown(services, name)
+    return await _webhook(services, name)
 
 
 @router.get(

@@ -104,9 +104,9 @@ class Connection(asyncio.Protocol):
         self._parser = Parser(self)
         self._running: Exchange | None = None
         """The request that is being answered."""
-        self._coming: Exchange | None = None
+        self._latest: Exchange | None = None
         """The latest request; its body may be incomplete."""
-        self._ahead: deque[Exchange] = deque()
+        self._pipelined: deque[Exchange] = deque()
         """Pipelined requests that wait for earlier responses."""
         self._refusal: bytes | None = None
         """The refusal of a malformed request. It is sent after all earlier responses; then the connection is closed."""
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         """Bytes that the client has not read, and the monotonic time by which they must have decreased."""
         self._writable = asyncio.Event()
         self._writable.set()
-        self._reads = True
+        self._is_reading = True
         self._ended = False
         """Whether the client has closed its sending side."""
         self._end_wait: Callable[[], None] | None = None
@@ -151,9 +151,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         self._state.connections.discard(self)
         self._open_connections.remove(self)
-        for exchange in {self._running, self._coming, *self._ahead} - {None}:
+        for exchange in {self._running, self._latest, *self._pipelined} - {None}:
             exchange.disconnect()  # type: ignore[union-attr]
-        self._ahead.clear()
+        self._pipelined.clear()
         self._release()
         self._writable.set()
 
@@ -173,9 +173,9 @@ class Connection(asyncio.Protocol):
         refused. A client that waits for events counts as disconnected.
         """
         self._ended = True
-        last = self._coming
-        if last is not None and last.more_body and last in self._ahead:
-            self._ahead.remove(last)
+        last = self._latest
+        if last is not None and last.more_body and last in self._pipelined:
+            self._pipelined.remove(last)
             last.disconnect()
         elif self._running is None or self._end_wait is not None or (last is not None and last.more_body):
             return False
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
     # --- called by the parser -----------------------------------------------------------------------------------------
 
     def on_head(self, head: Head) -> None:
-        if len(self._ahead) >= MAX_PIPELINED:
+        if len(self._pipelined) >= MAX_PIPELINED:
             raise Malformed(f"is one of more than {MAX_PIPELINED} pipelined requests")
         scope: Scope = {
             "type": "http",
@@ -211,20 +211,20 @@ class Connection(asyncio.Protocol):
             "state": {},
         }
         exchange = Exchange(self, scope, keep_alive=head.keep_alive, expects_continue=head.expects_continue)
-        self._coming = exchange
+        self._latest = exchange
         if self._running is None:
             self._start(exchange)
         else:
             self.pause_reading()
-            self._ahead.append(exchange)
+            self._pipelined.append(exchange)
 
     def on_body(self, data: bytes) -> None:
-        assert self._coming is not None
-        self._coming.add_body(data)
+        assert self._latest is not None
+        self._latest.add_body(data)
 
     def on_end(self) -> None:
-        assert self._coming is not None
-        self._coming.end_body()
+        assert self._latest is not None
+        self._latest.end_body()
 
     # --- called by the exchange ---------------------------------------------------------------------------------------
 
@@ -234,13 +234,13 @@ class Connection(asyncio.Protocol):
             await self._writable.wait()
 
     def pause_reading(self) -> None:
-        if self._reads and not self.transport.is_closing():
-            self._reads = False
+        if self._is_reading and not self.transport.is_closing():
+            self._is_reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._reads and not self._ended and not self.transport.is_closing():
-            self._reads = True
+        if not self._is_reading and not self._ended and not self.transport.is_closing():
+            self._is_reading = True
             self.transport.resume_reading()
 
     def set_wait(self, end_wait: Callable[[], None] | None) -> None:
@@ -256,13 +256,13 @@ class Connection(asyncio.Protocol):
         self._end_wait = None
         self._running = None
         if not self.transport.is_closing():
-            if self._ahead:
-                self._start(self._ahead.popleft())
+            if self._pipelined:
+                self._start(self._pipelined.popleft())
             elif self._refusal is not None:
                 self._end_with_refusal()
             elif self._ended:
                 self.transport.close()
-            if not self._ahead:
+            if not self._pipelined:
                 self.resume_reading()
         self._settle()
 
@@ -285,13 +285,13 @@ class Connection(asyncio.Protocol):
         log_malformed(self.peer, str(error))
         self._refusal = _answer(cause)
         self.pause_reading()
-        if self._coming is not None and self._coming.more_body:
+        if self._latest is not None and self._latest.more_body:
             # Its body stays incomplete. If its response has started, no refusal can be sent.
-            self._coming.disconnect()
-            if self._coming is self._running:
+            self._latest.disconnect()
+            if self._latest is self._running:
                 self._running = None
             else:
-                self._ahead.remove(self._coming)
+                self._pipelined.remove(self._latest)
         if self._running is None:
             self._end_with_refusal()
 
@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
             self._open_connections.mark_waiting(self)
             return
         self._deadline = math.inf
-        if (running is self._coming and running.more_body) or not self._writable.is_set():
+        if (running is self._latest and running.more_body) or not self._writable.is_set():
             self._open_connections.mark_waiting(self)
         elif self._end_wait is not None:
             self._open_connections.mark_holding(self)
@@ -338,8 +338,8 @@ class Connection(asyncio.Protocol):
         """Close the connection after the responses to all received requests."""
         if self._running is None:
             self.transport.close()
-        elif self._coming is not None:
-            self._coming.keep_alive = False
+        elif self._latest is not None:
+            self._latest.keep_alive = False
 
     def _release(self) -> None:
         end_wait, self._end_wait = self._end_wait, None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.databases import Database
 
-from tminus.api.readers import TOGETHER, Readers
+from tminus.api.readers import MAX_BATCH, Readers
 from tminus.domain.errors import UnknownSession
 from tminus.storage import Transaction, View
 
@@ -40,11 +40,11 @@ def test_concurrent_reads_share_a_transaction_up_to_a_maximum(database: Database
 
             return seen
 
-        return await asyncio.gather(*(readers.query(look(number)) for number in range(TOGETHER + 3)))
+        return await asyncio.gather(*(readers.query(look(number)) for number in range(MAX_BATCH + 3)))
 
-    assert _run(database, body, threads=1) == list(range(TOGETHER + 3))
+    assert _run(database, body, threads=1) == list(range(MAX_BATCH + 3))
     assert len(set(map(id, views))) <= 2
-    assert [view is views[0] for view in views] == [True] * TOGETHER + [False] * 3
+    assert [view is views[0] for view in views] == [True] * MAX_BATCH + [False] * 3
 
 
 def test_a_read_includes_earlier_commits_although_another_read_is_running(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""The process is killed (SIGKILL) at every step of everything that it writes: done, or not begun. On both databases."""
+"""The process is killed (SIGKILL) at every step of every write, which is done completely or not at all."""
 
 import ast
 import sys
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from tests.support import kills, trials
 from tests.support.clocks import NOW, SettableClock
 from tests.support.databases import Database, SqliteServer
-from tests.support.kills import Deed, Run, Target
+from tests.support.kills import Action, Run, Target
 from tests.support.receivers import Handler, Received, Receiver, status
 from tests.support.worlds import World
 
@@ -44,7 +44,7 @@ DRAWN = {
     "created_by",
 }
 WHENEVER = {"updated_at", "opened_at", "closed_at"}
-"""A sweep that is killed is made up for by the next one, a little later."""
+"""Fields that depend on the time: after a killed sweep, the next one makes the transition a little later."""
 
 
 def look(tx: Transaction) -> list[Any]:
@@ -60,7 +60,7 @@ def grouped(rows: Iterable[Any], by: str) -> dict[str, list[Any]]:
 
 
 def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
-    """All that is stored, by the label of the target, written so that what was done alike looks alike; and as it is."""
+    """Return all stored rows by the label of the target: comparable between targets, and unchanged."""
     rows, all_events, participants, retries = world.run(look)
     sessions = {row["label"]: Session.model_validate(row) for row in rows}
     assert len(sessions) == len(rows), "nothing was made twice"
@@ -94,23 +94,23 @@ def fields(session: Session) -> dict[str, Any]:
 
 
 class Killed:
-    """Each deed, done by processes that were killed at each step, and what had been there before."""
+    """The runs of each action, in processes that were killed at each step, and the rows before them."""
 
-    def __init__(self, database: Database, deeds: Mapping[str, Deed]) -> None:
+    def __init__(self, database: Database, actions: Mapping[str, Action]) -> None:
         self.clock = SettableClock()
         world = World(database.open(self.clock), self.clock)
-        targets: dict[str, list[Target]] = {name: [] for name in deeds}
+        targets: dict[str, list[Target]] = {name: [] for name in actions}
         for number in range(kills.LONGEST):
             self.clock.time = NOW + number * kills.APART
 
             def prepare(tx: Transaction, number: int = number) -> list[Target]:
-                return [deed.prepare(tx, Target(number, f"{name} {number}")) for name, deed in deeds.items()]
+                return [action.prepare(tx, Target(number, f"{name} {number}")) for name, action in actions.items()]
 
-            for name, target in zip(deeds, world.run(prepare), strict=True):
+            for name, target in zip(actions, world.run(prepare), strict=True):
                 targets[name].append(target)
         self.before, _ = seen(world)
         database.close()
-        self.runs = kills.run(database.url, deeds, targets)
+        self.runs = kills.run(database.url, actions, targets)
         self.world = World(database.open(self.clock), self.clock)
         self.look()
 
@@ -118,10 +118,10 @@ class Killed:
         self.after, self.sessions = seen(self.world)
 
     def at_every_step(self, name: str) -> list[Run]:
-        """The runs of a deed: where nobody is killed, at each step, and the last one, which got through alive.
+        """Return the runs of an action: without a kill, killed at each step, and the last one, which finished.
 
-        Two statements, the commit, before the answer and after it: were the process no longer killed at them, this
-        would not be the test that it says it is.
+        There are at least five steps: two statements, the commit, before and after the result is sent. With fewer, this
+        test would not test what its name states.
         """
         _, *runs, last = self.runs[name]
         assert len(runs) >= 5, name
@@ -130,19 +130,19 @@ class Killed:
         return self.runs[name]
 
     def done(self, run: Run) -> bool:
-        """Whether a deed was done just as it is where nobody is killed; otherwise it was not begun, or this fails."""
+        """Return whether the action was done as without a kill; fail if it was done partly."""
         first = self.runs[run.target.label.rstrip(" 0123456789")][0].target.label
         state = self.after.get(run.target.label, NOTHING)
         if state == self.after[first]:
             return True
-        assert state == self.before.get(run.target.label, NOTHING), f"{run.target.label}: neither done nor not begun"
+        assert state == self.before.get(run.target.label, NOTHING), f"{run.target.label}: partly done"
         return False
 
 
 @pytest.mark.slow
 def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
-    killed = Killed(database, kills.VERBS)
-    for name in kills.VERBS:
+    killed = Killed(database, kills.COMMANDS)
+    for name in kills.COMMANDS:
         first, *runs, last = killed.at_every_step(name)
         assert killed.done(first)
         assert killed.done(last)
@@ -158,11 +158,11 @@ def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again
                 assert run.answer["id"] == session.id
                 assert run.answer.get("pin", session.pin) == session.pin
     again: dict[str, Any] = {}
-    for name, deed in kills.VERBS.items():
-        for run in killed.runs[name] if deed.twice_is_once else ():
-            killed.clock.time = deed.time(run.target)
+    for name, action in kills.COMMANDS.items():
+        for run in killed.runs[name] if action.twice_is_once else ():
+            killed.clock.time = action.time(run.target)
             try:
-                answer = deed.do(killed.world.store.submit, run.target)
+                answer = action.do(killed.world.store.submit, run.target)
             except WrongStatus:  # it was moved into the lead time, and is open
                 assert killed.done(run)
             else:
@@ -170,7 +170,7 @@ def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again
                 assert run.answer in (None, answer)
     killed.look()
     assert all(killed.sessions[label].id == answer["id"] for label, answer in again.items())
-    undone = [run.target.label for name in kills.VERBS for run in killed.runs[name] if not killed.done(run)]
+    undone = [run.target.label for name in kills.COMMANDS for run in killed.runs[name] if not killed.done(run)]
     assert all(label.startswith("create without a key") for label in undone)
 
 
@@ -224,7 +224,7 @@ def test_all_else_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_aga
 PACKAGE = Path(tminus.__file__).parent
 
 Place = tuple[str, int]
-"""Where a function is: its file and its first line."""
+"""The place of a function: its file and its first line."""
 
 WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
@@ -232,28 +232,28 @@ WRITES_NOTHING = {
     "scheduler.sources.Source.do_due",
     "scheduler.sources.Source.recompute_deadlines",
     "scheduler.sources.Source.warm_up",
-    "api.request_context.RequestContext.write.noting",
+    "api.request_context.RequestContext.write.count_events",
 }
-"""These are given a transaction, too: one is called after it, one tries its statements on no session, one calls the job
-that it is given.
+"""Functions that take a transaction but write nothing: one is called after the commit, one tries its statements on no
+session, one only calls a job.
 """
 
 
 def places() -> dict[Place, str]:
-    """All functions of the daemon that are given a transaction, and all methods of one that write; by their names."""
+    """Return all functions of the daemon that take a transaction, and all its methods that write, by name."""
     found: dict[Place, str] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
-        room = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for function, name in functions(tree, room):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for function, name in functions(tree, module):
             own = [argument.arg for argument in function.args.args if argument.arg != "self"][:1]
             is_written = "Transaction." in name and any(
                 f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
             )
-            calls_verb = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
-                ("verb(", "commands.", "participants.")
+            calls_command = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
+                ("command(", "commands.", "participants.")
             )
-            if (own == ["tx"] or is_written) and not calls_verb and name not in WRITES_NOTHING:
+            if (own == ["tx"] or is_written) and not calls_command and name not in WRITES_NOTHING:
                 decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list
                 found[str(path), min([function.lineno, *(one.lineno for one in decorators)])] = name
     return found
@@ -268,7 +268,7 @@ def functions(tree: ast.AST, name: str) -> Iterator[tuple[ast.FunctionDef | ast.
 
 
 class Called:
-    """Where functions were called meanwhile, on this thread and on those that are begun."""
+    """Records which functions are called, on this thread and on threads that it starts."""
 
     def __init__(self) -> None:
         self.codes: set[CodeType] = set()
@@ -291,8 +291,8 @@ class Called:
         return {(code.co_filename, code.co_firstlineno) for code in self.codes}
 
 
-def _prepared(deed: Deed, tx: Transaction) -> Target:
-    return deed.prepare(tx, Target(0, "a deed"))
+def _prepared(action: Action, tx: Transaction) -> Target:
+    return action.prepare(tx, Target(0, "a action"))
 
 
 def test_whatever_writes_is_among_what_is_killed(
@@ -302,11 +302,11 @@ def test_whatever_writes_is_among_what_is_killed(
         monkeypatch.setattr(module, name, value)
     with sqlite_server.database() as database, Receiver() as receiver:
         monkeypatch.setattr(trials, "PORT", receiver.port)
-        store, done = trials.Doors(database.url), set[Place]()
-        for deed in (*kills.VERBS.values(), *kills.SWEEPS.values()):
-            target = store.make(partial(_prepared, deed))
+        store, done = trials.TrialStore(database.url), set[Place]()
+        for action in (*kills.COMMANDS.values(), *kills.SWEEPS.values()):
+            target = store.make(partial(_prepared, action))
             with Called() as called:
-                kills.do(store._writing, store.steps, deed, target)
+                kills.do(store._writing, store.steps, action, target)
             done |= called.places
         for name, trial in trials.TRIALS.items():
             store.prepare(trial, name)
@@ -317,4 +317,4 @@ def test_whatever_writes_is_among_what_is_killed(
     written = places()
     assert len(written) > 50
     left_out = [name for place, name in written.items() if place not in done]
-    assert not left_out, "add a deed to tests/support/kills.py, or a trial to tests/support/trials.py"
+    assert not left_out, "add an action to tests/support/kills.py, or a trial to tests/support/trials.py"

@@ -60,7 +60,7 @@ def test_without_a_rate_there_is_no_limit(time: list[float]) -> None:
 def test_old_attempts_are_removed_and_in_a_full_memory_the_least_recent_address(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit, "KEPT", 3)
+    monkeypatch.setattr(rate_limit, "MAX_ADDRESSES", 3)
     monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back, and is not asked"))
     counted = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):
