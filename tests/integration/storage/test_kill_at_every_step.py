@@ -232,7 +232,7 @@ WRITES_NOTHING = {
     "scheduler.sources.Source.do_due",
     "scheduler.sources.Source.recompute_deadlines",
     "scheduler.sources.Source.warm_up",
-    "api.request_context.RequestContext.write.count_events",
+    "api.request_context.RequestContext.write.run_and_note",
 }
 """Functions that take a transaction but write nothing: one is called after the commit, one tries its statements on no
 session, one only calls a job.
