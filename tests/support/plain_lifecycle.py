@@ -1,7 +1,7 @@
 """A model of the lifecycle in plain Python, session by session. Tests compare the executor's SQL with it."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from tminus.domain.model import Session
 from tminus.domain.types import Status, Timeouts, Trigger
@@ -32,3 +32,5 @@ def deadline(session: Session, timeouts: Timeouts) -> Deadline | None:
             return min(limits, key=lambda limit: limit.at, default=None)
         case Status.CLOSED:
             return None
+        case other:
+            assert_never(other)

@@ -23,7 +23,7 @@ def test_the_shipped_file_has_every_key() -> None:
     for key in KEYS:
         found = table
         for part in key:
-            assert part in found, key
+            assert part in found, f"config/tminus.toml lacks the setting {'.'.join(key)}"
             found = found[part]
     for (name,), keys in ENTRY_KEYS.items():
         assert set(table[name][0]) == set(keys)
@@ -51,7 +51,7 @@ def test_the_reference_has_every_key_with_its_default_in_its_section() -> None:
         elif key not in LISTS:
             section, name = key
             row = re.search(rf"(?m)^\| `{name}` \| `(.+?)` \|", sections[section])
-            assert row, key
+            assert row, f"docs/config.md: the table of [{section}] lacks {name}"
             [(_, default)] = tomllib.loads(f"{name} = {row[1]}").items()
             assert Settings.model_validate({section: {name: default}}) == Settings(), key
     for (section,), keys in ENTRY_KEYS.items():

@@ -78,7 +78,9 @@ def _session() -> Session:
 
 
 def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
-    assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == CARRIES
+    assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == CARRIES, (
+        "add the event to CARRIES"
+    )
     assert set(CATALOGUE) == set(EventType)
     assert set(COMMON_FIELDS) == COMMON
     assert set(EXTRA_FIELDS) == {"actorName"}.union(*CARRIES.values())

@@ -35,8 +35,8 @@ TRIGGERS = ("create", "schedule", "reschedule", "open", "knock", "admit", "deny"
 
 
 def test_these_are_all_states_and_all_triggers() -> None:
-    assert (INITIAL, *(status.value for status in Status)) == STATES
-    assert tuple(trigger.value for trigger in Trigger) == TRIGGERS
+    assert (INITIAL, *(status.value for status in Status)) == STATES, "add the status to STATES"
+    assert tuple(trigger.value for trigger in Trigger) == TRIGGERS, "add the trigger to TRIGGERS"
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
@@ -55,7 +55,7 @@ def test_a_trigger_moves_a_session_as_the_table_says_or_is_refused(state: str, t
 
 
 def test_the_table_has_no_row_but_these() -> None:
-    assert {(row.source or "initial", row.trigger) for row in TABLE} == set(LEGAL)
+    assert {(row.source or "initial", row.trigger) for row in TABLE} == set(LEGAL), "add the rows to LEGAL"
     assert len(TABLE) == len(LEGAL)
 
 

@@ -95,12 +95,14 @@ def test_the_source_contains_calls_of_log() -> None:
 def test_a_logged_name_and_its_fields_are_in_the_catalogue(call: Call) -> None:
     assert call.names, f"{call.where}: the name cannot be read off the source"
     for name in call.names:
-        assert name in LOG_LINES, f"{call.where}: {name}"
-        assert call.fields <= set(LOG_LINES[name].fields), f"{call.where}: {name}"
+        assert name in LOG_LINES, f"logs/catalogue.py: LOG_LINES lacks {name}, which {call.where} logs"
+        unknown = call.fields - set(LOG_LINES[name].fields)
+        assert not unknown, f"logs/catalogue.py: {name} lacks the fields {unknown}, which {call.where} logs"
 
 
 def test_every_entry_of_the_catalogue_is_logged_somewhere() -> None:
-    assert {name for call in CALLS for name in call.names} == set(LOG_LINES)
+    unused = set(LOG_LINES) - {name for call in CALLS for name in call.names}
+    assert not unused, f"logs/catalogue.py: nothing logs {unused}"
 
 
 @pytest.mark.parametrize("name", LOG_LINES)
@@ -121,4 +123,6 @@ def test_a_message_contains_only_fields_of_its_line(name: str) -> None:
 
 def test_every_field_of_a_line_is_described_and_no_other() -> None:
     of_lines = {name for line in LOG_LINES.values() for name in line.fields}
-    assert set(FIELDS) == of_lines | set(EVENT_FIELDS) | set(HEAD)
+    used = of_lines | set(EVENT_FIELDS) | set(HEAD)
+    assert not used - set(FIELDS), f"logs/fields.py: FIELDS lacks {used - set(FIELDS)}"
+    assert not set(FIELDS) - used, f"logs/fields.py: no log line has {set(FIELDS) - used}"

@@ -3,6 +3,7 @@ test here fails and names the part and its file. `docs/design.md` lists the file
 """
 
 import ast
+import re
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import tminus
 from tminus import schemas
+from tminus.api import application
+from tminus.api.routing import Route
 from tminus.cli import catalogue
 from tminus.cli.views import STYLES, WEBHOOK_STYLES
 from tminus.config import keys
@@ -23,6 +26,7 @@ from tminus.scheduler import sources
 from tminus.storage import transitions
 
 PACKAGE = Path(tminus.__file__).parent
+ROOT = PACKAGE.parents[1]
 
 
 def name(one: StrEnum) -> str:
@@ -141,14 +145,14 @@ def test_the_command_has_a_style_for_every_status_and_for_every_state_of_an_endp
 
 @pytest.mark.parametrize("status", Status)
 def test_the_lifecycle_page_describes_every_status(status: Status) -> None:
-    page = (PACKAGE.parents[1] / "docs" / "lifecycle.md").read_text()
+    page = (ROOT / "docs" / "lifecycle.md").read_text()
 
     assert f"\n| `{status}` | " in page, f"docs/lifecycle.md: the table of statuses lacks {status}"
 
 
 @pytest.mark.parametrize("trigger", Trigger)
 def test_the_lifecycle_page_describes_every_trigger(trigger: Trigger) -> None:
-    page = (PACKAGE.parents[1] / "docs" / "lifecycle.md").read_text()
+    page = (ROOT / "docs" / "lifecycle.md").read_text()
 
     assert f"\n| `{trigger}` | " in page, f"docs/lifecycle.md: the table of transitions lacks {trigger}"
 
@@ -180,6 +184,18 @@ def test_something_sets_every_metric() -> None:
     unset = kept - attributes_read()
     assert len(kept) > 10
     assert not unset, f"monitoring/metrics.py: nothing sets {unset}"
+
+
+def test_the_monitoring_page_lists_every_metric() -> None:
+    tree = ast.parse((PACKAGE / "monitoring" / "metrics.py").read_text())
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    metrics = {text for text in texts if re.fullmatch(r"tminus_\w+", text)}
+
+    listed = set(re.findall(r"^\| `(\w+?)(?:_total|_info)?` \|", page, re.MULTILINE))
+    unlisted = sorted(metrics - listed)
+    assert len(metrics) > 20
+    assert not unlisted, f"docs/monitoring.md: the table of metrics lacks {unlisted}"
 
 
 def test_every_command_is_in_the_catalogue() -> None:
@@ -221,3 +237,22 @@ def test_a_route_calls_every_command_of_a_caller() -> None:
     uncalled = sorted(written - called)
     assert len(written) > 5
     assert not uncalled, f"api/: no route calls {uncalled}; add one, for a session in api/routes_sessions.py"
+
+
+ROUTES = [route for router in application._ROUTERS for route in router.routes if route.described]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda one: f"{one.method}-{one.template}")
+@pytest.mark.parametrize(
+    ("file", "table"),
+    [
+        ("docs/api.md", "the table of roles"),
+        ("tests/acceptance/test_rights.py", "RIGHTS"),
+        ("tests/acceptance/test_openapi.py", "CALLS"),
+    ],
+)
+def test_every_route_is_documented_and_tested(route: Route, file: str, table: str) -> None:
+    call = f"{route.method} {route.template}"
+    entry = f"| `{call}` |" if file.endswith(".md") else f'"{call}"'
+
+    assert entry in (ROOT / file).read_text(), f"{file}: {table} lacks {call}"
