@@ -24,7 +24,7 @@ from tminus.storage import Transaction
 from tminus.storage.log_places import log_place
 
 
-def test_numbers_rise_in_the_order_of_the_changes(world: World) -> None:
+def test_event_numbers_increase_in_the_order_of_the_changes(world: World) -> None:
     first, second = world.create(), world.create()
     world.close(first)
     world.join(second)
@@ -41,7 +41,7 @@ def test_numbers_rise_in_the_order_of_the_changes(world: World) -> None:
     assert world.store.read(lambda view: view.last_seq()) == seqs[-1]
 
 
-def test_events_are_read_page_by_page_without_one_twice_or_one_left_out(world: World) -> None:
+def test_pages_contain_each_event_once(world: World) -> None:
     sessions = [world.create() for _ in range(3)]
     for session in sessions * 4:
         world.join(session)
@@ -54,7 +54,7 @@ def test_events_are_read_page_by_page_without_one_twice_or_one_left_out(world: W
     assert pages == every
 
 
-def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> None:
+def test_a_history_has_the_events_of_one_session_after_a_number_in_order(world: World) -> None:
     mine, other = world.create(), world.create()
     world.join(mine)
     world.join(other)
@@ -65,7 +65,7 @@ def test_a_history_is_of_one_session_in_order_from_a_number_on(world: World) -> 
     assert [told.event for told in rest] == [history[1].event]
 
 
-def test_an_event_comes_with_its_participant_and_with_its_session_as_it_is_now(world: World) -> None:
+def test_an_event_is_read_with_its_participant_and_the_current_session(world: World) -> None:
     session = world.create()
     grace = world.join(session, "Grace")
     world.close(session)
@@ -79,7 +79,7 @@ def test_an_event_comes_with_its_participant_and_with_its_session_as_it_is_now(w
     assert (created.session.activated_at, stored.activated_at) == (joined.event.ts, joined.event.ts), "as it is now"
 
 
-def test_an_event_carries_the_request_that_caused_it_and_one_that_only_the_clock_caused_none(world: World) -> None:
+def test_an_event_has_the_id_of_its_request_and_none_if_the_scheduler_caused_it(world: World) -> None:
     session = world.create(by=caller(request_id="r-1"), start_time=world.now + HOUR)
     world.reschedule(session, world.now, by=caller(request_id="r-2"))
     world.create(by=caller(request_id="r-3"), start_time=world.now)
@@ -91,7 +91,7 @@ def test_an_event_carries_the_request_that_caused_it_and_one_that_only_the_clock
     assert {told.event.request_id for told in world.events()[5:]} == {None}, "they expire, which nobody asked for"
 
 
-def test_a_refused_verb_leaves_no_event(world: World) -> None:
+def test_a_refused_command_records_no_event(world: World) -> None:
     session = world.create()
     world.close(session)
     before = world.events()
@@ -129,7 +129,7 @@ def announced(world: World) -> Iterator[list[LogEvent]]:
     teller.stop()
 
 
-def test_the_event_log_tells_each_committed_event_once_in_order_even_if_nobody_calls_it(
+def test_each_committed_event_is_logged_once_in_order_without_a_notification(
     world: World, announced: list[LogEvent]
 ) -> None:
     session = world.schedule(HOUR)
@@ -139,7 +139,7 @@ def test_the_event_log_tells_each_committed_event_once_in_order_even_if_nobody_c
     assert [told.event for told in announced] == [told.event for told in world.events()]
 
 
-def test_the_event_log_begins_where_it_was_started_and_tells_the_rest_before_it_stops(
+def test_the_event_log_starts_at_the_newest_event_and_logs_the_rest_before_it_stops(
     database: Database, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 3)
@@ -153,7 +153,7 @@ def test_the_event_log_begins_where_it_was_started_and_tells_the_rest_before_it_
     assert [one.event.session_id for one in told] == [session.id for session in sessions]
 
 
-def test_the_event_log_tells_what_another_daemon_did(database: Database, clock: SettableClock) -> None:
+def test_the_event_log_includes_events_of_other_daemons(database: Database, clock: SettableClock) -> None:
     here, there = World(database.open(clock), clock), World(database.open(clock), clock)
     news = threading.Event()
     teller = EventLog(here.store, lambda _page, _done: news.set())
@@ -163,7 +163,7 @@ def test_the_event_log_tells_what_another_daemon_did(database: Database, clock: 
     teller.stop()
 
 
-def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: World) -> None:
+def test_events_passed_in_memory_are_logged_without_a_read(world: World) -> None:
     told: list[LogEvent] = []
     found = []
     teller = EventLog(world.store, telling(told), lambda: found.append(len(told)))
@@ -177,7 +177,7 @@ def test_the_event_log_tells_what_it_was_handed_without_reading_it_again(world: 
     assert found == [0]
 
 
-def test_each_commit_of_this_process_is_announced_once_before_it_is_logged_and_again_by_nobody(
+def test_each_commit_of_this_process_is_announced_once_before_it_is_logged(
     database: Database, clock: SettableClock
 ) -> None:
     told: list[LogEvent] = []
@@ -206,9 +206,7 @@ def test_each_commit_of_this_process_is_announced_once_before_it_is_logged_and_a
     assert {world.stored(session).status for session in later} == {Status.NEW}
 
 
-def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
-    database: Database, clock: SettableClock
-) -> None:
+def test_recorded_events_have_the_numbers_that_the_database_assigned(database: Database, clock: SettableClock) -> None:
     recorded: list[LogEvent] = []
     store = database.open(clock, committed=lambda tx: recorded.extend(tx.recorded))
     world = World(store, clock)
@@ -220,7 +218,9 @@ def test_what_a_transaction_recorded_carries_the_numbers_that_the_database_drew(
 
 
 @pytest.mark.parametrize("handed", [[1], [0, 2], [0, 1, 4], [3, 4], [2, 3, 0, 1, 4]])
-def test_the_event_log_reads_what_is_missing_among_what_it_was_handed(world: World, handed: list[int]) -> None:
+def test_the_event_log_reads_events_that_are_missing_among_those_passed_in_memory(
+    world: World, handed: list[int]
+) -> None:
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(5):
@@ -233,7 +233,7 @@ def test_the_event_log_reads_what_is_missing_among_what_it_was_handed(world: Wor
     assert [one.event for one in told] == [one.event for one in stored]
 
 
-def test_before_it_stops_the_event_log_reads_what_follows_on_what_it_was_handed(world: World) -> None:
+def test_before_it_stops_the_event_log_reads_events_after_those_passed_in_memory(world: World) -> None:
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     for _ in range(7):
@@ -245,7 +245,7 @@ def test_before_it_stops_the_event_log_reads_what_follows_on_what_it_was_handed(
     assert [one.event for one in told] == [one.event for one in stored]
 
 
-def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_left_off(
+def test_a_stop_does_not_wait_for_the_event_log_and_the_next_start_continues_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 2)
@@ -264,7 +264,7 @@ def test_the_event_log_does_not_hold_up_a_stop_and_the_next_goes_on_where_it_lef
     assert EventLog(world.store, telling(told)).seq == 7, "the next start logs what was left, once"
 
 
-def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logged_twice(
+def test_a_page_in_progress_at_the_end_of_the_stop_time_is_not_logged_twice(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 1)
@@ -291,7 +291,7 @@ def test_a_page_that_is_being_written_when_the_time_to_stop_is_over_is_not_logge
     assert EventLog(world.store, announce).seq == told[-1].event.seq
 
 
-def test_what_retention_has_removed_is_not_told(world: World) -> None:
+def test_events_that_retention_removed_are_not_logged(world: World) -> None:
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     world.close(world.create())
@@ -303,7 +303,7 @@ def test_what_retention_has_removed_is_not_told(world: World) -> None:
     assert [one.event.session_id for one in told] == [kept.id]
 
 
-def test_a_page_that_cannot_be_logged_for_a_defect_does_not_keep_the_next_from_being_logged(
+def test_a_defect_in_one_page_does_not_prevent_the_next_from_being_logged(
     world: World, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "PAGE", 1)
@@ -338,7 +338,7 @@ def logged(world: World, name: str = "") -> list[int]:
     return [one.event.seq for one in told]
 
 
-def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(world: World) -> None:
+def test_after_a_kill_the_next_start_logs_committed_events_that_were_not_logged(world: World) -> None:
     EventLog(world.store, telling([]))  # killed before it has logged anything
     world.create()
     world.create()
@@ -346,7 +346,7 @@ def test_after_a_kill_the_next_start_logs_what_was_committed_and_not_logged(worl
     assert logged(world) == []
 
 
-def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_position_of_the_log_is_stored_while_the_daemon_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "SAVE_INTERVAL", 0.0)
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
@@ -358,7 +358,7 @@ def test_how_far_it_has_come_is_written_down_while_it_runs(world: World, monkeyp
     teller.stop()
 
 
-def test_each_of_several_daemons_logs_every_event_once_from_its_own_place_on(world: World) -> None:
+def test_each_of_several_daemons_logs_every_event_once_from_its_own_position(world: World) -> None:
     for name in ("one", "two"):
         assert logged(world, name) == []
     world.create()
@@ -368,7 +368,7 @@ def test_each_of_several_daemons_logs_every_event_once_from_its_own_place_on(wor
     assert logged(world, "two") == [1, 2]
 
 
-def test_a_daemon_without_a_place_begins_where_the_furthest_of_all_logs_is(world: World) -> None:
+def test_a_daemon_without_a_position_starts_at_that_of_the_most_advanced_log(world: World) -> None:
     EventLog(world.store, telling([]), name="killed")
     world.create()
     world.create()
@@ -376,14 +376,14 @@ def test_a_daemon_without_a_place_begins_where_the_furthest_of_all_logs_is(world
     assert logged(world, "one more") == []
 
 
-def test_on_a_database_that_no_daemon_of_this_release_has_served_the_log_begins_with_what_comes(world: World) -> None:
+def test_on_a_database_without_positions_the_log_starts_with_new_events(world: World) -> None:
     world.create()
     assert logged(world) == []
     world.create()
     assert logged(world) == [2]
 
 
-def test_what_the_release_before_has_left_unlogged_is_logged(world: World) -> None:
+def test_events_that_the_previous_release_did_not_log_are_logged(world: World) -> None:
     for _ in range(3):
         world.create()
     world.run(lambda tx: tx.set_meta("log_left_at", "1"))
@@ -391,14 +391,14 @@ def test_what_the_release_before_has_left_unlogged_is_logged(world: World) -> No
     assert world.store.read(lambda view: view.meta("log_left_at")) == ""
 
 
-def test_places_that_have_not_moved_for_long_are_forgotten(world: World) -> None:
+def test_positions_that_have_not_changed_for_long_are_removed(world: World) -> None:
     logged(world, "long ago")
     world.clock.passes(days=31)
     logged(world, "now")
     assert list(world.store.read(lambda view: view.metas("log_at:"))) == ["log_at:now"]
 
 
-def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_goes_on_where_it_was(
+def test_a_blocked_log_does_not_delay_the_feed_and_continues_at_its_position(
     world: World,
 ) -> None:
     told: list[int] = []
@@ -425,7 +425,7 @@ def test_while_the_log_takes_nothing_who_follows_the_feed_is_told_and_the_log_go
     teller.stop()
 
 
-def test_a_stop_while_the_log_takes_nothing_leaves_it_to_the_next_start(
+def test_events_not_logged_at_a_stop_with_a_blocked_log_are_logged_at_the_next_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "STOP_SECONDS", 0.05)

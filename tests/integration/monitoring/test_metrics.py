@@ -45,7 +45,7 @@ def value(metrics: Metrics, sample: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def test_every_trigger_is_counted_whoever_pulls_it(database: Database, clock: SettableClock) -> None:
+def test_every_trigger_is_counted_whatever_causes_it(database: Database, clock: SettableClock) -> None:
     commits = Commits()
     world = World(database.open(clock, committed=commits), clock)
     world.settings = world.settings.model_copy(
@@ -74,7 +74,7 @@ def test_every_trigger_is_counted_whoever_pulls_it(database: Database, clock: Se
     assert set(commits.moves) == {row.trigger for row in TABLE}
 
 
-def test_what_is_rolled_back_is_not_counted(database: Database, clock: SettableClock) -> None:
+def test_rolled_back_transitions_are_not_counted(database: Database, clock: SettableClock) -> None:
     commits = Commits()
     world = World(database.open(clock, committed=commits), clock)
 
@@ -95,7 +95,7 @@ def test_what_is_rolled_back_is_not_counted(database: Database, clock: SettableC
     assert commits.jobs == [1, 1], "the one that held the writer, and the good one alone"
 
 
-def test_a_commit_says_how_many_jobs_share_it(database: Database) -> None:
+def test_the_number_of_jobs_of_a_commit_is_counted(database: Database) -> None:
     commits = Commits()
     store = database.open(committed=commits)
 
@@ -121,7 +121,7 @@ def test_counts_of_a_commit_are_in_the_next_scrape(database: Database) -> None:
     assert JOBS[-1] == BATCH
 
 
-def test_the_backlog_is_what_is_due_and_not_moved(database: Database) -> None:
+def test_the_backlog_counts_sessions_that_are_due_and_not_processed(database: Database) -> None:
     store = database.open(wall_clock.now)
     metrics = Metrics(store, lambda _view: [])
     now = wall_clock.now()
@@ -138,7 +138,7 @@ def test_the_backlog_is_what_is_due_and_not_moved(database: Database) -> None:
     assert BACKLOG > 1
 
 
-def test_the_backlog_is_counted_from_the_clocks_own_index(database: Database) -> None:
+def test_the_backlog_is_counted_in_the_index_of_the_scheduler(database: Database) -> None:
     """However many sessions are stored: a scrape must cost the same at a million."""
     store = database.open()
     plan = "EXPLAIN QUERY PLAN " if database.kind == "sqlite" else "EXPLAIN "
@@ -177,7 +177,7 @@ def test_a_database_that_cannot_be_read_fails_no_scrape(sqlite_server: SqliteSer
         assert value(metrics, 'tminus_sessions{status="new"}') is None
 
 
-def test_what_a_client_sends_makes_no_new_series(database: Database) -> None:
+def test_no_text_of_a_client_creates_a_new_time_series(database: Database) -> None:
     metrics = Metrics(database.open(), lambda _view: [])
 
     for method in ("PROPFIND", "ANYTHING", "GET"):
@@ -187,7 +187,7 @@ def test_what_a_client_sends_makes_no_new_series(database: Database) -> None:
     assert sorted(series) == ["(other)", "GET"]
 
 
-def test_the_process_is_told_of_where_the_boot_time_is_hidden(tmp_path: Path) -> None:
+def test_process_metrics_are_present_although_the_boot_time_is_hidden(tmp_path: Path) -> None:
     """As under a unit with `ProcSubset=pid`: there is no /proc/stat."""
     (tmp_path / "self").symlink_to("/proc/self")
 
@@ -197,9 +197,7 @@ def test_the_process_is_told_of_where_the_boot_time_is_hidden(tmp_path: Path) ->
     assert 0 < wall_clock.now().timestamp() - told["process_start_time_seconds"] < 3600
 
 
-def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_are_counted_again_only_after_new_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
     count = View.counts
 
@@ -222,7 +220,7 @@ def test_sessions_are_counted_anew_when_something_has_happened_and_only_then(
     assert world.store.counts()[Status.NEW] == 0, "as old as that"
 
 
-def test_counts_are_never_older_than_their_bound_however_long_counting_took_once(
+def test_counts_are_not_older_than_their_limit_after_one_slow_count(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "QUICK_COUNT", -1.0)

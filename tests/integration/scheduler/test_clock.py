@@ -64,7 +64,7 @@ def test_a_session_that_nobody_joins_expires(world: World) -> None:
     assert world.events(new)[-1].event.reason is CloseReason.EXPIRED
 
 
-def test_a_session_that_everybody_has_left_stays_active_and_is_closed_after_empty_timeout(world: World) -> None:
+def test_an_empty_session_stays_active_and_is_closed_after_empty_timeout(world: World) -> None:
     active = world.create()
     world.leave(active, world.join(active))
     assert world.passes(15 * MINUTE - MS).transitions.total() == 0
@@ -101,7 +101,7 @@ def test_an_active_session_without_a_time_limit_has_no_deadline(world: World) ->
 # --- late -------------------------------------------------------------------------------------------------------------
 
 
-def test_each_late_move_says_how_late(world: World) -> None:
+def test_each_late_transition_has_its_delay(world: World) -> None:
     scheduled = world.schedule(HOUR)
     sweep = world.passes(50 * MINUTE + timedelta(milliseconds=1234))
     assert sweep.worst_lag == timedelta(milliseconds=1234)
@@ -110,7 +110,7 @@ def test_each_late_move_says_how_late(world: World) -> None:
     assert ready.payload("d")["lagMs"] == 1234
 
 
-def test_a_session_whose_whole_window_was_missed_is_opened_and_then_expired(world: World) -> None:
+def test_a_session_whose_open_time_passed_during_downtime_is_opened_and_expired(world: World) -> None:
     missed = world.schedule(HOUR, SessionType.SUPPORT)
     sweep = world.passes(timedelta(days=3))
     assert sweep.transitions == {Trigger.OPEN: 1, Trigger.EXPIRE: 1}
@@ -127,7 +127,7 @@ def test_a_session_whose_whole_window_was_missed_is_opened_and_then_expired(worl
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 128])
-def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessions(world: World, limit: int) -> None:
+def test_missed_transitions_of_all_sessions_run_in_the_order_of_their_deadlines(world: World, limit: int) -> None:
     world.settings = settings(new_timeout=20 * MINUTE)
     names = {}
     for name, minutes in {"a": 60, "b": 70, "c": 85, "d": 120}.items():
@@ -160,7 +160,7 @@ def test_what_was_missed_is_done_in_the_order_in_which_it_fell_due_across_sessio
     ]
 
 
-def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_sweep_processes_a_herd_larger_than_a_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "BATCH_TIME", 60)  # on no machine does a batch take that long
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
     monkeypatch.setattr(sweeps, "LARGEST_BATCH", 16)
@@ -183,9 +183,7 @@ def test_a_herd_larger_than_a_batch_is_moved_in_one_sweep(world: World, monkeypa
     assert [told.event.session_id for told in world.events()] == [f"s{n:03}" for n in range(50)]
 
 
-def test_a_sweep_that_is_told_to_stop_leaves_the_rest_for_the_next(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_sweep_leaves_the_rest_for_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 2)
     for _ in range(6):
         world.schedule(HOUR)
@@ -211,7 +209,7 @@ def test_the_next_deadline_is_the_earliest_of_all(world: World) -> None:
     assert world.store.read(lambda view: view.next_due()) == world.now + 110 * MINUTE
 
 
-def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> None:
+def test_a_transaction_has_the_earliest_deadline_that_it_set(world: World) -> None:
     def job(tx: Transaction) -> datetime | None:
         for hours in (3, 2, 4):
             commands.create(tx, world.settings, AGENT, order(start_time=tx.now + hours * HOUR))
@@ -224,7 +222,7 @@ def test_a_transaction_knows_the_earliest_deadline_that_it_set(world: World) -> 
 # --- the clock is set -------------------------------------------------------------------------------------------------
 
 
-def test_a_step_back_never_repeats_a_move(world: World) -> None:
+def test_a_step_back_repeats_no_transition(world: World) -> None:
     scheduled = world.schedule(HOUR)
     world.passes(minutes=55)
     opened = world.stored(scheduled)
@@ -236,7 +234,7 @@ def test_a_step_back_never_repeats_a_move(world: World) -> None:
     assert world.passes(hours=2).transitions == {Trigger.EXPIRE: 1}
 
 
-def test_after_a_step_forward_the_new_time_holds(world: World) -> None:
+def test_after_a_step_forward_the_new_time_is_used(world: World) -> None:
     scheduled = world.schedule(timedelta(days=300))
     assert world.passes(days=299, hours=23, minutes=50).transitions == {Trigger.OPEN: 1}
     assert world.stored(scheduled).status is Status.NEW
@@ -304,7 +302,7 @@ def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
     assert {one.id for one in found if one.status is Status.NEW} == {"s0", "s1", "s2"}, "the first come first"
 
 
-def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_clock(
+def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_scheduler(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
@@ -324,7 +322,7 @@ def test_a_session_that_waits_for_a_pin_beyond_its_expiry_does_not_stop_the_cloc
 # --- new time-outs ----------------------------------------------------------------------------------------------------
 
 
-def test_new_timeouts_move_stored_deadlines_but_never_expires_at(world: World) -> None:
+def test_new_timeouts_change_stored_deadlines_but_not_expires_at(world: World) -> None:
     scheduled, new, empty, busy = world.schedule(2 * HOUR), world.create(), world.create(), world.create()
     world.leave(empty, world.join(empty))
     world.join(busy)
@@ -347,7 +345,7 @@ def test_new_timeouts_move_stored_deadlines_but_never_expires_at(world: World) -
     ("empty_timeout", "trigger"),
     [(15 * MINUTE - MS, Trigger.IDLE), (15 * MINUTE, Trigger.IDLE), (15 * MINUTE + MS, Trigger.TIME_LIMIT)],
 )
-def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
+def test_the_earlier_of_two_new_deadlines_is_used_and_idle_in_a_tie(
     world: World, empty_timeout: timedelta, trigger: Trigger
 ) -> None:
     active = world.create()
@@ -362,7 +360,7 @@ def test_of_two_new_deadlines_the_earlier_holds_and_in_a_tie_it_is_idle(
     assert deadline(moved, timeouts) == Deadline(min(left + empty_timeout, joined + HOUR), trigger)
 
 
-def test_the_same_timeouts_are_followed_once(world: World) -> None:
+def test_unchanged_timeouts_are_applied_once(world: World) -> None:
     world.schedule(2 * HOUR)
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=MINUTE)) == 1
     for found in world.all_sessions().values():
@@ -379,7 +377,7 @@ def test_the_same_timeouts_are_followed_once(world: World) -> None:
     assert sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * MINUTE, max_active=HOUR)) == 1
 
 
-def test_a_longer_lead_opens_at_once_what_it_now_covers(world: World) -> None:
+def test_a_longer_lead_opens_sessions_within_it_at_once(world: World) -> None:
     scheduled = world.schedule(HOUR)
     sweeps.recompute_deadlines(world.store.submit, Timeouts(lead=2 * HOUR))
     world.clock.passes(milliseconds=30)
@@ -420,7 +418,7 @@ def test_without_a_retention_nothing_is_removed(world: World) -> None:
     assert len(world.all_sessions()) == 1
 
 
-def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
+def test_retention_removes_in_batches_the_oldest_first_and_can_be_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "FIRST_REMOVAL", 6)
@@ -433,7 +431,7 @@ def test_retention_works_in_batches_the_oldest_first_and_stops_when_told(
     assert world.all_sessions() == {}
 
 
-def test_a_batch_of_retention_is_bounded_by_rows_however_many_a_session_has(world: World) -> None:
+def test_a_batch_of_retention_is_limited_by_rows_also_within_one_session(world: World) -> None:
     long, short = world.create(), world.create()
     for _ in range(20):
         world.leave(long, world.join(long))
@@ -456,7 +454,7 @@ def test_a_batch_of_retention_is_bounded_by_rows_however_many_a_session_has(worl
     assert batches >= 6
 
 
-def test_a_clock_that_jumps_ahead_removes_nothing_for_a_day(world: World) -> None:
+def test_after_the_clock_jumps_ahead_nothing_is_removed_for_a_day(world: World) -> None:
     assert world.run(sweeps.retention_pause) is None
     world.clock.passes(days=3)  # a weekend, and a little more
     assert world.run(sweeps.retention_pause) is None
@@ -469,7 +467,7 @@ def test_a_clock_that_jumps_ahead_removes_nothing_for_a_day(world: World) -> Non
     assert world.run(sweeps.retention_pause) is None
 
 
-def test_a_clock_that_is_set_right_again_holds_retention_no_longer(world: World) -> None:
+def test_a_corrected_clock_ends_the_pause_of_retention(world: World) -> None:
     world.run(sweeps.retention_pause)
     world.clock.passes(days=200)
     assert world.run(sweeps.retention_pause) is not None
@@ -477,7 +475,7 @@ def test_a_clock_that_is_set_right_again_holds_retention_no_longer(world: World)
     assert world.run(sweeps.retention_pause) is None
 
 
-def test_an_events_number_is_never_given_again_after_retention(world: World) -> None:
+def test_retention_does_not_free_event_numbers(world: World) -> None:
     world.close(world.create())
     last = world.store.read(lambda view: view.last_seq())
     world.clock.passes(days=100)
@@ -505,7 +503,7 @@ def test_an_agents_oldest_agent_session_ends_when_it_has_too_many(world: World) 
     assert left == ["one more", "1", "of another"]
 
 
-def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: World) -> None:
+def test_expired_agent_sessions_and_idempotency_records_are_removed_after_a_day(world: World) -> None:
     def begin(secret: str, expires: timedelta) -> AgentSession:
         return AgentSession(
             secret_sha256=secret, agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW + expires, client_app="",
@@ -527,7 +525,7 @@ def test_expired_agent_sessions_and_retries_are_forgotten_after_a_day(world: Wor
     assert len(world.all_sessions()) == 1
 
 
-def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
+def test_no_transition_leaves_the_status_closed(world: World) -> None:
     closed = world.create()
     world.close(closed)
     before = world.stored(closed)
@@ -538,7 +536,7 @@ def test_a_closed_session_cannot_be_moved_by_anything(world: World) -> None:
 
 
 @pytest.mark.parametrize("lane", ["clock", "search"])
-def test_the_clock_does_not_wait_for_readers(world: World, lane: Lane) -> None:
+def test_the_scheduler_does_not_wait_for_readers(world: World, lane: Lane) -> None:
     world.schedule(HOUR)
     reading, let_go = threading.Barrier(READERS + 1), threading.Event()
 

@@ -64,7 +64,7 @@ def works(sqlite_server: SqliteServer, tmp_path: Path) -> Iterator[Works]:
         yield Works(database, tmp_path, opened)
 
 
-def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Works, log_lines: Lines) -> None:
+def test_a_clock_that_jumped_ahead_is_logged_once_and_nothing_is_removed(works: Works, log_lines: Lines) -> None:
     works.scheduler._remove_old()
     last = wall_clock.now() - timedelta(days=90)
     works.store.submit(
@@ -79,7 +79,7 @@ def test_it_says_once_that_the_clock_jumped_ahead_and_removes_nothing(works: Wor
 
 
 @pytest.mark.parametrize(("step", "cause"), [(90, "wall clock set"), (0, "load")])
-def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before_the_detector_has_seen_it(
+def test_a_clock_step_is_named_as_the_cause_of_late_transitions_before_it_is_detected(
     works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch, step: int, cause: str
 ) -> None:
     works.scheduler.first_tick()
@@ -92,7 +92,7 @@ def test_moves_that_a_step_of_the_wall_clock_made_late_are_put_down_to_it_before
     assert late["lag_ms"] > 70_000
 
 
-def test_a_heartbeat_says_that_the_next_deadline_is_overdue(works: Works, log_lines: Lines) -> None:
+def test_a_heartbeat_contains_that_the_next_deadline_is_overdue(works: Works, log_lines: Lines) -> None:
     due = wall_clock.now() - timedelta(seconds=30)
     works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
     works.scheduler._heartbeat()
@@ -104,7 +104,9 @@ def test_a_heartbeat_says_that_the_next_deadline_is_overdue(works: Works, log_li
     assert "overdue" not in in_time["message"]
 
 
-def test_a_reload_and_the_timers_never_tick_at_once(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reload_and_the_timers_never_run_a_tick_at_the_same_time(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = threading.Barrier(2)
     met: list[int] = []
 
@@ -141,9 +143,7 @@ def opens_ahead(works: Works) -> timedelta:
     return waits.start_time - waits.due_at
 
 
-def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_being_too_many(
-    works: Works, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reload_under_overload_changes_stored_deadlines(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
     works.scheduler.tick()
     new, submit = other_lead(works), works.store.submit
 
@@ -161,7 +161,7 @@ def test_stored_deadlines_follow_a_reload_although_requests_are_refused_for_bein
     "error", [Overloaded(), StoreUnavailable(), Draining()], ids=lambda error: type(error).__name__
 )
 @pytest.mark.parametrize("refused", ["at once", "in the middle"])
-def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_next_tick_moves_them(
+def test_stored_deadlines_that_a_reload_could_not_change_are_changed_by_the_next_tick(
     works: Works, monkeypatch: pytest.MonkeyPatch, error: RequestError, refused: str
 ) -> None:
     works.scheduler.tick()
@@ -179,7 +179,7 @@ def test_a_reload_whose_stored_deadlines_cannot_be_moved_is_in_force_and_the_nex
     assert opens_ahead(works) == new.lifecycle.lead
 
 
-def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_moves_them(
+def test_a_defect_in_the_change_of_stored_deadlines_is_logged_and_the_next_tick_changes_them(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works.scheduler.tick()
@@ -196,7 +196,7 @@ def test_a_defect_while_stored_deadlines_are_moved_is_told_and_the_next_tick_mov
     assert opens_ahead(works) == new.lifecycle.lead
 
 
-def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
+def test_the_delay_of_a_sweep_is_observed_only_if_it_made_transitions(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
@@ -212,7 +212,7 @@ def test_how_late_the_clock_was_is_observed_when_it_has_moved_something(
     assert 5 <= works.metric("tminus_clock_lag_seconds_sum") < 30
 
 
-def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_lines: Lines) -> None:
+def test_a_heartbeat_has_the_figures_since_the_previous_one(works: Works, log_lines: Lines) -> None:
     desk = Webhook.model_validate({"name": "desk", "url": "http://127.0.0.1:9", "secret_file": "s"})
     works.webhooks.apply(Settings(webhooks=(desk,)), {"desk": (SECRET,)})
     eventually(lambda: works.store.read(works.webhooks.endpoint_statuses))
@@ -232,7 +232,9 @@ def test_the_heartbeat_says_how_it_goes_since_the_one_before(works: Works, log_l
     assert "unreadable" not in first
 
 
-def test_the_heartbeat_comes_while_the_database_cannot_be_read_and_says_why(works: Works, log_lines: Lines) -> None:
+def test_the_heartbeat_is_logged_with_the_reason_while_the_database_cannot_be_read(
+    works: Works, log_lines: Lines
+) -> None:
     works.services.requests = 7
     spoiler = sqlite3.connect(works.path)
     spoiler.execute("ALTER TABLE event RENAME TO gone")
@@ -244,7 +246,7 @@ def test_the_heartbeat_comes_while_the_database_cannot_be_read_and_says_why(work
     assert "unwritable" not in told
 
 
-def test_the_heartbeat_says_why_the_database_cannot_be_written(
+def test_the_heartbeat_contains_why_the_database_cannot_be_written(
     works: Works, log_lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(works.store._writer, "failing", "database or disk is full")

@@ -82,7 +82,7 @@ def test_deadlines_of_two_sources_are_met_in_their_order_and_each_once(
     assert not world.passes(MINUTE).transitions
 
 
-def test_a_herd_of_one_source_does_not_hold_up_the_other(
+def test_a_herd_of_one_source_does_not_delay_the_other(
     world: World, reminders: Reminders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 4)
@@ -98,7 +98,7 @@ def test_a_herd_of_one_source_does_not_hold_up_the_other(
     assert seq == begun + 1, "one session was due before it"
 
 
-def test_new_timeouts_move_the_deadlines_of_every_source(world: World, reminders: Reminders) -> None:
+def test_new_timeouts_change_the_deadlines_of_every_source(world: World, reminders: Reminders) -> None:
     scheduled = world.schedule(2 * HOUR)
     reminders.waiting = [world.now]
 

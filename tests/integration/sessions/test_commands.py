@@ -42,7 +42,7 @@ def by_pin(world: World, pin: int) -> Session:
 
 
 @pytest.mark.parametrize("session_type", SessionType)
-def test_a_session_made_to_start_now_is_new_and_expires_after_new_timeout(
+def test_a_session_created_to_start_now_is_new_and_expires_after_new_timeout(
     world: World, session_type: SessionType
 ) -> None:
     session = world.create(session_type)
@@ -55,7 +55,7 @@ def test_a_session_made_to_start_now_is_new_and_expires_after_new_timeout(
 
 
 @pytest.mark.parametrize("session_type", SessionType)
-def test_a_session_made_for_later_is_scheduled_and_has_no_pin_and_opens_lead_before_its_start(
+def test_a_scheduled_session_has_no_pin_and_opens_lead_before_its_start(
     world: World, session_type: SessionType
 ) -> None:
     session = world.schedule(HOUR, session_type)
@@ -66,7 +66,7 @@ def test_a_session_made_for_later_is_scheduled_and_has_no_pin_and_opens_lead_bef
     assert world.told(session) == [EventType.SCHEDULED]
 
 
-def test_what_was_answered_is_what_is_stored(world: World) -> None:
+def test_the_returned_session_equals_the_stored_one(world: World) -> None:
     parent = {"id": "1", "app": "servicenow", "type": "incident", "name": "Ada ✓", "sync": True}
     session = world.schedule(
         HOUR, label="Zürich “one”", user_description="", preferences={"record": True}, external_mapping="INC0010001",
@@ -97,14 +97,14 @@ def test_tokens_have_32_characters_each_and_differ(world: World) -> None:
 
 
 @pytest.mark.parametrize("session_type", WITH_PIN)
-def test_the_users_url_of_a_pin_session_made_now_ends_in_its_pin(world: World, session_type: SessionType) -> None:
+def test_the_users_url_of_an_open_pin_session_ends_in_its_pin(world: World, session_type: SessionType) -> None:
     session = world.create(session_type)
     assert session.user_url == f"http://127.0.0.1:8710/{session.pin}"
     assert session.host_url == f"http://127.0.0.1:8710/?{session.id}"
 
 
 @pytest.mark.parametrize("session_type", SessionType)
-def test_the_users_url_of_a_scheduled_session_ends_in_its_id_for_life(world: World, session_type: SessionType) -> None:
+def test_the_users_url_of_a_scheduled_session_always_ends_in_its_id(world: World, session_type: SessionType) -> None:
     session = world.schedule(HOUR, session_type)
     world.passes(minutes=50)
     opened = world.stored(session)
@@ -112,7 +112,7 @@ def test_the_users_url_of_a_scheduled_session_ends_in_its_id_for_life(world: Wor
     assert opened.user_url == session.user_url == f"http://127.0.0.1:8710/?{session.id}"
 
 
-def test_created_by_is_frozen_and_holds_no_secret(world: World) -> None:
+def test_created_by_never_changes_and_contains_no_secret(world: World) -> None:
     by = caller(
         Role.AGENT, Role.API, agent_id=7, sid=5, provider="servicenow", external_id="6816f79c", user_agent="Jakarta",
         client_app="service-now-backend", remote_ip="149.96.6.12", started_at=world.now - MINUTE,
@@ -155,7 +155,7 @@ def test_a_start_at_the_horizon_is_accepted_and_one_beyond_it_refused(world: Wor
 
 @pytest.mark.parametrize("session_type", SessionType)
 @pytest.mark.parametrize("ahead", [timedelta(0), 5 * MINUTE, 10 * MINUTE])
-def test_a_start_within_lead_is_scheduled_and_opened_in_one_go_and_told_as_both(
+def test_a_start_within_lead_is_scheduled_and_opened_at_once_with_both_events(
     world: World, session_type: SessionType, ahead: timedelta
 ) -> None:
     session = world.schedule(ahead, session_type)
@@ -174,7 +174,7 @@ def test_a_start_a_millisecond_beyond_lead_stays_scheduled(world: World) -> None
     assert world.schedule(10 * MINUTE + MS).status is Status.SCHEDULED
 
 
-def test_an_agent_may_have_so_many_open_sessions_and_then_one_more_when_one_is_closed(world: World) -> None:
+def test_an_agent_at_its_limit_of_open_sessions_can_create_one_after_a_close(world: World) -> None:
     world.settings = settings(sessions_per_agent=2)
     world.schedule(HOUR)
     second = world.create()
@@ -185,7 +185,7 @@ def test_an_agent_may_have_so_many_open_sessions_and_then_one_more_when_one_is_c
     assert world.create().status is Status.NEW
 
 
-def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_left(
+def test_a_session_at_its_limit_of_participants_accepts_one_after_a_leave(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(participants, "MAX_PRESENT", 2)
@@ -200,7 +200,7 @@ def test_a_session_has_so_many_participants_at_once_and_one_more_when_one_has_le
     assert world.stored(session).participants == 2
 
 
-def test_a_session_has_so_many_participants_in_its_life_however_many_have_left(
+def test_the_number_of_participants_in_the_life_of_a_session_is_limited(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(participants, "MAX_TOTAL", 5)
@@ -239,7 +239,7 @@ def test_the_other_types_have_no_pin(world: World, session_type: SessionType) ->
     assert world.create(session_type).pin == 0
 
 
-def test_the_pin_0_is_nobodys(world: World) -> None:
+def test_the_pin_0_finds_no_session(world: World) -> None:
     world.create(SessionType.LIVE)
     world.schedule(HOUR, SessionType.SUPPORT)
     with pytest.raises(UnknownSession):
@@ -252,7 +252,7 @@ def test_no_two_open_sessions_have_the_same_pin(world: World, monkeypatch: pytes
     assert sorted(pins) == list(ids.PINS)
 
 
-def test_when_every_pin_is_taken_nothing_is_half_created(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_all_pins_are_in_use_nothing_is_created_partly(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_002))
     taken = [world.create(SessionType.SUPPORT), world.create(SessionType.COBROWSE)]
     for ahead in (None, MINUTE):
@@ -296,7 +296,7 @@ def test_a_reschedule_into_lead_for_which_there_is_no_pin_changes_nothing(
 
 
 @pytest.mark.parametrize("ahead", [30 * MINUTE, 3 * HOUR, timedelta(days=400)])
-def test_a_reschedule_moves_start_expiry_deadline_and_version_together(world: World, ahead: timedelta) -> None:
+def test_a_reschedule_changes_start_expiry_deadline_and_version_together(world: World, ahead: timedelta) -> None:
     session = world.schedule(HOUR)
     world.clock.passes(minutes=1)
     start = world.now + ahead
@@ -313,7 +313,7 @@ def test_a_reschedule_moves_start_expiry_deadline_and_version_together(world: Wo
     )
 
 
-def test_a_session_keeps_its_id_urls_tokens_and_settings_for_life(world: World) -> None:
+def test_id_urls_tokens_and_settings_of_a_session_never_change(world: World) -> None:
     session = world.schedule(HOUR, SessionType.SUPPORT, preferences={"record": True})
     world.reschedule(session, world.now + 2 * HOUR)
     world.passes(minutes=110)
@@ -348,7 +348,9 @@ def test_a_reschedule_into_lead_opens_the_session_at_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", ["new", "active", "closed"])
-def test_only_a_scheduled_session_is_rescheduled_and_the_refusal_names_the_status(world: World, status: str) -> None:
+def test_only_a_scheduled_session_can_be_rescheduled_and_the_error_contains_the_status(
+    world: World, status: str
+) -> None:
     session = world.create()
     if status != "new":
         world.join(session)
@@ -368,7 +370,7 @@ def test_a_reschedule_to_a_bad_start_is_refused(world: World, ahead: timedelta, 
     assert world.stored(session) == session
 
 
-def test_a_reschedule_names_the_version_it_means_or_any_of_several(world: World) -> None:
+def test_a_reschedule_succeeds_if_one_of_the_given_versions_is_current(world: World) -> None:
     session = world.schedule(HOUR)
     moved = world.reschedule(session, world.now + 2 * HOUR, if_match=frozenset({1}))
     assert moved.version == 2
@@ -388,7 +390,7 @@ def test_a_stale_version_is_refused_even_where_nothing_would_change(world: World
 # --- join and leave ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_join_makes_a_session_active_and_is_told_as_two_events(world: World) -> None:
+def test_the_first_join_makes_a_session_active_and_records_two_events(world: World) -> None:
     session = world.create()
     world.clock.passes(minutes=3)
     grace = world.join(session, "Grace", role=ParticipantRole.HOST)
@@ -404,7 +406,7 @@ def test_the_first_join_makes_a_session_active_and_is_told_as_two_events(world: 
         assert (told.event.actor, told.event.participants) == ("room:30", 1)
 
 
-def test_more_joins_are_told_once_each_and_change_only_the_count(world: World) -> None:
+def test_each_later_join_records_one_event_and_changes_only_the_count(world: World) -> None:
     session = world.create()
     world.join(session)
     activated = world.stored(session).activated_at
@@ -415,7 +417,7 @@ def test_more_joins_are_told_once_each_and_change_only_the_count(world: World) -
     assert world.told(session)[-2:] == [EventType.JOINED] * 2
 
 
-def test_the_last_one_out_starts_the_empty_timeout_and_a_join_clears_it(world: World) -> None:
+def test_the_last_leave_starts_the_empty_timeout_and_a_join_ends_it(world: World) -> None:
     session = world.create()
     grace, ada = world.join(session), world.join(session)
     world.leave(session, grace)
@@ -432,7 +434,7 @@ def test_the_last_one_out_starts_the_empty_timeout_and_a_join_clears_it(world: W
     assert world.told(session)[-3:] == [EventType.LEFT, EventType.LEFT, EventType.JOINED]
 
 
-def test_somebody_leaves_once_however_often_it_is_reported(world: World) -> None:
+def test_a_leave_reported_repeatedly_is_recorded_once(world: World) -> None:
     session = world.create()
     grace = world.join(session)
     world.join(session)
@@ -443,7 +445,7 @@ def test_somebody_leaves_once_however_often_it_is_reported(world: World) -> None
     assert world.told(session).count(EventType.LEFT) == 1
 
 
-def test_somebody_who_never_joined_cannot_leave(world: World) -> None:
+def test_a_participant_who_never_joined_cannot_leave(world: World) -> None:
     session, other = world.create(), world.create()
     elsewhere = world.join(other)
     world.join(session)
@@ -492,7 +494,7 @@ def with_knock(world: World) -> Session:
     return world.create(preferences={"knock": True})
 
 
-def test_whoever_knocks_is_told_of_and_is_not_in(world: World) -> None:
+def test_a_knock_records_an_event_and_the_participant_is_not_in_the_session(world: World) -> None:
     session = with_knock(world)
     world.clock.passes(minutes=3)
     grace = world.knock(session, "Grace")
@@ -505,7 +507,7 @@ def test_whoever_knocks_is_told_of_and_is_not_in(world: World) -> None:
     assert (knocked.event.type, knocked.participant.id, knocked.event.actor) == (EventType.KNOCKED, grace, "room:30")
 
 
-def test_whoever_is_let_in_has_joined_from_then_on(world: World) -> None:
+def test_an_admitted_participant_has_joined_from_that_time_on(world: World) -> None:
     session = with_knock(world)
     grace, ada = world.knock(session, "Grace"), world.knock(session, "Ada")
     world.clock.passes(minutes=2)
@@ -522,7 +524,7 @@ def test_whoever_is_let_in_has_joined_from_then_on(world: World) -> None:
 
 
 @pytest.mark.parametrize("verb", [World.deny, World.leave])
-def test_whoever_is_turned_away_or_goes_away_never_was_in(
+def test_a_denied_or_leaving_participant_was_never_in_the_session(
     world: World, verb: Callable[[World, Session, str], None]
 ) -> None:
     session = with_knock(world)
@@ -539,7 +541,9 @@ def test_whoever_is_turned_away_or_goes_away_never_was_in(
 
 @pytest.mark.parametrize("others_inside", [False, True])
 @pytest.mark.parametrize("closed_by", ["agent", "clock", "clock, with others"])
-def test_any_close_ends_the_waiting_of_whoever_knocked(world: World, closed_by: str, others_inside: bool) -> None:
+def test_every_close_ends_the_waiting_of_participants_who_knocked(
+    world: World, closed_by: str, others_inside: bool
+) -> None:
     world.settings = settings(max_active=timedelta(hours=2))
     session, other = with_knock(world), with_knock(world)
     grace = world.knock(session)
@@ -562,7 +566,7 @@ def test_any_close_ends_the_waiting_of_whoever_knocked(world: World, closed_by: 
 
 
 @pytest.mark.parametrize("verb", ["deny", "leave"])
-def test_who_waited_in_a_session_that_an_older_release_closed_waits_no_more(world: World, verb: str) -> None:
+def test_participants_of_a_session_that_an_older_release_closed_no_longer_wait(world: World, verb: str) -> None:
     session = with_knock(world)
     grace = world.knock(session)
     world.close(session)
@@ -573,7 +577,7 @@ def test_who_waited_in_a_session_that_an_older_release_closed_waits_no_more(worl
     assert world.told(session)[-1] is EventType.CLOSED
 
 
-def test_what_is_known_of_a_knock_is_told_once(world: World) -> None:
+def test_a_repeated_decision_about_a_knock_records_no_event(world: World) -> None:
     session = with_knock(world)
     grace = world.knock(session)
     world.admit(session, grace)
@@ -586,7 +590,7 @@ def test_what_is_known_of_a_knock_is_told_once(world: World) -> None:
     assert world.stored(session) == after
 
 
-def test_where_knock_is_off_nobody_knocks(world: World) -> None:
+def test_a_knock_is_refused_if_the_setting_is_off(world: World) -> None:
     session = world.create()
     with pytest.raises(NoKnocking, match="its setting knock is off"):
         world.knock(session)
@@ -594,7 +598,7 @@ def test_where_knock_is_off_nobody_knocks(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", ["scheduled", "closed"])
-def test_nobody_knocks_at_a_session_that_is_not_open(world: World, status: str) -> None:
+def test_a_knock_at_a_session_that_is_not_open_is_refused(world: World, status: str) -> None:
     session = world.schedule(HOUR, preferences={"knock": True})
     if status == "closed":
         world.close(session)
@@ -603,7 +607,7 @@ def test_nobody_knocks_at_a_session_that_is_not_open(world: World, status: str) 
 
 
 @pytest.mark.parametrize("closed_by", [World.close, lambda world, _: world.passes(hours=1)])
-def test_a_closed_session_lets_nobody_in_and_whoever_waited_is_turned_away(
+def test_a_closed_session_admits_nobody_and_a_denial_succeeds(
     world: World, closed_by: Callable[[World, Session], None]
 ) -> None:
     session = with_knock(world)
@@ -644,7 +648,7 @@ def test_a_session_is_closed_from_every_status_with_its_reason(world: World, sta
     assert event.due_at is None, "no lag where a person did it"
 
 
-def test_a_close_disconnects_everybody_who_is_still_there(world: World) -> None:
+def test_a_close_disconnects_all_participants(world: World) -> None:
     session = world.create()
     gone = world.join(session)
     left_at = world.clock.passes(minutes=1)
@@ -665,7 +669,7 @@ def test_a_close_of_a_closed_session_records_nothing(world: World) -> None:
     assert world.told(session) == [EventType.CREATED, EventType.CLOSED]
 
 
-def test_whatever_is_asked_of_an_unknown_session_is_refused(world: World) -> None:
+def test_every_command_on_an_unknown_session_is_refused(world: World) -> None:
     unknown = world.create().model_copy(update={"id": "nobody"})
     attempts: list[tuple[str, Any]] = [
         ("close", lambda: world.close(unknown)),
@@ -681,7 +685,7 @@ def test_whatever_is_asked_of_an_unknown_session_is_refused(world: World) -> Non
         assert name
 
 
-def test_every_recorded_change_raises_the_version_and_moves_updated_at(world: World) -> None:
+def test_every_recorded_change_increases_version_and_updated_at(world: World) -> None:
     session = world.schedule(HOUR)
     seen: list[tuple[int, datetime]] = [(session.version, session.updated_at)]
 

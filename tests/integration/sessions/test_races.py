@@ -107,7 +107,7 @@ def test_close_against_join_has_one_winner_or_the_join_came_first(daemons: tuple
         assert all(person.left_at for person in one.participants(session))
 
 
-def test_two_daemons_that_sweep_at_once_make_each_move_once(
+def test_two_daemons_that_sweep_at_once_make_each_transition_once(
     daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "FIRST_BATCH", 3)
@@ -136,7 +136,7 @@ def test_two_reschedules_with_the_same_version_have_one_winner(daemons: tuple[Wo
         assert winners[0].version == 2
 
 
-def test_joins_from_two_daemons_are_all_counted_and_the_first_is_first_once(daemons: tuple[World, World]) -> None:
+def test_joins_from_two_daemons_are_all_counted_and_one_activates_the_session(daemons: tuple[World, World]) -> None:
     one, two = daemons
     session = one.create()
     people = at_once(*[partial(daemon.join, session) for daemon in daemons * 6])
@@ -148,7 +148,7 @@ def test_joins_from_two_daemons_are_all_counted_and_the_first_is_first_once(daem
     assert stored.due_trigger is Trigger.IDLE
 
 
-def test_one_participant_reported_to_have_left_by_two_daemons_leaves_once(daemons: tuple[World, World]) -> None:
+def test_a_leave_reported_to_two_daemons_is_recorded_once(daemons: tuple[World, World]) -> None:
     one, two = daemons
     for _ in range(ROUNDS):
         session = one.create()
@@ -158,7 +158,7 @@ def test_one_participant_reported_to_have_left_by_two_daemons_leaves_once(daemon
         assert one.told(session).count(EventType.LEFT) == 1
 
 
-def test_two_closes_at_once_are_told_once(daemons: tuple[World, World]) -> None:
+def test_two_concurrent_closes_record_one_event(daemons: tuple[World, World]) -> None:
     one, two = daemons
     for _ in range(ROUNDS):
         session = one.create()
@@ -166,7 +166,7 @@ def test_two_closes_at_once_are_told_once(daemons: tuple[World, World]) -> None:
         assert one.told(session) == [EventType.CREATED, EventType.CLOSED]
 
 
-def test_two_daemons_never_give_the_same_pin(daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_daemons_never_assign_the_same_pin(daemons: tuple[World, World], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_012))
     made = at_once(*[partial(daemon.create, SessionType.SUPPORT) for daemon in daemons * 8])
     pins = [one.pin for one in made if isinstance(one, Session)]
@@ -174,7 +174,7 @@ def test_two_daemons_never_give_the_same_pin(daemons: tuple[World, World], monke
     assert [type(one) for one in made if not isinstance(one, Session)] == [NoPinFree] * 4
 
 
-def test_a_move_that_was_decided_on_an_old_look_is_refused(daemons: tuple[World, World]) -> None:
+def test_a_transition_decided_on_an_outdated_read_is_refused(daemons: tuple[World, World]) -> None:
     one, _ = daemons
     session = one.schedule(HOUR)
     one.reschedule(session, one.now + 2 * HOUR)
@@ -213,7 +213,7 @@ def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(
     assert len(seen) == len(set(seen)) == 300
 
 
-def test_what_one_daemon_commits_the_others_hear_of_with_its_deadline(pg_server: PostgresServer) -> None:
+def test_a_commit_notifies_the_other_daemons_with_its_deadline(pg_server: PostgresServer) -> None:
     heard: list[datetime | None] = []
     with pg_server.database() as database:
         one, two = (
@@ -227,7 +227,7 @@ def test_what_one_daemon_commits_the_others_hear_of_with_its_deadline(pg_server:
         eventually(lambda: heard == [None, session.due_at, None])  # of its own nothing
 
 
-def test_an_event_that_is_committed_late_was_numbered_late(pg_server: PostgresServer) -> None:
+def test_event_numbers_are_assigned_in_commit_order(pg_server: PostgresServer) -> None:
     """On PostgreSQL two transactions run at once. One that began later must not commit a higher number while an
     earlier one still has a lower in hand: a reader with a cursor would pass that by for ever.
     """

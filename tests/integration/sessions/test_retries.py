@@ -27,7 +27,7 @@ def test_the_order_of_a_bodys_members_does_not_matter_and_everything_else_does()
     assert len(keys) == len(bodies)
 
 
-def test_without_a_key_there_is_nothing_to_remember(world: World) -> None:
+def test_without_a_key_no_idempotency_record_is_stored(world: World) -> None:
     assert keyed_request(None, BODY) is None
     first, second = world.make(), world.make()
     assert first.session.id != second.session.id
@@ -35,7 +35,7 @@ def test_without_a_key_there_is_nothing_to_remember(world: World) -> None:
     assert not second.replayed
 
 
-def test_a_repeated_request_is_answered_with_the_session_that_the_first_made_as_it_is_now(world: World) -> None:
+def test_a_repeated_request_returns_the_first_session_in_its_current_state(world: World) -> None:
     first = world.make(keyed=KEY)
     world.join(first.session)
     again = world.make(keyed=KEY)
@@ -46,26 +46,26 @@ def test_a_repeated_request_is_answered_with_the_session_that_the_first_made_as_
     assert len(world.all_sessions()) == 1
 
 
-def test_a_closed_session_is_still_the_answer(world: World) -> None:
+def test_a_repeated_request_returns_a_session_that_was_closed(world: World) -> None:
     first = world.make(keyed=KEY)
     world.close(first.session)
     assert world.make(keyed=KEY).session.status is Status.CLOSED
 
 
-def test_the_same_key_with_another_body_is_refused_and_names_the_session_that_it_made(world: World) -> None:
+def test_the_same_key_with_another_body_is_refused_with_the_id_of_the_session(world: World) -> None:
     made = world.make(keyed=KEY)
     with pytest.raises(KeyReused, match=f"created session {made.session.id} from another body"):
         world.make(keyed=keyed_request("key-1", BODY | {"label": "Grace"}))
     assert len(world.all_sessions()) == 1
 
 
-def test_each_agent_has_keys_of_its_own(world: World) -> None:
+def test_keys_of_different_agents_are_independent(world: World) -> None:
     mine, other = world.make(keyed=KEY), world.make(keyed=KEY, by=OTHER_AGENT)
     assert mine.session.id != other.session.id
     assert not other.replayed
 
 
-def test_a_key_is_remembered_for_24_hours(world: World) -> None:
+def test_a_key_is_stored_for_24_hours(world: World) -> None:
     first = world.make(keyed=KEY)
     world.clock.passes(days=1)
     assert world.make(keyed=KEY).session.id == first.session.id
@@ -77,19 +77,19 @@ def test_a_key_is_remembered_for_24_hours(world: World) -> None:
     assert world.make(keyed=KEY).session.id == second.session.id, "from then on the newer one is remembered"
 
 
-def test_after_24_hours_a_key_may_come_with_another_body(world: World) -> None:
+def test_after_24_hours_a_key_may_be_used_with_another_body(world: World) -> None:
     world.make(keyed=KEY)
     world.clock.passes(days=1, milliseconds=1)
     assert not world.make(keyed=keyed_request("key-1", {})).replayed
 
 
-def test_a_request_that_was_refused_leaves_its_key_free(world: World) -> None:
+def test_a_refused_request_does_not_use_its_key(world: World) -> None:
     with pytest.raises(BadStartTime):
         world.make(keyed=KEY, start_time=world.now - HOUR)
     assert not world.make(keyed=KEY).replayed
 
 
-def test_a_retry_is_answered_also_where_a_new_session_would_be_one_too_many(world: World) -> None:
+def test_a_retry_succeeds_although_the_agent_is_at_its_limit(world: World) -> None:
     world.settings = settings(sessions_per_agent=1)
     first = world.make(keyed=KEY)
     assert world.make(keyed=KEY).session.id == first.session.id
@@ -97,7 +97,7 @@ def test_a_retry_is_answered_also_where_a_new_session_would_be_one_too_many(worl
         world.make(keyed=keyed_request("key-2", BODY))
 
 
-def test_a_retry_of_a_schedule_is_answered_also_when_its_start_has_passed(world: World) -> None:
+def test_a_retry_of_a_schedule_succeeds_although_its_start_has_passed(world: World) -> None:
     start = world.now + HOUR
     first = world.make(keyed=KEY, start_time=start)
     world.passes(hours=5)
@@ -105,7 +105,7 @@ def test_a_retry_of_a_schedule_is_answered_also_when_its_start_has_passed(world:
     assert (again.session.id, again.replayed, again.session.status) == (first.session.id, True, Status.CLOSED)
 
 
-def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -> None:
+def test_concurrent_requests_with_one_key_create_one_session(world: World) -> None:
     made: list[CreateResult] = []
     begin = threading.Barrier(16)
 
@@ -123,7 +123,7 @@ def test_a_key_that_arrives_many_times_at_once_makes_one_session(world: World) -
     assert world.told() == [EventType.CREATED]
 
 
-def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: Database) -> None:
+def test_concurrent_requests_with_one_key_to_two_daemons_create_one_session(database: Database) -> None:
     stores = [database.open(), database.open()]
     for n in range(10):
         key = keyed_request(f"key-{n}", BODY)
@@ -135,7 +135,7 @@ def test_a_key_that_arrives_at_two_daemons_at_once_makes_one_session(database: D
     assert len(stores[0].read(lambda view: view.events(0, 100))) == 10
 
 
-def test_a_key_is_remembered_over_a_restart(database: Database) -> None:
+def test_a_key_is_stored_across_a_restart(database: Database) -> None:
     before, after = database.open(), database.open()
     first = before.submit(lambda tx: commands.create(tx, settings(), AGENT, order(), KEY)).result(30)
     before.close()
@@ -143,7 +143,7 @@ def test_a_key_is_remembered_over_a_restart(database: Database) -> None:
     assert (again.session.id, again.replayed) == (first.session.id, True)
 
 
-def test_a_repeated_join_is_answered_with_the_participant_that_the_first_made(world: World) -> None:
+def test_a_repeated_join_returns_the_participant_of_the_first(world: World) -> None:
     session = world.create()
     key = keyed_request("join-1", [session.id, {"role": "guest", "name": "Grace"}])
     first, again = world.join(session, keyed=key), world.join(session, keyed=key)
@@ -152,7 +152,7 @@ def test_a_repeated_join_is_answered_with_the_participant_that_the_first_made(wo
     assert world.told(session) == [EventType.CREATED, EventType.ACTIVE, EventType.JOINED]
 
 
-def test_a_repeated_join_is_answered_also_when_the_session_is_closed(world: World) -> None:
+def test_a_repeated_join_succeeds_although_the_session_is_closed(world: World) -> None:
     session = world.create()
     key = keyed_request("join-1", [session.id])
     grace = world.join(session, keyed=key)
@@ -160,7 +160,7 @@ def test_a_repeated_join_is_answered_also_when_the_session_is_closed(world: Worl
     assert world.join(session, keyed=key) == grace
 
 
-def test_a_removed_session_takes_its_keys_along(world: World) -> None:
+def test_keys_are_removed_with_their_session(world: World) -> None:
     made = world.make(keyed=KEY)
     world.close(made.session)
     world.clock.passes(hours=2)
@@ -170,7 +170,7 @@ def test_a_removed_session_takes_its_keys_along(world: World) -> None:
     assert again.session.status is Status.NEW
 
 
-def test_a_rooms_key_is_no_agents_key(world: World) -> None:
+def test_a_key_of_a_room_is_not_a_key_of_an_agent(world: World) -> None:
     made = world.make(keyed=KEY)
     assert ROOM.agent_id != AGENT.agent_id
     world.join(made.session, keyed=KEY)

@@ -34,7 +34,7 @@ REFUSED: dict[str, Callable[[World, Session], Any]] = {
 
 
 @ON_SQLITE
-def test_who_is_no_agent_any_more_has_no_sessions_of_his_own(world: World) -> None:
+def test_an_owner_without_the_role_agent_has_no_access_to_own_sessions(world: World) -> None:
     session = world.schedule(HOUR, by=AGENT)
     for attempt in REFUSED.values():
         with pytest.raises(Forbidden, match="Not allowed: this needs the "):
@@ -44,7 +44,7 @@ def test_who_is_no_agent_any_more_has_no_sessions_of_his_own(world: World) -> No
     assert world.events(session)[1:] == []
 
 
-def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) -> None:
+def test_a_list_contains_only_sessions_that_the_caller_may_see(world: World) -> None:
     own = world.create(by=AGENT, external_mapping="INC1")
     others = world.create(by=OTHER_AGENT, external_mapping="INC1")
     world.join(own)
@@ -64,13 +64,13 @@ def test_of_many_sessions_a_caller_finds_those_that_are_for_him(world: World) ->
         found(ROOM)
 
 
-def test_a_pin_is_enough_to_look_a_session_up(world: World) -> None:
+def test_a_session_can_be_looked_up_by_its_pin_alone(world: World) -> None:
     session = world.create(SessionType.SUPPORT)
     assert world.store.read(lambda view: queries.session_by_pin(view, session.pin)).id == session.id
 
 
 @ON_SQLITE
-def test_what_the_local_operator_makes_belongs_to_agent_0_and_is_told_as_local(world: World) -> None:
+def test_sessions_of_the_local_operator_belong_to_agent_0_and_events_have_the_actor_local(world: World) -> None:
     session = world.create(by=caller(Role.GROUP_ADMIN, agent_id=LOCAL_AGENT_ID))
     assert session.agent_id == 0
     assert [told.event.actor for told in world.events(session)] == ["local"]
@@ -86,5 +86,5 @@ def test_what_the_local_operator_makes_belongs_to_agent_0_and_is_told_as_local(w
         (caller(Role.ROOM, Role.API, agent_id=9), "room:9"),
     ],
 )
-def test_an_event_names_its_caller_by_kind_and_number(by: Caller, actor: str) -> None:
+def test_the_actor_of_an_event_is_the_kind_and_number_of_the_caller(by: Caller, actor: str) -> None:
     assert by.actor == actor

@@ -249,7 +249,7 @@ def machine(world: World) -> Iterator[type[AnyTime]]:
 
 
 @pytest.mark.slow
-def test_whatever_happens_in_whatever_order_every_session_is_as_the_model_says(machine: type[AnyTime]) -> None:
+def test_after_any_sequence_of_commands_and_time_every_session_equals_the_model(machine: type[AnyTime]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -53,7 +53,7 @@ def sql(path: Path, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()
 
 
-def test_a_copy_holds_what_was_committed_and_says_how_much(place: Place) -> None:
+def test_a_backup_contains_every_commit_and_reports_its_contents(place: Place) -> None:
     place.world.join(place.world.create())
 
     made = back_up(place.url, place.copy, NOW)
@@ -68,7 +68,7 @@ def test_a_copy_holds_what_was_committed_and_says_how_much(place: Place) -> None
     assert (found.problems, found.sessions, found.last_seq) == ((), 1, 3)
 
 
-def test_a_copy_is_of_one_moment_however_much_is_written_while_it_is_made(
+def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each step of one page somebody commits: a copy that began anew each time would never end."""
@@ -99,7 +99,7 @@ def test_a_copy_is_of_one_moment_however_much_is_written_while_it_is_made(
     assert sql(place.copy, "SELECT count(*) FROM session WHERE id LIKE 'before%'") == [(200,)]
 
 
-def test_a_file_that_is_there_is_overwritten_only_by_force(place: Place) -> None:
+def test_an_existing_file_is_overwritten_only_with_force(place: Place) -> None:
     place.copy.write_bytes(b"precious")
 
     with pytest.raises(CannotBackUp, match="is there already: name another file, or overwrite it with --force"):
@@ -118,7 +118,7 @@ def test_a_file_that_is_there_is_overwritten_only_by_force(place: Place) -> None
         ("tminus.db/copy.db", "there is no such directory"),
     ],
 )
-def test_a_place_that_can_hold_no_copy_is_refused_even_by_force(place: Place, target: str, problem: str) -> None:
+def test_an_unsuitable_target_is_refused_even_with_force(place: Place, target: str, problem: str) -> None:
     os.mkfifo(place.path.parent / "pipe")
 
     with pytest.raises(CannotBackUp, match=problem):
@@ -127,7 +127,7 @@ def test_a_place_that_can_hold_no_copy_is_refused_even_by_force(place: Place, ta
     assert place.reopened().store.failing is None
 
 
-def test_in_a_directory_copies_have_their_date_as_a_name_and_the_oldest_are_removed(place: Place) -> None:
+def test_backups_in_a_directory_are_named_by_date_and_the_oldest_are_removed(place: Place) -> None:
     others = [place.copies / name for name in ("tminus-old.db", "mine.db", "tminus-20200101T000000Z.db.txt")]
     for other in others:
         other.touch()
@@ -140,7 +140,7 @@ def test_in_a_directory_copies_have_their_date_as_a_name_and_the_oldest_are_remo
     assert set(place.copies.iterdir()) == {*others, made[2], last.path}
 
 
-def test_copies_of_one_second_have_numbers_and_the_oldest_are_removed(place: Place) -> None:
+def test_backups_of_one_second_are_numbered_and_the_oldest_are_removed(place: Place) -> None:
     made = [back_up(place.url, place.copies, NOW).path for _ in range(11)]
     assert [path.name for path in made[:2]] == ["tminus-20300107T090000Z.db", "tminus-20300107T090000Z-2.db"]
 
@@ -150,7 +150,7 @@ def test_copies_of_one_second_have_numbers_and_the_oldest_are_removed(place: Pla
     assert set(place.copies.iterdir()) == {*made[9:], last.path}
 
 
-def test_a_copy_that_fails_leaves_nothing_behind_and_removes_no_old_one(place: Place) -> None:
+def test_a_failed_backup_leaves_no_file_and_removes_no_old_backup(place: Place) -> None:
     good = back_up(place.url, place.copies, NOW).path
     for _ in range(40):
         place.world.create()
@@ -167,7 +167,7 @@ def test_a_copy_that_fails_leaves_nothing_behind_and_removes_no_old_one(place: P
     place.world = World(Store(f"{place.url}.other", place.clock), place.clock)
 
 
-def test_what_a_killed_process_left_partial_file_is_removed_and_what_another_makes_now_is_not(place: Place) -> None:
+def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_not(place: Place) -> None:
     left = place.copies / ".tminus-abc.half"
     left.touch()
     with backup._partial_file(place.copies / "other.db") as others:
@@ -177,7 +177,7 @@ def test_what_a_killed_process_left_partial_file_is_removed_and_what_another_mak
     assert os.listdir(place.copies) == ["copy.db"]
 
 
-def test_a_disk_that_is_full_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SQLite tells it: a file may not grow beyond so many pages."""
     written_once = backup._written_once
 
@@ -193,13 +193,13 @@ def test_a_disk_that_is_full_is_told(place: Place, monkeypatch: pytest.MonkeyPat
     assert os.listdir(place.copies) == []
 
 
-def test_there_is_nothing_to_back_up_where_there_is_no_database(tmp_path: Path) -> None:
+def test_a_backup_without_a_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotOpenDatabase, match="there is nothing to back up"):
         back_up(f"sqlite:///{tmp_path}/none.db", tmp_path / "copy.db", NOW)
     assert os.listdir(tmp_path) == []
 
 
-def test_for_postgresql_its_own_tools_are_named(tmp_path: Path) -> None:
+def test_a_backup_of_postgresql_is_refused_with_the_name_of_its_tool(tmp_path: Path) -> None:
     with pytest.raises(CannotBackUp, match="pg_dump"):
         back_up("postgresql+psycopg://db/tminus", tmp_path / "copy.db", NOW)
     with pytest.raises(CannotRestore, match="pg_restore"):
@@ -209,7 +209,7 @@ def test_for_postgresql_its_own_tools_are_named(tmp_path: Path) -> None:
 # --- putting one back -------------------------------------------------------------------------------------------------
 
 
-def test_a_restored_database_is_the_copy_and_what_was_there_stays_beside_it(place: Place) -> None:
+def test_a_restore_replaces_the_database_and_keeps_the_old_one_beside_it(place: Place) -> None:
     kept = place.world.create()
     back_up(place.url, place.copy, NOW)
     lost = place.world.create()
@@ -227,7 +227,7 @@ def test_a_restored_database_is_the_copy_and_what_was_there_stays_beside_it(plac
     assert place.copy.exists()
 
 
-def test_a_restored_database_names_its_events_anew_and_gives_no_number_twice(place: Place) -> None:
+def test_a_restored_database_has_a_new_id_and_reuses_no_event_number(place: Place) -> None:
     """What was told after the copy was made had numbers; nothing else may come under those names or numbers."""
     place.world.create()
     back_up(place.url, place.copy, NOW)
@@ -250,7 +250,7 @@ def restore_id(place: Place) -> str:
     return restore(place.url, place.copy, NOW + timedelta(seconds=1)).database_id
 
 
-def test_a_backup_is_restored_where_there_is_no_database(place: Place, tmp_path: Path) -> None:
+def test_a_backup_can_be_restored_without_an_old_database(place: Place, tmp_path: Path) -> None:
     made = place.world.create()
     back_up(place.url, place.copy, NOW)
     new = tmp_path / "new"
@@ -266,9 +266,7 @@ def test_a_backup_is_restored_where_there_is_no_database(place: Place, tmp_path:
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["in its place", "moved away by hand"])
-def test_a_rollback_that_a_killed_process_left_to_do_is_done_in_the_replaced_database_alone(
-    place: Place, is_there: bool
-) -> None:
+def test_a_pending_rollback_is_applied_only_to_the_replaced_database(place: Place, is_there: bool) -> None:
     """SQLite writes a -journal while the mode of a database changes: at the first start after a restore, say."""
     place.world.create()
     back_up(place.url, place.copy, NOW)
@@ -299,7 +297,7 @@ def test_a_rollback_that_a_killed_process_left_to_do_is_done_in_the_replaced_dat
         assert sql(file, "SELECT count(DISTINCT session_id) FROM event") == [(sessions,)]
 
 
-def test_what_a_killed_daemon_had_not_yet_put_into_the_file_is_moved_aside_too(place: Place) -> None:
+def test_the_wal_file_of_a_killed_daemon_is_kept_with_the_replaced_database(place: Place) -> None:
     """The -wal file of the replaced database must never be read as part of its successor."""
     back_up(place.url, place.copy, NOW)
     place.world.create()
@@ -330,7 +328,7 @@ def test_a_damaged_database_can_be_replaced_and_is_kept(place: Place) -> None:
     assert place.reopened().stored(made) == made
 
 
-def test_a_backup_of_an_older_tminus_is_brought_up_to_date(place: Place) -> None:
+def test_a_backup_of_an_older_release_is_migrated(place: Place) -> None:
     engine = make_engine(f"sqlite:///{place.copy}", writes=True)
     with engine.connect() as connection, connection.begin():
         command.upgrade(migrate._config(connection), "0001")
@@ -369,7 +367,7 @@ def orphan_events(path: Path) -> None:
         (Path.unlink, CannotOpenDatabase, "there is no such file"),
     ],
 )
-def test_what_is_no_good_backup_is_refused_and_nothing_is_touched(
+def test_an_invalid_backup_is_refused_and_nothing_is_changed(
     place: Place, spoil: Any, refusal: type[Exception], problem: str
 ) -> None:
     place.world.create()

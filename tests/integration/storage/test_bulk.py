@@ -67,7 +67,7 @@ PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 
 @PROPERTY
 @given(some=st.lists(fields(), max_size=20), before=TIMEOUTS, after=TIMEOUTS)
-def test_new_timeouts_move_every_stored_deadline_to_where_policy_puts_it(
+def test_new_timeouts_change_every_stored_deadline_as_in_the_model(
     world: World, some: list[Fields], before: Timeouts, after: Timeouts
 ) -> None:
     world.clear(NOW)
@@ -116,7 +116,7 @@ def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tu
 
 @PROPERTY
 @given(some=st.lists(fields(), max_size=20), timeouts=TIMEOUTS, limit=st.integers(1, 25))
-def test_moves_in_bulk_leave_the_rows_and_events_that_moving_one_by_one_leaves(
+def test_bulk_transitions_leave_the_same_rows_and_events_as_single_ones(
     world: World, some: list[Fields], timeouts: Timeouts, limit: int
 ) -> None:
     world.clear(NOW)

@@ -35,7 +35,7 @@ def do(world: World, statement: Any) -> None:
     world.run(lambda tx: tx.execute(statement))
 
 
-def test_a_database_in_which_everything_has_happened_is_whole(world: World, database: Database) -> None:
+def test_the_check_finds_no_problem_after_all_kinds_of_events(world: World, database: Database) -> None:
     for kind in SessionType:
         world.schedule(2 * HOUR, kind)
         made = world.create(kind)
@@ -55,7 +55,7 @@ def test_a_database_in_which_everything_has_happened_is_whole(world: World, data
     assert found.last_seq == world.events()[-1].event.seq
 
 
-def test_deadlines_may_follow_the_configuration_or_the_time_outs_that_are_remembered(
+def test_deadlines_by_the_configuration_or_by_the_stored_time_outs_are_correct(
     world: World, database: Database
 ) -> None:
     """A configuration that was changed and not yet read by the daemon makes no deadline wrong."""
@@ -67,7 +67,7 @@ def test_deadlines_may_follow_the_configuration_or_the_time_outs_that_are_rememb
     assert examine(database.url, Timeouts(lead=MINUTE, empty=MINUTE, max_active=HOUR), world.now).problems == ()
 
 
-def test_a_session_that_waits_for_a_pin_has_the_deadline_it_was_put_off_to(
+def test_the_postponed_deadline_of_a_session_that_waits_for_a_pin_is_correct(
     world: World, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = world.schedule(2 * HOUR, SessionType.SUPPORT)
@@ -87,7 +87,7 @@ def test_a_session_that_waits_for_a_pin_has_the_deadline_it_was_put_off_to(
         ({"due_at": SettableClock().time}, "(scheduled) has the deadline open at 2030-01-07T09:00:00.000Z, but should"),
     ],
 )
-def test_a_wrong_deadline_is_told(world: World, database: Database, change: dict[str, Any], says: str) -> None:
+def test_a_wrong_deadline_is_reported(world: World, database: Database, change: dict[str, Any], says: str) -> None:
     session = world.schedule(2 * HOUR, SessionType.SUPPORT)
     world.schedule(2 * HOUR)
     do(world, update(SESSIONS).where(SESSIONS.c.id == session.id).values(change))
@@ -98,7 +98,7 @@ def test_a_wrong_deadline_is_told(world: World, database: Database, change: dict
     assert told.startswith(f"session {session.id} {says}")
 
 
-def test_a_closed_session_that_has_a_deadline_is_told(world: World, database: Database) -> None:
+def test_a_closed_session_with_a_deadline_is_reported(world: World, database: Database) -> None:
     session = world.create()
     world.close(session)
     do(world, update(SESSIONS).values(due_at=world.now, due_trigger="expire"))
@@ -108,14 +108,14 @@ def test_a_closed_session_that_has_a_deadline_is_told(world: World, database: Da
     assert (check, told.endswith("but should have none")) == ("deadline", True)
 
 
-def test_a_session_without_a_history_is_told(world: World, database: Database) -> None:
+def test_a_session_without_events_is_reported(world: World, database: Database) -> None:
     silent, _other = world.create(), world.create()
     do(world, delete(EVENTS).where(EVENTS.c.session_id == silent.id))
 
     assert problems(world, database) == [("events", f"session {silent.id} has no event")]
 
 
-def test_a_status_that_is_not_that_of_the_last_event_is_told(world: World, database: Database) -> None:
+def test_a_status_other_than_that_of_the_last_event_is_reported(world: World, database: Database) -> None:
     session = world.create()
     world.join(session)
     last = world.events()[-1].event.seq
@@ -126,7 +126,7 @@ def test_a_status_that_is_not_that_of_the_last_event_is_told(world: World, datab
     ]
 
 
-def test_a_pin_that_two_sessions_have_is_told_without_the_pin(world: World, database: Database) -> None:
+def test_a_pin_of_two_sessions_is_reported_without_the_pin(world: World, database: Database) -> None:
     first, second = (world.create(SessionType.SUPPORT) for _ in range(2))
     do(world, text("DROP INDEX session_pin"))
     try:
@@ -143,7 +143,7 @@ def test_a_pin_that_two_sessions_have_is_told_without_the_pin(world: World, data
     assert str(first.pin) not in str(told)
 
 
-def test_a_pin_where_none_should_be_and_none_where_one_should_be_are_told(world: World, database: Database) -> None:
+def test_an_unexpected_pin_and_a_missing_pin_are_reported(world: World, database: Database) -> None:
     live, support = world.create(), world.create(SessionType.SUPPORT)
     do(world, update(SESSIONS).where(SESSIONS.c.id == support.id).values(pin=0))
     do(world, update(SESSIONS).where(SESSIONS.c.id == live.id).values(pin=123456))
@@ -154,7 +154,7 @@ def test_a_pin_where_none_should_be_and_none_where_one_should_be_are_told(world:
     }
 
 
-def test_participants_that_are_miscounted_are_told(world: World, database: Database) -> None:
+def test_a_wrong_number_of_participants_is_reported(world: World, database: Database) -> None:
     crowded, empty, right = (world.create(preferences={"knock": True}) for _ in range(3))
     for session in (crowded, right):
         world.join(session)
@@ -170,9 +170,7 @@ def test_participants_that_are_miscounted_are_told(world: World, database: Datab
     }
 
 
-def test_of_very_many_problems_of_one_kind_a_hundred_are_told_and_the_rest_counted(
-    world: World, database: Database
-) -> None:
+def test_a_hundred_problems_of_one_kind_are_reported_and_the_rest_counted(world: World, database: Database) -> None:
     world.put(*(world.create().model_copy(update={"id": f"s{number}"}) for number in range(MOST + 3)))
 
     told = problems(world, database)
@@ -181,7 +179,7 @@ def test_of_very_many_problems_of_one_kind_a_hundred_are_told_and_the_rest_count
     assert told[-1] == ("events", "and 3 sessions more")
 
 
-def test_a_database_that_has_no_schema_or_a_newer_one_is_told(empty_database: Database) -> None:
+def test_a_missing_or_newer_schema_is_reported(empty_database: Database) -> None:
     clock = SettableClock()
     if empty_database.kind == "sqlite":
         with pytest.raises(CannotOpenDatabase, match="there is no such file"):
@@ -201,7 +199,7 @@ def test_a_database_that_has_no_schema_or_a_newer_one_is_told(empty_database: Da
 # --- what only SQLite can tell ----------------------------------------------------------------------------------------
 
 
-def test_rows_without_their_session_are_told(sqlite_server: SqliteServer) -> None:
+def test_rows_without_their_session_are_reported(sqlite_server: SqliteServer) -> None:
     with sqlite_server.database() as database:
         world = World(database.open(clock := SettableClock()), clock)
         session = world.create()
@@ -218,7 +216,7 @@ def test_rows_without_their_session_are_told(sqlite_server: SqliteServer) -> Non
     assert ("events", f"session {session.id} has no event") in [(problem.check, problem.text) for problem in found]
 
 
-def test_a_file_with_any_one_page_spoilt_is_never_passed_as_whole(tmp_path: Path) -> None:
+def test_damage_of_any_single_page_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "tminus.db"
     store = Store(f"sqlite:///{path}", SettableClock())
     world = World(store, SettableClock())
@@ -237,7 +235,7 @@ def test_a_file_with_any_one_page_spoilt_is_never_passed_as_whole(tmp_path: Path
         assert examine(f"sqlite:///{spoilt}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_the_check_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "copy.db"
     Store(f"sqlite:///{path}", SettableClock()).close()
     before = path.read_bytes()

@@ -31,7 +31,7 @@ def fill(store: Store, megabytes: int) -> None:
         store.submit(lambda tx, number=number: tx.set_meta(f"fill {number}", "x" * 100_000)).result(30)  # type: ignore[misc]
 
 
-def test_the_wal_file_shrinks_as_soon_as_no_reader_needs_it(
+def test_the_wal_file_shrinks_when_no_reader_needs_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "WAL_KEPT", MEGABYTE)
@@ -53,7 +53,7 @@ def test_the_wal_file_shrinks_as_soon_as_no_reader_needs_it(
     assert not checkpoint.shorten(tmp_path / "other.db")
 
 
-def test_what_was_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
+def test_compact_returns_the_space_of_removed_rows(tmp_path: Path) -> None:
     path = tmp_path / "tminus.db"
     store = Store(path, SettableClock())
     closed = [session(id=f"s{n}", label="x" * 5000, status=Status.CLOSED, closed_at=NOW) for n in range(500)]
@@ -70,7 +70,7 @@ def test_what_was_removed_is_given_back_to_the_disk(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_cannot_be_made_small_is_told() -> None:
+def test_a_database_that_cannot_be_compacted_is_reported() -> None:
     with pytest.raises(CannotCompact, match="VACUUM"):
         checkpoint.compact("postgresql+psycopg://tminus@db.example/tminus")
     with pytest.raises(CannotOpenDatabase, match="there is no such file"):
@@ -96,7 +96,9 @@ def test_a_snapshot_on_a_read_only_disk_can_be_checked_and_restored(snapshot: Pa
     assert restored.contents.sessions == 1
 
 
-def test_a_snapshot_with_transactions_beside_it_says_what_to_do(snapshot: Path, tmp_path: Path) -> None:
+def test_the_error_about_a_read_only_snapshot_with_a_wal_file_contains_what_to_do(
+    snapshot: Path, tmp_path: Path
+) -> None:
     shutil.copyfile(tmp_path / "wal", f"{snapshot}-wal")
     mount("-o", "remount,ro", snapshot.parent)
     with pytest.raises(CannotOpenDatabase, match="copy both files to another disk first"):

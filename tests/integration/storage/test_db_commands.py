@@ -27,7 +27,7 @@ def tminus(*arguments: str) -> Result:
     return invoke(*arguments)
 
 
-def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: Path) -> None:
+def test_a_backup_prints_what_it_wrote_and_removed(state: Path, tmp_path: Path) -> None:
     old = tmp_path / "tminus-20200101T000000Z.db"
     old.touch()
 
@@ -58,7 +58,7 @@ def test_a_backup_says_what_it_wrote_and_what_it_removed(state: Path, tmp_path: 
         (("{there}",), 1, "tminus: {there}: is there already: name another file, or overwrite it with --force\n"),
     ],
 )
-def test_a_backup_that_cannot_be_says_why(state: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_a_failed_backup_prints_the_reason(state: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     there = str(state.parent / "tminus.toml")
 
     done = tminus("db", "backup", *(argument.format(there=there) for argument in arguments))
@@ -66,7 +66,7 @@ def test_a_backup_that_cannot_be_says_why(state: Path, arguments: tuple[str, ...
     assert (done.exit_code, done.stdout, done.stderr) == (code, "", says.format(there=there))
 
 
-def test_a_backup_of_postgresql_names_the_tool_for_it(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_of_postgresql_prints_the_tool_for_it(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMINUS_STORAGE__URL", "postgresql+psycopg://db.invalid/tminus")
 
     done = tminus("db", "backup", "copy.db")
@@ -74,7 +74,7 @@ def test_a_backup_of_postgresql_names_the_tool_for_it(state: Path, monkeypatch: 
     assert (done.exit_code, "pg_dump" in done.stderr) == (1, True)
 
 
-def test_a_restore_says_what_it_put_back_and_where_the_other_is(state: Path, tmp_path: Path) -> None:
+def test_a_restore_prints_what_it_restored_and_where_the_old_database_is(state: Path, tmp_path: Path) -> None:
     copy = str(tmp_path / "copy.db")
     tminus("db", "backup", copy)
 
@@ -91,7 +91,7 @@ def test_a_restore_says_what_it_put_back_and_where_the_other_is(state: Path, tmp
     assert told["databaseId"] not in back
 
 
-def test_a_check_says_what_is_wrong_line_by_line(state: Path, tmp_path: Path) -> None:
+def test_a_check_prints_a_line_for_each_problem(state: Path, tmp_path: Path) -> None:
     whole = tminus("db", "check")
     assert (whole.exit_code, whole.stdout) == (0, "nothing wrong: 0 sessions, 0 events, the last is 0\n")
     copy = tmp_path / "copy.db"
@@ -116,7 +116,7 @@ def test_a_check_says_what_is_wrong_line_by_line(state: Path, tmp_path: Path) ->
     assert (told["sessions"], told["events"], told["examined"]) == (0, 1, True)
 
 
-def test_to_advance_by_hand_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advance_creates_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / "state"
     monkeypatch.setenv("STATE_DIRECTORY", str(state))
 
@@ -143,7 +143,7 @@ def test_a_command_finds_the_services_database(
     assert not (tmp_path / "var").exists()
 
 
-def test_a_database_is_made_small_while_no_daemon_runs(state: Path) -> None:
+def test_a_database_is_compacted_while_no_daemon_runs(state: Path) -> None:
     done = tminus("db", "compact")
     assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.2 MB -> 0.2 MB\n")
     told = json.loads(tminus("db", "compact", "--json").stdout)

@@ -25,7 +25,7 @@ def _write(store: Store, ask: Callable[[Transaction], object]) -> object:
 
 
 @pytest.mark.parametrize("do", [_read, _write])
-def test_the_victim_of_a_deadlock_is_served_in_a_second_try(
+def test_a_transaction_aborted_in_a_deadlock_succeeds_at_its_retry(
     pg_server: PostgresServer, do: Callable[..., object]
 ) -> None:
     with pg_server.database(empty=True) as database:

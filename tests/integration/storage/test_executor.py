@@ -51,7 +51,7 @@ def test_several_sessions_in_different_statuses_are_closed_by_one_call(world: Wo
     assert [one.left_at for one in world.participants(active)] == [world.now]
 
 
-def test_of_several_sessions_those_that_have_changed_are_left_alone(world: World) -> None:
+def test_sessions_that_have_changed_meanwhile_are_skipped(world: World) -> None:
     one, other = world.create(), world.create()
     before = [world.stored(one), world.stored(other)]
     world.join(other)
@@ -87,20 +87,20 @@ def test_a_scheduled_session_opens_lead_before_its_start(world: World) -> None:
     assert _computed(world, TIMEOUTS) == Deadline(NOW - 10 * MINUTE, Trigger.OPEN)
 
 
-def test_a_new_session_expires_at_expires_at_whatever_the_timeouts_are(world: World) -> None:
+def test_a_new_session_expires_at_expires_at_with_any_timeouts(world: World) -> None:
     world.put(session(status=Status.NEW, start_time=NOW, expires_at=NOW + 7 * MINUTE))
     assert _computed(world, TIMEOUTS) == Deadline(NOW + 7 * MINUTE, Trigger.EXPIRE)
 
 
-def test_an_active_session_with_somebody_in_it_has_only_the_time_limit(world: World) -> None:
+def test_an_active_session_with_participants_has_only_the_time_limit(world: World) -> None:
     assert _active(world, NOW, None, TIMEOUTS) == Deadline(NOW + 120 * MINUTE, Trigger.TIME_LIMIT)
 
 
-def test_an_active_session_with_somebody_in_it_and_no_time_limit_has_no_deadline(world: World) -> None:
+def test_an_active_session_with_participants_and_without_a_time_limit_has_no_deadline(world: World) -> None:
     assert _active(world, NOW, None, UNLIMITED) is None
 
 
-def test_an_empty_session_is_closed_empty_timeout_after_the_last_one_left(world: World) -> None:
+def test_an_empty_session_is_closed_empty_timeout_after_the_last_leave(world: World) -> None:
     assert _active(world, NOW, NOW + MINUTE, UNLIMITED) == Deadline(NOW + 16 * MINUTE, Trigger.IDLE)
 
 
@@ -114,7 +114,7 @@ def test_an_empty_session_is_closed_empty_timeout_after_the_last_one_left(world:
         (119 * MINUTE, Trigger.TIME_LIMIT),
     ],
 )
-def test_the_earlier_of_the_two_holds_and_in_a_tie_it_is_idle(
+def test_the_earlier_of_both_deadlines_is_used_and_idle_in_a_tie(
     world: World, emptied_after: timedelta, trigger: Trigger
 ) -> None:
     found = _active(world, NOW, NOW + emptied_after, TIMEOUTS)

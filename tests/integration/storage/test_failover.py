@@ -14,7 +14,7 @@ from tminus.storage import Store, StoreObserver
 
 
 @pytest.mark.slow
-def test_a_url_of_two_hosts_follows_the_server_that_takes_writes(pg_server: PostgresServer) -> None:
+def test_a_url_with_two_hosts_connects_to_the_server_that_accepts_writes(pg_server: PostgresServer) -> None:
     """The first is read-only at first, as a standby is; then it is promoted, and the other is gone."""
     heard: list[datetime | None] = []
     with ExitStack() as stack:

@@ -140,7 +140,7 @@ class Killed:
 
 
 @pytest.mark.slow
-def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
+def test_a_command_killed_at_any_step_is_done_completely_or_not_at_all_and_can_be_repeated(database: Database) -> None:
     killed = Killed(database, kills.COMMANDS)
     for name in kills.COMMANDS:
         first, *runs, last = killed.at_every_step(name)
@@ -174,7 +174,7 @@ def test_a_verb_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again
     assert all(label.startswith("create without a key") for label in undone)
 
 
-def test_the_clock_makes_each_move_once_wherever_it_is_killed(database: Database) -> None:
+def test_a_sweep_killed_at_any_step_makes_each_transition_once(database: Database) -> None:
     killed = Killed(database, kills.SWEEPS)
     for name in kills.SWEEPS:
         for run in killed.at_every_step(name):
@@ -184,7 +184,9 @@ def test_the_clock_makes_each_move_once_wherever_it_is_killed(database: Database
 
 
 @pytest.mark.slow
-def test_all_else_is_done_or_not_begun_wherever_it_is_killed_and_can_be_done_again(database: Database) -> None:
+def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_can_be_repeated(
+    database: Database,
+) -> None:
     def answer(handler: Handler) -> None:
         status(500 if "vain" in handler.path else 200)(handler)
 
@@ -295,7 +297,7 @@ def _prepared(action: Action, tx: Transaction) -> Target:
     return action.prepare(tx, Target(0, "a action"))
 
 
-def test_whatever_writes_is_among_what_is_killed(
+def test_every_function_that_writes_is_tested_with_kills(
     sqlite_server: SqliteServer, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], object]
 ) -> None:
     for module, name, value in trials.SMALL:

@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 from tminus.domain import timestamps
 
 
-def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_server: PostgresServer) -> None:
+def test_an_invalid_notification_is_ignored_and_the_next_is_received(pg_server: PostgresServer) -> None:
     heard: list[datetime | None] = []
     with pg_server.database() as database:
         database.open(peer_committed=heard.append)
@@ -23,7 +23,7 @@ def test_a_notice_that_makes_no_sense_is_passed_over_and_the_next_is_heard(pg_se
     assert heard == [None, timestamps.parse("1970-01-02T00:00:00Z")]
 
 
-def test_a_listener_whose_connection_is_ended_listens_again_and_looks_what_it_has_missed(
+def test_a_listener_reconnects_and_reads_what_it_has_missed(
     pg_server: PostgresServer,
 ) -> None:
     heard: list[datetime | None] = []

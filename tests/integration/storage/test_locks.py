@@ -6,7 +6,7 @@ from tests.support.databases import PostgresServer
 from tminus.storage import locks
 
 
-def test_a_name_that_is_released_while_it_is_renewed_is_free_for_another_daemon(
+def test_a_lock_released_during_its_renewal_is_free_for_another_daemon(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "KEEP_ALIVE_INTERVAL", 0.0005)  # so often that renewals and releases meet many times
@@ -20,7 +20,7 @@ def test_a_name_that_is_released_while_it_is_renewed_is_free_for_another_daemon(
             other.release(name)
 
 
-def test_what_was_held_is_held_no_more_once_the_connection_is_another(pg_server: PostgresServer) -> None:
+def test_locks_are_lost_with_their_connection(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
         one, other = database.open(), database.open()
         assert one.acquire("a")

@@ -24,7 +24,7 @@ from tminus.storage import Store, migrate
 from tminus.storage.engine import make_engine
 
 
-def test_migrations_lead_to_the_tables_that_the_code_declares(empty_database: Database) -> None:
+def test_migrations_create_the_tables_that_the_code_declares(empty_database: Database) -> None:
     empty_database.open()
     engine = make_engine(empty_database.url, writes=True)
     with engine.connect() as connection:
@@ -34,7 +34,7 @@ def test_migrations_lead_to_the_tables_that_the_code_declares(empty_database: Da
     engine.dispose()
 
 
-def test_the_tables_of_which_sqlite_gives_no_number_twice_are_those_that_the_code_declares(tmp_path: Path) -> None:
+def test_the_tables_with_autoincrement_in_sqlite_are_those_that_the_code_declares(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/tminus.db", SettableClock())
     migrated = text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'")
     found = store.submit(lambda tx: set(tx.execute(migrated).scalars())).result(30)
@@ -44,13 +44,13 @@ def test_the_tables_of_which_sqlite_gives_no_number_twice_are_those_that_the_cod
     assert "event" in found
 
 
-def test_an_empty_database_is_brought_to_the_newest_schema(empty_database: Database) -> None:
+def test_an_empty_database_is_migrated_to_the_newest_schema(empty_database: Database) -> None:
     store = empty_database.open()
     assert (store.migrated_from, store.schema) == (None, migrate.head())
     assert len(store.database_id) == 8
 
 
-def test_a_database_that_is_up_to_date_is_left_alone(empty_database: Database) -> None:
+def test_a_database_with_the_current_schema_is_not_changed(empty_database: Database) -> None:
     first = empty_database.open()
     first.submit(lambda tx: put(tx, session(id="s1"))).result(30)
     second = empty_database.open()
@@ -65,7 +65,7 @@ def test_two_databases_have_different_ids(database: Database, tmp_path: Path) ->
     assert other.database_id != database.open().database_id
 
 
-def test_a_database_of_a_newer_tminus_is_refused_and_left_as_it_is(empty_database: Database) -> None:
+def test_a_database_of_a_newer_release_is_refused_and_not_changed(empty_database: Database) -> None:
     store = empty_database.open()
     newer = text("UPDATE alembic_version SET version_num = '9999'")
     store.submit(lambda tx: tx.execute(newer)).result(30)
@@ -93,7 +93,7 @@ def test_a_start_waits_for_another_process_that_begins_to_use_the_new_file(tmp_p
 
 
 @pytest.mark.parametrize("content", [b"This is a text that somebody put here." * 40, b"\0" * 100 + b"x" * 8000])
-def test_a_file_that_is_no_database_is_refused_with_a_way_out(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_refused_with_a_hint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tminus.db"
     path.write_bytes(content)
     with pytest.raises(DatabaseCorrupt, match="restore a backup, or move it away to begin anew") as refused:
@@ -113,12 +113,12 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
         Store(f"sqlite:///{path}", SettableClock())
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CannotOpenDatabase, match="unable to open database file"):
         Store(f"sqlite:///{tmp_path}/nowhere/tminus.db", SettableClock())
 
 
-def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
+def test_a_server_that_does_not_respond_is_reported_without_the_password() -> None:
     with pytest.raises(CannotOpenDatabase) as refused:
         Store("postgresql+psycopg://tminus@127.0.0.1:9/tminus", SettableClock(), password="SecretPassword")
     assert "127.0.0.1" in refused.value.description
@@ -131,7 +131,7 @@ MIGRATIONS = sorted(Path(migrate.__file__).with_name("migrations").glob("version
 
 
 @pytest.mark.parametrize("path", MIGRATIONS, ids=lambda path: path.stem)
-def test_a_migration_only_adds_so_that_the_release_before_goes_on_beside_it(path: Path) -> None:
+def test_migrations_only_add_so_that_the_previous_release_continues_to_work(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     done = [call for call in calls if ast.unparse(call.func).startswith("op.")]
     assert {ast.unparse(call.func) for call in done} <= ADDS | {"op.drop_index"}  # without one it is slower
@@ -155,7 +155,7 @@ def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return "9000"
 
 
-def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_than_a_second(
+def test_a_migration_that_waits_for_a_table_blocks_others_for_at_most_a_second(
     pg_server: PostgresServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "PAUSE", 0.1)
@@ -185,7 +185,7 @@ def test_a_migration_that_has_to_wait_for_a_table_holds_nobody_up_for_longer_tha
         assert newer.read(lambda view: view.session("after"))
 
 
-def test_who_starts_while_another_brings_the_schema_up_to_date_waits_and_says_so(pg_server: PostgresServer) -> None:
+def test_a_start_during_a_migration_of_another_daemon_waits_and_reports_it(pg_server: PostgresServer) -> None:
     with pg_server.database(empty=True) as database, ThreadPoolExecutor(1) as pool:
         waiting = threading.Event()
         engine = make_engine(database.url, writes=True)

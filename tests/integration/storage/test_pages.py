@@ -21,7 +21,7 @@ def make(world: World, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [5, STREAMED + 1])
-def test_a_page_of_events_ends_where_it_would_be_too_long_and_the_next_goes_on_there(world: World, limit: int) -> None:
+def test_a_page_of_events_ends_at_its_size_limit_and_the_next_continues_there(world: World, limit: int) -> None:
     made, after, pages = make(world, 7), 0, []
     while (page := world.store.read(lambda view: view.page(after, limit, EventFilter(), ROOM))).events:  # noqa: B023
         pages.append([told.event.session_id for told in page.events])
@@ -30,7 +30,7 @@ def test_a_page_of_events_ends_where_it_would_be_too_long_and_the_next_goes_on_t
     assert all(2 <= len(page) <= 3 for page in pages[:-1])
 
 
-def test_one_row_is_always_read_however_long_it_is(world: World) -> None:
+def test_a_page_has_at_least_one_row_of_any_length(world: World) -> None:
     [made] = make(world, 1)
     page = world.store.read(lambda view: view.page(0, 10, EventFilter(), 1))
     assert [told.event.session_id for told in page.events] == [made]
@@ -38,7 +38,7 @@ def test_one_row_is_always_read_however_long_it_is(world: World) -> None:
 
 
 @pytest.mark.parametrize("limit", [5, STREAMED + 1])
-def test_a_page_of_a_list_ends_early_and_its_count_is_of_all(world: World, limit: int) -> None:
+def test_a_page_of_a_list_ends_at_its_size_limit_and_its_count_is_of_all_sessions(world: World, limit: int) -> None:
     made = make(world, 7)
     listed: list[str] = []
     while True:
@@ -53,7 +53,7 @@ def test_a_page_of_a_list_ends_early_and_its_count_is_of_all(world: World, limit
 
 
 @pytest.mark.parametrize(("window", "limit", "at_most"), [(3, 5, ROOM), (3, 1, ROOM), (100, 2, ROOM), (100, 50, 1)])
-def test_a_search_goes_on_until_all_were_looked_at_and_leaves_none_out(
+def test_the_pages_of_a_search_cover_all_sessions(
     world: World, monkeypatch: pytest.MonkeyPatch, window: int, limit: int, at_most: int
 ) -> None:
     monkeypatch.setattr(view, "WINDOW", window)
@@ -79,7 +79,7 @@ def test_a_search_goes_on_until_all_were_looked_at_and_leaves_none_out(
     assert world.store.read(lambda view: view.search(SessionFilter(), "%")[0])[0].id == wanted[3]
 
 
-def test_a_page_of_the_delivery_log_ends_early_and_says_where_the_next_begins(
+def test_a_page_of_the_delivery_log_ends_at_its_size_limit_and_has_the_next_cursor(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "PAGE_BYTES", ROOM)
@@ -110,7 +110,7 @@ def test_a_page_of_the_delivery_log_ends_early_and_says_where_the_next_begins(
         {"id": 'says "externalMapping" itself'},
     ],
 )
-def test_what_was_sent_goes_out_as_it_is_stored(world: World, parent: dict[str, object]) -> None:
+def test_stored_json_is_returned_without_changes(world: World, parent: dict[str, object]) -> None:
     session = world.create(parent_object=parent, external_mapping='case."1', meta_data={"a": {"b": [1, 2.5, "ü"]}})
     assert orjson.loads(world.stored(session).parent_object or "") == parent
     assert orjson.loads(world.stored(session).meta_data or "") == {"a": {"b": [1, 2.5, "ü"]}}

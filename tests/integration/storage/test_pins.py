@@ -56,7 +56,7 @@ def statements(store: Store) -> Iterator[list[str]]:
         event.remove(store._writing, "before_cursor_execute", note)
 
 
-def test_of_few_that_are_left_each_is_found_and_costs_the_same_and_none_costs_nothing(world: World) -> None:
+def test_each_of_few_free_pins_is_found_at_the_same_cost_and_without_any_at_no_cost(world: World) -> None:
     left = {ALL.start, ALL.start + 999, ALL.start + 1000, ALL.start + 4321, ALL.stop - 1}
     take_all_but(world, left)
     drawn, asked = [], []
@@ -73,7 +73,7 @@ def test_of_few_that_are_left_each_is_found_and_costs_the_same_and_none_costs_no
     assert not [one for one in sent if "pin" in one]
 
 
-def test_many_at_once_find_all_that_are_left(world: World) -> None:
+def test_many_concurrent_sessions_find_all_free_pins(world: World) -> None:
     left = set(range(ALL.start + 10, ALL.stop, 50))
     world.schedule(HOUR, SessionType.SUPPORT)
     for _ in left:
@@ -87,7 +87,7 @@ def test_many_at_once_find_all_that_are_left(world: World) -> None:
     assert world.passes(seconds=5).transitions.total() == 1, "the PIN that it left is found at once"
 
 
-def test_a_pin_that_the_clock_frees_is_found_at_once_although_those_left_were_counted(world: World) -> None:
+def test_a_pin_that_the_scheduler_frees_is_found_at_once_although_free_pins_were_counted(world: World) -> None:
     take_all_but(world, set())
     with pytest.raises(NoPinFree):
         world.create(SessionType.SUPPORT)
@@ -98,7 +98,7 @@ def test_a_pin_that_the_clock_frees_is_found_at_once_although_those_left_were_co
         world.create(SessionType.SUPPORT)
 
 
-def test_what_another_daemon_has_freed_is_found_when_the_count_is_old(
+def test_pins_that_another_daemon_frees_are_found_after_the_next_count(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pins, "FRESH", 0.0)
@@ -124,7 +124,7 @@ def test_counting_pauses_before_it_takes_much_of_the_writers_time(
     assert sum("block" in one for one in sent) == 1, "one thousand was counted, whatever it held"
 
 
-def test_what_was_drawn_in_vain_can_be_drawn_again(world: World) -> None:
+def test_pins_that_were_drawn_without_use_can_be_drawn_again(world: World) -> None:
     take_all_but(world, {100_125})
 
     def fails(tx: object) -> None:

@@ -25,7 +25,7 @@ def behind(pg_server: PostgresServer) -> Iterator[Database]:
         yield database
 
 
-def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: Database) -> None:
+def test_a_pooler_in_session_mode_works(behind: Database) -> None:
     heard: list[datetime | None] = []
     with pooler(behind, "session") as bouncer, ExitStack() as opened:
         one = Store(bouncer.url, clock.now, StoreObserver(peer_committed=heard.append))
@@ -43,7 +43,7 @@ def test_a_pooler_of_whole_sessions_keeps_all_that_the_daemon_relies_on(behind: 
         assert other.acquire("endpoint")
 
 
-def test_what_the_url_sets_is_in_force_behind_a_pooler_that_drops_start_up_options(behind: Database) -> None:
+def test_settings_of_the_url_are_in_force_behind_a_pooler_that_ignores_start_up_options(behind: Database) -> None:
     with pooler(behind, "session") as bouncer:
         options = r"-c%20idle_in_transaction_session_timeout=7s%20--work-mem=5MB%20-c%20application_name=a%5C%20b"
         engine = make_engine(f"{bouncer.url}?options={options}", writes=True)
@@ -55,7 +55,7 @@ def test_what_the_url_sets_is_in_force_behind_a_pooler_that_drops_start_up_optio
 
 
 @pytest.mark.parametrize("more", [{}, {"server_round_robin": 1}, {"default_pool_size": 1}], ids=str)
-def test_a_pooler_of_transactions_is_refused_with_one_line(behind: Database, more: dict[str, int]) -> None:
+def test_a_pooler_in_transaction_mode_is_refused_with_one_line(behind: Database, more: dict[str, int]) -> None:
     with pooler(behind, "transaction", **more) as bouncer:
         if "default_pool_size" not in more:
             warm(bouncer.port, behind, 3)
@@ -78,12 +78,12 @@ def warm(port: int, database: Database, sessions: int) -> None:
             other.execute("SELECT 1")
 
 
-def test_a_pooler_of_statements_is_refused_with_one_line(behind: Database) -> None:
+def test_a_pooler_in_statement_mode_is_refused_with_one_line(behind: Database) -> None:
     with pooler(behind, "statement") as bouncer, pytest.raises(CannotOpenDatabase, match="pool_mode = session"):
         Store(bouncer.url, clock.now)
 
 
-def test_a_pooler_that_changes_its_mode_is_refused_at_the_next_connection_and_nothing_stays_with_others(
+def test_a_pooler_that_changes_its_mode_is_refused_at_the_next_connection_and_keeps_no_state_of_ours(
     behind: Database,
 ) -> None:
     with pooler(behind, "transaction") as bouncer:
@@ -104,7 +104,7 @@ def test_a_database_in_another_encoding_is_refused_with_one_line(pg_server: Post
 
 
 @pytest.mark.parametrize("how", ["url", "options", "environment", "role"])
-def test_text_is_utf8_on_each_connection_whatever_others_have_set(
+def test_text_is_utf8_on_each_connection_although_other_clients_set_another_encoding(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     with pg_server.database(empty=True) as database:

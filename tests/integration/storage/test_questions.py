@@ -204,7 +204,7 @@ def _at(tx: Transaction, now: Any) -> Transaction:
     return tx
 
 
-def test_whatever_the_store_can_be_asked_has_a_case_here() -> None:
+def test_every_query_of_the_store_has_a_case_here() -> None:
     places: dict[str, Any] = {
         "view": View,
         "transaction": Transaction,
@@ -338,7 +338,7 @@ def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
     return [one for one in asked if "pg_advisory" not in one[0] and "BEGIN" not in one[0]]
 
 
-def test_on_sqlite_no_question_scans_a_table(filled_sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_sqlite_no_query_scans_a_table(filled_sqlite: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
     faults = []
     for name, job in QUESTIONS.items():
@@ -365,7 +365,7 @@ def test_on_sqlite_no_question_scans_a_table(filled_sqlite: Engine, monkeypatch:
     assert not faults, "\n".join(faults)
 
 
-def test_on_postgresql_no_question_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_postgresql_no_query_scans_a_table(filled_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "WINDOW", 100)
     faults = []
     for name, job in QUESTIONS.items():

@@ -66,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("doctored", DOCTORED)
-def test_a_schema_that_is_not_that_of_tminus_is_refused_before_it_can_do_anything(file: Path, doctored: str) -> None:
+def test_a_foreign_schema_is_refused_before_it_is_executed(file: Path, doctored: str) -> None:
     script, says = DOCTORED[doctored]
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
@@ -91,7 +91,7 @@ def test_a_schema_that_is_not_that_of_tminus_is_refused_before_it_can_do_anythin
 
 
 @pytest.mark.slow
-def test_a_schema_that_takes_long_to_read_is_given_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_a_huge_schema_is_cancelled(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tminus.storage.schema.SECONDS", 0.0)
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("".join(f"CREATE VIEW v{number} AS SELECT 1;" for number in range(3000)))
@@ -99,14 +99,14 @@ def test_a_schema_that_takes_long_to_read_is_given_up(file: Path, monkeypatch: p
     assert problem.text == "its schema is not read within 0 s"
 
 
-def test_statistics_of_the_planner_are_no_difference(file: Path) -> None:
+def test_statistics_of_the_planner_are_ignored(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("ANALYZE")
     assert examine(file, Timeouts(), NOW).problems == ()
     assert restore(file.with_name("other.db"), file, NOW).contents.sessions == 0
 
 
-def test_what_is_stored_as_another_kind_of_value_is_a_problem_and_no_defect(file: Path) -> None:
+def test_a_value_of_another_type_is_reported_as_a_problem(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO meta VALUES ('timeouts', '[[[')")
         connection.commit()
@@ -140,7 +140,7 @@ def test_a_daemon_does_not_start_on_such_a_schema(file: Path, doctored: str) -> 
     assert problem.replace("no database", "not a database") in str(caught.value) or " more): " in str(caught.value)
 
 
-def test_the_digest_is_that_of_what_the_migrations_make() -> None:
+def test_the_digest_is_that_of_the_schema_that_migrations_create() -> None:
     """Else each start runs all migrations to compare."""
     head = migrate.head()
     made = schema.digest(schema._expected(head))

@@ -57,7 +57,7 @@ def rows(database: Path) -> int:
         return number
 
 
-def test_a_file_that_is_whole_or_unfinished_or_not_there_is_no_damage(left: Left) -> None:
+def test_a_complete_incomplete_or_missing_wal_file_is_not_reported_as_damage(left: Left) -> None:
     assert wal.damage(left.with_wal(left.wal)) is None
     assert wal.damage(left.with_wal(b"")) is None
     assert wal.damage(left.folder / "nowhere.db") is None
@@ -68,7 +68,7 @@ def test_a_file_that_is_whole_or_unfinished_or_not_there_is_no_damage(left: Left
 
 
 @pytest.mark.parametrize("at", [0, 4, 9, 20, 24, FRAME, FRAME + 2000])
-def test_a_byte_that_is_spoilt_among_what_was_committed_is_told(left: Left, at: int) -> None:
+def test_a_changed_byte_in_committed_transactions_is_reported(left: Left, at: int) -> None:
     for frame in range(0, left.frames - 4, 7):
         said = wal.damage(left.spoilt(HEADER + frame * STEP + at))
         assert said is not None, frame
@@ -77,15 +77,15 @@ def test_a_byte_that_is_spoilt_among_what_was_committed_is_told(left: Left, at: 
 
 
 @pytest.mark.parametrize("at", [0, 9, 17, 30])
-def test_a_header_that_is_spoilt_is_told(left: Left, at: int) -> None:
+def test_a_damaged_header_is_reported(left: Left, at: int) -> None:
     assert "behind frame 0" in (wal.damage(left.spoilt(at)) or "")
 
 
-def test_in_the_last_transaction_damage_and_an_unfinished_write_are_the_same(left: Left) -> None:
+def test_damage_in_the_last_transaction_looks_like_an_incomplete_write(left: Left) -> None:
     assert wal.damage(left.spoilt(len(left.wal) - 100)) is None
 
 
-def test_a_commit_that_was_refused_because_it_could_not_be_flushed_is_not_missed(left: Left) -> None:
+def test_a_refused_commit_whose_fsync_failed_is_not_reported_as_lost(left: Left) -> None:
     """SQLite leaves it in the file, and writes over it when it goes on: what sticks out behind is nobody's."""
     last = left.wal[-STEP:]
     head = last[:16] + b"\x01" * 8
@@ -94,7 +94,7 @@ def test_a_commit_that_was_refused_because_it_could_not_be_flushed_is_not_missed
     assert rows(database) == ROWS
 
 
-def test_while_others_write_and_begin_the_file_anew_nothing_is_told(tmp_path: Path) -> None:
+def test_concurrent_writes_and_restarts_of_the_wal_file_are_not_reported_as_damage(tmp_path: Path) -> None:
     database = tmp_path / "live.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")

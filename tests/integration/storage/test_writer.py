@@ -61,7 +61,7 @@ def meta(store: Store, name: str) -> str | None:
 # --- group commit -----------------------------------------------------------------------------------------------------
 
 
-def test_jobs_that_wait_at_the_same_moment_share_one_transaction(database: Database) -> None:
+def test_concurrent_jobs_share_one_transaction(database: Database) -> None:
     commits: Log = []
     store = database.open(committed=lambda tx: commits.append(tx.writes))
     with held(store):
@@ -70,7 +70,7 @@ def test_jobs_that_wait_at_the_same_moment_share_one_transaction(database: Datab
     assert len(commits) == 2, "the one that was waited for, and one for all fifty"
 
 
-def test_a_transaction_holds_at_most_a_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transaction_has_at_most_one_batch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH", 10)
     commits: Log = []
     store = database.open(committed=lambda _tx: commits.append(1))
@@ -95,7 +95,7 @@ def test_all_jobs_of_a_transaction_have_the_same_time(database: Database) -> Non
     assert store.submit(lambda tx: tx.now).result(30) > futures[0].result()
 
 
-def test_jobs_run_in_the_order_in_which_they_came(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_run_in_the_order_of_submission(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH", 7)
     store, order = database.open(), list[int]()
 
@@ -109,7 +109,7 @@ def test_jobs_run_in_the_order_in_which_they_came(database: Database, monkeypatc
     assert order == list(range(100))
 
 
-def test_an_answer_comes_after_the_commit(database: Database) -> None:
+def test_a_result_is_returned_after_the_commit(database: Database) -> None:
     store, other = database.open(), database.open()
     for n in range(20):
         store.submit(put("k", str(n))).result(30)
@@ -154,7 +154,7 @@ def refuse(tx: Transaction) -> None:
     raise NoPinFree
 
 
-def test_a_job_that_refuses_before_it_wrote_costs_the_others_nothing(database: Database) -> None:
+def test_a_job_refused_before_its_first_write_does_not_affect_the_others(database: Database) -> None:
     commits: Log = []
     store = database.open(committed=lambda _tx: commits.append(1))
     with held(store):
@@ -185,7 +185,7 @@ def test_a_job_that_fails_after_it_wrote_rolls_back_only_itself(database: Databa
     assert store.read(lambda view: view.session("bad")) is None
 
 
-def test_a_defect_before_anything_was_written_hurts_nobody_else(database: Database) -> None:
+def test_a_defect_before_the_first_write_does_not_affect_the_others(database: Database) -> None:
     store = database.open()
 
     def defect(tx: Transaction) -> None:
@@ -200,7 +200,7 @@ def test_a_defect_before_anything_was_written_hurts_nobody_else(database: Databa
 
 
 @pytest.mark.parametrize("neighbours", [0, 5])
-def test_a_job_whose_drawn_id_is_taken_draws_again(database: Database, neighbours: int) -> None:
+def test_a_job_whose_random_id_exists_draws_another(database: Database, neighbours: int) -> None:
     store = database.open()
     store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
     draws = iter(["taken", "taken", "free"])
@@ -220,7 +220,7 @@ def test_a_job_whose_drawn_id_is_taken_draws_again(database: Database, neighbour
     assert store.failing is None
 
 
-def test_a_job_that_always_draws_what_is_taken_is_given_up(database: Database) -> None:
+def test_a_job_that_always_draws_existing_ids_fails(database: Database) -> None:
     store = database.open()
     store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
     runs: Log = []
@@ -236,7 +236,7 @@ def test_a_job_that_always_draws_what_is_taken_is_given_up(database: Database) -
     assert store.submit(put("k")).result(30) == "k"
 
 
-def test_what_is_told_after_a_commit_cannot_make_a_job_run_twice(database: Database) -> None:
+def test_an_error_in_a_notification_after_the_commit_does_not_repeat_a_job(database: Database) -> None:
     def fail(tx: Transaction) -> None:
         raise RuntimeError("who listens has a defect")
 
@@ -256,7 +256,7 @@ def test_what_is_told_after_a_commit_cannot_make_a_job_run_twice(database: Datab
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 
-def test_the_clock_goes_before_all_requests_that_wait(database: Database) -> None:
+def test_the_scheduler_has_precedence_over_waiting_requests(database: Database) -> None:
     store, order = database.open(), list[str]()
     with held(store):
         futures = [store.submit(lambda _tx: order.append("request")) for _ in range(3)]
@@ -266,7 +266,7 @@ def test_the_clock_goes_before_all_requests_that_wait(database: Database) -> Non
     assert order == ["clock", "request", "request", "request"]
 
 
-def test_between_two_of_the_clocks_batches_a_batch_of_requests_has_its_turn(
+def test_a_batch_of_requests_runs_between_two_batches_of_the_scheduler(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "BATCH", 2)
@@ -282,7 +282,7 @@ def test_between_two_of_the_clocks_batches_a_batch_of_requests_has_its_turn(
 # --- too much, and the end --------------------------------------------------------------------------------------------
 
 
-def test_one_job_more_than_may_wait_is_refused_at_once_and_the_clock_is_not(
+def test_a_job_beyond_the_queue_limit_is_refused_at_once_unless_it_is_of_the_scheduler(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "WAITING", 5)
@@ -297,7 +297,7 @@ def test_one_job_more_than_may_wait_is_refused_at_once_and_the_clock_is_not(
     assert store.submit(put("later")).result(30) == "later", "there is room again"
 
 
-def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Database) -> None:
+def test_a_stop_finishes_waiting_jobs_and_refuses_new_ones(database: Database) -> None:
     store = database.open()
     refused = threading.Event()
 
@@ -319,7 +319,7 @@ def test_stopping_finishes_what_waits_and_refuses_what_comes(database: Database)
     assert meta(database.open(), "k299") == "x"
 
 
-def test_after_the_end_everything_is_refused(database: Database) -> None:
+def test_after_a_stop_every_job_is_refused(database: Database) -> None:
     store = database.open()
     store.close()
     with pytest.raises(Draining):
@@ -331,7 +331,7 @@ def test_after_the_end_everything_is_refused(database: Database) -> None:
 # --- coroutines -------------------------------------------------------------------------------------------------------
 
 
-def test_coroutines_that_wait_share_a_transaction_and_each_has_its_own_answer(database: Database) -> None:
+def test_concurrent_coroutines_share_a_transaction_and_each_gets_its_own_result(database: Database) -> None:
     commits: Log = []
     store = database.open(committed=lambda _tx: commits.append(1))
 
@@ -350,7 +350,7 @@ def test_coroutines_that_wait_share_a_transaction_and_each_has_its_own_answer(da
     assert len(commits) == 2
 
 
-def test_what_a_coroutine_that_went_away_had_asked_for_is_done_all_the_same(database: Database) -> None:
+def test_the_job_of_a_cancelled_coroutine_is_still_executed(database: Database) -> None:
     store = database.open()
 
     async def impatient() -> None:
@@ -372,7 +372,7 @@ def lose_the_database(tx: Transaction) -> None:
     tx.execute(text("SELECT pg_terminate_backend(pg_backend_pid())" if postgresql else "UPDATE nowhere SET x = 1"))
 
 
-def test_a_failure_is_told_once_with_its_reason_and_so_is_the_recovery(database: Database) -> None:
+def test_a_failure_and_the_recovery_are_each_logged_once(database: Database) -> None:
     health: list[str | None] = []
     store = database.open(health=health.append)
     for _ in range(3):
@@ -387,7 +387,7 @@ def test_a_failure_is_told_once_with_its_reason_and_so_is_the_recovery(database:
     assert health[1:] == [None]
 
 
-def test_a_job_with_bad_sql_hurts_nobody_else_for_long(database: Database) -> None:
+def test_a_job_with_invalid_sql_affects_others_only_briefly(database: Database) -> None:
     store = database.open()
     with held(store):
         store.submit(put("before"))
@@ -397,7 +397,7 @@ def test_a_job_with_bad_sql_hurts_nobody_else_for_long(database: Database) -> No
     assert store.submit(put("after")).result(30) == "after"
 
 
-def test_a_value_that_the_database_cannot_hold_is_not_taken_for_a_database_that_is_away(database: Database) -> None:
+def test_a_value_that_the_database_cannot_store_is_not_reported_as_an_unreachable_database(database: Database) -> None:
     health: list[str | None] = []
     store = database.open(health=health.append)
     with pytest.raises((StatementError, OverflowError, TypeError)):
@@ -406,7 +406,7 @@ def test_a_value_that_the_database_cannot_hold_is_not_taken_for_a_database_that_
     assert store.submit(put("k")).result(30) == "k"
 
 
-def test_a_read_that_fails_is_told_as_such_and_the_next_works(database: Database) -> None:
+def test_a_failed_read_is_reported_and_the_next_succeeds(database: Database) -> None:
     store = database.open()
     with pytest.raises((StoreUnavailable, ProgrammingError)):
         store.read(lambda view: view._connection.execute(text("SELECT * FROM nowhere")))
@@ -432,7 +432,7 @@ def test_while_another_process_holds_sqlites_lock_writing_fails_and_works_again_
     assert health == ["database is locked", None]
 
 
-def test_a_connection_that_the_server_has_cut_is_replaced_and_nobody_is_refused(pg_server: PostgresServer) -> None:
+def test_a_connection_that_the_server_closed_is_replaced_and_no_job_is_refused(pg_server: PostgresServer) -> None:
     cut = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'tminus' AND pid <> pg_backend_pid()"
@@ -447,7 +447,7 @@ def test_a_connection_that_the_server_has_cut_is_replaced_and_nobody_is_refused(
         assert meta(store, "first") == "x"
 
 
-def test_nothing_of_a_label_or_a_token_is_in_the_reason_of_a_failure(database: Database) -> None:
+def test_the_reason_of_a_failure_contains_no_label_or_token(database: Database) -> None:
     health: list[str | None] = []
     store = database.open(health=health.append)
     store.submit(lambda tx: add(tx, session(id="taken"))).result(30)
@@ -466,7 +466,7 @@ def with_options(database: Database, options: str) -> str:
     return make_url(database.url).update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
-def test_what_waits_too_long_for_a_lock_is_given_up_and_says_so(
+def test_a_write_that_waits_too_long_for_a_lock_fails_with_the_reason(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "STUCK", 1.0)
@@ -491,7 +491,7 @@ def test_what_waits_too_long_for_a_lock_is_given_up_and_says_so(
         assert health[-1] is None
 
 
-def test_a_daemon_that_is_frozen_in_a_transaction_holds_up_the_others_for_seconds(pg_server: PostgresServer) -> None:
+def test_a_daemon_frozen_in_a_transaction_blocks_the_others_only_for_seconds(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
         frozen = Store(with_options(database, "-c idle_in_transaction_session_timeout=2s"), SettableClock())
         other = database.open()
@@ -521,7 +521,7 @@ def quietly(store: Store, job: Callable[[Transaction], str]) -> str | None:
     return None
 
 
-def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is_not(
+def test_locks_of_a_frozen_daemon_are_released_and_those_of_a_live_one_are_not(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pg_server.database() as database:
@@ -545,7 +545,7 @@ def test_what_a_frozen_daemon_holds_is_taken_from_it_and_of_one_that_lives_it_is
             eventually(lambda: frozen.acquire("desk"))
 
 
-def test_what_a_url_says_of_a_connection_goes_before_what_tminus_says(pg_server: PostgresServer) -> None:
+def test_connection_parameters_of_the_url_override_those_of_tminus(pg_server: PostgresServer) -> None:
     with pg_server.database() as database:
         url = make_url(with_options(database, "-c search_path=mine -c tcp_keepalives_count=7"))
         named = url.update_query_dict({"application_name": "desk"}).render_as_string(hide_password=False)
@@ -560,7 +560,7 @@ def test_what_a_url_says_of_a_connection_goes_before_what_tminus_says(pg_server:
 
 
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, SystemExit])
-def test_whatever_ends_the_opening_of_a_database_leaves_no_thread_behind(
+def test_a_failed_opening_of_a_database_leaves_no_thread(
     pg_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -572,7 +572,7 @@ def test_whatever_ends_the_opening_of_a_database_leaves_no_thread_behind(
     assert [thread.name for thread in threading.enumerate() if thread.name == "watch"] == []
 
 
-def test_postgresqls_words_for_damage_are_known() -> None:
+def test_postgresqls_error_messages_for_damage_are_recognised() -> None:
     for found in (psycopg.errors.DataCorrupted("invalid page in block 0"), psycopg.errors.IndexCorrupted("x")):
         assert engine.is_damage(OperationalError("SELECT", None, found))
     assert not engine.is_damage(OperationalError("SELECT", None, psycopg.errors.DiskFull("x")))
