@@ -1,4 +1,4 @@
-"""The event table: history, order, and what the event log makes of it. On both databases."""
+"""The event table and the event log: history, order, and log lines. On both databases."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +110,7 @@ def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def telling(told: list[LogEvent]) -> WriteLines:
-    """A log that has each line at once."""
+    """Return a function that stores log lines at once."""
 
     def announce(page: Sequence[LogEvent], done: Callable[[bool], None]) -> None:
         told.extend(page)
@@ -121,7 +121,7 @@ def telling(told: list[LogEvent]) -> WriteLines:
 
 @pytest.fixture
 def announced(world: World) -> Iterator[list[LogEvent]]:
-    """What an event log has told of the world's store so far."""
+    """The events that an event log of the world's store has logged so far."""
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told))
     teller.start()
@@ -330,7 +330,7 @@ def test_a_defect_in_one_page_does_not_prevent_the_next_from_being_logged(
 
 
 def logged(world: World, name: str = "") -> list[int]:
-    """The numbers of the events that a daemon logs from its start to a clean stop."""
+    """Return the numbers of the events that a daemon logs from its start to a clean stop."""
     told: list[LogEvent] = []
     teller = EventLog(world.store, telling(told), name=name)
     teller.start()

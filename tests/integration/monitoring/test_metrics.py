@@ -1,4 +1,4 @@
-"""What is counted of commits, and what a scrape asks of the database. On both."""
+"""Metrics of commits, and the queries of a scrape. On both databases."""
 
 import re
 import sqlite3
@@ -28,7 +28,7 @@ HOUR = timedelta(hours=1)
 
 
 class Commits:
-    """What the writer tells of each commit."""
+    """Stores the notifications of the writer after each commit."""
 
     def __init__(self) -> None:
         self.moves: Counter[str] = Counter()
@@ -40,7 +40,7 @@ class Commits:
 
 
 def value(metrics: Metrics, sample: str) -> float | None:
-    """The value of one sample of a scrape; None if there is none."""
+    """Return the value of one sample of a scrape; None if there is none."""
     found = re.search(rf"^{re.escape(sample)} (\S+)$", metrics.scrape().decode(), re.MULTILINE)
     return float(found[1]) if found else None
 
@@ -139,7 +139,7 @@ def test_the_backlog_counts_sessions_that_are_due_and_not_processed(database: Da
 
 
 def test_the_backlog_is_counted_in_the_index_of_the_scheduler(database: Database) -> None:
-    """However many sessions are stored: a scrape must cost the same at a million."""
+    """The cost of a scrape must not depend on the number of stored sessions."""
     store = database.open()
     plan = "EXPLAIN QUERY PLAN " if database.kind == "sqlite" else "EXPLAIN "
 
@@ -188,7 +188,7 @@ def test_no_text_of_a_client_creates_a_new_time_series(database: Database) -> No
 
 
 def test_process_metrics_are_present_although_the_boot_time_is_hidden(tmp_path: Path) -> None:
-    """As under a unit with `ProcSubset=pid`: there is no /proc/stat."""
+    """A unit with `ProcSubset=pid` hides /proc/stat."""
     (tmp_path / "self").symlink_to("/proc/self")
 
     told = {metric.name: metric.samples[0].value for metric in _Process(proc=str(tmp_path), registry=None).collect()}

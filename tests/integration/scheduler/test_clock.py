@@ -1,4 +1,4 @@
-"""What time does: sessions open, expire and are closed; deadlines follow the time-outs; what is old is removed."""
+"""Sweeps and retention: sessions open, expire and close; deadlines follow the time-outs; old rows are removed."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What time does in a daemon: its scheduler, on a real database."""
+"""The scheduler of a daemon, on a real database."""
 
 import sqlite3
 import threading
@@ -34,7 +34,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Works:
-    """A scheduler whose timers stand still: the test says when it ticks."""
+    """A scheduler without running timers: the test calls each tick."""
 
     def __init__(self, database: Database, folder: Path, opened: ExitStack) -> None:
         self.store = database.open(wall_clock.now)
@@ -50,7 +50,7 @@ class Works:
         self.lead = self.settings.lifecycle.timeouts.lead
 
     def put(self, **fields: Any) -> None:
-        """Stores a session as it is."""
+        """Store a session with these fields."""
         self.store.submit(lambda tx: put(tx, session(**fields))).result(30)
 
     def metric(self, name: str) -> float:
@@ -126,7 +126,7 @@ def test_a_reload_and_the_timers_never_run_a_tick_at_the_same_time(
 
 
 def other_lead(works: Works) -> Settings:
-    """A session waits that was scheduled with the lead in force, and now another one is."""
+    """Schedule a session, then change the lead time."""
     start = wall_clock.now() + timedelta(days=1)
     works.put(id="waits", start_time=start, due_at=start - works.lead, due_trigger=Trigger.OPEN)
     new = Settings(lifecycle=Lifecycle(lead=works.lead + timedelta(minutes=5)))
@@ -135,7 +135,7 @@ def other_lead(works: Works) -> Settings:
 
 
 def opens_ahead(works: Works) -> timedelta:
-    """How long before its start that session is to open."""
+    """Return how long before its start the session opens."""
     waits = works.store.read(lambda view: view.session("waits"))
     assert waits is not None
     assert waits.start_time is not None

@@ -1,4 +1,4 @@
-"""Several kinds of deadline: the scheduler meets all of them in their order, none starves, none is met twice."""
+"""Several kinds of deadline: the scheduler meets each once, in order, and no kind delays another."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from tminus.storage.due import Recomputed
 
 
 class Reminders:
-    """A second kind of deadline, kept in memory: instants, each of which is met once."""
+    """A second kind of deadline: instants in memory, each of which is met once."""
 
     def __init__(self, *instants: datetime) -> None:
         self.waiting = sorted(instants)

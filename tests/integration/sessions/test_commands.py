@@ -1,4 +1,4 @@
-"""What people do to a session: create, schedule, reschedule, join, leave, close. On both databases."""
+"""The commands: create, schedule, reschedule, join, leave, close. On both databases."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

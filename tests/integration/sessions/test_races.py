@@ -1,4 +1,4 @@
-"""Two at once: one wins, the other is refused or does nothing; never two events for one move. On both databases."""
+"""Concurrent commands: one wins, the other is refused or has no effect. On both databases."""
 
 import threading
 from collections import Counter
@@ -30,12 +30,12 @@ ROUNDS = 12
 
 @pytest.fixture
 def daemons(database: Database, clock: SettableClock) -> tuple[World, World]:
-    """Two daemons that work on one database."""
+    """The stores of two daemons on one database."""
     return World(database.open(clock), clock), World(database.open(clock), clock)
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Runs all at the same moment; what each returned, or the refusal that it raised."""
+    """Run all calls at the same time; return the result of each, or the error that it raised."""
     begin = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
 
@@ -55,7 +55,7 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
 
 
 def whole(world: World, session: Session) -> Session:
-    """A session of which each event is a step from the one before, and the last says where it stands."""
+    """Check that each event continues from the previous one and the last has the session's status."""
     stored, told = world.stored(session), [one.event for one in world.events(session)]
     status: Status | None = None
     for event in told:
@@ -228,8 +228,8 @@ def test_a_commit_notifies_the_other_daemons_with_its_deadline(pg_server: Postgr
 
 
 def test_event_numbers_are_assigned_in_commit_order(pg_server: PostgresServer) -> None:
-    """On PostgreSQL two transactions run at once. One that began later must not commit a higher number while an
-    earlier one still has a lower in hand: a reader with a cursor would pass that by for ever.
+    """On PostgreSQL two transactions run at once. A transaction must not commit a higher number while another one still
+    has to commit a lower number: a reader with a cursor would never see the lower one.
     """
     with pg_server.database() as database:
         one, two = (World(database.open(clock), clock) for clock in (SettableClock(), SettableClock()))

@@ -1,4 +1,4 @@
-"""Retries are safe: a key makes one thing. On both databases."""
+"""Retries are safe: one key creates one session or participant. On both databases."""
 
 import threading
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Rights where calls do not reach: of an owner who has lost the role, and of many sessions at once.
+"""Authorization in cases without an API call of their own: former agents, and lists of many sessions.
 
 Every call by every role is in tests/acceptance/test_rights.py.
 """

@@ -1,4 +1,4 @@
-"""Anything at any time: random verbs and random passing of time against a model of a few lines. On both databases."""
+"""Random commands and random time spans, compared with a model of a few lines. On both databases."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,7 +37,7 @@ SPANS = st.sampled_from([0, 1, 5, 10, 15, 30, 60, 90, 300]).map(lambda minutes: 
 
 @dataclass
 class Model:
-    """What a session should be."""
+    """The expected state of a session."""
 
     stored: Session
     status: str
@@ -88,7 +88,7 @@ class Model:
 
 
 class AnyTime(RuleBasedStateMachine):
-    """Verbs and time in any order; the clock looks whenever it likes, so verbs meet overdue sessions too."""
+    """Commands and time spans in any order. Sweeps run at random times, so commands also apply to overdue sessions."""
 
     world: World
     sessions = Bundle("sessions")

@@ -1,4 +1,4 @@
-"""Copies of an SQLite database, and putting one back."""
+"""Backup and restore of an SQLite database."""
 
 import os
 import sqlite3
@@ -23,7 +23,7 @@ from tminus.storage.engine import make_engine
 
 
 class Place:
-    """A database with a store on it, and a directory for copies."""
+    """A database with a store, and a directory for backups."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "tminus.db"
@@ -35,7 +35,7 @@ class Place:
         self.world = World(Store(self.url, self.clock), self.clock)
 
     def reopened(self) -> World:
-        """A world on what is there now; the one before is closed."""
+        """Close the world, and return a new one on the current database."""
         self.world.store.close()
         self.world = World(Store(self.url, self.clock), self.clock)
         return self.world
@@ -71,7 +71,7 @@ def test_a_backup_contains_every_commit_and_reports_its_contents(place: Place) -
 def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each step of one page somebody commits: a copy that began anew each time would never end."""
+    """A commit follows each step of one page: a backup that restarted each time would never end."""
     monkeypatch.setattr(backup, "PAGES", 1)
     world = place.world
     world.put(*(session(id=f"before{number}", label="x" * 255) for number in range(200)))
@@ -178,7 +178,7 @@ def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_no
 
 
 def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As SQLite tells it: a file may not grow beyond so many pages."""
+    """SQLite reports a full disk if a file reaches its maximum number of pages."""
     written_once = backup._written_once
 
     def small(path: Path) -> sqlite3.Connection:
@@ -228,7 +228,7 @@ def test_a_restore_replaces_the_database_and_keeps_the_old_one_beside_it(place: 
 
 
 def test_a_restored_database_has_a_new_id_and_reuses_no_event_number(place: Place) -> None:
-    """What was told after the copy was made had numbers; nothing else may come under those names or numbers."""
+    """Events after the backup had numbers and ids; no other event may have the same ones."""
     place.world.create()
     back_up(place.url, place.copy, NOW)
     place.world.create()
@@ -267,7 +267,7 @@ def test_a_backup_can_be_restored_without_an_old_database(place: Place, tmp_path
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["in its place", "moved away by hand"])
 def test_a_pending_rollback_is_applied_only_to_the_replaced_database(place: Place, is_there: bool) -> None:
-    """SQLite writes a -journal while the mode of a database changes: at the first start after a restore, say."""
+    """SQLite writes a -journal while the journal mode changes, such as at the first start after a restore."""
     place.world.create()
     back_up(place.url, place.copy, NOW)
     place.world.create()
@@ -298,7 +298,7 @@ def test_a_pending_rollback_is_applied_only_to_the_replaced_database(place: Plac
 
 
 def test_the_wal_file_of_a_killed_daemon_is_kept_with_the_replaced_database(place: Place) -> None:
-    """The -wal file of the replaced database must never be read as part of its successor."""
+    """The -wal file of the replaced database must not be applied to the restored one."""
     back_up(place.url, place.copy, NOW)
     place.world.create()
     beside = {end: place.path.with_name(f"tminus.db{end}").read_bytes() for end in ("", "-wal")}

@@ -1,4 +1,4 @@
-"""Transitions by the thousand are the same transitions: the executor's SQL and plain Python, compared."""
+"""Bulk transitions: the SQL of the executor gives the same results as the model in Python."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ Fields = dict[str, object]
 
 @st.composite
 def fields(draw: st.DrawFn) -> Fields:
-    """What a session in some status can look like."""
+    """Generate the fields of a session in some status."""
     status = draw(st.sampled_from(Status))
     start = draw(st.none() | INSTANTS) if status is not Status.SCHEDULED else draw(INSTANTS)
     begun = status in {Status.ACTIVE, Status.CLOSED}
@@ -52,7 +52,7 @@ def fields(draw: st.DrawFn) -> Fields:
 
 
 def made(some: Iterable[Fields], timeouts: Timeouts) -> list[Session]:
-    """Sessions with the deadlines that follow from these time-outs."""
+    """Return sessions with the deadlines of these time-outs."""
     sessions = [session(id=f"s{number:02}", **one) for number, one in enumerate(some)]
     for number, one in enumerate(sessions):
         due = deadline(one, timeouts)
@@ -89,7 +89,7 @@ def test_new_timeouts_change_every_stored_deadline_as_in_the_model(
 
 
 def one_by_one(sessions: list[Session], timeouts: Timeouts, now: datetime) -> tuple[dict[str, Session], list[Event]]:
-    """What the clock does to these sessions, each loaded, fired and told by itself: the plain way."""
+    """Apply the due transitions to each session separately, with the model in Python."""
     stand = {one.id: one.model_copy() for one in sessions}
     events = []
     while due := [one for one in stand.values() if one.due_at is not None and one.due_at <= now]:

@@ -1,4 +1,4 @@
-"""`tminus db check`: what is whole is passed, and each way of being wrong is told. On both databases."""
+"""`tminus db check` accepts a correct database and reports each kind of problem. On both databases."""
 
 import sqlite3
 from datetime import timedelta
@@ -31,7 +31,7 @@ def problems(world: World, database: Database) -> list[tuple[str, str]]:
 
 
 def do(world: World, statement: Any) -> None:
-    """Changes a row behind the verbs' back."""
+    """Change a row without a command."""
     world.run(lambda tx: tx.execute(statement))
 
 
@@ -58,7 +58,7 @@ def test_the_check_finds_no_problem_after_all_kinds_of_events(world: World, data
 def test_deadlines_by_the_configuration_or_by_the_stored_time_outs_are_correct(
     world: World, database: Database
 ) -> None:
-    """A configuration that was changed and not yet read by the daemon makes no deadline wrong."""
+    """A changed configuration that the daemon has not read yet makes no deadline wrong."""
     sweeps.recompute_deadlines(world.store.submit, world.settings.lifecycle.timeouts)
     world.schedule(2 * HOUR)
     active = world.create()

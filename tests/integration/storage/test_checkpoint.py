@@ -1,4 +1,4 @@
-"""Files of SQLite that have grown are made small again; a snapshot on a read-only disk can be read."""
+"""Files of SQLite shrink again; a snapshot on a read-only disk can be read."""
 
 import shutil
 import sqlite3
@@ -79,7 +79,7 @@ def test_a_database_that_cannot_be_compacted_is_reported() -> None:
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Iterator[Path]:
-    """A database on a disk of its own, as a daemon keeps it; the test makes the disk read-only."""
+    """A daemon's database on a separate disk, which the test makes read-only."""
     with small_disk(tmp_path / "disk", "8m") as disk:
         store = Store(disk / "tminus.db", SettableClock())
         store.submit(lambda tx: put(tx, session())).result(30)

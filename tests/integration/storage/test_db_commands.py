@@ -1,4 +1,4 @@
-"""`tminus db …` as it answers on the command line: words, JSON, exit codes."""
+"""`tminus db …` on the command line: messages, JSON, exit codes."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Whoever meets a deadlock with a migration, which takes one table after the other, is served all the same."""
+"""A transaction in a deadlock with a migration, which locks one table after the other, is retried."""
 
 import threading
 from collections.abc import Callable

@@ -69,7 +69,7 @@ def test_sessions_that_have_changed_meanwhile_are_skipped(world: World) -> None:
 
 
 def _computed(world: World, timeouts: Timeouts) -> Deadline | None:
-    """The deadline that the database computes for the only session."""
+    """Return the deadline that the database computes for the only session."""
     at, trigger = world.run(lambda tx: tx.execute(select(*stored_deadline(timeouts))).one())
     found = None if at is None else Deadline(NOW + (at - int(NOW.timestamp() * 1000)) * MS, Trigger(trigger))
     (stored,) = world.all_sessions().values()

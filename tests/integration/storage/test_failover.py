@@ -1,4 +1,4 @@
-"""Two servers of which one takes writes at a time: the daemon finds the one that does."""
+"""Two servers, one of which accepts writes: the daemon connects to that one."""
 
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -15,7 +15,7 @@ from tminus.storage import Store, StoreObserver
 
 @pytest.mark.slow
 def test_a_url_with_two_hosts_connects_to_the_server_that_accepts_writes(pg_server: PostgresServer) -> None:
-    """The first is read-only at first, as a standby is; then it is promoted, and the other is gone."""
+    """The first is read-only like a standby; then it is promoted, and the other is stopped."""
     heard: list[datetime | None] = []
     with ExitStack() as stack:
         first, second = pg_server, stack.enter_context(postgres_server())

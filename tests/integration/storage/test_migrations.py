@@ -1,4 +1,4 @@
-"""The schema: migrations lead to just the tables that the code declares. On both databases."""
+"""Migrations create exactly the tables that the code declares. On both databases."""
 
 import ast
 import shutil
@@ -144,7 +144,7 @@ def test_migrations_only_add_so_that_the_previous_release_continues_to_work(path
 
 @pytest.fixture
 def one_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Whoever opens a database from now on is of a release that has one migration more."""
+    """Simulate a release with one more migration from now on."""
     folder = shutil.copytree(migrate._MIGRATIONS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "versions" / "9000_more.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"

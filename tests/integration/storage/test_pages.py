@@ -1,4 +1,4 @@
-"""Pages are bounded in bytes as well as in rows, and nothing is left out where one ends early. On both databases."""
+"""Pages are limited in bytes and rows, and the next page continues where one ends early. On both databases."""
 
 import orjson
 import pytest

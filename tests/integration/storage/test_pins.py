@@ -1,4 +1,4 @@
-"""Drawing a PIN costs the same however few are left, and nothing when none is. On both databases."""
+"""The cost of assigning a PIN does not depend on how few are free. On both databases."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +27,7 @@ def _fewer_pins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def take_all_but(world: World, left: set[int]) -> Session:
-    """Stores sessions that have all PINs but these; returns one of them."""
+    """Store sessions with all PINs except these; return one of the sessions."""
     while (one := world.create(SessionType.SUPPORT)).pin in left:
         world.close(one)
     columns = {name: f'"{name}"' for name in Session.model_fields} | {"id": "'x' || pins.n", "pin": "pins.n"}
@@ -43,7 +43,7 @@ def take_all_but(world: World, left: set[int]) -> Session:
 
 @contextmanager
 def statements(store: Store) -> Iterator[list[str]]:
-    """The statements that the writer sends."""
+    """Return the statements that the writer sends."""
     sent: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:

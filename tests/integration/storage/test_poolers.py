@@ -68,7 +68,7 @@ def test_a_pooler_in_transaction_mode_is_refused_with_one_line(behind: Database,
 
 
 def warm(port: int, database: Database, sessions: int) -> None:
-    """Have the pooler open several sessions of the server, as it has when others use it already."""
+    """Make the pooler open several server sessions, as if other clients used it already."""
     url = make_url(database.url)
     with ExitStack() as opened:
         for _ in range(sessions):

@@ -1,4 +1,4 @@
-"""Every question that a caller, a timer or an operator can ask is answered from an index, or keeps its place.
+"""Every query of callers, timers and operators uses an index, or is bounded and continues at its position.
 
 Each is asked of a database with 20,000 closed sessions, of which few match or none, with statistics up to date. The
 database's own plan scans no large table, and the work that it counts is bounded. `make bench` has the figures of a
@@ -56,7 +56,7 @@ Job = Callable[[Transaction], object]
 
 
 def lists() -> Iterator[tuple[str, Job]]:
-    """One of each kind of list that a caller can ask for, matching none or a few."""
+    """Return one of each kind of list that a caller can request, matching no or few sessions."""
     statuses: dict[str, tuple[Status, ...]] = {"open": (Status.SCHEDULED, Status.NEW, Status.ACTIVE)}
     statuses |= {"closed": (Status.CLOSED,), "any": tuple(Status)}
     orders = ("created_at", "updated_at", "start_time", "expires_at")
@@ -232,7 +232,7 @@ def _names(question: str) -> list[str]:
 
 
 def _fill(connection: Connection) -> None:
-    """Closed sessions of one agent, each with two events, a participant and a line of the delivery log."""
+    """Store closed sessions of one agent, each with two events, a participant and a row of the delivery log."""
     kind = connection.dialect.name
     numbers = {
         "sqlite": f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CLOSED}) ",
@@ -322,7 +322,7 @@ def _taken_back(engine: Engine) -> Iterator[Transaction]:
 
 
 def _statements(engine: Engine, job: Job) -> list[tuple[str, Any]]:
-    """What a job asks the database, with the values."""
+    """Return the statements of a job, with their parameters."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:

@@ -1,4 +1,4 @@
-"""A file whose schema brings code with it is neither passed, nor backed up, nor restored."""
+"""A file whose schema contains code, such as a trigger, is refused by the check, the backup and the restore."""
 
 import sqlite3
 from contextlib import closing
@@ -141,7 +141,7 @@ def test_a_daemon_does_not_start_on_such_a_schema(file: Path, doctored: str) -> 
 
 
 def test_the_digest_is_that_of_the_schema_that_migrations_create() -> None:
-    """Else each start runs all migrations to compare."""
+    """Otherwise each start would run all migrations for the comparison."""
     head = migrate.head()
     made = schema.digest(schema._expected(head))
     assert migrate.digest(head) == made, f'the migration {head} needs the line DIGEST = "{made}"'

@@ -1,4 +1,4 @@
-"""What is left out of a damaged -wal file is told; what a crash leaves unfinished is not."""
+"""Damage of a -wal file is reported; an incomplete write after a crash is not."""
 
 import shutil
 import sqlite3
@@ -17,7 +17,7 @@ ROWS = 20
 
 @dataclass
 class Left:
-    """A database as a daemon that was killed leaves it: every row in its -wal file."""
+    """The database of a killed daemon: all rows are in its -wal file."""
 
     folder: Path
     wal: bytes
@@ -86,7 +86,7 @@ def test_damage_in_the_last_transaction_looks_like_an_incomplete_write(left: Lef
 
 
 def test_a_refused_commit_whose_fsync_failed_is_not_reported_as_lost(left: Left) -> None:
-    """SQLite leaves it in the file, and writes over it when it goes on: what sticks out behind is nobody's."""
+    """SQLite leaves the refused commit in the file and overwrites it later; the rest after the new end is not used."""
     last = left.wal[-STEP:]
     head = last[:16] + b"\x01" * 8
     database = left.with_wal(left.wal + head + last[FRAME:] + last)

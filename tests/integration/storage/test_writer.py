@@ -1,4 +1,4 @@
-"""The writer: one transaction for all who wait. On both databases."""
+"""The writer: waiting jobs share a transaction. On both databases."""
 
 import asyncio
 import sqlite3
@@ -28,7 +28,7 @@ Log = list[Any]
 
 @contextmanager
 def held(store: Store) -> Iterator[None]:
-    """Keeps the writer busy, so that what is submitted meanwhile waits; all of it runs on leaving."""
+    """Keep the writer busy, so that jobs submitted in the block wait; they run at its end."""
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(tx: Transaction) -> None:
@@ -45,7 +45,7 @@ def held(store: Store) -> Iterator[None]:
 
 
 def put(name: str, value: str = "x") -> Callable[[Transaction], str]:
-    """A job that writes."""
+    """Return a job that writes."""
 
     def job(tx: Transaction) -> str:
         tx.set_meta(name, value)
@@ -367,7 +367,7 @@ def test_the_job_of_a_cancelled_coroutine_is_still_executed(database: Database) 
 
 
 def lose_the_database(tx: Transaction) -> None:
-    """Fails as if the database were gone."""
+    """Raise an error as if the database were unreachable."""
     postgresql = tx._connection.dialect.name == "postgresql"
     tx.execute(text("SELECT pg_terminate_backend(pg_backend_pid())" if postgresql else "UPDATE nowhere SET x = 1"))
 
