@@ -148,10 +148,7 @@ class Daemon:
         self._startup_server.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
         # All objects loaded so far live as long as the process. Each full collection of them would take 0.1 s.
-        gc.collect()
         gc.freeze()
-        # Requests in flight have more than the usual 700 objects, which would be examined again and again.
-        gc.set_threshold(20_000)
         self._ready = True
         self._scheduler.add_deadline(due)
         server = self.services.settings.server
