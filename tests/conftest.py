@@ -1,4 +1,4 @@
-"""Fixtures for all tests: databases, a world to try verbs on, the log as it was written."""
+"""Fixtures for all tests: databases, a world to run commands on, and the written log."""
 
 import io
 import logging
@@ -30,21 +30,20 @@ LONGEST = (
     "acceptance/test_clock.py",
     "acceptance/test_process_limits.py",
 )
-"""The modules that take longest, by whatever they wait for; the longest first."""
+"""The test modules that take longest, the longest first."""
 
 
 def pytest_configure() -> None:
-    """Undo what a shell does to its background jobs: it has them ignore SIGINT, and so would every process that tests
-    start and end by it.
-    """
+    """Handle SIGINT, which a shell makes its background jobs ignore. Processes that tests start would ignore it too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each of several test processes begins with some of the longest modules: begun last they would hold up the end,
-    and what the tests of a module share is made once for each process that takes some of them.
+    """Sort the tests so that each test process begins with some of the longest modules.
 
-    pytest-xdist gives each process a slice of the list, all of a length; who is done takes from the end of another's.
+    Started last, they would delay the end of the run. pytest-xdist gives each process an equal slice of the list; a
+    process that is done takes tests from the end of another slice. Module fixtures run in each process that takes some
+    of the module's tests.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
@@ -85,7 +84,7 @@ def database_server(request: pytest.FixtureRequest) -> SqliteServer | PostgresSe
 
 @pytest.fixture
 def database(database_server: SqliteServer | PostgresServer) -> Iterator[Database]:
-    """A fresh database of each kind, its schema up to date."""
+    """A fresh, migrated database of each kind."""
     with database_server.database() as fresh:
         yield fresh
 
@@ -110,12 +109,12 @@ def world(database: Database, clock: SettableClock) -> World:
 
 @pytest.fixture
 def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """The log, as JSON lines that the test can read: call it for those written so far."""
+    """A function that returns the log lines that were written so far."""
     root = logging.getLogger()
     before, handlers, level = (output._writer.destination, output._threshold), root.handlers, root.level
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, write_through=True)
-    output.flush(10)  # what another test logged
+    output.flush(10)  # write the lines of other tests
     output._writer._unreported = 0  # dropped in another test
     output.configure("debug", "json", stream)
 

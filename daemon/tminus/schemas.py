@@ -268,7 +268,7 @@ class ClientInfo(TypedDict):
 
 
 class PinMeta(TypedDict):
-    """What the API shows of a session to anybody who knows its PIN."""
+    """The public data of a session, which the API returns for its PIN."""
 
     id: str
     pin: int

@@ -16,7 +16,7 @@ from tminus.logs.fields import FIELDS, HEAD, fits
 StartDaemon = Callable[..., Daemon]
 
 
-def misfits(line: JSON) -> list[str]:
+def unexpected_fields(line: JSON) -> list[str]:
     """Return the fields of a line that its catalogue entry does not list, or whose values have another type."""
     known = {*HEAD, *(LOG_LINES[line["event"]].fields if line["event"] in LOG_LINES else EVENT_FIELDS)}
     return [name for name, value in line.items() if name not in known or not fits(FIELDS[name].kind, value)]
@@ -39,7 +39,7 @@ def check_health(daemon: Daemon) -> None:
         if line["event"] in DEFECTS and not line.get("error", "").startswith(HARMLESS)
     ]
     assert not lines, "\n".join(map(str, lines))
-    wrong = [(line["event"], names) for line in daemon.log_lines() if (names := misfits(line))]
+    wrong = [(line["event"], names) for line in daemon.log_lines() if (names := unexpected_fields(line))]
     assert not wrong, f"fields that the catalogue does not have, or whose type is another: {wrong[:5]}"
     assert daemon.errors.read_text() == ""
 

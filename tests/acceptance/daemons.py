@@ -169,7 +169,7 @@ class Daemon:
         else:
             self.process = start(arguments, environ, self.home, self.log, self.errors, fresh=self.fresh)
 
-    def spawn_changed(self, source: str) -> None:
+    def spawn_patched(self, source: str) -> None:
         """Start a daemon from this source, which patches modules and then calls the command, without waiting."""
         with self.log.open("ab") as out, self.errors.open("ab") as err:
             self.process = subprocess.Popen(

@@ -28,14 +28,14 @@ from tminus.client import ScreenMeet
 Done = subprocess.CompletedProcess[str]
 
 
-def said(done: Done) -> str:
+def output_of(done: Done) -> str:
     """Return the output of a command that succeeded."""
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
 def answer(done: Done) -> Any:
-    return json.loads(said(done))
+    return json.loads(output_of(done))
 
 
 def refused(done: Done, code: int) -> str:
@@ -58,7 +58,7 @@ def test_a_session_from_creation_to_close(daemon: Daemon) -> None:
     assert session["externalMapping"] == "incident.e8"
     assert answer(daemon.command("schedule", *options, *parent, "--json")) == session, "the same key, the same session"
 
-    shown = said(daemon.command("show", session["id"]))
+    shown = output_of(daemon.command("show", session["id"]))
     for part in (session["id"], "[bold]Demo", "scheduled", start, session["urls"]["user"], "starts in 23h"):
         assert part in shown
     assert answer(daemon.command("show", session["id"], "--json")) == session
@@ -67,14 +67,14 @@ def test_a_session_from_creation_to_close(daemon: Daemon) -> None:
     assert moved["startTime"] == later
     assert "version" in refused(daemon.command("reschedule", session["id"], "--in", "3d", "--if-version", "1"), 4)
 
-    listed = said(daemon.command("list", "--status", "scheduled", "--limit", "1000"))
+    listed = output_of(daemon.command("list", "--status", "scheduled", "--limit", "1000"))
     assert session["id"] in listed
     found = answer(daemon.command("list", "--start-from", from_now(days=1.9), "--type", "support", "--json"))
     assert session["id"] in [row["id"] for row in found["rows"]]
 
-    assert said(daemon.command("close", session["id"])) == f"session {session['id']} is closed\n"
+    assert output_of(daemon.command("close", session["id"])) == f"session {session['id']} is closed\n"
     assert answer(daemon.command("close", session["id"], "--json")) == {"success": True}
-    told = said(daemon.command("events", session["id"]))
+    told = output_of(daemon.command("events", session["id"]))
     for name in ("session.scheduled", "session.rescheduled", "session.closed", "local"):
         assert name in told
     events = answer(daemon.command("events", session["id"], "--json"))
@@ -140,8 +140,8 @@ def test_list_finds_sessions_by_record_and_by_text(daemon: Daemon) -> None:
     assert ids("--search", "inc0042", "--type", "support") == []
     assert ids("--search", "printer", "--record", "INC0042") == [about["id"]]
     assert ids("--search", "überall", "--record", "INC0042") == []
-    said(daemon.command("close", about["id"]))
-    assert said(daemon.command("list", "--record", "INC0042")) == "no sessions (closed ones: --status closed)\n"
+    output_of(daemon.command("close", about["id"]))
+    assert output_of(daemon.command("list", "--record", "INC0042")) == "no sessions (closed ones: --status closed)\n"
     assert ids("--record", "INC0042", "--status", "closed") == [about["id"]]
 
 
@@ -149,9 +149,9 @@ def test_show_of_a_closed_session_includes_the_close_reason(daemon: Daemon) -> N
     session = daemon.make(type="support", label="Over")
     for name in ("Ada", "Ben", "Ada"):
         daemon.join(session["id"], name=name)
-    said(daemon.command("close", session["id"]))
+    output_of(daemon.command("close", session["id"]))
     closed = daemon.session(session["id"])
-    shown = dict(line.split("\t", 1) for line in said(daemon.command("show", session["id"])).splitlines())
+    shown = dict(line.split("\t", 1) for line in output_of(daemon.command("show", session["id"])).splitlines())
     assert shown["status"] == "closed (closed)"
     assert shown["closed"] == closed["closedAt"]
     assert shown["opened"] == closed["openedAt"]
@@ -162,20 +162,22 @@ def test_show_of_a_closed_session_includes_the_close_reason(daemon: Daemon) -> N
     assert "expires" not in shown
     cancelled = daemon.make(startTime=from_now(days=1), by="admin")
     assert daemon.delete(f"/supportsession/{cancelled['id']}").status_code == 200
-    told = said(daemon.command("show", cancelled["id"]))
+    told = output_of(daemon.command("show", cancelled["id"]))
     assert "status\tclosed (cancelled)\n" in told
     assert re.search(r"closed by\t[^\n]+ \(agent \d+\)\n", told)
     assert "participants\tnone\n" in told
 
 
 def test_create_and_schedule_print_the_session(daemon: Daemon) -> None:
-    made = said(daemon.command("create", "--type", "support", "--label", "Demo"))
+    made = output_of(daemon.command("create", "--type", "support", "--label", "Demo"))
     assert re.search(r"status\tnew", made)
     assert re.search(r"PIN\t\d{6}", made)
     session = answer(daemon.command("schedule", "--type", "live", "--label", "Demo", "--in", "1h30m", "--json"))
     left = parsed(session["startTime"]) - parsed(session["createdAt"])
     assert abs(left.total_seconds() - 5400) < 60
-    assert "no sessions" in said(daemon.command("list", "--scope", "mine", "--status", "active", "--type", "replay"))
+    assert "no sessions" in output_of(
+        daemon.command("list", "--scope", "mine", "--status", "active", "--type", "replay")
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_without_a_daemon_the_error_contains_how_to_start_one(make_daemon: Start
 
 def test_a_new_token_works_after_its_lines_are_pasted(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
-    printed = said(
+    printed = output_of(
         daemon.command("token", "new", "--id", "77", "--name", "Nora “N”", "--role", "agent", "--role", "room")
     )
     lines = printed.splitlines()
@@ -280,7 +282,7 @@ def test_a_new_token_works_after_its_lines_are_pasted(start_daemon: StartDaemon)
     assert token not in pasted
     (daemon.home / "conf.d").mkdir()
     (daemon.home / "conf.d" / "77.toml").write_text(pasted)
-    assert said(daemon.command("check"))
+    assert output_of(daemon.command("check"))
     daemon.signal(signal.SIGHUP)
     daemon.logged("config.reloaded")
     me = daemon.get("/me", by=None, headers={"Session-id": token}).json()
@@ -292,8 +294,8 @@ def test_a_new_token_works_after_its_lines_are_pasted(start_daemon: StartDaemon)
 
 def test_check_prints_the_settings_in_force_and_masks_secrets(daemon: Daemon) -> None:
     fingerprint = [line["config_fingerprint"] for line in daemon.log_lines() if "config_fingerprint" in line][-1]
-    assert said(daemon.command("check")) == f"{daemon.config}: nothing wrong (fingerprint {fingerprint})\n"
-    effective = said(daemon.command("check", "--effective", TMINUS_LIFECYCLE__LEAD="7m"))
+    assert output_of(daemon.command("check")) == f"{daemon.config}: nothing wrong (fingerprint {fingerprint})\n"
+    effective = output_of(daemon.command("check", "--effective", TMINUS_LIFECYCLE__LEAD="7m"))
     assert re.search(r'lead = "7m" *# environment TMINUS_LIFECYCLE__LEAD', effective)
     assert re.search(rf'listen = "127\.0\.0\.1:0" *# {daemon.config}:\d+', effective)
     assert re.search(r'new_timeout = "1h" *# default', effective)
@@ -302,7 +304,7 @@ def test_check_prints_the_settings_in_force_and_masks_secrets(daemon: Daemon) ->
 
 def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "100ms"})
-    assert said(daemon.command("advance")) == "nothing was due\n", "harmless beside a running daemon"
+    assert output_of(daemon.command("advance")) == "nothing was due\n", "harmless beside a running daemon"
     session = daemon.make(startTime=from_now(seconds=1))
     assert daemon.terminate() == 0
     swept = eventually(lambda: (done := answer(daemon.command("advance", "--json")))["moves"] and done)
@@ -316,8 +318,8 @@ def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) ->
 
 def test_db_upgrade_migrates_the_database(make_daemon: StartDaemon) -> None:
     new = make_daemon()
-    assert re.fullmatch(r"schema \(none\) -> \w+\n", said(new.command("db", "upgrade")))
-    assert re.fullmatch(r"schema \w+: nothing to do\n", said(new.command("db", "upgrade")))
+    assert re.fullmatch(r"schema \(none\) -> \w+\n", output_of(new.command("db", "upgrade")))
+    assert re.fullmatch(r"schema \w+: nothing to do\n", output_of(new.command("db", "upgrade")))
 
 
 def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon) -> None:
@@ -367,13 +369,13 @@ def test_watch_continues_over_a_restart_of_the_daemon(start_daemon: StartDaemon)
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_its_completion_script(daemon: Daemon, shell: str) -> None:
-    script = said(daemon.command("--show-completion", shell))
+    script = output_of(daemon.command("--show-completion", shell))
     assert "_TMINUS_COMPLETE" in script
-    assert said(daemon.command("--show-completion", SHELL=f"/usr/bin/{shell}")) == script
+    assert output_of(daemon.command("--show-completion", SHELL=f"/usr/bin/{shell}")) == script
 
 
 def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
-    script = said(daemon.command("--show-completion", "bash"))
+    script = output_of(daemon.command("--show-completion", "bash"))
     for words, wanted in (
         ("tminus resch", {"reschedule"}),
         ("tminus db ", {"backup", "check", "compact", "restore", "upgrade"}),
@@ -394,7 +396,7 @@ def _completed(daemon: Daemon, shell: str, words: str, **env: str) -> list[str]:
     """Return the completions of the last word."""
     last = str(len(words.split(" ")) - 1) if shell != "fish" else words.rsplit(" ", maxsplit=1)[-1]
     done = daemon.command(COMP_WORDS=words, COMP_CWORD=last, _TMINUS_COMPLETE=f"{shell}_complete", **env)
-    return said(done).splitlines()
+    return output_of(done).splitlines()
 
 
 def test_ids_and_endpoint_names_are_completed(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -437,18 +439,18 @@ def test_completion_without_a_response_prints_nothing(make_daemon: StartDaemon, 
 
 def test_completion_is_installed_once(daemon: Daemon, tmp_path: Path) -> None:
     for _ in range(2):
-        said(daemon.command("--install-completion", HOME=str(tmp_path), SHELL="/bin/bash", XDG_DATA_HOME=""))
+        output_of(daemon.command("--install-completion", HOME=str(tmp_path), SHELL="/bin/bash", XDG_DATA_HOME=""))
     assert (tmp_path / ".bashrc").read_text() == f"source '{tmp_path}/.local/share/tminus/completion.bash'\n"
 
 
 def test_help_names_every_command(daemon: Daemon) -> None:
-    helped = said(daemon.command("--help"))
+    helped = output_of(daemon.command("--help"))
     for name in (
         "run", "check", "create", "schedule", "reschedule", "close", "show", "list", "events", "watch", "token", "db",
         "advance",
     ):  # fmt: skip
         assert re.search(rf"\b{name}\b", helped)
-    assert re.fullmatch(r"tminus \d+\.\d+\.\d+\n", said(daemon.command("--version")))
+    assert re.fullmatch(r"tminus \d+\.\d+\.\d+\n", output_of(daemon.command("--version")))
 
 
 def test_events_are_paged_and_end_at_the_event_that_was_newest_at_the_start(

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from tests.acceptance.conftest import StartDaemon, misfits, shared
+from tests.acceptance.conftest import StartDaemon, shared, unexpected_fields
 from tests.acceptance.daemons import JSON, Daemon, agents_toml
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
@@ -206,4 +206,4 @@ def test_every_line_has_the_fields_of_the_catalogue_with_their_types(asked: Daem
     lines: list[JSON] = asked.log_lines()
     for line in lines:
         assert tuple(line)[: len(HEAD)] == HEAD
-        assert not misfits(line), line
+        assert not unexpected_fields(line), line

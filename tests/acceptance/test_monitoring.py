@@ -89,7 +89,7 @@ def monitored() -> Iterator[Daemon]:
         daemon.start()
         guess(daemon)
         daemon.restart()  # writes what was counted
-        lie(daemon)
+        send_forged_lines(daemon)
         opening = daemon.make(startTime=from_now(minutes=10, seconds=0.5))
         daemon.logged("session.ready", session_id=opening["id"])
         eventually(lambda: opening["id"] in [event["id"] for one in receiver.requests for event in one.events])
@@ -109,7 +109,7 @@ def guess(daemon: Daemon) -> None:
                 assert client.get("/v3/support/123456/meta").status_code in {404, 429}
 
 
-def lie(daemon: Daemon) -> None:
+def send_forged_lines(daemon: Daemon) -> None:
     """Send text that looks like log lines in every place where a client may send text."""
     headers = {"X-Request-Id": f'x","message":"{FORGED}', "client-app": FORGED, "User-Agent": FORGED}
     made = daemon.make(type="support", label=HOSTILE[:255], userDescription=FORGED)

@@ -71,7 +71,7 @@ NEVER_WRONG = ("GET /v3/support/{pin}/meta", "GET /healthz", "GET /readyz")
 """Calls that cannot be asked wrongly: they take nothing, or any text."""
 
 
-class Asked:
+class DaemonTransport:
     """A transport that calls a daemon over one connection, as a caller with all necessary roles."""
 
     def __init__(self, daemon: Daemon, *without: Any) -> None:
@@ -92,13 +92,16 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def both(daemon: Daemon, pg_daemon: Daemon) -> Iterator[tuple[Asked, Asked]]:
+def both(daemon: Daemon, pg_daemon: Daemon) -> Iterator[tuple[DaemonTransport, DaemonTransport]]:
     """A daemon on each database. Both get the same requests: generating these takes longer than answering them.
 
     Requests without a token and with a wrong one are sent to one daemon only: they are refused before the database
     matters, and test_rights.py sends such requests to both.
     """
-    with closing(Asked(daemon)) as on_sqlite, closing(Asked(pg_daemon, ignored_auth)) as on_postgresql:
+    with (
+        closing(DaemonTransport(daemon)) as on_sqlite,
+        closing(DaemonTransport(pg_daemon, ignored_auth)) as on_postgresql,
+    ):
         yield on_sqlite, on_postgresql
 
 
@@ -134,7 +137,7 @@ def _can_go_out(body: Any) -> bool:
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_response_conforms_to_the_description(
-    both: tuple[Asked, Asked], described: schemathesis.BaseSchema, call: str, mode: GenerationMode
+    both: tuple[DaemonTransport, DaemonTransport], described: schemathesis.BaseSchema, call: str, mode: GenerationMode
 ) -> None:
     method, path = call.split()
     operation: Any = described[path][method]
@@ -201,7 +204,7 @@ def _walks(links: dict[str, list[OpenApiLink]], call: str) -> Iterator[tuple[Ope
 
 @pytest.mark.parametrize("number", [0, 1], ids=KINDS)
 def test_every_link_leads_to_the_created_session_and_a_closed_session_stays_closed(
-    both: tuple[Asked, Asked], described: schemathesis.BaseSchema, number: int
+    both: tuple[DaemonTransport, DaemonTransport], described: schemathesis.BaseSchema, number: int
 ) -> None:
     asked, links = both[number], _links(described)
     followed: set[str] = set()

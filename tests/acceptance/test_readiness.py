@@ -157,7 +157,7 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
         daemon.configure(storage={"url": database.configured}, webhooks=[webhook])
         early, broken = daemon.home / "broken-at-start", daemon.home / "broken"
         early.touch()
-        daemon.spawn_changed(FAILING)
+        daemon.spawn_patched(FAILING)
         daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"), deadline=30)[0]["url"]
         broken.touch()
         failing = {f"a thread of the daemon fails: {name} (RuntimeError)" for name in THREADS}

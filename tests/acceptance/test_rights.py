@@ -73,7 +73,7 @@ class Owned:
 
 
 @dataclass
-class House:
+class Situation:
     """A daemon with sessions of several owners, and the ways in which each caller authenticates."""
 
     daemon: Daemon
@@ -154,11 +154,11 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(each_daemon: Daemon) -> Iterator[House]:
+def situation(each_daemon: Daemon) -> Iterator[Situation]:
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(each_daemon.socket)), timeout=20) as local:
-        house = House(each_daemon, local)
-        house.sessions = {whose: house.own(whose) for whose in OWNERS}
-        yield house
+        situation = Situation(each_daemon, local)
+        situation.sessions = {whose: situation.own(whose) for whose in OWNERS}
+        yield situation
 
 
 def test_every_call_of_the_api_is_in_the_table_and_no_other(daemon: Daemon) -> None:
@@ -179,42 +179,44 @@ def test_the_table_equals_that_of_the_documentation() -> None:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("call", RIGHTS)
 def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
-    house: House, call: str, role: str
+    situation: Situation, call: str, role: str
 ) -> None:
     may = RIGHTS[call].split()[ROLES.index(role)]
     of_a_session = "{session_id}" in call
     changes = of_a_session and not call.startswith("GET")
-    before = house.versions() if changes else {}
+    before = situation.versions() if changes else {}
     assert not changes or len(before) == 2 * len(OWNERS)
-    for way, client, headers in house.ways(role):
-        me = "local" if client is house.local else role
+    for way, client, headers in situation.ways(role):
+        me = "local" if client is situation.local else role
         if not of_a_session:
-            answer = house.ask(client, call, headers, house.sessions["other"])
+            answer = situation.ask(client, call, headers, situation.sessions["other"])
             _check(answer, allowed=may != "-", known=role != "nobody", said=f"{role} by {way}: {call}")
             if may in ("own", "all", "masked", "none") and answer.status_code == 200:
-                assert _seen(house, call, answer) == _to_be_seen(house, may, me), f"{role} by {way}: {call}"
+                assert _seen(situation, call, answer) == _expected_secrets(situation, may, me), (
+                    f"{role} by {way}: {call}"
+                )
             continue
         for whose in ["other", *([me] if me in OWNERS else [])]:
             allowed = may in ("all", "masked") or (may == "own" and whose == me)
             # What is allowed changes something: a session of its own for it.
-            at = house.sessions[whose]
+            at = situation.sessions[whose]
             if allowed and changes:
-                at = house.own(whose)
-            answer = house.ask(client, call, headers, at)
+                at = situation.own(whose)
+            answer = situation.ask(client, call, headers, at)
             said = f"{role} by {way}: {call} on {whose}'s session"
             _check(answer, allowed=allowed, known=role != "nobody", said=said)
             if allowed and call == "GET /v3/supportsession/{session_id}":
                 assert _masked(answer.json()) is (may == "masked"), said
-        gone = house.ask(client, call, headers, None)
+        gone = situation.ask(client, call, headers, None)
         by_role_alone = "own" not in RIGHTS[call].split()
         if role == "nobody":
             assert gone.status_code == 401, f"{role} by {way}: {call} on no session"
         else:
             assert gone.status_code == (403 if by_role_alone and may == "-" else 404), f"{role} by {way}: {call}"
     if changes:
-        assert house.versions() == before
+        assert situation.versions() == before
     if "signout" in call:
-        house.begun.clear()
+        situation.begun.clear()
 
 
 def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> None:
@@ -234,21 +236,21 @@ def _masked(session: JSON) -> bool:
     return hidden == {True}
 
 
-def _seen(house: House, call: str, answer: httpx.Response) -> dict[str, bool]:
+def _seen(situation: Situation, call: str, answer: httpx.Response) -> dict[str, bool]:
     """Return the owners of the live sessions in a response, each with whether its secrets are left out."""
     body = answer.json()
     listed: dict[str, JSON] = body
     if isinstance(body, list) or "rows" in body:
         listed = {one["id"]: one for one in (body if isinstance(body, list) else body["rows"])}
     seen = {}
-    for whose, owned in house.sessions.items():
+    for whose, owned in situation.sessions.items():
         if owned.live["id"] in listed:
             one = listed[owned.live["id"]]
             seen[whose] = "urls" in one and _masked(one)
     return seen
 
 
-def _to_be_seen(house: House, may: str, me: str) -> dict[str, bool]:
+def _expected_secrets(situation: Situation, may: str, me: str) -> dict[str, bool]:
     if may == "none":
         return {}
-    return {whose: may == "masked" for whose in house.sessions if may != "own" or whose == me}
+    return {whose: may == "masked" for whose in situation.sessions if may != "own" or whose == me}

@@ -14,7 +14,7 @@ from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, hang_up, sta
 from tests.support.waiting import eventually
 
 
-def assert_tells_none(everything: str, secrets: Iterable[str]) -> None:
+def assert_contains_no_secret(everything: str, secrets: Iterable[str]) -> None:
     """Check that a text contains no secret: neither as it is, nor its first half, nor encoded for a URL."""
     for secret in secrets:
         assert secret[: max(6, len(secret) // 2)] not in everything
@@ -117,7 +117,7 @@ def test_no_output_of_a_full_run_contains_a_secret(
     for name in ("auth.signed_in", "auth.failed", "auth.signed_out", "pin.unknown", "session.closed", "http.request"):
         assert daemon.log_lines(name), name
     everything = "\n".join([log, *printed, *refusals, *refused])
-    assert_tells_none(everything, secrets)
+    assert_contains_no_secret(everything, secrets)
     for pin in pins:
         assert not re.search(rf"(?<![0-9a-zA-Z.]){pin}(?![0-9a-zA-Z])", everything)
     assert not [digest for digest in hashes(daemon) if digest in everything]
@@ -149,7 +149,7 @@ def test_the_password_of_postgresql_is_in_no_output(make_daemon: StartDaemon, pg
 
     printed = [done.stdout + done.stderr for done in (*well, *badly)]
     everything = "\n".join([metrics.text, ready.text, *printed, daemon.log.read_text(), daemon.errors.read_text()])
-    assert_tells_none(everything, [password])
+    assert_contains_no_secret(everything, [password])
 
 
 def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
@@ -223,6 +223,6 @@ def test_a_webhooks_secrets_and_the_key_in_its_url_are_in_no_output(
     assert "desk" in printed[0]
     everything = "\n".join([*printed, refused.stderr, daemon.log.read_text(), daemon.errors.read_text()])
     secrets = [secret.removeprefix("whsec_") for secret in (SECRET, OTHER_SECRET)]
-    assert_tells_none(everything, [SECRET[:20], *secrets, key, new_key])
+    assert_contains_no_secret(everything, [SECRET[:20], *secrets, key, new_key])
     for line in ("webhook.added", "webhook.failed", "webhook.paused", "config.fault"):
         assert daemon.log_lines(line), line

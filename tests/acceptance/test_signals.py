@@ -189,7 +189,7 @@ main()
 
 def test_a_stop_signal_before_the_server_has_started_ends_the_daemon(make_daemon: StartDaemon) -> None:
     daemon = make_daemon()
-    daemon.spawn_changed(TOLD_BY_ITSELF)
+    daemon.spawn_patched(TOLD_BY_ITSELF)
     assert daemon.process is not None
     assert daemon.process.wait(60) == 0
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"

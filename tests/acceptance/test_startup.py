@@ -275,7 +275,7 @@ def test_a_database_that_becomes_unreachable_after_the_first_sweep_does_not_end_
     make_daemon: StartDaemon,
 ) -> None:
     daemon = make_daemon()
-    daemon.spawn_changed(COUNTS_ONCE)
+    daemon.spawn_patched(COUNTS_ONCE)
     assert daemon.logged("daemon.ready")["sessions"] == {"scheduled": 0, "new": 0, "active": 0}
     assert daemon.terminate() == 0
     assert daemon.errors.read_text() == ""

@@ -292,7 +292,7 @@ PARAMETERS = {
     "provider": "Any text; clients of the original send the name of their identity provider",
     "organization_id": "`organization.id` of the configuration",
     "orderby": "Field by which the list is sorted",
-    "orderdir": "Order of the list: newest first (`DESC`) or oldest first (`ASC`)",
+    "orderdir": "Order of the list: descending, newest first (`DESC`), or ascending (`ASC`)",
     "type": "Only sessions of this type",
     "scope": "`mine`: your own sessions; `all`: those of all agents, which needs the role supervisor, group_admin "
     "or monitor",

@@ -107,7 +107,7 @@ class Request(BaseModel):
 
 
 class AgentPrefs(BaseModel):
-    """What the agent asks for. Absent members are false; those that the type does not support are ignored."""
+    """Preferences of the agent. A missing one is false; those that the session type does not support are ignored."""
 
     record: StrictBool = False
     prerequestrc: StrictBool = False
@@ -192,7 +192,7 @@ class NewStart(Request):
 
 
 class NewParticipant(Request):
-    """A participant who joined a room, or who waits to be let in."""
+    """A participant who joined a room, or who waits to be admitted."""
 
     role: ParticipantRole
     name: Text
@@ -200,13 +200,13 @@ class NewParticipant(Request):
 
 
 class Admission(Request):
-    """Whether a participant who knocked was let in."""
+    """The host's decision about a participant who knocked."""
 
     admitted: StrictBool
 
 
 class ReplayOrder(Request):
-    """Which events are sent to an endpoint again: exactly one of the three."""
+    """The events to send to an endpoint again: exactly one of the three members."""
 
     fromSeq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)] | None = None
     since: Instant | None = None

@@ -22,7 +22,12 @@ SEARCH_PAGE = 200
 
 
 @click.command(cls=Command)
-@click.option("--status", type=STATUSES, multiple=True, help="May be repeated. Default: scheduled, new, active.")
+@click.option(
+    "--status",
+    type=STATUSES,
+    multiple=True,
+    help="Only sessions with this status; may be repeated. Default: all but closed.",
+)
 @click.option("--type", type=TYPES, help="Only sessions of this type.")
 @click.option(
     "--scope",

@@ -33,7 +33,12 @@ LEAST_FINGERPRINT = 8
     multiple=True,
     help="A role of a new agent; may be repeated.",
 )
-@click.option("--append", type=FILE, metavar="FILE", help="Add the token to this file, and print only the token.")
+@click.option(
+    "--append",
+    type=FILE,
+    metavar="FILE",
+    help="Write the token's hash to this configuration file, and print only the token.",
+)
 @as_json
 @click.pass_obj
 def new(

@@ -58,7 +58,7 @@ CATALOGUE = {
 COMMON_FIELDS = {
     "seq": "number of the event, in the order in which changes were committed; increases, and is never reused",
     "eventId": "unique id of the event: the id of the database and `seq`",
-    "type": "a type of the table above",
+    "type": "the type of the event, such as `session.ready`",
     "ts": "when it happened",
     "message": "a sentence for people",
     "actor": "who caused it: `clock` (the scheduler), `agent:<id>`, `room:<id>`, `local` (the local socket)",
