@@ -164,7 +164,7 @@ class Transaction(View):
                 event.seq = number
         while self._requested:
             (transition, timeouts), requested = self._requested.popitem()
-            writes = self.writes  # whoever requested them has counted them
+            writes = self.writes  # `request` has counted them
             moved = transitions.execute(self, Named((transition,), list(requested.values())), timeouts)
             if len(moved) < len(requested):
                 # This may be in the middle of another job. As `writes` has changed, each job runs again, alone.
