@@ -421,7 +421,7 @@ def test_a_damaged_wal_file_is_reported_by_the_check_and_at_the_start(worn: Daem
 
     assert (checked.returncode, checked.stdout.partition(":")[0]) == (1, "wal")
     [told] = worn.log_lines("storage.damaged")
-    assert f"{wal} is damaged behind frame " in told["error"]
+    assert f"{wal} is damaged after frame " in told["error"]
     assert "`tminus db check`" in told["message"]
     assert "restore a backup" in told["message"]
     assert worn.make()["status"] == "new"

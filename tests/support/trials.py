@@ -40,7 +40,7 @@ from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.locks import AdvisoryLocks
-from tminus.storage.log_places import log_place, set_log_place
+from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
 from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, REPLAYS, SESSIONS
 from tminus.storage.watch import Watch
@@ -128,7 +128,7 @@ def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
     """Prepare an endpoint with an undelivered event."""
     outbox.register(tx, label, from_beginning=False)
     if state:
-        outbox.change(tx, label, **state)
+        outbox.update_endpoint(tx, label, **state)
     _session(tx, label, 5 * MINUTE)
 
 
@@ -144,7 +144,7 @@ def _replayed(tx: Transaction, label: str) -> None:
     outbox.register(tx, label, from_beginning=False)
     before, made = tx.last_seq(), _session(tx, label, 5 * MINUTE)
     tx.flush()
-    outbox.change(tx, label, cursor=tx.last_seq())
+    outbox.update_endpoint(tx, label, cursor=tx.last_seq())
     outbox.add_replay(tx, Replay(endpoint=label, cursor=before, until=tx.last_seq(), session_id=made.id))
 
 
@@ -233,7 +233,7 @@ def _made_with_key(view: View, label: str) -> State:
 
 
 def _log_was_left(tx: Transaction, label: str) -> None:
-    set_log_place(tx, "", tx.last_seq())
+    set_log_position(tx, "", tx.last_seq())
     _session(tx, label, 5 * MINUTE)
 
 
@@ -244,12 +244,12 @@ def _older_logs(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "log_at:new"))
 
 
-def _log_places(view: View, _label: str) -> State:
-    return log_place(view, "new"), log_place(view, "gone"), view.meta("log_left_at")
+def _log_positions(view: View, _label: str) -> State:
+    return log_position(view, "new"), log_position(view, "gone"), view.meta("log_left_at")
 
 
 def _log_left(view: View, _label: str) -> State:
-    return _count(view, EVENTS, EVENTS.c.seq > log_place(view, ""))
+    return _count(view, EVENTS, EVENTS.c.seq > log_position(view, ""))
 
 
 # --- doing ------------------------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ TRIALS: Mapping[str, Trial] = {
     "clean-a-part": Trial(_clean_part, _old, _kept, twice_is_once=False),
     "hold-back": Trial(_hold_back, _forget_turn, partial(_meta, "retention")),
     "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
-    "begin-log": Trial(_begin_log, _older_logs, _log_places),
+    "begin-log": Trial(_begin_log, _older_logs, _log_positions),
     "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),
 }
 """All trials, by name. "log" may be done twice: after a kill before its position is stored, it logs events again."""

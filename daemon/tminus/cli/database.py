@@ -18,7 +18,7 @@ from tminus.system.privileges import acting_for
 
 if TYPE_CHECKING:
     from tminus.storage import Store
-    from tminus.storage.backup import Contents
+    from tminus.storage.snapshot import Contents
 
 
 def settings_and_state(connection: Connection) -> tuple[Settings, Path]:
@@ -109,13 +109,13 @@ def restore(connection: Connection, file: Path, as_json: bool) -> None:
 
     FILE is a copy that `tminus db backup` wrote.
     """
-    from tminus.storage import backup as backups  # noqa: PLC0415 - slow to load
+    from tminus.storage import restore as restores  # noqa: PLC0415 - slow to load
 
     with reporting_errors():
         settings, state = settings_and_state(connection)
         database = database_of(settings, state)
         with config.lock(state, config.database_file(settings, state)):
-            done = backups.restore(database.url, file, clock.now())
+            done = restores.restore(database.url, file, clock.now())
     moved = str(done.moved_to) if done.moved_to else None
     if as_json:
         result = {"database": str(done.path), **_contents(done.contents), "databaseId": done.database_id}
@@ -163,7 +163,9 @@ def check(connection: Connection, file: Path | None, as_json: bool) -> None:
         settings, state = settings_and_state(connection)
         database = config.Database(file.absolute()) if file else database_of(settings, state)
         with acting_for(file.absolute().parent) if file else as_owner(settings, state):
-            found = checks.examine(database.url, settings.lifecycle.timeouts, clock.now(), password=database.password)
+            found = checks.check_database(
+                database.url, settings.lifecycle.timeouts, clock.now(), password=database.password
+            )
     if as_json:
         problems = [{"check": one.check, "session": one.session, "text": one.text} for one in found.problems]
         counts = {"sessions": found.sessions, "events": found.events, "lastSeq": found.last_seq}

@@ -326,12 +326,12 @@ def _pause(tx: Transaction, name: str) -> bool:
     state = outbox.endpoint(tx, name)
     if state is None or state.paused_at is not None:
         return False
-    outbox.change(tx, name, paused_at=tx.now, pause_reason=PauseReason.OPERATOR)
+    outbox.update_endpoint(tx, name, paused_at=tx.now, pause_reason=PauseReason.OPERATOR)
     return True
 
 
 def _resume(tx: Transaction, name: str, healthy: dict[str, Any]) -> bool:
     state = outbox.endpoint(tx, name)
-    outbox.change(tx, name, **healthy)
+    outbox.update_endpoint(tx, name, **healthy)
     tx.has_events = True  # notify other daemons, one of which may serve the endpoint
     return state is not None and (state.paused_at is not None or state.failures > 0)

@@ -175,7 +175,7 @@ class DeliveryWorker:
         self._skipped_through = max(self._skipped_through, due.page.through)
         if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
-                lambda tx: outbox.change(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
+                lambda tx: outbox.update_endpoint(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
             )
         if due.page.more:
             await asyncio.sleep(0)  # let the other endpoints run
@@ -220,7 +220,7 @@ class DeliveryWorker:
                 changes |= {**same_batch, "last_error": outcome.error}
                 if (reason := self._pause_reason(outcome, changes, delivery.at)) is not None:
                     changes |= {"paused_at": delivery.at, "pause_reason": reason}
-            outbox.change(tx, name, state.cursor, **changes)
+            outbox.update_endpoint(tx, name, state.cursor, **changes)
             return changes
 
         changes = await self._record(delivery, record)
@@ -259,7 +259,7 @@ class DeliveryWorker:
             if ends:
                 outbox.end_replay(tx, replay)
             else:
-                outbox.change_replay(tx, replay, **changes)
+                outbox.update_replay(tx, replay, **changes)
 
         await self._record(delivery, record)
         self._on_attempt(name, outcome.ok, len(page.events))
@@ -379,6 +379,6 @@ class DeliveryWorker:
 def _skip(tx: Transaction, replay: Replay, page: Page) -> None:
     """Move a replay past a page without matching events; end it after the last page."""
     if page.more:
-        outbox.change_replay(tx, replay, cursor=page.through)
+        outbox.update_replay(tx, replay, cursor=page.through)
     else:
         outbox.end_replay(tx, replay)

@@ -23,7 +23,7 @@ from tminus import clock
 from tminus.domain.errors import RequestError, StoreUnavailable
 from tminus.domain.events import LogEvent
 from tminus.storage import Store, Transaction
-from tminus.storage.log_places import begin_log, first_log_place, log_place, set_log_place
+from tminus.storage.log_positions import begin_log, first_log_position, log_position, set_log_position
 from tminus.system.threads import RestartingThread
 
 PAGE = 500
@@ -106,10 +106,10 @@ class EventLog:
             self._note(newest)
 
     def _begin(self) -> tuple[int, int]:
-        known = self._store.read(lambda view: log_place(view, self._name))
+        known = self._store.read(lambda view: log_position(view, self._name))
         if known is not None:
             return known, known
-        first = self._store.read(first_log_place)
+        first = self._store.read(first_log_position)
         try:
             self._store.submit(lambda tx: begin_log(tx, self._name, first)).result()
         except RequestError:
@@ -217,7 +217,7 @@ class EventLog:
 
     def _store_position(self, seq: int) -> Callable[[Transaction], int]:
         def job(tx: Transaction) -> int:
-            set_log_place(tx, self._name, seq)
+            set_log_position(tx, self._name, seq)
             return seq
 
         return job

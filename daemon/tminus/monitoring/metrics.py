@@ -26,7 +26,7 @@ from tminus.domain.errors import StoreUnavailable
 from tminus.domain.types import Trigger
 from tminus.logs import output
 from tminus.storage import Store, View
-from tminus.storage.outbox import COUNTED
+from tminus.storage.outbox import MAX_COUNT
 
 LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300)
 """Upper bounds of the histogram buckets for the lag, in seconds."""
@@ -208,7 +208,7 @@ def _endpoints(endpoints: Sequence[EndpointStatus], now: datetime) -> Iterator[M
     paused = GaugeMetricFamily("tminus_webhook_paused", "1 while the endpoint is paused, else 0", labels=["endpoint"])
     waiting = GaugeMetricFamily(
         "tminus_webhook_backlog_events",
-        f"Events that wait for the endpoint, counted up to {COUNTED}",
+        f"Events that wait for the endpoint, counted up to {MAX_COUNT}",
         labels=["endpoint"],
     )
     oldest = GaugeMetricFamily(

@@ -1,26 +1,26 @@
 """The database: tables, migrations, queries, and the one writer.
 
 ===============  ==============================================================================
-`tables`         the model's classes as tables
+`tables`         the records of `domain.model` as tables
 `engine`         connections to SQLite and PostgreSQL, and the meaning of their errors
 `postgresql`     new connections to PostgreSQL: settings and checks
 `watch`          a watchdog for PostgreSQL
 `shared_clock`   PostgreSQL's clock
 `migrate`,       Alembic: upgrades an older schema at the start
 `migrations`
-`schema`         compares an SQLite file's schema with the one that the migrations make
+`schema`         compares an SQLite file's schema with the one that the migrations create
 `view`           queries
 `listing`        the statements that list and count sessions
 `transaction`    writes: rows and events, sent together
 `transitions`    executes transitions, of one session or of many
 `deadlines`      the next deadline of a session, as SQL
-`due`            what is due, and deadlines that follow changed time-outs
+`due`            the sessions that are due; their deadlines after new time-outs
 `json_rows`      a JSON object as the rows of a statement
 `pins`           random free PINs
-`allowances`     what the writer keeps in memory between transactions
+`allowances`     counts that the writer keeps in memory between transactions
 `outbox`         webhooks: the position of each endpoint, replays, the delivery log
-`log_places`     the place of each daemon's log
-`meta`           the keys of the table `meta`, and how their values are written
+`log_positions`  the position of each daemon's log
+`meta`           the keys of the table `meta`, and the format of their values
 `writer`         one thread, group commit
 `store`          an open database: `read`, `submit`, `transact`
 `reads`          whether the database can be read
@@ -28,9 +28,13 @@
 `notifier`       wakes coroutines that wait for new events
 `listen_notify`  LISTEN and NOTIFY between daemons on one PostgreSQL
 `locks`          PostgreSQL's advisory locks
-`backup`         makes copies while a daemon writes, and puts one back
+`backup`         copies an SQLite database while a daemon writes
+`restore`        puts a backup in the database's place
+`snapshot`       copies one snapshot of an SQLite database, and checks it
+`partial_file`   writes a file as a whole or not at all
 `checkpoint`     shrinks SQLite's files
 `check`          checks that a database is consistent
+`invariants`     the invariants of all sessions, as SQL queries
 `wal`            finds what SQLite drops from a damaged -wal file
 ===============  ==============================================================================
 """

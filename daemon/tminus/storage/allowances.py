@@ -1,12 +1,13 @@
-"""What the writer keeps in memory between transactions, so that a transaction need not count it in the database."""
+"""Counts that the writer keeps in memory between transactions, so that no transaction has to count in the database."""
 
 from collections.abc import Callable
 
 from tminus.storage.pins import FreePins
 
 UNCOUNTED = 100
-"""Sessions that an agent may open before its open sessions are counted again. If several daemons share a database, each
-may exceed an agent's limit by so many."""
+"""Maximum number of sessions that an agent may open before its open sessions are counted again. If several daemons
+share a database, each may exceed an agent's limit by this number.
+"""
 
 
 class Allowances:
@@ -17,29 +18,29 @@ class Allowances:
         self.quotas = Quotas()
 
     def forget(self) -> None:
-        """Discard everything, since a transaction that took some of it was rolled back."""
+        """Discard all counts, because a transaction that changed them was rolled back."""
         self.pins.forget()
         self.quotas.forget()
 
 
 class Quotas:
-    """The sessions that each agent may open before its open sessions have to be counted again.
+    """The number of sessions that each agent may open before its open sessions have to be counted again.
 
-    Counting ten thousand for each new session would take longer than storing it.
+    Counting ten thousand sessions for each new one would take longer than storing it.
     """
 
     def __init__(self) -> None:
         self._left: dict[tuple[int, int], int] = {}
-        """(agent, limit) -> how many more may be opened without a count."""
+        """(agent, limit) -> number of sessions that may be opened without a count."""
 
     def forget(self) -> None:
-        """Count again for the next session of each agent."""
+        """Discard all counts, so that the next session of each agent causes a new one."""
         self._left.clear()
 
     def take(self, agent_id: int, limit: int, count: Callable[[], int]) -> bool:
-        """Take one session from the agent's allowance; return False if it has none left.
+        """Return whether the agent may open one more session, and subtract it from the agent's allowance.
 
-        `count`: returns the number of its open sessions.
+        `count`: returns the number of the agent's open sessions.
         """
         left = self._left.get((agent_id, limit), 0) or min(UNCOUNTED, max(0, limit - count()))
         self._left[agent_id, limit] = max(0, left - 1)

@@ -1,62 +1,27 @@
-"""Check that a database is consistent: SQLite's own checks, and invariants of all sessions as SQL queries."""
+"""Check that a database is consistent: its file, its schema, and the invariants of all sessions (`invariants`)."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from alembic.migration import MigrationContext
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    and_,
-    func,
-    literal,
-    not_,
-    or_,
-    select,
-    type_coerce,
-)  # fmt: skip
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from tminus.domain import timestamps
 from tminus.domain.errors import CannotOpenDatabase
-from tminus.domain.lifecycle import PIN_STATUSES
-from tminus.domain.model import Instant
-from tminus.domain.types import PIN_TYPES, Status, Timeouts, Trigger
-from tminus.storage import meta, migrate, wal
+from tminus.domain.types import Timeouts
+from tminus.storage import migrate, wal
 from tminus.storage import schema as schemas
-from tminus.storage.deadlines import plain, stored_deadline
-from tminus.storage.engine import Where, is_damage, make_engine, read_only_engine, sqlite_file, startup_error
+from tminus.storage.engine import Location, is_damage, make_engine, read_only_engine, sqlite_file, startup_error
+from tminus.storage.invariants import MAX_PROBLEMS, Problem, check_sessions
 from tminus.storage.postgresql import NoAnswer
-from tminus.storage.tables import EVENTS, META, PARTICIPANTS, SESSIONS
-
-MOST = 100
-"""Problems of one kind that are reported, at most."""
-
-_S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
+from tminus.storage.tables import EVENTS, SESSIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One violation of a check."""
-
-    check: str
-    """The check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
-    `participants`.
-    """
-    text: str
-    """A sentence for people, without secrets."""
-    session: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
+class CheckResult:
     """The result of all checks, from one snapshot of the database."""
 
     problems: tuple[Problem, ...]
@@ -69,7 +34,7 @@ class Examined:
     last_seq: int = 0
 
 
-def examine(url: Where, timeouts: Timeouts, now: datetime, *, password: str | None = None) -> Examined:
+def check_database(url: Location, timeouts: Timeouts, now: datetime, *, password: str | None = None) -> CheckResult:
     """Check a database without changing it; a daemon may be running.
 
     `timeouts`: those of the configuration. Deadlines have to follow from them, or from those stored in the database.
@@ -78,7 +43,7 @@ def examine(url: Where, timeouts: Timeouts, now: datetime, *, password: str | No
     path = sqlite_file(url)
     engine = make_engine(url, password, writes=False) if path is None else _engine_of_file(path)
     try:
-        found = _examine(engine, timeouts, now)
+        found = _check(engine, timeouts, now)
         left_out = wal.damage(path) if path else None
         return replace(found, problems=(Problem("wal", left_out), *found.problems)) if left_out else found
     except (DBAPIError, sqlite3.Error, NoAnswer) as error:
@@ -97,7 +62,7 @@ def _engine_of_file(path: Path) -> Engine:
     return read_only_engine(path)
 
 
-def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
+def _check(engine: Engine, timeouts: Timeouts, now: datetime) -> CheckResult:
     problems: list[Problem] = []
     with engine.connect() as connection:
         try:
@@ -112,14 +77,14 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
         except DBAPIError as error:
             if not is_damage(error):
                 raise
-            return Examined((*problems, Problem("integrity", f"the file cannot be read: {error.orig}")))
+            return CheckResult((*problems, Problem("integrity", f"the file cannot be read: {error.orig}")))
         if schema != migrate.head():
             if schema is None:
                 problems.append(Problem("schema", "this is no database of tminus: it has no schema"))
             elif not migrate.is_known(schema):
                 problems.append(Problem("schema", f"its schema is {schema}, of a newer tminus than this"))
-            return Examined(tuple(problems), schema)
-        problems += _run_checks(connection, timeouts, now)
+            return CheckResult(tuple(problems), schema)
+        problems += check_sessions(connection, timeouts, now)
         counts = [0, 0, 0]
         try:
             with connection.begin_nested():
@@ -127,22 +92,10 @@ def _examine(engine: Engine, timeouts: Timeouts, now: datetime) -> Examined:
         except DBAPIError as error:
             problems.append(Problem("events", f"cannot be counted: {error.orig}"))
         transaction.rollback()
-    return Examined(tuple(problems), schema, True, *counts)
+    return CheckResult(tuple(problems), schema, True, *counts)
 
 
-def _run_checks(connection: Connection, timeouts: Timeouts, now: datetime) -> Iterator[Problem]:
-    # Each runs in a savepoint: after an error PostgreSQL would refuse all further queries of the transaction.
-    for name, check in _CHECKS.items():
-        try:
-            with connection.begin_nested():
-                yield from check(connection, timeouts, now)
-        except DBAPIError as error:
-            yield Problem(name, f"cannot be checked: {error.orig}")
-        except (ValueError, TypeError, OverflowError) as error:  # a stored value has another type
-            yield Problem(name, f"cannot be checked: {error}")
-
-
-def _schema_check(connection: Connection) -> Examined:
+def _schema_check(connection: Connection) -> CheckResult:
     """Check the schema of an SQLite file. `is_current`: nothing in it could do harm or run for ever, so that the other
     checks can run.
     """
@@ -153,34 +106,34 @@ def _schema_check(connection: Connection) -> Examined:
         wrong = schemas.differences(raw, found) if found is not None and migrate.is_known(found) else []
     except sqlite3.Error as error:
         if "interrupted" in str(error):
-            return Examined((Problem("schema", f"its schema is not read within {schemas.SECONDS:g} s"),))
+            return CheckResult((Problem("schema", f"its schema is not read within {schemas.SECONDS:g} s"),))
         if not is_damage(error):
             raise
-        return Examined((Problem("integrity", f"the file cannot be read: {error}"),))
+        return CheckResult((Problem("integrity", f"the file cannot be read: {error}"),))
     if found is None:
-        return Examined((Problem("schema", "this is no database of tminus: it has no schema"),))
+        return CheckResult((Problem("schema", "this is no database of tminus: it has no schema"),))
     if not migrate.is_known(found):
-        return Examined((Problem("schema", f"its schema is {found}, of a newer tminus than this"),), found)
-    problems = tuple(Problem("schema", text) for text in wrong[:MOST])
-    return Examined(problems, found, is_current=all(text.endswith(schemas.MISSING) for text in wrong))
+        return CheckResult((Problem("schema", f"its schema is {found}, of a newer tminus than this"),), found)
+    problems = tuple(Problem("schema", text) for text in wrong[:MAX_PROBLEMS])
+    return CheckResult(problems, found, is_current=all(text.endswith(schemas.MISSING) for text in wrong))
 
 
 _COUNTS = select(
     select(func.count()).select_from(SESSIONS).scalar_subquery(),
     select(func.count()).select_from(EVENTS).scalar_subquery(),
-    select(func.coalesce(func.max(_E.seq), 0)).scalar_subquery(),
+    select(func.coalesce(func.max(EVENTS.c.seq), 0)).scalar_subquery(),
 )
 
 
 def _sqlite_checks(connection: Connection) -> Iterator[Problem]:
     try:
-        yield from _integrity(connection, MOST)
+        yield from _integrity(connection, MAX_PROBLEMS)
     except DBAPIError:
         yield from _integrity(
             connection, 1
         )  # it may find one problem of a badly damaged file, and fail if asked for more
         raise
-    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST)
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MAX_PROBLEMS)
     for table, row, parent, _ in orphans:
         yield Problem("foreign_keys", f"row {row} of {table} belongs to a {parent} that is not there")
 
@@ -190,116 +143,3 @@ def _integrity(connection: Connection, most: int) -> Iterator[Problem]:
     while found := findings.fetchone():
         # The problems of one tree come as one text of several lines, under a headline.
         yield from (Problem("integrity", line) for line in found[0].splitlines() if line != "ok" and line[:3] != "***")
-
-
-# --- invariants of all sessions ---------------------------------------------------------------------------------------
-
-
-def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
-    """Return a problem for each of the first sessions that a query finds, and how many more there are.
-
-    The query's first column is the id. `words`: returns the sentence for a row.
-    """
-    rows = connection.execute(wrong.order_by(_S.id).limit(MOST)).all()
-    problems = [Problem(check, f"session {row[0]} {words(row)}", row[0]) for row in rows]
-    if len(rows) == MOST:
-        more = connection.execute(select(func.count()).select_from(wrong.subquery())).scalar_one() - MOST
-        problems += [Problem(check, f"and {more} sessions more")] if more else []
-    return problems
-
-
-def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> list[Problem]:
-    """Check that each open session has the deadline that follows from the time-outs in force, or from those that are
-    stored: while a reload changes the deadlines, some follow from each.
-    """
-    expected = [stored_deadline(spans) for spans in (timeouts, *_stored_timeouts(connection))]
-    due_at = plain("due_at")
-    wrong: list[ColumnElement[bool]] = [
-        or_(due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in expected
-    ]
-    # A session that should open while no PIN is free is postponed by a few seconds, repeatedly.
-    waits_for_pin = and_(
-        _S.status == Status.SCHEDULED,
-        _S.type.in_(PIN_TYPES),
-        _S.due_trigger == Trigger.OPEN,
-        due_at > expected[-1][0],
-        expected[-1][0] <= literal(Instant.number(now), BigInteger),
-    )
-    at, trigger = expected[-1]
-    columns = (
-        _S.id,
-        _S.status,
-        _S.due_trigger,
-        _S.due_at,
-        trigger.label("trigger"),
-        type_coerce(at, _S.due_at.type).label("at"),
-    )
-    return _some(
-        connection,
-        "deadline",
-        select(*columns).where(*wrong, not_(func.coalesce(waits_for_pin, False))),
-        lambda row: (
-            f"({row[1]}) has the deadline {_due_text(row[2], row[3])}, but should have {_due_text(row[4], row[5])}"
-        ),
-    )
-
-
-def _due_text(trigger: str | None, at: datetime | None) -> str:
-    return f"{trigger or 'nothing'} at {timestamps.text(at) if at else 'no time'}" if trigger or at else "none"
-
-
-def _stored_timeouts(connection: Connection) -> Sequence[Timeouts]:
-    """Return the time-outs from which the stored deadlines follow; none in a database that never had a daemon."""
-    stored = connection.execute(select(META.c.value).where(META.c.key == meta.TIMEOUTS)).scalar()
-    return () if stored is None else (meta.parse_timeouts(stored),)
-
-
-def _histories(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that each session has an event."""
-    without = ~select(_E.seq).where(_E.session_id == _S.id).exists()
-    return _some(connection, "events", select(_S.id).where(without), lambda _row: "has no event")
-
-
-def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that each session has the status of its last event."""
-    last = select(func.max(_E.seq)).where(_E.session_id == _S.id).correlate(SESSIONS).scalar_subquery()
-    joined = SESSIONS.join(EVENTS, _E.seq == last)
-    wrong = select(_S.id, _S.status, _E.status, _E.seq).select_from(joined).where(_S.status != _E.status)
-    return _some(
-        connection, "status", wrong, lambda row: f"is {row[1]}, but by its last event ({row[3]}) it is {row[2]}"
-    )
-
-
-def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that open sessions of PIN types, and no others, have a PIN of their own. No problem names a PIN."""
-    shared = select(_S.pin).where(_S.pin != 0).group_by(_S.pin).having(func.count() > 1)
-    has = _S.status.in_(sorted(PIN_STATUSES)) & _S.type.in_(PIN_TYPES)
-    return [
-        *_some(
-            connection, "pin", select(_S.id).where(_S.pin.in_(shared)),
-            lambda _row: "shares its PIN with another open session",
-        ),
-        *_some(
-            connection, "pin", select(_S.id, _S.status, _S.pin == 0).where((_S.pin != 0) != has),
-            lambda row: f"({row[1]}) has no PIN" if row[2] else f"({row[1]}) has a PIN, and should have none",
-        ),
-    ]  # fmt: skip
-
-
-def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that each session counts the participants that are in it."""
-    inside = _P.left_at.is_(None) & _P.waiting_since.is_(None)
-    found = select(_P.session_id, func.count().label("number")).where(inside).group_by(_P.session_id).subquery()
-    number = func.coalesce(found.c.number, 0)
-    joined = SESSIONS.outerjoin(found, found.c.session_id == _S.id)
-    wrong = select(_S.id, _S.participants, number).select_from(joined).where(_S.participants != number)
-    return _some(connection, "participants", wrong, lambda row: f"counts {row[1]} participants, but {row[2]} are in")
-
-
-_CHECKS: dict[str, Callable[[Connection, Timeouts, datetime], list[Problem]]] = {
-    "deadline": _deadlines,
-    "events": _histories,
-    "status": _statuses,
-    "pin": _pins,
-    "participants": _participants,
-}

@@ -1,8 +1,8 @@
-"""Shrink SQLite's files: the -wal file while a daemon runs, the database while none does.
+"""Shrink SQLite's files: the -wal file while a daemon runs, the database while none runs.
 
-SQLite reuses the -wal file from its beginning only if a commit finds that all of it is copied to the database and that
-no reader needs it. It grows while a reader runs for minutes. On a busy daemon there may be no such commit afterwards,
-and it would stay large.
+SQLite reuses the -wal file from its beginning only if, at a commit, all of it has been copied to the database and no
+reader needs it. The file grows while a reader runs for minutes. On a busy daemon there may never be such a commit
+afterwards, and the file would stay large.
 """
 
 import os
@@ -11,16 +11,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, DatabaseCorrupt
-from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Where, harden, is_damage, sqlite_file
+from tminus.storage.engine import BUSY_TIMEOUT_MS, WAL_KEPT, Location, harden, is_damage, sqlite_file
 
 WAIT = 0.05
-"""Seconds for which writers may have to wait until the last reader is done with the file."""
+"""Maximum seconds for which `shorten` waits for readers to finish. Writers wait meanwhile."""
 
 
 def shorten(database: Path) -> bool:
     """Copy the -wal file to the database and empty it, if it is larger than `WAL_KEPT`; return whether it was emptied.
 
-    While a reader needs its content nothing is done, and nothing waits: the next call tries again.
+    While a reader needs its content, nothing is done; the next call tries again.
     """
     wal = database.with_name(f"{database.name}-wal")
     with suppress(OSError, sqlite3.OperationalError):
@@ -35,10 +35,10 @@ def shorten(database: Path) -> bool:
     return False
 
 
-def compact(url: Where) -> tuple[Path, int, int]:
+def compact(url: Location) -> tuple[Path, int, int]:
     """Shrink the database's file to its content; return the file, and its size in bytes before and after.
 
-    The caller must make sure that no daemon runs. After a crash in the middle the old content is complete.
+    The caller must make sure that no daemon runs. After a crash in the middle, the file still has its old content.
     Raises `CannotCompact`, `CannotOpenDatabase`, `DatabaseCorrupt`.
     """
     path = sqlite_file(url)
@@ -47,8 +47,8 @@ def compact(url: Where) -> tuple[Path, int, int]:
     if not path.is_file():
         raise CannotOpenDatabase(str(path), "there is no such file")
     before = path.stat().st_size
-    room = os.statvfs(path.parent)
-    if room.f_bavail * room.f_frsize < before:
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < before:
         raise CannotCompact(str(path), f"needs {before / 1e6:.0f} MB free on its disk, as much as it has now")
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as connection:

@@ -1,6 +1,6 @@
 """A session's next deadline, as SQL: the only place where it is computed.
 
-Every statement that stores a deadline takes it from here: new sessions, transitions, and new time-outs.
+Every statement that stores a deadline uses it: for new sessions, for transitions, and after new time-outs.
 """
 
 from collections import Counter
@@ -21,19 +21,21 @@ from tminus.storage.tables import SESSIONS
 
 @dataclass(slots=True)
 class Batch:
-    """What a source of deadlines did in one transaction."""
+    """The result of one transaction of a source of deadlines."""
 
     done: Counter[str] = field(default_factory=Counter)
-    """How often it did what: trigger -> number."""
+    """Trigger -> number of transitions."""
     worst_lag: timedelta = timedelta(0)
+    """The greatest lateness of a transition."""
     without_pin: int = 0
+    """Number of sessions that were postponed, because no PIN was free."""
     waited: float = 0.0
-    """Seconds that it has waited for other daemons."""
+    """Seconds that the transaction waited for other daemons."""
     more: bool = False
     """Whether something is still due."""
 
     def __bool__(self) -> bool:
-        """Whether it did anything."""
+        """Return whether anything was done."""
         return bool(self.done or self.without_pin)
 
 
@@ -42,14 +44,17 @@ Column = Callable[[str], ColumnElement[Any]]
 
 
 def plain(name: str, of: FromClause = SESSIONS) -> ColumnElement[Any]:
-    """Return a column of `session`; an instant as the number that it is stored as, which can be added to."""
+    """Return a column of `session` without conversion: a time is the stored integer, to which numbers can be added."""
     column = of.c[name]
     return type_coerce(column, BigInteger) if isinstance(column.type, Instant) else column
 
 
 def deadline(status: Status, timeouts: Timeouts, column: Column = plain) -> tuple[ColumnElement[Any], ...]:
-    """Return `due_at` (a number) and `due_trigger` of a session in this status whose columns have these values."""
-    # With a type: PostgreSQL takes a CASE of nothing but NULL for a text.
+    """Return the expressions for `due_at` (an integer) and `due_trigger` of a session in this status.
+
+    `column`: returns the expression for the value of a column.
+    """
+    # With a type, because PostgreSQL treats a CASE of which all values are NULL as text.
     due_at: ColumnElement[Any] = cast(null(), BigInteger)
     trigger: ColumnElement[Any] = cast(null(), String)
     found = False
@@ -68,7 +73,7 @@ def deadline(status: Status, timeouts: Timeouts, column: Column = plain) -> tupl
 
 
 def stored_deadline(timeouts: Timeouts, of: FromClause = SESSIONS) -> tuple[ColumnElement[Any], ...]:
-    """Return the `due_at` (a number) and the `due_trigger` that each row of a table of sessions should have."""
+    """Return the expressions for the `due_at` (an integer) and `due_trigger` that each row of `of` should have."""
     column = partial(plain, of=of)
     of_status = {status.value: deadline(status, timeouts, column) for status in {one.status for one in DEADLINES}}
     return (
@@ -78,7 +83,7 @@ def stored_deadline(timeouts: Timeouts, of: FromClause = SESSIONS) -> tuple[Colu
 
 
 def deadline_sql(dialect: Dialect, timeouts: Timeouts, name: str) -> dict[str, str]:
-    """Return the expressions for both columns of a deadline, as text: over rows of sessions that have this name."""
+    """Return the expressions for both columns of a deadline as SQL text. `name`: the alias of the rows of sessions."""
     options = {"literal_binds": True}
     due_at, due_trigger = (
         str(part.compile(dialect=dialect, compile_kwargs=options))

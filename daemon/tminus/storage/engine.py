@@ -15,14 +15,14 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from tminus.clock import monotonic
 from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt, StartupError
-from tminus.storage.postgresql import NoAnswer, Server, ask
+from tminus.storage.postgresql import NoAnswer, Server, query_rows
 from tminus.storage.shared_clock import READ, SharedClock
 
 BUSY_TIMEOUT_MS = 5000
 """Milliseconds that SQLite waits for another process's write (`tminus advance`, a backup) before it fails."""
 
 LEAST_FREE = 256 * 1024
-"""Free bytes that SQLite needs to open a database: it makes two files beside it."""
+"""Free bytes that SQLite needs to open a database, because it creates two files beside it."""
 
 WAL_KEPT = 16 * 1024 * 1024
 """Bytes of the -wal file that are kept for reuse: four times what SQLite copies to the database at a time."""
@@ -31,21 +31,21 @@ WAL_RETRY = 0.02
 """Seconds between attempts to switch a database to write-ahead logging while another process uses it."""
 
 READERS = 4
-"""Connections for reading in each lane: more would only wait for the interpreter lock."""
+"""Number of connections for reading in each lane. More of them would only wait for the interpreter lock."""
 
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED; " + READ
 
 
-Where = str | Path
-"""Where a database is: the path of an SQLite file, whose characters have no special meaning, or a URL of PostgreSQL."""
+Location = str | Path
+"""The location of a database: the path of an SQLite file, in which no character has a special meaning, or a URL."""
 
 
-def _url(where: Where) -> URL:
-    return URL.create("sqlite", database=str(where)) if isinstance(where, Path) else make_url(where)
+def _url(location: Location) -> URL:
+    return URL.create("sqlite", database=str(location)) if isinstance(location, Path) else make_url(location)
 
 
 def make_engine(
-    url: Where,
+    url: Location,
     password: str | None = None,
     *,
     writes: bool,
@@ -57,11 +57,11 @@ def make_engine(
     Parameters
     ----------
     url, password
-        Where the database is; the password is not part of the URL, so that no message shows it.
+        The location of the database. The password is not part of the URL, so that no message shows it.
     writes
         Whether its transactions write.
     idle_seconds
-        PostgreSQL ends a connection that has sent nothing for so long.
+        Seconds without a statement after which PostgreSQL closes a connection.
     shared
         Receives PostgreSQL's time at the beginning of each transaction.
     """
@@ -77,7 +77,7 @@ def make_engine(
         pool_timeout=BUSY_TIMEOUT_MS / 1000,
         # All statements of one read see the same snapshot.
         isolation_level="AUTOCOMMIT" if shared else "READ COMMITTED" if writes else "REPEATABLE READ",
-        json_deserializer=bytes.decode,  # psycopg would parse JSON that is sent on as text
+        json_deserializer=bytes.decode,  # psycopg would parse JSON, which tminus sends to callers as text
         hide_parameters=True,
     )
 
@@ -95,17 +95,17 @@ def make_engine(
 
 
 def _begin_reading_clock(connection: Connection, shared: SharedClock) -> None:
-    """Begin a transaction and read the clock in one round trip. The driver would use one for BEGIN alone."""
+    """Begin a transaction and read the clock in one round trip. The driver would use a round trip for BEGIN alone."""
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     asked = monotonic()
     try:
-        [[microseconds]] = ask(raw, _BEGIN)
+        [[microseconds]] = query_rows(raw, _BEGIN)
     except (psycopg.Error, NoAnswer) as error:
         if isinstance(error, NoAnswer):
-            raw.close()  # the late answer would be taken for that of the next query
+            raw.close()  # a late answer would be read as the answer to the next query
         raise OperationalError(_BEGIN.decode(), None, error, connection_invalidated=raw.closed) from error
-    shared.note(int(microseconds or 0), asked, monotonic())
+    shared.add_reading(int(microseconds or 0), asked, monotonic())
 
 
 def _sqlite(url: URL, writes: bool) -> Engine:
@@ -119,7 +119,7 @@ def _sqlite(url: URL, writes: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions by itself
+        connection.isolation_level = None  # so that the driver does not begin transactions by itself
         _use_wal(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-16384", f"journal_size_limit={WAL_KEPT}"):
             connection.execute(f"PRAGMA {pragma}")
@@ -128,11 +128,11 @@ def _sqlite(url: URL, writes: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if writes:
-            # A transaction that begins as a reader and then writes fails at once if another process has written
-            # meanwhile.
+            # A transaction that first reads and then writes fails at once if another process has written meanwhile.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
-            # BEGIN uses no file, so it cannot fail. Through SQLAlchemy it would take a quarter of a small read.
+            # BEGIN uses no file, so it cannot fail. Through SQLAlchemy it would take a quarter of the time of a small
+            # read.
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
             raw.execute("BEGIN")
@@ -156,7 +156,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(WAL_RETRY)
 
 
-def sqlite_file(url: Where) -> Path | None:
+def sqlite_file(url: Location) -> Path | None:
     """Return the file of an SQLite database; None for PostgreSQL."""
     parsed = _url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
@@ -165,15 +165,15 @@ def sqlite_file(url: Where) -> Path | None:
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Return a connection that changes nothing, not even the file's journal mode: for backups and checks.
 
-    SQLite makes two files beside a database that a daemon has used, even to read it. Where it cannot, such as on a
-    snapshot that is mounted read-only, the file is opened as immutable: nothing else can write it there.
+    SQLite creates two files beside a database that a daemon has used, even to read it. If it cannot, such as on a
+    snapshot that is mounted read-only, the file is opened as immutable, because nothing else can write it there.
     """
     connection = _open(path)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
         if "unable to open" not in str(error) or os.access(path.absolute().parent, os.W_OK):
-            return connection  # its first statement raises the same error where it is handled
+            return connection  # the caller's first statement raises the same error, and the caller handles it
         connection.close()
         wal = path.with_name(f"{path.name}-wal")
         if wal.exists() and wal.stat().st_size:
@@ -198,7 +198,7 @@ def _open(path: Path, more: str = "") -> sqlite3.Connection:
 
 
 def harden(connection: sqlite3.Connection) -> None:
-    """Make a connection run as little code of the file's schema as possible; `schema` checks the rest."""
+    """Let a connection run as little code of the file's schema as possible; `schema` checks the rest."""
     for pragma in ("trusted_schema=OFF", "cell_size_check=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -217,10 +217,10 @@ def read_only_engine(path: Path) -> Engine:
 _EXTERNAL = (
     psycopg.errors.InsufficientPrivilege,  # PostgreSQL also raises it for a read-only disk
     psycopg.errors.UndefinedTable,  # an administrator moves tables, or restores a dump
-    psycopg.errors.InvalidSqlStatementName,  # a pooler has given the session to another client
+    psycopg.errors.InvalidSqlStatementName,  # a pooler has assigned the session to another client
     psycopg.errors.DuplicatePreparedStatement,
 )
-"""Errors that psycopg classes as a defect of the statement, although their cause is outside tminus."""
+"""Errors that psycopg classifies as a defect of the statement, although their cause is outside tminus."""
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -249,8 +249,8 @@ def reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
-def startup_error(url: Where, error: BaseException) -> StartupError:
-    """Return the error for a database that does not open."""
+def startup_error(url: Location, error: BaseException) -> StartupError:
+    """Return the error for a database that cannot be opened."""
     where = str(sqlite_file(url) or _url(url).render_as_string(hide_password=True))
     cause: Any = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
@@ -259,12 +259,12 @@ def startup_error(url: Where, error: BaseException) -> StartupError:
         return CannotOpenDatabase(where, f"{disk} ({text})" if disk else text, transient=disk is not None)
     if isinstance(cause, psycopg.Error):
         return DatabaseCorrupt(where, f"the database is damaged ({text}): restore a backup")
-    way_out = "restore a backup, or move it away to begin anew"
-    return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {way_out}")
+    remedy = "restore a backup, or move the file away to start with an empty database"
+    return DatabaseCorrupt(where, f"the file is damaged or not a database ({text}): {remedy}")
 
 
 def _disk_problem(file: Path | None, cause: BaseException) -> str | None:
-    """Return what is wrong with the disk of an SQLite file, if that is why it cannot be opened or written."""
+    """Return why the disk prevents an SQLite file from being opened or written; None if it does not."""
     if file is None or not isinstance(cause, sqlite3.OperationalError):
         return None
     with suppress(OSError):

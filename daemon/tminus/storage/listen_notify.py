@@ -1,7 +1,7 @@
 """LISTEN and NOTIFY: daemons that share a PostgreSQL wake each other when they commit.
 
-A notification saves time, nothing depends on it: a daemon that misses one looks at the tables a second later, and at
-what operators have asked of an idle endpoint five seconds later. On SQLite there is one daemon to a database.
+Notifications only save time. A daemon that misses one reads the tables a second later, and an operator's command for an
+idle endpoint five seconds later. An SQLite database has only one daemon.
 """
 
 import math
@@ -24,22 +24,22 @@ RECONNECT_AFTER = 1.0
 """Seconds after which a listener that has lost its connection connects again."""
 
 STOP_WITHIN = 1.0
-"""Seconds that the listener waits for a notification at a time, and so what stopping it takes at most."""
+"""Seconds that the listener waits for a notification at a time, so stopping it takes at most as long."""
 
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
 
 
 class PeerNotifications:
-    """Notifies the other daemons of commits, and reports theirs.
+    """Notifies the other daemons of this daemon's commits, and reports theirs.
 
-    The payload is the sender's random name and, if the transaction has set one, its earliest deadline in milliseconds
-    since 1970.
+    The payload of a notification is the sender's random name, followed by the earliest deadline that the transaction
+    set, in milliseconds since 1970, if it set any.
 
     Parameters
     ----------
     received
-        Called on a thread of its own with the deadline of each notification; with None when the listener has connected,
-        since notifications may have been missed before.
+        Called with the deadline of each notification, on a separate thread. Also called with None when the listener has
+        connected, because notifications may have been missed before.
     """
 
     def __init__(self, server: Server, received: Callable[[datetime | None], None], watch: Watch) -> None:
@@ -60,7 +60,7 @@ class PeerNotifications:
         self._thread.join()
 
     def notify(self, connection: Connection, due: datetime | None) -> None:
-        """Notify the others when the transaction of this connection is committed."""
+        """Notify the other daemons when the transaction of this connection is committed."""
         number = timestamps.milliseconds(due - timestamps.EPOCH) if due is not None else ""
         connection.execute(_NOTIFY, {"channel": CHANNEL, "payload": f"{self._sender} {number}"})
 

@@ -1,8 +1,8 @@
 """The statements that list and count sessions: each reads only the index entries of sessions that match.
 
-An index has the sessions of one status and one type in order, so a list is merged from such branches, sixteen at most.
-If no index has the required order, the matching entries of one index are sorted. For a million sessions that takes a
-quarter of a second; reading their rows took ten times as long. Only the rows of the page are read.
+An index contains the sessions of one status and one type in order, so a list is merged from at most sixteen such
+branches. If no index has the required order, the matching entries of one index are sorted. For a million sessions that
+takes a quarter of a second; reading their rows took ten times as long. Only the rows of the page are read.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from tminus.storage.tables import SESSIONS
 _S = SESSIONS.c
 
 STATEMENTS = 512
-"""Statements that are cached. There are more kinds of lists than this, and a client could request all of them."""
+"""Maximum number of cached statements. There are more kinds of lists than this, and a client could request them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
-    """The sessions to list, their order, and the page. None: no such condition."""
+    """The conditions, the order and the page of a list of sessions. If a condition is None, it does not apply."""
 
     agent_id: int | None = None
     statuses: Sequence[Status] = OPEN_STATUSES
@@ -39,7 +39,7 @@ class SessionFilter:
 
 
 class _Kind(NamedTuple):
-    """The part of a filter that determines the statement; the rest are its parameters."""
+    """The part of a filter that determines the statement. The other values are the statement's parameters."""
 
     statuses: tuple[Status, ...]
     type: SessionType | None
@@ -83,7 +83,7 @@ def _statements(kind: _Kind) -> tuple[Select[Any], Select[Any]]:
     if kind.type is not None:
         everything.append(_S.type == kind.type)
     elif _has_range(kind):
-        # Without it no index serves the range, since the column of the range comes after the type.
+        # Without a condition on the type no index serves the range, because the type precedes the range's column.
         everything.append(_S.type.in_(SessionType))
     count = select(func.count()).select_from(SESSIONS).where(*everything)
     branches = _branches(kind)
@@ -105,7 +105,7 @@ def _has_range(kind: _Kind) -> bool:
 
 
 def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
-    """Return the conditions of each index range that has this order; None if no index has it."""
+    """Return the conditions of each index range whose entries have the order of the list; None if no index has it."""
     types = (kind.type,) if kind.type is not None else tuple(SessionType)
     each = [[_S.status == status, _S.type == type_] for status in kind.statuses for type_ in types]
     if "external_mapping" in kind.conditions:
@@ -122,7 +122,7 @@ def _branches(kind: _Kind) -> list[list[ColumnElement[bool]]] | None:
 def _order(
     kind: _Kind, column: ColumnElement[Any], session_id: ColumnElement[Any], *, nulls: bool = True
 ) -> tuple[ColumnElement[Any], ...]:
-    """Return the order of a list. `nulls`: the column may have some, which come last."""
+    """Return the columns by which a list is sorted. `nulls`: the column may contain NULL, which comes last."""
     first = column.desc() if kind.descending else column.asc()
     if nulls and kind.order_by == "start_time":
         first = first.nulls_last()

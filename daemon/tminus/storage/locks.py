@@ -1,7 +1,7 @@
-"""PostgreSQL's advisory locks: the number of each kind, and those that a daemon holds by name.
+"""PostgreSQL's advisory locks: the number of each kind, and the named locks that a daemon holds.
 
-One database may serve several applications; the numbers stand here alone so that no two kinds of lock share one.
-On SQLite there is one daemon to a database: a lock is always free there, and nothing is sent.
+All numbers are defined here, so that no two kinds of lock share one. An SQLite database has only one daemon, so every
+lock is free there, and no statement is sent.
 """
 
 import threading
@@ -22,7 +22,7 @@ order.
 """
 
 _NAMED = 8457292
-"""The seed of the hash that turns a name into a number; these are held by a connection."""
+"""The seed of the hash that turns a lock's name into a number. A connection holds these locks."""
 
 LOCK_MIGRATION = text(f"SELECT pg_advisory_xact_lock({_MIGRATION})")
 TRY_LOCK_MIGRATION = text(f"SELECT pg_try_advisory_xact_lock({_MIGRATION})")
@@ -34,19 +34,19 @@ _UNLOCK = text(f"SELECT pg_advisory_unlock(hashtextextended(:name, {_NAMED}))")
 _KEEP_ALIVE = text("SELECT 1")
 
 IDLE_LIMIT = 6
-"""Seconds after which the server ends a connection that holds locks and has sent nothing: its daemon may be frozen."""
+"""Seconds without a statement after which the server closes a connection that holds locks: its daemon may be frozen."""
 
 KEEP_ALIVE_INTERVAL = 2.0
-"""Seconds between two statements that keep such a connection from being idle."""
+"""Seconds between the statements that keep such a connection from being idle."""
 
 
 class AdvisoryLocks:
-    """Advisory locks that this daemon holds, by name. Any thread.
+    """The advisory locks that this daemon holds, by name. Any thread.
 
-    One connection holds them all, so they end with the daemon, however it ends. The server ends the connection of a
+    One connection holds them all, so they end with the daemon, however it ends. The server closes the connection of a
     frozen daemon after `IDLE_LIMIT`.
 
-    `engine`: the server has to end its connections when they have been idle for so long.
+    `engine`: an engine whose connections the server closes after `IDLE_LIMIT`.
     """
 
     def __init__(self, engine: Engine, watch: Watch) -> None:
@@ -64,8 +64,9 @@ class AdvisoryLocks:
             self._thread.start()
 
     def acquire(self, name: str) -> bool:
-        """Try to lock the name; return whether this daemon holds it. Asks the server each time, since every lock is
-        gone when the connection was lost.
+        """Try to lock the name; return whether this daemon holds it.
+
+        A statement is sent each time, because a lost connection means that all locks are lost.
         """
         if not self._is_shared:
             return True
@@ -105,9 +106,9 @@ class AdvisoryLocks:
         self._engine.dispose()
 
     def _keep_alive(self) -> None:
-        """Keep the connection from being idle for `IDLE_LIMIT`.
+        """Send statements, so that the connection is not idle for `IDLE_LIMIT`.
 
-        It never locks again what was lost: `release` may have been called just before, and is not called again.
+        Lost locks are not acquired again: the caller may have just released one, and would not release it again.
         """
         while not self._stopping.wait(KEEP_ALIVE_INTERVAL):
             with self._lock:
@@ -121,7 +122,7 @@ class AdvisoryLocks:
                     self._drop()
 
     def _connection(self) -> Connection:
-        """Return the connection. If it is a new one, the old one has taken every lock with it."""
+        """Return the connection. If it is a new one, all locks of the old one are lost."""
         connection = self._persistent.get()
         if connection is not self._holding:
             self._held.clear()

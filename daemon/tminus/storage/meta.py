@@ -1,7 +1,7 @@
-"""The table `meta`: all its keys, and how the values that are JSON are written and read.
+"""The table `meta`: all its keys, and the functions that write and parse their values.
 
-Other modules take both from here, so a key cannot be used for two things, nor a value be read otherwise than it was
-written. Migrations keep their own literals: they describe a schema of the past.
+Other modules use these, so that no key is used for two things and each value is parsed as it was written. Migrations
+contain literals of their own, because they describe an older schema.
 """
 
 from datetime import datetime, timedelta
@@ -13,46 +13,51 @@ from tminus.domain import timestamps
 from tminus.domain.types import Timeouts
 
 DATABASE_ID = "database_id"
-"""The first part of each event id, drawn when the database was made and again when a backup is restored."""
+"""The first part of each event id: random, assigned when the database is created and again when a backup is restored.
+"""
 
 TIMEOUTS = "timeouts"
-"""The time-outs from which all stored deadlines follow: `timeouts_text`."""
+"""The time-outs from which the stored deadlines were computed, as `timeouts_text` writes them."""
 
 RETENTION = "retention"
 """The last run of retention: `RetentionRun`."""
 
 WRITE_TEST = "written"
-"""Written when writes have failed, to find out whether they succeed again: a time that is never read."""
+"""A time that is written after a failed write, to find out whether writes succeed again. It is never read."""
 
-LOG_PLACE = "log_at:"
-"""Followed by the name of a log: how far it has come, a number and a time in milliseconds since 1970."""
+LOG_POSITION = "log_at:"
+"""Followed by the name of a log: the position of that log, as `LogPosition` writes it."""
 
 LOG_LEFT = "log_left_at"
-"""Where a stop of tminus 0.1 left events unlogged; empty if it left none. Only read."""
+"""Written by early versions of tminus 0.1 at a stop: the last event in the log, empty if the log was complete. This
+version only reads and empties it.
+"""
 
 
 def timeouts_text(timeouts: Timeouts) -> str:
-    """Return the value of `TIMEOUTS`: a JSON array of `lead`, `empty` and, if there is one, `max_active`, in
-    milliseconds. `new` is not among them: a session's `expires_at` is stored, and does not follow a change.
+    """Return the value of `TIMEOUTS`: a JSON array of `lead`, `empty` and, if it is set, `max_active`, in milliseconds.
+
+    `new` is not included, because the stored `expires_at` of a session does not change with it.
     """
     spans = [timeouts.lead, timeouts.empty, *([timeouts.max_active] if timeouts.max_active else [])]
     return orjson.dumps([timestamps.milliseconds(span) for span in spans]).decode()
 
 
 def parse_timeouts(text: str) -> Timeouts:
-    """Return the time-outs of a value of `TIMEOUTS`."""
+    """Parse a value of `TIMEOUTS`."""
     lead, empty, *limit = (timedelta(milliseconds=span) for span in orjson.loads(text))
     return Timeouts(lead=lead, empty=empty, max_active=limit[0] if limit else None)
 
 
 class RetentionRun(NamedTuple):
-    """What retention remembers from one run to the next: a JSON array of three numbers, in milliseconds."""
+    """The last run of retention, stored as a JSON array of three numbers in milliseconds."""
 
     at: datetime
+    """When it ran."""
     ahead: timedelta = timedelta(0)
-    """How far the clock had jumped ahead when that was noticed."""
+    """The time by which the clock had been set ahead, when that was detected."""
     held_until: datetime | None = None
-    """Until when it removes nothing, since the clock may be wrong; None if it may remove."""
+    """The end of the pause in which retention removes nothing, because the clock may be wrong; None: no pause."""
 
     def text(self) -> str:
         """Return the value of `RETENTION`."""
@@ -61,26 +66,26 @@ class RetentionRun(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "RetentionRun":
-        """Return the run of a value of `RETENTION`."""
+        """Parse a value of `RETENTION`."""
         at, ahead, until = orjson.loads(text)
         return cls(_instant(at), timestamps.MILLISECOND * ahead, None if until is None else _instant(until))
 
 
-class LogPlace(NamedTuple):
-    """How far a log has come."""
+class LogPosition(NamedTuple):
+    """The position of a log, stored as two integers: an event number, and milliseconds since 1970."""
 
     seq: int
-    """The number of the last event in it."""
+    """The number of the last event in the log."""
     at: datetime
-    """When that was stored."""
+    """When the position was stored."""
 
     def text(self) -> str:
-        """Return the value of a key that begins with `LOG_PLACE`."""
+        """Return the value of a key that begins with `LOG_POSITION`."""
         return f"{self.seq} {_number(self.at)}"
 
     @classmethod
-    def parse(cls, text: str) -> "LogPlace":
-        """Return the place of a value."""
+    def parse(cls, text: str) -> "LogPosition":
+        """Parse a value of a key that begins with `LOG_POSITION`."""
         seq, _, at = text.partition(" ")
         return cls(int(seq), _instant(int(at)))
 

@@ -1,4 +1,4 @@
-"""Upgrade a database's schema at the start, and refuse one of a newer tminus."""
+"""Upgrade a database's schema at the start. A schema of a newer version of tminus is refused."""
 
 import math
 import time
@@ -20,11 +20,12 @@ from tminus.storage.watch import Watch
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 _NO_LONG_QUEUE = text("SET LOCAL lock_timeout = '1s'")
-"""Changing a table waits until no transaction uses it, and every other transaction that needs the table queues behind
-the change. Without this limit, a reader that takes an hour, such as a backup, would block all running daemons."""
+"""A change of a table waits until no transaction uses the table, and every later transaction that needs it waits behind
+the change. Without this limit, a reader that takes an hour, such as a backup, would block all running daemons.
+"""
 
 PAUSE = 2.0
-"""Seconds between two attempts, in which the other transactions run."""
+"""Seconds between two attempts. The other transactions run meanwhile."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -42,28 +43,28 @@ def head() -> str:
 
 
 def is_known(revision: str) -> bool:
-    """Return whether a revision is this release's, or an older one that it can upgrade."""
+    """Return whether this release uses a revision, or can upgrade it."""
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def digest(revision: str) -> str | None:
-    """Return the digest of the schema of a revision, as its migration states it, or None.
+    """Return the digest of the schema of a revision, which its migration contains; None if it contains none.
 
-    With it, a start need not run all migrations to compare the schema with what they make, which takes 50 ms. A schema
-    with another digest is compared object by object.
+    A schema with this digest is correct. Any other is compared, object by object, with the result of all migrations,
+    which takes 50 ms.
     """
     found: str | None = getattr(ScriptDirectory.from_config(_config()).get_revision(revision).module, "DIGEST", None)
     return found
 
 
 def upgrade_to(connection: Connection, revision: str) -> None:
-    """Upgrade the schema of a database to a revision. For an empty database, or tests."""
+    """Upgrade the schema of a database to a revision. For empty databases and tests."""
     with connection.begin():
         command.upgrade(_config(connection), revision)
 
 
 def too_new(where: str, revision: str) -> DatabaseTooNew:
-    """Return the error for a database whose revision this release does not know."""
+    """Return the error for a database with the schema of a newer release."""
     problem = f"its schema is {revision}, of a newer tminus than this; run that one, or restore an older backup"
     return DatabaseTooNew(where, problem)
 
@@ -71,8 +72,8 @@ def too_new(where: str, revision: str) -> DatabaseTooNew:
 def upgrade(engine: Engine, watch: Watch, waiting: Callable[[], None] = lambda: None) -> tuple[str | None, str]:
     """Run the missing migrations in one transaction; return the revision before (None: an empty database) and after.
 
-    There is no time limit while the server answers. `waiting` is called once if another process is migrating, or uses a
-    table that has to be changed. Raises `DatabaseTooNew`.
+    There is no time limit while the server answers. `waiting` is called once if another process is migrating, or is
+    using a table that has to be changed. Raises `DatabaseTooNew`.
     """
     is_reported = False
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 class Notifier:
     """Notifies the coroutines of one event loop from any thread.
 
-    A coroutine calls `next_notification()` first and reads the events afterwards: a commit after that read sets the
-    notification, so none is missed.
+    A coroutine first calls `next_notification()` and then reads the events. A commit after that read sets the
+    notification, so no event is missed.
     """
 
     def __init__(self) -> None:
@@ -16,16 +16,16 @@ class Notifier:
         self._notification: asyncio.Event | None = None
 
     def next_notification(self) -> asyncio.Event:
-        """Return what the next `notify` sets. Must be called on the event loop that waits for it."""
+        """Return the event that the next `notify` sets. Must be called on the event loop that waits for it."""
         if self._notification is None:
             self._loop = asyncio.get_running_loop()
             self._notification = asyncio.Event()
         return self._notification
 
     def notify(self) -> None:
-        """Wake all that wait. Costs nothing while nothing waits."""
+        """Wake all waiting coroutines. Costs nothing while none waits."""
         if self._notification is not None and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, and nothing waits on it any more
+            with suppress(RuntimeError):  # the loop is closed, so no coroutine waits
                 self._loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
@@ -35,7 +35,7 @@ class Notifier:
 
 
 async def wait_for(notification: asyncio.Event, seconds: float) -> bool:
-    """Wait for a notification for at most so many seconds; return whether there was one."""
+    """Wait at most `seconds` for a notification; return whether there was one."""
     try:
         async with asyncio.timeout(seconds):
             await notification.wait()

@@ -15,14 +15,14 @@ from tminus.storage.tables import DELIVERIES, ENDPOINTS, EVENTS, REPLAYS, SESSIO
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import PAGE_BYTES, WINDOW, EventFilter, View, conditions, parameters_of
 
-COUNTED = 100_000
-"""The highest number that a backlog is counted to."""
+MAX_COUNT = 100_000
+"""The number at which counting a backlog ends."""
 
-READ = 100_000
-"""Events that are read to count the backlogs of all endpoints, at most."""
+MAX_READ = 100_000
+"""Maximum number of events that one call reads to count the backlogs of all endpoints."""
 
-COUNT_AGAIN = 600.0
-"""Seconds after which a backlog is counted from its beginning again: retention may have removed some of it."""
+COUNT_LIFETIME = 600.0
+"""Seconds after which a backlog is counted again from its beginning, because retention may have removed events."""
 
 _N, _R, _D = ENDPOINTS.c, REPLAYS.c, DELIVERIES.c
 _DELIVERY_COLUMNS = [column.name for column in DELIVERIES.c if column.name != "id"]
@@ -34,7 +34,7 @@ _NEXT_REPLAY = select(REPLAYS).where(_R.endpoint == bindparam("name")).order_by(
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The events that an endpoint has not received: their number (at most `COUNTED`) and the time of the oldest."""
+    """The events that an endpoint has not received: their number (at most `MAX_COUNT`) and the time of the oldest."""
 
     events: int
     oldest: datetime | None
@@ -49,15 +49,15 @@ def endpoint(view: View, name: str) -> Endpoint | None:
 
 
 def next_replay(view: View, name: str) -> Replay | None:
-    """Return the oldest replay of an endpoint that is not done; None if there is none."""
+    """Return the oldest unfinished replay of an endpoint; None if there is none."""
     return view.one(Replay, _NEXT_REPLAY, name=name)
 
 
 class Backlogs:
     """The backlogs of all endpoints. Any thread.
 
-    A backlog is counted once. Later counts add new events and subtract what was delivered. Otherwise each scrape would
-    read again all events that wait for a paused endpoint.
+    A backlog is counted once. Later counts add new events and subtract delivered ones. Otherwise each scrape would read
+    all events that wait for a paused endpoint again.
     """
 
     def __init__(self) -> None:
@@ -65,35 +65,36 @@ class Backlogs:
         self._counted: dict[str, _Counted] = {}
 
     def count(self, view: View, wanted: Iterable[tuple[str, int, EventFilter]]) -> list[Backlog]:
-        """Return the backlog of each endpoint: the events after a number that match its filter.
+        """Return the backlog of each endpoint.
 
-        Together they read at most `READ` events; the next call counts the rest.
+        `wanted`: for each endpoint its name, its cursor and its filter. A call reads at most `MAX_READ` events; the
+        next call counts the rest.
         """
         with self._lock:
-            left = READ
+            left = MAX_READ
             found = []
             for name, after, only in wanted:
-                counted = self._from(view, name, after, only)
+                counted = self._count_from(view, name, after, only)
                 left = counted.count_on(view, left)
                 found.append(Backlog(counted.events, counted.oldest))
             return found
 
-    def _from(self, view: View, name: str, after: int, only: EventFilter) -> "_Counted":
+    def _count_from(self, view: View, name: str, after: int, only: EventFilter) -> "_Counted":
         counted = self._counted.get(name)
         if counted is None or not counted.is_valid_for(after, only) or not counted.move_to(view, after):
-            counted = self._counted[name] = _Counted(only, after, after, clock.monotonic() + COUNT_AGAIN)
+            counted = self._counted[name] = _Counted(only, after, after, clock.monotonic() + COUNT_LIFETIME)
         return counted
 
 
 @dataclass(slots=True)
 class _Counted:
-    """The number of matching events after one event number and up to another."""
+    """The number of matching events from one event number to another: after `after`, up to `through`."""
 
     only: EventFilter
     after: int
     through: int
     until: float
-    """When it is counted from its beginning again, on the monotonic clock."""
+    """When the count becomes invalid, on the monotonic clock."""
     events: int = 0
     oldest: datetime | None = None
 
@@ -101,7 +102,10 @@ class _Counted:
         return self.only == only and self.after <= after <= self.through and clock.monotonic() < self.until
 
     def move_to(self, view: View, after: int) -> bool:
-        """Subtract the events before a later start; return False if that would read too many."""
+        """Move the beginning to a later event and subtract the events before it.
+
+        Return False, and change nothing, if that would read too many events.
+        """
         if after == self.after or not self.events:
             self.after = after
             return True
@@ -122,13 +126,13 @@ class _Counted:
         return None
 
     def count_on(self, view: View, left: int) -> int:
-        """Count further, reading about `left` events at most; return how many of those are left."""
-        while left > 0 and self.events < COUNTED:
+        """Count the events after `through`, but read about `left` events at most; return how many may still be read."""
+        while left > 0 and self.events < MAX_COUNT:
             end = view.window_end(self.through)
             if end.seq <= self.through:
                 break
             number, first = _matches(view, self.through, end.seq, self.only)
-            self.events = min(self.events + number, COUNTED)
+            self.events = min(self.events + number, MAX_COUNT)
             self.oldest = self.oldest or first
             self.through = end.seq
             left -= WINDOW
@@ -154,7 +158,7 @@ def _counting(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
 
 
 def replays(view: View, name: str) -> int:
-    """Return the number of an endpoint's replays that are not done."""
+    """Return the number of an endpoint's unfinished replays."""
     return int(view.scalar(select(func.count()).select_from(REPLAYS).where(_R.endpoint == name)))
 
 
@@ -177,12 +181,12 @@ def deliveries(
 
 
 def seq_before(view: View, instant: datetime) -> int:
-    """Return the number of the last event before the first one that happened at this time or later.
+    """Return the number of the event before the first one that happened at this time or later.
 
-    If two daemons write at the same time, an event may have an earlier time than the one before it. The result then
-    includes too many events rather than too few.
+    If two daemons write at the same time, an event may have an earlier time than the event with the previous number.
+    A replay from the result then contains too many events rather than too few.
     """
-    # With plain `seq` both databases search in the order of the key, and read every event before the result.
+    # For plain `seq`, both databases search in the order of the key and read every event before the result.
     first = view.scalar(select(func.min(EVENTS.c.seq + 0)).where(EVENTS.c.ts >= instant))
     return int(first) - 1 if first is not None else view.last_seq()
 
@@ -191,7 +195,10 @@ def seq_before(view: View, instant: datetime) -> int:
 
 
 def register(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
-    """Register an endpoint, if it is not yet, at the newest event or before the first; return whether it is new."""
+    """Register an endpoint, unless it is registered already; return whether it is new.
+
+    Its cursor is set to the newest event, or with `from_beginning` before the first.
+    """
     if endpoint(tx, name) is not None:
         return False
     cursor = 0 if from_beginning else tx.last_seq()
@@ -205,10 +212,13 @@ def add_delivery(tx: Transaction, delivery: Delivery) -> int:
     return int(tx.execute(insert(DELIVERIES).returning(_D.id), values).scalar_one())
 
 
-def change(tx: Transaction, name: str, seen: int | None = None, **values: Any) -> None:
-    """Set fields of an endpoint. `seen`: only if its cursor is still there; another daemon may serve it by now."""
-    still = () if seen is None else (_N.cursor == seen,)
-    tx.execute(update(ENDPOINTS).where(_N.name == name, *still).values(values))
+def update_endpoint(tx: Transaction, name: str, seen: int | None = None, **values: Any) -> None:
+    """Set fields of an endpoint.
+
+    `seen`: only if this is still its cursor, because another daemon may serve the endpoint by now.
+    """
+    unchanged = () if seen is None else (_N.cursor == seen,)
+    tx.execute(update(ENDPOINTS).where(_N.name == name, *unchanged).values(values))
 
 
 def add_replay(tx: Transaction, replay: Replay) -> int:
@@ -217,23 +227,23 @@ def add_replay(tx: Transaction, replay: Replay) -> int:
     return int(tx.execute(insert(REPLAYS).returning(_R.id), values).scalar_one())
 
 
-def change_replay(tx: Transaction, replay: Replay, **values: Any) -> None:
-    """Set fields of a replay, only if its cursor has not moved."""
+def update_replay(tx: Transaction, replay: Replay, **values: Any) -> None:
+    """Set fields of a replay, if its cursor has not moved."""
     tx.execute(update(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor).values(values))
 
 
 def end_replay(tx: Transaction, replay: Replay) -> None:
-    """Remove a replay, only if its cursor has not moved."""
+    """Remove a replay, if its cursor has not moved."""
     tx.execute(delete(REPLAYS).where(_R.id == replay.id, _R.cursor == replay.cursor))
 
 
 def retry_now(tx: Transaction) -> None:
-    """Make all deliveries that wait for another attempt due now."""
+    """End the wait of all endpoints and replays for their next attempt."""
     for table in (ENDPOINTS, REPLAYS):
         tx.execute(update(table).where(table.c.retry_at.is_not(None)).values(retry_at=None))
 
 
 def remove_deliveries(tx: Transaction, before: datetime, limit: int) -> int:
-    """Remove up to `limit` rows of the delivery log that are older than a time; return how many."""
+    """Remove up to `limit` rows of the delivery log that are older than `before`; return their number."""
     some = select(_D.id).where(_D.at < before).order_by(_D.at).limit(limit)
     return int(tx.execute(delete(DELIVERIES).where(_D.id.in_(some))).rowcount)

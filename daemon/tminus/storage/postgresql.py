@@ -1,9 +1,9 @@
-"""Connections to PostgreSQL: their settings, and the checks that each new one has to pass.
+"""Connections to PostgreSQL: their settings, and the checks that each new connection has to pass.
 
 There may be a pooler between the daemon and the server. It may drop start-up options without an error, and it may run
 two transactions of one connection in two sessions of the server. Then settings, advisory locks, LISTEN and prepared
-statements are lost, or belong to another client. Therefore the daemon makes its settings with `SET` and checks every
-new connection.
+statements are lost, or belong to another client. Therefore the daemon makes its settings with `set_config` and checks
+every new connection.
 """
 
 import re
@@ -18,34 +18,34 @@ from psycopg.pq import Escaping, ExecStatus
 
 from tminus import clock
 
-PATIENCE = 3
-"""Whole seconds that connecting may take, and each answer of a check or of the watchdog's query."""
+ANSWER_TIMEOUT = 3
+"""Maximum seconds for connecting, and for each answer to a check or to the watchdog's query. A whole number."""
 
-OTHERS = 2
-"""Other connections that are opened to check one that comes from a pooler. Each keeps a session of the server busy.
-Poolers assign the session that was used last, or first: with two of them busy, a second transaction that still runs in
-its own session does so by configuration and not by chance.
+PROBES = 2
+"""Number of other connections that are opened to check a connection through a pooler. Each keeps a session of the
+server busy. Poolers assign the session that was used last, or first. If two others are busy and a second transaction
+still runs in the same session, it does so by the pooler's configuration and not by chance.
 """
 
 _PARAMETERS: Mapping[str, Any] = {
     "application_name": "tminus",
-    "connect_timeout": PATIENCE,
-    # A server that has vanished without closing its connections is noticed within seconds.
+    "connect_timeout": ANSWER_TIMEOUT,
+    # So that the daemon detects within seconds that the server has vanished without closing its connections.
     "tcp_user_timeout": 5000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 2,
 }
 _SETTINGS: Mapping[str, str] = {
-    # So the server also notices a daemon that has vanished.
+    # So that the server detects that a daemon has vanished.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "2",
-    # A daemon that is stopped in a transaction, or whose machine is, holds a lock that all others wait for.
+    # If a daemon or its machine is suspended in a transaction, it holds a lock for which all other daemons wait.
     "idle_in_transaction_session_timeout": "5s",
 }
 _SETTING = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=((?:\\.|[^\\\s])*)")
-"""One setting in libpq's `options`; a backslash precedes a space in a value."""
+"""One setting in libpq's `options`. In a value, a space is escaped by a backslash."""
 
 
 class NoAnswer(Exception):
@@ -55,8 +55,8 @@ class NoAnswer(Exception):
         return "it does not answer"
 
 
-class GivenUp(NoAnswer):
-    """The daemon has stopped waiting for an answer."""
+class TimedOut(NoAnswer):
+    """The database did not answer within the time limit."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -83,20 +83,20 @@ class Server:
     Parameters
     ----------
     parameters
-        What `psycopg.connect` takes, as SQLAlchemy reads it from a URL.
+        The arguments of `psycopg.connect`, as SQLAlchemy derives them from a URL.
     idle_seconds
-        The server ends a connection that has sent nothing for so long; None: never.
+        Seconds without a statement after which the server closes a connection; None: never.
     """
 
-    _one_at_a_time = threading.Lock()
-    """Held during a check that opens `OTHERS`: the pool may be only just large enough for the daemon's connections."""
+    _probe_lock = threading.Lock()
+    """Held during a check that opens `PROBES` connections: the pool may have few more than the daemon needs."""
 
     def __init__(self, parameters: Mapping[str, Any], idle_seconds: int | None = None) -> None:
         given = str(parameters.get("options", ""))
         left, settings = _SETTING.sub("", given).strip(), dict(_SETTINGS)
         if idle_seconds is not None:
             settings["idle_session_timeout"] = f"{idle_seconds}s"
-        # Settings in the URL are made here, because a pooler may not pass on start-up options.
+        # Settings in the URL are made like the others, because a pooler may drop start-up options.
         settings |= {name.replace("-", "_"): re.sub(r"\\(.)", r"\1", value) for name, value in _SETTING.findall(given)}
         self._parameters = {**_PARAMETERS, **parameters, "options": left}
         self._settings = settings | {"client_encoding": "UTF8"}
@@ -112,28 +112,28 @@ class Server:
         return connection
 
     def connect_unchecked(self, seconds: int) -> psycopg.Connection:
-        """Return a connection for single queries, or raise `psycopg.Error` after so many seconds."""
+        """Return a connection for single queries. Raises `psycopg.Error`, at the latest after `seconds`."""
         return psycopg.connect(**{**self._parameters, "connect_timeout": seconds}, autocommit=True)
 
     def _check(self, connection: psycopg.Connection) -> None:
-        [[pid, encoding]] = ask(connection, b"SELECT pg_backend_pid(), current_setting('server_encoding')")
+        [[pid, encoding]] = query_rows(connection, b"SELECT pg_backend_pid(), current_setting('server_encoding')")
         if encoding != "UTF8":
             raise Unsuitable(
                 f"the database's encoding is {encoding}, and tminus needs UTF8"
                 " (CREATE DATABASE tminus ENCODING 'UTF8' TEMPLATE template0)"
             )
         if int(pid or 0) != connection.pgconn.backend_pid:
-            # The process that answers is not the one that accepted the connection: there is a pooler. This check comes
-            # first, because settings would stay in sessions of other clients.
-            with self._one_at_a_time:
+            # The process that answers is not the one that accepted the connection, so there is a pooler. It is checked
+            # before settings are made, because they might remain in sessions of other clients.
+            with self._probe_lock:
                 self._check_pooler(connection, pid)
         escape = Escaping(connection.pgconn).escape_literal
         names = [bytes(escape(name.encode())) for name in self._settings]
         values = [bytes(escape(value.encode())) for value in self._settings.values()]
         made = b", ".join(b"set_config(%s, %s, false)" % both for both in zip(names, values, strict=True))
         kept = b", ".join(b"current_setting(%s)" % name for name in names)
-        [[*wanted]] = ask(connection, b"SELECT " + made)
-        [[after, *found]] = ask(connection, b"SELECT pg_backend_pid(), " + kept)
+        [[*wanted]] = query_rows(connection, b"SELECT " + made)
+        [[after, *found]] = query_rows(connection, b"SELECT pg_backend_pid(), " + kept)
         if after != pid:
             raise Unsuitable(_TRANSACTIONS)
         for name, value, want in zip(self._settings, found, wanted, strict=True):
@@ -141,24 +141,25 @@ class Server:
                 raise Unsuitable(f"the setting {name} is {value} in the next transaction after it was set to {want}")
 
     def _check_pooler(self, connection: psycopg.Connection, pid: str | None) -> None:
-        """Check that the server's session belongs to this connection alone, while others run transactions."""
+        """Check that this connection keeps its session of the server while other connections run transactions."""
         with ExitStack() as opened:
-            for _ in range(OTHERS):
+            for _ in range(PROBES):
                 try:
                     other = opened.enter_context(psycopg.connect(**self._parameters, autocommit=True))
-                    ask(other, b"BEGIN")
-                    [[another]] = ask(other, b"SELECT pg_backend_pid()")
-                    # If the other connection has this session, the pool may have no second one: no query then.
-                    again = pid if another == pid else ask(connection, b"SELECT pg_backend_pid()")[0][0]
+                    query_rows(other, b"BEGIN")
+                    [[another]] = query_rows(other, b"SELECT pg_backend_pid()")
+                    # If the other connection has the same session, the pool may have no second one, and a query on the
+                    # first connection would wait.
+                    again = pid if another == pid else query_rows(connection, b"SELECT pg_backend_pid()")[0][0]
                 except NoAnswer:
                     raise Unsuitable(
                         "a pooler between tminus and PostgreSQL gives it no connection of its own:"
                         " its pool is too small, or it does not pool whole sessions (pool_mode = session)"
                     ) from None
                 except psycopg.Error as error:
-                    said = " ".join(str(error).split())
+                    message = " ".join(str(error).split())
                     raise Unsuitable(
-                        f"a pooler between tminus and PostgreSQL refuses a transaction ({said}): tminus needs"
+                        f"a pooler between tminus and PostgreSQL refuses a transaction ({message}): tminus needs"
                         " whole sessions (pool_mode = session)"
                     ) from None
                 if another == pid or again != pid:
@@ -171,10 +172,10 @@ _TRANSACTIONS = (
 )
 
 
-def ask(connection: psycopg.Connection, query: bytes, seconds: float = PATIENCE) -> list[list[str | None]]:
+def query_rows(connection: psycopg.Connection, query: bytes, seconds: float = ANSWER_TIMEOUT) -> list[list[str | None]]:
     """Run one statement outside of psycopg's transactions; return its rows as text.
 
-    Raises `NoAnswer` after so many seconds, `psycopg.Error` if the statement is refused or the connection is lost.
+    Raises `TimedOut` after `seconds`, `psycopg.Error` if the statement is refused or the connection is lost.
     """
     server = connection.pgconn
     until = clock.monotonic() + seconds
@@ -186,7 +187,7 @@ def ask(connection: psycopg.Connection, query: bytes, seconds: float = PATIENCE)
     while True:
         while server.is_busy():
             if not poll.poll(max(0.0, until - clock.monotonic()) * 1000):
-                raise GivenUp(seconds)
+                raise TimedOut(seconds)
             server.consume_input()
         if (result := server.get_result()) is None:
             break

@@ -2,7 +2,7 @@
 
 A schema is code: a trigger, a view, a generated column or a CHECK runs when its table is used. An attacker may have
 added one to a backup, to copy secrets or to run for ever. Therefore the schema is compared, as text, with the one that
-the migrations make, before any statement uses a table of the file.
+the migrations create, before any statement uses a table of the file.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from tminus import clock
 from tminus.storage import migrate
 
 SECONDS = 10.0
-"""Seconds that reading a schema may take. That of tminus takes a millisecond; a slow one was made to be slow."""
+"""Maximum seconds for reading a schema. The schema of tminus takes a millisecond; a slow one is an attack."""
 
-MOST = 1000
-"""Objects of a schema that are read. tminus has fewer than a hundred."""
+MAX_OBJECTS = 1000
+"""Maximum number of objects of a schema that are read. tminus has fewer than a hundred."""
 
-LONGEST = 100_000
-"""Bytes of a definition that SQLite parses; those of tminus have fewer than 2,000."""
+MAX_DEFINITION = 100_000
+"""Maximum bytes of a definition that SQLite parses. Those of tminus have fewer than 2,000."""
 
 MISSING = "is missing"
-"""The end of a difference that does no harm by itself."""
+"""The last words of a difference that does no harm by itself."""
 
-_STATISTICS = {  # ANALYZE makes them, by hand or by a maintenance job
+_STATISTICS = {  # ANALYZE creates them, when an administrator or a maintenance job runs it
     ("table", "sqlite_stat1"): "sqlite_stat1: CREATE TABLE sqlite_stat1(tbl,idx,stat)",
     ("table", "sqlite_stat4"): "sqlite_stat4: CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)",
 }
@@ -39,17 +39,17 @@ _VERSION_TABLE = (
     "alembic_version: CREATE TABLE alembic_version ( version_num VARCHAR(32) NOT NULL, "
     "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num) )"
 )
-"""As Alembic makes it. Any other text is compared with what the installed Alembic makes."""
+"""Alembic's definition. A table with any other definition is compared with what the installed Alembic creates."""
 
 Schema = dict[tuple[str, str], str]
-"""(type, name) of an object -> its table and its definition."""
+"""(type, name) of an object -> the name of its table and its definition."""
 
 
 def revision(connection: sqlite3.Connection) -> str | None:
-    """Return the revision of a database, None if it has none. Raises `sqlite3.Error`."""
+    """Return the revision of a database's schema; None if it has none. Raises `sqlite3.Error`."""
     text = _read(connection).get(_REVISION)
     if text is None or (text != _VERSION_TABLE and text != _expected(migrate.head())[_REVISION]):
-        return None  # a view of that name would be code
+        return None  # a view of that name would run code
     found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(found[0]) if found else None
 
@@ -69,7 +69,7 @@ def differences(connection: sqlite3.Connection, known: str) -> list[str]:
     return wrong
 
 
-def foreign(connection: sqlite3.Connection) -> list[str]:
+def unexpected_objects(connection: sqlite3.Connection) -> list[str]:
     """Return the objects of a database that has no revision and should be empty. Raises `sqlite3.Error`."""
     found = _read(connection)
     return [f"{_shown(key)} is not of tminus" for key, text in found.items() if text != _STATISTICS.get(key)]
@@ -83,13 +83,13 @@ def digest(found: Schema) -> str:
 
 def _read(connection: sqlite3.Connection) -> Schema:
     until = clock.monotonic() + SECONDS
-    before = connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, LONGEST)
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_DEFINITION)
     connection.set_progress_handler(lambda: clock.monotonic() > until, 10_000)
     try:
         rows = connection.execute(
             "SELECT type, name, tbl_name, CASE WHEN length(sql) > ? THEN '' ELSE coalesce(sql, '') END "
             "FROM sqlite_master ORDER BY type, name LIMIT ?",
-            (LONGEST, MOST),
+            (MAX_DEFINITION, MAX_OBJECTS),
         ).fetchall()
     finally:
         connection.set_progress_handler(None, 0)
@@ -99,7 +99,7 @@ def _read(connection: sqlite3.Connection) -> Schema:
 
 @lru_cache(maxsize=8)
 def _expected(known: str) -> Schema:
-    """Return the schema that the migrations make up to a revision."""
+    """Return the schema that the migrations up to a revision create."""
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as connection:
@@ -112,12 +112,12 @@ def _expected(known: str) -> Schema:
 
 
 def _plain(table: str, text: str) -> str:
-    """Return a definition without spaces and quotes that differ between versions of the libraries."""
+    """Return a definition without the spaces and quotes that differ between versions of the libraries."""
     words = re.sub(r"\s+", " ", text.replace('"', ""))
     return f"{table}: {words}"
 
 
 def _shown(key: tuple[str, str]) -> str:
-    """Return an object's type and name as text without control characters."""
+    """Return an object's type and name as printable text."""
     kind, name = (part if len(part) <= 60 else f"{part[:60]}…" for part in key)
     return f"{json.dumps(kind)[1:-1]} {json.dumps(name)}"

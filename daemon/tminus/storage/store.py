@@ -20,7 +20,7 @@ from tminus.domain.errors import CannotOpenDatabase, StartupError, StoreUnavaila
 from tminus.domain.types import Status
 from tminus.storage import checkpoint, meta, migrate, schema, wal
 from tminus.storage.engine import (
-    Where,
+    Location,
     is_damage,
     is_unavailable,
     make_engine,
@@ -43,26 +43,26 @@ from tminus.storage.writer import SLOW, Writer
 T = TypeVar("T")
 
 Lane = Literal["requests", "clock", "search", "deliveries"]
-"""The users of read connections: `search` is for reads that may take long, `deliveries` for delivery workers."""
+"""A group of read connections. `search` is for reads that may take long, `deliveries` for delivery workers."""
 
 DIFFERENCES = 3
-"""Differences of a schema that an error names."""
+"""Maximum number of differences of a schema that an error lists."""
 
 DEAD_WITHIN = 1.0
-"""Seconds within which a read that loses its connection is tried again: the connection was dead before it began."""
+"""Seconds within which a read that loses its connection is repeated: the connection was dead before the read began."""
 
 QUICK_COUNT = 0.05
-"""Seconds of a count that is cheap enough to run for each request."""
+"""Seconds that a count may take to run for each request."""
 
 COUNT_AGE = 30.0
-"""Seconds that counts may be old, at most: a count may have taken long only because it waited for a lock."""
+"""Maximum age of counts in seconds: a count may have taken long only because it waited for a lock."""
 
 NO_OBSERVER = StoreObserver()
-"""The observer of a command, which needs no reports."""
+"""The observer of commands, which need no reports."""
 
 
 class Store:
-    """A database whose schema is up to date, and whose writer runs.
+    """An open database, with an upgraded schema and a running writer.
 
     Parameters
     ----------
@@ -70,16 +70,16 @@ class Store:
         The path of an SQLite file, or a URL of PostgreSQL. The password is not part of the URL, so that no message
         shows it.
     now
-        The clock, read once a transaction. None: PostgreSQL's clock, for SQLite this machine's.
+        The clock, read once per transaction. None: PostgreSQL's clock, or for SQLite this machine's.
     observer
-        What the store calls when something happens.
+        Receives the store's reports.
 
     Raises `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
     """
 
     def __init__(
         self,
-        url: Where,
+        url: Location,
         now: Callable[[], datetime] | None,
         observer: StoreObserver = NO_OBSERVER,
         *,
@@ -101,7 +101,7 @@ class Store:
             self.migrated_from, self.schema = migrate.upgrade(self._writing, self._watch, observer.waiting)
             self.database_id = self.read(lambda view: view.meta(meta.DATABASE_ID)) or ""
         except BaseException as error:
-            self._dispose()  # the watchdog's thread must not stay, also after Ctrl-C
+            self._dispose()  # the watchdog's thread must not stay, not even after Ctrl-C
             if isinstance(error, StoreUnavailable | SQLAlchemyError | NoAnswer):
                 raise startup_error(url, error.__cause__ or error) from error
             raise
@@ -119,24 +119,24 @@ class Store:
         self.transact = self._writer.transact
 
     def _connect(self, make: Callable[..., Engine]) -> None:
-        """Make the engines, and what reading needs. `make`: `make_engine` for one database. Nothing runs yet."""
+        """Make the engines and everything that reading needs; no thread runs yet. `make`: makes an engine."""
         self._shared_clock = SharedClock()
         self._reads = Reads()
         self.damage: str | None = None
-        """The error by which the database reported that its file is damaged; None if it has not."""
+        """The error with which the database reported that its file is damaged; None if it has not."""
         self._counting = threading.Lock()
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
-        """The newest event that is included in the counts, and when they may be counted again."""
+        """The newest event at the time of the counts, and when sessions may be counted again."""
         self._writing = make(writes=True, shared=self._shared_clock)
         self._locking = make(writes=True, idle_seconds=IDLE_LIMIT)
-        # A pool gives its connections to waiting threads in no order. In one pool the scheduler could wait for seconds
-        # behind many requests, and a lookup by id behind the lists of one busy agent.
+        # A pool assigns its connections to waiting threads in no order. In a common pool the scheduler could wait for
+        # seconds behind many requests, and a lookup by id behind the lists of one busy agent.
         self._lanes: dict[Lane, Engine] = {lane: make(writes=False) for lane in get_args(Lane)}
         self._watch = Watch(server(self._writing), self._shared_clock)
         for engine in (self._writing, self._locking, *self._lanes.values()):
-            # A thread that has waited for the pool until the server was found not to answer must not open a new
-            # connection, which would wait as long again.
+            # A thread may have waited for the pool until the watchdog found that the server does not answer. It must
+            # not open a new connection then, because it would wait as long again.
             listen(engine, "do_connect", self._check_server)
 
     def _check_server(self, *_: object) -> None:
@@ -155,12 +155,15 @@ class Store:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the database stopped answering; 0 if it answers, or a write takes no longer than `SLOW`."""
+        """Seconds since the database stopped answering; 0 if it answers and no write takes longer than `SLOW`."""
         writing = self._writer.writing_for
         return max(self._watch.silent_for, writing if writing > SLOW else 0.0)
 
     def unreadable(self) -> Unreadable | None:
-        """Return why the database cannot be read; None if it can. Sends no query: the scheduler reads each second."""
+        """Return why the database cannot be read; None if it can.
+
+        No query is sent, because the scheduler reads every second.
+        """
         return self._reads.failure()
 
     @property
@@ -170,24 +173,24 @@ class Store:
 
     @property
     def clock_difference(self) -> timedelta:
-        """How far this machine's clock is ahead of PostgreSQL's; zero for SQLite and for small differences."""
+        """The time by which this machine's clock is ahead of PostgreSQL's; zero for SQLite and small differences."""
         return self._shared_clock.difference()
 
     @property
     def stuck(self) -> bool:
-        """Whether a write has taken longer than `STUCK`. On PostgreSQL it is given up then."""
+        """Whether a write has taken longer than `STUCK`. On PostgreSQL the watchdog then ends it."""
         return self._writer.writing_for > STUCK
 
     @property
     def waiting(self) -> int:
-        """Number of requests' jobs that wait, without those of the running write."""
+        """Number of waiting jobs of requests, without those of the running write."""
         return self._writer.waiting
 
     def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
-        """Run `look` on one snapshot, in the calling thread; return what it returned.
+        """Run `look` on one snapshot, in the calling thread; return its result.
 
-        `look` runs again if the connection turns out to be dead, or after a deadlock. `lane`: each has connections of
-        its own. Raises `StoreUnavailable`.
+        `look` is run again if the connection was dead, or after a deadlock. `lane`: the connections to use. Raises
+        `StoreUnavailable`.
         """
         begun, engine = monotonic(), self._lanes[lane]
         reading = self._reads.begin(patient=lane == "search")
@@ -195,7 +198,7 @@ class Store:
             try:
                 seen = self._look(engine, look)
             except DBAPIError as error:
-                # A deadlock is with a migration, which locks one table after the other; it has gone on since.
+                # A read can only deadlock with a migration, which locks several tables, and has continued since.
                 dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
                 if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
@@ -204,7 +207,7 @@ class Store:
             if not is_unavailable(error):
                 raise
             if is_damage(error):
-                self._found_damage(error)  # perhaps of one page only: others can still be read
+                self._found_damage(error)  # perhaps only one page is damaged, so reads are not reported as failing
             else:
                 self._reads.failed(reason(error), begun)
             raise StoreUnavailable from error
@@ -218,20 +221,20 @@ class Store:
             return look(View(connection))
 
     def _found_damage(self, error: BaseException) -> None:
-        """Store and report the damage. Once: it does not go away."""
+        """Store the damage, and report it the first time: it does not go away."""
         was, self.damage = self.damage, reason(error)
         if was is None:
             self._observer.damaged(self.damage)
 
     def cannot_start(self, error: StoreUnavailable) -> StartupError:
-        """Return the error for a start on a database that has just failed like this."""
+        """Return the error for a daemon that cannot start because of `error`."""
         return startup_error(self._url, error.__cause__ or error)
 
     def counts(self) -> dict[Status, int]:
-        """Return the number of open sessions per status. Raises `StoreUnavailable`.
+        """Return the number of open sessions by status. Raises `StoreUnavailable`.
 
-        Counting a million takes a tenth of a second. So they are counted again only after a new event, and if counting
-        takes long, only for a hundredth of the time: the result may then be up to `COUNT_AGE` old.
+        Counting a million sessions takes a tenth of a second. They are counted again only after a new event. A count
+        that takes long is not repeated for a hundred times as long; the result is then up to `COUNT_AGE` old.
         """
         with self._counting:
             begun = monotonic()
@@ -243,7 +246,7 @@ class Store:
             return dict(self._counts)
 
     def shorten_wal(self) -> None:
-        """Empty SQLite's -wal file if it is large and no reader needs it. PostgreSQL does this by itself."""
+        """Empty SQLite's -wal file if it is large and no reader needs it. Does nothing on PostgreSQL."""
         if self._file is not None:
             checkpoint.shorten(self._file)
 
@@ -263,9 +266,9 @@ class Store:
 
 
 def _check_schema(file: Path) -> None:
-    """Check the schema of an SQLite file before anything in it is used: a trigger runs with the first write.
+    """Check the schema of an SQLite file before any of its tables is used: a trigger would run with the first write.
 
-    PostgreSQL's schema is not checked: triggers there are made by an administrator, for replication or an audit.
+    PostgreSQL's schema is not checked, because an administrator may add triggers for replication or an audit.
 
     Raises `CannotOpenDatabase`.
     """
@@ -276,15 +279,15 @@ def _check_schema(file: Path) -> None:
             connection.execute("BEGIN")  # one snapshot: another process may be migrating
             known = schema.revision(connection)
             if known is None:
-                wrong = schema.foreign(connection)
+                wrong = schema.unexpected_objects(connection)
             else:
                 wrong = schema.differences(connection, known) if migrate.is_known(known) else []
     except (OSError, sqlite3.Error):
-        return  # opening it raises the same error, with a message
+        return  # opening the database raises the same error, which is handled there
     if wrong:
-        wrong.sort(key=lambda text: not text.startswith(("trigger", "view")))  # first those that run by themselves
+        wrong.sort(key=lambda text: not text.startswith(("trigger", "view")))  # objects that contain code come first
         more = f"; and {len(wrong) - DIFFERENCES} more" if len(wrong) > DIFFERENCES else ""
-        way_out = "remove what was added (`tminus db check` lists it), or restore a backup"
+        remedy = "remove what was added (`tminus db check` lists it), or restore a backup"
         what = "its schema is not what tminus makes" if known is not None else "this is not a database of tminus"
-        problem = f"{what} ({'; '.join(wrong[:DIFFERENCES])}{more}): {way_out}"
+        problem = f"{what} ({'; '.join(wrong[:DIFFERENCES])}{more}): {remedy}"
         raise CannotOpenDatabase(str(file), problem)

@@ -1,4 +1,4 @@
-"""The tables: the model's classes with keys and indexes. The migrations make exactly these."""
+"""The tables: the records of `domain.model`, with keys and indexes. The migrations create exactly these."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Restrict an index to the rows that fulfil a condition, on either database."""
+    """Return the arguments that restrict an index to the rows that fulfil a condition, on both databases."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
@@ -30,18 +30,18 @@ class SessionRow(model.Session, table=True):
     __table_args__ = (
         # The scheduler's query, with its order.
         Index("session_due", "due_at", "created_at", "id", **_where("due_at IS NOT NULL")),
-        # A PIN belongs to one open session; 0 is none.
+        # A PIN belongs to one open session. 0 means none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
-        # An agent's sessions: their limit, and a list in the usual order.
+        # An agent's sessions: to count them for the limit, and to list them in the default order.
         Index("session_owner", "agent_id", "status", "type", "created_at", "id"),
-        # All other columns of lists, so that a list reads only the rows of its page.
+        # All columns by which lists select and sort, so that a list reads only the rows of its page.
         Index("session_owner_start", "agent_id", *LISTED),
         Index("session_start", *LISTED),
         Index(
             "session_record", "external_mapping", "status", "created_at", "id",
             **_where("external_mapping IS NOT NULL"),
         ),
-        # All open sessions, whose deadlines follow changed time-outs.
+        # All open sessions, whose deadlines are recomputed after new time-outs.
         Index("session_open_id", "id", **_where("status <> 'closed'")),
         Index("session_closed", "closed_at", **_where("closed_at IS NOT NULL")),
     )  # fmt: skip

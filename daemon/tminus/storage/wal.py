@@ -1,9 +1,9 @@
 """Find committed transactions that SQLite has dropped from a damaged -wal file, which it does without an error.
 
 After a crash SQLite uses the transactions in that file up to the first frame with a wrong checksum, and drops the rest.
-Usually the rest is one transaction that was just being written and was not acknowledged. But a commit was flushed to
-disk before the next one was written (`synchronous=FULL`). So a commit among the dropped frames that is followed by
-another transaction means that the file is damaged.
+Usually the rest is one transaction that was being written and was not acknowledged. With `synchronous=FULL`, each
+commit is flushed to disk before the next transaction is written. So if a commit among the dropped frames is followed by
+another transaction, the file is damaged.
 The format: https://sqlite.org/fileformat2.html#walformat
 """
 
@@ -18,10 +18,12 @@ from pathlib import Path
 from tminus.storage.engine import open_read_only
 
 _HEADER, _FRAME = 32, 24
-"""Bytes of the file's header, and of a frame's header, which is followed by a page."""
+"""Bytes of the file's header, and of the header of a frame. A frame is a header and a page."""
 
 _INDEX = struct.Struct("=16xI12x8s")
-"""The beginning of the -shm file: the number of the last frame that SQLite uses, and the salts of valid frames."""
+"""The beginning of the -shm file: the number of the last frame that SQLite uses, and the salts of valid frames. A frame
+with other salts is left from an earlier use of the file.
+"""
 
 _ORDER = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}
 """The first bytes of the file -> the byte order of its checksums."""
@@ -31,8 +33,8 @@ def damage(database: Path) -> str | None:
     """Return a description of the committed transactions that SQLite drops from a database's -wal file; None if there
     are none.
 
-    Opens the database as any reader does; a daemon may be running. If a file cannot be read at all, the result is None,
-    and whatever opens the database reports the error.
+    The database is opened for reading; a daemon may be running. If a file cannot be read, the result is None: opening
+    the database will report that error.
     """
     wal, index = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-shm"))
     with suppress(OSError, sqlite3.Error, struct.error):
@@ -43,14 +45,14 @@ def damage(database: Path) -> str | None:
             (size,) = connection.execute("PRAGMA page_size").fetchone()
             used, _ = _INDEX.unpack_from(index.read_bytes())
             salts, flushed = _flushed(file.fileno(), size, used)
-            # Read again, since a daemon may have written meanwhile: frames that it uses by now are not dropped, and if
-            # it has begun the file from the start, what was read is a mixture of old and new frames.
+            # Read again, because a daemon may have written meanwhile. Frames that it uses by now are not dropped. If
+            # it has reused the file from its beginning, old and new frames were read, and the result is meaningless.
             used, current = _INDEX.unpack_from(index.read_bytes())
         left_out = [frame for frame in flushed if frame > used]
         if left_out and (current == salts or not used):
             return (
-                f"{wal} is damaged behind frame {used}: SQLite leaves out what was committed from there on, "
-                f"{len(left_out)} transactions or more"
+                f"{wal} is damaged after frame {used}: SQLite drops the transactions that were committed after it, "
+                f"at least {len(left_out)}"
             )
     return None
 
@@ -71,7 +73,7 @@ def _flushed(file: int, size: int, used: int) -> tuple[bytes, list[int]]:
     for frame, (head, after) in enumerate(pairwise(heads), start=1):
         is_commit = head[4:8] != b"\0\0\0\0"
         if frame > used and is_commit and head[8:16] == after[8:16] == salts:
-            # The next frame was written after this one if its checksum continues the one that is stored here.
+            # The checksum of a frame continues that of the frame before. If it does so here, both were written whole.
             page = os.pread(file, size, _HEADER + frame * step + _FRAME)
             if _checksum(order, struct.unpack(">2I", head[16:]), after[:8] + page) == struct.unpack(">2I", after[16:]):
                 found.append(frame)

@@ -1,11 +1,11 @@
 """A watchdog for PostgreSQL: ends every wait for a server that does not answer.
 
-A stopped server, or a network that drops all packets, closes no connection. A client would wait for ever, and the
-time-outs of TCP and of the server do not help while the other host's kernel still acknowledges packets. Therefore the
-watchdog sends a small query every second. If there is no answer, it shuts down the sockets of all connections that wait
-for one: each sees a lost connection, as if the server had gone away. No query is sent until the server answers again.
+A stopped server, or a network that drops all packets, closes no connection. A client would wait for ever. The time-outs
+of TCP and of the server do not help if the other host's kernel still acknowledges packets. Therefore the watchdog sends
+a small query every second. If there is no answer, it shuts down the sockets of all waiting connections, which then fail
+as if the server had closed them. Until the server answers again, nothing else is sent to it.
 
-SQLite needs none of this, and nothing is done for it.
+SQLite needs no watchdog, and nothing is done for it.
 """
 
 import os
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tminus import clock
-from tminus.storage.postgresql import PATIENCE, GivenUp, NoAnswer, Server, ask
+from tminus.storage.postgresql import ANSWER_TIMEOUT, NoAnswer, Server, TimedOut, query_rows
 from tminus.storage.shared_clock import READ, SharedClock
 from tminus.system.threads import RestartingThread
 
@@ -27,7 +27,7 @@ INTERVAL = 1.0
 """Seconds between two queries of the watchdog."""
 
 STUCK = 10.0
-"""Seconds after which a transaction is given up although the server answers other queries."""
+"""Seconds after which a transaction's connection is shut down although the server answers other queries."""
 
 
 class Watch:
@@ -36,7 +36,7 @@ class Watch:
     Parameters
     ----------
     server
-        None for SQLite: then nothing is done.
+        The server to watch. None for SQLite: then nothing is done.
     shared
         Receives the server's time with each answer.
     """
@@ -45,22 +45,23 @@ class Watch:
         self._server = server
         self._shared = shared
         self._waiting: dict[object, tuple[float, float, psycopg.Connection]] = {}
-        """Waits in progress: until when, after how many seconds in all, and on which connection."""
-        self._given_up: dict[object, float] = {}
-        """Waits whose connection was shut down here, and after how many seconds."""
+        """A running wait -> its end on the monotonic clock, its length in seconds, and its connection."""
+        self._timed_out: dict[object, float] = {}
+        """A wait whose connection was shut down here -> after how many seconds."""
         self._silent_since: float | None = None
+        """When the server stopped answering, on the monotonic clock; None if it answers."""
         self.silences = 0
-        """How often the server has stopped answering. A connection that is older may be dead without a sign of it."""
+        """Number of times that the server has stopped answering. Connections from before the last time may be dead."""
         self._stopping = threading.Event()
         self._thread = RestartingThread("watch", self._run)
 
     def start(self) -> None:
-        """Begin to query the server."""
+        """Start the watchdog's thread."""
         if self._server is not None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and return when the watchdog's connection is closed."""
+        """Stop the thread; return when its connection is closed."""
         self._stopping.set()
         if self._server is not None:
             self._thread.join()
@@ -78,11 +79,11 @@ class Watch:
 
     @contextmanager
     def guard(self, connection: Connection | psycopg.Connection, limit: float | None = None) -> Iterator[None]:
-        """Shut down the connection if the server does not answer while the block runs, or after `limit` seconds
-        (None: `STUCK`).
+        """Limit the time that the block may wait for the server.
 
-        The block then raises SQLAlchemy's `OperationalError` with `GivenUp` as its cause. The driver's own error says
-        that the server has ended unexpectedly, and an operator would search for a crash.
+        The connection is shut down if the server does not answer, or after `limit` seconds (None: `STUCK`). The block
+        then raises SQLAlchemy's `OperationalError` with `TimedOut` as its cause. The driver's own error would mean that
+        the server has ended unexpectedly, and an operator would search for a crash.
         """
         if self._server is None:
             yield
@@ -95,13 +96,13 @@ class Watch:
         try:
             yield
         except DBAPIError as error:
-            if (seconds := self._given_up.get(mark)) is None:
+            if (seconds := self._timed_out.get(mark)) is None:
                 raise
             lost = error.connection_invalidated
-            raise OperationalError(error.statement, None, GivenUp(seconds), connection_invalidated=lost) from error
+            raise OperationalError(error.statement, None, TimedOut(seconds), connection_invalidated=lost) from error
         finally:
             del self._waiting[mark]
-            self._given_up.pop(mark, None)
+            self._timed_out.pop(mark, None)
 
     # --- on its own thread --------------------------------------------------------------------------------------------
 
@@ -112,16 +113,16 @@ class Watch:
             begun = clock.monotonic()
             try:
                 if asking is None:
-                    asking = self._server.connect_unchecked(PATIENCE)
+                    asking = self._server.connect_unchecked(ANSWER_TIMEOUT)
                 asked = clock.monotonic()
-                [[microseconds]] = ask(asking, READ, PATIENCE)
+                [[microseconds]] = query_rows(asking, READ, ANSWER_TIMEOUT)
                 answered = True
                 if self._shared is not None:
-                    self._shared.note(int(microseconds or 0), asked, clock.monotonic())
+                    self._shared.add_reading(int(microseconds or 0), asked, clock.monotonic())
             except (psycopg.errors.ConnectionTimeout, NoAnswer):
                 answered = False
             except psycopg.Error:
-                answered = True  # it refuses, or is not there: every other client gets that error at once
+                answered = True  # it refuses connections: every other client gets that error at once and does not wait
                 _close(asking)
                 asking = None
             if answered:
@@ -132,22 +133,22 @@ class Watch:
                 if self._silent_since is None:
                     self._silent_since = begun
                     self.silences += 1
-            self._give_up(answered)
+            self._end_waits(answered)
         _close(asking)
 
-    def _give_up(self, answered: bool) -> None:
-        """Shut down the connections that have waited too long; all of them if the server has not answered."""
+    def _end_waits(self, answered: bool) -> None:
+        """Shut down the connections that have waited too long, or all of them if the server has not answered."""
         present = clock.monotonic()
         for mark, (until, limit, raw) in list(self._waiting.items()):
             if not answered or present > until:
-                self._given_up[mark] = limit if present > until else PATIENCE
-                _cut(raw)
-                if mark not in self._waiting:  # the wait has just ended, so nothing else removes this
-                    self._given_up.pop(mark, None)
+                self._timed_out[mark] = limit if present > until else ANSWER_TIMEOUT
+                _shut_down(raw)
+                if mark not in self._waiting:  # the wait has just ended, so nothing else removes this entry
+                    self._timed_out.pop(mark, None)
 
 
 class PersistentConnection:
-    """A connection that stays open between two uses."""
+    """A connection that stays open between uses."""
 
     def __init__(self, engine: Engine, watch: Watch) -> None:
         self._engine = engine
@@ -167,18 +168,18 @@ class PersistentConnection:
 
     @property
     def outdated(self) -> bool:
-        """Whether it was opened before the server last stopped answering."""
+        """Whether the connection was opened before the server last stopped answering."""
         return self._connection is not None and self._silences != self._watch.silences
 
     def drop(self) -> None:
-        """Close it, whatever state it is in; the next use opens a new one."""
+        """Close the connection, even if it is broken; the next use opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
             connection.close()
 
     def close(self) -> None:
-        """Close it, if it is open."""
+        """Close the connection, if it is open."""
         if self._connection is not None:
             self._connection.close()
 
@@ -188,6 +189,6 @@ def _close(connection: psycopg.Connection | None) -> None:
         connection.close()
 
 
-def _cut(connection: psycopg.Connection) -> None:
+def _shut_down(connection: psycopg.Connection) -> None:
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as other:
         other.shutdown(socket.SHUT_RDWR)

@@ -21,7 +21,7 @@ from tminus.monitoring.event_log import EventLog, WriteLines
 from tminus.scheduler import sweeps
 from tminus.sessions import queries
 from tminus.storage import Transaction
-from tminus.storage.log_places import log_place
+from tminus.storage.log_positions import log_position
 
 
 def test_event_numbers_increase_in_the_order_of_the_changes(world: World) -> None:
@@ -352,9 +352,9 @@ def test_the_position_of_the_log_is_stored_while_the_daemon_runs(world: World, m
     teller = EventLog(world.store, telling(told))
     teller.start()
     world.create()
-    eventually(lambda: world.store.read(lambda view: log_place(view, "")) == 1)
+    eventually(lambda: world.store.read(lambda view: log_position(view, "")) == 1)
     world.create()
-    eventually(lambda: world.store.read(lambda view: log_place(view, "")) == 2)
+    eventually(lambda: world.store.read(lambda view: log_position(view, "")) == 2)
     teller.stop()
 
 

@@ -16,10 +16,12 @@ from tests.support.worlds import World
 
 from tminus.domain.errors import CannotBackUp, CannotOpenDatabase, CannotRestore, DatabaseCorrupt, DatabaseTooNew
 from tminus.domain.types import Timeouts
-from tminus.storage import Store, backup, migrate
-from tminus.storage.backup import back_up, restore
-from tminus.storage.check import examine
+from tminus.storage import Store, migrate, snapshot
+from tminus.storage.backup import back_up
+from tminus.storage.check import check_database
 from tminus.storage.engine import make_engine
+from tminus.storage.partial_file import partial_file
+from tminus.storage.restore import restore
 
 
 class Place:
@@ -64,7 +66,7 @@ def test_a_backup_contains_every_commit_and_reports_its_contents(place: Place) -
     assert place.copy.stat().st_mode & 0o777 == 0o600
     assert os.listdir(place.copies) == ["copy.db"], "one file, that needs none beside it"
     assert sql(place.copy, "PRAGMA journal_mode") == [("delete",)]
-    found = examine(f"sqlite:///{place.copy}", Timeouts(), NOW)
+    found = check_database(f"sqlite:///{place.copy}", Timeouts(), NOW)
     assert (found.problems, found.sessions, found.last_seq) == ((), 1, 3)
 
 
@@ -72,7 +74,7 @@ def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit follows each step of one page: a backup that restarted each time would never end."""
-    monkeypatch.setattr(backup, "PAGES", 1)
+    monkeypatch.setattr(snapshot, "PAGES", 1)
     world = place.world
     world.put(*(session(id=f"before{number}", label="x" * 255) for number in range(200)))
     written: list[str] = []
@@ -90,7 +92,7 @@ def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
         connection.isolation_level = None
         return connection
 
-    monkeypatch.setattr(backup, "open_read_only", slowly)
+    monkeypatch.setattr(snapshot, "open_read_only", slowly)
 
     made = back_up(place.url, place.copy, NOW)
 
@@ -170,7 +172,7 @@ def test_a_failed_backup_leaves_no_file_and_removes_no_old_backup(place: Place) 
 def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_not(place: Place) -> None:
     left = place.copies / ".tminus-abc.half"
     left.touch()
-    with backup._partial_file(place.copies / "other.db") as others:
+    with partial_file(place.copies / "other.db") as others:
         back_up(place.url, place.copy, NOW)
         assert others.exists()
 
@@ -179,14 +181,14 @@ def test_a_partial_file_of_a_killed_process_is_removed_and_one_in_progress_is_no
 
 def test_a_full_disk_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite reports a full disk if a file reaches its maximum number of pages."""
-    written_once = backup._written_once
+    written_once = snapshot.connect_unsynced
 
     def small(path: Path) -> sqlite3.Connection:
         connection = written_once(path)
         connection.execute("PRAGMA max_page_count=5")
         return connection
 
-    monkeypatch.setattr(backup, "_written_once", small)
+    monkeypatch.setattr(snapshot, "connect_unsynced", small)
 
     with pytest.raises(CannotBackUp, match="full"):
         back_up(place.url, place.copy, NOW)

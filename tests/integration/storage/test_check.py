@@ -16,14 +16,15 @@ from tminus.domain.errors import CannotOpenDatabase
 from tminus.domain.types import SessionType, Status, Timeouts
 from tminus.scheduler import sweeps
 from tminus.storage import Store, Transaction
-from tminus.storage.check import MOST, Examined, examine
+from tminus.storage.check import CheckResult, check_database
+from tminus.storage.invariants import MAX_PROBLEMS
 from tminus.storage.tables import EVENTS, PARTICIPANTS, SESSIONS
 
 HOUR = timedelta(hours=1)
 
 
-def examined(world: World, database: Database) -> Examined:
-    return examine(database.url, world.settings.lifecycle.timeouts, world.now)
+def examined(world: World, database: Database) -> CheckResult:
+    return check_database(database.url, world.settings.lifecycle.timeouts, world.now)
 
 
 def problems(world: World, database: Database) -> list[tuple[str, str]]:
@@ -64,7 +65,7 @@ def test_deadlines_by_the_configuration_or_by_the_stored_time_outs_are_correct(
     active = world.create()
     world.leave(active, world.join(active))
 
-    assert examine(database.url, Timeouts(lead=MINUTE, empty=MINUTE, max_active=HOUR), world.now).problems == ()
+    assert check_database(database.url, Timeouts(lead=MINUTE, empty=MINUTE, max_active=HOUR), world.now).problems == ()
 
 
 def test_the_postponed_deadline_of_a_session_that_waits_for_a_pin_is_correct(
@@ -171,11 +172,11 @@ def test_a_wrong_number_of_participants_is_reported(world: World, database: Data
 
 
 def test_a_hundred_problems_of_one_kind_are_reported_and_the_rest_counted(world: World, database: Database) -> None:
-    world.put(*(world.create().model_copy(update={"id": f"s{number}"}) for number in range(MOST + 3)))
+    world.put(*(world.create().model_copy(update={"id": f"s{number}"}) for number in range(MAX_PROBLEMS + 3)))
 
     told = problems(world, database)
 
-    assert len(told) == MOST + 1
+    assert len(told) == MAX_PROBLEMS + 1
     assert told[-1] == ("events", "and 3 sessions more")
 
 
@@ -183,14 +184,14 @@ def test_a_missing_or_newer_schema_is_reported(empty_database: Database) -> None
     clock = SettableClock()
     if empty_database.kind == "sqlite":
         with pytest.raises(CannotOpenDatabase, match="there is no such file"):
-            examine(empty_database.url, Timeouts(), clock())
+            check_database(empty_database.url, Timeouts(), clock())
     else:
-        [none] = examine(empty_database.url, Timeouts(), clock()).problems
+        [none] = check_database(empty_database.url, Timeouts(), clock()).problems
         assert "no database of tminus" in none.text
     store = empty_database.open(clock)
     store.submit(lambda tx: tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))).result(30)
 
-    found = examine(empty_database.url, Timeouts(), clock())
+    found = check_database(empty_database.url, Timeouts(), clock())
 
     assert [problem.text for problem in found.problems] == ["its schema is 9999, of a newer tminus than this"]
     assert not found.is_current
@@ -208,7 +209,7 @@ def test_rows_without_their_session_are_reported(sqlite_server: SqliteServer) ->
             bare.execute("UPDATE event SET session_id = 'gone'")
         bare.close()
 
-        found = examine(database.url, Timeouts(), clock()).problems
+        found = check_database(database.url, Timeouts(), clock()).problems
 
     assert ("foreign_keys", "row 1 of event belongs to a session that is not there") in [
         (problem.check, problem.text) for problem in found
@@ -224,7 +225,7 @@ def test_damage_of_any_single_page_is_reported(tmp_path: Path) -> None:
         world.create(SessionType.SUPPORT)
     store.close()
     whole = path.read_bytes()
-    assert examine(f"sqlite:///{path}", Timeouts(), world.now).problems == ()
+    assert check_database(f"sqlite:///{path}", Timeouts(), world.now).problems == ()
     spoilt = tmp_path / "spoilt.db"
 
     for page in range(0, len(whole), 4096):
@@ -232,7 +233,7 @@ def test_damage_of_any_single_page_is_reported(tmp_path: Path) -> None:
         content[page : page + 4096] = bytes(byte ^ 0xFF for byte in content[page : page + 4096])
         spoilt.write_bytes(content)
 
-        assert examine(f"sqlite:///{spoilt}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
+        assert check_database(f"sqlite:///{spoilt}", Timeouts(), world.now).problems, f"page {1 + page // 4096}"
 
 
 def test_the_check_changes_nothing(tmp_path: Path) -> None:
@@ -241,6 +242,6 @@ def test_the_check_changes_nothing(tmp_path: Path) -> None:
     before = path.read_bytes()
     path.chmod(0o400)
 
-    examine(f"sqlite:///{path}", Timeouts(), SettableClock().time)
+    check_database(f"sqlite:///{path}", Timeouts(), SettableClock().time)
 
     assert path.read_bytes() == before

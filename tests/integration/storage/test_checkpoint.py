@@ -14,7 +14,7 @@ from tests.support.factories import put, session
 
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, StartupError
 from tminus.domain.types import Status, Timeouts
-from tminus.storage import Store, backup, check, checkpoint
+from tminus.storage import Store, check, checkpoint, restore
 
 MEGABYTE = 1_000_000
 
@@ -90,9 +90,9 @@ def snapshot(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_snapshot_on_a_read_only_disk_can_be_checked_and_restored(snapshot: Path, tmp_path: Path) -> None:
     mount("-o", "remount,ro", snapshot.parent)
-    found = check.examine(snapshot, Timeouts(), NOW)
+    found = check.check_database(snapshot, Timeouts(), NOW)
     assert (found.sessions, [one.check for one in found.problems]) == (1, ["deadline", "events"])  # it was put there
-    restored = backup.restore(tmp_path / "restored.db", snapshot, NOW)
+    restored = restore.restore(tmp_path / "restored.db", snapshot, NOW)
     assert restored.contents.sessions == 1
 
 
@@ -102,6 +102,6 @@ def test_the_error_about_a_read_only_snapshot_with_a_wal_file_contains_what_to_d
     shutil.copyfile(tmp_path / "wal", f"{snapshot}-wal")
     mount("-o", "remount,ro", snapshot.parent)
     with pytest.raises(CannotOpenDatabase, match="copy both files to another disk first"):
-        check.examine(snapshot, Timeouts(), NOW)
+        check.check_database(snapshot, Timeouts(), NOW)
     with pytest.raises(StartupError, match="copy both files to another disk first"):
-        backup.restore(tmp_path / "restored.db", snapshot, NOW)
+        restore.restore(tmp_path / "restored.db", snapshot, NOW)

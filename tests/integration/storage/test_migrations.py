@@ -96,7 +96,9 @@ def test_a_start_waits_for_another_process_that_begins_to_use_the_new_file(tmp_p
 def test_a_file_that_is_not_a_database_is_refused_with_a_hint(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tminus.db"
     path.write_bytes(content)
-    with pytest.raises(DatabaseCorrupt, match="restore a backup, or move it away to begin anew") as refused:
+    with pytest.raises(
+        DatabaseCorrupt, match="restore a backup, or move the file away to start with an empty database"
+    ) as refused:
         Store(f"sqlite:///{path}", SettableClock())
     assert str(path) in refused.value.description
     assert path.read_bytes() == content

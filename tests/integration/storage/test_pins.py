@@ -23,7 +23,7 @@ def _fewer_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", ALL)
     # A slow machine must neither count anew in between nor pause.
     monkeypatch.setattr(pins, "FRESH", 3600.0)
-    monkeypatch.setattr(pins, "TURN", 3600.0)
+    monkeypatch.setattr(pins, "MAX_COUNTING", 3600.0)
 
 
 def take_all_but(world: World, left: set[int]) -> Session:
@@ -114,7 +114,7 @@ def test_counting_pauses_before_it_takes_much_of_the_writers_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pins, "COUNTED", pins.BLOCK)
-    monkeypatch.setattr(pins, "TURN", 0.0)
+    monkeypatch.setattr(pins, "MAX_COUNTING", 0.0)
     monkeypatch.setattr(pins, "PAUSE", 1e9)
     take_all_but(world, {ALL.start + number for number in range(0, len(ALL), 2000)})
     with statements(world.store) as sent:

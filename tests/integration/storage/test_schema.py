@@ -10,8 +10,9 @@ from tests.support.clocks import SettableClock
 from tminus.domain.errors import CannotOpenDatabase, DatabaseCorrupt
 from tminus.domain.types import Timeouts
 from tminus.storage import Store, migrate, schema
-from tminus.storage.backup import back_up, restore
-from tminus.storage.check import examine
+from tminus.storage.backup import back_up
+from tminus.storage.check import check_database
+from tminus.storage.restore import restore
 
 NOW = SettableClock().time
 
@@ -77,7 +78,7 @@ def test_a_foreign_schema_is_refused_before_it_is_executed(file: Path, doctored:
             return
         connection.commit()
 
-    told = [problem.text for problem in examine(file, Timeouts(), NOW).problems if problem.check == "schema"]
+    told = [problem.text for problem in check_database(file, Timeouts(), NOW).problems if problem.check == "schema"]
     with pytest.raises(DatabaseCorrupt) as backed_up:
         back_up(file, file.with_name("copy.db"), NOW)
     with pytest.raises(DatabaseCorrupt) as restored:
@@ -95,14 +96,14 @@ def test_the_check_of_a_huge_schema_is_cancelled(file: Path, monkeypatch: pytest
     monkeypatch.setattr("tminus.storage.schema.SECONDS", 0.0)
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("".join(f"CREATE VIEW v{number} AS SELECT 1;" for number in range(3000)))
-    [problem] = examine(file, Timeouts(), NOW).problems
+    [problem] = check_database(file, Timeouts(), NOW).problems
     assert problem.text == "its schema is not read within 0 s"
 
 
 def test_statistics_of_the_planner_are_ignored(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("ANALYZE")
-    assert examine(file, Timeouts(), NOW).problems == ()
+    assert check_database(file, Timeouts(), NOW).problems == ()
     assert restore(file.with_name("other.db"), file, NOW).contents.sessions == 0
 
 
@@ -110,7 +111,7 @@ def test_a_value_of_another_type_is_reported_as_a_problem(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO meta VALUES ('timeouts', '[[[')")
         connection.commit()
-    [problem] = examine(file, Timeouts(), NOW).problems
+    [problem] = check_database(file, Timeouts(), NOW).problems
     assert problem.check == "deadline"
 
 

@@ -72,13 +72,13 @@ def test_a_changed_byte_in_committed_transactions_is_reported(left: Left, at: in
     for frame in range(0, left.frames - 4, 7):
         said = wal.damage(left.spoilt(HEADER + frame * STEP + at))
         assert said is not None, frame
-        assert f"{left.folder}/copy.db-wal is damaged behind frame " in said
-        assert int(said.partition("behind frame ")[2].partition(":")[0]) <= frame
+        assert f"{left.folder}/copy.db-wal is damaged after frame " in said
+        assert int(said.partition("after frame ")[2].partition(":")[0]) <= frame
 
 
 @pytest.mark.parametrize("at", [0, 9, 17, 30])
 def test_a_damaged_header_is_reported(left: Left, at: int) -> None:
-    assert "behind frame 0" in (wal.damage(left.spoilt(at)) or "")
+    assert "after frame 0" in (wal.damage(left.spoilt(at)) or "")
 
 
 def test_damage_in_the_last_transaction_looks_like_an_incomplete_write(left: Left) -> None:

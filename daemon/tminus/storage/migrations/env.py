@@ -1,4 +1,4 @@
-"""Alembic's entry: `storage.migrate` hands over an open connection, inside its transaction."""
+"""Alembic's entry point. `storage.migrate` passes an open connection, inside a transaction."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -1,4 +1,4 @@
-"""The first schema. Instants are milliseconds since 1970."""
+"""Create the first schema. Times are milliseconds since 1970."""
 
 import secrets
 

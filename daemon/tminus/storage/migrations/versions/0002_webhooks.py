@@ -1,4 +1,4 @@
-"""Webhooks: how far each endpoint is, what is to be replayed, and the delivery log."""
+"""Add the tables of webhooks: the position of each endpoint, replays, and the delivery log."""
 
 import sqlalchemy as sa
 from alembic import op

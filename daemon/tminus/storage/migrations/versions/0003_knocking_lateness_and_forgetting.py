@@ -1,4 +1,4 @@
-"""Participants who wait to be let in; since when a session is overdue; what is forgotten is found by its time."""
+"""Add columns for participants who wait to be admitted and for overdue sessions, and indexes for retention."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Each question that a caller, a timer or an operator asks is answered from an index."""
+"""Add an index for each query of callers, periodic jobs and operators."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,7 +36,7 @@ def upgrade() -> None:
     op.create_index("event_session", "event", ["session_id", "seq"])
     op.create_index("event_ts", "event", ["ts", "seq"])
     op.create_index("delivery_outcome", "delivery", ["endpoint", "ok", "id"])
-    # Each has a successor above, which begins with the same columns.
+    # Each of these is replaced by an index above that begins with the same columns.
     op.drop_index("session_agent", "session")
     op.drop_index("session_mapping", "session")
     op.drop_index("session_open", "session")

@@ -1,4 +1,4 @@
-"""The oldest agent sessions of an agent are found when it has too many."""
+"""Add an index that finds an agent's oldest agent sessions, which end when the agent has too many."""
 
 from alembic import op
 

@@ -1,0 +1,145 @@
+"""Put a backup of an SQLite database in the database's place."""
+
+import os
+import secrets
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tminus.domain.errors import CannotOpenDatabase, CannotRestore, DatabaseTooNew, TminusError
+from tminus.storage import meta, migrate
+from tminus.storage.backup import stamp
+from tminus.storage.engine import Location, make_engine, open_read_only, sqlite_file
+from tminus.storage.partial_file import flush, partial_file
+from tminus.storage.snapshot import (
+    Contents,
+    check_contents,
+    check_schema,
+    connect_unsynced,
+    copy_snapshot,
+    database_error,
+    open_snapshot,
+)
+from tminus.storage.watch import Watch
+from tminus.system.privileges import acting_for
+
+HIGHEST_SEQ = 2**53
+"""The highest event number that is accepted. JSON readers round higher ones, and SQLite's limit is near."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What `restore` put in the database's place, and where it moved the old one (None: there was none)."""
+
+    path: Path
+    contents: Contents
+    database_id: str
+    schema_before: str
+    schema: str
+    moved_to: Path | None
+
+
+def restore(url: Location, backup: Path, now: datetime) -> Restored:
+    """Put a copy in the database's place; the old database stays beside it under a dated name.
+
+    The caller must make sure that no daemon runs (`config.lock`). Before anything is replaced the copy is checked,
+    upgraded and given a new database id, because from now on an event number may mean another event. Event numbers
+    continue from the replaced database, if it can be read.
+    Raises `CannotRestore`, `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
+    """
+    database = sqlite_file(url)
+    if database is None:
+        raise CannotRestore("storage.url", "this database is PostgreSQL's: put it back with pg_restore")
+    if not backup.is_file():
+        raise CannotOpenDatabase(str(backup), "there is no such file")
+    if database.exists() and backup.samefile(database):
+        raise CannotRestore(str(backup), "is the database itself")
+    # As root, the database's directory is read and written with the rights of its owner only.
+    with (
+        open_snapshot(backup) as (source, _),
+        acting_for(database.parent),
+        partial_file(database, CannotRestore) as made,
+    ):
+        copy_snapshot(source, backup, made)
+        schema_before = _check_and_upgrade(backup, made)
+        highest = _highest_seq(database)
+        with closing(connect_unsynced(made)) as copy:
+            copy.execute("PRAGMA journal_mode=DELETE")
+            database_id = secrets.token_hex(4)
+            copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
+            copy.execute("DELETE FROM sqlite_sequence WHERE name = 'event' AND seq < ?", (highest,))
+            copy.execute(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'event', ? "
+                "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
+                (highest,),
+            )
+            contents = check_contents(copy, made)
+        flush(made)
+        moved_to = _move_aside(database, now)
+        made.replace(database)
+    return Restored(database, contents, database_id, schema_before, migrate.head(), moved_to)
+
+
+def _check_and_upgrade(backup: Path, made: Path) -> str:
+    """Check a copy thoroughly and upgrade its schema; return the revision that it had."""
+    try:
+        with closing(connect_unsynced(made)) as copy:
+            check_contents(copy, made, "integrity_check")
+            orphan = copy.execute("PRAGMA foreign_key_check").fetchone()
+            if orphan:
+                raise sqlite3.DatabaseError(f"malformed: row {orphan[1]} of {orphan[0]} belongs to no {orphan[2]}")
+            before = copy.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error as error:
+        raise database_error(backup, error) from error
+    engine = make_engine(made, writes=True)
+    try:
+        migrate.upgrade(engine, Watch(None))
+    except DatabaseTooNew as error:
+        raise DatabaseTooNew(str(backup), error.problem) from None
+    finally:
+        engine.dispose()
+    return str(before[0])
+
+
+def _highest_seq(database: Path) -> int:
+    """Return the highest event number that a database has ever assigned; 0 if it cannot be read or is not plausible."""
+    row = None
+    if database.is_file():
+        with suppress(sqlite3.Error, TminusError), closing(open_read_only(database)) as present:
+            check_schema(present, database)
+            row = present.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return row[0] if row and isinstance(row[0], int) and 0 <= row[0] <= HIGHEST_SEQ else 0
+
+
+def _move_aside(database: Path, now: datetime) -> Path | None:
+    """Give a database a second, dated name, and remove the files beside it that SQLite would apply to its successor.
+
+    Its first name stays until it is replaced: without it, a daemon that starts after a power cut would make an empty
+    database.
+    """
+    wal, journal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-journal", "-shm"))
+    aside = None
+    if database.exists():
+        aside = database.with_name(f"{database.name}.{stamp(now)}")
+        if aside.exists():
+            raise CannotRestore(str(aside), "is there already: try again in a second")
+        os.link(database, aside)
+        kept = [(one, aside.with_name(aside.name + one.name.removeprefix(database.name))) for one in (wal, journal)]
+        for one, name in kept:
+            if one.exists():
+                os.link(one, name)
+        flush(database.parent)
+        # Only now: SQLite discards the -wal file of a damaged database, which may be the more valuable part.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
+            present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for one, name in kept:
+            # It is in the database already, and would be written over later changes.
+            if name.exists() and (not name.stat().st_size or (one == journal and not journal.exists())):
+                name.unlink()
+    # SQLite would roll the new database back to a -journal that is left.
+    journal.unlink(missing_ok=True)
+    wal.unlink(missing_ok=True)
+    shm.unlink(missing_ok=True)
+    return aside
