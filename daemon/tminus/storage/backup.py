@@ -19,7 +19,7 @@ _DATED = re.compile(r"tminus-(\d{8}T\d{6}Z)(?:-(\d{1,9}))?\.db")
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What `back_up` wrote, and the older copies that it removed."""
+    """A written backup, and the older ones that were removed."""
 
     path: Path
     contents: Contents
@@ -28,10 +28,10 @@ class Backup:
 
 
 def back_up(url: Location, target: Path, now: datetime, *, force: bool = False, keep: int | None = None) -> Backup:
-    """Write a copy of one snapshot of the database to `target`, or under a dated name if that is a directory.
+    """Write a copy of one snapshot of the database to `target`; if that is a directory, to a dated file in it.
 
-    The copy is written as a whole or not at all, is on disk when this returns, and is readable by its owner only.
-    `force`: overwrite a file. `keep`: afterwards keep so many of the directory's dated copies, and remove the oldest.
+    The copy is written as a whole or not at all, is on disk when this returns, and can be read only by its owner.
+    `force`: overwrite a file. `keep`: the number of dated copies to keep in the directory; the oldest are removed.
     Raises `CannotBackUp`, `CannotOpenDatabase`, `DatabaseCorrupt`.
     """
     begun = clock.monotonic()
@@ -44,7 +44,7 @@ def back_up(url: Location, target: Path, now: datetime, *, force: bool = False, 
     except OSError as error:
         raise CannotOpenDatabase(str(database), f"cannot be read ({error.strerror})") from error
     if not is_there:
-        raise CannotOpenDatabase(str(database), "there is no such file: there is nothing to back up")
+        raise CannotOpenDatabase(str(database), "there is no such file, so there is nothing to back up")
     directory = target if target.is_dir() else None
     # Each directory is used with the rights of its owner: the database is opened before the target's rights apply.
     with open_snapshot(database) as (source, itself), acting_for(directory or target.parent):
@@ -65,23 +65,23 @@ def _check_target(path: Path, database: os.stat_result, force: bool) -> None:
         if not path.exists():
             return
         if not path.is_file():
-            raise CannotBackUp(str(path), "is no file that could be overwritten")
+            raise CannotBackUp(str(path), "is not a regular file, so it cannot be overwritten")
         if os.path.samestat(path.stat(), database):
             raise CannotBackUp(str(path), "is the database itself")
     except OSError as error:
         raise CannotBackUp(str(path), str(error.strerror)) from error
     if not force:
-        raise CannotBackUp(str(path), "is there already: name another file, or overwrite it with --force")
+        raise CannotBackUp(str(path), "exists already: name another file, or overwrite it with --force")
 
 
 def _dated(directory: Path, now: datetime) -> Path:
-    """Return `tminus-20261122T101500Z.db` in a directory, or `tminus-20261122T101500Z-2.db` if that second has one."""
+    """Return `tminus-20261122T101500Z.db` in a directory, or `tminus-20261122T101500Z-2.db` if that exists."""
     names = (f"tminus-{stamp(now)}{f'-{number}' if number > 1 else ''}.db" for number in count(1))
     return next(path for name in names if not (path := directory / name).exists())
 
 
 def _age(path: Path) -> tuple[str, int] | None:
-    """Return the sort key of a dated copy, oldest first; None for any other file."""
+    """Return the sort key of a dated copy, which puts the oldest first; None for any other file."""
     found = _DATED.fullmatch(path.name)
     return (found[1], int(found[2] or 1)) if found else None
 
@@ -98,5 +98,6 @@ def _remove_oldest(directory: Path, keep: int) -> tuple[Path, ...]:
         for path in oldest:
             path.unlink()
     except OSError as error:
-        raise CannotBackUp(str(path), f"the new copy is there, but this old one stays ({error.strerror})") from error
+        problem = f"the new copy was written, but this old one cannot be removed ({error.strerror})"
+        raise CannotBackUp(str(path), problem) from error
     return tuple(oldest)

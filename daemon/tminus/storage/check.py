@@ -22,13 +22,13 @@ from tminus.storage.tables import EVENTS, SESSIONS
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of all checks, from one snapshot of the database."""
+    """The result of a check of one snapshot of a database."""
 
     problems: tuple[Problem, ...]
     schema: str | None = None
-    """The schema's revision; None if it is no database of tminus."""
+    """The revision of the schema; None if it is no database of tminus."""
     is_current: bool = False
-    """Whether this release uses that revision. Otherwise the sessions were not checked."""
+    """Whether this release uses that revision. If not, the sessions were not checked."""
     sessions: int = 0
     events: int = 0
     last_seq: int = 0
@@ -96,8 +96,10 @@ def _check(engine: Engine, timeouts: Timeouts, now: datetime) -> CheckResult:
 
 
 def _schema_check(connection: Connection) -> CheckResult:
-    """Check the schema of an SQLite file. `is_current`: nothing in it could do harm or run for ever, so that the other
-    checks can run.
+    """Check the schema of an SQLite file.
+
+    In the result, `is_current` means that the other checks can run: nothing in the schema could do harm or run for
+    ever.
     """
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
@@ -129,17 +131,16 @@ def _sqlite_checks(connection: Connection) -> Iterator[Problem]:
     try:
         yield from _integrity(connection, MAX_PROBLEMS)
     except DBAPIError:
-        yield from _integrity(
-            connection, 1
-        )  # it may find one problem of a badly damaged file, and fail if asked for more
+        # In a badly damaged file SQLite may find one problem, and fail when it searches for more.
+        yield from _integrity(connection, 1)
         raise
     orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MAX_PROBLEMS)
     for table, row, parent, _ in orphans:
-        yield Problem("foreign_keys", f"row {row} of {table} belongs to a {parent} that is not there")
+        yield Problem("foreign_keys", f"row {row} of {table} belongs to a {parent} that does not exist")
 
 
 def _integrity(connection: Connection, most: int) -> Iterator[Problem]:
     findings = connection.exec_driver_sql(f"PRAGMA integrity_check({most})")
     while found := findings.fetchone():
-        # The problems of one tree come as one text of several lines, under a headline.
+        # SQLite reports the problems of one tree as one text of several lines, with a heading.
         yield from (Problem("integrity", line) for line in found[0].splitlines() if line != "ok" and line[:3] != "***")

@@ -36,10 +36,10 @@ _S, _E, _P = SESSIONS.c, EVENTS.c, PARTICIPANTS.c
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One violation of a check."""
+    """A violation of a check."""
 
     check: str
-    """The check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
+    """The name of the check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin` or
     `participants`.
     """
     text: str
@@ -59,14 +59,14 @@ def check_sessions(connection: Connection, timeouts: Timeouts, now: datetime) ->
                 yield from check(connection, timeouts, now)
         except DBAPIError as error:
             yield Problem(name, f"cannot be checked: {error.orig}")
-        except (ValueError, TypeError, OverflowError) as error:  # a stored value has another type
+        except (ValueError, TypeError, OverflowError) as error:  # a stored value has the wrong type
             yield Problem(name, f"cannot be checked: {error}")
 
 
 def _some(connection: Connection, check: str, wrong: Select[Any], words: Callable[[Any], str]) -> list[Problem]:
-    """Return a problem for each of the first sessions that a query finds, and how many more there are.
+    """Return a problem for each of the first sessions that `wrong` selects, and one with the number of the others.
 
-    The query's first column is the id. `words`: returns the sentence for a row.
+    The query's first column is the id. `words`: returns the sentence for a row, after "session ID".
     """
     rows = connection.execute(wrong.order_by(_S.id).limit(MAX_PROBLEMS)).all()
     problems = [Problem(check, f"session {row[0]} {words(row)}", row[0]) for row in rows]
@@ -77,15 +77,16 @@ def _some(connection: Connection, check: str, wrong: Select[Any], words: Callabl
 
 
 def _deadlines(connection: Connection, timeouts: Timeouts, now: datetime) -> list[Problem]:
-    """Check that each open session has the deadline that follows from the time-outs in force, or from those that are
-    stored: while a reload changes the deadlines, some follow from each.
+    """Check that each open session has the right deadline, by the time-outs in force or by the stored ones.
+
+    While a reload recomputes the deadlines, some follow from the former and some from the latter.
     """
     expected = [stored_deadline(spans) for spans in (timeouts, *_stored_timeouts(connection))]
     due_at = plain("due_at")
     wrong: list[ColumnElement[bool]] = [
         or_(due_at.is_distinct_from(at), _S.due_trigger.is_distinct_from(trigger)) for at, trigger in expected
     ]
-    # A session that should open while no PIN is free is postponed by a few seconds, repeatedly.
+    # While no PIN is free, a session that should open is postponed by a few seconds, repeatedly.
     waits_for_pin = and_(
         _S.status == Status.SCHEDULED,
         _S.type.in_(PIN_TYPES),
@@ -117,7 +118,7 @@ def _due_text(trigger: str | None, at: datetime | None) -> str:
 
 
 def _stored_timeouts(connection: Connection) -> Sequence[Timeouts]:
-    """Return the time-outs from which the stored deadlines follow; none in a database that never had a daemon."""
+    """Return the time-outs from which the stored deadlines were computed; none if no daemon has used the database."""
     stored = connection.execute(select(META.c.value).where(META.c.key == meta.TIMEOUTS)).scalar()
     return () if stored is None else (meta.parse_timeouts(stored),)
 
@@ -139,7 +140,7 @@ def _statuses(connection: Connection, _timeouts: Timeouts, _now: datetime) -> li
 
 
 def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that open sessions of PIN types, and no others, have a PIN of their own. No problem names a PIN."""
+    """Check that open sessions of types with PINs have different PINs, and others have none. No problem names a PIN."""
     shared = select(_S.pin).where(_S.pin != 0).group_by(_S.pin).having(func.count() > 1)
     has = _S.status.in_(sorted(PIN_STATUSES)) & _S.type.in_(PIN_TYPES)
     return [
@@ -155,7 +156,7 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
 
 
 def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that each session counts the participants that are in it."""
+    """Check that each session stores the number of participants who are in it."""
     inside = _P.left_at.is_(None) & _P.waiting_since.is_(None)
     found = select(_P.session_id, func.count().label("number")).where(inside).group_by(_P.session_id).subquery()
     number = func.coalesce(found.c.number, 0)

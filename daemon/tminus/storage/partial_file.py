@@ -12,7 +12,10 @@ from tminus.domain.errors import CannotBackUp, CannotRestore
 
 @contextmanager
 def partial_file(path: Path, refusal: type[CannotBackUp | CannotRestore] = CannotBackUp) -> Iterator[Path]:
-    """Yield a file beside `path`, for its owner only, to be flushed and renamed; remove it if that does not happen."""
+    """Yield an empty file beside `path` that only its owner can read, for the caller to fill, flush and rename.
+
+    If the caller does not rename it, it is removed. `refusal`: the error to raise if it cannot be written.
+    """
     directory = path.parent
     try:
         _remove_partial_files(directory)
@@ -21,14 +24,14 @@ def partial_file(path: Path, refusal: type[CannotBackUp | CannotRestore] = Canno
         raise refusal(str(path), f"cannot be written ({error.strerror})") from error
     partial = Path(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # distinguishes it from one that a killed process left
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # a file without a lock was left by a killed process
         yield partial
         flush(directory)
     except OSError as error:
         raise refusal(str(path), f"cannot be written ({error.strerror})") from error
     finally:
-        for left in (partial, partial.with_name(f"{partial.name}-wal"), partial.with_name(f"{partial.name}-shm")):
-            left.unlink(missing_ok=True)
+        for remaining in (partial, partial.with_name(f"{partial.name}-wal"), partial.with_name(f"{partial.name}-shm")):
+            remaining.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -42,14 +45,14 @@ def flush(path: Path) -> None:
 
 
 def _remove_partial_files(directory: Path) -> None:
-    """Remove the files that killed processes have left: each is as large as the database."""
-    for left in directory.glob(".tminus-*.half"):
+    """Remove the partial files of killed processes: each is as large as the database."""
+    for remaining in directory.glob(".tminus-*.half"):
         with suppress(OSError):
-            # In a directory such as /tmp another user may have put something else under that name, such as a pipe.
-            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            # In a directory such as /tmp another user may have created something else with that name, such as a pipe.
+            descriptor = os.open(remaining, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if os.fstat(descriptor).st_uid == os.geteuid():
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    left.unlink()
+                    remaining.unlink()
             finally:
                 os.close(descriptor)

@@ -31,7 +31,7 @@ HIGHEST_SEQ = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What `restore` put in the database's place, and where it moved the old one (None: there was none)."""
+    """A restored database. `moved_to` is the new name of the old database; None if there was none."""
 
     path: Path
     contents: Contents
@@ -42,11 +42,12 @@ class Restored:
 
 
 def restore(url: Location, backup: Path, now: datetime) -> Restored:
-    """Put a copy in the database's place; the old database stays beside it under a dated name.
+    """Put a backup in the database's place; the old database stays beside it under a dated name.
 
-    The caller must make sure that no daemon runs (`config.lock`). Before anything is replaced the copy is checked,
-    upgraded and given a new database id, because from now on an event number may mean another event. Event numbers
-    continue from the replaced database, if it can be read.
+    The caller must make sure that no daemon runs (`config.lock`). Before anything is replaced, the backup is copied,
+    checked and upgraded, and gets a new database id, because the same event number may now mean another event. Event
+    numbers continue from the replaced database, if it can be read.
+
     Raises `CannotRestore`, `CannotOpenDatabase`, `DatabaseCorrupt`, `DatabaseTooNew`.
     """
     database = sqlite_file(url)
@@ -56,7 +57,7 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
         raise CannotOpenDatabase(str(backup), "there is no such file")
     if database.exists() and backup.samefile(database):
         raise CannotRestore(str(backup), "is the database itself")
-    # As root, the database's directory is read and written with the rights of its owner only.
+    # If root runs this, the database's directory is read and written with the rights of its owner.
     with (
         open_snapshot(backup) as (source, _),
         acting_for(database.parent),
@@ -83,7 +84,7 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
 
 
 def _check_and_upgrade(backup: Path, made: Path) -> str:
-    """Check a copy thoroughly and upgrade its schema; return the revision that it had."""
+    """Check a copy completely and upgrade its schema; return the revision that it had before."""
     try:
         with closing(connect_unsynced(made)) as copy:
             check_contents(copy, made, "integrity_check")
@@ -104,7 +105,7 @@ def _check_and_upgrade(backup: Path, made: Path) -> str:
 
 
 def _highest_seq(database: Path) -> int:
-    """Return the highest event number that a database has ever assigned; 0 if it cannot be read or is not plausible."""
+    """Return the highest event number that a database has ever assigned; 0 if it is unknown or implausible."""
     row = None
     if database.is_file():
         with suppress(sqlite3.Error, TminusError), closing(open_read_only(database)) as present:
@@ -114,31 +115,31 @@ def _highest_seq(database: Path) -> int:
 
 
 def _move_aside(database: Path, now: datetime) -> Path | None:
-    """Give a database a second, dated name, and remove the files beside it that SQLite would apply to its successor.
+    """Give a database a second, dated name; remove the files beside it that SQLite would apply to the new database.
 
-    Its first name stays until it is replaced: without it, a daemon that starts after a power cut would make an empty
-    database.
+    The database keeps its first name until it is replaced. If it had none, a daemon that starts after a power failure
+    would create an empty database. Return the dated name; None if there is no database.
     """
     wal, journal, shm = (database.with_name(f"{database.name}{end}") for end in ("-wal", "-journal", "-shm"))
     aside = None
     if database.exists():
         aside = database.with_name(f"{database.name}.{stamp(now)}")
         if aside.exists():
-            raise CannotRestore(str(aside), "is there already: try again in a second")
+            raise CannotRestore(str(aside), "exists already: try again in a second")
         os.link(database, aside)
         kept = [(one, aside.with_name(aside.name + one.name.removeprefix(database.name))) for one in (wal, journal)]
         for one, name in kept:
             if one.exists():
                 os.link(one, name)
         flush(database.parent)
-        # Only now: SQLite discards the -wal file of a damaged database, which may be the more valuable part.
+        # After the links: SQLite discards the -wal file of a damaged database, which may be its more valuable part.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
             present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for one, name in kept:
-            # It is in the database already, and would be written over later changes.
+            # The content of this file is in the database already. SQLite would write it over later changes.
             if name.exists() and (not name.stat().st_size or (one == journal and not journal.exists())):
                 name.unlink()
-    # SQLite would roll the new database back to a -journal that is left.
+    # SQLite would apply a remaining -journal to the new database.
     journal.unlink(missing_ok=True)
     wal.unlink(missing_ok=True)
     shm.unlink(missing_ok=True)

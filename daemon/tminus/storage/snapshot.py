@@ -25,7 +25,7 @@ PAGES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The content of a copy."""
+    """The number of rows in a copy, and its size."""
 
     sessions: int
     events: int
@@ -36,7 +36,10 @@ class Contents:
 
 @contextmanager
 def open_snapshot(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_result]]:
-    """Yield a connection that sees one snapshot of a database, and the status of its file. All files are open then."""
+    """Yield a connection that reads one snapshot of a database, and the `stat` of its file.
+
+    All files that it needs are open by then, so the caller may change to the rights of another user.
+    """
     try:
         with acting_for(database.parent):
             itself = database.stat()
@@ -49,7 +52,7 @@ def open_snapshot(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_
         try:
             with acting_for(database.parent):
                 source.execute("BEGIN")
-                source.execute("SELECT 1 FROM sqlite_master").fetchone()  # only now is the snapshot fixed
+                source.execute("SELECT 1 FROM sqlite_master").fetchone()  # the first read begins the snapshot
                 check_schema(source, database)
         except sqlite3.Error as error:
             raise database_error(database, error) from error
@@ -57,7 +60,7 @@ def open_snapshot(database: Path) -> Iterator[tuple[sqlite3.Connection, os.stat_
 
 
 def check_schema(source: sqlite3.Connection, database: Path) -> None:
-    """Check the schema, before any table of the file is used. Raises `DatabaseCorrupt`, `DatabaseTooNew`."""
+    """Check the schema before any table of the file is used. Raises `DatabaseCorrupt`, `DatabaseTooNew`."""
     found = schema.revision(source)
     if found is None:
         raise DatabaseCorrupt(str(database), "the file is no database of tminus")
@@ -69,13 +72,13 @@ def check_schema(source: sqlite3.Connection, database: Path) -> None:
 
 
 def copy_snapshot(source: sqlite3.Connection, database: Path, copy: Path) -> Contents:
-    """Copy a database to an empty file and check the copy. It is not flushed to disk yet."""
+    """Copy the snapshot to an empty file and check the copy; return its contents. It is not flushed to disk yet."""
     try:
         with closing(connect_unsynced(copy)) as target:
             source.backup(target, pages=PAGES)
             source.execute("ROLLBACK")
         with closing(connect_unsynced(copy)) as made:
-            # In WAL mode a reader would have to write files beside it.
+            # In WAL mode a reader would have to create files beside the copy.
             made.execute("PRAGMA journal_mode=DELETE")
             return check_contents(made, copy)
     except sqlite3.Error as error:
@@ -83,7 +86,10 @@ def copy_snapshot(source: sqlite3.Connection, database: Path, copy: Path) -> Con
 
 
 def connect_unsynced(path: Path) -> sqlite3.Connection:
-    """Return a connection to a file that is not used before it is complete: no journal, and one fsync at the end."""
+    """Return a connection to a file that is used only when it is complete: without a journal and without fsync.
+
+    The caller flushes the file at the end.
+    """
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous=OFF")
     connection.execute("PRAGMA journal_mode=OFF")
@@ -104,7 +110,7 @@ def check_contents(made: sqlite3.Connection, path: Path, check: str = "quick_che
 def database_error(path: Path, error: sqlite3.Error) -> DatabaseCorrupt | CannotBackUp:
     text = str(error)
     if "malformed" in text or "not a database" in text:
-        return DatabaseCorrupt(str(path), f"the file is damaged ({text}): `tminus db check` says more")
+        return DatabaseCorrupt(str(path), f"the file is damaged ({text}): `tminus db check` shows details")
     if "no such table" in text:
         return DatabaseCorrupt(str(path), f"the file is no database of tminus ({text})")
     return CannotBackUp(str(path), text)

@@ -104,7 +104,7 @@ def test_a_backup_is_a_snapshot_although_data_are_written_meanwhile(
 def test_an_existing_file_is_overwritten_only_with_force(place: Place) -> None:
     place.copy.write_bytes(b"precious")
 
-    with pytest.raises(CannotBackUp, match="is there already: name another file, or overwrite it with --force"):
+    with pytest.raises(CannotBackUp, match="exists already: name another file, or overwrite it with --force"):
         back_up(place.url, place.copy, NOW)
     assert place.copy.read_bytes() == b"precious"
 
@@ -115,7 +115,7 @@ def test_an_existing_file_is_overwritten_only_with_force(place: Place) -> None:
     ("target", "problem"),
     [
         ("tminus.db", "is the database itself"),
-        ("pipe", "is no file that could be overwritten"),
+        ("pipe", "is not a regular file, so it cannot be overwritten"),
         ("nowhere/copy.db", "there is no such directory"),
         ("tminus.db/copy.db", "there is no such directory"),
     ],
@@ -315,7 +315,7 @@ def test_the_wal_file_of_a_killed_daemon_is_kept_with_the_replaced_database(plac
     assert place.reopened().all_sessions() == {}
 
 
-def test_a_damaged_database_can_be_replaced_and_is_kept(place: Place) -> None:
+def test_a_damaged_database_is_replaced_and_kept(place: Place) -> None:
     made = place.world.create()
     back_up(place.url, place.copy, NOW)
     place.world.store.close()
@@ -384,6 +384,6 @@ def test_an_invalid_backup_is_refused_and_nothing_is_changed(
     assert {path.name: path.read_bytes() for path in place.path.parent.iterdir() if path.is_file()} == before
 
 
-def test_the_database_is_not_restored_onto_itself(place: Place) -> None:
+def test_a_database_cannot_be_restored_onto_itself(place: Place) -> None:
     with pytest.raises(CannotRestore, match="is the database itself"):
         restore(place.url, place.path, NOW)

@@ -55,7 +55,7 @@ def test_a_backup_prints_what_it_wrote_and_removed(state: Path, tmp_path: Path) 
             2,
             "tminus: --keep needs a directory, and copy.db is not a directory\n",
         ),
-        (("{there}",), 1, "tminus: {there}: is there already: name another file, or overwrite it with --force\n"),
+        (("{there}",), 1, "tminus: {there}: exists already: name another file, or overwrite it with --force\n"),
     ],
 )
 def test_a_failed_backup_prints_the_reason(state: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -128,7 +128,7 @@ def test_advance_creates_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("command", [("advance",), ("db", "check"), ("db", "backup", "copy.db"), ("db", "upgrade")])
-def test_a_command_finds_the_services_database(
+def test_a_command_finds_the_database_of_the_service(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.delenv("STATE_DIRECTORY")
