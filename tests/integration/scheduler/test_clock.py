@@ -73,7 +73,7 @@ def test_an_empty_session_stays_active_and_is_closed_after_empty_timeout(world: 
     assert (world.stored(active).status, world.stored(active).close_reason) == (Status.CLOSED, CloseReason.EMPTY)
 
 
-def test_the_time_limit_closes_a_session_and_disconnects_everybody(world: World) -> None:
+def test_the_time_limit_closes_a_session_and_everybody_leaves(world: World) -> None:
     world.settings = settings(max_active=HOUR)
     active = world.create(SessionType.SUPPORT)
     gone = world.join(active)
@@ -195,7 +195,7 @@ def test_a_stopped_sweep_leaves_the_rest_for_the_next(world: World, monkeypatch:
     assert world.advance().transitions == {Trigger.OPEN: 4}
 
 
-def test_when_nothing_is_due_nothing_is_recorded(world: World) -> None:
+def test_nothing_is_recorded_if_nothing_is_due(world: World) -> None:
     world.schedule(HOUR)
     sweep = world.advance()
     assert (sweep.transitions.total(), sweep.worst_lag, sweep.without_pin) == (0, timedelta(0), 0)
@@ -252,9 +252,7 @@ def test_after_a_step_back_a_session_is_opened_at_its_time_by_the_new_clock(worl
 # --- no PIN is free ---------------------------------------------------------------------------------------------------
 
 
-def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_free(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_are_postponed_until_a_pin_is_free(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_002))
     first = world.create(SessionType.SUPPORT)
     waiting = [world.schedule(30 * MINUTE, SessionType.SUPPORT) for _ in range(3)]
@@ -276,7 +274,7 @@ def test_sessions_for_which_there_is_no_pin_are_put_off_and_open_when_one_is_fre
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
-def test_no_pin_session_is_ever_open_without_a_pin_however_small_the_batches(
+def test_no_session_of_a_pin_type_opens_without_a_pin_with_any_batch_size(
     world: World, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_003))

@@ -53,7 +53,7 @@ def reminders(world: World, monkeypatch: pytest.MonkeyPatch) -> Reminders:
     return made
 
 
-def test_the_earliest_deadline_is_that_of_any_source(world: World, reminders: Reminders) -> None:
+def test_the_next_deadline_is_the_earliest_of_all_sources(world: World, reminders: Reminders) -> None:
     world.schedule(HOUR)
     assert world.store.read(sources.next_due) == world.now + 50 * MINUTE
     reminders.waiting = [world.now + MINUTE]
@@ -61,7 +61,7 @@ def test_the_earliest_deadline_is_that_of_any_source(world: World, reminders: Re
 
 
 @pytest.mark.parametrize("first", [1, 2, 128])
-def test_deadlines_of_two_sources_are_met_in_their_order_and_each_once(
+def test_deadlines_of_two_sources_are_met_in_order_and_once_each(
     world: World, reminders: Reminders, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
     monkeypatch.setattr(sweeps, "FIRST_BATCH", first)

@@ -140,7 +140,7 @@ def test_a_start_up_to_60_seconds_ago_is_accepted_and_the_session_is_open(world:
     assert (session.status, session.start_time) == (Status.NEW, world.now - back)
 
 
-def test_a_start_longer_ago_is_refused_and_nothing_is_recorded(world: World) -> None:
+def test_an_earlier_start_is_refused_and_records_nothing(world: World) -> None:
     with pytest.raises(BadStartTime, match=r"startTime 2030-01-07T08:58:59\.999Z is in the past"):
         world.schedule(-60 * SECOND - MS)
     assert world.all_sessions() == {}
@@ -235,7 +235,7 @@ def test_a_pin_session_has_a_pin_while_it_is_open_and_active_and_none_when_it_is
 
 
 @pytest.mark.parametrize("session_type", WITHOUT_PIN)
-def test_the_other_types_have_no_pin(world: World, session_type: SessionType) -> None:
+def test_sessions_of_other_types_have_no_pin(world: World, session_type: SessionType) -> None:
     assert world.create(session_type).pin == 0
 
 
@@ -280,7 +280,7 @@ def test_a_pin_is_free_again_when_its_session_has_expired(world: World, monkeypa
     assert world.create(SessionType.SUPPORT).pin == 100_000
 
 
-def test_a_reschedule_into_lead_for_which_there_is_no_pin_changes_nothing(
+def test_a_reschedule_into_lead_changes_nothing_if_no_pin_is_free(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ids, "PINS", range(100_000, 100_001))
@@ -328,7 +328,7 @@ def test_id_urls_tokens_and_settings_of_a_session_never_change(world: World) -> 
     assert {name: getattr(closed, name) for name in kept} == {name: getattr(session, name) for name in kept}
 
 
-def test_a_reschedule_to_the_same_instant_records_nothing(world: World) -> None:
+def test_a_reschedule_to_the_same_start_records_nothing(world: World) -> None:
     session = world.schedule(HOUR)
     assert session.start_time is not None
     world.clock.passes(minutes=1)
@@ -377,7 +377,7 @@ def test_a_reschedule_succeeds_if_one_of_the_given_versions_is_current(world: Wo
     assert world.reschedule(session, world.now + 3 * HOUR, if_match=frozenset({1, 2})).version == 3
 
 
-def test_a_stale_version_is_refused_even_where_nothing_would_change(world: World) -> None:
+def test_a_stale_version_is_refused_even_if_nothing_would_change(world: World) -> None:
     session = world.schedule(HOUR)
     moved = world.reschedule(session, world.now + 2 * HOUR)
     for start in (world.now + 3 * HOUR, moved.start_time):
@@ -465,7 +465,7 @@ def test_a_late_leave_from_a_closed_session_changes_nothing(world: World) -> Non
 
 
 @pytest.mark.parametrize("status", ["scheduled", "closed"])
-def test_nobody_joins_a_session_that_is_not_open(world: World, status: str) -> None:
+def test_a_join_of_a_session_that_is_not_open_is_refused(world: World, status: str) -> None:
     session = world.schedule(HOUR)
     if status == "closed":
         world.close(session)
@@ -474,7 +474,7 @@ def test_nobody_joins_a_session_that_is_not_open(world: World, status: str) -> N
     assert world.participants(session) == []
 
 
-def test_with_max_active_an_active_session_has_a_time_limit_from_its_first_join(world: World) -> None:
+def test_the_time_limit_max_active_begins_with_the_first_join(world: World) -> None:
     world.settings = settings(max_active=2 * HOUR)
     session = world.create()
     grace = world.join(session)

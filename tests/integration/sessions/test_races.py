@@ -187,7 +187,7 @@ def test_a_transition_decided_on_an_outdated_read_is_refused(daemons: tuple[Worl
     assert one.stored(session).version == 2
 
 
-def test_a_reader_that_follows_the_numbers_sees_every_event_of_two_daemons_once(daemons: tuple[World, World]) -> None:
+def test_a_reader_with_a_cursor_reads_every_event_of_two_daemons_once(daemons: tuple[World, World]) -> None:
     one, two = daemons
     stop = threading.Event()
     seen: list[int] = []

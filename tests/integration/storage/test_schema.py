@@ -115,7 +115,7 @@ def test_a_value_of_another_type_is_reported_as_a_problem(file: Path) -> None:
     assert problem.check == "deadline"
 
 
-def test_a_replaced_database_cannot_use_up_the_event_numbers(file: Path) -> None:
+def test_an_implausible_event_number_of_a_replaced_database_is_ignored(file: Path) -> None:
     back_up(file, file.with_name("copy.db"), NOW)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("INSERT INTO sqlite_sequence VALUES ('event', 9223372036854775807)")
@@ -129,7 +129,7 @@ def test_a_replaced_database_cannot_use_up_the_event_numbers(file: Path) -> None
 
 
 @pytest.mark.parametrize("doctored", DOCTORED)
-def test_a_daemon_does_not_start_on_such_a_schema(file: Path, doctored: str) -> None:
+def test_a_daemon_does_not_start_on_a_foreign_schema(file: Path, doctored: str) -> None:
     change, problem = DOCTORED[doctored]
     if problem is None:  # SQLite refuses to make it
         return

@@ -124,7 +124,7 @@ def test_a_job_sees_what_an_earlier_job_of_its_transaction_wrote(database: Datab
     assert seen.result(30) is not None
 
 
-def test_every_job_of_many_threads_is_done_once(database: Database) -> None:
+def test_every_job_of_many_threads_runs_once(database: Database) -> None:
     store = database.open()
     store.submit(put("count", "0")).result(30)
 
@@ -166,7 +166,7 @@ def test_a_job_refused_before_its_first_write_does_not_affect_the_others(databas
 
 
 @pytest.mark.parametrize("error", [NoPinFree(), ValueError("a defect")], ids=["a refusal", "a defect"])
-def test_a_job_that_fails_after_it_wrote_rolls_back_only_itself(database: Database, error: Exception) -> None:
+def test_a_job_that_fails_after_it_has_written_is_rolled_back_alone(database: Database, error: Exception) -> None:
     store = database.open()
 
     def fail(tx: Transaction) -> None:
@@ -413,7 +413,7 @@ def test_a_failed_read_is_reported_and_the_next_succeeds(database: Database) -> 
     assert store.read(lambda view: view.last_seq()) == 0
 
 
-def test_while_another_process_holds_sqlites_lock_writing_fails_and_works_again_after(
+def test_writes_fail_only_while_another_process_holds_the_lock_of_sqlite(
     sqlite_server: SqliteServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 30)

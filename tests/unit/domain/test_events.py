@@ -77,7 +77,7 @@ def _session() -> Session:
     )
 
 
-def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
+def test_the_catalogue_has_every_event_type_and_its_fields() -> None:
     assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == CARRIES, (
         "add the event to CARRIES"
     )
@@ -87,7 +87,7 @@ def test_the_catalogue_names_every_type_and_what_it_carries() -> None:
 
 
 @pytest.mark.parametrize("event_type", EventType)
-def test_a_payload_has_the_common_fields_what_the_catalogue_says_and_nothing_else(event_type: EventType) -> None:
+def test_a_payload_has_the_common_fields_and_those_of_its_type_only(event_type: EventType) -> None:
     assert set(_told(event_type).payload("d1")) == COMMON | CARRIES[event_type]
 
 
@@ -134,18 +134,18 @@ def test_a_payload_has_the_values_at_the_time_of_the_event() -> None:
     }
 
 
-def test_a_field_of_which_nothing_is_known_is_left_out_of_the_extra_fields() -> None:
+def test_an_extra_field_without_a_value_is_left_out() -> None:
     told = _told(EventType.CLOSED, due_at=None, previous_start_time=None)
     assert told.lag_ms is None
     assert "lagMs" not in told.payload("d1")
 
 
-def test_a_move_in_time_has_a_lag_of_nought_and_so_has_one_after_a_step_back() -> None:
+def test_the_lag_is_zero_for_a_punctual_transition_and_after_a_step_back() -> None:
     assert _told(EventType.READY, due_at=NOW).payload("d1")["lagMs"] == 0
     assert _told(EventType.READY, due_at=NOW + timedelta(hours=1)).payload("d1")["lagMs"] == 0
 
 
-def test_a_session_that_was_never_active_has_been_so_for_0_seconds() -> None:
+def test_seconds_is_0_for_a_session_that_was_never_active() -> None:
     told = FeedEvent(_told(EventType.CLOSED).event, session())
     assert told.payload("d1")["seconds"] == 0
 
@@ -171,7 +171,7 @@ def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: Eve
 
 
 @pytest.mark.parametrize("event_type", EventType)
-def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: EventType) -> None:
+def test_a_log_line_has_the_published_fields_that_have_a_value(event_type: EventType) -> None:
     full = log_fields(_told(event_type), "Ben Agent")
     assert set(full) == set(EVENT_FIELDS)
     bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
@@ -181,7 +181,7 @@ def test_a_log_line_has_the_published_fields_and_none_that_is_empty(event_type: 
     assert all(fits(FIELDS[name].kind, value) for name, value in full.items())
 
 
-def test_every_move_is_told_and_only_those_by_which_somebody_enters_more_than_once() -> None:
+def test_every_transition_records_an_event_and_only_entering_records_several() -> None:
     assert {(row.source, row.trigger): row.events for row in TABLE if len(row.events) != 1} == {
         (Status.NEW, Trigger.JOIN): (EventType.ACTIVE, EventType.JOINED),
         (Status.NEW, Trigger.ADMIT): (EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED),
@@ -213,5 +213,5 @@ def test_a_transition_is_recorded_under_its_own_event_type(
     assert transition_for(trigger, status).events == (event_type,)
 
 
-def test_a_log_lines_name_is_no_events_name() -> None:
+def test_no_log_line_has_the_name_of_an_event_type() -> None:
     assert not set(LOG_LINES) & {event_type.value for event_type in EventType}

@@ -63,7 +63,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("host", "form"), ONE_FORM.items())
-def test_a_host_has_one_form(host: str, form: str) -> None:
+def test_every_spelling_of_a_host_gives_its_normal_form(host: str, form: str) -> None:
     assert ascii_host(host) == form
     assert ascii_host(form) == form
 
@@ -74,7 +74,7 @@ def test_a_host_that_resolvers_read_differently_is_refused(host: str, reason: st
         ascii_host(host)
 
 
-def test_every_url_of_the_configuration_has_that_form() -> None:
+def test_every_url_of_the_configuration_is_normalized() -> None:
     assert parse_endpoint("https://STRAẞE.test:8443/Straße?q=ß") == "https://xn--strae-oqa.test:8443/Straße?q=ß"
     assert parse_endpoint("http://[2001:DB8::7]:/x") == "http://[2001:db8::7]/x"
     assert parse_base_url("https://straße.test/support/") == "https://xn--strae-oqa.test/support"
@@ -88,7 +88,7 @@ def test_every_url_of_the_configuration_has_that_form() -> None:
             read("https://desk.test:0/")
 
 
-def test_the_clients_url_has_that_form() -> None:
+def test_the_clients_url_is_normalized() -> None:
     with ScreenMeet("http://Straße.test:8710/v3/") as client:
         assert client.url == "http://xn--strae-oqa.test:8710"
     with pytest.raises(InvalidRequest, match="IDNA 2008"):

@@ -63,16 +63,16 @@ def test_the_machine_has_no_trigger_that_is_not_in_the_table() -> None:
     assert set(MACHINE.events) == set(TRIGGERS), "automatic to_<state> transitions would reopen a closed session"
 
 
-def test_the_machine_keeps_no_session_alive() -> None:
+def test_the_machine_keeps_no_session_in_memory() -> None:
     transition_for(Trigger.OPEN, Status.SCHEDULED)
     assert MACHINE.models == []
 
 
-def test_nothing_leaves_closed() -> None:
+def test_no_transition_leaves_the_status_closed() -> None:
     assert not [row for row in TABLE if row.source is Status.CLOSED]
 
 
-def test_each_move_of_the_clock_has_one_source() -> None:
+def test_each_transition_of_the_scheduler_has_one_source() -> None:
     assert [(row.trigger, row.source) for row in CLOCK_TRANSITIONS] == [
         (Trigger.OPEN, Status.SCHEDULED),
         (Trigger.EXPIRE, Status.NEW),
@@ -81,6 +81,6 @@ def test_each_move_of_the_clock_has_one_source() -> None:
     ]
 
 
-def test_whatever_closes_a_session_says_why_and_nothing_else_does() -> None:
+def test_exactly_the_transitions_to_closed_have_a_close_reason() -> None:
     for row in TABLE:
         assert (row.reason is not None) == (row.dest is Status.CLOSED), row

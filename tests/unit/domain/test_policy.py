@@ -62,7 +62,7 @@ def test_an_unknown_preference_is_ignored() -> None:
     assert effective_settings(SessionType.LIVE, modes, preferences) == dict.fromkeys(PREFERENCE, False)
 
 
-def test_a_type_may_have_a_policy_of_its_own() -> None:
+def test_a_session_type_may_have_its_own_policy() -> None:
     policy = Settings.model_validate({"policy": {"knock": "never", "live": {"knock": "always"}}}).policy
     assert policy.modes(SessionType.LIVE)[Setting.KNOCK] is Mode.ALWAYS
     assert policy.modes(SessionType.SUPPORT)[Setting.KNOCK] is Mode.NEVER
@@ -70,7 +70,7 @@ def test_a_type_may_have_a_policy_of_its_own() -> None:
 
 @pytest.mark.parametrize("session_type", SessionType)
 @pytest.mark.parametrize("mode", Mode)
-def test_an_agent_is_asked_where_the_type_supports_it_and_the_policy_leaves_it_open(
+def test_an_agent_may_choose_what_the_type_supports_and_the_policy_allows(
     session_type: SessionType, mode: Mode
 ) -> None:
     choices = agent_choices(session_type, dict.fromkeys(Setting, mode))

@@ -39,7 +39,7 @@ def test_only_printable_characters_and_spaces_are_not_escaped() -> None:
     assert not {"\n", "\x1b", "\x9b", "\u2028", "\u2029", "\u202e", "\u200d"} & passed
 
 
-def test_lines_stay_lines() -> None:
+def test_escape_lines_keeps_line_ends() -> None:
     assert escape_lines("a\nb\x1b\n") == "a\nb\\x1b\n"
 
 

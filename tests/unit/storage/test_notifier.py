@@ -10,7 +10,7 @@ LONG = 10.0
 """Seconds that a wait takes only if the notifier is broken."""
 
 
-def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
+def test_a_notification_from_another_thread_wakes_all_waiting_coroutines() -> None:
     async def listen() -> list[bool]:
         notifier = Notifier()
         waits = [asyncio.create_task(wait_for(notifier.next_notification(), LONG)) for _ in range(3)]
@@ -22,7 +22,7 @@ def test_a_ring_from_another_thread_wakes_all_who_listen() -> None:
     assert asyncio.run(listen()) == [True, True, True]
 
 
-def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
+def test_a_notification_before_the_wait_begins_is_not_lost() -> None:
     async def listen() -> bool:
         notifier = Notifier()
         notification = notifier.next_notification()
@@ -38,7 +38,7 @@ def test_a_ring_between_taking_it_and_waiting_for_it_is_not_lost() -> None:
     assert asyncio.run(listen(), debug=True)
 
 
-def test_each_ring_is_heard_once() -> None:
+def test_each_notification_ends_one_wait() -> None:
     async def listen() -> None:
         notifier = Notifier()
         for _ in range(3):
@@ -52,7 +52,7 @@ def test_each_ring_is_heard_once() -> None:
     asyncio.run(listen())
 
 
-def test_no_ring_of_a_busy_writer_is_lost() -> None:
+def test_no_notification_of_a_busy_writer_is_lost() -> None:
     written = 0
 
     async def listen() -> None:
@@ -77,7 +77,7 @@ def test_no_ring_of_a_busy_writer_is_lost() -> None:
     asyncio.run(listen())
 
 
-def test_while_nobody_listens_a_ring_leaves_nothing_behind() -> None:
+def test_a_notification_is_forgotten_if_no_coroutine_waits() -> None:
     async def listen() -> bool:
         notifier = Notifier()
         notifier.notify()
@@ -87,7 +87,7 @@ def test_while_nobody_listens_a_ring_leaves_nothing_behind() -> None:
     assert asyncio.run(listen()) is False, "what was before is seen by looking"
 
 
-def test_it_may_be_rung_after_the_loop_has_closed() -> None:
+def test_notify_may_be_called_after_the_loop_has_closed() -> None:
     notifier = Notifier()
 
     async def listen() -> None:
