@@ -53,7 +53,7 @@ def list_sessions(view: View, caller: Caller, wanted: SessionFilter) -> tuple[in
 
 
 def search_sessions(view: View, caller: Caller, wanted: SessionFilter, words: str) -> tuple[list[Session], int | None]:
-    """Return one page of the matching sessions whose label or external mapping contains `words`, and the next offset.
+    """Return one page of the matching sessions whose label or external record contains `words`, and the next offset.
 
     The offset is None at the end.
     """

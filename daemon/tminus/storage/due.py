@@ -1,6 +1,6 @@
 """Sessions that are due: the scheduler's first source of deadlines.
 
-The executor moves thousands of them by a few statements. To load and move each alone takes 0.25 ms per session.
+The executor moves thousands of them with a few statements. Loading and moving each one alone took 0.25 ms per session.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tminus.storage.transitions import LATE_SINCE, Due, due, execute
 from tminus.storage.view import View
 
 PIN_RETRY = timedelta(seconds=5)
-"""When every PIN is in use, a session that should open is tried again after this."""
+"""Time by which the opening of a session is postponed while every PIN is in use."""
 
 _S = SESSIONS.c
 _OPENS = [row.trigger for row in CLOCK_TRANSITIONS if row.effects.session.get("pin") is Change.PIN]
@@ -48,7 +48,7 @@ _NEED_PIN = select(_opened.id).where(_opened.due_trigger.in_(_OPENS), _opened.ty
 
 @cache
 def _postpone(dialect: str) -> Update:
-    """Put off the sessions whose ids are the keys of the JSON object `waiting`."""
+    """Return the statement that postpones the sessions whose ids are the keys of the JSON object `waiting`."""
     waiting = look_up(dialect, "waiting", _S.id)
     late_since = func.coalesce(_S.late_since, _S.due_at)
     return update(SESSIONS).where(waiting.is_in).values(due_at=bindparam("again"), late_since=late_since)
@@ -62,8 +62,8 @@ def next_due(view: View) -> datetime | None:
 def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
     """Move the first `limit` sessions that are due at `until` (None: now), in the order of their deadlines.
 
-    A session that is opened so late that its expiry is due as well is opened here and expired by a later batch, never
-    before something that fell due in between.
+    If a session opens so late that its expiry is due too, a later batch expires it, after everything that fell due in
+    between.
     """
     until = end = min(tx.now, until or tx.now)
     while True:
@@ -71,7 +71,7 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
         if not rows:
             return Batch()
         expires = min((row.expires for row in rows if row.expires is not None), default=None)
-        # One that has waited for a PIN may open after it should have expired: at least the first move is always made.
+        # A session that waited for a PIN may open after it should have expired. At least the first is always moved.
         bound = until if expires is None else max(expires, min(row.first for row in rows))
         if bound >= max(row.last for row in rows):
             break
@@ -83,7 +83,7 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
     if any(row.need_pins for row in rows):
         pins, batch.without_pin = _draw_pins(tx, until, limit)
     if batch.without_pin:
-        limit -= batch.without_pin  # or others would move up, for whom no PIN was drawn
+        limit -= batch.without_pin  # so that no sessions without a PIN take the places of the postponed ones
         rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
         batch.more = True
     if rows:
@@ -97,8 +97,9 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
 
 
 def _transitions(triggers: Sequence[str]) -> tuple[Transition, ...]:
-    """Return the rows of the table by which a batch moves. Most batches have one trigger: a statement for that alone
-    decides nothing row by row.
+    """Return the rows of the transition table by which a batch moves.
+
+    Most batches have one trigger, and its statement needs no CASE for each session.
     """
     return (
         tuple(row for row in CLOCK_TRANSITIONS if row.trigger == triggers[0])
@@ -108,9 +109,9 @@ def _transitions(triggers: Sequence[str]) -> tuple[Transition, ...]:
 
 
 def _draw_pins(tx: Transaction, until: datetime, limit: int) -> tuple[dict[str, int], int]:
-    """Draw a PIN for each session of a batch that needs one, and put off the sessions for which there is none.
+    """Choose a PIN for each session of a batch that needs one, and postpone the sessions for which none is free.
 
-    Returns the PINs by session id, and how many sessions were put off.
+    Return the PINs by session id, and the number of postponed sessions.
     """
     waiting = tx.execute(_NEED_PIN, {"until": until, "limit": limit}).scalars().all()
     pins = dict(zip(waiting, tx.free_pins(len(waiting)), strict=False))
@@ -122,28 +123,29 @@ def _draw_pins(tx: Transaction, until: datetime, limit: int) -> tuple[dict[str, 
 
 
 def warm_up(tx: Transaction, timeouts: Timeouts) -> None:
-    """Run the statements of a batch on no session at all: to compile them takes 15 ms, and the first herd after a start
-    should not open that much later than its time.
+    """Run the statements of a batch on no sessions.
+
+    Compiling them takes 15 ms, by which the first sessions after a start would open late.
     """
     tx.execute(_PROBE, {"until": tx.now, "limit": 0})
     execute(tx, Due(_transitions([Trigger.OPEN]), tx.now, 0), timeouts)
 
 
 class Recomputed(NamedTuple):
-    """How far the deadlines follow new time-outs."""
+    """The result of a page of recomputed deadlines."""
 
     last: str | None
-    """The last id that was looked at; None: there are no more."""
+    """The last id of the page; None: there are no more sessions."""
     changed: int
 
 
 def recompute_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:
-    """Compute again the deadlines of the `limit` open sessions whose ids follow `after`.
+    """Recompute the deadlines of the `limit` open sessions whose ids follow `after`.
 
-    `expires_at` was told to callers and stays; so does the version, as nothing that a caller sees has changed. What is
-    overdue only by the new time-outs is late from now on.
+    `expires_at` does not change, because callers have received it. The version does not change either, because nothing
+    that a caller can see has changed. A session that is overdue only by the new time-outs is late from now on.
     """
-    # In the very words of the index `session_open_id`: SQLite uses a partial index for no others.
+    # The condition is spelled as in the index `session_open_id`: SQLite uses a partial index for no other spelling.
     ahead = select(_S.id).where(_S.id > after, text("status <> 'closed'")).order_by(_S.id)
     last = tx.execute(ahead.offset(limit - 1).limit(1)).scalar()
     due_at, due_trigger = stored_deadline(timeouts)

@@ -1,6 +1,6 @@
 """Insert model objects as rows: many by one statement, and sessions with the deadlines that follow from time-outs.
 
-How SQLAlchemy writes a column is determined once: to insert a row through it takes twice as long.
+The conversion of each column is taken from SQLAlchemy once. Inserting each row through SQLAlchemy took twice as long.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from tminus.storage.deadlines import deadline_sql
 from tminus.storage.tables import EVENTS
 
 ROWS = 16
-"""Rows that one statement stores on SQLite, at most."""
+"""Maximum number of rows that one statement inserts on SQLite."""
 
 Bind = Callable[[Sequence[SQLModel]], Any]
 """Returns the parameters of an insertion of rows."""
@@ -33,7 +33,7 @@ def insert_rows(
 ) -> list[CursorResult[Any]]:
     """Insert rows, at least one; return the results of the statements.
 
-    `timeouts`: the rows are sessions, and get the deadlines that follow from these.
+    `timeouts`: the rows are sessions, and get the deadlines that follow from these time-outs.
     """
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
@@ -50,10 +50,9 @@ def insert_rows(
 def _values(
     dialect: Dialect, table: Table, columns: tuple[str, ...], rows: int, timeouts: Timeouts | None
 ) -> tuple[str, Bind]:
-    """Return an insertion of so many rows for SQLite.
+    """Return an insertion of several rows for SQLite.
 
-    One statement inserts several rows, because each statement releases the interpreter lock, and to get it back takes
-    longer than to insert a row.
+    Each statement releases the interpreter lock, and taking the lock again takes longer than inserting a row.
     """
     binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
 

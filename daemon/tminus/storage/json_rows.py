@@ -1,4 +1,4 @@
-"""Values for many rows in one parameter, a JSON object: one statement for any number of rows, on both databases."""
+"""Pass values for any number of rows to one statement, as one parameter: a JSON object. Works on both databases."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from sqlalchemy.types import TypeEngine
 
 
 class Lookup(NamedTuple):
-    """What a JSON object has for a row."""
+    """The expressions for the value that a JSON object contains for a row."""
 
     is_in: ColumnElement[bool]
     """Whether the row's key is a name in the object."""
@@ -23,10 +23,10 @@ def look_up(dialect: str, parameter: str, key: ColumnElement[str]) -> Lookup:
     """Return how a statement finds its rows in the JSON object that is passed as `parameter`, by the column `key`."""
     text = bindparam(parameter, type_=String)
     if dialect == "postgresql":
-        # A query of its own, or a prepared statement would parse the object again for each row.
+        # A subquery, because a prepared statement would otherwise parse the object again for each row.
         json = select(cast(text, JSONB)).scalar_subquery()
         # An array, for which PostgreSQL expects ten elements. For the pairs of an object it expects a hundred, and
-        # would rather read the whole of a small table than look so often into its index.
+        # would read a small table as a whole rather than look up a hundred rows in its index.
         names = func.array(select(func.jsonb_object_keys(json)).scalar_subquery(), type_=ARRAY(String))
         return Lookup(
             key == any_(names),

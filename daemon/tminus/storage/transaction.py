@@ -1,4 +1,4 @@
-"""What can be written: a change and its events, together or not at all."""
+"""The write transaction: changes and their events are stored together or not at all."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ _EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq
 _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
 
 AGENT_SESSIONS_KEPT = 1000
-"""Agent sessions that an agent may have; beyond that the oldest ends when a new one begins. A script that signs in for
+"""Maximum number of agent sessions of an agent. When another one begins, the oldest ends. A script that signs in for
 each call never uses an old one, and must not fill the table.
 """
 
@@ -108,13 +108,13 @@ class Transaction(View):
     def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
         super().__init__(connection)
         self.allowances = allowances or Allowances()
-        """What the writer keeps in memory between transactions."""
+        """The counts that the writer keeps in memory between transactions."""
         self.now = now
         """The time of this transaction, and of every change in it."""
         self.earliest_due: datetime | None = None
         """The earliest deadline that this transaction has set."""
         self.writes = 0
-        """Incremented by each write. So the writer detects whether a job that failed had begun to write."""
+        """Number of writes, by which the writer detects whether a failed job had begun to write."""
         self.transitions: Counter[str] = Counter()
         """Trigger -> the number of its transitions."""
         self.jobs = 0
@@ -124,7 +124,7 @@ class Transaction(View):
         self.newest_seq: int | None = None
         """The number of the newest event, if `has_events`; set by the writer before the commit."""
         self.waited = 0.0
-        """Seconds that it has waited for transactions of other daemons."""
+        """Seconds for which it has waited for transactions of other daemons."""
         self._requested: dict[tuple[Transition, Timeouts], dict[str, Requested]] = {}
         """Transitions that were requested, by the id of their session."""
         self._sessions: list[Session] = []
@@ -190,8 +190,8 @@ class Transaction(View):
     def _take_turn(self) -> None:
         """Lock out the writers of other daemons until the commit.
 
-        Event numbers must become visible in their order, since a reader with a cursor would miss one that appears late.
-        What a job decides on is read under the same lock. Only new sessions are inserted before it: no other
+        Event numbers must become visible in order, because a reader with a cursor would miss a late one. Jobs read
+        under the same lock what their decisions depend on. Only new sessions are inserted before it, because no other
         transaction can depend on them yet.
         """
         if not self._has_turn:
@@ -223,7 +223,7 @@ class Transaction(View):
         return self._read_ahead.pop(session_id, None) or self.one(Session, SESSION, id=session_id)
 
     def request(self, transition: Transition, requested: Requested, timeouts: Timeouts) -> None:
-        """Request a transition. With the next `flush` it is carried out, and the session object is updated."""
+        """Request a transition. The next `flush` executes it and updates the session object."""
         self.writes += 1
         self.has_events = True
         self._requested.setdefault((transition, timeouts), {})[requested.session.id] = requested
@@ -250,7 +250,7 @@ class Transaction(View):
         self._sent = len(self.recorded)
 
     def note_due(self, due: datetime | None) -> None:
-        """Take account of a deadline that was stored."""
+        """Record a deadline that was stored, for `next_due`."""
         if due is not None and (self.earliest_due is None or due < self.earliest_due):
             self.earliest_due = due
 
@@ -264,11 +264,11 @@ class Transaction(View):
         return pins[0]
 
     def free_pins(self, count: int) -> list[int]:
-        """Return so many different PINs that no open session has; fewer if there are no more."""
+        """Return `count` different PINs that no open session has; fewer if there are no more."""
         return self.allowances.pins.draw(self._ask, count)
 
     def may_open_another(self, agent_id: int, limit: int) -> bool:
-        """Take one of the `limit` open sessions that an agent may have; return False if it has them all."""
+        """Return whether an agent may open another session, and count that session; `limit`: its maximum number."""
         return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit))
 
     # --- callers ------------------------------------------------------------------------------------------------------
@@ -311,8 +311,10 @@ class Transaction(View):
         self.execute(delete(META).where(META.c.key == key))
 
     def try_to_write(self) -> None:
-        """Raise if a table cannot be written: write one row, and run statements that need the rights and locks of all
-        other writes but change no row. One writable table does not mean that all are.
+        """Raise if a table cannot be written.
+
+        It writes one row, and runs statements that need the rights and locks of all other writes but change no row:
+        another table may not be writable.
         """
         for table in SQLModel.metadata.sorted_tables:
             for statement in _attempts(table):
@@ -320,9 +322,9 @@ class Transaction(View):
         self.set_meta(meta.WRITE_TEST, timestamps.text(self.now))
 
     def remove_closed(self, before: datetime, rows: int) -> Removed:
-        """Remove the sessions that were closed first and before a time, with all rows that belong to them.
+        """Remove the sessions that were closed first, and before a time, with all rows that belong to them.
 
-        Together they have about `rows` rows. If one session alone has more, only so many of its rows are removed.
+        About `rows` rows are removed. If one session alone has more, only this number of its rows is removed.
         """
         values = {"before": before, "candidates": max(1, rows // 2), "most": rows}
         ids: list[str] = []

@@ -1,8 +1,8 @@
-"""The executor: the one place that carries out transitions of stored sessions.
+"""The executor: the only module that executes transitions of stored sessions.
 
-`execute` does so for the sessions that a command names, one or many, and for the first ones that are due: in each case
-the same statements write the participants, the events, and the sessions with their next deadlines. What is written
-comes from the transition table.
+`execute` does it for the sessions that commands name, and for the first sessions that are due. In each case the same
+statements write the participants, the events, and the sessions with their next deadlines. The transition table
+determines what is written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,19 +53,19 @@ _NOW = bindparam("now", type_=BigInteger)
 
 
 class Cause(NamedTuple):
-    """Who causes a transition, as its events name it."""
+    """The cause of a transition, as its events contain it."""
 
     actor: str
     request_id: str | None = None
     due_at: datetime | None = None
-    """When it was due, if time causes it."""
+    """When the transition was due, if the scheduler caused it."""
 
 
 class Requested(NamedTuple):
     """A transition of one session that a command requests."""
 
     session: Session
-    """As it was read in this transaction. The executor updates the object."""
+    """The session, as this transaction has read it. The executor updates the object."""
     cause: Cause
     given: Mapping[str, Any] = MappingProxyType({})
     """Column -> value, for each `Change.GIVEN`."""
@@ -73,13 +73,13 @@ class Requested(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Sessions that commands have read in this transaction. One that has changed since then is left alone."""
+    """Sessions that commands have read in this transaction. A session that has changed since then is not moved."""
 
     transitions: tuple[Transition, ...]
-    """The rows of the table by which they move: one for each status that they are in."""
+    """The rows of the transition table by which they move: one for each of their statuses."""
     requested: Sequence[Requested]
     participant: Participant | None = None
-    """Whom it is about, if it is one session."""
+    """The participant whom the transition is about. Then there is one session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Due:
     """The first `limit` sessions whose deadlines are not after `until`, in the order of their deadlines."""
 
     transitions: tuple[Transition, ...]
-    """The rows of the table by which they move: one for each trigger."""
+    """The rows of the transition table by which they move: one for each trigger."""
     until: datetime
     limit: int
 
@@ -95,10 +95,10 @@ class Due:
 def execute(
     tx: "Transaction", sessions: Named | Due, timeouts: Timeouts, pins: Mapping[str, int] | None = None
 ) -> list[Session]:
-    """Carry out the transitions of these sessions. Update and return those of a `Named`; of a `Due`, none: to read
-    thousands would take longer than to move them.
+    """Execute the transitions of these sessions.
 
-    `pins`: session id -> PIN, for those that get one.
+    The sessions of a `Named` are updated and returned. Of a `Due` none are returned, because reading thousands would
+    take longer than their transitions. `pins`: session id -> PIN, for those that get one.
     """
     named = sessions if isinstance(sessions, Named) else None
     statements = _statements(sessions.transitions, timeouts, tx.dialect, is_named=named is not None)
@@ -116,7 +116,7 @@ def execute(
     participant = None if named is None else _participant(tx, named)
     events = [tx.execute(statement, values) for statement in statements.events]
     changed = tx.execute(statements.sessions, values)
-    if pins:  # last: until then each row is found by the deadline that it had, not past a version of it that is dead
+    if pins:  # last: on PostgreSQL an earlier update would leave dead row versions, which all later statements read
         tx.execute(_give_pins(tx.dialect), {"pins": orjson.dumps(pins).decode()})
     tx.allowances.pins.freed(freed)
     tx.has_events = True
@@ -124,7 +124,7 @@ def execute(
 
 
 _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "close_reason": CloseReason}
-"""Columns that a transition writes whose values are words."""
+"""Columns that a transition writes -> the enumeration of their values."""
 
 
 def _values(named: Named) -> dict[str, Any]:
@@ -176,12 +176,12 @@ def _results(
         values |= {name: enum(values[name]) for name, enum in _ENUMS.items() if values.get(name) is not None}
         if row.id in pins:
             values["pin"] = pins[row.id]
-        # What was not written is as it was read: a session that has changed since is not among these.
+        # Columns that were not written are as they were read, because a session that has changed is not in the result.
         session = found[row.id] = before[row.id]
         vars(session).update(values)
         tx.note_due(session.due_at)
     recorded = [Event.model_validate(dict(row)) for result in events for row in result.mappings()]
-    recorded.sort(key=lambda event: event.seq or 0)  # no database promises the order of what a statement returns
+    recorded.sort(key=lambda event: event.seq or 0)  # no database guarantees the order of the returned rows
     tx.recorded_already([LogEvent(event, found[event.session_id], participant) for event in recorded])
     tx.transitions[named.transitions[0].trigger] += len(found)
     return list(found.values())
@@ -189,21 +189,22 @@ def _results(
 
 # --- which sessions ---------------------------------------------------------------------------------------------------
 
-# An expression, which no index has: by the index that begins with the status SQLite would read every scheduled session.
+# An expression, so that no index is used for it: with the index that begins with the status, SQLite would read every
+# scheduled session.
 _status = _S.status.concat("")
 
 LATE_SINCE = func.coalesce(_S.late_since, _S.due_at, type_=_S.due_at.type)
-"""The instant from which a session that is due is late."""
+"""The time since when a session that is due is late."""
 
-# Sessions that were created one after the other lie side by side in the file. In this order a herd's batch writes each
-# of its pages once. Ids are random: in their order nearly every batch would write all pages.
+# Sessions that were created one after the other are adjacent in the file. In this order a batch of sessions with the
+# same deadline writes each page once. Ids are random: in their order nearly every batch would write all pages.
 _IN_ORDER = (_S.due_at, _S.created_at, _S.id)
 
 
 def due(rows: tuple[Transition, ...], *columns: ColumnElement[Any]) -> Select[Any]:
-    """Select columns of the first `limit` sessions that are due `until` then and move by one of these rows, in order.
+    """Select columns of the first `limit` sessions that are due at `until` and move by one of these rows, in order.
 
-    The rest of what is due is what the guard of the table forbids: it is never moved.
+    A session that is due by a trigger that its status does not allow is never selected.
     """
     legal = or_(*(and_(_S.due_trigger == word(row.trigger), _is_in(row)) for row in rows))
     is_due = _S.due_at <= bindparam("until", type_=_S.due_at.type)
@@ -216,13 +217,13 @@ def _is_in(row: Transition) -> ColumnElement[bool]:
 
 
 def word(value: str | None) -> ColumnElement[Any]:
-    """Return a word of ours, such as a status, as SQL. Not as a parameter: each one would cost time."""
+    """Return a word of an enumeration, such as a status, as an SQL literal. Each parameter would cost time."""
     return null() if value is None else literal_column(f"'{value}'", String)
 
 
 @cache
 def _give_pins(dialect: str) -> Update:
-    """Store all PINs that have been drawn; the parameter `pins` is a JSON object of session id -> PIN."""
+    """Return the statement that stores PINs. Its parameter `pins` is a JSON object: session id -> PIN."""
     pins = look_up(dialect, "pins", _S.id)
     return update(SESSIONS).where(pins.is_in).values(pin=cast(pins.value, Integer))
 
@@ -231,10 +232,10 @@ def _give_pins(dialect: str) -> Update:
 
 
 class _Statements(NamedTuple):
-    """What carries out some rows of the transition table, in this order."""
+    """The statements that execute some rows of the transition table, in the order of execution."""
 
     freed: Select[Any] | None
-    """The PINs that become free, if any can."""
+    """Selects the PINs that become free; None if no PIN can become free."""
     participants: list[Update]
     events: list[Insert]
     sessions: Update
@@ -263,13 +264,13 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
 
 
 class _Chosen:
-    """The sessions that move by some rows of the table, and what these write, as SQL."""
+    """The sessions that move by some rows of the transition table, and the values that the rows write, as SQL."""
 
     def __init__(self, rows: tuple[Transition, ...], dialect: str, *, is_named: bool) -> None:
         self.rows = rows
         self._wanted: Lookup | None = None
         self._key = _S.status if is_named else _S.due_trigger
-        """The column that says by which of the rows a session moves."""
+        """The column that determines by which of the rows a session moves."""
         if is_named:
             wanted = self._wanted = look_up(dialect, "wanted", _S.id)
             unchanged = _S.version == wanted.member("version", Integer())
@@ -280,7 +281,7 @@ class _Chosen:
             self.condition = _S.id.in_(due(rows, _S.id))
 
     def pick(self, of: Callable[[Transition], ColumnElement[Any]]) -> ColumnElement[Any]:
-        """Return the expression that is for each session what `of` makes of its own row."""
+        """Return an expression whose value for each session is that of `of` for the session's row of the table."""
         if len(self.rows) == 1:
             return of(self.rows[0])
         is_named = self._key is _S.status
@@ -292,14 +293,14 @@ class _Chosen:
         return self.pick(lambda row: self.after_row(row, name))
 
     def after_row(self, row: Transition, name: str) -> ColumnElement[Any]:
-        """Return the value of a column of `session` after this transition; an instant as a number."""
+        """Return the value of a column of `session` after this transition; a time as an integer."""
         if name == "updated_at":  # every transition writes it
             return _NOW
         change = row.effects.session.get(name)
         return plain(name) if change is None else _SQL[change](self, name, row)
 
     def given(self, name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
-        """Return what the command gives for each session under this name."""
+        """Return the value with this name that the command passes for each session."""
         assert self._wanted is not None, "what time causes has no command"
         return self._wanted.member(name, kind)
 
@@ -316,11 +317,11 @@ _SQL: dict[Change, Callable[[_Chosen, str, Transition], ColumnElement[Any]]] = {
     Change.PIN: lambda _chosen, name, _row: plain(name),  # a statement of its own writes it
     Change.GIVEN: lambda chosen, name, _row: chosen.given(name, plain(name).type),
 }
-"""What each change writes to a column, as SQL."""
+"""Change -> what it writes to a column, as SQL."""
 
 
 def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
-    """Column -> expression: what the transitions write to `session`."""
+    """Return the values that the transitions write to `session`: column -> expression."""
 
     def next_deadline(row: Transition) -> tuple[ColumnElement[Any], ...]:
         return deadline(row.dest, timeouts, partial(chosen.after_row, row))
@@ -338,7 +339,7 @@ def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
 
 
 def _everybody(leaving: _Chosen) -> Update:
-    """Write to the rows of all who are in the sessions, or wait at their doors, and have not left."""
+    """Return the update of the rows of all participants who have joined or knocked and have not left."""
     (changes,) = {tuple(row.effects.everybody.items()) for row in leaving.rows}
     assert all(change is Change.NOW for _, change in changes), "nothing else is written to all participants"
     present = and_(_P.left_at.is_(None), _P.session_id.in_(leaving.select(_S.id)))
@@ -350,7 +351,7 @@ def _dest(row: Transition) -> ColumnElement[Any]:
 
 
 def _event(chosen: _Chosen, place: int, *, is_named: bool) -> Insert:
-    """Record one event of each session, before the sessions themselves change."""
+    """Return the statement that records one event of each session. It runs before the sessions are changed."""
     values: dict[str, ColumnElement[Any]] = {
         "session_id": _S.id,
         "type": chosen.pick(lambda row: word(row.events[place])),

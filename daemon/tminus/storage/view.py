@@ -32,8 +32,8 @@ class EventFilter:
 EVERY_EVENT = EventFilter()
 
 PAGE_BYTES = 2 * 1024 * 1024
-"""The size of a page in JSON, at most, whatever its limit of rows: 1,000 ordinary sessions or events, or a hundred of
-the largest possible ones.
+"""Maximum size of a page in bytes of JSON, in addition to its limit of rows: the size of 1,000 ordinary sessions or
+events, or of a hundred of the largest ones.
 """
 
 ROW_BYTES = 1000
@@ -43,11 +43,11 @@ STREAMED = 100
 """Rows that are fetched at a time, so that a large result is never in memory as a whole."""
 
 SEARCHED = 500
-"""Sessions whose texts a search has in memory at a time: 2 MB at most, since a record has at most 4 KiB."""
+"""Number of sessions whose texts a search has in memory at a time: at most 2 MB, because a record has at most 4 KiB."""
 
 WINDOW = 5000
-"""Events that a filter without an index examines in one query, at most: this takes a few milliseconds, however rare a
-match is. A search examines as many sessions, which takes a tenth of a second.
+"""Maximum number of events that a filter without an index examines in one query. This takes a few milliseconds, however
+rare a match is. A search examines the same number of sessions, which takes a tenth of a second.
 """
 
 
@@ -234,8 +234,8 @@ class View:
 
         The offset is None at the end.
 
-        No index has parts of words, so a call examines at most `WINDOW` sessions of the list. `offset` counts all of
-        them, whether they match or not. The text is compared here, because the databases treat upper and lower case
+        No index contains parts of words, so a call examines at most `WINDOW` sessions of the list. `offset` counts all
+        of them, whether they match or not. The text is compared here, because the databases treat upper and lower case
         beyond ASCII differently.
         """
         statements = listing(replace(wanted, limit=WINDOW))

@@ -39,10 +39,10 @@ from tminus.system.threads import RestartingThread
 T = TypeVar("T")
 
 BATCH = 128
-"""Jobs that share one commit, at most: limits how long the first of them waits for the last."""
+"""Maximum number of jobs that share one commit. It limits how long the first of them waits for the last."""
 
 WAITING = 2000
-"""Jobs that may wait. Another one is refused at once, since it would be answered too late."""
+"""Maximum number of waiting jobs. Another one is refused at once, because it would be answered too late."""
 
 PAUSE = 1.0
 """Seconds after a failure of the database in which requests are refused at once."""
@@ -56,7 +56,7 @@ dead before it began, for example because the server was restarted while the dae
 """
 
 COLLISIONS = 4
-"""How often a job runs again if the random id or PIN that it has chosen is taken."""
+"""Maximum number of times that a job runs again because its random id or PIN is in use."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Writer:
     Parameters
     ----------
     now
-        The clock, read once a transaction.
+        The clock, read once per transaction.
     observer
         Its `committed` and `health` are called.
     damaged
@@ -143,7 +143,7 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Number of requests' jobs that wait, without those of the running batch."""
+        """Number of waiting jobs of requests, without those of the running batch."""
         return len(self._requests) + len(self._arriving)
 
     def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
@@ -270,7 +270,7 @@ class Writer:
             except Exception as another:
                 error = another
         if is_damage(error):
-            # Perhaps of one page only: other jobs can go on.
+            # Perhaps only one page is damaged, and other jobs can succeed.
             self._damaged(error)
             self._refuse([work], error)
         elif is_unavailable(error):
@@ -301,7 +301,7 @@ class Writer:
             self._transact_once(batch)
         except DBAPIError as error:
             dead = error.connection_invalidated and clock.monotonic() - begun <= DEAD_WITHIN
-            # A deadlock is with a migration, which locks one table after the other; it has gone on since.
+            # A transaction can only deadlock with a migration, which locks several tables, and has continued since.
             deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
             if self._committing or not (dead or deadlock):
                 raise
@@ -366,7 +366,7 @@ class Writer:
 
     @staticmethod
     def _answer(batch: Sequence[_Work]) -> None:
-        """Finish the futures of the jobs. An event loop is woken once a batch, not once a job."""
+        """Finish the futures of the jobs. An event loop is woken once per batch, not once per job."""
         loops: dict[asyncio.AbstractEventLoop, list[_Work]] = {}
         for work in batch:
             if work.loop is None:
