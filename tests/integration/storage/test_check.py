@@ -211,7 +211,7 @@ def test_rows_without_their_session_are_reported(sqlite_server: SqliteServer) ->
 
         found = check_database(database.url, Timeouts(), clock()).problems
 
-    assert ("foreign_keys", "row 1 of event belongs to a session that is not there") in [
+    assert ("foreign_keys", "row 1 of event belongs to a session that does not exist") in [
         (problem.check, problem.text) for problem in found
     ]
     assert ("events", f"session {session.id} has no event") in [(problem.check, problem.text) for problem in found]

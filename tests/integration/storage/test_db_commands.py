@@ -111,7 +111,7 @@ def test_a_check_prints_a_line_for_each_problem(state: Path, tmp_path: Path) -> 
     assert orphaned.exit_code == 1
     told = json.loads(orphaned.stdout)
     assert told["problems"] == [
-        {"check": "foreign_keys", "session": None, "text": "row 1 of event belongs to a session that is not there"}
+        {"check": "foreign_keys", "session": None, "text": "row 1 of event belongs to a session that does not exist"}
     ]
     assert (told["sessions"], told["events"], told["examined"]) == (0, 1, True)
 
