@@ -89,7 +89,7 @@ def environment(**more: str) -> dict[str, str]:
         "JOURNAL_",
         "LISTEN_",
         "PYTHONDONTWRITEBYTECODE",
-    )  # the last would have each start compile anew
+    )  # PYTHONDONTWRITEBYTECODE would make each start compile all modules
     ours = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**ours, **more}
 
@@ -206,7 +206,7 @@ class Daemon:
             self.process.wait(60)
         shutil.rmtree(self.home, ignore_errors=True)
 
-    # --- what it says -------------------------------------------------------------------------------------------------
+    # --- the log ------------------------------------------------------------------------------------------------------
 
     def log_lines(self, event: str | None = None) -> list[JSON]:
         """Return the complete log lines since the first start: all, or those with this name."""

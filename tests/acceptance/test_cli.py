@@ -311,7 +311,7 @@ def test_advance_runs_the_transitions_that_are_due(start_daemon: StartDaemon) ->
     assert swept == {"moves": {"open": 1}, "removed": 0, "withoutPin": 0}
     daemon.start()
     assert daemon.session(session["id"])["status"] == "new"
-    # The daemon tells what another process did while it runs, too.
+    # A running daemon also logs the changes of another process.
     names = [event["type"] for event in daemon.events(session["id"])]
     assert names == ["session.scheduled", "session.ready"]
 

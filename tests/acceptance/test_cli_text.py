@@ -140,7 +140,7 @@ def test_a_terminal_gets_only_the_escape_sequences_of_the_command(
             assert terminal.interrupt() == 0
         else:
             assert terminal.end() == 0
-        terminal.screen()  # which knows no other
+        terminal.screen()  # which fails on any other escape sequence
         assert not FORBIDDEN.search(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|\r", "", terminal.raw))
 
 

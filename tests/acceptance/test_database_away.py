@@ -81,7 +81,7 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             labels = [one["label"] for one in daemon.get("/supportsessions?scope=all&limit=1000").json()["rows"]]
             assert labels.count("Once") == 1
 
-            # A network that swallows all: whoever waits is let go, and nobody else has to wait.
+            # A network that drops all data: waiting requests are refused, and new ones do not wait.
             proxy.swallow()
             eventually(lambda: daemon.post("/supportsessions", {"type": "live", "label": "Lost"}).status_code == 503)
             eventually(lambda: "does not answer" in daemon.http.get(f"{daemon.url}/readyz").text)

@@ -60,7 +60,7 @@ def test_while_the_database_hangs_requests_are_refused_soon_and_work_resumes_aft
                 assert (answer.status_code, answer.json()["refcode"]) == (503, 107503)
                 assert int(answer.headers["Retry-After"]) >= 1
             daemon.logged("storage.unavailable")
-            # One that is started meanwhile ends, and says why; a service manager starts it again.
+            # A daemon that is started meanwhile logs the reason and exits; a service manager would start it again.
             assert another.process is not None
             assert another.process.wait(60) == 1
             assert "timeout" in another.logged("daemon.failed")["error"]

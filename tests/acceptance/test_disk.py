@@ -480,9 +480,9 @@ def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_av
         # The log names the session of each event: it has read them all before one of them cannot be read.
         eventually(lambda: len(daemon.log_lines("session.scheduled")) == 200, 90)
         with server.stopped() as files:
-            # Into the middle of a page that is full of rows: without checksums nobody would see it.
+            # In the middle of a page that is full of rows: only checksums detect this.
             spoil(files / file, 5 * 8192 + 4096, 100)
-        # Its connections are those from before the server was stopped: the first who writes finds that out.
+        # Its connections are those from before the server was stopped; the first write fails on them.
         eventually(lambda: daemon.put(f"/supportsession/{template}", {"startTime": from_now(days=2)}).is_success, 90)
         eventually(lambda: reasons(daemon) == "", 90)  # that the server was stopped is forgotten after some seconds
         already = len(daemon.log_lines())
@@ -522,7 +522,7 @@ def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_av
         with tables_of(daemon) as tables:
             for one in {session for page, session in placed if page != 5} | {opens}:
                 tables.execute(text("UPDATE session SET due_at = due_at + 172800000 WHERE id = :id"), {"id": one})
-            # Else it may know of an old page from the index alone: as it likes, by statistics that change under load.
+            # Otherwise PostgreSQL may use an index-only scan, depending on statistics, and not read the page.
             tables.execute(text("ALTER ROLE CURRENT_USER SET enable_indexonlyscan = off"))
         failed = end_of_start(daemon)
         assert f"the database is damaged ({found}): restore a backup" in failed

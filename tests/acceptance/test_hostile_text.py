@@ -251,7 +251,7 @@ def test_ten_megabytes_are_refused_in_every_place_of_a_request(daemon: Daemon) -
         )
         _check(answer.status_code, answer.json(), call)
         assert answer.status_code == 413
-    # A head without end is none: it may be answered, or hung up on.
+    # A head without end gets an error response or a closed connection.
     for head in (f"GET /v3/supportsession/{much}", f"GET /v3/discovery?ids={much}"):
         method, target = head.split()
         with closing(Client(daemon)) as client, suppress(OSError, http.client.HTTPException):

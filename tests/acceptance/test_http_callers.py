@@ -272,7 +272,7 @@ def test_a_forwarded_address_counts_only_from_a_trusted_proxy(start_daemon: Star
     daemon = start_daemon(
         limits={"pin_lookups": "2/minute", "failed_tokens": "4/minute"}, server={"trusted_proxies": ["10.0.0.0/8"]}
     )
-    # As what lies between might be made to say it, and as it is no address at all.
+    # Addresses that a client could forge, and texts that are not addresses.
     forged = ("192.0.2.1", "192.0.2.2, 10.0.0.1", "10.0.0.1", "127.0.0.2", "::1", "unknown", "")
     said = [{"X-Forwarded-For": address, "X-Real-IP": "192.0.2.8", "Forwarded": "for=192.0.2.9"} for address in forged]
     pins = [daemon.get("/support/123456/meta", by=None, headers=headers).status_code for headers in said]

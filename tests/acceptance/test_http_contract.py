@@ -442,7 +442,7 @@ def test_a_history_is_paged(daemon: Daemon) -> None:
     assert (told[3]["reason"], told[3]["status"], told[3]["previousStatus"]) == ("cancelled", "closed", "scheduled")
 
 
-# --- whoever runs it --------------------------------------------------------------------------------------------------
+# --- operators --------------------------------------------------------------------------------------------------------
 
 
 def test_the_documentation_page_loads_nothing_from_other_servers(daemon: Daemon) -> None:

@@ -66,7 +66,7 @@ def test_after_any_number_of_kills_the_log_has_every_event_of_the_history_in_ord
         maker.start()
     try:
         for _ in range(KILLS):
-            time.sleep(chance.uniform(0.1, 1.0))  # whatever it is just doing
+            time.sleep(chance.uniform(0.1, 1.0))  # at a random moment
             daemon.kill()
             daemon.start()
     finally:
@@ -117,7 +117,7 @@ def test_the_first_line_after_a_crash_reports_it_and_a_clean_stop_is_no_crash(ma
     daemon.restart()
     assert len(daemon.log_lines("daemon.crashed")) == 1
 
-    # A host that has started anew in the meantime is told apart from a process that was killed.
+    # A restart of the host is distinguished from a kill of the process.
     daemon.kill()
     mark = daemon.state / "tminus.run"
     mark.write_text(json.dumps({**json.loads(mark.read_text()), "boot": "another"}))

@@ -529,7 +529,7 @@ def test_logrotate_loses_no_line_that_rsyslog_has_written(tmp_path: Path) -> Non
     rsyslogd, logrotate = tool("rsyslogd", "rsyslog"), tool("logrotate", "logrotate")
     for name, sample in (("rotate", "logrotate/tminus"), ("tminus.conf", "rsyslog/tminus.conf")):
         text = (CONFIG / sample).read_text().replace("/var/log/tminus", str(tmp_path))
-        # What Debian's script does, but for the unit whose process is told.
+        # The same signal as that of Debian's script, to the process of this test.
         (tmp_path / name).write_text(
             text.replace("/usr/lib/rsyslog/rsyslog-rotate", f"kill -HUP $(cat {tmp_path}/pid)")
         )

@@ -214,7 +214,7 @@ def test_a_daemon_upgrades_an_older_database_and_meets_its_deadlines(
     assert len(set(pins)) == 3
     assert all(pins)
 
-    # What was open goes on: its PIN is found, people join, and its history has no gap.
+    # Open sessions continue: the PIN is found, participants join, and the history has no gap.
     assert daemon.get(f"/support/{PIN}/meta", by=None).status_code == 200
     assert daemon.join("open").status_code == 200
     assert [event["type"] for event in daemon.events("open")] == [

@@ -82,10 +82,10 @@ class DaemonTransport:
             "session": self._session,
             "headers": {"Session-id": daemon.token},
         }
-        # Both ways to say who calls: a check by which what was made has to be there asks for all that is described.
+        # Both ways of authentication: the check that a created resource is available uses all that are described.
         self.credentials = {"Session-id": daemon.token, "Authorization": f"Bearer {daemon.token}"}
         self.without = without
-        """Checks that are not made here."""
+        """Checks that are left out."""
 
     def close(self) -> None:
         self._session.close()

@@ -72,7 +72,7 @@ def test_the_daemon_is_not_ready_while_a_database_privilege_is_missing(
         for right in ("SELECT ON event", "UPDATE ON session"):
             with administrator(database) as other:
                 other.execute(f"REVOKE {right} FROM clerk")
-            # Whoever uses it meets that, and nobody but the daemon does any more once it is known.
+            # A request finds the missing privilege; afterwards only the daemon's own probe tries it.
             eventually(lambda: _make(daemon).status_code == 503)
             assert "permission denied for table" in not_ready(daemon)
             ready_for_seconds(daemon, 1.5, 503)

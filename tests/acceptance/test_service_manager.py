@@ -102,7 +102,7 @@ def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manag
     order = [one.split("=")[0] for one in manager.told if one.startswith(("READY", "RELOADING"))]
     assert order == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
 
-    # A database that cannot be written is no reason to be killed: the clock goes on, and readiness says it.
+    # The watchdog is still reset while the database cannot be written; /readyz reports it.
     assert service.process is not None
     limited = service.process.pid, resource.RLIMIT_FSIZE
     resource.prlimit(*limited, (0, resource.RLIM_INFINITY))
@@ -112,7 +112,7 @@ def test_every_state_of_the_daemon_is_sent_to_the_service_manager(manager: Manag
     resource.prlimit(*limited, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     manager.wait_for("STATUS=0 scheduled, 1 new", 2)
 
-    # It stops: who comes meanwhile waits for the next one, and so does the socket's file.
+    # It stops: new connections wait for the next daemon, and the socket's file stays.
     service.configure()
     assert service.terminate() == 0
     assert "STOPPING=1" in manager.told

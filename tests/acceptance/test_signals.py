@@ -74,14 +74,14 @@ def test_new_requests_are_refused_while_the_daemon_drains(start_daemon: StartDae
     with connection:
         daemon.signal(signal.SIGTERM)
         daemon.logged("daemon.draining")
-        # For an instant it still listens, and says why it does not serve; then there is nobody.
+        # For a moment the daemon still listens and refuses requests; then it closes the socket.
         with suppress(httpx.TransportError):
             answer = httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": daemon.token}, timeout=2)
             assert (answer.status_code, answer.json()["refcode"]) == (503, 108503)
             assert int(answer.headers["Retry-After"]) > 0
         assert daemon.process is not None
         assert daemon.process.poll() is None
-        daemon.signal(signal.SIGTERM)  # whoever cannot wait asks twice
+        daemon.signal(signal.SIGTERM)  # a second signal
         assert daemon.process.wait(3) == 0
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
@@ -202,7 +202,7 @@ def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -
     begun = daemon.post("/auth/token/authWithToken", {"session_token": daemon.tokens["anna"]}, by=None).json()
     assert session["status"] == "scheduled"
 
-    # A file with two faults, and one good change: none of it holds, and the log says why.
+    # A file with two errors and one valid change: nothing is applied, and the log has the reasons.
     good = daemon.config.read_text()
     faulty = good.replace("[log]", '[lifecycle]\nlead = "soon"\nleed = "20m"\nhorizon = "1d"\n\n[log]')
     daemon.config.write_text(faulty)
@@ -217,7 +217,7 @@ def test_a_reload_applies_the_whole_file_or_nothing(start_daemon: StartDaemon) -
     assert daemon.make(startTime=from_now(days=2))["status"] == "scheduled"
     assert daemon.log_lines("config.changed") == []
 
-    # A good one: what changed is told key by key, and stored deadlines follow.
+    # A valid file: each changed key is logged, and stored deadlines change.
     daemon.configure(
         server={"cors_origins": ["https://desk.example.com"], "listen": "127.0.0.1:1"},
         lifecycle={"lead": "15m"},

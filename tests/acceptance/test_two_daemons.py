@@ -37,7 +37,7 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
 ) -> None:
     one, two = daemons
 
-    # Whoever waits at one hears of what happens at the other.
+    # A long poll at one daemon returns events of the other.
     answers: list[JSON] = []
     waiting = threading.Thread(target=lambda: answers.append(one.get("/events?wait=9").json()))
     waiting.start()
@@ -51,7 +51,7 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
     made = [daemon.post("/supportsessions", body, headers={"Idempotency-Key": "k"}).json()["id"] for daemon in daemons]
     assert made[0] == made[1]
 
-    # So do who is in a session, and an agent's hour of work.
+    # So do participants and agent sessions.
     joined = one.join(made[0]).json()
     assert two.delete(f"/supportsession/{made[0]}/participants/{joined['participantId']}", by="room").status_code == 200
     assert one.session(made[0])["participants"] == 0
@@ -154,7 +154,7 @@ def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notifica
         asked = other.post("/webhooks/desk/replay", {"session": made["id"]})
         assert asked.status_code == 200, asked.text
         eventually(lambda: told(made) == 2, POLL_INTERVAL + SOON)
-        # A deadline before all that it knows of, and nobody else who could keep it.
+        # A deadline before all others, which only this daemon can meet.
         deaf.make(startTime=from_now(hours=1))
         due = other.make(startTime=from_now(seconds=3))
         other.kill()

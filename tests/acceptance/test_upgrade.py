@@ -157,7 +157,7 @@ def test_the_next_release_migrates_while_this_one_serves_and_no_change_is_lost(
     assert {colours[session_id] for one in callers.rounds for session_id in one} == {None}
     assert {colours[session_id] for session_id in beside[0]} == {"green"}
 
-    # Who has stopped does not come back: it knows nothing of that schema, and says so.
+    # A stopped daemon of this release does not start again: it refuses the newer schema.
     assert older.terminate() == 0
     older.spawn(**OLDER)
     assert older.process is not None

@@ -42,7 +42,7 @@ def test_events_committed_before_a_kill_are_delivered_after_it(make_daemon: Star
     daemon = make_daemon()
     daemon.configure(webhooks=desk(daemon, receiver))
     daemon.start()
-    receiver.answer = trickle  # delivered, but it never says so
+    receiver.answer = trickle  # delivered, but the response never ends
     session = daemon.make()
     eventually(lambda: len(receiver.requests) == 1)
     daemon.delete(f"/supportsession/{session['id']}")
@@ -131,7 +131,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
         )
         return str(lines[0]["event"])
 
-    # A reload with a secret that is none is refused whole.
+    # A reload with an invalid secret is refused as a whole.
     assert reload(webhooks=desk(daemon, receiver, "whsec_short")) == "config.rejected"
     fault = daemon.log_lines("config.fault")[-1]
     assert (fault["key"], "whsec_short" in str(fault)) == ("webhooks[desk].secret_file", False)

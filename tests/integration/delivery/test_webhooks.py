@@ -260,7 +260,7 @@ def test_retry_after_of_the_receiver_is_respected(sender: Sender, receiver: Rece
     assert state.failing_since is not None
     assert state.retry_at is not None
     assert timedelta(minutes=59) < state.retry_at - state.failing_since < timedelta(minutes=61)
-    sender.ask(sender.webhooks.resume("desk"))  # the operator knows better
+    sender.ask(sender.webhooks.resume("desk"))  # a resume ignores Retry-After
     eventually(lambda: len(receiver.requests) == 2)
 
 
@@ -426,7 +426,7 @@ def test_a_name_server_that_does_not_respond_delays_only_its_endpoint_and_no_sto
         return found(host, port, *args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    receiver.answer = status(200, Connection="close")  # else nobody asks again
+    receiver.answer = status(200, Connection="close")  # otherwise the name is not resolved again
     names = [f"silent{number}" for number in range(33)]  # more than the threads that event loops have for it
     try:
         sender.apply(
@@ -765,7 +765,7 @@ def test_at_most_two_connections_are_open_to_an_endpoint(sender: Sender, receive
             now += 1
             most = max(most, now)
         handler.receiver.closing.wait(0.05)
-        with lock:  # before the answer: whoever has that may send the next
+        with lock:  # before the response: afterwards the next request may be sent
             now -= 1
         status(200)(handler)
 
@@ -863,7 +863,7 @@ def test_one_of_two_daemons_delivers_the_events_of_both(senders: tuple[Sender, S
 def test_a_command_sent_to_the_other_daemon_takes_effect_at_once(
     senders: tuple[Sender, Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(due, "POLL_INTERVAL", 600.0)  # nobody looks by himself
+    monkeypatch.setattr(due, "POLL_INTERVAL", 600.0)  # no periodic reads
     one, two = senders
     one.apply(desk(receiver))
     one.make(2)

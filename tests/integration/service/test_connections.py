@@ -426,7 +426,7 @@ def test_a_server_stopped_before_its_start_accepts_no_connection() -> None:
         await serving.begun.wait()
         with socket.create_connection(listening.getsockname(), timeout=1):
             await asyncio.sleep(0.1)
-            left = select.select([listening], [], [], 0)[0]  # it waits for whoever listens next
+            left = select.select([listening], [], [], 0)[0]  # it waits for the next listener
         serving.should_exit = True
         await running
         assert left

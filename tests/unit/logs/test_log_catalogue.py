@@ -75,7 +75,7 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
             fields.add(keyword.arg)
         elif isinstance(keyword.value, ast.Dict):
             fields |= {str(key.value) for key in keyword.value.keys if isinstance(key, ast.Constant)}
-        elif _name(getattr(keyword.value, "func", keyword.value)) in {"failure", "told"}:  # told = failure(error)
+        elif _name(getattr(keyword.value, "func", keyword.value)) == "error_fields":
             fields |= FAILURE
         else:
             knows_all = False
