@@ -164,9 +164,8 @@ class Middleware:
         if scope["path"] in OPERATIONS:
             return
         if self._services.draining:
-            context.logged = (
-                True  # the caller is not authenticated any more, and `daemon.draining` is already in the log
-            )
+            # The caller is not authenticated any more, and `daemon.draining` is already in the log.
+            context.logged = True
             raise errors.Draining
         waited = begun - scope["state"].get(BEGUN, begun)
         if (waited > MAX_LOOP_DELAY or self._services.waiting(scope["method"]) >= MAX_QUEUED) and not context.local:
