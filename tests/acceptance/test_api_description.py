@@ -35,7 +35,7 @@ def test_every_field_and_parameter_is_described(page: dict[str, Any]) -> None:
     assert {tag for call in calls for tag in call["tags"]} == {tag["name"] for tag in page["tags"]}
 
 
-def test_what_is_described_exists(page: dict[str, Any]) -> None:
+def test_every_description_belongs_to_an_existing_field(page: dict[str, Any]) -> None:
     schemas = page["components"]["schemas"]
     for name, fields in FIELDS.items():
         for field, text in fields.items():

@@ -56,7 +56,7 @@ def test_a_delete_works_with_any_body_and_without(daemon: Daemon, body: bytes | 
     assert daemon.session(session["id"])["status"] == "closed"
 
 
-def test_a_token_comes_as_session_id_or_as_bearer(daemon: Daemon) -> None:
+def test_a_token_is_accepted_as_session_id_or_as_bearer(daemon: Daemon) -> None:
     token = daemon.token
     for header in ({"Session-id": token}, {"Authorization": f"Bearer {token}"}, {"Authorization": f"bearer {token}"}):
         assert daemon.get("/me", by=None, headers=header).json()["user"]["id"] == 32593

@@ -142,7 +142,7 @@ def test_errors_of_headers_and_body_are_reported_together(daemon: Daemon) -> Non
     "content_type",
     ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.tminus.v3+json"],
 )
-def test_a_body_may_be_any_kind_of_json(daemon: Daemon, content_type: str) -> None:
+def test_a_body_may_have_any_media_type_of_json(daemon: Daemon, content_type: str) -> None:
     body = b'{"type": "live", "label": "A"}'
     made = daemon.post("/supportsessions", content=body, headers={"Content-Type": content_type})
     assert (made.status_code, made.json()["label"]) == (200, "A")

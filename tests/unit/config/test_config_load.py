@@ -61,7 +61,7 @@ def test_without_file_and_environment_all_is_default() -> None:
     assert configuration.path is None
 
 
-def test_the_defaults_are_valid_themselves() -> None:
+def test_the_default_settings_are_valid() -> None:
     assert Settings.model_validate(Settings().model_dump(mode="json", exclude_none=True)) == Settings()
 
 
@@ -104,7 +104,7 @@ def test_settings_cannot_be_changed() -> None:
         Settings().server.socket = "x"  # type: ignore[misc]  # that it cannot be set is the point
 
 
-def test_a_type_s_policy_overrides_the_general_one(files: Files) -> None:
+def test_the_policy_of_a_type_overrides_the_general_one(files: Files) -> None:
     policy = files.load('[policy]\nrecording = "always"\n[policy.live]\nrecording = "never"\n').settings.policy
     assert policy.modes(SessionType.LIVE)[Setting.RECORDING] is Mode.NEVER
     assert policy.modes(SessionType.SUPPORT)[Setting.RECORDING] is Mode.ALWAYS

@@ -119,7 +119,7 @@ def test_a_message_has_correct_plurals_and_leaves_out_absent_fields(
     assert log_lines()[0]["message"] == sentence
 
 
-def test_warnings_of_libraries_are_logged_and_their_information_is_not(log_lines: LogLines) -> None:
+def test_only_warnings_of_libraries_are_logged(log_lines: LogLines) -> None:
     library = logging.getLogger("some.library")
     library.info("chat")
     library.warning("careful: %s", "hot")

@@ -119,7 +119,7 @@ def test_whether_a_session_has_a_pin_depends_on_its_status_alone(row: lifecycle.
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.dest is Status.CLOSED], ids=lambda row: row.trigger)
-def test_whatever_closes_a_session_writes_all_that_closing_does(row: lifecycle.Transition) -> None:
+def test_every_transition_to_closed_has_all_effects_of_a_close(row: lifecycle.Transition) -> None:
     written = row.effects.session
     where = f"domain/lifecycle.py: {row.trigger} from {row.source} needs the effects CLOSED"
 
