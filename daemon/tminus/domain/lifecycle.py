@@ -32,8 +32,8 @@ class Change(Enum):
     """The time of the transition if the last participant leaves; otherwise NULL."""
     NULL = auto()
     ZERO = auto()
-    ONE_MORE = auto()
-    ONE_LESS = auto()
+    INCREMENT = auto()
+    DECREMENT = auto()
     REASON = auto()
     """The transition's close reason."""
     PIN = auto()
@@ -53,24 +53,24 @@ class Effects:
     session: Changes = field(default_factory=dict)
     participant: Changes = field(default_factory=dict)
     """Changes to the row of the participant whom the transition is about."""
-    arrives: bool = False
+    adds_participant: bool = False
     """Whether the transition inserts that row."""
-    everybody: Changes = field(default_factory=dict)
+    all_participants: Changes = field(default_factory=dict)
     """Changes to the rows of all participants who have joined or knocked and have not left."""
 
 
 NO_EFFECTS = Effects()
 OPENED = Effects({"opened_at": Change.NOW, "pin": Change.PIN})
 RESCHEDULED = Effects({"start_time": Change.GIVEN, "expires_at": Change.GIVEN})
-_ENTERED = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.ONE_MORE}
-JOINED = Effects(_ENTERED, {"joined_at": Change.NOW}, arrives=True)
-KNOCKED = Effects(participant={"joined_at": Change.NOW, "waiting_since": Change.NOW}, arrives=True)
+_ENTERED = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.INCREMENT}
+JOINED = Effects(_ENTERED, {"joined_at": Change.NOW}, adds_participant=True)
+KNOCKED = Effects(participant={"joined_at": Change.NOW, "waiting_since": Change.NOW}, adds_participant=True)
 ADMITTED = Effects(_ENTERED, {"joined_at": Change.NOW, "waiting_since": Change.NULL})
 DENIED = Effects(participant={"left_at": Change.NOW})
-LEFT = Effects({"participants": Change.ONE_LESS, "empty_since": Change.NOW_IF_EMPTY}, {"left_at": Change.NOW})
+LEFT = Effects({"participants": Change.DECREMENT, "empty_since": Change.NOW_IF_EMPTY}, {"left_at": Change.NOW})
 CANCELLED = Effects({"closed_at": Change.NOW, "close_reason": Change.REASON})
 CLOSED = Effects(
-    {**CANCELLED.session, "pin": Change.ZERO, "participants": Change.ZERO}, everybody={"left_at": Change.NOW}
+    {**CANCELLED.session, "pin": Change.ZERO, "participants": Change.ZERO}, all_participants={"left_at": Change.NOW}
 )
 
 
@@ -90,7 +90,7 @@ class Transition(NamedTuple):
     """The close reason that it stores; None if it does not close the session."""
 
 
-_E, _T, _W = EventType, Trigger, CloseReason
+_E, _T, _R = EventType, Trigger, CloseReason
 _SCHEDULED, _NEW, _ACTIVE, _CLOSED = Status.SCHEDULED, Status.NEW, Status.ACTIVE, Status.CLOSED
 
 TABLE = (
@@ -107,12 +107,12 @@ TABLE = (
     Transition(_T.JOIN, _NEW, _ACTIVE, "room", (_E.ACTIVE, _E.JOINED), JOINED),
     Transition(_T.JOIN, _ACTIVE, _ACTIVE, "room", (_E.JOINED,), JOINED),
     Transition(_T.LEAVE, _ACTIVE, _ACTIVE, "room", (_E.LEFT,), LEFT),
-    Transition(_T.EXPIRE, _NEW, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.EXPIRED),
-    Transition(_T.IDLE, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.EMPTY),
-    Transition(_T.TIME_LIMIT, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _W.TIME_LIMIT),
-    Transition(_T.CLOSE, _SCHEDULED, _CLOSED, "agent", (_E.CLOSED,), CANCELLED, _W.CANCELLED),
-    Transition(_T.CLOSE, _NEW, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
-    Transition(_T.CLOSE, _ACTIVE, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _W.CLOSED),
+    Transition(_T.EXPIRE, _NEW, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _R.EXPIRED),
+    Transition(_T.IDLE, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _R.EMPTY),
+    Transition(_T.TIME_LIMIT, _ACTIVE, _CLOSED, "clock", (_E.CLOSED,), CLOSED, _R.TIME_LIMIT),
+    Transition(_T.CLOSE, _SCHEDULED, _CLOSED, "agent", (_E.CLOSED,), CANCELLED, _R.CANCELLED),
+    Transition(_T.CLOSE, _NEW, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _R.CLOSED),
+    Transition(_T.CLOSE, _ACTIVE, _CLOSED, "agent", (_E.CLOSED,), CLOSED, _R.CLOSED),
 )
 
 

@@ -68,7 +68,7 @@ class JsonText(TypeDecorator[str]):
         """Return None: the text is read unchanged."""
 
 
-class Stored(SQLModel):
+class Record(SQLModel):
     """Base class of the stored records.
 
     Its instances are constructed by pydantic alone. SQLModel's own constructor prepares them for an ORM session, which
@@ -87,7 +87,7 @@ class Stored(SQLModel):
         return super(SQLModel, cls).model_validate(obj, **options)
 
 
-class Session(Stored):
+class Session(Record):
     """A session. It has a status, and at most one deadline at a time."""
 
     id: str
@@ -148,7 +148,7 @@ class Session(Stored):
         return max(0, int(((self.closed_at or now) - self.activated_at).total_seconds()))
 
 
-class Participant(Stored):
+class Participant(Record):
     """A person who joined or knocked. The row remains after they have left."""
 
     id: str
@@ -162,7 +162,7 @@ class Participant(Stored):
     left_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class Event(Stored):
+class Event(Record):
     """An event, with the fields that change during a session. Fields that never change are read from the session."""
 
     seq: int = 0
@@ -184,7 +184,7 @@ class Event(Stored):
     request_id: str | None = None
 
 
-class AgentSession(Stored):
+class AgentSession(Record):
     """An agent session, which `authWithToken` creates for one hour. Only the SHA-256 of its secret is stored."""
 
     sid: int = 0
@@ -199,7 +199,7 @@ class AgentSession(Stored):
     remote_ip: str
 
 
-class IdempotencyRecord(Stored):
+class IdempotencyRecord(Record):
     """The result of a request with an `Idempotency-Key`, so that a retry gets the same answer and is not executed."""
 
     agent_id: int
@@ -210,7 +210,7 @@ class IdempotencyRecord(Stored):
     created_at: datetime = Field(sa_type=Instant)
 
 
-class Endpoint(Stored):
+class Endpoint(Record):
     """The position of a webhook endpoint, and the result of its last attempts. The rest is configuration."""
 
     name: str
@@ -228,7 +228,7 @@ class Endpoint(Stored):
     pause_reason: PauseReason | None = Field(default=None, sa_type=String)
 
 
-class Replay(Stored):
+class Replay(Record):
     """A replay that an operator has requested: the events after `cursor`, up to `until`, are delivered again."""
 
     id: int = 0
@@ -241,7 +241,7 @@ class Replay(Stored):
     retry_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class Delivery(Stored):
+class Delivery(Record):
     """A delivery attempt: a row of the delivery log."""
 
     id: int = 0

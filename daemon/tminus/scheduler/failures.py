@@ -1,4 +1,4 @@
-"""Log the failures of jobs. The same failure is logged again only after the job has succeeded or failed otherwise."""
+"""Log the failures of jobs. A repeated failure is logged again only after a success or a different failure."""
 
 from collections.abc import Callable
 from typing import Any

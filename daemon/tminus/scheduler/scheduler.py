@@ -150,14 +150,14 @@ class Scheduler:
             due = self.tick()
         except StoreUnavailable as error:
             if self._store.damage is not None:
-                raise self._store.cannot_start(error) from error
+                raise self._store.startup_error(error) from error
             due = None
         self._starting = due is None and self._store.failing is not None
         while True:
             try:
                 return due, self._store.counts()
             except StoreUnavailable as error:
-                failure = self._store.cannot_start(error)
+                failure = self._store.startup_error(error)
                 if not failure.transient:
                     raise failure from error
                 if self._stopping.wait(SWEEP.total_seconds()):

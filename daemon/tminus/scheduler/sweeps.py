@@ -86,7 +86,7 @@ def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = la
 
 
 def warm_up(submit: Submit, timeouts: Timeouts) -> None:
-    """Compile the statements for these time-outs, so that the first sweep is no slower than later ones."""
+    """Compile the statements for these time-outs, so that the first sweep is as fast as later ones."""
     for source in SOURCES:
         submit(partial(source.warm_up, timeouts=timeouts), clock=True).result()
 
@@ -154,8 +154,8 @@ def remove_old(
 ) -> int:
     """Remove old rows; return the number of removed sessions.
 
-    These are sessions closed longer ago than `retention`, rows of the delivery log older than `delivery_retention`
-    (None: never), and expired agent sessions and idempotency records.
+    These are sessions closed longer ago than `retention`, rows of the delivery log older than `delivery_retention`,
+    and expired agent sessions and idempotency records. None: rows of that kind are never removed.
     """
 
     def remove(some: Callable[[Transaction, int], Removed]) -> int:

@@ -197,7 +197,7 @@ def seq_before(view: View, instant: datetime) -> int:
 def register(tx: Transaction, name: str, *, from_beginning: bool) -> bool:
     """Register an endpoint, unless it is registered already; return whether it is new.
 
-    Its cursor is set to the newest event, or with `from_beginning` before the first.
+    It then receives only later events, or with `from_beginning` all events.
     """
     if endpoint(tx, name) is not None:
         return False

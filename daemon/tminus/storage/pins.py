@@ -42,7 +42,7 @@ time.
 """
 
 FRESH = 2.0
-"""Minimum seconds for which a count of all blocks is valid. It is limited, because other daemons may free PINs."""
+"""Minimum seconds for which a count of all blocks is valid. It expires, because other daemons may free PINs."""
 
 SHARE = 50
 """Minimum time for which a count is valid, as a multiple of the time that it took."""

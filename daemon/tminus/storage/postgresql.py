@@ -22,9 +22,9 @@ ANSWER_TIMEOUT = 3
 """Maximum seconds for connecting, and for each answer to a check or to the watchdog's query. A whole number."""
 
 PROBES = 2
-"""Number of other connections that are opened to check a connection through a pooler. Each keeps a session of the
-server busy. Poolers assign the session that was used last, or first. If two others are busy and a second transaction
-still runs in the same session, it does so by the pooler's configuration and not by chance.
+"""Number of other connections that are opened to check a connection through a pooler. Each occupies a session of the
+server. Poolers assign the session that was used last, or first. If a connection still has the same session while two
+others are occupied, that is not by chance: the pooler assigns whole sessions.
 """
 
 _PARAMETERS: Mapping[str, Any] = {

@@ -16,7 +16,7 @@ success of one must not hide a failure of the other.
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The reason why the database cannot be read, and the seconds since when."""
+    """The reason why the database cannot be read, and the number of seconds for which it could not."""
 
     seconds: float
     why: str

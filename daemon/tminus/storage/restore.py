@@ -26,7 +26,7 @@ from tminus.storage.watch import Watch
 from tminus.system.privileges import acting_for
 
 HIGHEST_SEQ = 2**53
-"""The highest event number that is accepted. JSON readers round higher ones, and SQLite's limit is near."""
+"""The highest event number that is accepted. JSON parsers may round higher numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Store:
         self._counting = threading.Lock()
         self._counts: dict[Status, int] = {}
         self._counted_at = -1, 0.0
-        """The newest event at the time of the counts, and when sessions may be counted again."""
+        """The number of the newest event when sessions were counted, and when they may be counted again."""
         self._writing = make(writes=True, shared=self._shared_clock)
         self._locking = make(writes=True, idle_seconds=IDLE_LIMIT)
         # A pool assigns its connections to waiting threads in no order. In a common pool the scheduler could wait for
@@ -226,7 +226,7 @@ class Store:
         if was is None:
             self._observer.damaged(self.damage)
 
-    def cannot_start(self, error: StoreUnavailable) -> StartupError:
+    def startup_error(self, error: StoreUnavailable) -> StartupError:
         """Return the error for a daemon that cannot start because of `error`."""
         return startup_error(self._url, error.__cause__ or error)
 

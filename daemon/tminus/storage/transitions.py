@@ -153,7 +153,7 @@ def _participant(tx: "Transaction", named: Named) -> Participant | None:
         return None
     changed = {name: tx.now if change is Change.NOW else None for name, change in effects.participant.items()}
     participant = participant.model_copy(update=changed)
-    if effects.arrives:
+    if effects.adds_participant:
         tx.execute(insert(PARTICIPANTS), participant.model_dump())
     else:
         tx.execute(update(PARTICIPANTS).where(_P.id == participant.id).values(changed))
@@ -250,7 +250,7 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
         return _Chosen(some, dialect, is_named=is_named) if some else None
 
     closing = part(lambda row: row.effects.session.get("pin") is Change.ZERO)
-    leaving = part(lambda row: bool(row.effects.everybody))
+    leaving = part(lambda row: bool(row.effects.all_participants))
     most = max(len(row.events) for row in rows)
     recording = [part(lambda row, place=place: len(row.events) > place) for place in range(most)]  # type: ignore[misc]
     values = _new_values(chosen, timeouts)
@@ -311,8 +311,8 @@ _SQL: dict[Change, Callable[[_Chosen, str, Transition], ColumnElement[Any]]] = {
     Change.NOW_IF_EMPTY: lambda _chosen, _name, _row: case((_S.participants <= 1, _NOW)),
     Change.NULL: lambda _chosen, name, _row: cast(null(), plain(name).type),
     Change.ZERO: lambda _chosen, _name, _row: literal_column("0", Integer),
-    Change.ONE_MORE: lambda _chosen, name, _row: plain(name) + 1,
-    Change.ONE_LESS: lambda _chosen, name, _row: plain(name) - 1,
+    Change.INCREMENT: lambda _chosen, name, _row: plain(name) + 1,
+    Change.DECREMENT: lambda _chosen, name, _row: plain(name) - 1,
     Change.REASON: lambda _chosen, _name, row: word(row.reason),
     Change.PIN: lambda _chosen, name, _row: plain(name),  # a statement of its own writes it
     Change.GIVEN: lambda chosen, name, _row: chosen.given(name, plain(name).type),
@@ -340,7 +340,7 @@ def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
 
 def _everybody(leaving: _Chosen) -> Update:
     """Return the update of the rows of all participants who have joined or knocked and have not left."""
-    (changes,) = {tuple(row.effects.everybody.items()) for row in leaving.rows}
+    (changes,) = {tuple(row.effects.all_participants.items()) for row in leaving.rows}
     assert all(change is Change.NOW for _, change in changes), "nothing else is written to all participants"
     present = and_(_P.left_at.is_(None), _P.session_id.in_(leaving.select(_S.id)))
     return update(PARTICIPANTS).where(present).values({name: _NOW for name, _ in changes})

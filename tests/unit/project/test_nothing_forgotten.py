@@ -128,7 +128,7 @@ def test_every_transition_to_closed_has_all_effects_of_a_close(row: lifecycle.Tr
     }, where  # fmt: skip
     if row.source is not Status.SCHEDULED:
         assert written.get("participants") is Change.ZERO, where
-        assert row.effects.everybody, where
+        assert row.effects.all_participants, where
 
 
 def test_the_executor_can_write_every_change() -> None:
