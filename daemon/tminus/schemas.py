@@ -363,7 +363,7 @@ class FieldError(TypedDict):
 
 
 class Error(TypedDict):
-    """Every answer whose status is not 200. `code` is the HTTP status; clients switch on `refcode`."""
+    """An answer whose status is not 200. `code` is the HTTP status; clients switch on `refcode`."""
 
     code: int
     refcode: int

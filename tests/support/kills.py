@@ -49,7 +49,7 @@ LONGEST = 12
 
 @dataclass(frozen=True)
 class Target:
-    """The session that a action changes. Its label is also the `Idempotency-Key` of the action."""
+    """The session that an action changes. Its label is also the `Idempotency-Key` of the action."""
 
     number: int
     label: str
@@ -307,7 +307,7 @@ def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[
 
 
 def do(engine: Engine, steps: Steps, action: Action, target: Target, *, last: bool = False) -> dict[str, Any]:
-    """Do a action with a new writer. `last`: the process ends afterwards, so the writer need not be stopped."""
+    """Do an action with a new writer. `last`: the process ends afterwards, so the writer need not be stopped."""
     writer = make_writer(engine, steps, lambda: action.time(target))
     writer.start()
     answer = action.do(writer.submit, target)

@@ -15,12 +15,12 @@ from tminus.storage.due import Recomputed
 
 
 class Reminders:
-    """A second kind of deadline: instants in memory, each of which is met once."""
+    """A second kind of deadline: times in memory, each of which is met once."""
 
     def __init__(self, *instants: datetime) -> None:
         self.waiting = sorted(instants)
         self.met: list[tuple[datetime, int]] = []
-        """Each instant, and how many events there were when it was met."""
+        """Each met deadline, and the number of events at that time."""
         self.moved_by = timedelta(0)
 
     def next_due(self, _view: View) -> datetime | None:
@@ -41,7 +41,7 @@ class Reminders:
         return Recomputed(None, len(self.waiting))
 
     def warm_up(self, tx: Transaction, timeouts: Timeouts) -> None:
-        """Nothing is slow."""
+        """Do nothing: there are no statements to compile."""
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tminus.storage.view import ROW_BYTES, STREAMED
 
 LARGE = {"id": "1", "notes": "ü" * 1000}
 ROOM = 3 * (ROW_BYTES + 3000)
-"""Bytes in which two of these sessions or events find room, and not four."""
+"""Size of a page that holds two or three of these sessions or events, but not four."""
 
 
 def make(world: World, number: int) -> list[str]:

@@ -15,7 +15,7 @@ from tminus.domain.types import SessionType, Status
 from tminus.storage import Store, pins
 
 ALL = range(100_000, 106_500)
-"""PINs of these tests: enough that to read all of them each time would show."""
+"""The PINs of these tests: so many that reading all of them each time would exceed the limits of the tests."""
 
 
 @pytest.fixture(autouse=True)

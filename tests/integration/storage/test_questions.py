@@ -32,8 +32,8 @@ from tminus.storage.transitions import Cause, Named, Requested, execute
 
 CLOSED = 20_000
 SCHEDULED = {"sqlite": 4000, "postgresql": 1000}
-"""Sessions of another agent that are scheduled, and not due: to find those that are, none of them is read. Of more,
-PostgreSQL supposes that agent 7 has a share, and that it is quicker to read all of a table as small as this one.
+"""Number of scheduled sessions of another agent that are not due: a query for due sessions must read none of them. With
+more of them, PostgreSQL would assume that many belong to agent 7 and would read the whole of this small table.
 """
 
 HOUR = timedelta(hours=1)
@@ -41,16 +41,16 @@ TIMEOUTS = Timeouts()
 LARGE = ("session", "event", "participant", "delivery", "agent_session", "retry")
 
 PAGES = 500
-"""Pages of PostgreSQL that a question may read: to scan the sessions takes 1,200, the events 700."""
+"""Maximum number of pages that a query reads on PostgreSQL. A scan of the sessions reads 1,200, of the events 700."""
 
 WRITTEN = 1000
-"""The same for one that writes: each index of each row that it changes is a few pages."""
+"""The same for a statement that writes: it reads a few pages of each index for each row."""
 
 STEPS = 60_000
-"""Instructions of SQLite that a question may take: to scan the sessions takes more than 200,000."""
+"""Maximum number of SQLite's instructions for a query. A scan of the sessions takes more than 200,000."""
 
 ALL = 400_000
-"""The same for one that all sessions match: their entries in one index are counted or sorted."""
+"""The same for a query that all sessions match: their entries in one index are counted or sorted."""
 
 Job = Callable[[Transaction], object]
 
@@ -99,7 +99,7 @@ def _create(tx: Transaction) -> None:
 
 
 def _execute(tx: Transaction, row: Transition) -> None:
-    """A transition of one session. That the session is in the right status is for other tests: the plan is the same."""
+    """Execute a transition of one session, whatever its status: the query plan does not depend on it."""
     given = dict.fromkeys((name for name, one in row.effects.session.items() if one is Change.GIVEN), NOW)
     found = tx.session("o1")
     assert found is not None
@@ -183,7 +183,7 @@ QUESTIONS: dict[str, Job] = {
     "outbox.retry_now": outbox.retry_now,
     "outbox.remove_deliveries": lambda tx: outbox.remove_deliveries(tx, NOW - 100_000 * HOUR, 500),
 }
-"""By what is called, each way in which that makes other statements."""
+"""Function -> a call of it. A function that can send different statements has a call for each of them."""
 
 NO_QUESTIONS = {
     "view.up_to",

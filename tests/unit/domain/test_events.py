@@ -1,4 +1,4 @@
-"""The catalogue: what an event says to the feed, the history and the log."""
+"""The catalogue of events: their fields and messages in the feed, the history and the log."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ COMMON = {
     "stats",
 }  # fmt: skip
 
-CARRIES: dict[str, set[str]] = {
+EXTRA_FIELDS_OF: dict[str, set[str]] = {
     "session.created": set(),
     "session.scheduled": set(),
     "session.rescheduled": {"previousStartTime"},
@@ -78,17 +78,17 @@ def _session() -> Session:
 
 
 def test_the_catalogue_has_every_event_type_and_its_fields() -> None:
-    assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == CARRIES, (
-        "add the event to CARRIES"
+    assert {event_type.value: set(entry.fields) for event_type, entry in CATALOGUE.items()} == EXTRA_FIELDS_OF, (
+        "add the event to EXTRA_FIELDS_OF"
     )
     assert set(CATALOGUE) == set(EventType)
     assert set(COMMON_FIELDS) == COMMON
-    assert set(EXTRA_FIELDS) == {"actorName"}.union(*CARRIES.values())
+    assert set(EXTRA_FIELDS) == {"actorName"}.union(*EXTRA_FIELDS_OF.values())
 
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_payload_has_the_common_fields_and_those_of_its_type_only(event_type: EventType) -> None:
-    assert set(_told(event_type).payload("d1")) == COMMON | CARRIES[event_type]
+    assert set(_told(event_type).payload("d1")) == COMMON | EXTRA_FIELDS_OF[event_type]
 
 
 @pytest.mark.parametrize("event_type", EventType)

@@ -1,4 +1,4 @@
-"""What is legal: every state against every trigger, from a table written down here once more."""
+"""The legal transitions: every state with every trigger, compared with a second table in this file."""
 
 import pytest
 

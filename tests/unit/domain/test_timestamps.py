@@ -1,4 +1,4 @@
-"""Parsing, formatting and storing of instants."""
+"""Parsing, formatting and storing of times."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone

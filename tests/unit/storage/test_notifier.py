@@ -1,4 +1,4 @@
-"""The notifier: whoever has looked for events is woken by the next one, from whatever thread that comes."""
+"""The notifier: a notification from any thread wakes all coroutines that wait for events."""
 
 import asyncio
 import threading
