@@ -35,7 +35,7 @@ def token(daemon: Daemon, main: Path, *arguments: str, **env: str) -> Done:
 
 
 def made(done: Done) -> str:
-    """Return the printed token; standard error says what to do next."""
+    """Return the printed token; check that standard error contains the next step."""
     assert done.returncode == 0, done.stderr
     assert TOKEN.fullmatch(done.stdout)
     assert "reload the daemon" in done.stderr

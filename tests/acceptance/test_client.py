@@ -24,8 +24,8 @@ from tminus.client.transport import Response
 class Wire:
     """A TCP proxy on loopback, one thread per connection, that forwards requests and loses some of the responses.
 
-    `losing` says how many connections more are cut at the worst moment: when the daemon has done the work, and before
-    its answer arrives. A `silent` one takes requests and hands nothing on.
+    `losing` is the number of connections that are still to be cut at the worst moment: after the daemon has executed
+    the request and before its response arrives. A `silent` proxy accepts requests and forwards nothing.
     """
 
     def __init__(self, target: str) -> None:

@@ -101,7 +101,7 @@ def installed() -> Iterator[Box]:
 
 @pytest.fixture
 def box(installed: Box) -> Box:
-    """A box in which tminus runs, whatever the test before did."""
+    """A box in which tminus runs, even if the previous test stopped it."""
     installed.do("systemctl", "enable", "--now", "tminus.socket", "tminus.service")
     return installed
 
