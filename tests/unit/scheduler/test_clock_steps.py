@@ -16,6 +16,8 @@ from tminus.scheduler.failures import FailureLog
 
 HOUR = timedelta(hours=1)
 
+pytestmark = pytest.mark.usefixtures("log_lines")  # the log lines of the tests are not written to the terminal
+
 
 class Calls:
     """A function that counts its calls."""
