@@ -129,7 +129,7 @@ class Timers:
                 self._arm(due)
 
     def _has_drifted(self, due: datetime) -> bool:
-        """Whether the timer for `due` would fire at the wrong time, since the two clocks have drifted apart."""
+        """Return whether the timer for `due` would fire at the wrong time, because the clocks have drifted apart."""
         return due == self._armed and abs(_on_this_machine(due) - self._armed_at) > TOLERANCE
 
     # --- on the scheduler's threads -----------------------------------------------------------------------------------
