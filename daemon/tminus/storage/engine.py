@@ -151,7 +151,8 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() >= until:
+            primary = error.sqlite_errorcode & 0xFF  # the other bits are those of an extended code
+            if primary not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL} or monotonic() >= until:
                 raise
         time.sleep(WAL_RETRY)
 
