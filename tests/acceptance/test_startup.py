@@ -281,6 +281,39 @@ def test_a_database_that_becomes_unreachable_after_the_first_sweep_does_not_end_
     assert daemon.errors.read_text() == ""
 
 
+SLOW_TO_STOP_LISTENING = """
+import asyncio, time
+from types import SimpleNamespace
+from tminus import cli
+from tminus.scheduler.scheduler import Scheduler
+from tminus.service import startup
+
+first_tick = Scheduler.first_tick
+
+def slow_tick(self):
+    time.sleep(0.5)
+    return first_tick(self)
+
+async def late(wait):
+    await asyncio.to_thread(wait)
+    await asyncio.sleep(0.5)
+
+startup.PATIENCE = 0.0
+startup.asyncio = SimpleNamespace(**vars(asyncio) | {"to_thread": late})
+Scheduler.first_tick = slow_tick
+cli.main()
+"""
+
+
+def test_nobody_is_told_that_the_daemon_starts_after_it_is_ready(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.spawn_patched(SLOW_TO_STOP_LISTENING)
+    daemon.url = daemon.logged("daemon.ready")["url"]
+    for _ in range(20):
+        assert httpx.get(f"{daemon.url}/v3/me", headers={"Session-id": daemon.token}).status_code == 200
+    assert daemon.terminate() == 0
+
+
 @pytest.mark.slow
 def test_a_long_start_is_reported_and_drops_no_connection(make_daemon: StartDaemon, pg_server: PostgresServer) -> None:
     with pg_server.database(empty=True) as database, socket.create_server(("127.0.0.1", 0)) as listening:

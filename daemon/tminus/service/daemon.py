@@ -140,12 +140,13 @@ class Daemon:
 
         self._report_progress("executing what fell due while no daemon ran")
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
+        # Whoever reads that the daemon is ready must not get an answer of the server for the start.
+        await asyncio.to_thread(self._startup_server.stop)
         if self._stopping.is_set():
             return
         self._scheduler.start()
         self._started.callback(self._scheduler.stop)
         reloading = asyncio.create_task(self._reload_on(reload))
-        self._startup_server.stop()
         serving = asyncio.gather(*(server.serve_all() for server in self._servers))
         # All objects loaded so far live as long as the process. Each full collection of them would take 0.1 s.
         gc.freeze()

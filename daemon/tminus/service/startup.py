@@ -31,6 +31,7 @@ class StartupServer:
         """What the start is doing, for `/readyz`."""
         self._listening = [(tcp, connections), (local, None)]
         self._over = threading.Event()
+        self._listens_no_more = threading.Event()
         self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
 
     def start(self) -> None:
@@ -38,8 +39,9 @@ class StartupServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Accept no more connections, from about now on; do not wait for that."""
+        """Stop accepting connections. Those that are open are still answered, for `LAST_REQUESTS` seconds."""
         self._over.set()
+        self._listens_no_more.wait()
 
     def close(self) -> None:
         """Stop, and return when the thread has ended."""
@@ -47,14 +49,16 @@ class StartupServer:
         self._thread.join()
 
     def _run(self) -> None:
-        if self._over.wait(PATIENCE):
-            return
         try:
+            if self._over.wait(PATIENCE):
+                return
             # asyncio's own loop may lose a connection that arrives just as it stops listening.
             uvloop.run(self._serve())
         except Exception:
             # Clients then wait until the daemon is ready.
             logging.getLogger(__name__).exception("the server for the start failed")
+        finally:
+            self._listens_no_more.set()
 
     async def _serve(self) -> None:
         application = make_starting_application(lambda: self.progress)
@@ -63,6 +67,8 @@ class StartupServer:
         await asyncio.to_thread(self._over.wait)
         for server in servers:
             server.stop_listening()
+        await asyncio.sleep(0)  # the event loop closes the sockets in its next iteration
+        self._listens_no_more.set()
         await asyncio.sleep(LAST_REQUESTS)
         for server in servers:
             server.should_exit = True
