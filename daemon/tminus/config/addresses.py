@@ -7,7 +7,7 @@ which may contain a password.
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from tminus.domain.durations import quoted
 from tminus.domain.hosts import ascii_host, ascii_url
@@ -16,6 +16,8 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 # A file is recognized by its extension, not by any dot: `/v1.2` and `/acme.com` are directories.
 _FILE = re.compile(r"/(?:.*/)?[^/]+\.(?:html?|xhtml|shtml|php|aspx?|jsp|cgi)", re.IGNORECASE)
 _PORT = re.compile(r"[0-9]{1,5}")
+_SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]+)", re.IGNORECASE)
 
 
@@ -119,6 +121,43 @@ def split_url(value: object) -> SplitResult | None:
         return url
     except ValueError:
         return None
+
+
+def parse_receiver(value: object) -> str:
+    """Parse the URL of a page that receives sign-in codes, into the form in which browsers send it.
+
+    It is compared character by character with what a page sends, so it has no query, no fragment, no default port, and
+    no path that a browser would change.
+    """
+    url = split_url(value)
+    if not isinstance(value, str) or url is None or not _is_web_site(url) or "?" in value or "#" in value:
+        raise ValueError(
+            'must contain URLs such as "https://desk.example.com/signed-in.html", without user, password, "?" and "#"'
+        )
+    path = url.path or "/"
+    if not _is_plain_path(path):
+        raise ValueError('must contain URLs whose path has only ASCII characters, and no "\\", "//", "." or ".." in it')
+    host, port = ascii_host(url.hostname or ""), url.port
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must contain URLs with https; http is only for localhost and loopback addresses")
+    if port == 0:
+        raise ValueError("must have a port from 1 to 65535")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{shown}{'' if port in (None, _DEFAULT_PORTS[url.scheme]) else f':{port}'}{path}"
+
+
+def _is_plain_path(path: str) -> bool:
+    """Return whether browsers send a path unchanged."""
+    *folders, name = path.split("/")[1:]
+    segments = [*folders, name]
+    return all(folders) and all(_SEGMENT.fullmatch(one) and unquote(one) not in (".", "..") for one in segments)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def parse_origin(value: object) -> str:

@@ -92,6 +92,7 @@ Limit = Annotated[
 ]
 Listen = Annotated[Address, PlainValidator(addresses.parse_address), PlainSerializer(str)]
 BaseUrl = Annotated[str | None, PlainValidator(addresses.parse_base_url), PlainSerializer(lambda url: url or "")]
+Receiver = Annotated[str, PlainValidator(addresses.parse_receiver)]
 Origin = Annotated[str, PlainValidator(addresses.parse_origin)]
 Network = Annotated[
     IPv4Network | IPv6Network, PlainValidator(addresses.parse_network), PlainSerializer(addresses.network_text)
@@ -278,6 +279,11 @@ class Webhook(Table):
         return event_types(self.events)
 
 
+class SignIn(Table):
+    receivers: tuple[Receiver, ...] = ()
+    """URLs of web pages to which a browser returns after the sign-in, without query and fragment."""
+
+
 class Log(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console", "journal"] = "auto"
@@ -308,6 +314,7 @@ class Settings(Table):
     policy: Policy = Policy()
     agents: tuple[Agent, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    signin: SignIn = SignIn()
     log: Log = Log()
     limits: Limits = Limits()
 

@@ -1,4 +1,5 @@
-"""The stored records: sessions, participants, events, agent sessions, idempotency records, and the state of webhooks.
+"""The stored records: sessions, participants, events, agent sessions, sign-in codes, idempotency records, and the state
+of webhooks.
 
 Each is declared once, here; `storage.tables` turns it into a table.
 """
@@ -197,6 +198,21 @@ class AgentSession(Record):
     client_app: str
     user_agent: str
     remote_ip: str
+
+
+class SignInCode(Record):
+    """A code with which a web page gets an agent session, once. Only its SHA-256 is stored."""
+
+    code_sha256: str
+    provider: str
+    instance_url: str
+    """As the page sent it; "" if it sent none."""
+    receiver: str
+    """The page's URL, as `signin.receivers` has it."""
+    agent_id: int
+    token_sha256: str
+    """SHA-256 of the configured token with which the agent signed in."""
+    expires_at: datetime = Field(sa_type=Instant)
 
 
 class IdempotencyRecord(Record):

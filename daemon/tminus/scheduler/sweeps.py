@@ -155,7 +155,7 @@ def remove_old(
     """Remove old rows; return the number of removed sessions.
 
     These are sessions closed longer ago than `retention`, rows of the delivery log older than `delivery_retention`,
-    and expired agent sessions and idempotency records. None: rows of that kind are never removed.
+    and expired agent sessions, sign-in codes and idempotency records. None: rows of that kind are never removed.
     """
 
     def remove(some: Callable[[Transaction, int], Removed]) -> int:
@@ -179,6 +179,7 @@ def remove_old(
         return remove_some
 
     remove(of_one_table(Transaction.remove_agent_sessions, timedelta(days=1)))
+    remove(of_one_table(Transaction.remove_signin_codes, timedelta()))
     remove(of_one_table(Transaction.remove_idempotency_records, RECORD_LIFETIME))
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))

@@ -81,6 +81,16 @@ class AgentSessionRow(model.AgentSession, table=True):
     secret_sha256: str = Field(unique=True)
 
 
+class SignInCodeRow(model.SignInCode, table=True):
+    __tablename__ = "signin_code"
+    __table_args__ = (
+        Index("signin_code_expires", "expires_at"),
+        Index("signin_code_agent", "agent_id", "expires_at"),
+    )
+
+    code_sha256: str = Field(primary_key=True)
+
+
 class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
     __tablename__ = "retry"
     __table_args__ = (Index("retry_created", "created_at"),)
@@ -135,4 +145,5 @@ class MetaRow(SQLModel, table=True):
 _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
+SIGNIN_CODES = _tables["signin_code"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]

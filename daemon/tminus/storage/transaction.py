@@ -26,13 +26,13 @@ from tminus.domain import timestamps
 from tminus.domain.errors import NoPinFree, WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition
-from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, Session
+from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, Session, SignInCode
 from tminus.domain.types import Timeouts, Trigger
 from tminus.storage import meta, transitions
 from tminus.storage.allowances import Allowances
 from tminus.storage.inserts import insert_rows
 from tminus.storage.locks import LOCK_WRITER
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
 from tminus.storage.transitions import Named, Requested
 from tminus.storage.view import SESSION, View
 
@@ -52,6 +52,17 @@ _TOO_MANY = (
     .order_by(AGENT_SESSIONS.c.sid.desc())
     .offset(AGENT_SESSIONS_KEPT)
     .limit(100)  # an agent that has more, from before there was a limit, loses some with each new one
+)
+
+CODES_KEPT = 20
+"""Sign-in codes that an agent may have; beyond that the ones that expire first end when a new one begins."""
+
+_TOO_MANY_CODES = (
+    select(SIGNIN_CODES.c.code_sha256)
+    .where(SIGNIN_CODES.c.agent_id == bindparam("of_agent"))
+    .order_by(SIGNIN_CODES.c.expires_at.desc())
+    .offset(CODES_KEPT)
+    .limit(100)
 )
 
 
@@ -287,6 +298,24 @@ class Transaction(View):
         """Remove an agent session."""
         self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == secret_sha256))
 
+    def end_agent_sessions_of(self, agent_id: int) -> int:
+        """Remove all agent sessions and sign-in codes of an agent; return the number of agent sessions."""
+        self.execute(delete(SIGNIN_CODES).where(SIGNIN_CODES.c.agent_id == agent_id))
+        return int(self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.agent_id == agent_id)).rowcount)
+
+    def add_signin_code(self, code: SignInCode) -> None:
+        """Store a sign-in code, and remove the agent's oldest ones if it has too many."""
+        self.execute(insert(SIGNIN_CODES), code.model_dump())
+        oldest = self._ask(_TOO_MANY_CODES, {"of_agent": code.agent_id}).scalars().all()
+        if oldest:
+            self.execute(delete(SIGNIN_CODES).where(SIGNIN_CODES.c.code_sha256.in_(oldest)))
+
+    def take_signin_code(self, code_sha256: str) -> SignInCode | None:
+        """Remove a sign-in code and return it; None if there is none. It may have expired."""
+        taken = delete(SIGNIN_CODES).where(SIGNIN_CODES.c.code_sha256 == code_sha256).returning(*SIGNIN_CODES.c)
+        row = self.execute(taken).mappings().first()
+        return None if row is None else SignInCode.model_validate(row)
+
     def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
         return self._new_records.get((agent_id, key)) or super().idempotency_record(agent_id, key)
 
@@ -359,6 +388,12 @@ class Transaction(View):
         table = AGENT_SESSIONS.c
         some = select(table.sid).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
         return int(self.execute(delete(AGENT_SESSIONS).where(table.sid.in_(some))).rowcount)
+
+    def remove_signin_codes(self, before: datetime, limit: int) -> int:
+        """Remove up to `limit` sign-in codes that expired before a time; return how many."""
+        table = SIGNIN_CODES.c
+        some = select(table.code_sha256).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
+        return int(self.execute(delete(SIGNIN_CODES).where(table.code_sha256.in_(some))).rowcount)
 
     def remove_idempotency_records(self, before: datetime, limit: int) -> int:
         """Remove up to `limit` idempotency records that are older than a time; return how many."""
