@@ -12,6 +12,9 @@
 `response`           a response with status, headers and a complete body
 `refusals`           error responses in the OpenAPI document
 `authentication`     the caller of a request
+`browser_session`    cookies of the sign-in page, and the key against forged requests
+`receivers`          web pages to which a browser returns after the sign-in
+`signin_page`        the sign-in page as HTML; its files are in `signin/`
 `rate_limit`         limits of wrong tokens and PINs for each address
 `errors`             errors as HTTP responses; the only place that maps them to statuses
 `request_context`    data of a request that middleware and routes share

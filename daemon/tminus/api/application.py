@@ -13,6 +13,7 @@ from tminus.api import (
 from tminus.api.description import description_routes
 from tminus.api.dispatch import Dispatcher
 from tminus.api.middleware import Middleware
+from tminus.api.routes_signin import signin_routes
 from tminus.api.services import Services
 
 _ROUTERS = (
@@ -24,5 +25,5 @@ _ROUTERS = (
 def make_application(services: Services) -> ASGIApp:
     """Return the application that all listeners serve."""
     routes = [route for router in _ROUTERS for route in router.routes]
-    served = [*routes, *description_routes(routes, lambda: services.settings.server.public_url)]
+    served = [*routes, *signin_routes(), *description_routes(routes, lambda: services.settings.server.public_url)]
     return Middleware(Dispatcher(served), services)

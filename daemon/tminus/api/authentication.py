@@ -1,4 +1,4 @@
-"""Identify the caller of a request by its token, its agent session or the local socket.
+"""Identify the caller of a request by its token, its agent session or the local socket; start and end agent sessions.
 
 Tokens are not compared with each other: the SHA-256 of a token is looked up. The time of a look-up may depend on how
 many bytes of the digest match, but an attacker cannot choose a token for the beginning of its digest. So timing does
@@ -6,33 +6,49 @@ not help to guess a token character by character.
 """
 
 import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from tminus import clock
+from tminus.api import browser_session
 from tminus.api.parameters import Depends
+from tminus.api.receivers import origin_of
 from tminus.api.request_context import RequestContext
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
 from tminus.domain import ids
-from tminus.domain.errors import NotAuthenticated, TooManyAttempts
-from tminus.domain.model import AgentSession
+from tminus.domain.errors import NotAuthenticated, TooManyAttempts, WrongCode
+from tminus.domain.model import AgentSession, SignInCode
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
 from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
 from tminus.sessions.commands import AGENT_SESSION_LIFETIME
+from tminus.storage import Transaction
 
 LOCAL_NAME = "local operator"
+CODE_LIFETIME = timedelta(seconds=60)
+"""How long a sign-in code may be exchanged. The receiver's page does it at once."""
+
 GUESSABLE = 16
 """Length in characters below which a token counts as guessable. 16 random characters have 95 bits."""
 
 
-def sent_token(context: RequestContext) -> str:
-    """Return the token of a request, or "" if it has none."""
+def header_token(context: RequestContext) -> str:
+    """Return the token in the headers of a request, or "" if they have none."""
     token = context.header(b"session-id")
     if not token:
         scheme, _, credentials = context.header(b"authorization").partition(" ")
         token = credentials.strip() if scheme.lower() == "bearer" else ""
     return token
+
+
+def sent_token(context: RequestContext) -> str:
+    """Return the token of a request, or "" if it has none.
+
+    The cookie of the sign-in page counts only if the request proves that one of the daemon's own pages sent it.
+    """
+    return header_token(context) or browser_session.proven(context)
 
 
 async def identify(context: RequestContext) -> Caller:
@@ -45,47 +61,206 @@ async def identify(context: RequestContext) -> Caller:
 CurrentCaller = Annotated[Caller, Depends(identify)]
 
 
-async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
-    """Start an agent session for a configured token; return its caller and its secret.
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """An agent, and the configured token with which the agent signed in."""
 
-    Raises `NotAuthenticated`, `TooManyAttempts`.
-    """
+    agent: Agent
+    token_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class InBrowser:
+    """The agent session of a browser."""
+
+    caller: Caller
+    signed_in: SignedIn
+    secret: str = field(repr=False)
+
+
+def agent_of_token(context: RequestContext, token: str) -> SignedIn:
+    """Return the agent of a configured token. Raises `NotAuthenticated`, `TooManyAttempts`."""
     services, digest = context.services, _digest(token)
     _check_short(context, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, None))
-    secret, now = ids.token(), clock.now()
-    agent_session = AgentSession(
+    return SignedIn(agent, digest)
+
+
+async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
+    """Start an agent session for a configured token; return its caller and its secret.
+
+    Raises `NotAuthenticated`, `TooManyAttempts`.
+    """
+    signed_in, secret = agent_of_token(context, token), ids.token()
+    begun = new_agent_session(context, signed_in, secret, clock.now())
+    begun.sid = await context.services.transact(lambda tx: tx.add_agent_session(begun))
+    return note_sign_in(context, signed_in.agent, begun, "token"), secret
+
+
+def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str, now: datetime) -> AgentSession:
+    """Return an agent session of one hour with this secret. The caller stores it."""
+    return AgentSession(
         secret_sha256=_digest(secret),
-        agent_id=agent.id,
-        token_sha256=digest,
+        agent_id=signed_in.agent.id,
+        token_sha256=signed_in.token_sha256,
         started_at=now,
         expires_at=now + AGENT_SESSION_LIFETIME,
         client_app=_header(context, b"client-app"),
         user_agent=_header(context, b"user-agent"),
         remote_ip=context.remote_ip,
     )
-    agent_session.sid = await services.transact(lambda tx: tx.add_agent_session(agent_session))
-    caller = _caller(context, agent, agent_session)
+
+
+def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via: str) -> Caller:
+    """Count and log an agent session that was stored; return its caller. `via` is `token`, `page` or `code`."""
+    caller = _caller(context, agent, begun)
     context.actor = caller.actor
+    context.services.metrics.signed_in(via)
     log(
         "auth.signed_in",
         actor=caller.actor,
-        sid=agent_session.sid,
-        remote_ip=agent_session.remote_ip,
+        sid=begun.sid,
+        via=via,
+        remote_ip=begun.remote_ip,
         request_id=context.request_id,
     )
-    return caller, secret
+    return caller
+
+
+async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str) -> str:
+    """Start an agent session in place of the one with the secret `before`, if there is one; return its secret."""
+    secret, ended = ids.token(), _digest(before)
+    begun = new_agent_session(context, signed_in, secret, clock.now())
+
+    def start(tx: Transaction) -> int:
+        if before:
+            tx.end_agent_session(ended)
+        return tx.add_agent_session(begun)
+
+    begun.sid = await context.services.transact(start)
+    note_sign_in(context, signed_in.agent, begun, "page")
+    return secret
 
 
 async def sign_out(context: RequestContext, caller: Caller) -> None:
     """End the agent session of the request. A configured token stays valid."""
     if caller.sid:
-        digest = _digest(sent_token(context))
-        await context.services.transact(lambda tx: tx.end_agent_session(digest))
-        where = {"remote_ip": context.remote_ip, "request_id": caller.request_id}
-        log("auth.signed_out", actor=caller.actor, sid=caller.sid, **where)
+        await end_agent_session(context, caller, sent_token(context), "token")
+
+
+async def end_agent_session(context: RequestContext, caller: Caller, secret: str, via: str) -> None:
+    """End the agent session with this secret. `via` is `token` or `page`."""
+    digest = _digest(secret)
+    await context.services.transact(lambda tx: tx.end_agent_session(digest))
+    where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
+    log("auth.signed_out", actor=caller.actor, sid=caller.sid, via=via, **where)
+
+
+async def sign_out_everywhere(context: RequestContext, caller: Caller) -> None:
+    """End all agent sessions and sign-in codes of the caller's agent. Its configured tokens stay valid."""
+    ended = await context.services.transact(lambda tx: tx.end_agent_sessions_of(caller.agent_id))
+    where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
+    log("auth.signed_out_everywhere", actor=caller.actor, sid=caller.sid, agent_sessions=ended, **where)
+
+
+async def caller_of_page(context: RequestContext) -> InBrowser | None:
+    """Return the browser's agent session; None if it has none.
+
+    Only for the sign-in page: a cookie alone proves nothing about who sent the request. A cookie that is no longer
+    valid does not count as a wrong token.
+    """
+    secret = browser_session.secret(context)
+    if not secret:
+        return None
+    services = context.services
+    found = await _agent_session(services, _digest(secret))
+    agent = None if found is None or found.expires_at <= clock.now() else _agent_of(services, found.token_sha256)
+    if found is None or agent is None:
+        return None
+    caller = _caller(context, agent, found)
+    context.actor = caller.actor
+    return InBrowser(caller, SignedIn(agent, found.token_sha256), secret)
+
+
+async def add_code(context: RequestContext, signed_in: SignedIn, receiver: str, provider: str, instance: str) -> str:
+    """Store a sign-in code for a receiver; return it."""
+    code = ids.token()
+    digest = _digest(code)
+
+    def add(tx: Transaction) -> None:
+        tx.add_signin_code(
+            SignInCode(
+                code_sha256=digest,
+                provider=provider,
+                instance_url=instance,
+                receiver=receiver,
+                agent_id=signed_in.agent.id,
+                token_sha256=signed_in.token_sha256,
+                expires_at=tx.now + CODE_LIFETIME,
+            )
+        )
+
+    await context.services.transact(add)
+    return code
+
+
+async def exchange_code(context: RequestContext, code: str, provider: str, instance: str) -> tuple[Caller, str]:
+    """Start an agent session for a sign-in code; return its caller and its secret. The code ends in any case.
+
+    Raises `WrongCode`, `TooManyAttempts`.
+    """
+    services, digest, secret = context.services, _digest(code), ids.token()
+    origin = context.header(b"origin")
+
+    def take(tx: Transaction) -> tuple[Agent, AgentSession] | str:
+        taken = tx.take_signin_code(digest)
+        if taken is None:
+            return "unknown"
+        if taken.expires_at <= tx.now:
+            return "expired"
+        # Browsers send the origin of the page that calls. A request without one does not come from a foreign page.
+        if (taken.provider, taken.instance_url) != (provider, instance) or (
+            origin and origin != origin_of(taken.receiver)
+        ):
+            return "foreign"
+        agent = _agent_of(services, taken.token_sha256)
+        if agent is None:
+            return "revoked"
+        begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)
+        begun.sid = tx.add_agent_session(begun)
+        return agent, begun
+
+    outcome: tuple[Agent, AgentSession] | str = "unknown"
+    # A wrong code costs a read, not a write.
+    if services.failed_tokens.retry_after(context.remote_ip) is None:
+        known = await services.query(lambda view: view.has_signin_code(digest))
+    else:
+        async with services.suspect_lookup:
+            known = await services.query(lambda view: view.has_signin_code(digest))
+    if known:
+        outcome = await services.transact(take)
+    if isinstance(outcome, str):
+        raise _wrong_code(context, outcome)
+    return note_sign_in(context, *outcome, "code"), secret
+
+
+def _wrong_code(context: RequestContext, state: str) -> WrongCode:
+    """Count and log a wrong code; return the refusal. Raises `TooManyAttempts` after too many."""
+    _check_attempts(context, "code")
+    context.services.failed_tokens.count(context.remote_ip)
+    context.logged = True
+    context.services.metrics.guessed("code", "wrong")
+    REPEATED.log(
+        "auth.code_refused",
+        context.remote_ip,
+        state,
+        remote_ip=context.remote_ip,
+        code_state=state,
+        request_id=context.request_id,
+    )
+    return WrongCode()
 
 
 async def _by_token(context: RequestContext, token: str) -> Caller:
@@ -142,12 +317,12 @@ def _check_short(context: RequestContext, length: int) -> None:
         _check_attempts(context)
 
 
-def _check_attempts(context: RequestContext) -> None:
-    """Raise `TooManyAttempts` if the address has sent too many wrong tokens."""
+def _check_attempts(context: RequestContext, kind: str = "token") -> None:
+    """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes. `kind` counts in the metrics."""
     wait = context.services.failed_tokens.retry_after(context.remote_ip)
     if wait is not None:
         context.logged = True
-        context.services.metrics.guessed("token", "limited")
+        context.services.metrics.guessed(kind, "limited")
         REPEATED.log("auth.limited", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
         raise TooManyAttempts("wrong tokens", wait)
 

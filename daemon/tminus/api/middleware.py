@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -110,7 +111,7 @@ class Middleware:
         response = await self._dispatcher.respond(context, scope["path"], scope["method"])
         if isinstance(response, Response):
             context.code = response.status_code
-            response.headers += _headers(context)
+            response.headers += _missing_headers(context, response.headers)
             await response(scope, receive, send)
         else:
             await response(scope, receive, _sending(context, send))
@@ -178,10 +179,16 @@ def _sending(context: RequestContext, send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             context.code = message["status"]
-            message = {**message, "headers": [*message["headers"], *_headers(context)]}
+            message = {**message, "headers": [*message["headers"], *_missing_headers(context, message["headers"])]}
         await send(message)
 
     return send_with_headers
+
+
+def _missing_headers(context: RequestContext, own: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """Return the headers of every response, without those that the response sets itself."""
+    names = {name for name, _ in own}
+    return [header for header in _headers(context) if header[0] not in names]
 
 
 def _headers(context: RequestContext) -> Headers:

@@ -1,24 +1,27 @@
 """Routes for agents: agent sessions, and the options of the organization."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, sent_token, sign_in, sign_out
+from tminus.api.authentication import CurrentCaller, exchange_code, header_token, sign_in, sign_out
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.requests import TokenSignIn
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
-from tminus.domain.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType
+from tminus.domain.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType, WrongCode
 from tminus.domain.types import Caller
 
 router = Router("/v3", "callers")
 public = Router("/v3", "public")
 
+SignInCode = Annotated[str, Field(min_length=1, max_length=255, description="The code from the fragment of the URL")]
+Instance = Annotated[str, Field(max_length=255, description="As it was sent to `goToAuth`")]
+ConfigurationType = Annotated[str, Field(max_length=255)]
 OrganizationId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -38,6 +41,19 @@ async def auth_with_token(context: RequestContext, provider: str, body: TokenSig
     return _me(context.services, caller, secret)
 
 
+@public.get(
+    "/auth/{provider}/exchangeCode",
+    summary="Exchange a code of the sign-in page for an agent session of one hour",
+    answers=schemas.Me,
+    refusals=refusals(WrongCode, TooManyAttempts, of=PUBLIC_REFUSALS),
+)
+async def exchange(
+    context: RequestContext, provider: str, code: SignInCode, instance_url: Instance = "", state: str = ""
+) -> Answer:
+    caller, secret = await exchange_code(context, code, provider, instance_url)
+    return _me(context.services, caller, secret)
+
+
 @router.get("/auth/signout", summary="End the agent session", answers=schemas.Success, refusals=refusals())
 async def signout(context: RequestContext, caller: CurrentCaller) -> Answer:
     await sign_out(context, caller)
@@ -46,7 +62,17 @@ async def signout(context: RequestContext, caller: CurrentCaller) -> Answer:
 
 @router.get("/me", summary="Show the caller", answers=schemas.Me, refusals=refusals())
 async def get_me(context: RequestContext, caller: CurrentCaller) -> Answer:
-    return _me(context.services, caller, sent_token(context))
+    return _me(context.services, caller, header_token(context))
+
+
+@router.get(
+    "/configuration/{type_id}",
+    summary="Show a configuration: always an empty object",
+    answers=dict[str, Any],
+    refusals=refusals(),
+)
+async def configuration(context: RequestContext, caller: CurrentCaller, type_id: ConfigurationType) -> Answer:
+    return Json({})
 
 
 def _check_organization(services: Services, organization_id: int) -> None:

@@ -23,7 +23,8 @@
     │   ├── NoKnocking           x409
     │   ├── TooManyParticipants  x429
     │   ├── KeyReused            x409  idempotency
-    │   ├── NotAuthenticated     x401  callers
+    │   ├── WrongCode            x400  callers
+    │   ├── NotAuthenticated     x401
     │   ├── Forbidden            x403
     │   ├── TooManyAttempts      x429
     │   ├── UnknownOrganization  x404
@@ -358,6 +359,16 @@ class KeyReused(RequestError):
 # --- callers ----------------------------------------------------------------------------------------------------------
 
 
+class WrongCode(RequestError):
+    """The sign-in code is unknown, used, expired or revoked, or belongs to another provider, instance or receiver."""
+
+    refcode = 104400
+
+    @property
+    def description(self) -> str:
+        return "No valid code: a code serves once, for 60 s, for the page that got it; sign in again"
+
+
 @dataclass(eq=False)
 class NotAuthenticated(RequestError):
     """The request has no token, or its token is unknown, expired or revoked."""
@@ -388,7 +399,7 @@ class Forbidden(RequestError):
 
 @dataclass(eq=False)
 class TooManyAttempts(RequestError):
-    """One address sent too many wrong tokens or PIN look-ups (`limits`)."""
+    """One address sent too many wrong tokens or codes, or PIN look-ups (`limits`)."""
 
     refcode = 104429
     what: str

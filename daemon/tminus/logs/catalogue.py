@@ -138,10 +138,31 @@ LOG_LINES = {
         "too many wrong tokens from {remote_ip}, requests refused: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
-    "auth.signed_in": LineTemplate(
-        "info", "{actor} signed in from {remote_ip}", ("actor", "sid", "remote_ip", "request_id")
+    "auth.code_refused": LineTemplate(
+        "warning",
+        "sign-in code from {remote_ip} refused ({code_state}), attempts: {count}[ since {since}]",
+        ("remote_ip", "code_state", *_COUNTED),
     ),
-    "auth.signed_out": LineTemplate("info", "{actor} signed out", ("actor", "sid", "remote_ip", "request_id")),
+    "auth.signed_in": LineTemplate(
+        "info", "{actor} signed in from {remote_ip} ({via})", ("actor", "sid", "via", "remote_ip", "request_id")
+    ),
+    "auth.signed_out": LineTemplate("info", "{actor} signed out", ("actor", "sid", "via", "remote_ip", "request_id")),
+    "auth.signed_out_everywhere": LineTemplate(
+        "info",
+        "{actor} signed out everywhere, {agent_sessions:agent session} ended",
+        ("actor", "sid", "agent_sessions", "remote_ip", "request_id"),
+    ),
+    "auth.receiver_refused": LineTemplate(
+        "warning",
+        "no redirect to {receiver}, which is not in signin.receivers; asked from {remote_ip}, times: {count}"
+        "[ since {since}]",
+        ("receiver", "remote_ip", *_COUNTED),
+    ),
+    "auth.forgery_refused": LineTemplate(
+        "warning",
+        "form of the sign-in page without its key refused, from {remote_ip}, times: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
     "pin.unknown": LineTemplate(
         "warning",
         "unknown PIN from {remote_ip}, attempts: {count}[ since {since}]",

@@ -85,6 +85,7 @@ FIELDS = {
     "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
     "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
     "after": _i("number of the last session event that is known to have been logged"),
+    "agent_sessions": _i("number of agent sessions"),
     "ahead_s": _i("seconds by which the clock was ahead of the last run of retention"),
     "attempts": _i("number of the attempt, counted from the last success"),
     "away_s": _i("for how many seconds it was away"),
@@ -93,6 +94,9 @@ FIELDS = {
     "cause": _k("why it happened"),
     "changes": _i("number of changed settings"),
     "code": _i("HTTP status of an answer of the daemon or of a receiver; 499: the client closed the connection"),
+    "code_state": _k(
+        "`unknown` (or used), `expired`, `revoked`, or `foreign`: of another provider, instance or receiver"
+    ),
     "config": _k("the configuration file, or `built-in defaults`"),
     "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
     "config_fingerprint": _k("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),
@@ -127,6 +131,7 @@ FIELDS = {
     "previous_pid": _i("process number of the previous run"),
     "previous_schema": _k("the database's schema before; absent for a new database"),
     "previous_version": _k("version of the previous run"),
+    "receiver": _t("a URL that a caller sent as `receiver_url`, without its query, at most 200 characters"),
     "refcode": _i("reason for which a request was refused ([api.md](api.md#errors))"),
     "refused": _i("number of requests that were refused meanwhile"),
     "remote_ip": _k("address of the caller; `local`: the local socket; `unknown`"),
@@ -156,6 +161,7 @@ FIELDS = {
     "until": _at("time until which nothing is removed"),
     "unwritable": _t("why the last write failed; absent if it did not"),
     "url": _k("where the daemon listens"),
+    "via": _k("how an agent session began or ended: `token` (the API), `page` (the sign-in page), `code`"),
     "version": _k("version of tminus"),
     "waiting": _i("number of sessions that wait for a PIN"),
     "where": _k("file and line"),

@@ -98,11 +98,17 @@ class Metrics:
         self._answers: dict[tuple[str, str, int], Counter] = {}
         """The series of `_requests`: to look one up in the library takes longer than to increment it."""
         guesses = Counter(
-            "tminus_guesses", "Wrong tokens and look-ups of unknown PINs, refused as wrong or by the rate limit",
+            "tminus_guesses",
+            "Wrong tokens, wrong sign-in codes and look-ups of unknown PINs, refused as wrong or by the rate limit",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
-        kinds = [(kind, outcome) for kind in ("token", "pin") for outcome in ("wrong", "limited")]
+        kinds = [(kind, outcome) for kind in ("token", "code", "pin") for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
+        begun = Counter(
+            "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page or code",
+            ["via"], registry=registry,
+        )  # fmt: skip
+        self._sign_ins = {via: begun.labels(via) for via in ("token", "page", "code")}
         self._deliveries = Counter(
             "tminus_deliveries", "Delivery attempts, by outcome: delivered or failed", ["endpoint", "outcome"],
             registry=registry,
@@ -129,8 +135,12 @@ class Metrics:
             self._events_delivered.labels(endpoint).inc(events)
 
     def guessed(self, kind: str, outcome: str) -> None:
-        """Count one wrong token or PIN. `kind` is `token` or `pin`, `outcome` is `wrong` or `limited`."""
+        """Count one wrong token, code or PIN. `kind` is `token`, `code` or `pin`, `outcome` is `wrong` or `limited`."""
         self._guesses[kind, outcome].inc()
+
+    def signed_in(self, via: str) -> None:
+        """Count one agent session that was started by `token`, `page` or `code`."""
+        self._sign_ins[via].inc()
 
     def answered(self, method: str, route: str, code: int) -> None:
         """Count one request. `route` is the template of its path; unusual methods count as `(other)`."""

@@ -15,7 +15,7 @@ from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Particip
 from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
 from tminus.storage.json_rows import look_up
 from tminus.storage.listing import SessionFilter, listing
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS
+from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,9 @@ SESSION = select(SESSIONS).where(_S.id == bindparam("id"))
 _OPEN_BY_PIN = select(SESSIONS).where(_S.pin == bindparam("pin"), _S.pin != 0)
 _PARTICIPANT = select(PARTICIPANTS).where(_P.session_id == bindparam("session_id"), _P.id == bindparam("id"))
 _AGENT_SESSION = select(AGENT_SESSIONS).where(AGENT_SESSIONS.c.secret_sha256 == bindparam("secret_sha256"))
+_SIGNIN_CODES = (
+    select(func.count()).select_from(SIGNIN_CODES).where(SIGNIN_CODES.c.code_sha256 == bindparam("code_sha256"))
+)
 _IDEMPOTENCY_RECORD = select(IDEMPOTENCY).where(
     IDEMPOTENCY.c.agent_id == bindparam("agent_id"), IDEMPOTENCY.c.key == bindparam("key")
 )
@@ -296,6 +299,10 @@ class View:
 
     def agent_session(self, secret_sha256: str) -> AgentSession | None:
         return self.one(AgentSession, _AGENT_SESSION, secret_sha256=secret_sha256)
+
+    def has_signin_code(self, code_sha256: str) -> bool:
+        """Return whether a sign-in code is stored; it may have expired."""
+        return bool(self.scalar(_SIGNIN_CODES, code_sha256=code_sha256))
 
     def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
         return self.one(IdempotencyRecord, _IDEMPOTENCY_RECORD, agent_id=agent_id, key=key)

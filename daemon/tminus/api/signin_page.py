@@ -1,0 +1,92 @@
+"""Render the sign-in page: HTML without scripts, in the language of the browser."""
+
+import base64
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tminus.api.receivers import Receiver, form_action
+from tminus.api.response import Headers, Response
+
+LANGUAGES = ("en", "de")
+"""The languages of the page; the first is the default."""
+
+_FOLDER = Path(__file__).parent / "signin"
+_PREFERRED = re.compile(r"\s*([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?))?\s*")
+_MAX_PREFERENCES = 20
+
+
+class SignInPage:
+    """The page. Its files are read when the daemon starts."""
+
+    def __init__(self) -> None:
+        self._texts = {one: _catalogue(one) for one in LANGUAGES}
+        self._style = (_FOLDER / "page.css").read_text("utf-8")
+        environment = Environment(
+            loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        self._template = environment.get_template("page.html")
+        digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
+        self._policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; frame-ancestors 'none'"
+
+    def form(
+        self,
+        accept_language: str,
+        organization: str,
+        key: str,
+        *,
+        receiver: Receiver | None,
+        agent: str = "",
+        problem: str = "",
+        **numbers: int,
+    ) -> str:
+        """Return the page with its form. `agent` is the name of the agent who is signed in; `problem` names a text."""
+        text = self._texts[language(accept_language)]
+        title = text["title_signed_in" if agent else "title"].format(organization=organization)
+        return self._render(
+            accept_language, title, key=key, receiver=receiver, agent=agent, refused=None,
+            error=text[problem].format(**numbers) if problem else "",
+        )  # fmt: skip
+
+    def refused(self, accept_language: str, receiver: str) -> str:
+        """Return the page for a receiver that is not listed."""
+        title = self._texts[language(accept_language)]["title_refused"]
+        return self._render(accept_language, title, refused=receiver, error="")
+
+    def answer(self, html: str, status: int, receiver: Receiver | None, headers: Headers) -> Response:
+        """Return the page as a response. No site may frame it; its form leads only here or to the receiver."""
+        allowed = f"; form-action 'self'{f' {form_action(receiver)}' if receiver else ''}"
+        own: Headers = [
+            (b"content-security-policy", f"{self._policy}{allowed}".encode()),
+            # With `no-referrer` browsers would send `Origin: null` with the form.
+            (b"referrer-policy", b"same-origin"),
+        ]
+        return Response(html.encode(), "text/html; charset=utf-8", status, [*own, *headers])
+
+    def _render(self, accept_language: str, title: str, **values: Any) -> str:
+        chosen = language(accept_language)
+        return self._template.render(
+            language=chosen, text=self._texts[chosen], style=self._style, title=title, **values
+        )
+
+
+def language(accept_language: str) -> str:
+    """Return the language of the page that the header `Accept-Language` prefers."""
+    best, best_quality = LANGUAGES[0], 0.0
+    for part in accept_language.split(",", _MAX_PREFERENCES)[:_MAX_PREFERENCES]:
+        found = _PREFERRED.fullmatch(part)
+        if found is None:
+            continue
+        name, quality = found[1].lower(), float(found[2] or 1)
+        if name in LANGUAGES and quality > best_quality:
+            best, best_quality = name, quality
+    return best
+
+
+def _catalogue(name: str) -> Mapping[str, str]:
+    return tomllib.loads((_FOLDER / f"{name}.toml").read_text("utf-8"))
