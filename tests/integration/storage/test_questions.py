@@ -23,7 +23,7 @@ from tests.support.factories import add, put, session
 
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
-from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay
+from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay, SignInCode
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
 from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, transitions, view
 from tminus.storage.engine import make_engine
@@ -38,7 +38,7 @@ more of them, PostgreSQL would assume that many belong to agent 7 and would read
 
 HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
-LARGE = ("session", "event", "participant", "delivery", "agent_session", "retry")
+LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry")
 
 PAGES = 500
 """Maximum number of pages that a query reads on PostgreSQL. A scan of the sessions reads 1,200, of the events 700."""
@@ -83,6 +83,10 @@ TRIED = Delivery(endpoint="desk", kind=DeliveryKind.EVENTS, webhook_id="msg", at
 BEGUN = AgentSession(
     secret_sha256="new", agent_id=7, token_sha256="t", started_at=NOW, expires_at=NOW, client_app="", user_agent="",
     remote_ip="",
+)  # fmt: skip
+CODE = SignInCode(
+    code_sha256="new", provider="azure", instance_url="*", receiver="https://a/", agent_id=7, token_sha256="t",
+    expires_at=NOW,
 )  # fmt: skip
 GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
 KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
@@ -130,6 +134,7 @@ QUESTIONS: dict[str, Job] = {
     "view.participant": lambda tx: tx.participant("c1", "p1"),
     "view.participants_ever": lambda tx: tx.participants_ever("c1", 10_000),
     "view.agent_session": lambda tx: tx.agent_session("s1"),
+    "view.has_signin_code": lambda tx: tx.has_signin_code("s1"),
     "view.idempotency_record": lambda tx: tx.idempotency_record(7, "none"),
     "view.events": lambda tx: tx.events(100, 100),
     "view.events of a session": lambda tx: tx.events(100, 100, EventFilter(session_id="c10000")),
@@ -152,6 +157,9 @@ QUESTIONS: dict[str, Job] = {
     "transaction.free_pins": lambda tx: tx.free_pins(16),
     "transaction.add_agent_session": lambda tx: tx.add_agent_session(BEGUN),
     "transaction.end_agent_session": lambda tx: tx.end_agent_session("s1"),
+    "transaction.end_agent_sessions_of": lambda tx: tx.end_agent_sessions_of(8),
+    "transaction.add_signin_code": lambda tx: tx.add_signin_code(CODE),
+    "transaction.take_signin_code": lambda tx: tx.take_signin_code("s1"),
     "transaction.idempotency_record": lambda tx: tx.idempotency_record(7, "none"),
     "transaction.add_idempotency_record": lambda tx: tx.add_idempotency_record(KEY),
     "transaction.remove_idempotency_record": lambda tx: tx.remove_idempotency_record(7, "none"),
@@ -160,6 +168,7 @@ QUESTIONS: dict[str, Job] = {
     "transaction.remove_closed": lambda tx: tx.remove_closed(NOW - 100_000 * HOUR, 40),
     "transaction.remove_closed some": lambda tx: tx.remove_closed(NOW, 40),
     "transaction.remove_agent_sessions": lambda tx: tx.remove_agent_sessions(NOW - 100_000 * HOUR, 500),
+    "transaction.remove_signin_codes": lambda tx: tx.remove_signin_codes(NOW - 100_000 * HOUR, 500),
     "transaction.remove_idempotency_records": lambda tx: tx.remove_idempotency_records(NOW - 100_000 * HOUR, 500),
     **{f"transitions.execute {row.trigger} of {row.source}": partial(_execute, row=row) for row in TABLE if row.source},
     "due.next_due": due.next_due,
@@ -277,6 +286,10 @@ def _fill(connection: Connection) -> None:
     run(
         "INSERT INTO agent_session (secret_sha256, agent_id, token_sha256, started_at, expires_at, client_app, "
         f"user_agent, remote_ip) {numbers} SELECT 's' || i, 7, 't', {since}, {since}, '', '', '' FROM n"
+    )
+    run(
+        "INSERT INTO signin_code (code_sha256, provider, instance_url, receiver, agent_id, token_sha256, expires_at) "
+        f"{numbers} SELECT 's' || i, 'azure', '*', 'https://a/', i / 20, 't', {since} FROM n"
     )
     run(
         "INSERT INTO retry (agent_id, key, body_sha256, session_id, created_at) "

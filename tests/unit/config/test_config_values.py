@@ -61,6 +61,7 @@ def test_a_parser_raises_only_value_error(value: object) -> None:
         addresses.parse_base_url,
         addresses.parse_database_url,
         addresses.parse_origin,
+        addresses.parse_receiver,
         addresses.parse_network,
     ):
         with suppress(ValueError):
@@ -147,6 +148,37 @@ def test_an_origin_is_a_scheme_and_a_host_in_lower_case(text: str) -> None:
 def test_other_text_is_refused_as_an_origin(value: object) -> None:
     with pytest.raises(ValueError, match="must contain"):
         addresses.parse_origin(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "receiver"),
+    [
+        ("https://desk.example.com/cb.html", "https://desk.example.com/cb.html"),
+        ("https://Desk.Example.com", "https://desk.example.com/"),
+        ("https://desk.example.com:443/a/", "https://desk.example.com/a/"),
+        ("https://desk.example.com:8443/a%20b", "https://desk.example.com:8443/a%20b"),
+        ("https://straße.test/cb", "https://xn--strae-oqa.test/cb"),
+        ("http://localhost:3000/cb", "http://localhost:3000/cb"),
+        ("http://127.0.0.1:80/cb", "http://127.0.0.1/cb"),
+        ("http://[::1]:3000/cb", "http://[::1]:3000/cb"),
+    ],
+)
+def test_a_receiver_is_a_url_in_the_form_in_which_browsers_send_it(text: str, receiver: str) -> None:
+    assert addresses.parse_receiver(text) == receiver
+    assert addresses.parse_receiver(receiver) == receiver
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["desk.example.com/cb", "http://desk.example.com/cb", "http://localhost.example.com/cb", "https://u:hunter2@a/cb",
+     "https://a/cb?hunter2", "https://a/cb#hunter2", "https://a/cb?", "https://a/b/../c", "https://a/%2e%2E/c",
+     "https://a//c", "https://a\\b/c", "https://a/b\\c", "https://a/ä", "https://a/b c", "https://a:0/cb",
+     "https://a:99999/cb", "javascript:alert(1)", "ftp://a/cb", "*", "https://*.example.com/cb", "", None, 5],
+)  # fmt: skip
+def test_other_text_is_refused_as_a_receiver_and_not_repeated(value: object) -> None:
+    with pytest.raises(ValueError, match="must ") as caught:
+        addresses.parse_receiver(value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.7", "10.0.0.0/8", "::1", "fd00::/8"])
