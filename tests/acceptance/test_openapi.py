@@ -41,8 +41,10 @@ CALLS = (
     "GET /v3/discovery",
     "GET /v3/support/{pin}/meta",
     "POST /v3/auth/{provider}/authWithToken",
+    "GET /v3/auth/{provider}/exchangeCode",
     "GET /v3/auth/signout",
     "GET /v3/me",
+    "GET /v3/configuration/{type_id}",
     "GET /v3/organization/{organization_id}/remotewidgetconfig",
     "GET /v3/organization/{organization_id}/cobrowsedeployments",
     "GET /v3/webhooks",
@@ -61,9 +63,11 @@ MORE_THAN_SHAPE = (
     "POST /v3/supportsessions",
     "PUT /v3/supportsession/{session_id}",
     "POST /v3/webhooks/{name}/replay",
+    "GET /v3/auth/{provider}/exchangeCode",
 )
-"""Calls that may refuse what is well-formed: where a start time has to lie in the future, or where of several members
-all or just one have to be there. JSON Schema has no words for a clock, and none for "null counts as absent".
+"""Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one
+that was issued, or where of several members all or just one have to be there. JSON Schema has no words for a clock, and
+none for "null counts as absent".
 """
 
 

@@ -309,7 +309,7 @@ def test_a_revoked_token_ends_the_session_of_the_browser_and_its_codes(start_dae
 
     assert "Your token" in text_of(browser.open())
     refused(browser.exchange(code), 400, 104400)
-    assert daemon.logged("auth.code_refused")["code_state"] == "revoked"
+    assert daemon.logged("auth.code_refused")["refusal"] == "revoked"
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_a_code_of_another_receiver_provider_or_instance_is_refused_and_ends(
 
     refused(browser.exchange(code, **changed), 400, 104400)
     refused(browser.exchange(code), 400, 104400)
-    browser.daemon.logged("auth.code_refused", code_state="foreign")
+    browser.daemon.logged("auth.code_refused", refusal="foreign")
 
 
 def test_a_page_that_may_not_call_the_api_cannot_exchange_a_code(browser: Browser) -> None:

@@ -257,7 +257,7 @@ def _wrong_code(context: RequestContext, state: str) -> WrongCode:
         context.remote_ip,
         state,
         remote_ip=context.remote_ip,
-        code_state=state,
+        refusal=state,
         request_id=context.request_id,
     )
     return WrongCode()

@@ -290,6 +290,8 @@ PARAMETERS = {
     "key": "`externalMapping` of the sessions; it may contain slashes",
     "name": "Name of a webhook in the configuration",
     "provider": "Any text; clients of the original send the name of their identity provider",
+    "state": "Ignored; clients of the original send it",
+    "type_id": "Any text",
     "organization_id": "`organization.id` of the configuration",
     "orderby": "Field by which the list is sorted",
     "orderdir": "Order of the list: descending, newest first (`DESC`), or ascending (`ASC`)",

@@ -140,8 +140,8 @@ LOG_LINES = {
     ),
     "auth.code_refused": LineTemplate(
         "warning",
-        "sign-in code from {remote_ip} refused ({code_state}), attempts: {count}[ since {since}]",
-        ("remote_ip", "code_state", *_COUNTED),
+        "sign-in code from {remote_ip} refused ({refusal}), attempts: {count}[ since {since}]",
+        ("remote_ip", "refusal", *_COUNTED),
     ),
     "auth.signed_in": LineTemplate(
         "info", "{actor} signed in from {remote_ip} ({via})", ("actor", "sid", "via", "remote_ip", "request_id")

@@ -94,9 +94,6 @@ FIELDS = {
     "cause": _k("why it happened"),
     "changes": _i("number of changed settings"),
     "code": _i("HTTP status of an answer of the daemon or of a receiver; 499: the client closed the connection"),
-    "code_state": _k(
-        "`unknown` (or used), `expired`, `revoked`, or `foreign`: of another provider, instance or receiver"
-    ),
     "config": _k("the configuration file, or `built-in defaults`"),
     "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
     "config_fingerprint": _k("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),
@@ -133,6 +130,7 @@ FIELDS = {
     "previous_version": _k("version of the previous run"),
     "receiver": _t("a URL that a caller sent as `receiver_url`, without its query, at most 200 characters"),
     "refcode": _i("reason for which a request was refused ([api.md](api.md#errors))"),
+    "refusal": _k("`unknown` or used, `expired`, `revoked`, or `foreign`: of another provider, instance or receiver"),
     "refused": _i("number of requests that were refused meanwhile"),
     "remote_ip": _k("address of the caller; `local`: the local socket; `unknown`"),
     "removed": _i("number of sessions"),

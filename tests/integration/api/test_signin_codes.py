@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database
-from tests.support.trials import _context, _services
+from tests.support.trials import _context
 from tests.support.worlds import World
 
 from tminus.api import authentication

@@ -35,6 +35,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the maximum at once"),
     (errors.TooManyParticipants(9, at_once=False), "create another session"),
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
+    (errors.WrongCode(), "once"),
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
     (errors.TooManyAttempts("PIN look-ups", 12.4), "Too many PIN look-ups from your address: try again in 13 s"),
@@ -105,7 +106,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 28
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 29
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
