@@ -9,7 +9,7 @@ import gc
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,12 +24,14 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
 from tminus.api import Services, authentication
+from tminus.api.authentication import SignedIn
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
-from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session
+from tminus.domain.errors import WrongCode
+from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session, SignInCode
 from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
@@ -42,7 +44,17 @@ from tminus.storage import EventFilter, Store, Transaction, View, outbox
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
-from tminus.storage.tables import AGENT_SESSIONS, DELIVERIES, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, REPLAYS, SESSIONS
+from tminus.storage.tables import (
+    AGENT_SESSIONS,
+    DELIVERIES,
+    EVENTS,
+    IDEMPOTENCY,
+    META,
+    PARTICIPANTS,
+    REPLAYS,
+    SESSIONS,
+    SIGNIN_CODES,
+)
 from tminus.storage.watch import Watch
 
 SETTINGS = settings()
@@ -102,17 +114,41 @@ def _nothing(_tx: Transaction, _label: str) -> None:
     pass
 
 
-def _agent_session(tx: Transaction, label: str, expires: datetime = NOW + HOUR) -> None:
+def _number(label: str) -> int:
+    """Return the number of an agent of its own for a label, since some trials change all that an agent has."""
+    return 1 + int(_digest(label)[:7], 16)
+
+
+def _agent_session(tx: Transaction, label: str, expires: datetime = NOW + HOUR, agent_id: int = 7) -> None:
     tx.add_agent_session(
         AgentSession(
-            secret_sha256=_digest(label), agent_id=7, token_sha256=_digest(TOKEN), started_at=NOW, expires_at=expires,
-            client_app=label, user_agent="", remote_ip="192.0.2.1",
+            secret_sha256=_digest(label), agent_id=agent_id, token_sha256=_digest(TOKEN), started_at=NOW,
+            expires_at=expires, client_app=label, user_agent="", remote_ip="192.0.2.1",
         )
     )  # fmt: skip
 
 
 def _agent_sessions(view: View, label: str) -> State:
     return _count(view, AGENT_SESSIONS, AGENT_SESSIONS.c.client_app == label)
+
+
+def _code(tx: Transaction, label: str, expires: datetime = NOW + HOUR) -> None:
+    tx.add_signin_code(
+        SignInCode(
+            code_sha256=_digest(label), provider=label, instance_url="", receiver="https://a/",
+            agent_id=_number(label), token_sha256=_digest(TOKEN), expires_at=expires,
+        )
+    )  # fmt: skip
+
+
+def _signed_in(tx: Transaction, label: str) -> None:
+    """Prepare an agent session and a code."""
+    _agent_session(tx, label, agent_id=_number(label))
+    _code(tx, label)
+
+
+def _signed_in_left(view: View, label: str) -> State:
+    return _agent_sessions(view, label), _count(view, SIGNIN_CODES, SIGNIN_CODES.c.provider == label)
 
 
 def _count(view: View, table: Any, *where: Any) -> int:
@@ -200,6 +236,7 @@ def _old(tx: Transaction, label: str) -> None:
     participants.join_or_knock(tx, SETTINGS, ROOM, made.id, Trigger.JOIN, ParticipantRole.GUEST, "Grace")
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
+    _code(tx, label, NOW)
     outbox.add_delivery(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
     )
@@ -209,6 +246,7 @@ def _kept(view: View, label: str) -> State:
     ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label)
     return {
         "agent sessions": _agent_sessions(view, label),
+        "codes": _count(view, SIGNIN_CODES, SIGNIN_CODES.c.provider == label),
         "keys": _count(view, IDEMPOTENCY, IDEMPOTENCY.c.key == label),
         "deliveries": _count(view, DELIVERIES, DELIVERIES.c.endpoint == label),
         "sessions": _count(view, SESSIONS, SESSIONS.c.label == label),
@@ -278,6 +316,30 @@ def _sign_in(store: Store, label: str) -> Any:
 
 def _sign_out(store: Store, label: str) -> Any:
     asyncio.run(authentication.sign_out(_context(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
+
+
+def _signed_in_agent(label: str) -> SignedIn:
+    agent = Agent(id=_number(label), name="Anna", roles=frozenset({Role.AGENT}), token_sha256=(_digest(TOKEN),))
+    return SignedIn(agent, _digest(TOKEN))
+
+
+def _sign_in_on_page(store: Store, label: str) -> Any:
+    """Sign in on the page, in a browser that has an agent session."""
+    asyncio.run(authentication.start_in_browser(_context(store, label), _signed_in_agent(label), label))
+
+
+def _sign_out_everywhere(store: Store, label: str) -> Any:
+    caller = Caller(_number(label), "Anna", "", frozenset({Role.AGENT}), sid=1)
+    asyncio.run(authentication.sign_out_everywhere(_context(store, label), caller))
+
+
+def _issue_code(store: Store, label: str) -> Any:
+    asyncio.run(authentication.add_code(_context(store, label), _signed_in_agent(label), "https://a/", label, ""))
+
+
+def _exchange_code(store: Store, label: str) -> Any:
+    with suppress(WrongCode):  # the code was exchanged before the kill
+        asyncio.run(authentication.exchange_code(_context(store, label), label, label, ""))
 
 
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
@@ -392,6 +454,10 @@ _serve = partial(_worker, act=_until_idle)
 
 TRIALS: Mapping[str, Trial] = {
     "sign-in": Trial(_sign_in, _nothing, _agent_sessions, twice_is_once=False),
+    "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _agent_sessions, twice_is_once=False),
+    "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
+    "issue-code": Trial(_issue_code, _nothing, _signed_in_left, twice_is_once=False),
+    "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
     "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
     "pause": Trial(partial(_operate, ask=Webhooks.pause), _enlisted, _endpoint),
@@ -405,7 +471,7 @@ TRIALS: Mapping[str, Trial] = {
     "tell-in-vain": Trial(_serve, _enlisted, _endpoint),
     "retell": Trial(_serve, _replayed, _endpoint, commits=2),
     "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
-    "clean": Trial(_clean, _old, _kept, commits=4, later=2 * DAY),
+    "clean": Trial(_clean, _old, _kept, commits=5, later=2 * DAY),
     "clean-a-part": Trial(_clean_part, _old, _kept, twice_is_once=False),
     "hold-back": Trial(_hold_back, _forget_turn, partial(_meta, "retention")),
     "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
