@@ -24,9 +24,15 @@ def description(daemon: Daemon) -> JSON:
     return described
 
 
+def path_values(session: JSON) -> dict[str, str]:
+    """Return a value for each path parameter of the API."""
+    ours = {"session_id": session["id"], "pin": str(session["pin"])}
+    return {**ours, "key": "k", "organization_id": "1", "name": "no", "provider": "token", "type_id": "3"}
+
+
 def test_head_is_supported_wherever_get_is(daemon: Daemon, description: JSON) -> None:
     session = daemon.make(type="support")
-    names = {"session_id": session["id"], "key": "k", "pin": str(session["pin"]), "organization_id": "1", "name": "no"}
+    names = path_values(session)
     paths = [path.format(**names) for path, calls in description["paths"].items() if "get" in calls]
     assert "/healthz" in paths
     assert "/v3/me" in paths
@@ -146,7 +152,7 @@ def test_a_base_url_may_end_in_a_slash(daemon: Daemon, description: JSON) -> Non
     session = daemon.make(type="support", externalMapping="a//b", parentObject={"id": "b"})
     for base in ("//v3", "/v3/", "//v3/", "///v3///"):
         assert daemon.http.get(f"{daemon.url}{base}/me", headers={"Session-id": daemon.token}).status_code == 200, base
-    names = {"session_id": session["id"], "key": "k", "pin": str(session["pin"]), "organization_id": "1", "name": "no"}
+    names = path_values(session)
     for path in (path.format(**names) for path, calls in description["paths"].items() if "get" in calls):
         if path.endswith("signout"):
             continue
