@@ -7,12 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
+from tests.support.signin import CALLBACK, SAME_ORIGIN, Browser, key_of, receiver_url, redirect
 from tests.support.waiting import eventually
 from tminus.client import ScreenMeet
 
@@ -79,3 +80,23 @@ def test_the_page_and_the_description_work_behind_a_proxy_that_removes_a_path(
         made = daemon.make()
         assert made["urls"]["user"] == f"{base}/?{made['id']}"
         assert daemon.get("/discovery").json() == {}
+
+
+@pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
+def test_an_agent_signs_in_behind_a_proxy_that_removes_a_path(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}/tminus"
+    daemon = start_daemon(server={"public_url": base}, signin={"receivers": [CALLBACK]})
+    page = f"{base}/v3/auth/azure/goToAuth?receiver_url={quote(receiver_url(), safe='')}"
+    own = {**SAME_ORIGIN, "Origin": f"http://127.0.0.1:{port}"}
+    with nginx(tmp_path, port, daemon.url), httpx.Client() as http:
+
+        def submit(**fields: str) -> httpx.Response:
+            # The form has no `action`: the browser sends it to the address of the page.
+            return http.post(page, data={"key": key_of(http.get(page)), **fields}, headers=own)
+
+        went = redirect(submit(action="sign_in", token=daemon.token))
+        assert Browser(daemon, instance="").exchange(went.code).status_code == 200
+        out = submit(action="sign_out")
+        assert urljoin(page, out.headers["Location"]) == page
+        assert "Your token" in http.get(page).text

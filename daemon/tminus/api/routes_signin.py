@@ -21,6 +21,9 @@ from tminus.logs.repeated import REPEATED
 _PATH = "/auth/{provider}/goToAuth"
 _MAX_TOKEN = 1024
 _MAX_FIELDS = 10
+_MAX_FORM = 16 * 1024
+"""Maximum bytes of the form, whatever `server.max_body` allows: parsing it blocks other requests."""
+
 _SHOWN = 200
 """Maximum characters of a refused URL that the page and the log repeat."""
 
@@ -178,8 +181,10 @@ def _see_other(url: str, *headers: tuple[bytes, bytes]) -> Response:
 
 
 def _fields(context: RequestContext) -> dict[str, str]:
-    """Return the fields of the form; none if the body is not a form."""
-    if not context.header(b"content-type").lower().startswith("application/x-www-form-urlencoded"):
+    """Return the fields of the form; none if the body is not a form, or too large for one."""
+    if len(context.body) > _MAX_FORM or not context.header(b"content-type").lower().startswith(
+        "application/x-www-form-urlencoded"
+    ):
         return {}
     try:
         found = parse_qs(context.body.decode(), max_num_fields=_MAX_FIELDS)
