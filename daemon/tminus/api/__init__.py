@@ -19,6 +19,8 @@
 `errors`             errors as HTTP responses; the only place that maps them to statuses
 `request_context`    data of a request that middleware and routes share
 `middleware`         request id, limits, headers and log line of every request
+`websocket`          one WebSocket, as endpoints use it
+`websocket_middleware` request id, origin, limits and log line of every WebSocket
 `client_address`     the client's address behind trusted proxies
 `request_body`       read a complete body within limits of size and time
 `request_log`        metrics and log line of a request

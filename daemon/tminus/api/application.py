@@ -1,6 +1,8 @@
 """Assemble the ASGI application: routes, their description, dispatcher and middleware."""
 
-from starlette.types import ASGIApp
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api import (
     routes_callers,
@@ -14,7 +16,9 @@ from tminus.api.description import description_routes
 from tminus.api.dispatch import Dispatcher
 from tminus.api.middleware import Middleware
 from tminus.api.routes_signin import signin_routes
+from tminus.api.routing import Router, Table, WebSocketTable
 from tminus.api.services import Services
+from tminus.api.websocket_middleware import WebSockets
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
@@ -22,8 +26,17 @@ _ROUTERS = (
 )  # fmt: skip
 
 
-def make_application(services: Services) -> ASGIApp:
+def make_application(services: Services, routers: Sequence[Router] = _ROUTERS) -> ASGIApp:
     """Return the application that all listeners serve."""
-    routes = [route for router in _ROUTERS for route in router.routes]
-    served = [*routes, *signin_routes(), *description_routes(routes, lambda: services.settings.server.public_url)]
-    return Middleware(Dispatcher(served), services)
+    routes = [route for router in routers for route in router.routes]
+    served = Table(
+        [*routes, *signin_routes(), *description_routes(routes, lambda: services.settings.server.public_url)]
+    )
+    websocket_routes = WebSocketTable(route for router in routers for route in router.websockets)
+    requests = Middleware(Dispatcher(served, websocket_routes), services)
+    websockets = WebSockets(websocket_routes, served, services)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
+
+    return application

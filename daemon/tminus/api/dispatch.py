@@ -1,20 +1,26 @@
 """Find the endpoint of each request and call it."""
 
-from collections.abc import Iterable
-
 from starlette.types import Receive, Scope, Send
 
 from tminus.api.errors import answer
 from tminus.api.request_context import RequestContext, context_of
-from tminus.api.routing import Answer, Route, Table
-from tminus.domain.errors import MethodNotAllowed, RequestError, UnknownPath
+from tminus.api.routing import Answer, Table, WebSocketTable
+from tminus.domain.errors import (
+    FieldError,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestError,
+    UnknownPath,
+    UpgradeRequired,
+)
 
 
 class Dispatcher:
     """ASGI application that answers requests by the routes. Exceptions other than `RequestError` propagate."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._table = Table(routes)
+    def __init__(self, routes: Table, websockets: WebSocketTable) -> None:
+        self._table = routes
+        self._websockets = websockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.respond(context_of(scope), scope["path"], scope["method"])
@@ -29,13 +35,39 @@ class Dispatcher:
                 context.route = route.path
                 return await route.respond(context)
             if not routes:
-                raise UnknownPath
+                raise self._no_request(context, path, method)
             context.route = next(iter(routes.values())).path
             raise MethodNotAllowed(method)
         except RequestError as refusal:
             context.refcode = refusal.refcode
             refused = answer(refusal)
             if isinstance(refusal, MethodNotAllowed):
-                allowed = sorted({*routes, "HEAD"} if "GET" in routes else routes)
+                allowed = sorted({*routes, "HEAD"} if "GET" in routes else routes) or ["GET"]
                 refused.headers.append((b"allow", ", ".join(allowed).encode()))
+            if isinstance(refusal, UpgradeRequired):
+                refused.headers.append((b"sec-websocket-version", b"13"))
+                if b"upgrade" in context.headers:
+                    # Not to others, although RFC 9110 wants it: nginx passes it on over HTTP/2, where it is an error.
+                    refused.headers.append((b"upgrade", b"websocket"))
             return refused
+
+    def _no_request(self, context: RequestContext, path: str, method: str) -> RequestError:
+        """Return the refusal of a request for a path without routes, which may be a WebSocket."""
+        found = self._websockets.find(path)
+        if found is None:
+            return UnknownPath()
+        context.route = found[0].path
+        return _no_upgrade(context) if method == "GET" else MethodNotAllowed(method)
+
+
+def _no_upgrade(context: RequestContext) -> RequestError:
+    """Return the refusal of a request for a WebSocket that the HTTP server did not find to be a valid upgrade."""
+    if context.scope["http_version"] != "1.1":
+        return UpgradeRequired("it needs HTTP/1.1")
+    if "websocket" not in context.header(b"upgrade").lower() or "upgrade" not in context.header(b"connection").lower():
+        return UpgradeRequired("it needs the headers Connection: Upgrade and Upgrade: websocket")
+    if context.header(b"sec-websocket-version") != "13":
+        return UpgradeRequired("Sec-WebSocket-Version must be 13")
+    if b"transfer-encoding" in context.headers or context.headers.get(b"content-length", b"0").strip(b"0"):
+        return InvalidRequest([FieldError("body", "must be absent from an upgrade to a WebSocket")])
+    return InvalidRequest([FieldError("Sec-WebSocket-Key", "must be present once, and contain 16 bytes in base64")])

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -75,11 +76,12 @@ class Middleware:
         begun = clock.monotonic()
         method = scope["method"]
         # HEAD is handled like GET. The HTTP server has the original scope and omits the body.
-        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _canonical(scope["path"])}
-        context = self._make_context(scope, method)
-        put(scope, context)
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": canonical(scope["path"])}
+        context = make_context(self._services, scope, method)
         try:
-            self._check(scope, method, context, begun)
+            if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
+                refuse_cross_site(context)
+            check_request(context, begun)
             context.body = await read_body(scope, context.headers, receive, self._services.settings.server.max_body)
             await self._answer(context, receive, send)
         except errors.RequestError as refusal:
@@ -127,50 +129,55 @@ class Middleware:
             response.headers.append((b"connection", b"close"))  # the rest of the body may still arrive
         await Cors(response, self._services)(context.scope, receive, _sending(context, send))
 
-    def _make_context(self, scope: Scope, method: str) -> RequestContext:
-        """Return the context of a request, with the address of its client."""
-        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        if b"if-match" in headers:  # a list header, which may be split over several lines
-            headers[b"if-match"] = b",".join(value for name, value in scope["headers"] if name == b"if-match")
-        # The address of a Unix socket is a path and has no port.
-        local = scope["server"] is not None and scope["server"][1] is None
-        return RequestContext(
-            self._services,
-            _request_id(headers),
-            local,
-            "local" if local else remote_ip(scope, headers, self._services.settings),
-            headers,
-            scope,
-            _without_empty_values(scope["query_string"]),
-            head=method == "HEAD",
-        )
 
-    def _check(self, scope: Scope, method: str, context: RequestContext, begun: float) -> None:
-        if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
-            context.logged = True
-            REPEATED.log(
-                "http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id
-            )
-            raise errors.CrossSite
-        if "\0" in scope["path"]:
-            raise errors.UnknownPath  # no stored key contains NUL, and PostgreSQL fails on it
-        if context.query_string.count(b"&") >= QUERY_PAIRS:
-            raise errors.InvalidRequest(
-                [errors.FieldError("query", f"must not have more than {QUERY_PAIRS} parameters")]
-            )
-        if b"%00" in context.query_string:
-            names = [pair.partition(b"=")[0] for pair in context.query_string.split(b"&") if b"%00" in pair]
-            faults = [errors.FieldError(name.decode("latin-1"), "must not contain NUL") for name in names]
-            raise errors.InvalidRequest(faults)
-        if scope["path"] in OPERATIONS:
-            return
-        if self._services.draining:
-            # The caller is not authenticated any more, and `daemon.draining` is already in the log.
-            context.logged = True
-            raise errors.Draining
-        waited = begun - scope["state"].get(BEGUN, begun)
-        if (waited > MAX_LOOP_DELAY or self._services.waiting(scope["method"]) >= MAX_QUEUED) and not context.local:
-            raise errors.Overloaded
+def make_context(services: Services, scope: Scope, method: str) -> RequestContext:
+    """Return the context of a request, with the address of its client, and store it in the scope."""
+    headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+    if b"if-match" in headers:  # a list header, which may be split over several lines
+        headers[b"if-match"] = b",".join(value for name, value in scope["headers"] if name == b"if-match")
+    # The address of a Unix socket is a path and has no port.
+    local = scope["server"] is not None and scope["server"][1] is None
+    context = RequestContext(
+        services,
+        _request_id(headers),
+        local,
+        "local" if local else remote_ip(scope, headers, services.settings),
+        headers,
+        scope,
+        _without_empty_values(scope["query_string"]),
+        head=method == "HEAD",
+    )
+    put(scope, context)
+    return context
+
+
+def check_request(context: RequestContext, begun: float) -> None:
+    """Refuse a request that the daemon cannot serve now, or that no endpoint could. Raises `RequestError`."""
+    scope, services = context.scope, context.services
+    if "\0" in scope["path"]:
+        raise errors.UnknownPath  # no stored key contains NUL, and PostgreSQL fails on it
+    if context.query_string.count(b"&") >= QUERY_PAIRS:
+        raise errors.InvalidRequest([errors.FieldError("query", f"must not have more than {QUERY_PAIRS} parameters")])
+    if b"%00" in context.query_string:
+        names = [pair.partition(b"=")[0] for pair in context.query_string.split(b"&") if b"%00" in pair]
+        faults = [errors.FieldError(name.decode("latin-1"), "must not contain NUL") for name in names]
+        raise errors.InvalidRequest(faults)
+    if scope["path"] in OPERATIONS:
+        return
+    if services.draining:
+        # The caller is not authenticated any more, and `daemon.draining` is already in the log.
+        context.logged = True
+        raise errors.Draining
+    waited = begun - scope["state"].get(BEGUN, begun)
+    if (waited > MAX_LOOP_DELAY or services.waiting(scope["method"]) >= MAX_QUEUED) and not context.local:
+        raise errors.Overloaded
+
+
+def refuse_cross_site(context: RequestContext) -> NoReturn:
+    """Refuse a request that a page of another site caused."""
+    context.logged = True
+    REPEATED.log("http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
+    raise errors.CrossSite
 
 
 def _sending(context: RequestContext, send: Send) -> Send:
@@ -188,10 +195,10 @@ def _sending(context: RequestContext, send: Send) -> Send:
 def _missing_headers(context: RequestContext, own: Sequence[tuple[bytes, bytes]]) -> Headers:
     """Return the headers of every response, without those that the response sets itself."""
     names = {name for name, _ in own}
-    return [header for header in _headers(context) if header[0] not in names]
+    return [header for header in response_headers(context) if header[0] not in names]
 
 
-def _headers(context: RequestContext) -> Headers:
+def response_headers(context: RequestContext) -> Headers:
     """Return the headers that every response gets; they depend on its path and status."""
     path, always = context.scope["path"], HEADERS
     if path.startswith((PAGE, DESCRIPTION)) and context.code in (200, 304):
@@ -199,7 +206,7 @@ def _headers(context: RequestContext) -> Headers:
     return [(b"x-request-id", context.request_id.encode()), *always]
 
 
-def _canonical(path: str) -> str:
+def canonical(path: str) -> str:
     """Return the path without repeated slashes at its beginning, which a base URL with a final slash causes.
 
     Later slashes stay, since they may belong to the key of a look-up.

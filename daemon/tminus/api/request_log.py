@@ -1,5 +1,7 @@
 """Count and log each request after its response."""
 
+from typing import Any
+
 from tminus.api.request_context import RequestContext
 from tminus.domain.errors import StoreUnavailable
 from tminus.logs.event_fields import parsed_record
@@ -13,6 +15,9 @@ OPERATIONS = ("/healthz", "/readyz", "/metrics")
 """Paths that monitoring requests every few seconds; they are neither counted nor logged."""
 
 _REFUSED = 400
+
+_USUAL = frozenset({1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1012})
+"""The close codes of clients that are counted one by one."""
 
 
 def record(context: RequestContext, method: str, seconds: float) -> None:
@@ -57,6 +62,26 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
         remote_ip=context.remote_ip,
         request_id=context.request_id,
     )
+
+
+def record_websocket(context: RequestContext, close_code: int, seconds: float, *, is_ours: bool) -> None:
+    """Count a WebSocket that was open for `seconds`, and write its log line. `is_ours`: the daemon chose the code."""
+    services = context.services
+    services.requests += 1
+    services.metrics.answered("GET", context.route, 101)
+    services.metrics.websocket_closed(context.route, close_code if is_ours or close_code in _USUAL else None)
+    fields: dict[str, Any] = {
+        "route": context.route,
+        "close_code": close_code,
+        "open_s": round(seconds),
+        "refcode": context.refcode,
+        "remote_ip": context.remote_ip,
+        "request_id": context.request_id,
+    }
+    if context.actor is None:
+        REPEATED.log("http.websocket", context.remote_ip, **fields)
+    else:
+        log("http.websocket", **fields, actor=context.actor, session_id=context.session_id)
 
 
 def _session_id(context: RequestContext, code: int) -> str | None:

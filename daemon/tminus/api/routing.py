@@ -13,6 +13,7 @@ from tminus.api import bodies
 from tminus.api.errors import invalid
 from tminus.api.parameters import Body, Problem, Signature, located, query_problems, signature
 from tminus.api.request_context import RequestContext
+from tminus.api.websocket import WebSocket
 from tminus.domain.errors import MAX_FIELD_ERRORS
 
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
@@ -68,11 +69,31 @@ class Route:
         return await answering
 
 
+WebSocketEndpoint = Callable[[WebSocket], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class WebSocketRoute:
+    """A route that is a WebSocket: path, endpoint, and its description."""
+
+    path: str
+    """The template, as that of `Route`."""
+    template: str
+    """The template for descriptions, with each parameter as `{name}`."""
+    endpoint: WebSocketEndpoint
+    """Is called with each WebSocket, and returns at its end. Raises `RequestError` to refuse it."""
+    subprotocols: tuple[str, ...]
+    """The subprotocols, of which the client must offer one; empty: none is needed."""
+    summary: str
+    tag: str
+
+
 class Router:
     """Declare routes that share a path prefix and a tag, with one decorator for each method."""
 
     def __init__(self, prefix: str, tag: str) -> None:
         self.routes: list[Route] = []
+        self.websockets: list[WebSocketRoute] = []
         self._prefix = prefix
         self._tag = tag
 
@@ -95,6 +116,19 @@ class Router:
             self.routes.append(
                 Route(method, whole, template, endpoint, takes, summary, self._tag, answers, refusals or {}, described)
             )
+            return endpoint
+
+        return declare
+
+    def websocket(
+        self, path: str, *, subprotocols: tuple[str, ...] = (), summary: str = ""
+    ) -> Callable[[WebSocketEndpoint], WebSocketEndpoint]:
+        """Declare a WebSocket. Its parameters are in `path_params` of its context."""
+
+        def declare(endpoint: WebSocketEndpoint) -> WebSocketEndpoint:
+            whole = self._prefix + path
+            template = _PARAMETER.sub(r"{\1}", whole)
+            self.websockets.append(WebSocketRoute(whole, template, endpoint, subprotocols, summary, self._tag))
             return endpoint
 
         return declare
@@ -136,6 +170,20 @@ class Table:
             if matched := pattern.fullmatch(path):
                 return routes, matched.groupdict()
         return {}, {}
+
+
+class WebSocketTable:
+    """All WebSocket routes, by path."""
+
+    def __init__(self, routes: Iterable[WebSocketRoute]) -> None:
+        self._patterns = [(_pattern(route.path), route) for route in routes]
+
+    def find(self, path: str) -> tuple[WebSocketRoute, dict[str, str]] | None:
+        """Return the route of a path and the values of its parameters; None for an unknown path."""
+        for pattern, route in self._patterns:
+            if matched := pattern.fullmatch(path):
+                return route, matched.groupdict()
+        return None
 
 
 def _pattern(path: str) -> re.Pattern[str]:

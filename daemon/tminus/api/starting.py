@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tminus.api.errors import answer
 from tminus.api.middleware import HEADERS
 from tminus.api.response import Json, Response
+from tminus.api.websocket import refuse_websocket
 from tminus.domain import errors
 
 
@@ -26,6 +27,9 @@ def make_starting_application(doing: Callable[[], str]) -> ASGIApp:
             response = answer(errors.Starting())
         # Close the connection: the next request must reach the application that replaces this one.
         response.headers += [*HEADERS, (b"connection", b"close")]
-        await response(scope, receive, send)
+        if scope["type"] == "websocket":
+            await refuse_websocket(response, send)
+        else:
+            await response(scope, receive, send)
 
     return application

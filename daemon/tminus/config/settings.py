@@ -302,6 +302,14 @@ class Limits(Table):
     """Maximum streams and long polls of one agent; 0: no limit."""
     sessions_per_agent: Count = 10_000
     """Maximum open sessions of one agent; 0: no limit."""
+    websockets_per_address: Count = 200
+    """Maximum WebSockets of one address; 0: no limit."""
+    websocket_messages: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 20
+    """Frames a second that the client of a WebSocket may send on average."""
+    websocket_bytes: Annotated[
+        int, PlainValidator(values.size(at_least="16KiB", at_most="64MiB")), PlainSerializer(values.size_text)
+    ] = 64 * 1024
+    """Bytes a second that it may send on average."""
 
 
 class Settings(Table):

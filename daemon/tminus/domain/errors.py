@@ -29,6 +29,9 @@
     │   ├── TooManyAttempts      x429
     │   ├── UnknownOrganization  x404
     │   ├── UnknownWebhook       x404  webhooks
+    │   ├── UpgradeRequired      x426  WebSockets
+    │   ├── TooManyWebSockets    x429
+    │   ├── WebSocketsFull       x503
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -47,8 +50,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting. Refcodes are stable: clients switch on them. `config.ConfigError`, which lists the problems
-of a configuration, is the third kind of `TminusError`.
+109 webhooks, 110 starting, 111 WebSockets. Refcodes are stable: clients switch on them. `config.ConfigError`, which
+lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
 from collections.abc import Sequence
@@ -435,6 +438,45 @@ class UnknownWebhook(RequestError):
     @property
     def description(self) -> str:
         return f"Webhook not found {_cut(self.name)}"
+
+
+# --- WebSockets -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class UpgradeRequired(RequestError):
+    """The path is a WebSocket, and the request is no valid upgrade to version 13 of the protocol."""
+
+    refcode = 111426
+    problem: str
+
+    @property
+    def description(self) -> str:
+        return f"This path is a WebSocket (RFC 6455, version 13): {self.problem}"
+
+
+@dataclass(eq=False)
+class TooManyWebSockets(RequestError):
+    """One address has as many WebSockets as `limits.websockets_per_address` allows."""
+
+    refcode = 111429
+    limit: int
+    retry_after = 60.0
+
+    @property
+    def description(self) -> str:
+        return f"Your address has {self.limit} WebSockets, the maximum for one address: close some first"
+
+
+class WebSocketsFull(RequestError):
+    """WebSockets use three quarters of `limits.connections`; the rest is reserved for other requests."""
+
+    refcode = 111503
+    retry_after = 60.0
+
+    @property
+    def description(self) -> str:
+        return "Too many WebSockets are open: try again in a minute"
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------

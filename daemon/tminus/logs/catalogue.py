@@ -231,6 +231,23 @@ LOG_LINES = {
         "{code}",
         ("method", "route", "code", "refcode", "remote_ip", *_COUNTED),
     ),
+    "http.websocket": LineTemplate(
+        "info",
+        "WebSocket {route} of {remote_ip} closed with {close_code} after {open_s:second}[, {count} since {since}]",
+        ("route", "close_code", "open_s", "refcode", "actor", "session_id", "remote_ip", *_COUNTED),
+    ),
+    "websocket.crowded": LineTemplate(
+        "warning",
+        "WebSockets of {remote_ip} refused, which has {limit} of them, the most that one address may have "
+        "(limits.websockets_per_address), times: {count}[ since {since}]",
+        ("remote_ip", "limit", "network", *_MANY),
+    ),
+    "websocket.refused": LineTemplate(
+        "warning",
+        "WebSockets refused with 503: {connections} open, three quarters of the connections that may be open"
+        ", times: {count}[ since {since}]",
+        ("connections", *_MANY),
+    ),
     "http.cross_site": LineTemplate(
         "info",
         "requests that pages of other sites sent from {remote_ip}, refused: {count}[ since {since}]",

@@ -98,6 +98,10 @@ FIELDS = {
     "config_files": Field(Kind.KEYWORDS, "the configuration files that were read, in order"),
     "config_fingerprint": _k("fingerprint of files and environment; also in `/metrics` and in `tminus check`"),
     "connections": _i("number of open connections"),
+    "close_code": _i(
+        "close code of a WebSocket: of the daemon or of the client; 1005: the client sent none, 1006: the connection "
+        "was lost"
+    ),
     "count": _i("how often it happened since the last such line about the same address"),
     "endpoint": _k("the name of the webhook"),
     "error": _t("what went wrong"),
@@ -120,6 +124,7 @@ FIELDS = {
     "network": _k("the /64 network of `remote_ip`, which counts as one caller; absent for IPv4"),
     "new": _t("the setting's new value as text, lists and tables as JSON; absent if there is none; no secret"),
     "next_due": _at("the earliest deadline; absent if there is none"),
+    "open_s": _i("for how many seconds the WebSocket was open"),
     "off_ms": _i("by how many milliseconds this machine's clock is ahead of the database's; negative: behind"),
     "old": _t("the setting's previous value, written as `new` is"),
     "oldest_undelivered": _at("when the oldest event happened that waits for delivery"),

@@ -97,6 +97,10 @@ class Metrics:
         )  # fmt: skip
         self._answers: dict[tuple[str, str, int], Counter] = {}
         """The series of `_requests`: to look one up in the library takes longer than to increment it."""
+        self.websockets = Gauge("tminus_websockets", "Open WebSockets", ["route"], registry=registry)
+        self._websockets_closed = Counter(
+            "tminus_websockets_closed", "WebSockets that are over, by close code", ["route", "code"], registry=registry
+        )
         guesses = Counter(
             "tminus_guesses",
             "Wrong tokens, wrong sign-in codes and look-ups of unknown PINs, refused as wrong or by the rate limit",
@@ -150,6 +154,10 @@ class Metrics:
             if method in _METHODS:
                 self._answers[method, route, code] = answers
         answers.inc()
+
+    def websocket_closed(self, route: str, code: int | None) -> None:
+        """Count one WebSocket that is over. Code None: an unusual code that the client chose."""
+        self._websockets_closed.labels(route, "(other)" if code is None else code).inc()
 
     def scrape(self) -> bytes:
         """Return the metrics in Prometheus's text format, without those of the database if it cannot be read."""

@@ -1,5 +1,6 @@
 """Limit the number of open connections, and choose which one to close for a new one."""
 
+import math
 import resource
 from collections.abc import Callable, Mapping
 from itertools import chain
@@ -13,6 +14,11 @@ RESERVED_FILES = 128
 """Reserved file descriptors: a quarter for listening, a quarter for connections that arrive in one iteration of the
 event loop, before others are closed for them, and the rest for the database, webhooks, the local socket and the log.
 Without free descriptors the operating system refuses all new connections, also to the local socket.
+"""
+
+WEBSOCKET_SHARE = 0.75
+"""Share of the connections that may be WebSockets. They are never closed for new connections, so the rest is reserved
+for requests.
 """
 
 
@@ -33,7 +39,7 @@ class OpenConnections:
 
     If there are too many, one is closed for a new one: the oldest that waits for its client, which is idle, sends a
     head or a body, or does not read its response. If there is none, the oldest that waits for events is closed. A
-    connection whose request is being processed is never closed.
+    connection whose request is being processed is never closed, and neither is a WebSocket.
 
     Parameters
     ----------
@@ -52,9 +58,15 @@ class OpenConnections:
         """Connections that wait for their client, the longest first."""
         self._held: dict[Member, None] = {}
         """Connections whose request waits for events, the longest first."""
+        self._websockets: set[Member] = set()
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def websockets(self) -> int:
+        """The number of connections that are WebSockets."""
+        return len(self._websockets)
 
     def admit(self, member: Member) -> bool:
         """Add a connection, and close another one for it if needed. Return False if none can be closed."""
@@ -93,6 +105,16 @@ class OpenConnections:
             del self._by_address[member.address]
         self._waiting.pop(member, None)
         self._held.pop(member, None)
+        self._websockets.discard(member)
+
+    def admit_websocket(self, member: Member) -> bool:
+        """Count a connection as a WebSocket from now on. Return False if there are too many."""
+        limit = min(self._files(), math.inf if self._most is None else self._most)
+        if len(self._websockets) >= limit * WEBSOCKET_SHARE:
+            REPEATED.log("websocket.refused", "", connections=len(self._websockets))
+            return False
+        self._websockets.add(member)
+        return True
 
     def mark_waiting(self, member: Member) -> None:
         """Note that a connection waits for its client. The time of the first call counts."""
@@ -120,11 +142,15 @@ class OpenConnections:
     def _is_full(self) -> bool:
         """Return whether the limit of connections or of file descriptors is reached."""
         is_open = len(self._open)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files != resource.RLIM_INFINITY and is_open >= max(files - RESERVED_FILES, 1):
-            REPEATED.log("http.full", "", connections=is_open, limit=files)
+        if is_open >= (files := self._files()):
+            REPEATED.log("http.full", "", connections=is_open, limit=int(files) + RESERVED_FILES)
             return True
         return self._most is not None and is_open >= self._most
+
+    def _files(self) -> float:
+        """Return how many connections the limit of file descriptors allows."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return math.inf if files == resource.RLIM_INFINITY else max(files - RESERVED_FILES, 1)
 
 
 def log_malformed(address: str, error: str) -> None:

@@ -32,6 +32,7 @@ from tminus.service.reload import Reloader
 from tminus.service.signals import StartSignals
 from tminus.service.sockets import open_listeners
 from tminus.service.startup import StartupServer
+from tminus.service.websocket_exchange import Rates
 from tminus.storage import Store, StoreObserver, Transaction
 from tminus.system import threads
 from tminus.system.systemd import ServiceManager
@@ -109,9 +110,10 @@ class Daemon:
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
             # The local socket has a server of its own, so that a client that fills the other locks no operator out.
-            self._servers = [Server(application, self._listeners.tcp, settings.limits.connections, self._share)]
+            most = settings.limits.connections
+            self._servers = [Server(application, self._listeners.tcp, most, self._share, self._rates)]
             if self._listeners.local:
-                self._servers.append(Server(application, self._listeners.local, None))
+                self._servers.append(Server(application, self._listeners.local, None, rates=self._rates))
             self._reloader = Reloader(path, state, environ, self._listeners, self.services, self._scheduler)
             # Last: until here a signal to stop raises, and the parts that were started must be stopped.
             self._started = started.pop_all()
@@ -127,6 +129,11 @@ class Daemon:
         """Return how many connections an address may have; None: any number, for a proxy with many clients."""
         settings = self.services.settings
         return None if trusted(peer, settings) else settings.limits.connections_per_address or None
+
+    def _rates(self) -> Rates:
+        """Return what the client of a WebSocket may send."""
+        limits = self.services.settings.limits
+        return Rates(limits.websocket_messages, limits.websocket_bytes)
 
     async def serve(self) -> None:
         """Execute what fell due during the downtime, then serve until a signal to stop."""

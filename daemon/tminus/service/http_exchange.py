@@ -14,7 +14,9 @@ from tminus.api import HOLD, WHOLE
 BODY_BUFFER = 65_536
 """Maximum bytes of a body that wait for the application; beyond it the connection pauses reading."""
 
-_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+"""The header fields of a valid response."""
+
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
@@ -69,7 +71,7 @@ class Exchange:
         self._head = b""
         """The head of the response, which is written together with the first part of its body."""
         self._chunked = False
-        self._bodyless = scope["method"] == "HEAD"
+        self._bodyless = scope.get("method") == "HEAD"
         self._left = 0
         scope["state"] |= {HOLD: self._hold, WHOLE: self._whole}
 
@@ -160,7 +162,7 @@ class Exchange:
                 self.keep_alive, says_close = False, True
             lines.append(b"%b: %b\r\n" % (name, value))
         fields = b"".join(lines)
-        if not _FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
+        if not FIELDS.fullmatch(fields) or fields.count(b"\n") != len(lines):
             raise RuntimeError("the response has an invalid header")
         self._bodyless = self._bodyless or status in {204, 304}
         if self._expects_continue:

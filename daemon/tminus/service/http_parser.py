@@ -2,8 +2,9 @@
 
 A proxy and the daemon must find the same end of each request. Otherwise bytes of one client could become a request of
 another (request smuggling). So the parser refuses everything that another server could read differently, and the
-connection is closed. Two parts of a request are parsed and ignored: `Upgrade` (RFC 9110, 7.8), and trailers, since
-proxies do not check trailers as they check the head.
+connection is closed. Trailers are parsed and ignored, since proxies do not check them as they check the head. So is an
+`Upgrade` (RFC 9110, 7.8) to anything but a WebSocket. After the head of a valid WebSocket upgrade all bytes are passed
+on unparsed. An invalid one is an ordinary request, but the last of its connection: what follows could be frames.
 """
 
 import re
@@ -39,7 +40,15 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*+|\[[0-9A-Fa-f:.]++(?:%25[A
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 
-_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host", b"expect"})
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+"""16 bytes in base64."""
+
+_DECIDING = frozenset(
+    {
+        b"content-length", b"transfer-encoding", b"connection", b"host", b"expect", b"upgrade", b"sec-websocket-key",
+        b"sec-websocket-version",
+    }
+)  # fmt: skip
 _NONE: list[bytes] = []
 
 
@@ -69,6 +78,8 @@ class Head:
     """Whether the client waits for `100 Continue` before it sends the body."""
     length: int | None
     """The length of the body in bytes; None if it is chunked."""
+    websocket: bool
+    """Whether this is a valid WebSocket upgrade (RFC 6455, 4.2.1). No other request follows."""
 
 
 class Reader(Protocol):
@@ -77,6 +88,8 @@ class Reader(Protocol):
     def on_head(self, head: Head) -> None: ...
     def on_body(self, data: bytes) -> None: ...
     def on_end(self) -> None: ...
+    def on_upgraded(self, data: bytes) -> None:
+        """Take bytes that follow the head of a WebSocket upgrade."""
 
 
 class Parser:
@@ -95,6 +108,7 @@ class Parser:
         self._extensions = 0
         self._blank = 0
         self._keep_alive = True
+        self._websocket = False
 
     @property
     def is_between_requests(self) -> bool:
@@ -146,6 +160,7 @@ class Parser:
         head = parse_head(raw)
         self._blank = 0
         self._keep_alive = head.keep_alive
+        self._websocket = head.websocket
         self._reader.on_head(head)
         if head.length is None:
             self._extensions = 0
@@ -157,8 +172,15 @@ class Parser:
             self._end()
 
     def _end(self) -> None:
-        self._take = self._take_head if self._keep_alive else self._take_nothing
+        if self._websocket:
+            self._take = self._take_upgraded
+        else:
+            self._take = self._take_head if self._keep_alive else self._take_nothing
         self._reader.on_end()
+
+    def _take_upgraded(self, data: bytes, at: int) -> int:
+        self._reader.on_upgraded(data[at:])
+        return len(data)
 
     def _take_nothing(self, data: bytes, _at: int) -> int:
         """Ignore bytes after the last request of the connection."""
@@ -259,19 +281,33 @@ def parse_head(raw: bytes) -> Head:
     _check_host(deciding.get(b"host", _NONE), old=old)
     path, query = _target(found[2])
     length = _length(deciding, old=old)
-    options = b",".join(deciding.get(b"connection", _NONE)).lower()
+    options = _listed(deciding, b"connection")
+    to_websocket = b"upgrade" in deciding and b"websocket" in _listed(deciding, b"upgrade")
     return Head(
         method=method,
         path=path,
         query=query,
         version="1.0" if old else "1.1",
         headers=headers,
-        keep_alive=not old and b"close" not in [option.strip(b" \t") for option in options.split(b",")],
+        keep_alive=not old and not to_websocket and b"close" not in options,
         expects_continue=not old
         and length != 0
         and any(value.lower() == b"100-continue" for value in deciding.get(b"expect", _NONE)),
         length=length,
+        websocket=to_websocket
+        and not old
+        and method == "GET"
+        and length == 0
+        and b"upgrade" in options
+        and deciding.get(b"sec-websocket-version") == [b"13"]
+        and len(keys := deciding.get(b"sec-websocket-key", _NONE)) == 1
+        and _WEBSOCKET_KEY.fullmatch(keys[0]) is not None,
     )
+
+
+def _listed(deciding: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    """Return the entries of a list header in lower case."""
+    return [entry.strip(b" \t") for entry in b",".join(deciding.get(name, _NONE)).lower().split(b",")]
 
 
 def _check_host(hosts: list[bytes], *, old: bool) -> None:

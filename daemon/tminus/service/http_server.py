@@ -18,13 +18,14 @@ from uvicorn.server import ServerState
 from tminus import clock
 from tminus.api import BEGUN, HEADERS
 from tminus.api.errors import answer
-from tminus.domain.errors import FieldError, HeadTooLarge, InvalidRequest, Overloaded, RequestError
+from tminus.domain.errors import FieldError, HeadTooLarge, InvalidRequest, Overloaded, RequestError, WebSocketsFull
 from tminus.domain.networks import client_network
 from tminus.service import http_parser
 from tminus.service.connections import OpenConnections, log_malformed
 from tminus.service.http_exchange import Exchange
 from tminus.service.http_parser import Head, Malformed, Parser
 from tminus.service.sockets import BACKLOG
+from tminus.service.websocket_exchange import Rates, WebSocketExchange
 
 LAST_REQUESTS = 0.1
 """Seconds for which connections are still served that were accepted just before the server stopped listening."""
@@ -83,6 +84,8 @@ class Connection(asyncio.Protocol):
     ----------
     open_connections
         All connections of the server.
+    rates
+        Returns what the client of a WebSocket may send.
     """
 
     transport: asyncio.Transport
@@ -95,12 +98,14 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         open_connections: OpenConnections,
+        rates: Callable[[], Rates],
     ) -> None:
         self.peer = self.address = "local"
         self._application: ASGIApp = config.loaded_app
         self._loop = _loop or asyncio.get_running_loop()
         self._state = server_state
         self._open_connections = open_connections
+        self._rates = rates
         self._parser = Parser(self)
         self._running: Exchange | None = None
         """The request that is being answered."""
@@ -114,8 +119,8 @@ class Connection(asyncio.Protocol):
         """Monotonic time by which the client must have sent the next request or the rest of a body."""
         self._idle = False
         """Whether the deadline is that of an idle connection."""
-        self._unsent: tuple[int, float] | None = None
-        """Bytes that the client has not read, and the monotonic time by which they must have decreased."""
+        self._unread: tuple[int, float] | None = None
+        """A measure of what the client has read, and the monotonic time by which it must have increased."""
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_reading = True
@@ -187,7 +192,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
-        self._unsent = None
+        self._unread = None
         self._settle()
 
     # --- called by the parser -----------------------------------------------------------------------------------------
@@ -210,7 +215,13 @@ class Connection(asyncio.Protocol):
             "headers": head.headers,
             "state": {},
         }
-        exchange = Exchange(self, scope, keep_alive=head.keep_alive, expects_continue=head.expects_continue)
+        exchange: Exchange
+        if head.websocket:
+            del scope["method"]
+            scope.update(type="websocket", scheme="ws", subprotocols=_subprotocols(head.headers))
+            exchange = WebSocketExchange(self, scope, dict(head.headers)[b"sec-websocket-key"], self._rates)
+        else:
+            exchange = Exchange(self, scope, keep_alive=head.keep_alive, expects_continue=head.expects_continue)
         self._latest = exchange
         if self._running is None:
             self._start(exchange)
@@ -225,6 +236,10 @@ class Connection(asyncio.Protocol):
     def on_end(self) -> None:
         assert self._latest is not None
         self._latest.end_body()
+
+    def on_upgraded(self, data: bytes) -> None:
+        assert isinstance(self._latest, WebSocketExchange)
+        self._latest.feed(data)
 
     # --- called by the exchange ---------------------------------------------------------------------------------------
 
@@ -270,7 +285,11 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
-        if len(self._state.tasks) >= MANY_REQUESTS:
+        if isinstance(exchange, WebSocketExchange) and not self._open_connections.admit_websocket(self):
+            self.transport.write(_answer(WebSocketsFull()))
+            self.transport.close()
+            return
+        if len(self._state.tasks) - self._open_connections.websockets >= MANY_REQUESTS:
             exchange.scope["state"][BEGUN] = clock.monotonic()
         task = self._loop.create_task(exchange.run(self._application))
         task.add_done_callback(self._state.tasks.discard)
@@ -311,7 +330,9 @@ class Connection(asyncio.Protocol):
             self._open_connections.mark_waiting(self)
             return
         self._deadline = math.inf
-        if (running is self._latest and running.more_body) or not self._writable.is_set():
+        if isinstance(running, WebSocketExchange):
+            self._open_connections.mark_working(self)  # it is never closed for another connection
+        elif (running is self._latest and running.more_body) or not self._writable.is_set():
             self._open_connections.mark_waiting(self)
         elif self._end_wait is not None:
             self._open_connections.mark_holding(self)
@@ -321,12 +342,17 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Close the connection if its client has sent or read too little for too long."""
         unsent = self.transport.get_write_buffer_size()
+        websocket = self._running if isinstance(self._running, WebSocketExchange) else None
+        # What a WebSocket writes must be counted, since it may write more before the client has read all.
+        read = (websocket.written if websocket is not None else 0) - unsent
         if not unsent:
-            self._unsent = None
-        elif self._unsent is None or (now >= self._unsent[1] and unsent + WRITE_BYTES <= self._unsent[0]):
-            self._unsent = (unsent, now + WRITE_SECONDS)
-        elif now >= self._unsent[1]:
+            self._unread = None
+        elif self._unread is None or (now >= self._unread[1] and read >= self._unread[0] + WRITE_BYTES):
+            self._unread = (read, now + WRITE_SECONDS)
+        elif now >= self._unread[1]:
             self.transport.abort()
+        if websocket is not None:
+            websocket.check(now)
         if now >= self._deadline and not self.transport.is_closing():
             self.transport.close()
 
@@ -340,11 +366,19 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         elif self._latest is not None:
             self._latest.keep_alive = False
+            if isinstance(self._latest, WebSocketExchange):
+                self._latest.shutdown()
 
     def _release(self) -> None:
         end_wait, self._end_wait = self._end_wait, None
         if end_wait is not None:
             end_wait()
+
+
+def _subprotocols(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
+    """Return the subprotocols that a client offers, in its order."""
+    offered = b",".join(value for name, value in headers if name == b"sec-websocket-protocol").decode("latin-1")
+    return [one for part in offered.split(",") if (one := part.strip(" \t"))]
 
 
 def _bound(one: socket.socket) -> None:
@@ -381,6 +415,8 @@ class Server(uvicorn.Server):
         Maximum number of open connections; None: no limit.
     share
         Returns the maximum for one client address; None: no limit.
+    rates
+        Returns what the client of a WebSocket may send.
     """
 
     def __init__(
@@ -389,12 +425,13 @@ class Server(uvicorn.Server):
         sockets: Sequence[socket.socket],
         connections: int | None,
         share: Callable[[str], int | None] = lambda _address: None,
+        rates: Callable[[], Rates] = Rates,
     ) -> None:
         self._open_connections = OpenConnections(connections, share)
         super().__init__(
             uvicorn.Config(
                 application,
-                http=partial(Connection, open_connections=self._open_connections),  # type: ignore[arg-type]  # uvicorn only calls it
+                http=partial(Connection, open_connections=self._open_connections, rates=rates),  # type: ignore[arg-type]  # uvicorn only calls it
                 ws="none",
                 loop="none",
                 lifespan="off",

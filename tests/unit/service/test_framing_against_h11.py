@@ -51,6 +51,9 @@ class Ours:
     def on_end(self) -> None:
         self.requests[-1].is_whole = True
 
+    def on_upgraded(self, data: bytes) -> None:
+        pass
+
 
 def ours(pieces: list[bytes]) -> Ours:
     found = Ours()
