@@ -139,7 +139,9 @@ class WebSocketExchange(Exchange):
         view = memoryview(data)
         for at in range(0, len(data), SLICE_BYTES):
             self._parse(self._protocol, bytes(view[at : at + SLICE_BYTES]))
-        if len(self._queue) > QUEUED_MESSAGES or self._queued > QUEUED_BYTES:
+            if self._discards or self._channel.transport.is_closing():
+                return
+        if self._end is None and (len(self._queue) > QUEUED_MESSAGES or self._queued > QUEUED_BYTES):
             self._pause()
 
     def disconnect(self) -> None:
@@ -173,7 +175,11 @@ class WebSocketExchange(Exchange):
         is_open = protocol.state is State.OPEN
         protocol.receive_data(data)
         frames = protocol.events_received()
-        if is_open and not self._allowed(len(data), len(frames)):
+        if not self._allowed(len(data), len(frames)):
+            if not is_open:
+                # It floods the daemon, which has sent its close frame, and would have to answer each ping.
+                self._channel.transport.abort()
+                return
             self._fail(protocol, 1008, "too many messages or bytes a second")
         elif self._end is None:
             for frame in frames:

@@ -45,6 +45,10 @@ class Transport:
     def resume_reading(self) -> None:
         self.is_reading = True
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None: ...
     def abort(self) -> None:
         self.aborted = True
 
@@ -155,6 +159,31 @@ def test_a_websocket_that_is_accepted_while_the_daemon_stops_is_closed_with_1012
         assert b" 101 " in response
         assert rest[:4] == bytes([128 | CLOSE, len(rest) - 2]) + (1012).to_bytes(2, "big")
         one.connection.connection_lost(None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("sent", [frame(PING, b"x" * 125), frame(TEXT, b"x" * 1000)], ids=["pings", "messages"])
+def test_a_flood_after_the_close_frame_of_the_daemon_ends_the_connection(sent: bytes) -> None:
+    async def run() -> None:
+        async with Opened() as one:
+            await one.send({"type": "websocket.close", "code": 4410})
+            for _ in range(100):
+                one.connection.data_received(sent * 100)
+            assert one.transport.aborted
+            assert len(one.transport.written) < 20_000
+
+    asyncio.run(run())
+
+
+def test_the_end_of_a_connection_is_read_although_its_messages_still_wait() -> None:
+    async def run() -> None:
+        async with Opened() as one:
+            one.connection.data_received(frame(TEXT, b"x") * (QUEUED_MESSAGES + 2) + frame(CLOSE, b"\x03\xe8"))
+            assert one.transport.is_reading
+            one.receives.set()
+            await asyncio.sleep(0)
+            assert len(one.received) == QUEUED_MESSAGES + 2
 
     asyncio.run(run())
 
