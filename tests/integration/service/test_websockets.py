@@ -413,6 +413,22 @@ def test_an_address_at_its_limit_opens_no_further_websocket(
     assert [line for line in log_lines() if line["event"] == "websocket.crowded"]
 
 
+def test_of_500_websockets_from_one_address_the_default_limit_accepts_200(tmp_path: Path) -> None:
+    with serving(tmp_path, Limits(), most=2000) as served, ExitStack() as stack:
+        codes = []
+        for _ in range(500):
+            raw = served.raw()
+            codes.append(int(raw.head().split(b" ", 2)[1]))
+            if codes[-1] == 101:
+                stack.enter_context(raw)
+            else:
+                raw.socket.close()
+        assert codes == [101] * 200 + [429] * 300
+        with Raw(socket.create_connection(served.address, timeout=10)) as raw:
+            raw.socket.sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 200 " in raw.head()
+
+
 def opened(served: Served) -> bool:
     with suppress(InvalidStatus), served.open("/v3/echo/x"):
         return True
