@@ -26,7 +26,7 @@ help:
 	@echo "make audit      look up known vulnerabilities of the locked packages"
 	@echo "make bench      measure speed, scale and memory"
 	@echo "make soak       run everything at once under random faults, for MINUTES=5"
-	@echo "make docs       write the tables of docs/events.md, the diagram in the README, the Elasticsearch mapping"
+	@echo "make docs       write the tables of docs/events.md, docs/asyncapi.json, the diagram in the README, ..."
 	@echo "make picture    write docs/watch.svg, the picture in the README"
 	@echo "make lock       write new lock files; needs uv"
 	@echo "make clean      remove .venv and build files"
@@ -84,7 +84,8 @@ soak: $(VENV)/dev
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 	TMINUS_TEST_KILLS=100 $(BIN)/pytest --numprocesses=2 -k any_number_of_kills tests/acceptance/test_log.py
 
-# These follow from the code: the tables of docs/events.md, the diagram in the README, the mapping for Elasticsearch.
+# These follow from the code: the tables of docs/events.md, docs/asyncapi.json, the diagram in the README, the mapping
+# for Elasticsearch.
 docs: $(VENV)/run
 	$(BIN)/python -m tests.support.reference
 

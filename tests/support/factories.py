@@ -51,9 +51,12 @@ def order(session_type: SessionType = SessionType.LIVE, **fields: Any) -> Create
     return CreateSession(type=session_type, label=fields.pop("label", "Ada’s meeting"), **as_stored(fields))
 
 
-def settings(*, sessions_per_agent: int = 0, **lifecycle: timedelta | None) -> Settings:
+def settings(
+    *, sessions_per_agent: int = 0, participants_per_session: int = 1000, **lifecycle: timedelta | None
+) -> Settings:
     """Return the default settings except for `lead`, `new_timeout`, `empty_timeout`, `max_active`, `horizon`."""
-    return Settings(lifecycle=Lifecycle.model_validate(lifecycle), limits=Limits(sessions_per_agent=sessions_per_agent))
+    limits = Limits(sessions_per_agent=sessions_per_agent, participants_per_session=participants_per_session)
+    return Settings(lifecycle=Lifecycle.model_validate(lifecycle), limits=limits)
 
 
 def session(**fields: Any) -> Session:

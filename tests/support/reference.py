@@ -10,8 +10,10 @@ from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS
 from tminus.logs.catalogue import LOG_LINES
 from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
+from tminus.rooms import asyncapi
 
 MAPPING = Path(__file__).parents[2] / "config" / "elasticsearch" / "tminus.json"
+ASYNCAPI = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 README = Path(__file__).parents[2] / "README.md"
 PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
@@ -99,6 +101,11 @@ def mapping() -> str:
     return json.dumps({"index_patterns": ["tminus-*"], "priority": 200, "template": template}, indent=2) + "\n"
 
 
+def rooms() -> str:
+    """Return the AsyncAPI description of the rooms' protocol."""
+    return json.dumps(asyncapi.document(), indent=2, ensure_ascii=False) + "\n"
+
+
 def pictured(readme: str) -> str:
     """Return the README with the diagram that the state machine draws now."""
     page, found = re.subn(
@@ -113,3 +120,4 @@ if __name__ == "__main__":
     README.write_text(pictured(README.read_text()))
     PAGE.write_text(written(PAGE.read_text()))
     MAPPING.write_text(mapping())
+    ASYNCAPI.write_text(rooms())

@@ -30,17 +30,18 @@ from tminus.config import Agent, Webhook
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
-from tminus.domain.errors import WrongCode
+from tminus.domain.errors import Forbidden, WrongCode
 from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session, SignInCode
 from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
 from tminus.monitoring.event_log import EventLog
+from tminus.rooms import commands as room_commands
 from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import EventFilter, Store, Transaction, View, outbox
+from tminus.storage import EventFilter, Store, Transaction, View, outbox, presence
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
@@ -49,8 +50,10 @@ from tminus.storage.tables import (
     DELIVERIES,
     EVENTS,
     IDEMPOTENCY,
+    LEASES,
     META,
     PARTICIPANTS,
+    PRESENCE,
     REPLAYS,
     SESSIONS,
     SIGNIN_CODES,
@@ -290,6 +293,48 @@ def _log_left(view: View, _label: str) -> State:
     return _count(view, EVENTS, EVENTS.c.seq > log_position(view, ""))
 
 
+def _open_room(tx: Transaction, label: str) -> None:
+    commands.create(tx, SETTINGS, AGENT, order(label=label, preferences={"knock": True}))
+
+
+def _busy_room(tx: Transaction, label: str) -> None:
+    """Prepare a room with a host, and somebody who knocks."""
+    made = commands.create(tx, SETTINGS, AGENT, order(label=label, preferences={"knock": True})).session
+    for role in (ParticipantRole.HOST, ParticipantRole.GUEST):
+        connection = room_commands.Connection(label, f"{label} {role}")
+        room_commands.enter(tx, SETTINGS, made.id, role, "Ada", f"key of {label} {role}", connection)
+
+
+def _lost_room(tx: Transaction, label: str) -> None:
+    """Prepare a room whose people have lost their connections."""
+    _busy_room(tx, label)
+    presence.expect_back(tx, label, NOW + MINUTE / 2)
+
+
+def _leased_room(tx: Transaction, label: str) -> None:
+    _busy_room(tx, label)
+    presence.renew_lease(tx, label, NOW + MINUTE)
+
+
+def _of_room(view: View, label: str) -> tuple[str, dict[str, str]]:
+    """Return the session with a label, and its participants by role."""
+    session_id = view.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label))
+    people = view.rows(select(PARTICIPANTS.c.role, PARTICIPANTS.c.id).where(PARTICIPANTS.c.session_id == session_id))
+    return session_id, {str(row.role): row.id for row in people}
+
+
+def _room(view: View, label: str) -> State:
+    """Return all that is stored of a room."""
+    session_id, _ = _of_room(view, label)
+    status = view.scalar(select(SESSIONS.c.status).where(SESSIONS.c.id == session_id))
+    people = select(PARTICIPANTS).where(PARTICIPANTS.c.session_id == session_id)
+    there = [(row.role, row.left_at is None, row.waiting_since is None) for row in view.rows(people)]
+    rows = view.rows(select(PRESENCE).where(PRESENCE.c.session_id == session_id))
+    connected = [(row.connection.removeprefix(label), row.gone_at is None) for row in rows]
+    lease = view.scalar(select(LEASES.c.until).where(LEASES.c.daemon == label))
+    return status, sorted(there), sorted(connected), lease, _count(view, EVENTS, EVENTS.c.session_id == session_id)
+
+
 # --- doing ------------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +385,80 @@ def _issue_code(store: Store, label: str) -> Any:
 def _exchange_code(store: Store, label: str) -> Any:
     with suppress(WrongCode):  # the code was exchanged before the kill
         asyncio.run(authentication.exchange_code(_context(store, label), label, label, ""))
+
+
+def _enter_room(store: Store, label: str) -> Any:
+    session_id, _ = store.read(lambda view: _of_room(view, label))
+    key = f"key of {label} {len(store.read(lambda view: _of_room(view, label))[1])}"
+    connection = room_commands.Connection(label, f"{label} new", needs_lease=True)
+    store.submit(
+        partial(
+            room_commands.enter, settings=SETTINGS, session_id=session_id, role=ParticipantRole.GUEST, name="Grace",
+            resume=key, connection=connection,
+        )
+    ).result()  # fmt: skip
+
+
+def _in_room(store: Store, label: str, *, job: Callable[..., Any]) -> Any:
+    """Run a job with the label, the session and its participants by role."""
+    session_id, people = store.read(lambda view: _of_room(view, label))
+    store.submit(partial(job, label=label, session_id=session_id, people=people)).result()
+
+
+def _resume(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    connection = room_commands.Connection(label, f"{label} later")
+    room_commands.resume(tx, session_id, f"key of {label} guest", connection)
+
+
+def _leave_room(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.leave(tx, SETTINGS, session_id, people["guest"])
+
+
+def _give_up(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.give_up(tx, SETTINGS, session_id, people["guest"])
+
+
+def _by_host(
+    command: Callable[..., None],
+    tx: Transaction,
+    label: str,
+    session_id: str,
+    people: dict[str, str],
+) -> None:
+    command(tx, SETTINGS, session_id, people["host"], people["guest"])
+
+
+def _end_room(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    with suppress(Forbidden):  # the host has left, since the session was closed before the kill
+        room_commands.end(tx, SETTINGS, session_id, people["host"])
+
+
+def _lose(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.lose(tx, SETTINGS, {people["guest"]: f"{label} guest"})
+
+
+def _find_again(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.correct(tx, SETTINGS, label, {}, [people["guest"]])
+
+
+def _restart_rooms(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.expect_back(tx, SETTINGS, label)
+
+
+def _count_out(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    presence.do_due(tx, SETTINGS.lifecycle.timeouts, 64)
+
+
+def _forget_room(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    presence.forget_sessions(tx, [session_id])
+
+
+def _renew(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.renew_lease(tx, label)
+
+
+def _expire(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+    room_commands.expire_lease(tx, label)
 
 
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
@@ -460,6 +579,21 @@ TRIALS: Mapping[str, Trial] = {
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
     "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
+    "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
+    "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
+    "room-leave": Trial(partial(_in_room, job=_leave_room), _busy_room, _room),
+    "room-give-up": Trial(partial(_in_room, job=_give_up), _busy_room, _room),
+    "room-admit": Trial(partial(_in_room, job=partial(_by_host, room_commands.admit)), _busy_room, _room),
+    "room-deny": Trial(partial(_in_room, job=partial(_by_host, room_commands.deny)), _busy_room, _room),
+    "room-remove": Trial(partial(_in_room, job=partial(_by_host, room_commands.remove)), _busy_room, _room),
+    "room-end": Trial(partial(_in_room, job=_end_room), _busy_room, _room),
+    "room-lost": Trial(partial(_in_room, job=_lose), _busy_room, _room),
+    "room-found": Trial(partial(_in_room, job=_find_again), _lost_room, _room),
+    "room-restart": Trial(partial(_in_room, job=_restart_rooms), _leased_room, _room),
+    "room-counted-out": Trial(partial(_in_room, job=_count_out), _lost_room, _room, later=MINUTE),
+    "room-over": Trial(partial(_in_room, job=_forget_room), _busy_room, _room),
+    "room-lease": Trial(partial(_in_room, job=_renew), _busy_room, _room),
+    "room-lease-lost": Trial(partial(_in_room, job=_expire), _leased_room, _room, later=HOUR),
     "pause": Trial(partial(_operate, ask=Webhooks.pause), _enlisted, _endpoint),
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),

@@ -9,6 +9,7 @@ from tminus.api import (
     routes_events,
     routes_lookups,
     routes_operations,
+    routes_rooms,
     routes_sessions,
     routes_webhooks,
 )
@@ -22,7 +23,7 @@ from tminus.api.websocket_middleware import WebSockets
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
-    routes_operations.router, routes_lookups.public, routes_callers.public,
+    routes_operations.router, routes_rooms.router, routes_lookups.public, routes_callers.public,
 )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from tminus.domain.errors import (  # fmt: skip
     KeyReused,
     NoKnocking,
     NoPinFree,
+    OtherPresence,
     StaleVersion,
     TooManyParticipants,
     TooManySessions,
@@ -41,6 +42,7 @@ from tminus.domain.errors import (  # fmt: skip
 )
 from tminus.domain.model import Session
 from tminus.domain.types import OPEN_STATUSES, Caller, SessionType, Trigger
+from tminus.logs.repeated import REPEATED
 from tminus.sessions import commands, participants, queries
 from tminus.sessions.idempotency import keyed_request
 from tminus.storage import SessionFilter, View
@@ -189,7 +191,14 @@ async def session_events(
     summary="Report that a participant joined or knocked",
     answers=schemas.Joined,
     refusals=refusals(
-        Forbidden, UnknownSession, WrongStatus, KeyReused, NoKnocking, TooManyParticipants, UnsupportedMediaType
+        Forbidden,
+        UnknownSession,
+        WrongStatus,
+        KeyReused,
+        NoKnocking,
+        OtherPresence,
+        TooManyParticipants,
+        UnsupportedMediaType,
     ),
 )
 async def join_session(
@@ -211,7 +220,11 @@ async def join_session(
         name=body.name,
         keyed=keyed,
     )
-    result = await context.write(arrive, session_id)
+    try:
+        result = await context.write(arrive, session_id)
+    except OtherPresence:
+        REPEATED.log("room.other_source", session_id, "room", session_id=session_id, source="room")
+        raise
     context.replayed = result.replayed
     return Json({"participantId": result.participant_id}, headers=[_REPLAYED] if result.replayed else [])
 

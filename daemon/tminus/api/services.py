@@ -15,6 +15,7 @@ from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
 from tminus.domain.types import Caller
 from tminus.monitoring.metrics import Metrics
+from tminus.rooms import Hub
 from tminus.storage import Store, View
 from tminus.storage.notifier import Notifier
 
@@ -89,6 +90,8 @@ class Services:
         self.agent_of_token: dict[str, Agent] = {}
         self.revoked: frozenset[str] = frozenset()
         """SHA-256 of tokens that a reload has removed from the configuration."""
+        self.rooms = Hub(self)
+        """The daemon's own rooms. `service.daemon` runs it, and sets its name."""
         self.started_at = clock.now()
         self.apply(settings)
 
@@ -105,6 +108,7 @@ class Services:
             self._limits = settings.limits
             self.failed_tokens = RateLimiter(settings.limits.failed_tokens)
             self.pin_lookups = RateLimiter(settings.limits.pin_lookups)
+            self.room_guesses = RateLimiter(settings.limits.failed_tokens)
         self.settings = settings
         self.applied_at = clock.now()
 

@@ -290,6 +290,17 @@ class Log(Table):
     heartbeat: Never0 = timedelta(seconds=60)
 
 
+class Rooms(Table):
+    """The rooms that the daemon itself serves."""
+
+    reconnect: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="10m"))] = timedelta(seconds=15)
+    """For how long somebody whose connection is lost counts as present."""
+    restart: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="10m"))] = timedelta(seconds=30)
+    """The same for everybody when the daemon restarts."""
+    knock_timeout: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="24h"))] = timedelta(minutes=5)
+    """For how long somebody who knocked waits for an answer."""
+
+
 class Limits(Table):
     pin_lookups: Limit = Rate(30, 60)
     failed_tokens: Limit = Rate(20, 60)
@@ -310,6 +321,8 @@ class Limits(Table):
         int, PlainValidator(values.size(at_least="16KiB", at_most="64MiB")), PlainSerializer(values.size_text)
     ] = 64 * 1024
     """Bytes a second that it may send on average."""
+    participants_per_session: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1000
+    """Maximum participants of a session at a time."""
 
 
 class Settings(Table):
@@ -324,6 +337,7 @@ class Settings(Table):
     webhooks: tuple[Webhook, ...] = ()
     signin: SignIn = SignIn()
     log: Log = Log()
+    rooms: Rooms = Rooms()
     limits: Limits = Limits()
 
 

@@ -32,6 +32,10 @@
     │   ├── UpgradeRequired      x426  WebSockets
     │   ├── TooManyWebSockets    x429
     │   ├── WebSocketsFull       x503
+    │   ├── InvalidMessage       x400  rooms
+    │   ├── WrongRoomKey         x403
+    │   ├── WrongResumeKey       x404
+    │   ├── OtherPresence        x409
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -50,8 +54,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets. Refcodes are stable: clients switch on them. `config.ConfigError`, which
-lists the problems of a configuration, is the third kind of `TminusError`.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms. Refcodes are stable: clients switch on them.
+`config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
 from collections.abc import Sequence
@@ -333,7 +337,7 @@ class NoKnocking(RequestError):
 
 @dataclass(eq=False)
 class TooManyParticipants(RequestError):
-    """The session has reached a limit of participants: 1,000 at once, or 10,000 in its lifetime."""
+    """The session has reached a limit: `limits.participants_per_session`, or 10,000 participants in its lifetime."""
 
     refcode = 102429
     limit: int
@@ -345,6 +349,53 @@ class TooManyParticipants(RequestError):
         if self.at_once:
             return f"The session has {self.limit} participants, the maximum at once"
         return f"The session has had {self.limit} participants, the maximum for one session: create another session"
+
+
+@dataclass(eq=False)
+class InvalidMessage(RequestError):
+    """A message of a room is malformed, or does not fit the state of the connection."""
+
+    refcode = 112400
+    problem: str
+
+    @property
+    def description(self) -> str:
+        return f"The message {_cut(self.problem, 300)}"
+
+
+class WrongRoomKey(RequestError):
+    """The host key is not that of the session."""
+
+    refcode = 112403
+
+    @property
+    def description(self) -> str:
+        return "The host key is not valid for this session"
+
+
+class WrongResumeKey(RequestError):
+    """The resume key is unknown, of another session, or of somebody who has left."""
+
+    refcode = 112404
+
+    @property
+    def description(self) -> str:
+        return "The resume key is not valid any more: join without it"
+
+
+@dataclass(eq=False)
+class OtherPresence(RequestError):
+    """Another system, or the daemon's own room, already reports who is in the session."""
+
+    refcode = 112409
+    own: bool
+    """Whether the people are in the daemon's own room."""
+
+    @property
+    def description(self) -> str:
+        if self.own:
+            return "The people of this session are in the daemon's own room, which reports them"
+        return "Another system reports the people of this session: join there"
 
 
 @dataclass(eq=False)

@@ -61,7 +61,8 @@ COMMON_FIELDS = {
     "type": "the type of the event, such as `session.ready`",
     "ts": "when it happened",
     "message": "a sentence for people",
-    "actor": "who caused it: `clock` (the scheduler), `agent:<id>`, `room:<id>`, `local` (the local socket)",
+    "actor": "who caused it: `clock` (the scheduler), `agent:<id>`, `room:<id>`, `local` (the local socket), "
+    "`room` (somebody in the daemon's own room), `host:<participant>` (a host in it)",
     "id": "id of the session",
     "label": "label of the session",
     "userDescription": "the agent's name, unless the request that created the session had another",

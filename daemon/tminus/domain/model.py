@@ -163,6 +163,31 @@ class Participant(Record):
     left_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
+class Presence(Record):
+    """The connection of a person who joined or knocked through the daemon's own room.
+
+    It is removed when they leave. People whom another system reports have none.
+    """
+
+    participant_id: str
+    session_id: str
+    resume_sha256: str
+    """SHA-256 of the key with which they come back after their connection was lost."""
+    daemon: str
+    """The name of the daemon to which they are, or were, connected."""
+    connection: str
+    """The random id of the connection that represents them; the latest one, if there are two."""
+    gone_at: datetime | None = Field(default=None, sa_type=Instant)
+    """When they count as having left; None while they are connected."""
+
+
+class Lease(Record):
+    """A daemon with people in its rooms. If it does not renew the lease, the other daemons count its people out."""
+
+    daemon: str
+    until: datetime = Field(sa_type=Instant)
+
+
 class Event(Record):
     """An event, with the fields that change during a session. Fields that never change are read from the session."""
 

@@ -170,11 +170,13 @@ class Caller:
     user_agent: str = ""
     remote_ip: str = ""
     request_id: str | None = None
+    acts_as: str = ""
+    """The name in events of a caller who is no agent: `ROOM_ACTOR`, or a host as `host_actor` names it."""
 
     @property
     def actor(self) -> str:
         """The caller's name in events, such as `agent:7`."""
-        return actor_of(self.agent_id, self.roles)
+        return self.acts_as or actor_of(self.agent_id, self.roles)
 
     def has(self, *roles: Role) -> bool:
         """Return whether the caller has one of these roles; `group_admin` includes all others."""
@@ -195,6 +197,14 @@ LOCAL_AGENT_ID = 0
 """The id of the "local operator", who owns the sessions that are created over the local socket."""
 
 CLOCK_ACTOR = "clock"
+
+ROOM_ACTOR = "room"
+"""The actor of people who join, knock and leave through the daemon's own rooms."""
+
+
+def host_actor(participant_id: str) -> str:
+    """Return the actor of what a host does in the daemon's own room, such as `host:x1Y2z3A4b5C6`."""
+    return f"host:{participant_id}"
 
 
 @dataclass(frozen=True, slots=True)

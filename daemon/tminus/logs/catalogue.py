@@ -173,6 +173,43 @@ LOG_LINES = {
         "too many PIN look-ups from {remote_ip}, requests refused: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
+    "room.unknown": LineTemplate(
+        "warning",
+        "connections to unknown sessions from {remote_ip}: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
+    "room.wrong_key": LineTemplate(
+        "warning",
+        "wrong host keys or resume keys from {remote_ip}: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
+    "room.limited": LineTemplate(
+        "warning",
+        "too many wrong session ids or keys from {remote_ip}, connections refused: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
+    "room.other_source": LineTemplate(
+        "warning",
+        "session {session_id} has people from {source}: a join from elsewhere was refused, times: {count}"
+        "[ since {since}]",
+        ("session_id", "source", *_MANY),
+    ),
+    "room.replaced": LineTemplate(
+        "info",
+        "session {session_id}: another connection took the place of participant {participant_id}",
+        ("session_id", "participant_id"),
+    ),
+    "room.returning": LineTemplate(
+        "info",
+        "{participants:participant} of the previous run may come back until {until}",
+        ("participants", "until"),
+    ),
+    "room.lease_lost": LineTemplate(
+        "warning",
+        "daemon {daemon} does not answer: its {participants:participant} will be counted out",
+        ("daemon", "participants"),
+    ),
+    "room.failed": LineTemplate("error", "internal error, rooms not updated: {error}", ("error", "traceback")),
     "webhook.added": LineTemplate(
         "info", "endpoint {endpoint} added, receives events from {begins_at}", ("endpoint", "begins_at")
     ),

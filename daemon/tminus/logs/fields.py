@@ -80,8 +80,11 @@ FIELDS = {
     "participant_name": _t("the participant's name"),
     "participant_role": _k("the participant's role"),
     "overdue_s": _i("for how many seconds the earliest deadline has passed; absent if it has not"),
-    "participants": _i("number of participants in the session after the event"),
-    "actor": _k("who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket); absent if unknown"),
+    "participants": _i("number of participants: in the session after the event, or of the line"),
+    "actor": _k(
+        "who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket), `room` (somebody in the daemon's "
+        "own room), `host:<participant>` (a host in it); absent if unknown"
+    ),
     "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
     "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
     "after": _i("number of the last session event that is known to have been logged"),
@@ -103,6 +106,7 @@ FIELDS = {
         "was lost"
     ),
     "count": _i("how often it happened since the last such line about the same address"),
+    "daemon": _k("the daemon, as the database names it: its host and state directory"),
     "endpoint": _k("the name of the webhook"),
     "error": _t("what went wrong"),
     "events": _i("number of session events"),
@@ -152,6 +156,7 @@ FIELDS = {
     "signal": _k("name of the signal"),
     "since": _at("when it began"),
     "socket": _k("the local socket; absent if there is none"),
+    "source": _k("what reports the people of a session: `room` (the daemon's own room) or `participants` (the API)"),
     "state": _k("the state directory"),
     "step_ms": _i("by how many milliseconds the wall clock was set"),
     "thread": _k("name of the daemon's thread"),
@@ -161,7 +166,7 @@ FIELDS = {
     "undelivered": Field(Kind.OBJECT, "number of events that wait for delivery, by endpoint"),
     "undelivered_events": _i("number of events that wait for delivery"),
     "unreadable": _t("why the database cannot be read; absent if it can"),
-    "until": _at("time until which nothing is removed"),
+    "until": _at("time until which nothing is removed, or until which people may come back"),
     "unwritable": _t("why the last write failed; absent if it did not"),
     "url": _k("where the daemon listens"),
     "via": _k("how an agent session began or ended: `token` (the API), `page` (the sign-in page), `code`"),

@@ -37,6 +37,12 @@ JOBS = (1, 2, 4, 8, 16, 32, 64, 128)
 BACKLOG = 10_000
 """The backlog is counted up to this number, so that a scrape stays cheap when the backlog is large."""
 
+ROOM_STATES = ("looking", "early", "entering", "waiting", "in")
+"""The states of a connection to a room, as `rooms.visitor` names them."""
+
+ROOM_MESSAGES = ("join", "leave", "admit", "deny", "remove", "end")
+"""The types of messages that rooms receive."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -103,10 +109,11 @@ class Metrics:
         )
         guesses = Counter(
             "tminus_guesses",
-            "Wrong tokens, wrong sign-in codes and look-ups of unknown PINs, refused as wrong or by the rate limit",
+            "Wrong tokens, sign-in codes, PINs, and ids and keys of rooms, refused as wrong or by the rate limit",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
-        kinds = [(kind, outcome) for kind in ("token", "code", "pin") for outcome in ("wrong", "limited")]
+        names = ("token", "code", "pin", "room")
+        kinds = [(kind, outcome) for kind in names for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
         begun = Counter(
             "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page or code",
@@ -119,6 +126,20 @@ class Metrics:
         )  # fmt: skip
         self._events_delivered = Counter(
             "tminus_events_delivered", "Events that an endpoint has accepted", ["endpoint"], registry=registry
+        )
+
+        connections = Gauge(
+            "tminus_room_connections", "Connections to rooms, by their state", ["state"], registry=registry
+        )
+        self.room_connections = {state: connections.labels(state) for state in ROOM_STATES}
+        """`rooms.hub` sets the functions that a scrape calls."""
+        messages = Counter("tminus_room_messages", "Messages that rooms received", ["type"], registry=registry)
+        self.room_messages = {kind: messages.labels(kind) for kind in ROOM_MESSAGES}
+        self.rooms_lost = Counter(
+            "tminus_room_lost", "Connections of people in rooms that were lost without a goodbye", registry=registry
+        )
+        self.rooms_resumed = Counter(
+            "tminus_room_resumed", "People who came back to a room with their resume key", registry=registry
         )
 
     def set_config(self, fingerprint: str) -> None:
@@ -139,7 +160,7 @@ class Metrics:
             self._events_delivered.labels(endpoint).inc(events)
 
     def guessed(self, kind: str, outcome: str) -> None:
-        """Count one wrong token, code or PIN. `kind` is `token`, `code` or `pin`, `outcome` is `wrong` or `limited`."""
+        """Count one wrong guess. `kind` is `token`, `code`, `pin` or `room`, `outcome` is `wrong` or `limited`."""
         self._guesses[kind, outcome].inc()
 
     def signed_in(self, via: str) -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from tminus.domain.types import Timeouts
-from tminus.storage import Transaction, View, due
+from tminus.storage import Transaction, View, due, presence
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import Recomputed
 
@@ -32,7 +32,7 @@ class Source(Protocol):
         """Run the statements of `do_due` on no rows, so that they are compiled before the first deadline."""
 
 
-SOURCES: Sequence[Source] = (due,)
+SOURCES: Sequence[Source] = (due, presence)
 """All sources. If two have a deadline at the same time, the one that is first in this list is executed first."""
 
 

@@ -92,6 +92,7 @@ class Daemon:
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
+            self.services.rooms.name = log_name
             self._event_log = EventLog(self.store, self._log_events, self._notify_of_events, name=log_name)
             self.services.metrics.log_seq.set_function(lambda: self._event_log.seq)
             if left := self._event_log.left:
@@ -146,6 +147,7 @@ class Daemon:
             reload.set()  # SIGHUP came during the start: the file may have changed since it was read
 
         self._report_progress("executing what fell due while no daemon ran")
+        await asyncio.to_thread(self.services.rooms.expect_back)
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
         # Whoever reads that the daemon is ready must not get an answer of the server for the start.
         await asyncio.to_thread(self._startup_server.stop)
@@ -170,7 +172,10 @@ class Daemon:
             hint=f"{_command()} {HINT}",
         )
         notifying = asyncio.create_task(self._notify_ready())
+        rooms = asyncio.create_task(self.services.rooms.run())
         await serving
+        rooms.cancel()
+        await asyncio.to_thread(self.services.rooms.expect_back, will_stop=True)
         notifying.cancel()
         reloading.cancel()
 

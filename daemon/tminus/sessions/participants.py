@@ -7,18 +7,15 @@ import orjson
 
 from tminus.config import Settings
 from tminus.domain import ids
-from tminus.domain.errors import NoKnocking, TooManyParticipants, UnknownParticipant
+from tminus.domain.errors import NoKnocking, OtherPresence, TooManyParticipants, UnknownParticipant
 from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Participant, Session
-from tminus.domain.types import Caller, ParticipantRole, Role, Setting, Status, Trigger
+from tminus.domain.types import ROOM_ACTOR, Caller, ParticipantRole, Role, Setting, Status, Trigger
 from tminus.sessions.authorization import require
 from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
 from tminus.sessions.queries import load_session
 from tminus.sessions.transitions import CreateResult, execute_transition
-from tminus.storage import Transaction
-
-MAX_PRESENT = 1000
-"""Maximum number of participants in a session at a time. A room might never report who left."""
+from tminus.storage import Transaction, presence
 
 MAX_TOTAL = 10_000
 """Maximum number of participants of a session in total, including those who knocked. A room that reports joins without
@@ -38,7 +35,8 @@ def join_or_knock(
 ) -> CreateResult:
     """Record that a participant joined (`trigger` is JOIN) or waits to be admitted (KNOCK).
 
-    Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`, `TooManyParticipants`.
+    Raises `UnknownSession`, `Forbidden`, `WrongStatus`, `KeyReused`, `NoKnocking`, `OtherPresence`,
+    `TooManyParticipants`.
     """
     require(caller.has(Role.ROOM), "the role room")
     session = load_session(tx, session_id)
@@ -47,7 +45,10 @@ def join_or_knock(
     transition = transition_for(trigger, session.status)
     if trigger is Trigger.KNOCK and not orjson.loads(session.settings)[Setting.KNOCK]:
         raise NoKnocking("Nobody can knock in this session, because its setting knock is off: report a join")
-    _check_not_full(session)
+    _check_not_full(session, settings)
+    own = caller.actor == ROOM_ACTOR
+    if presence.has_other_source(tx, session_id, own=own):
+        raise OtherPresence(own=not own)
     # Each participant has incremented the version of the session, so a version below the limit needs no count.
     if session.version > MAX_TOTAL and tx.participants_ever(session_id, MAX_TOTAL) >= MAX_TOTAL:
         raise TooManyParticipants(MAX_TOTAL, at_once=False)
@@ -58,9 +59,10 @@ def join_or_knock(
     return CreateResult(session, participant_id=participant.id)
 
 
-def _check_not_full(session: Session) -> None:
-    if session.participants >= MAX_PRESENT:
-        raise TooManyParticipants(MAX_PRESENT, at_once=True)
+def _check_not_full(session: Session, settings: Settings) -> None:
+    most = settings.limits.participants_per_session
+    if session.participants >= most:
+        raise TooManyParticipants(most, at_once=True)
 
 
 def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, participant_id: str) -> None:
@@ -74,7 +76,7 @@ def admit(tx: Transaction, settings: Settings, caller: Caller, session_id: str, 
     transition = transition_for(Trigger.ADMIT, session.status)
     if participant.left_at is not None:
         raise NoKnocking(f"Participant {participant_id} is no longer waiting: they would have to knock again")
-    _check_not_full(session)
+    _check_not_full(session, settings)
     execute_transition(tx, settings, session, transition, caller, participant)
 
 

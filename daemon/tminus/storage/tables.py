@@ -49,9 +49,31 @@ class SessionRow(model.Session, table=True):
 
 class ParticipantRow(model.Participant, table=True):
     __tablename__ = "participant"
+    # The people in a session, or at its door. A session may have had ten thousand.
+    __table_args__ = (Index("participant_present", "session_id", "joined_at", "id", **_where("left_at IS NULL")),)
 
     id: str = Field(primary_key=True)
     session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+
+
+class PresenceRow(model.Presence, table=True):
+    """People in the daemons' own rooms; `gone_at` is the second kind of deadline."""
+
+    __tablename__ = "presence"
+    __table_args__ = (
+        Index("presence_gone", "gone_at", "participant_id", **_where("gone_at IS NOT NULL")),
+        Index("presence_daemon", "daemon", "participant_id"),
+    )
+
+    participant_id: str = Field(primary_key=True)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+    resume_sha256: str = Field(unique=True)
+
+
+class LeaseRow(model.Lease, table=True):
+    __tablename__ = "lease"
+
+    daemon: str = Field(primary_key=True)
 
 
 class EventRow(model.Event, table=True):
@@ -147,3 +169,4 @@ SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
 SIGNIN_CODES = _tables["signin_code"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
+PRESENCE, LEASES = _tables["presence"], _tables["lease"]

@@ -148,11 +148,6 @@ class Transaction(View):
         self._new_records: dict[tuple[int, str], IdempotencyRecord] = {}
         self._has_turn = connection.dialect.name != "postgresql"
 
-    @property
-    def dialect(self) -> str:
-        """The name of the database: sqlite or postgresql."""
-        return self._connection.dialect.name
-
     # --- inserting ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:

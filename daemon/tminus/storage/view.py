@@ -174,6 +174,11 @@ class View:
         self._read_ahead: dict[str, Session] = {}
         """Sessions that were read by `read_ahead`."""
 
+    @property
+    def dialect(self) -> str:
+        """The name of the database: sqlite or postgresql."""
+        return self._connection.dialect.name
+
     def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         options = {"stream_results": True, "max_row_buffer": STREAMED} if stream else None
         return self._connection.execute(statement, values, execution_options=options)
@@ -186,6 +191,10 @@ class View:
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
         """Return all rows of a statement as model objects."""
         return [kind.model_validate(dict(row)) for row in self._ask(statement, values).mappings()]
+
+    def rows(self, statement: Select[Any], **values: Any) -> list[Row[Any]]:
+        """Return all rows of a statement."""
+        return list(self._ask(statement, values))
 
     def scalar(self, statement: Select[Any], **values: Any) -> Any:
         """Return the first value of the first row; None if there is no row."""

@@ -185,10 +185,8 @@ def test_an_agent_at_its_limit_of_open_sessions_can_create_one_after_a_close(wor
     assert world.create().status is Status.NEW
 
 
-def test_a_session_at_its_limit_of_participants_accepts_one_after_a_leave(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(participants, "MAX_PRESENT", 2)
+def test_a_session_at_its_limit_of_participants_accepts_one_after_a_leave(world: World) -> None:
+    world.settings = settings(participants_per_session=2)
     session = world.create(preferences={"knock": True})
     waits = world.knock(session)
     first, _second = world.join(session), world.join(session)

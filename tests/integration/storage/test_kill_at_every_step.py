@@ -231,6 +231,8 @@ Place = tuple[str, int]
 WRITES_NOTHING = {
     "service.daemon.Daemon._committed",
     "storage.due.warm_up",
+    "storage.presence.warm_up",
+    "storage.presence.recompute_deadlines",
     "scheduler.sources.Source.do_due",
     "scheduler.sources.Source.recompute_deadlines",
     "scheduler.sources.Source.warm_up",

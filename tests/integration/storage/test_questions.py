@@ -23,9 +23,18 @@ from tests.support.factories import add, put, session
 
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
-from tminus.domain.model import AgentSession, Delivery, Event, IdempotencyRecord, Participant, Replay, SignInCode
+from tminus.domain.model import (
+    AgentSession,
+    Delivery,
+    Event,
+    IdempotencyRecord,
+    Participant,
+    Presence,
+    Replay,
+    SignInCode,
+)  # fmt: skip
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
-from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, transitions, view
+from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, presence, transitions, view
 from tminus.storage.engine import make_engine
 from tminus.storage.tables import SESSIONS
 from tminus.storage.transitions import Cause, Named, Requested, execute
@@ -38,7 +47,7 @@ more of them, PostgreSQL would assume that many belong to agent 7 and would read
 
 HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
-LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry")
+LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry", "presence")
 
 PAGES = 500
 """Maximum number of pages that a query reads on PostgreSQL. A scan of the sessions reads 1,200, of the events 700."""
@@ -89,6 +98,9 @@ CODE = SignInCode(
     expires_at=NOW,
 )  # fmt: skip
 GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
+HERE = Presence(
+    participant_id="guest", session_id="c1", resume_sha256="new", daemon="d2", connection="new", gone_at=None
+)
 KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
 RARE = frozenset({EventType.DENIED})
 SUPPORT = frozenset({SessionType.SUPPORT})
@@ -176,6 +188,29 @@ QUESTIONS: dict[str, Job] = {
     "due.do_due of nothing": lambda tx: due.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
     "due.warm_up": lambda tx: due.warm_up(tx, TIMEOUTS),
     "due.recompute_deadlines": lambda tx: due.recompute_deadlines(tx, Timeouts(lead=HOUR), "", 40),
+    "presence.next_due": presence.next_due,
+    "presence.do_due": lambda tx: presence.do_due(tx, TIMEOUTS, 128),
+    "presence.do_due of nothing": lambda tx: presence.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
+    "presence.warm_up": lambda tx: presence.warm_up(tx, TIMEOUTS),
+    "presence.recompute_deadlines": lambda tx: presence.recompute_deadlines(tx, TIMEOUTS, "", 40),
+    "presence.arrive": lambda tx: presence.arrive(tx, HERE),
+    "presence.find": lambda tx: presence.find(tx, "c1", "r1"),
+    "presence.come_back": lambda tx: presence.come_back(tx, "p1", "d2", "other"),
+    "presence.lose": lambda tx: presence.lose(tx, {"p1": "x1"}, NOW),
+    "presence.keep": lambda tx: presence.keep(tx, ["p1"], "d2"),
+    "presence.forget": lambda tx: presence.forget(tx, ["p1"]),
+    "presence.forget_sessions": lambda tx: presence.forget_sessions(tx, ["c1", "c2"]),
+    "presence.expect_back": lambda tx: presence.expect_back(tx, "d2", NOW),
+    "presence.number": lambda tx: presence.number(tx, "c1", 1000),
+    "presence.has_other_source than the room": lambda tx: presence.has_other_source(tx, "o1", own=True),
+    "presence.has_other_source than a system": lambda tx: presence.has_other_source(tx, "o1", own=False),
+    "presence.changed_since": lambda tx: presence.changed_since(tx, 100, 500),
+    "presence.rooms": lambda tx: presence.rooms(tx, [f"c{number}" for number in range(200)]),
+    "presence.connected": lambda tx: presence.connected(tx, "d2", ["p1", "p2"]),
+    "presence.renew_lease": lambda tx: presence.renew_lease(tx, "d2", NOW),
+    "presence.end_lease": lambda tx: presence.end_lease(tx, "d2"),
+    "presence.lost_daemons": lambda tx: presence.lost_daemons(tx, NOW),
+    "presence.expire_lease": lambda tx: presence.expire_lease(tx, "d2", NOW),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
     "outbox.Backlogs": lambda tx: outbox.Backlogs().count(tx, [("desk", 39_900, EventFilter(RARE, SUPPORT))]),
@@ -196,7 +231,7 @@ QUESTIONS: dict[str, Job] = {
 
 NO_QUESTIONS = {
     "view.up_to",
-    "view.one", "view.all", "view.scalar",  # they run what others ask
+    "view.one", "view.all", "view.rows", "view.scalar",  # they run what others ask
     "transaction.try_to_write",  # `WHERE 0 = 1`: it reads no row, whatever the plan says
     "transaction.execute", "transaction.flush", "transaction.record", "transaction.recorded_already",
     "transaction.note_due",
@@ -219,6 +254,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "transaction": Transaction,
         "transitions": transitions,
         "due": due,
+        "presence": presence,
         "outbox": outbox,
     }
     there_are = set[str]()
@@ -279,6 +315,13 @@ def _fill(connection: Connection) -> None:
         "INSERT INTO participant (id, session_id, role, name, joined_at) "
         f"{numbers} SELECT 'p' || i, 'c' || i, 'guest', 'Ada', {since} FROM n"
     )
+    run(
+        "INSERT INTO presence (participant_id, session_id, resume_sha256, daemon, connection, gone_at) "
+        f"{numbers} SELECT 'p' || i, 'c' || i, 'r' || i, "
+        f"CASE WHEN i <= 20 THEN 'd2' ELSE 'd' || (3 + i / 2000) END, 'x' || i, "
+        f"CASE WHEN i / 100 * 100 = i THEN {since} END FROM n"
+    )
+    run("INSERT INTO lease (daemon, until) VALUES ('d2', 0)")
     run(
         "INSERT INTO delivery (endpoint, kind, webhook_id, events, at, ok, ms) "
         f"{numbers} SELECT 'desk', 'events', 'msg_' || i, 1, {since}, {'1' if kind == 'sqlite' else 'true'}, 1 FROM n"

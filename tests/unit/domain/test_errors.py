@@ -39,8 +39,16 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
     (errors.TooManyAttempts("PIN look-ups", 12.4), "Too many PIN look-ups from your address: try again in 13 s"),
+    (errors.InvalidMessage("is not JSON"), "The message is not JSON"),
+    (errors.WrongRoomKey(), "host key"),
+    (errors.WrongResumeKey(), "join without it"),
+    (errors.OtherPresence(own=True), "own room"),
+    (errors.OtherPresence(own=False), "Another system"),
     (errors.UnknownOrganization(5), "5"),
     (errors.UnknownWebhook("desk"), "Webhook not found desk"),
+    (errors.UpgradeRequired("send Upgrade: websocket"), "WebSocket"),
+    (errors.TooManyWebSockets(200), "200"),
+    (errors.WebSocketsFull(), "WebSockets"),
     (errors.Overloaded(), "try again"),
     (errors.StoreUnavailable(), "with the same Idempotency-Key"),
     (errors.Draining(), "stopping"),
@@ -98,6 +106,8 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "idempotency": {103},
         "callers": {104, 106},
         "webhooks": {109},
+        "WebSockets": {111},
+        "rooms": {112},
         "the daemon": {105, 107, 108, 110},
     }
     _, digits, note = _drawn()[leaf.__name__]
@@ -106,13 +116,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 29
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 36
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert 100 <= leaf.refcode // 1000 <= 110
+    assert 100 <= leaf.refcode // 1000 <= 112
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

@@ -16,6 +16,7 @@ from tminus.domain.lifecycle import TABLE
 from tminus.domain.types import Role
 from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
+from tminus.rooms import asyncapi, protocol
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,6 +32,18 @@ def rows(text: str) -> list[tuple[str, ...]]:
     lines = (line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--"))
     cells = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines)
     return [(first.strip("`"), *others) for first, *others in cells]
+
+
+def test_the_description_of_rooms_equals_the_declared_messages() -> None:
+    assert page("docs/asyncapi.json") == reference.rooms(), "run `make docs`"
+
+
+def test_the_page_of_rooms_lists_every_message_and_every_close_code() -> None:
+    listed = {first for first, *_ in rows(page("docs/rooms.md"))}
+    messages = {asyncapi.name(one) for one in (*protocol.CLIENT_MESSAGES, *protocol.SERVER_MESSAGES)}
+    assert messages <= listed, "docs/rooms.md: the tables of messages"
+    codes = {code for cell in listed for code in re.findall(r"\d{4}", cell)}
+    assert {str(code) for code in protocol.CLOSE_CODES} <= codes, "docs/rooms.md: the table of codes"
 
 
 def test_the_diagram_in_the_readme_equals_that_of_the_state_machine() -> None:

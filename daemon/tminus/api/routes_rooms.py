@@ -1,0 +1,32 @@
+"""The WebSocket of the daemon's own rooms. `tminus.rooms` has the protocol."""
+
+from tminus.api.routing import Router
+from tminus.api.websocket import WebSocket, WebSocketClosed
+from tminus.domain.types import host_actor
+from tminus.rooms import Visitor
+from tminus.rooms.protocol import SUBPROTOCOL
+
+router = Router("/v3", "rooms")
+
+
+@router.websocket("/rooms/{session_id}", subprotocols=(SUBPROTOCOL,), summary="Join a session's room")
+async def room(websocket: WebSocket) -> None:
+    context = websocket.context
+    services, session_id = context.services, context.path_params["session_id"]
+
+    def entered(participant_id: str, is_host: bool) -> None:
+        context.session_id = session_id
+        context.actor = host_actor(participant_id) if is_host else f"guest:{participant_id}"
+
+    await websocket.accept()
+    visitor = Visitor(
+        services.rooms,
+        websocket,
+        WebSocketClosed,
+        session_id,
+        context.remote_ip,
+        context.request_id,
+        services.room_guesses,
+        entered,
+    )
+    await visitor.serve()

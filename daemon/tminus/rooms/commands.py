@@ -1,0 +1,200 @@
+"""Jobs for the store's writer: what people do in the daemon's own rooms.
+
+Each runs a command of `sessions`, and keeps the row of `presence` with it in one transaction.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+import orjson
+
+from tminus.config import Settings
+from tminus.domain.errors import Forbidden, NoKnocking, TooManyParticipants, WrongResumeKey
+from tminus.domain.model import Participant, Presence
+from tminus.domain.types import ROOM_ACTOR, Caller, ParticipantRole, Role, Setting, Status, Trigger, host_actor
+from tminus.sessions import commands, participants
+from tminus.sessions.queries import load_session
+from tminus.storage import Transaction, presence
+
+ROOM = Caller(agent_id=-1, name="", external_id="", roles=frozenset({Role.ROOM}), acts_as=ROOM_ACTOR)
+"""The caller of what people do in the daemon's own rooms. It is no agent, and no configured agent has its id."""
+
+
+LEASE_GRACE = timedelta(seconds=15)
+"""How long the people of a daemon that lost its lease have to come back. A daemon that could not write for a while, and
+still has them, corrects it in that time.
+"""
+
+
+class Connection(NamedTuple):
+    """Which connection represents a person."""
+
+    daemon: str
+    id: str
+    needs_lease: bool = False
+    """Whether the daemon has no lease yet. Without one, the other daemons count its people out."""
+
+
+class Entered(NamedTuple):
+    """The result of `enter` and `resume`."""
+
+    participant: Participant
+    seq: int
+    """The number of an event from which on the room contains the person."""
+    previous: str = ""
+    """The id of the connection that represented the person before."""
+
+
+def digest(resume: str) -> str:
+    """Return what is stored of a resume key."""
+    return hashlib.sha256(resume.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def enter(
+    tx: Transaction,
+    settings: Settings,
+    session_id: str,
+    role: ParticipantRole,
+    name: str,
+    resume: str,
+    connection: Connection,
+) -> Entered:
+    """Let somebody join, or knock if the session has `knock` on and they are no host.
+
+    Raises `UnknownSession`, `WrongStatus`, `OtherPresence`, `TooManyParticipants`.
+    """
+    session = load_session(tx, session_id)
+    knocks = role is ParticipantRole.GUEST and orjson.loads(session.settings)[Setting.KNOCK]
+    if knocks:
+        # Those who wait are not among the session's participants, and would be without a limit.
+        most = settings.limits.participants_per_session
+        if presence.number(tx, session_id, most) >= most:
+            raise TooManyParticipants(most, at_once=True)
+    trigger = Trigger.KNOCK if knocks else Trigger.JOIN
+    result = participants.join_or_knock(tx, settings, ROOM, session_id, trigger, role, name)
+    participant = tx.participant(session_id, result.participant_id)
+    assert participant is not None, "it was inserted just now"
+    _renew_lease(tx, connection)
+    presence.arrive(
+        tx,
+        Presence(
+            participant_id=participant.id,
+            session_id=session_id,
+            resume_sha256=digest(resume),
+            daemon=connection.daemon,
+            connection=connection.id,
+        ),
+    )
+    return Entered(participant, tx.recorded[-1].event.seq)
+
+
+def resume(tx: Transaction, session_id: str, key: str, connection: Connection) -> Entered:
+    """Let a connection represent somebody who has not left. No event is recorded.
+
+    Raises `WrongResumeKey`: also if the session is closed, or the person was removed.
+    """
+    found = presence.find(tx, session_id, digest(key))
+    if found is None:
+        raise WrongResumeKey
+    session, participant = tx.session(session_id), tx.participant(session_id, found.participant_id)
+    if session is None or session.status is Status.CLOSED or participant is None or participant.left_at is not None:
+        raise WrongResumeKey
+    _renew_lease(tx, connection)
+    presence.come_back(tx, participant.id, connection.daemon, connection.id)
+    return Entered(participant, tx.last_seq(), found.connection)
+
+
+def _renew_lease(tx: Transaction, connection: Connection) -> None:
+    # A database that has one daemon needs no leases.
+    if connection.needs_lease and tx.dialect == "postgresql":
+        renew_lease(tx, connection.daemon)
+
+
+def leave(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> None:
+    """Let somebody leave or stop waiting."""
+    participants.leave(tx, settings, ROOM, session_id, participant_id)
+    presence.forget(tx, [participant_id])
+
+
+def give_up(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> bool:
+    """Let somebody stop waiting, because nobody has answered; return False if they were admitted meanwhile."""
+    try:
+        participants.deny(tx, settings, ROOM, session_id, participant_id)
+    except NoKnocking:
+        return False
+    presence.forget(tx, [participant_id])
+    return True
+
+
+def admit(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+    """Let a host admit somebody. Raises `Forbidden`, and what `participants.admit` raises."""
+    participants.admit(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+
+
+def deny(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+    """Let a host deny somebody. Raises `Forbidden`, and what `participants.deny` raises."""
+    participants.deny(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+    presence.forget(tx, [participant_id])
+
+
+def remove(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+    """Let a host put somebody out. Raises `Forbidden`, and what `participants.leave` raises."""
+    participants.leave(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+    presence.forget(tx, [participant_id])
+
+
+def end(tx: Transaction, settings: Settings, session_id: str, host_id: str) -> None:
+    """Let a host close the session for everybody. Raises `Forbidden`."""
+    commands.close(tx, settings, _host(tx, session_id, host_id), session_id)
+
+
+def _host(tx: Transaction, session_id: str, participant_id: str) -> Caller:
+    """Return the caller of what a host does: it acts for the session's agent, in this session only.
+
+    Raises `UnknownSession`, and `Forbidden` unless the participant is a host who is in the room now.
+    """
+    session, participant = load_session(tx, session_id), tx.participant(session_id, participant_id)
+    if participant is None or participant.role is not ParticipantRole.HOST or participant.left_at is not None:
+        raise Forbidden("a host who is in the room")
+    return Caller(
+        agent_id=session.agent_id,
+        name=participant.name,
+        external_id="",
+        roles=frozenset({Role.ROOM, Role.AGENT}),
+        acts_as=host_actor(participant.id),
+    )
+
+
+# --- connections and leases -------------------------------------------------------------------------------------------
+
+
+def lose(tx: Transaction, settings: Settings, lost: Mapping[str, str]) -> None:
+    """Give the people of lost connections (participant -> connection) time to come back."""
+    presence.lose(tx, lost, tx.now + settings.rooms.reconnect)
+
+
+def correct(tx: Transaction, settings: Settings, daemon: str, lost: Mapping[str, str], alive: Sequence[str]) -> None:
+    """Store which connections of a daemon are lost, and which people are connected after all."""
+    lose(tx, settings, lost)
+    presence.keep(tx, alive, daemon)
+
+
+def expect_back(tx: Transaction, settings: Settings, daemon: str) -> int:
+    """Give all people of a daemon that restarts time to come back; return how many."""
+    presence.end_lease(tx, daemon)
+    return presence.expect_back(tx, daemon, tx.now + settings.rooms.restart)
+
+
+def renew_lease(tx: Transaction, daemon: str) -> None:
+    """Renew the lease of a daemon."""
+    presence.renew_lease(tx, daemon, tx.now + presence.LEASE)
+
+
+def expire_lease(tx: Transaction, daemon: str) -> int | None:
+    """Give the people of a daemon without a valid lease a last time to come back; return how many.
+
+    None: it has renewed its lease meanwhile.
+    """
+    return presence.expire_lease(tx, daemon, tx.now + LEASE_GRACE)

@@ -1,0 +1,520 @@
+"""One connection to a room: what it may do in each state, and what it is sent.
+
+::
+
+    LOOKING --join--> EARLY (scheduled) --opens--> ENTERING --> WAITING (knocked) --admitted--> IN
+       |                                              ^  |                                       ^
+       +----join, or resume--------------------------- -+  +---------------joined---------------+
+
+Each state ends in ENDED. The outbox has at most one message of each kind, because each contains everything that the
+client needs of that kind. So a slow reader receives fewer messages, and nothing piles up.
+"""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from tminus import clock
+from tminus.domain import ids
+from tminus.domain.errors import (
+    Forbidden,
+    InvalidMessage,
+    OtherPresence,
+    RequestError,
+    TooManyAttempts,
+    TooManyParticipants,
+    UnknownSession,
+    WrongResumeKey,
+    WrongRoomKey,
+    WrongStatus,
+)
+from tminus.domain.model import Session
+from tminus.domain.types import ParticipantRole, Status
+from tminus.logs.output import log
+from tminus.logs.repeated import REPEATED
+from tminus.rooms import commands, protocol
+from tminus.rooms.commands import Connection, Entered
+from tminus.rooms.hub import Hub, Room, State
+from tminus.rooms.protocol import Admit, AnyClientMessage, Deny, End, Join, Leave, Remove
+
+FIRST_MESSAGE = 10.0
+"""Seconds within which a connection must send its first message."""
+
+AGAIN = 5.0
+"""Seconds after which the end of waiting is stored again, if the database did not answer."""
+
+CLOSE_CODES: dict[type[RequestError], int] = {
+    InvalidMessage: 4400,
+    Forbidden: 4403,
+    WrongRoomKey: 4403,
+    UnknownSession: 4404,
+    WrongResumeKey: 4404,
+    OtherPresence: 4409,
+    TooManyParticipants: 4429,
+    TooManyAttempts: 4429,
+}
+"""The codes with which a connection is closed after an error that ends it. Others are temporary: 1013."""
+
+
+class Stage(Enum):
+    """The state of a connection."""
+
+    LOOKING = "looking"
+    EARLY = "early"
+    ENTERING = "entering"
+    WAITING = "waiting"
+    IN = "in"
+    ENDED = "ended"
+
+
+class Wire(Protocol):
+    """The WebSocket, after its handshake. Its methods raise an exception of type `ended` when it is over."""
+
+    async def receive(self, seconds: float | None = None) -> str: ...
+
+    async def send(self, text: str | bytes) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+class Guesses(Protocol):
+    """The limit of wrong ids and keys of one address."""
+
+    def retry_after(self, address: str) -> float | None: ...
+
+    def count(self, address: str) -> None: ...
+
+
+class Visitor:
+    """One connection.
+
+    Parameters
+    ----------
+    hub
+        The rooms of this daemon.
+    wire
+        The WebSocket.
+    ended
+        The exception that `wire` raises when it is over.
+    session_id
+        The session in the path, which may not exist.
+    remote_ip, request_id
+        For the limit of wrong keys, and for log lines.
+    guesses
+        The limit of wrong ids and keys.
+    entered
+        Called with the participant's id, and whether they are a host, when they have joined or knocked.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        wire: Wire,
+        ended: type[Exception],
+        session_id: str,
+        remote_ip: str,
+        request_id: str,
+        guesses: Guesses,
+        entered: Callable[[str, bool], None] = lambda _participant_id, _is_host: None,
+    ) -> None:
+        self.connection = ids.base62(16)
+        self.participant_id = ""
+        self._hub = hub
+        self._wire = wire
+        self._over = ended
+        self._session_id = session_id
+        self._remote_ip = remote_ip
+        self._request_id = request_id
+        self._guesses = guesses
+        self._entered = entered
+        self._stage = Stage.LOOKING
+        self._join: Join | None = None
+        self._role = ParticipantRole.GUEST
+        self._resume = ""
+        self._has_left = False
+        """Whether they have left, were put out, or are represented by another connection."""
+        self._since = 0
+        """The number of an event: earlier states of the room do not contain the person."""
+        self._denial: Literal["denied", "timeout"] = "denied"
+        """The reason for which the person is not admitted, if they are not."""
+        self._patience: asyncio.TimerHandle | None = None
+        """Fires when the person has waited to be admitted for long enough."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """What happens beside the messages: the join at the opening, and the end of waiting."""
+        self._state: State | None = None
+        self._sent: dict[str, bytes] = {}
+        """The latest messages of the room that were put into the outbox."""
+        self._outbox: dict[str, bytes] = {}
+        self._close: tuple[int, str] | None = None
+        self._has_mail = asyncio.Event()
+
+    @property
+    def state_name(self) -> str:
+        return self._stage.value
+
+    # --- the life of a connection -------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Serve the connection until it ends."""
+        delivering = asyncio.create_task(self._deliver())
+        try:
+            with self._hub.connected(self._session_id, self) as room:
+                try:
+                    self._check_guesses()
+                    state = await self._first_state(room)
+                    self.follow(state)
+                    await self._converse(state.session)
+                except RequestError as error:
+                    self._fail(error)
+                except self._over:
+                    pass
+                except Exception:
+                    self._end(None, 1011, "internal error")
+                    raise
+                finally:
+                    await self._part(delivering)
+        finally:
+            delivering.cancel()
+
+    async def _converse(self, session: Session) -> None:
+        try:
+            first = await self._receive(FIRST_MESSAGE)
+        except TimeoutError:
+            self._end(None, 4408, "no message")
+            return
+        if first is None or isinstance(first, Leave):
+            self._end(None, 1000)
+            return
+        if not isinstance(first, Join):
+            raise InvalidMessage("must be join: it is the first one")
+        if first.resume is not None:
+            await self._come_back(first.resume)
+        else:
+            self._check_key(session, first)
+            self._join = first
+            await self._enter_if_open()
+        while self._stage is not Stage.ENDED:
+            await self._obey()
+
+    async def _receive(self, seconds: float | None) -> AnyClientMessage | None:
+        """Return the next message; None if the connection has ended meanwhile. Raises `TimeoutError`."""
+        text = await self._wire.receive(seconds)
+        if self._stage is Stage.ENDED:
+            return None
+        message = protocol.parse(text)
+        self._hub.dependencies.metrics.room_messages[message.type].inc()
+        return message
+
+    async def _obey(self) -> None:
+        """Do what the next message says. An error of one message does not end the connection."""
+        try:
+            message = await self._receive(None)
+            if message is not None:
+                await self._do(message)
+        except RequestError as error:
+            self._put("error", _error(error))
+
+    async def _do(self, message: AnyClientMessage) -> None:
+        settings, own = self._hub.dependencies.settings, self.participant_id
+        if isinstance(message, Leave):
+            await self._finish_tasks()
+            self._stage = Stage.ENDED  # first: the hub may see that they have left before the next line ends
+            if self.participant_id:
+                await self._write(partial(commands.leave, settings=settings, participant_id=self.participant_id))
+            self._leave_with(None, 1000)
+            return
+        if isinstance(message, Join):
+            raise InvalidMessage("must not be join: this connection has sent one")
+        if self._stage is not Stage.IN or self._role is not ParticipantRole.HOST:
+            raise Forbidden("a host who is in the room")
+        if isinstance(message, End):
+            await self._write(partial(commands.end, settings=settings, host_id=own))
+            return
+        command = {Admit: commands.admit, Deny: commands.deny, Remove: commands.remove}[type(message)]
+        await self._write(partial(command, settings=settings, host_id=own, participant_id=message.participant))
+
+    async def _write(self, job: Callable[..., Any]) -> Any:
+        return await self._hub.write(partial(job, session_id=self._session_id), self._session_id)
+
+    async def _give_up(self) -> None:
+        """Stop waiting, since no host has answered."""
+        if self._stage is not Stage.WAITING:
+            return
+        self._denial = "timeout"  # first: the hub may see the denial before the next line ends
+        job = partial(
+            commands.give_up,
+            settings=self._hub.dependencies.settings,
+            participant_id=self.participant_id,
+        )
+        try:
+            await self._write(job)
+        except RequestError as error:
+            self._denial = "denied"
+            self._put("error", _error(error))
+            self._patience = asyncio.get_running_loop().call_later(AGAIN, self._lose_patience)
+        else:
+            self._hub.touch(self._session_id)
+
+    def _beside(self, what: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the messages."""
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish_tasks(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _part(self, delivering: "asyncio.Task[None]") -> None:
+        """Store that the person is gone, unless they have left, and send the last messages."""
+        if self._patience is not None:
+            self._patience.cancel()
+        await self._finish_tasks()
+        hub = self._hub
+        self._stage = Stage.ENDED
+        # When the daemon stops, one statement does this for everybody.
+        if self.participant_id and not self._has_left and not hub.dependencies.draining:
+            hub.dependencies.metrics.rooms_lost.inc()
+            lost = {self.participant_id: self.connection}
+            with contextlib.suppress(RequestError):  # the hub's check repeats it
+                await hub.write(partial(commands.lose, settings=hub.dependencies.settings, lost=lost))
+        if self._close is None:
+            self._close = (1000, "")
+        self._has_mail.set()
+        await asyncio.wait({delivering})
+
+    async def _first_state(self, room: Room) -> State:
+        """Return the state of the room. Raises `UnknownSession`, `TooManyAttempts`, `StoreUnavailable`."""
+        try:
+            return await self._hub.first_state(self._session_id, room)
+        except UnknownSession:
+            self._guessed(unknown=True)
+            raise
+
+    # --- entering -----------------------------------------------------------------------------------------------------
+
+    def _check_guesses(self) -> None:
+        wait = self._guesses.retry_after(self._remote_ip)
+        if wait is not None:
+            self._hub.dependencies.metrics.guessed("room", "limited")
+            REPEATED.log("room.limited", self._remote_ip, remote_ip=self._remote_ip, request_id=self._request_id)
+            raise TooManyAttempts("wrong session ids or keys", wait)
+
+    def _guessed(self, *, unknown: bool = False) -> None:
+        """Count and log a wrong key, or an unknown session id. Raises `TooManyAttempts` after too many.
+
+        The check and the count are one step on the event loop, so that parallel guesses cannot exceed the limit.
+        """
+        self._check_guesses()
+        self._guesses.count(self._remote_ip)
+        self._hub.dependencies.metrics.guessed("room", "wrong")
+        line = "room.unknown" if unknown else "room.wrong_key"
+        REPEATED.log(line, self._remote_ip, remote_ip=self._remote_ip, request_id=self._request_id)
+
+    def _check_key(self, session: Session, join: Join) -> None:
+        """Check the host key of somebody who joins as host. Raises `WrongRoomKey`."""
+        if join.role is not ParticipantRole.HOST:
+            return
+        sent = (join.key or "").encode("utf-8", "surrogatepass")
+        # Both are compared in every case, so that the time does not depend on which one is right.
+        right = [hmac.compare_digest(sent, key.encode()) for key in (session.host_key, session.host_auth_token)]
+        if not any(right):
+            self._guessed()
+            raise WrongRoomKey
+        self._role = ParticipantRole.HOST
+
+    async def _enter_if_open(self) -> None:
+        assert self._state is not None, "the room was read before"
+        if self._state.session.status is Status.SCHEDULED:
+            self._stage = Stage.EARLY
+        else:
+            await self._enter()
+
+    async def _enter(self) -> None:
+        """Join or knock."""
+        assert self._join is not None, "the first message was a join"
+        assert self._join.name is not None, "a join without a resume key has a name"
+        self._stage = Stage.ENTERING
+        self._resume = ids.token()
+        job = partial(
+            commands.enter,
+            settings=self._hub.dependencies.settings,
+            role=self._role,
+            name=self._join.name,
+            resume=self._resume,
+            connection=self._as_stored(),
+        )
+        try:
+            async with self._hub.joining:
+                entered: Entered = await self._write(job)
+        except OtherPresence:
+            session_id = self._session_id
+            REPEATED.log("room.other_source", session_id, "api", session_id=session_id, source="participants")
+            raise
+        except WrongStatus:
+            # The session has closed or was moved since it was read. The next state decides.
+            self._stage = Stage.EARLY
+            self._hub.touch(self._session_id)
+            return
+        self._hub.has_entered()
+        self._is_in(entered)
+
+    async def _come_back(self, key: str) -> None:
+        """Represent somebody who has not left. Raises `WrongResumeKey`."""
+        self._stage = Stage.ENTERING
+        try:
+            entered: Entered = await self._write(partial(commands.resume, key=key, connection=self._as_stored()))
+        except WrongResumeKey:
+            self._guessed()
+            raise
+        self._hub.has_entered()
+        self._hub.dependencies.metrics.rooms_resumed.inc()
+        self._resume, self._role = key, entered.participant.role
+        if entered.previous != self.connection:
+            self._hub.replace(entered.previous)
+        self._is_in(entered)
+        self._hub.touch(self._session_id)
+
+    def _as_stored(self) -> Connection:
+        return Connection(self._hub.name, self.connection, self._hub.needs_lease)
+
+    def _is_in(self, entered: Entered) -> None:
+        """Follow the room as the person who has just entered."""
+        participant = entered.participant
+        self.participant_id, self._since = participant.id, entered.seq
+        self._entered(participant.id, self._role is ParticipantRole.HOST)
+        if self._stage is Stage.ENDED:
+            return
+        if participant.waiting_since is None:
+            self._has_joined()
+        else:
+            self._stage = Stage.WAITING
+            waited = max(timedelta(0), clock.now() - participant.waiting_since)
+            left = (self._hub.dependencies.settings.rooms.knock_timeout - waited).total_seconds()
+            self._patience = asyncio.get_running_loop().call_later(left, self._lose_patience)
+            self._put("waiting", {"type": "waiting", "participant": participant.id, "resume": self._resume})
+        if self._state is not None:
+            self.follow(self._state)
+
+    def _lose_patience(self) -> None:
+        self._beside(self._give_up())
+
+    def _has_joined(self) -> None:
+        self._stage = Stage.IN
+        self._outbox.pop("waiting", None)
+        joined: protocol.Joined = {
+            "type": "joined",
+            "participant": self.participant_id,
+            "role": self._role.value,
+            "resume": self._resume,
+        }
+        self._put("joined", joined)
+
+    # --- following the room -------------------------------------------------------------------------------------------
+
+    def follow(self, state: State) -> None:
+        """Send what has changed in the room. The hub calls this."""
+        self._state = state
+        if self._stage is Stage.ENDED:
+            return
+        if state.is_closed:
+            reason = state.session.close_reason
+            self._leave_with({"type": "closed", "reason": reason.value if reason else "closed"}, 4410)
+            return
+        self._send_new("session", state.session_message)
+        if self._stage is Stage.EARLY and state.session.status is not Status.SCHEDULED:
+            self._stage = Stage.ENTERING
+            self._beside(self._enter_late())
+        if state.seq >= self._since:
+            self._follow_people(state)
+
+    def _follow_people(self, state: State) -> None:
+        if self._stage is Stage.WAITING:
+            if self.participant_id in state.joined:
+                self._has_joined()
+            elif self.participant_id not in state.waiting:
+                self._leave_with({"type": "denied", "reason": self._denial}, 4403)
+        if self._stage is Stage.IN:
+            if self.participant_id not in state.joined:
+                self._leave_with({"type": "removed"}, 4403)
+                return
+            self._send_new("participants", state.participants_message)
+            if self._role is ParticipantRole.HOST:
+                self._send_new("knocking", state.knocking_message)
+
+    async def _enter_late(self) -> None:
+        try:
+            await self._enter()
+        except RequestError as error:
+            self._fail(error)
+
+    def replaced(self) -> None:
+        """End, because another connection represents the person now. The hub calls this."""
+        if self._has_left:
+            return
+        self._leave_with({"type": "replaced"}, 4409)
+        log("room.replaced", session_id=self._session_id, participant_id=self.participant_id)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _send_new(self, kind: str, message: bytes) -> None:
+        if self._sent.get(kind) is not message:
+            self._sent[kind] = message
+            self._put_bytes(kind, message)
+
+    def _put(self, kind: str, message: Any) -> None:
+        self._put_bytes(kind, orjson.dumps(message))
+
+    def _put_bytes(self, kind: str, message: bytes) -> None:
+        if self._close is None:
+            self._outbox.pop(kind, None)  # the later one comes after what was put in between
+            self._outbox[kind] = message
+            self._has_mail.set()
+
+    def _leave_with(self, message: Any, code: int) -> None:
+        """End for good: the person is not in the room any more, or not by this connection."""
+        self._has_left = True
+        self._end(message, code, message["type"] if message else "")
+
+    def _fail(self, error: RequestError) -> None:
+        self._end(_error(error), CLOSE_CODES.get(type(error), 1013), error.description)
+
+    def _end(self, message: Any, code: int, reason: str = "") -> None:
+        """Send a last message, then close the connection."""
+        if self._close is not None:
+            return
+        self._stage = Stage.ENDED
+        self._outbox.clear()
+        if message is not None:
+            self._put(message["type"], message)
+        self._close = (code, reason[:100])
+        self._has_mail.set()
+
+    async def _deliver(self) -> None:
+        """Send the outbox, until the connection is to be closed."""
+        with contextlib.suppress(self._over):
+            while True:
+                await self._has_mail.wait()
+                self._has_mail.clear()
+                while self._outbox:
+                    kind = next(iter(self._outbox))
+                    await self._wire.send(self._outbox.pop(kind))
+                if self._close is not None:
+                    await self._wire.close(*self._close)
+                    return
+
+
+def _error(error: RequestError) -> protocol.ErrorMessage:
+    return {
+        "type": "error",
+        "code": error.refcode % 1000,
+        "refcode": error.refcode,
+        "description": error.description,
+    }

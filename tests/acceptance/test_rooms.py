@@ -1,0 +1,610 @@
+"""The daemon's own rooms, with real daemons and real WebSockets: who is really there drives the state machine."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.acceptance.conftest import StartDaemon, shared
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now
+from tests.support.databases import KINDS, PostgresServer
+from tests.support.rooms import SUBPROTOCOL, Person, key_of
+from tests.support.waiting import eventually
+
+QUICK: dict[str, Any] = {
+    "rooms": {"reconnect": "1s", "restart": "3s"},
+    "lifecycle": {"lead": "1s", "empty_timeout": "1s"},
+}
+"""Short time-outs, for tests in which somebody is gone."""
+
+PATIENT: dict[str, Any] = {"rooms": {"reconnect": "2m", "restart": "2m"}, "lifecycle": {"lead": "1s"}}
+"""Long ones, for tests in which nobody must be counted out while the machine is busy."""
+
+Enter = Callable[[Daemon, JSON], Person]
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Daemon]:
+    yield from shared(**QUICK)
+
+
+@pytest.fixture(scope="module")
+def patient_pg(pg_server: PostgresServer) -> Iterator[Daemon]:
+    with pg_server.database(empty=True) as database:
+        yield from shared(**PATIENT, storage={"url": database.configured})
+
+
+@pytest.fixture(scope="module")
+def patient_sqlite() -> Iterator[Daemon]:
+    yield from shared(**PATIENT)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def patient(request: pytest.FixtureRequest) -> Daemon:
+    one: Daemon = request.getfixturevalue("patient_sqlite" if request.param == "sqlite" else "patient_pg")
+    return one
+
+
+@pytest.fixture
+def connected() -> Iterator[Enter]:
+    """Return a function that connects somebody to a session's room."""
+    with contextlib.ExitStack() as stack:
+
+        def enter(daemon: Daemon, session: JSON) -> Person:
+            person = Person(daemon.url, session)
+            stack.callback(person.close)
+            return person
+
+        yield enter
+
+
+def recorded(daemon: Daemon, session: JSON) -> list[str]:
+    """Return the types of a session's events, without its creation."""
+    return [event["type"] for event in daemon.events(session["id"])][1:]
+
+
+def is_refused(daemon: Daemon, session: JSON, **join: Any) -> tuple[int, int]:
+    """Connect and join; return the refcode of the error, and the code of the end."""
+    person = Person(daemon.url, session)
+    try:
+        with contextlib.suppress(ConnectionClosed):
+            person.send("join", **join)
+        code = person.wait_for_end()
+        return person.last.get("refcode", 0), code
+    finally:
+        person.close()
+
+
+# --- a whole session --------------------------------------------------------------------------------------------------
+
+
+def test_a_host_and_two_people_go_through_a_session(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(label="Printer", agentPrefs={"knock": True})
+    host, grace, alan = (connected(patient, session) for _ in range(3))
+
+    shown = host.wait_for("session")["session"]
+    assert (shown["label"], shown["status"], shown["settings"]["knock"]) == ("Printer", "new", True)
+    assert host.host("Ada")["role"] == "host"
+    host.wait_for_people("Ada")
+    assert grace.join("Grace")["type"] == "waiting"
+    host.wait_for_people("Grace", kind="knocking")
+    host.send("admit", participant=grace.participant)
+    assert grace.wait_for("joined")["participant"] == grace.participant
+    grace.wait_for_people("Ada", "Grace")
+    host.wait_for_people("Ada", "Grace")
+    alan.join("Alan")
+    host.send("deny", participant=alan.participant)
+    assert alan.wait_for_end() == 4403
+    assert alan.last == {"type": "denied", "reason": "denied"}
+
+    again = connected(patient, session)
+    again.join("Alan")
+    host.send("admit", participant=again.participant)
+    host.wait_for_people("Ada", "Grace", "Alan")
+    host.send("remove", participant=again.participant)
+    assert again.wait_for_end() == 4403
+    assert again.last == {"type": "removed"}
+    host.wait_for_people("Ada", "Grace")
+    grace.send("leave")
+    assert grace.wait_for_end() == 1000
+    host.wait_for_people("Ada")
+    host.send("end")
+    assert host.wait_for_end() == 4410
+    assert host.last == {"type": "closed", "reason": "closed"}
+
+    events = patient.events(session["id"])
+    told = [(event["type"].partition(".")[2], event["actor"]) for event in events][1:]
+    ada = f"host:{host.participant}"
+    assert told == [
+        ("active", "room"), ("joined", "room"), ("knocked", "room"), ("admitted", ada), ("joined", ada),
+        ("knocked", "room"), ("denied", ada), ("knocked", "room"), ("admitted", ada), ("joined", ada), ("left", ada),
+        ("left", "room"), ("closed", ada),
+    ]  # fmt: skip
+    assert events[-1]["message"].endswith(f"was closed by host {host.participant}")
+
+
+def test_a_guest_may_not_do_what_a_host_does(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    guest, other = connected(patient, session), connected(patient, session)
+    guest.join("Grace")
+    other.join("Alan")
+    for kind in ("admit", "deny", "remove", "end"):
+        guest.send(kind, participant=other.participant)
+        assert guest.wait_for("error")["refcode"] == 104403
+    assert patient.session(session["id"])["participants"] == 2
+
+
+def test_a_host_may_not_touch_the_people_of_another_session(patient: Daemon, connected: Enter) -> None:
+    session, foreign = patient.make(), patient.make()
+    host, guest = connected(patient, session), connected(patient, foreign)
+    host.host()
+    guest.join()
+    for kind in ("admit", "deny", "remove"):
+        host.send(kind, participant=guest.participant)
+        assert host.wait_for("error")["refcode"] == 102404
+    assert patient.session(foreign["id"])["participants"] == 1
+
+
+def test_who_is_early_joins_by_itself_at_the_opening(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(startTime=from_now(hours=1))
+    early = connected(patient, session)
+    shown = early.wait_for("session")["session"]
+    assert (shown["status"], shown["startTime"]) == ("scheduled", session["startTime"])
+    assert shown["opensAt"] == session["opensAt"]
+    early.send("join", name="Grace")
+    start = from_now(seconds=2)
+    patient.put(f"/supportsession/{session['id']}", {"startTime": start})
+    assert early.wait_for("session")["session"]["startTime"] == start
+    early.wait_for_status("new")
+    assert early.entered()["type"] == "joined"
+    early.wait_for_people("Grace")
+
+
+def test_who_is_early_is_told_of_a_cancellation(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(startTime=from_now(hours=1))
+    early, looking = connected(patient, session), connected(patient, session)
+    early.send("join", name="Grace")
+    looking.wait_for("session")
+    patient.delete(f"/supportsession/{session['id']}")
+    for person in (early, looking):
+        assert person.wait_for_end() == 4410
+        assert person.last == {"type": "closed", "reason": "cancelled"}
+
+
+# --- coming back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["leaves the page", "vanishes"])
+def test_a_page_that_reloads_is_the_same_participant_and_no_event_is_recorded(
+    patient: Daemon, connected: Enter, way: str
+) -> None:
+    session = patient.make()
+    other, before = connected(patient, session), connected(patient, session)
+    other.join("Alan")
+    before.join("Grace")
+    if way == "vanishes":
+        before.vanish()
+    else:
+        before.close()
+    after = connected(patient, session)
+    assert after.come_back(before.resume)["participant"] == before.participant
+    after.wait_for_people("Alan", "Grace")
+    assert recorded(patient, session) == ["session.active", "participant.joined", "participant.joined"]
+
+
+def test_who_waits_can_reload_too(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(agentPrefs={"knock": True})
+    host, before = connected(patient, session), connected(patient, session)
+    host.host()
+    before.join("Grace")
+    before.close()
+    after = connected(patient, session)
+    assert after.come_back(before.resume)["type"] == "waiting"
+    host.send("admit", participant=before.participant)
+    assert after.wait_for("joined")["resume"] == before.resume
+
+
+def test_a_second_connection_with_the_same_key_takes_the_place_of_the_first(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    first, second = connected(patient, session), connected(patient, session)
+    first.join("Grace")
+    second.come_back(first.resume)
+    assert first.wait_for_end() == 4409
+    assert first.last == {"type": "replaced"}
+    second.wait_for_people("Grace")
+    patient.logged("room.replaced", participant_id=first.participant)
+    assert patient.session(session["id"])["participants"] == 1
+
+
+def test_a_client_that_vanishes_is_counted_out_and_the_session_closes(quick: Daemon, connected: Enter) -> None:
+    session = quick.make()
+    staying, going = connected(quick, session), connected(quick, session)
+    staying.join("Grace")
+    going.join("Alan")
+    staying.wait_for_people("Grace", "Alan")
+    going.vanish()
+    staying.wait_for_people("Grace")
+    assert recorded(quick, session)[-1] == "participant.left"
+    staying.vanish()
+    eventually(lambda: quick.session(session["id"])["status"] == "closed")
+    assert quick.session(session["id"])["closeReason"] == "empty"
+    assert recorded(quick, session)[-2:] == ["participant.left", "session.closed"]
+    assert is_refused(quick, session, resume=going.resume) == (0, 4410)
+
+
+def test_who_does_not_come_back_in_time_has_left_for_good(quick: Daemon, connected: Enter) -> None:
+    session = quick.make()
+    staying, going = connected(quick, session), connected(quick, session)
+    staying.join("Grace")
+    going.join("Alan")
+    going.close()
+    staying.wait_for_people("Grace", "Alan")
+    staying.wait_for_people("Grace")
+    assert is_refused(quick, session, resume=going.resume) == (112404, 4404)
+    staying.send("leave")
+
+
+def test_after_a_kill_people_come_back_and_who_does_not_is_counted_out(
+    storage: dict[str, Any], start_daemon: StartDaemon, connected: Enter
+) -> None:
+    daemon = start_daemon(**{**QUICK, "lifecycle": {"empty_timeout": "10m"}}, storage=storage)
+    session = daemon.make(agentPrefs={"knock": True})
+    host, guest, waiting = (connected(daemon, session) for _ in range(3))
+    host.host("Ada")
+    guest.join("Grace")
+    host.send("admit", participant=guest.participant)
+    guest.wait_for("joined")
+    waiting.join("Alan")
+    host.wait_for_people("Alan", kind="knocking")
+    daemon.kill()
+    daemon.start()
+    assert daemon.logged("room.returning")["participants"] == 3
+    again = connected(daemon, session)
+    assert again.come_back(host.resume) == {
+        "type": "joined", "participant": host.participant, "role": "host", "resume": host.resume
+    }  # fmt: skip
+    again.wait_for_people("Ada", "Grace")
+    again.wait_for_people("Ada")
+    assert sorted(recorded(daemon, session)[-2:]) == ["participant.denied", "participant.left"]
+    assert daemon.session(session["id"])["participants"] == 1
+
+
+def test_a_restart_says_so_and_people_come_back(
+    storage: dict[str, Any], start_daemon: StartDaemon, connected: Enter
+) -> None:
+    daemon = start_daemon(**PATIENT, storage=storage)
+    session = daemon.make()
+    guest = connected(daemon, session)
+    guest.join("Grace")
+    assert daemon.terminate() == 0
+    assert guest.wait_for_end() == 1012
+    daemon.start()
+    again = connected(daemon, session)
+    assert again.come_back(guest.resume)["participant"] == guest.participant
+    again.wait_for_people("Grace")
+    assert recorded(daemon, session) == ["session.active", "participant.joined"]
+
+
+# --- ended means ended ------------------------------------------------------------------------------------------------
+
+
+def in_room(daemon: Daemon, session: JSON, connected: Enter) -> list[Person]:
+    host, guest = connected(daemon, session), connected(daemon, session)
+    host.host()
+    guest.join()
+    return [host, guest]
+
+
+def no_key_opens(daemon: Daemon, session: JSON, people: list[Person]) -> None:
+    """Check that nothing lets anybody into a closed session."""
+    for person in people:
+        assert is_refused(daemon, session, resume=person.resume) == (0, 4410)
+    assert is_refused(daemon, session, name="Ada", role="host", key=key_of(session)) == (0, 4410)
+    assert is_refused(daemon, session, name="Grace") == (0, 4410)
+
+
+def test_a_close_puts_everybody_out_and_no_key_opens_again(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    people = in_room(patient, session, connected)
+    patient.delete(f"/supportsession/{session['id']}")
+    for person in people:
+        assert person.wait_for_end() == 4410
+        assert person.last == {"type": "closed", "reason": "closed"}
+    no_key_opens(patient, session, people)
+
+
+def test_a_time_limit_puts_everybody_out(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(lifecycle={"max_active": "2s"})
+    session = daemon.make()
+    people = in_room(daemon, session, connected)
+    for person in people:
+        assert person.wait_for_end() == 4410
+        assert person.last == {"type": "closed", "reason": "time_limit"}
+    no_key_opens(daemon, session, people)
+
+
+def test_an_expiry_puts_out_those_who_wait(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(lifecycle={"new_timeout": "2s"})
+    session = daemon.make(agentPrefs={"knock": True})
+    waiting = connected(daemon, session)
+    waiting.join()
+    assert waiting.wait_for_end() == 4410
+    assert waiting.last == {"type": "closed", "reason": "expired"}
+    no_key_opens(daemon, session, [waiting])
+
+
+def test_who_was_removed_cannot_come_back_with_the_resume_key(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    host, guest = in_room(patient, session, connected)
+    host.send("remove", participant=guest.participant)
+    assert guest.wait_for_end() == 4403
+    assert is_refused(patient, session, resume=guest.resume) == (112404, 4404)
+
+
+def test_nobody_answers_a_knock(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(rooms={"knock_timeout": "1s"})
+    session = daemon.make(agentPrefs={"knock": True})
+    guest = connected(daemon, session)
+    guest.join()
+    assert guest.wait_for_end() == 4403
+    assert guest.last == {"type": "denied", "reason": "timeout"}
+    assert recorded(daemon, session) == ["participant.knocked", "participant.denied"]
+    assert is_refused(daemon, session, resume=guest.resume) == (112404, 4404)
+
+
+def test_nobody_answers_a_knock_of_somebody_who_was_early(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(rooms={"knock_timeout": "1s"}, lifecycle={"lead": "1s"})
+    session = daemon.make(agentPrefs={"knock": True}, startTime=from_now(seconds=2))
+    guest = connected(daemon, session)
+    guest.join()
+    assert guest.wait_for_end() == 4403
+    assert guest.last == {"type": "denied", "reason": "timeout"}
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_forged_and_foreign_keys_open_nothing(patient: Daemon, connected: Enter) -> None:
+    session, foreign = patient.make(), patient.make()
+    guest = connected(patient, foreign)
+    guest.join()
+    for key in ("x", "x" * 32, key_of(foreign), "ключ", "\x00"):
+        assert is_refused(patient, session, name="Eve", role="host", key=key) == (112403, 4403)
+    assert is_refused(patient, session, name="Eve", role="host") == (112403, 4403)
+    for resume in ("x", "x" * 32, guest.resume, key_of(session)):
+        assert is_refused(patient, session, resume=resume) == (112404, 4404)
+    assert patient.session(session["id"])["participants"] == 0
+    assert is_refused(patient, {**session, "id": "nobody"}, name="Eve") == (101404, 4404)
+
+
+def test_the_host_token_of_the_original_opens_the_room_for_the_host(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    host = connected(patient, session)
+    assert host.join("Ada", role="host", key=session["hostAuthToken"])["role"] == "host"
+
+
+def test_guesses_are_limited_and_whoever_is_in_stays(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "5/hour"})
+    session = daemon.make()
+    guest = connected(daemon, session)
+    guest.join()
+    answers = [is_refused(daemon, session, name="Eve", role="host", key=f"key {number}") for number in range(8)]
+    assert answers == [(112403, 4403)] * 5 + [(104429, 4429)] * 3
+    daemon.logged("room.limited")
+    guest.send("leave")
+    assert guest.wait_for_end() == 1000
+    assert "key 1" not in daemon.log.read_text()
+
+
+def test_guesses_in_parallel_do_not_exceed_the_limit(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "5/hour"})
+    session = daemon.make()
+    people = [connected(daemon, session) for _ in range(20)]
+    for person in people:
+        person.send("join", name="Eve", role="host", key="wrong")
+    codes = [person.wait_for_end() for person in people]
+    assert codes.count(4403) == 5
+    assert codes.count(4429) == 15
+
+
+def test_no_secret_is_in_the_log_or_in_an_event(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon()
+    session = daemon.make()
+    host, guest = in_room(daemon, session, connected)
+    host.send("end")
+    guest.wait_for_end()
+    assert daemon.terminate() == 0
+    log = daemon.log.read_text()
+    assert guest.participant in log
+    for secret in (guest.resume, host.resume, key_of(session), session["hostAuthToken"]):
+        assert secret not in log
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "", "null", "[]", "{}", '{"type": 1}', '{"type": "admit"}', '{"type": "join"}', '{"type": "join", "name": ""}',
+        '{"type": "join", "name": "  "}', '{"type": "join", "name": "a\\u202eb"}', '{"type": "join", "name": "a\\nb"}',
+        '{"type": "join", "name": "\\u200d"}', json.dumps({"type": "join", "name": "x" * 81}),
+        '{"type": "join", "name": "\\ud800"}', '{"type": "join", "name": "Ada", "role": "supervisor"}', "[" * 50_000,
+    ],
+)  # fmt: skip
+def test_a_first_message_that_is_no_valid_join_ends_the_connection(
+    patient_sqlite: Daemon, connected: Enter, message: str
+) -> None:
+    session = patient_sqlite.make()
+    person = connected(patient_sqlite, session)
+    person.wire.send(message)
+    assert person.wait_for_end() == 4400
+    assert (person.last["type"], person.last["refcode"]) == ("error", 112400)
+
+
+def test_later_messages_that_are_wrong_get_an_error_and_unknown_members_are_ignored(
+    patient_sqlite: Daemon, connected: Enter
+) -> None:
+    session = patient_sqlite.make()
+    person = connected(patient_sqlite, session)
+    person.join("  Ada\u200d ", later={"than": "this version"})
+    person.wait_for("participants")
+    for message in ("nonsense", '{"type": "dance"}', '{"type": "join", "name": "Ada"}'):
+        person.wire.send(message)
+        assert person.wait_for("error")["refcode"] == 112400
+    assert person.received[-4]["participants"][0]["name"] == "Ada\u200d"
+
+
+def test_a_session_that_is_full_says_so(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"participants_per_session": 2})
+    session, knocking = daemon.make(), daemon.make(agentPrefs={"knock": True})
+    for one in (session, knocking):
+        for _ in range(2):
+            connected(daemon, one).join()
+        assert is_refused(daemon, one, name="Third") == (102429, 4429)
+
+
+def test_a_session_has_one_source_of_presence_at_a_time(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    reported = patient.join(session["id"], "Alan").json()["participantId"]
+    assert is_refused(patient, session, name="Grace") == (112409, 4409)
+    patient.logged("room.other_source", session_id=session["id"], source="participants")
+    patient.delete(f"/supportsession/{session['id']}/participants/{reported}", by="room")
+    guest = connected(patient, session)
+    guest.join("Grace")
+    answer = patient.join(session["id"], "Alan")
+    assert (answer.status_code, answer.json()["refcode"]) == (409, 112409)
+    patient.logged("room.other_source", session_id=session["id"], source="room")
+
+
+def test_another_system_may_put_somebody_out(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    guest = connected(patient, session)
+    guest.join()
+    patient.delete(f"/supportsession/{session['id']}/participants/{guest.participant}", by="room")
+    assert guest.wait_for_end() == 4403
+    assert guest.last == {"type": "removed"}
+
+
+def test_a_client_must_speak_the_protocol(patient_sqlite: Daemon) -> None:
+    session = patient_sqlite.make()
+    address = f"{patient_sqlite.url.replace('http', 'ws', 1)}/v3/rooms/{session['id']}"
+    with pytest.raises(InvalidStatus) as refused, connect(address, proxy=None):
+        pass
+    assert refused.value.response.status_code == 400
+    with pytest.raises(InvalidStatus), connect(address, proxy=None, subprotocols=["other"]):  # type: ignore[list-item]
+        pass
+    assert SUBPROTOCOL not in patient_sqlite.get("/sessions").headers
+
+
+@pytest.mark.slow
+def test_a_connection_without_a_message_ends_after_ten_seconds(patient_sqlite: Daemon, connected: Enter) -> None:
+    person = connected(patient_sqlite, patient_sqlite.make())
+    assert person.wait_for_end() == 4408
+
+
+def test_the_client_of_the_documentation_works(start_daemon: StartDaemon, connected: Enter, tmp_path: Path) -> None:
+    daemon = start_daemon(**PATIENT)
+    session = daemon.make()
+    page = (Path(__file__).parents[2] / "docs" / "rooms.md").read_text()
+    program, output = tmp_path / "client.py", tmp_path / "output"
+    program.write_text(page.partition("```python\n")[2].partition("```")[0])
+    url = daemon.url.replace("http", "ws", 1)
+    other = connected(daemon, session)
+    other.join("Alan")
+    with output.open("wb") as written:
+        client = subprocess.Popen(
+            [sys.executable, program, url, session["id"], "Grace"], stdout=written, stderr=written
+        )
+    try:
+        other.wait_for_people("Alan", "Grace")
+        assert daemon.terminate() == 0
+        port = daemon.url.rpartition(":")[2]
+        daemon.config.write_text(daemon.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        daemon.start()
+        eventually(lambda: output.read_text().count("here: Alan, Grace\n") == 2)
+        daemon.delete(f"/supportsession/{session['id']}")
+        assert client.wait(30) == 0
+        assert output.read_text().endswith("{'type': 'closed', 'reason': 'closed'}\n")
+        assert recorded(daemon, session).count("participant.joined") == 2
+    finally:
+        client.kill()
+        client.wait()
+
+
+# --- two daemons ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(start_daemon: StartDaemon, pg_server: PostgresServer) -> Iterator[tuple[Daemon, Daemon]]:
+    with pg_server.database(empty=True) as database:
+        settings = {**PATIENT, "rooms": {"reconnect": "1m", "restart": "1m"}, "storage": {"url": database.configured}}
+        one, other = (start_daemon(**settings) for _ in range(2))
+        yield one, other
+        for daemon in (one, other):
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.terminate()
+
+
+def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemon], connected: Enter) -> None:
+    one, other = two
+    session = one.make(agentPrefs={"knock": True})
+    host, guest = connected(one, session), connected(other, session)
+    host.host("Ada")
+    guest.join("Grace")
+    host.wait_for_people("Grace", kind="knocking")
+    host.send("admit", participant=guest.participant)
+    guest.wait_for_people("Ada", "Grace")
+    host.wait_for_people("Ada", "Grace")
+    # A page may come back to the other daemon, which is no event.
+    guest.close()
+    moved = connected(one, session)
+    assert moved.come_back(guest.resume)["participant"] == guest.participant
+    third = connected(other, session)
+    third.join("Alan")
+    host.send("admit", participant=third.participant)
+    third.wait_for_people("Ada", "Grace", "Alan")
+    one.delete(f"/supportsession/{session['id']}")
+    for person in (host, moved, third):
+        assert person.wait_for_end() == 4410
+        assert person.last == {"type": "closed", "reason": "closed"}
+    for daemon in two:
+        assert is_refused(daemon, session, resume=third.resume) == (0, 4410)
+    assert recorded(one, session).count("participant.left") == 0
+
+
+@pytest.mark.slow
+def test_people_of_a_daemon_that_does_not_come_back_are_counted_out(
+    two: tuple[Daemon, Daemon], connected: Enter
+) -> None:
+    one, other = two
+    session = one.make()
+    lost, staying = connected(one, session), connected(other, session)
+    lost.join("Grace")
+    staying.join("Alan")
+    staying.wait_for_people("Grace", "Alan")
+    one.kill()
+    eventually(lambda: other.session(session["id"])["participants"] == 1, deadline=90)
+    staying.wait_for_people("Alan")
+    other.logged("room.lease_lost", participants=1)
+
+
+@pytest.mark.slow
+def test_the_first_connection_is_told_that_another_daemon_has_its_person(
+    two: tuple[Daemon, Daemon], connected: Enter
+) -> None:
+    one, other = two
+    session = one.make()
+    first, second = connected(one, session), connected(other, session)
+    first.join("Grace")
+    second.come_back(first.resume)
+    assert first.wait_for_end() == 4409
+    assert other.session(session["id"])["participants"] == 1
