@@ -34,8 +34,10 @@ def nginx(folder: Path, port: int, upstream: str) -> Iterator[None]:
         f"pid {folder}/pid; error_log {folder}/error.log; worker_processes 1; daemon off; events {{}}\n"
         f"http {{ access_log off; merge_slashes off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;\n"
         f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
+        f"map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}\n"
         f"server {{ listen 127.0.0.1:{port};\n"
-        f"location /tminus/ {{ proxy_pass {upstream}/; proxy_set_header Host $http_host; }} }} }}\n"
+        f"location /tminus/ {{ proxy_pass {upstream}/; proxy_set_header Host $http_host; proxy_http_version 1.1;\n"
+        f"proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; }} }} }}\n"
     )
     assert NGINX is not None
     process = subprocess.Popen([NGINX, "-e", f"{folder}/error.log", "-c", config, "-p", folder])

@@ -16,6 +16,7 @@ from tminus.api import (
 from tminus.api.description import description_routes
 from tminus.api.dispatch import Dispatcher
 from tminus.api.middleware import Middleware
+from tminus.api.routes_pages import missing_page, page_routes
 from tminus.api.routes_signin import signin_routes
 from tminus.api.routing import Router, Table, WebSocketTable
 from tminus.api.services import Services
@@ -30,11 +31,10 @@ _ROUTERS = (
 def make_application(services: Services, routers: Sequence[Router] = _ROUTERS) -> ASGIApp:
     """Return the application that all listeners serve."""
     routes = [route for router in routers for route in router.routes]
-    served = Table(
-        [*routes, *signin_routes(), *description_routes(routes, lambda: services.settings.server.public_url)]
-    )
+    described = description_routes(routes, lambda: services.settings.server.public_url)
+    served = Table([*routes, *signin_routes(), *described, *page_routes()])
     websocket_routes = WebSocketTable(route for router in routers for route in router.websockets)
-    requests = Middleware(Dispatcher(served, websocket_routes), services)
+    requests = Middleware(Dispatcher(served, websocket_routes, missing_page), services)
     websockets = WebSockets(websocket_routes, served, services)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,5 +1,7 @@
 """Find the endpoint of each request and call it."""
 
+from collections.abc import Callable
+
 from starlette.types import Receive, Scope, Send
 
 from tminus.api.errors import answer
@@ -16,11 +18,20 @@ from tminus.domain.errors import (
 
 
 class Dispatcher:
-    """ASGI application that answers requests by the routes. Exceptions other than `RequestError` propagate."""
+    """ASGI application that answers requests by the routes. Exceptions other than `RequestError` propagate.
 
-    def __init__(self, routes: Table, websockets: WebSocketTable) -> None:
+    `missing_page` returns the response to a GET request for an unknown path; None: the API's error in JSON.
+    """
+
+    def __init__(
+        self,
+        routes: Table,
+        websockets: WebSocketTable,
+        missing_page: Callable[[RequestContext], Answer | None] = lambda _: None,
+    ) -> None:
         self._table = routes
         self._websockets = websockets
+        self._missing_page = missing_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.respond(context_of(scope), scope["path"], scope["method"])
@@ -40,6 +51,8 @@ class Dispatcher:
             raise MethodNotAllowed(method)
         except RequestError as refusal:
             context.refcode = refusal.refcode
+            if not routes and method == "GET" and (page := self._missing_page(context)) is not None:
+                return page
             refused = answer(refusal)
             if isinstance(refusal, MethodNotAllowed):
                 allowed = sorted({*routes, "HEAD"} if "GET" in routes else routes) or ["GET"]

@@ -11,14 +11,14 @@ class Fixed:
     """A response that never changes."""
 
     def __init__(self, content: bytes, media_type: str, headers: Headers | None = None) -> None:
-        self._content = content
-        self._media_type = media_type
+        self.content = content
+        self.media_type = media_type
         self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        self._headers = [(b"etag", self._tag.encode()), *(headers or ())]
+        self.headers: Headers = [(b"etag", self._tag.encode()), *(headers or ())]
 
     def answer(self, context: RequestContext) -> Response:
         """Return the response, or 304 if the client has a current copy."""
         sent = context.header(b"if-none-match") if b"if-none-match" in context.headers else None
         if unchanged(sent, self._tag):
-            return Response(status_code=304, headers=self._headers)
-        return Response(self._content, self._media_type, headers=self._headers)
+            return Response(status_code=304, headers=self.headers)
+        return Response(self.content, self.media_type, headers=self.headers)

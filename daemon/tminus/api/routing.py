@@ -16,7 +16,10 @@ from tminus.api.request_context import RequestContext
 from tminus.api.websocket import WebSocket
 from tminus.domain.errors import MAX_FIELD_ERRORS
 
-_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+_PARAMETER = re.compile(r"\{(\w+)(:path|:pin)?\}")
+
+_VALUES = {"": "[^/]+", ":path": ".*", ":pin": r"[0-9](?:[ -]*[0-9]){5}"}
+"""Patterns of path parameters by kind. A path that matches no pattern has no route."""
 
 
 Answer = ASGIApp
@@ -31,7 +34,9 @@ class Route:
 
     method: str
     path: str
-    """The template for log lines and metrics. A parameter ends at a slash unless it is written `{name:path}`."""
+    """The template for log lines and metrics. A parameter ends at a slash unless it is written `{name:path}`;
+    `{name:pin}` matches only six digits, with spaces and hyphens between them.
+    """
     template: str
     """The template for the OpenAPI document, with each parameter as `{name}`."""
     endpoint: Endpoint
@@ -189,7 +194,7 @@ class WebSocketTable:
 def _pattern(path: str) -> re.Pattern[str]:
     parts, at = [], 0
     for found in _PARAMETER.finditer(path):
-        parts += [re.escape(path[at : found.start()]), f"(?P<{found[1]}>{'.*' if found[2] else '[^/]+'})"]
+        parts += [re.escape(path[at : found.start()]), f"(?P<{found[1]}>{_VALUES[found[2] or '']})"]
         at = found.end()
     return re.compile("".join([*parts, re.escape(path[at:])]))
 

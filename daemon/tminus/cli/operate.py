@@ -54,6 +54,8 @@ def check(connection: Connection, effective: bool) -> None:
     else:
         read_from = read.path or "no file: the built-in defaults"
         output.put(f"{read_from}: nothing wrong (fingerprint {read.fingerprint})")
+        for note in config.notes(read.settings):
+            output.put(f"note: {note}")
 
 
 @click.command(cls=Command)

@@ -1,6 +1,7 @@
 """Read the configuration from files and environment into frozen `Settings`, or raise all of its problems at once."""
 
 from tminus.config.addresses import Address
+from tminus.config.consistency import notes
 from tminus.config.effective import effective
 from tminus.config.errors import ConfigError, ConfigProblem
 from tminus.config.load import Configuration, load, read_all
@@ -48,6 +49,7 @@ __all__ = [
     "fingerprint",
     "load",
     "lock",
+    "notes",
     "read_all",
     "secrets",
     "state_directory",

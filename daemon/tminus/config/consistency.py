@@ -9,7 +9,7 @@ from tminus.config.errors import ConfigProblem
 from tminus.config.keys import LISTS, display_key
 from tminus.config.lines import KeyPath
 from tminus.config.merge import Tree
-from tminus.config.settings import Lifecycle
+from tminus.config.settings import Lifecycle, Settings
 from tminus.domain.durations import duration_text
 
 
@@ -32,6 +32,18 @@ def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
         for path in given:
             problem = "is for PostgreSQL only, and storage.url names an SQLite file"
             yield ConfigProblem(tree.origin(path), ".".join(path), problem)
+
+
+def notes(settings: Settings) -> Iterator[str]:
+    """Yield what a valid configuration cannot do, for whoever checks it."""
+    server = settings.server
+    page = server.urls().user_page
+    if (server.public_url or server.user_url) and page.startswith("http:"):
+        key = "user_url" if server.user_url else "public_url"
+        yield (
+            f"server.{key} begins with http:, so links to cobrowse sessions that the original's SDK builds lead "
+            f"nowhere: they always begin with https:. The links of tminus work"
+        )
 
 
 def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

@@ -1,0 +1,129 @@
+"""Serve the page for people who were invited, and the files that it loads.
+
+The page is the same for all sessions: its script reads the link, finds the session through the API, and connects to the
+room. So looking at a page costs no read of the database and does not count as a PIN look-up, and no link is in it.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from tminus import pages
+from tminus.api.fixed import Fixed
+from tminus.api.request_context import RequestContext
+from tminus.api.response import Headers, Response
+from tminus.api.routing import Answer, Route, Router
+from tminus.config import Settings
+from tminus.domain.errors import UnknownPath
+
+_DEFAULT_ORGANIZATION = Settings().organization.name
+"""A name that nobody has configured is not shown."""
+
+_FOR_EVER = (b"cache-control", b"public, max-age=31536000, immutable")
+_REVALIDATED = (b"cache-control", b"no-cache")
+_VARIES = (b"vary", b"Accept-Language")
+
+
+def page_routes() -> Sequence[Route]:
+    """Return the routes of the page and its files."""
+    router = Router("", "pages")
+    current = {name: Fixed(one.content, one.media_type, [_FOR_EVER]) for name, one in pages.ASSETS.items()}
+    other = {name: Fixed(one.content, one.media_type, [_REVALIDATED]) for name, one in pages.ASSETS.items()}
+
+    @router.get("/", described=False)
+    async def room(context: RequestContext) -> Answer:
+        return _page(context, pages.Start.LINK).answer(context)
+
+    @router.get("/{pin:pin}", described=False)
+    async def room_of_pin(context: RequestContext, pin: str) -> Answer:
+        return _page(context, pages.Start.LINK).answer(context)
+
+    @router.get("/assets/{version}/{name}", described=False)
+    async def asset(context: RequestContext, version: str, name: str) -> Answer:
+        # During an upgrade another release's daemon may have sent the page: its version is answered with these files,
+        # but no cache keeps them under that name.
+        found = (current if version == pages.VERSION else other).get(name)
+        if found is None:
+            raise UnknownPath
+        return found.answer(context)
+
+    return router.routes
+
+
+def missing_page(context: RequestContext) -> Answer | None:
+    """Return the page for a path without a route, if it has one segment and a person asks; otherwise None.
+
+    A link that a mail program has cut, or to which it has added a full stop, leads here. The file of `user_url` and
+    `host_url`, such as `index.html`, has the page itself: a proxy removes only the path before it.
+    """
+    path: str = context.scope["path"]
+    if path.count("/") != 1:
+        return None
+    if path[1:] in _files(context.services.settings):
+        context.route, context.refcode = path, None
+        return _page(context, pages.Start.LINK).answer(context)
+    if not _prefers_html(context.header(b"accept")):
+        return None
+    page = _page(context, pages.Start.MISSING)
+    return Response(page.content, page.media_type, 404, [*page.headers])
+
+
+def _files(settings: Settings) -> frozenset[str]:
+    """Return the names of the files that the URLs of the pages end with."""
+    urls = settings.server.urls()
+    paths = (urlsplit(url).path for url in (urls.user_page, urls.host_page))
+    return frozenset(name for path in paths if (name := path.rpartition("/")[2]))
+
+
+def _page(context: RequestContext, start: pages.Start) -> Fixed:
+    settings = context.services.settings
+    name = settings.organization.name
+    urls = settings.server.urls()
+    return _rendered(
+        pages.best_language(context.header(b"accept-language")),
+        "" if name == _DEFAULT_ORGANIZATION else name,
+        start,
+        frozenset({_websocket_origin(url) for url in (urls.public, urls.user, urls.host)}),
+    )
+
+
+@lru_cache(maxsize=16)
+def _rendered(language: str, organization: str, start: pages.Start, websockets: frozenset[str]) -> Fixed:
+    """Return the page with its headers. Cached: only a reload can change it."""
+    headers: Headers = [
+        (b"content-security-policy", _policy(websockets).encode()),
+        (b"content-language", language.encode()),
+        _REVALIDATED,
+        _VARIES,
+    ]
+    return Fixed(pages.render(language, organization, start), "text/html; charset=utf-8", headers)
+
+
+def _policy(websockets: frozenset[str]) -> str:
+    """Return the content security policy of the page: only files of the daemon, and nothing inline.
+
+    `websockets` are needed for browsers in which `'self'` does not include WebSockets.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            " ".join(["connect-src 'self'", *sorted(websockets)]),
+            "base-uri 'none'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+
+def _websocket_origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
+
+
+def _prefers_html(accept: str) -> bool:
+    """Return whether a client lists HTML, as browsers do, and not JSON."""
+    listed = [part.partition(";")[0].strip().lower() for part in accept.split(",")[:20]]
+    return "text/html" in listed and "application/json" not in listed

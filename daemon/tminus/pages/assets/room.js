@@ -1,0 +1,150 @@
+// The connection to a room: one WebSocket after another, until the visit is over.
+
+const SUBPROTOCOL = "tminus.room.v1";
+const FIRST_PAUSE = 0.5;
+const LONGEST_PAUSE = 15;
+const CROWDED_PAUSE = 5;
+const LONGEST_CROWDED_PAUSE = 60;
+
+// A network that dies leaves a socket open for minutes. These seconds are how often and how long the server is asked.
+const PROBE_EVERY = 15;
+const PROBE_FOR = 8;
+
+/** A room. It reconnects by itself, longer and longer after each failure, until `leave` or a final answer.
+ *
+ * `handlers`:
+ * `opened()` – a connection is open; send the first message.
+ * `heard(message)` – a message of the server.
+ * `ended(code)` – the server has ended the visit, with a code from 4400 to 4499. Returns true to try again later.
+ * `lost(crowded)` – the connection is lost; the room tries again at `retryAt`. `crowded`: `ended` has asked for it.
+ */
+export class Room {
+  retryAt = 0;
+  #url;
+  #handlers;
+  #socket = null;
+  #failures = 0;
+  #timer = 0;
+  #probe = 0;
+  #over = false;
+
+  constructor(id, handlers) {
+    this.#url = new URL(`v3/rooms/${encodeURIComponent(id)}`, location.href);
+    this.#url.protocol = this.#url.protocol === "https:" ? "wss:" : "ws:";
+    this.#handlers = handlers;
+    addEventListener("online", this.#online);
+    addEventListener("pageshow", this.#online);
+    document.addEventListener("visibilitychange", this.#online);
+    this.#connect();
+  }
+
+  /** Whether messages can be sent now. */
+  get open() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Send a message; return whether the connection took it. */
+  send(message) {
+    if (!this.open) return false;
+    this.#socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  /** Connect now instead of at `retryAt`. */
+  retry() {
+    if (!this.#over && !this.#socket) this.#connect();
+  }
+
+  /** Say goodbye, and close the connection for good. */
+  leave() {
+    const socket = this.#socket;
+    this.send({ type: "leave" });
+    this.#finish();
+    // The server closes after the goodbye. This is for one that does not.
+    setTimeout(() => socket?.close(1000), 500);
+  }
+
+  /** Close the connection for good, without a goodbye. */
+  close() {
+    const socket = this.#socket;
+    this.#finish();
+    socket?.close(1000);
+  }
+
+  #finish() {
+    this.#over = true;
+    this.#detach();
+    clearTimeout(this.#timer);
+    removeEventListener("online", this.#online);
+    removeEventListener("pageshow", this.#online);
+    document.removeEventListener("visibilitychange", this.#online);
+  }
+
+  // A field, since listeners are removed by identity.
+  #online = () => {
+    if (document.visibilityState === "visible") this.retry();
+  };
+
+  #connect() {
+    clearTimeout(this.#timer);
+    let socket;
+    try {
+      socket = new WebSocket(this.#url, SUBPROTOCOL);
+    } catch {
+      return this.#wait(false);
+    }
+    this.#socket = socket;
+    socket.onopen = () => {
+      this.#probe = setInterval(() => this.#check(socket), PROBE_EVERY * 1000);
+      this.#handlers.opened();
+    };
+    socket.onmessage = ({ data }) => {
+      let message;
+      try {
+        message = JSON.parse(data);
+      } catch {
+        return;
+      }
+      if (message?.type !== "error") this.#failures = 0;
+      this.#handlers.heard(message);
+    };
+    socket.onclose = ({ code }) => {
+      this.#detach();
+      if (code < 4400 || code > 4499) return this.#wait(false);
+      if (this.#handlers.ended(code)) return this.#wait(true);
+      this.#finish();
+    };
+  }
+
+  /** Forget the socket: whatever it reports later belongs to the past. */
+  #detach() {
+    clearInterval(this.#probe);
+    if (this.#socket) this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket = null;
+  }
+
+  #wait(crowded) {
+    if (this.#over) return;
+    const [first, longest] = crowded ? [CROWDED_PAUSE, LONGEST_CROWDED_PAUSE] : [FIRST_PAUSE, LONGEST_PAUSE];
+    // A random part, so that everybody who was disconnected at once does not come back at once.
+    const pause = Math.min(longest, first * 2 ** this.#failures) * (0.75 + Math.random() / 2);
+    this.#failures += 1;
+    this.retryAt = Date.now() + pause * 1000;
+    this.#timer = setTimeout(() => this.#connect(), pause * 1000);
+    this.#handlers.lost(crowded);
+  }
+
+  /** Drop a connection on which nothing arrives any more, which a browser does not notice itself. */
+  async #check(socket) {
+    try {
+      await fetch(new URL("healthz", location.href), {
+        cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(PROBE_FOR * 1000),
+      });
+    } catch {
+      if (socket !== this.#socket) return;
+      this.#detach();
+      socket.close();
+      this.#wait(false);
+    }
+  }
+}

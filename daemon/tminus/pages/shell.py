@@ -1,0 +1,55 @@
+"""Render the page from its template. Jinja2 escapes every value."""
+
+from enum import StrEnum
+from pathlib import Path
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from tminus.pages.assets import VERSION
+from tminus.pages.languages import texts
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+_IN_SCRIPT = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
+"""Characters of JSON that could end the element which contains it."""
+
+
+class Start(StrEnum):
+    """The state in which the page begins."""
+
+    LINK = "link"
+    """The script reads the state from the page's address."""
+    MISSING = "missing"
+    """The address leads to nothing."""
+
+
+def render(language: str, organization: str, start: Start) -> bytes:
+    """Return the page in a language. `organization` is the name of who runs the daemon, or "" for none."""
+    catalogue = texts(language)
+
+    def text(key: str) -> str:
+        section, _, name = key.partition(".")
+        return catalogue[section][name]
+
+    page = _ENVIRONMENT.get_template("room.html").render(
+        t=text,
+        language=language,
+        organization=organization,
+        start=start.value,
+        assets=f"assets/{VERSION}",
+        say=_json(catalogue["say"]),
+    )
+    return page.encode()
+
+
+def _json(value: object) -> Markup:
+    """Return JSON that can stand in a `<script type="application/json">`."""
+    return Markup(orjson.dumps(value).decode().translate(_IN_SCRIPT))  # noqa: S704 - it has none of <, > and &

@@ -1,0 +1,74 @@
+"""The page as it is rendered."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tminus import pages
+
+HOSTILE = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+
+
+class Elements(HTMLParser):
+    """All elements and their attributes."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("start", pages.Start)
+def test_the_name_of_the_organization_is_only_text(language: str, start: pages.Start) -> None:
+    plain, hostile = (pages.render(language, name, start) for name in ("Acme", HOSTILE))
+
+    assert Elements(hostile).found == Elements(plain).found
+    assert b"{{ 7 * 7 }}" in hostile
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_nothing_on_the_page_is_inline_or_from_elsewhere(language: str) -> None:
+    page = pages.render(language, "Acme", pages.Start.LINK)
+
+    for tag, attributes in Elements(page).found:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        for name in ("src", "href", "action"):
+            assert re.match(rf"assets/{pages.VERSION}/[a-z]+\.(js|css|svg)$", attributes.get(name) or "") or (
+                name not in attributes
+            )
+        assert tag != "script" or "src" in attributes or attributes["type"] == "application/json"
+        assert tag != "style"
+
+
+def test_every_loaded_file_exists() -> None:
+    page = pages.render("en", "", pages.Start.LINK).decode()
+    files = set(re.findall(rf"assets/{pages.VERSION}/([^\"]+)", page))
+    scripts = [one.content.decode() for name, one in pages.ASSETS.items() if name.endswith(".js")]
+    imported = {name for script in scripts for name in re.findall(r'from "\./([^"]+)"', script)}
+
+    assert files | imported == set(pages.ASSETS)
+
+
+def test_scripts_never_set_markup() -> None:
+    """Labels and names come from others; the page sets them as text."""
+    for name, one in pages.ASSETS.items():
+        assert not re.search(
+            rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", one.content
+        ), name
+
+
+def test_labels_of_inputs_and_ids_are_complete() -> None:
+    found = Elements(pages.render("en", "", pages.Start.LINK)).found
+    ids = [attributes["id"] for _, attributes in found if "id" in attributes]
+    labelled = {attributes.get("for") for tag, attributes in found if tag == "label"}
+
+    assert len(ids) == len(set(ids))
+    assert {attributes["id"] for tag, attributes in found if tag == "input"} <= labelled
+    for _, attributes in found:
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert set((attributes.get(name) or "").split()) <= set(ids)
