@@ -430,6 +430,32 @@ def test_a_reload_is_the_same_participant_and_records_nothing(daemon: Daemon, vi
     assert daemon.events(made["id"]) == before
 
 
+def test_a_reload_keeps_the_place_at_the_door(daemon: Daemon, visit: Visit, knocked: JSON) -> None:
+    host, bob = visit(knocked["host"]), visit(knocked["user"])
+    host.give_name("Anna")
+    host.expect("in")
+    bob.give_name("Bob")
+    bob.expect("knock")
+    eventually(lambda: knocking(host) == ["Bob"])
+    before = daemon.events(knocked["id"])
+    bob.page.reload()
+    bob.expect("knock")
+    assert daemon.events(knocked["id"]) == before
+    bob.press("Stop waiting")
+    bob.expect("left")
+    eventually(lambda: knocking(host) == [])
+    assert not host.page.title().startswith("(")
+
+
+def test_a_reload_before_the_opening_does_not_ask_for_the_name_again(daemon: Daemon, visit: Visit) -> None:
+    made = at(daemon, daemon.make(startTime=start_in(7200)))
+    bob = visit(made["user"])
+    bob.give_name("Bob")
+    bob.expect("early")
+    bob.page.reload()
+    bob.expect("early")
+
+
 def test_a_daemon_that_is_killed_and_started_again_finds_everybody_back(
     start_daemon: StartDaemon, visit: Visit
 ) -> None:

@@ -107,6 +107,7 @@ def test_the_log_has_no_pin_and_no_id_of_a_link(start_daemon: StartDaemon) -> No
     daemon = start_daemon()
     ask(daemon, "/482913")
     ask(daemon, "/?HUiUti")
+    daemon.logged("http.anonymous")
     routes = [line.get("route") for line in daemon.log_lines() if line["event"] == "http.anonymous"]
     assert set(routes) <= {"/{pin:pin}", "/"}
     assert "482913" not in daemon.log.read_text()
