@@ -515,7 +515,7 @@ def test_the_client_of_the_documentation_works(start_daemon: StartDaemon, connec
     daemon = start_daemon(**PATIENT)
     session = daemon.make()
     page = (Path(__file__).parents[2] / "docs" / "rooms.md").read_text()
-    program, output = tmp_path / "client.py", tmp_path / "output"
+    program, output, here = tmp_path / "client.py", tmp_path / "output", "here: Alan, Grace\n"
     program.write_text(page.partition("```python\n")[2].partition("```")[0])
     url = daemon.url.replace("http", "ws", 1)
     other = connected(daemon, session)
@@ -526,11 +526,12 @@ def test_the_client_of_the_documentation_works(start_daemon: StartDaemon, connec
         )
     try:
         other.wait_for_people("Alan", "Grace")
+        eventually(lambda: here in output.read_text())
         assert daemon.terminate() == 0
         port = daemon.url.rpartition(":")[2]
         daemon.config.write_text(daemon.config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
         daemon.start()
-        eventually(lambda: output.read_text().count("here: Alan, Grace\n") == 2)
+        eventually(lambda: output.read_text().count(here) == 2)
         daemon.delete(f"/supportsession/{session['id']}")
         assert client.wait(30) == 0
         assert output.read_text().endswith("{'type': 'closed', 'reason': 'closed'}\n")
