@@ -2,10 +2,13 @@
 
 import re
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
@@ -15,6 +18,8 @@ from tests.acceptance.daemons import Daemon, Section
 from tests.acceptance.test_http_callers import refused
 from tests.support.databases import KINDS
 from tests.support.signin import CALLBACK, INTENT, SAME_ORIGIN, Browser, key_of, receiver_url, redirect, text_of
+from tminus.api import browser_session
+from tminus.api.signin_page import language
 
 DESK = "https://desk.example.com"
 OTHER = "https://other.example.com/cb"
@@ -220,7 +225,8 @@ def test_the_cookie_is_an_agent_session_that_scripts_cannot_read(browser: Browse
     name, _, rest = cookie.partition("=")
     assert name == "tminus"
     assert rest.partition(";")[2] == " Path=/; HttpOnly; SameSite=Lax; Max-Age=3600"
-    assert browser.me(rest.partition(";")[0]).json()["user"]["name"] == "Anna Agent"
+    assert browser.me_by_cookie(rest.partition(";")[0]).json()["user"]["name"] == "Anna Agent"
+    refused(browser.me(rest.partition(";")[0]), 401, 104401)  # the cookie is no token
 
 
 def test_where_the_public_url_is_https_the_cookie_belongs_to_this_host_alone(start_daemon: StartDaemon) -> None:
@@ -247,7 +253,7 @@ def test_signing_out_ends_the_session_of_this_browser_only(browser: Browser) -> 
 
     assert redirect(browser.submit(action="sign_out")).location == "goToAuth?instance_url=%2A"
     assert "tminus" not in browser.http.cookies
-    refused(browser.me(secret), 401, 104401)
+    refused(browser.me_by_cookie(secret), 401, 104401)
     assert "Your token" in text_of(browser.open())
     assert "signed in as Anna" in text_of(other.open())
     line = browser.daemon.logged("auth.signed_out", actor="agent:7", via="page")
@@ -279,7 +285,7 @@ def test_signing_in_ends_the_session_that_the_browser_had(browser: Browser) -> N
     before = browser.http.cookies["tminus"]
     browser.sign_in("ben")
 
-    refused(browser.me(before), 401, 104401)
+    refused(browser.me_by_cookie(before), 401, 104401)
     assert "signed in as Ben" in text_of(browser.open())
 
 
@@ -287,7 +293,8 @@ def test_a_session_that_ended_elsewhere_is_not_continued(browser: Browser) -> No
     browser.sign_in("anna")
     key = key_of(browser.open(receiver_url()))
     secret = browser.http.cookies["tminus"]
-    browser.daemon.get("/auth/signout", by=None, headers={"Session-id": secret})
+    own = {"Cookie": f"tminus={secret}", "X-CSRF-Token": key}
+    assert browser.daemon.get("/auth/signout", by=None, headers=own).status_code == 200
 
     page = browser.http.post(browser.url(receiver_url()), data={"key": key, "action": "continue"}, headers=SAME_ORIGIN)
 
@@ -565,7 +572,7 @@ def test_a_form_that_another_page_sends_does_nothing(browser: Browser, action: s
 
     assert answer.status_code == 403
     assert "Location" not in answer.headers
-    assert browser.me(secret).json()["user"]["name"] == "Anna Agent"
+    assert browser.me_by_cookie(secret).json()["user"]["name"] == "Anna Agent"
 
 
 @pytest.mark.parametrize("key", ["", "0" * 64, "\N{SNOWMAN}", "x" * 5000], ids=["none", "wrong", "odd", "long"])
@@ -575,7 +582,7 @@ def test_a_form_without_the_right_key_does_nothing(browser: Browser, key: str) -
     for action in ("sign_in", "continue", "sign_out", "sign_out_everywhere"):
         page = browser.submit(receiver_url(), key=key, action=action, token=browser.daemon.tokens["ben"])
         assert (page.status_code, "Location" in page.headers) == (403, False)
-    assert browser.me(secret).json()["user"]["name"] == "Anna Agent"
+    assert browser.me_by_cookie(secret).json()["user"]["name"] == "Anna Agent"
     browser.daemon.logged("auth.forgery_refused")
 
 
@@ -711,3 +718,109 @@ def test_a_reload_changes_the_receivers(start_daemon: StartDaemon) -> None:
     daemon.logged("config.reloaded")
 
     assert browser.open(receiver_url()).status_code == 200
+
+
+# --- attacks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_header_of_many_blanks_does_not_hold_up_the_daemon() -> None:
+    """The time to read it grows in proportion: of 60 KB, nothing beyond the first characters is read."""
+    header = "a" + " " * 60_000 + "x"
+    begun = time.process_time()
+    assert language(header) == "en"
+    assert language(",".join([f"a{' ' * 190}x"] * 300)) == "en"
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("way", ["token", "code"])
+def test_an_agent_session_of_the_api_is_no_session_of_the_page(browser: Browser, way: str) -> None:
+    token = {"session_token": browser.daemon.tokens["anna"]}
+    by_token = browser.daemon.post("/auth/token/authWithToken", token, by=None).json()["session"]["id"]
+    secret = by_token if way == "token" else browser.secret(browser.code())
+
+    page = httpx.post(
+        browser.url(receiver_url()),
+        data={"key": browser_session.key_of(secret), "action": "continue"},
+        headers={"Cookie": f"tminus={secret}", **SAME_ORIGIN},
+    )
+
+    assert (page.status_code, "Location" in page.headers) == (403, False)
+
+
+@pytest.mark.parametrize("prefix", ["\x85", "\xa0", "\x1f", "\x0b"])
+def test_a_sibling_host_cannot_plant_a_cookie_with_odd_blanks(start_daemon: StartDaemon, prefix: str) -> None:
+    daemon = start_daemon(server={"public_url": "https://support.example.com"})
+    with socket.create_connection((urlsplit(daemon.url).hostname, urlsplit(daemon.url).port), timeout=20) as raw:
+        cookie = f"{prefix}__Host-tminus={'a' * 32}; {prefix}__Host-tminus-form={'b' * 32}"
+        head = f"GET /v3/auth/x/goToAuth HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+        raw.sendall(head.encode("latin-1"))
+        page = b""
+        while part := raw.recv(65536):
+            page += part
+    if page.startswith(b"HTTP/1.1 200"):  # control characters are refused before
+        assert browser_session.key_of("b" * 32).encode() not in page
+        assert b"__Host-tminus-form=" in page, "the browser gets a cookie of its own"
+    else:
+        assert page.startswith(b"HTTP/1.1 400")
+
+
+def test_of_two_cookies_with_the_name_none_counts(browser: Browser) -> None:
+    browser.sign_in("anna")
+    secret = browser.http.cookies["tminus"]
+
+    page = httpx.get(browser.url(), headers={"Cookie": f"tminus={'a' * 32}; tminus={secret}"})
+
+    assert "Your token" in text_of(page)
+
+
+def test_a_page_without_tls_cannot_send_the_form_of_one_with_tls(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(server={"public_url": "https://support.example.com"})
+    browser = Browser(daemon)
+    page = browser.open()
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    fields = {"key": key_of(page), "action": "sign_in", "token": daemon.tokens["anna"]}
+
+    for scheme, code in (("http", 403), ("https", 303)):
+        headers = {"Cookie": cookie, "Host": "support.example.com", "Origin": f"{scheme}://support.example.com"}
+        assert httpx.post(browser.url(), data=fields, headers=headers).status_code == code
+
+
+def test_head_does_not_use_up_a_code(browser: Browser) -> None:
+    code = browser.code()
+    path = f"{browser.daemon.url}/v3/auth/azure/exchangeCode?code={code}&instance_url=%2A"
+
+    answer = httpx.head(path)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+    assert browser.exchange(code).status_code == 200
+
+
+def test_sign_out_everywhere_wins_against_a_return_at_the_same_time(each_desk: Daemon) -> None:
+    for _ in range(10):
+        browser = Browser(each_desk)
+        browser.sign_in("ben")
+        secret = browser.http.cookies["tminus"]
+        headers = {"Cookie": f"tminus={secret}", **SAME_ORIGIN}
+
+        def send(action: str, headers: dict[str, str] = headers, secret: str = secret) -> httpx.Response:
+            fields = {"key": browser_session.key_of(secret), "action": action}
+            return httpx.post(browser.url(receiver_url()), data=fields, headers=headers, timeout=20)  # noqa: B023
+
+        with ThreadPoolExecutor(4) as pool:
+            out = pool.submit(send, "sign_out_everywhere")
+            returns = list(pool.map(send, ["continue"] * 3))
+            assert out.result().status_code == 303
+        for answer in returns:
+            if "code=" in answer.headers.get("Location", ""):
+                refused(browser.exchange(redirect(answer).code), 400, 104400)
+
+
+def test_a_code_for_a_receiver_that_was_removed_is_refused(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(**SETTINGS)
+    browser = Browser(daemon)
+    code = browser.code()
+    daemon.configure(**{**SETTINGS, "signin": {"receivers": ["https://other.example.com/"]}})
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+
+    refused(browser.exchange(code), 400, 104400)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpx
 
 from tests.acceptance.daemons import Daemon
+from tminus.api import browser_session
 
 CALLBACK = "https://desk.example.com/signed-in.html"
 """A receiver, as the configuration lists it."""
@@ -85,6 +86,11 @@ class Browser:
             headers={"Origin": origin} if origin else {},
             timeout=20,
         )
+
+    def me_by_cookie(self, cookie: str) -> httpx.Response:
+        """Ask who the caller is, as one of the daemon's own pages does."""
+        headers = {"Cookie": f"tminus={cookie}", "X-CSRF-Token": browser_session.key_of(cookie)}
+        return self.daemon.get("/me", by=None, headers=headers)
 
     def me(self, secret: str) -> httpx.Response:
         return self.daemon.get("/me", by=None, headers={"Session-id": secret})

@@ -27,6 +27,7 @@ from tminus.api import Services, authentication
 from tminus.api.authentication import SignedIn
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
+from tminus.config.settings import SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
@@ -61,6 +62,7 @@ from tminus.storage.tables import (
 from tminus.storage.watch import Watch
 
 SETTINGS = settings()
+RECEIVERS = ("https://a/", "https://desk.example.com/cb")
 OTHER = settings(lead=25 * MINUTE).lifecycle.timeouts
 DAY = 24 * HOUR
 
@@ -135,11 +137,15 @@ def _agent_sessions(view: View, label: str) -> State:
     return _count(view, AGENT_SESSIONS, AGENT_SESSIONS.c.client_app == label)
 
 
-def _code(tx: Transaction, label: str, expires: datetime = NOW + HOUR) -> None:
+def _in_browser(view: View, label: str) -> State:
+    return _agent_sessions(view, label), view.agent_session(_digest(label)) is None
+
+
+def _code(tx: Transaction, label: str, expires: datetime = NOW + HOUR, agent_id: int = 7) -> None:
     tx.add_signin_code(
         SignInCode(
             code_sha256=_digest(label), provider=label, instance_url="", receiver="https://a/",
-            agent_id=_number(label), token_sha256=_digest(TOKEN), expires_at=expires,
+            agent_id=agent_id, token_sha256=_digest(TOKEN), expires_at=expires,
         )
     )  # fmt: skip
 
@@ -147,7 +153,7 @@ def _code(tx: Transaction, label: str, expires: datetime = NOW + HOUR) -> None:
 def _signed_in(tx: Transaction, label: str) -> None:
     """Prepare an agent session and a code."""
     _agent_session(tx, label, agent_id=_number(label))
-    _code(tx, label)
+    _code(tx, label, agent_id=_number(label))
 
 
 def _signed_in_left(view: View, label: str) -> State:
@@ -352,7 +358,13 @@ def _webhooks(store: Store) -> Webhooks:
 
 def _services(store: Store) -> Services:
     agent = Agent(id=7, name="Anna", roles=frozenset({Role.AGENT}), token_sha256=(_digest(TOKEN),))
-    return Services(store, SETTINGS.model_copy(update={"agents": (agent,)}), _webhooks(store), list, "a test")
+    return Services(
+        store,
+        SETTINGS.model_copy(update={"agents": (agent,), "signin": SignIn(receivers=RECEIVERS)}),
+        _webhooks(store),
+        list,
+        "a test",
+    )
 
 
 def _context(store: Store, label: str) -> RequestContext:
@@ -385,7 +397,9 @@ def _sign_out_everywhere(store: Store, label: str) -> Any:
 
 
 def _issue_code(store: Store, label: str) -> Any:
-    asyncio.run(authentication.add_code(_context(store, label), _signed_in_agent(label), "https://a/", label, ""))
+    """Issue a code to a browser that has an agent session."""
+    agent = _signed_in_agent(label)
+    asyncio.run(authentication.add_code(_context(store, label), agent, label, "https://a/", label, ""))
 
 
 def _exchange_code(store: Store, label: str) -> Any:
@@ -579,9 +593,9 @@ _serve = partial(_worker, act=_until_idle)
 
 TRIALS: Mapping[str, Trial] = {
     "sign-in": Trial(_sign_in, _nothing, _agent_sessions, twice_is_once=False),
-    "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _agent_sessions, twice_is_once=False),
+    "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _in_browser, twice_is_once=False),
     "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
-    "issue-code": Trial(_issue_code, _nothing, _signed_in_left, twice_is_once=False),
+    "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
     "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),

@@ -48,7 +48,17 @@ def sent_token(context: RequestContext) -> str:
 
     The cookie of the sign-in page counts only if the request proves that one of the daemon's own pages sent it.
     """
-    return header_token(context) or browser_session.proven(context)
+    proven = browser_session.proven(context)
+    return header_token(context) or (page_token(proven) if proven else "")
+
+
+def page_token(secret: str) -> str:
+    """Return the token of the agent session whose secret is in a browser's cookie.
+
+    The two differ, so that the secret of another agent session is no cookie: with it, the page would renew that agent
+    session again and again, without the configured token.
+    """
+    return f"page {secret}"
 
 
 async def identify(context: RequestContext) -> Caller:
@@ -75,7 +85,8 @@ class InBrowser:
 
     caller: Caller
     signed_in: SignedIn
-    secret: str = field(repr=False)
+    token: str = field(repr=False)
+    """What `page_token` makes of the cookie."""
 
 
 def agent_of_token(context: RequestContext, token: str) -> SignedIn:
@@ -130,9 +141,9 @@ def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via
 
 
 async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str) -> str:
-    """Start an agent session in place of the one with the secret `before`, if there is one; return its secret."""
+    """Start an agent session in place of the one with the token `before`, if there is one; return the new secret."""
     secret, ended = ids.token(), _digest(before)
-    begun = new_agent_session(context, signed_in, secret, clock.now())
+    begun = new_agent_session(context, signed_in, page_token(secret), clock.now())
 
     def start(tx: Transaction) -> int:
         if before:
@@ -174,22 +185,27 @@ async def caller_of_page(context: RequestContext) -> InBrowser | None:
     secret = browser_session.secret(context)
     if not secret:
         return None
-    services = context.services
-    found = await _agent_session(services, _digest(secret))
-    agent = None if found is None or found.expires_at <= clock.now() else _agent_of(services, found.token_sha256)
+    services, token = context.services, page_token(secret)
+    found = await _agent_session(services, _digest(token))
+    agent = None if found is None else _agent_in(services, found)
     if found is None or agent is None:
         return None
     caller = _caller(context, agent, found)
     context.actor = caller.actor
-    return InBrowser(caller, SignedIn(agent, found.token_sha256), secret)
+    return InBrowser(caller, SignedIn(agent, found.token_sha256), token)
 
 
-async def add_code(context: RequestContext, signed_in: SignedIn, receiver: str, provider: str, instance: str) -> str:
-    """Store a sign-in code for a receiver; return it."""
+async def add_code(
+    context: RequestContext, signed_in: SignedIn, token: str, receiver: str, provider: str, instance: str
+) -> str | None:
+    """Store a sign-in code for a receiver; return it. None: the browser's agent session, with this token, has ended."""
     code = ids.token()
-    digest = _digest(code)
+    digest, of_page = _digest(code), _digest(token)
 
-    def add(tx: Transaction) -> None:
+    def add(tx: Transaction) -> bool:
+        # Read in the same transaction: the agent may sign out everywhere at this moment.
+        if tx.agent_session(of_page) is None:
+            return False
         tx.add_signin_code(
             SignInCode(
                 code_sha256=digest,
@@ -201,9 +217,9 @@ async def add_code(context: RequestContext, signed_in: SignedIn, receiver: str, 
                 expires_at=tx.now + CODE_LIFETIME,
             )
         )
+        return True
 
-    await context.services.transact(add)
-    return code
+    return code if await context.services.transact(add) else None
 
 
 async def exchange_code(context: RequestContext, code: str, provider: str, instance: str) -> tuple[Caller, str]:
@@ -226,7 +242,7 @@ async def exchange_code(context: RequestContext, code: str, provider: str, insta
         ):
             return "foreign"
         agent = _agent_of(services, taken.token_sha256)
-        if agent is None:
+        if agent is None or agent.id != taken.agent_id or taken.receiver not in services.settings.signin.receivers:
             return "revoked"
         begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)
         begun.sid = tx.add_agent_session(begun)
@@ -276,9 +292,8 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
             # One look-up at a time: otherwise addresses that guess tokens could occupy all reader threads.
             async with services.suspect_lookup:
                 agent_session = await _agent_session(services, digest)
-        # The agent session is valid only as long as the configuration has the token that started it.
-        if agent_session is not None and agent_session.expires_at > clock.now():
-            agent = _agent_of(services, agent_session.token_sha256)
+        if agent_session is not None:
+            agent = _agent_in(services, agent_session)
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, agent_session))
     return _caller(context, agent, agent_session)
@@ -309,6 +324,17 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
     if agent is None or (agent.expires is not None and agent.expires <= clock.now()):
         return None
     return agent
+
+
+def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
+    """Return the agent of an agent session, or None if it has ended.
+
+    It is valid only as long as the configuration has the token that started it, for the same agent.
+    """
+    if agent_session.expires_at <= clock.now():
+        return None
+    agent = _agent_of(services, agent_session.token_sha256)
+    return agent if agent is not None and agent.id == agent_session.agent_id else None
 
 
 def _check_short(context: RequestContext, length: int) -> None:

@@ -60,9 +60,12 @@ def is_own_page(context: RequestContext) -> bool:
     origin = context.header(b"origin")
     if not origin:
         return True
-    public = urlsplit(context.services.settings.server.urls().public)
-    host = context.header(b"host")
-    return origin in (f"{public.scheme}://{public.netloc}", f"http://{host}", f"https://{host}")
+    settings = context.services.settings
+    public, host = urlsplit(settings.server.urls().public), context.header(b"host")
+    own = {f"{public.scheme}://{public.netloc}", f"https://{host}"}
+    if not _is_secure(settings):  # where the page is served with TLS, anybody on the network can forge one without
+        own.add(f"http://{host}")
+    return origin in own
 
 
 def set_session(settings: Settings, value: str) -> tuple[bytes, bytes]:
@@ -99,9 +102,9 @@ def _set_cookie(settings: Settings, name: str, value: str, seconds: int | None) 
 
 
 def _cookie(context: RequestContext, name: str) -> str:
+    """Return the value of a cookie, or "" if the browser sends none, or several: another host may have set one."""
     full = _full_name(context.services.settings, name)
-    for pair in context.header(b"cookie").split(";"):
-        found, _, value = pair.strip().partition("=")
-        if found == full and _VALUE.fullmatch(value):
-            return value
-    return ""
+    # Browsers allow other blanks in a name, so a host of the domain could set one that `strip()` makes equal to ours.
+    pairs = [pair.strip(" \t").partition("=") for pair in context.header(b"cookie").split(";")]
+    values = {value for found, _, value in pairs if found == full and _VALUE.fullmatch(value)}
+    return values.pop() if len(values) == 1 else ""

@@ -55,7 +55,8 @@ class Dispatcher:
                 return page
             refused = answer(refusal)
             if isinstance(refusal, MethodNotAllowed):
-                allowed = sorted({*routes, "HEAD"} if "GET" in routes else routes) or ["GET"]
+                supported = {*routes, "HEAD"} if "GET" in routes else {*routes}
+                allowed = sorted(supported - {refusal.method}) or ["GET"]
                 refused.headers.append((b"allow", ", ".join(allowed).encode()))
             if isinstance(refusal, UpgradeRequired):
                 refused.headers.append((b"sec-websocket-version", b"13"))

@@ -13,7 +13,14 @@ from tminus.api.requests import TokenSignIn
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
-from tminus.domain.errors import NotAuthenticated, TooManyAttempts, UnknownOrganization, UnsupportedMediaType, WrongCode
+from tminus.domain.errors import (
+    MethodNotAllowed,
+    NotAuthenticated,
+    TooManyAttempts,
+    UnknownOrganization,
+    UnsupportedMediaType,
+    WrongCode,
+)
 from tminus.domain.types import Caller
 
 router = Router("/v3", "callers")
@@ -50,6 +57,8 @@ async def auth_with_token(context: RequestContext, provider: str, body: TokenSig
 async def exchange(
     context: RequestContext, provider: str, code: SignInCode, instance_url: Instance = "", state: str = ""
 ) -> Answer:
+    if context.head:
+        raise MethodNotAllowed("HEAD")  # the answer has the only copy of the new secret
     caller, secret = await exchange_code(context, code, provider, instance_url)
     return _me(context.services, caller, secret)
 

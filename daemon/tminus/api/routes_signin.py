@@ -94,9 +94,9 @@ class _Visit:
     async def _act(self, action: str, found: InBrowser) -> Response:
         """Do what an agent who is signed in has chosen."""
         if action == "continue" and self._receiver is not None:
-            return await self._go_back(self._receiver, found.signed_in)
+            return await self._go_back(self._receiver, found.signed_in, found.token)
         if action == "sign_out":
-            await authentication.end_agent_session(self._context, found.caller, found.secret, "page")
+            await authentication.end_agent_session(self._context, found.caller, found.token, "page")
             return self._show_again(browser_session.remove_session(self._settings))
         if action == "sign_out_everywhere":
             await authentication.sign_out_everywhere(self._context, found.caller)
@@ -155,16 +155,22 @@ class _Visit:
             seconds = ceil(refusal.retry_after)
             headers: Headers = [(b"retry-after", b"%d" % seconds)]
             return self._form(problem="limited", status=429, headers=headers, seconds=seconds)
-        value = await authentication.start_in_browser(context, signed_in, before.secret if before else "")
+        value = await authentication.start_in_browser(context, signed_in, before.token if before else "")
         cookie = browser_session.set_session(self._settings, value)
         if self._receiver is None:
             return self._show_again(cookie)
-        return await self._go_back(self._receiver, signed_in, cookie)
+        return await self._go_back(self._receiver, signed_in, authentication.page_token(value), cookie)
 
-    async def _go_back(self, receiver: Receiver, signed_in: SignedIn, *headers: tuple[bytes, bytes]) -> Response:
-        """Redirect to the receiver with a code."""
-        code = await authentication.add_code(self._context, signed_in, receiver.url, self._provider, self._instance)
-        return _see_other(receiver.accepted(code), *headers)
+    async def _go_back(
+        self, receiver: Receiver, signed_in: SignedIn, token: str, *headers: tuple[bytes, bytes]
+    ) -> Response:
+        """Redirect to the receiver with a code. `token` is that of the browser's agent session."""
+        code = await authentication.add_code(
+            self._context, signed_in, token, receiver.url, self._provider, self._instance
+        )
+        return (
+            self._form(problem="ended", status=403) if code is None else _see_other(receiver.accepted(code), *headers)
+        )
 
     def _show_again(self, *headers: tuple[bytes, bytes]) -> Response:
         """Redirect to this page. The address is relative, since a proxy may remove a path prefix."""

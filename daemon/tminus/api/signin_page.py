@@ -17,8 +17,9 @@ LANGUAGES = ("en", "de")
 """The languages of the page; the first is the default."""
 
 _FOLDER = Path(__file__).parent / "signin"
-_PREFERRED = re.compile(r"\s*([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=([01](?:\.[0-9]{0,3})?))?\s*")
-_MAX_PREFERENCES = 20
+_PREFERRED = re.compile(r"([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]*)?(?:;q=([01](?:\.[0-9]{0,3})?))?")
+_MAX_HEADER = 200
+"""Characters of `Accept-Language` that are read. Browsers send fewer than a hundred."""
 
 
 class SignInPage:
@@ -78,8 +79,8 @@ class SignInPage:
 def language(accept_language: str) -> str:
     """Return the language of the page that the header `Accept-Language` prefers."""
     best, best_quality = LANGUAGES[0], 0.0
-    for part in accept_language.split(",", _MAX_PREFERENCES)[:_MAX_PREFERENCES]:
-        found = _PREFERRED.fullmatch(part)
+    for part in accept_language[:_MAX_HEADER].split(","):
+        found = _PREFERRED.fullmatch("".join(part.split()))
         if found is None:
             continue
         name, quality = found[1].lower(), float(found[2] or 1)

@@ -25,7 +25,11 @@ MS = timedelta(milliseconds=1)
 
 def _issue(context: RequestContext) -> str:
     [(digest, agent)] = context.services.agent_of_token.items()
-    return asyncio.run(authentication.add_code(context, SignedIn(agent, digest), PAGE, "azure", "*"))
+    secret = asyncio.run(authentication.start_in_browser(context, SignedIn(agent, digest), ""))
+    token = authentication.page_token(secret)
+    code = asyncio.run(authentication.add_code(context, SignedIn(agent, digest), token, PAGE, "azure", "*"))
+    assert code is not None
+    return code
 
 
 def _exchange(context: RequestContext, code: str) -> int:
