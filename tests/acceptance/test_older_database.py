@@ -25,6 +25,8 @@ from tminus.domain.types import CLOCK_ACTOR, EventType, ParticipantRole, Session
 from tminus.storage import meta, migrate
 from tminus.storage.engine import make_engine
 
+pytestmark = pytest.mark.slow
+
 REVISIONS = [
     script.revision for script in ScriptDirectory.from_config(migrate._config()).walk_revisions("base", "heads")
 ][::-1]

@@ -31,6 +31,8 @@ from tests.support.poolers import free_port
 from tests.support.waiting import eventually
 from tests.unit.service.test_framing import NEXT, NOT_READ, READ
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "config"
 
 CLIENT, GUESSER, BYSTANDER, FLOOD, TRAILER = (f"127.0.0.{number}" for number in range(5, 10))

@@ -112,7 +112,7 @@ fails(EventLog, "_save")
 fails(LogWriter, "_write")
 fails(clock_steps.ClockStepDetector, "_log_difference")
 fails(timers._Scheduler, "_process_jobs")
-fails(watch.Watch, "_give_up")
+fails(watch.Watch, "_end_waits")
 fails(writer.Writer, "_write")
 
 serve = Webhooks._run

@@ -13,6 +13,8 @@ from tests.support.rooms import SUBPROTOCOL
 from tests.support.waiting import eventually
 from tests.support.websocket_server import CLOSE, TEXT, Raw, frame, head
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:

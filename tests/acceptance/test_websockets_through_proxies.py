@@ -24,6 +24,8 @@ from tests.acceptance.test_proxies import (
 from tests.support.websocket_server import CLOSE, PONG, TEXT, Raw, Served, frame, head, seen, serving
 from tminus.config import Limits
 
+pytestmark = pytest.mark.slow
+
 SOCKETS = 3
 """WebSockets that one address may have in the tests of WebSockets."""
 
