@@ -240,7 +240,8 @@ def test_two_daemons_with_different_clocks_use_the_database_clock(
             answer = daemon.http.get(f"{daemon.url}/readyz")
             assert answer.status_code == 200
             assert "this machine's clock is" in answer.json()["notes"][0]
-            assert daemon.log_lines("clock.late") == []
+            late = [line["lag_ms"] for line in daemon.log_lines("clock.late")]
+            assert max(late, default=0) < 5000, "a busy machine may be late, but not by the difference of the clocks"
             check_health(daemon)
 
 

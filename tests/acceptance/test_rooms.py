@@ -19,6 +19,8 @@ from tests.support.databases import KINDS, PostgresServer
 from tests.support.rooms import SUBPROTOCOL, Person, key_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "rooms": {"reconnect": "1s", "restart": "3s"},
     "lifecycle": {"lead": "1s", "empty_timeout": "1s"},
@@ -505,7 +507,6 @@ def test_a_client_must_speak_the_protocol(patient_sqlite: Daemon) -> None:
     assert SUBPROTOCOL not in patient_sqlite.get("/sessions").headers
 
 
-@pytest.mark.slow
 def test_a_connection_without_a_message_ends_after_ten_seconds(patient_sqlite: Daemon, connected: Enter) -> None:
     person = connected(patient_sqlite, patient_sqlite.make())
     assert person.wait_for_end() == 4408
@@ -582,7 +583,6 @@ def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemo
     assert recorded(one, session).count("participant.left") == 0
 
 
-@pytest.mark.slow
 def test_people_of_a_daemon_that_does_not_come_back_are_counted_out(
     two: tuple[Daemon, Daemon], connected: Enter
 ) -> None:
@@ -598,7 +598,6 @@ def test_people_of_a_daemon_that_does_not_come_back_are_counted_out(
     other.logged("room.lease_lost", participants=1)
 
 
-@pytest.mark.slow
 def test_the_first_connection_is_told_that_another_daemon_has_its_person(
     two: tuple[Daemon, Daemon], connected: Enter
 ) -> None:
