@@ -255,4 +255,4 @@ def test_new_lifecycle_settings_change_stored_deadlines_also_at_a_start(start_da
     daemon.configure(lifecycle={"lead": "15m"})
     daemon.restart()
     assert daemon.session(session["id"])["status"] == "new"
-    assert daemon.log_lines("deadlines.moved")[-1]["moved"] == 1
+    assert daemon.logged("deadlines.moved")["moved"] == 1

@@ -133,7 +133,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
 
     # A reload with an invalid secret is refused as a whole.
     assert reload(webhooks=desk(daemon, receiver, "whsec_short")) == "config.rejected"
-    fault = daemon.log_lines("config.fault")[-1]
+    fault = daemon.logged("config.fault")
     assert (fault["key"], "whsec_short" in str(fault)) == ("webhooks[desk].secret_file", False)
     assert reload(webhooks=desk(daemon, receiver)) == "config.reloaded"
     daemon.logged("webhook.added", endpoint="desk")
