@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tminus.api.receivers import Receiver, form_action
 from tminus.api.response import Headers, Response
-
-LANGUAGES = ("en", "de")
-"""The languages of the page; the first is the default."""
+from tminus.pages import LANGUAGES, best_language
 
 _FOLDER = Path(__file__).parent / "signin"
-_PREFERRED = re.compile(r"([A-Za-z*]{1,8})(?:-[A-Za-z0-9-]*)?(?:;q=([01](?:\.[0-9]{0,3})?))?")
-_MAX_HEADER = 200
-"""Characters of `Accept-Language` that are read. Browsers send fewer than a hundred."""
 
 
 class SignInPage:
@@ -47,7 +41,7 @@ class SignInPage:
         **numbers: int,
     ) -> str:
         """Return the page with its form. `agent` is the name of the agent who is signed in; `problem` names a text."""
-        text = self._texts[language(accept_language)]
+        text = self._texts[best_language(accept_language)]
         title = text["title_signed_in" if agent else "title"].format(organization=organization)
         return self._render(
             accept_language, title, key=key, receiver=receiver, agent=agent, refused=None,
@@ -56,7 +50,7 @@ class SignInPage:
 
     def refused(self, accept_language: str, receiver: str) -> str:
         """Return the page for a receiver that is not listed."""
-        title = self._texts[language(accept_language)]["title_refused"]
+        title = self._texts[best_language(accept_language)]["title_refused"]
         return self._render(accept_language, title, refused=receiver, error="")
 
     def answer(self, html: str, status: int, receiver: Receiver | None, headers: Headers) -> Response:
@@ -70,23 +64,10 @@ class SignInPage:
         return Response(html.encode(), "text/html; charset=utf-8", status, [*own, *headers])
 
     def _render(self, accept_language: str, title: str, **values: Any) -> str:
-        chosen = language(accept_language)
+        chosen = best_language(accept_language)
         return self._template.render(
             language=chosen, text=self._texts[chosen], style=self._style, title=title, **values
         )
-
-
-def language(accept_language: str) -> str:
-    """Return the language of the page that the header `Accept-Language` prefers."""
-    best, best_quality = LANGUAGES[0], 0.0
-    for part in accept_language[:_MAX_HEADER].split(","):
-        found = _PREFERRED.fullmatch("".join(part.split()))
-        if found is None:
-            continue
-        name, quality = found[1].lower(), float(found[2] or 1)
-        if name in LANGUAGES and quality > best_quality:
-            best, best_quality = name, quality
-    return best
 
 
 def _catalogue(name: str) -> Mapping[str, str]:

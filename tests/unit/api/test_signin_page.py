@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tminus.api import receivers, signin_page
-from tminus.api.signin_page import LANGUAGES
+from tminus.pages import LANGUAGES
 
 FOLDER = Path(signin_page.__file__).parent / "signin"
 TEXTS = {name: tomllib.loads((FOLDER / f"{name}.toml").read_text()) for name in LANGUAGES}
