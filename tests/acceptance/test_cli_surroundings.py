@@ -13,6 +13,8 @@ import pytest
 from tests.acceptance.daemons import Daemon, environment
 from tests.support.processes import TMINUS
 
+pytestmark = pytest.mark.slow
+
 Done = subprocess.CompletedProcess[str]
 
 

@@ -12,6 +12,8 @@ from tests.support.processes import TMINUS
 from tests.support.terminals import Terminal
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 LABEL = "Weekly meeting with the customer of the north, room 4711"
 
 

@@ -23,7 +23,10 @@ from tests.support.waiting import eventually
 SOURCE = Path(__file__).with_name("fixtures") / "shiftclock.c"
 HOUR = 3600
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: the clock cannot be shifted here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: the clock cannot be shifted here"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +135,6 @@ def opened_at(daemon: Daemon, session_id: str) -> datetime:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.slow
 def test_across_clock_steps_under_load_each_session_opens_once_and_none_early(
     kind: str, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
@@ -193,7 +195,6 @@ def opened_at_last(daemon: Daemon, session_id: str) -> bool:
     return "session.ready" in kinds(daemon, session_id)
 
 
-@pytest.mark.slow
 def test_two_daemons_with_different_clocks_use_the_database_clock(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:
@@ -245,7 +246,6 @@ def test_two_daemons_with_different_clocks_use_the_database_clock(
             check_health(daemon)
 
 
-@pytest.mark.slow
 def test_a_corrected_clock_is_logged_once_and_changes_no_session(
     pg_server: PostgresServer, make_daemon: StartDaemon, library: Path, tmp_path: Path
 ) -> None:

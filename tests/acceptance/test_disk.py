@@ -27,6 +27,8 @@ from tests.support.disks import LoopDisk, fill, mount, small_disk
 from tests.support.tables import multiply, tables_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).with_name("fixtures") / "faildisk.c"
 
 BOUND = 15
@@ -283,7 +285,6 @@ def test_on_a_slow_disk_sessions_open_and_every_request_gets_a_response(failing:
     check_kept(daemon, callers)
 
 
-@pytest.mark.slow
 def test_a_daemon_killed_and_started_on_a_failing_disk_has_every_acknowledged_change(failing: Failing) -> None:
     daemon = failing.daemon
     with Callers(daemon) as callers:
@@ -333,7 +334,6 @@ def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_disk_that_stops_w
         assert daemon.terminate() == 0
 
 
-@pytest.mark.slow
 def test_no_acknowledged_change_is_lost_in_a_power_cut_or_on_a_failing_disk_of_postgresql(
     make_daemon: StartDaemon, tmp_path: Path
 ) -> None:
@@ -452,7 +452,6 @@ def test_a_damaged_page_is_reported_once_and_undamaged_sessions_stay_available(w
     assert worn.terminate() == 0
 
 
-@pytest.mark.slow
 def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_available(
     make_daemon: StartDaemon,
 ) -> None:

@@ -21,6 +21,8 @@ from tests.support.waiting import eventually
 from tminus.logs.fields import HEAD
 from tminus.scheduler.clock_steps import FROZEN
 
+pytestmark = pytest.mark.slow
+
 RECORD = {"id": "sys0010001", "type": "sn_customerservice_case", "name": "Case CS0010001"}
 
 
@@ -162,7 +164,6 @@ def test_a_pause_of_the_process_is_logged_with_its_length_as_the_cause_of_late_t
 HERD = 12_000
 
 
-@pytest.mark.slow
 def test_backlog_outage_and_lateness_are_in_the_log_and_in_the_metrics(
     make_daemon: StartDaemon, receiver: Receiver
 ) -> None:

@@ -27,6 +27,8 @@ from tests.support.receivers import SECRET, Receiver, status
 from tests.support.waiting import eventually
 from tests.unit.project.test_docs import page, rows
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "config"
 RULES = CONFIG / "prometheus" / "tminus.rules.yml"
 FILTER = CONFIG / "fail2ban" / "filter.d" / "tminus.conf"
@@ -305,7 +307,6 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
     assert set(re.findall(rf"{query} \[\]\n", tests.read_text())) == rules, "does not fire"
 
 
-@pytest.mark.slow
 def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemon: StartDaemon, tmp_path: Path) -> None:
     """The faults: a crash, a rejected reload, limited guesses of tokens and PINs, a lock."""
     daemon = make_daemon()
@@ -342,7 +343,6 @@ def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemo
         eventually(lambda: wanted <= firing(), deadline=30)
 
 
-@pytest.mark.slow
 def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(
     make_daemon: StartDaemon, receiver: Receiver, tmp_path: Path
 ) -> None:

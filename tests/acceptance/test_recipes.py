@@ -16,6 +16,8 @@ from tests.acceptance.daemons import environment
 from tests.support.pages import ROOT
 from tests.support.processes import TMINUS
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "127.0.0.1"
 """The address that the page names, with ports of its own; a test process takes another one of loopback's, so that
 nobody else has these ports.

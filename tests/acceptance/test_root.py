@@ -14,7 +14,10 @@ from tminus import clock
 from tminus.storage import Store
 from tminus.storage.backup import back_up
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give up its rights"),
+]
 
 NOBODY = 65534
 

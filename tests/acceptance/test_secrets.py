@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
 from tests.acceptance.conftest import StartDaemon, check_health
 from tests.acceptance.daemons import Daemon, token_of
 from tests.acceptance.times import from_now
 from tests.support.databases import PostgresServer
 from tests.support.receivers import OTHER_SECRET, SECRET, Receiver, hang_up, status
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 
 def assert_contains_no_secret(everything: str, secrets: Iterable[str]) -> None:

@@ -17,6 +17,8 @@ from tests.acceptance.daemons import Daemon, agents_toml
 from tests.acceptance.times import from_now
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def half_a_request(daemon: Daemon) -> tuple[socket.socket, bytes]:
     """Return a connection on which the daemon has read the head of a request, and the missing half of its body."""
@@ -86,7 +88,6 @@ def test_new_requests_are_refused_while_the_daemon_drains(start_daemon: StartDae
     assert daemon.log_lines()[-1]["event"] == "daemon.stopped"
 
 
-@pytest.mark.slow
 def test_an_endless_request_delays_a_stop_by_at_most_ten_seconds(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     connection, _rest = half_a_request(daemon)

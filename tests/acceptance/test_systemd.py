@@ -20,6 +20,8 @@ from tests.support.pages import ROOT, blocks
 from tests.support.systemd_box import Box, booted
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 UNITS = ("tminus.service", "tminus.socket", "tminus-backup.service", "tminus-backup.timer")
 
 QUICKER = "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=500ms\n"
@@ -235,7 +237,6 @@ def test_no_connection_is_refused_during_a_restart(box: Box) -> None:
         assert told["asked"] > 20
 
 
-@pytest.mark.slow
 def test_a_daemon_whose_scheduler_hangs_is_killed_and_restarted(box: Box) -> None:
     box.do("mkdir", "-p", "/run/systemd/system/tminus.service.d")
     fault = "/run/systemd/system/tminus.service.d/fault.conf"
@@ -272,7 +273,6 @@ def test_a_backup_succeeds_beside_the_running_service(box: Box) -> None:
     assert box.show("tminus.service", "MainPID") == pid
 
 
-@pytest.mark.slow
 def test_the_commands_of_root_work_on_the_database_of_the_service(box: Box) -> None:
     session = schedule(box, "Here")
     tminus = ("env", "--chdir=/root", "/opt/tminus/bin/tminus")
@@ -297,7 +297,6 @@ def test_the_documented_lines_for_prometheus_work(box: Box) -> None:
     assert not box.journal("EVENT=config.rejected")
 
 
-@pytest.mark.slow
 def test_the_documented_lines_for_backup_and_restore_work(box: Box) -> None:
     kept = schedule(box, "In the backup")
     told = box.paste(blocks("docs/backup.md", "Backup and restore")[0])
