@@ -5,6 +5,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -393,6 +394,26 @@ def test_a_wrong_host_key_is_reported_and_the_guest_door_stays_open(daemon: Daem
     guest.give_name("Bob")
     guest.expect("in")
     assert not guest.page.get_by_role("button", name="End for everybody").is_visible()
+
+
+def test_the_host_of_an_agent_who_is_removed_is_told_so(start_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = start_daemon()
+    made = at(daemon, daemon.make(by="anna"))
+    host = visit(made["host"])
+    host.give_name("Anna")
+    host.expect("in")
+    tables = daemon.config.read_text().split("[[agents]]")
+    daemon.config.write_text("[[agents]]".join(one for one in tables if '"anna@example.com"' not in one))
+    daemon.signal(signal.SIGHUP)
+    host.expect("revoked")
+    check(host, "revoked")
+    again = visit(made["host"])
+    again.give_name("Anna")
+    again.expect("revoked")
+    again.press("Enter as a guest")
+    again.give_name("Anna")
+    again.expect("in")
+    assert not again.page.get_by_role("button", name="End for everybody").is_visible()
 
 
 def test_texts_of_others_are_only_text(daemon: Daemon, visit: Visit) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.acceptance.conftest import StartDaemon, shared
-from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.daemons import JSON, Daemon, digest, token_of
 from tests.acceptance.times import from_now
 from tests.support.databases import KINDS, PostgresServer
 from tests.support.rooms import SUBPROTOCOL, Person, key_of
@@ -113,7 +114,7 @@ def test_a_host_and_two_people_go_through_a_session(patient: Daemon, connected: 
     host.wait_for_people("Ada", "Grace", "Alan")
     host.send("remove", participant=again.participant)
     assert again.wait_for_end() == 4403
-    assert again.last == {"type": "removed"}
+    assert again.last == {"type": "removed", "reason": "removed"}
     host.wait_for_people("Ada", "Grace")
     grace.send("leave")
     assert grace.wait_for_end() == 1000
@@ -351,6 +352,108 @@ def test_who_was_removed_cannot_come_back_with_the_resume_key(patient: Daemon, c
     assert is_refused(patient, session, resume=guest.resume) == (112404, 4404)
 
 
+def reload(daemon: Daemon) -> None:
+    before = len(daemon.log_lines("config.reloaded"))
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: len(daemon.log_lines("config.reloaded")) > before)
+
+
+def without_agent(daemon: Daemon, name: str) -> None:
+    """Remove an agent from the configuration file."""
+    kept = [one for one in daemon.config.read_text().split("[[agents]]") if f'"{name}@example.com"' not in one]
+    daemon.config.write_text("[[agents]]".join(kept))
+
+
+def without_tokens(daemon: Daemon, name: str) -> None:
+    """Revoke the tokens of an agent in the configuration file."""
+    hashes = f'["{digest(token_of(name))}"]'
+    daemon.config.write_text(daemon.config.read_text().replace(hashes, "[]"))
+
+
+def is_put_out(host: Person) -> bool:
+    return host.wait_for_end() == 4403 and host.last == {"type": "removed", "reason": "revoked"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("revoke", [without_agent, without_tokens])
+def test_an_agent_who_is_removed_or_has_no_token_has_no_hosts(
+    kind: str,
+    revoke: Callable[[Daemon, str], None],
+    start_daemon: StartDaemon,
+    pg_server: PostgresServer,
+    connected: Enter,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        settings = dict(PATIENT)
+        if kind != "sqlite":
+            settings["storage"] = {"url": stack.enter_context(pg_server.database(empty=True)).configured}
+        daemon = start_daemon(**settings)
+        stack.callback(daemon.terminate)
+        session, other = daemon.make(by="anna"), daemon.make(by="ben")
+        later = daemon.make(by="anna", type="live", label="Later", startTime=from_now(hours=1))
+        host, guest = in_room(daemon, session, connected)
+        other_host, early = connected(daemon, other), connected(daemon, later)
+        other_host.host()
+        early.send("join", name="Ada", role="host", key=key_of(later))
+        original = daemon.make(by="anna")
+        away = connected(daemon, original)
+        away.join("Ada", role="host", key=original["hostAuthToken"])
+        away.vanish()
+
+        revoke(daemon, "anna")
+        reload(daemon)
+
+        assert is_put_out(host)
+        guest.wait_for_people("Grace")
+        assert is_put_out(early)
+        assert is_refused(daemon, session, resume=host.resume) == (112404, 4404)  # they have left
+        assert is_refused(daemon, original, resume=away.resume) == (113403, 4403)
+        for one, key in ((session, key_of(session)), (original, original["hostAuthToken"]), (later, key_of(later))):
+            assert is_refused(daemon, one, name="Ada", role="host", key=key) == (113403, 4403)
+        # A wrong key gets the same answer as before: only who has the key learns about the agent.
+        assert is_refused(daemon, session, name="Eve", role="host", key="wrong") == (112403, 4403)
+        assert is_refused(daemon, session, resume="wrong") == (112404, 4404)
+        assert recorded(daemon, session)[-1] == "participant.left"
+        daemon.logged("room.host_revoked", session_id=session["id"], participant_id=host.participant)
+        # Guests are the organization's, and hosts of others are not concerned.
+        connected(daemon, session).join("Alan")
+        other_host.send("leave")
+        assert other_host.wait_for_end() == 1000
+        # The keys open again when the agent may act again.
+        daemon.configure(**settings)
+        reload(daemon)
+        connected(daemon, session).host()
+
+
+def test_hosts_stay_while_their_agent_has_another_token(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon()
+    old = f'"{digest(token_of("anna"))}"'
+    daemon.config.write_text(daemon.config.read_text().replace(old, f'{old}, "{digest(token_of("anna again"))}"'))
+    reload(daemon)
+    session = daemon.make(by="anna")
+    host, guest = in_room(daemon, session, connected)
+    daemon.config.write_text(daemon.config.read_text().replace(f"{old}, ", ""))
+    reload(daemon)
+    assert daemon.get("/me", by="anna").status_code == 401
+    guest.send("leave")
+    host.wait_for_people("Ada")
+    again = connected(daemon, session)
+    again.come_back(host.resume)
+    again.wait_for_people("Ada")
+
+
+def test_hosts_are_put_out_when_the_tokens_of_their_agent_expire(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon()
+    session = daemon.make(by="anna")
+    host, guest = in_room(daemon, session, connected)
+    hashes = f'token_sha256 = ["{digest(token_of("anna"))}"]\n'
+    expires = from_now(seconds=3)
+    daemon.config.write_text(daemon.config.read_text().replace(hashes, f'{hashes}expires = "{expires}"\n'))
+    reload(daemon)
+    assert is_put_out(host)
+    guest.wait_for_people("Grace")
+
+
 def test_nobody_answers_a_knock(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(rooms={"knock_timeout": "1s"})
     session = daemon.make(agentPrefs={"knock": True})
@@ -493,7 +596,7 @@ def test_another_system_may_put_somebody_out(patient: Daemon, connected: Enter) 
     guest.join()
     patient.delete(f"/supportsession/{session['id']}/participants/{guest.participant}", by="room")
     assert guest.wait_for_end() == 4403
-    assert guest.last == {"type": "removed"}
+    assert guest.last == {"type": "removed", "reason": "removed"}
 
 
 def test_a_client_must_speak_the_protocol(patient_sqlite: Daemon) -> None:
@@ -581,6 +684,26 @@ def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemo
     for daemon in two:
         assert is_refused(daemon, session, resume=third.resume) == (0, 4410)
     assert recorded(one, session).count("participant.left") == 0
+
+
+def test_hosts_of_an_agent_who_is_removed_are_put_out_of_all_daemons(
+    two: tuple[Daemon, Daemon], connected: Enter
+) -> None:
+    one, other = two
+    session = one.make(by="anna")
+    here, there, guest = connected(one, session), connected(other, session), connected(other, session)
+    here.host("Ada")
+    there.host("Ida")
+    guest.join()
+    for daemon in two:
+        without_agent(daemon, "anna")
+        reload(daemon)
+    assert is_put_out(here)
+    assert is_put_out(there)
+    guest.wait_for_people("Grace")
+    for daemon in two:
+        assert is_refused(daemon, session, name="Ada", role="host", key=key_of(session)) == (113403, 4403)
+    assert recorded(one, session).count("participant.left") == 2
 
 
 def test_people_of_a_daemon_that_does_not_come_back_are_counted_out(

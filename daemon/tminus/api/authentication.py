@@ -321,9 +321,7 @@ def _state(services: Services, digest: str, agent_session: AgentSession | None) 
 def _agent_of(services: Services, digest: str) -> Agent | None:
     """Return the agent whose token has this SHA-256, or None if there is none or the token has expired."""
     agent = services.agent_of_token.get(digest)
-    if agent is None or (agent.expires is not None and agent.expires <= clock.now()):
-        return None
-    return agent
+    return None if agent is None or agent.has_expired(clock.now()) else agent
 
 
 def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:

@@ -13,7 +13,7 @@ from tminus.api.rate_limit import RateLimiter
 from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
-from tminus.domain.types import Caller
+from tminus.domain.types import LOCAL_AGENT_ID, Caller
 from tminus.monitoring.metrics import Metrics
 from tminus.rooms import Hub
 from tminus.storage import Store, View
@@ -111,6 +111,17 @@ class Services:
             self.room_guesses = RateLimiter(settings.limits.failed_tokens)
         self.settings = settings
         self.applied_at = clock.now()
+        self.rooms.agents_changed()
+
+    def may_act(self, agent_id: int) -> bool:
+        """Return whether an agent is configured and has a token that has not expired.
+
+        If not, nobody can act for the agent, so nobody is host of the agent's sessions.
+        """
+        if agent_id == LOCAL_AGENT_ID:
+            return True
+        agent = self.agents.get(agent_id)
+        return agent is not None and bool(agent.token_sha256) and not agent.has_expired(clock.now())
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
         """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`.

@@ -253,6 +253,10 @@ class Agent(Table):
         PlainSerializer(lambda instant: timestamps.text(instant) if instant else ""),
     ] = None
 
+    def has_expired(self, now: datetime) -> bool:
+        """Return whether the agent's tokens have expired."""
+        return self.expires is not None and self.expires <= now
+
 
 class Webhook(Table):
     """An endpoint that receives events."""

@@ -36,6 +36,7 @@
     │   ├── WrongRoomKey         x403
     │   ├── WrongResumeKey       x404
     │   ├── OtherPresence        x409
+    │   ├── AgentRevoked         x403  agents
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -54,7 +55,7 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms. Refcodes are stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents. Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -381,6 +382,16 @@ class WrongResumeKey(RequestError):
     @property
     def description(self) -> str:
         return "The resume key is not valid any more: join without it"
+
+
+class AgentRevoked(RequestError):
+    """The agent of the session may not act any more, so nobody can be its host."""
+
+    refcode = 113403
+
+    @property
+    def description(self) -> str:
+        return "The agent of this session was removed, or has no valid token: nobody can be its host"
 
 
 @dataclass(eq=False)

@@ -199,6 +199,12 @@ LOG_LINES = {
         "session {session_id}: another connection took the place of participant {participant_id}",
         ("session_id", "participant_id"),
     ),
+    "room.host_revoked": LineTemplate(
+        "warning",
+        "session {session_id}: host[ {participant_id}] disconnected, since the session's agent was removed or has no "
+        "valid token",
+        ("session_id", "participant_id"),
+    ),
     "room.returning": LineTemplate(
         "info",
         "{participants:participant} of the previous run may come back until {until}",

@@ -141,6 +141,10 @@ class Metrics:
         self.rooms_resumed = Counter(
             "tminus_room_resumed", "People who came back to a room with their resume key", registry=registry
         )
+        self.hosts_revoked = Counter(
+            "tminus_room_hosts_revoked", "Hosts disconnected because their session's agent may not act any more",
+            registry=registry,
+        )  # fmt: skip
 
     def set_config(self, fingerprint: str) -> None:
         """Set the fingerprint of the configuration that was read last."""

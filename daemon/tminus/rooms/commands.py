@@ -4,15 +4,15 @@ Each runs a command of `sessions`, and keeps the row of `presence` with it in on
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
 import orjson
 
 from tminus.config import Settings
-from tminus.domain.errors import Forbidden, NoKnocking, TooManyParticipants, WrongResumeKey
-from tminus.domain.model import Participant, Presence
+from tminus.domain.errors import AgentRevoked, Forbidden, NoKnocking, TooManyParticipants, WrongResumeKey
+from tminus.domain.model import Participant, Presence, Session
 from tminus.domain.types import ROOM_ACTOR, Caller, ParticipantRole, Role, Setting, Status, Trigger, host_actor
 from tminus.sessions import commands, participants
 from tminus.sessions.queries import load_session
@@ -90,10 +90,13 @@ def enter(
     return Entered(participant, tx.recorded[-1].event.seq)
 
 
-def resume(tx: Transaction, session_id: str, key: str, connection: Connection) -> Entered:
+def resume(
+    tx: Transaction, session_id: str, key: str, connection: Connection, may_host: Callable[[Session], bool]
+) -> Entered:
     """Let a connection represent somebody who has not left. No event is recorded.
 
-    Raises `WrongResumeKey`: also if the session is closed, or the person was removed.
+    Raises `WrongResumeKey`, also if the session is closed, or the person was removed; `AgentRevoked` for a host unless
+    `may_host`.
     """
     found = presence.find(tx, session_id, digest(key))
     if found is None:
@@ -101,6 +104,8 @@ def resume(tx: Transaction, session_id: str, key: str, connection: Connection) -
     session, participant = tx.session(session_id), tx.participant(session_id, found.participant_id)
     if session is None or session.status is Status.CLOSED or participant is None or participant.left_at is not None:
         raise WrongResumeKey
+    if participant.role is ParticipantRole.HOST and not may_host(session):
+        raise AgentRevoked
     _renew_lease(tx, connection)
     presence.come_back(tx, participant.id, connection.daemon, connection.id)
     return Entered(participant, tx.last_seq(), found.connection)

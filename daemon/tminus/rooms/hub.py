@@ -61,6 +61,8 @@ class Dependencies(Protocol):
     notifier: Notifier
     draining: bool
 
+    def may_act(self, agent_id: int) -> bool: ...
+
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T: ...
 
 
@@ -80,6 +82,9 @@ class Member(Protocol):
 
     def replaced(self) -> None:
         """End, because another connection represents the person now."""
+
+    def revoke_host(self) -> None:
+        """End if the person is a host, because the session's agent may not act any more."""
 
 
 class State:
@@ -174,6 +179,10 @@ class Hub:
         self._after: int | None = None
         """The number of the last event that was examined; None while there is no room."""
         self._has_lease = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop, while `run` runs."""
+        self._next_check = 0.0
+        """When to look next for agents who may not act any more, on the monotonic clock."""
         self._set_metrics()
 
     def _set_metrics(self) -> None:
@@ -232,6 +241,25 @@ class Hub:
         if (member := self._connections.get(connection)) is not None:
             member.replaced()
 
+    # --- agents who may not act any more ------------------------------------------------------------------------------
+
+    def may_host(self, session: Session) -> bool:
+        """Return whether a session can have a host: whether its agent may act."""
+        return self.dependencies.may_act(session.agent_id)
+
+    def agents_changed(self) -> None:
+        """Disconnect the hosts whose agents may not act any more. Called on any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the daemon has stopped
+                self._loop.call_soon_threadsafe(self._revoke_hosts)
+
+    def _revoke_hosts(self) -> None:
+        self._next_check = clock.monotonic() + POLL_INTERVAL
+        for room in list(self._rooms.values()):
+            if room.state is not None and not self.may_host(room.state.session):
+                for member in list(room.members):
+                    member.revoke_host()
+
     async def write(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
         """Run a job on the store's writer."""
         return await self.dependencies.store.transact(job, session_id)
@@ -240,9 +268,12 @@ class Hub:
 
     async def run(self) -> None:
         """Follow the events of all rooms until the task is cancelled."""
+        self._loop = asyncio.get_running_loop()
         keeping = asyncio.create_task(self._keep())
         try:
             while True:
+                if clock.monotonic() >= self._next_check:
+                    self._revoke_hosts()  # a token expires without a change of the configuration
                 notification = self.dependencies.notifier.next_notification()
                 try:
                     more = await self._read()

@@ -213,9 +213,14 @@ class Denied(TypedDict):
 
 
 class Removed(TypedDict):
-    """The person is not in the room any more: a host put them out. The connection is closed with 4403."""
+    """The person is not in the room any more. The connection is closed with 4403.
+
+    `removed`: a host put them out, or they were counted out. `revoked`: the person was a host, and the session's agent
+    was removed or has no valid token any more.
+    """
 
     type: Literal["removed"]
+    reason: Literal["removed", "revoked"]
 
 
 class Replaced(TypedDict):
@@ -252,7 +257,7 @@ CLOSE_CODES = {
     1012: "the daemon stops: connect again, with `resume`",
     1013: "the database does not answer: connect again, with `resume`",
     4400: "the first message was not a valid `join`",
-    4403: "a wrong key, a refused `join`, `denied` or `removed`",
+    4403: "a wrong key, a refused `join`, a session whose agent may not act any more, `denied` or `removed`",
     4404: "there is no such session, or the resume key is not valid any more",
     4408: "no message within 10 s",
     4409: "`replaced`, or another system reports the people of this session",

@@ -24,6 +24,7 @@ import orjson
 from tminus import clock
 from tminus.domain import ids
 from tminus.domain.errors import (
+    AgentRevoked,
     Forbidden,
     InvalidMessage,
     OtherPresence,
@@ -54,6 +55,7 @@ CLOSE_CODES: dict[type[RequestError], int] = {
     InvalidMessage: 4400,
     Forbidden: 4403,
     WrongRoomKey: 4403,
+    AgentRevoked: 4403,
     UnknownSession: 4404,
     WrongResumeKey: 4404,
     OtherPresence: 4409,
@@ -319,7 +321,7 @@ class Visitor:
         REPEATED.log(line, self._remote_ip, remote_ip=self._remote_ip, request_id=self._request_id)
 
     def _check_key(self, session: Session, join: Join) -> None:
-        """Check the host key of somebody who joins as host. Raises `WrongRoomKey`."""
+        """Check the host key of somebody who joins as host. Raises `WrongRoomKey`, `AgentRevoked`."""
         if join.role is not ParticipantRole.HOST:
             return
         sent = (join.key or "").encode("utf-8", "surrogatepass")
@@ -328,6 +330,8 @@ class Visitor:
         if not any(right):
             self._guessed()
             raise WrongRoomKey
+        if not self._hub.may_host(session):
+            raise AgentRevoked
         self._role = ParticipantRole.HOST
 
     async def _enter_if_open(self) -> None:
@@ -367,10 +371,11 @@ class Visitor:
         self._is_in(entered)
 
     async def _come_back(self, key: str) -> None:
-        """Represent somebody who has not left. Raises `WrongResumeKey`."""
+        """Represent somebody who has not left. Raises `WrongResumeKey`, `AgentRevoked`."""
         self._stage = Stage.ENTERING
+        job = partial(commands.resume, key=key, connection=self._as_stored(), may_host=self._hub.may_host)
         try:
-            entered: Entered = await self._write(partial(commands.resume, key=key, connection=self._as_stored()))
+            entered: Entered = await self._write(job)
         except WrongResumeKey:
             self._guessed()
             raise
@@ -401,6 +406,8 @@ class Visitor:
             self._patience = asyncio.get_running_loop().call_later(left, self._lose_patience)
             self._put("waiting", {"type": "waiting", "participant": participant.id, "resume": self._resume})
         if self._state is not None:
+            if not self._hub.may_host(self._state.session):
+                self.revoke_host()  # the agent was removed while the join was stored
             self.follow(self._state)
 
     def _lose_patience(self) -> None:
@@ -443,7 +450,7 @@ class Visitor:
                 self._leave_with({"type": "denied", "reason": self._denial}, 4403)
         if self._stage is Stage.IN:
             if self.participant_id not in state.joined:
-                self._leave_with({"type": "removed"}, 4403)
+                self._leave_with({"type": "removed", "reason": "removed"}, 4403)
                 return
             self._send_new("participants", state.participants_message)
             if self._role is ParticipantRole.HOST:
@@ -461,6 +468,21 @@ class Visitor:
             return
         self._leave_with({"type": "replaced"}, 4409)
         log("room.replaced", session_id=self._session_id, participant_id=self.participant_id)
+
+    def revoke_host(self) -> None:
+        """End if the person is a host, since the session's agent may not act any more. The hub calls this."""
+        if self._role is not ParticipantRole.HOST or self._stage not in (Stage.EARLY, Stage.IN):
+            return  # one who is entering is looked at again when they have entered
+        self._leave_with({"type": "removed", "reason": "revoked"}, 4403)
+        self._hub.dependencies.metrics.hosts_revoked.inc()
+        log("room.host_revoked", session_id=self._session_id, participant_id=self.participant_id or None)
+        if self.participant_id:
+            self._beside(self._store_leave())
+
+    async def _store_leave(self) -> None:
+        job = partial(commands.leave, settings=self._hub.dependencies.settings, participant_id=self.participant_id)
+        with contextlib.suppress(RequestError):  # the database is away: the hub's check finds the lost connection
+            await self._write(job)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,9 @@ def enter(
 
 
 def resume(world: World, session: Session, key: str, connection: str = "later") -> Entered:
-    return world.run(lambda tx: commands.resume(tx, session.id, key, Connection("one", connection)))
+    return world.run(
+        lambda tx: commands.resume(tx, session.id, key, Connection("one", connection), lambda _session: True)
+    )
 
 
 def lose(world: World, entered: Entered, connection: str) -> None:

@@ -41,6 +41,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.TooManyAttempts("PIN look-ups", 12.4), "Too many PIN look-ups from your address: try again in 13 s"),
     (errors.InvalidMessage("is not JSON"), "The message is not JSON"),
     (errors.WrongRoomKey(), "host key"),
+    (errors.AgentRevoked(), "nobody can be its host"),
     (errors.WrongResumeKey(), "join without it"),
     (errors.OtherPresence(own=True), "own room"),
     (errors.OtherPresence(own=False), "Another system"),
@@ -108,6 +109,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "webhooks": {109},
         "WebSockets": {111},
         "rooms": {112},
+        "agents": {113},
         "the daemon": {105, 107, 108, 110},
     }
     _, digits, note = _drawn()[leaf.__name__]
@@ -116,13 +118,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 36
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 37
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert 100 <= leaf.refcode // 1000 <= 112
+    assert 100 <= leaf.refcode // 1000 <= 113
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

@@ -21,6 +21,7 @@ const REASONS = {
 // Refcodes and close codes of the server, which docs/api.md explains.
 const WRONG_KEY = 112403;
 const WRONG_RESUME_KEY = 112404;
+const AGENT_REVOKED = 113403;
 const OTHER_ROOM = 112409;
 const SESSION_FULL = 102429;
 const CLOSED = 4410;
@@ -258,7 +259,7 @@ function heard(message) {
     removed: () => {
       stop();
       forgetSecrets(id);
-      show("removed");
+      show(message.reason === "revoked" ? "revoked" : "removed");
     },
     replaced: () => {
       stop();
@@ -344,6 +345,10 @@ function final(code) {
   if (error?.refcode === WRONG_KEY) {
     remember(id, { key: undefined });
     return show("hostkey");
+  }
+  if (error?.refcode === AGENT_REVOKED) {
+    forgetSecrets(id);
+    return show("revoked");
   }
   if (error?.refcode === SESSION_FULL) return show("full");
   if (error?.refcode === OTHER_ROOM) return show("otherroom");
