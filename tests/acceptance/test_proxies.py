@@ -539,12 +539,12 @@ def test_the_samples_health_check_removes_a_daemon_that_is_not_ready_and_adds_it
 
 def test_a_request_of_curl_with_an_upgrade_to_http_2_and_a_body_gets_a_response(daemons: tuple[Daemon, Daemon]) -> None:
     curl = program("curl", "curl")
+    # With the address of a client, since `addresses` accepts no other in the logs of these daemons.
+    headers = ["--header", f"Session-id: {token_of('admin')}", "--header", f"X-Forwarded-For: {CLIENT}"]
     done = subprocess.run(
         [curl, "--silent", "--http2", "--fail-with-body", "--max-time", "20", "--noproxy", "*",
-         "--header", f"Session-id: {token_of('admin')}", "--json", '{"type": "live", "label": "x"}',
-         f"{daemons[0].url}/v3/supportsessions", "--next",
-         "--silent", "--http2", "--noproxy", "*", "--header", f"Session-id: {token_of('admin')}",
-         f"{daemons[0].url}/v3/me"],
+         *headers, "--json", '{"type": "live", "label": "x"}', f"{daemons[0].url}/v3/supportsessions", "--next",
+         "--silent", "--http2", "--noproxy", "*", *headers, f"{daemons[0].url}/v3/me"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
