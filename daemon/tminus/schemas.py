@@ -16,6 +16,7 @@ CloseReason = Literal["cancelled", "closed", "expired", "empty", "time_limit"]
 ParticipantRole = Literal["host", "guest"]
 EndpointState = Literal["idle", "behind", "failing", "paused"]
 PauseReason = Literal["gone", "gave_up", "operator"]
+AgentSource = Literal["configuration", "oidc", "removed"]
 DeliveryKind = Literal["events", "replay", "ping"]
 
 
@@ -145,6 +146,30 @@ class Webhook(TypedDict):
     pausedAt: Instant | None
     pauseReason: PauseReason | None
     replays: int
+
+
+class Agent(TypedDict):
+    """An agent. `source` is `removed` if the agent is shut out, and not in the configuration any more.
+
+    `issuer` and `subject` are null for agents of the configuration. `signedInAt`: the last start of an agent session.
+    """
+
+    id: int
+    name: str
+    email: str
+    roles: list[str]
+    source: AgentSource
+    issuer: str | None
+    subject: str | None
+    signedInAt: Instant | None
+    shutOutAt: Instant | None
+
+
+class Agents(TypedDict):
+    """A page of agents. `next` is null on the last page."""
+
+    agents: list[Agent]
+    next: int | None
 
 
 class Webhooks(TypedDict):

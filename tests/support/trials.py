@@ -23,7 +23,7 @@ from tests.support import kills
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
-from tminus.api import Services, authentication
+from tminus.api import Services, authentication, routes_agents
 from tminus.api.authentication import SignedIn
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
@@ -33,7 +33,7 @@ from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.errors import Forbidden, WrongCode
 from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session, SignInCode
-from tminus.domain.types import Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
+from tminus.domain.types import LOCAL_AGENT_ID, Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
 from tminus.monitoring.event_log import EventLog
@@ -42,7 +42,7 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import EventFilter, Store, Transaction, View, outbox, presence
+from tminus.storage import EventFilter, Store, Transaction, View, agents, outbox, presence
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
@@ -356,8 +356,8 @@ def _webhooks(store: Store) -> Webhooks:
     return webhooks
 
 
-def _services(store: Store) -> Services:
-    agent = Agent(id=7, name="Anna", roles=frozenset({Role.AGENT}), token_sha256=(_digest(TOKEN),))
+def _services(store: Store, agent_id: int = 7) -> Services:
+    agent = Agent(id=agent_id, name="Anna", roles=frozenset({Role.AGENT}), token_sha256=(_digest(TOKEN),))
     return Services(
         store,
         SETTINGS.model_copy(update={"agents": (agent,), "signin": SignIn(receivers=RECEIVERS)}),
@@ -367,9 +367,9 @@ def _services(store: Store) -> Services:
     )
 
 
-def _context(store: Store, label: str) -> RequestContext:
+def _context(store: Store, label: str, agent_id: int = 7) -> RequestContext:
     headers = {b"client-app": label.encode(), b"session-id": label.encode()}
-    return RequestContext(_services(store), "r", local=False, remote_ip="192.0.2.1", headers=headers)
+    return RequestContext(_services(store, agent_id), "r", local=False, remote_ip="192.0.2.1", headers=headers)
 
 
 def _sign_in(store: Store, label: str) -> Any:
@@ -394,6 +394,33 @@ def _sign_in_on_page(store: Store, label: str) -> Any:
 def _sign_out_everywhere(store: Store, label: str) -> Any:
     caller = Caller(_number(label), "Anna", "", frozenset({Role.AGENT}), sid=1)
     asyncio.run(authentication.sign_out_everywhere(_context(store, label), caller))
+
+
+async def _awaited(what: Awaitable[T]) -> T:
+    return await what
+
+
+OPERATOR = Caller(LOCAL_AGENT_ID, "", "", frozenset({Role.GROUP_ADMIN}))
+
+
+def _shut_out(store: Store, label: str) -> Any:
+    number = _number(label)
+    asyncio.run(_awaited(routes_agents.shut_out(_context(store, label, number), OPERATOR, number)))
+
+
+def _readmit(store: Store, label: str) -> Any:
+    number = _number(label)
+    asyncio.run(_awaited(routes_agents.readmit(_context(store, label, number), OPERATOR, number)))
+
+
+def _was_shut_out(tx: Transaction, label: str) -> None:
+    agents.shut_out(tx, _number(label))
+
+
+def _known(view: View, label: str) -> State:
+    """Return what an agent has, and whether the agent is shut out."""
+    known = agents.find(view, _number(label))
+    return _signed_in_left(view, label), known is not None and known.shut_out_at
 
 
 def _issue_code(store: Store, label: str) -> Any:
@@ -595,6 +622,8 @@ TRIALS: Mapping[str, Trial] = {
     "sign-in": Trial(_sign_in, _nothing, _agent_sessions, twice_is_once=False),
     "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _in_browser, twice_is_once=False),
     "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
+    "shut-out": Trial(_shut_out, _signed_in, _known),
+    "readmit": Trial(_readmit, _was_shut_out, _known),
     "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
     "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api import (
+    routes_agents,
     routes_callers,
     routes_events,
     routes_lookups,
@@ -23,8 +24,8 @@ from tminus.api.services import Services
 from tminus.api.websocket_middleware import WebSockets
 
 _ROUTERS = (
-    routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_webhooks.router,
-    routes_operations.router, routes_rooms.router, routes_lookups.public, routes_callers.public,
+    routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
+    routes_webhooks.router, routes_operations.router, routes_rooms.router, routes_lookups.public, routes_callers.public,
 )  # fmt: skip
 
 

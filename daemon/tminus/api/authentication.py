@@ -8,6 +8,7 @@ not help to guess a token character by character.
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 from tminus import clock
@@ -18,13 +19,13 @@ from tminus.api.request_context import RequestContext
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
 from tminus.domain import ids
-from tminus.domain.errors import NotAuthenticated, TooManyAttempts, WrongCode
+from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts, WrongCode
 from tminus.domain.model import AgentSession, SignInCode
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
 from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
 from tminus.sessions.commands import AGENT_SESSION_LIFETIME
-from tminus.storage import Transaction
+from tminus.storage import Transaction, agents
 
 LOCAL_NAME = "local operator"
 CODE_LIFETIME = timedelta(seconds=60)
@@ -90,23 +91,24 @@ class InBrowser:
 
 
 def agent_of_token(context: RequestContext, token: str) -> SignedIn:
-    """Return the agent of a configured token. Raises `NotAuthenticated`, `TooManyAttempts`."""
+    """Return the agent of a configured token. Raises `NotAuthenticated`, `AgentShutOut`, `TooManyAttempts`."""
     services, digest = context.services, _digest(token)
     _check_short(context, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, None))
+    _check_shut_out(context, agent.id)
     return SignedIn(agent, digest)
 
 
 async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
     """Start an agent session for a configured token; return its caller and its secret.
 
-    Raises `NotAuthenticated`, `TooManyAttempts`.
+    Raises `NotAuthenticated`, `AgentShutOut`, `TooManyAttempts`.
     """
     signed_in, secret = agent_of_token(context, token), ids.token()
     begun = new_agent_session(context, signed_in, secret, clock.now())
-    begun.sid = await context.services.transact(lambda tx: tx.add_agent_session(begun))
+    begun.sid = await context.services.transact(partial(_store, begun=begun))
     return note_sign_in(context, signed_in.agent, begun, "token"), secret
 
 
@@ -122,6 +124,15 @@ def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str,
         user_agent=_header(context, b"user-agent"),
         remote_ip=context.remote_ip,
     )
+
+
+def _store(tx: Transaction, begun: AgentSession) -> int:
+    """Store an agent session; return its `sid`. Raises `AgentShutOut`.
+
+    Whether the agent is shut out is read in the same transaction: an operator may do it at this moment.
+    """
+    agents.note_sign_in(tx, begun.agent_id)
+    return tx.add_agent_session(begun)
 
 
 def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via: str) -> Caller:
@@ -141,14 +152,17 @@ def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via
 
 
 async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str) -> str:
-    """Start an agent session in place of the one with the token `before`, if there is one; return the new secret."""
+    """Start an agent session in place of the one with the token `before`, if there is one; return the new secret.
+
+    Raises `AgentShutOut`.
+    """
     secret, ended = ids.token(), _digest(before)
     begun = new_agent_session(context, signed_in, page_token(secret), clock.now())
 
     def start(tx: Transaction) -> int:
         if before:
             tx.end_agent_session(ended)
-        return tx.add_agent_session(begun)
+        return _store(tx, begun)
 
     begun.sid = await context.services.transact(start)
     note_sign_in(context, signed_in.agent, begun, "page")
@@ -188,7 +202,7 @@ async def caller_of_page(context: RequestContext) -> InBrowser | None:
     services, token = context.services, page_token(secret)
     found = await _agent_session(services, _digest(token))
     agent = None if found is None else _agent_in(services, found)
-    if found is None or agent is None:
+    if found is None or agent is None or services.known_agents.is_shut_out(agent.id):
         return None
     caller = _caller(context, agent, found)
     context.actor = caller.actor
@@ -245,7 +259,10 @@ async def exchange_code(context: RequestContext, code: str, provider: str, insta
         if agent is None or agent.id != taken.agent_id or taken.receiver not in services.settings.signin.receivers:
             return "revoked"
         begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)
-        begun.sid = tx.add_agent_session(begun)
+        try:
+            begun.sid = _store(tx, begun)
+        except AgentShutOut:
+            return "revoked"
         return agent, begun
 
     outcome: tuple[Agent, AgentSession] | str = "unknown"
@@ -296,6 +313,7 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
             agent = _agent_in(services, agent_session)
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, agent_session))
+    _check_shut_out(context, agent.id)
     return _caller(context, agent, agent_session)
 
 
@@ -333,6 +351,22 @@ def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
         return None
     agent = _agent_of(services, agent_session.token_sha256)
     return agent if agent is not None and agent.id == agent_session.agent_id else None
+
+
+def _check_shut_out(context: RequestContext, agent_id: int) -> None:
+    """Raise `AgentShutOut` if an operator has shut the agent out."""
+    if context.services.known_agents.is_shut_out(agent_id):
+        raise refused(context, agent_id)
+
+
+def refused(context: RequestContext, agent_id: int) -> AgentShutOut:
+    """Count and log that an agent who is shut out wants to sign in, or calls with a token; return the refusal."""
+    context.logged = True
+    context.services.metrics.shut_out_refused.inc()
+    REPEATED.log(
+        "auth.shut_out", f"{agent_id}", agent=agent_id, remote_ip=context.remote_ip, request_id=context.request_id
+    )
+    return AgentShutOut(agent_id)
 
 
 def _check_short(context: RequestContext, length: int) -> None:

@@ -13,6 +13,17 @@ _ROLES = {"api": True, "agent": True, "supervisor": False, "group_admin": False}
 _SETTINGS = {"recording": True, "startwithadmin": False, "startwithrc": True, "knock": False, "audio": True}
 _PREFERENCES = {"record": True, "prerequestrc": True}
 _PARENT = {"id": _SYS_ID, "app": "servicenow", "type": "incident", "name": "INC0000005"}
+_AGENT = {
+    "id": 7,
+    "name": "Anna Agent",
+    "email": "anna@example.com",
+    "roles": ["agent", "api"],
+    "source": "configuration",
+    "issuer": None,
+    "subject": None,
+    "signedInAt": _MADE,
+    "shutOutAt": None,
+}
 _AGENT_SESSION = {
     "sid": 0,
     "roles": _ROLES,
@@ -225,6 +236,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Success": {"success": True},
     "TokenSignIn": {"session_token": "3jW0aZk9QmVb2yJt0QeXn7RkLs4DmA9GcZ1nXeYhPwU"},
     "User": _USER,
+    "Agent": _AGENT,
+    "Agents": {"agents": [_AGENT], "next": None},
     "Webhook": _WEBHOOK,
     "Webhooks": {"webhooks": [_WEBHOOK]},
     "WidgetConfig": _WIDGET_CONFIG,

@@ -266,6 +266,22 @@ FIELDS: dict[str, dict[str, str]] = {
         "(`gave_up`), or an operator paused it (`operator`)",
         "replays": "Number of replays that wait or run",
     },
+    "Agent": {
+        "id": "Number of the agent",
+        "name": "Name for people",
+        "email": "Email address; empty if none is known",
+        "roles": "The roles of the agent; with OpenID Connect, as of the last sign-in",
+        "source": "`configuration`; `oidc`: came by OpenID Connect and is not in the configuration; `removed`: shut out, "
+        "and not in the configuration any more",
+        "issuer": "The issuer by which the agent came; null for configured agents",
+        "subject": "The issuer's id of the agent; null for configured agents",
+        "signedInAt": f"Start of the last agent session; null if there was none: {_UTC}",
+        "shutOutAt": f"Since when the agent has been shut out; null if not: {_UTC}",
+    },
+    "Agents": {
+        "agents": "Agents in the order of their numbers",
+        "next": "Value of `after` for the next page; null on the last one",
+    },
     "Webhooks": {"webhooks": "All webhooks, in the order of the configuration"},
     "WidgetConfig": {
         "remote_support": "Always true",
@@ -289,6 +305,7 @@ PARAMETERS = {
     "pin": "PIN of an open support or cobrowse session: six digits",
     "key": "`externalMapping` of the sessions; it may contain slashes",
     "name": "Name of a webhook in the configuration",
+    "number": "Number of an agent",
     "provider": "Any text; clients of the original send the name of their identity provider",
     "state": "Ignored; clients of the original send it",
     "type_id": "Any text",

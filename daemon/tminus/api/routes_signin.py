@@ -15,7 +15,7 @@ from tminus.api.response import Headers, Response
 from tminus.api.routing import Answer, Route, Router
 from tminus.api.signin_page import SignInPage
 from tminus.domain import ids
-from tminus.domain.errors import NotAuthenticated, TooManyAttempts
+from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts
 from tminus.logs.repeated import REPEATED
 
 _PATH = "/auth/{provider}/goToAuth"
@@ -151,11 +151,16 @@ class _Visit:
             signed_in = authentication.agent_of_token(context, token[:_MAX_TOKEN])
         except NotAuthenticated:
             return self._form(problem="wrong", status=403)
+        except AgentShutOut:
+            return self._form(problem="shut_out", status=403)
         except TooManyAttempts as refusal:
             seconds = ceil(refusal.retry_after)
             headers: Headers = [(b"retry-after", b"%d" % seconds)]
             return self._form(problem="limited", status=429, headers=headers, seconds=seconds)
-        value = await authentication.start_in_browser(context, signed_in, before.token if before else "")
+        try:
+            value = await authentication.start_in_browser(context, signed_in, before.token if before else "")
+        except AgentShutOut:
+            return self._form(problem="shut_out", status=403)
         cookie = browser_session.set_session(self._settings, value)
         if self._receiver is None:
             return self._show_again(cookie)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from tminus import clock
 from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
+from tminus.api.known_agents import KnownAgents
 from tminus.api.rate_limit import RateLimiter
 from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
@@ -92,8 +93,11 @@ class Services:
         """SHA-256 of tokens that a reload has removed from the configuration."""
         self.rooms = Hub(self)
         """The daemon's own rooms. `service.daemon` runs it, and sets its name."""
+        self.known_agents = KnownAgents(self.query, self._agents_changed)
+        self.metrics.agents_shut_out.set_function(lambda: self.known_agents.shut_out)
         self.started_at = clock.now()
         self.apply(settings)
+        self.known_agents.load(store)
 
     def apply(self, settings: Settings) -> None:
         """Apply settings from the next request on. The counts of limits that have not changed are kept."""
@@ -111,16 +115,21 @@ class Services:
             self.room_guesses = RateLimiter(settings.limits.failed_tokens)
         self.settings = settings
         self.applied_at = clock.now()
+        self._agents_changed()
+
+    def _agents_changed(self) -> None:
+        """End what agents have who may not act any more: rooms as host, streams, and requests that wait."""
         self.rooms.agents_changed()
+        self.notifier.notify()  # each stream authenticates its caller again
 
     def may_act(self, agent_id: int) -> bool:
-        """Return whether an agent is configured and has a token that has not expired.
+        """Return whether an agent is configured, has a token that has not expired, and is not shut out.
 
         If not, nobody can act for the agent, so nobody is host of the agent's sessions.
         """
         if agent_id == LOCAL_AGENT_ID:
             return True
-        agent = self.agents.get(agent_id)
+        agent = None if self.known_agents.is_shut_out(agent_id) else self.agents.get(agent_id)
         return agent is not None and bool(agent.token_sha256) and not agent.has_expired(clock.now())
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:

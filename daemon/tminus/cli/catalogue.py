@@ -17,6 +17,8 @@ class Group(NamedTuple):
 
     summary: str
     commands: dict[str, Entry]
+    default: str = ""
+    """The command to run if the command line names none; "": print the help."""
 
 
 COMMANDS = {
@@ -46,6 +48,15 @@ GROUPS = {
             "replay": Entry("webhooks", "replay", "Send past events again."),
             "secret": Entry("webhooks", "secret", "Generate a signing secret."),
         },
+    ),
+    "agents": Group(
+        "Agents who may sign in.",
+        {
+            "list": Entry("agents", "list_", "Show all agents and their last sign-in."),
+            "shut-out": Entry("agents", "shut_out", "End all that an agent has, and refuse sign-ins."),
+            "readmit": Entry("agents", "readmit", "Let an agent who was shut out sign in again."),
+        },
+        default="list",
     ),
     "token": Group(
         "Tokens of agents.",

@@ -20,16 +20,22 @@ class Commands(click.Group):
     """A group of commands of the catalogue. Its help and its completion need only the catalogue."""
 
     def __init__(
-        self, name: str, entries: dict[str, Entry], aliases: Mapping[str, str] | None = None, **more: Any
+        self,
+        name: str,
+        entries: dict[str, Entry],
+        aliases: Mapping[str, str] | None = None,
+        default: str = "",
+        **more: Any,
     ) -> None:
         super().__init__(name, **more)
+        self.default = default
         self.entries = entries
         self.aliases = aliases or {}
         for command, entry in entries.items():
             self.add_command(click.Command(command, short_help=entry.summary))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])
+        return super().parse_args(ctx, args or [self.default or "--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return list(self.commands)  # in the order of the catalogue, and not sorted as click does
@@ -102,7 +108,16 @@ def application() -> Commands:
     for name, group in catalogue.GROUPS.items():
         summary = f"{group.summary[:-1]}: {', '.join(group.commands)}."
         options: list[click.Parameter] = [*daemon_options(are_first=False)]
-        root.add_command(Commands(name, group.commands, help=group.summary, short_help=summary, params=options))
+        root.add_command(
+            Commands(
+                name,
+                group.commands,
+                default=group.default,
+                help=group.summary,
+                short_help=summary,
+                params=options,
+            )
+        )
     return root
 
 

@@ -224,6 +224,34 @@ def webhooks(rows: "Sequence[schemas.Webhook]", when: TimeFormat, *, wide: bool)
     tables.show(columns, cells, wide=wide)
 
 
+def agents(rows: "Sequence[schemas.Agent]", when: TimeFormat, *, wide: bool) -> None:
+    """Print agents, one per row."""
+    columns = (
+        Column("ID"),
+        Column("NAME", least=8),
+        Column("ROLES", least=8, folds=True),
+        Column("SOURCE"),
+        Column("LAST SIGN-IN"),
+        Column("SHUT OUT"),
+        Column("EMAIL", wide=True),
+        Column("SUBJECT", wide=True),
+    )
+    cells: list[list[Span | str]] = [
+        [
+            str(row["id"]),
+            row["name"],
+            ", ".join(row["roles"]),
+            row["source"],
+            when.text(row["signedInAt"]) if row["signedInAt"] else "never",
+            Span(f"since {when.text(row['shutOutAt'])}", "red") if row["shutOutAt"] else "",
+            row["email"],
+            row["subject"] or "",
+        ]
+        for row in rows
+    ]
+    tables.show(columns, cells, wide=wide)
+
+
 def deliveries(rows: "Sequence[schemas.Delivery]", when: TimeFormat, *, wide: bool) -> None:
     """Print delivery attempts, one per row."""
     columns = (

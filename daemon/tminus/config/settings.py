@@ -20,6 +20,7 @@ from tminus.config.values import Rate
 from tminus.domain import durations, timestamps
 from tminus.domain.types import (
     EVENT_PATTERNS,
+    FIRST_NUMBER,
     EventType,
     Mode,
     Role,
@@ -73,6 +74,8 @@ def _in_order(roles: Iterable[Role]) -> list[str]:
 
 # The maximum of an integer column in PostgreSQL.
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+# Higher ones are for agents who are not in the configuration.
+AgentNumber = Annotated[int, Field(strict=True, ge=1, lt=FIRST_NUMBER)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 ExternalId = Annotated[str, Field(max_length=255)]
@@ -241,7 +244,7 @@ class Policy(Table):
 class Agent(Table):
     """A person or a program that calls the API with a token."""
 
-    id: Number
+    id: AgentNumber
     name: Name
     email: Email = ""
     external_id: ExternalId = ""

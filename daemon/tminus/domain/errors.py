@@ -37,6 +37,8 @@
     │   ├── WrongResumeKey       x404
     │   ├── OtherPresence        x409
     │   ├── AgentRevoked         x403  agents
+    │   ├── AgentShutOut         x401
+    │   ├── UnknownAgent         x404
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -392,6 +394,30 @@ class AgentRevoked(RequestError):
     @property
     def description(self) -> str:
         return "The agent of this session was removed, or has no valid token: nobody can be its host"
+
+
+@dataclass(eq=False)
+class AgentShutOut(RequestError):
+    """An operator has shut the agent out."""
+
+    refcode = 113401
+    agent_id: int
+
+    @property
+    def description(self) -> str:
+        return f"Agent {self.agent_id} is shut out: contact your administrator"
+
+
+@dataclass(eq=False)
+class UnknownAgent(RequestError):
+    """Neither the configuration nor the database has an agent with this number."""
+
+    refcode = 113404
+    agent_id: int
+
+    @property
+    def description(self) -> str:
+        return f"There is no agent {self.agent_id}"
 
 
 @dataclass(eq=False)

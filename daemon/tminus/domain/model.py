@@ -225,6 +225,25 @@ class AgentSession(Record):
     remote_ip: str
 
 
+class KnownAgent(Record):
+    """What the database has of an agent. Configured agents have only their number and the last three fields."""
+
+    id: int
+    issuer: str = ""
+    """The OpenID Connect issuer by which the agent came; "" for a configured agent."""
+    subject: str = ""
+    """The issuer's stable id of the agent."""
+    name: str = ""
+    email: str = ""
+    roles: str = "[]"
+    """The roles as of the last sign-in: a JSON list."""
+    signed_in_at: datetime | None = Field(default=None, sa_type=Instant)
+    shut_out_at: datetime | None = Field(default=None, sa_type=Instant)
+    """Since when an operator has shut the agent out; None: the agent may sign in."""
+    changed: int = 0
+    """The number of the last change that all daemons have to read; 0: none."""
+
+
 class SignInCode(Record):
     """A code with which a web page gets an agent session, once. Only its SHA-256 is stored."""
 

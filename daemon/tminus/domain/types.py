@@ -196,6 +196,9 @@ _PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})
 LOCAL_AGENT_ID = 0
 """The id of the "local operator", who owns the sessions that are created over the local socket."""
 
+FIRST_NUMBER = 2_000_000_000
+"""The lowest number of agents who are not in the configuration. Configured agents have lower ones."""
+
 CLOCK_ACTOR = "clock"
 
 ROOM_ACTOR = "room"

@@ -173,6 +173,22 @@ LOG_LINES = {
         "too many PIN look-ups from {remote_ip}, requests refused: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
+    "auth.shut_out": LineTemplate(
+        "info",
+        "agent {agent} is shut out: requests and sign-ins refused: {count}[ since {since}]",
+        ("agent", "remote_ip", *_COUNTED),
+    ),
+    "agent.shut_out": LineTemplate(
+        "warning",
+        "agent {agent} shut out by {actor}, {agent_sessions:agent session} ended",
+        ("agent", "actor", "agent_sessions", "remote_ip", "request_id"),
+    ),
+    "agent.readmitted": LineTemplate(
+        "warning",
+        "agent {agent} readmitted by {actor}",
+        ("agent", "actor", "remote_ip", "request_id"),
+    ),
+    "agent.failed": LineTemplate("error", "internal error, agents not updated: {error}", ("error", "traceback")),
     "room.unknown": LineTemplate(
         "warning",
         "connections to unknown sessions from {remote_ip}: {count}[ since {since}]",

@@ -88,6 +88,7 @@ FIELDS = {
     "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
     "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
     "after": _i("number of the last session event that is known to have been logged"),
+    "agent": _i("number of the agent"),
     "agent_sessions": _i("number of agent sessions"),
     "ahead_s": _i("seconds by which the clock was ahead of the last run of retention"),
     "attempts": _i("number of the attempt, counted from the last success"),

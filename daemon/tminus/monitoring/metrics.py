@@ -120,6 +120,13 @@ class Metrics:
             ["via"], registry=registry,
         )  # fmt: skip
         self._sign_ins = {via: begun.labels(via) for via in ("token", "page", "code")}
+        self.agents_shut_out = Gauge(
+            "tminus_agents_shut_out", "Agents whom an operator has shut out", registry=registry
+        )
+        """`api.services` sets the function that a scrape calls."""
+        self.shut_out_refused = Counter(
+            "tminus_shut_out_refused", "Requests and sign-ins of agents who are shut out", registry=registry
+        )
         self._deliveries = Counter(
             "tminus_deliveries", "Delivery attempts, by outcome: delivered or failed", ["endpoint", "outcome"],
             registry=registry,

@@ -173,7 +173,9 @@ class Daemon:
         )
         notifying = asyncio.create_task(self._notify_ready())
         rooms = asyncio.create_task(self.services.rooms.run())
+        following = asyncio.create_task(self.services.known_agents.run(self.store))
         await serving
+        following.cancel()
         rooms.cancel()
         await asyncio.to_thread(self.services.rooms.expect_back, will_stop=True)
         notifying.cancel()
@@ -278,6 +280,7 @@ class Daemon:
             return  # the start is about to read everything
         self._scheduler.add_deadline(due)
         self._event_log.wake()
+        self.services.known_agents.wake()
         if due is None:
             # An operator may have resumed an endpoint there, or started a replay.
             self.services.webhooks.wake(also_blocked=True)

@@ -186,6 +186,11 @@ class Store:
         """Number of waiting jobs of requests, without those of the running write."""
         return self._writer.waiting
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other daemons may use the same database: an SQLite file has only one daemon."""
+        return sqlite_file(self._url) is None
+
     def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
         """Run `look` on one snapshot, in the calling thread; return its result.
 

@@ -103,6 +103,18 @@ class AgentSessionRow(model.AgentSession, table=True):
     secret_sha256: str = Field(unique=True)
 
 
+class AgentRow(model.KnownAgent, table=True):
+    __tablename__ = "agent"
+    __table_args__ = (
+        Index("agent_subject", "issuer", "subject", unique=True, **_where("issuer <> ''")),
+        # The changes that a daemon has not read yet.
+        Index("agent_changed", "changed"),
+    )
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    changed: int = Field(sa_type=BigInteger)
+
+
 class SignInCodeRow(model.SignInCode, table=True):
     __tablename__ = "signin_code"
     __table_args__ = (
@@ -167,6 +179,6 @@ class MetaRow(SQLModel, table=True):
 _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
-SIGNIN_CODES = _tables["signin_code"]
+SIGNIN_CODES, AGENTS = _tables["signin_code"], _tables["agent"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 PRESENCE, LEASES = _tables["presence"], _tables["lease"]

@@ -34,7 +34,18 @@ from tminus.domain.model import (
     SignInCode,
 )  # fmt: skip
 from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
-from tminus.storage import EventFilter, SessionFilter, Transaction, View, due, outbox, presence, transitions, view
+from tminus.storage import (
+    EventFilter,
+    SessionFilter,
+    Transaction,
+    View,
+    agents,
+    due,
+    outbox,
+    presence,
+    transitions,
+    view,
+)
 from tminus.storage.engine import make_engine
 from tminus.storage.tables import SESSIONS
 from tminus.storage.transitions import Cause, Named, Requested, execute
@@ -47,7 +58,7 @@ more of them, PostgreSQL would assume that many belong to agent 7 and would read
 
 HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
-LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry", "presence")
+LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry", "presence", "agent")
 
 PAGES = 500
 """Maximum number of pages that a query reads on PostgreSQL. A scan of the sessions reads 1,200, of the events 700."""
@@ -211,6 +222,13 @@ QUESTIONS: dict[str, Job] = {
     "presence.end_lease": lambda tx: presence.end_lease(tx, "d2"),
     "presence.lost_daemons": lambda tx: presence.lost_daemons(tx, NOW),
     "presence.expire_lease": lambda tx: presence.expire_lease(tx, "d2", NOW),
+    "agents.find": lambda tx: agents.find(tx, 7),
+    "agents.changed_since": lambda tx: agents.changed_since(tx, 100, 500),
+    "agents.listed": lambda tx: agents.listed(tx, 100, 500),
+    "agents.note_sign_in": lambda tx: agents.note_sign_in(tx, 7),
+    "agents.note_sign_in for the first time": lambda tx: agents.note_sign_in(tx, 1_000_000),
+    "agents.shut_out": lambda tx: agents.shut_out(tx, 8),
+    "agents.readmit": lambda tx: agents.readmit(tx, 9),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
     "outbox.Backlogs": lambda tx: outbox.Backlogs().count(tx, [("desk", 39_900, EventFilter(RARE, SUPPORT))]),
@@ -255,6 +273,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "transitions": transitions,
         "due": due,
         "presence": presence,
+        "agents": agents,
         "outbox": outbox,
     }
     there_are = set[str]()
@@ -320,6 +339,10 @@ def _fill(connection: Connection) -> None:
         f"{numbers} SELECT 'p' || i, 'c' || i, 'r' || i, "
         f"CASE WHEN i <= 20 THEN 'd2' ELSE 'd' || (3 + i / 2000) END, 'x' || i, "
         f"CASE WHEN i / 100 * 100 = i THEN {since} END FROM n"
+    )
+    run(
+        "INSERT INTO agent (id, issuer, subject, name, email, roles, signed_in_at, shut_out_at, changed) "
+        f"{numbers} SELECT i, '', '', '', '', '[]', {since}, CASE WHEN i = 9 THEN {since} END, i FROM n"
     )
     run("INSERT INTO lease (daemon, until) VALUES ('d2', 0)")
     run(

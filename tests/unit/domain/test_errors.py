@@ -42,6 +42,8 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.InvalidMessage("is not JSON"), "The message is not JSON"),
     (errors.WrongRoomKey(), "host key"),
     (errors.AgentRevoked(), "nobody can be its host"),
+    (errors.AgentShutOut(7), "Agent 7 is shut out"),
+    (errors.UnknownAgent(7), "no agent 7"),
     (errors.WrongResumeKey(), "join without it"),
     (errors.OtherPresence(own=True), "own room"),
     (errors.OtherPresence(own=False), "Another system"),
@@ -118,7 +120,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 37
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 39
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)

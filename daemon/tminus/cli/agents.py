@@ -1,0 +1,71 @@
+"""The commands for agents: list, shut-out and readmit."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tminus.cli import output, views
+from tminus.cli.connection import Connection, reporting_errors
+from tminus.cli.options import Command, as_json, utc, wide
+
+if TYPE_CHECKING:
+    from tminus import schemas
+
+NUMBER = click.argument("number", type=click.IntRange(1, 2**31 - 1), metavar="NUMBER")
+
+PAGE = 1000
+"""Agents that one request lists."""
+
+
+def _call(connection: Connection, method: str, path: str, **more: Any) -> Any:
+    with reporting_errors(), connection.open() as daemon:
+        return daemon.request(method, path, **more)
+
+
+@click.command(cls=Command)
+@utc
+@wide
+@as_json
+@click.pass_obj
+def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
+    """Show all agents: those of the configuration, and those who came by OpenID Connect."""
+    found: list[schemas.Agent] = []
+    after: int | None = 0
+    while after is not None:
+        page: schemas.Agents = _call(connection, "GET", "/agents", params={"after": after, "limit": PAGE})
+        found += page["agents"]
+        after = page["next"]
+    if as_json:
+        output.put_json({"agents": found})
+    elif not found:
+        output.put("no agents")
+    else:
+        views.agents(found, views.time_format(utc=utc), wide=wide)
+
+
+@click.command("shut-out", cls=Command)
+@NUMBER
+@as_json
+@click.pass_obj
+def shut_out(connection: Connection, number: int, as_json: bool) -> None:
+    """Shut an agent out at once: sessions, streams and rooms end, and tokens and sign-ins are refused."""
+    answer: schemas.Agent = _call(connection, "POST", f"/agents/{number}/shutOut")
+    _show(answer, as_json, "is shut out")
+
+
+@click.command(cls=Command)
+@NUMBER
+@as_json
+@click.pass_obj
+def readmit(connection: Connection, number: int, as_json: bool) -> None:
+    """Let an agent who was shut out sign in again. What was ended stays ended."""
+    answer: schemas.Agent = _call(connection, "POST", f"/agents/{number}/readmit")
+    _show(answer, as_json, "may sign in")
+
+
+def _show(answer: "schemas.Agent", as_json: bool, what: str) -> None:
+    if as_json:
+        output.put_json(answer)
+    else:
+        name = f" ({answer['name']})" if answer["name"] else ""
+        output.put(f"agent {answer['id']}{name} {what}")

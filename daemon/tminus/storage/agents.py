@@ -1,0 +1,97 @@
+"""What the database has of agents: when they signed in last, and whether they are shut out.
+
+The configuration has the other data of its agents. An agent who came by OpenID Connect and is not in the configuration
+has all data here, and a number from `FIRST_NUMBER` on. Rows are never removed, so no number is used twice.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, select, update
+
+from tminus.domain.errors import AgentShutOut
+from tminus.domain.model import KnownAgent
+from tminus.domain.types import FIRST_NUMBER
+from tminus.storage.tables import AGENTS
+from tminus.storage.transaction import Transaction
+from tminus.storage.view import View
+
+_A = AGENTS.c
+
+_BY_NUMBER = select(AGENTS).where(_A.id == bindparam("id"))
+_BY_SUBJECT = select(AGENTS).where(_A.issuer == bindparam("issuer"), _A.subject == bindparam("subject"))
+_CHANGED = select(AGENTS).where(_A.changed > bindparam("after")).order_by(_A.changed).limit(bindparam("limit"))
+_LISTED = select(AGENTS).where(_A.id > bindparam("after")).order_by(_A.id).limit(bindparam("limit"))
+_NEWEST_CHANGE = select(func.coalesce(func.max(_A.changed), 0))
+_NEWEST_NUMBER = select(func.coalesce(func.max(_A.id), 0)).where(_A.id >= FIRST_NUMBER)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def find(view: View, agent_id: int) -> KnownAgent | None:
+    """Return the row of an agent; None if the database has none."""
+    return view.one(KnownAgent, _BY_NUMBER, id=agent_id)
+
+
+def changed_since(view: View, after: int, limit: int) -> list[KnownAgent]:
+    """Return the rows with a change after a number, in the order of the changes. A sign-in by itself is no change."""
+    return list(view.all(KnownAgent, _CHANGED, after=after, limit=limit))
+
+
+def listed(view: View, after: int, limit: int) -> list[KnownAgent]:
+    """Return the rows of agents whose number is higher than `after`, in the order of their numbers."""
+    return list(view.all(KnownAgent, _LISTED, after=after, limit=limit))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def note_sign_in(tx: Transaction, agent_id: int) -> None:
+    """Store that an agent signs in now. Raises `AgentShutOut`."""
+    found = find(tx, agent_id)
+    if found is None:
+        _add(tx, KnownAgent(id=agent_id, signed_in_at=tx.now))
+        return
+    if found.shut_out_at is not None:
+        raise AgentShutOut(agent_id)
+    tx.execute(update(AGENTS).where(_A.id == agent_id).values(signed_in_at=tx.now))
+
+
+def shut_out(tx: Transaction, agent_id: int) -> int | None:
+    """Shut an agent out, and end all agent sessions and sign-in codes; return how many agent sessions have ended.
+
+    None: the agent was shut out already.
+    """
+    found = find(tx, agent_id)
+    if found is not None and found.shut_out_at is not None:
+        return None
+    if found is None:
+        _add(tx, KnownAgent(id=agent_id))
+    _change(tx, agent_id, {"shut_out_at": tx.now})
+    return tx.end_agent_sessions_of(agent_id)
+
+
+def readmit(tx: Transaction, agent_id: int) -> bool:
+    """Let an agent sign in again; return False if the agent was not shut out."""
+    found = find(tx, agent_id)
+    if found is None or found.shut_out_at is None:
+        return False
+    _change(tx, agent_id, {"shut_out_at": None})
+    return True
+
+
+def _add(tx: Transaction, agent: KnownAgent) -> None:
+    tx.execute(insert(AGENTS), agent.model_dump())
+
+
+def _change(tx: Transaction, agent_id: int, values: Mapping[str, datetime | str | None]) -> None:
+    """Store values that all daemons have to read."""
+    numbered: dict[str, Any] = {**values, "changed": _next_change(tx)}
+    tx.execute(update(AGENTS).where(_A.id == agent_id).values(numbered))
+    tx.has_events = True  # other daemons are notified
+
+
+def _next_change(tx: Transaction) -> int:
+    return int(tx.scalar(_NEWEST_CHANGE)) + 1
