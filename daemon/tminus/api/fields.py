@@ -271,8 +271,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "name": "Name for people",
         "email": "Email address; empty if none is known",
         "roles": "The roles of the agent; with OpenID Connect, as of the last sign-in",
-        "source": "`configuration`; `oidc`: came by OpenID Connect and is not in the configuration; `removed`: shut out, "
-        "and not in the configuration any more",
+        "source": "`configuration`; `oidc`: came by OpenID Connect and is not in the configuration; `removed`: shut "
+        "out, and not in the configuration any more",
         "issuer": "The issuer by which the agent came; null for configured agents",
         "subject": "The issuer's id of the agent; null for configured agents",
         "signedInAt": f"Start of the last agent session; null if there was none: {_UTC}",
