@@ -94,10 +94,26 @@ def test_an_invalid_feed_parameter_is_refused_by_name(daemon: Daemon, query: str
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
-@pytest.mark.parametrize("by", ["anna", "supervisor", "room", "api"])
-def test_callers_without_access_to_the_feed_get_neither_a_page_nor_a_stream(daemon: Daemon, by: str) -> None:
+def test_an_agent_reads_and_streams_the_events_of_its_own_sessions_only(daemon: Daemon) -> None:
+    after = daemon.get("/events?after=now").json()["next"]
+    daemon.make(by="ben")
+    own = daemon.make(by="anna")["id"]
+    daemon.make(by="ben")
+    page = daemon.get(f"/events?after={after}&scope=mine", by="anna").json()
+    assert {one["id"] for one in page["events"]} == {own}
+    headers = {"Session-id": daemon.tokens["anna"], "Accept": "text/event-stream", "Last-Event-ID": str(after)}
+    with daemon.http.stream("GET", f"{daemon.url}/v3/events?scope=mine", headers=headers) as stream:
+        lines = stream.iter_lines()
+        assert next(json.loads(line[6:])["id"] for line in lines if line.startswith("data: ")) == own
+
+
+@pytest.mark.parametrize("by", ["room", "api"])
+@pytest.mark.parametrize("scope", ["all", "mine"])
+def test_callers_without_access_to_the_feed_get_neither_a_page_nor_a_stream(
+    daemon: Daemon, by: str, scope: str
+) -> None:
     for accept in ("application/json", "text/event-stream"):
-        answer = daemon.get("/events?after=now", by=by, headers={"Accept": accept})
+        answer = daemon.get(f"/events?after=now&scope={scope}", by=by, headers={"Accept": accept})
         assert (answer.status_code, answer.json()["refcode"]) == (403, 104403)
 
 

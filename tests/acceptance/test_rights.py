@@ -29,7 +29,8 @@ RIGHTS = {
     "POST /v3/supportsession/{session_id}/participants": "- - all - - - all",
     "PUT /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
-    "GET /v3/events": "- - - - yes - yes",
+    "GET /v3/events": "- - - - yes yes yes",
+    "GET /v3/events?scope=mine": "- - - own own own own",
     "GET /v3/crmlookup/{key}": "- - - own masked all all",
     "GET /v3/discovery": "- none none own all all all",
     "GET /v3/support/{pin}/meta": "yes yes yes yes yes yes yes",
@@ -135,6 +136,8 @@ class Situation:
     def query(self, call: str) -> dict[str, Any] | None:
         if call.startswith("GET /v3/supportsessions"):
             return {"limit": 1000, "type": "support", "scope": "all" if "scope" in call else ""}
+        if call == "GET /v3/events?scope=mine":
+            return {"limit": 1000, "scope": "mine"}
         if call.endswith("exchangeCode"):
             return {"code": "none"}
         if call == "GET /v3/discovery":
@@ -253,6 +256,8 @@ def _seen(situation: Situation, call: str, answer: httpx.Response) -> dict[str, 
     listed: dict[str, JSON] = body
     if isinstance(body, list) or "rows" in body:
         listed = {one["id"]: one for one in (body if isinstance(body, list) else body["rows"])}
+    elif "events" in body:
+        listed = {one["id"]: one for one in body["events"]}
     seen = {}
     for whose, owned in situation.sessions.items():
         if owned.live["id"] in listed:

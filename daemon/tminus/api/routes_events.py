@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 from starlette.responses import StreamingResponse
@@ -40,7 +40,7 @@ LastEventId = Annotated[
 
 @router.get(
     "/events",
-    summary="List events of all sessions, oldest first, or stream them with Accept: text/event-stream",
+    summary="List events, oldest first, or stream them with Accept: text/event-stream",
     answers=schemas.History,
     refusals=refusals(Forbidden),
 )
@@ -50,11 +50,12 @@ async def feed(
     after: FeedCursor = 0,
     limit: Limit = 100,
     type: EventTypes = None,
+    scope: Literal["mine", "all"] = "all",
     wait: Wait = 0,
     last_event_id: LastEventId = "",
 ) -> Answer:
     services, head = context.services, context.head
-    only = EventFilter(types=event_types(type) if type else None)
+    only = EventFilter(types=event_types(type) if type else None, agent_id=caller.agent_id if scope == "mine" else None)
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in context.header(b"accept"):
         # The first read comes before the response starts, so that it can still be refused with an error.

@@ -204,13 +204,14 @@ class ScreenMeet:
         type: Sequence[str] = (),  # noqa: A002
         wait: float = 0,
         limit: int = 100,
+        scope: Literal["mine", "all"] = "all",
     ) -> "schemas.History":
-        """Return the events of all sessions after event number `after`, the oldest first.
+        """Return the events after event number `after`, the oldest first, of your own sessions or of all.
 
         If there are none, wait up to `wait` seconds (at most 60) for one. Pass `next` as the next `after`:
         then no event is missed or returned twice.
         """
-        params = {"after": after, "type": list(type), "wait": wait, "limit": limit}
+        params = {"after": after, "type": list(type), "wait": wait, "limit": limit, "scope": scope}
         return cast("schemas.History", self.request("GET", "/events", params=params, wait=wait))
 
     def request(

@@ -35,11 +35,13 @@ def session_events(view: View, caller: Caller, session_id: str, after: int, limi
 def feed(
     view: View, caller: Caller, after: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> Page:
-    """Return the events of all sessions after a sequence number; None means future events only.
+    """Return the events after a sequence number; None means future events only.
+
+    If `only.agent_id` is None, the events of all sessions match.
 
     `Page.through` is the cursor of the next page: the last event that was examined, even if it did not match.
     """
-    require(caller.has(Role.MONITOR), "the role monitor")
+    _require_list_permission(caller, only.agent_id)
     return Page([], view.last_seq()) if after is None else view.page(after, limit, only, at_most)
 
 
@@ -48,7 +50,7 @@ def list_sessions(view: View, caller: Caller, wanted: SessionFilter) -> tuple[in
 
     If `wanted.agent_id` is None, the sessions of all agents match.
     """
-    _require_list_permission(caller, wanted)
+    _require_list_permission(caller, wanted.agent_id)
     return view.sessions(wanted)
 
 
@@ -57,12 +59,13 @@ def search_sessions(view: View, caller: Caller, wanted: SessionFilter, words: st
 
     The offset is None at the end.
     """
-    _require_list_permission(caller, wanted)
+    _require_list_permission(caller, wanted.agent_id)
     return view.search(wanted, words)
 
 
-def _require_list_permission(caller: Caller, wanted: SessionFilter) -> None:
-    if wanted.agent_id is None:
+def _require_list_permission(caller: Caller, agent_id: int | None) -> None:
+    """Raise `Forbidden` unless the caller may list the sessions of this agent, or of all agents if it is None."""
+    if agent_id is None:
         require(may_see_all(caller), "the role supervisor or monitor")
     else:
         require(caller.has(Role.AGENT, Role.SUPERVISOR, Role.MONITOR), "the role agent, supervisor or monitor")

@@ -25,6 +25,7 @@ class EventFilter:
     types: frozenset[EventType] | None = None
     session_types: frozenset[SessionType] | None = None
     session_id: str | None = None
+    agent_id: int | None = None
     until: int | None = None
     """The highest event number."""
 
@@ -109,6 +110,8 @@ _CONDITIONS = {
     "types": _E.type.in_(bindparam("types", expanding=True)),
     "session_types": _S.type.in_(bindparam("session_types", expanding=True)),
     "session_id": _E.session_id == bindparam("session_id"),
+    # The sum keeps databases from beginning with all sessions of the agent: the window bounds only the events.
+    "agent_id": _S.agent_id + 0 == bindparam("agent_id"),
     "until": _E.seq <= bindparam("until"),
 }
 """Field of an `EventFilter` -> its condition."""
@@ -338,7 +341,7 @@ class View:
         If no index finds them, at most `WINDOW` events are examined, and the caller continues from `Page.through`. A
         page has at most `at_most` bytes.
         """
-        if only.session_id is None and (only.types or only.session_types):
+        if only.session_id is None and (only.types or only.session_types or only.agent_id is not None):
             end = self.window_end(after, only.until)
         else:  # all events match, or an index finds those that do
             newest = self.last_seq()

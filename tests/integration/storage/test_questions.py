@@ -164,6 +164,7 @@ QUESTIONS: dict[str, Job] = {
     "view.page of a type": lambda tx: tx.page(100, 100, EventFilter(types=RARE)),
     "view.page of sessions of a type": lambda tx: tx.page(100, 100, EventFilter(session_types=SUPPORT)),
     "view.page of a session, of a type": lambda tx: tx.page(100, 100, EventFilter(RARE, session_id="c10000")),
+    "view.page of an agent": lambda tx: tx.page(100, 100, EventFilter(agent_id=7)),
     "view.page up to an event": lambda tx: tx.page(100, 100, EventFilter(RARE, until=30_000)),
     "view.window_end": lambda tx: tx.window_end(100),
     "view.log_events": lambda tx: tx.log_events(100, 100),
