@@ -520,6 +520,14 @@ def test_guesses_in_parallel_do_not_exceed_the_limit(start_daemon: StartDaemon, 
     assert codes.count(4429) == 15
 
 
+def test_keys_of_people_who_were_counted_out_are_no_guesses(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "1/hour"})
+    session = daemon.make()
+    for _ in range(3):
+        assert is_refused(daemon, session, resume="x" * 32) == (112404, 4404)
+    assert connected(daemon, session).join()["type"] == "joined"
+
+
 def test_no_secret_is_in_the_log_or_in_an_event(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon()
     session = daemon.make()

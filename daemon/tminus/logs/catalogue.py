@@ -196,7 +196,7 @@ LOG_LINES = {
     ),
     "room.wrong_key": LineTemplate(
         "warning",
-        "wrong host keys or resume keys from {remote_ip}: {count}[ since {since}]",
+        "wrong host keys from {remote_ip}: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
     "room.limited": LineTemplate(

@@ -16,7 +16,7 @@ from tminus.domain.model import Participant, Presence, Session
 from tminus.domain.types import ROOM_ACTOR, Caller, ParticipantRole, Role, Setting, Status, Trigger, host_actor
 from tminus.sessions import commands, participants
 from tminus.sessions.queries import load_session
-from tminus.storage import Transaction, presence
+from tminus.storage import Transaction, View, presence
 
 ROOM = Caller(agent_id=-1, name="", external_id="", roles=frozenset({Role.ROOM}), acts_as=ROOM_ACTOR)
 """The caller of what people do in the daemon's own rooms. It is no agent, and no configured agent has its id."""
@@ -98,17 +98,23 @@ def resume(
     Raises `WrongResumeKey`, also if the session is closed, or the person was removed; `AgentRevoked` for a host unless
     `may_host`.
     """
-    found = presence.find(tx, session_id, digest(key))
-    if found is None:
-        raise WrongResumeKey
-    session, participant = tx.session(session_id), tx.participant(session_id, found.participant_id)
-    if session is None or session.status is Status.CLOSED or participant is None or participant.left_at is not None:
-        raise WrongResumeKey
+    found, session, participant = find_resumable(tx, session_id, key)
     if participant.role is ParticipantRole.HOST and not may_host(session):
         raise AgentRevoked
     _renew_lease(tx, connection)
     presence.come_back(tx, participant.id, connection.daemon, connection.id)
     return Entered(participant, tx.last_seq(), found.connection)
+
+
+def find_resumable(view: View, session_id: str, key: str) -> tuple[Presence, Session, Participant]:
+    """Return the person with this resume key, who has not left. Raises `WrongResumeKey`."""
+    found = presence.find(view, session_id, digest(key))
+    if found is None:
+        raise WrongResumeKey
+    session, participant = view.session(session_id), view.participant(session_id, found.participant_id)
+    if session is None or session.status is Status.CLOSED or participant is None or participant.left_at is not None:
+        raise WrongResumeKey
+    return found, session, participant
 
 
 def _renew_lease(tx: Transaction, connection: Connection) -> None:
@@ -188,8 +194,9 @@ def correct(tx: Transaction, settings: Settings, daemon: str, lost: Mapping[str,
 
 def expect_back(tx: Transaction, settings: Settings, daemon: str) -> int:
     """Give all people of a daemon that restarts time to come back; return how many."""
+    people = presence.expect_back(tx, daemon, tx.now + settings.rooms.restart)
     presence.end_lease(tx, daemon)
-    return presence.expect_back(tx, daemon, tx.now + settings.rooms.restart)
+    return people
 
 
 def renew_lease(tx: Transaction, daemon: str) -> None:

@@ -377,9 +377,13 @@ class Hub:
             await asyncio.sleep(KEEP_INTERVAL)
             if self.dependencies.draining:
                 return
-            with contextlib.suppress(RequestError):
+            try:
                 await self._check_connections()
                 await self._check_leases()
+            except RequestError:
+                pass  # the database is away
+            except Exception as error:  # without the next check the lease ends, and everybody is counted out
+                log("room.failed", **error_fields(error))
 
     async def _check_connections(self) -> None:
         members = {one.participant_id: one for one in self._connections.values() if one.participant_id}
@@ -411,8 +415,8 @@ class Hub:
             await self.write(partial(commands.renew_lease, daemon=self.name))
             self._has_lease = True
         elif self._has_lease:
+            self._has_lease = False  # first: whoever enters meanwhile stores it again
             await self.write(partial(presence.end_lease, daemon=self.name))
-            self._has_lease = False
         for daemon in await self.dependencies.query(partial(presence.lost_daemons, now=clock.now())):
             if daemon == self.name:
                 continue

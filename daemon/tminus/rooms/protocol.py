@@ -25,6 +25,16 @@ KEY_LENGTH = 128
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners, which are part of Persian and Indic names and of many emoji."""
 
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Characters that are letters or symbols for Unicode, and are shown as nothing: Hangul fillers and an empty Braille
+cell.
+"""
+
+MARKS = 4
+"""Maximum number of combining marks on one character of a name. More of them cover the lines above and below; Thai,
+Hebrew, Tibetan and Vietnamese need fewer.
+"""
+
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode's categories of control characters, of marks such as those that change the text direction, and of line ends.
 """
@@ -35,14 +45,26 @@ def _name(text: str) -> str:
     if any(unicodedata.category(char) in _INVISIBLE and char not in _JOINERS for char in text):
         raise ValueError("must not contain control characters or marks of text direction")
     text = text.strip()
-    if not any(unicodedata.category(char)[0] in "LNPS" for char in text):
+    if not any(unicodedata.category(char)[0] in "LNPS" and char not in _BLANK for char in text):
         raise ValueError("must have a visible character")
+    if _most_marks(text) > MARKS:
+        raise ValueError("must not have more than 4 combining marks on a character")
     return text
+
+
+def _most_marks(text: str) -> int:
+    """Return the largest number of combining marks that follow each other."""
+    most = marks = 0
+    for char in text:
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
+        most = max(most, marks)
+    return most
 
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_name)]
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH)]
-Id = Annotated[str, Field(min_length=1, max_length=64)]
+Id = Annotated[str, Field(pattern="^[A-Za-z0-9]{1,64}$")]
+"""A participant's id. PostgreSQL accepts no NUL in a text, so nothing else may reach the database."""
 
 
 # --- from the client --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Select, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Select, bindparam, delete, exists, func, insert, literal, select, update
 
 from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import transition_for
@@ -232,8 +232,9 @@ def renew_lease(tx: Transaction, daemon: str, until: datetime) -> None:
 
 
 def end_lease(tx: Transaction, daemon: str) -> None:
-    """Remove the lease of a daemon that has no people any more."""
-    tx.execute(delete(LEASES).where(_L.daemon == daemon))
+    """Remove the lease of a daemon, unless somebody is connected to it: they may have entered just now."""
+    connected = exists().where(_R.daemon == daemon, _R.gone_at.is_(None))
+    tx.execute(delete(LEASES).where(_L.daemon == daemon, ~connected))
 
 
 def lost_daemons(view: View, now: datetime) -> list[str]:

@@ -201,6 +201,17 @@ def test_the_people_of_a_daemon_without_a_valid_lease_are_counted_out(world: Wor
     assert world.stored(session).participants == 1
 
 
+def test_a_lease_stays_while_somebody_is_connected(world: World) -> None:
+    session = world.create()
+    entered = enter(world, session, "a")
+    world.run(lambda tx: presence.renew_lease(tx, "one", tx.now + presence.LEASE))
+    world.run(lambda tx: presence.end_lease(tx, "one"))
+    assert world.store.read(lambda view: presence.lost_daemons(view, world.now)) == []
+    lose(world, entered, "a")
+    world.run(lambda tx: presence.end_lease(tx, "one"))
+    assert world.store.read(lambda view: presence.lost_daemons(view, world.now)) == ["one"]
+
+
 def test_retention_removes_what_is_left_of_a_closed_session(world: World) -> None:
     session = world.create()
     enter(world, session, "a")

@@ -50,11 +50,29 @@ def test_a_name_that_is_read_is_visible_short_and_on_one_line(name: str) -> None
     assert not set(message.name) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 
 
-@pytest.mark.parametrize("name", ["Ada", "Ada Lovelace", "علی‌رضا", "李小龍", "👩‍💻", "O’Brien", "x" * 80, "Zoë"])
+@pytest.mark.parametrize("name", [
+    "Ada", "Ada Lovelace", "علی‌رضا", "李小龍", "👩‍💻", "O’Brien", "x" * 80, "Zoë", "ที่ปี้", "Nguye\u0302\u0303n",
+    "שִׁמְעוֹן", "བསྒྲུབས",
+])  # fmt: skip
 def test_names_of_people_are_accepted(name: str) -> None:
     message = parse(json.dumps({"type": "join", "name": name}))
     assert isinstance(message, Join)
     assert (message.name, message.role) == (name, ParticipantRole.GUEST)
+
+
+@pytest.mark.parametrize(
+    "name", ["\u3164", "\u115f\u1160", "\uffa0 \u2800", "\u0301\u200d", "a" + "\u0301" * 5, "a\u20dd" + "\u20dd" * 4]
+)
+def test_a_name_that_shows_nothing_or_covers_other_lines_is_refused(name: str) -> None:
+    with pytest.raises(InvalidMessage, match="name: must"):
+        parse(json.dumps({"type": "join", "name": name}))
+
+
+@pytest.mark.parametrize("kind", ["admit", "deny", "remove"])
+@pytest.mark.parametrize("participant", ["", "a\0b", "x" * 65, "a-b", "a\n"])
+def test_an_id_that_no_participant_can_have_is_refused(kind: str, participant: str) -> None:
+    with pytest.raises(InvalidMessage, match="participant: "):
+        parse(json.dumps({"type": kind, "participant": participant}))
 
 
 def test_an_error_repeats_no_value_of_the_message() -> None:
