@@ -205,9 +205,13 @@ ROOM_ACTOR = "room"
 """The actor of people who join, knock and leave through the daemon's own rooms."""
 
 
+HOST_ACTORS = "host:"
+"""The beginning of what `host_actor` returns."""
+
+
 def host_actor(participant_id: str) -> str:
     """Return the actor of what a host does in the daemon's own room, such as `host:x1Y2z3A4b5C6`."""
-    return f"host:{participant_id}"
+    return f"{HOST_ACTORS}{participant_id}"
 
 
 @dataclass(frozen=True, slots=True)
