@@ -4,7 +4,7 @@ The log, the history, the feed and webhooks use the names of this catalogue. `do
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -31,6 +31,8 @@ class Entry:
     """The message of an event, after the words "Session ID LABEL"."""
     fields: tuple[str, ...] = ()
     """The fields that it has in addition to `COMMON_FIELDS`."""
+    sentences: Mapping[str, str] = field(default_factory=dict)
+    """Other sentences, by the kind of the actor: `host`, `room` (somebody in the daemon's own room) or `clock`."""
 
 
 CATALOGUE = {
@@ -46,13 +48,31 @@ CATALOGUE = {
     EventType.CLOSED: Entry("a session closes", "{reason}", ("reason", "lagMs")),
     EventType.KNOCKED: Entry("somebody waits to be admitted", "has {who} waiting for admission", ("participant",)),
     EventType.ADMITTED: Entry(
-        "the host admits somebody who knocked; `participant.joined` follows", "admitted {who}", ("participant",)
+        "the host admits somebody who knocked; `participant.joined` follows",
+        "admitted {who}",
+        ("participant",),
+        {"host": "admitted {who}, let in by {actor}"},
     ),
     EventType.DENIED: Entry(
-        "the host denies somebody who knocked, or they stop waiting", "did not admit {who}", ("participant",)
+        "the host denies somebody who knocked, or they stop waiting",
+        "did not admit {who}",
+        ("participant",),
+        {
+            "host": "did not admit {who}, refused by {actor}",
+            "room": "did not admit {who}, who stopped waiting",
+            "clock": "did not admit {who}, whom nobody answered in time",
+        },
     ),
     EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
-    EventType.LEFT: Entry("somebody leaves", "was left by {who}", ("participant", "participants")),
+    EventType.LEFT: Entry(
+        "somebody leaves, is put out, or is counted out because their connection was lost",
+        "was left by {who}",
+        ("participant", "participants"),
+        {
+            "host": "was left by {who}, put out by {actor}",
+            "clock": "was left by {who}, whose connection was lost",
+        },
+    ),
 }
 
 COMMON_FIELDS = {
@@ -84,7 +104,7 @@ EXTRA_FIELDS = {
     "previousStartTime": "the start before the reschedule; absent if it is not known",
     "lagMs": "milliseconds by which the scheduler was late; absent if it did not cause the event",
     "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
-    "actorName": "the name of `actor`, if the present configuration has that agent",
+    "actorName": "the name of `actor`: of an agent in the present configuration, or of a host",
     "participant": "the participant: `id`, `role`, `name`",
     "participants": "the number of people in the session after the event",
 }
@@ -154,6 +174,8 @@ class LogEvent:
     event: Event
     session: LoggedSession
     participant: Participant | None = None
+    host: str | None = None
+    """The name of the host who caused it; None if no host did."""
 
     @property
     def lag_ms(self) -> int | None:
@@ -167,11 +189,19 @@ class LogEvent:
         """A sentence for people, without secrets."""
         return self.sentence()
 
+    def actor_name(self, names: ActorNames) -> str | None:
+        """Return the name of the actor: that of the host, or one of `names`; None if it is not known."""
+        return self.host or names.get(self.event.actor)
+
     def sentence(self, actor_name: str | None = None) -> str:
         """Return the message, with the name of the actor if it is known."""
-        event = self.event
-        sentence = CATALOGUE[event.type].sentence.format(
+        event, entry = self.event, CATALOGUE[self.event.type]
+        sentence = entry.sentences.get(event.actor.partition(":")[0], entry.sentence)
+        if event.actor.startswith("room:"):
+            sentence = entry.sentence  # another system reports it, and not why
+        sentence = sentence.format(
             who=self.participant.name if self.participant else "somebody",
+            actor=_actor(event.actor, actor_name),
             start=_time(event.start_time),
             previous_start=_time(event.previous_start_time),
             reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor, actor_name)),
@@ -191,7 +221,7 @@ class FeedEvent(LogEvent):
         `names`: the names of the known actors. Stored JSON is not parsed; it is inserted as text.
         """
         event, session = self.event, self.session
-        actor_name = names.get(event.actor)
+        actor_name = self.actor_name(names)
         payload: dict[str, Any] = {
             "seq": event.seq,
             "eventId": f"{database_id}-{event.seq}",

@@ -178,6 +178,11 @@ class Caller:
         """The caller's name in events, such as `agent:7`."""
         return self.acts_as or actor_of(self.agent_id, self.roles)
 
+    @property
+    def is_host(self) -> bool:
+        """Return whether the caller is a host in the daemon's own room, and `name` the name that they gave there."""
+        return self.acts_as.startswith(_HOST)
+
     def has(self, *roles: Role) -> bool:
         """Return whether the caller has one of these roles; `group_admin` includes all others."""
         return Role.GROUP_ADMIN in self.roles or not self.roles.isdisjoint(roles)
@@ -205,13 +210,12 @@ ROOM_ACTOR = "room"
 """The actor of people who join, knock and leave through the daemon's own rooms."""
 
 
-HOST_ACTORS = "host:"
-"""The beginning of what `host_actor` returns."""
+_HOST = "host:"
 
 
 def host_actor(participant_id: str) -> str:
     """Return the actor of what a host does in the daemon's own room, such as `host:x1Y2z3A4b5C6`."""
-    return f"{HOST_ACTORS}{participant_id}"
+    return f"{_HOST}{participant_id}"
 
 
 @dataclass(frozen=True, slots=True)

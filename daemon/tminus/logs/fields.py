@@ -85,7 +85,7 @@ FIELDS = {
         "who did it: `clock`, `agent:<id>`, `room:<id>`, `local` (the local socket), `room` (somebody in the daemon's "
         "own room), `host:<participant>` (a host in it); absent if unknown"
     ),
-    "actor_name": _t("the name of `actor`, where the configuration in force has that agent"),
+    "actor_name": _t("the name of `actor`: of an agent in the configuration in force, or of a host"),
     "request_id": _k("the request that caused it, of several the last: the caller's `X-Request-Id`, or a random one"),
     "after": _i("number of the last session event that is known to have been logged"),
     "agent": _i("number of the agent"),

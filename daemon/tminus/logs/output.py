@@ -100,7 +100,7 @@ def log_events(page: Sequence[LogEvent], done: Callable[[bool], None], names: Ac
     lines = []
     for recorded in page if PRIORITIES["info"] <= _threshold else ():
         try:
-            name = names.get(recorded.event.actor)
+            name = recorded.actor_name(names)
             fields = log_fields(recorded, name)
             lines.append(
                 _assembled(recorded.event.ts, "info", recorded.event.type.value, recorded.sentence(name), fields)

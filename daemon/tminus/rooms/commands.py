@@ -5,6 +5,7 @@ Each runs a command of `sessions`, and keeps the row of `presence` with it in on
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -13,13 +14,26 @@ import orjson
 from tminus.config import Settings
 from tminus.domain.errors import AgentRevoked, Forbidden, NoKnocking, TooManyParticipants, WrongResumeKey
 from tminus.domain.model import Participant, Presence, Session
-from tminus.domain.types import ROOM_ACTOR, Caller, ParticipantRole, Role, Setting, Status, Trigger, host_actor
+from tminus.domain.types import (
+    CLOCK_ACTOR,
+    ROOM_ACTOR,
+    Caller,
+    ParticipantRole,
+    Role,
+    Setting,
+    Status,
+    Trigger,
+    host_actor,
+)
 from tminus.sessions import commands, participants
 from tminus.sessions.queries import load_session
 from tminus.storage import Transaction, View, presence
 
 ROOM = Caller(agent_id=-1, name="", external_id="", roles=frozenset({Role.ROOM}), acts_as=ROOM_ACTOR)
 """The caller of what people do in the daemon's own rooms. It is no agent, and no configured agent has its id."""
+
+CLOCK = replace(ROOM, acts_as=CLOCK_ACTOR)
+"""The caller of what happens in them because time has passed."""
 
 
 LEASE_GRACE = timedelta(seconds=15)
@@ -132,7 +146,7 @@ def leave(tx: Transaction, settings: Settings, session_id: str, participant_id: 
 def give_up(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> bool:
     """Let somebody stop waiting, because nobody has answered; return False if they were admitted meanwhile."""
     try:
-        participants.deny(tx, settings, ROOM, session_id, participant_id)
+        participants.deny(tx, settings, CLOCK, session_id, participant_id)
     except NoKnocking:
         return False
     presence.forget(tx, [participant_id])

@@ -38,7 +38,8 @@ def execute_transition(
     `given`: the values for `Change.GIVEN`, by column. `WrongStatus` is raised, now or then, if the session has changed
     since it was read.
     """
-    requested = Requested(session, Cause(caller.actor, caller.request_id), given)
+    host = caller.name if caller.is_host else None
+    requested = Requested(session, Cause(caller.actor, caller.request_id, host=host), given)
     if participant is None:
         tx.request(transition, requested, settings.lifecycle.timeouts)
     else:

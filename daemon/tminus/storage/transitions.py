@@ -59,6 +59,8 @@ class Cause(NamedTuple):
     request_id: str | None = None
     due_at: datetime | None = None
     """When the transition was due, if the scheduler caused it."""
+    host: str | None = None
+    """The name of the host in the session's room who caused it, if one did."""
 
 
 class Requested(NamedTuple):
@@ -182,7 +184,10 @@ def _results(
         tx.note_due(session.due_at)
     recorded = [Event.model_validate(dict(row)) for result in events for row in result.mappings()]
     recorded.sort(key=lambda event: event.seq or 0)  # no database guarantees the order of the returned rows
-    tx.recorded_already([LogEvent(event, found[event.session_id], participant) for event in recorded])
+    hosts = {session.id: cause.host for session, cause, _ in named.requested}
+    tx.recorded_already(
+        [LogEvent(event, found[event.session_id], participant, hosts[event.session_id]) for event in recorded]
+    )
     tx.transitions[named.transitions[0].trigger] += len(found)
     return list(found.values())
 

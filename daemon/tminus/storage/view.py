@@ -7,12 +7,12 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, case, func, select
 from sqlmodel import SQLModel
 
 from tminus.domain.events import FeedEvent, LogEvent
 from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Participant, Session
-from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status
+from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status, host_actor
 from tminus.storage.json_rows import look_up
 from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
@@ -94,13 +94,19 @@ _WINDOW_END = (
     .limit(1)
     .offset(bindparam("passed", type_=Integer))
 )
+_HOSTS = PARTICIPANTS.alias("host")
+# NULL for other actors: then the databases look for no participant.
+_HOST_ID = case((_E.actor.like(f"{host_actor('')}%"), func.substr(_E.actor, len(host_actor("")) + 1)))
 _PAGE = (
     select(
         EVENTS,
         _P.id.label("p_id"), _P.role.label("p_role"), _P.name.label("p_name"), _P.joined_at.label("p_joined_at"),
+        _HOSTS.c.name.label("host"),
     )
     .select_from(
-        EVENTS.join(SESSIONS, _S.id == _E.session_id).outerjoin(PARTICIPANTS, _P.id == _E.participant_id)
+        EVENTS.join(SESSIONS, _S.id == _E.session_id)
+        .outerjoin(PARTICIPANTS, _P.id == _E.participant_id)
+        .outerjoin(_HOSTS, _HOSTS.c.id == _HOST_ID)
     )
     .where(_E.seq > bindparam("after"))
     .order_by(_E.seq)
@@ -329,7 +335,10 @@ class View:
         rows, cut = self.up_to(_feed_events(tuple(values)), {"after": after, "limit": limit, **values}, limit, at_most)
         events = [
             FeedEvent(
-                _event(row), _EventSession._make(row[-len(_EventSession._fields) :]), row.p_id and _participant(row)
+                _event(row),
+                _EventSession._make(row[-len(_EventSession._fields) :]),
+                row.p_id and _participant(row),
+                row.host,
             )
             for row in rows
         ]
@@ -362,7 +371,10 @@ class View:
         """Return the events after a number, in order, with the fields that the log needs."""
         return [
             LogEvent(
-                _event(row), _LoggedSession._make(row[-len(_LoggedSession._fields) :]), row.p_id and _participant(row)
+                _event(row),
+                _LoggedSession._make(row[-len(_LoggedSession._fields) :]),
+                row.p_id and _participant(row),
+                row.host,
             )
             for row in self._ask(_LOG_EVENTS, {"after": after, "limit": limit})
         ]

@@ -1,5 +1,6 @@
 """The catalogue of events: their fields and messages in the feed, the history and the log."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -161,13 +162,36 @@ def test_seconds_is_0_for_a_session_that_was_never_active() -> None:
         (EventType.CLOSED, "expired, nobody joined in time"),
         (EventType.KNOCKED, "has Grace waiting for admission"),
         (EventType.ADMITTED, "admitted Grace"),
-        (EventType.DENIED, "did not admit Grace"),
+        (EventType.DENIED, "did not admit Grace, whom nobody answered in time"),
         (EventType.JOINED, "was joined by Grace"),
-        (EventType.LEFT, "was left by Grace"),
+        (EventType.LEFT, "was left by Grace, whose connection was lost"),
     ],
 )
 def test_a_message_is_a_sentence_about_a_session_by_id_and_label(event_type: EventType, said: str) -> None:
     assert _told(event_type).message == f"Session xoKwKRBrbwRF “Ada’s meeting” {said}"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "actor", "said"),
+    [
+        (EventType.ADMITTED, "host:h-1", "admitted Grace, let in by Ada (host h-1)"),
+        (EventType.ADMITTED, "room:9", "admitted Grace"),
+        (EventType.DENIED, "host:h-1", "did not admit Grace, refused by Ada (host h-1)"),
+        (EventType.DENIED, "room", "did not admit Grace, who stopped waiting"),
+        (EventType.DENIED, "room:9", "did not admit Grace"),
+        (EventType.LEFT, "host:h-1", "was left by Grace, put out by Ada (host h-1)"),
+        (EventType.LEFT, "room", "was left by Grace"),
+        (EventType.LEFT, "room:9", "was left by Grace"),
+        (EventType.LEFT, "agent:7", "was left by Grace"),
+    ],
+)
+def test_a_message_tells_who_left_by_themselves_from_who_was_put_out(
+    event_type: EventType, actor: str, said: str
+) -> None:
+    told = _told(event_type, actor=actor)
+    told = replace(told, host="Ada" if actor.startswith("host:") else None)
+    assert told.payload("d1")["message"] == f"Session xoKwKRBrbwRF “Ada’s meeting” {said}"
+    assert told.payload("d1").get("actorName") == told.host
 
 
 @pytest.mark.parametrize("event_type", EventType)
