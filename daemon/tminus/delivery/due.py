@@ -1,6 +1,6 @@
 """Find what is due to an endpoint: the next page of new events, or of a replay, or how long to wait."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tminus import clock
@@ -33,7 +33,7 @@ class Due:
 def subscription(webhook: Webhook) -> EventFilter:
     """Return the filter of the events that an endpoint receives."""
     types = None if "*" in webhook.events else webhook.subscribed_types
-    return EventFilter(types, frozenset[SessionType](webhook.session_types) or None)
+    return EventFilter(types=types, session_types=frozenset[SessionType](webhook.session_types) or None)
 
 
 def find_due(view: View, webhook: Webhook, *, skipped_through: int, was_replay: bool) -> Due | None:
@@ -65,7 +65,7 @@ def find_due(view: View, webhook: Webhook, *, skipped_through: int, was_replay: 
 
 def _due_replay(view: View, webhook: Webhook, state: Endpoint, replay: Replay, skipped_through: int = 0) -> Due:
     subscribed = subscription(webhook)
-    matching = EventFilter(subscribed.types, subscribed.session_types, replay.session_id, replay.until)
+    matching = replace(subscribed, session_id=replay.session_id, until=replay.until)
     page = view.page(replay.cursor, webhook.batch, matching)
     return Due(state, replay, page, 0, skipped_through=skipped_through)
 
@@ -78,7 +78,7 @@ def _due_events(
         delay = _seconds_until(state.retry_at, now)
         if delay == 0:
             after = max(state.cursor, skipped_through)
-            matching = EventFilter(subscribed.types, subscribed.session_types, None, state.batch_until)
+            matching = replace(subscribed, until=state.batch_until)
             page = view.page(after, webhook.batch, matching)
             if state.batch_until is not None and not (page.events or page.more):
                 # The batch that failed is gone: retention has removed it, or the filter has changed.

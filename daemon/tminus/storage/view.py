@@ -18,7 +18,7 @@ from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
     """The events to read. None: no such condition."""
 

@@ -163,9 +163,9 @@ QUESTIONS: dict[str, Job] = {
     "view.events of a session": lambda tx: tx.events(100, 100, EventFilter(session_id="c10000")),
     "view.page of a type": lambda tx: tx.page(100, 100, EventFilter(types=RARE)),
     "view.page of sessions of a type": lambda tx: tx.page(100, 100, EventFilter(session_types=SUPPORT)),
-    "view.page of a session, of a type": lambda tx: tx.page(100, 100, EventFilter(RARE, session_id="c10000")),
+    "view.page of a session, of a type": lambda tx: tx.page(100, 100, EventFilter(types=RARE, session_id="c10000")),
     "view.page of an agent": lambda tx: tx.page(100, 100, EventFilter(agent_id=7)),
-    "view.page up to an event": lambda tx: tx.page(100, 100, EventFilter(RARE, until=30_000)),
+    "view.page up to an event": lambda tx: tx.page(100, 100, EventFilter(types=RARE, until=30_000)),
     "view.window_end": lambda tx: tx.window_end(100),
     "view.log_events": lambda tx: tx.log_events(100, 100),
     "view.last_seq": lambda tx: tx.last_seq(),
@@ -232,7 +232,9 @@ QUESTIONS: dict[str, Job] = {
     "agents.readmit": lambda tx: agents.readmit(tx, 9),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
-    "outbox.Backlogs": lambda tx: outbox.Backlogs().count(tx, [("desk", 39_900, EventFilter(RARE, SUPPORT))]),
+    "outbox.Backlogs": lambda tx: outbox.Backlogs().count(
+        tx, [("desk", 39_900, EventFilter(types=RARE, session_types=SUPPORT))]
+    ),
     "outbox.replays": lambda tx: outbox.replays(tx, "desk"),
     "outbox.deliveries": lambda tx: outbox.deliveries(tx, "desk", failed=False, before=None, limit=20),
     "outbox.deliveries that failed": lambda tx: outbox.deliveries(tx, "desk", failed=True, before=9000, limit=20),
