@@ -42,7 +42,7 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import EventFilter, Store, Transaction, View, agents, outbox, presence
+from tminus.storage import EventFilter, Store, Transaction, View, agents, outbox, presence, retention
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
@@ -570,7 +570,7 @@ def _clean_part(store: Store, label: str) -> None:
 
     def remove(tx: Transaction) -> object:
         ours = tx.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label))
-        return tx._remove_part(ours, 1)
+        return retention._remove_part(tx, ours, 1)
 
     store.submit(remove).result()
 

@@ -12,8 +12,8 @@ LONGEST = "36500d"
 `datetime` ends.
 """
 
-_SPAN = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
-_SPAN_UNITS = {
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
+_UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
     "m": timedelta(minutes=1),
@@ -44,13 +44,13 @@ def quoted(value: object) -> str:
 
 def parse_duration(value: object) -> timedelta:
     """Parse a duration such as `"10m"`, `"1h30m"` or `"3d"`. `"0"` alone needs no unit. Raises `ValueError`."""
-    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if value != "0" and (match is None or not value):
-        units = f"units {', '.join(_SPAN_UNITS)}, the largest first"
+        units = f"units {', '.join(_UNITS)}, the largest first"
         raise ValueError(f'must be a duration such as "10m", "1h30m" or "3d" ({units}), not {quoted(value)}')
-    numbers = match.groups(default="0") if match else ("0",) * len(_SPAN_UNITS)
+    numbers = match.groups(default="0") if match else ("0",) * len(_UNITS)
     try:
-        return sum((int(n) * unit for n, unit in zip(numbers, _SPAN_UNITS.values(), strict=True)), timedelta(0))
+        return sum((int(n) * unit for n, unit in zip(numbers, _UNITS.values(), strict=True)), timedelta(0))
     except (OverflowError, ValueError):  # too large for a timedelta, or even for int()
         raise ValueError(f'must be at most "{LONGEST}"') from None
 
@@ -58,7 +58,7 @@ def parse_duration(value: object) -> timedelta:
 def duration_text(span: timedelta) -> str:
     """Return a duration as text, such as `1h30m`: the largest unit first, no zeros, cut to the millisecond."""
     text = ""
-    for name, unit in _SPAN_UNITS.items():
+    for name, unit in _UNITS.items():
         number, span = divmod(span, unit)
         text += f"{number}{name}" if number else ""
     return text or "0"

@@ -356,7 +356,7 @@ class TooManyParticipants(RequestError):
 
 @dataclass(eq=False)
 class InvalidMessage(RequestError):
-    """A message of a room is malformed, or does not fit the state of the connection."""
+    """A message to a room is malformed, or not allowed in the present state of the connection."""
 
     refcode = 112400
     problem: str
@@ -367,7 +367,7 @@ class InvalidMessage(RequestError):
 
 
 class WrongRoomKey(RequestError):
-    """The host key is not that of the session."""
+    """The host key is not the one of this session."""
 
     refcode = 112403
 
@@ -377,7 +377,7 @@ class WrongRoomKey(RequestError):
 
 
 class WrongResumeKey(RequestError):
-    """The resume key is unknown, of another session, or of somebody who has left."""
+    """The resume key is unknown, or belongs to another session or to somebody who has left."""
 
     refcode = 112404
 

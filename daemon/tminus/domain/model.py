@@ -166,7 +166,7 @@ class Participant(Record):
 class Presence(Record):
     """The connection of a person who joined or knocked through the daemon's own room.
 
-    It is removed when they leave. People whom another system reports have none.
+    The row is removed when they leave. There is none for people whom another system reports over the API.
     """
 
     participant_id: str
@@ -174,7 +174,7 @@ class Presence(Record):
     resume_sha256: str
     """SHA-256 of the key with which they come back after their connection was lost."""
     daemon: str
-    """The name of the daemon to which they are, or were, connected."""
+    """The name of the daemon to which they are connected, or were last connected."""
     connection: str
     """The random id of the connection that represents them; the latest one, if there are two."""
     gone_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -182,7 +182,7 @@ class Presence(Record):
 
 
 class Lease(Record):
-    """A daemon with people in its rooms. If it does not renew the lease, the other daemons count its people out."""
+    """A daemon with people in its rooms. If the lease expires, another daemon records that they have left."""
 
     daemon: str
     until: datetime = Field(sa_type=Instant)

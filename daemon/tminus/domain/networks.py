@@ -6,7 +6,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def client_network(address: str) -> str:
-    """Return the address or network that counts as one client. For IPv6 it is the /64, the least that a site gets."""
+    """Return the address or network that counts as one client. For IPv6 it is the /64, a site's smallest network."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

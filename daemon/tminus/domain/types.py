@@ -171,7 +171,7 @@ class Caller:
     remote_ip: str = ""
     request_id: str | None = None
     acts_as: str = ""
-    """The name in events of a caller who is no agent: `ROOM_ACTOR`, or a host as `host_actor` names it."""
+    """The actor in events, for a caller who is not an agent: `ROOM_ACTOR`, or what `host_actor` returns."""
 
     @property
     def actor(self) -> str:
@@ -214,7 +214,7 @@ _HOST = "host:"
 
 
 def host_actor(participant_id: str) -> str:
-    """Return the actor of what a host does in the daemon's own room, such as `host:x1Y2z3A4b5C6`."""
+    """Return the actor of events that a host in the daemon's own room causes, such as `host:x1Y2z3A4b5C6`."""
     return f"{_HOST}{participant_id}"
 
 

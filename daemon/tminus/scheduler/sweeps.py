@@ -17,7 +17,13 @@ from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions.idempotency import RECORD_LIFETIME
 from tminus.storage import Transaction, meta
 from tminus.storage.outbox import remove_deliveries
-from tminus.storage.transaction import Removed
+from tminus.storage.retention import (
+    Removed,
+    remove_agent_sessions,
+    remove_closed,
+    remove_idempotency_records,
+    remove_signin_codes,
+)
 
 T = TypeVar("T")
 
@@ -178,14 +184,14 @@ def remove_old(
 
         return remove_some
 
-    remove(of_one_table(Transaction.remove_agent_sessions, timedelta(days=1)))
-    remove(of_one_table(Transaction.remove_signin_codes, timedelta()))
-    remove(of_one_table(Transaction.remove_idempotency_records, RECORD_LIFETIME))
+    remove(of_one_table(remove_agent_sessions, timedelta(days=1)))
+    remove(of_one_table(remove_signin_codes, timedelta()))
+    remove(of_one_table(remove_idempotency_records, RECORD_LIFETIME))
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))
     if retention is None:
         return 0
-    return remove(lambda tx, rows: tx.remove_closed(tx.now - retention, rows))
+    return remove(lambda tx, rows: remove_closed(tx, tx.now - retention, rows))
 
 
 def _next_size(size: int, took: float, smallest: int) -> int:

@@ -16,7 +16,8 @@
 `deadlines`      the next deadline of a session, as SQL
 `due`            the sessions that are due; their deadlines after new time-outs
 `agents`         the last sign-in of agents, and who is shut out
-`presence`       people in the daemons' own rooms, and when those who are gone have left
+`retention`      removes old rows
+`presence`       people in the daemons' own rooms, and when people who lost their connection leave
 `inserts`        inserts many rows with one statement
 `json_rows`      a JSON object as the rows of a statement
 `pins`           random free PINs

@@ -50,10 +50,10 @@ def back_up(url: Location, target: Path, now: datetime, *, force: bool = False, 
     with open_snapshot(database) as (source, itself), acting_for(directory or target.parent):
         path = _dated(directory, now) if directory else target
         _check_target(path, itself, force)
-        with partial_file(path) as made:
-            contents = copy_snapshot(source, database, made)
-            flush(made)
-            made.replace(path)
+        with partial_file(path) as partial:
+            contents = copy_snapshot(source, database, partial)
+            flush(partial)
+            partial.replace(path)
         removed = _remove_oldest(directory, keep) if directory and keep else ()
     return Backup(path, contents, clock.monotonic() - begun, removed)
 

@@ -108,7 +108,7 @@ def _schema_check(connection: Connection) -> CheckResult:
         wrong = schemas.differences(raw, found) if found is not None and migrate.is_known(found) else []
     except sqlite3.Error as error:
         if "interrupted" in str(error):
-            return CheckResult((Problem("schema", f"its schema is not read within {schemas.SECONDS:g} s"),))
+            return CheckResult((Problem("schema", f"its schema is not read within {schemas.MAX_SECONDS:g} s"),))
         if not is_damage(error):
             raise
         return CheckResult((Problem("integrity", f"the file cannot be read: {error}"),))

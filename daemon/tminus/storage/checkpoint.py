@@ -49,7 +49,7 @@ def compact(url: Location) -> tuple[Path, int, int]:
     before = path.stat().st_size
     disk = os.statvfs(path.parent)
     if disk.f_bavail * disk.f_frsize < before:
-        raise CannotCompact(str(path), f"needs {before / 1e6:.0f} MB free on its disk, as much as it has now")
+        raise CannotCompact(str(path), f"needs {before / 1e6:.0f} MB free on its disk, the present size of the file")
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as connection:
             harden(connection)

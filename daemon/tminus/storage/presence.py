@@ -1,7 +1,7 @@
-"""People in the daemons' own rooms, and the second source of deadlines: when those who are gone count as having left.
+"""People in the daemons' own rooms, and the second source of deadlines: when people who lost their connection leave.
 
-The row of a person whose connection is lost gets `gone_at`. If they come back before, it is cleared, and nothing was
-recorded. Otherwise the scheduler executes the transition, as for every deadline.
+When a connection is lost, `gone_at` of the person's row is set to a later time. If they reconnect before that time, it
+is cleared, and no event is recorded. Otherwise the scheduler then executes the transition by which they leave.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from tminus.storage.transitions import Cause, Named, Requested, execute
 from tminus.storage.view import View
 
 LEAVING = 64
-"""Maximum number of people who are counted out in one transaction. Each takes about a millisecond."""
+"""Maximum number of people who leave in one transaction of `do_due`. Each takes about a millisecond."""
 
 LEASE = timedelta(seconds=30)
 """How long a daemon counts as alive after it has renewed its lease."""
@@ -63,7 +63,7 @@ def next_due(view: View) -> datetime | None:
 
 
 def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
-    """Count out people who are gone at `until` (None: now), in the order in which they went, at most `limit`."""
+    """Let the first `limit` people leave whose `gone_at` is not after `until` (None: now), in its order."""
     until = min(tx.now, until or tx.now)
     most = min(limit, LEAVING)
     rows = tx.execute(_GONE, {"until": until, "limit": most}).all()
@@ -79,27 +79,25 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
         trigger = Trigger.LEAVE
         if session is not None and participant is not None and participant.left_at is None:
             trigger = Trigger.LEAVE if participant.waiting_since is None else Trigger.DENY
-            _count_out(tx, timeouts, session, participant, trigger)
+            _leave(tx, timeouts, session, participant, trigger)
         batch.done[trigger] += 1
         batch.worst_lag = max(batch.worst_lag, tx.now - row.gone_at)
     batch.waited = tx.waited
     return batch
 
 
-def _count_out(
-    tx: Transaction, timeouts: Timeouts, session: Session, participant: Participant, trigger: Trigger
-) -> None:
+def _leave(tx: Transaction, timeouts: Timeouts, session: Session, participant: Participant, trigger: Trigger) -> None:
     try:
         transition = transition_for(trigger, session.status)
     except WrongStatus:
-        return  # the session has closed meanwhile, which everybody leaves with
-    # Who loses the connection at the door has stopped waiting, as if they had said so.
+        return  # the session has closed meanwhile, so everybody has left it
+    # Somebody who waits to be admitted and loses the connection stops waiting, as if they had left.
     actor = CLOCK_ACTOR if trigger is Trigger.LEAVE else ROOM_ACTOR
     execute(tx, Named((transition,), [Requested(session, Cause(actor))], participant), timeouts)
 
 
 def recompute_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:  # noqa: ARG001
-    """Return that nothing has changed: these deadlines do not depend on the time-outs of sessions."""
+    """Change nothing: these deadlines do not depend on the time-outs of sessions."""
     return Recomputed(None, 0)
 
 
@@ -128,14 +126,14 @@ def come_back(tx: Transaction, participant_id: str, daemon: str, connection: str
 
 
 def lose(tx: Transaction, lost: Mapping[str, str], gone_at: datetime) -> None:
-    """Store that these connections (participant -> connection) are lost, unless others have taken their places."""
+    """Store that these connections (participant -> connection) are lost, unless newer ones have replaced them."""
     are_lost = (_R.participant_id.in_(lost), _R.connection.in_(lost.values()), _R.gone_at.is_(None))
     if tx.execute(update(PRESENCE).where(*are_lost).values(gone_at=gone_at)).rowcount:
         tx.note_due(gone_at)
 
 
 def keep(tx: Transaction, participants: Collection[str], daemon: str) -> None:
-    """Store that these people of a daemon are connected after all."""
+    """Clear `gone_at` of these people of a daemon, who are still connected."""
     tx.execute(update(PRESENCE).where(_R.participant_id.in_(participants), _R.daemon == daemon).values(gone_at=None))
 
 
@@ -150,7 +148,7 @@ def forget_sessions(tx: Transaction, sessions: Collection[str]) -> None:
 
 
 def expect_back(tx: Transaction, daemon: str, until: datetime) -> int:
-    """Give everybody who was connected to a daemon until a time to come back; return how many."""
+    """Set the time until which everybody who was connected to a daemon may reconnect; return how many they are."""
     number = int(tx.execute(update(PRESENCE).where(_R.daemon == daemon).values(gone_at=until)).rowcount)
     if number:
         tx.note_due(until)
@@ -158,14 +156,15 @@ def expect_back(tx: Transaction, daemon: str, until: datetime) -> int:
 
 
 def number(view: View, session_id: str, most: int) -> int:
-    """Return how many people of a session are in, or at the door of, a daemon's room, counted up to `most`."""
+    """Return how many people are in a daemon's room or wait to be admitted, counted up to `most`."""
     return int(view.scalar(_NUMBER, session_id=session_id, most=most))
 
 
 def has_other_source(view: View, session_id: str, *, own: bool) -> bool:
-    """Return whether the people of a session are reported by the other source of presence.
+    """Return whether another source already reports the people of a session.
 
-    `own`: whether the daemon's own room asks; the other source is then a system that reports them, and vice versa.
+    `own`: the caller is the daemon's own room, and the other source is a system that reports people over the API. If it
+    is False, the caller is such a system, and the other source is the daemon's own room.
     """
     has_rows = view.scalar(_HAS_ROWS, session_id=session_id) is not None
     return not has_rows and view.scalar(_HAS_PEOPLE, session_id=session_id) is not None if own else has_rows
@@ -175,14 +174,14 @@ def has_other_source(view: View, session_id: str, *, own: bool) -> bool:
 
 
 class RoomState(NamedTuple):
-    """A session, and the people in it or at its door, in the order in which they came."""
+    """A session, and the people who are in it or wait to be admitted, in the order in which they came."""
 
     session: Session
     people: list[Participant]
 
 
 class Connected(NamedTuple):
-    """A row of somebody who is, or was, connected."""
+    """The connection of a person, which may be lost."""
 
     participant_id: str
     daemon: str
@@ -228,7 +227,7 @@ def connected(view: View, daemon: str, others: Collection[str] = ()) -> list[Con
 
 
 def renew_lease(tx: Transaction, daemon: str, until: datetime) -> None:
-    """Store until when a daemon is alive unless it says so again."""
+    """Store the time until which a daemon counts as alive."""
     if tx.execute(update(LEASES).where(_L.daemon == daemon).values(until=until)).rowcount == 0:
         tx.execute(insert(LEASES), {"daemon": daemon, "until": until})
 
@@ -253,7 +252,7 @@ def lost_daemons(view: View, now: datetime) -> list[str]:
 
 
 def expire_lease(tx: Transaction, daemon: str, gone_at: datetime) -> int | None:
-    """Let the people of a daemon without a valid lease count as gone at a time; return how many.
+    """Set `gone_at` of the people of a daemon without a valid lease; return how many they are.
 
     None: it has renewed its lease meanwhile.
     """

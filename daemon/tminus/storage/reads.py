@@ -32,10 +32,10 @@ class Reads:
         self._failures: tuple[float, float, str] | None = None
         """Of consecutive failures: when the first read began, when the last one ended, and the error of the last."""
 
-    def begin(self, *, patient: bool) -> object:
-        """Record that a read begins; return a mark for `end`. `patient`: the read may take longer than `SLOW`."""
+    def begin(self, *, may_be_slow: bool) -> object:
+        """Record that a read begins; return a mark for `end`. `may_be_slow`: the read may take longer than `SLOW`."""
         mark = object()
-        if not patient:
+        if not may_be_slow:
             with self._lock:
                 self._running[mark] = clock.monotonic()
         return mark
@@ -62,4 +62,4 @@ class Reads:
             if self._failures is not None and present - self._failures[1] < FAILURE_LIFETIME:
                 first, _, why = self._failures
                 return Unreadable(max(present - first, longest), why)
-        return Unreadable(longest, "a read waits, for a lock perhaps") if longest > SLOW else None
+        return Unreadable(longest, "a read is waiting, perhaps for a lock") if longest > SLOW else None

@@ -61,12 +61,12 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
     with (
         open_snapshot(backup) as (source, _),
         acting_for(database.parent),
-        partial_file(database, CannotRestore) as made,
+        partial_file(database, CannotRestore) as partial,
     ):
-        copy_snapshot(source, backup, made)
-        schema_before = _check_and_upgrade(backup, made)
+        copy_snapshot(source, backup, partial)
+        schema_before = _check_and_upgrade(backup, partial)
         highest = _highest_seq(database)
-        with closing(connect_unsynced(made)) as copy:
+        with closing(connect_unsynced(partial)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
             database_id = secrets.token_hex(4)
             copy.execute("UPDATE meta SET value = ? WHERE key = ?", (database_id, meta.DATABASE_ID))
@@ -76,25 +76,25 @@ def restore(url: Location, backup: Path, now: datetime) -> Restored:
                 "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'event')",
                 (highest,),
             )
-            contents = check_contents(copy, made)
-        flush(made)
+            contents = check_contents(copy, partial)
+        flush(partial)
         moved_to = _move_aside(database, now)
-        made.replace(database)
+        partial.replace(database)
     return Restored(database, contents, database_id, schema_before, migrate.head(), moved_to)
 
 
-def _check_and_upgrade(backup: Path, made: Path) -> str:
+def _check_and_upgrade(backup: Path, partial: Path) -> str:
     """Check a copy completely and upgrade its schema; return the revision that it had before."""
     try:
-        with closing(connect_unsynced(made)) as copy:
-            check_contents(copy, made, "integrity_check")
+        with closing(connect_unsynced(partial)) as copy:
+            check_contents(copy, partial, "integrity_check")
             orphan = copy.execute("PRAGMA foreign_key_check").fetchone()
             if orphan:
                 raise sqlite3.DatabaseError(f"malformed: row {orphan[1]} of {orphan[0]} belongs to no {orphan[2]}")
             before = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
         raise database_error(backup, error) from error
-    engine = make_engine(made, writes=True)
+    engine = make_engine(partial, writes=True)
     try:
         migrate.upgrade(engine, Watch(None))
     except DatabaseTooNew as error:

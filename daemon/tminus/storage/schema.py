@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from tminus import clock
 from tminus.storage import migrate
 
-SECONDS = 10.0
+MAX_SECONDS = 10.0
 """Maximum seconds for reading a schema. The schema of tminus takes a millisecond; a slow one is an attack."""
 
 MAX_OBJECTS = 1000
@@ -60,19 +60,19 @@ def differences(connection: sqlite3.Connection, known: str) -> list[str]:
     if digest(found) == migrate.digest(known):
         return []
     expected = _expected(known)
-    wrong = [f"{_shown(key)} {MISSING}" for key in expected if key not in found]
+    wrong = [f"{_description(key)} {MISSING}" for key in expected if key not in found]
     for key, text in found.items():
         if key not in expected and text != _STATISTICS.get(key):
-            wrong.append(f"{_shown(key)} is not of tminus")
+            wrong.append(f"{_description(key)} is not of tminus")
         elif key in expected and text != expected[key]:
-            wrong.append(f"{_shown(key)} is not as tminus makes it")
+            wrong.append(f"{_description(key)} is not as tminus makes it")
     return wrong
 
 
 def unexpected_objects(connection: sqlite3.Connection) -> list[str]:
     """Return the objects of a database that has no revision and should be empty. Raises `sqlite3.Error`."""
     found = _read(connection)
-    return [f"{_shown(key)} is not of tminus" for key, text in found.items() if text != _STATISTICS.get(key)]
+    return [f"{_description(key)} is not of tminus" for key, text in found.items() if text != _STATISTICS.get(key)]
 
 
 def digest(found: Schema) -> str:
@@ -82,7 +82,7 @@ def digest(found: Schema) -> str:
 
 
 def _read(connection: sqlite3.Connection) -> Schema:
-    until = clock.monotonic() + SECONDS
+    until = clock.monotonic() + MAX_SECONDS
     before = connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_DEFINITION)
     connection.set_progress_handler(lambda: clock.monotonic() > until, 10_000)
     try:
@@ -94,7 +94,7 @@ def _read(connection: sqlite3.Connection) -> Schema:
     finally:
         connection.set_progress_handler(None, 0)
         connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, before)
-    return {(str(kind), str(name)): _plain(str(table), str(text)) for kind, name, table, text in rows}
+    return {(str(kind), str(name)): _normalized(str(table), str(text)) for kind, name, table, text in rows}
 
 
 @lru_cache(maxsize=8)
@@ -111,13 +111,13 @@ def _expected(known: str) -> Schema:
         engine.dispose()
 
 
-def _plain(table: str, text: str) -> str:
+def _normalized(table: str, text: str) -> str:
     """Return a definition without the spaces and quotes that differ between versions of the libraries."""
     words = re.sub(r"\s+", " ", text.replace('"', ""))
     return f"{table}: {words}"
 
 
-def _shown(key: tuple[str, str]) -> str:
+def _description(key: tuple[str, str]) -> str:
     """Return an object's type and name as printable text."""
     kind, name = (part if len(part) <= 60 else f"{part[:60]}…" for part in key)
     return f"{json.dumps(kind)[1:-1]} {json.dumps(name)}"

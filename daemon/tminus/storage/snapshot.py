@@ -77,10 +77,10 @@ def copy_snapshot(source: sqlite3.Connection, database: Path, copy: Path) -> Con
         with closing(connect_unsynced(copy)) as target:
             source.backup(target, pages=PAGES)
             source.execute("ROLLBACK")
-        with closing(connect_unsynced(copy)) as made:
+        with closing(connect_unsynced(copy)) as connection:
             # In WAL mode a reader would have to create files beside the copy.
-            made.execute("PRAGMA journal_mode=DELETE")
-            return check_contents(made, copy)
+            connection.execute("PRAGMA journal_mode=DELETE")
+            return check_contents(connection, copy)
     except sqlite3.Error as error:
         raise database_error(database, error) from error
 
@@ -97,11 +97,11 @@ def connect_unsynced(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_contents(made: sqlite3.Connection, path: Path, check: str = "quick_check") -> Contents:
-    found = made.execute(f"PRAGMA {check}(1)").fetchone()[0]
+def check_contents(connection: sqlite3.Connection, path: Path, check: str = "quick_check") -> Contents:
+    found = connection.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(f"malformed: {found.splitlines()[-1]}")
-    sessions, events, last = made.execute(
+    sessions, events, last = connection.execute(
         "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM event), (SELECT max(seq) FROM event)"
     ).fetchone()
     return Contents(sessions, events, last or 0, path.stat().st_size)

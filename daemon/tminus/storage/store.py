@@ -119,7 +119,7 @@ class Store:
         self.transact = self._writer.transact
 
     def _connect(self, make: Callable[..., Engine]) -> None:
-        """Make the engines and everything that reading needs; no thread runs yet. `make`: makes an engine."""
+        """Make the engines and everything that reading needs; no thread runs yet. `make` returns an engine."""
         self._shared_clock = SharedClock()
         self._reads = Reads()
         self.damage: str | None = None
@@ -191,23 +191,23 @@ class Store:
         """Whether other daemons may use the same database: an SQLite file has only one daemon."""
         return sqlite_file(self._url) is None
 
-    def read(self, look: Callable[[View], T], *, lane: Lane = "requests") -> T:
-        """Run `look` on one snapshot, in the calling thread; return its result.
+    def read(self, query: Callable[[View], T], *, lane: Lane = "requests") -> T:
+        """Run `query` on one snapshot, in the calling thread; return its result.
 
-        `look` is run again if the connection was dead, or after a deadlock. `lane`: the connections to use. Raises
+        `query` is run again if the connection was dead, or after a deadlock. `lane`: the connections to use. Raises
         `StoreUnavailable`.
         """
         begun, engine = monotonic(), self._lanes[lane]
-        reading = self._reads.begin(patient=lane == "search")
+        reading = self._reads.begin(may_be_slow=lane == "search")
         try:
             try:
-                seen = self._look(engine, look)
+                seen = self._read_once(engine, query)
             except DBAPIError as error:
                 # A read can only deadlock with a migration, which locks several tables, and has continued since.
                 dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
                 if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
-                seen = self._look(engine, look)
+                seen = self._read_once(engine, query)
         except (SQLAlchemyError, NoAnswer) as error:
             if not is_unavailable(error):
                 raise
@@ -220,10 +220,10 @@ class Store:
             self._reads.end(reading)
         return seen
 
-    def _look(self, engine: Engine, look: Callable[[View], T]) -> T:
+    def _read_once(self, engine: Engine, query: Callable[[View], T]) -> T:
         self._watch.check()
         with engine.connect() as connection, self._watch.guard(connection), connection.begin():
-            return look(View(connection))
+            return query(View(connection))
 
     def _found_damage(self, error: BaseException) -> None:
         """Store the damage, and report it the first time: it does not go away."""

@@ -49,7 +49,7 @@ class SessionRow(model.Session, table=True):
 
 class ParticipantRow(model.Participant, table=True):
     __tablename__ = "participant"
-    # The people in a session, or at its door. A session may have had ten thousand.
+    # The people who are in a session or wait to be admitted. A session may have had ten thousand in all.
     __table_args__ = (Index("participant_present", "session_id", "joined_at", "id", **_where("left_at IS NULL")),)
 
     id: str = Field(primary_key=True)

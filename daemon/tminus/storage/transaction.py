@@ -4,21 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Table,
-    bindparam,
-    delete,
-    false,
-    func,
-    insert,
-    select,
-    tuple_,
-    update,
-)  # fmt: skip
+from sqlalchemy import Connection, Table, bindparam, delete, false, insert, select, update  # fmt: skip
 from sqlmodel import SQLModel
 
 from tminus import clock
@@ -46,7 +34,7 @@ AGENT_SESSIONS_KEPT = 1000
 each call never uses an old one, and must not fill the table.
 """
 
-_TOO_MANY = (
+_EXCESS_AGENT_SESSIONS = (
     select(AGENT_SESSIONS.c.sid)
     .where(AGENT_SESSIONS.c.agent_id == bindparam("of_agent"))
     .order_by(AGENT_SESSIONS.c.sid.desc())
@@ -55,9 +43,9 @@ _TOO_MANY = (
 )
 
 CODES_KEPT = 20
-"""Sign-in codes that an agent may have; beyond that the ones that expire first end when a new one begins."""
+"""Maximum number of sign-in codes of an agent. When another one is stored, the one that expires first is removed."""
 
-_TOO_MANY_CODES = (
+_EXCESS_CODES = (
     select(SIGNIN_CODES.c.code_sha256)
     .where(SIGNIN_CODES.c.agent_id == bindparam("of_agent"))
     .order_by(SIGNIN_CODES.c.expires_at.desc())
@@ -67,7 +55,7 @@ _TOO_MANY_CODES = (
 
 
 @cache
-def _attempts(table: Table) -> tuple[Any, ...]:
+def _no_op_writes(table: Table) -> tuple[Any, ...]:
     """Return an INSERT, an UPDATE and a DELETE of no rows."""
     column = next(iter(table.c))
     return (
@@ -75,38 +63,6 @@ def _attempts(table: Table) -> tuple[Any, ...]:
         update(table).where(false()).values({column.name: column}),
         delete(table).where(false()),
     )
-
-
-_BELONGS: tuple[tuple[Table, ColumnElement[Any]], ...] = tuple(
-    (table, list(table.primary_key)[-1])
-    for table in SESSIONS.metadata.sorted_tables
-    if any(key.column.table is SESSIONS for key in table.foreign_keys)
-)
-"""The tables with rows that belong to a session, and the column that identifies such a row."""
-
-_closed = (
-    select(_S.id, _S.closed_at)
-    .where(_S.closed_at < bindparam("before", type_=_S.closed_at.type))
-    .order_by(_S.closed_at)
-    .limit(bindparam("candidates"))
-    .subquery("closed")
-)
-
-
-def _number_of(table: Table, key: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the number of a table's rows that belong to a session, counted up to `most`."""
-    some = select(key).where(table.c.session_id == _closed.c.id).limit(bindparam("most")).correlate(_closed)
-    return select(func.count()).select_from(some.subquery()).correlate(_closed).scalar_subquery()
-
-
-_OLDEST_CLOSED = select(_closed.c.id, *(_number_of(*one) for one in _BELONGS)).order_by(_closed.c.closed_at)
-
-
-class Removed(NamedTuple):
-    """The number of sessions that a batch removed, and whether there are more to remove."""
-
-    sessions: int
-    more: bool
 
 
 class Transaction(View):
@@ -146,7 +102,7 @@ class Transaction(View):
         self._sent = 0
         """How many of them have been inserted."""
         self._new_records: dict[tuple[int, str], IdempotencyRecord] = {}
-        self._has_turn = connection.dialect.name != "postgresql"
+        self._has_writer_lock = connection.dialect.name != "postgresql"
 
     # --- inserting ----------------------------------------------------------------------------------------------------
 
@@ -162,7 +118,7 @@ class Transaction(View):
         events = [recorded.event for recorded in self.recorded[self._sent :]]
         if events:
             self._sent += len(events)
-            self._take_turn()
+            self._lock_writers()
             drawn = insert_rows(self._connection, EVENTS, _EVENT_COLUMNS, events)[-1]
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
             last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
@@ -193,32 +149,32 @@ class Transaction(View):
                     stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
                     self.note_due(due)
 
-    def _take_turn(self) -> None:
+    def _lock_writers(self) -> None:
         """Lock out the writers of other daemons until the commit.
 
         Event numbers must become visible in order, because a reader with a cursor would miss a late one. Jobs read
         under the same lock what their decisions depend on. Only new sessions are inserted before it, because no other
         transaction can depend on them yet.
         """
-        if not self._has_turn:
+        if not self._has_writer_lock:
             begun = clock.monotonic()
             self._connection.execute(LOCK_WRITER)
             self.waited = clock.monotonic() - begun
-            self._has_turn = True
+            self._has_writer_lock = True
 
-    def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
+    def _run(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         if self._requested:
             self.flush()
         self._send_sessions()
-        self._take_turn()
-        return super()._ask(statement, values, stream=stream)
+        self._lock_writers()
+        return super()._run(statement, values, stream=stream)
 
     def execute(self, statement: Any, values: Any = None) -> Any:
         """Run a statement that writes, after inserting what was collected; return SQLAlchemy's result."""
         self.flush()
         self.writes += 1
         self._read_ahead.clear()  # the statement may change these sessions
-        return self._ask(statement, values)
+        return self._run(statement, values)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -249,8 +205,8 @@ class Transaction(View):
         self.has_events = True
         self.recorded.append(event)
 
-    def recorded_already(self, events: Sequence[LogEvent]) -> None:
-        """Add events that a statement has just inserted."""
+    def add_inserted_events(self, events: Sequence[LogEvent]) -> None:
+        """Add events that a statement of the executor has inserted."""
         assert self._sent == len(self.recorded), "a statement runs after all earlier events were inserted"
         self.recorded += events
         self._sent = len(self.recorded)
@@ -271,7 +227,7 @@ class Transaction(View):
 
     def free_pins(self, count: int) -> list[int]:
         """Return `count` different PINs that no open session has; fewer if there are no more."""
-        return self.allowances.pins.draw(self._ask, count)
+        return self.allowances.pins.draw(self._run, count)
 
     def may_open_another(self, agent_id: int, limit: int) -> bool:
         """Return whether an agent may open another session, and count that session; `limit`: its maximum number."""
@@ -284,7 +240,7 @@ class Transaction(View):
         values = {column: getattr(begun, column) for column in _AGENT_SESSION_COLUMNS}
         sid = int(self.execute(insert(AGENT_SESSIONS).returning(AGENT_SESSIONS.c.sid), values).scalar_one())
         # Two statements: for one, PostgreSQL would read the whole table.
-        oldest = self._ask(_TOO_MANY, {"of_agent": begun.agent_id}).scalars().all()
+        oldest = self._run(_EXCESS_AGENT_SESSIONS, {"of_agent": begun.agent_id}).scalars().all()
         if oldest:
             self.execute(delete(AGENT_SESSIONS).where(AGENT_SESSIONS.c.sid.in_(oldest)))
         return sid
@@ -301,7 +257,7 @@ class Transaction(View):
     def add_signin_code(self, code: SignInCode) -> None:
         """Store a sign-in code, and remove the agent's oldest ones if it has too many."""
         self.execute(insert(SIGNIN_CODES), code.model_dump())
-        oldest = self._ask(_TOO_MANY_CODES, {"of_agent": code.agent_id}).scalars().all()
+        oldest = self._run(_EXCESS_CODES, {"of_agent": code.agent_id}).scalars().all()
         if oldest:
             self.execute(delete(SIGNIN_CODES).where(SIGNIN_CODES.c.code_sha256.in_(oldest)))
 
@@ -341,59 +297,6 @@ class Transaction(View):
         another table may not be writable.
         """
         for table in SQLModel.metadata.sorted_tables:
-            for statement in _attempts(table):
-                self._ask(statement)
+            for statement in _no_op_writes(table):
+                self._run(statement)
         self.set_meta(meta.WRITE_TEST, timestamps.text(self.now))
-
-    def remove_closed(self, before: datetime, rows: int) -> Removed:
-        """Remove the sessions that were closed first, and before a time, with all rows that belong to them.
-
-        About `rows` rows are removed. If one session alone has more, only this number of its rows is removed.
-        """
-        values = {"before": before, "candidates": max(1, rows // 2), "most": rows}
-        ids: list[str] = []
-        left = rows
-        for session_id, *belong in self._ask(_OLDEST_CLOSED, values).all():
-            size = 1 + sum(belong)
-            if size > left and ids:
-                return Removed(self._remove(ids), more=True)
-            if size > rows:
-                return self._remove_part(session_id, rows)
-            ids.append(session_id)
-            left -= size
-        return Removed(self._remove(ids), more=len(ids) == values["candidates"])
-
-    def _remove(self, ids: list[str]) -> int:
-        return int(self.execute(delete(SESSIONS).where(_S.id.in_(ids))).rowcount) if ids else 0
-
-    def _remove_part(self, session_id: str, rows: int) -> Removed:
-        """Remove the first rows that belong to a session. Its last event stays, since its status is the session's."""
-        for table, key in _BELONGS:
-            first = select(key).where(table.c.session_id == session_id).order_by(key).limit(rows)
-            if table is EVENTS:
-                last = select(func.max(EVENTS.c.seq)).where(EVENTS.c.session_id == session_id).scalar_subquery()
-                first = first.where(key < last)
-            removed = self.execute(delete(table).where(table.c.session_id == session_id, key.in_(first))).rowcount
-            if removed:
-                return Removed(0, more=True)
-        return Removed(self._remove([session_id]), more=True)
-
-    def remove_agent_sessions(self, before: datetime, limit: int) -> int:
-        """Remove up to `limit` agent sessions that expired before a time; return how many."""
-        table = AGENT_SESSIONS.c
-        some = select(table.sid).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
-        return int(self.execute(delete(AGENT_SESSIONS).where(table.sid.in_(some))).rowcount)
-
-    def remove_signin_codes(self, before: datetime, limit: int) -> int:
-        """Remove up to `limit` sign-in codes that expired before a time; return how many."""
-        table = SIGNIN_CODES.c
-        some = select(table.code_sha256).where(table.expires_at < before).order_by(table.expires_at).limit(limit)
-        return int(self.execute(delete(SIGNIN_CODES).where(table.code_sha256.in_(some))).rowcount)
-
-    def remove_idempotency_records(self, before: datetime, limit: int) -> int:
-        """Remove up to `limit` idempotency records that are older than a time; return how many."""
-        table = IDEMPOTENCY.c
-        some = (
-            select(table.agent_id, table.key).where(table.created_at < before).order_by(table.created_at).limit(limit)
-        )
-        return int(self.execute(delete(IDEMPOTENCY).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)

@@ -185,7 +185,7 @@ def _results(
     recorded = [Event.model_validate(dict(row)) for result in events for row in result.mappings()]
     recorded.sort(key=lambda event: event.seq or 0)  # no database guarantees the order of the returned rows
     hosts = {session.id: cause.host for session, cause, _ in named.requested}
-    tx.recorded_already(
+    tx.add_inserted_events(
         [LogEvent(event, found[event.session_id], participant, hosts[event.session_id]) for event in recorded]
     )
     tx.transitions[named.transitions[0].trigger] += len(found)
@@ -211,18 +211,18 @@ def due(rows: tuple[Transition, ...], *columns: ColumnElement[Any]) -> Select[An
 
     A session that is due by a trigger that its status does not allow is never selected.
     """
-    legal = or_(*(and_(_S.due_trigger == word(row.trigger), _is_in(row)) for row in rows))
+    legal = or_(*(and_(_S.due_trigger == enum_literal(row.trigger), _is_in(row)) for row in rows))
     is_due = _S.due_at <= bindparam("until", type_=_S.due_at.type)
     return select(*columns).where(is_due, legal).order_by(*_IN_ORDER).limit(bindparam("limit"))
 
 
 def _is_in(row: Transition) -> ColumnElement[bool]:
-    assert row.source is not None, "what does not exist yet cannot be chosen"
-    return _status == word(row.source)
+    assert row.source is not None, "a session that does not exist yet cannot be selected"
+    return _status == enum_literal(row.source)
 
 
-def word(value: str | None) -> ColumnElement[Any]:
-    """Return a word of an enumeration, such as a status, as an SQL literal. Each parameter would cost time."""
+def enum_literal(value: str | None) -> ColumnElement[Any]:
+    """Return a value of an enumeration, such as a status, as an SQL literal, which is faster than a parameter."""
     return null() if value is None else literal_column(f"'{value}'", String)
 
 
@@ -257,13 +257,13 @@ def _statements(rows: tuple[Transition, ...], timeouts: Timeouts, dialect: str, 
     closing = part(lambda row: row.effects.session.get("pin") is Change.ZERO)
     leaving = part(lambda row: bool(row.effects.all_participants))
     most = max(len(row.events) for row in rows)
-    recording = [part(lambda row, place=place: len(row.events) > place) for place in range(most)]  # type: ignore[misc]
+    recording = [part(lambda row, index=index: len(row.events) > index) for index in range(most)]  # type: ignore[misc]
     values = _new_values(chosen, timeouts)
     sessions = update(SESSIONS).where(chosen.condition).values(values)
     return _Statements(
         None if closing is None else closing.select(_S.pin).where(_S.pin != 0),
         [] if leaving is None else [_everybody(leaving)],
-        [_event(one, place, is_named=is_named) for place, one in enumerate(recording) if one is not None],
+        [_event(one, index, is_named=is_named) for index, one in enumerate(recording) if one is not None],
         sessions.returning(_S.id, *(_S[name] for name in values)) if is_named else sessions,
     )
 
@@ -306,7 +306,7 @@ class _Chosen:
 
     def given(self, name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
         """Return the value with this name that the command passes for each session."""
-        assert self._wanted is not None, "what time causes has no command"
+        assert self._wanted is not None, "no command passes values for a transition that the scheduler causes"
         return self._wanted.member(name, kind)
 
 
@@ -318,7 +318,7 @@ _SQL: dict[Change, Callable[[_Chosen, str, Transition], ColumnElement[Any]]] = {
     Change.ZERO: lambda _chosen, _name, _row: literal_column("0", Integer),
     Change.INCREMENT: lambda _chosen, name, _row: plain(name) + 1,
     Change.DECREMENT: lambda _chosen, name, _row: plain(name) - 1,
-    Change.REASON: lambda _chosen, _name, row: word(row.reason),
+    Change.REASON: lambda _chosen, _name, row: enum_literal(row.reason),
     Change.PIN: lambda _chosen, name, _row: plain(name),  # a statement of its own writes it
     Change.GIVEN: lambda chosen, name, _row: chosen.given(name, plain(name).type),
 }
@@ -352,22 +352,22 @@ def _everybody(leaving: _Chosen) -> Update:
 
 
 def _dest(row: Transition) -> ColumnElement[Any]:
-    return word(row.dest)
+    return enum_literal(row.dest)
 
 
-def _event(chosen: _Chosen, place: int, *, is_named: bool) -> Insert:
+def _event(chosen: _Chosen, index: int, *, is_named: bool) -> Insert:
     """Return the statement that records one event of each session. It runs before the sessions are changed."""
     values: dict[str, ColumnElement[Any]] = {
         "session_id": _S.id,
-        "type": chosen.pick(lambda row: word(row.events[place])),
+        "type": chosen.pick(lambda row: enum_literal(row.events[index])),
         "ts": _NOW,
-        "actor": chosen.given("actor", String()) if is_named else word(CLOCK_ACTOR),
+        "actor": chosen.given("actor", String()) if is_named else enum_literal(CLOCK_ACTOR),
         "previous_status": _S.status,
         "status": chosen.pick(_dest),
         "start_time": chosen.after("start_time"),
         "expires_at": chosen.after("expires_at"),
         "due_at": chosen.given("was_due", BigInteger()) if is_named else LATE_SINCE,
-        "reason": chosen.pick(lambda row: word(row.reason)),
+        "reason": chosen.pick(lambda row: enum_literal(row.reason)),
         "participants": chosen.after("participants"),
     }
     if is_named:

@@ -188,26 +188,26 @@ class View:
         """The name of the database: sqlite or postgresql."""
         return self._connection.dialect.name
 
-    def _ask(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
+    def _run(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         options = {"stream_results": True, "max_row_buffer": STREAMED} if stream else None
         return self._connection.execute(statement, values, execution_options=options)
 
     def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
         """Return the only row of a statement as a model object; None if there is none."""
-        row = self._ask(statement, values).mappings().one_or_none()
+        row = self._run(statement, values).mappings().one_or_none()
         return None if row is None else kind.model_validate(row)
 
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
         """Return all rows of a statement as model objects."""
-        return [kind.model_validate(dict(row)) for row in self._ask(statement, values).mappings()]
+        return [kind.model_validate(dict(row)) for row in self._run(statement, values).mappings()]
 
     def rows(self, statement: Select[Any], **values: Any) -> list[Row[Any]]:
         """Return all rows of a statement."""
-        return list(self._ask(statement, values))
+        return list(self._run(statement, values))
 
     def scalar(self, statement: Select[Any], **values: Any) -> Any:
         """Return the first value of the first row; None if there is no row."""
-        return self._ask(statement, values).scalar()
+        return self._run(statement, values).scalar()
 
     def read_ahead(self, ids: Collection[str]) -> None:
         """Read these sessions by one statement, since `session` will be called for each of them."""
@@ -229,13 +229,13 @@ class View:
 
         Together they have at most `at_most` bytes in JSON, but there is at least one. Rows beyond that are not fetched.
         """
-        result = self._ask(statement, values, stream=at_most is not None and limit > STREAMED)
+        result = self._run(statement, values, stream=at_most is not None and limit > STREAMED)
         rows: list[Row[Any]] = []
-        room = at_most
+        bytes_left = at_most
         for row in result:
-            if room is not None:
-                room -= _bytes(row)
-                if room < 0 and rows:
+            if bytes_left is not None:
+                bytes_left -= _bytes(row)
+                if bytes_left < 0 and rows:
                     result.close()
                     return rows, True
             rows.append(row)
@@ -244,7 +244,7 @@ class View:
     def sessions(self, wanted: SessionFilter, at_most: int = PAGE_BYTES) -> tuple[int, list[Session]]:
         """Return the number of all matching sessions, and one page of them with at most `at_most` bytes."""
         statements = listing(wanted)
-        ids = self._ask(statements.page, statements.values).scalars().all()
+        ids = self._run(statements.page, statements.values).scalars().all()
         rows = self._sessions_by_id(ids, at_most)
         if len(ids) < wanted.limit and (ids or not wanted.offset):
             return wanted.offset + len(ids), rows  # the last page determines the number without a count
@@ -260,38 +260,38 @@ class View:
         beyond ASCII differently.
         """
         statements = listing(replace(wanted, limit=WINDOW))
-        ids = self._ask(statements.page, statements.values).scalars().all()
-        places = self._matching(ids, words.casefold(), wanted.limit)
-        rows = self._sessions_by_id([ids[place] for place in places], at_most)
-        is_full = len(places) == wanted.limit or len(rows) < len(places)
-        end = places[len(rows) - 1] + 1 if is_full else len(ids)
+        ids = self._run(statements.page, statements.values).scalars().all()
+        positions = self._matching(ids, words.casefold(), wanted.limit)
+        rows = self._sessions_by_id([ids[position] for position in positions], at_most)
+        is_full = len(positions) == wanted.limit or len(rows) < len(positions)
+        end = positions[len(rows) - 1] + 1 if is_full else len(ids)
         return rows, None if end == len(ids) < WINDOW else wanted.offset + end
 
     def _matching(self, ids: Sequence[str], words: str, limit: int) -> list[int]:
         """Return the positions in a list of ids of the first `limit` sessions whose texts contain these words."""
-        places: list[int] = []
+        positions: list[int] = []
         for first in range(0, len(ids), SEARCHED):
             some = ids[first : first + SEARCHED]
-            texts = {session_id: row for session_id, *row in self._ask(_TEXTS_OF, {"ids": list(some)})}
-            for place, session_id in enumerate(some, first):
+            texts = {session_id: row for session_id, *row in self._run(_TEXTS_OF, {"ids": list(some)})}
+            for position, session_id in enumerate(some, first):
                 label, mapping, parent = texts[session_id]
                 if any(words in text.casefold() for text in (label, mapping, _name(parent)) if text):
-                    places.append(place)
-                    if len(places) == limit:
-                        return places
-        return places
+                    positions.append(position)
+                    if len(positions) == limit:
+                        return positions
+        return positions
 
     def _sessions_by_id(self, ids: Sequence[str], at_most: int) -> list[Session]:
         """Return sessions in the order of their ids in the list: at most `at_most` bytes, but at least one."""
         rows: list[Session] = []
-        room = at_most
+        bytes_left = at_most
         for first in range(0, len(ids), STREAMED):
             some = ids[first : first + STREAMED]
-            found = {row.id: row for row in self._ask(_SESSIONS_OF, {"ids": list(some)})}
+            found = {row.id: row for row in self._run(_SESSIONS_OF, {"ids": list(some)})}
             for session_id in some:
                 row = found[session_id]
-                room -= _bytes(row)
-                if room < 0 and rows:
+                bytes_left -= _bytes(row)
+                if bytes_left < 0 and rows:
                     return rows
                 # Plain dictionaries: pydantic reads a row's own mapping field by field, which is slower.
                 rows.append(Session.model_validate(dict(zip(_SESSION_COLUMNS, row, strict=True))))
@@ -299,7 +299,7 @@ class View:
 
     def active_among(self, ids: Sequence[str]) -> list[Active]:
         """Return which of these sessions are active."""
-        rows = self._ask(_ACTIVE_AMONG, {"ids": list(ids)})
+        rows = self._run(_ACTIVE_AMONG, {"ids": list(ids)})
         return [Active(row.id, SessionType(row.type), row.agent_id) for row in rows]
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
@@ -376,7 +376,7 @@ class View:
                 row.p_id and _participant(row),
                 row.host,
             )
-            for row in self._ask(_LOG_EVENTS, {"after": after, "limit": limit})
+            for row in self._run(_LOG_EVENTS, {"after": after, "limit": limit})
         ]
 
     def last_seq(self) -> int:
@@ -394,7 +394,7 @@ class View:
 
     def counts(self) -> dict[Status, int]:
         """Return the number of open sessions per status."""
-        found = {row[0]: row[1] for row in self._ask(_COUNTS)}
+        found = {row[0]: row[1] for row in self._run(_COUNTS)}
         return {status: found.get(status, 0) for status in OPEN_STATUSES}
 
     def meta(self, key: str) -> str | None:
@@ -404,7 +404,7 @@ class View:
 
     def metas(self, prefix: str) -> dict[str, str]:
         """Return the keys that begin with a prefix, and their values."""
-        return {row.key: row.value for row in self._ask(_METAS, {"prefix": prefix})}
+        return {row.key: row.value for row in self._run(_METAS, {"prefix": prefix})}
 
 
 def _bytes(row: Row[Any]) -> int:

@@ -108,14 +108,14 @@ class Watch:
 
     def _run(self) -> None:
         assert self._server is not None
-        asking: psycopg.Connection | None = None
+        connection: psycopg.Connection | None = None
         while not self._stopping.wait(INTERVAL):
             begun = clock.monotonic()
             try:
-                if asking is None:
-                    asking = self._server.connect_unchecked(ANSWER_TIMEOUT)
+                if connection is None:
+                    connection = self._server.connect_unchecked(ANSWER_TIMEOUT)
                 asked = clock.monotonic()
-                [[microseconds]] = query_rows(asking, READ, ANSWER_TIMEOUT)
+                [[microseconds]] = query_rows(connection, READ, ANSWER_TIMEOUT)
                 answered = True
                 if self._shared is not None:
                     self._shared.add_reading(int(microseconds or 0), asked, clock.monotonic())
@@ -123,18 +123,18 @@ class Watch:
                 answered = False
             except psycopg.Error:
                 answered = True  # it refuses connections: every other client gets that error at once and does not wait
-                _close(asking)
-                asking = None
+                _close(connection)
+                connection = None
             if answered:
                 self._silent_since = None
             else:
-                _close(asking)
-                asking = None
+                _close(connection)
+                connection = None
                 if self._silent_since is None:
                     self._silent_since = begun
                     self.silences += 1
             self._end_waits(answered)
-        _close(asking)
+        _close(connection)
 
     def _end_waits(self, answered: bool) -> None:
         """Shut down the connections that have waited too long, or all of them if the server has not answered."""

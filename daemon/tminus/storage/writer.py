@@ -159,8 +159,8 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._check_room(self._requests, len(self._arriving))
-        if self._is_hopeless():
+        self._check_queue(self._requests, len(self._arriving))
+        if self._would_fail():
             raise StoreUnavailable  # another attempt would take as long as the one before
         # The jobs of one iteration of the event loop are passed on together, at its end. A writer that is woken for the
         # first of them would run a batch of one, and compete with the loop for the interpreter lock.
@@ -177,17 +177,17 @@ class Writer:
 
     def _enqueue(self, work: _Work, queue: deque[_Work]) -> None:
         with self._wake:
-            self._check_room(queue)
+            self._check_queue(queue)
             queue.append(work)
             self._wake.notify()
 
-    def _check_room(self, queue: deque[_Work], more: int = 0) -> None:
+    def _check_queue(self, queue: deque[_Work], more: int = 0) -> None:
         if self._stopping:
             raise Draining
         if len(queue) + more >= WAITING:
             raise Overloaded
 
-    def _is_hopeless(self) -> bool:
+    def _would_fail(self) -> bool:
         if self._watch.silent_for or self.writing_for > SLOW:
             return True
         return self.failing is not None and (self._begun is not None or clock.monotonic() < self._try_again)
@@ -247,19 +247,19 @@ class Writer:
                 # The cause is the database and no job: one by one each job would only fail as slowly.
                 self._unavailable(batch, error)
             elif len(batch) == 1:
-                self._alone(batch[0], error)
+                self._handle_single(batch[0], error)
             else:
-                self._forget(batch)
+                self._discard_results(batch)
                 for work in batch:
                     self._write([work])
 
     @staticmethod
-    def _forget(batch: Sequence[_Work]) -> None:
+    def _discard_results(batch: Sequence[_Work]) -> None:
         """Discard the results of these jobs: nothing was written, and they run again."""
         for work in batch:
             work.result = work.error = None
 
-    def _alone(self, work: _Work, error: Exception) -> None:
+    def _handle_single(self, work: _Work, error: Exception) -> None:
         """Handle a job that failed in a transaction of its own. If its random id or PIN is taken, it runs again."""
         for _ in range(COLLISIONS):
             if not isinstance(error, IntegrityError):
@@ -305,7 +305,7 @@ class Writer:
             deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
             if self._committing or not (dead or deadlock):
                 raise
-            self._forget(batch)
+            self._discard_results(batch)
             self._transact_once(batch)
 
     def _transact_once(self, batch: Sequence[_Work]) -> None:
@@ -338,13 +338,13 @@ class Writer:
                 self._persistent.drop()
             raise
         try:
-            self._set_health(self._why_not() if self.failing is not None else None)
+            self._set_health(self._write_failure() if self.failing is not None else None)
             self._observer.committed(tx)
         except Exception:
             # The transaction is committed. Handled as a failure, its jobs would run again.
             logging.getLogger(__name__).exception("the observer of a commit failed")
 
-    def _why_not(self) -> str | None:
+    def _write_failure(self) -> str | None:
         """Return why a table cannot be written; None if all can. After a failure one successful commit is not enough,
         since it did not write to every table.
         """

@@ -23,6 +23,7 @@ from tminus.storage import Transaction, View
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import PIN_RETRY, do_due
 from tminus.storage.engine import READERS
+from tminus.storage.retention import remove_closed
 from tminus.storage.store import Lane
 from tminus.storage.transaction import AGENT_SESSIONS_KEPT
 
@@ -441,7 +442,7 @@ def test_a_batch_of_retention_is_limited_by_rows_also_within_one_session(world: 
     batches = 0
     more = True
     while more:
-        _, more = world.run(lambda tx: tx.remove_closed(tx.now, 10))
+        _, more = world.run(lambda tx: remove_closed(tx, tx.now, 10))
         batches += 1
         left = len(world.events()) + len(world.participants(long)) + len(world.all_sessions())
         assert 0 <= rows - left <= 10

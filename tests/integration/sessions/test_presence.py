@@ -20,6 +20,7 @@ from tminus.rooms import commands
 from tminus.rooms.commands import Connection, Entered
 from tminus.scheduler import sources
 from tminus.storage import presence
+from tminus.storage.retention import remove_closed
 
 SECOND = timedelta(seconds=1)
 HOST, GUEST = ParticipantRole.HOST, ParticipantRole.GUEST
@@ -217,5 +218,5 @@ def test_retention_removes_what_is_left_of_a_closed_session(world: World) -> Non
     enter(world, session, "a")
     world.close(session)
     world.clock.passes(HOUR)
-    world.run(lambda tx: tx.remove_closed(tx.now, 100))
+    world.run(lambda tx: remove_closed(tx, tx.now, 100))
     assert world.store.read(lambda view: presence.connected(view, "one")) == []

@@ -15,6 +15,7 @@ from tests.support.factories import put, session
 from tminus.domain.errors import CannotCompact, CannotOpenDatabase, StartupError
 from tminus.domain.types import Status, Timeouts
 from tminus.storage import Store, check, checkpoint, restore
+from tminus.storage.retention import remove_closed
 
 MEGABYTE = 1_000_000
 
@@ -59,7 +60,7 @@ def test_compact_returns_the_space_of_removed_rows(tmp_path: Path) -> None:
     closed = [session(id=f"s{n}", label="x" * 5000, status=Status.CLOSED, closed_at=NOW) for n in range(500)]
     store.submit(lambda tx: put(tx, *closed)).result(30)
     store.submit(lambda tx: tx.set_meta("kept", "yes")).result(30)
-    while store.submit(lambda tx: tx.remove_closed(tx.now + timedelta(days=1), 400)).result(30).more:
+    while store.submit(lambda tx: remove_closed(tx, tx.now + timedelta(days=1), 400)).result(30).more:
         pass
     store.close()
     _, before, after = checkpoint.compact(path)

@@ -93,7 +93,7 @@ def test_a_foreign_schema_is_refused_before_it_is_executed(file: Path, doctored:
 
 @pytest.mark.slow
 def test_the_check_of_a_huge_schema_is_cancelled(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tminus.storage.schema.SECONDS", 0.0)
+    monkeypatch.setattr("tminus.storage.schema.MAX_SECONDS", 0.0)
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("".join(f"CREATE VIEW v{number} AS SELECT 1;" for number in range(3000)))
     [problem] = check_database(file, Timeouts(), NOW).problems
