@@ -110,7 +110,7 @@ LOG_LINES = {
     ),
     "clock.stepped": LineTemplate("warning", "wall clock set by {step_ms} ms, timers set again", ("step_ms",)),
     "clock.differs": LineTemplate(
-        "warning", "this machine's clock differs by {off_ms} ms from the database's clock, which counts", ("off_ms",)
+        "warning", "this machine's clock differs by {off_ms} ms from the database's clock, which is used", ("off_ms",)
     ),
     "clock.agrees": LineTemplate("info", "this machine's clock agrees with the database's again"),
     "clock.failed": LineTemplate("error", "{job} failed ({error}), retrying", ("job", "error", "traceback")),
@@ -154,13 +154,13 @@ LOG_LINES = {
     ),
     "auth.receiver_refused": LineTemplate(
         "warning",
-        "no redirect to {receiver}, which is not in signin.receivers; asked from {remote_ip}, times: {count}"
+        "redirect to {receiver} refused (not in signin.receivers), requested from {remote_ip}, times: {count}"
         "[ since {since}]",
         ("receiver", "remote_ip", *_COUNTED),
     ),
     "auth.forgery_refused": LineTemplate(
         "warning",
-        "form of the sign-in page without its key refused, from {remote_ip}, times: {count}[ since {since}]",
+        "sign-in form from {remote_ip} refused (no valid form key), times: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
     "pin.unknown": LineTemplate(
@@ -206,8 +206,7 @@ LOG_LINES = {
     ),
     "room.other_source": LineTemplate(
         "warning",
-        "session {session_id} has people from {source}: a join from elsewhere was refused, times: {count}"
-        "[ since {since}]",
+        "join of session {session_id} refused, its people are reported by {source}, times: {count}[ since {since}]",
         ("session_id", "source", *_MANY),
     ),
     "room.replaced": LineTemplate(
@@ -223,12 +222,12 @@ LOG_LINES = {
     ),
     "room.returning": LineTemplate(
         "info",
-        "{participants:participant} of the previous run may come back until {until}",
+        "{participants:participant} of the previous run may reconnect until {until}",
         ("participants", "until"),
     ),
     "room.lease_lost": LineTemplate(
         "warning",
-        "daemon {daemon} does not answer: its {participants:participant} will be counted out",
+        "daemon {daemon} does not answer, its {participants:participant} will leave unless they reconnect",
         ("daemon", "participants"),
     ),
     "room.failed": LineTemplate("error", "internal error, rooms not updated: {error}", ("error", "traceback")),
@@ -297,13 +296,13 @@ LOG_LINES = {
     ),
     "websocket.crowded": LineTemplate(
         "warning",
-        "WebSockets of {remote_ip} refused, which has {limit} of them, the most that one address may have "
+        "WebSockets from {remote_ip} refused: it has {limit}, the maximum for one address "
         "(limits.websockets_per_address), times: {count}[ since {since}]",
         ("remote_ip", "limit", "network", *_MANY),
     ),
     "websocket.refused": LineTemplate(
         "warning",
-        "WebSockets refused with 503: {connections} open, three quarters of the connections that may be open"
+        "WebSockets refused with 503: {connections} open, three quarters of all connections allowed"
         ", times: {count}[ since {since}]",
         ("connections", *_MANY),
     ),
@@ -331,14 +330,14 @@ LOG_LINES = {
     ),
     "http.crowded": LineTemplate(
         "warning",
-        "{remote_ip} has {connections} connections, the most that one address may have "
+        "{remote_ip} has {connections} connections, the maximum for one address "
         "(limits.connections_per_address): the oldest waiting ones are closed for new ones"
         ", times: {count}[ since {since}]",
         ("remote_ip", "connections", "network", *_MANY),
     ),
     "feed.crowded": LineTemplate(
         "warning",
-        "{actor} or its address {remote_ip} has {limit} streams and long polls, the most that it may have "
+        "{actor} or its address {remote_ip} has {limit} streams and long polls, the maximum "
         "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones"
         ", times: {count}[ since {since}]",
         ("actor", "remote_ip", "limit", "network", *_MANY),
