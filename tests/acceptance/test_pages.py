@@ -6,8 +6,9 @@
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -210,9 +211,9 @@ def test_two_guests_and_a_host_meet_from_the_knock_to_the_end(daemon: Daemon, vi
     assert host.state() == "in"
     host.press("End for everybody")
     host.press("End it")
-    for each in (host, bob):
+    for each, sentence in ((host, "You have ended the session"), (bob, "The host has ended the session")):
         each.expect("over")
-        assert "ended the session" in each.text()
+        assert sentence in each.text()
     check(bob, "over")
     assert daemon.session(knocked["id"])["status"] == "closed"
 
@@ -300,6 +301,64 @@ def test_a_session_that_time_ends_says_why(
     bob.press("Enter another PIN")
     bob.expect("pin")
     assert bob.page.url == f"{daemon.url}/"
+
+
+def test_an_empty_session_that_was_closed_says_so(start_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = start_daemon(lifecycle={"empty_timeout": "1s"})
+    made = at(daemon, daemon.make())
+    bob = visit(made["user"])
+    bob.give_name("Bob")
+    bob.expect("in")
+    bob.press("Leave")
+    bob.expect("left")
+    eventually(lambda: daemon.session(made["id"])["status"] == "closed")
+    bob.press("Come back")
+    bob.expect("over")
+    assert "Everybody had left" in bob.text()
+    check(bob, "over-empty")
+
+
+@pytest.mark.parametrize(
+    ("by", "sentence"),
+    [
+        ("anna", "The person who set up the session has ended it"),
+        ("supervisor", "The operators of this service have ended the session"),
+        ("command", "The operators of this service have ended the session"),
+    ],
+)
+def test_people_are_told_who_has_ended_the_session(daemon: Daemon, visit: Visit, by: str, sentence: str) -> None:
+    made = at(daemon, daemon.make(by="anna"))
+    bob = visit(made["user"])
+    bob.give_name("Bob")
+    bob.expect("in")
+    if by == "command":
+        assert daemon.command("close", made["id"]).returncode == 0
+    else:
+        assert daemon.delete(f"/supportsession/{made['id']}", by=by).status_code == 200
+    bob.expect("over")
+    assert sentence in bob.text()
+    bob.page.goto(made["user"])  # later, too
+    bob.expect("over")
+    assert sentence in bob.text()
+
+
+def test_an_error_that_does_not_pass_is_said_and_can_be_tried_again(make_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    made = at(daemon, daemon.make())
+    bob = visit(made["user"])
+    bob.expect("name")
+    with closing(sqlite3.connect(daemon.state / "tminus.db", isolation_level=None)) as database:
+        database.execute("CREATE TRIGGER broken BEFORE INSERT ON presence BEGIN SELECT RAISE(ABORT, 'broken'); END")
+        bob.give_name("Bob")
+        bob.expect("failed")
+        check(bob, "failed")
+        assert len(daemon.log_lines("http.failed")) == 3
+        assert daemon.session(made["id"])["participants"] == 0
+        database.execute("DROP TRIGGER broken")
+    bob.press("Try again")
+    bob.expect("in")
+    assert people(bob) == ["Bob"]
 
 
 def test_a_link_to_no_session_says_so(daemon: Daemon, visit: Visit) -> None:
@@ -566,6 +625,24 @@ def test_a_network_that_dies_without_a_sign_is_noticed(daemon: Daemon, visit: Vi
     bob.page.wait_for_selector("#lost", state="hidden")
     eventually(lambda: people(bob) == ["Bob"])
     assert daemon.events(made["id"]) == before
+
+
+def test_guests_and_hosts_meet_on_host_names_of_their_own(start_daemon: StartDaemon, visit: Visit) -> None:
+    port = free_port()
+    guests, hosts = f"http://guests.localhost:{port}", f"http://hosts.localhost:{port}/index.html"
+    server = {"listen": f"127.0.0.1:{port}", "public_url": f"http://127.0.0.1:{port}", "user_url": guests}
+    daemon = start_daemon(server={**server, "host_url": hosts})
+    for type_ in ("live", "support"):
+        made = daemon.make(type=type_, userDescription="Anna")
+        host, bob = visit(made["urls"]["host"]), visit(made["urls"]["user"])
+        host.give_name("Anna")
+        bob.give_name("Bob")
+        for each in (host, bob):
+            each.expect("in")
+            eventually(lambda each=each: sorted(people(each)) == ["Anna", "Bob"])  # type: ignore[misc]
+            check(each, f"names-{type_}")
+        assert bob.page.url == f"{guests}/?{made['id']}"
+        assert host.page.url == f"{hosts}?{made['id']}"
 
 
 @pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")

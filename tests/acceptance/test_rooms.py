@@ -121,7 +121,7 @@ def test_a_host_and_two_people_go_through_a_session(patient: Daemon, connected: 
     host.wait_for_people("Ada")
     host.send("end")
     assert host.wait_for_end() == 4410
-    assert host.last == {"type": "closed", "reason": "closed"}
+    assert host.last == {"type": "closed", "reason": "closed", "by": "host"}
 
     events = patient.events(session["id"])
     told = [(event["type"].partition(".")[2], event["actor"]) for event in events][1:]
@@ -184,7 +184,7 @@ def test_who_is_early_is_told_of_a_cancellation(patient: Daemon, connected: Ente
     patient.delete(f"/supportsession/{session['id']}")
     for person in (early, looking):
         assert person.wait_for_end() == 4410
-        assert person.last == {"type": "closed", "reason": "cancelled"}
+        assert person.last == {"type": "closed", "reason": "cancelled", "by": "agent"}
 
 
 # --- coming back ------------------------------------------------------------------------------------------------------
@@ -321,13 +321,24 @@ def no_key_opens(daemon: Daemon, session: JSON, people: list[Person]) -> None:
     assert is_refused(daemon, session, name="Grace") == (0, 4410)
 
 
+@pytest.mark.parametrize(("by", "closer"), [("anna", "agent"), ("supervisor", "operator")])
+def test_everybody_is_told_who_has_closed_the_session(patient: Daemon, connected: Enter, by: str, closer: str) -> None:
+    session = patient.make(by="anna")
+    people = in_room(patient, session, connected)
+    patient.delete(f"/supportsession/{session['id']}", by=by)
+    late = connected(patient, session)
+    for person in (*people, late):
+        assert person.wait_for_end() == 4410
+        assert person.last == {"type": "closed", "reason": "closed", "by": closer}
+
+
 def test_a_close_puts_everybody_out_and_no_key_opens_again(patient: Daemon, connected: Enter) -> None:
     session = patient.make()
     people = in_room(patient, session, connected)
     patient.delete(f"/supportsession/{session['id']}")
     for person in people:
         assert person.wait_for_end() == 4410
-        assert person.last == {"type": "closed", "reason": "closed"}
+        assert person.last == {"type": "closed", "reason": "closed", "by": "agent"}
     no_key_opens(patient, session, people)
 
 
@@ -337,7 +348,7 @@ def test_a_time_limit_puts_everybody_out(start_daemon: StartDaemon, connected: E
     people = in_room(daemon, session, connected)
     for person in people:
         assert person.wait_for_end() == 4410
-        assert person.last == {"type": "closed", "reason": "time_limit"}
+        assert person.last == {"type": "closed", "reason": "time_limit", "by": "daemon"}
     no_key_opens(daemon, session, people)
 
 
@@ -347,7 +358,7 @@ def test_an_expiry_puts_out_those_who_wait(start_daemon: StartDaemon, connected:
     waiting = connected(daemon, session)
     waiting.join()
     assert waiting.wait_for_end() == 4410
-    assert waiting.last == {"type": "closed", "reason": "expired"}
+    assert waiting.last == {"type": "closed", "reason": "expired", "by": "daemon"}
     no_key_opens(daemon, session, [waiting])
 
 
@@ -654,7 +665,7 @@ def test_the_client_of_the_documentation_works(start_daemon: StartDaemon, connec
         eventually(lambda: output.read_text().count(here) == 2)
         daemon.delete(f"/supportsession/{session['id']}")
         assert client.wait(30) == 0
-        assert output.read_text().endswith("{'type': 'closed', 'reason': 'closed'}\n")
+        assert output.read_text().endswith("{'type': 'closed', 'reason': 'closed', 'by': 'agent'}\n")
         assert recorded(daemon, session).count("participant.joined") == 2
     finally:
         client.kill()
@@ -696,7 +707,7 @@ def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemo
     one.delete(f"/supportsession/{session['id']}")
     for person in (host, moved, third):
         assert person.wait_for_end() == 4410
-        assert person.last == {"type": "closed", "reason": "closed"}
+        assert person.last == {"type": "closed", "reason": "closed", "by": "agent"}
     for daemon in two:
         assert is_refused(daemon, session, resume=third.resume) == (0, 4410)
     assert recorded(one, session).count("participant.left") == 0

@@ -181,7 +181,7 @@ class Caller:
     @property
     def is_host(self) -> bool:
         """Return whether the caller is a host in the daemon's own room, and `name` the name that they gave there."""
-        return self.acts_as.startswith(_HOST)
+        return self.acts_as.startswith(HOST_ACTORS)
 
     def has(self, *roles: Role) -> bool:
         """Return whether the caller has one of these roles; `group_admin` includes all others."""
@@ -210,12 +210,13 @@ ROOM_ACTOR = "room"
 """The actor of people who join, knock and leave through the daemon's own rooms."""
 
 
-_HOST = "host:"
+HOST_ACTORS = "host:"
+"""The beginning of what `host_actor` returns."""
 
 
 def host_actor(participant_id: str) -> str:
     """Return the actor of events that a host in the daemon's own room causes, such as `host:x1Y2z3A4b5C6`."""
-    return f"{_HOST}{participant_id}"
+    return f"{HOST_ACTORS}{participant_id}"
 
 
 @dataclass(frozen=True, slots=True)

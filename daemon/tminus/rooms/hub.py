@@ -18,7 +18,7 @@ from tminus.config import Settings
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable, UnknownSession
 from tminus.domain.model import Participant, Session
-from tminus.domain.types import Status
+from tminus.domain.types import CLOCK_ACTOR, HOST_ACTORS, Status
 from tminus.logs.output import error_fields, log
 from tminus.monitoring.metrics import Metrics
 from tminus.rooms import commands, protocol
@@ -102,6 +102,7 @@ class State:
         self.joined = {one.id: one for one in room.people if one.waiting_since is None}
         self.waiting = {one.id: one for one in room.people if one.waiting_since is not None}
         self.shown = _shown(room.session)
+        self.closed_by = _closer(room)
         self.session_message = _session_message(self.shown)
         self.participants_message = _list("participants", self.joined.values())
         self.knocking_message = _list("knocking", self.waiting.values())
@@ -112,6 +113,16 @@ class State:
                 self.participants_message = previous.participants_message
             if self.knocking_message == previous.knocking_message:
                 self.knocking_message = previous.knocking_message
+
+
+def _closer(room: RoomState) -> protocol.Closer:
+    """Return who closed a session, for the people who were in it."""
+    actor = room.closed_by
+    if actor.startswith(HOST_ACTORS):
+        return "host"
+    if actor == CLOCK_ACTOR:
+        return "daemon"
+    return "agent" if actor == f"agent:{room.session.agent_id}" else "operator"
 
 
 def _list(kind: str, people: Iterable[Participant]) -> bytes:

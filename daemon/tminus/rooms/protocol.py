@@ -251,11 +251,19 @@ class Replaced(TypedDict):
     type: Literal["replaced"]
 
 
+Closer = Literal["host", "agent", "operator", "daemon"]
+
+
 class Closed(TypedDict):
-    """The session is over, for everybody. The connection is closed with 4410."""
+    """The session is over, for everybody. The connection is closed with 4410.
+
+    `by`: who ended it: a `host` in the room, the `agent` who created it, an `operator` (anybody else), or the `daemon`
+    at a deadline.
+    """
 
     type: Literal["closed"]
     reason: schemas.CloseReason
+    by: Closer
 
 
 class ErrorMessage(TypedDict):

@@ -433,7 +433,12 @@ class Visitor:
             return
         if state.is_closed:
             reason = state.session.close_reason
-            self._leave_with({"type": "closed", "reason": reason.value if reason else "closed"}, 4410)
+            closed: protocol.Closed = {
+                "type": "closed",
+                "reason": reason.value if reason else "closed",
+                "by": state.closed_by,
+            }
+            self._leave_with(closed, 4410)
             return
         self._send_new("session", state.session_message)
         if self._stage is Stage.EARLY and state.session.status is not Status.SCHEDULED:

@@ -14,11 +14,11 @@ from sqlalchemy import Select, bindparam, delete, exists, func, insert, literal,
 from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Participant, Presence, Session
-from tminus.domain.types import CLOCK_ACTOR, ROOM_ACTOR, Timeouts, Trigger
+from tminus.domain.types import CLOCK_ACTOR, ROOM_ACTOR, Status, Timeouts, Trigger
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import Recomputed
 from tminus.storage.json_rows import look_up
-from tminus.storage.tables import EVENTS, LEASES, PARTICIPANTS, PRESENCE
+from tminus.storage.tables import EVENTS, LEASES, PARTICIPANTS, PRESENCE, SESSIONS
 from tminus.storage.transaction import Transaction
 from tminus.storage.transitions import Cause, Named, Requested, execute
 from tminus.storage.view import View
@@ -26,10 +26,13 @@ from tminus.storage.view import View
 LEAVING = 64
 """Maximum number of people who leave in one transaction of `do_due`. Each takes about a millisecond."""
 
+CLOSED = 50
+"""Number of closed sessions whose last events are read by one query: each is in a page of its own."""
+
 LEASE = timedelta(seconds=30)
 """How long a daemon counts as alive after it has renewed its lease."""
 
-_P, _R, _L = PARTICIPANTS.c, PRESENCE.c, LEASES.c
+_S, _E, _P, _R, _L = SESSIONS.c, EVENTS.c, PARTICIPANTS.c, PRESENCE.c, LEASES.c
 
 _NEXT_GONE = select(func.min(_R.gone_at, type_=_R.gone_at.type)).where(_R.gone_at.is_not(None))
 _GONE = (
@@ -178,6 +181,8 @@ class RoomState(NamedTuple):
 
     session: Session
     people: list[Participant]
+    closed_by: str = ""
+    """The actor who closed the session; "" while it is open."""
 
 
 class Connected(NamedTuple):
@@ -206,7 +211,18 @@ def rooms(view: View, sessions: Sequence[str]) -> dict[str, RoomState]:
     ids = orjson.dumps(dict.fromkeys(found)).decode()
     for person in view.all(Participant, _present(view.dialect), ids=ids):
         found[person.session_id].people.append(person)
+    closed = [one for one, room in found.items() if room.session.status is Status.CLOSED]
+    for first in range(0, len(closed), CLOSED):
+        ids = orjson.dumps(dict.fromkeys(closed[first : first + CLOSED])).decode()
+        for row in view.rows(_closed_by(view.dialect), ids=ids):
+            found[row.id] = found[row.id]._replace(closed_by=row.actor or "")
     return found
+
+
+def _closed_by(dialect: str) -> Select[Any]:
+    """Return the query of the actors who closed some sessions. Nothing is recorded of a session after its end."""
+    last = select(_E.actor).where(_E.session_id == _S.id).order_by(_E.seq.desc()).limit(1)
+    return select(_S.id, last.scalar_subquery().label("actor")).where(look_up(dialect, "ids", _S.id).is_in)
 
 
 def _present(dialect: str) -> Select[Any]:

@@ -11,11 +11,17 @@ const FREE_GUESSES = 2;
 const LOOK_FOR = 2000;
 
 const REASONS = {
-  closed: "over_closed",
   cancelled: "over_cancelled",
   expired: "over_expired",
   empty: "over_empty",
   time_limit: "over_time_limit",
+};
+
+// Who has closed it, if somebody has.
+const CLOSERS = {
+  host: "over_host",
+  agent: "over_agent",
+  operator: "over_operator",
 };
 
 // Refcodes and close codes of the server, which docs/api.md explains.
@@ -45,6 +51,7 @@ let people = null;
 let knocking = [];
 let lastError = null;
 let crowded = false;
+let ends = false; // whether this visitor, as host, has asked for the end
 let skew = 0; // milliseconds by which the server's clock is ahead of this one
 let wrongPins = 0;
 let pausedUntil = 0;
@@ -147,7 +154,7 @@ function look() {
       if (message.type === "session") {
         take(message);
         if (session.status !== "closed") settle(() => (looking.close(), askForName()));
-      } else if (message.type === "closed") settle(() => (looking.close(), over(message.reason)));
+      } else if (message.type === "closed") settle(() => (looking.close(), over(message)));
       else if (message.type === "error") lastError = message;
     },
     ended(code) {
@@ -255,7 +262,7 @@ function heard(message) {
     },
     participants: () => takePeople(message.participants ?? []),
     knocking: () => takeKnocking(message.participants ?? []),
-    closed: () => over(message.reason),
+    closed: () => over(message),
     removed: () => {
       stop();
       forgetSecrets(id);
@@ -306,6 +313,7 @@ function stop() {
   const left = room;
   room = null;
   me = null;
+  ends = false;
   left?.close();
   retitle("");
   banner("lost", "", "retry");
@@ -313,10 +321,11 @@ function stop() {
   remember(id, { inside: false, resume: undefined });
 }
 
-function over(reason) {
+function over({ reason, by } = {}) {
+  const words = by === "host" && ends ? "over_you" : reason === "closed" ? CLOSERS[by] : REASONS[reason];
   stop();
   forgetSecrets(id);
-  fill("reason", text(REASONS[reason] ?? "over_unknown"));
+  fill("reason", text(words ?? "over_unknown"));
   fill("opens", "");
   reveal("recorded", false);
   show("over");
@@ -337,7 +346,7 @@ function final(code) {
     remember(id, { inside: true });
     return join();
   }
-  if (code === CLOSED) return over(null);
+  if (code === CLOSED) return over();
   if (code === UNKNOWN) {
     forgetSecrets(id);
     return show("missing");
@@ -467,7 +476,9 @@ const ACTIONS = {
     show("left");
   },
   end: async () => {
-    if (await ask("end-dialog")) tell({ type: "end" });
+    if (!(await ask("end-dialog"))) return;
+    ends = true;
+    tell({ type: "end" });
   },
   retry: () => room?.retry(),
   dismiss: () => banner("notice", "", "notice"),

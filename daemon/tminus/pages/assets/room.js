@@ -6,6 +6,10 @@ const LONGEST_PAUSE = 15;
 const CROWDED_PAUSE = 5;
 const LONGEST_CROWDED_PAUSE = 60;
 
+// An internal error of the server may have passed at the next attempt. After so many of them it has not.
+const INTERNAL_ERROR = 1011;
+const MOST_INTERNAL_ERRORS = 3;
+
 // A network that dies leaves a socket open for minutes. These seconds are how often and how long the server is asked.
 const PROBE_EVERY = 15;
 const PROBE_FOR = 8;
@@ -15,7 +19,8 @@ const PROBE_FOR = 8;
  * `handlers`:
  * `opened()` – a connection is open; send the first message.
  * `heard(message)` – a message of the server.
- * `ended(code)` – the server has ended the visit, with a code from 4400 to 4499. Returns true to try again later.
+ * `ended(code)` – the server has ended the visit, with a code from 4400 to 4499, or failed again and again with 1011.
+ * Returns true to try again later.
  * `lost(crowded)` – the connection is lost; the room tries again at `retryAt`. `crowded`: `ended` has asked for it.
  */
 export class Room {
@@ -24,6 +29,7 @@ export class Room {
   #handlers;
   #socket = null;
   #failures = 0;
+  #internalErrors = 0;
   #timer = 0;
   #probe = 0;
   #over = false;
@@ -110,7 +116,9 @@ export class Room {
     };
     socket.onclose = ({ code }) => {
       this.#detach();
-      if (code < 4400 || code > 4499) return this.#wait(false);
+      this.#internalErrors = code === INTERNAL_ERROR ? this.#internalErrors + 1 : 0;
+      const isFinal = (code >= 4400 && code <= 4499) || this.#internalErrors === MOST_INTERNAL_ERRORS;
+      if (!isFinal) return this.#wait(false);
       if (this.#handlers.ended(code)) return this.#wait(true);
       this.#finish();
     };
