@@ -150,7 +150,7 @@ class Daemon:
             assert process.poll() is None, f"the daemon ended: {self.log.read_text()}{self.errors.read_text()}"
             return next((line for line in self.log_lines()[already:] if line["event"] == "daemon.ready"), None)
 
-        line = eventually(ready, deadline=30)
+        line = eventually(ready)
         assert line is not None
         self.url = line["url"]
 

@@ -97,7 +97,7 @@ def test_after_a_step_forward_due_sessions_open_within_seconds(
 
     set_clock(HOUR // 2 + 120)
 
-    eventually(lambda: status(daemon, session["id"]) == "new", deadline=5)
+    eventually(lambda: status(daemon, session["id"]) == "new", deadline=30)
     assert kinds(daemon, session["id"]) == ["session.scheduled", "session.ready"]
     assert daemon.logged("clock.stepped")["step_ms"] > 1_900_000
     check_health(daemon)
@@ -114,7 +114,7 @@ def test_after_a_step_back_nothing_is_repeated_and_the_next_deadline_is_met(
     daemon.logged("clock.stepped")
     # On the daemon's clock this one opens in a second; a timer that waits by the old clock is an hour late.
     later = daemon.make(startTime=from_now(hours=-1, minutes=10, seconds=1))
-    eventually(lambda: status(daemon, later["id"]) == "new", deadline=5)
+    eventually(lambda: status(daemon, later["id"]) == "new", deadline=30)
 
     assert kinds(daemon, opened["id"]) == ["session.scheduled", "session.ready"]
     assert status(daemon, opened["id"]) == "new"
@@ -170,10 +170,10 @@ def test_across_clock_steps_under_load_each_session_opens_once_and_none_early(
         maker, reader = stack.enter_context(Maker(daemon, "maker")), stack.enter_context(Reader(daemon))
         passed_over = make(clock() + timedelta(minutes=40))
         set_clock(clock() + timedelta(hours=1))
-        eventually(lambda: opened_at_last(daemon, passed_over), deadline=5)
+        eventually(lambda: opened_at_last(daemon, passed_over), deadline=30)
         set_clock(clock() - timedelta(hours=1))
         after_the_step_back = make(clock() + timedelta(seconds=2))
-        eventually(lambda: opened_at_last(daemon, after_the_step_back), deadline=8)
+        eventually(lambda: opened_at_last(daemon, after_the_step_back), deadline=30)
         for change in (SUMMER_TIME_BEGINS, SUMMER_TIME_ENDS):
             set_clock(change - timedelta(seconds=3))
             around = [make(change + timedelta(seconds=seconds)) for seconds in (0, 1, 2)]

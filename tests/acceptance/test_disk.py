@@ -561,7 +561,7 @@ def test_a_start_on_a_full_or_read_only_disk_is_reported_and_continues_when_the_
             (daemon.state / "ballast").unlink()
         else:
             mount("-o", "remount,rw", daemon.state)
-        ready = eventually(lambda: daemon.log_lines("daemon.ready")[0 if is_new else 1 :], deadline=30)
+        ready = eventually(lambda: daemon.log_lines("daemon.ready")[0 if is_new else 1 :])
         daemon.url = ready[0]["url"]
         if not is_new:
             assert daemon.session(kept["id"]) == kept

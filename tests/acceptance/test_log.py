@@ -299,7 +299,7 @@ def test_with_closed_standard_streams_the_daemon_serves_and_writes_no_log_into_i
     daemon = make_daemon(server={"listen": "127.0.0.1:0"})
     command = f"exec {TMINUS} run --config {daemon.config} <&- >&- 2>&-"
     daemon.process = subprocess.Popen(["sh", "-c", command], env=environment(STATE_DIRECTORY=str(daemon.state)))
-    eventually(lambda: daemon.command("list").returncode == 0, deadline=30)
+    eventually(lambda: daemon.command("list").returncode == 0)
     assert daemon.command("create", "--type", "live", "--label", "Quiet").returncode == 0
     for number in (0, 1, 2):
         target = os.readlink(f"/proc/{daemon.process.pid}/fd/{number}")

@@ -229,7 +229,7 @@ def scraping(daemon: Daemon, home: Path, rules: Path = RULES) -> Iterator[Promet
         httpx.Client(base_url=f"http://{address}") as client,
     ):
         started = Prometheus(client)
-        eventually(started.ready, deadline=30)
+        eventually(started.ready)
         yield started
 
 
@@ -340,7 +340,7 @@ def test_alerts_of_crash_reload_guesses_and_lock_fire_for_real_faults(make_daemo
         wanted = {
             "TminusCrashed", "TminusConfigRejected", "TminusTokensGuessed", "TminusPinsGuessed", "TminusWritesBlocked",
         }  # fmt: skip
-        eventually(lambda: wanted <= firing(), deadline=30)
+        eventually(lambda: wanted <= firing())
 
 
 def test_alerts_of_lateness_receivers_and_log_fire_for_real_faults(

@@ -76,7 +76,7 @@ def lag_of(daemon: Daemon, session_id: str) -> int:
     def opened() -> list[int]:
         return [event["lagMs"] for event in daemon.events(session_id) if event["type"] == "session.ready"]
 
-    return eventually(opened, deadline=30)[0]
+    return eventually(opened)[0]
 
 
 def test_slow_idle_and_broken_clients_do_not_block_other_clients(loaded: Daemon) -> None:

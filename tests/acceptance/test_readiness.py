@@ -158,7 +158,7 @@ def test_a_failed_thread_is_logged_and_restarted_and_the_daemon_is_not_ready_mea
         early, broken = daemon.home / "broken-at-start", daemon.home / "broken"
         early.touch()
         daemon.spawn_patched(FAILING)
-        daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"), deadline=30)[0]["url"]
+        daemon.url = eventually(lambda: daemon.log_lines("daemon.ready"))[0]["url"]
         broken.touch()
         failing = {f"a thread of the daemon fails: {name} (RuntimeError)" for name in THREADS}
 

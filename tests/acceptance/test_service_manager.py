@@ -163,10 +163,10 @@ def test_an_endless_transaction_is_abandoned_and_the_watchdog_is_not_reset_befor
             assert service.get(f"/supportsession/{due['id']}").status_code == 200, "reading goes on"
             refused = service.post("/supportsessions", {"type": "live", "label": "Not now"})
             assert (refused.status_code, refused.json()["refcode"]) == (503, 107503)
-            eventually(lambda: service.log_lines("storage.unavailable"), deadline=20)
+            eventually(lambda: service.log_lines("storage.unavailable"), deadline=30)
             assert manager.told.count("WATCHDOG=1") - fed <= 3, "ten seconds long it would have been fed each second"
             other.execute("SELECT pg_advisory_unlock(8457291)")
-        eventually(lambda: service.session(due["id"])["status"] == "new", deadline=20)
+        eventually(lambda: service.session(due["id"])["status"] == "new", deadline=30)
         eventually(lambda: _reasons(service) == [])
         manager.wait_for("WATCHDOG=1", manager.told.count("WATCHDOG=1") + 1)
         assert service.terminate() == 0

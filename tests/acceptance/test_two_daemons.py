@@ -73,9 +73,9 @@ def test_each_session_opens_once_and_events_arrive_in_order_although_one_daemon_
 
     start = from_now(seconds=3)
     ids = [daemon.make(startTime=start, label=f"S{number}")["id"] for number in range(SESSIONS) for daemon in daemons]
-    eventually(lambda: any(event["type"] == "session.ready" for event in two.feed()), deadline=20)
+    eventually(lambda: any(event["type"] == "session.ready" for event in two.feed()), deadline=30)
     one.kill()
-    eventually(lambda: all(two.session(session_id)["status"] == "new" for session_id in ids), deadline=20)
+    eventually(lambda: all(two.session(session_id)["status"] == "new" for session_id in ids), deadline=30)
     events = two.feed()
     opened = [event["id"] for event in events if event["type"] == "session.ready"]
     assert sorted(opened) == sorted(ids)
@@ -108,12 +108,12 @@ def test_a_frozen_daemon_delays_the_other_for_seconds_and_recovers(
     frozen.signal(signal.SIGSTOP)
     try:
         made = other.make()
-        eventually(lambda: told(made), deadline=30)
+        eventually(lambda: told(made))
     finally:
         frozen.signal(signal.SIGCONT)
     eventually(lambda: frozen.http.get(f"{frozen.url}/readyz").status_code == 200)
     last = frozen.make()
-    eventually(lambda: told(last), deadline=20)
+    eventually(lambda: told(last), deadline=30)
     assert list(dict.fromkeys(receiver.seqs)) == [event["seq"] for event in other.feed()]
     for daemon in (frozen, other):
         assert daemon.terminate() == 0

@@ -128,7 +128,7 @@ class Box:
             )
 
         try:
-            eventually(booted, deadline=30)
+            eventually(booted)
         except AssertionError as error:
             raise CannotBoot(self._log.read_text()) from error
 

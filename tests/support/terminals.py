@@ -57,7 +57,7 @@ class Terminal:
 
     def end(self) -> int:
         """Wait until the command ends; return its exit code."""
-        eventually(lambda: (self.raw, self.process.poll())[1] is not None, deadline=30)
+        eventually(lambda: (self.raw, self.process.poll())[1] is not None)
         self._read()
         return self.process.wait(60)
 

@@ -13,7 +13,7 @@ _IDLE = 4
 """Minimum pause before the next check, as a multiple of the duration of the last one."""
 
 
-def eventually(condition: Callable[[], T], deadline: float = 30.0) -> T:
+def eventually(condition: Callable[[], T], deadline: float = 60.0) -> T:
     """Check `condition` until it is true, and return its value; fail the test after `deadline` seconds.
 
     The deadline is generous: it is how long a failure takes, not how long a success does.

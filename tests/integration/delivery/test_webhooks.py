@@ -825,7 +825,7 @@ def test_events_of_many_writers_all_arrive_in_order(sender: Sender, receiver: Re
         thread.start()
     for thread in threads:
         thread.join()
-    eventually(lambda: sender.status().backlog.events == 0, deadline=20)
+    eventually(lambda: sender.status().backlog.events == 0, deadline=30)
     taken = [row for row in sender.deliveries() if row.ok]
     told = [
         seq
