@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measures, shows a table, writes it as JSON; exit code 1 if something is not as wanted."""
+"""`python -m tests.bench`: measure, print a table, write it as JSON; exit code 1 if a figure misses its target."""
 
 import argparse
 import os
@@ -31,25 +31,25 @@ def main() -> int:
             try:
                 figures += FIGURES[name](bench)
             except Missing as error:
-                console.print(f"{name} is not measured: {error}", style="bold red")
+                console.print(f"{name} was not measured: {error}", style="bold red")
                 unfinished.append(name)
             except Exception:
-                # The others stand for themselves, and took minutes.
+                # The other figures do not depend on this one, and took minutes.
                 console.print_exception()
                 unfinished.append(name)
     about |= {"load_after": round(os.getloadavg()[0], 2), "quick": options.quick, "unfinished": unfinished}
     report.show(console, figures, about)
     report.write(options.json, figures, about)
-    say(f"{options.json} has it as JSON")
+    say(f"report written to {options.json}")
     return 1 if unfinished or any(figure.met is False for figure in figures) else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=FIGURES, metavar="NAME", help=f"some of {', '.join(FIGURES)}")
-    parser.add_argument("--quick", action="store_true", help="less of everything: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and shorter runs, to test the bench itself")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="the file to write (default: bench.json)")
-    parser.add_argument("--dir", help="where databases are made: a real disk, or durability costs nothing")
+    parser.add_argument("--dir", help="directory of the databases, on a real disk: in memory an fsync costs nothing")
     return parser.parse_args()
 
 

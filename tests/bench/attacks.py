@@ -1,7 +1,7 @@
 """Attack a daemon with connections, and count which honest calls are answered: `python -m tests.bench.attacks`.
 
-The attacker comes from 127.0.0.2 with as many connections as the daemon takes, and comes back when it loses one; the
-honest caller comes from 127.0.0.1 and begins a connection for each call, as a script does.
+The attacker at 127.0.0.2 opens as many connections as the daemon accepts, and replaces those that end. The honest
+caller at 127.0.0.1 opens a connection for each call, as a script does.
 """
 
 import os
@@ -19,18 +19,18 @@ import httpx
 from tests.acceptance.daemons import Daemon, token_of
 
 CONNECTIONS = 2000
-"""As many as may be open by default."""
+"""The default of `limits.connections`."""
 
 SECONDS = 15
-"""How long each attack goes on: longer than any time-out of the daemon but that of idle connections."""
+"""Length of each attack: longer than the daemon's time-outs except that of idle connections."""
 
-RETURNS = 10
-"""Connections that the attacker begins at most in a twentieth of a second. More would be a flood, which takes the
-processor rather than the connections.
+OPENED_AT_ONCE = 10
+"""Maximum number of connections that the attacker opens in a twentieth of a second. More would be a flood, which uses
+up the processor and not the connections.
 """
 
 CALLS = 10
-"""Honest calls a second."""
+"""Honest calls per second."""
 
 _POST = b"POST /v3/supportsessions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
 _ASSET = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -72,7 +72,7 @@ def attack(address: tuple[str, int], data: bytes, over: Event) -> None:
             one.close()
 
         while not over.is_set():
-            for _ in range(min(CONNECTIONS - len(ended.get_map()), RETURNS)):
+            for _ in range(min(CONNECTIONS - len(ended.get_map()), OPENED_AT_ONCE)):
                 if over.is_set():
                     break
                 connect()
@@ -93,7 +93,7 @@ def attack(address: tuple[str, int], data: bytes, over: Event) -> None:
 
 
 def measure(name: str, seconds: float) -> str:
-    """A row: the attack, honest calls answered, the slowest of them, memory before and during."""
+    """Return a row: the attack, honest calls answered, the slowest of them, memory before and during."""
     daemon = Daemon()
     try:
         daemon.start()

@@ -1,4 +1,4 @@
-"""How long a person waits for a command."""
+"""The time that a command takes."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ WANTED = {"--help": 0.15, "list": 0.2}
 
 
 def commands(bench: Bench) -> list[Figure]:
-    """The help, and a list over the local socket, beside a Python that does nothing."""
+    """Measure the help, and a list over the local socket, beside a Python process that does nothing."""
     bench.say("commands")
     tminus = str(Path(sys.executable).with_name("tminus"))
     with bench.scratch() as directory, Daemon(directory):

@@ -61,7 +61,7 @@ class Daemon:
         self.pid = self._process.pid
         self._wait_until_ready()
         self.start_seconds = time.monotonic() - begun
-        """From the start of the process until `/readyz` said 200."""
+        """Seconds from the start of the process until `/readyz` answered 200."""
         Daemon.slowest_start = max(Daemon.slowest_start, self.start_seconds)
         self.url: str = self.line("daemon.ready")["url"]
         self.port = int(self.url.rpartition(":")[2])
@@ -83,20 +83,20 @@ class Daemon:
         finally:
             self._process.kill()
 
-    # --- what it says -------------------------------------------------------------------------------------------------
+    # --- its log ------------------------------------------------------------------------------------------------------
 
     def line(self, event: str) -> dict[str, Any]:
-        """The first line of the log with this name; waits for it."""
+        """Wait for the first line of the log with this name, and return it."""
         for _ in range(600):
             for line in self._log_path.read_bytes().splitlines():
-                if line.startswith(b"{") and line.endswith(b"}") and (told := json.loads(line))["event"] == event:
-                    return dict(told)
+                if line.startswith(b"{") and line.endswith(b"}") and (found := json.loads(line))["event"] == event:
+                    return dict(found)
             self._check()
             time.sleep(0.05)
-        raise RuntimeError(f"the daemon has not said {event}: {self._last_words()}")
+        raise RuntimeError(f"the daemon has not logged {event}: {self._log_tail()}")
 
-    def wait_until_told(self, event: str, number: int, seconds: float = 120) -> float:
-        """When the log held so many lines with this name (Unix time)."""
+    def wait_for_lines(self, event: str, number: int, seconds: float = 120) -> float:
+        """Wait until the log has this number of lines with a name; return the time (Unix time)."""
         wanted, found, rest = b'"event":"%s"' % event.encode(), 0, b""
         until = time.time() + seconds
         with self._log_path.open("rb") as log:
@@ -110,7 +110,7 @@ class Daemon:
         raise RuntimeError(f"the log has {found} lines {event}, not {number}")
 
     def _wait_until_ready(self) -> None:
-        """Asks `/readyz` over the local socket, which is there long before the daemon answers."""
+        """Request `/readyz` over the local socket until it answers 200."""
         until = time.monotonic() + 300
         while time.monotonic() < until:
             self._check()
@@ -124,30 +124,30 @@ class Daemon:
             except OSError:
                 pass
             time.sleep(0.005)
-        raise RuntimeError(f"the daemon is not ready: {self._last_words()}")
+        raise RuntimeError(f"the daemon is not ready: {self._log_tail()}")
 
     def _check(self) -> None:
         if self._process.poll() is not None:
-            raise RuntimeError(f"the daemon ended with {self._process.returncode}: {self._last_words()}")
+            raise RuntimeError(f"the daemon ended with {self._process.returncode}: {self._log_tail()}")
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return self._log_path.read_text(errors="replace")[-2000:]
 
-    # --- what it takes ------------------------------------------------------------------------------------------------
+    # --- memory and time ----------------------------------------------------------------------------------------------
 
     def memory(self) -> float:
-        """Resident megabytes."""
+        """Return the resident memory in megabytes."""
         return megabytes(self.pid, "VmRSS:")
 
     def reset_peak(self) -> None:
-        """From here on `peak_memory` counts."""
+        """Start the measurement of `peak_memory`."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def peak_memory(self) -> float:
-        """The most megabytes that were resident since `reset_peak`."""
+        """Return the maximum resident memory since `reset_peak`, in megabytes."""
         return megabytes(self.pid, "VmHWM:")
 
     def cpu_seconds(self) -> float:
-        """Processor time so far, of all threads, in user and kernel mode."""
+        """Return the processor time of all threads so far, in user and kernel mode."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS

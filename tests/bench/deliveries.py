@@ -1,4 +1,4 @@
-"""What webhooks manage: how many events a second, and what it costs that an endpoint is down for a while."""
+"""Webhooks: events per second, and the cost of an endpoint that is down for a while."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ from tests.bench.receiver import Receiver, Row, Taken
 from tests.bench.workbench import Bench, Figure
 
 BATCH = 100
-"""Events in a request: the default of `batch`."""
+"""Number of events in a request: the default of `batch`."""
 
 CACHES = 32
-"""Megabytes by which memory may grow: two page caches of SQLite, which fill when one more connection reads at the same
-time. 50,000 events that were kept in memory took 166 MB.
+"""Megabytes by which memory may grow: two page caches of SQLite, which fill when another connection reads at the same
+time. 50,000 events in memory would take 166 MB.
 """
 
 BESIDE = 0.9
-"""How much of its pace an endpoint must keep when the one beside it goes down."""
+"""Minimum rate of an endpoint while another endpoint is down, as a share of its rate before."""
 
 _ENDPOINT = """
 [[webhooks]]
@@ -35,15 +35,15 @@ from = "{since}"
 
 
 def endpoint(directory: Path, name: str, receiver: Receiver, since: str = "now") -> str:
-    """The table of an endpoint, and its secret beside it."""
+    """Return the configuration of an endpoint, and write its secret into a file."""
     secret = directory / "secret"
     secret.write_text("whsec_" + "c2VjcmV0IG9mIGEgYmVuY2htYXJrJ3MgcmVjZWl2ZXI=\n")
     return _ENDPOINT.format(name=name, url=receiver.url, secret=secret, since=since)
 
 
 def webhooks(bench: Bench) -> list[Figure]:
-    """Events a second, beside the same requests from a client that has nothing else to do; then an endpoint that is
-    down while a herd opens.
+    """Measure events per second, beside a client that only sends the same requests; then an endpoint that is down
+    while a herd opens.
     """
     number = max(bench.sizes.herds) // 2
     pattern = bench.herd("live", number * 2)
@@ -65,21 +65,21 @@ def webhooks(bench: Bench) -> list[Figure]:
     return [delivered, *_outage(bench, number, floor)]
 
 
-# --- how many a second ------------------------------------------------------------------------------------------------
+# --- events per second ------------------------------------------------------------------------------------------------
 
 
 def _rate(bench: Bench, directory: Path, number: int) -> float:
-    """Events that are stored already, delivered by a daemon that has nothing else to do."""
+    """Return the events per second that an otherwise idle daemon delivers; they are stored already."""
     with Receiver() as receiver, Daemon(directory, endpoint(directory, "desk", receiver, "beginning")) as daemon:
-        daemon.line("webhook.failed")  # the start is over, and not measured
+        daemon.line("webhook.failed")  # the start is complete, so it is not part of the measurement
         bench.say(f"{number:,} events to a webhook")
         receiver.up()
         _resume(daemon, "desk")
-        return _told(daemon, receiver, 0, number).per_second
+        return _received(daemon, receiver, 0, number).per_second
 
 
 def _bodies(directory: Path, number: int) -> list[bytes]:
-    """What webhooks send, as the feed says the same."""
+    """Return the bodies that webhooks send, made from the feed, which has the same events."""
     bodies: list[bytes] = []
     after = 0
     with Daemon(directory) as daemon, _local(daemon) as http:
@@ -92,7 +92,7 @@ def _bodies(directory: Path, number: int) -> list[bytes]:
 
 
 def _floor(bench: Bench, bodies: list[bytes]) -> float:
-    """The same bodies to the same receiver over one connection, by a client that has them ready."""
+    """Return the events per second of a client that only sends the same bodies over one connection."""
     bench.say(f"{len(bodies) * BATCH:,} events with httpx alone")
     with Receiver() as receiver:
         receiver.up()
@@ -107,11 +107,11 @@ async def _post(url: str, bodies: list[bytes]) -> None:
             answer.raise_for_status()
 
 
-# --- one that is down -------------------------------------------------------------------------------------------------
+# --- an endpoint that is down -----------------------------------------------------------------------------------------
 
 
 def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
-    """Two herds open one after the other: with two endpoints up, then with one of them down until all is over."""
+    """Open a herd while two endpoints are up, then another while one of them is down; measure memory and rates."""
     with (
         bench.scratch(bench.herd("live", number * 2)) as directory,
         Receiver() as steady,
@@ -121,12 +121,12 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
         steady.up()
         failing.up()
         with Daemon(directory, endpoints) as daemon:
-            seq = 2 * number  # the events that the sessions were made with: nobody is told of them
+            seq = 2 * number  # the events of the creation, which are not delivered
             bench.say(f"{number:,} sessions fall due, two endpoints are up")
             _open(daemon, number)
-            both = _told(daemon, steady, seq, number)
-            _told(daemon, failing, seq, number)
-            daemon.wait_until_told("session.ready", number)
+            both = _received(daemon, steady, seq, number)
+            _received(daemon, failing, seq, number)
+            daemon.wait_for_lines("session.ready", number)
             before = daemon.memory()
 
             seq += number
@@ -134,8 +134,8 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
             failing.down()
             daemon.reset_peak()
             _open(daemon, number)
-            alone = _told(daemon, steady, seq, number)
-            daemon.wait_until_told("session.ready", 2 * number)
+            alone = _received(daemon, steady, seq, number)
+            daemon.wait_for_lines("session.ready", 2 * number)
             daemon.line("webhook.failed")
             after, peak_down = daemon.memory(), daemon.peak_memory()
 
@@ -144,7 +144,7 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
             daemon.reset_peak()
             resumed = time.time()
             _resume(daemon, "failing")
-            caught_up = _told(daemon, failing, seq, number)
+            caught_up = _received(daemon, failing, seq, number)
             end, peak_up = daemon.memory(), daemon.peak_memory()
     seconds, peak = caught_up.last - resumed, max(peak_down, peak_up)
     return [
@@ -158,11 +158,11 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
             },
         ),
         Figure(
-            "events to the endpoint beside it", alone.per_second, "/s", both.per_second, "both up",
+            "events to the other endpoint", alone.per_second, "/s", both.per_second, "both up",
             alone.per_second / both.per_second, f"≥ {BESIDE} × floor", alone.per_second >= BESIDE * both.per_second,
         ),
         Figure(
-            "events caught up with", number / seconds, "/s", floor, f"httpx, {BATCH} a request",
+            "events after the outage", number / seconds, "/s", floor, f"httpx, {BATCH} a request",
             number / seconds / floor, "", None,
             {"events": number, "seconds": round(seconds, 2)},
         ),
@@ -170,12 +170,12 @@ def _outage(bench: Bench, number: int, floor: float) -> list[Figure]:
 
 
 def _open(daemon: Daemon, number: int) -> None:
-    """Has so many more sessions fall due now."""
+    """Make this number of further sessions due now."""
     rows.place(daemon.database, time.time(), number)
 
 
-def _told(daemon: Daemon, receiver: Receiver, after: int, number: int) -> Taken:
-    """What a receiver was told when it was told so many events; checked."""
+def _received(daemon: Daemon, receiver: Receiver, after: int, number: int) -> Taken:
+    """Wait until a receiver has this number of events, check them, and return them."""
     receiver.wait(number)
     taken = receiver.take()
     _check(daemon.database, taken, after, at_least=number)
@@ -183,7 +183,7 @@ def _told(daemon: Daemon, receiver: Receiver, after: int, number: int) -> Taken:
 
 
 def _check(database: Path, taken: Taken, after: int, at_least: int) -> None:
-    """That the events which came are those of the table, each once, in order. Raises `RuntimeError`."""
+    """Check that the received events are those of the table, each once, in order. Raises `RuntimeError`."""
     with rows.connect(database, readonly=True) as connection:
         stored: list[Row] = [
             list(row)
@@ -195,16 +195,18 @@ def _check(database: Path, taken: Taken, after: int, at_least: int) -> None:
     if taken.events != stored:
         pairs = zip(taken.events, stored, strict=False)
         wrong = next((pair for pair in pairs if pair[0] != pair[1]), None)
-        raise RuntimeError(f"{len(taken.events)} events came, {len(stored)} are stored; first to differ: {wrong}")
+        raise RuntimeError(
+            f"{len(taken.events)} events were received, {len(stored)} are stored; first difference: {wrong}"
+        )
 
 
 def _resume(daemon: Daemon, name: str) -> None:
-    """Ends the pause after a failure: it is no part of what is measured."""
+    """End the pause after a failure, which is not part of the measurement."""
     with _local(daemon) as http:
         http.post(f"/v3/webhooks/{name}/resume").raise_for_status()
 
 
 def _local(daemon: Daemon) -> httpx.Client:
-    """The operator's client."""
+    """Return an HTTP client for the local socket."""
     transport: Any = httpx.HTTPTransport(uds=str(daemon.directory / "tminus.sock"))
     return httpx.Client(base_url="http://localhost", transport=transport, timeout=60)

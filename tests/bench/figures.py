@@ -1,4 +1,4 @@
-"""What is measured. Each function gives the rows of the report that belong together."""
+"""The figures of one daemon on SQLite. Each function returns rows of the report."""
 
 import signal
 import time
@@ -21,13 +21,13 @@ from tests.bench.start import start
 from tests.bench.workbench import Bench, Figure
 
 POLL = 0.0005
-"""Seconds between two looks at the database while something is about to fall due."""
+"""Seconds between two reads of the database shortly before sessions are due."""
 
 CROWD = 1000
-"""Connections over which more is asked than can be answered."""
+"""Number of connections of an overload."""
 
 SLOW_POLL = 0.005
-"""The same once a herd has begun to open: what looks takes time from what it looks at."""
+"""The same after a herd has begun to open, because each read takes time from the daemon."""
 
 
 def _ahead(days: int) -> str:
@@ -39,7 +39,7 @@ def _ahead(days: int) -> str:
 
 @dataclass
 class Opening:
-    """When a herd was seen: Unix times at which another process's look first found it committed."""
+    """When a herd was due, and when another process first read its first and its last commit (Unix times)."""
 
     due: float
     first: float
@@ -47,7 +47,7 @@ class Opening:
 
 
 def watch(database: Path, due_ms: int) -> Opening:
-    """Waits until everything due at an instant has been moved, as somebody sees it who only reads the database."""
+    """Wait until all sessions that are due at a time have opened, as another process reads it in the database."""
     due, first, until = due_ms / 1000, 0.0, time.time() + 180
     with rows.connect(database, readonly=True) as connection:
         newest = "SELECT max(seq) FROM event"
@@ -64,17 +64,17 @@ def watch(database: Path, due_ms: int) -> Opening:
 
 
 def herds(bench: Bench) -> list[Figure]:
-    """Live sessions due at one instant, beside the two raw statements on a copy of the same rows."""
+    """Measure live sessions that are due at the same time, beside two raw statements on a copy of the rows."""
     return [_herd(bench, "live", number, 1.8 if number <= 10_000 else 2.2) for number in bench.sizes.herds]
 
 
 def support_herds(bench: Bench) -> list[Figure]:
-    """The same of sessions that get a PIN each."""
+    """Measure the same for sessions with PINs."""
     return [_herd(bench, "support", number, 5.0) for number in bench.sizes.herds]
 
 
 def _margin(number: int) -> float:
-    """Seconds in which rows can be placed and a daemon be started, also while the machine does other things."""
+    """Return seconds that suffice to place the rows and start a daemon on a busy machine."""
     return 2 + 2 * Daemon.slowest_start + number / 25_000
 
 
@@ -92,7 +92,7 @@ def _herd(bench: Bench, session_type: str, number: int, wanted: float) -> Figure
                     raise RuntimeError("the daemon was not ready before the herd: the machine is too busy")
                 bench.say(f"{number:,} {session_type} sessions fall due")
                 opening = watch(daemon.database, due_ms)
-                daemon.stop(signal.SIGKILL)  # it has only the log left to write
+                daemon.stop(signal.SIGKILL)  # it would only write the rest of the log
             lags.append(_check_opened(daemon.database, number))
         took.append(opening.last - opening.due)
         firsts.append(opening.first - opening.due)
@@ -117,20 +117,22 @@ def _herd(bench: Bench, session_type: str, number: int, wanted: float) -> Figure
 
 
 def _check_opened(database: Path, number: int) -> int:
-    """That each session was opened once; returns the worst lag that the events tell."""
+    """Check that each session was opened once; return the greatest lag that the events record."""
     with rows.connect(database, readonly=True) as connection:
         opened, worst = connection.execute(
             "SELECT count(DISTINCT session_id), max(ts - due_at) FROM event WHERE type = 'session.ready'"
         ).fetchone()
-        (told,) = connection.execute("SELECT count(*) FROM event WHERE type = 'session.ready'").fetchone()
+        (events,) = connection.execute("SELECT count(*) FROM event WHERE type = 'session.ready'").fetchone()
         (new,) = connection.execute("SELECT count(*) FROM session WHERE status = 'new'").fetchone()
-    if not opened == told == new == number:
-        raise RuntimeError(f"of {number} sessions {new} are open, {opened} were told of, in {told} events")
+    if not opened == events == new == number:
+        raise RuntimeError(
+            f"of {number} sessions {new} are open, {opened} have an event, and there are {events} events"
+        )
     return int(worst)
 
 
 def latency(bench: Bench) -> list[Figure]:
-    """What requests wait while the largest herd opens: a steady rate of schedules and looks, half of each."""
+    """Measure the latency of requests (half schedules, half reads) at a steady rate while the largest herd opens."""
     sizes, number = bench.sizes, max(bench.sizes.herds)
     with bench.scratch(bench.herd("live", number)) as directory:
         database = directory / "tminus.db"
@@ -143,7 +145,7 @@ def latency(bench: Bench) -> list[Figure]:
             plan = Plan("mixed", daemon.port, daemon.token, seconds, 32, sizes.steady_rate, False, ids, _ahead(2))
             begun, generator = time.time(), load.start(plan)
             opening = watch(daemon.database, due_ms)
-            told = daemon.wait_until_told("session.ready", number)
+            logged = daemon.wait_for_lines("session.ready", number)
             counted = load.finish(generator)
     idle = counted.p(99, begun + 2, opening.due)
     busy = counted.p(99, opening.due, opening.last)
@@ -163,18 +165,18 @@ def latency(bench: Bench) -> list[Figure]:
                 "p50_ms": round(counted.p(50, opening.due, opening.last) * 1000, 1),
                 "worst_ms": round(counted.p(100, opening.due, opening.last) * 1000, 1),
                 "idle_p50_ms": round(counted.p(50, begun + 2, opening.due) * 1000, 1),
-                "p99_until_all_is_in_the_log_ms": round(counted.p(99, opening.due, told) * 1000, 1),
-                "all_in_the_log_after_ms": round((told - opening.due) * 1000),
+                "p99_until_all_is_in_the_log_ms": round(counted.p(99, opening.due, logged) * 1000, 1),
+                "all_in_the_log_after_ms": round((logged - opening.due) * 1000),
             },
         )
     ]
 
 
-# --- too much ---------------------------------------------------------------------------------------------------------
+# --- overload ---------------------------------------------------------------------------------------------------------
 
 
 def overload(bench: Bench) -> list[Figure]:
-    """Ten times the load that it bears: schedules and looks, half of each, beside what they take at that load."""
+    """Measure ten times the maximum load (half schedules, half reads), beside the latency at the maximum load."""
     sizes = bench.sizes
     with bench.scratch() as directory, Daemon(directory) as daemon, daemon.http() as http:
 
@@ -183,11 +185,11 @@ def overload(bench: Bench) -> list[Figure]:
 
         first = ask("schedule", sizes.floor_seconds, load.CONNECTIONS, None, False, [], _ahead(2))
         ids = [session_id for session_id, _ in first.made[:1000]]
-        bench.say("as much as it bears")
-        borne = ask("mixed", sizes.load_seconds, load.CONNECTIONS, None, False, ids, _ahead(20))
-        rate = borne.per_second * 10
+        bench.say("the maximum load")
+        at_maximum = ask("mixed", sizes.load_seconds, load.CONNECTIONS, None, False, ids, _ahead(20))
+        rate = at_maximum.per_second * 10
         bench.say(f"{rate:,.0f} requests/s, {CROWD} connections")
-        # Twice: what the first costs in memory (connections, buffers, caches), the second must not cost again.
+        # Twice: the memory of the first run (connections, buffers, caches) must suffice for the second.
         ask("mixed", sizes.load_seconds, CROWD, rate, True, ids, _ahead(40))
         before = daemon.memory()
         start = datetime.now(UTC) + timedelta(milliseconds=rows.LEAD_MS, seconds=1 + sizes.load_seconds / 2)
@@ -202,19 +204,19 @@ def overload(bench: Bench) -> list[Figure]:
         )
     answered = sum(much.statuses.values())
     refused = much.statuses.get("503", 0)
-    worst, floor = much.p(99, status="200"), borne.p(99)
+    worst, floor = much.p(99, status="200"), at_maximum.p(99)
     return [
         Figure(
-            "p99 of what is accepted at ten times the load",
+            "p99 of accepted requests at ten times the load",
             worst * 1000,
             "ms",
             floor * 1000,
-            "p99 at the load it bears",
+            "p99 at the maximum load",
             worst / floor,
             "< 2 s, refusals as promised, lag < 250 ms, memory flat",
             worst < 2 and set(much.statuses) <= {"200", "503"} and lag < 250 and after - before < 10,
             {
-                "borne_per_second": round(borne.per_second),
+                "maximum_per_second": round(at_maximum.per_second),
                 "accepted_per_second": round(much.statuses.get("200", 0) / sizes.load_seconds),
                 "refused_percent": round(100 * refused / answered),
                 "refused_p99_ms": round(much.p(99, status="503") * 1000),
@@ -230,11 +232,11 @@ def overload(bench: Bench) -> list[Figure]:
 # --- scale ------------------------------------------------------------------------------------------------------------
 
 _OFTEN = '\n[log]\nheartbeat = "20s"\n'
-"""So that a heartbeat, which counts the sessions, falls into the idle seconds."""
+"""The heartbeat, which counts the sessions, is logged at least once during the idle seconds."""
 
 
 @dataclass
-class _Standing:
+class _Idle:
     start_seconds: float
     memory: float
     cpu: float
@@ -243,11 +245,11 @@ class _Standing:
 
 
 def scale(bench: Bench) -> list[Figure]:
-    """What many scheduled sessions cost while they wait, beside an empty database."""
+    """Measure a daemon with many scheduled sessions, beside one with an empty database."""
     number = bench.sizes.million
     with bench.scratch() as directory:
-        empty = _stand(bench, directory, "an empty database")
-    full = _stand(bench, bench.herd("live", number), f"{number:,} sessions")
+        empty = _measure_idle(bench, directory, "an empty database")
+    full = _measure_idle(bench, bench.herd("live", number), f"{number:,} sessions")
     name = f"{number:,} sessions stored: "
     beside = "empty database"
 
@@ -267,7 +269,7 @@ def scale(bench: Bench) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _stand(bench: Bench, directory: Path, what: str) -> _Standing:
+def _measure_idle(bench: Bench, directory: Path, what: str) -> _Idle:
     with Daemon(directory, _OFTEN) as daemon, daemon.http() as http:
         bench.say(f"idle, {what}")
         time.sleep(2)
@@ -276,13 +278,13 @@ def _stand(bench: Bench, directory: Path, what: str) -> _Standing:
         cpu = (daemon.cpu_seconds() - before) / (time.monotonic() - began) * 100
         memory = daemon.memory()
         lags = [_lag(daemon.database, http) for _ in range(5)]
-        return _Standing(
-            daemon.start_seconds, memory, cpu, max(seen for seen, _ in lags), mean(told for _, told in lags)
+        return _Idle(
+            daemon.start_seconds, memory, cpu, max(seen for seen, _ in lags), mean(recorded for _, recorded in lags)
         )
 
 
 def _lag(database: Path, http: Any) -> tuple[float, float]:
-    """Milliseconds from when a session fell due until its event was seen committed, and as the event itself tells."""
+    """Return the lag of a session in milliseconds: until its event was read, and as the event records it."""
     start = datetime.now(UTC) + timedelta(milliseconds=rows.LEAD_MS + 700)
     order = {"type": "live", "label": "Lag", "startTime": start.isoformat(timespec="milliseconds")}
     answer = http.post("/supportsessions", json=order)

@@ -1,4 +1,4 @@
-"""What lists of very many closed sessions cost, and what other reads notice of them."""
+"""Lists of a million closed sessions: their time, and the time of other reads meanwhile."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tests.bench.daemon import Daemon
 from tests.bench.workbench import Bench, Figure
 
 LISTERS = 8
-"""How many lists are asked for at the same time."""
+"""Number of lists that are requested at the same time."""
 
 CLOSE = """
 UPDATE session SET status = 'closed', close_reason = 'closed', closed_at = updated_at, due_at = NULL, due_trigger = NULL
@@ -18,7 +18,7 @@ UPDATE session SET status = 'closed', close_reason = 'closed', closed_at = updat
 
 
 def lists(bench: Bench) -> list[Figure]:
-    """One agent's lists of all its closed sessions, with their exact count; and reads by id meanwhile."""
+    """Measure lists of all closed sessions of an agent with their exact count, and reads by id meanwhile."""
     number = bench.sizes.million
     with bench.scratch(bench.herd("live", number)) as directory:
         with rows.connect(directory / "tminus.db", "synchronous=OFF") as connection:
@@ -47,7 +47,7 @@ def _milliseconds(http: Any, path: str, times: int) -> float:
 
 
 def _beside_lists(daemon: Daemon, http: Any, path: str) -> float:
-    """How long a read takes while many lists are asked for that have to be sorted."""
+    """Return the time of a read while many lists are requested that have to be sorted."""
     stop = threading.Event()
 
     def ask() -> None:

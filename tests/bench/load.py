@@ -1,8 +1,8 @@
-"""The load generator: a process of its own, so that it takes no time from the daemon's.
+"""The load generator: a separate process, so that it does not share the interpreter lock of the bench.
 
-It reads a `Plan` as JSON from standard input and writes what it counted as JSON to standard output. The same generator
-measures floor and figure. It is cheap: requests are bytes that are ready before the clock starts, and of an answer it
-reads no more than status, length and, for a session, its id.
+It reads a `Plan` as JSON from standard input and writes its counts as JSON to standard output. The same generator
+measures floor and figure. It uses little processor time: requests are prepared as bytes before the measurement, and of
+an answer it reads only the status, the length and the id of a session.
 """
 
 import asyncio
@@ -19,24 +19,24 @@ from typing import Any
 import uvloop
 
 WARM_UP = 0.5
-"""Seconds at the beginning that are not counted."""
+"""Seconds at the beginning that do not count."""
 
 CONNECTIONS = 16
 
-TURN = 0.002
-"""Seconds between two handfuls of requests that are not waited for."""
+GROUP_INTERVAL = 0.002
+"""Seconds between two groups of requests at a given rate."""
 
 _ID = b'"id":"'
 
 
 @dataclass
 class Plan:
-    """What is asked, and for how long.
+    """The requests of a run.
 
-    `kind`: `schedule` (each with a start of its own); `reschedule` (of the sessions in `ids`, one after the
-    other); `mixed` (one schedules, the next shows one of `ids`). `rate` None: each connection asks as soon as it was
-    answered; else so many requests a second are due, whether those before them were answered or not. One that finds no
-    connection idle waits for one, and the time that it waits is counted; where `impatient`, it is given up.
+    `kind`: `schedule` (each with another start); `reschedule` (of the sessions in `ids`, one after the other); `mixed`
+    (alternately a schedule and a read of one of `ids`). `rate`: requests per second, sent even if earlier ones were
+    not answered; None: each connection sends the next request after each answer. A request waits for an idle
+    connection, and the wait counts; if `impatient`, it is dropped instead.
     """
 
     kind: str
@@ -53,20 +53,21 @@ class Plan:
 
 @dataclass
 class Load:
-    """What was counted. `answers` and `per_second` are of the time after the warm-up, `failed` and `made` of all."""
+    """The counts of a run. `answers` and `per_second` exclude the warm-up, `failed` and `made` include it."""
 
     answers: int
     per_second: float
     failed: int
     statuses: dict[str, int]
     latencies: list[tuple[float, float, str]]
-    """Of each request: when it was due (Unix time), the seconds from then to its answer, and the answer's status."""
+    """For each request: when it was due (Unix time), the seconds until its answer, and the status."""
     made: list[list[str]]
-    """Session id and the start time that was acknowledged, in the order of the answers."""
+    """Session id and acknowledged start time, in the order of the answers."""
 
     def p(self, percent: float, since: float = 0.0, until: float = float("inf"), status: str = "") -> float:
-        """A percentile, in seconds, of the requests that were on their way between two instants, or of those among them
-        that were answered with this status.
+        """Return a percentile, in seconds, of the requests in progress between two times.
+
+        `status`: only of the requests that were answered with it.
         """
         some = sorted(
             took
@@ -77,12 +78,12 @@ class Load:
 
 
 def run(plan: Plan) -> Load:
-    """Has the plan carried out by a process of its own."""
+    """Execute a plan in a separate process."""
     return finish(start(plan))
 
 
 def start(plan: Plan) -> "subprocess.Popen[bytes]":
-    """Begins a plan; `finish` waits for what came of it."""
+    """Start a plan; `finish` waits for its result."""
     command = [sys.executable, "-m", "tests.bench.load"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -94,7 +95,7 @@ def start(plan: Plan) -> "subprocess.Popen[bytes]":
 def finish(process: "subprocess.Popen[bytes]") -> Load:
     out, _ = process.communicate()
     if process.returncode != 0:
-        raise RuntimeError("the load generator failed: its traceback stands above")
+        raise RuntimeError("the load generator failed, see its traceback above")
     return Load(**json.loads(out))
 
 
@@ -102,7 +103,7 @@ def finish(process: "subprocess.Popen[bytes]") -> Load:
 
 
 def _requests(plan: Plan) -> Iterator[tuple[bytes, str]]:
-    """Requests with the start time that each asks for."""
+    """Return an iterator of requests, each with the start time that it contains."""
     common = f"Host: 127.0.0.1:{plan.port}\r\nSession-id: {plan.token}\r\n"
 
     def get(path: str) -> bytes:
@@ -138,7 +139,7 @@ def _starts(plan: Plan) -> Iterator[str]:
 class _Generator:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        # As many as could possibly be sent are made before the clock starts.
+        # All requests that could be sent are prepared before the measurement.
         requests = _requests(plan)
         most = int(plan.seconds * (plan.rate or 8000)) + plan.connections
         self.ready = iter([next(requests) for _ in range(most)])
@@ -159,26 +160,26 @@ class _Generator:
         self.until = begun + self.plan.seconds
         if self.plan.rate is None:
             while self.idle:
-                self.idle.pop(0).ask(time.time())
+                self.idle.pop(0).send(time.time())
             await asyncio.sleep(self.plan.seconds)
         elif self.plan.impatient:
             offered = 0
             while (now := time.time()) < self.until:
                 wanted = int((now - begun) * self.plan.rate)
                 for _ in range(min(wanted - offered, len(self.idle))):
-                    self.idle.pop(0).ask(time.time())
+                    self.idle.pop(0).send(time.time())
                 offered = wanted
-                await asyncio.sleep(TURN)
+                await asyncio.sleep(GROUP_INTERVAL)
         else:
             for number in range(int(self.plan.seconds * self.plan.rate)):
                 due = begun + number / self.plan.rate
                 await asyncio.sleep(max(0.0, due - time.time()))
-                # All connections busy: it waits, and the time that it waits is counted.
+                # If all connections are busy it waits, and the wait counts.
                 self.waiting.append(due)
-                self.next()
+                self.send_waiting()
         while len(self.idle) < self.plan.connections and time.time() < self.until + 30:  # noqa: ASYNC110 - rarely, and once
             await asyncio.sleep(0.01)
-        # Whoever was never answered has failed.
+        # A request without an answer has failed.
         self.statuses[b"none"] = self.plan.connections - len(self.idle) + len(self.waiting)
         counted = [at for at in self.answered_at if begun + WARM_UP <= at <= self.until]
         return Load(
@@ -190,10 +191,10 @@ class _Generator:
             made=[[session_id.decode(), at] for session_id, at in self.made],
         )
 
-    def next(self) -> None:
-        """Gives the requests that wait to the connections that are idle."""
+    def send_waiting(self) -> None:
+        """Send waiting requests on idle connections."""
         while self.waiting and self.idle:
-            self.idle.pop(0).ask(self.waiting.pop(0))
+            self.idle.pop(0).send(self.waiting.pop(0))
 
     def answered(self, connection: "_Connection", status: bytes, due: float, session: tuple[bytes, str] | None) -> None:
         now = time.time()
@@ -203,14 +204,14 @@ class _Generator:
         if session is not None and status == b"200":
             self.made.append(session)
         if self.plan.rate is None and now < self.until:
-            connection.ask(now)
+            connection.send(now)
         else:
             self.idle.append(connection)
-            self.next()
+            self.send_waiting()
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: one request on its way at a time."""
+    """A connection with one request in progress at a time."""
 
     def __init__(self, generator: _Generator) -> None:
         self._generator = generator
@@ -221,7 +222,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def ask(self, due: float) -> None:
+    def send(self, due: float) -> None:
         request, self._start = next(self._generator.ready)
         self._due = due
         self._transport.write(request)
@@ -244,7 +245,7 @@ class _Connection(asyncio.Protocol):
             session = (received[begins : received.find(b'"', begins)], self._start)
         status = received[9:12]
         if status == b"503" and (b"\r\nretry-after: " not in received or b'"refcode":105503,' not in received):
-            status = b"unfit"
+            status = b"invalid 503"
         self._generator.answered(self, status, self._due, session)
 
     def connection_lost(self, error: Exception | None) -> None:

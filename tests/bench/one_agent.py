@@ -1,6 +1,6 @@
-"""One agent tries to bring the daemon down by what it may do: the largest sessions, and the largest answers of them.
+"""One agent attacks the daemon with valid requests: it creates the largest sessions, and requests the largest answers.
 
-`python -m tests.bench.one_agent [seconds]` prints how much memory the daemon took, and what became of honest calls.
+`python -m tests.bench.one_agent [seconds]` prints the memory of the daemon, and the statuses of honest calls.
 """
 
 import asyncio
@@ -32,23 +32,23 @@ token_sha256 = ["{digest}"]
 
 @dataclass
 class Seen:
-    """What became of the honest calls, and of the attack."""
+    """The results of the honest calls and of the attack, by status; 0: no answer."""
 
     honest: Counter[int] = field(default_factory=Counter)
     attack: Counter[int] = field(default_factory=Counter)
     slowest: float = 0.0
     bytes: int = 0
     memory: int = 0
-    """The most that the daemon had resident, in bytes."""
+    """Maximum resident memory of the daemon, in bytes."""
 
 
 def nested(size: int) -> list[object]:
-    """Of all JSON of this length that which becomes most objects."""
+    """Return the value whose JSON of this length becomes the most objects."""
     return [[] for _ in range(size // 3)]
 
 
 async def fill(http: httpx.AsyncClient) -> Counter[int]:
-    """Makes sessions as large as they are taken."""
+    """Create the largest sessions that the daemon accepts."""
     codes: Counter[int] = Counter()
     for number in range(SESSIONS):
         for size in (60_000, 3_800):
@@ -102,7 +102,7 @@ async def honest(http: httpx.AsyncClient, seen: Seen, until: float) -> None:
 
 
 def memory(pid: int, name: str = "VmHWM") -> int:
-    """What the kernel says that a process has resident, in bytes; by default the most that it ever had."""
+    """Return the resident memory of a process in bytes; by default its maximum so far."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -137,13 +137,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, Daemon(Path(directory)) as daemon:
         seen, made, before = asyncio.run(run(daemon, seconds))
     mib = 1024 * 1024
-    print(f"sessions that were tried to be made: {dict(made)}")
+    print(f"requests to create sessions, by status: {dict(made)}")
     print(
         f"attack for {seconds:g} s by {ATTACKERS} connections: {dict(seen.attack)}; "
         f"largest answer {seen.bytes / mib:.1f} MiB"
     )
     print(f"honest calls: {dict(seen.honest)}; slowest pair {seen.slowest:.2f} s")
-    print(f"memory: {before / mib:.0f} MiB before, {seen.memory / mib:.0f} MiB at the most")
+    print(f"memory: {before / mib:.0f} MiB before, {seen.memory / mib:.0f} MiB at most")
 
 
 if __name__ == "__main__":

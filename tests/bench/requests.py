@@ -1,4 +1,4 @@
-"""Requests a second, each kind beside the same load on an application that does nothing, and beside raw statements."""
+"""Requests per second, beside the same load on an application that does nothing, and beside raw statements."""
 
 import signal
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from tests.bench.workbench import Bench, Figure
 from tminus.domain import timestamps
 
 READ = 1000
-"""How many sessions are read, one after the other."""
+"""Number of sessions that are read, one after the other."""
 
 _IS_POST = {"schedule": True, "reschedule": True, "read": False, "healthz": False}
 
 _WANTED = {"schedule": 0.25, "reschedule": 0.2, "read": 0.35, "healthz": 0.6}
-"""What each kind must reach of the trivial application's requests a second."""
+"""Kind of request -> its minimum rate, as a share of the rate of the trivial application."""
 
 _NAMES = {
     "schedule": "durable schedules",
@@ -30,14 +30,14 @@ _NAMES = {
 
 @dataclass
 class _Pairs:
-    """The runs of one kind, each with the one of the trivial application right before it."""
+    """The runs of one kind, each with the run of the trivial application before it."""
 
     loads: list[wrk.Load] = field(default_factory=list)
     floors: list[wrk.Load] = field(default_factory=list)
 
 
 def requests(bench: Bench) -> list[Figure]:
-    """Schedules, reschedules, reads and `/healthz` of one daemon."""
+    """Measure schedules, reschedules, reads and `/healthz` of one daemon."""
     wrk.check_installed()
     sizes = bench.sizes
     pairs = {kind: _Pairs() for kind in _WANTED}
@@ -58,14 +58,14 @@ def requests(bench: Bench) -> list[Figure]:
             posts = "schedule" if _IS_POST[kind] else "get"
             return wrk.run(posts, trivial.port, seconds, token=daemon.token)
 
-        for kind in _WANTED:  # to warm up, uncounted
+        for kind in _WANTED:  # a warm-up, which does not count
             floor(kind, 1)
             measure(kind, 1, 15 if kind == "reschedule" else 2)
         for number in range(sizes.rounds):
             for kind, pair in pairs.items():
                 pair.floors.append(floor(kind, sizes.floor_seconds))
                 pair.loads.append(measure(kind, sizes.load_seconds, number + (20 if kind == "reschedule" else 3)))
-        # What was acknowledged must be there however the daemon ends.
+        # What was acknowledged must be stored, however the daemon ends.
         daemon.stop(signal.SIGKILL)
         missing = _missing(daemon.database, acknowledged)
         bench.say("the floor of schedules: raw statements")
@@ -111,8 +111,9 @@ def _middle(loads: list[wrk.Load]) -> Callable[[Callable[[wrk.Load], float]], fl
 
 
 def _missing(database: Path, acknowledged: dict[str, str]) -> int:
-    """How many sessions are not stored with the start that was last acknowledged, nor with a later one: at its end wrk
-    leaves 16 requests alone, and each moves a session to a later start than any before.
+    """Return the number of sessions that are missing, or stored with an earlier start than was acknowledged last.
+
+    A later start is correct: when wrk ends, 16 requests are unanswered, and each moves a session to a later start.
     """
     with rows.connect(database, readonly=True) as connection:
         stored = dict(connection.execute("SELECT id, start_time FROM session"))

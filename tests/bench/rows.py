@@ -1,4 +1,4 @@
-"""Databases of many sessions, made quickly: one session is made by the real verbs, and its rows are multiplied."""
+"""Create databases of many sessions quickly: a daemon creates one session, and its rows are copied."""
 
 import contextlib
 import shutil
@@ -13,10 +13,10 @@ from tminus.domain import ids
 from tminus.domain.types import SessionType
 
 LEAD_MS = 600_000
-"""How long before its start a session opens: the daemon's default."""
+"""Milliseconds before its start at which a session opens: the default of `lifecycle.lead`."""
 
 NEW_MS = 3_600_000
-"""How long it stays open when nobody comes: likewise."""
+"""Milliseconds for which it stays open if nobody joins: the default of `lifecycle.new_timeout`."""
 
 _IN_A_YEAR = 31_536_000_000
 
@@ -25,10 +25,10 @@ _DRAWN = {
     "host_auth_token": "base62(32)",
     "host_key": "base62(32)",
     "external_session_object_id": "lower(hex(randomblob(16)))",
-    # Made one after the other, in the last hours.
+    # Created one after the other, in the last hours.
     "created_at": "created_at - 100 * (:number - number.n)",
     "updated_at": "updated_at - 100 * (:number - number.n)",
-    # Each a second after the other, a year from now: `place` puts a herd where it is wanted.
+    # Due one second after the other, a year from now; `place` changes that.
     "start_time": "start_time + 1000 * number.n",
     "due_at": "due_at + 1000 * number.n",
     "expires_at": "expires_at + 1000 * number.n",
@@ -37,7 +37,7 @@ _DRAWN = {
 
 @contextlib.contextmanager
 def connect(database: Path, *pragmas: str, readonly: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection in the driver's autocommit mode."""
+    """Yield a connection in the driver's autocommit mode."""
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(f"file:{database}?mode={mode}", uri=True, isolation_level=None, timeout=30)
     try:
@@ -49,7 +49,7 @@ def connect(database: Path, *pragmas: str, readonly: bool = False) -> Iterator[s
 
 
 def build(directory: Path, session_type: str, number: int) -> Path:
-    """A state directory whose database holds so many scheduled sessions, each with the event of its making."""
+    """Create a state directory whose database has this number of scheduled sessions, each with its first event."""
     directory.mkdir()
     with Daemon(directory) as daemon, daemon.http() as http:
         start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + _IN_A_YEAR / 1000))
@@ -62,7 +62,7 @@ def build(directory: Path, session_type: str, number: int) -> Path:
 
 
 def multiply(path: Path, template: str, session_type: SessionType, number: int) -> None:
-    """Makes so many of the one scheduled session that a database holds. No daemon may be running."""
+    """Copy the only session of a database until there are `number`. No daemon may be running."""
     with connect(path, "synchronous=OFF", "cache_size=-262144") as database:
         database.create_function("base62", 1, ids.base62)
         database.create_function("new_id", 1, _Ids())
@@ -73,7 +73,7 @@ def multiply(path: Path, template: str, session_type: SessionType, number: int) 
 
 
 class _Ids:
-    """Draws ids of which no two are the same: of a hundred thousand with six characters, two often would be."""
+    """Returns different random ids: of 100,000 random ids of six characters, two are often equal."""
 
     def __init__(self) -> None:
         self._drawn: set[str] = set()
@@ -118,8 +118,9 @@ def _columns(database: sqlite3.Connection, table: str) -> list[str]:
 
 
 def place(database: Path, due: float, number: int = -1) -> int:
-    """Makes every scheduled session, or so many of them, fall due at one instant (Unix time); returns it in
-    milliseconds. A daemon may be running.
+    """Make every scheduled session, or `number` of them, due at one time (Unix time); return it in milliseconds.
+
+    A daemon may be running.
     """
     at = int(due * 1000)
     with connect(database, "synchronous=OFF", "cache_size=-262144") as connection:
@@ -135,14 +136,14 @@ def place(database: Path, due: float, number: int = -1) -> int:
 
 
 def copy(directory: Path, to: Path) -> Path:
-    """A copy of the state directory of a daemon that has stopped."""
+    """Copy the state directory of a stopped daemon."""
     to.mkdir()
     shutil.copy(directory / "tminus.db", to / "tminus.db")
     return to
 
 
 def raw_moves(database: Path, due_ms: int) -> float:
-    """The floor: seconds that one `INSERT … SELECT` and one `UPDATE` take to open all that is due, durably."""
+    """Return the seconds that one `INSERT … SELECT` and one `UPDATE` take to open all due sessions: the floor."""
     with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
         begun = time.perf_counter()
         raw.execute("BEGIN IMMEDIATE")
@@ -168,8 +169,9 @@ def raw_moves(database: Path, due_ms: int) -> float:
 
 
 def raw_schedules(database: Path, together: int, seconds: float) -> float:
-    """The floor: sessions a second that one connection stores with their events, durably, so many in a transaction. The
-    first session there, and its first event, are their pattern.
+    """Return the sessions per second that one connection stores with their events: the floor.
+
+    `together`: the number of sessions per transaction. They are copies of the first session and its first event.
     """
     with connect(database, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384") as raw:
         session, event = _pattern(raw, "session"), _pattern(raw, "event")
@@ -190,6 +192,6 @@ def raw_schedules(database: Path, together: int, seconds: float) -> float:
 
 
 def _pattern(database: sqlite3.Connection, table: str) -> dict[str, Any]:
-    """The first row of a table, by column."""
+    """Return the first row of a table: column -> value."""
     found = database.execute(f"SELECT * FROM {table} ORDER BY rowid LIMIT 1")
     return dict(zip([column[0] for column in found.description], found.fetchone(), strict=True))

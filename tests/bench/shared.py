@@ -1,4 +1,4 @@
-"""What one and two daemons manage on one PostgreSQL, and how soon one takes over from the other."""
+"""The figures of one and two daemons on one PostgreSQL: rates, herds, and the takeover after a kill."""
 
 import signal
 import time
@@ -19,14 +19,14 @@ from tests.bench.workbench import Bench, Figure
 from tests.bench.wrk import Load, Run
 
 POLL = 0.005
-"""Seconds between two looks at the database while a herd opens: what looks takes time from what it looks at."""
+"""Seconds between two reads of the database while a herd opens, because each read takes time from the daemons."""
 
 _OPENED = 'tminus_moves_total{trigger="open"}'
 _NEWEST = "SELECT max(seq) FROM event"
 
 
 def postgres(bench: Bench) -> list[Figure]:
-    """Schedules a second, a herd, a takeover."""
+    """Measure schedules per second, a herd, and a takeover."""
     with Postgres(bench.beside) as server:
         requests, herds = _requests(bench, server), _herds(bench, server)
         return [*requests, *herds, *_takeover(bench, server, (herds[0].floor or 0) / 1000)]
@@ -34,7 +34,7 @@ def postgres(bench: Bench) -> list[Figure]:
 
 @contextmanager
 def _daemons(bench: Bench, server: Postgres, name: str, number: int, more: str = "") -> Iterator[list[Daemon]]:
-    """So many daemons on one database, each with a state directory of its own; `more` configures each."""
+    """Run `number` daemons on one database, each with its own state directory. `more`: more lines of configuration."""
     with ExitStack() as stack:
         config = f'\n[storage]\nurl = "{server.url(name)}"\n{more}'
         yield [stack.enter_context(Daemon(stack.enter_context(bench.scratch()), config)) for _ in range(number)]
@@ -44,7 +44,7 @@ def _daemons(bench: Bench, server: Postgres, name: str, number: int, more: str =
 
 
 def _requests(bench: Bench, server: Postgres) -> list[Figure]:
-    """Durable schedules a second at one daemon, and at both of two, each with a load generator of its own."""
+    """Measure durable schedules per second of one daemon and of two, with a load generator for each."""
     wrk.check_installed()
     sizes = bench.sizes
     alone, both, floors = [], [], []
@@ -56,7 +56,7 @@ def _requests(bench: Bench, server: Postgres) -> list[Figure]:
                 alone.append(_ask(bench, daemons[:1], 2 + 2 * round_))
                 both.append(_ask(bench, daemons, 3 + 2 * round_))
             for daemon in daemons:
-                daemon.stop(signal.SIGKILL)  # what was acknowledged must be there however they end
+                daemon.stop(signal.SIGKILL)  # what was acknowledged must be stored, however they end
         made = {session_id for loads in (*alone, *both) for one in loads for session_id, _ in one.made}
         stored = {row[0] for row in database.execute("SELECT id FROM session")}
         missing = len(made - stored)
@@ -106,7 +106,7 @@ def _each(rounds: list[list[Load]]) -> dict[str, object]:
 
 
 def _herds(bench: Bench, server: Postgres) -> list[Figure]:
-    """The largest herd, opened by one daemon and by two, beside the two raw statements on a copy of the same rows."""
+    """Measure the largest herd with one daemon and with two, beside two raw statements on a copy of the rows."""
     number = max(bench.sizes.herds)
     pattern = bench.herd("live", number)
     floors: list[float] = []
@@ -135,7 +135,7 @@ def _herds(bench: Bench, server: Postgres) -> list[Figure]:
 
 
 def _herd(bench: Bench, server: Postgres, pattern: Path, number: int, daemons: int) -> tuple[float, list[int]]:
-    """Seconds from due to the last commit, and how many each daemon has moved."""
+    """Return the seconds from the deadline to the last commit, and the number of sessions that each daemon opened."""
     with server.database(pattern) as name, server.connect(name) as database:
         with _daemons(bench, server, name, daemons) as running:
             bench.say(f"{number:,} sessions fall due in PostgreSQL, daemons: {daemons}")
@@ -143,7 +143,7 @@ def _herd(bench: Bench, server: Postgres, pattern: Path, number: int, daemons: i
             last = _reached(database, due_ms, before + number)
             moved = [_counted(one, _OPENED) for one in running]
             for one in running:
-                one.stop(signal.SIGKILL)  # it has only the log left to write
+                one.stop(signal.SIGKILL)  # it would only write the rest of the log
         check_opened(database, number)
     if sum(moved) != number:
         raise RuntimeError(f"{number} sessions were opened, the daemons count {moved}")
@@ -151,7 +151,7 @@ def _herd(bench: Bench, server: Postgres, pattern: Path, number: int, daemons: i
 
 
 def _place(database: Connection, number: int) -> tuple[int, int]:
-    """Makes a herd fall due, once it is placed; returns when (Unix time in milliseconds), and the newest event."""
+    """Make all sessions due soon; return when (Unix time in milliseconds), and the number of the newest event."""
     due_ms = place(database, time.time() + 2 + number / 10_000)
     if time.time() > due_ms / 1000 - 0.5:
         raise RuntimeError("the herd was due before it was placed: the machine is too busy")
@@ -164,7 +164,7 @@ def _newest(database: Connection) -> int:
 
 
 def _reached(database: Connection, due_ms: int, seq: int) -> float:
-    """Waits until the event with this number is there; returns when that was seen (Unix time)."""
+    """Wait until the event with this number is stored; return the time (Unix time)."""
     time.sleep(max(0.0, due_ms / 1000 - time.time()))
     until = time.time() + 180
     while time.time() < until:
@@ -175,11 +175,11 @@ def _reached(database: Connection, due_ms: int, seq: int) -> float:
 
 
 def _counted(daemon: Daemon, series: str) -> int:
-    """What a daemon has counted: the sum of the series that begin so."""
+    """Return the sum of a daemon's metrics whose series begin with this text."""
     transport = httpx.HTTPTransport(uds=str(daemon.directory / "tminus.sock"))
     with httpx.Client(base_url="http://localhost", transport=transport, timeout=60) as http:
-        told = http.get("/metrics").raise_for_status().text
-    found = (line.rpartition(" ")[2] for line in told.splitlines() if line.startswith(series))
+        text = http.get("/metrics").raise_for_status().text
+    found = (line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(series))
     return int(sum(map(float, found)))
 
 
@@ -187,7 +187,7 @@ def _counted(daemon: Daemon, series: str) -> int:
 
 
 def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
-    """The daemon that holds a webhook's endpoint is killed in the middle of a herd; the other one does the rest.
+    """Kill the daemon that serves an endpoint in the middle of a herd, and measure how soon the other one takes over.
 
     `raw`: seconds that the raw statements take for a whole herd.
     """
@@ -240,7 +240,7 @@ def _takeover(bench: Bench, server: Postgres, raw: float) -> list[Figure]:
 
 
 def _delivered(database: Connection) -> None:
-    """Waits until the endpoint has been told everything: requests that came twice are no measure of that."""
+    """Wait until the endpoint's cursor is at the newest event. Received requests do not show it: some arrive twice."""
     until = time.time() + 180
     while time.time() < until:
         ((done,),) = database.execute("SELECT cursor = (SELECT max(seq) FROM event) FROM endpoint")
@@ -251,10 +251,10 @@ def _delivered(database: Connection) -> None:
 
 
 def _check_told(database: Connection, taken: Taken, number: int) -> int:
-    """That all events came, in order; returns how many came twice. Raises `RuntimeError`."""
+    """Check that all events arrived in order; return how many arrived twice. Raises `RuntimeError`."""
     seqs = [row[0] for row in taken.events]
     once = list(dict.fromkeys(seqs))
     wanted = [row[0] for row in database.execute("SELECT seq FROM event WHERE type = 'session.ready' ORDER BY seq")]
     if once != wanted:
-        raise RuntimeError(f"of {number} events {len(once)} came, or in another order")
+        raise RuntimeError(f"of {number} events {len(once)} arrived, or in another order")
     return len(seqs) - len(once)

@@ -27,7 +27,7 @@ sys.stdin.read()
 
 
 def start(bench: Bench) -> list[Figure]:
-    """Ready time and resident memory on an empty database."""
+    """Measure the time to ready and the resident memory on an empty database."""
     bench.say("which modules a daemon imports")
     with bench.scratch() as directory:
         modules = _modules(directory)
@@ -43,7 +43,7 @@ def start(bench: Bench) -> list[Figure]:
         with bench.scratch() as directory, Daemon(directory) as daemon:
             times.append(daemon.start_seconds)
             memory.append(daemon.memory())
-    took, took_floor = min(times), min(floor_times)  # what else the machine does can only add to them
+    took, took_floor = min(times), min(floor_times)  # other load on the machine can only make them longer
     beside = f"imports of {len(modules)} modules"
     ready, resident = took / took_floor, median(memory) / median(floor_memory)
     return [
@@ -61,7 +61,7 @@ def start(bench: Bench) -> list[Figure]:
 
 
 def _modules(directory: Path) -> list[str]:
-    """The modules that a daemon imports until it is ready, without its own, in the order in which they are loaded."""
+    """Return the modules of other packages that a daemon imports until it is ready, in order."""
     os.environ["PYTHONPROFILEIMPORTTIME"] = "1"
     try:
         with Daemon(directory):
@@ -78,7 +78,7 @@ def _modules(directory: Path) -> list[str]:
 
 
 def _only_import(modules: list[str]) -> tuple[float, float]:
-    """Seconds until a process has imported these modules, and its resident megabytes then."""
+    """Return the seconds until a process has imported these modules, and its resident memory in megabytes."""
     begun = time.monotonic()
     command = [sys.executable, "-c", _IMPORT, *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

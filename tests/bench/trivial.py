@@ -22,7 +22,7 @@ _BODY = {"type": "http.response.body", "body": b'{"status":"ok"}'}
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Read the whole body, where there can be one, and answer the same to everybody."""
+    """Read the whole body, if the method allows one, and send a constant answer."""
     if scope["method"] != "GET":
         while (await receive()).get("more_body"):
             pass
@@ -31,7 +31,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Trivial:
-    """The trivial application as a process. A context: leaving it ends the process."""
+    """The trivial application as a process, which ends with the context."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen([sys.executable, "-m", "tests.bench.trivial"], stdout=subprocess.PIPE)

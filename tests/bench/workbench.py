@@ -1,4 +1,4 @@
-"""What all figures share: a row of the report, how much of everything, and where they work."""
+"""Shared by all figures: a row of the report, the sizes, and the directories."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ class Missing(Exception):
 
 @dataclass
 class Figure:
-    """One row: what was measured, what it stands beside, and whether it is as wanted (None: it is only reported)."""
+    """A row of the report: the measured value, its floor, and whether it meets its target (None: it has no target)."""
 
     name: str
     value: float
@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass
 class Sizes:
-    """How long and how large; `--quick` takes less of all."""
+    """The lengths of runs and the sizes of databases; `--quick` uses smaller ones."""
 
     rounds: int = 3
     floor_seconds: float = 2.5
@@ -60,19 +60,19 @@ QUICK = Sizes(
 
 
 class Bench:
-    """Where the figures work: a directory on a real disk, and databases that several of them start from."""
+    """The directories of the figures, on a real disk, and the databases that several of them copy."""
 
     def __init__(self, directory: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
         self.sizes = sizes
         self.say = say
         self.beside = directory.parent
-        """The folder that the directory is in: for what cannot live in one that only its owner may enter."""
+        """The parent directory, for files of other users, because only the owner may enter the directory itself."""
         self._directory = directory
         self._built: dict[tuple[str, int], Path] = {}
         self._number = 0
 
     def herd(self, session_type: str, number: int) -> Path:
-        """A state directory with so many scheduled sessions. It is a pattern: work on a copy."""
+        """Return a state directory with this number of scheduled sessions. It is a pattern: use a copy."""
         if (session_type, number) not in self._built:
             self.say(f"storing {number:,} {session_type} sessions")
             self._built[session_type, number] = rows.build(self._path(), session_type, number)
@@ -80,7 +80,7 @@ class Bench:
 
     @contextmanager
     def scratch(self, pattern: Path | None = None) -> Iterator[Path]:
-        """A state directory that is gone afterwards: empty, or a copy of a pattern."""
+        """Yield a temporary state directory: empty, or a copy of a pattern."""
         path = self._path()
         try:
             if pattern is None:

@@ -1,13 +1,13 @@
-"""`make soak`: everything at once under random faults, and at the end a look whether all is as it must be.
+"""`make soak`: a load under random faults, and at the end a check that nothing was lost or done twice.
 
 ===========  =========================================================================
-`stages`     what is tried: one daemon on SQLite, two daemons on one PostgreSQL
-`lives`      a daemon whose log grows for hours, and what memory it takes
-`model`      what callers know: acknowledged, refused, or not known
-`callers`    threads that call, and ask again until they have an answer
-`followers`  a reader of the feed, and a receiver of webhooks in all its moods
-`faults`     what goes wrong, at random
-`judge`      whether database, feed and deliveries agree with the model
-`report`     the table
+`stages`     the systems under test: one daemon on SQLite, two daemons on one PostgreSQL
+`lives`      a daemon that runs for hours: its log and its memory
+`model`      the requests of the callers: acknowledged, refused, or unknown
+`callers`    threads that send requests, and retry until they get an answer
+`followers`  a reader of the feed, and a receiver of webhooks that fails now and then
+`faults`     the faults, chosen at random
+`judge`      checks that database, feed and deliveries agree with the model
+`report`     the report as tables
 ===========  =========================================================================
 """

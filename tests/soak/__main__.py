@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: runs, shows a table; exit code 1 if anything is not as it must be."""
+"""`python -m tests.soak`: run the soak test and print its report; exit code 1 if a check fails."""
 
 import argparse
 import random
@@ -18,20 +18,20 @@ from sqlalchemy import func, select
 
 from tests.acceptance.daemons import JSON
 from tests.soak import report
-from tests.soak.faults import Say, Trouble
+from tests.soak.faults import FaultInjector, Log
 from tests.soak.judge import Findings, explain, judge
 from tests.soak.stages import STAGES, OnPostgres, Stage
 from tests.support.waiting import eventually
 from tminus.storage.tables import EVENTS, SESSIONS
 
 SETTLING = 120.0
-"""Seconds in which all must be done once nothing goes wrong any more."""
+"""Seconds after the last fault within which everything that is due must be done and delivered."""
 
 GROWTH = 2.0
-"""How much more memory than after its first minute (or a tenth of the run) a daemon may take at the end."""
+"""Maximum memory of a daemon at the end, as a multiple of its memory after a minute (or a tenth of the run)."""
 
 SHOWN = 15
-"""Findings that are shown with all that is known of them."""
+"""Maximum number of findings that are printed with their details."""
 
 
 def main() -> int:
@@ -43,11 +43,11 @@ def main() -> int:
     begun = time.monotonic()
     quiet = threading.Lock()
 
-    def say(what: str) -> None:
+    def log(what: str) -> None:
         with quiet:
             print(f"{time.monotonic() - begun:7.1f} s  {what}", flush=True)
 
-    say(f"seed {options.seed}, {options.minutes:g} minutes on {options.database}")
+    log(f"seed {options.seed}, {options.minutes:g} minutes on {options.database}")
     ok = True
     with ExitStack() as ending:
         stages: list[Stage] = []
@@ -57,10 +57,10 @@ def main() -> int:
             ending.callback(stage.end)
             stages.append(stage)
             stage.open()
-        say("everything runs: faults begin")
-        trouble = _run(stages, seconds, say)
-        for stage, one in zip(stages, trouble, strict=True):
-            findings, memory = _settle(stage, one, seconds, say)
+        log("all daemons run, faults begin")
+        injectors = _run_with_faults(stages, seconds, log)
+        for stage, one in zip(stages, injectors, strict=True):
+            findings, memory = _settle(stage, one, seconds, log)
             faults = one.counted + sum((mood.counted for mood in stage.moods), start=type(one.counted)())
             report.show(console, stage, findings, faults, memory)
             stage.kept = bool(findings.facts)
@@ -73,65 +73,65 @@ def main() -> int:
                 print(f"and {len(findings.facts) - SHOWN} findings more")
     if ok:
         shutil.rmtree(folder, ignore_errors=True)
-        say("all is as it must be")
+        log("all checks passed")
     else:
         kept = [f"{daemon.name}: {daemon.home}" for stage in stages if stage.kept for daemon in stage.daemons]
         kept += [f"PostgreSQL: {stage.data}" for stage in stages if stage.kept and isinstance(stage, OnPostgres)]
-        say(f"NOT as it must be (seed {options.seed}). Kept: {', '.join(kept)}")
+        log(f"CHECKS FAILED (seed {options.seed}). Kept: {', '.join(kept)}")
     return 0 if ok else 1
 
 
-def _run(stages: list[Stage], seconds: float, say: Say) -> list[Trouble]:
-    """All of it, for so long; then nothing goes wrong any more and nobody calls."""
-    trouble = [Trouble(stage, seconds, say) for stage in stages]
+def _run_with_faults(stages: list[Stage], seconds: float, log: Log) -> list[FaultInjector]:
+    """Run the callers and the faults for some seconds, then stop the faults, then the callers."""
+    injectors = [FaultInjector(stage, seconds, log) for stage in stages]
     for stage in stages:
         stage.begin()
-    for one in trouble:
+    for one in injectors:
         one.start()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(min(1.0, max(0.0, until - time.monotonic())))
         for stage in stages:
             for daemon in stage.daemons:
-                daemon.weigh()
-    for one in trouble:
+                daemon.sample_memory()
+    for one in injectors:
         one.stopping.set()
-    for one in trouble:
+    for one in injectors:
         one.join(180)
-    say("faults end")
+    log("faults end")
     for stage in stages:
         stage.calm()
         stage.stop_calling()
-    say("nobody calls any more")
-    return trouble
+    log("callers have stopped")
+    return injectors
 
 
-def _settle(stage: Stage, trouble: Trouble, seconds: float, say: Say) -> tuple[Findings, report.Memory]:
-    """Waits until everything is done and told, ends the daemons, and looks."""
-    complaints = [*stage.model.trouble, *trouble.trouble, *stage.feed.trouble]
+def _settle(stage: Stage, injector: FaultInjector, seconds: float, log: Log) -> tuple[Findings, report.Memory]:
+    """Wait until everything is done and delivered, stop the daemons, and check the result."""
+    complaints = [*stage.model.problems, *injector.problems, *stage.feed.problems]
     settled_at = 0
     try:
         stage.reload(extra=True)
         settled_at = _wait_until_settled(stage)
-        say(f"{stage.name}: settled, {settled_at} events")
+        log(f"{stage.name}: settled, {settled_at} events")
     except Exception as error:
-        complaints.append(f"it does not settle: {error!r} {traceback.format_exc(limit=3)}")
+        complaints.append(f"not everything was done and delivered: {error!r} {traceback.format_exc(limit=3)}")
     memory: report.Memory = {}
     for daemon in stage.daemons:
-        daemon.weigh()
+        daemon.sample_memory()
         warm = min(60.0, seconds / 10)
         start = next((one for one in daemon.memory if one[0] >= warm), daemon.memory[-1] if daemon.memory else (0, 0))
         end = daemon.memory[-1] if daemon.memory else (0, 0)
         memory[daemon.name] = (start[1], end[1], start[0], end[0], daemon.starts)
         if end[1] > start[1] * GROWTH:
-            complaints.append(f"{daemon.name} took {start[1]:.0f} MB, and takes {end[1]:.0f}")
+            complaints.append(f"the memory of {daemon.name} grew from {start[1]:.0f} MB to {end[1]:.0f} MB")
     checks = stage.daemons[0].command("db", "check")
     if checks.returncode != 0:
         complaints.append(f"db check: {checks.stdout}{checks.stderr}")
     for daemon in stage.daemons:
         daemon.wanted = False
         if (code := daemon.terminate()) != 0:
-            complaints.append(f"{daemon.name} was told to stop at the end and ended with {code}")
+            complaints.append(f"{daemon.name} was stopped at the end and exited with code {code}")
     stage.feed.stopping.set()
     stage.feed.join(20)
     findings = judge(stage, settled_at, complaints)
@@ -139,7 +139,7 @@ def _settle(stage: Stage, trouble: Trouble, seconds: float, say: Say) -> tuple[F
 
 
 def _wait_until_settled(stage: Stage) -> int:
-    """Waits until nothing is overdue and all is told; returns the number of the last event that must have been."""
+    """Wait until nothing is overdue and everything is delivered; return the number of the last event by then."""
     daemon = stage.daemons[0]
     for name in stage.sinks:
         eventually(lambda name=name: _resumed(daemon.post(f"/webhooks/{name}/resume")), 30)  # type: ignore[misc]
@@ -152,26 +152,26 @@ def _wait_until_settled(stage: Stage) -> int:
                 query = select(func.count()).select_from(SESSIONS).where(SESSIONS.c.due_at < late)
                 return int(connection.execute(query).scalar_one())
 
-        eventually(lambda: _now_and_then() and overdue() == 0, SETTLING)
+        eventually(lambda: _after_pause() and overdue() == 0, SETTLING)
         with engine.connect() as connection:
             last = int(connection.execute(select(func.coalesce(func.max(EVENTS.c.seq), 0))).scalar_one())
     finally:
         engine.dispose()
-    eventually(lambda: _now_and_then() and stage.feed.after >= last, SETTLING)
+    eventually(lambda: _after_pause() and stage.feed.after >= last, SETTLING)
     for name, sink in stage.sinks.items():
 
-        def behind(name: str = name) -> JSON:
+        def endpoint_state(name: str = name) -> JSON:
             shown: JSON = daemon.get(f"/webhooks/{name}").json()
             return shown
 
         try:
-            eventually(lambda sink=sink: _now_and_then() and sink.high >= last, SETTLING)  # type: ignore[misc]
+            eventually(lambda sink=sink: _after_pause() and sink.high >= last, SETTLING)  # type: ignore[misc]
         except AssertionError:
-            raise AssertionError(f"endpoint {name} is at {sink.high} of {last}: {behind()}") from None
+            raise AssertionError(f"endpoint {name} is at {sink.high} of {last}: {endpoint_state()}") from None
     return last
 
 
-def _now_and_then() -> bool:
+def _after_pause() -> bool:
     time.sleep(0.2)
     return True
 
@@ -183,9 +183,14 @@ def _resumed(answer: httpx.Response) -> bool:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="how long faults go on (default: 5)")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="what is drawn by lot")
-    parser.add_argument("--database", choices=STAGES, default="both", help="default: both, at once")
+    parser.add_argument("--minutes", type=float, default=5.0, help="minutes with faults (default: 5)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.SystemRandom().randrange(10**6),
+        help="seed of all random choices (default: random)",
+    )
+    parser.add_argument("--database", choices=STAGES, default="both", help="default: both, at the same time")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong: one thing after another in each stage, at random, each undone before the next."""
+"""The faults of a stage: one after the other, chosen at random, each ended before the next begins."""
 
 import asyncio
 import contextlib
@@ -23,93 +23,93 @@ from tests.soak.stages import OnPostgres, OnSqlite, Stage
 from tests.support.waiting import eventually
 
 BURST = 120
-"""Calls at once, of one burst."""
+"""Number of simultaneous requests of a burst."""
 
 CROWD = 300
-"""Connections that ask nothing."""
+"""Number of connections that send no complete request."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class Trouble(threading.Thread):
-    """Makes trouble in one stage until stopped.
+class FaultInjector(threading.Thread):
+    """Injects faults into one stage until it is stopped.
 
     Parameters
     ----------
     stage
-        Whom it hits.
+        The stage.
     seconds
-        How long the run takes: towards its end daemons are restarted no more, to see what memory they take.
-    say
-        Is told each fault as it happens.
+        The length of the run. In its last part no daemon is restarted, so that memory growth can be measured.
+    log
+        Called with a line for each fault.
     """
 
-    def __init__(self, stage: Stage, seconds: float, say: Say) -> None:
+    def __init__(self, stage: Stage, seconds: float, log: Log) -> None:
         super().__init__(name=f"{stage.name} faults", daemon=True)
         self.stopping = threading.Event()
         self.counted: Counter[str] = Counter()
-        self.trouble: list[str] = []
+        self.problems: list[str] = []
         self._stage = stage
-        self._dice = stage.dice
-        self._say = say
-        self._spare_after = time.monotonic() + seconds * 0.6
+        self._random = stage.random
+        self._log = log
+        self._no_restart_after = time.monotonic() + seconds * 0.6
         self._faults: dict[Callable[[], None], int] = {
-            self._kill: 4, self._terminate: 2, self._reload: 3, self._halt: 2, self._burst: 2, self._garbage: 2,
+            self._kill: 4, self._terminate: 2, self._reload: 3, self._suspend: 2, self._burst: 2, self._garbage: 2,
             self._crowd: 1,
         }  # fmt: skip
         for mood in stage.moods:
-            mood.say = self._tell
+            mood.log = self._log_line
         if isinstance(stage, OnSqlite) and stage.has_compiler:
-            self._faults |= {self._step: 3, self._disk: 3}
+            self._faults |= {self._step_clock: 3, self._disk: 3}
         if isinstance(stage, OnPostgres):
             self._faults |= {
-                self._cut: 3, self._slow: 2, self._swallow: 2, self._reset: 2, self._terminate_backends: 2,
+                self._cut: 3, self._slow: 2, self._drop_packets: 2, self._reset: 2, self._terminate_backends: 2,
                 self._kill_backend: 1,
             }  # fmt: skip
 
     def run(self) -> None:
-        while not self.stopping.wait(self._dice.uniform(0.5, 4)):
-            fault = self._dice.choices(list(self._faults), list(self._faults.values()))[0]
-            if fault in (self._kill, self._terminate) and time.monotonic() > self._spare_after:
+        while not self.stopping.wait(self._random.uniform(0.5, 4)):
+            fault = self._random.choices(list(self._faults), list(self._faults.values()))[0]
+            if fault in (self._kill, self._terminate) and time.monotonic() > self._no_restart_after:
                 continue
             try:
                 fault()
             except Exception as error:
-                self.trouble.append(f"{fault.__name__} met {error!r}")
-                self._tell(f"{fault.__name__} met {error!r}")
+                self.problems.append(f"{fault.__name__} failed: {error!r}")
+                self._log_line(f"{fault.__name__} failed: {error!r}")
             with contextlib.suppress(Exception):
                 self._stage.calm()
             self._revive()
 
-    def _tell(self, what: str) -> None:
-        self._say(f"{self._stage.name:9} {what}")
+    def _log_line(self, what: str) -> None:
+        self._log(f"{self._stage.name:9} {what}")
 
     def _count(self, kind: str, what: str = "") -> None:
         self.counted[kind] += 1
-        self._tell(f"{kind} {what}".strip())
+        self._log_line(f"{kind} {what}".strip())
 
     def _wait(self, least: float, most: float) -> None:
-        self.stopping.wait(self._dice.uniform(least, most))
+        self.stopping.wait(self._random.uniform(least, most))
 
-    def _one(self) -> LongLived:
-        return self._dice.choice(self._stage.daemons)
+    def _any_daemon(self) -> LongLived:
+        return self._random.choice(self._stage.daemons)
 
     def _revive(self) -> None:
-        """Starts whoever has ended by itself, and says so: that is none of these faults."""
+        """Start the daemons that have ended by themselves, and record that as a problem, since no fault ends them."""
         for daemon in self._stage.daemons:
             if daemon.process is not None and daemon.process.poll() is not None:
                 if daemon.wanted:
-                    self.trouble.append(f"{daemon.name} ended by itself with {daemon.process.poll()}")
+                    self.problems.append(f"{daemon.name} ended by itself with code {daemon.process.poll()}")
                 try:
                     daemon.start()
                 except Exception as error:
-                    self.trouble.append(f"{daemon.name} does not start: {error}")
+                    self.problems.append(f"{daemon.name} does not start: {error}")
 
     # --- daemons ------------------------------------------------------------------------------------------------------
 
     def _kill(self) -> None:
-        several = len(self._stage.daemons) > 1 and self._dice.random() < 0.2
-        daemons = self._stage.daemons if several else [self._one()]
+        several = len(self._stage.daemons) > 1 and self._random.random() < 0.2
+        daemons = self._stage.daemons if several else [self._any_daemon()]
         self._count("SIGKILL", " and ".join(daemon.name for daemon in daemons))
         for daemon in daemons:
             daemon.wanted = False
@@ -119,33 +119,34 @@ class Trouble(threading.Thread):
             daemon.start()
 
     def _terminate(self) -> None:
-        daemon = self._one()
+        daemon = self._any_daemon()
         self._count("SIGTERM", daemon.name)
         daemon.wanted = False
         code = daemon.terminate()
         if code != 0:
-            self.trouble.append(f"{daemon.name} was told to stop and ended with {code}")
+            self.problems.append(f"{daemon.name} was stopped and exited with code {code}")
         self._wait(0, 1)
         daemon.start()
 
     def _reload(self) -> None:
-        extra = self._dice.random() < 0.6
+        extra = self._random.random() < 0.6
         self._count("reload", "with a second endpoint" if extra else "without it")
         self._stage.reload(extra=extra)
 
-    def _halt(self) -> None:
-        daemon = self._one()
-        seconds = self._dice.choice((1.0, 2.0, 3.0, 6.0, 12.0))  # the last is longer than others wait for it
+    def _suspend(self) -> None:
+        daemon = self._any_daemon()
+        # The longest exceeds the time that other daemons wait.
+        seconds = self._random.choice((1.0, 2.0, 3.0, 6.0, 12.0))
         self._count("SIGSTOP", f"{daemon.name} for {seconds:.0f} s")
         daemon.signal(signal.SIGSTOP)
         self.stopping.wait(seconds)
         daemon.signal(signal.SIGCONT)
 
-    # --- around them --------------------------------------------------------------------------------------------------
+    # --- clock, disk, database ----------------------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def _step_clock(self) -> None:
         assert isinstance(self._stage, OnSqlite)
-        hour = self._dice.choice((3600, -3600))
+        hour = self._random.choice((3600, -3600))
         self._count("clock set", f"by {hour:+} s")
         self._stage.set_clock(hour)
         self._wait(1, 5)
@@ -153,7 +154,7 @@ class Trouble(threading.Thread):
 
     def _disk(self) -> None:
         assert isinstance(self._stage, OnSqlite)
-        kind = self._dice.choice(("full", "failing", "slow"))
+        kind = self._random.choice(("full", "failing", "slow"))
         self._count("disk", kind)
         match kind:
             case "full":
@@ -174,13 +175,13 @@ class Trouble(threading.Thread):
 
     def _slow(self) -> None:
         assert isinstance(self._stage, OnPostgres)
-        delay = self._dice.choice((0.005, 0.02, 0.1))
+        delay = self._random.choice((0.005, 0.02, 0.1))
         self._count("database slow", f"by {delay * 1000:.0f} ms")
         self._stage.proxy.delay = delay
         self._wait(1, 4)
         self._stage.proxy.delay = 0
 
-    def _swallow(self) -> None:
+    def _drop_packets(self) -> None:
         assert isinstance(self._stage, OnPostgres)
         self._count("database silent")
         self._stage.proxy.swallow()
@@ -189,13 +190,13 @@ class Trouble(threading.Thread):
 
     def _reset(self) -> None:
         assert isinstance(self._stage, OnPostgres)
-        after = self._dice.randrange(200)
+        after = self._random.randrange(200)
         self._count("answer cut off", f"after {after} bytes")
         self._stage.proxy.reset_in_answer(after)
 
     def _terminate_backends(self) -> None:
         assert isinstance(self._stage, OnPostgres)
-        rows = self._stage.ask(
+        rows = self._stage.query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = 'soak' AND pid <> pg_backend_pid() AND random() < 0.6"
         )
@@ -203,30 +204,30 @@ class Trouble(threading.Thread):
 
     def _kill_backend(self) -> None:
         assert isinstance(self._stage, OnPostgres)
-        rows = self._stage.ask("SELECT pid FROM pg_stat_activity WHERE datname = 'soak' AND pid <> pg_backend_pid()")
+        rows = self._stage.query("SELECT pid FROM pg_stat_activity WHERE datname = 'soak' AND pid <> pg_backend_pid()")
         if rows:
-            pid = self._dice.choice(rows)[0]
+            pid = self._random.choice(rows)[0]
             self._count("backend SIGKILL", f"{pid}: the server recovers")
             os.kill(pid, signal.SIGKILL)
-            # No daemon starts on a server that recovers: that is another fault than these.
-            eventually(self._stage.answers, 60)
+            # A daemon does not start while the server recovers, which is not what this fault tests.
+            eventually(self._stage.has_recovered, 60)
 
-    # --- callers that nobody wants ------------------------------------------------------------------------------------
+    # --- hostile clients ---------------------------------------------------------------------------------------------
 
     def _burst(self) -> None:
-        known = [Known(str(uuid.UUID(int=self._dice.getrandbits(128))), "live") for _ in range(BURST)]
+        known = [Known(str(uuid.UUID(int=self._random.getrandbits(128))), "live") for _ in range(BURST)]
         self._count("burst", f"of {BURST} calls")
         asyncio.run(self._all_at_once(known))
 
     async def _all_at_once(self, known: list[Known]) -> None:
         limits = httpx.Limits(max_connections=BURST)
         async with httpx.AsyncClient(timeout=10, limits=limits, headers={"Session-id": token_of("anna")}) as http:
-            await asyncio.gather(*(self._order(http, one) for one in known))
+            await asyncio.gather(*(self._schedule(http, one) for one in known))
 
-    async def _order(self, http: httpx.AsyncClient, one: Known) -> None:
+    async def _schedule(self, http: httpx.AsyncClient, one: Known) -> None:
         start = from_now(seconds=2)
         model = self._stage.model
-        one.unsure.add(start)
+        one.unconfirmed.add(start)
         model.add(one)
         try:
             answer = await http.post(
@@ -244,16 +245,16 @@ class Trouble(threading.Thread):
         elif answer.status_code in (503, 400):
             model.count("burst", "refused")
         else:
-            model.complain(f"in a burst it was answered {answer.status_code}: {answer.text[:300]}")
+            model.add_problem(f"a request of a burst was answered with {answer.status_code}: {answer.text[:300]}")
 
     def _crowd(self) -> None:
         self._count("crowd", f"of {CROWD} connections, some of which send a byte now and then")
-        _, _, port = self._one().url.rpartition(":")
-        with contextlib.ExitStack() as kept:
+        _, _, port = self._any_daemon().url.rpartition(":")
+        with contextlib.ExitStack() as stack:
             crowd = []
             for _ in range(CROWD):
                 with contextlib.suppress(OSError):
-                    crowd.append(kept.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2)))
+                    crowd.append(stack.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2)))
             for byte in b"GET /v3/me":
                 for one in crowd[::10]:
                     with contextlib.suppress(OSError):
@@ -262,21 +263,21 @@ class Trouble(threading.Thread):
 
     def _garbage(self) -> None:
         self._count("garbage")
-        _, _, port = self._one().url.rpartition(":")
-        with contextlib.ExitStack() as kept:
+        _, _, port = self._any_daemon().url.rpartition(":")
+        with contextlib.ExitStack() as stack:
             for _ in range(20):
                 with contextlib.suppress(OSError):
-                    one = kept.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2))
-                    one.sendall(_rubbish(self._dice))
+                    one = stack.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=2))
+                    one.sendall(_garbage_bytes(self._random))
             self._wait(0, 1)
 
 
-def _rubbish(dice: random.Random) -> bytes:
-    """Bytes that are no request, or the beginning of one."""
-    return dice.choice(
+def _garbage_bytes(randomness: random.Random) -> bytes:
+    """Return bytes that are not a request, or only the beginning of one."""
+    return randomness.choice(
         (
-            dice.randbytes(300),
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + dice.randbytes(64),
+            randomness.randbytes(300),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + randomness.randbytes(64),
             b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
             b"GET /v3/events HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 3000,
             b"POST /v3/supportsessions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",

@@ -1,4 +1,4 @@
-"""Whether database, feed, deliveries and logs agree with what callers know."""
+"""Check that database, feed, deliveries and logs agree with the model of the callers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -36,17 +36,17 @@ ONCE = (EventType.READY, EventType.ACTIVE, EventType.CLOSED)
 
 EXPLAINED = {
     "daemon.crashed", "daemon.frozen", "webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown",
-    "storage.blocked", "a line cut off",
+    "storage.blocked", "http.malformed", "a line cut off",
 }  # fmt: skip
-"""Warnings and errors that any of the faults brings about."""
+"""Names of log lines of level warning and above that the faults cause."""
 
-EXPLAINED_IF_DATABASE_WENT = {"storage.unavailable", "clock.failed"}
-"""Besides, as it is taken away, or its disk fails: as long as their error is just that."""
+EXPLAINED_WITHOUT_DATABASE = {"storage.unavailable", "clock.failed"}
+"""The same for lines that an unavailable database causes, if their error says that it is unavailable."""
 
 
 @dataclass
 class Fact:
-    """One thing that is not as it must be; `kind` is `loss`, `duplicate` or `other`."""
+    """A finding: a violation of a guarantee. `kind` is `loss`, `duplicate` or `other`."""
 
     kind: str
     text: str
@@ -55,7 +55,7 @@ class Fact:
 
 @dataclass
 class Findings:
-    """What was found in one stage."""
+    """The findings of one stage, and its numbers for the report."""
 
     facts: list[Fact] = field(default_factory=list)
     sessions: int = 0
@@ -70,7 +70,7 @@ class Findings:
 
 
 def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
-    """Looks at all of a stage whose daemons have ended. Events up to `settled_at` must have been told to everybody."""
+    """Check a stage whose daemons have ended. Events up to number `settled_at` must have been delivered everywhere."""
     found = Findings()
     found.facts += [Fact("other", text) for text in complaints]
     engine = stage.engine()
@@ -92,7 +92,9 @@ def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
         found.facts += _history(row, histories[session_id], steps=not isinstance(stage, OnPostgres))
     pins = Counter(row["pin"] for row in rows.values() if row["pin"])
     found.facts += [Fact("other", "two open sessions have one PIN") for number in pins.values() if number > 1]
-    found.facts += _told(stage, [(event["seq"], event["session_id"], event["type"]) for event in events], settled_at)
+    found.facts += _deliveries(
+        stage, [(event["seq"], event["session_id"], event["type"]) for event in events], settled_at
+    )
     found.facts += _logs(stage, found)
     return found
 
@@ -110,66 +112,70 @@ def _sessions(
     by_label: dict[str, list[str]] = defaultdict(list)
     for session_id, row in rows.items():
         by_label[row["label"]].append(session_id)
-    here: dict[str, list[RowMapping]] = defaultdict(list)
+    participants_of: dict[str, list[RowMapping]] = defaultdict(list)
     for participant in participants.values():
-        here[participant["session_id"]].append(participant)
+        participants_of[participant["session_id"]].append(participant)
     known = {one.label: one for one in stage.model.known}
     for label in by_label.keys() - known.keys():
-        yield Fact("other", f"nobody asked for the session {label}, or it was refused", by_label[label][0])
+        yield Fact("other", f"no caller requested the session {label}, or it was refused", by_label[label][0])
     for label, one in known.items():
         ids = by_label.get(label, [])
         if len(ids) > 1:
-            yield Fact("duplicate", f"the key {label} made {ids}", ids[0])
+            yield Fact("duplicate", f"the key {label} created {ids}", ids[0])
         if not ids:
             if one.id:
-                yield Fact("loss", f"it was acknowledged with the key {label}, and is not there", one.id)
+                yield Fact("loss", f"it was acknowledged with the key {label}, and does not exist", one.id)
             continue
         if retries.get(label) != ids[0] or one.id not in (None, ids[0]):
-            yield Fact("other", f"the key {label} says {retries.get(label)}, its maker was told {one.id}", ids[0])
-        yield from _one(one, rows[ids[0]], histories[ids[0]], here[ids[0]])
+            yield Fact(
+                "other", f"the key {label} belongs to {retries.get(label)}, but its caller received {one.id}", ids[0]
+            )
+        yield from _one(one, rows[ids[0]], histories[ids[0]], participants_of[ids[0]])
 
 
-def _one(one: Known, row: RowMapping, history: Sequence[RowMapping], here: Sequence[RowMapping]) -> Iterator[Fact]:
+def _one(
+    one: Known, row: RowMapping, history: Sequence[RowMapping], participants_of: Sequence[RowMapping]
+) -> Iterator[Fact]:
     session_id = row["id"]
     starts = [event["start_time"] for event in history if event["type"] in (EventType.SCHEDULED, EventType.RESCHEDULED)]
-    allowed = {parsed(start) for start in (*one.starts, *one.unsure)}
-    if one.starts and row["start_time"] not in {parsed(one.starts[-1]), *map(parsed, one.unsure)}:
-        yield Fact("loss", f"its start is {row['start_time']}, the last acknowledged {one.starts[-1]}", session_id)
+    allowed = {parsed(start) for start in (*one.starts, *one.unconfirmed)}
+    if one.starts and row["start_time"] not in {parsed(one.starts[-1]), *map(parsed, one.unconfirmed)}:
+        yield Fact("loss", f"its start is {row['start_time']}, but {one.starts[-1]} was acknowledged last", session_id)
     for start in starts:
         if start not in allowed:
-            yield Fact("other", f"nobody asked for the start {start}, or it was refused", session_id)
-    rest, place = starts, 0
+            yield Fact("other", f"no caller requested the start {start}, or it was refused", session_id)
+    rest, position = starts, 0
     for wanted in map(parsed, one.starts):
         try:
-            place = rest.index(wanted, place)  # the same again is no event
+            position = rest.index(wanted, position)  # a reschedule to the same start records no event
         except ValueError:
-            yield Fact("loss", f"the start {wanted} was acknowledged, and its history does not have it", session_id)
+            yield Fact("loss", f"the start {wanted} was acknowledged, and is not in its history", session_id)
             break
     if one.closed and row["status"] != Status.CLOSED:
         yield Fact("loss", f"it was closed, and is {row['status']}", session_id)
-    if row["close_reason"] in (CloseReason.CLOSED, CloseReason.CANCELLED) and not one.close_asked:
-        yield Fact("other", "nobody asked to close it", session_id)
-    names = Counter(participant["name"] for participant in here)
-    ids = {participant["id"]: participant for participant in here}
+    if row["close_reason"] in (CloseReason.CLOSED, CloseReason.CANCELLED) and not one.close_requested:
+        yield Fact("other", "no caller requested to close it", session_id)
+    names = Counter(participant["name"] for participant in participants_of)
+    ids = {participant["id"]: participant for participant in participants_of}
     for name, number in names.items():
         if number > 1:
             yield Fact("duplicate", f"{name} joined {number} times", session_id)
-        if name not in one.asked_joins:
-            yield Fact("other", f"nobody asked {name} in", session_id)
-    told = Counter((event["type"], event["participant_id"]) for event in history if event["participant_id"])
-    for (event_type, who), number in told.items():
+        if name not in one.requested_joins:
+            yield Fact("other", f"no caller requested that {name} joins", session_id)
+    recorded = Counter((event["type"], event["participant_id"]) for event in history if event["participant_id"])
+    for (event_type, who), number in recorded.items():
         if number > 1:
-            yield Fact("duplicate", f"{event_type} of {who} was told {number} times", session_id)
+            yield Fact("duplicate", f"{event_type} of {who} was recorded {number} times", session_id)
     for name, who in one.joined.items():
-        if who not in ids or told[EventType.JOINED, who] != 1:
-            yield Fact("loss", f"the join of {name} was acknowledged, and is not there", session_id)
+        if who not in ids or recorded[EventType.JOINED, who] != 1:
+            yield Fact("loss", f"the join of {name} was acknowledged, and is not stored", session_id)
     for who in one.left:
         if who in ids and ids[who]["left_at"] is None:
-            yield Fact("loss", f"the leaving of {who} was acknowledged, and is not there", session_id)
+            yield Fact("loss", f"the leave of {who} was acknowledged, and is not stored", session_id)
 
 
 def _history(row: RowMapping, history: Sequence[RowMapping], *, steps: bool) -> Iterator[Fact]:
-    """Whether it is a path of the transition table, told as the table says, and ends where the session stands."""
+    """Check that a history follows the transition table, and ends in the status of its session."""
     session_id = row["id"]
     types = Counter(event["type"] for event in history)
     for event_type in ONCE:
@@ -182,51 +188,57 @@ def _history(row: RowMapping, history: Sequence[RowMapping], *, steps: bool) -> 
         event_type = EventType(first["type"])
         trigger = TRIGGERS.get(event_type) or CLOSED_BY.get(first["reason"], Trigger.CLOSE)
         try:
-            move = transition_for(trigger, status)
+            transition = transition_for(trigger, status)
         except WrongStatus:
             yield Fact("other", f"{event_type} ({first['seq']}) cannot happen in {status}", session_id)
             return
-        wanted = move.events
-        told, rest = rest[: len(wanted)], rest[len(wanted) :]
-        if tuple(event["type"] for event in told) != tuple(wanted):
-            yield Fact("other", f"the move at {first['seq']} is told as {[e['type'] for e in told]}", session_id)
+        wanted = transition.events
+        recorded, rest = rest[: len(wanted)], rest[len(wanted) :]
+        if tuple(event["type"] for event in recorded) != tuple(wanted):
+            yield Fact(
+                "other", f"the transition at {first['seq']} recorded {[e['type'] for e in recorded]}", session_id
+            )
             return
-        for event in told:
-            if (event["previous_status"], event["status"], event["reason"]) != (status, move.dest, move.reason):
-                yield Fact("other", f"event {event['seq']} says another move than {move}", session_id)
+        for event in recorded:
+            if (event["previous_status"], event["status"], event["reason"]) != (
+                status,
+                transition.dest,
+                transition.reason,
+            ):
+                yield Fact("other", f"event {event['seq']} belongs to another transition than {transition}", session_id)
         if trigger is Trigger.OPEN and not steps:
             early = first["start_time"] - timedelta(seconds=LONGEST_LEAD) - first["ts"]
             if early > timedelta(0):
                 yield Fact("other", f"it opened {early} before its time", session_id)
-        status = move.dest
+        status = transition.dest
     if status != row["status"]:
-        yield Fact("other", f"its history ends in {status}, and it is {row['status']}", session_id)
+        yield Fact("other", f"its history ends in {status}, and its status is {row['status']}", session_id)
 
 
-# --- what was told ----------------------------------------------------------------------------------------------------
+# --- deliveries -------------------------------------------------------------------------------------------------------
 
 
-def _told(stage: Stage, events: list[tuple[int, str, str]], settled_at: int) -> Iterator[Fact]:
+def _deliveries(stage: Stage, events: list[tuple[int, str, str]], settled_at: int) -> Iterator[Fact]:
     seqs = [event[0] for event in events]
     if seqs != sorted(set(seqs)):
-        yield Fact("other", "the numbers of events do not rise")
-    told = stage.feed.told
-    for before, after in pairwise(told):
+        yield Fact("other", "the event numbers do not increase")
+    returned = stage.feed.received
+    for before, after in pairwise(returned):
         if after[0] <= before[0]:
-            yield Fact("duplicate", f"the feed told {after} after {before}", after[1])
+            yield Fact("duplicate", f"the feed returned {after} after {before}", after[1])
     committed = set(events)
-    for one in told:
+    for one in returned:
         if one not in committed:
-            yield Fact("other", f"the feed told {one}, which the database does not have", one[1])
-    for one in sorted({event for event in events if event[0] <= settled_at} - set(told)):
-        yield Fact("loss", f"the feed did not tell {one}", one[1])
+            yield Fact("other", f"the feed returned {one}, which is not in the database", one[1])
+    for one in sorted({event for event in events if event[0] <= settled_at} - set(returned)):
+        yield Fact("loss", f"the feed did not return {one}", one[1])
     session_of = {seq: session_id for seq, session_id, _ in events}
     for name, sink in stage.sinks.items():
-        yield from (Fact("other", f"endpoint {name}: {text}") for text in sink.trouble)
-        for seq in sorted({seq for seq in seqs if seq <= settled_at} - set(sink.told)):
-            yield Fact("loss", f"endpoint {name} was not told {seq} in its turn", session_of[seq])
-        for seq in set(sink.told) - set(seqs):
-            yield Fact("other", f"endpoint {name} was told {seq}, which the database does not have")
+        yield from (Fact("other", f"endpoint {name}: {text}") for text in sink.problems)
+        for seq in sorted({seq for seq in seqs if seq <= settled_at} - set(sink.received)):
+            yield Fact("loss", f"endpoint {name} did not receive {seq} in order", session_of[seq])
+        for seq in set(sink.received) - set(seqs):
+            yield Fact("other", f"endpoint {name} received {seq}, which is not in the database")
 
 
 def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
@@ -235,7 +247,7 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
             if line["level"] in ("info", "debug"):
                 continue
             found.lines[line["event"]] += 1
-            away = line["event"] in EXPLAINED_IF_DATABASE_WENT and (
+            away = line["event"] in EXPLAINED_WITHOUT_DATABASE and (
                 line["event"] == "storage.unavailable" or line["error"].startswith("the database is not available:")
             )
             harmless = line["event"] == "library.said" and line.get("error", "").startswith(HARMLESS)
@@ -247,7 +259,7 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
 
 
 def explain(stage: Stage, fact: Fact, lines: int = 12) -> Iterator[str]:
-    """What else is known of the session of a fact: its history, and the last lines of the logs that name it."""
+    """Yield the history of the session of a finding, its model, and the last log lines that name it."""
     if fact.session is None:
         return
     engine = stage.engine()

@@ -1,4 +1,4 @@
-"""A daemon that lives for hours: its log is long, and is never read as a whole while it runs."""
+"""A daemon that runs for hours: its log is long, and is never read as a whole while the daemon runs."""
 
 import json
 import time
@@ -10,10 +10,10 @@ from tests.support.waiting import eventually
 
 
 class LongLived(Daemon):
-    """A daemon started from nothing each time, as a service manager does it.
+    """A daemon that is started as a new process each time, as a service manager does.
 
-    `started` is when its last start was done (monotonic seconds), `memory` the resident megabytes seen since then,
-    by seconds since that start.
+    `started`: when its last start was complete, on the monotonic clock. `memory`: pairs of seconds since that start and
+    resident megabytes.
     """
 
     def __init__(self, name: str, **sections: Section) -> None:
@@ -23,7 +23,7 @@ class LongLived(Daemon):
         self.memory: list[tuple[float, float]] = []
         self.env: dict[str, str] = {}
         self.wanted = True
-        """Whether it is meant to run: else somebody is just ending it."""
+        """Whether it should be running; False while a fault or the end of the test stops it."""
         super().__init__(**sections)
         self.fresh = True
 
@@ -42,7 +42,7 @@ class LongLived(Daemon):
                     if line.endswith(b"\n") and b'"daemon.ready"' in line:
                         return str(json.loads(line)["url"])
             if process.poll() is not None:
-                raise ChildProcessError(f"{self.name} ended at its start: {self._tail(offset)}")
+                raise ChildProcessError(f"{self.name} ended during its start: {self._tail(offset)}")
             time.sleep(0.05)
             return ""
 
@@ -57,8 +57,8 @@ class LongLived(Daemon):
             log.seek(offset)
             return f"{log.read()[-2000:].decode(errors='replace')}{self.errors.read_text()[-500:]}"
 
-    def weigh(self) -> None:
-        """Notes what memory it takes now, if it runs."""
+    def sample_memory(self) -> None:
+        """Record its present memory, if it runs."""
         if self.process is None or self.process.poll() is not None:
             return
         try:
@@ -70,10 +70,10 @@ class LongLived(Daemon):
             self.memory.append((time.monotonic() - self.started, megabytes))
 
     def lines(self) -> Iterator[JSON]:
-        """Its whole log, line by line."""
+        """Yield all lines of its log."""
         with self.log.open("rb") as log:
             for line in log:
                 try:
                     yield json.loads(line)
-                except ValueError:  # it was killed in the middle of it
+                except ValueError:  # the daemon was killed while it wrote the line
                     yield {"event": "a line cut off", "level": "warning", "message": line.decode(errors="replace")}

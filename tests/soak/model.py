@@ -1,4 +1,4 @@
-"""What callers know of what they asked for: it was acknowledged, it was refused, or nobody told them."""
+"""The model of the callers: what they requested, and whether it was acknowledged, refused, or not answered."""
 
 import random
 import threading
@@ -8,35 +8,35 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Known:
-    """A session as its maker knows it. Its label is its idempotency key."""
+    """A session as the caller who created it knows it. Its label is its idempotency key."""
 
     label: str
     type: str
     id: str | None = None
-    """None: it may have been made, but nobody said so."""
+    """None: there was no answer, so it may have been created."""
     starts: list[str] = field(default_factory=list)
-    """Those that were acknowledged, in order."""
-    unsure: set[str] = field(default_factory=set)
-    """Starts that were asked for in a request without an answer: it may be done now, or later."""
-    close_asked: bool = False
+    """The acknowledged starts, in order."""
+    unconfirmed: set[str] = field(default_factory=set)
+    """Starts of requests without an answer, which may be executed now or later."""
+    close_requested: bool = False
     closed: bool = False
-    asked_joins: set[str] = field(default_factory=set)
-    """Names of those whose join was asked for."""
+    requested_joins: set[str] = field(default_factory=set)
+    """Names of participants whose join was requested."""
     joined: dict[str, str] = field(default_factory=dict)
-    """By name: the id that was acknowledged."""
+    """Name -> the acknowledged participant id."""
     left: set[str] = field(default_factory=set)
-    """Ids whose leaving was acknowledged."""
+    """Ids of participants whose leave was acknowledged."""
     pin: int = 0
 
 
 class Model:
-    """All that the callers of one stage know, and what they met that should not be. For many threads."""
+    """All sessions of the callers of one stage, and the problems that they found. Any thread."""
 
     def __init__(self) -> None:
         self.known: list[Known] = []
         self.calls: Counter[tuple[str, str]] = Counter()
-        """By call and outcome: `acknowledged`, `refused` or `unknown`; and `again` for each further try."""
-        self.trouble: list[str] = []
+        """(call, outcome) -> number. Outcomes: `acknowledged`, `refused`, `unknown`, and `retried` for each retry."""
+        self.problems: list[str] = []
         self._lock = threading.Lock()
 
     def count(self, call: str, outcome: str, number: int = 1) -> None:
@@ -47,13 +47,13 @@ class Model:
         with self._lock:
             self.known.append(one)
 
-    def complain(self, text: str) -> None:
+    def add_problem(self, text: str) -> None:
         with self._lock:
-            self.trouble.append(text)
+            self.problems.append(text)
 
-    def some(self, dice: random.Random) -> Known | None:
-        """One that was acknowledged, rather a recent one; None if there is none yet."""
+    def some(self, randomness: random.Random) -> Known | None:
+        """Return a random acknowledged session, usually a recent one; None if there is none."""
         with self._lock:
-            recent = self.known[-60:] if dice.random() < 0.9 else self.known
-            one = dice.choice(recent) if recent else None
+            recent = self.known[-60:] if randomness.random() < 0.9 else self.known
+            one = randomness.choice(recent) if recent else None
         return one if one is not None and one.id else None

