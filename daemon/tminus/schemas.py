@@ -307,6 +307,50 @@ class PinMeta(TypedDict):
     client_info: ClientInfo
 
 
+class Challenge(TypedDict):
+    """A picture with digits. Its answer allows one look-up of a PIN."""
+
+    uuid: str
+    challengeDisplay: str
+    """An SVG document."""
+    createdAt: Instant
+
+
+class DoorServer(Server):
+    """The server of a session, for a mobile client."""
+
+    id: int
+
+
+class SupportServers(TypedDict):
+    support: DoorServer
+
+
+class LiveServers(TypedDict):
+    live: DoorServer
+
+
+class SupportConnection(TypedDict):
+    """The session of a PIN and its server."""
+
+    id: str
+    pin: int
+    label: str
+    userDescription: str
+    hostAuthToken: str
+    """Always empty: the original's clients require it, and the PIN alone makes nobody a host."""
+    servers: SupportServers
+    settings: Settings
+
+
+class LiveConnection(TypedDict):
+    """A session and its server."""
+
+    id: str
+    label: str
+    servers: LiveServers
+
+
 class OwnAgentSession(AgentSession):
     """The caller's own agent session. `id` is the secret that the caller sends in the header `Session-id`."""
 

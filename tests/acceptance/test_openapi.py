@@ -40,6 +40,10 @@ CALLS = (
     "GET /v3/crmlookup/{key}",
     "GET /v3/discovery",
     "GET /v3/support/{pin}/meta",
+    "GET /v3/support/{pin}/metadata",
+    "GET /v3/support/challenge",
+    "POST /v3/support/connect",
+    "POST /v3/live/connect",
     "POST /v3/auth/{provider}/authWithToken",
     "GET /v3/auth/{provider}/exchangeCode",
     "GET /v3/auth/signout",
@@ -74,7 +78,7 @@ none for "null counts as absent".
 """
 
 
-NEVER_WRONG = ("GET /v3/support/{pin}/meta", "GET /healthz", "GET /readyz")
+NEVER_WRONG = ("GET /v3/support/challenge", "GET /healthz", "GET /readyz")
 """Calls that cannot be asked wrongly: they take nothing, or any text."""
 
 

@@ -34,6 +34,10 @@ RIGHTS = {
     "GET /v3/crmlookup/{key}": "- - - own masked all all",
     "GET /v3/discovery": "- none none own all all all",
     "GET /v3/support/{pin}/meta": "yes yes yes yes yes yes yes",
+    "GET /v3/support/{pin}/metadata": "yes yes yes yes yes yes yes",
+    "GET /v3/support/challenge": "yes yes yes yes yes yes yes",
+    "POST /v3/support/connect": "yes yes yes yes yes yes yes",
+    "POST /v3/live/connect": "yes yes yes yes yes yes yes",
     "POST /v3/auth/{provider}/authWithToken": "yes yes yes yes yes yes yes",
     "GET /v3/auth/{provider}/exchangeCode": "yes yes yes yes yes yes yes",
     "GET /v3/auth/signout": "- yes yes yes yes yes yes",
@@ -128,6 +132,8 @@ class Situation:
             "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},
             "POST /v3/auth/{provider}/authWithToken": {"session_token": self.daemon.tokens["api"]},
             "POST /v3/webhooks/{name}/replay": {"fromSeq": 1},
+            "POST /v3/support/connect": {"code": str(self.sessions["other"].live["pin"])},
+            "POST /v3/live/connect": {"code": self.sessions["other"].live["id"]},
         }
         return client.request(
             method, f"{self.daemon.url}{path}", json=bodies.get(call), headers=headers, params=self.query(call)

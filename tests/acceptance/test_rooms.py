@@ -528,6 +528,23 @@ def test_guesses_are_limited_and_whoever_is_in_stays(start_daemon: StartDaemon, 
     assert "key 1" not in daemon.log.read_text()
 
 
+def test_whoever_has_a_right_link_gets_in_although_a_neighbour_guesses(
+    start_daemon: StartDaemon, connected: Enter
+) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "3/hour"})
+    session = daemon.make(type="support")
+    wrong = [is_refused(daemon, {**session, "id": f"guess{number}"}, name="Eve") for number in range(5)]
+    assert wrong == [(101404, 4404)] * 3 + [(104429, 4429)] * 2
+    # The neighbour goes on in parallel.
+    guessers = [connected(daemon, {**session, "id": f"more{number}"}) for number in range(10)]
+    guest, host = connected(daemon, session), connected(daemon, session)
+    assert guest.join("Grace")["role"] == "guest"
+    assert host.join("Ada", role="host", key=key_of(session))["role"] == "host"
+    assert {guesser.wait_for_end() for guesser in guessers} == {4429}
+    assert is_refused(daemon, session, name="Eve", role="host", key="wrong") == (104429, 4429)
+    assert daemon.session(session["id"])["participants"] == 2
+
+
 def test_guesses_in_parallel_do_not_exceed_the_limit(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(limits={"failed_tokens": "5/hour"})
     session = daemon.make()

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy import delete, func, select
 
@@ -23,16 +24,28 @@ from tests.support import kills
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
-from tminus.api import Services, authentication, routes_agents
+from tminus import clock
+from tminus.api import Services, authentication, pin_lookups, routes_agents
 from tminus.api.authentication import SignedIn
+from tminus.api.challenges import new_id, text_of
+from tminus.api.pin_lookups import Answered
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
 from tminus.config.settings import SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
-from tminus.domain.errors import Forbidden, WrongCode
-from tminus.domain.model import AgentSession, Delivery, Endpoint, IdempotencyRecord, Replay, Session, SignInCode
+from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, WrongCode
+from tminus.domain.model import (
+    AgentSession,
+    ChallengeUse,
+    Delivery,
+    Endpoint,
+    IdempotencyRecord,
+    Replay,
+    Session,
+    SignInCode,
+)
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
 from tminus.logs import output
 from tminus.monitoring import event_log
@@ -42,12 +55,13 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import EventFilter, Store, Transaction, View, agents, outbox, presence, retention
+from tminus.storage import EventFilter, Store, Transaction, View, agents, challenges, outbox, presence, retention
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
 from tminus.storage.tables import (
     AGENT_SESSIONS,
+    CHALLENGE_USES,
     DELIVERIES,
     EVENTS,
     IDEMPOTENCY,
@@ -150,6 +164,22 @@ def _code(tx: Transaction, label: str, expires: datetime = NOW + HOUR, agent_id:
     )  # fmt: skip
 
 
+def _answer(label: str) -> ChallengeUse:
+    return ChallengeUse(uuid=label, guessed_at=NOW, kept_until=NOW + HOUR)
+
+
+def _answers(view: View, label: str) -> State:
+    return _count(view, CHALLENGE_USES, CHALLENGE_USES.c.uuid == label)
+
+
+def _no_key(tx: Transaction, _label: str) -> None:
+    tx.remove_meta("challenge_key")
+
+
+def _has_key(view: View, _label: str) -> State:
+    return challenges.key(view) is not None
+
+
 def _signed_in(tx: Transaction, label: str) -> None:
     """Prepare an agent session and a code."""
     _agent_session(tx, label, agent_id=_number(label))
@@ -246,6 +276,7 @@ def _old(tx: Transaction, label: str) -> None:
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
     _code(tx, label, NOW)
+    challenges.use(tx, _answer(label))
     outbox.add_delivery(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
     )
@@ -256,6 +287,7 @@ def _kept(view: View, label: str) -> State:
     return {
         "agent sessions": _agent_sessions(view, label),
         "codes": _count(view, SIGNIN_CODES, SIGNIN_CODES.c.provider == label),
+        "answers": _answers(view, label),
         "keys": _count(view, IDEMPOTENCY, IDEMPOTENCY.c.key == label),
         "deliveries": _count(view, DELIVERIES, DELIVERIES.c.endpoint == label),
         "sessions": _count(view, SESSIONS, SESSIONS.c.label == label),
@@ -432,6 +464,31 @@ def _issue_code(store: Store, label: str) -> Any:
 def _exchange_code(store: Store, label: str) -> Any:
     with suppress(WrongCode):  # the code was exchanged before the kill
         asyncio.run(authentication.exchange_code(_context(store, label), label, label, ""))
+
+
+_MADE: dict[str, UUID] = {}
+"""Challenges by label."""
+
+
+def _challenge(tx: Transaction, label: str) -> None:
+    _MADE[label] = new_id(bytes.fromhex(challenges.make_key(tx)), clock.now())
+
+
+def _made_challenge(view: View, label: str) -> State:
+    used = CHALLENGE_USES.c.uuid == str(_MADE[label])
+    return _count(view, CHALLENGE_USES, used), _count(view, CHALLENGE_USES, used, CHALLENGE_USES.c.guessed_at.is_(None))
+
+
+def _answer_challenge(store: Store, label: str, *, right: bool) -> Any:
+    """Answer a challenge, with a PIN that no session has."""
+    key = bytes.fromhex(store.read(challenges.key) or "")
+    answered = Answered(str(_MADE[label]), text_of(key, _MADE[label]) if right else "no digits")
+    with suppress(ChallengeNeeded, UnknownSession):
+        asyncio.run(pin_lookups._with_answer(_context(store, label), "000000", 0, answered, 60))
+
+
+def _make_key(store: Store, _label: str) -> Any:
+    store.submit(challenges.make_key).result()
 
 
 def _enter_room(store: Store, label: str) -> Any:
@@ -627,6 +684,9 @@ TRIALS: Mapping[str, Trial] = {
     "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),
     "sign-out": Trial(_sign_out, _agent_session, _agent_sessions),
+    "right-answer": Trial(partial(_answer_challenge, right=True), _challenge, _made_challenge),
+    "wrong-answer": Trial(partial(_answer_challenge, right=False), _challenge, _made_challenge),
+    "challenge-key": Trial(_make_key, _no_key, _has_key),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
     "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
@@ -654,7 +714,7 @@ TRIALS: Mapping[str, Trial] = {
     "tell-in-vain": Trial(_serve, _enlisted, _endpoint),
     "retell": Trial(_serve, _replayed, _endpoint, commits=2),
     "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
-    "clean": Trial(_clean, _old, _kept, commits=5, later=2 * DAY),
+    "clean": Trial(_clean, _old, _kept, commits=6, later=2 * DAY),
     "clean-a-part": Trial(_clean_part, _old, _kept, twice_is_once=False),
     "hold-back": Trial(_hold_back, _forget_turn, partial(_meta, "retention")),
     "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),

@@ -15,7 +15,10 @@
 `browser_session`    cookies of the sign-in page, and the key against forged requests
 `receivers`          web pages to which a browser returns after the sign-in
 `signin_page`        the sign-in page as HTML; its files are in `signin/`
-`rate_limit`         limits of wrong tokens and PINs for each address
+`rate_limit`         limits of wrong tokens, PINs and session ids for each address
+`pin_lookups`        find a session by its PIN, within limits
+`id_guesses`         limits of wrong session ids and keys of rooms
+`challenges`         pictures with digits, for addresses that sent too many wrong PINs
 `errors`             errors as HTTP responses; the only place that maps them to statuses
 `request_context`    data of a request that middleware and routes share
 `middleware`         request id, limits, headers and log line of every request

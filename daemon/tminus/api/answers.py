@@ -135,6 +135,28 @@ def discovered(session: Active, settings: Settings, instance: str, now: datetime
     }
 
 
+def _door_server(settings: Settings, instance: str) -> schemas.DoorServer:
+    return {"id": 1, "region": "local", "endpoint": settings.server.urls().public, "serverInstanceId": instance}
+
+
+def support_connection(session: Session, settings: Settings, instance: str) -> schemas.SupportConnection:
+    """Return the answer to a mobile client that joins with a PIN."""
+    return {
+        "id": session.id,
+        "pin": session.pin,
+        "label": session.label,
+        "userDescription": session.user_description,
+        "hostAuthToken": "",
+        "servers": {"support": _door_server(settings, instance)},
+        "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # stored as it is shown
+    }
+
+
+def live_connection(session: Session, settings: Settings, instance: str) -> schemas.LiveConnection:
+    """Return the answer to a mobile client that joins with a session's id."""
+    return {"id": session.id, "label": session.label, "servers": {"live": _door_server(settings, instance)}}
+
+
 def me(caller: Caller, secret: str, settings: Settings, email: str, now: datetime) -> schemas.Me:
     """Return the caller with its secret, which it sent or has just received."""
     organization, shown = settings.organization, public_agent_session(caller, now)

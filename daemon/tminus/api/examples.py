@@ -142,6 +142,7 @@ _OWN_AGENT_SESSION = _AGENT_SESSION | {
 _ORGANIZATION = {"provider": "tminus", "name": "Example Ltd", "externalId": "1", "id": 1, "CustomerId": 1}
 _USER = {"name": "Anna Agent", "email": "anna@example.com", "externalId": "aagent", "id": 7}
 _SERVER = {"region": "local", "endpoint": "https://support.example.com", "serverInstanceId": "b1Zt8nQe"}
+_DOOR_SERVER = _SERVER | {"id": 1}
 _WIDGET_CONFIG = {
     "remote_support": True,
     "cobrowse": True,
@@ -161,6 +162,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Admission": {"admitted": True},
     "AgentPrefs": _PREFERENCES,
     "AgentSession": _AGENT_SESSION,
+    "Challenge": {
+        "uuid": "69274e50-5f0c-8a11-9d3e-0b7f6ad0c2e4",
+        "challengeDisplay": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "createdAt": _MADE,
+    },
     "ClientInfo": _CLIENT_INFO,
     "CobrowseDeployment": {
         "id": 1,
@@ -176,6 +182,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Deliveries": {"deliveries": [_DELIVERY], "next": None},
     "Delivery": _DELIVERY,
     "Discovered": {"id": "kX3wQz", "type": "support", "ts": 1803892442871, "servers": {"support": _SERVER}},
+    "DoorServer": _DOOR_SERVER,
     "EndpointConfig": {"widgetConfig": _WIDGET_CONFIG},
     "Error": {"code": 404, "refcode": 101404, "description": "Session not found kX3wQz", "errors": []},
     "Event": _EVENT,
@@ -186,6 +193,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Health": {"status": "ok"},
     "History": {"events": [_EVENT], "next": 1042},
     "Joined": {"participantId": "p7RkLs4DmA9G"},
+    "LiveConnect": {"code": "kX3wQz"},
+    "LiveConnection": {
+        "id": "kX3wQz",
+        "label": "Remote support for INC0000005",
+        "servers": {"live": _DOOR_SERVER},
+    },
+    "LiveServers": {"live": _DOOR_SERVER},
     "Me": {
         "session": _OWN_AGENT_SESSION,
         "roles": _ROLES,
@@ -234,6 +248,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "SessionUrls": _SESSION["urls"],  # type: ignore[dict-item]  # a dictionary in one of mixed values
     "Settings": _SETTINGS,
     "Success": {"success": True},
+    "SupportConnect": {"code": "459453"},
+    "SupportConnection": {
+        "id": "kX3wQz",
+        "pin": 459453,
+        "label": "Remote support for INC0000005",
+        "userDescription": "Anna Agent",
+        "hostAuthToken": "",
+        "servers": {"support": _DOOR_SERVER},
+        "settings": _SETTINGS,
+    },
+    "SupportServers": {"support": _DOOR_SERVER},
     "TokenSignIn": {"session_token": "3jW0aZk9QmVb2yJt0QeXn7RkLs4DmA9GcZ1nXeYhPwU"},
     "User": _USER,
     "Agent": _AGENT,

@@ -31,6 +31,11 @@ _NAMED_PARENT = {
     "sync": "Stored and returned; tminus does not use it",
     "provider": "Stored and returned; tminus does not use it",
 }
+_SERVER = {
+    "region": "Always `local`",
+    "endpoint": "`server.public_url` of the configuration",
+    "serverInstanceId": "Id of the daemon's process",
+}
 _SETTINGS = {
     "recording": "Whether the session is recorded",
     "startwithadmin": "Whether it starts with administrator rights",
@@ -49,6 +54,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "audio": "Request audio; live only",
     },
     "AgentSession": _AGENT_SESSION,
+    "Challenge": {
+        "uuid": "Id of the challenge, for the parameter `challenge`; valid for two minutes",
+        "challengeDisplay": "A picture of the digits, as an SVG document",
+        "createdAt": f"Time when it was made: {_UTC}",
+    },
     "ClientInfo": {
         "win_download_url": "Download URL of the client for Windows; append the PIN",
         "mac_download_url": "Download URL of the client for macOS; append the PIN",
@@ -90,6 +100,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "ts": "Time of this response, in milliseconds since 1970",
         "servers": "The server of the session, by type of session",
     },
+    "DoorServer": _SERVER | {"id": "Always 1"},
     "EndpointConfig": {"widgetConfig": "The data from which clients build links"},
     "Error": {
         "code": "HTTP status",
@@ -118,6 +129,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "next": "Value of `after` for the next page",
     },
     "Joined": {"participantId": "Id of the participant, for later requests"},
+    "LiveConnect": {"code": "Id of the session"},
+    "LiveConnection": {
+        "id": "Id of the session",
+        "label": "Name of the session for people",
+        "servers": "The server of the session",
+    },
+    "LiveServers": {"live": "The daemon"},
     "Me": {
         "session": "The agent session; if the caller did not sign in, an equivalent one for its token",
         "roles": "The roles of the agent",
@@ -192,11 +210,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "session": "Send the events of this session",
     },
     "Roles": _ROLE,
-    "Server": {
-        "region": "Always `local`",
-        "endpoint": "`server.public_url` of the configuration",
-        "serverInstanceId": "Id of the daemon's process",
-    },
+    "Server": _SERVER,
     "Session": {
         "unattended": "Always false",
         "scheduled": "Whether the session was created with a start time; it never changes",
@@ -240,6 +254,17 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "Settings": _SETTINGS,
     "Success": {"success": "Always true"},
+    "SupportConnect": {"code": "The PIN, six digits"},
+    "SupportConnection": {
+        "id": "Id of the session",
+        "pin": "The PIN of the request",
+        "label": "Name of the session for people",
+        "userDescription": "The host's name",
+        "hostAuthToken": "Always empty: the PIN makes nobody a host",
+        "servers": "The server of the session",
+        "settings": "The settings in force in the session",
+    },
+    "SupportServers": {"support": "The daemon"},
     "TokenSignIn": {"session_token": "A token of an agent, as `tminus token new` printed it"},
     "User": {
         "name": "Name of the agent",

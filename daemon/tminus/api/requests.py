@@ -225,6 +225,18 @@ class TokenSignIn(Request):
     session_token: Annotated[str, Field(max_length=1024, json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
 
+class SupportConnect(Request):
+    """The PIN that a device joins with. The data of the device that the original's clients add are ignored."""
+
+    code: Printable[Annotated[str, Field(min_length=1, max_length=64)]]
+
+
+class LiveConnect(Request):
+    """The id of the session that a device joins."""
+
+    code: Printable[Annotated[str, Field(min_length=1, max_length=64)]]
+
+
 IdempotencyKey = Annotated[
     str | None,
     Header("Idempotency-Key"),

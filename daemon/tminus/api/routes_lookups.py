@@ -1,4 +1,4 @@
-"""Routes that find sessions by their parent object, by a list of ids, or by PIN."""
+"""Routes that find sessions by their parent object, or by a list of ids."""
 
 from typing import Annotated
 
@@ -8,19 +8,15 @@ from pydantic import Field
 from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller
-from tminus.api.refusals import PUBLIC_REFUSALS, refusals
+from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
-from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownPath, UnknownSession
-from tminus.domain.ids import PINS
-from tminus.logs.repeated import REPEATED
+from tminus.domain.errors import Forbidden, UnknownPath
 from tminus.sessions import queries
 from tminus.storage import View
 
 router = Router("/v3", "look-ups")
-public = Router("/v3", "public")
-
 OF_PARENT = 1000
 """Maximum number of sessions of a parent object in a response, newest first; fewer if they are very long."""
 
@@ -62,29 +58,3 @@ async def discovery(
     return Json(
         {session.id: answers.discovered(session, services.settings, services.instance, now) for session in found}
     )
-
-
-@public.get(
-    "/support/{pin}/meta",
-    summary="Show the public data of a session by its PIN",
-    answers=schemas.PinMeta,
-    refusals=refusals(UnknownSession, TooManyAttempts, of=PUBLIC_REFUSALS),
-)
-async def pin_meta(context: RequestContext, pin: str) -> Answer:
-    services, address = context.services, context.remote_ip
-    wait = services.pin_lookups.retry_after(address)
-    if wait is not None:
-        context.logged = True
-        services.metrics.guessed("pin", "limited")
-        REPEATED.log("pin.limited", address, remote_ip=address, request_id=context.request_id)
-        raise TooManyAttempts("PIN look-ups", wait)
-    services.pin_lookups.count(address)
-    number = int(pin) if pin.isascii() and pin.isdigit() and len(pin) == len(str(PINS.start)) else 0
-    try:
-        session = await services.query(lambda view: queries.session_by_pin(view, number))
-    except UnknownSession:
-        context.logged = True
-        services.metrics.guessed("pin", "wrong")
-        REPEATED.log("pin.unknown", address, remote_ip=address, request_id=context.request_id)
-        raise UnknownSession(pin) from None
-    return Json(answers.pin_meta(session))

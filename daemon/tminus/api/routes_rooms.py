@@ -26,7 +26,7 @@ async def room(websocket: WebSocket) -> None:
         session_id,
         context.remote_ip,
         context.request_id,
-        services.room_guesses,
+        services.id_guesses,
         entered,
     )
     await visitor.serve()

@@ -7,10 +7,12 @@ from functools import partial
 from typing import TypeVar
 
 from tminus import clock
+from tminus.api.challenges import Challenges
 from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
+from tminus.api.id_guesses import IdGuesses
 from tminus.api.known_agents import KnownAgents
-from tminus.api.rate_limit import RateLimiter
+from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
@@ -91,6 +93,7 @@ class Services:
         self.agent_of_token: dict[str, Agent] = {}
         self.revoked: frozenset[str] = frozenset()
         """SHA-256 of tokens that a reload has removed from the configuration."""
+        self.challenges = Challenges(store)
         self.rooms = Hub(self)
         """The daemon's own rooms. `service.daemon` runs it, and sets its name."""
         self.known_agents = KnownAgents(self.query, self._agents_changed)
@@ -111,8 +114,10 @@ class Services:
         if self._limits != settings.limits:
             self._limits = settings.limits
             self.failed_tokens = RateLimiter(settings.limits.failed_tokens)
-            self.pin_lookups = RateLimiter(settings.limits.pin_lookups)
-            self.room_guesses = RateLimiter(settings.limits.failed_tokens)
+            self.pin_lookups = GrowingPause(settings.limits.pin_lookups)
+            self.challenges_made = RateLimiter(settings.limits.challenges)
+            self.challenge_guesses = GrowingPause(settings.limits.challenge_guesses)
+            self.id_guesses = IdGuesses(settings.limits.failed_tokens)
         self.settings = settings
         self.applied_at = clock.now()
         self._agents_changed()
@@ -166,3 +171,4 @@ class Services:
         """Wait for the running reads, and end the threads."""
         self._readers.close()
         self._searchers.shutdown()
+        self.challenges.close()

@@ -309,7 +309,14 @@ class Rooms(Table):
 
 
 class Limits(Table):
-    pin_lookups: Limit = Rate(30, 60)
+    pin_lookups: Limit = Rate(20, 60)
+    """Wrong PINs of one address without a challenge."""
+    challenges: Limit = Rate(20, 60)
+    """Challenges that one address may get."""
+    challenge_guesses: Limit = Rate(10, 60)
+    """Wrong PINs of one address with answers to challenges."""
+    challenge_guesses_in_all: Limit = Rate(60, 60)
+    """The same of all addresses together, at all daemons of a database."""
     failed_tokens: Limit = Rate(20, 60)
     connections: Number = 2000
     connections_per_address: Count = 1000

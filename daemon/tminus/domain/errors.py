@@ -27,6 +27,8 @@
     │   ├── NotAuthenticated     x401
     │   ├── Forbidden            x403
     │   ├── TooManyAttempts      x429
+    │   ├── ChallengeNeeded      x400
+    │   ├── TooManyGuesses       x429
     │   ├── UnknownOrganization  x404
     │   ├── UnknownWebhook       x404  webhooks
     │   ├── UpgradeRequired      x426  WebSockets
@@ -57,7 +59,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents. Refcodes are stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 169 challenges (the original's number). Refcodes are
+stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -490,7 +493,7 @@ class Forbidden(RequestError):
 
 @dataclass(eq=False)
 class TooManyAttempts(RequestError):
-    """One address sent too many wrong tokens or codes, or PIN look-ups (`limits`)."""
+    """One address sent too many wrong tokens, codes or session ids, or got too many challenges (`limits`)."""
 
     refcode = 104429
     what: str
@@ -499,6 +502,35 @@ class TooManyAttempts(RequestError):
     @property
     def description(self) -> str:
         return f"Too many {self.what} from your address: try again in {ceil(self.retry_after)} s"
+
+
+@dataclass(eq=False)
+class ChallengeNeeded(RequestError):
+    """One address sent too many wrong PINs (`limits.pin_lookups`), or its answer to a challenge is not valid."""
+
+    refcode = 169400
+    retry_after: float = 60.0
+    problem: str = ""
+    """What is wrong with the answer; empty if the request had none."""
+
+    @property
+    def description(self) -> str:
+        wait = f"answer a new challenge (GET /v3/support/challenge), or try again in {ceil(self.retry_after)} s"
+        if self.problem:
+            return f"The answer {self.problem}: {wait}"
+        return f"Too many wrong PINs from your address: {wait}"
+
+
+@dataclass(eq=False)
+class TooManyGuesses(RequestError):
+    """Too many wrong PINs with answers to challenges, from one address or from all (`limits.challenge_guesses…`)."""
+
+    refcode = 169429
+    retry_after: float = 60.0
+
+    @property
+    def description(self) -> str:
+        return f"Too many wrong PINs, also with answers to challenges: try again in {ceil(self.retry_after)} s"
 
 
 @dataclass(eq=False)

@@ -244,6 +244,16 @@ class KnownAgent(Record):
     """The number of the last change that all daemons have to read; 0: none."""
 
 
+class ChallengeUse(Record):
+    """An answer to a challenge, which was right or wrong: no challenge can be answered twice."""
+
+    uuid: str
+    guessed_at: datetime | None = Field(default=None, sa_type=Instant)
+    """When the answer was right and the PIN wrong; None: it was no guess."""
+    kept_until: datetime = Field(sa_type=Instant)
+    """When the row may be removed."""
+
+
 class SignInCode(Record):
     """A code with which a web page gets an agent session, once. Only its SHA-256 is stored."""
 

@@ -170,7 +170,12 @@ LOG_LINES = {
     ),
     "pin.limited": LineTemplate(
         "warning",
-        "too many PIN look-ups from {remote_ip}, requests refused: {count}[ since {since}]",
+        "too many wrong PINs or challenges from {remote_ip}, requests refused: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
+    "pin.challenge_refused": LineTemplate(
+        "warning",
+        "wrong, late or used answers to challenges from {remote_ip}: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
     "auth.shut_out": LineTemplate(

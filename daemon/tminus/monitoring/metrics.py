@@ -115,6 +115,11 @@ class Metrics:
         names = ("token", "code", "pin", "room")
         kinds = [(kind, outcome) for kind in names for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
+        pictures = Counter(
+            "tminus_challenges", "Challenges after too many wrong PINs: made, solved, and answers that were refused",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self.challenges = {outcome: pictures.labels(outcome) for outcome in ("made", "solved", "refused")}
         begun = Counter(
             "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page or code",
             ["via"], registry=registry,

@@ -93,6 +93,8 @@ class Guesses(Protocol):
 
     def count(self, address: str) -> None: ...
 
+    async def turn(self, address: str) -> None: ...
+
 
 class Visitor:
     """One connection.
@@ -169,7 +171,7 @@ class Visitor:
         try:
             with self._hub.connected(self._session_id, self) as room:
                 try:
-                    self._check_guesses()
+                    await self._guesses.turn(self._remote_ip)
                     state = await self._first_state(room)
                     self.follow(state)
                     await self._converse(state.session)

@@ -15,7 +15,7 @@ from tminus import clock
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions.idempotency import RECORD_LIFETIME
-from tminus.storage import Transaction, meta
+from tminus.storage import Transaction, challenges, meta
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.retention import (
     Removed,
@@ -161,7 +161,8 @@ def remove_old(
     """Remove old rows; return the number of removed sessions.
 
     These are sessions closed longer ago than `retention`, rows of the delivery log older than `delivery_retention`,
-    and expired agent sessions, sign-in codes and idempotency records. None: rows of that kind are never removed.
+    and expired agent sessions, sign-in codes, answers to challenges and idempotency records. None: rows of that kind
+    are never removed.
     """
 
     def remove(some: Callable[[Transaction, int], Removed]) -> int:
@@ -186,6 +187,7 @@ def remove_old(
 
     remove(of_one_table(remove_agent_sessions, timedelta(days=1)))
     remove(of_one_table(remove_signin_codes, timedelta()))
+    remove(of_one_table(challenges.remove_uses, timedelta()))
     remove(of_one_table(remove_idempotency_records, RECORD_LIFETIME))
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))

@@ -25,6 +25,9 @@ RETENTION = "retention"
 WRITE_TEST = "written"
 """A time that is written after a failed write, to find out whether writes succeed again. It is never read."""
 
+CHALLENGE_KEY = "challenge_key"
+"""The secret key with which all daemons of this database make and check challenges, as hexadecimal digits."""
+
 LOG_POSITION = "log_at:"
 """Followed by the name of a log: the position of that log, as `LogPosition` writes it."""
 

@@ -125,6 +125,16 @@ class SignInCodeRow(model.SignInCode, table=True):
     code_sha256: str = Field(primary_key=True)
 
 
+class ChallengeUseRow(model.ChallengeUse, table=True):
+    __tablename__ = "challenge_use"
+    __table_args__ = (
+        Index("challenge_use_guessed", "guessed_at", **_where("guessed_at IS NOT NULL")),
+        Index("challenge_use_kept", "kept_until"),
+    )
+
+    uuid: str = Field(primary_key=True)
+
+
 class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
     __tablename__ = "retry"
     __table_args__ = (Index("retry_created", "created_at"),)
@@ -179,6 +189,6 @@ class MetaRow(SQLModel, table=True):
 _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
-SIGNIN_CODES, AGENTS = _tables["signin_code"], _tables["agent"]
+SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 PRESENCE, LEASES = _tables["presence"], _tables["lease"]

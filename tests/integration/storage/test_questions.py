@@ -25,6 +25,7 @@ from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
 from tminus.domain.model import (
     AgentSession,
+    ChallengeUse,
     Delivery,
     Event,
     IdempotencyRecord,
@@ -40,6 +41,7 @@ from tminus.storage import (
     Transaction,
     View,
     agents,
+    challenges,
     due,
     outbox,
     presence,
@@ -59,7 +61,10 @@ more of them, PostgreSQL would assume that many belong to agent 7 and would read
 
 HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
-LARGE = ("session", "event", "participant", "delivery", "agent_session", "signin_code", "retry", "presence", "agent")
+LARGE = (
+    "session", "event", "participant", "delivery", "agent_session", "signin_code", "challenge_use", "retry", "presence",
+    "agent",
+)  # fmt: skip
 
 PAGES = 500
 """Maximum number of pages that a query reads on PostgreSQL. A scan of the sessions reads 1,200, of the events 700."""
@@ -109,6 +114,7 @@ CODE = SignInCode(
     code_sha256="new", provider="azure", instance_url="*", receiver="https://a/", agent_id=7, token_sha256="t",
     expires_at=NOW,
 )  # fmt: skip
+ANSWERED = ChallengeUse(uuid="new", guessed_at=NOW, kept_until=NOW)
 GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, name="Ada", joined_at=NOW)
 HERE = Presence(
     participant_id="guest", session_id="c1", resume_sha256="new", daemon="d2", connection="new", gone_at=None
@@ -233,6 +239,12 @@ QUESTIONS: dict[str, Job] = {
     "agents.note_sign_in for the first time": lambda tx: agents.note_sign_in(tx, 1_000_000),
     "agents.shut_out": lambda tx: agents.shut_out(tx, 8),
     "agents.readmit": lambda tx: agents.readmit(tx, 9),
+    "challenges.key": challenges.key,
+    "challenges.make_key": challenges.make_key,
+    "challenges.is_used": lambda tx: challenges.is_used(tx, "u1"),
+    "challenges.use": lambda tx: challenges.use(tx, ANSWERED),
+    "challenges.guesses_full_until": lambda tx: challenges.guesses_full_until(tx, NOW, 60, HOUR),
+    "challenges.remove_uses": lambda tx: challenges.remove_uses(tx, NOW - 100_000 * HOUR, 500),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
     "outbox.Backlogs": lambda tx: outbox.Backlogs().count(
@@ -280,6 +292,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "due": due,
         "presence": presence,
         "agents": agents,
+        "challenges": challenges,
         "outbox": outbox,
         "retention": retention,
     }
@@ -363,6 +376,10 @@ def _fill(connection: Connection) -> None:
     run(
         "INSERT INTO signin_code (code_sha256, provider, instance_url, receiver, agent_id, token_sha256, expires_at) "
         f"{numbers} SELECT 's' || i, 'azure', '*', 'https://a/', i / 20, 't', {since} FROM n"
+    )
+    run(
+        "INSERT INTO challenge_use (uuid, guessed_at, kept_until) "
+        f"{numbers} SELECT 'u' || i, CASE WHEN i < 2000 THEN {since} END, {since} FROM n"
     )
     run(
         "INSERT INTO retry (agent_id, key, body_sha256, session_id, created_at) "

@@ -4,7 +4,7 @@ import pytest
 
 from tminus import clock
 from tminus.api import rate_limit
-from tminus.api.rate_limit import RateLimiter
+from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.config import Rate
 
 
@@ -69,3 +69,63 @@ def test_old_attempts_are_removed_and_in_a_full_memory_the_least_recent_address(
     time[0] += 60
     counted.count("192.0.2.5")
     assert list(counted._attempts) == ["192.0.2.5"]
+
+
+def fail(pause: GrowingPause, address: str = "192.0.2.1", times: int = 1) -> list[float | None]:
+    """Try, and fail where it is allowed; return what each attempt was told."""
+    told = []
+    for _ in range(times):
+        told.append(pause.begin(address))
+        if told[-1] is None:
+            pause.end(address, failed=True)
+    return told
+
+
+def test_each_pause_is_twice_as_long_up_to_the_longest(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    for seconds in (60, 120, 240, 480, 900, 900):
+        assert fail(pause, times=3) == [None, None, seconds]
+        time[0] += seconds - 0.5
+        assert fail(pause) == [1.0], "no client is asked to come back at once"
+        time[0] += 0.5
+    assert fail(pause, "192.0.2.2") == [None]
+
+
+def test_whoever_has_not_failed_for_long_begins_again(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    assert fail(pause, times=3) == [None, None, 60]
+    time[0] += 60
+    assert fail(pause, times=3) == [None, None, 120]
+    time[0] += 2 * 900
+    assert fail(pause, "192.0.2.2") == [None]
+    assert fail(pause, times=3) == [None, None, 60]
+
+
+def test_failures_that_are_far_apart_cause_no_pause(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    for _ in range(10):
+        assert fail(pause) == [None]
+        time[0] += 60
+
+
+def test_success_does_not_count_and_attempts_in_progress_do(time: list[float]) -> None:
+    pause = GrowingPause(Rate(2, 60))
+    for _ in range(5):
+        assert pause.begin("192.0.2.1") is None
+        pause.end("192.0.2.1", failed=False)
+    assert [pause.begin("192.0.2.1") for _ in range(3)] == [None, None, 1.0]
+    pause.end("192.0.2.1", failed=False)
+    assert pause.begin("192.0.2.1") is None
+    pause.end("192.0.2.1", failed=True)
+    pause.end("192.0.2.1", failed=True)
+    assert pause.begin("192.0.2.1") == 60
+
+
+def test_a_pause_is_kept_in_bounded_memory(time: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "MAX_ADDRESSES", 3)
+    pause = GrowingPause(Rate(1, 60))
+    for last in (1, 2, 3, 4):
+        fail(pause, f"192.0.2.{last}")
+    assert list(pause._addresses) == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
+    pause.end("192.0.2.1", failed=True)
+    assert fail(GrowingPause(None), times=100) == [None] * 100

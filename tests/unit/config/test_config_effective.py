@@ -41,7 +41,7 @@ def test_the_output_is_toml_with_every_key_in_force(tmp_path: Path) -> None:
     assert found["lifecycle"]["new_timeout"] == "1h30m"
     assert found["policy"]["live"]["recording"] == "always"
     assert found["policy"]["support"]["recording"] == "never"
-    assert found["limits"]["pin_lookups"] == "30/minute"
+    assert found["limits"]["pin_lookups"] == "20/minute"
     assert found["agents"][0]["name"] == 'A "quoted"\x7f\n# name'
     assert found["agents"][0]["roles"] == ["agent", "api"]
 

@@ -35,7 +35,7 @@ def test_a_change_has_both_values_as_they_are_written() -> None:
         Change("server.max_body", "64KiB", "1MiB"),
         Change("lifecycle.lead", "1h30m", "10m"),
         Change("policy.live.audio", "", "never"),
-        Change("limits.pin_lookups", "5/second", "30/minute"),
+        Change("limits.pin_lookups", "5/second", "20/minute"),
     )
 
 

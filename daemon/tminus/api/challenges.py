@@ -1,0 +1,138 @@
+"""Make and check challenges: pictures with digits that a person reads, after too many wrong PINs of an address.
+
+A challenge is not stored. Its id has the time of its creation, random bits, and a code that proves that the key of this
+database made it; its text is computed from its id. So every daemon can check it, and nobody can fill a table.
+
+A program can read such a picture. So nothing depends on the contrary: an answer is worth one look-up, once, and the
+look-ups with answers have limits of their own.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import io
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tminus.domain import timestamps
+from tminus.domain.errors import Overloaded
+from tminus.storage import Store, challenges
+
+if TYPE_CHECKING:
+    from captcha.image import ImageCaptcha
+
+LIFETIME = timedelta(minutes=2)
+"""How long a challenge can be answered."""
+
+DIGITS = 4
+"""Length of the text. The original's sample application accepts exactly four digits."""
+
+WIDTH, HEIGHT = 240, 80
+"""Size of the picture in pixels. It is wider than the digits need, because the library cuts off what has no room."""
+
+MAX_WAITING = 50
+"""Maximum number of pictures that wait to be drawn; each takes about 5 ms."""
+
+_SKEW = timedelta(seconds=5)
+"""By how much a challenge may come from the future: clocks of daemons on one PostgreSQL differ by milliseconds."""
+
+
+class Challenges:
+    """The challenges of one database. Pictures are drawn on a thread of their own, one at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._key: bytes | None = None
+        self._painter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="picture")
+        self._waiting = 0
+        self._drawing: ImageCaptcha | None = None
+
+    async def make(self, now: datetime) -> tuple[str, str]:
+        """Return the id of a new challenge, and its picture as SVG. Raises `Overloaded`, `StoreUnavailable`."""
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded
+        self._waiting += 1
+        try:
+            key = await self.key()
+            uuid = new_id(key, now)
+            loop = asyncio.get_running_loop()
+            return str(uuid), await loop.run_in_executor(self._painter, self._picture, text_of(key, uuid))
+        finally:
+            self._waiting -= 1
+
+    async def key(self) -> bytes:
+        """Return the key of this database; the first daemon that needs it makes it. Raises `StoreUnavailable`."""
+        if self._key is None:
+            self._key = bytes.fromhex(await self._store.transact(challenges.make_key))
+        return self._key
+
+    def close(self) -> None:
+        """End the thread."""
+        self._painter.shutdown(cancel_futures=True)
+
+    def _picture(self, text: str) -> str:
+        """Return the picture of a text as SVG. The digits are pixels in it, so the file does not have them as text."""
+        if self._drawing is None:
+            # Loaded with the first picture: it takes 50 ms and 11 MB.
+            from captcha.image import ImageCaptcha  # noqa: PLC0415
+
+            self._drawing = ImageCaptcha(WIDTH, HEIGHT, font_sizes=(48, 54, 60))
+            self._drawing.word_offset_dx = 0.1
+        # Dark on white in any case: of the colours that the library chooses, some are nearly white.
+        dark = (secrets.randbelow(60), secrets.randbelow(60), secrets.randbelow(60), 255)
+        image = self._drawing.generate_image(text, bg_color=(255, 255, 255), fg_color=dark)
+        png = io.BytesIO()
+        image.convert("L").quantize(8).save(png, "png", optimize=True)
+        data = base64.b64encode(png.getvalue()).decode()
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{WIDTH}" '
+            f'height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"><image width="{WIDTH}" height="{HEIGHT}" '
+            f'xlink:href="data:image/png;base64,{data}"/></svg>'
+        )
+
+
+def new_id(key: bytes, now: datetime) -> UUID:
+    """Return the id of a new challenge: its second, 28 random bits, and a code of 62 bits, as a UUID of version 8."""
+    seconds = (now - timestamps.EPOCH) // timedelta(seconds=1)
+    return _with_code(key, seconds.to_bytes(4, "big") + secrets.token_bytes(4))
+
+
+def is_ours(key: bytes, uuid: UUID) -> bool:
+    """Return whether this key has made a challenge."""
+    return hmac.compare_digest(_with_code(key, uuid.bytes[:8]).bytes, uuid.bytes)
+
+
+def made_at(uuid: UUID) -> datetime:
+    """Return when a challenge was made, to the second."""
+    return timestamps.EPOCH + timedelta(seconds=int.from_bytes(uuid.bytes[:4], "big"))
+
+
+def is_valid(uuid: UUID, now: datetime) -> bool:
+    """Return whether a challenge can be answered at a time."""
+    return -_SKEW <= now - made_at(uuid) < LIFETIME + timedelta(seconds=1)
+
+
+def text_of(key: bytes, uuid: UUID) -> str:
+    """Return the text of a challenge."""
+    number = int.from_bytes(_mac(key, b"text", uuid.bytes), "big")
+    return f"{number % 10**DIGITS:0{DIGITS}d}"
+
+
+def is_right(key: bytes, uuid: UUID, answer: str) -> bool:
+    """Return whether an answer is the text of a challenge, in a time that does not depend on where they differ."""
+    return hmac.compare_digest(text_of(key, uuid).encode(), "".join(answer.split()).encode("utf-8", "surrogatepass"))
+
+
+def _with_code(key: bytes, start: bytes) -> UUID:
+    first = UUID(bytes=start + bytes(8), version=4).bytes[:8]
+    first = first[:6] + bytes([first[6] & 0x0F | 0x80]) + first[7:]
+    code = _mac(key, b"id", first)[:8]
+    return UUID(bytes=first + bytes([code[0] & 0x3F | 0x80]) + code[1:])
+
+
+def _mac(key: bytes, purpose: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, purpose + b"\0" + message, hashlib.sha256)

@@ -1,0 +1,42 @@
+"""Limit wrong session ids and keys of rooms, without shutting out people who have the right ones.
+
+An address that sent too many wrong ids is not refused, because its neighbours may share it. Its look-ups wait in a line
+instead, and only wrong ones are refused. The line moves ten times a second for all such addresses together, and they
+take turns.
+"""
+
+import asyncio
+
+from tminus.api.fair_semaphore import FairSemaphore
+from tminus.api.rate_limit import RateLimiter
+from tminus.config import Rate
+from tminus.domain.networks import client_network
+
+PACE = 0.1
+"""Seconds between two look-ups of ids for all addresses that sent too many wrong ones.
+
+Ids of support sessions have six characters: 57 billion. If 1,000 of them are open, ten guesses a second find one in 66
+days on average.
+"""
+
+
+class IdGuesses:
+    """Wrong session ids and keys of rooms, by address. With a rate of None there is no limit."""
+
+    def __init__(self, rate: Rate | None) -> None:
+        self._limit = RateLimiter(rate)
+        self._line = FairSemaphore(1)
+
+    def retry_after(self, address: str) -> float | None:
+        """Return the seconds for which a wrong id or key is refused without an answer; None if it is not."""
+        return self._limit.retry_after(address)
+
+    def count(self, address: str) -> None:
+        """Count a wrong id or key."""
+        self._limit.count(address)
+
+    async def turn(self, address: str) -> None:
+        """Wait until this address may look up an id. Raises `Overloaded` if too many of its look-ups wait."""
+        if self._limit.retry_after(address) is not None:
+            async with self._line.slot(client_network(address)):
+                await asyncio.sleep(PACE)

@@ -1,0 +1,32 @@
+"""Solve the challenges of a daemon as no caller can: with the key in its database."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import create_engine, make_url, text
+
+from tminus.api import challenges
+
+
+def key_of(database: str) -> bytes:
+    """Return the key of a database, by its URL. There is one after the first challenge."""
+    url = make_url(database)
+    if url.drivername.startswith("postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(text("SELECT value FROM meta WHERE key = 'challenge_key'")).scalar_one()
+            return bytes.fromhex(str(found))
+    finally:
+        engine.dispose()
+
+
+def solve(database: str, uuid: str) -> str:
+    """Return the digits in a challenge's picture."""
+    return challenges.text_of(key_of(database), UUID(uuid))
+
+
+def make(database: str, at: datetime) -> str:
+    """Return the id of a challenge that was made at a time."""
+    return str(challenges.new_id(key_of(database), at))
