@@ -1,4 +1,4 @@
-"""Serve the page for people who were invited, and the files that it loads.
+"""Serve the page for people who were invited, the page for agents, and the files that they load.
 
 The page is the same for all sessions: its script reads the link, finds the session through the API, and connects to the
 room. So looking at a page costs no read of the database and does not count as a PIN look-up, and no link is in it.
@@ -6,9 +6,10 @@ room. So looking at a page costs no read of the database and does not count as a
 
 from collections.abc import Sequence
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tminus import pages
+from tminus.api import authentication, browser_session
 from tminus.api.fixed import Fixed
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
@@ -38,6 +39,10 @@ def page_routes() -> Sequence[Route]:
     async def room_of_pin(context: RequestContext, pin: str) -> Answer:
         return _page(context, pages.Start.LINK).answer(context)
 
+    @router.get("/agent", described=False)
+    async def agent(context: RequestContext) -> Answer:
+        return await _agent_page(context)
+
     @router.get("/assets/{version}/{name}", described=False)
     async def asset(context: RequestContext, version: str, name: str) -> Answer:
         # During an upgrade another release's daemon may have sent the page: its version is answered with these files,
@@ -48,6 +53,23 @@ def page_routes() -> Sequence[Route]:
         return found.answer(context)
 
     return router.routes
+
+
+async def _agent_page(context: RequestContext) -> Answer:
+    """Return the page for the agent who is signed in in this browser, or the way to the sign-in page and back."""
+    settings = context.services.settings
+    if await authentication.caller_of_page(context) is None:
+        # Relative, since a proxy may remove a path prefix.
+        where = f"v3/auth/{quote(settings.organization.provider, safe='')}/goToAuth?back=agent"
+        return Response(status_code=303, headers=[(b"location", where.encode())])
+    language = pages.best_language(context.header(b"accept-language"))
+    key = browser_session.key_of(browser_session.secret(context))
+    headers: Headers = [
+        (b"content-security-policy", _policy(frozenset()).encode()),
+        (b"content-language", language.encode()),
+    ]
+    page = pages.render_agent_page(language, _shown_name(settings), key)
+    return Response(page, "text/html; charset=utf-8", headers=headers)
 
 
 def missing_page(context: RequestContext) -> Answer | None:
@@ -77,14 +99,19 @@ def _files(settings: Settings) -> frozenset[str]:
 
 def _page(context: RequestContext, start: pages.Start) -> Fixed:
     settings = context.services.settings
-    name = settings.organization.name
     urls = settings.server.urls()
     return _rendered(
         pages.best_language(context.header(b"accept-language")),
-        "" if name == _DEFAULT_ORGANIZATION else name,
+        _shown_name(settings),
         start,
         frozenset({_websocket_origin(url) for url in (urls.public, urls.user, urls.host)}),
     )
+
+
+def _shown_name(settings: Settings) -> str:
+    """Return the name of the organization, or "" if it is not configured."""
+    name = settings.organization.name
+    return "" if name == _DEFAULT_ORGANIZATION else name
 
 
 @lru_cache(maxsize=16)

@@ -19,6 +19,12 @@ from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts
 from tminus.logs.repeated import REPEATED
 
 _PATH = "/auth/{provider}/goToAuth"
+_BACK = "agent"
+"""The value of `back` with which a sign-in leads to the agents' page. Other pages are receivers."""
+
+_AGENT_PAGE = "../../../agent"
+"""The agents' page, relative to `_PATH`, since a proxy may remove a path prefix."""
+
 _MAX_TOKEN = 1024
 _MAX_FIELDS = 10
 _MAX_FORM = 16 * 1024
@@ -37,15 +43,15 @@ def signin_routes() -> Sequence[Route]:
 
     @router.get(_PATH, described=False)
     async def show(
-        context: RequestContext, provider: Provider, instance_url: Instance = "", receiver_url: str = ""
+        context: RequestContext, provider: Provider, instance_url: Instance = "", receiver_url: str = "", back: str = ""
     ) -> Answer:
-        return await _Visit(page, context, provider, instance_url, receiver_url).show()
+        return await _Visit(page, context, provider, instance_url, receiver_url, back).show()
 
     @router.post(_PATH, described=False)
     async def submit(
-        context: RequestContext, provider: Provider, instance_url: Instance = "", receiver_url: str = ""
+        context: RequestContext, provider: Provider, instance_url: Instance = "", receiver_url: str = "", back: str = ""
     ) -> Answer:
-        return await _Visit(page, context, provider, instance_url, receiver_url).submit()
+        return await _Visit(page, context, provider, instance_url, receiver_url, back).submit()
 
     return router.routes
 
@@ -54,13 +60,14 @@ class _Visit:
     """One request for the page, and what the page answers."""
 
     def __init__(
-        self, page: SignInPage, context: RequestContext, provider: str, instance: str, receiver_url: str
+        self, page: SignInPage, context: RequestContext, provider: str, instance: str, receiver_url: str, back: str
     ) -> None:
         self._page = page
         self._context = context
         self._provider = provider
         self._instance = instance
         self._receiver_url = receiver_url
+        self._back = back
         self._settings = context.services.settings
         self._language = context.header(b"accept-language")
         self._receiver: Receiver | None = None
@@ -163,7 +170,7 @@ class _Visit:
             return self._form(problem="shut_out", status=403)
         cookie = browser_session.set_session(self._settings, value)
         if self._receiver is None:
-            return self._show_again(cookie)
+            return _see_other(_AGENT_PAGE, cookie) if self._back == _BACK else self._show_again(cookie)
         return await self._go_back(self._receiver, signed_in, authentication.page_token(value), cookie)
 
     async def _go_back(

@@ -5,6 +5,6 @@ This package makes bytes; `api.routes_pages` serves them.
 
 from tminus.pages.assets import ASSETS, VERSION, Asset
 from tminus.pages.languages import LANGUAGES, best_language
-from tminus.pages.shell import Start, render
+from tminus.pages.shell import Start, render, render_agent_page
 
-__all__ = ["ASSETS", "LANGUAGES", "VERSION", "Asset", "Start", "best_language", "render"]
+__all__ = ["ASSETS", "LANGUAGES", "VERSION", "Asset", "Start", "best_language", "render", "render_agent_page"]

@@ -1,4 +1,4 @@
-"""Render the page from its template. Jinja2 escapes every value."""
+"""Render the pages from their templates. Jinja2 escapes every value."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -33,19 +33,29 @@ class Start(StrEnum):
 
 def render(language: str, organization: str, start: Start) -> bytes:
     """Return the page in a language. `organization` is the name of who runs the daemon, or "" for none."""
+    return _render("room.html", language, organization, "say", start=start.value)
+
+
+def render_agent_page(language: str, organization: str, key: str) -> bytes:
+    """Return the page for an agent who is signed in. `key` proves that a request of the page's script is its own."""
+    return _render("agent.html", language, organization, "desk", start="desk", key=key)
+
+
+def _render(template: str, language: str, organization: str, of_scripts: str, **values: str) -> bytes:
+    """Return a page. `of_scripts` is the section with the texts that its scripts show."""
     catalogue = texts(language)
 
     def text(key: str) -> str:
         section, _, name = key.partition(".")
         return catalogue[section][name]
 
-    page = _ENVIRONMENT.get_template("room.html").render(
+    page = _ENVIRONMENT.get_template(template).render(
         t=text,
         language=language,
         organization=organization,
-        start=start.value,
         assets=f"assets/{VERSION}",
-        say=_json(catalogue["say"]),
+        say=_json(catalogue[of_scripts]),
+        **values,
     )
     return page.encode()
 

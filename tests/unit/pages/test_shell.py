@@ -31,14 +31,23 @@ def test_the_name_of_the_organization_is_only_text(language: str, start: pages.S
     assert b"{{ 7 * 7 }}" in hostile
 
 
+def both(language: str, organization: str = "") -> list[bytes]:
+    """Return the page for people who were invited, and the one for agents."""
+    return [
+        pages.render(language, organization, pages.Start.LINK),
+        pages.render_agent_page(language, organization, "0" * 64),
+    ]
+
+
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_nothing_on_the_page_is_inline_or_from_elsewhere(language: str) -> None:
-    page = pages.render(language, "Acme", pages.Start.LINK)
+@pytest.mark.parametrize("which", [0, 1])
+def test_nothing_on_the_page_is_inline_or_from_elsewhere(language: str, which: int) -> None:
+    page = both(language, "Acme")[which]
 
     for tag, attributes in Elements(page).found:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
         for name in ("src", "href", "action"):
-            assert re.match(rf"assets/{pages.VERSION}/[a-z]+\.(js|css|svg)$", attributes.get(name) or "") or (
+            assert re.match(rf"#[a-z]+$|assets/{pages.VERSION}/[a-z-]+\.(js|css|svg)$", attributes.get(name) or "") or (
                 name not in attributes
             )
         assert tag != "script" or "src" in attributes or attributes["type"] == "application/json"
@@ -46,7 +55,7 @@ def test_nothing_on_the_page_is_inline_or_from_elsewhere(language: str) -> None:
 
 
 def test_every_loaded_file_exists() -> None:
-    page = pages.render("en", "", pages.Start.LINK).decode()
+    page = b"".join(both("en")).decode()
     files = set(re.findall(rf"assets/{pages.VERSION}/([^\"]+)", page))
     scripts = [one.content.decode() for name, one in pages.ASSETS.items() if name.endswith(".js")]
     imported = {name for script in scripts for name in re.findall(r'from "\./([^"]+)"', script)}
@@ -62,13 +71,17 @@ def test_scripts_never_set_markup() -> None:
         ), name
 
 
-def test_labels_of_inputs_and_ids_are_complete() -> None:
-    found = Elements(pages.render("en", "", pages.Start.LINK)).found
+@pytest.mark.parametrize("which", [0, 1])
+def test_labels_of_inputs_and_ids_are_complete(which: int) -> None:
+    found = Elements(both("en")[which]).found
     ids = [attributes["id"] for _, attributes in found if "id" in attributes]
     labelled = {attributes.get("for") for tag, attributes in found if tag == "label"}
 
     assert len(ids) == len(set(ids))
-    assert {attributes["id"] for tag, attributes in found if tag == "input"} <= labelled
+    inputs = [attributes for tag, attributes in found if tag == "input"]
+    # Radio buttons and check boxes are inside their labels.
+    typed = [one for one in inputs if one.get("type") not in ("radio", "checkbox") and "aria-label" not in one]
+    assert {one["id"] for one in typed} <= labelled
     for _, attributes in found:
         for name in ("aria-labelledby", "aria-describedby"):
             assert set((attributes.get(name) or "").split()) <= set(ids)
