@@ -346,7 +346,7 @@ def _busy_room(tx: Transaction, label: str) -> None:
 def _lost_room(tx: Transaction, label: str) -> None:
     """Prepare a room whose people have lost their connections."""
     _busy_room(tx, label)
-    presence.expect_back(tx, label, NOW + MINUTE / 2)
+    presence.await_reconnects(tx, label, NOW + MINUTE / 2)
 
 
 def _due_room(tx: Transaction, label: str) -> None:
@@ -519,7 +519,7 @@ def _leave_room(tx: Transaction, label: str, session_id: str, people: dict[str, 
 
 
 def _give_up(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    room_commands.give_up(tx, SETTINGS, session_id, people["guest"])
+    room_commands.stop_waiting(tx, SETTINGS, session_id, people["guest"])
 
 
 def _by_host(
@@ -538,15 +538,15 @@ def _end_room(tx: Transaction, label: str, session_id: str, people: dict[str, st
 
 
 def _lose(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    room_commands.lose(tx, SETTINGS, {people["guest"]: f"{label} guest"})
+    room_commands.connections_lost(tx, SETTINGS, {people["guest"]: f"{label} guest"})
 
 
 def _find_again(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    room_commands.correct(tx, SETTINGS, label, {}, [people["guest"]])
+    room_commands.correct_connections(tx, SETTINGS, label, {}, [people["guest"]])
 
 
 def _restart_rooms(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    room_commands.expect_back(tx, SETTINGS, label)
+    room_commands.await_reconnects(tx, SETTINGS, label)
 
 
 def _count_out(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
@@ -554,7 +554,7 @@ def _count_out(tx: Transaction, label: str, session_id: str, people: dict[str, s
 
 
 def _forget_room(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
-    presence.forget_sessions(tx, [session_id])
+    presence.remove_of_sessions(tx, [session_id])
 
 
 def _renew(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What the database has of agents, in memory, so that no request reads it.
+"""The stored state of agents, in memory, so that requests need no query for it.
 
 A change at another daemon on the same PostgreSQL is read within a second. An SQLite database has only one daemon.
 """
@@ -23,7 +23,7 @@ Query = Callable[[Callable[[View], list[KnownAgent]]], Awaitable[list[KnownAgent
 
 
 class KnownAgents:
-    """The agents of whom the database has more than their last sign-in.
+    """The agents of whom more is stored than their last sign-in.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class KnownAgents:
 
     def load(self, store: Store) -> None:
         """Read all of them, before the daemon serves. Raises `StoreUnavailable`."""
-        while self._take(store.read(self._look)):
+        while self._apply(store.read(self._read_changes)):
             pass
 
     def is_shut_out(self, agent_id: int) -> bool:
@@ -69,7 +69,7 @@ class KnownAgents:
     async def refresh(self) -> None:
         """Read the changes now. Raises `StoreUnavailable`."""
         async with self._reading:
-            while self._take(await self._query(self._look)):
+            while self._apply(await self._query(self._read_changes)):
                 pass
 
     async def run(self, store: Store) -> None:
@@ -83,15 +83,15 @@ class KnownAgents:
             try:
                 await self.refresh()
             except RequestError:
-                pass  # the database is away
+                pass  # the database is unreachable
             except Exception as error:
                 log("agent.failed", **error_fields(error))
 
-    def _look(self, view: View) -> list[KnownAgent]:
+    def _read_changes(self, view: View) -> list[KnownAgent]:
         return agents.changed_since(view, self._through, ROWS)
 
-    def _take(self, rows: list[KnownAgent]) -> bool:
-        """Take changes over; return whether there may be more."""
+    def _apply(self, rows: list[KnownAgent]) -> bool:
+        """Apply changes; return whether there may be more."""
         if not rows:
             return False
         self._by_number = {**self._by_number, **{one.id: one for one in rows}}

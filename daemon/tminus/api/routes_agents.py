@@ -1,4 +1,4 @@
-"""Routes for operators of agents: who there is, when they signed in last, and shutting somebody out."""
+"""Routes for operators: list agents with their last sign-in, shut an agent out, readmit one."""
 
 from typing import Annotated
 

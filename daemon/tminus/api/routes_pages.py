@@ -1,7 +1,7 @@
 """Serve the page for people who were invited, the page for agents, and the files that they load.
 
 The page is the same for all sessions: its script reads the link, finds the session through the API, and connects to the
-room. So looking at a page costs no read of the database and does not count as a PIN look-up, and no link is in it.
+room. So loading the page needs no query and is not a PIN look-up, and the page contains no link.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ async def _agent_page(context: RequestContext) -> Answer:
 
 
 def missing_page(context: RequestContext) -> Answer | None:
-    """Return the page for a path without a route, if it has one segment and a person asks; otherwise None.
+    """Return the page for a path without a route, if it has one segment and the client prefers HTML; otherwise None.
 
     A link that a mail program has cut, or to which it has added a full stop, leads here. The file of `user_url` and
     `host_url`, such as `index.html`, has the page itself: a proxy removes only the path before it.

@@ -30,25 +30,24 @@ from tminus.sessions.queries import load_session
 from tminus.storage import Transaction, View, presence
 
 ROOM = Caller(agent_id=-1, name="", external_id="", roles=frozenset({Role.ROOM}), acts_as=ROOM_ACTOR)
-"""The caller of what people do in the daemon's own rooms. It is no agent, and no configured agent has its id."""
+"""The caller of the commands of people in the daemon's own rooms. It is not an agent; no agent has its id."""
 
 CLOCK = replace(ROOM, acts_as=CLOCK_ACTOR)
-"""The caller of what happens in them because time has passed."""
-
+"""The caller of commands that the daemon runs after a time-out."""
 
 LEASE_GRACE = timedelta(seconds=15)
-"""How long the people of a daemon that lost its lease have to come back. A daemon that could not write for a while, and
-still has them, corrects it in that time.
+"""Time that the people of a daemon have to reconnect after its lease expired. A daemon that could only not write for a
+while still has their connections, and corrects their rows within this time.
 """
 
 
 class Connection(NamedTuple):
-    """Which connection represents a person."""
+    """The connection that represents a person."""
 
     daemon: str
     id: str
     needs_lease: bool = False
-    """Whether the daemon has no lease yet. Without one, the other daemons count its people out."""
+    """Whether the daemon has no lease yet. Without one, another daemon records that its people have left."""
 
 
 class Entered(NamedTuple):
@@ -75,23 +74,23 @@ def enter(
     resume: str,
     connection: Connection,
 ) -> Entered:
-    """Let somebody join, or knock if the session has `knock` on and they are no host.
+    """Let somebody join, or knock if they are a guest and the session's setting `knock` is on.
 
     Raises `UnknownSession`, `WrongStatus`, `OtherPresence`, `TooManyParticipants`.
     """
     session = load_session(tx, session_id)
     knocks = role is ParticipantRole.GUEST and orjson.loads(session.settings)[Setting.KNOCK]
     if knocks:
-        # Those who wait are not among the session's participants, and would be without a limit.
+        # People who wait do not count as participants of the session, so their number is limited here.
         most = settings.limits.participants_per_session
-        if presence.number(tx, session_id, most) >= most:
+        if presence.count(tx, session_id, most) >= most:
             raise TooManyParticipants(most, at_once=True)
     trigger = Trigger.KNOCK if knocks else Trigger.JOIN
     result = participants.join_or_knock(tx, settings, ROOM, session_id, trigger, role, name)
     participant = tx.participant(session_id, result.participant_id)
     assert participant is not None, "it was inserted just now"
     _renew_lease(tx, connection)
-    presence.arrive(
+    presence.add(
         tx,
         Presence(
             participant_id=participant.id,
@@ -116,13 +115,13 @@ def resume(
     if participant.role is ParticipantRole.HOST and not may_host(session):
         raise AgentRevoked
     _renew_lease(tx, connection)
-    presence.come_back(tx, participant.id, connection.daemon, connection.id)
+    presence.reconnect(tx, participant.id, connection.daemon, connection.id)
     return Entered(participant, tx.last_seq(), found.connection)
 
 
 def find_resumable(view: View, session_id: str, key: str) -> tuple[Presence, Session, Participant]:
     """Return the person with this resume key, who has not left. Raises `WrongResumeKey`."""
-    found = presence.find(view, session_id, digest(key))
+    found = presence.by_resume_key(view, session_id, digest(key))
     if found is None:
         raise WrongResumeKey
     session, participant = view.session(session_id), view.participant(session_id, found.participant_id)
@@ -140,16 +139,16 @@ def _renew_lease(tx: Transaction, connection: Connection) -> None:
 def leave(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> None:
     """Let somebody leave or stop waiting."""
     participants.leave(tx, settings, ROOM, session_id, participant_id)
-    presence.forget(tx, [participant_id])
+    presence.remove(tx, [participant_id])
 
 
-def give_up(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> bool:
-    """Let somebody stop waiting, because nobody has answered; return False if they were admitted meanwhile."""
+def stop_waiting(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> bool:
+    """End the waiting of somebody whom no host has answered; return False if they were admitted meanwhile."""
     try:
         participants.deny(tx, settings, CLOCK, session_id, participant_id)
     except NoKnocking:
         return False
-    presence.forget(tx, [participant_id])
+    presence.remove(tx, [participant_id])
     return True
 
 
@@ -161,13 +160,13 @@ def admit(tx: Transaction, settings: Settings, session_id: str, host_id: str, pa
 def deny(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
     """Let a host deny somebody. Raises `Forbidden`, and what `participants.deny` raises."""
     participants.deny(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
-    presence.forget(tx, [participant_id])
+    presence.remove(tx, [participant_id])
 
 
 def remove(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
-    """Let a host put somebody out. Raises `Forbidden`, and what `participants.leave` raises."""
+    """Let a host remove somebody. Raises `Forbidden`, and what `participants.leave` raises."""
     participants.leave(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
-    presence.forget(tx, [participant_id])
+    presence.remove(tx, [participant_id])
 
 
 def end(tx: Transaction, settings: Settings, session_id: str, host_id: str) -> None:
@@ -176,7 +175,7 @@ def end(tx: Transaction, settings: Settings, session_id: str, host_id: str) -> N
 
 
 def _host(tx: Transaction, session_id: str, participant_id: str) -> Caller:
-    """Return the caller of what a host does: it acts for the session's agent, in this session only.
+    """Return the caller for the commands of a host, who acts for the session's agent in this session only.
 
     Raises `UnknownSession`, and `Forbidden` unless the participant is a host who is in the room now.
     """
@@ -195,20 +194,22 @@ def _host(tx: Transaction, session_id: str, participant_id: str) -> Caller:
 # --- connections and leases -------------------------------------------------------------------------------------------
 
 
-def lose(tx: Transaction, settings: Settings, lost: Mapping[str, str]) -> None:
-    """Give the people of lost connections (participant -> connection) time to come back."""
-    presence.lose(tx, lost, tx.now + settings.rooms.reconnect)
+def connections_lost(tx: Transaction, settings: Settings, lost: Mapping[str, str]) -> None:
+    """Give the people of lost connections (participant -> connection) time to reconnect."""
+    presence.set_gone(tx, lost, tx.now + settings.rooms.reconnect)
 
 
-def correct(tx: Transaction, settings: Settings, daemon: str, lost: Mapping[str, str], alive: Sequence[str]) -> None:
-    """Store which connections of a daemon are lost, and which people are connected after all."""
-    lose(tx, settings, lost)
-    presence.keep(tx, alive, daemon)
+def correct_connections(
+    tx: Transaction, settings: Settings, daemon: str, lost: Mapping[str, str], alive: Sequence[str]
+) -> None:
+    """Store which connections of a daemon are lost, and which people are still connected."""
+    connections_lost(tx, settings, lost)
+    presence.clear_gone(tx, alive, daemon)
 
 
-def expect_back(tx: Transaction, settings: Settings, daemon: str) -> int:
-    """Give all people of a daemon that restarts time to come back; return how many."""
-    people = presence.expect_back(tx, daemon, tx.now + settings.rooms.restart)
+def await_reconnects(tx: Transaction, settings: Settings, daemon: str) -> int:
+    """Give all people of a daemon that restarts time to reconnect; return how many they are."""
+    people = presence.await_reconnects(tx, daemon, tx.now + settings.rooms.restart)
     presence.end_lease(tx, daemon)
     return people
 
@@ -219,7 +220,7 @@ def renew_lease(tx: Transaction, daemon: str) -> None:
 
 
 def expire_lease(tx: Transaction, daemon: str) -> int | None:
-    """Give the people of a daemon without a valid lease a last time to come back; return how many.
+    """Give the people of a daemon without a valid lease time to reconnect; return how many they are.
 
     None: it has renewed its lease meanwhile.
     """

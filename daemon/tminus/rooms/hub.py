@@ -1,4 +1,4 @@
-"""All rooms of this daemon, and the one task that reads for them.
+"""All rooms of this daemon, and the one task that reads the database for them.
 
 Events are not passed from one connection to another. The hub reads which sessions have new events, reads those rooms
 once, and gives the result to every connection of the room. A change on any daemon therefore reaches everybody, and what
@@ -29,10 +29,10 @@ from tminus.storage.presence import RoomState
 T = TypeVar("T")
 
 POLL_INTERVAL = 1.0
-"""Maximum seconds between two looks at the event table, in case a notification is lost."""
+"""Maximum seconds between two reads of the event table, in case a notification is lost."""
 
 EVENTS = 5000
-"""Maximum number of events that one look examines."""
+"""Maximum number of events that one read examines."""
 
 ROOMS = 200
 """Maximum number of rooms that are read at a time."""
@@ -48,7 +48,7 @@ JOINS = 64
 for it joins at once; other requests must not wait for all of them.
 """
 
-KEEP_INTERVAL = 10.0
+CHECK_INTERVAL = 10.0
 """Seconds between two checks that the stored connections are those of this daemon."""
 
 
@@ -67,12 +67,12 @@ class Dependencies(Protocol):
 
 
 class Member(Protocol):
-    """A connection, as the hub sees it."""
+    """A connection, as the hub uses it."""
 
     connection: str
     """Its random id."""
     participant_id: str
-    """Whom it represents; "" if it has not entered."""
+    """The participant whom it represents; "" if it has not entered."""
 
     @property
     def state_name(self) -> str: ...
@@ -88,10 +88,10 @@ class Member(Protocol):
 
 
 class State:
-    """What the database has of a room, with the messages that are the same for everybody.
+    """The stored state of a room, and the messages that are the same for everybody.
 
-    A message that has not changed since the previous state is the same object, so that connections see at a glance what
-    is new.
+    A message that has not changed since the previous state is the same object, so a connection detects what is new by a
+    comparison of identities.
     """
 
     def __init__(self, room: RoomState, seq: int, previous: "State | None") -> None:
@@ -107,7 +107,7 @@ class State:
         self.participants_message = _list("participants", self.joined.values())
         self.knocking_message = _list("knocking", self.waiting.values())
         if previous is not None:
-            if self.shown == previous.shown:  # the message has the time, too
+            if self.shown == previous.shown:  # the message also contains the time, which always differs
                 self.session_message = previous.session_message
             if self.participants_message == previous.participants_message:
                 self.participants_message = previous.participants_message
@@ -173,7 +173,7 @@ class Room:
 
 
 class Hub:
-    """All rooms of this daemon. Everything but `expect_back` runs on the daemon's event loop.
+    """All rooms of this daemon. Everything but `await_reconnects` runs on the daemon's event loop.
 
     `name` identifies the daemon in the database, also after a restart.
     """
@@ -193,7 +193,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop, while `run` runs."""
         self._next_check = 0.0
-        """When to look next for agents who may not act any more, on the monotonic clock."""
+        """When to check next for agents who may not act any more, on the monotonic clock."""
         self._set_metrics()
 
     def _set_metrics(self) -> None:
@@ -207,7 +207,7 @@ class Hub:
 
     @contextlib.contextmanager
     def connected(self, session_id: str, member: Member) -> Iterator[Room]:
-        """Have a connection in a room, for the `with` block."""
+        """Register a connection in a room for the `with` block."""
         room = self._rooms.get(session_id)
         if room is None:
             room = self._rooms[session_id] = Room()
@@ -280,7 +280,7 @@ class Hub:
     async def run(self) -> None:
         """Follow the events of all rooms until the task is cancelled."""
         self._loop = asyncio.get_running_loop()
-        keeping = asyncio.create_task(self._keep())
+        keeping = asyncio.create_task(self._keep_checking())
         try:
             while True:
                 if clock.monotonic() >= self._next_check:
@@ -327,7 +327,7 @@ class Hub:
             names = list(wanted)
             for first in range(0, len(names), ROOMS):
                 some = names[first : first + ROOMS]
-                seq, found = await self.dependencies.query(partial(_look, sessions=some))
+                seq, found = await self.dependencies.query(partial(_read_rooms, sessions=some))
                 closed += [one for one in some if self._update(one, found.get(one), seq)]
         except BaseException:
             self._touched |= wanted
@@ -335,7 +335,7 @@ class Hub:
         if closed:
             # Not awaited, and not repeated: their keys are refused in any case, since the sessions are closed.
             with contextlib.suppress(RequestError):
-                self.dependencies.store.submit(partial(presence.forget_sessions, sessions=closed))
+                self.dependencies.store.submit(partial(presence.remove_of_sessions, sessions=closed))
         return more
 
     async def _changed(self) -> tuple[set[str], bool]:
@@ -373,33 +373,33 @@ class Hub:
 
     # --- who is connected ---------------------------------------------------------------------------------------------
 
-    def expect_back(self, *, will_stop: bool = False) -> None:
-        """Give everybody of this daemon time to come back: at its start, and when it stops. Called on any thread."""
+    def await_reconnects(self, *, will_stop: bool = False) -> None:
+        """Give all people of this daemon time to reconnect: at its start, and when it stops. Called on any thread."""
         settings = self.dependencies.settings
-        job = partial(commands.expect_back, settings=settings, daemon=self.name)
-        with contextlib.suppress(RequestError):  # the database is away; the people are found by the next check
+        job = partial(commands.await_reconnects, settings=settings, daemon=self.name)
+        with contextlib.suppress(RequestError):  # the database is unreachable; the next check finds the people
             people = self.dependencies.store.submit(job).result()
             if people and not will_stop:
                 log("room.returning", participants=people, until=timestamps.text(clock.now() + settings.rooms.restart))
 
-    async def _keep(self) -> None:
-        """Keep the stored connections equal to those of this daemon, and its lease alive."""
+    async def _keep_checking(self) -> None:
+        """Correct the stored connections and renew the lease, every `CHECK_INTERVAL` seconds."""
         while True:
-            await asyncio.sleep(KEEP_INTERVAL)
+            await asyncio.sleep(CHECK_INTERVAL)
             if self.dependencies.draining:
                 return
             try:
                 await self._check_connections()
                 await self._check_leases()
             except RequestError:
-                pass  # the database is away
-            except Exception as error:  # without the next check the lease ends, and everybody is counted out
+                pass  # the database is unreachable
+            except Exception as error:  # the checks must continue: without them the lease expires
                 log("room.failed", **error_fields(error))
 
     async def _check_connections(self) -> None:
         members = {one.participant_id: one for one in self._connections.values() if one.participant_id}
         stored = await self.dependencies.query(
-            partial(presence.connected, daemon=self.name, others=list(members)[:ROOMS])
+            partial(presence.connections, daemon=self.name, others=list(members)[:ROOMS])
         )
         if not stored and not members:
             return
@@ -416,7 +416,9 @@ class Hub:
                 member.replaced()
         if lost or alive:
             settings = self.dependencies.settings
-            await self.write(partial(commands.correct, settings=settings, daemon=self.name, lost=lost, alive=alive))
+            await self.write(
+                partial(commands.correct_connections, settings=settings, daemon=self.name, lost=lost, alive=alive)
+            )
 
     async def _check_leases(self) -> None:
         """Renew the lease, and find daemons that have not. A database that has one daemon needs no leases."""
@@ -436,5 +438,5 @@ class Hub:
                 log("room.lease_lost", daemon=daemon, participants=people)
 
 
-def _look(view: View, sessions: list[str]) -> tuple[int, dict[str, RoomState]]:
+def _read_rooms(view: View, sessions: list[str]) -> tuple[int, dict[str, RoomState]]:
     return view.last_seq(), presence.rooms(view, sessions)

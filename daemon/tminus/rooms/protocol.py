@@ -113,7 +113,7 @@ class Deny(ClientMessage):
 
 
 class Remove(ClientMessage):
-    """Put somebody out of the room. Hosts only."""
+    """Remove somebody from the room. Hosts only."""
 
     type: Literal["remove"]
     participant: Id
@@ -153,11 +153,11 @@ def parse(text: str) -> AnyClientMessage:
     try:
         return message.model_validate(sent)  # type: ignore[return-value]  # one of CLIENT_MESSAGES
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        raise InvalidMessage("; ".join(_fault(fault["loc"], fault["msg"]) for fault in faults)) from None
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        raise InvalidMessage("; ".join(_problem(problem["loc"], problem["msg"]) for problem in problems)) from None
 
 
-def _fault(where: tuple[Any, ...], message: str) -> str:
+def _problem(where: tuple[Any, ...], message: str) -> str:
     field = ".".join(str(part) for part in where)
     return f"{field}: {message}".removeprefix(": ").replace("Value error, ", "")
 
@@ -205,7 +205,7 @@ class Waiting(TypedDict):
 
 
 class Person(TypedDict):
-    """Somebody in the room, or at its door. `joinedAt`: since when they have been there."""
+    """Somebody who is in the room or waits to be admitted. `joinedAt`: since when."""
 
     id: str
     role: schemas.ParticipantRole
@@ -237,8 +237,8 @@ class Denied(TypedDict):
 class Removed(TypedDict):
     """The person is not in the room any more. The connection is closed with 4403.
 
-    `removed`: a host put them out, or they were counted out. `revoked`: the person was a host, and the session's agent
-    was removed or has no valid token any more.
+    `removed`: a host removed them, or they did not reconnect in time. `revoked`: the person was a host, and the
+    session's agent was removed or has no valid token any more.
     """
 
     type: Literal["removed"]

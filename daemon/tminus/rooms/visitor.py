@@ -7,7 +7,7 @@
        +----join, or resume--------------------------- -+  +---------------joined---------------+
 
 Each state ends in ENDED. The outbox has at most one message of each kind, because each contains everything that the
-client needs of that kind. So a slow reader receives fewer messages, and nothing piles up.
+client needs of that kind. So a slow reader receives fewer messages, and the outbox stays small.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ from tminus.rooms.protocol import Admit, AnyClientMessage, Deny, End, Join, Leav
 FIRST_MESSAGE = 10.0
 """Seconds within which a connection must send its first message."""
 
-AGAIN = 5.0
+RETRY_AFTER = 5.0
 """Seconds after which the end of waiting is stored again, if the database did not answer."""
 
 CLOSE_CODES: dict[type[RequestError], int] = {
@@ -76,7 +76,7 @@ class Stage(Enum):
     ENDED = "ended"
 
 
-class Wire(Protocol):
+class Socket(Protocol):
     """The WebSocket, after its handshake. Its methods raise an exception of type `ended` when it is over."""
 
     async def receive(self, seconds: float | None = None) -> str: ...
@@ -103,10 +103,10 @@ class Visitor:
     ----------
     hub
         The rooms of this daemon.
-    wire
+    socket
         The WebSocket.
     ended
-        The exception that `wire` raises when it is over.
+        The exception that `socket` raises when it is over.
     session_id
         The session in the path, which may not exist.
     remote_ip, request_id
@@ -120,7 +120,7 @@ class Visitor:
     def __init__(
         self,
         hub: Hub,
-        wire: Wire,
+        socket: Socket,
         ended: type[Exception],
         session_id: str,
         remote_ip: str,
@@ -131,8 +131,8 @@ class Visitor:
         self.connection = ids.base62(16)
         self.participant_id = ""
         self._hub = hub
-        self._wire = wire
-        self._over = ended
+        self._socket = socket
+        self._socket_ended = ended
         self._session_id = session_id
         self._remote_ip = remote_ip
         self._request_id = request_id
@@ -143,21 +143,21 @@ class Visitor:
         self._role = ParticipantRole.GUEST
         self._resume = ""
         self._has_left = False
-        """Whether they have left, were put out, or are represented by another connection."""
+        """Whether they have left, were removed, or are represented by another connection."""
         self._since = 0
         """The number of an event: earlier states of the room do not contain the person."""
         self._denial: Literal["denied", "timeout"] = "denied"
         """The reason for which the person is not admitted, if they are not."""
-        self._patience: asyncio.TimerHandle | None = None
-        """Fires when the person has waited to be admitted for long enough."""
+        self._wait_timer: asyncio.TimerHandle | None = None
+        """Ends the waiting after `rooms.knock_timeout`."""
         self._tasks: set[asyncio.Task[None]] = set()
-        """What happens beside the messages: the join at the opening, and the end of waiting."""
+        """Tasks besides the messages: the join at the opening, and the end of waiting."""
         self._state: State | None = None
         self._sent: dict[str, bytes] = {}
         """The latest messages of the room that were put into the outbox."""
         self._outbox: dict[str, bytes] = {}
         self._close: tuple[int, str] | None = None
-        self._has_mail = asyncio.Event()
+        self._outbox_changed = asyncio.Event()
 
     @property
     def state_name(self) -> str:
@@ -174,20 +174,20 @@ class Visitor:
                     await self._guesses.turn(self._remote_ip)
                     state = await self._first_state(room)
                     self.follow(state)
-                    await self._converse(state.session)
+                    await self._run_protocol(state.session)
                 except RequestError as error:
                     self._fail(error)
-                except self._over:
+                except self._socket_ended:
                     pass
                 except Exception:
                     self._end(None, 1011, "internal error")
                     raise
                 finally:
-                    await self._part(delivering)
+                    await self._disconnect(delivering)
         finally:
             delivering.cancel()
 
-    async def _converse(self, session: Session) -> None:
+    async def _run_protocol(self, session: Session) -> None:
         try:
             first = await self._receive(FIRST_MESSAGE)
         except TimeoutError:
@@ -199,40 +199,40 @@ class Visitor:
         if not isinstance(first, Join):
             raise InvalidMessage("must be join: it is the first one")
         if first.resume is not None:
-            await self._come_back(first.resume)
+            await self._resume_place(first.resume)
         else:
             self._check_key(session, first)
             self._join = first
             await self._enter_if_open()
         while self._stage is not Stage.ENDED:
-            await self._obey()
+            await self._execute_next()
 
     async def _receive(self, seconds: float | None) -> AnyClientMessage | None:
         """Return the next message; None if the connection has ended meanwhile. Raises `TimeoutError`."""
-        text = await self._wire.receive(seconds)
+        text = await self._socket.receive(seconds)
         if self._stage is Stage.ENDED:
             return None
         message = protocol.parse(text)
         self._hub.dependencies.metrics.room_messages[message.type].inc()
         return message
 
-    async def _obey(self) -> None:
-        """Do what the next message says. An error of one message does not end the connection."""
+    async def _execute_next(self) -> None:
+        """Execute the next message. An error of one message does not end the connection."""
         try:
             message = await self._receive(None)
             if message is not None:
-                await self._do(message)
+                await self._execute(message)
         except RequestError as error:
             self._put("error", _error(error))
 
-    async def _do(self, message: AnyClientMessage) -> None:
+    async def _execute(self, message: AnyClientMessage) -> None:
         settings, own = self._hub.dependencies.settings, self.participant_id
         if isinstance(message, Leave):
             await self._finish_tasks()
-            self._stage = Stage.ENDED  # first: the hub may see that they have left before the next line ends
+            self._stage = Stage.ENDED  # first: the hub may read that they have left before the next line ends
             if self.participant_id:
                 await self._write(partial(commands.leave, settings=settings, participant_id=self.participant_id))
-            self._leave_with(None, 1000)
+            self._end_for_good(None, 1000)
             return
         if isinstance(message, Join):
             raise InvalidMessage("must not be join: this connection has sent one")
@@ -247,13 +247,13 @@ class Visitor:
     async def _write(self, job: Callable[..., Any]) -> Any:
         return await self._hub.write(partial(job, session_id=self._session_id), self._session_id)
 
-    async def _give_up(self) -> None:
-        """Stop waiting, since no host has answered."""
+    async def _stop_waiting(self) -> None:
+        """End the waiting, since no host has answered."""
         if self._stage is not Stage.WAITING:
             return
-        self._denial = "timeout"  # first: the hub may see the denial before the next line ends
+        self._denial = "timeout"  # first: the hub may read the denial before the next line ends
         job = partial(
-            commands.give_up,
+            commands.stop_waiting,
             settings=self._hub.dependencies.settings,
             participant_id=self.participant_id,
         )
@@ -262,12 +262,12 @@ class Visitor:
         except RequestError as error:
             self._denial = "denied"
             self._put("error", _error(error))
-            self._patience = asyncio.get_running_loop().call_later(AGAIN, self._lose_patience)
+            self._wait_timer = asyncio.get_running_loop().call_later(RETRY_AFTER, self._end_wait)
         else:
             self._hub.touch(self._session_id)
 
-    def _beside(self, what: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the messages."""
+    def _start_task(self, what: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine as a task besides the messages."""
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -276,10 +276,10 @@ class Visitor:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _part(self, delivering: "asyncio.Task[None]") -> None:
+    async def _disconnect(self, delivering: "asyncio.Task[None]") -> None:
         """Store that the person is gone, unless they have left, and send the last messages."""
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
         await self._finish_tasks()
         hub = self._hub
         self._stage = Stage.ENDED
@@ -288,10 +288,10 @@ class Visitor:
             hub.dependencies.metrics.rooms_lost.inc()
             lost = {self.participant_id: self.connection}
             with contextlib.suppress(RequestError):  # the hub's check repeats it
-                await hub.write(partial(commands.lose, settings=hub.dependencies.settings, lost=lost))
+                await hub.write(partial(commands.connections_lost, settings=hub.dependencies.settings, lost=lost))
         if self._close is None:
             self._close = (1000, "")
-        self._has_mail.set()
+        self._outbox_changed.set()
         await asyncio.wait({delivering})
 
     async def _first_state(self, room: Room) -> State:
@@ -370,13 +370,13 @@ class Visitor:
             self._hub.touch(self._session_id)
             return
         self._hub.has_entered()
-        self._is_in(entered)
+        self._has_entered(entered)
 
-    async def _come_back(self, key: str) -> None:
-        """Represent somebody who has not left. Raises `WrongResumeKey`, `AgentRevoked`."""
+    async def _resume_place(self, key: str) -> None:
+        """Resume the place of somebody who has not left. Raises `WrongResumeKey`, `AgentRevoked`."""
         self._stage = Stage.ENTERING
-        # A wrong key does not count as a guess, since nobody can guess one. When the network of an office comes back,
-        # everybody in it may have been counted out, and they must not shut each other out.
+        # A wrong key does not count as a guess, since nobody can guess one. After a long failure of an office's network
+        # all keys in it may be invalid, and these people must not use up the limit of their common address.
         look = partial(commands.find_resumable, session_id=self._session_id, key=key)
         await self._hub.dependencies.query(look)  # a wrong key takes none of the writer's time
         job = partial(commands.resume, key=key, connection=self._as_stored(), may_host=self._hub.may_host)
@@ -386,13 +386,13 @@ class Visitor:
         self._resume, self._role = key, entered.participant.role
         if entered.previous != self.connection:
             self._hub.replace(entered.previous)
-        self._is_in(entered)
+        self._has_entered(entered)
         self._hub.touch(self._session_id)
 
     def _as_stored(self) -> Connection:
         return Connection(self._hub.name, self.connection, self._hub.needs_lease)
 
-    def _is_in(self, entered: Entered) -> None:
+    def _has_entered(self, entered: Entered) -> None:
         """Follow the room as the person who has just entered."""
         participant = entered.participant
         self.participant_id, self._since = participant.id, entered.seq
@@ -405,15 +405,15 @@ class Visitor:
             self._stage = Stage.WAITING
             waited = max(timedelta(0), clock.now() - participant.waiting_since)
             left = (self._hub.dependencies.settings.rooms.knock_timeout - waited).total_seconds()
-            self._patience = asyncio.get_running_loop().call_later(left, self._lose_patience)
+            self._wait_timer = asyncio.get_running_loop().call_later(left, self._end_wait)
             self._put("waiting", {"type": "waiting", "participant": participant.id, "resume": self._resume})
         if self._state is not None:
             if not self._hub.may_host(self._state.session):
                 self.revoke_host()  # the agent was removed while the join was stored
             self.follow(self._state)
 
-    def _lose_patience(self) -> None:
-        self._beside(self._give_up())
+    def _end_wait(self) -> None:
+        self._start_task(self._stop_waiting())
 
     def _has_joined(self) -> None:
         self._stage = Stage.IN
@@ -440,12 +440,12 @@ class Visitor:
                 "reason": reason.value if reason else "closed",
                 "by": state.closed_by,
             }
-            self._leave_with(closed, 4410)
+            self._end_for_good(closed, 4410)
             return
         self._send_new("session", state.session_message)
         if self._stage is Stage.EARLY and state.session.status is not Status.SCHEDULED:
             self._stage = Stage.ENTERING
-            self._beside(self._enter_late())
+            self._start_task(self._enter_late())
         if state.seq >= self._since:
             self._follow_people(state)
 
@@ -454,10 +454,10 @@ class Visitor:
             if self.participant_id in state.joined:
                 self._has_joined()
             elif self.participant_id not in state.waiting:
-                self._leave_with({"type": "denied", "reason": self._denial}, 4403)
+                self._end_for_good({"type": "denied", "reason": self._denial}, 4403)
         if self._stage is Stage.IN:
             if self.participant_id not in state.joined:
-                self._leave_with({"type": "removed", "reason": "removed"}, 4403)
+                self._end_for_good({"type": "removed", "reason": "removed"}, 4403)
                 return
             self._send_new("participants", state.participants_message)
             if self._role is ParticipantRole.HOST:
@@ -473,22 +473,24 @@ class Visitor:
         """End, because another connection represents the person now. The hub calls this."""
         if self._has_left:
             return
-        self._leave_with({"type": "replaced"}, 4409)
+        self._end_for_good({"type": "replaced"}, 4409)
         log("room.replaced", session_id=self._session_id, participant_id=self.participant_id)
 
     def revoke_host(self) -> None:
         """End if the person is a host, since the session's agent may not act any more. The hub calls this."""
         if self._role is not ParticipantRole.HOST or self._stage not in (Stage.EARLY, Stage.IN):
-            return  # one who is entering is looked at again when they have entered
-        self._leave_with({"type": "removed", "reason": "revoked"}, 4403)
+            return  # a host who is entering is checked again after that
+        self._end_for_good({"type": "removed", "reason": "revoked"}, 4403)
         self._hub.dependencies.metrics.hosts_revoked.inc()
         log("room.host_revoked", session_id=self._session_id, participant_id=self.participant_id or None)
         if self.participant_id:
-            self._beside(self._store_leave())
+            self._start_task(self._store_leave())
 
     async def _store_leave(self) -> None:
         job = partial(commands.leave, settings=self._hub.dependencies.settings, participant_id=self.participant_id)
-        with contextlib.suppress(RequestError):  # the database is away: the hub's check finds the lost connection
+        with contextlib.suppress(
+            RequestError
+        ):  # the database is unreachable: the hub's check finds the lost connection
             await self._write(job)
 
     # --- sending ------------------------------------------------------------------------------------------------------
@@ -505,9 +507,9 @@ class Visitor:
         if self._close is None:
             self._outbox.pop(kind, None)  # the later one comes after what was put in between
             self._outbox[kind] = message
-            self._has_mail.set()
+            self._outbox_changed.set()
 
-    def _leave_with(self, message: Any, code: int) -> None:
+    def _end_for_good(self, message: Any, code: int) -> None:
         """End for good: the person is not in the room any more, or not by this connection."""
         self._has_left = True
         self._end(message, code, message["type"] if message else "")
@@ -524,19 +526,19 @@ class Visitor:
         if message is not None:
             self._put(message["type"], message)
         self._close = (code, reason[:100])
-        self._has_mail.set()
+        self._outbox_changed.set()
 
     async def _deliver(self) -> None:
         """Send the outbox, until the connection is to be closed."""
-        with contextlib.suppress(self._over):
+        with contextlib.suppress(self._socket_ended):
             while True:
-                await self._has_mail.wait()
-                self._has_mail.clear()
+                await self._outbox_changed.wait()
+                self._outbox_changed.clear()
                 while self._outbox:
                     kind = next(iter(self._outbox))
-                    await self._wire.send(self._outbox.pop(kind))
+                    await self._socket.send(self._outbox.pop(kind))
                 if self._close is not None:
-                    await self._wire.close(*self._close)
+                    await self._socket.close(*self._close)
                     return
 
 

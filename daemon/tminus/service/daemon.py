@@ -147,7 +147,7 @@ class Daemon:
             reload.set()  # SIGHUP came during the start: the file may have changed since it was read
 
         self._report_progress("executing what fell due while no daemon ran")
-        await asyncio.to_thread(self.services.rooms.expect_back)
+        await asyncio.to_thread(self.services.rooms.await_reconnects)
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
         # Whoever reads that the daemon is ready must not get an answer of the server for the start.
         await asyncio.to_thread(self._startup_server.stop)
@@ -177,7 +177,7 @@ class Daemon:
         await serving
         following.cancel()
         rooms.cancel()
-        await asyncio.to_thread(self.services.rooms.expect_back, will_stop=True)
+        await asyncio.to_thread(self.services.rooms.await_reconnects, will_stop=True)
         notifying.cancel()
         reloading.cancel()
 

@@ -117,8 +117,8 @@ class WebSocketExchange(Exchange):
         self._stops = False
         """Whether the daemon stops."""
         self._paused = False
-        self._heard = self._pinged = clock.monotonic()
-        self._measured = self._heard
+        self._received_at = self._pinged_at = clock.monotonic()
+        self._measured = self._received_at
         self._frames_left = self._bytes_left = 0.0
 
     # --- called by the connection -------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class WebSocketExchange(Exchange):
         """Do nothing: until the client closes its side, more can arrive. So `more_body` stays true."""
 
     def feed(self, data: bytes) -> None:
-        """Take bytes that follow the head of the upgrade."""
+        """Process bytes that follow the head of the upgrade."""
         if self.complete or self._discards:
             return
         if self._protocol is None:
@@ -135,7 +135,7 @@ class WebSocketExchange(Exchange):
             if len(self._early) > QUEUED_BYTES:
                 self._pause()
             return
-        self._heard = clock.monotonic()
+        self._received_at = clock.monotonic()
         view = memoryview(data)
         for at in range(0, len(data), SLICE_BYTES):
             self._parse(self._protocol, bytes(view[at : at + SLICE_BYTES]))
@@ -155,11 +155,11 @@ class WebSocketExchange(Exchange):
         if self._protocol is None or self._protocol.state is not State.OPEN:
             return
         if self._paused:
-            self._heard = now  # nothing is read, so the silence is the daemon's
-        if now - self._heard >= SILENT_SECONDS:
+            self._received_at = now  # nothing is read, so the client may have sent something
+        if now - self._received_at >= SILENT_SECONDS:
             self._channel.transport.abort()
-        elif now - self._pinged >= PING_SECONDS:
-            self._pinged = now
+        elif now - self._pinged_at >= PING_SECONDS:
+            self._pinged_at = now
             self._protocol.send_ping(b"")
             self._flush(self._protocol)
 
@@ -237,7 +237,7 @@ class WebSocketExchange(Exchange):
             self._end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
             self._message.clear()
             self._change()
-            # The client's answer to the close frame may stand behind messages that nobody will receive.
+            # The client's answer to the close frame may follow messages that the application will not receive.
             self._resume()
 
     def _flush(self, protocol: ServerProtocol) -> None:
@@ -264,7 +264,7 @@ class WebSocketExchange(Exchange):
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._heard = clock.monotonic()
+            self._received_at = clock.monotonic()
             self._channel.resume_reading()
 
     # --- called by the application ------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ class WebSocketExchange(Exchange):
         if not FIELDS.fullmatch(fields) or fields.count(b"\n") != len(headers):
             raise RuntimeError("the response has an invalid header")
         self._protocol = ServerProtocol(state=State.OPEN, max_size=MESSAGE_BYTES, logger=_library_log)
-        self._heard = self._pinged = self._measured = clock.monotonic()
+        self._received_at = self._pinged_at = self._measured = clock.monotonic()
         rates = self._rates()
         self._frames_left, self._bytes_left = rates.frames * BURST_SECONDS, rates.bytes * BURST_SECONDS
         self._channel.transport.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % fields)

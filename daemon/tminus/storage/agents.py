@@ -1,4 +1,4 @@
-"""What the database has of agents: when they signed in last, and whether they are shut out.
+"""The stored state of agents: when they signed in last, and whether they are shut out.
 
 The configuration has the other data of its agents. An agent who came by OpenID Connect and is not in the configuration
 has all data here, and a number from `FIRST_NUMBER` on. Rows are never removed, so no number is used twice.

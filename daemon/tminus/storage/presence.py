@@ -73,7 +73,7 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
     batch = Batch(more=len(rows) == most)
     if not rows:
         return batch
-    forget(tx, [row.participant_id for row in rows])
+    remove(tx, [row.participant_id for row in rows])
     sessions: dict[str, Session | None] = {}
     for row in rows:
         if row.session_id not in sessions:
@@ -112,53 +112,53 @@ def warm_up(tx: Transaction, timeouts: Timeouts) -> None:  # noqa: ARG001
 # --- who is connected -------------------------------------------------------------------------------------------------
 
 
-def arrive(tx: Transaction, presence: Presence) -> None:
+def add(tx: Transaction, presence: Presence) -> None:
     """Store that somebody is connected."""
     tx.execute(insert(PRESENCE), presence.model_dump())
 
 
-def find(view: View, session_id: str, resume_sha256: str) -> Presence | None:
+def by_resume_key(view: View, session_id: str, resume_sha256: str) -> Presence | None:
     """Return the person with this resume key; None if it is unknown, expired, or of another session."""
     return view.one(Presence, _BY_KEY, session_id=session_id, resume_sha256=resume_sha256)
 
 
-def come_back(tx: Transaction, participant_id: str, daemon: str, connection: str) -> None:
+def reconnect(tx: Transaction, participant_id: str, daemon: str, connection: str) -> None:
     """Store that somebody is connected again, by this connection of this daemon."""
     values = {"gone_at": None, "daemon": daemon, "connection": connection}
     tx.execute(update(PRESENCE).where(_R.participant_id == participant_id).values(values))
 
 
-def lose(tx: Transaction, lost: Mapping[str, str], gone_at: datetime) -> None:
+def set_gone(tx: Transaction, lost: Mapping[str, str], gone_at: datetime) -> None:
     """Store that these connections (participant -> connection) are lost, unless newer ones have replaced them."""
     are_lost = (_R.participant_id.in_(lost), _R.connection.in_(lost.values()), _R.gone_at.is_(None))
     if tx.execute(update(PRESENCE).where(*are_lost).values(gone_at=gone_at)).rowcount:
         tx.note_due(gone_at)
 
 
-def keep(tx: Transaction, participants: Collection[str], daemon: str) -> None:
+def clear_gone(tx: Transaction, participants: Collection[str], daemon: str) -> None:
     """Clear `gone_at` of these people of a daemon, who are still connected."""
     tx.execute(update(PRESENCE).where(_R.participant_id.in_(participants), _R.daemon == daemon).values(gone_at=None))
 
 
-def forget(tx: Transaction, participants: Collection[str]) -> None:
+def remove(tx: Transaction, participants: Collection[str]) -> None:
     """Remove people who have left. Their resume keys are invalid from now on."""
     tx.execute(delete(PRESENCE).where(_R.participant_id.in_(participants)))
 
 
-def forget_sessions(tx: Transaction, sessions: Collection[str]) -> None:
+def remove_of_sessions(tx: Transaction, sessions: Collection[str]) -> None:
     """Remove the people of closed sessions."""
     tx.execute(delete(PRESENCE).where(_R.session_id.in_(sessions)))
 
 
-def expect_back(tx: Transaction, daemon: str, until: datetime) -> int:
+def await_reconnects(tx: Transaction, daemon: str, until: datetime) -> int:
     """Set the time until which everybody who was connected to a daemon may reconnect; return how many they are."""
-    number = int(tx.execute(update(PRESENCE).where(_R.daemon == daemon).values(gone_at=until)).rowcount)
-    if number:
+    people = int(tx.execute(update(PRESENCE).where(_R.daemon == daemon).values(gone_at=until)).rowcount)
+    if people:
         tx.note_due(until)
-    return number
+    return people
 
 
-def number(view: View, session_id: str, most: int) -> int:
+def count(view: View, session_id: str, most: int) -> int:
     """Return how many people are in a daemon's room or wait to be admitted, counted up to `most`."""
     return int(view.scalar(_NUMBER, session_id=session_id, most=most))
 
@@ -230,7 +230,7 @@ def _present(dialect: str) -> Select[Any]:
     return select(PARTICIPANTS).where(found, _P.left_at.is_(None)).order_by(_P.joined_at, _P.id)
 
 
-def connected(view: View, daemon: str, others: Collection[str] = ()) -> list[Connected]:
+def connections(view: View, daemon: str, others: Collection[str] = ()) -> list[Connected]:
     """Return everybody who is, or was, connected to a daemon, and these other participants."""
     columns = select(_R.participant_id, _R.daemon, _R.connection, _R.gone_at)
     rows = view.rows(columns.where(_R.daemon == daemon))

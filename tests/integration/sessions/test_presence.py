@@ -41,7 +41,7 @@ def resume(world: World, session: Session, key: str, connection: str = "later") 
 
 def lose(world: World, entered: Entered, connection: str) -> None:
     lost = {entered.participant.id: f"connection of {connection}"}
-    world.run(lambda tx: presence.lose(tx, lost, tx.now + 15 * SECOND))
+    world.run(lambda tx: presence.set_gone(tx, lost, tx.now + 15 * SECOND))
 
 
 def test_whoever_is_gone_has_left_at_the_deadline_and_not_before(world: World) -> None:
@@ -103,7 +103,7 @@ def test_many_who_are_gone_at_once_are_counted_out_in_bounded_batches(world: Wor
     number = presence.LEAVING * 2 + 1
     for key in range(number):
         enter(world, session, str(key))
-    world.run(lambda tx: presence.expect_back(tx, "one", tx.now))
+    world.run(lambda tx: presence.await_reconnects(tx, "one", tx.now))
     batch = world.run(lambda tx: presence.do_due(tx, world.settings.lifecycle.timeouts, 1000))
     assert (batch.done, batch.more) == ({"leave": presence.LEAVING}, True)
     assert world.advance().transitions == {"leave": presence.LEAVING + 1}
@@ -219,4 +219,4 @@ def test_retention_removes_what_is_left_of_a_closed_session(world: World) -> Non
     world.close(session)
     world.clock.passes(HOUR)
     world.run(lambda tx: remove_closed(tx, tx.now, 100))
-    assert world.store.read(lambda view: presence.connected(view, "one")) == []
+    assert world.store.read(lambda view: presence.connections(view, "one")) == []

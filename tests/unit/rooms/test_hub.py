@@ -27,14 +27,14 @@ class Reads:
 
 def test_a_defect_ends_neither_the_lease_nor_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
-    monkeypatch.setattr(hub, "KEEP_INTERVAL", 0.0)
+    monkeypatch.setattr(hub, "CHECK_INTERVAL", 0.0)
     monkeypatch.setattr(hub, "log", lambda name, **_fields: logged.append(name))
 
     async def check() -> None:
         reads = Reads()
         metrics = SimpleNamespace(room_connections={})
         dependencies: Any = SimpleNamespace(draining=False, metrics=metrics, query=reads.query)
-        keeping = asyncio.create_task(Hub(dependencies)._keep())
+        keeping = asyncio.create_task(Hub(dependencies)._keep_checking())
         await asyncio.wait_for(reads.repeated.wait(), 10)
         keeping.cancel()
 
