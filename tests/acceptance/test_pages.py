@@ -19,7 +19,7 @@ from playwright.sync_api import Browser
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
-from tests.support import browsers
+from tests.support import browsers, challenges
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
@@ -133,20 +133,67 @@ def test_a_wrong_pin_is_reported_and_each_further_one_takes_longer(daemon: Daemo
         assert "no open session" in error
         pauses += re.findall(r"wait (\d+) seconds?", error)
         check(guest, "pin-wrong")
-        guest.page.wait_for_selector("#pin-form button:enabled")
+        guest.page.wait_for_selector("#pin-form [type=submit]:enabled")
     assert pauses == ["2", "4"]
     assert guest.page.locator("#pin").get_attribute("aria-invalid") is None
 
 
-def test_too_many_pins_are_answered_with_the_time_to_wait(start_daemon: StartDaemon, visit: Visit) -> None:
+def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
+    start_daemon: StartDaemon, visit: Visit
+) -> None:
     daemon = start_daemon(limits={"pin_lookups": "1/hour"})
+    made = daemon.make(type="support", label="Printer")
     guest = visit(f"{daemon.url}/100000")
     guest.expect("pin")
-    assert guest.page.get_by_label("PIN").input_value() == "100000"
+    page = guest.page
+    assert page.get_by_label("PIN").input_value() == "100000"
+    challenge_after(guest, lambda: guest.press("Continue"))
+    assert re.search(r"wrong PINs.*Please wait (1 hour|\d+ minutes)", page.locator("#pin-error").inner_text())
+    assert "cannot see it, wait" in page.locator("#challenge-lead").inner_text()
+    assert page.evaluate("document.getElementById('picture').naturalWidth") == 240
+    assert page.evaluate("document.activeElement.id") == "digits"
+    assert page.locator("#picture").get_attribute("alt") == "A picture with four digits"
+    check(guest, "pin-challenge")
+
     guest.press("Continue")
-    guest.page.wait_for_selector("#pin-form button:disabled")
-    assert re.search(r"Please wait (1 hour|\d+ minutes)", guest.page.locator("#pin-error").inner_text())
-    check(guest, "pin-limited")
+    assert "type the digits" in page.locator("#digits-error").inner_text()
+    challenge_after(guest, lambda: guest.press("Another picture"))
+    page.get_by_label("Digits in the picture").fill("no digits")
+    uuid = challenge_after(guest, lambda: page.keyboard.press("Enter"))
+    assert "not right" in page.locator("#pin-error").inner_text()
+
+    # With the keyboard alone: the focus is on the digits.
+    page.get_by_label("PIN").fill(str(made["pin"]))
+    page.get_by_label("Digits in the picture").focus()
+    page.keyboard.type(challenges.solve(daemon.database, uuid))
+    page.keyboard.press("Enter")
+    guest.expect("name")
+    assert "Printer" in guest.text()
+
+
+def test_whoever_cannot_see_the_picture_waits(start_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = start_daemon(limits={"pin_lookups": "1/second"})
+    made = daemon.make(type="support")
+    guest = visit(f"{daemon.url}/", locale="de-DE")
+    for _ in range(4):  # after the fourth wrong PIN the pause is eight seconds long
+        eventually(lambda: daemon.get("/support/100000/meta", by=None).status_code == 404, deadline=30)
+    guest.page.get_by_label("PIN").fill(str(made["pin"]))
+    guest.press("Weiter")
+    guest.page.wait_for_selector("#challenge:visible")
+    check(guest, "pin-challenge-german")
+    guest.page.wait_for_selector("#challenge", state="hidden", timeout=40_000)
+    assert guest.page.evaluate("document.activeElement.id") == "pin"
+    guest.press("Weiter")
+    guest.expect("name")
+
+
+def challenge_after(visitor: Visitor, press: Callable[[], None]) -> str:
+    """Press something; return the id of the challenge that the page gets, once its picture is shown."""
+    with visitor.page.expect_response("**/v3/support/challenge") as response:
+        press()
+    uuid: str = response.value.json()["uuid"]
+    visitor.page.wait_for_selector("#challenge:visible")
+    return uuid
 
 
 @pytest.mark.parametrize("form", ["/{pin}", "/#cobrowse_pin={pin}", "/?{pin}", "/{pin}#token=secret"])

@@ -39,7 +39,7 @@ def test_the_page_keeps_scripts_frames_and_links_of_others_out(daemon: Daemon) -
         "default-src": "'none'",
         "script-src": "'self'",
         "style-src": "'self'",
-        "img-src": "'self'",
+        "img-src": "'self' blob:",
         "base-uri": "'none'",
         "form-action": "'self'",
         "frame-ancestors": "'none'",

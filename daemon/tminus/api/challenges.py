@@ -82,11 +82,10 @@ class Challenges:
 
             self._drawing = ImageCaptcha(WIDTH, HEIGHT, font_sizes=(48, 54, 60))
             self._drawing.word_offset_dx = 0.1
-        # Dark on white in any case: of the colours that the library chooses, some are nearly white.
-        dark = (secrets.randbelow(60), secrets.randbelow(60), secrets.randbelow(60), 255)
-        image = self._drawing.generate_image(text, bg_color=(255, 255, 255), fg_color=dark)
+        # White on black, then inverted: the library draws the darker a colour is, the paler.
+        image = self._drawing.generate_image(text, bg_color=(0, 0, 0), fg_color=(255, 255, 255, 255))
         png = io.BytesIO()
-        image.convert("L").quantize(8).save(png, "png", optimize=True)
+        image.convert("L").point(lambda value: 255 - value).quantize(8).save(png, "png", optimize=True)
         data = base64.b64encode(png.getvalue()).decode()
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{WIDTH}" '

@@ -136,7 +136,7 @@ def _policy(websockets: frozenset[str]) -> str:
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            "img-src 'self'",
+            "img-src 'self' blob:",  # the picture of a challenge, which a script has received as text
             " ".join(["connect-src 'self'", *sorted(websockets)]),
             "base-uri 'none'",
             "form-action 'self'",

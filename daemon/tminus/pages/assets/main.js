@@ -36,8 +36,11 @@ const UNKNOWN = 4404;
 const FORBIDDEN = 4403;
 const CROWDED = 4429;
 const SILENT = 4408;
+const CHALLENGE_NEEDED = 169400;
 
 const pinInput = document.getElementById("pin");
+const digitsInput = document.getElementById("digits");
+const picture = document.getElementById("picture");
 const nameInput = document.getElementById("name");
 
 let link = readLink(location.href);
@@ -55,6 +58,7 @@ let ends = false; // whether this visitor, as host, has asked for the end
 let skew = 0; // milliseconds by which the server's clock is ahead of this one
 let wrongPins = 0;
 let pausedUntil = 0;
+let challenge = null; // the id of the challenge whose picture is shown
 
 // --- PIN ---------------------------------------------------------------------------------------------------------------
 
@@ -64,20 +68,22 @@ function askForPin(sentence = "") {
   fault(pinInput, sentence);
 }
 
-async function lookUp(pin, fallback = null) {
+/** Look up a PIN and enter its session. `solved` has the answer to a challenge, if the visitor has given one. */
+async function lookUp(pin, fallback = null, solved = null) {
   show(shown() === "pin" ? "pin" : "loading");
   if (shown() === "pin") announce(text("pin_searching"));
   let answer;
   let found;
   try {
-    answer = await fetch(new URL(`v3/support/${pin}/meta`, location.href), { cache: "no-store", credentials: "omit" });
-    if (answer.ok) found = await answer.json();
+    answer = await request(`v3/support/${pin}/meta${solved ? `?${new URLSearchParams(solved)}` : ""}`);
+    found = await answer.json().catch(() => null);
   } catch {
     pinInput.value = pin;
     return askForPin(text("offline"));
   }
-  if (found?.id) {
+  if (answer.ok && found?.id) {
     wrongPins = 0;
+    hideChallenge();
     showId(found.id);
     return enter(found.id);
   }
@@ -87,8 +93,46 @@ async function lookUp(pin, fallback = null) {
   // The server limits guesses; the page's own pause keeps a person from running into that limit.
   const own = wrongPins > FREE_GUESSES ? Math.min(MAX_PAUSE, 2 ** (wrongPins - FREE_GUESSES)) : 0;
   const asked = answer.status === 404 ? 0 : Number(answer.headers.get("retry-after")) || 5;
+  if (found?.refcode === CHALLENGE_NEEDED) {
+    askForPin(text(solved ? "challenge_wrong" : "challenge_needed"));
+    pause(asked);
+    return showChallenge();
+  }
+  hideChallenge();
   askForPin(answer.status === 404 ? text("pin_wrong") : "");
   pause(Math.max(own, asked));
+}
+
+function request(path) {
+  return fetch(new URL(path, location.href), { cache: "no-store", credentials: "omit" });
+}
+
+/** Show a new picture, whose digits let the visitor go on without waiting. Without one, the wait remains. */
+async function showChallenge() {
+  hideChallenge();
+  try {
+    const answer = await request("v3/support/challenge");
+    if (!answer.ok) return;
+    const made = await answer.json();
+    if (!pausedUntil || shown() !== "pin") return;
+    challenge = made.uuid;
+    picture.src = URL.createObjectURL(new Blob([made.challengeDisplay], { type: "image/svg+xml" }));
+  } catch {
+    return;
+  }
+  document.getElementById("challenge").hidden = false;
+  one("#pin-form [type=submit]").disabled = false;
+  digitsInput.focus();
+}
+
+function hideChallenge() {
+  challenge = null;
+  if (picture.src) URL.revokeObjectURL(picture.src);
+  picture.removeAttribute("src");
+  digitsInput.value = "";
+  fault(digitsInput, "");
+  document.getElementById("challenge").hidden = true;
+  one("#pin-form [type=submit]").disabled = Boolean(pausedUntil);
 }
 
 function pause(seconds) {
@@ -97,13 +141,15 @@ function pause(seconds) {
   const sentence = text("pin_wait", { time: duration(seconds) });
   const before = document.getElementById("pin-error").textContent;
   fault(pinInput, before ? `${before} ${sentence}` : sentence);
-  one("#pin-form button").disabled = true;
+  one("#pin-form [type=submit]").disabled = true;
 }
 
 function endPause() {
   if (!pausedUntil || Date.now() < pausedUntil) return;
   pausedUntil = 0;
-  one("#pin-form button").disabled = false;
+  const hadFocus = document.getElementById("challenge").contains(document.activeElement);
+  hideChallenge();
+  if (hadFocus) pinInput.focus();
   if (shown() === "pin") {
     fault(pinInput, "");
     announce(text("pin_ready"));
@@ -112,14 +158,22 @@ function endPause() {
 
 document.getElementById("pin-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (pausedUntil) return;
+  if (pausedUntil && !challenge) return;
   const pin = pinOf(pinInput.value);
   if (!pin) {
     fault(pinInput, text("pin_short"));
     return pinInput.focus();
   }
-  fault(pinInput, "");
-  lookUp(pin);
+  if (!challenge) {
+    fault(pinInput, "");
+    return lookUp(pin);
+  }
+  const answer = digitsInput.value.trim();
+  if (!answer) {
+    fault(digitsInput, text("challenge_missing"));
+    return digitsInput.focus();
+  }
+  lookUp(pin, null, { challenge, answer });
 });
 
 // --- The way in --------------------------------------------------------------------------------------------------------
@@ -451,6 +505,7 @@ async function removePerson(row) {
 // --- Buttons -----------------------------------------------------------------------------------------------------------
 
 const ACTIONS = {
+  picture: () => showChallenge(),
   pin: () => {
     if (id) stop();
     showNone();
