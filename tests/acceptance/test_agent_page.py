@@ -11,15 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from tests.acceptance.conftest import StartDaemon
-from tests.acceptance.daemons import Daemon
+from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.test_behind_a_path import free_port
 from tests.acceptance.test_pages import check
 from tests.acceptance.times import from_now
 from tests.support import browsers
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
+from tminus.api import browser_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
@@ -328,6 +329,329 @@ def test_texts_of_others_are_shown_as_text(desk: Daemon, visit: Visit) -> None:
     agent.press("End session")
     assert agent.page.locator('[data-field="close-label"]').inner_text() == HOSTILE
     assert agent.page.locator("main img").count() == 0
+
+
+# --- Creating ---------------------------------------------------------------------------------------------------------
+
+
+def new_session(agent: Visitor, label: str, kind: str = "live") -> None:
+    """Open the form, and fill in the first fields."""
+    agent.page.get_by_role("button", name="New session").click()
+    agent.page.locator("#create-type").select_option(kind)
+    agent.page.get_by_label("Name", exact=True).fill(label)
+
+
+def schedule(page: Page, date: str, time: str, form: str = "create") -> None:
+    if form == "create":
+        page.get_by_label("At a time").check()
+    page.locator(f"#{form}-date").fill(date)
+    page.locator(f"#{form}-time").fill(time)
+
+
+def labelled(daemon: Daemon, label: str, by: str = "anna") -> list[JSON]:
+    """Return the sessions with this label, ended ones too."""
+    found = daemon.get("/supportsessions?limit=1000&status=new&status=scheduled&status=active&status=closed", by=by)
+    return [one for one in found.json()["rows"] if one["label"] == label]
+
+
+def test_a_session_is_created_with_all_that_the_form_asks(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    new_session(agent, "Printer", "support")
+    page.get_by_label("Recording").check()
+    page.get_by_text("Record and host").click()
+    page.get_by_label("Number of the record").fill("INC0042")
+    page.get_by_label("Name of the record").fill("Fire")
+    page.get_by_label("Name of the host").fill("Desk")
+    check(agent, "agent-create")
+    agent.press("Create")
+    expect(page.locator("#detail")).to_be_visible()
+    expect(page.locator("#detail-note")).to_contain_text("The session is ready")
+    [made] = labelled(desk, "Printer")
+    assert page.locator("#detail-link").input_value() == made["urls"]["user"]
+    assert (made["type"], made["externalMapping"], made["userDescription"]) == ("support", "INC0042", "Desk")
+    assert made["parentObject"] == {"id": "INC0042", "name": "Fire"}
+    assert made["settings"]["recording"] is True
+    check(agent, "agent-created")
+
+
+def test_the_form_offers_what_the_policy_leaves_to_the_agent(start_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = start_daemon(policy={"knock": "always", "audio": "agent", "recording": "never"})
+    agent = visit(daemon)
+    new_session(agent, "Meeting", "live")
+    expect(agent.page.locator("#create-prefs label:visible")).to_have_text(["Audio"])
+    agent.page.locator("#create-type").select_option("replay")
+    expect(agent.page.locator("#create-prefs")).to_be_hidden()
+
+
+def test_a_double_click_creates_one_session(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    new_session(agent, "Once")
+    agent.page.get_by_role("button", name="Create", exact=True).dblclick()
+    expect(agent.page.locator("#detail")).to_be_visible()
+    assert len(labelled(desk, "Once")) == 1
+
+
+def test_a_retry_after_a_lost_answer_creates_one_session(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    keys: list[str | None] = []
+
+    def lose_the_answer(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) <= 2:
+            route.fetch()  # the daemon carries it out; the page gets no answer
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route("**/v3/supportsessions", lose_the_answer)
+    new_session(agent, "Once")
+    agent.press("Create")
+    expect(page.locator('[data-field="create-progress"]')).to_contain_text("Trying again")
+    expect(page.locator("#detail")).to_be_visible(timeout=20_000)
+    assert len(labelled(desk, "Once")) == 1
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+def test_a_form_survives_a_reload_and_still_makes_one_session(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+
+    def lose_the_answer(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    page.route("**/v3/supportsessions", lose_the_answer)
+    new_session(agent, "Once")
+    agent.press("Create")
+    expect(page.locator('[data-field="create-progress"]')).to_be_visible()
+    page.reload()
+    page.unroute("**/v3/supportsessions")
+    expect(page.locator('[data-field="create-kept"]')).to_be_visible()
+    assert page.get_by_label("Name", exact=True).input_value() == "Once"
+    agent.press("Create")
+    expect(page.locator("#detail")).to_be_visible()
+    assert len(labelled(desk, "Once")) == 1
+
+
+def test_a_form_survives_the_end_of_the_agent_session(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    new_session(agent, "Kept")
+    desk.http.get(f"{desk.url}/v3/auth/signout", headers=cookie_headers(agent))
+    agent.press("Create")
+    expect(page.locator("#ended")).to_be_visible()
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    sign_in(page, desk)
+    expect(page.locator('[data-field="create-kept"]')).to_be_visible()
+    agent.press("Create")
+    expect(page.locator("#detail")).to_be_visible()
+    assert len(labelled(desk, "Kept")) == 1
+
+
+def cookie_headers(visitor: Visitor) -> dict[str, str]:
+    """Return the headers with which the page of this window calls the API."""
+    cookie = next(one for one in visitor.context.cookies() if one["name"].endswith("tminus"))
+    return {"Cookie": f"{cookie['name']}={cookie['value']}", "X-CSRF-Token": browser_session.key_of(cookie["value"])}
+
+
+def test_a_changed_form_after_a_lost_answer_names_the_session_that_exists(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+
+    def lose_the_answer(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    page.route("**/v3/supportsessions", lose_the_answer)
+    new_session(agent, "First")
+    agent.press("Create")
+    expect(page.locator('[data-field="create-progress"]')).to_be_visible()
+    page.reload()
+    page.unroute("**/v3/supportsessions")
+    page.get_by_label("Name", exact=True).fill("Second")
+    agent.press("Create")
+    [first] = labelled(desk, "First")
+    expect(page.locator("#create-error")).to_contain_text(first["id"])
+    assert labelled(desk, "Second") == []
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [("label", "", "Please give the session a name")])
+def test_what_is_missing_is_said_at_the_field(desk: Daemon, visit: Visit, field: str, value: str, said: str) -> None:
+    agent = visit(desk)
+    new_session(agent, value)
+    agent.press("Create")
+    expect(agent.page.locator(f"#create-{field}-error")).to_contain_text(said)
+    assert agent.page.locator(f"#create-{field}").get_attribute("aria-invalid") == "true"
+    check(agent, f"agent-missing-{field}")
+
+
+def test_errors_of_the_api_are_shown_at_their_fields(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    new_session(agent, "Odd record")
+    page.get_by_text("Record and host").click()
+    page.get_by_label("Number of the record").fill("a?b")
+    agent.press("Create")
+    expect(page.locator("#create-externalMapping-error")).to_contain_text("must not contain")
+    expect(page.locator("#create-error")).to_contain_text("Please correct what is marked")
+    check(agent, "agent-refused")
+
+
+def test_too_many_sessions_are_explained(start_daemon: StartDaemon, visit: Visit) -> None:
+    daemon = start_daemon(limits={"sessions_per_agent": 1})
+    daemon.make(by="anna", label="The one")
+    agent = visit(daemon)
+    new_session(agent, "Another")
+    agent.press("Create")
+    expect(agent.page.locator("#create-error")).to_contain_text("as many open sessions")
+
+
+# --- Time -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_scheduled_in_the_agents_own_zone(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk, timezone_id="America/New_York")
+    new_session(agent, "Later")
+    year = datetime.now(UTC).year + 1
+    schedule(agent.page, f"{year}-01-15", "09:30")
+    expect(agent.page.locator("#create-zone")).to_have_text("Your time zone: America/New_York, UTC−5")
+    check(agent, "agent-schedule")
+    agent.press("Schedule")
+    expect_rows(agent.page, "coming", ["Later"])
+    assert labelled(desk, "Later")[0]["startTime"] == f"{year}-01-15T14:30:00.000Z"
+
+
+GAPS = [
+    ("Europe/Vienna", "2027-03-28", "02:30", "02:00", "03:00"),
+    ("America/New_York", "2027-03-14", "02:00", "02:00", "03:00"),
+    ("Australia/Lord_Howe", "2027-10-03", "02:15", "02:00", "02:30"),
+]
+
+
+@pytest.mark.parametrize(("zone", "date", "time", "start", "end"), GAPS)
+def test_a_time_in_the_gap_of_summer_time_is_refused_with_the_reason(
+    desk: Daemon, visit: Visit, zone: str, date: str, time: str, start: str, end: str
+) -> None:
+    agent = visit(desk, timezone_id=zone)
+    new_session(agent, "Never")
+    schedule(agent.page, date, time)
+    agent.press("Schedule")
+    expect(agent.page.locator("#create-time-error")).to_contain_text(f"from {start} to {end}")
+    assert agent.page.locator("#create-time").get_attribute("aria-invalid") == "true"
+    assert labelled(desk, "Never") == []
+    if zone == "Europe/Vienna":
+        check(agent, "agent-gap")
+
+
+@pytest.mark.parametrize(
+    ("zone", "date", "time", "which", "start"),
+    [
+        ("Europe/Vienna", "2027-10-31", "02:30", "The first time: 02:30 (UTC+2)", "2027-10-31T00:30:00.000Z"),
+        ("Europe/Vienna", "2027-10-31", "02:30", "The second time: 02:30 (UTC+1)", "2027-10-31T01:30:00.000Z"),
+        ("Australia/Lord_Howe", "2027-04-04", "01:45", "The second time: 01:45 (UTC+10:30)",
+         "2027-04-03T15:15:00.000Z"),
+    ],
+)  # fmt: skip
+def test_a_time_that_comes_twice_is_asked_for(
+    desk: Daemon, visit: Visit, zone: str, date: str, time: str, which: str, start: str
+) -> None:
+    agent = visit(desk, timezone_id=zone)
+    page = agent.page
+    new_session(agent, "Twice")
+    schedule(page, date, time)
+    agent.press("Schedule")
+    expect(page.locator("#create-time-error")).to_contain_text("comes twice")
+    page.get_by_label(which).check()
+    if "first" in which:
+        check(agent, "agent-twice")
+    agent.press("Schedule")
+    expect_rows(page, "coming", ["Twice"])
+    assert labelled(desk, "Twice")[0]["startTime"] == start
+    # The form to reschedule shows the same moment again.
+    page.get_by_role("button", name="Reschedule").click()
+    assert page.locator("#move-which").get_by_label(which).is_checked()
+
+
+@pytest.mark.parametrize("zone", ["Europe/Vienna", "Asia/Kathmandu", "America/St_Johns", "Pacific/Apia", "UTC"])
+def test_every_hour_of_two_years_means_what_the_clock_shows(desk: Daemon, visit: Visit, zone: str) -> None:
+    page = visit(desk, timezone_id=zone).page
+    source = page.locator('script[type="module"]').get_attribute("src")
+    wrong = page.evaluate(
+        """async (source) => {
+            const module = new URL(source.replace("agent.js", "agent-time.js"), location.href);
+            const { moments, inputs } = await import(module);
+            const wrong = [];
+            for (let at = Date.UTC(2027, 0, 1); at < Date.UTC(2029, 0, 1); at += 1800_000) {
+                const { date, time } = inputs(at);
+                const found = moments(date, time);
+                if (!found.moments.includes(at) || found.gap || found.moments.length > 2) wrong.push([at, date, time]);
+            }
+            return wrong;
+        }""",
+        source,
+    )
+    assert wrong == []
+
+
+def test_a_start_in_the_past_is_refused_at_the_field(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    new_session(agent, "Past")
+    schedule(agent.page, "2020-01-01", "12:00")
+    agent.press("Schedule")
+    expect(agent.page.locator("#create-time-error")).to_contain_text("in the past")
+
+
+def test_a_session_is_rescheduled(desk: Daemon, visit: Visit) -> None:
+    made = desk.make(by="anna", label="Later", startTime="2027-05-05T10:00:00Z")
+    agent = visit(desk)
+    page = agent.page
+    row(page, "Later").locator(".row").press("m")
+    assert page.locator("#move-date").input_value() == "2027-05-05"
+    assert page.locator("#move-time").input_value() == "12:00"
+    schedule(page, "2027-06-06", "13:00", "move")
+    check(agent, "agent-move")
+    page.locator("#move-dialog").get_by_role("button", name="Reschedule").click()
+    expect(page.locator("#detail-note")).to_contain_text("new start")
+    assert desk.session(made["id"])["startTime"] == "2027-06-06T11:00:00.000Z"
+
+
+def test_a_reschedule_that_meets_another_change_is_refused_and_can_be_repeated(desk: Daemon, visit: Visit) -> None:
+    made = desk.make(by="anna", label="Later", startTime="2027-05-05T10:00:00Z")
+    page = visit(desk).page
+    row(page, "Later").locator(".row").press("m")
+    desk.put(f"/supportsession/{made['id']}", {"startTime": "2027-07-07T10:00:00Z"})
+    schedule(page, "2027-06-06", "13:00", "move")
+    button = page.locator("#move-dialog").get_by_role("button", name="Reschedule")
+    button.click()
+    expect(page.locator("#move-error")).to_contain_text("Somebody else has changed")
+    assert desk.session(made["id"])["startTime"] == "2027-07-07T10:00:00.000Z"
+    button.click()
+    expect(page.locator("#detail")).to_be_visible()
+    assert desk.session(made["id"])["startTime"] == "2027-06-06T11:00:00.000Z"
+
+
+def test_a_reschedule_whose_answer_is_lost_succeeds(desk: Daemon, visit: Visit) -> None:
+    made = desk.make(by="anna", label="Later", startTime="2027-05-05T10:00:00Z")
+    page = visit(desk).page
+    lost: list[APIResponse] = []
+
+    def lose_the_answer(route: Route) -> None:
+        if route.request.method == "PUT" and not lost:
+            lost.append(route.fetch())
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route("**/v3/supportsession/*", lose_the_answer)
+    row(page, "Later").locator(".row").press("m")
+    schedule(page, "2027-06-06", "13:00", "move")
+    page.locator("#move-dialog").get_by_role("button", name="Reschedule").click()
+    expect(page.locator("#detail")).to_be_visible(timeout=20_000)
+    assert desk.session(made["id"])["startTime"] == "2027-06-06T11:00:00.000Z"
+    assert lost
 
 
 # --- Keyboard, languages, sizes ---------------------------------------------------------------------------------------

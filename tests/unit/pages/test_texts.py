@@ -45,7 +45,9 @@ def test_every_text_is_used(key: str) -> None:
     in_script = section in ("say", "desk") and f'"{name}"' in CODE
     # The macro `group` of the agents' page names its three lists.
     in_group = section == "agent" and name.removesuffix("_empty") in ("open", "coming", "past")
-    assert f'"{key}"' in CODE or in_macro or in_script or in_group or f'copy("{name}")' in CODE
+    # Preferences are listed by their names in the API.
+    in_loop = key.startswith("desk.pref_") and f'"{name.removeprefix("pref_")}"' in CODE
+    assert in_loop or f'"{key}"' in CODE or in_macro or in_script or in_group or f'copy("{name}")' in CODE
 
 
 @pytest.mark.parametrize(

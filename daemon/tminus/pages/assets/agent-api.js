@@ -64,5 +64,5 @@ export async function call(method, path, { parameters, body, headers = {} } = {}
 
 /** Return whether a call may succeed if it is repeated as it is. */
 export function isPassing(failure) {
-  return failure.kind === "lost" || (failure.kind === "refused" && (failure.status >= 500 || failure.status === 429));
+  return failure.kind === "lost" || (failure.kind === "refused" && failure.status >= 500);
 }

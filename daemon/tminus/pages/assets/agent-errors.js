@@ -17,6 +17,7 @@ const BY_REFCODE = {
   107503: "error_database",
   108503: "error_stopping",
   110503: "error_stopping",
+  169400: "error_guesses",
 };
 
 /** Return what an error means for the agent. */

@@ -24,3 +24,68 @@ export function brief(iso, now = new Date()) {
 export function full(iso) {
   return whole.format(new Date(iso));
 }
+
+const DAY = 86_400_000;
+const minutes = (at) => -new Date(at).getTimezoneOffset();
+
+/** Return an offset from UTC, such as UTC+2 or UTC+5:30. */
+function offsetText(at) {
+  const offset = minutes(at);
+  const [hours, rest] = [Math.floor(Math.abs(offset) / 60), Math.abs(offset) % 60];
+  return `UTC${offset < 0 ? "−" : "+"}${hours}${rest ? `:${String(rest).padStart(2, "0")}` : ""}`;
+}
+
+/** Return the time zone of this computer at a moment, with its offset. */
+export function zoneAt(at) {
+  return `${ZONE}, ${offsetText(at)}`;
+}
+
+/** Return a moment as time with its offset, to tell two moments with the same clock time apart. */
+export function clockWithOffset(at) {
+  return `${clock.format(at)} (${offsetText(at)})`;
+}
+
+/** Return what a date and a time, as inputs have them, mean on this computer's clock.
+ *
+ * `moments`: the moments at which the clock shows them: one; two in the hour that is repeated when clocks go back; none
+ * if clocks go forward over it, and then `gap` has the times from which and to which they go.
+ */
+export function moments(date, time) {
+  const [year, month, day] = date.split("-").map(Number);
+  const [hour, minute] = time.split(":").map(Number);
+  const shown = new Date(0);
+  shown.setUTCFullYear(year, month - 1, day);
+  shown.setUTCHours(hour, minute, 0, 0);
+  const local = shown.getTime();
+  const offsets = [...new Set([minutes(local - DAY), minutes(local + DAY)])];
+  const found = offsets.map((offset) => [local - offset * 60_000, offset]);
+  const real = found.filter(([at, offset]) => minutes(at) === offset).map(([at]) => at);
+  return { moments: real.sort((one, two) => one - two), gap: real.length ? null : gapAround(local) };
+}
+
+function gapAround(local) {
+  let [before, after] = [local - DAY, local + DAY];
+  const old = minutes(before);
+  while (after - before > 1) {
+    const middle = Math.floor((before + after) / 2);
+    if (minutes(middle) === old) before = middle;
+    else after = middle;
+  }
+  const utcClock = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit", timeZone: "UTC" });
+  return { from: utcClock.format(after + old * 60_000), to: utcClock.format(after + minutes(after) * 60_000) };
+}
+
+/** Return the date and the time of a moment, as inputs have them. */
+export function inputs(at) {
+  const then = new Date(at);
+  const two = (number) => String(number).padStart(2, "0");
+  const date = `${String(then.getFullYear()).padStart(4, "0")}-${two(then.getMonth() + 1)}-${two(then.getDate())}`;
+  return { date, time: `${two(then.getHours())}:${two(then.getMinutes())}` };
+}
+
+/** Return the next full hour that is at least half an hour ahead. */
+export function nextHour(now = Date.now()) {
+  const then = new Date(now + 30 * 60_000);
+  then.setMinutes(60, 0, 0);
+  return then.getTime();
+}

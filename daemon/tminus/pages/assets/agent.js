@@ -3,6 +3,7 @@
 import { call } from "./agent-api.js";
 import { Feed } from "./agent-feed.js";
 import { errorText } from "./agent-errors.js";
+import { CreateForm, MoveForm } from "./agent-forms.js";
 import { pinOf, point, reasonOf, recordOf, settingsOf, showRows, statusOf, typeOf } from "./agent-rows.js";
 import { lookUp, matches, searchTexts } from "./agent-search.js";
 import { NAMES, Sessions, listOf } from "./agent-sessions.js";
@@ -26,6 +27,8 @@ let search = null; // {words, rows, next, note}
 let searching = 0;
 
 const sessions = new Sessions(render, failed);
+const createForm = new CreateForm((session) => done(session, "created"), failed);
+const moveForm = new MoveForm((session) => done(session, "moved"), failed);
 
 // --- Start, and the connection -----------------------------------------------------------------------------------------
 
@@ -47,6 +50,10 @@ async function start() {
     document.getElementById("scope").hidden = true;
   }
   follow();
+  if (agent || admin) {
+    document.getElementById("new").hidden = false;
+    createForm.allow(me.products);
+  }
 }
 
 /** Read everything, and keep it current. */
@@ -250,6 +257,21 @@ function showDetail() {
   join.hidden = !isOpen || !session.urls.host;
   if (session.urls.host) join.href = session.urls.host;
   one('[data-action="close"]', detail).hidden = !isOpen;
+  document.getElementById("detail-move").hidden = !mayMove(session);
+}
+
+/** Return whether the caller may reschedule a session, as the API decides it. */
+function mayMove(session) {
+  const { agent, group_admin: admin } = me.roles;
+  return session.status === "scheduled" && (admin || (agent && session.ExternalUserId === me.user.id));
+}
+
+/** Show a session that a form has created or moved. */
+function done(session, what) {
+  sessions.take(session);
+  search?.rows.set(session.id, session);
+  openDetail(session.id);
+  say(text(what));
 }
 
 function problem(sentence) {
@@ -325,6 +347,13 @@ const ACTIONS = {
   },
   close: () => close(shown),
   "leave-detail": () => detail.close(),
+  new: () => createForm.open(),
+  move: () => moveForm.open(known(shown)),
+  "leave-create": () => {
+    if (!createForm.isSending) createForm.drop();
+    createForm.dialog.close();
+  },
+  "leave-move": () => moveForm.dialog.close(),
   more: (pressed) => sessions.more(pressed.dataset.of),
   further: async () => {
     try {
@@ -398,6 +427,7 @@ useKeys.addEventListener("change", () => {
 });
 
 const KEYS = {
+  n: () => !document.getElementById("new").hidden && createForm.open(),
   "/": () => searchInput.focus(),
   1: () => jumpTo("open"),
   2: () => jumpTo("coming"),
@@ -408,6 +438,7 @@ const ROW_KEYS = {
   j: (session) => session.urls.host && session.status !== "closed" && open(session.urls.host, "_blank", "noopener"),
   c: (session) => session.status !== "closed" && copyLink(session),
   p: (session) => copyPin(session),
+  m: (session) => mayMove(session) && moveForm.open(session),
   x: (session) => close(session.id),
 };
 
