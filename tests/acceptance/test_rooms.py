@@ -481,6 +481,7 @@ def test_nobody_answers_a_knock(start_daemon: StartDaemon, connected: Enter) -> 
     assert guest.last == {"type": "denied", "reason": "timeout"}
     assert recorded(daemon, session) == ["participant.knocked", "participant.denied"]
     assert daemon.events(session["id"])[-1]["actor"] == "clock"
+    assert daemon.logged("http.websocket")["close_reason"] == "denied: timeout"
     assert is_refused(daemon, session, resume=guest.resume) == (112404, 4404)
 
 

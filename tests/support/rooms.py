@@ -27,9 +27,11 @@ class Person:
         The daemon's URL.
     session
         The session, as the API shows it.
+    address
+        The address that a proxy passes on, if there is one.
     """
 
-    def __init__(self, url: str, session: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, session: Mapping[str, Any], address: str | None = None) -> None:
         self.session = session
         self.received: list[Message] = []
         self.participant = ""
@@ -37,8 +39,13 @@ class Person:
         self._place = 0
         # The context manager would close the connection when it ends; here the tests decide how it ends.
         self._stack = contextlib.ExitStack()
-        address = f"{url.replace('http', 'ws', 1)}/v3/rooms/{session['id']}"
-        made = connect(address, subprotocols=[SUBPROTOCOL], proxy=None, close_timeout=2)  # type: ignore[list-item]
+        made = connect(
+            f"{url.replace('http', 'ws', 1)}/v3/rooms/{session['id']}",
+            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+            proxy=None,
+            close_timeout=2,
+            additional_headers={"X-Forwarded-For": address} if address else None,
+        )
         self.wire: ClientConnection = self._stack.enter_context(made)
 
     # --- sending ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,9 @@ from tminus.api.middleware import BEGUN, HEADERS
 from tminus.api.request_body import WHOLE
 from tminus.api.services import Services
 from tminus.api.starting import make_starting_application
+from tminus.api.websocket import IS_OURS
 
 __all__ = [
-    "BEGUN", "HEADERS", "HOLD", "WHOLE", "Services", "make_application", "make_starting_application", "trusted",
+    "BEGUN", "HEADERS", "HOLD", "IS_OURS", "WHOLE", "Services", "make_application", "make_starting_application",
+    "trusted",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The context of a request, which middleware, routes and the request log share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -41,6 +41,8 @@ class RequestContext:
     """The session of the request, if the path does not contain its id."""
     create: CreateSession | None = None
     """The command of a request to create a session, for the log line."""
+    about: Mapping[str, str | None] = field(default_factory=dict)
+    """More fields for the log line of a WebSocket: the session, and the person."""
     replayed: bool = False
     """Whether the response repeats that of an earlier request with the same `Idempotency-Key`."""
     logged: bool = False

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tminus.api.request_context import RequestContext
+from tminus.api.websocket import WebSocket
 from tminus.domain.errors import StoreUnavailable
 from tminus.logs.event_fields import parsed_record
 from tminus.logs.output import log, log_debug
@@ -64,24 +65,28 @@ def record(context: RequestContext, method: str, seconds: float) -> None:
     )
 
 
-def record_websocket(context: RequestContext, close_code: int, seconds: float, *, is_ours: bool) -> None:
-    """Count a WebSocket that was open for `seconds`, and write its log line. `is_ours`: the daemon chose the code."""
-    services = context.services
+def record_websocket(context: RequestContext, websocket: WebSocket, seconds: float) -> None:
+    """Count a WebSocket that was open for `seconds`, and write its log line."""
+    services, close_code, is_ours = context.services, websocket.closed or 1000, websocket.is_ours
     services.requests += 1
     services.metrics.answered("GET", context.route, 101)
     services.metrics.websocket_closed(context.route, close_code if is_ours or close_code in _USUAL else None)
     fields: dict[str, Any] = {
         "route": context.route,
         "close_code": close_code,
+        "close_reason": websocket.close_reason or None,
         "open_s": round(seconds),
         "refcode": context.refcode,
+        **context.about,
         "remote_ip": context.remote_ip,
         "request_id": context.request_id,
     }
     if context.actor is None:
-        REPEATED.log("http.websocket", context.remote_ip, **fields)
+        # Each reason and each session is counted separately, so that no line hides another one.
+        about = f"{close_code} {context.refcode} {context.about.get('session_id')}"
+        REPEATED.log("http.websocket", context.remote_ip, about, **fields)
     else:
-        log("http.websocket", **fields, actor=context.actor, session_id=context.session_id)
+        log("http.websocket", **fields, actor=context.actor)
 
 
 def _session_id(context: RequestContext, code: int) -> str | None:

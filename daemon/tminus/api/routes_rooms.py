@@ -2,7 +2,6 @@
 
 from tminus.api.routing import Router
 from tminus.api.websocket import WebSocket, WebSocketClosed
-from tminus.domain.types import host_actor
 from tminus.rooms import Visitor
 from tminus.rooms.protocol import SUBPROTOCOL
 
@@ -14,10 +13,6 @@ async def room(websocket: WebSocket) -> None:
     context = websocket.context
     services, session_id = context.services, context.path_params["session_id"]
 
-    def entered(participant_id: str, is_host: bool) -> None:
-        context.session_id = session_id
-        context.actor = host_actor(participant_id) if is_host else f"guest:{participant_id}"
-
     await websocket.accept()
     visitor = Visitor(
         services.rooms,
@@ -27,6 +22,11 @@ async def room(websocket: WebSocket) -> None:
         context.remote_ip,
         context.request_id,
         services.id_guesses,
-        entered,
     )
-    await visitor.serve()
+    try:
+        await visitor.serve()
+    finally:
+        context.actor = visitor.actor
+        context.refcode = visitor.refcode
+        context.about = visitor.log_fields()
+        websocket.close_reason = visitor.close_reason or websocket.close_reason

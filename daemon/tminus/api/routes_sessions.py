@@ -223,7 +223,9 @@ async def join_session(
     try:
         result = await context.write(arrive, session_id)
     except OtherPresence:
-        REPEATED.log("room.other_source", session_id, "room", session_id=session_id, source="room")
+        REPEATED.log(
+            "room.other_source", session_id, "room", session_id=session_id, source="room", participant_name=body.name
+        )
         raise
     context.replayed = result.replayed
     return Json({"participantId": result.participant_id}, headers=[_REPLAYED] if result.replayed else [])

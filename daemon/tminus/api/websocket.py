@@ -7,6 +7,9 @@ from starlette.types import Message, Receive, Send
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Response
 
+IS_OURS = "tminus.is_ours"
+"""Key in the ASGI message `websocket.disconnect`: whether the daemon, and not the client, has ended the WebSocket."""
+
 
 class WebSocketClosed(Exception):
     """The WebSocket is over. `code` is its close code."""
@@ -38,6 +41,8 @@ class WebSocket:
         """The close code, once the WebSocket is over: 1005 if the client sent none, 1006 if its connection was lost."""
         self.is_ours = False
         """Whether the daemon chose the close code, and not the client."""
+        self.close_reason = ""
+        """Why the daemon has closed it, if it has; never text of the client."""
         self._receive = receive
         self._send = send
 
@@ -61,7 +66,7 @@ class WebSocket:
         if text is not None:
             return text
         if message["type"] == "websocket.disconnect":
-            raise self._over(message["code"])
+            raise self._over(message)
         await self.close(1003, "only text messages are supported")
         raise WebSocketClosed(1003)
 
@@ -77,12 +82,12 @@ class WebSocket:
         try:
             await self._send(message)
         except ConnectionResetError:
-            raise self._over((await self._ending())["code"]) from None
+            raise self._over(await self._ending()) from None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the WebSocket; do not wait for the client's answer. After the end this has no effect."""
         if self.closed is None and self.accepted:
-            self.closed, self.is_ours = code, True
+            self.closed, self.is_ours, self.close_reason = code, True, self.close_reason or reason
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _ending(self) -> Message:
@@ -92,9 +97,11 @@ class WebSocket:
             if message["type"] == "websocket.disconnect":
                 return message
 
-    def _over(self, code: int) -> WebSocketClosed:
+    def _over(self, end: Message) -> WebSocketClosed:
         if self.closed is None:
-            self.closed = code
+            self.closed = end["code"]
+            if end.get(IS_OURS):
+                self.is_ours, self.close_reason = True, end["reason"]
         return WebSocketClosed(self.closed)
 
 

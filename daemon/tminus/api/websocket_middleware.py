@@ -81,7 +81,7 @@ class WebSockets:
             seconds = clock.monotonic() - begun
             if websocket.accepted:
                 await websocket.close()
-                record_websocket(context, websocket.closed or 1000, seconds, is_ours=websocket.is_ours)
+                record_websocket(context, websocket, seconds)
             else:
                 context.code = context.code or 499
                 record(context, "GET", seconds)

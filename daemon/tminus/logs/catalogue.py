@@ -11,6 +11,7 @@ _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
 _COUNTED = ("network", "request_id", "count", "since")
 _MANY = ("count", "since")
+_VISIT = ("session_id", "label", "external_key", "record_name", "participant_name")
 
 LOG_LINES = {
     "daemon.crashed": LineTemplate(
@@ -201,8 +202,8 @@ LOG_LINES = {
     ),
     "room.wrong_key": LineTemplate(
         "warning",
-        "wrong host keys from {remote_ip}: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        "wrong host keys for session {session_id} from {remote_ip}: {count}[ since {since}]",
+        ("remote_ip", *_VISIT, *_COUNTED),
     ),
     "room.limited": LineTemplate(
         "warning",
@@ -212,18 +213,18 @@ LOG_LINES = {
     "room.other_source": LineTemplate(
         "warning",
         "join of session {session_id} refused, its people are reported by {source}, times: {count}[ since {since}]",
-        ("session_id", "source", *_MANY),
+        ("source", *_VISIT, *_MANY),
     ),
     "room.replaced": LineTemplate(
         "info",
-        "session {session_id}: another connection took the place of participant {participant_id}",
-        ("session_id", "participant_id"),
+        "session {session_id}: another connection took the place of {participant_name}",
+        ("participant_id", *_VISIT),
     ),
     "room.host_revoked": LineTemplate(
         "warning",
-        "session {session_id}: host[ {participant_id}] disconnected, since the session's agent was removed or has no "
+        "session {session_id}: host {participant_name} disconnected, since the session's agent was removed or has no "
         "valid token",
-        ("session_id", "participant_id"),
+        ("participant_id", *_VISIT),
     ),
     "room.returning": LineTemplate(
         "info",
@@ -296,8 +297,9 @@ LOG_LINES = {
     ),
     "http.websocket": LineTemplate(
         "info",
-        "WebSocket {route} of {remote_ip} closed with {close_code} after {open_s:second}[, {count} since {since}]",
-        ("route", "close_code", "open_s", "refcode", "actor", "session_id", "remote_ip", *_COUNTED),
+        "WebSocket {route} of[ {participant_name} at] {remote_ip} closed with {close_code}[ ({close_reason})] after "
+        "{open_s:second}[, {count} since {since}]",
+        ("route", "close_code", "close_reason", "open_s", "refcode", "actor", *_VISIT, "remote_ip", *_COUNTED),
     ),
     "websocket.crowded": LineTemplate(
         "warning",

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from tminus.domain import timestamps
-from tminus.domain.events import LogEvent, timeout_setting
+from tminus.domain.events import LogEvent, LoggedSession, timeout_setting
 from tminus.domain.types import LOCAL_AGENT_ID
 
 EVENT_FIELDS = (
@@ -21,6 +21,15 @@ def parsed_record(parent_object: str | None) -> dict[str, Any]:
     """Parse the `parentObject` of a session: the record that it belongs to. Empty if there is none."""
     record: dict[str, Any] = orjson.loads(parent_object) if parent_object else {}
     return record
+
+
+def session_fields(session: LoggedSession) -> dict[str, str | None]:
+    """Return the fields by which operators look for a session, for lines that are not events."""
+    return {
+        "label": session.label,
+        "external_key": session.external_mapping,
+        "record_name": parsed_record(session.parent_object).get("name"),
+    }
 
 
 def log_fields(recorded: LogEvent, actor_name: str | None = None) -> dict[str, Any]:

@@ -108,6 +108,9 @@ FIELDS = {
         "close code of a WebSocket: of the daemon or of the client; 1005: the client sent none, 1006: the connection "
         "was lost"
     ),
+    "close_reason": _t(
+        "why the daemon closed a WebSocket: the error, or how the visit to a room ended; absent if the client closed it"
+    ),
     "count": _i("how often it happened since the last such line about the same address"),
     "daemon": _k("the daemon, as the database names it: its host and state directory"),
     "endpoint": _k("the name of the webhook"),

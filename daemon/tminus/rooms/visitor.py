@@ -37,7 +37,8 @@ from tminus.domain.errors import (
     WrongStatus,
 )
 from tminus.domain.model import Session
-from tminus.domain.types import ParticipantRole, Status
+from tminus.domain.types import ParticipantRole, Status, host_actor
+from tminus.logs.event_fields import session_fields
 from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
 from tminus.rooms import commands, protocol
@@ -113,8 +114,6 @@ class Visitor:
         For the limit of wrong keys, and for log lines.
     guesses
         The limit of wrong ids and keys.
-    entered
-        Called with the participant's id, and whether they are a host, when they have joined or knocked.
     """
 
     def __init__(
@@ -126,10 +125,13 @@ class Visitor:
         remote_ip: str,
         request_id: str,
         guesses: Guesses,
-        entered: Callable[[str, bool], None] = lambda _participant_id, _is_host: None,
     ) -> None:
         self.connection = ids.base62(16)
         self.participant_id = ""
+        self.refcode: int | None = None
+        """The refcode of the error that has ended the connection, if one has."""
+        self.close_reason = ""
+        """Why the connection was ended, for the log; "" if the person left, or it was lost."""
         self._hub = hub
         self._socket = socket
         self._socket_ended = ended
@@ -137,7 +139,8 @@ class Visitor:
         self._remote_ip = remote_ip
         self._request_id = request_id
         self._guesses = guesses
-        self._entered = entered
+        self._name = ""
+        """The name that the person has given."""
         self._stage = Stage.LOOKING
         self._join: Join | None = None
         self._role = ParticipantRole.GUEST
@@ -162,6 +165,24 @@ class Visitor:
     @property
     def state_name(self) -> str:
         return self._stage.value
+
+    @property
+    def actor(self) -> str | None:
+        """The person, as log lines name them; None if they have not entered."""
+        if not self.participant_id:
+            return None
+        return host_actor(self.participant_id) if self._is_host else f"guest:{self.participant_id}"
+
+    @property
+    def _is_host(self) -> bool:
+        return self._role is ParticipantRole.HOST
+
+    def log_fields(self) -> dict[str, str | None]:
+        """Return the fields of log lines about this connection: the session, if there is one, and the person."""
+        about = {"participant_name": self._name or None}
+        if self._state is None:
+            return about
+        return {"session_id": self._session_id, **session_fields(self._state.session), **about}
 
     # --- the life of a connection -------------------------------------------------------------------------------------
 
@@ -191,7 +212,8 @@ class Visitor:
         try:
             first = await self._receive(FIRST_MESSAGE)
         except TimeoutError:
-            self._end(None, 4408, "no message")
+            self.close_reason = "no message"
+            self._end(None, 4408, self.close_reason)
             return
         if first is None or isinstance(first, Leave):
             self._end(None, 1000)
@@ -201,6 +223,7 @@ class Visitor:
         if first.resume is not None:
             await self._resume_place(first.resume)
         else:
+            self._name = first.name or ""
             self._check_key(session, first)
             self._join = first
             await self._enter_if_open()
@@ -236,7 +259,7 @@ class Visitor:
             return
         if isinstance(message, Join):
             raise InvalidMessage("must not be join: this connection has sent one")
-        if self._stage is not Stage.IN or self._role is not ParticipantRole.HOST:
+        if self._stage is not Stage.IN or not self._is_host:
             raise Forbidden("a host who is in the room")
         if isinstance(message, End):
             await self._write(partial(commands.end, settings=settings, host_id=own))
@@ -319,8 +342,11 @@ class Visitor:
         self._check_guesses()
         self._guesses.count(self._remote_ip)
         self._hub.dependencies.metrics.guessed("room", "wrong")
-        line = "room.unknown" if unknown else "room.wrong_key"
-        REPEATED.log(line, self._remote_ip, remote_ip=self._remote_ip, request_id=self._request_id)
+        sender = {"remote_ip": self._remote_ip, "request_id": self._request_id}
+        if unknown:
+            REPEATED.log("room.unknown", self._remote_ip, **sender)
+        else:
+            REPEATED.log("room.wrong_key", self._remote_ip, self._session_id, **sender, **self.log_fields())
 
     def _check_key(self, session: Session, join: Join) -> None:
         """Check the host key of somebody who joins as host. Raises `WrongRoomKey`, `AgentRevoked`."""
@@ -362,7 +388,7 @@ class Visitor:
                 entered: Entered = await self._write(job)
         except OtherPresence:
             session_id = self._session_id
-            REPEATED.log("room.other_source", session_id, "api", session_id=session_id, source="participants")
+            REPEATED.log("room.other_source", session_id, "api", source="participants", **self.log_fields())
             raise
         except WrongStatus:
             # The session has closed or was moved since it was read. The next state decides.
@@ -395,8 +421,7 @@ class Visitor:
     def _has_entered(self, entered: Entered) -> None:
         """Follow the room as the person who has just entered."""
         participant = entered.participant
-        self.participant_id, self._since = participant.id, entered.seq
-        self._entered(participant.id, self._role is ParticipantRole.HOST)
+        self.participant_id, self._name, self._since = participant.id, participant.name, entered.seq
         if self._stage is Stage.ENDED:
             return
         if participant.waiting_since is None:
@@ -460,7 +485,7 @@ class Visitor:
                 self._end_for_good({"type": "removed", "reason": "removed"}, 4403)
                 return
             self._send_new("participants", state.participants_message)
-            if self._role is ParticipantRole.HOST:
+            if self._is_host:
                 self._send_new("knocking", state.knocking_message)
 
     async def _enter_late(self) -> None:
@@ -474,15 +499,15 @@ class Visitor:
         if self._has_left:
             return
         self._end_for_good({"type": "replaced"}, 4409)
-        log("room.replaced", session_id=self._session_id, participant_id=self.participant_id)
+        log("room.replaced", participant_id=self.participant_id, **self.log_fields())
 
     def revoke_host(self) -> None:
         """End if the person is a host, since the session's agent may not act any more. The hub calls this."""
-        if self._role is not ParticipantRole.HOST or self._stage not in (Stage.EARLY, Stage.IN):
+        if not self._is_host or self._stage not in (Stage.EARLY, Stage.IN):
             return  # a host who is entering is checked again after that
         self._end_for_good({"type": "removed", "reason": "revoked"}, 4403)
         self._hub.dependencies.metrics.hosts_revoked.inc()
-        log("room.host_revoked", session_id=self._session_id, participant_id=self.participant_id or None)
+        log("room.host_revoked", participant_id=self.participant_id or None, **self.log_fields())
         if self.participant_id:
             self._start_task(self._store_leave())
 
@@ -512,9 +537,16 @@ class Visitor:
     def _end_for_good(self, message: Any, code: int) -> None:
         """End for good: the person is not in the room any more, or not by this connection."""
         self._has_left = True
+        if message is not None and self._close is None:
+            words = dict.fromkeys(message[name] for name in ("type", "reason") if name in message)
+            self.close_reason = ": ".join(words)  # such as `denied: timeout`, or `removed`
         self._end(message, code, message["type"] if message else "")
 
     def _fail(self, error: RequestError) -> None:
+        if self._close is None:
+            self.refcode = error.refcode
+            # An unknown id may be a secret in the wrong place.
+            self.close_reason = "session not found" if isinstance(error, UnknownSession) else error.description
         self._end(_error(error), CLOSE_CODES.get(type(error), 1013), error.description)
 
     def _end(self, message: Any, code: int, reason: str = "") -> None:

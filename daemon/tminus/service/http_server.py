@@ -350,7 +350,10 @@ class Connection(asyncio.Protocol):
         elif self._unread is None or (now >= self._unread[1] and read >= self._unread[0] + WRITE_BYTES):
             self._unread = (read, now + WRITE_SECONDS)
         elif now >= self._unread[1]:
-            self.transport.abort()
+            if websocket is not None:
+                websocket.abort(f"less than {WRITE_BYTES // 1024} KiB were read in {WRITE_SECONDS} s")
+            else:
+                self.transport.abort()
         if websocket is not None:
             websocket.check(now)
         if now >= self._deadline and not self.transport.is_closing():

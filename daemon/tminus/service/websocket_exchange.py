@@ -14,6 +14,7 @@ from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
 from tminus import clock
+from tminus.api import IS_OURS
 from tminus.service.http_exchange import FIELDS, Channel, Exchange
 
 MESSAGE_BYTES = 65_536
@@ -116,6 +117,8 @@ class WebSocketExchange(Exchange):
         """Whether what still arrives is discarded, since the daemon has closed its side."""
         self._stops = False
         """Whether the daemon stops."""
+        self._aborted = ""
+        """Why the daemon has aborted the connection; "" if it has not."""
         self._paused = False
         self._received_at = self._pinged_at = clock.monotonic()
         self._measured = self._received_at
@@ -148,7 +151,12 @@ class WebSocketExchange(Exchange):
         super().disconnect()
         if self._aborting is not None:
             self._aborting.cancel()
-        self._over(1006)
+        self._over(1006, self._aborted, is_ours=bool(self._aborted))
+
+    def abort(self, reason: str) -> None:
+        """Abort the connection, for a reason that the log gets; nothing is sent."""
+        self._aborted = reason
+        self._channel.transport.abort()
 
     def check(self, now: float) -> None:
         """Send a ping if it is time, and abort a connection whose client is silent."""
@@ -157,7 +165,7 @@ class WebSocketExchange(Exchange):
         if self._paused:
             self._received_at = now  # nothing is read, so the client may have sent something
         if now - self._received_at >= SILENT_SECONDS:
-            self._channel.transport.abort()
+            self.abort(f"nothing arrived for {SILENT_SECONDS} s")
         elif now - self._pinged_at >= PING_SECONDS:
             self._pinged_at = now
             self._protocol.send_ping(b"")
@@ -187,8 +195,12 @@ class WebSocketExchange(Exchange):
                 self._take(protocol, frame)
         self._flush(protocol)
         if protocol.state is not State.OPEN:
-            closing = protocol.close_sent if protocol.close_rcvd is None else protocol.close_rcvd
-            self._over(1006 if closing is None else closing.code, "" if closing is None else closing.reason)
+            is_ours = protocol.close_rcvd is None
+            closing = protocol.close_sent if is_ours else protocol.close_rcvd
+            if closing is None:
+                self._over(1006)
+            else:
+                self._over(closing.code, closing.reason, is_ours=is_ours)
 
     def _allowed(self, size: int, frames: int) -> bool:
         """Count frames and bytes; return whether the client stays within its rates (token bucket)."""
@@ -229,12 +241,13 @@ class WebSocketExchange(Exchange):
     def _close(self, protocol: ServerProtocol, code: int, reason: str) -> None:
         if protocol.state is State.OPEN:
             protocol.send_close(code, _shortened(reason))
-            self._over(code, reason)
+            self._over(code, reason, is_ours=True)
             self._flush(protocol)
 
-    def _over(self, code: int, reason: str = "") -> None:
+    def _over(self, code: int, reason: str = "", *, is_ours: bool = False) -> None:
+        """Note the end. `is_ours`: the daemon has closed the WebSocket, and the reason is not text of the client."""
         if self._end is None:
-            self._end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+            self._end = {"type": "websocket.disconnect", "code": int(code), "reason": reason, IS_OURS: is_ours}
             self._message.clear()
             self._change()
             # The client's answer to the close frame may follow messages that the application will not receive.

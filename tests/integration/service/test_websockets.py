@@ -497,6 +497,32 @@ def test_the_end_of_a_websocket_is_logged_without_its_query(
     assert 'tminus_websockets{route="/v3/echo/{name}"} 0.0' in text
 
 
+def test_the_log_has_the_reason_of_the_daemon_but_no_text_of_the_client(
+    served: Served, log_lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reasons() -> list[tuple[int, str | None]]:
+        lines = [line for line in log_lines() if line["event"] == "http.websocket"]
+        return [(line["close_code"], line.get("close_reason")) for line in lines]
+
+    with served.open("/v3/echo/x") as client:
+        client.close(4001, "words of the client")
+    eventually(lambda: reasons() == [(4001, None)])
+    with served.raw() as raw:
+        raw.head()
+        with suppress(OSError):
+            raw.socket.sendall(frame(PING) * 1000)
+        raw.closed()
+    eventually(lambda: reasons()[1:] == [(1008, "too many messages or bytes a second")])
+    with served.raw() as raw:
+        raw.head()
+        monkeypatch.setattr(websocket_exchange, "SILENT_SECONDS", 0)
+        eventually(lambda: reasons()[2:] == [(1006, "nothing arrived for 0 s")])
+    monkeypatch.undo()
+    monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.5)
+    with served.raw("/v3/pours"):
+        eventually(lambda: reasons()[3:] == [(1006, "less than 16 KiB were read in 0.5 s")])
+
+
 # --- the stop of the daemon -------------------------------------------------------------------------------------------
 
 
