@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -690,6 +691,55 @@ def test_the_client_of_the_documentation_works(start_daemon: StartDaemon, connec
         client.wait()
 
 
+def test_a_guest_who_is_gone_leaves_the_door_and_knocks_again_once(quick: Daemon, connected: Enter) -> None:
+    session = quick.make(agentPrefs={"knock": True})
+    host, gone = connected(quick, session), connected(quick, session)
+    host.host("Ada")
+    gone.join("Grace")
+    host.wait_for_people("Grace", kind="knocking")
+    gone.vanish()
+    host.wait_for_people(kind="knocking")
+    assert is_refused(quick, session, resume=gone.resume) == (112404, 4404)
+    for answer in ("deny", "admit"):
+        again = connected(quick, session)
+        again.join("Grace")
+        host.wait_for_people("Grace", kind="knocking")
+        host.send(answer, participant=again.participant)
+        host.wait_for_people(kind="knocking")
+    assert again.wait_for("joined")["participant"] == again.participant
+
+
+def test_a_host_who_comes_back_sees_who_waits_and_puts_out_who_is_gone(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(agentPrefs={"knock": True})
+    host, grace = connected(patient, session), connected(patient, session)
+    host.host("Ada")
+    grace.join("Grace")
+    host.wait_for_people("Grace", kind="knocking")
+    back = connected(patient, session)
+    back.come_back(host.resume)
+    back.wait_for_people("Grace", kind="knocking")
+    grace.vanish()
+    back.send("admit", participant=grace.participant)
+    back.wait_for_people("Ada", "Grace")
+    back.send("remove", participant=grace.participant)
+    back.wait_for_people("Ada")
+    assert is_refused(patient, session, resume=grace.resume) == (112404, 4404)
+
+
+def test_whoever_comes_back_sees_who_has_left_meanwhile(patient: Daemon, connected: Enter) -> None:
+    session = patient.make()
+    grace, alan = connected(patient, session), connected(patient, session)
+    grace.join("Grace")
+    alan.join("Alan")
+    grace.wait_for_people("Grace", "Alan")
+    grace.vanish()
+    alan.send("leave")
+    assert alan.wait_for_end() == 1000
+    back = connected(patient, session)
+    back.come_back(grace.resume)
+    assert [one["name"] for one in back.wait_for("participants")["participants"]] == ["Grace"]
+
+
 # --- two daemons ------------------------------------------------------------------------------------------------------
 
 
@@ -702,6 +752,42 @@ def two(start_daemon: StartDaemon, pg_server: PostgresServer) -> Iterator[tuple[
         for daemon in (one, other):
             if daemon.process is not None and daemon.process.poll() is None:
                 daemon.terminate()
+
+
+def test_a_close_beside_joins_and_admissions_on_two_daemons_ends_all_of_them(
+    two: tuple[Daemon, Daemon], connected: Enter
+) -> None:
+    for number in range(4):
+        session = two[0].make(agentPrefs={"knock": True})
+        hosts = [connected(daemon, session) for daemon in two]
+        for host in hosts:
+            host.host()
+        guests = [connected(two[index % 2], session) for index in range(4)]
+        for guest in guests:
+            guest.join()
+        late = [connected(two[index % 2], session) for index in range(4)]
+
+        def send(person: Person, kind: str, **members: Any) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                person.send(kind, **members)
+
+        with ThreadPoolExecutor(12) as pool:
+            for host, answer in zip(hosts, ("admit", "deny"), strict=True):
+                for guest in guests:
+                    pool.submit(send, host, answer, participant=guest.participant)
+            for person in late:
+                pool.submit(send, person, "join", name="Eve", role="host", key=key_of(session))
+            if number % 2:
+                pool.submit(send, hosts[0], "end")
+            else:
+                pool.submit(two[1].delete, f"/supportsession/{session['id']}")
+        for person in (*hosts, *guests, *late):
+            assert person.wait_for_end() in (4403, 4410)
+        events = recorded(two[0], session)
+        assert events[-1] == "session.closed"
+        assert events.count("session.closed") == 1
+        for person in (*hosts, *guests):
+            assert is_refused(two[1], session, resume=person.resume) == (0, 4410)
 
 
 def test_people_of_one_session_sit_on_different_daemons(two: tuple[Daemon, Daemon], connected: Enter) -> None:
