@@ -27,7 +27,7 @@ help:
 	@echo "make bench      measure speed, scale and memory"
 	@echo "make soak       run everything at once under random faults, for MINUTES=5"
 	@echo "make docs       write the tables of docs/events.md, docs/asyncapi.json, the diagram in the README, ..."
-	@echo "make picture    write docs/watch.svg, the picture in the README"
+	@echo "make picture    write docs/watch.svg and docs/page-*.png, the pictures in the README"
 	@echo "make lock       write new lock files; needs uv"
 	@echo "make clean      remove .venv and build files"
 
@@ -91,6 +91,7 @@ docs: $(VENV)/run
 
 picture: $(VENV)/dev
 	$(BIN)/python -m tests.support.picture
+	$(BIN)/python -m tests.support.page_pictures
 
 # Both lock files, for every Python from 3.11 on.
 lock:

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
-from tests.support import browsers, challenges
+from tests.support import browsers, challenges, page_pictures
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
 from tests.support.databases import PostgresServer
 from tests.support.waiting import eventually
@@ -728,3 +728,9 @@ def test_the_page_works_with_the_keyboard_alone(daemon: Daemon, visit: Visit, kn
     bob.expect("in")
     # The focus stays in the page when the pressed button has gone.
     eventually(lambda: host.page.evaluate("document.activeElement !== document.body"))
+
+
+def test_the_pictures_of_the_readme_can_be_made_again(tmp_path: Path) -> None:
+    page_pictures.write(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(page_pictures.NAMES)
+    assert all(one.stat().st_size <= page_pictures.LARGEST for one in tmp_path.iterdir())

@@ -152,6 +152,17 @@ def test_the_readme_is_short_and_shows_the_command() -> None:
     assert "http" not in page("docs/watch.svg").replace("http://www.w3.org/2000/svg", ""), "it loads nothing"
 
 
+def test_the_readme_shows_three_pictures_of_the_page_for_people_who_were_invited() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\((docs/[\w-]+\.png)\)", page("README.md"))
+
+    assert shown == sorted(shown, key=["docs/page-early.png", "docs/page-door.png", "docs/page-in.png"].index)
+    assert {ROOT / name for name in shown} == set(ROOT.glob("docs/*.png")), "`make picture` makes them"
+    for name in shown:
+        content = (ROOT / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) <= 60_000, f"{name} has {len(content)} bytes"
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "README.md"])
 def test_every_page_begins_with_its_readers_and_what_they_can_do_after_it(name: str) -> None:
     title, first, _ = page(name).split("\n\n", maxsplit=2)
