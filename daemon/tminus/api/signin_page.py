@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tminus.api.receivers import Receiver, form_action
 from tminus.api.response import Headers, Response
-from tminus.pages import LANGUAGES, best_language
+from tminus.pages import best_language, read_texts
 
 _FOLDER = Path(__file__).parent / "signin"
 
@@ -20,7 +19,7 @@ class SignInPage:
     """The page. Its files are read when the daemon starts."""
 
     def __init__(self) -> None:
-        self._texts = {one: _catalogue(one) for one in LANGUAGES}
+        self._texts: Mapping[str, Mapping[str, str]] = read_texts(_FOLDER)
         self._style = (_FOLDER / "page.css").read_text("utf-8")
         environment = Environment(
             loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -68,7 +67,3 @@ class SignInPage:
         return self._template.render(
             language=chosen, text=self._texts[chosen], style=self._style, title=title, **values
         )
-
-
-def _catalogue(name: str) -> Mapping[str, str]:
-    return tomllib.loads((_FOLDER / f"{name}.toml").read_text("utf-8"))

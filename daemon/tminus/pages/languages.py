@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _FOLDER = Path(__file__).parent / "texts"
 
@@ -16,12 +17,12 @@ Texts = Mapping[str, Mapping[str, str]]
 """The texts of one language, by section and name."""
 
 
-def _read(path: Path) -> Texts:
-    with path.open("rb") as file:
-        return tomllib.load(file)
+def read_texts(folder: Path) -> dict[str, Any]:
+    """Return the texts in a folder, which has one TOML file for each language, by the code of the language."""
+    return {one.stem: tomllib.loads(one.read_text("utf-8")) for one in sorted(folder.glob("*.toml"))}
 
 
-_TEXTS: Mapping[str, Texts] = {one.stem: _read(one) for one in sorted(_FOLDER.glob("*.toml"))}
+_TEXTS: Mapping[str, Texts] = read_texts(_FOLDER)
 
 DEFAULT = "en"
 
