@@ -117,6 +117,35 @@ def test_a_line_of_one_reason_does_not_hide_another_one_from_the_same_address(
     assert "participant_name" not in line
 
 
+def test_a_proxy_that_does_not_forward_websockets_is_logged_as_such(desk: Daemon) -> None:
+    headers = {
+        "X-Forwarded-For": "10.1.5.1",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    assert desk.get("/rooms/x", by=None, headers=headers).status_code == 426
+    line = desk.logged("websocket.no_upgrade", remote_ip="10.1.5.1")
+    assert (line["level"], line["route"]) == ("warning", "/v3/rooms/{session_id}")
+    assert line["error"] == "it needs the headers Connection: Upgrade and Upgrade: websocket"
+    assert not [one for one in desk.log_lines("http.anonymous") if one["remote_ip"] == "10.1.5.1"]
+
+
+def test_the_page_that_may_not_open_a_websocket_is_named(desk: Daemon) -> None:
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+    for address, origin in ("10.1.6.1", "https://portal.example.net"), ("10.1.6.2", "https://\x85" + "x" * 300):
+        headers = {**upgrade, "X-Forwarded-For": address, "Origin": origin.encode("latin-1")}
+        answer = desk.http.get(f"{desk.url}/v3/rooms/x", headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 403
+    line = desk.logged("http.cross_site", remote_ip="10.1.6.1")
+    assert line["origin"] == "https://portal.example.net"
+    assert line["message"].endswith("refused: 1; https://portal.example.net is not in server.cors_origins")
+    line = desk.logged("http.cross_site", remote_ip="10.1.6.2")
+    assert line["origin"] == r"https://\x85" + "x" * 191
+
+
 def test_the_end_of_a_visit_has_its_reason(desk: Daemon, people: contextlib.ExitStack) -> None:
     at = Desk(desk, people, 5, agentPrefs={"knock": True})
     host, guest = at.connect("10.1.3.1"), at.connect("10.1.3.2")

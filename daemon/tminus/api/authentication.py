@@ -143,6 +143,7 @@ def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via
     log(
         "auth.signed_in",
         actor=caller.actor,
+        actor_name=caller.name,
         sid=begun.sid,
         via=via,
         remote_ip=begun.remote_ip,
@@ -180,14 +181,17 @@ async def end_agent_session(context: RequestContext, caller: Caller, secret: str
     digest = _digest(secret)
     await context.services.transact(lambda tx: tx.end_agent_session(digest))
     where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-    log("auth.signed_out", actor=caller.actor, sid=caller.sid, via=via, **where)
+    log("auth.signed_out", actor=caller.actor, actor_name=caller.name, sid=caller.sid, via=via, **where)
 
 
 async def sign_out_everywhere(context: RequestContext, caller: Caller) -> None:
     """End all agent sessions and sign-in codes of the caller's agent. Its configured tokens stay valid."""
     ended = await context.services.transact(lambda tx: tx.end_agent_sessions_of(caller.agent_id))
     where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-    log("auth.signed_out_everywhere", actor=caller.actor, sid=caller.sid, agent_sessions=ended, **where)
+    log(
+        "auth.signed_out_everywhere",
+        actor=caller.actor, actor_name=caller.name, sid=caller.sid, agent_sessions=ended, **where,
+    )  # fmt: skip
 
 
 async def caller_of_page(context: RequestContext) -> InBrowser | None:
@@ -404,6 +408,7 @@ def _wrong_token(context: RequestContext, length: int, digest: str, state: str) 
         remote_ip=context.remote_ip,
         token=logged_token,
         token_state=state,
+        route=context.route,
         request_id=context.request_id,
     )
     return NotAuthenticated(was_sent=True)

@@ -15,6 +15,7 @@ from tminus.domain.errors import (
     UnknownPath,
     UpgradeRequired,
 )
+from tminus.logs.repeated import REPEATED
 
 
 class Dispatcher:
@@ -71,7 +72,19 @@ class Dispatcher:
         if found is None:
             return UnknownPath()
         context.route = found[0].path
-        return _no_upgrade(context) if method == "GET" else MethodNotAllowed(method)
+        if method != "GET":
+            return MethodNotAllowed(method)
+        refusal = _no_upgrade(context)
+        context.logged = True
+        REPEATED.log(
+            "websocket.no_upgrade",
+            context.remote_ip,
+            route=context.route,
+            error=refusal.problem if isinstance(refusal, UpgradeRequired) else refusal.description,
+            remote_ip=context.remote_ip,
+            request_id=context.request_id,
+        )
+        return refusal
 
 
 def _no_upgrade(context: RequestContext) -> RequestError:

@@ -18,6 +18,7 @@ from tminus.api.request_log import OPERATIONS, record
 from tminus.api.response import Headers, Response
 from tminus.api.services import Services
 from tminus.domain import errors, ids
+from tminus.domain.text import escape
 from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 
@@ -38,6 +39,9 @@ only wait longer.
 
 QUERY_PAIRS = 100
 """Maximum number of query parameters. It bounds the time to parse them and the number of reported faults."""
+
+MAX_ORIGIN = 200
+"""Maximum characters of an `Origin` that the log repeats."""
 
 PAGE = "/docs"
 """The documentation page; it has its own content security policy."""
@@ -176,7 +180,14 @@ def check_request(context: RequestContext, begun: float) -> None:
 def refuse_cross_site(context: RequestContext) -> NoReturn:
     """Refuse a request that a page of another site caused."""
     context.logged = True
-    REPEATED.log("http.cross_site", context.remote_ip, remote_ip=context.remote_ip, request_id=context.request_id)
+    REPEATED.log(
+        "http.cross_site",
+        context.remote_ip,
+        # Browsers do not send it with each request; a program may send any text.
+        origin=escape(context.header(b"origin")[:MAX_ORIGIN]) or None,
+        remote_ip=context.remote_ip,
+        request_id=context.request_id,
+    )
     raise errors.CrossSite
 
 

@@ -132,7 +132,7 @@ LOG_LINES = {
     "auth.failed": LineTemplate(
         "warning",
         "wrong token from {remote_ip} ({token_state}), attempts: {count}[ since {since}]",
-        ("remote_ip", "token", "token_state", *_COUNTED),
+        ("remote_ip", "token", "token_state", "route", *_COUNTED),
     ),
     "auth.limited": LineTemplate(
         "warning",
@@ -145,13 +145,19 @@ LOG_LINES = {
         ("remote_ip", "refusal", *_COUNTED),
     ),
     "auth.signed_in": LineTemplate(
-        "info", "{actor} signed in from {remote_ip} ({via})", ("actor", "sid", "via", "remote_ip", "request_id")
+        "info",
+        "{actor_name} ({actor}) signed in from {remote_ip} ({via})",
+        ("actor", "actor_name", "sid", "via", "remote_ip", "request_id"),
     ),
-    "auth.signed_out": LineTemplate("info", "{actor} signed out", ("actor", "sid", "via", "remote_ip", "request_id")),
+    "auth.signed_out": LineTemplate(
+        "info",
+        "{actor_name} ({actor}) signed out",
+        ("actor", "actor_name", "sid", "via", "remote_ip", "request_id"),
+    ),
     "auth.signed_out_everywhere": LineTemplate(
         "info",
-        "{actor} signed out everywhere, {agent_sessions:agent session} ended",
-        ("actor", "sid", "agent_sessions", "remote_ip", "request_id"),
+        "{actor_name} ({actor}) signed out everywhere, {agent_sessions:agent session} ended",
+        ("actor", "actor_name", "sid", "agent_sessions", "remote_ip", "request_id"),
     ),
     "auth.receiver_refused": LineTemplate(
         "warning",
@@ -301,6 +307,12 @@ LOG_LINES = {
         "{open_s:second}[, {count} since {since}]",
         ("route", "close_code", "close_reason", "open_s", "refcode", "actor", *_VISIT, "remote_ip", *_COUNTED),
     ),
+    "websocket.no_upgrade": LineTemplate(
+        "warning",
+        "request for WebSocket {route} from {remote_ip} refused ({error}): check that the proxy passes on WebSockets"
+        ", times: {count}[ since {since}]",
+        ("route", "error", "remote_ip", *_COUNTED),
+    ),
     "websocket.crowded": LineTemplate(
         "warning",
         "WebSockets from {remote_ip} refused: it has {limit}, the maximum for one address "
@@ -315,8 +327,9 @@ LOG_LINES = {
     ),
     "http.cross_site": LineTemplate(
         "info",
-        "requests that pages of other sites sent from {remote_ip}, refused: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        "requests that pages of other sites sent from {remote_ip}, refused: {count}[ since {since}]"
+        "[; {origin} is not in server.cors_origins]",
+        ("origin", "remote_ip", *_COUNTED),
     ),
     "http.failed": LineTemplate(
         "error",

@@ -79,6 +79,7 @@ FIELDS = {
     "participant_id": _k("the participant"),
     "participant_name": _t("the participant's name"),
     "participant_role": _k("the participant's role"),
+    "origin": _t("the `Origin` of a request from a page of another site, at most 200 characters; not every one has it"),
     "overdue_s": _i("seconds since the earliest deadline passed; absent if it has not passed"),
     "participants": _i("number of participants; of a session event: in the session after it"),
     "actor": _k(
