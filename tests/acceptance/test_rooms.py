@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
 """Short time-outs, for tests in which somebody is gone."""
 
 PATIENT: dict[str, Any] = {"rooms": {"reconnect": "2m", "restart": "2m"}, "lifecycle": {"lead": "1s"}}
-"""Long ones, for tests in which nobody must be counted out while the machine is busy."""
+"""Long times, for tests in which nobody must leave because the machine is busy."""
 
 Enter = Callable[[Daemon, JSON], Person]
 
@@ -233,7 +233,7 @@ def test_a_second_connection_with_the_same_key_takes_the_place_of_the_first(pati
     assert patient.session(session["id"])["participants"] == 1
 
 
-def test_a_client_that_vanishes_is_counted_out_and_the_session_closes(quick: Daemon, connected: Enter) -> None:
+def test_a_client_that_vanishes_leaves_and_the_session_closes(quick: Daemon, connected: Enter) -> None:
     session = quick.make()
     staying, going = connected(quick, session), connected(quick, session)
     staying.join("Grace")
@@ -261,7 +261,7 @@ def test_who_does_not_come_back_in_time_has_left_for_good(quick: Daemon, connect
     staying.send("leave")
 
 
-def test_after_a_kill_people_come_back_and_who_does_not_is_counted_out(
+def test_after_a_kill_people_reconnect_and_the_others_leave(
     storage: dict[str, Any], start_daemon: StartDaemon, connected: Enter
 ) -> None:
     daemon = start_daemon(**{**QUICK, "lifecycle": {"empty_timeout": "10m"}}, storage=storage)
@@ -288,7 +288,7 @@ def test_after_a_kill_people_come_back_and_who_does_not_is_counted_out(
     assert daemon.session(session["id"])["participants"] == 1
 
 
-def test_a_restart_says_so_and_people_come_back(
+def test_a_restart_closes_with_1012_and_people_reconnect(
     storage: dict[str, Any], start_daemon: StartDaemon, connected: Enter
 ) -> None:
     daemon = start_daemon(**PATIENT, storage=storage)
@@ -558,7 +558,7 @@ def test_guesses_in_parallel_do_not_exceed_the_limit(start_daemon: StartDaemon, 
     assert codes.count(4429) == 15
 
 
-def test_keys_of_people_who_were_counted_out_are_no_guesses(start_daemon: StartDaemon, connected: Enter) -> None:
+def test_resume_keys_of_people_who_have_left_are_no_guesses(start_daemon: StartDaemon, connected: Enter) -> None:
     daemon = start_daemon(limits={"failed_tokens": "1/hour"})
     session = daemon.make()
     for _ in range(3):
@@ -837,9 +837,7 @@ def test_hosts_of_an_agent_who_is_removed_are_put_out_of_all_daemons(
     assert recorded(one, session).count("participant.left") == 2
 
 
-def test_people_of_a_daemon_that_does_not_come_back_are_counted_out(
-    two: tuple[Daemon, Daemon], connected: Enter
-) -> None:
+def test_people_of_a_daemon_that_does_not_come_back_leave(two: tuple[Daemon, Daemon], connected: Enter) -> None:
     one, other = two
     session = one.make()
     lost, staying = connected(one, session), connected(other, session)

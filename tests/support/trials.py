@@ -199,7 +199,7 @@ def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Ses
     return commands.create(tx, SETTINGS, AGENT, order(label=label, start_time=start)).session
 
 
-def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
+def _registered(tx: Transaction, label: str, **state: Any) -> None:
     """Prepare an endpoint with an undelivered event."""
     outbox.register(tx, label, from_beginning=False)
     if state:
@@ -210,7 +210,7 @@ def _enlisted(tx: Transaction, label: str, **state: Any) -> None:
 def _waiting(tx: Transaction, label: str) -> None:
     """Prepare an endpoint and a replay that both wait for a retry."""
     later = tx.now + HOUR
-    _enlisted(tx, label, retry_at=later, failures=1)
+    _registered(tx, label, retry_at=later, failures=1)
     outbox.add_replay(tx, Replay(endpoint=label, cursor=0, until=1, retry_at=later))
 
 
@@ -231,14 +231,14 @@ def _endpoint(view: View, label: str) -> State:
     replays = view.all(Replay, select(REPLAYS).where(REPLAYS.c.endpoint == label))
     log = view.all(Delivery, select(DELIVERIES).where(DELIVERIES.c.endpoint == label).order_by(DELIVERIES.c.id))
     return {
-        "untold": outbox.Backlogs().count(view, [("", state.cursor, EventFilter())])[0].events,
+        "undelivered": outbox.Backlogs().count(view, [("", state.cursor, EventFilter())])[0].events,
         "state": _fields(state, "name", "cursor"),
-        "replays": [(_untold(view, one), _fields(one, "id", "endpoint", "cursor", "until")) for one in replays],
+        "replays": [(_undelivered(view, one), _fields(one, "id", "endpoint", "cursor", "until")) for one in replays],
         "log": [(one.kind, one.ok, one.status, one.events) for one in log],
     }
 
 
-def _untold(view: View, replay: Replay) -> int:
+def _undelivered(view: View, replay: Replay) -> int:
     return _count(view, EVENTS, EVENTS.c.seq > replay.cursor, EVENTS.c.seq <= replay.until)
 
 
@@ -282,7 +282,7 @@ def _old(tx: Transaction, label: str) -> None:
     )
 
 
-def _kept(view: View, label: str) -> State:
+def _rows_left(view: View, label: str) -> State:
     ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label)
     return {
         "agent sessions": _agent_sessions(view, label),
@@ -350,7 +350,7 @@ def _lost_room(tx: Transaction, label: str) -> None:
 
 
 def _due_room(tx: Transaction, label: str) -> None:
-    """Prepare the same, and nobody else who would be counted out first."""
+    """Prepare the same, without anybody else who would leave first."""
     tx.execute(delete(PRESENCE))
     _lost_room(tx, label)
 
@@ -549,7 +549,7 @@ def _restart_rooms(tx: Transaction, label: str, session_id: str, people: dict[st
     room_commands.await_reconnects(tx, SETTINGS, label)
 
 
-def _count_out(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
+def _leave_gone(tx: Transaction, label: str, session_id: str, people: dict[str, str]) -> None:
     presence.do_due(tx, SETTINGS.lifecycle.timeouts, 64)
 
 
@@ -614,15 +614,15 @@ async def _until_idle(worker: DeliveryWorker) -> None:
             await asyncio.sleep(0.005)
 
 
-def _follow(store: Store, _label: str) -> None:
+def _recompute_deadlines(store: Store, _label: str) -> None:
     sweeps.recompute_deadlines(store.submit, OTHER)
 
 
-def _clean(store: Store, _label: str) -> None:
+def _retention(store: Store, _label: str) -> None:
     sweeps.remove_old(store.submit, DAY, DAY)
 
 
-def _clean_part(store: Store, label: str) -> None:
+def _retention_of_a_part(store: Store, label: str) -> None:
     """Remove a part of a session that has more rows than a batch."""
 
     def remove(tx: Transaction) -> object:
@@ -632,7 +632,7 @@ def _clean_part(store: Store, label: str) -> None:
     store.submit(remove).result()
 
 
-def _hold_back(store: Store, _label: str) -> None:
+def _retention_pause(store: Store, _label: str) -> None:
     store.submit(sweeps.retention_pause).result()
 
 
@@ -652,9 +652,9 @@ def _begin_log(store: Store, _label: str) -> None:
 
 def _start_and_stop_log(store: Store, _label: str) -> None:
     """Start an event log at its stored position, and stop it before it has logged all events."""
-    announcing = EventLog(store, lambda _page, done: done(True))
-    announcing.start()
-    assert announcing.stop() > 0
+    event_log_run = EventLog(store, lambda _page, done: done(True))
+    event_log_run.start()
+    assert event_log_run.stop() > 0
 
 
 def _create(store: Store, label: str) -> Any:
@@ -664,11 +664,11 @@ def _create(store: Store, label: str) -> Any:
     )
 
 
-def _forget_probe(tx: Transaction, _label: str) -> None:
+def _remove_write_test(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "written"))
 
 
-def _forget_turn(tx: Transaction, _label: str) -> None:
+def _remove_retention_run(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "retention"))
 
 
@@ -699,25 +699,25 @@ TRIALS: Mapping[str, Trial] = {
     "room-lost": Trial(partial(_in_room, job=_lose), _busy_room, _room),
     "room-found": Trial(partial(_in_room, job=_find_again), _lost_room, _room),
     "room-restart": Trial(partial(_in_room, job=_restart_rooms), _leased_room, _room),
-    "room-counted-out": Trial(partial(_in_room, job=_count_out), _due_room, _room, later=MINUTE),
+    "room-left": Trial(partial(_in_room, job=_leave_gone), _due_room, _room, later=MINUTE),
     "room-over": Trial(partial(_in_room, job=_forget_room), _busy_room, _room),
     "room-lease": Trial(partial(_in_room, job=_renew), _busy_room, _room),
     "room-lease-lost": Trial(partial(_in_room, job=_expire), _leased_room, _room, later=HOUR),
-    "pause": Trial(partial(_operate, ask=Webhooks.pause), _enlisted, _endpoint),
-    "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_enlisted, **_PAUSED), _endpoint),
-    "replay": Trial(partial(_operate, ask=_replay), _enlisted, _endpoint, twice_is_once=False),
+    "pause": Trial(partial(_operate, ask=Webhooks.pause), _registered, _endpoint),
+    "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_registered, **_PAUSED), _endpoint),
+    "replay": Trial(partial(_operate, ask=_replay), _registered, _endpoint, twice_is_once=False),
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
     "register": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
-    "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _enlisted, _endpoint, twice_is_once=False),
-    "pass-over": Trial(partial(_serve, events=["session.closed"]), _enlisted, _endpoint),
-    "tell": Trial(_serve, _enlisted, _endpoint),
-    "tell-in-vain": Trial(_serve, _enlisted, _endpoint),
-    "retell": Trial(_serve, _replayed, _endpoint, commits=2),
-    "follow": Trial(_follow, _three_scheduled, _deadlines, commits=3),
-    "clean": Trial(_clean, _old, _kept, commits=6, later=2 * DAY),
-    "clean-a-part": Trial(_clean_part, _old, _kept, twice_is_once=False),
-    "hold-back": Trial(_hold_back, _forget_turn, partial(_meta, "retention")),
-    "write-again": Trial(_write_again, _forget_probe, partial(_meta, "written")),
+    "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _registered, _endpoint, twice_is_once=False),
+    "skip": Trial(partial(_serve, events=["session.closed"]), _registered, _endpoint),
+    "deliver": Trial(_serve, _registered, _endpoint),
+    "deliver-refused": Trial(_serve, _registered, _endpoint),
+    "redeliver": Trial(_serve, _replayed, _endpoint, commits=2),
+    "recompute-deadlines": Trial(_recompute_deadlines, _three_scheduled, _deadlines, commits=3),
+    "retention": Trial(_retention, _old, _rows_left, commits=6, later=2 * DAY),
+    "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
+    "retention-pause": Trial(_retention_pause, _remove_retention_run, partial(_meta, "retention")),
+    "write-again": Trial(_write_again, _remove_write_test, partial(_meta, "written")),
     "begin-log": Trial(_begin_log, _older_logs, _log_positions),
     "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),
 }

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_FIRST_LOOK, _LAST_LOOK, _LONGEST = 0.002, 0.05, 0.5
+_FIRST_PAUSE, _LATER_PAUSE, _MAX_PAUSE = 0.002, 0.05, 0.5
 """Seconds between the first checks, between later ones, and the longest pause after a slow check."""
 
 _IDLE = 4
@@ -19,13 +19,13 @@ def eventually(condition: Callable[[], T], deadline: float = 60.0) -> T:
     The deadline is generous: it is how long a failure takes, not how long a success does.
     """
     give_up = time.monotonic() + deadline
-    pause = _FIRST_LOOK
+    pause = _FIRST_PAUSE
     while True:
         begun = time.monotonic()
-        said = condition()
-        if said:
-            return said
+        value = condition()
+        if value:
+            return value
         if time.monotonic() > give_up:
-            raise AssertionError(f"not within {deadline} s; the last look said {said!r}")
-        time.sleep(max(pause, min(_IDLE * (time.monotonic() - begun), _LONGEST)))
-        pause = min(pause * 1.5, _LAST_LOOK)
+            raise AssertionError(f"not within {deadline} s; the last look value {value!r}")
+        time.sleep(max(pause, min(_IDLE * (time.monotonic() - begun), _MAX_PAUSE)))
+        pause = min(pause * 1.5, _LATER_PAUSE)

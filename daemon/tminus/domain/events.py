@@ -65,7 +65,7 @@ CATALOGUE = {
     ),
     EventType.JOINED: Entry("somebody joins", "was joined by {who}", ("participant", "participants")),
     EventType.LEFT: Entry(
-        "somebody leaves, is put out, or is counted out because their connection was lost",
+        "somebody leaves, is removed, or does not reconnect in time after their connection was lost",
         "was left by {who}",
         ("participant", "participants"),
         {

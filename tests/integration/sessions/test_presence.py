@@ -98,7 +98,7 @@ def test_people_of_one_session_who_are_gone_leave_in_their_order_and_the_last_on
     assert world.stored(session).status is Status.CLOSED
 
 
-def test_many_who_are_gone_at_once_are_counted_out_in_bounded_batches(world: World) -> None:
+def test_many_who_are_gone_at_once_leave_in_bounded_batches(world: World) -> None:
     session = world.create()
     number = presence.LEAVING * 2 + 1
     for key in range(number):
@@ -119,7 +119,7 @@ def test_who_waits_and_is_gone_stops_waiting(world: World) -> None:
     assert world.stored(session).status is Status.NEW
 
 
-def test_after_a_close_nobody_is_counted_out_and_no_key_works(world: World) -> None:
+def test_after_a_close_nobody_leaves_and_no_key_is_valid(world: World) -> None:
     session = world.create()
     entered = enter(world, session, "a")
     world.close(session)
@@ -185,7 +185,7 @@ def test_those_who_wait_are_limited_too(world: World) -> None:
         enter(world, session, "c")
 
 
-def test_the_people_of_a_daemon_without_a_valid_lease_are_counted_out(world: World) -> None:
+def test_the_people_of_a_daemon_without_a_valid_lease_leave(world: World) -> None:
     session = world.create()
     for daemon in ("one", "two", "three"):
         enter(world, session, daemon, daemon=daemon)

@@ -25,15 +25,15 @@ from tminus.domain.model import Session
 from tminus.storage import Transaction
 from tminus.storage.tables import EVENTS, IDEMPOTENCY, PARTICIPANTS, SESSIONS
 
-TOLD_TO_RECEIVERS = ("tell", "tell-in-vain", "retell")
+DELIVERIES = ("deliver", "deliver-refused", "redeliver")
 
 State = dict[str, Any]
 
 NOTHING: State = {}
 
-TOLD = ("type", "previous_status", "status", "reason", "participants")
+RECORDED = ("type", "previous_status", "status", "reason", "participants")
 
-DRAWN = {
+RANDOM = {
     "id",
     "label",
     "host_auth_token",
@@ -43,7 +43,7 @@ DRAWN = {
     "host_url",
     "created_by",
 }
-WHENEVER = {"updated_at", "opened_at", "closed_at"}
+TIMES = {"updated_at", "opened_at", "closed_at"}
 """Fields that depend on the time: after a killed sweep, the next one makes the transition a little later."""
 
 
@@ -63,7 +63,7 @@ def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
     """Return all stored rows by the label of the target: comparable between targets, and unchanged."""
     rows, all_events, participants, retries = world.run(look)
     sessions = {row["label"]: Session.model_validate(row) for row in rows}
-    assert len(sessions) == len(rows), "nothing was made twice"
+    assert len(sessions) == len(rows), "nothing was created twice"
     pins = [row["pin"] for row in rows if row["pin"]]
     assert len(pins) == len(set(pins))
     events, people = grouped(all_events, "session_id"), grouped(participants, "session_id")
@@ -74,7 +74,7 @@ def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
             for one in people.get(session.id, [])
         )
         assert session.participants == sum(there and not waits for _, there, waits in inside), label
-        told = [tuple(event[name] for name in TOLD) for event in events.get(session.id, [])]
+        told = [tuple(event[name] for name in RECORDED) for event in events.get(session.id, [])]
         states[label] = {"told": told, "people": inside, "retries": [], **fields(session)}
     for row in retries:
         label = row["key"]
@@ -85,8 +85,8 @@ def seen(world: World) -> tuple[dict[str, State], dict[str, Session]]:
 
 def fields(session: Session) -> dict[str, Any]:
     shown: dict[str, Any] = {}
-    for name, value in session.model_dump(exclude=DRAWN).items():
-        if name == "pin" or name in WHENEVER:
+    for name, value in session.model_dump(exclude=RANDOM).items():
+        if name == "pin" or name in TIMES:
             shown[name] = bool(value)
         else:
             shown[name] = value - session.created_at if isinstance(value, datetime) else value
@@ -178,7 +178,7 @@ def test_a_sweep_killed_at_any_step_makes_each_transition_once(database: Databas
     killed = Killed(database, kills.SWEEPS)
     for name in kills.SWEEPS:
         for run in killed.at_every_step(name):
-            # What one that was killed had not done, the next one has.
+            # The next sweep makes the transition that a killed one has not made.
             assert killed.done(run), run.target.label
             assert killed.after[run.target.label] != killed.before[run.target.label]
 
@@ -188,7 +188,7 @@ def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_c
     database: Database,
 ) -> None:
     def answer(handler: Handler) -> None:
-        status(500 if "vain" in handler.path else 200)(handler)
+        status(500 if "refused" in handler.path else 200)(handler)
 
     with Receiver() as receiver:
         receiver.answer = answer
@@ -200,7 +200,7 @@ def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_c
         first, *killed = tried[name]
         assert len(killed) >= 4, f"{name}: a statement, the commit, before the answer and after it"
         assert all(one.before == first.before != first.after for one in killed), name
-        # From each step to the next it is as it was, or one transaction further, and no step undoes another.
+        # From each step to the next the state is the same, or that of the next transaction.
         seen = [first.before, *(one.after for one in killed)]
         stages = [one for one, before in zip(seen[1:], seen, strict=False) if one != before]
         assert len(stages) == trial.commits, f"{name}: {stages}"
@@ -210,10 +210,10 @@ def test_other_writes_killed_at_any_step_are_done_completely_or_not_at_all_and_c
         again = [one.again for one in tried[name] if one.again is not None]
         assert len(again) == (trial.commits + 2 if trial.twice_is_once else 0), name
         assert all(one == first.after for one in again), name
-    # What was sent and not written down is sent again, with the same events and id; what was written down is not.
-    for name in TOLD_TO_RECEIVERS:
+    # A request that was not recorded is sent again, with the same events and id; a recorded one is not.
+    for name in DELIVERIES:
         for one in tried[name]:
-            due = one.before["untold"] + sum(events for events, _ in one.before["replays"])
+            due = one.before["undelivered"] + sum(events for events, _ in one.before["replays"])
             sent = requests[one.label]
             twice = one.again is not None and not one.after["log"]
             assert len(sent) == (2 if twice else 1), one.label

@@ -396,7 +396,7 @@ function final(code) {
   const { name, resume } = recall(id);
   stop();
   if (error?.refcode === WRONG_RESUME_KEY && resume) {
-    // The visitor was away too long, and has been counted out. They enter as if for the first time.
+    // The visitor was away too long, and has left. They enter as if for the first time.
     remember(id, { inside: true });
     return join();
   }
