@@ -23,6 +23,7 @@ listen = "127.0.0.1:0"
 
 [limits]
 sessions_per_agent = 0
+{limits}
 
 [[agents]]
 id = {agent}
@@ -38,20 +39,29 @@ def megabytes(pid: int, what: str) -> float:
     return int(status.partition(what)[2].split()[0]) / 1024
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time of all threads of a process so far, in user and kernel mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 class Daemon:
-    """A daemon on a state directory that may hold a database already. A context: leaving it stops the daemon."""
+    """A daemon on a state directory that may hold a database already. A context: leaving it stops the daemon.
+
+    `more_config`: more sections of the configuration; `limits`: more lines of `[limits]`.
+    """
 
     slowest_start = 0.0
     """Seconds that the slowest start so far has taken."""
 
-    def __init__(self, directory: Path, more_config: str = "") -> None:
+    def __init__(self, directory: Path, more_config: str = "", limits: str = "") -> None:
         self.directory = directory
         self.database = directory / "tminus.db"
         self.token = secrets.token_urlsafe(24)
         self._log_path = directory / "log"
         config = directory / "tminus.toml"
         digest = hashlib.sha256(self.token.encode()).hexdigest()
-        config.write_text(_CONFIG.format(agent=AGENT, digest=digest) + more_config)
+        config.write_text(_CONFIG.format(agent=AGENT, digest=digest, limits=limits) + more_config)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TMINUS_")}
         environment["STATE_DIRECTORY"] = str(directory)
         command = [sys.executable, "-m", "tminus", "run", "--config", str(config)]
@@ -149,5 +159,4 @@ class Daemon:
 
     def cpu_seconds(self) -> float:
         """Return the processor time of all threads so far, in user and kernel mode."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return processor_seconds(self.pid)

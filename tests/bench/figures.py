@@ -16,6 +16,7 @@ from tests.bench.deliveries import webhooks
 from tests.bench.lists import lists
 from tests.bench.load import Plan
 from tests.bench.requests import requests
+from tests.bench.rooms import rooms as participants
 from tests.bench.shared import postgres
 from tests.bench.start import start
 from tests.bench.workbench import Bench, Figure
@@ -311,6 +312,7 @@ FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "overload": overload,
     "scale": scale,
     "lists": lists,
+    "rooms": participants,
     "webhooks": webhooks,
     "postgres": postgres,
 }

@@ -1,8 +1,11 @@
-"""The floor of requests: a process with an ASGI application that does nothing, on the same server as the daemon.
+"""The floor of requests and WebSockets: an ASGI application that does nothing, on the same server as the daemon.
+
+A WebSocket gets each message back. The message `end` closes all of them.
 
 `python -m tests.bench.trivial` serves it on a free port of 127.0.0.1, and writes the port to standard output.
 """
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -21,8 +24,38 @@ _HEAD = {
 _BODY = {"type": "http.response.body", "body": b'{"status":"ok"}'}
 
 
+CONNECTIONS = 4000
+"""Connections that the server accepts; three quarters of them may be WebSockets."""
+
+END = "end"
+
+_ended = asyncio.Event()
+
+
+async def _echo(receive: Receive, send: Send) -> None:
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+    closing = asyncio.create_task(_close(send))
+    try:
+        while (message := await receive())["type"] == "websocket.receive":
+            if message["text"] == END:
+                _ended.set()
+            else:
+                await send({"type": "websocket.send", "text": message["text"]})
+    finally:
+        closing.cancel()
+
+
+async def _close(send: Send) -> None:
+    await _ended.wait()
+    await send({"type": "websocket.close", "code": 4410, "reason": "closed"})
+
+
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Read the whole body, if the method allows one, and send a constant answer."""
+    if scope["type"] == "websocket":
+        await _echo(receive, send)
+        return
     if scope["method"] != "GET":
         while (await receive()).get("more_body"):
             pass
@@ -37,6 +70,7 @@ class Trivial:
         self._process = subprocess.Popen([sys.executable, "-m", "tests.bench.trivial"], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
+        self.pid = self._process.pid
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -48,7 +82,7 @@ async def _serve() -> None:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    server = Server(application, [listener], 1000)
+    server = Server(application, [listener], CONNECTIONS)
     print(listener.getsockname()[1], flush=True)
     await server.serve_all()
 

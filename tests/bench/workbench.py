@@ -43,6 +43,7 @@ class Sizes:
     herd_runs: int = 3
     million: int = 1_000_000
     idle_seconds: int = 20
+    rooms: int = 400
     steady_rate: float = 100.0
     steady_seconds: float = 12.0
 
@@ -55,6 +56,7 @@ QUICK = Sizes(
     herd_runs=1,
     million=50_000,
     idle_seconds=5,
+    rooms=40,
     steady_seconds=4.0,
 )
 
