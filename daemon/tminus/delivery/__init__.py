@@ -6,7 +6,8 @@
 `forbidden`       addresses that events are not sent to
 `resolver`        look up the addresses of a receiver
 `happy_eyeballs`  connect to the first of them that accepts
-`tls`             the certificate authorities that an endpoint trusts
+`tls`             certificate authorities as a TLS context
+`credentials`     the secrets of endpoints, and the authorities that they trust
 `connection`      one request and its response on a connection
 `client`          requests to one receiver, limited in time and size, and their outcomes
 `due`             what is due to an endpoint
@@ -15,6 +16,7 @@
 ================  ===================================================================================
 """
 
-from tminus.delivery.webhooks import EndpointStatus, Secrets, Webhooks, read_secrets
+from tminus.delivery.credentials import Secrets, read_secrets
+from tminus.delivery.webhooks import EndpointStatus, Webhooks
 
 __all__ = ["EndpointStatus", "Secrets", "Webhooks", "read_secrets"]

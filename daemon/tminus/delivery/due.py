@@ -10,13 +10,13 @@ from tminus.domain.types import SessionType
 from tminus.storage import EventFilter, Page, View, outbox
 
 POLL_INTERVAL = 5.0
-"""Maximum seconds between two looks at the database. An operator may have resumed the endpoint or queued a replay on
+"""Maximum seconds between two reads of the database. An operator may have resumed the endpoint or queued a replay on
 another daemon, and the notification of that may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What one look at the database has found for an endpoint."""
+    """What one read of the database has found for an endpoint."""
 
     state: Endpoint
     replay: Replay | None

@@ -4,7 +4,7 @@ A slow endpoint delays no other endpoint, no request and not the scheduler.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tminus import config
-from tminus.config import ConfigError, ConfigProblem, Settings, Webhook, actor_names
+from tminus.config import Settings, Webhook, actor_names
 from tminus.delivery import backoff
 from tminus.delivery.client import Client
+from tminus.delivery.credentials import Secrets, trust_of
 from tminus.delivery.due import subscription
 from tminus.delivery.tls import Trust
 from tminus.delivery.worker import AttemptObserver, DeliveryWorker
@@ -47,38 +47,6 @@ class EndpointStatus:
     state: Endpoint
     backlog: outbox.Backlog
     replays: int
-
-
-Secrets = Mapping[str, tuple[str, ...]]
-"""The secrets of each endpoint, by its name."""
-
-
-def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Secrets:
-    """Read the secrets of all endpoints, and check their files of certificate authorities.
-
-    Raises `ConfigError` with all problems at once.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    problems: list[ConfigProblem] = []
-    for webhook in settings.webhooks:
-        try:
-            found[webhook.name] = config.secrets(webhook, state_directory, environ)
-        except ConfigError as error:
-            problems += error.problems
-        try:
-            _trust(webhook, state_directory)
-        except OSError as error:
-            key = f"webhooks[{webhook.name}].ca_file"
-            problems.append(ConfigProblem("", key, f"does not name a file of certificates: {error.strerror or error}"))
-    if problems:
-        raise ConfigError(tuple(problems))
-    return found
-
-
-def _trust(webhook: Webhook, state_directory: Path) -> Trust | None:
-    """Return the authorities that an endpoint trusts, or None without TLS. Raises `OSError` if `ca_file` is wrong."""
-    trust = Trust.of(state_directory / webhook.ca_file) if webhook.ca_file else None
-    return trust or (Trust.of(None) if webhook.url.startswith("https:") else None)
 
 
 class Webhooks:
@@ -253,7 +221,7 @@ class Webhooks:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _apply(self, webhooks: tuple[Webhook, ...], secrets: Secrets) -> None:
-        trusts = {webhook.name: _trust(webhook, self._state) for webhook in webhooks}
+        trusts = {webhook.name: trust_of(webhook, self._state) for webhook in webhooks}
         unchanged = {
             webhook.name
             for webhook in webhooks

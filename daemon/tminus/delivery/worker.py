@@ -154,7 +154,7 @@ class DeliveryWorker:
 
     async def _step(self) -> float:
         """Send what is due next; return the seconds until more may be due, 0 if more may be due now."""
-        is_ours, due = await self._in_thread(self._acquire_and_look)
+        is_ours, due = await self._in_thread(self._acquire_and_find)
         if not is_ours:
             return STANDBY_INTERVAL  # another daemon serves the endpoint; when that ends, this one takes over
         if due is None:  # the database was unreachable when the configuration came into force
@@ -189,13 +189,13 @@ class DeliveryWorker:
         if await self._write(lambda tx: outbox.register(tx, self.webhook.name, from_beginning=beginning)):
             log("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
 
-    def _acquire_and_look(self) -> tuple[bool, Due | None]:
+    def _acquire_and_find(self) -> tuple[bool, Due | None]:
         """Return whether this daemon serves the endpoint, and if so, what is due. Runs on one of `threads`."""
         if not self._store.acquire(self._lock):
             return False, None
-        return True, self._store.read(self._look, lane="deliveries")
+        return True, self._store.read(self._find_due, lane="deliveries")
 
-    def _look(self, view: View) -> Due | None:
+    def _find_due(self, view: View) -> Due | None:
         return find_due(view, self.webhook, skipped_through=self._skipped_through, was_replay=self._was_replay)
 
     async def _deliver(self, state: Endpoint, page: Page) -> None:
@@ -311,11 +311,11 @@ class DeliveryWorker:
     def _one_request(self, page: Page) -> tuple[Page, bytes]:
         """Return the first events of a page that fit into one request, and its body."""
         events: list[bytes] = []
-        room = BODY_BYTES - 1  # two brackets, and one comma fewer than events
+        bytes_left = BODY_BYTES - 1  # two brackets, and one comma fewer than events
         for recorded in page.events:
             event = recorded.json(self._store.database_id, self._names())
-            room -= len(event) + len(b",")
-            if room < 0 and events:
+            bytes_left -= len(event) + len(b",")
+            if bytes_left < 0 and events:
                 fitting = page.events[: len(events)]
                 page = Page(fitting, fitting[-1].event.seq)
                 break

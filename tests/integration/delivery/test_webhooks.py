@@ -231,13 +231,13 @@ def test_two_kilobytes_of_a_long_response_are_read(sender: Sender, receiver: Rec
 def test_a_paused_or_waiting_endpoint_reads_nothing_at_a_commit_and_resumes_at_once(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    looks, look = Counter[str](), DeliveryWorker._look
+    looks, look = Counter[str](), DeliveryWorker._find_due
 
     def counted(self: DeliveryWorker, view: View) -> Any:
         looks[self.webhook.name] += 1
         return look(self, view)
 
-    monkeypatch.setattr(DeliveryWorker, "_look", counted)
+    monkeypatch.setattr(DeliveryWorker, "_find_due", counted)
     monkeypatch.setattr(due, "POLL_INTERVAL", 60.0)
     receiver.answers = [answer]
     sender.apply(desk(receiver))

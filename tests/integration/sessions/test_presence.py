@@ -73,7 +73,7 @@ def test_whoever_comes_back_in_time_has_not_left(world: World) -> None:
     assert world.events(session) == events
 
 
-def test_a_connection_that_was_replaced_cannot_count_its_person_out(world: World) -> None:
+def test_a_replaced_connection_does_not_make_its_person_leave(world: World) -> None:
     session = world.create()
     entered = enter(world, session, "a")
     resume(world, session, "a")
@@ -110,7 +110,7 @@ def test_many_who_are_gone_at_once_leave_in_bounded_batches(world: World) -> Non
     assert world.stored(session).participants == 0
 
 
-def test_who_waits_and_is_gone_stops_waiting(world: World) -> None:
+def test_somebody_who_waits_and_loses_the_connection_stops_waiting(world: World) -> None:
     session = world.create(preferences={"knock": True})
     entered = enter(world, session, "a")
     lose(world, entered, "a")
@@ -174,7 +174,7 @@ def test_a_session_has_one_source_of_presence_at_a_time(world: World) -> None:
     assert world.join(session) != entered.participant.id
 
 
-def test_those_who_wait_are_limited_too(world: World) -> None:
+def test_the_number_of_waiting_people_is_limited(world: World) -> None:
     session = world.create(preferences={"knock": True})
     world.settings = world.settings.model_copy(
         update={"limits": world.settings.limits.model_copy(update={"participants_per_session": 2})}

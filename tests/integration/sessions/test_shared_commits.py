@@ -112,7 +112,7 @@ def test_different_commands_and_refusals_do_not_affect_each_other(world: World) 
     assert world.stored(foreign) == foreign
 
 
-def test_one_that_decided_on_an_old_state_is_refused_alone(world: World) -> None:
+def test_a_command_that_decided_on_an_outdated_state_is_refused_alone(world: World) -> None:
     session, other, third = (world.schedule(5 * HOUR) for _ in range(3))
     world.reschedule(session, world.now + 6 * HOUR)
 

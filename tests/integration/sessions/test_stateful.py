@@ -211,13 +211,13 @@ class AnyTime(RuleBasedStateMachine):
             model.time_moves(self.now)
 
     @rule(span=SPANS)
-    def the_clock_is_set_back_and_looks(self, span: timedelta) -> None:
+    def the_clock_is_set_back_and_the_scheduler_runs(self, span: timedelta) -> None:
         self.the_clock_looks(-span)
 
     # --- what is always so --------------------------------------------------------------------------------------------
 
     @invariant()
-    def every_session_is_as_the_model_says(self) -> None:
+    def every_session_equals_the_model(self) -> None:
         stored = self.world.all_sessions()
         assert stored.keys() == self.models.keys()
         for session_id, model in self.models.items():
@@ -232,7 +232,7 @@ class AnyTime(RuleBasedStateMachine):
         assert len(pins) == len(set(pins))
 
     @invariant()
-    def every_move_was_told_once_in_order(self) -> None:
+    def every_transition_is_recorded_once_in_order(self) -> None:
         events = [told.event for told in self.world.events()]
         for session_id, model in self.models.items():
             told = [event for event in events if event.session_id == session_id]

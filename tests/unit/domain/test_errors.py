@@ -152,7 +152,7 @@ def test_a_bad_start_time_is_an_error_in_the_field_start_time() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "header"), [(1.0, "1"), (2.4, "3"), (2.5, "3"), (59.01, "60"), (0.2, "1")])
-def test_a_client_is_never_asked_to_come_back_too_early(seconds: float, header: str) -> None:
+def test_retry_after_is_rounded_up(seconds: float, header: str) -> None:
     refusal = answer(errors.TooManyAttempts("wrong tokens", seconds))
     assert (b"retry-after", header.encode()) in refusal.headers
     assert f"try again in {header} s".encode() in refusal.body
