@@ -39,6 +39,9 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
     (errors.TooManyAttempts("PIN look-ups", 12.4), "Too many PIN look-ups from your address: try again in 13 s"),
+    (errors.ChallengeNeeded(12.4), "wrong PINs from your address: answer a new challenge"),
+    (errors.ChallengeNeeded(60, "is wrong"), "The answer is wrong"),
+    (errors.TooManyGuesses(12.4), "try again in 13 s"),
     (errors.InvalidMessage("is not JSON"), "The message is not JSON"),
     (errors.WrongRoomKey(), "host key"),
     (errors.AgentRevoked(), "nobody can be its host"),
@@ -107,7 +110,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "sessions": {101},
         "participants": {102},
         "idempotency": {103},
-        "callers": {104, 106},
+        "callers": {104, 106, 169},
         "webhooks": {109},
         "WebSockets": {111},
         "rooms": {112},
@@ -120,13 +123,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 39
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 41
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert 100 <= leaf.refcode // 1000 <= 113
+    assert leaf.refcode // 1000 in {*range(100, 114), 169}
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)
@@ -143,7 +146,8 @@ def test_every_cause_has_a_sample_here_and_a_docstring_of_its_own() -> None:
 def test_errors_that_may_be_temporary_have_retry_after() -> None:
     later = {type(error): error.retry_after for error, _ in SAMPLES if isinstance(error, RequestError)}
     assert {leaf for leaf, seconds in later.items() if seconds} == {
-        leaf for leaf in REFUSALS if status_of(leaf) in {429, 503}
+        errors.ChallengeNeeded,  # 400, as in the original product
+        *(leaf for leaf in REFUSALS if status_of(leaf) in {429, 503}),
     }
 
 
