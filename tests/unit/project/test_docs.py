@@ -12,8 +12,10 @@ from tminus.api.errors import status_of
 from tminus.cli import catalogue, connection
 from tminus.domain.diagram import mermaid
 from tminus.domain.errors import RequestError
+from tminus.domain.events import CATALOGUE
 from tminus.domain.lifecycle import TABLE
-from tminus.domain.types import Role
+from tminus.domain.types import EventType, Role
+from tminus.logs.catalogue import LOG_LINES
 from tminus.logs.event_fields import EVENT_FIELDS
 from tminus.logs.fields import FIELDS, HEAD, Kind
 from tminus.rooms import asyncapi, protocol
@@ -44,6 +46,18 @@ def test_the_page_of_rooms_lists_every_message_and_every_close_code() -> None:
     assert messages <= listed, "docs/rooms.md: the tables of messages"
     codes = {code for cell in listed for code in re.findall(r"\d{4}", cell)}
     assert {str(code) for code in protocol.CLOSE_CODES} <= codes, "docs/rooms.md: the table of codes"
+
+
+def test_the_answers_for_a_service_desk_name_lines_fields_and_refcodes_that_exist() -> None:
+    section = page("docs/pages.md").partition("## Answers for a service desk")[2].partition("\n## ")[0]
+    table = [cells for cells in rows(section) if cells[0].startswith('"')]
+    lines = {name for _, names, _ in table for name in re.findall(r"`([^`]+)`", names)}
+    assert lines <= {*LOG_LINES, *EventType}
+    meanings = " ".join(meaning for _, _, meaning in table)
+    assert set(re.findall(r"\b1\d{5}\b", meanings)) <= {str(one.refcode) for one in RequestError.__subclasses__()}
+    said = " ".join(sentence for entry in CATALOGUE.values() for sentence in entry.sentences.values())
+    for words in re.findall(r"(?<!\*)\*([^*]+)\*", meanings):
+        assert words in said, words
 
 
 def test_the_diagram_in_the_readme_equals_that_of_the_state_machine() -> None:
