@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Browser
+
 from tests.acceptance.daemons import Daemon
 from tests.support import browsers
 from tests.support.browsers import Visitor
@@ -23,9 +25,9 @@ LARGEST = 60_000
 """Maximum bytes of a picture: whoever clones the repository has all of them."""
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, browser: Browser) -> None:
     """Write the pictures: somebody who is early, a host with somebody at the door, and people in a session."""
-    with _daemon() as daemon, browsers.chromium() as browser, ExitStack() as stack:
+    with _daemon() as daemon, ExitStack() as stack:
 
         def visit(link: str, scheme: str = "light") -> Visitor:
             options: dict[str, Any] = {"viewport": VIEWPORT, "color_scheme": scheme}
@@ -100,4 +102,5 @@ def _in(span: timedelta) -> str:
 
 
 if __name__ == "__main__":
-    write(DOCS)
+    with browsers.chromium() as chromium:
+        write(DOCS, chromium)

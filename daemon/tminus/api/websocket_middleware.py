@@ -1,6 +1,7 @@
 """Wrap every WebSocket: assign an id, check its origin, limit the number, and write a log line at its end."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -26,6 +27,9 @@ REFUSED = 4000
 """Added to the status of an error, it is the close code of a WebSocket that is refused after it was accepted."""
 
 _PORTS = {"http": 80, "https": 443}
+
+_ORIGIN = re.compile(r"https?://[^/?#@\\\s,]+", re.IGNORECASE)
+"""An origin has no path, query or user. Browsers send no others; parsers disagree on where the host of one ends."""
 
 
 class WebSockets:
@@ -170,6 +174,8 @@ def _is_own(origin: str, host: str, settings: Settings) -> bool:
     The public URLs count because a proxy may pass on the host without its port.
     """
     urls = settings.server.urls()
+    if _ORIGIN.fullmatch(origin) is None:
+        return False
     try:
         own = _location(origin)
         scheme = own[0]
