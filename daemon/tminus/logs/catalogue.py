@@ -9,8 +9,8 @@ from tminus.logs.templates import LineTemplate
 _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
-_COUNTED = ("network", "request_id", "count", "since")
-_MANY = ("count", "since")
+_COUNTED = ("network", "request_id", "count", "since", "last")
+_MANY = ("count", "since", "last")
 _VISIT = ("session_id", "label", "external_key", "record_name", "participant_name")
 
 LOG_LINES = {

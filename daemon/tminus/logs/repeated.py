@@ -28,6 +28,7 @@ class _Count:
     """When the count is logged, on the monotonic clock."""
     number: int = 0
     since: datetime | None = None
+    last: datetime | None = None
     fields: dict[str, Any] | None = None
     """The fields of the latest occurrence."""
 
@@ -59,7 +60,8 @@ class Repeated:
                 count = self._counts.get(key)
             if count is not None:
                 count.number += 1
-                count.since = count.since or clock.now()
+                count.last = clock.now()
+                count.since = count.since or count.last
                 count.fields = fields
                 return
             self._counts[key] = _Count(clock.monotonic() + INTERVAL)
@@ -78,8 +80,10 @@ class Repeated:
                     self._counts[key] = _Count(now + INTERVAL)
                     due.append((key[0], count))
         for name, count in due:
-            since = timestamps.text(count.since) if count.since else None
-            log(name, **(count.fields or {}), count=count.number, since=since)
+            assert count.since is not None, "what was counted has a time"
+            assert count.last is not None, "what was counted has a time"
+            since, last = timestamps.text(count.since), timestamps.text(count.last)
+            log(name, **(count.fields or {}), count=count.number, since=since, last=last)
 
     def clear(self) -> None:
         """Drop all counts."""

@@ -69,7 +69,7 @@ def _call(node: ast.Call, function: ast.AST, where: str) -> Call:
     }
     fields, knows_all = set[str](), True
     if isinstance(node.func, ast.Attribute) and len(node.args) > 1:  # REPEATED.log
-        fields |= {"count", "since"}
+        fields |= {"count", "since", "last"}
     for keyword in node.keywords:
         if keyword.arg is not None:
             fields.add(keyword.arg)

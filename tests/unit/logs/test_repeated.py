@@ -1,9 +1,11 @@
 """Repeated log lines of one address."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.support.clocks import NOW
 
 from tminus import clock
 from tminus.logs import repeated
@@ -33,6 +35,23 @@ def limited(counted: Repeated, address: str) -> None:
     counted.log("auth.limited", address, remote_ip=address, request_id="r")
 
 
+def test_a_line_has_the_times_of_the_first_and_the_last_that_it_counts(
+    log_lines: LogLines, monotonic: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Repeated()
+    for second in range(4):
+        monkeypatch.setattr(clock, "now", lambda second=second: NOW + timedelta(seconds=second))
+        limited(counted, "192.0.2.1")
+    monotonic.now += repeated.INTERVAL
+    counted.write()
+    first, others = log_lines()
+    assert "since" not in first
+    assert "last" not in first
+    assert (others["count"], others["since"], others["last"]) == (
+        3, "2030-01-07T09:00:01.000Z", "2030-01-07T09:00:03.000Z",
+    )  # fmt: skip
+
+
 def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_number(
     log_lines: LogLines, monotonic: Clock
 ) -> None:
@@ -48,6 +67,7 @@ def test_the_first_is_logged_at_once_and_the_others_once_a_minute_with_their_num
     [line] = log_lines()[2:]
     assert (line["remote_ip"], line["count"], line["request_id"]) == ("192.0.2.1", 99_999, "r")
     assert line["message"].startswith("too many wrong tokens from 192.0.2.1, requests refused: 99999 since 2")
+    assert line["since"] <= line["last"] <= line["ts"]
     limited(counted, "192.0.2.1")
     assert len(log_lines()) == 3, "still within the next minute"
     monotonic.now += repeated.INTERVAL
