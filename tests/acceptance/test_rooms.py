@@ -530,6 +530,27 @@ def test_guesses_are_limited_and_whoever_is_in_stays(start_daemon: StartDaemon, 
     assert "key 1" not in daemon.log.read_text()
 
 
+def test_events_of_a_room_have_the_request_id_of_their_websocket(patient: Daemon, connected: Enter) -> None:
+    session = patient.make(agentPrefs={"knock": True})
+    host, guest = connected(patient, session), connected(patient, session)
+    host.host()
+    guest.join("Grace")
+    host.send("admit", participant=guest.participant)
+    guest.wait_for("joined")
+    guest.send("leave")
+    assert guest.wait_for_end() == 1000
+    host.send("end")
+    assert host.wait_for_end() == 4410
+    patient.logged("session.closed", session_id=session["id"])
+    lines = [line for line in patient.log_lines() if line.get("session_id") == session["id"]]
+    kinds = ("session.", "participant.")
+    named = {(line["event"], line["request_id"]) for line in lines if line["event"].startswith(kinds)}
+    of_host, of_guest = (person.wire.response.headers["X-Request-Id"] for person in (host, guest))  # type: ignore[union-attr]
+    assert {name for name, request_id in named if request_id == of_guest} == {"participant.knocked", "participant.left"}
+    by_host = {name for name, request_id in named if request_id == of_host}
+    assert by_host == {"session.active", "participant.joined", "participant.admitted", "session.closed"}
+
+
 def test_whoever_has_a_right_link_gets_in_although_a_neighbour_guesses(
     start_daemon: StartDaemon, connected: Enter
 ) -> None:

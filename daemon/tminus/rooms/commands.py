@@ -1,6 +1,7 @@
 """Jobs for the store's writer: what people do in the daemon's own rooms.
 
-Each runs a command of `sessions`, and keeps the row of `presence` with it in one transaction.
+Each runs a command of `sessions`, and keeps the row of `presence` with it in one transaction. `request_id` is that of
+the upgrade to the WebSocket, for the events.
 """
 
 import hashlib
@@ -73,6 +74,7 @@ def enter(
     name: str,
     resume: str,
     connection: Connection,
+    request_id: str | None = None,
 ) -> Entered:
     """Let somebody join, or knock if they are a guest and the session's setting `knock` is on.
 
@@ -86,7 +88,7 @@ def enter(
         if presence.count(tx, session_id, most) >= most:
             raise TooManyParticipants(most, at_once=True)
     trigger = Trigger.KNOCK if knocks else Trigger.JOIN
-    result = participants.join_or_knock(tx, settings, ROOM, session_id, trigger, role, name)
+    result = participants.join_or_knock(tx, settings, _guest(request_id), session_id, trigger, role, name)
     participant = tx.participant(session_id, result.participant_id)
     assert participant is not None, "it was inserted just now"
     _renew_lease(tx, connection)
@@ -136,9 +138,11 @@ def _renew_lease(tx: Transaction, connection: Connection) -> None:
         renew_lease(tx, connection.daemon)
 
 
-def leave(tx: Transaction, settings: Settings, session_id: str, participant_id: str) -> None:
+def leave(
+    tx: Transaction, settings: Settings, session_id: str, participant_id: str, request_id: str | None = None
+) -> None:
     """Let somebody leave or stop waiting."""
-    participants.leave(tx, settings, ROOM, session_id, participant_id)
+    participants.leave(tx, settings, _guest(request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
@@ -152,29 +156,55 @@ def stop_waiting(tx: Transaction, settings: Settings, session_id: str, participa
     return True
 
 
-def admit(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+def admit(
+    tx: Transaction,
+    settings: Settings,
+    session_id: str,
+    host_id: str,
+    participant_id: str,
+    request_id: str | None = None,
+) -> None:
     """Let a host admit somebody. Raises `Forbidden`, and what `participants.admit` raises."""
-    participants.admit(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+    participants.admit(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
 
 
-def deny(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+def deny(
+    tx: Transaction,
+    settings: Settings,
+    session_id: str,
+    host_id: str,
+    participant_id: str,
+    request_id: str | None = None,
+) -> None:
     """Let a host deny somebody. Raises `Forbidden`, and what `participants.deny` raises."""
-    participants.deny(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+    participants.deny(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
-def remove(tx: Transaction, settings: Settings, session_id: str, host_id: str, participant_id: str) -> None:
+def remove(
+    tx: Transaction,
+    settings: Settings,
+    session_id: str,
+    host_id: str,
+    participant_id: str,
+    request_id: str | None = None,
+) -> None:
     """Let a host remove somebody. Raises `Forbidden`, and what `participants.leave` raises."""
-    participants.leave(tx, settings, _host(tx, session_id, host_id), session_id, participant_id)
+    participants.leave(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
-def end(tx: Transaction, settings: Settings, session_id: str, host_id: str) -> None:
+def end(tx: Transaction, settings: Settings, session_id: str, host_id: str, request_id: str | None = None) -> None:
     """Let a host close the session for everybody. Raises `Forbidden`."""
-    commands.close(tx, settings, _host(tx, session_id, host_id), session_id)
+    commands.close(tx, settings, _host(tx, session_id, host_id, request_id), session_id)
 
 
-def _host(tx: Transaction, session_id: str, participant_id: str) -> Caller:
+def _guest(request_id: str | None) -> Caller:
+    """Return the caller for what people do for themselves."""
+    return replace(ROOM, request_id=request_id)
+
+
+def _host(tx: Transaction, session_id: str, participant_id: str, request_id: str | None) -> Caller:
     """Return the caller for the commands of a host, who acts for the session's agent in this session only.
 
     Raises `UnknownSession`, and `Forbidden` unless the participant is a host who is in the room now.
@@ -187,6 +217,7 @@ def _host(tx: Transaction, session_id: str, participant_id: str) -> Caller:
         name=participant.name,
         external_id="",
         roles=frozenset({Role.ROOM, Role.AGENT}),
+        request_id=request_id,
         acts_as=host_actor(participant.id),
     )
 

@@ -249,12 +249,13 @@ class Visitor:
             self._put("error", _error(error))
 
     async def _execute(self, message: AnyClientMessage) -> None:
-        settings, own = self._hub.dependencies.settings, self.participant_id
+        own = self.participant_id
+        common: dict[str, Any] = {"settings": self._hub.dependencies.settings, "request_id": self._request_id}
         if isinstance(message, Leave):
             await self._finish_tasks()
             self._stage = Stage.ENDED  # first: the hub may read that they have left before the next line ends
             if self.participant_id:
-                await self._write(partial(commands.leave, settings=settings, participant_id=self.participant_id))
+                await self._write(partial(commands.leave, participant_id=self.participant_id, **common))
             self._end_for_good(None, 1000)
             return
         if isinstance(message, Join):
@@ -262,10 +263,10 @@ class Visitor:
         if self._stage is not Stage.IN or not self._is_host:
             raise Forbidden("a host who is in the room")
         if isinstance(message, End):
-            await self._write(partial(commands.end, settings=settings, host_id=own))
+            await self._write(partial(commands.end, host_id=own, **common))
             return
         command = {Admit: commands.admit, Deny: commands.deny, Remove: commands.remove}[type(message)]
-        await self._write(partial(command, settings=settings, host_id=own, participant_id=message.participant))
+        await self._write(partial(command, host_id=own, participant_id=message.participant, **common))
 
     async def _write(self, job: Callable[..., Any]) -> Any:
         return await self._hub.write(partial(job, session_id=self._session_id), self._session_id)
@@ -382,6 +383,7 @@ class Visitor:
             name=self._join.name,
             resume=self._resume,
             connection=self._as_stored(),
+            request_id=self._request_id,
         )
         try:
             async with self._hub.joining:
