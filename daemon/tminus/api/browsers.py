@@ -15,7 +15,7 @@ from tminus.domain.errors import FieldError
 
 ALLOWED_HEADERS = (
     "Session-id", "client-app", "User-Agent", "Authorization", "Content-Type", "Idempotency-Key", "If-Match",
-    "If-None-Match", "Last-Event-ID", "X-Request-Id",
+    "If-None-Match", "Last-Event-ID", "X-Request-Id", "mobile-api-key",
 )  # fmt: skip
 """All request headers of the API that need permission by CORS."""
 
