@@ -56,7 +56,7 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             daemon.logged("config.reloaded")
 
             eventually(lambda: from_now(seconds=1) > due["startTime"])  # it falls due meanwhile
-            proxy.mend()
+            proxy.end_faults()
             eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
             eventually(lambda: daemon.session(due["id"])["status"] == "new")
             assert [event["type"] for event in daemon.events(due["id"])] == ["session.scheduled", "session.ready"]
@@ -68,7 +68,7 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             # Each answer is late, but whole.
             proxy.delay = 0.1
             assert daemon.session(daemon.make()["id"])["status"] == "new"
-            proxy.mend()
+            proxy.end_faults()
 
             # A reset in the middle of an answer: one request may be refused; repeated with its key, it is done once.
             key = {"Idempotency-Key": "reset"}
@@ -82,13 +82,13 @@ def test_while_the_database_is_unreachable_requests_fail_at_once_and_work_resume
             assert labels.count("Once") == 1
 
             # A network that drops all data: waiting requests are refused, and new ones do not wait.
-            proxy.swallow()
+            proxy.drop_packets()
             eventually(lambda: daemon.post("/supportsessions", {"type": "live", "label": "Lost"}).status_code == 503)
             eventually(lambda: "does not answer" in daemon.http.get(f"{daemon.url}/readyz").text)
             begun = time.monotonic()
             assert daemon.get(f"/supportsession/{kept[0]}").status_code == 503
             assert time.monotonic() - begun < AT_ONCE
-            proxy.mend()
+            proxy.end_faults()
             eventually(lambda: daemon.http.get(f"{daemon.url}/readyz").status_code == 200)
             assert daemon.session(daemon.make(label="After")["id"])["status"] == "new"
             labels = [one["label"] for one in daemon.get("/supportsessions?scope=all&limit=1000").json()["rows"]]

@@ -137,7 +137,7 @@ def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notifica
         eventually(lambda: told(first))  # so it is the one that serves the endpoint
         other = start_daemon(**sections)
         eventually(lambda: proxy.listening)
-        proxy.deaf = True
+        proxy.drops_notifications = True
 
         # Whoever waits at it, and the endpoint.
         seen, answers = deaf.feed()[-1]["seq"], Queue[JSON]()
@@ -163,5 +163,5 @@ def test_changes_of_the_other_daemon_are_found_within_seconds_without_a_notifica
         assert opened["type"] == "session.ready"
         assert opened["lagMs"] < SOON * 1000
 
-        assert proxy.unheard > 0, "there were notices, and none arrived"
+        assert proxy.dropped > 0, "there were notices, and none arrived"
         assert deaf.terminate() == 0

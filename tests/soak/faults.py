@@ -171,7 +171,7 @@ class FaultInjector(threading.Thread):
         self._count("database cut off")
         self._stage.proxy.cut()
         self._wait(0.2, 5)
-        self._stage.proxy.mend()
+        self._stage.proxy.end_faults()
 
     def _slow(self) -> None:
         assert isinstance(self._stage, OnPostgres)
@@ -184,9 +184,9 @@ class FaultInjector(threading.Thread):
     def _drop_packets(self) -> None:
         assert isinstance(self._stage, OnPostgres)
         self._count("database silent")
-        self._stage.proxy.swallow()
+        self._stage.proxy.drop_packets()
         self._wait(1, 8)
-        self._stage.proxy.mend()
+        self._stage.proxy.end_faults()
 
     def _reset(self) -> None:
         assert isinstance(self._stage, OnPostgres)

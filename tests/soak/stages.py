@@ -244,7 +244,7 @@ class OnPostgres(Stage):
 
     def calm(self) -> None:
         self.proxy.delay = 0
-        self.proxy.mend()
+        self.proxy.end_faults()
 
     def close(self) -> None:
         self.proxy.__exit__()

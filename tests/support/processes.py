@@ -1,8 +1,8 @@
-"""Run the command as a process, started quickly: it is forked from a process that has imported all modules.
+"""Run the command as a process that starts quickly: it is forked from a process that has imported all modules.
 
-To load it all anew for each of a hundred starts took most of the time of all tests. What is forked is the command as
-it is installed, from its arguments to its exit code, with an environment, a directory and files of its own. Where it
-has to begin from nothing (`LD_PRELOAD`, a terminal, the tour, the kill test) it is started from nothing.
+The imports of a hundred starts would take most of the time of all tests. The forked process runs the installed command,
+from its arguments to its exit code, with its own environment, directory and files. Tests that need a new process
+(`LD_PRELOAD`, a terminal, the tour, the kill test) start one.
 """
 
 import contextlib

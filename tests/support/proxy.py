@@ -15,17 +15,17 @@ class Proxy:
         self._upstream = upstream
         self._open: list[socket.socket] = []
         self._cut = False
-        self._flows = threading.Event()
-        self._flows.set()
+        self._forwards = threading.Event()
+        self._forwards.set()
         self._reset_after: int | None = None
         self.delay = 0.0
         """Seconds by which all bytes are delayed."""
-        self.deaf = False
+        self.drops_notifications = False
         """Whether notifications are dropped, so that listening connections miss them without an error."""
         self.listening: set[socket.socket] = set()
         """The connections to the server that listen for notifications."""
-        self.unheard = 0
-        """Number of dropped bytes of notifications."""
+        self.dropped = 0
+        """Number of bytes of notifications that were dropped."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -38,19 +38,19 @@ class Proxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def swallow(self) -> None:
+    def drop_packets(self) -> None:
         """Accept bytes and new connections, but forward nothing."""
-        self._flows.clear()
+        self._forwards.clear()
 
     def reset_in_answer(self, after: int) -> None:
         """Reset the connection with the next answer, after a number of its bytes."""
         self._reset_after = after
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         """End all faults. Bytes that were dropped stay lost."""
-        if not self._flows.is_set():
+        if not self._forwards.is_set():
             self.cut()
-            self._flows.set()
+            self._forwards.set()
         self._cut = False
         self.delay = 0.0
 
@@ -77,7 +77,7 @@ class Proxy:
             server = socket.socket(socket.AF_UNIX)
             try:
                 server.connect(self._upstream)
-            except OSError:  # it is starting again
+            except OSError:  # the server is restarting
                 client.close()
                 server.close()
                 continue
@@ -85,25 +85,25 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
 
     def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        back = threading.Thread(target=self._pass_on, args=(server, client, True), daemon=True)
+        back = threading.Thread(target=self._forward, args=(server, client, True), daemon=True)
         back.start()
-        self._pass_on(client, server, False)
+        self._forward(client, server, False)
         back.join()
         for one in (client, server):
             if one in self._open:
                 self._open.remove(one)
             one.close()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
-                self._flows.wait()
+                self._forwards.wait()
                 if self.delay:
                     time.sleep(self.delay)
                 if answers and self._reset_after is not None:
                     after, self._reset_after = self._reset_after, None
                     sink.sendall(chunk[:after])
-                    # Whoever reads from it is woken first: until then it would not be closed, and nothing be reset.
+                    # The reading thread must end first: until then the kernel would not close the connection.
                     sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self._open.remove(sink)
                     sink.shutdown(socket.SHUT_RD)
@@ -111,8 +111,8 @@ class Proxy:
                     break
                 if not answers and b"LISTEN " in chunk:
                     self.listening.add(sink)
-                if answers and self.deaf and source in self.listening:
-                    self.unheard += len(chunk)
+                if answers and self.drops_notifications and source in self.listening:
+                    self.dropped += len(chunk)
                     continue
                 sink.sendall(chunk)
         for one in (source, sink):

@@ -37,9 +37,9 @@ def log_lines() -> str:
     return "\n".join(("| name | level | message | fields |", "|---|---|---|---|", *rows))
 
 
-def _sentence(says: str) -> str:
+def _sentence(template: str) -> str:
     """Return a message template as the page shows it: `{faults:error}` becomes `{faults} errors`."""
-    return re.sub(r"\{(\w+):([a-z ]+)\}", r"{\1} \2s", says)
+    return re.sub(r"\{(\w+):([a-z ]+)\}", r"{\1} \2s", template)
 
 
 def fields(described: Mapping[str, str]) -> str:

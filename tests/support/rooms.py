@@ -14,8 +14,8 @@ SUBPROTOCOL = "tminus.room.v1"
 
 Message = dict[str, Any]
 
-PATIENCE = 20.0
-"""Seconds that a client waits for a message: how long a failure takes, not how long a success does."""
+WAIT_SECONDS = 20.0
+"""Maximum seconds that a client waits for a message."""
 
 
 class Person:
@@ -72,7 +72,7 @@ class Person:
         return answer
 
     def vanish(self) -> None:
-        """Lose the connection without a goodbye: no close frame is sent."""
+        """Lose the connection: no close frame is sent."""
         self.wire.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -81,8 +81,8 @@ class Person:
     # --- receiving ----------------------------------------------------------------------------------------------------
 
     def wait_for(self, *kinds: str, having: Mapping[str, Any] | None = None) -> Message:
-        """Return the next message of one of these types, with these members. Earlier ones are passed over."""
-        until = time.monotonic() + PATIENCE
+        """Return the next message of one of these types, with these members. Earlier ones are skipped."""
+        until = time.monotonic() + WAIT_SECONDS
         while True:
             message: Message = json.loads(self.wire.recv(timeout=max(0.0, until - time.monotonic())))
             self.received.append(message)
@@ -104,7 +104,7 @@ class Person:
 
     def wait_for_end(self) -> int:
         """Return the code with which the server closes the connection. Messages before it are in `received`."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + WAIT_SECONDS
         try:
             while True:
                 self.received.append(json.loads(self.wire.recv(timeout=max(0.0, until - time.monotonic()))))

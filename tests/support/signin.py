@@ -88,7 +88,7 @@ class Browser:
         )
 
     def me_by_cookie(self, cookie: str) -> httpx.Response:
-        """Ask who the caller is, as one of the daemon's own pages does."""
+        """Request `/me` as one of the daemon's own pages does."""
         headers = {"Cookie": f"tminus={cookie}", "X-CSRF-Token": browser_session.key_of(cookie)}
         return self.daemon.get("/me", by=None, headers=headers)
 

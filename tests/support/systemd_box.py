@@ -1,7 +1,7 @@
-"""A real systemd to try the units under: PID 1 of its own namespaces, over an overlay of this machine's root.
+"""A real systemd that runs the units: PID 1 of its own namespaces, over an overlay of this machine's root.
 
-Nothing outside of the box changes. It needs root, namespaces and Debian's systemd; `Box.missing` says what is not
-there.
+Nothing outside of the box changes. It needs root, namespaces and Debian's systemd; `Box.missing` returns what is
+missing.
 """
 
 import json
@@ -135,7 +135,7 @@ class Box:
     def __exit__(self, *_error: object) -> None:
         if self._process is not None:
             if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)  # `unshare` takes PID 1 along, and that all the rest
+                os.killpg(self._process.pid, signal.SIGKILL)  # `unshare` ends PID 1, which ends all other processes
             self._process.wait(60)
         if self._cgroup.is_dir():
             eventually(lambda: not (self._cgroup / "cgroup.procs").read_text() and self._remove_cgroups())
@@ -146,7 +146,7 @@ class Box:
             for folder, _, _ in os.walk(self._cgroup, topdown=False):
                 Path(folder).rmdir()
         except OSError:
-            return False  # a process in it is not quite gone
+            return False  # a process in it has not ended yet
         return True
 
     # --- in the box ---------------------------------------------------------------------------------------------------
@@ -161,10 +161,10 @@ class Box:
     def do(self, *arguments: str) -> str:
         """Run a program that must succeed; return its output."""
         done = self.run(*arguments)
-        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self._last_words()}"
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}{self._journal_tail()}"
         return done.stdout
 
-    def _last_words(self) -> str:
+    def _journal_tail(self) -> str:
         """Return the end of the box's journal, which has the error of a failed unit."""
         return self.run("journalctl", "--no-pager", "--lines=40", "--output=short-precise").stdout
 

@@ -98,8 +98,8 @@ class Metrics:
             "tminus_commit_jobs", "Jobs that shared one commit", buckets=JOBS, registry=registry
         )
         self._requests = Counter(
-            "tminus_http_requests", "Requests answered, operations aside", ["method", "route", "code"],
-            registry=registry,
+            "tminus_http_requests", "Requests answered, without /healthz, /readyz and /metrics",
+            ["method", "route", "code"], registry=registry,
         )  # fmt: skip
         self._answers: dict[tuple[str, str, int], Counter] = {}
         """The series of `_requests`: to look one up in the library takes longer than to increment it."""
@@ -148,10 +148,10 @@ class Metrics:
         messages = Counter("tminus_room_messages", "Messages that rooms received", ["type"], registry=registry)
         self.room_messages = {kind: messages.labels(kind) for kind in ROOM_MESSAGES}
         self.rooms_lost = Counter(
-            "tminus_room_lost", "Connections of people in rooms that were lost without a goodbye", registry=registry
+            "tminus_room_lost", "Connections of people in rooms that were lost", registry=registry
         )
         self.rooms_resumed = Counter(
-            "tminus_room_resumed", "People who came back to a room with their resume key", registry=registry
+            "tminus_room_resumed", "People who reconnected to a room with their resume key", registry=registry
         )
         self.hosts_revoked = Counter(
             "tminus_room_hosts_revoked", "Hosts disconnected because their session's agent may not act any more",
