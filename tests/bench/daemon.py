@@ -46,7 +46,7 @@ def processor_seconds(pid: int) -> float:
 
 
 class Daemon:
-    """A daemon on a state directory that may hold a database already. A context: leaving it stops the daemon.
+    """A daemon on a state directory that may hold a database already. It stops at the end of the context.
 
     `more_config`: more sections of the configuration; `limits`: more lines of `[limits]`.
     """

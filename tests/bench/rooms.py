@@ -36,10 +36,10 @@ CLOSERS = 20
 """Number of sessions that are closed at a time."""
 
 OPENINGS = 100
-"""Number of sessions that open meanwhile, and show the clock's lag."""
+"""Number of sessions that open meanwhile, to measure the lag of the scheduler."""
 
 OPENING_GAP = 0.1
-"""Seconds between two of them."""
+"""Seconds between the openings of two of these sessions."""
 
 _LIMITS = f"connections = {CONNECTIONS}\nconnections_per_address = 0\nwebsockets_per_address = 0\n"
 

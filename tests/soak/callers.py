@@ -64,7 +64,7 @@ class Caller(threading.Thread):
     def _send(
         self, call: str, method: str, path: str, body: JSON | None = None, by: str = "anna", **headers: str
     ) -> tuple[httpx.Response | None, bool]:
-        """Send a request until it is answered for good; return the answer, or None, and whether an attempt was lost.
+        """Send a request until there is a final answer; return it, or None, and whether an attempt was lost.
 
         If one was lost, the request may have been executed.
         """

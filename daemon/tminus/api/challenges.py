@@ -3,8 +3,8 @@
 A challenge is not stored. Its id has the time of its creation, random bits, and a code that proves that the key of this
 database made it; its text is computed from its id. So every daemon can check it, and nobody can fill a table.
 
-A program can read such a picture. So nothing depends on the contrary: an answer is worth one look-up, once, and the
-look-ups with answers have limits of their own.
+A program can read such a picture, and nothing relies on the opposite: an answer allows one look-up, and the look-ups
+with answers have their own limits.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ MAX_WAITING = 50
 """Maximum number of pictures that wait to be drawn; each takes about 5 ms."""
 
 _SKEW = timedelta(seconds=5)
-"""By how much a challenge may come from the future: clocks of daemons on one PostgreSQL differ by milliseconds."""
+"""Time by which a challenge may be ahead of this daemon's clock; daemons on one PostgreSQL differ by milliseconds."""
 
 
 class Challenges:
@@ -82,7 +82,7 @@ class Challenges:
 
             self._drawing = ImageCaptcha(WIDTH, HEIGHT, font_sizes=(48, 54, 60))
             self._drawing.word_offset_dx = 0.1
-        # White on black, then inverted: the library draws the darker a colour is, the paler.
+        # Drawn white on black and then inverted, because the library draws dark colours pale.
         image = self._drawing.generate_image(text, bg_color=(0, 0, 0), fg_color=(255, 255, 255, 255))
         png = io.BytesIO()
         image.convert("L").point(lambda value: 255 - value).quantize(8).save(png, "png", optimize=True)
@@ -101,7 +101,7 @@ def new_id(key: bytes, now: datetime) -> UUID:
 
 
 def is_ours(key: bytes, uuid: UUID) -> bool:
-    """Return whether this key has made a challenge."""
+    """Return whether a challenge was made with this key."""
     return hmac.compare_digest(_with_code(key, uuid.bytes[:8]).bytes, uuid.bytes)
 
 

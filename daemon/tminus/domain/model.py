@@ -226,7 +226,7 @@ class AgentSession(Record):
 
 
 class KnownAgent(Record):
-    """What the database has of an agent. Configured agents have only their number and the last three fields."""
+    """The stored state of an agent. Configured agents have only their number and the last three fields."""
 
     id: int
     issuer: str = ""
@@ -249,7 +249,7 @@ class ChallengeUse(Record):
 
     uuid: str
     guessed_at: datetime | None = Field(default=None, sa_type=Instant)
-    """When the answer was right and the PIN wrong; None: it was no guess."""
+    """When a right answer came with a wrong PIN; None: the answer was wrong, or the PIN right."""
     kept_until: datetime = Field(sa_type=Instant)
     """When the row may be removed."""
 

@@ -59,12 +59,12 @@ def use(tx: Transaction, use: ChallengeUse) -> bool:
 
 
 def guesses_full_until(view: View, now: datetime, count: int, period: timedelta) -> datetime | None:
-    """Return when less than `count` guesses will be within the last `period`; None if that is so now."""
+    """Return from when on fewer than `count` guesses are in the last `period`; None if that is the case now."""
     at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now, before=count - 1)
     return None if at is None else at + period
 
 
 def remove_uses(tx: Transaction, before: datetime, limit: int) -> int:
-    """Remove up to `limit` answers that need not be kept any more since before a time; return how many."""
+    """Remove up to `limit` answers whose `kept_until` is before a time; return how many."""
     some = select(_C.uuid).where(_C.kept_until < before).order_by(_C.kept_until).limit(limit)
     return int(tx.execute(delete(CHALLENGE_USES).where(_C.uuid.in_(some))).rowcount)

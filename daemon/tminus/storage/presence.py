@@ -220,7 +220,7 @@ def rooms(view: View, sessions: Sequence[str]) -> dict[str, RoomState]:
 
 
 def _closed_by(dialect: str) -> Select[Any]:
-    """Return the query of the actors who closed some sessions. Nothing is recorded of a session after its end."""
+    """Return the query of the actors who closed some sessions. The event of the close is a session's last one."""
     last = select(_E.actor).where(_E.session_id == _S.id).order_by(_E.seq.desc()).limit(1)
     return select(_S.id, last.scalar_subquery().label("actor")).where(look_up(dialect, "ids", _S.id).is_in)
 
