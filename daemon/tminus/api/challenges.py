@@ -81,7 +81,8 @@ class Challenges:
             from captcha.image import ImageCaptcha  # noqa: PLC0415
 
             self._drawing = ImageCaptcha(WIDTH, HEIGHT, font_sizes=(48, 54, 60))
-            self._drawing.word_offset_dx = 0.1
+            self._drawing.word_offset_dx = 0.1  # digits overlap little
+            self._drawing.character_rotate = (-20, 20)  # a 7 that is turned further looks like a 1
         # Drawn white on black and then inverted, because the library draws dark colours pale.
         image = self._drawing.generate_image(text, bg_color=(0, 0, 0), fg_color=(255, 255, 255, 255))
         png = io.BytesIO()

@@ -121,6 +121,15 @@ def test_success_does_not_count_and_attempts_in_progress_do(time: list[float]) -
     assert pause.begin("192.0.2.1") == 60
 
 
+def test_a_success_does_not_forgive_earlier_failures(time: list[float]) -> None:
+    """Otherwise somebody who has one right PIN could guess others without end."""
+    pause = GrowingPause(Rate(2, 60))
+    assert fail(pause) == [None]
+    assert pause.begin("192.0.2.1") is None
+    pause.end("192.0.2.1", failed=False)
+    assert fail(pause, times=2) == [None, 60]
+
+
 def test_a_pause_is_kept_in_bounded_memory(time: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "MAX_ADDRESSES", 3)
     pause = GrowingPause(Rate(1, 60))
