@@ -17,7 +17,7 @@ const REASONS = {
   time_limit: "over_time_limit",
 };
 
-// Who has closed it, if somebody has.
+// Who has closed it, if a person has.
 const CLOSERS = {
   host: "over_host",
   agent: "over_agent",
@@ -54,7 +54,7 @@ let people = null;
 let knocking = [];
 let lastError = null;
 let crowded = false;
-let ends = false; // whether this visitor, as host, has asked for the end
+let ends = false; // whether this visitor, as host, has ended the session
 let skew = 0; // milliseconds by which the server's clock is ahead of this one
 let wrongPins = 0;
 let pausedUntil = 0;
@@ -107,7 +107,7 @@ function request(path) {
   return fetch(new URL(path, location.href), { cache: "no-store", credentials: "omit" });
 }
 
-/** Show a new picture, whose digits let the visitor go on without waiting. Without one, the wait remains. */
+/** Show a new picture, so that the visitor can continue without waiting. If there is none, the visitor waits. */
 async function showChallenge() {
   hideChallenge();
   try {
@@ -192,7 +192,7 @@ async function enter(sessionId) {
   else look();
 }
 
-/** Ask what this session is, before the visitor gives a name. */
+/** Read the session before the visitor gives a name. */
 function look() {
   const timer = setTimeout(askForName, LOOK_FOR);
   let done = false;
@@ -362,7 +362,7 @@ function early(moved) {
   tick();
 }
 
-/** The visit has ended: nothing is sent any more, and a reload does not enter by itself. */
+/** End the visit: nothing is sent any more, and a reload does not enter again. */
 function stop() {
   const left = room;
   room = null;

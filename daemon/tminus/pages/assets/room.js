@@ -6,22 +6,23 @@ const LONGEST_PAUSE = 15;
 const CROWDED_PAUSE = 5;
 const LONGEST_CROWDED_PAUSE = 60;
 
-// An internal error of the server may have passed at the next attempt. After so many of them it has not.
+// Internal errors of the server in a row after which the room stops reconnecting.
 const INTERNAL_ERROR = 1011;
 const MOST_INTERNAL_ERRORS = 3;
 
-// A network that dies leaves a socket open for minutes. These seconds are how often and how long the server is asked.
+// A socket stays open for minutes after its network has failed. Seconds between two requests that detect this, and their
+// time limit.
 const PROBE_EVERY = 15;
 const PROBE_FOR = 8;
 
-/** A room. It reconnects by itself, longer and longer after each failure, until `leave` or a final answer.
+/** A room. It reconnects automatically, after longer and longer pauses, until `leave` or a final answer.
  *
  * `handlers`:
  * `opened()` – a connection is open; send the first message.
  * `heard(message)` – a message of the server.
  * `ended(code)` – the server has ended the visit, with a code from 4400 to 4499, or failed again and again with 1011.
  * Returns true to try again later.
- * `lost(crowded)` – the connection is lost; the room tries again at `retryAt`. `crowded`: `ended` has asked for it.
+ * `lost(crowded)` – the connection is lost; the room tries again at `retryAt`. `crowded`: `ended` has returned true.
  */
 export class Room {
   retryAt = 0;
@@ -49,7 +50,7 @@ export class Room {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  /** Send a message; return whether the connection took it. */
+  /** Send a message; return whether the connection is open. */
   send(message) {
     if (!this.open) return false;
     this.#socket.send(JSON.stringify(message));
@@ -61,16 +62,16 @@ export class Room {
     if (!this.#over && !this.#socket) this.#connect();
   }
 
-  /** Say goodbye, and close the connection for good. */
+  /** Send `leave`, and close the connection for good. */
   leave() {
     const socket = this.#socket;
     this.send({ type: "leave" });
     this.#finish();
-    // The server closes after the goodbye. This is for one that does not.
+    // The server closes after `leave`. This closes the connection if the server does not.
     setTimeout(() => socket?.close(1000), 500);
   }
 
-  /** Close the connection for good, without a goodbye. */
+  /** Close the connection for good, without `leave`. */
   close() {
     const socket = this.#socket;
     this.#finish();

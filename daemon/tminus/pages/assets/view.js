@@ -26,7 +26,7 @@ export function show(state, focus = null) {
   retitle(prefix);
 }
 
-/** Set what stands before the title of the page, such as the number of people at the door. */
+/** Set the beginning of the page's title, such as the number of people who wait. */
 export function retitle(before) {
   prefix = before;
   const heading = one("h1", section(current)).textContent.trim();
@@ -40,7 +40,7 @@ export function announce(sentence) {
   setTimeout(() => (announcement.textContent = sentence), 50);
 }
 
-/** Set a field everywhere it stands. An empty value hides it, and its row in a card. */
+/** Set a field in all its places. An empty value hides it, and its row in a card. */
 export function fill(name, value) {
   for (const field of document.querySelectorAll(`[data-field="${name}"]`)) {
     if (field.textContent !== value) field.textContent = value;
@@ -101,7 +101,7 @@ export function element(name, className, content = "") {
   return made;
 }
 
-/** Return a button that ignores presses for a second once it is pressed, so that a double click asks once. */
+/** Return a button that ignores presses for a second once it is pressed, so that a double click acts once. */
 export function button(className, content, label, pressed) {
   const made = element("button", className, content);
   made.type = "button";
