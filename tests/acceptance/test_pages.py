@@ -417,6 +417,17 @@ def test_a_link_to_no_session_says_so(daemon: Daemon, visit: Visit) -> None:
         guest.expect("pin")
 
 
+def test_marks_of_text_direction_in_a_name_do_no_harm(daemon: Daemon, visit: Visit) -> None:
+    made = at(daemon, daemon.make(userDescription=f"\u200fAnna Agent\u200e {'x' * 100}"))
+    host, guest = visit(made["host"]), visit(made["user"])
+    host.expect("name")
+    host.press("Enter")
+    host.expect("in")
+    guest.give_name("\u202aعلی\u200cرضا\u202c\ufeff")
+    guest.expect("in")
+    eventually(lambda: people(guest) == [f"Anna Agent {'x' * 69}", "علی\u200cرضا"])
+
+
 def test_a_full_session_says_so(start_daemon: StartDaemon, visit: Visit) -> None:
     daemon = start_daemon(limits={"participants_per_session": 1})
     made = at(daemon, daemon.make())

@@ -9,6 +9,7 @@ import { countdown, duration, moment, stay, text } from "./words.js";
 const MAX_PAUSE = 60;
 const FREE_GUESSES = 2;
 const LOOK_FOR = 2000;
+const NAME_LENGTH = 80;
 
 const REASONS = {
   cancelled: "over_cancelled",
@@ -232,14 +233,23 @@ function askForName(sentence = "") {
   room = null;
   banner("lost", "", "retry");
   const remembered = recall(id);
-  if (!nameInput.value) nameInput.value = remembered.name ?? (remembered.key ? (session?.userDescription ?? "") : "");
+  if (!nameInput.value) nameInput.value = remembered.name ?? (remembered.key ? nameOf(session?.userDescription ?? "") : "");
   show("name", nameInput);
   fault(nameInput, sentence);
 }
 
+/** Return a text as a name: without marks of text direction and the like, which copied names often have, and not too long.
+ *
+ * The server would refuse it, and nobody sees why.
+ */
+function nameOf(typed) {
+  const visible = typed.replace(/(?![\u200c\u200d])[\p{C}\p{Zl}\p{Zp}]/gu, "").trim();
+  return [...visible].slice(0, NAME_LENGTH).join("").trim();
+}
+
 document.getElementById("name-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = nameInput.value.trim();
+  const name = nameOf(nameInput.value);
   if (!name) {
     fault(nameInput, text("name_missing"));
     return nameInput.focus();
