@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -457,6 +458,24 @@ def cookie_headers(visitor: Visitor) -> dict[str, str]:
     return {"Cookie": f"{cookie['name']}={cookie['value']}", "X-CSRF-Token": browser_session.key_of(cookie["value"])}
 
 
+def test_a_session_that_is_created_while_the_lists_are_read_stays(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    held: list[tuple[Route, APIResponse]] = []
+    # The list is read before the session exists, and its answer arrives after the session was created.
+    page.route("**/v3/supportsessions?*status=new*", lambda route: held.append((route, route.fetch())))
+    page.reload()
+    new_session(agent, "Meanwhile")
+    agent.press("Create")
+    expect(page.locator("#detail")).to_be_visible()
+    assert held
+    for route, answer in held:
+        route.fulfill(response=answer)
+    expect(page.locator("#lists")).to_be_visible()
+    expect_rows(page, "open", ["Meanwhile"])
+    expect(page.locator("#detail")).to_be_visible()
+
+
 def test_a_changed_form_after_a_lost_answer_names_the_session_that_exists(desk: Daemon, visit: Visit) -> None:
     agent = visit(desk)
     page = agent.page
@@ -652,6 +671,133 @@ def test_a_reschedule_whose_answer_is_lost_succeeds(desk: Daemon, visit: Visit) 
     expect(page.locator("#detail")).to_be_visible(timeout=20_000)
     assert desk.session(made["id"])["startTime"] == "2027-06-06T11:00:00.000Z"
     assert lost
+
+
+# --- The day ----------------------------------------------------------------------------------------------------------
+
+
+def place(page: Page, label: str) -> dict[str, float]:
+    """Return where the bar of a session is."""
+    box = page.locator("#day-items .item").filter(has_text=label).locator(".bar").bounding_box()
+    assert box is not None
+    return {"x": box["x"], "y": box["y"]}
+
+
+NOON = datetime(2027, 6, 15, 10, tzinfo=UTC)
+"""12:00 in Vienna."""
+
+
+def test_a_day_is_a_timeline_in_the_agents_zone(desk: Daemon, visit: Visit) -> None:
+    for label, hours in (("Noon", 0), ("Two", 2), ("Overlaps", 2.25), ("Late", 9)):
+        desk.make(by="anna", label=label, startTime=(NOON + timedelta(hours=hours)).isoformat())
+    desk.make(by="anna", label="Another day", startTime=(NOON + timedelta(days=1)).isoformat())
+    agent = visit(desk)
+    page = agent.page
+    page.get_by_label("Show this day").fill("2027-06-15")
+    expect(page.locator("#day-items text")).to_have_text(["12:00 Noon", "14:00 Two", "14:15 Overlaps", "21:00 Late"])
+    assert page.locator("#day-name").inner_text() == "Tuesday, 15 June 2027"
+    noon, two, overlapping, late = (place(page, label) for label in ("Noon", "Two", "Overlaps", "Late"))
+    hour = (two["x"] - noon["x"]) / 2
+    assert late["x"] - noon["x"] == pytest.approx(9 * hour, abs=1.5)
+    assert overlapping["y"] > two["y"]
+    assert noon["y"] == two["y"]
+    check(agent, "agent-day")
+    page.get_by_role("button", name="Next day").click()
+    expect(page.locator("#day-items text")).to_have_text(["12:00 Another day"])
+    page.get_by_role("button", name="Previous day").click()
+    expect(page.locator("#day-items .item")).to_have_count(4)
+    page.get_by_role("button", name="Next day").click()
+    page.get_by_role("button", name="Next day").click()
+    expect(page.locator("#day-empty")).to_be_visible()
+
+
+def test_today_shows_what_is_open_what_ended_and_the_present(desk: Daemon, visit: Visit) -> None:
+    ended = desk.make(by="anna", label="Ended")
+    desk.delete(f"/supportsession/{ended['id']}")
+    busy = desk.make(by="anna", label="Busy")
+    desk.join(busy["id"])
+    agent = visit(desk)
+    page = agent.page
+    expect(page.locator("#day-items .item")).to_have_count(2)
+    assert page.locator("#day-now").get_attribute("visibility") == "visible"
+    # Live, as the lists are.
+    desk.make(by="anna", label="New one")
+    expect(page.locator("#day-items .item")).to_have_count(3)
+    desk.delete(f"/supportsession/{busy['id']}")
+    expect(page.locator("#day-items .item").filter(has_text="Busy")).to_have_attribute("data-status", "closed")
+
+
+def test_the_day_is_used_with_the_keyboard(desk: Daemon, visit: Visit) -> None:
+    for hours in range(3):
+        start = (datetime.now(UTC).replace(hour=10) + timedelta(days=3, hours=hours)).isoformat()
+        desk.make(by="anna", label=f"Meeting {hours}", startTime=start)
+    page = visit(desk).page
+    for _ in range(3):
+        page.keyboard.press("]")
+    expect(page.locator("#day-items .item")).to_have_count(3)
+    page.keyboard.press("t")
+    focused = page.locator(":focus")
+    expect(focused).to_contain_text("Meeting 0")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")
+    expect(focused).to_contain_text("Meeting 2")
+    assert page.locator('#day-items [tabindex="0"]').count() == 1
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail-heading")).to_have_text("Meeting 2")
+    page.keyboard.press("Escape")
+    expect(focused).to_contain_text("Meeting 2")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.closest('#day-chart')")
+
+
+@pytest.mark.parametrize(("date", "hours"), [("2027-03-28", 23), ("2027-10-31", 25), ("2027-06-15", 24)])
+def test_a_day_of_23_or_25_hours_has_them_all(desk: Daemon, visit: Visit, date: str, hours: int) -> None:
+    midnight = datetime.fromisoformat(f"{date}T00:00:00").replace(tzinfo=ZoneInfo("Europe/Vienna")).astimezone(UTC)
+    for label, after in (("First", timedelta(minutes=1)), ("Last", timedelta(hours=hours, minutes=-1))):
+        desk.make(by="anna", label=label, startTime=(midnight + after).isoformat())
+    page = visit(desk).page
+    page.get_by_label("Show this day").fill(date)
+    expect(page.locator("#day-items text")).to_have_text(["00:01 First", "23:59 Last"])
+    assert page.locator("#day-axis line").count() == hours + 1
+
+
+def test_a_day_of_a_hundred_sessions_is_seen_at_a_glance(desk: Daemon, visit: Visit) -> None:
+    for number in range(100):
+        start = NOON + timedelta(minutes=5 * number - 240)
+        desk.make(by="anna", label=f"Customer {number:03}", startTime=start.isoformat())
+    agent = visit(desk)
+    page = agent.page
+    page.get_by_label("Show this day").fill("2027-06-15")
+    more = page.locator("#day-more")
+    expect(more).to_be_visible()
+    assert page.locator("#day-chart").evaluate("one => one.clientHeight") < 480
+    check(agent, "agent-day-hundred")
+    more.click()
+    expect(page.locator("#day-items .item")).to_have_count(100)
+    # No two labels lie over each other.
+    boxes = page.locator("#day-items .ring").evaluate_all(
+        "some => some.map(one => one.getBBox()).map(({ x, y, width }) => [x, y, width])"
+    )
+    for index, (x, y, width) in enumerate(boxes):
+        for other_x, other_y, _ in boxes[index + 1 :]:
+            assert y != other_y or other_x >= x + width or x >= other_x
+    more.click()
+    expect(more).to_have_text(re.compile("Show [0-9]+ more"))
+
+
+def test_a_supervisor_sees_the_day_of_everybody(desk: Daemon, visit: Visit) -> None:
+    desk.make(by="anna", label="Of Anna", startTime=NOON.isoformat())
+    desk.make(by="ben", label="Of Ben", startTime=(NOON + timedelta(hours=1)).isoformat())
+    page = visit(desk, "supervisor").page
+    page.get_by_label("Show this day").fill("2027-06-15")
+    expect(page.locator("#day-items text")).to_have_text(["12:00 Of Anna", "13:00 Of Ben"])
+
+
+def test_labels_on_the_timeline_are_text(desk: Daemon, visit: Visit) -> None:
+    desk.make(by="anna", label=HOSTILE)
+    page = visit(desk).page
+    expect(page.locator("#day-items text")).to_contain_text([HOSTILE])
+    assert page.locator("#day-chart [style], #day-chart img").count() == 0
 
 
 # --- Keyboard, languages, sizes ---------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ export class Sessions {
   #known = new Map();
   #counts = { open: 0, coming: 0, past: 0 };
   #pages = { open: 1, coming: 1, past: 1 };
+  #gone = new Set();
+  #taken = new Map(); // id -> the number of the read of the lists that had begun when the session was taken
   #dirty = new Set();
   #timer = 0;
   #reading = 0; // the number of the latest read of the lists; an older one that arrives late is dropped
@@ -82,11 +84,15 @@ export class Sessions {
       for (const row of rows) {
         // A session that changed between the reads of two lists is in both: the newer one counts.
         const other = this.#known.get(row.id);
-        if (!other || other.version < row.version) this.#known.set(row.id, row);
+        if (!this.#gone.has(row.id) && (!other || other.version < row.version)) this.#known.set(row.id, row);
       }
     });
-    // An answer to a call of this page may be newer than the lists.
-    for (const [id, row] of this.#known) if (before.get(id)?.version > row.version) this.#known.set(id, before.get(id));
+    // An answer to a call of this page may be newer than the lists, which may not even have its session yet.
+    for (const [id, row] of before) {
+      const other = this.#known.get(id);
+      if (other ? row.version > other.version : this.#taken.get(id) >= reading) this.#known.set(id, row);
+    }
+    for (const [id, number] of this.#taken) if (number < reading) this.#taken.delete(id);
     this.#changed();
     return true;
   }
@@ -113,14 +119,21 @@ export class Sessions {
   take(session) {
     const before = this.#known.get(session.id);
     if (before && before.version > session.version) return;
+    this.#taken.set(session.id, this.#reading);
     if (before) this.#counts[listOf(before)] -= 1;
     this.#counts[listOf(session)] += 1;
     this.#known.set(session.id, session);
     this.#changed();
   }
 
+  /** Return whether a session turned out not to exist any more. */
+  isGone(id) {
+    return this.#gone.has(id);
+  }
+
   /** Forget a session that does not exist any more. */
   forget(id) {
+    this.#gone.add(id);
     const before = this.#known.get(id);
     if (!before) return;
     this.#counts[listOf(before)] -= 1;

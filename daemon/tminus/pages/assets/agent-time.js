@@ -25,6 +25,14 @@ export function full(iso) {
   return whole.format(new Date(iso));
 }
 
+const longDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+
+/** Return the time of a moment. */
+export const clockOf = (at) => clock.format(at);
+
+/** Return the day of a moment. */
+export const dayOf = (at) => longDay.format(at);
+
 const DAY = 86_400_000;
 const minutes = (at) => -new Date(at).getTimezoneOffset();
 

@@ -8,6 +8,7 @@ import { pinOf, point, reasonOf, recordOf, settingsOf, showRows, statusOf, typeO
 import { lookUp, matches, searchTexts } from "./agent-search.js";
 import { NAMES, Sessions, listOf } from "./agent-sessions.js";
 import { full } from "./agent-time.js";
+import { Timeline } from "./agent-timeline.js";
 import { announce, ask, banner, fill, one } from "./view.js";
 import { duration, text } from "./words.js";
 
@@ -27,6 +28,7 @@ let search = null; // {words, rows, next, note}
 let searching = 0;
 
 const sessions = new Sessions(render, failed);
+const timeline = new Timeline(sessions, { open: openDetail, failed });
 const createForm = new CreateForm((session) => done(session, "created"), failed);
 const moveForm = new MoveForm((session) => done(session, "moved"), failed);
 
@@ -86,6 +88,7 @@ function follow() {
 async function read() {
   if (!(await sessions.load())) return;
   hasRead = true;
+  timeline.load();
   document.getElementById("reading").hidden = true;
   document.getElementById("lists").hidden = Boolean(search);
 }
@@ -129,10 +132,11 @@ function render() {
   }
   if (search) renderFound();
   if (detail.open) showDetail();
+  timeline.render();
 }
 
-/** Return the session with this id, from the lists or what was found. */
-const known = (id) => sessions.get(id) ?? search?.rows.get(id);
+/** Return the session with this id, from the lists, what was found, or the day that is shown. */
+const known = (id) => sessions.get(id) ?? search?.rows.get(id) ?? timeline.get(id);
 
 // --- Search ------------------------------------------------------------------------------------------------------------
 
@@ -348,6 +352,10 @@ const ACTIONS = {
   close: () => close(shown),
   "leave-detail": () => detail.close(),
   new: () => createForm.open(),
+  "day-before": () => timeline.step(-1),
+  "day-after": () => timeline.step(1),
+  "day-today": () => timeline.today(),
+  "day-more": () => timeline.toggle(),
   move: () => moveForm.open(known(shown)),
   "leave-create": () => {
     if (!createForm.isSending) createForm.drop();
@@ -432,6 +440,12 @@ const KEYS = {
   1: () => jumpTo("open"),
   2: () => jumpTo("coming"),
   3: () => jumpTo("past"),
+  t: () => {
+    if (search) ACTIONS.clear();
+    timeline.focus();
+  },
+  "[": () => timeline.step(-1),
+  "]": () => timeline.step(1),
   "?": () => ACTIONS.shortcuts(),
 };
 const ROW_KEYS = {
