@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.clocks import SettableClock
 from tests.support.databases import KINDS, Database, PostgresServer, SqliteServer, postgres_server
@@ -34,8 +35,13 @@ LONGEST = (
 
 
 def pytest_configure() -> None:
-    """Handle SIGINT, which a shell makes its background jobs ignore. Processes that tests start would ignore it too."""
+    """Handle SIGINT, and let no property-based test fail because the machine is busy.
+
+    A shell makes its background jobs ignore SIGINT, and processes that tests start would ignore it too.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
