@@ -20,7 +20,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
 
 
 def test_a_guest_and_a_host_meet_from_the_knock_to_the_end(start_daemon: StartDaemon, browser: Firefox) -> None:
-    daemon = start_daemon()
+    daemon = start_daemon(rooms={"reconnect": "2m", "restart": "2m"})  # nobody is counted out on a busy machine
     made = at(daemon, daemon.make(agentPrefs={"knock": True}, userDescription="Anna Agent"))
     host, bob = browser.window(made["host"]), browser.window(made["user"])
     host.expect("name")

@@ -104,6 +104,7 @@ class Window:
     def press(self, keys: str) -> None:
         """Press keys as a person does, one after the other."""
         self._firefox.command("browsingContext.activate", context=self._context)
+        eventually(lambda: self.evaluate("document.hasFocus()"))  # otherwise the keys are lost
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         keyboard = {"type": "key", "id": "keyboard", "actions": actions}
         self._firefox.command("input.performActions", context=self._context, actions=[keyboard])
