@@ -25,13 +25,13 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
 from tminus import clock
-from tminus.api import Services, authentication, pin_lookups, routes_agents
+from tminus.api import Services, authentication, oidc_agents, pin_lookups, routes_agents
 from tminus.api.authentication import SignedIn
 from tminus.api.challenges import new_id, text_of
 from tminus.api.pin_lookups import Answered
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Webhook
-from tminus.config.settings import SignIn
+from tminus.config.settings import Oidc, OidcRoles, SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
@@ -50,6 +50,7 @@ from tminus.domain.types import LOCAL_AGENT_ID, Caller, DeliveryKind, Participan
 from tminus.logs import output
 from tminus.monitoring import event_log
 from tminus.monitoring.event_log import EventLog
+from tminus.oidc.errors import SignInRefused
 from tminus.rooms import commands as room_commands
 from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
@@ -61,6 +62,7 @@ from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
 from tminus.storage.tables import (
     AGENT_SESSIONS,
+    AGENTS,
     CHALLENGE_USES,
     DELIVERIES,
     EVENTS,
@@ -455,6 +457,26 @@ def _known(view: View, label: str) -> State:
     return _signed_in_left(view, label), known is not None and known.shut_out_at
 
 
+def _admit(store: Store, label: str) -> Any:
+    """Let somebody in whom an issuer has signed in, and who has no role any more."""
+    context = _context(store, label)
+    oidc = Oidc(issuer="https://issuer", roles=OidcRoles(agent=("support",)))
+    context.services.settings = SETTINGS.model_copy(update={"signin": SignIn(oidc=oidc)})
+    with suppress(SignInRefused):
+        asyncio.run(oidc_agents.agent_of(context, {"sub": label, "name": "Ada", "groups": []}))
+
+
+def _came_before(tx: Transaction, label: str) -> None:
+    known = agents.admit(tx, agents.Person("https://issuer", label, "Ada", "", '["agent"]'))
+    assert known is not None
+    _agent_session(tx, label, agent_id=known.id)
+
+
+def _came(view: View, label: str) -> State:
+    roles = view.scalar(select(AGENTS.c.roles).where(AGENTS.c.subject == label))
+    return _agent_sessions(view, label), roles
+
+
 def _issue_code(store: Store, label: str) -> Any:
     """Issue a code to a browser that has an agent session."""
     agent = _signed_in_agent(label)
@@ -680,6 +702,7 @@ TRIALS: Mapping[str, Trial] = {
     "sign-in-on-page": Trial(_sign_in_on_page, _agent_session, _in_browser, twice_is_once=False),
     "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
     "shut-out": Trial(_shut_out, _signed_in, _known),
+    "admit": Trial(_admit, _came_before, _came),
     "readmit": Trial(_readmit, _was_shut_out, _known),
     "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),

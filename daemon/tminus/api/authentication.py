@@ -72,9 +72,18 @@ async def identify(context: RequestContext) -> Caller:
 CurrentCaller = Annotated[Caller, Depends(identify)]
 
 
+_ISSUER = "oidc "
+"""The beginning of the credential of an agent whom an issuer has signed in."""
+
+
+def by_issuer(issuer: str) -> str:
+    """Return what is stored, in place of the SHA-256 of a token, of a sign-in by an OpenID Connect issuer."""
+    return f"{_ISSUER}{issuer}"
+
+
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """An agent, and the configured token with which the agent signed in."""
+    """An agent, and how the agent signed in: the SHA-256 of the configured token, or `by_issuer`."""
 
     agent: Agent
     token_sha256: str
@@ -136,7 +145,7 @@ def _store(tx: Transaction, begun: AgentSession) -> int:
 
 
 def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via: str) -> Caller:
-    """Count and log an agent session that was stored; return its caller. `via` is `token`, `page` or `code`."""
+    """Count and log an agent session that was stored; return its caller. `via` is `token`, `page`, `oidc` or `code`."""
     caller = _caller(context, agent, begun)
     context.actor = caller.actor
     context.services.metrics.signed_in(via)
@@ -152,10 +161,10 @@ def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via
     return caller
 
 
-async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str) -> str:
+async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str, via: str = "page") -> str:
     """Start an agent session in place of the one with the token `before`, if there is one; return the new secret.
 
-    Raises `AgentShutOut`.
+    `via` is `page` or `oidc`. Raises `AgentShutOut`.
     """
     secret, ended = ids.token(), _digest(before)
     begun = new_agent_session(context, signed_in, page_token(secret), clock.now())
@@ -166,7 +175,7 @@ async def start_in_browser(context: RequestContext, signed_in: SignedIn, before:
         return _store(tx, begun)
 
     begun.sid = await context.services.transact(start)
-    note_sign_in(context, signed_in.agent, begun, "page")
+    note_sign_in(context, signed_in.agent, begun, via)
     return secret
 
 
@@ -259,8 +268,8 @@ async def exchange_code(context: RequestContext, code: str, provider: str, insta
             origin and origin != origin_of(taken.receiver)
         ):
             return "foreign"
-        agent = _agent_of(services, taken.token_sha256)
-        if agent is None or agent.id != taken.agent_id or taken.receiver not in services.settings.signin.receivers:
+        agent = _agent_by(services, taken.token_sha256, taken.agent_id)
+        if agent is None or taken.receiver not in services.settings.signin.receivers:
             return "revoked"
         begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)
         try:
@@ -285,7 +294,7 @@ async def exchange_code(context: RequestContext, code: str, provider: str, insta
 
 def _wrong_code(context: RequestContext, state: str) -> WrongCode:
     """Count and log a wrong code; return the refusal. Raises `TooManyAttempts` after too many."""
-    _check_attempts(context, "code")
+    check_attempts(context, "code")
     context.services.failed_tokens.count(context.remote_ip)
     context.logged = True
     context.services.metrics.guessed("code", "wrong")
@@ -349,12 +358,19 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
 def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
     """Return the agent of an agent session, or None if it has ended.
 
-    It is valid only as long as the configuration has the token that started it, for the same agent.
+    It is valid only as long as the configuration has the token that started it, for the same agent, or the issuer.
     """
     if agent_session.expires_at <= clock.now():
         return None
-    agent = _agent_of(services, agent_session.token_sha256)
-    return agent if agent is not None and agent.id == agent_session.agent_id else None
+    return _agent_by(services, agent_session.token_sha256, agent_session.agent_id)
+
+
+def _agent_by(services: Services, credential: str, agent_id: int) -> Agent | None:
+    """Return the agent who signed in with a token, or by an issuer, if both are still valid."""
+    if credential.startswith(_ISSUER):
+        return services.agent_of_issuer(agent_id, credential.removeprefix(_ISSUER))
+    agent = _agent_of(services, credential)
+    return agent if agent is not None and agent.id == agent_id else None
 
 
 def _check_shut_out(context: RequestContext, agent_id: int) -> None:
@@ -376,10 +392,10 @@ def refused(context: RequestContext, agent_id: int) -> AgentShutOut:
 def _check_short(context: RequestContext, length: int) -> None:
     """Raise `TooManyAttempts` if a token of this length is guessable and its address sent too many wrong ones."""
     if length < GUESSABLE:
-        _check_attempts(context)
+        check_attempts(context)
 
 
-def _check_attempts(context: RequestContext, kind: str = "token") -> None:
+def check_attempts(context: RequestContext, kind: str = "token") -> None:
     """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes. `kind` counts in the metrics."""
     wait = context.services.failed_tokens.retry_after(context.remote_ip)
     if wait is not None:
@@ -394,7 +410,7 @@ def _wrong_token(context: RequestContext, length: int, digest: str, state: str) 
 
     The check and the count are one step on the event loop, so that concurrent guesses cannot exceed the limit.
     """
-    _check_attempts(context)
+    check_attempts(context)
     context.services.failed_tokens.count(context.remote_ip)
     context.logged = True
     context.services.metrics.guessed("token", "wrong")

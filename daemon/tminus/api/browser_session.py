@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from tminus.api.request_context import RequestContext
 from tminus.config import Settings
 from tminus.domain import ids
+from tminus.oidc.attempt import LIFETIME
 from tminus.sessions.commands import AGENT_SESSION_LIFETIME
 
 NAME = "tminus"
@@ -20,10 +21,14 @@ NAME = "tminus"
 FORM_NAME = "tminus-form"
 """The cookie with a random value, for the form of a browser that is not signed in."""
 
+ATTEMPT_NAME = "tminus-oidc"
+"""The cookie of a browser that is at the OpenID Connect issuer."""
+
 KEY_HEADER = b"x-csrf-token"
 """The header with the key, for API calls that are authenticated by the cookie."""
 
 _VALUE = re.compile(f"[0-9A-Za-z]{{{ids.TOKEN}}}")
+_ATTEMPT = re.compile("[0-9A-Za-z_-]+")
 
 
 def secret(context: RequestContext) -> str:
@@ -34,6 +39,11 @@ def secret(context: RequestContext) -> str:
 def visitor(context: RequestContext) -> str:
     """Return the value of the form's cookie, or ""."""
     return _cookie(context, FORM_NAME)
+
+
+def attempt(context: RequestContext) -> str:
+    """Return the attempt to sign in by OpenID Connect in the cookie, or ""."""
+    return _cookie(context, ATTEMPT_NAME, _ATTEMPT)
 
 
 def proven(context: RequestContext) -> str:
@@ -83,6 +93,16 @@ def set_visitor(settings: Settings, value: str) -> tuple[bytes, bytes]:
     return _set_cookie(settings, FORM_NAME, value, None)
 
 
+def set_attempt(settings: Settings, value: str) -> tuple[bytes, bytes]:
+    """Return the header that stores an attempt to sign in by OpenID Connect."""
+    return _set_cookie(settings, ATTEMPT_NAME, value, int(LIFETIME.total_seconds()))
+
+
+def remove_attempt(settings: Settings) -> tuple[bytes, bytes]:
+    """Return the header that removes the cookie with the attempt."""
+    return _set_cookie(settings, ATTEMPT_NAME, "", 0)
+
+
 def _is_secure(settings: Settings) -> bool:
     return settings.server.urls().public.startswith("https://")
 
@@ -101,10 +121,10 @@ def _set_cookie(settings: Settings, name: str, value: str, seconds: int | None) 
     return b"set-cookie", text.encode()
 
 
-def _cookie(context: RequestContext, name: str) -> str:
+def _cookie(context: RequestContext, name: str, pattern: re.Pattern[str] = _VALUE) -> str:
     """Return the value of a cookie, or "" if the browser sends none, or several: another host may have set one."""
     full = _full_name(context.services.settings, name)
     # Browsers allow other blanks in a name, so a host of the domain could set one that `strip()` makes equal to ours.
     pairs = [pair.strip(" \t").partition("=") for pair in context.header(b"cookie").split(";")]
-    values = {value for found, _, value in pairs if found == full and _VALUE.fullmatch(value)}
+    values = {value for found, _, value in pairs if found == full and pattern.fullmatch(value)}
     return values.pop() if len(values) == 1 else ""

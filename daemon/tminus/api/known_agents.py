@@ -5,10 +5,14 @@ A change at another daemon on the same PostgreSQL is read within a second. An SQ
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+import orjson
+
+from tminus.config import Agent
 from tminus.domain.errors import RequestError
 from tminus.domain.model import KnownAgent
+from tminus.domain.types import Role
 from tminus.logs.output import error_fields, log
 from tminus.storage import Store, View, agents
 
@@ -20,6 +24,15 @@ ROWS = 1000
 
 
 Query = Callable[[Callable[[View], list[KnownAgent]]], Awaitable[list[KnownAgent]]]
+
+
+def as_agent(known: KnownAgent) -> Agent:
+    """Return an agent of the database in the form of a configured one."""
+    roles = frozenset(Role(role) for role in orjson.loads(known.roles) if role in set(Role))
+    return Agent.model_construct(
+        id=known.id, name=known.name, email=known.email, external_id=known.subject, roles=roles, token_sha256=(),
+        expires=None,
+    )  # fmt: skip
 
 
 class KnownAgents:
@@ -57,8 +70,9 @@ class KnownAgents:
         """The number of agents who are shut out."""
         return len(self._shut_out)
 
-    def get(self, agent_id: int) -> KnownAgent | None:
-        return self._by_number.get(agent_id)
+    @property
+    def all(self) -> Collection[KnownAgent]:
+        return self._by_number.values()
 
     def wake(self) -> None:
         """Read the changes soon. Called on any thread, after a commit of another daemon."""

@@ -33,7 +33,7 @@ OrganizationId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 def _me(services: Services, caller: Caller, secret: str) -> Answer:
-    agent = services.agents.get(caller.agent_id)
+    agent = services.agent(caller.agent_id)
     return Json(answers.me(caller, secret, services.settings, agent.email if agent else "", clock.now()))
 
 

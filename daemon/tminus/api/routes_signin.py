@@ -7,24 +7,22 @@ from urllib.parse import parse_qs
 
 from pydantic import Field
 
-from tminus.api import authentication, browser_session
+from tminus import clock
+from tminus.api import authentication, browser_session, oidc_agents
 from tminus.api.authentication import InBrowser, SignedIn
 from tminus.api.receivers import Receiver, find
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
+from tminus.api.routes_oidc import AGENT_PAGE, BACK, oidc_routes, problem_of, redirect_uri
 from tminus.api.routing import Answer, Route, Router
 from tminus.api.signin_page import SignInPage
 from tminus.domain import ids
 from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts
 from tminus.logs.repeated import REPEATED
+from tminus.oidc import attempt as attempts
+from tminus.oidc.errors import SignInRefused
 
 _PATH = "/auth/{provider}/goToAuth"
-_BACK = "agent"
-"""The value of `back` with which a sign-in leads to the agents' page. Other pages are receivers."""
-
-_AGENT_PAGE = "../../../agent"
-"""The agents' page, relative to `_PATH`, since a proxy may remove a path prefix."""
-
 _MAX_TOKEN = 1024
 _MAX_FIELDS = 10
 _MAX_FORM = 16 * 1024
@@ -53,7 +51,7 @@ def signin_routes() -> Sequence[Route]:
     ) -> Answer:
         return await _Visit(page, context, provider, instance_url, receiver_url, back).submit()
 
-    return router.routes
+    return [*router.routes, *oidc_routes(page)]
 
 
 class _Visit:
@@ -92,6 +90,8 @@ class _Visit:
         if not self._is_genuine(fields.get("key", "")):
             return self._forged()
         found = await authentication.caller_of_page(self._context)
+        if fields.get("action") == "oidc":
+            return await self._leave()
         if fields.get("action", "sign_in") == "sign_in":
             return await self._sign_in(fields.get("token", "").strip(), found)
         if found is None:
@@ -125,7 +125,7 @@ class _Visit:
         return self._page.answer(self._page.refused(self._language, shown), 400, None, [])
 
     def _form(
-        self, *, agent: str = "", problem: str = "", status: int = 200, headers: Headers | None = None, **numbers: int
+        self, *, agent: str = "", problem: str = "", status: int = 200, headers: Headers | None = None, seconds: int = 0
     ) -> Response:
         """Return the page with its form, whose key belongs to the cookie that the browser has or gets."""
         sent, set_cookies = self._cookie(), list(headers or ())
@@ -134,7 +134,8 @@ class _Visit:
             set_cookies.append(browser_session.set_visitor(self._settings, sent))
         html = self._page.form(
             self._language, self._settings.organization.name, browser_session.key_of(sent),
-            receiver=self._receiver, agent=agent, problem=problem, **numbers,
+            receiver=self._receiver, agent=agent, problem=problem, oidc=self._context.services.issuer is not None,
+            seconds=seconds,
         )  # fmt: skip
         return self._page.answer(html, status, self._receiver, set_cookies)
 
@@ -170,8 +171,23 @@ class _Visit:
             return self._form(problem="shut_out", status=403)
         cookie = browser_session.set_session(self._settings, value)
         if self._receiver is None:
-            return _see_other(_AGENT_PAGE, cookie) if self._back == _BACK else self._show_again(cookie)
+            return _see_other(AGENT_PAGE, cookie) if self._back == BACK else self._show_again(cookie)
         return await self._go_back(self._receiver, signed_in, authentication.page_token(value), cookie)
+
+    async def _leave(self) -> Response:
+        """Send the browser to the OpenID Connect issuer, with a cookie for its return."""
+        context, issuer = self._context, self._context.services.issuer
+        if issuer is None:
+            return self._form()
+        back = self._back if self._back == BACK else ""
+        try:
+            attempt = attempts.begin(clock.now(), self._provider, self._instance, self._receiver_url, back)
+            url = await issuer.authorization_url(attempt, redirect_uri(context))
+        except SignInRefused as refusal:
+            oidc_agents.note_refusal(context, refusal)
+            return self._form(problem=problem_of(refusal.refusal), status=503)
+        cookie = browser_session.set_attempt(self._settings, attempt.cookie())
+        return self._page.answer(self._page.leaving(self._language, url), 200, None, [cookie])
 
     async def _go_back(
         self, receiver: Receiver, signed_in: SignedIn, token: str, *headers: tuple[bytes, bytes]

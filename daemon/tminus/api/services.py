@@ -4,23 +4,28 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tminus import clock
 from tminus.api.challenges import Challenges
 from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
 from tminus.api.id_guesses import IdGuesses
-from tminus.api.known_agents import KnownAgents
+from tminus.api.known_agents import KnownAgents, as_agent
 from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
-from tminus.domain.types import LOCAL_AGENT_ID, Caller
+from tminus.domain.events import ActorNames
+from tminus.domain.types import LOCAL_AGENT_ID, Caller, actor_of
 from tminus.monitoring.metrics import Metrics
+from tminus.oidc.settings import Access
 from tminus.rooms import Hub
 from tminus.storage import Store, View
 from tminus.storage.notifier import Notifier
+
+if TYPE_CHECKING:
+    from tminus.oidc.issuer import Issuer
 
 T = TypeVar("T")
 
@@ -91,6 +96,12 @@ class Services:
         self._search_slots = FairSemaphore(_SEARCHERS)
         self._limits: Limits | None = None
         self.agent_of_token: dict[str, Agent] = {}
+        self._by_issuer: dict[int, Agent] = {}
+        """The agents of the present issuer who are not in the configuration, and have a role."""
+        self.actor_names: ActorNames = {}
+        """The names of the agents by actor, for events."""
+        self.issuer: Issuer | None = None
+        """The OpenID Connect issuer; `service.daemon` sets it."""
         self.revoked: frozenset[str] = frozenset()
         """SHA-256 of tokens that a reload has removed from the configuration."""
         self.challenges = Challenges(store)
@@ -105,8 +116,6 @@ class Services:
     def apply(self, settings: Settings) -> None:
         """Apply settings from the next request on. The counts of limits that have not changed are kept."""
         self.agents: dict[int, Agent] = {agent.id: agent for agent in settings.agents}
-        self.actor_names = actor_names(settings)
-        """The names of the configured actors, for events."""
         tokens = {digest: agent for agent in settings.agents for digest in agent.token_sha256}
         gone = [digest for digest in (*self.revoked, *self.agent_of_token) if digest not in tokens]
         self.agent_of_token = tokens
@@ -124,18 +133,49 @@ class Services:
 
     def _agents_changed(self) -> None:
         """End what agents have who may not act any more: rooms as host, streams, and requests that wait."""
+        issuer = self.settings.signin.oidc.issuer
+        present = [as_agent(one) for one in self.known_agents.all if issuer and one.issuer == issuer]
+        self._by_issuer = {one.id: one for one in present if one.roles and one.id not in self.agents}
+        names = {actor_of(agent.id, agent.roles): agent.name for agent in self._by_issuer.values()}
+        self.actor_names = {**actor_names(self.settings), **names}
+        self.webhooks.use_names(self.actor_names)
         self.rooms.agents_changed()
         self.notifier.notify()  # each stream authenticates its caller again
 
     def may_act(self, agent_id: int) -> bool:
-        """Return whether an agent is configured, has a token that has not expired, and is not shut out.
+        """Return whether an agent could sign in now: by a token that has not expired, or by the issuer.
 
         If not, nobody can act for the agent, so nobody is host of the agent's sessions.
         """
         if agent_id == LOCAL_AGENT_ID:
             return True
-        agent = None if self.known_agents.is_shut_out(agent_id) else self.agents.get(agent_id)
-        return agent is not None and bool(agent.token_sha256) and not agent.has_expired(clock.now())
+        if self.known_agents.is_shut_out(agent_id):
+            return False
+        agent = self.agents.get(agent_id)
+        if agent is None:
+            return agent_id in self._by_issuer
+        has_way = bool(agent.token_sha256) or self.settings.signin.oidc.may_be(agent)
+        return has_way and not agent.has_expired(clock.now())
+
+    def use_issuer(self, access: Access | None) -> None:
+        """Use an OpenID Connect issuer from the next sign-in on; None: no issuer."""
+        if access is None:
+            self.issuer = None
+            return
+        from tminus.oidc.issuer import Issuer  # noqa: PLC0415 - needs ten megabytes, and only with an issuer
+
+        self.issuer = Issuer(access)
+
+    def agent(self, agent_id: int) -> Agent | None:
+        """Return an agent of the configuration, or of the issuer."""
+        return self.agents.get(agent_id) or self._by_issuer.get(agent_id)
+
+    def agent_of_issuer(self, agent_id: int, issuer: str) -> Agent | None:
+        """Return an agent whom an issuer has signed in; None if the issuer or the agent is not valid any more."""
+        if issuer != self.settings.signin.oidc.issuer:
+            return None
+        agent = self.agent(agent_id)
+        return None if agent is None or agent.has_expired(clock.now()) else agent
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
         """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`.

@@ -37,20 +37,34 @@ class SignInPage:
         receiver: Receiver | None,
         agent: str = "",
         problem: str = "",
-        **numbers: int,
+        oidc: bool = False,
+        target: str = "",
+        seconds: int = 0,
     ) -> str:
-        """Return the page with its form. `agent` is the name of the agent who is signed in; `problem` names a text."""
+        """Return the page with its form. `agent` is the name of the agent who is signed in; `problem` names a text.
+
+        `oidc`: whether agents can sign in at the issuer, too. `target`: where the form is sent; "": to its own address.
+        """
         text = self._texts[best_language(accept_language)]
         title = text["title_signed_in" if agent else "title"].format(organization=organization)
         return self._render(
             accept_language, title, key=key, receiver=receiver, agent=agent, refused=None,
-            error=text[problem].format(**numbers) if problem else "",
+            error=text[problem].format(seconds=seconds) if problem else "", oidc=oidc, target=target,
+            is_wrong=problem == "wrong",
         )  # fmt: skip
 
     def refused(self, accept_language: str, receiver: str) -> str:
         """Return the page for a receiver that is not listed."""
         title = self._texts[best_language(accept_language)]["title_refused"]
         return self._render(accept_language, title, refused=receiver, error="")
+
+    def leaving(self, accept_language: str, url: str) -> str:
+        """Return the page that sends the browser to the issuer.
+
+        Not a redirect: browsers apply `form-action` to redirects after a form, also to those among the issuer's hosts.
+        """
+        title = self._texts[best_language(accept_language)]["title_leaving"]
+        return self._render(accept_language, title, refused=None, error="", leaving=url)
 
     def answer(self, html: str, status: int, receiver: Receiver | None, headers: Headers) -> Response:
         """Return the page as a response. No site may frame it; its form leads only here or to the receiver."""
@@ -64,6 +78,7 @@ class SignInPage:
 
     def _render(self, accept_language: str, title: str, **values: Any) -> str:
         chosen = best_language(accept_language)
+        values.setdefault("leaving", "")
         return self._template.render(
             language=chosen, text=self._texts[chosen], style=self._style, title=title, **values
         )

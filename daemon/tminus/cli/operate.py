@@ -48,6 +48,10 @@ def check(connection: Connection, effective: bool) -> None:
             from tminus import delivery  # noqa: PLC0415 - slow to load, and needed only with webhooks
 
             reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
+        if read.settings.signin.oidc.issuer:
+            from tminus.oidc import settings as oidc  # noqa: PLC0415 - needed only with an issuer
+
+            reads.append(lambda: oidc.read(read.settings, state, os.environ))
         config.read_all(read.origins, *reads)
     if effective:
         output.put_text(config.effective(read))

@@ -9,6 +9,7 @@ from tminus.config.locking import create_private_database, create_state_director
 from tminus.config.paths import (
     Database,
     check_ownership,
+    client_secret,
     command_state_directory,
     database,
     database_file,
@@ -38,6 +39,7 @@ __all__ = [
     "apply_live",
     "changes",
     "check_ownership",
+    "client_secret",
     "command_state_directory",
     "create_private_database",
     "create_state_directory",

@@ -146,6 +146,31 @@ def parse_receiver(value: object) -> str:
     return f"{url.scheme}://{shown}{'' if port in (None, _DEFAULT_PORTS[url.scheme]) else f':{port}'}{path}"
 
 
+def parse_issuer(value: object) -> str:
+    """Parse the URL of an OpenID Connect issuer, which is compared with what the issuer sends, so nothing is changed.
+
+    `""` is allowed: there is no issuer.
+    """
+    url = split_url(value)
+    if value == "" and isinstance(value, str):
+        return value
+    if not isinstance(value, str) or url is None or not _is_web_site(url) or "?" in value or "#" in value:
+        raise ValueError('must be a URL such as "https://login.example.com/realms/desk", without user, "?" and "#"')
+    if not value.isascii() or len(value) > 500:
+        raise ValueError("must have at most 500 ASCII characters")
+    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        raise ValueError("must begin with https; http is only for localhost and loopback addresses")
+    return value
+
+
+def parse_issuer_host(value: object) -> str:
+    """Parse the host of an issuer's endpoints: `host` or `host:port`."""
+    url = split_url(f"https://{value}") if isinstance(value, str) else None
+    if not isinstance(value, str) or url is None or url.netloc != value or not url.hostname or "@" in value:
+        raise ValueError('must contain hosts such as "oauth2.example.com", with a port if it is not 443')
+    return value.lower()
+
+
 def _is_plain_path(path: str) -> bool:
     """Return whether browsers send a path unchanged."""
     *folders, name = path.split("/")[1:]

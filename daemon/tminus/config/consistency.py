@@ -19,6 +19,7 @@ def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
         yield from _duplicates(tree, section, known_by)
     yield from _duplicate_tokens(tree)
     yield from _missing_secrets(tree)
+    yield from _incomplete_issuer(tree)
     yield from _lead_beyond_horizon(tree)
     yield from _no_access(tree)
 
@@ -82,6 +83,29 @@ def _missing_secrets(tree: Tree) -> Iterator[ConfigProblem]:
             path = (*entry_path, "secret_file")
             problem = "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file"
             yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _incomplete_issuer(tree: Tree) -> Iterator[ConfigProblem]:
+    """Yield what `[signin.oidc]` lacks, or has twice."""
+    signin = tree.values.get("signin")
+    oidc = signin.get("oidc") if isinstance(signin, dict) else None
+    if not isinstance(oidc, dict):
+        return
+
+    def problem(name: str, text: str) -> ConfigProblem:
+        path = ("signin", "oidc", name)
+        return ConfigProblem(tree.origin(path), ".".join(path), text)
+
+    if oidc.get("client_secret_file") and oidc.get("client_secret_credential"):
+        yield problem(
+            "client_secret_credential", "cannot be set together with signin.oidc.client_secret_file: keep one of them"
+        )
+    if not oidc.get("issuer"):
+        return
+    if not oidc.get("client_id"):
+        yield problem("client_id", "is missing: the issuer assigns it when tminus is registered there")
+    if not (oidc.get("client_secret_file") or oidc.get("client_secret_credential")):
+        yield problem("client_secret_file", "is missing: it names the file with the secret that the issuer assigned")
 
 
 def _lead_beyond_horizon(tree: Tree) -> Iterator[ConfigProblem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tminus.config.errors import ConfigError, ConfigProblem
-from tminus.config.settings import Settings, Webhook
+from tminus.config.settings import Oidc, Settings, Webhook
 from tminus.config.text import NotText, decode
 from tminus.domain.errors import StateDirectoryUnusable
 from tminus.system import checkout
@@ -124,6 +124,14 @@ def database(settings: Settings, state_directory: Path, environ: Mapping[str, st
         key = "storage.password_credential"
         return Database(storage.url, _secret(key, _credentials(key, environ) / storage.password_credential))
     return Database(storage.url)
+
+
+def client_secret(oidc: Oidc, state_directory: Path, environ: Mapping[str, str]) -> str:
+    """Return the client secret of the OpenID Connect issuer. Raises `ConfigError`."""
+    if oidc.client_secret_file:
+        return _secret("signin.oidc.client_secret_file", state_directory / oidc.client_secret_file)
+    key = "signin.oidc.client_secret_credential"
+    return _secret(key, _credentials(key, environ) / oidc.client_secret_credential)
 
 
 def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:

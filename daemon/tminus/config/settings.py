@@ -57,6 +57,12 @@ def _content_type(value: object) -> str:
     return value
 
 
+def _scope(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!#-\[\]-~]{1,255}", value):
+        raise ValueError('must contain scopes such as "profile": ASCII characters without blanks, quotes and \\')
+    return value
+
+
 def _event_pattern(value: object) -> str:
     if not isinstance(value, str) or value not in EVENT_PATTERNS:
         raise ValueError(f"must contain only {', '.join(EVENT_PATTERNS)}, not {durations.quoted(value)}")
@@ -95,6 +101,11 @@ Limit = Annotated[
 ]
 Listen = Annotated[Address, PlainValidator(addresses.parse_address), PlainSerializer(str)]
 BaseUrl = Annotated[str | None, PlainValidator(addresses.parse_base_url), PlainSerializer(lambda url: url or "")]
+Issuer = Annotated[str, PlainValidator(addresses.parse_issuer)]
+IssuerHost = Annotated[str, PlainValidator(addresses.parse_issuer_host)]
+Claim = Annotated[str, Field(min_length=1, max_length=255)]
+Groups = tuple[Annotated[str, Field(min_length=1, max_length=255)], ...]
+Scope = Annotated[str, PlainValidator(_scope)]
 Receiver = Annotated[str, PlainValidator(addresses.parse_receiver)]
 Origin = Annotated[str, PlainValidator(addresses.parse_origin)]
 Network = Annotated[
@@ -286,9 +297,54 @@ class Webhook(Table):
         return event_types(self.events)
 
 
+class OidcRoles(Table):
+    """For each role the groups whose members have it; `*` stands for everybody whom the issuer signs in."""
+
+    agent: Groups = ()
+    supervisor: Groups = ()
+    group_admin: Groups = ()
+    monitor: Groups = ()
+    room: Groups = ()
+    api: Groups = ()
+
+    def of(self, groups: Iterable[str]) -> frozenset[Role]:
+        """Return the roles of somebody in these groups."""
+        own = {*groups, "*"}
+        listed = {
+            Role.AGENT: self.agent,
+            Role.SUPERVISOR: self.supervisor,
+            Role.GROUP_ADMIN: self.group_admin,
+            Role.MONITOR: self.monitor,
+            Role.ROOM: self.room,
+            Role.API: self.api,
+        }
+        return frozenset(role for role, wanted in listed.items() if not own.isdisjoint(wanted))
+
+
+class Oidc(Table):
+    """The OpenID Connect issuer by which agents sign in."""
+
+    issuer: Issuer = ""
+    """"" for none."""
+    client_id: Annotated[str, Field(max_length=255)] = ""
+    client_secret_file: str = ""
+    client_secret_credential: Annotated[str, PlainValidator(_credential)] = ""
+    scopes: tuple[Scope, ...] = ("openid", "profile", "email")
+    agent_claim: Claim = "sub"
+    groups_claim: Claim = "groups"
+    hosts: tuple[IssuerHost, ...] = ()
+    ca_file: str = ""
+    roles: OidcRoles = OidcRoles()
+
+    def may_be(self, agent: Agent) -> bool:
+        """Return whether somebody whom the issuer signs in may be a configured agent."""
+        return bool(self.issuer and (agent.email if self.agent_claim == "email" else agent.external_id))
+
+
 class SignIn(Table):
     receivers: tuple[Receiver, ...] = ()
     """URLs of web pages to which a browser returns after the sign-in, without query and fragment."""
+    oidc: Oidc = Oidc()
 
 
 class Log(Table):

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tminus.config import Settings, Webhook, actor_names
+from tminus.config import Settings, Webhook
 from tminus.delivery import backoff
 from tminus.delivery.client import Client
 from tminus.delivery.credentials import Secrets, trust_of
@@ -125,9 +125,12 @@ class Webhooks:
         self._threads.shutdown()
         self._loop.close()
 
+    def use_names(self, names: ActorNames) -> None:
+        """Use these names of actors in the events of later requests. Any thread may call this."""
+        self._names = names
+
     def apply(self, settings: Settings, secrets: Secrets) -> None:
         """Put the endpoints of a configuration in force. The workers of unchanged endpoints are not restarted."""
-        self._names = actor_names(settings)
         for webhook in settings.webhooks:
             self._notifiers.setdefault(webhook.name, Notifier())
         self._call(self._apply(settings.webhooks, secrets)).result()

@@ -185,6 +185,11 @@ LOG_LINES = {
         "wrong, late or used answers to challenges from {remote_ip}: {count}[ since {since}]",
         ("remote_ip", *_COUNTED),
     ),
+    "auth.oidc_refused": LineTemplate(
+        "warning",
+        "sign-ins by OpenID Connect refused ({refusal}: {error}), from {remote_ip}: {count}[ since {since}]",
+        ("refusal", "error", "remote_ip", *_COUNTED),
+    ),
     "auth.shut_out": LineTemplate(
         "info",
         "agent {agent} is shut out: requests and sign-ins refused: {count}[ since {since}]",

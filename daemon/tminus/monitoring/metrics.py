@@ -25,6 +25,7 @@ from tminus.delivery import EndpointStatus
 from tminus.domain.errors import StoreUnavailable
 from tminus.domain.types import Trigger
 from tminus.logs import output
+from tminus.oidc.errors import REFUSALS as OIDC_REFUSALS
 from tminus.storage import Store, View
 from tminus.storage.outbox import MAX_COUNT
 
@@ -109,10 +110,11 @@ class Metrics:
         )
         guesses = Counter(
             "tminus_guesses",
-            "Wrong tokens, sign-in codes, PINs, and ids and keys of rooms, refused as wrong or by the rate limit",
+            "Wrong tokens, sign-in codes, returns from the issuer, PINs, and ids and keys of rooms, refused as wrong "
+            "or by the rate limit",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
-        names = ("token", "code", "pin", "room")
+        names = ("token", "code", "oidc", "pin", "room")
         kinds = [(kind, outcome) for kind in names for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
         pictures = Counter(
@@ -121,10 +123,15 @@ class Metrics:
         )  # fmt: skip
         self.challenges = {outcome: pictures.labels(outcome) for outcome in ("made", "solved", "refused")}
         begun = Counter(
-            "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page or code",
+            "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page, oidc or code",
             ["via"], registry=registry,
         )  # fmt: skip
-        self._sign_ins = {via: begun.labels(via) for via in ("token", "page", "code")}
+        self._sign_ins = {via: begun.labels(via) for via in ("token", "page", "oidc", "code")}
+        refused = Counter(
+            "tminus_oidc_refused", "Sign-ins by OpenID Connect that were refused, by reason", ["refusal"],
+            registry=registry,
+        )  # fmt: skip
+        self.oidc_refused = {refusal: refused.labels(refusal) for refusal in OIDC_REFUSALS}
         self.agents_shut_out = Gauge(
             "tminus_agents_shut_out", "Agents whom an operator has shut out", registry=registry
         )
@@ -176,11 +183,11 @@ class Metrics:
             self._events_delivered.labels(endpoint).inc(events)
 
     def guessed(self, kind: str, outcome: str) -> None:
-        """Count one wrong guess. `kind` is `token`, `code`, `pin` or `room`, `outcome` is `wrong` or `limited`."""
+        """Count one wrong guess: of a `token`, `code`, `oidc`, `pin` or `room`, that was `wrong` or `limited`."""
         self._guesses[kind, outcome].inc()
 
     def signed_in(self, via: str) -> None:
-        """Count one agent session that was started by `token`, `page` or `code`."""
+        """Count one agent session that was started by `token`, `page`, `oidc` or `code`."""
         self._sign_ins[via].inc()
 
     def answered(self, method: str, route: str, code: int) -> None:

@@ -25,6 +25,7 @@ from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.outages import Outages
+from tminus.oidc import settings as oidc
 from tminus.scheduler.scheduler import Scheduler
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
@@ -64,10 +65,11 @@ class Daemon:
             started.callback(self._systemd.close)
             self._listeners = open_listeners(settings, state, environ, started)
             settings = settings.model_copy(update={"server": self._listeners.bound})
-            database, secrets = config.read_all(
+            database, secrets, access = config.read_all(
                 configuration.origins,
                 lambda: config.database(settings, state, environ),
                 lambda: delivery.read_secrets(settings, state, environ),
+                lambda: oidc.read(settings, state, environ),
             )
             self._startup_server = StartupServer(
                 self._listeners.tcp, self._listeners.local, settings.limits.connections
@@ -84,6 +86,7 @@ class Daemon:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._attempted)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
+            self.services.use_issuer(access)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
             # With SQLite there is one log. With PostgreSQL each daemon has one, named by its host and state directory.

@@ -9,6 +9,7 @@ from tminus.config import ConfigError
 from tminus.domain.errors import printable
 from tminus.logs import output
 from tminus.logs.output import log
+from tminus.oidc import settings as oidc
 from tminus.scheduler.scheduler import Scheduler
 from tminus.service.sockets import Listeners
 
@@ -49,8 +50,10 @@ class Reloader:
         old = self._services.settings
         try:
             loaded = config.load(config.find(self._path, self._environ), self._environ)
-            [secrets] = config.read_all(
-                loaded.origins, lambda: delivery.read_secrets(loaded.settings, self._state, self._environ)
+            secrets, access = config.read_all(
+                loaded.origins,
+                lambda: delivery.read_secrets(loaded.settings, self._state, self._environ),
+                lambda: oidc.read(loaded.settings, self._state, self._environ),
             )
         except ConfigError as error:
             self._reject(error)
@@ -62,6 +65,7 @@ class Reloader:
         new = config.apply_live(old, read)
         self._services.webhooks.apply(new, secrets)
         self._services.apply(new)
+        self._services.use_issuer(access)
         output.configure(new.log.level, new.log.format)
         for change in changes:
             name = "config.needs_restart" if change.needs_restart else "config.changed"

@@ -6,9 +6,9 @@ has all data here, and a number from `FIRST_NUMBER` on. Rows are never removed, 
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, text, update
 
 from tminus.domain.errors import AgentShutOut
 from tminus.domain.model import KnownAgent
@@ -20,7 +20,11 @@ from tminus.storage.view import View
 _A = AGENTS.c
 
 _BY_NUMBER = select(AGENTS).where(_A.id == bindparam("id"))
-_BY_SUBJECT = select(AGENTS).where(_A.issuer == bindparam("issuer"), _A.subject == bindparam("subject"))
+_BY_SUBJECT = select(AGENTS).where(
+    text("issuer <> ''"),  # the condition of the index
+    _A.issuer == bindparam("issuer"),
+    _A.subject == bindparam("subject"),
+)
 _CHANGED = select(AGENTS).where(_A.changed > bindparam("after")).order_by(_A.changed).limit(bindparam("limit"))
 _LISTED = select(AGENTS).where(_A.id > bindparam("after")).order_by(_A.id).limit(bindparam("limit"))
 _NEWEST_CHANGE = select(func.coalesce(func.max(_A.changed), 0))
@@ -57,6 +61,38 @@ def note_sign_in(tx: Transaction, agent_id: int) -> None:
     if found.shut_out_at is not None:
         raise AgentShutOut(agent_id)
     tx.execute(update(AGENTS).where(_A.id == agent_id).values(signed_in_at=tx.now))
+
+
+class Person(NamedTuple):
+    """Somebody whom an issuer has signed in, and who is not in the configuration."""
+
+    issuer: str
+    subject: str
+    name: str
+    email: str
+    roles: str
+    """A JSON list."""
+
+
+def admit(tx: Transaction, person: Person) -> KnownAgent | None:
+    """Return the agent who is this person, with the present data; a new person gets the next number.
+
+    Without roles a new person gets none, and the agent sessions of a known one end: they may not be an agent any more.
+    """
+    found = tx.one(KnownAgent, _BY_SUBJECT, issuer=person.issuer, subject=person.subject)
+    if found is None and person.roles == "[]":
+        return None
+    if found is None:
+        number = max(int(tx.scalar(_NEWEST_NUMBER)) + 1, FIRST_NUMBER)
+        found = KnownAgent(id=number, **person._asdict(), changed=_next_change(tx))
+        _add(tx, found)
+        tx.has_events = True
+    elif (found.name, found.email, found.roles) != (person.name, person.email, person.roles):
+        _change(tx, found.id, {"name": person.name, "email": person.email, "roles": person.roles})
+        found = found.model_copy(update=person._asdict())
+    if person.roles == "[]":
+        tx.end_agent_sessions_of(found.id)
+    return found
 
 
 def shut_out(tx: Transaction, agent_id: int) -> int | None:

@@ -237,6 +237,8 @@ QUESTIONS: dict[str, Job] = {
     "agents.listed": lambda tx: agents.listed(tx, 100, 500),
     "agents.note_sign_in": lambda tx: agents.note_sign_in(tx, 7),
     "agents.note_sign_in for the first time": lambda tx: agents.note_sign_in(tx, 1_000_000),
+    "agents.admit": lambda tx: agents.admit(tx, agents.Person("https://i", "s8", "Ada", "", "[]")),
+    "agents.admit a new person": lambda tx: agents.admit(tx, agents.Person("https://i", "new", "Ada", "", "[]")),
     "agents.shut_out": lambda tx: agents.shut_out(tx, 8),
     "agents.readmit": lambda tx: agents.readmit(tx, 9),
     "challenges.key": challenges.key,
@@ -362,7 +364,7 @@ def _fill(connection: Connection) -> None:
     )
     run(
         "INSERT INTO agent (id, issuer, subject, name, email, roles, signed_in_at, shut_out_at, changed) "
-        f"{numbers} SELECT i, '', '', '', '', '[]', {since}, CASE WHEN i = 9 THEN {since} END, i FROM n"
+        f"{numbers} SELECT i, 'https://i', 's' || i, '', '', '[]', {since}, CASE WHEN i = 9 THEN {since} END, i FROM n"
     )
     run("INSERT INTO lease (daemon, until) VALUES ('d2', 0)")
     run(

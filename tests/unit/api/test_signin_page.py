@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tminus.api import receivers, signin_page
+from tminus.api import receivers, routes_oidc, signin_page
+from tminus.oidc.errors import REFUSALS
 from tminus.pages import LANGUAGES
 
 FOLDER = Path(signin_page.__file__).parent / "signin"
@@ -36,6 +37,7 @@ def test_the_page_uses_every_text() -> None:
     used |= set(re.findall(r'"(\w+)"', Path(signin_page.__file__).read_text()))
     routes = Path(signin_page.__file__).with_name("routes_signin.py").read_text()
     used |= set(re.findall(r'problem="(\w+)"', routes))
+    used |= {routes_oidc.problem_of(refusal) for refusal in REFUSALS}
 
     assert set(TEXTS["en"]) <= used
 

@@ -1,0 +1,155 @@
+"""The end of a sign-in by OpenID Connect: the page to which the issuer sends the browser back."""
+
+from typing import Annotated
+from urllib.parse import quote, urlencode
+
+from pydantic import Field
+
+from tminus import clock
+from tminus.api import authentication, browser_session, oidc_agents
+from tminus.api.receivers import Receiver, find
+from tminus.api.request_context import RequestContext
+from tminus.api.response import Headers, Response
+from tminus.api.routing import Answer, Route, Router
+from tminus.api.signin_page import SignInPage
+from tminus.domain import ids
+from tminus.domain.errors import AgentShutOut, MethodNotAllowed, TooManyAttempts
+from tminus.oidc import attempt as attempts
+from tminus.oidc.attempt import Attempt
+from tminus.oidc.errors import Refusal, SignInRefused
+
+PATH = "/auth/oidc/callback"
+
+AGENT_PAGE = "../../../agent"
+"""The agents' page, relative to `PATH` and to the sign-in page, since a proxy may remove a path prefix."""
+
+BACK = "agent"
+"""The value of `back` with which a sign-in leads to the agents' page. Other pages are receivers."""
+
+PROBLEMS: dict[Refusal, str] = {
+    "state": "oidc_state",
+    "cancelled": "oidc_cancelled",
+    "issuer": "oidc_issuer",
+    "roles": "oidc_roles",
+    "shut_out": "shut_out",
+}
+"""The page's text for a refusal; the others are `oidc_refused`."""
+
+Text = Annotated[str, Field(max_length=4096)]
+
+
+def oidc_routes(page: SignInPage) -> list[Route]:
+    """Return the route to which the issuer sends browsers back."""
+    router = Router("/v3", "public")
+
+    @router.get(PATH, described=False)
+    async def callback(
+        context: RequestContext, code: Text = "", state: Text = "", iss: Text | None = None, error: Text = ""
+    ) -> Answer:
+        if context.head:
+            raise MethodNotAllowed("HEAD")  # it would use up the code
+        return await _Return(page, context).finish(code, state, iss, error)
+
+    return list(router.routes)
+
+
+def redirect_uri(context: RequestContext) -> str:
+    """Return the URL to which the issuer sends browsers back. It is registered there."""
+    return f"{context.services.settings.server.urls().public}/v3{PATH}"
+
+
+def problem_of(refusal: Refusal) -> str:
+    """Return the name of the page's text for a refusal."""
+    return PROBLEMS.get(refusal, "oidc_refused")
+
+
+class _Return:
+    """One browser that the issuer has sent back."""
+
+    def __init__(self, page: SignInPage, context: RequestContext) -> None:
+        self._page = page
+        self._context = context
+        self._settings = context.services.settings
+        self._attempt: Attempt | None = None
+        """None until the browser has proven that it began a sign-in here."""
+
+    async def finish(self, code: str, state: str, iss: str | None, error: str) -> Response:
+        context = self._context
+        try:
+            authentication.check_attempts(context, "oidc")
+            attempt = self._own_attempt(state)
+            value, signed_in = await self._sign_in(attempt, code, iss, error)
+        except SignInRefused as refusal:
+            oidc_agents.note_refusal(context, refusal)
+            status = 503 if refusal.refusal == "issuer" else 403
+            return self._form(problem=problem_of(refusal.refusal), status=status)
+        except AgentShutOut:
+            return self._form(problem="shut_out", status=403)
+        except TooManyAttempts as limited:
+            return self._form(problem="limited", status=429, seconds=int(limited.retry_after) + 1)
+        cookies = [browser_session.set_session(self._settings, value), browser_session.remove_attempt(self._settings)]
+        receiver = self._receiver
+        if receiver is not None:
+            token = authentication.page_token(value)
+            added = await authentication.add_code(
+                context, signed_in, token, receiver.url, attempt.provider, attempt.instance
+            )
+            return _see_other(receiver.accepted(added) if added else self._sign_in_page(), cookies)
+        return _see_other(AGENT_PAGE if attempt.back == BACK else self._sign_in_page(), cookies)
+
+    def _own_attempt(self, state: str) -> Attempt:
+        """Return the attempt that this browser began. Raises `SignInRefused`."""
+        found = attempts.parse(browser_session.attempt(self._context), clock.now())
+        if found is None or not found.is_state(state):
+            raise SignInRefused("state", "the browser has no attempt with this state")
+        self._attempt = found
+        return found
+
+    async def _sign_in(
+        self, attempt: Attempt, code: str, iss: str | None, error: str
+    ) -> tuple[str, authentication.SignedIn]:
+        """Return the secret of a new agent session. Raises `SignInRefused`, `AgentShutOut`."""
+        context = self._context
+        issuer = context.services.issuer
+        if issuer is None:
+            raise SignInRefused("issuer", "no issuer is configured any more")
+        if error or not code:
+            raise SignInRefused("cancelled", f"the issuer reports {error or 'no code'}")
+        claims = await issuer.claims(attempt, code, iss, redirect_uri(context))
+        signed_in = await oidc_agents.agent_of(context, claims)
+        before = await authentication.caller_of_page(context)
+        token = before.token if before else ""
+        return await authentication.start_in_browser(context, signed_in, token, "oidc"), signed_in
+
+    @property
+    def _receiver(self) -> Receiver | None:
+        if self._attempt is None or not self._attempt.receiver_url:
+            return None
+        return find(self._attempt.receiver_url, self._settings.signin.receivers)
+
+    def _sign_in_page(self) -> str:
+        """Return the address of the sign-in page with which the attempt began, relative to `PATH`."""
+        one = self._attempt
+        if one is None:
+            return "../oidc/goToAuth"
+        query = {"instance_url": one.instance, "receiver_url": one.receiver_url, "back": one.back}
+        given = urlencode({name: value for name, value in query.items() if value})
+        return f"../{quote(one.provider, safe='')}/goToAuth{'?' if given else ''}{given}"
+
+    def _form(self, *, problem: str, status: int, seconds: int = 0) -> Response:
+        """Return the sign-in page with a problem. The browser keeps no attempt, so it begins again."""
+        context, headers = self._context, [browser_session.remove_attempt(self._settings)]
+        sent = browser_session.secret(context) or browser_session.visitor(context)
+        if not sent:
+            sent = ids.token()
+            headers.append(browser_session.set_visitor(self._settings, sent))
+        html = self._page.form(
+            context.header(b"accept-language"), self._settings.organization.name, browser_session.key_of(sent),
+            receiver=self._receiver, problem=problem, oidc=context.services.issuer is not None,
+            target=self._sign_in_page(), seconds=seconds,
+        )  # fmt: skip
+        return self._page.answer(html, status, self._receiver, headers)
+
+
+def _see_other(url: str, headers: Headers) -> Response:
+    return Response(status_code=303, headers=[(b"location", url.encode("latin-1")), *headers])

@@ -1,0 +1,155 @@
+"""The checks of an ID token (OpenID Connect Core 1.0, 3.1.3.7). authlib and joserfc do most of them."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from authlib.oidc.core.claims import CodeIDToken
+from joserfc import jwk, jwt
+from joserfc.errors import JoseError
+
+from tminus.oidc.errors import SignInRefused
+
+ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
+)  # fmt: skip
+"""The signatures that are accepted: none without a key, and none with a secret that both sides have."""
+
+LEEWAY = 60
+"""Seconds by which the issuer's clock may differ from the daemon's."""
+
+MAX_AGE = 600
+"""Seconds after which an ID token is too old to have been made for this sign-in, whenever it expires."""
+
+MAX_TOKEN = 64 * 1024
+MAX_SUBJECT = 255
+
+RSA_BITS = range(2048, 8193)
+"""Sizes of RSA keys: a smaller one can be broken, a larger one takes long to check."""
+
+MAX_KEYS = 100
+
+_FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""The beginning of an algorithm -> the type of its keys."""
+
+
+class UnknownKey(Exception):
+    """No key of the issuer can have made the signature, as far as its keys are known."""
+
+
+def usable_keys(key_set: Mapping[str, Any]) -> list[jwk.Key]:
+    """Return the keys of a key set that can check signatures. Others are left out: a set may contain new kinds."""
+    listed = key_set.get("keys")
+    keys: list[jwk.Key] = []
+    for one in listed[:MAX_KEYS] if isinstance(listed, list) else ():
+        if isinstance(one, dict) and one.get("use", "sig") == "sig" and one.get("kty") in _FAMILIES.values():
+            key = _import(one)
+            if key is not None:
+                keys.append(key)
+    return keys
+
+
+def _import(one: dict[str, Any]) -> jwk.Key | None:
+    try:
+        if one["kty"] == "RSA" and _bits(one["n"]) not in RSA_BITS:
+            return None
+        public = {name: value for name, value in one.items() if name not in ("d", "p", "q", "dp", "dq", "qi", "oth")}
+        key = jwk.import_key(public)
+        _ = key.public_key  # joserfc reads the numbers now, not when it checks the first signature
+    except (JoseError, ValueError, TypeError, KeyError):
+        return None
+    else:
+        return key
+
+
+def _bits(number: object) -> int:
+    if not isinstance(number, str) or len(number) > 4096:
+        return 0
+    return int.from_bytes(base64.urlsafe_b64decode(number + "=" * (-len(number) % 4))).bit_length()
+
+
+def header_of(token: object) -> dict[str, Any]:
+    """Return the header of an ID token, which nothing has proven yet. Raises `SignInRefused`."""
+    if not isinstance(token, str) or len(token) > MAX_TOKEN or token.count(".") != 2:
+        raise SignInRefused("id_token", "it is missing, too long, or not a signed token")
+    head = token.partition(".")[0]
+    try:
+        header = orjson.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+    except (binascii.Error, ValueError):
+        header = None
+    if not isinstance(header, dict) or header.get("alg") not in ALGORITHMS:
+        raise SignInRefused("id_token", f"alg {header.get('alg') if isinstance(header, dict) else None!r} not allowed")
+    if "crit" in header:
+        raise SignInRefused("id_token", "its header has crit")
+    return header
+
+
+def check(
+    token: str,
+    header: Mapping[str, Any],
+    keys: Sequence[jwk.Key],
+    *,
+    issuer: str,
+    client_id: str,
+    nonce: str,
+    access_token: str,
+    now: int,
+) -> dict[str, Any]:
+    """Return the claims of an ID token. Raises `UnknownKey`, `SignInRefused`."""
+    key = _key_for(header, keys)
+    try:
+        decoded = jwt.decode(token, key, algorithms=[header["alg"]])
+    except (JoseError, ValueError, TypeError) as error:
+        raise SignInRefused("id_token", f"its signature is not valid ({type(error).__name__})") from None
+    claims = decoded.claims
+    sent = claims.get("nonce")
+    # Compared here, since authlib's comparison takes longer the more characters are right.
+    if not isinstance(sent, str) or not hmac.compare_digest(sent.encode("utf-8", "replace"), nonce.encode()):
+        raise SignInRefused("id_token", "nonce is not that of this sign-in")
+    for name in ("exp", "iat", "nbf"):
+        if name in claims and (type(claims[name]) not in (int, float) or not 0 <= claims[name] < 2**40):
+            raise SignInRefused("id_token", f"{name} is no time")
+    checked = CodeIDToken(
+        claims,
+        decoded.header,
+        options={"iss": {"essential": True, "value": issuer}, "aud": {"essential": True, "value": client_id}},
+        params={"nonce": nonce, "client_id": client_id, "access_token": access_token},
+    )
+    try:
+        checked.validate(now=now, leeway=LEEWAY)
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SignInRefused("id_token", f"{type(error).__name__}: {error}") from None
+    _check_more(claims, issuer, client_id, now)
+    return dict(claims)
+
+
+def _check_more(claims: Mapping[str, Any], issuer: str, client_id: str, now: int) -> None:
+    """Check what must hold whatever a later version of the libraries checks. Raises `SignInRefused`."""
+    audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
+    subject = claims["sub"]
+    if claims["iss"] != issuer:
+        raise SignInRefused("id_token", "iss is another issuer")
+    if client_id not in audience or (len(audience) > 1 and claims.get("azp") != client_id):
+        raise SignInRefused("id_token", "aud is another client")
+    if claims["exp"] + LEEWAY <= now:
+        raise SignInRefused("id_token", "it has expired")
+    if claims.get("nbf", 0) > now + LEEWAY or claims["iat"] > now + LEEWAY:
+        raise SignInRefused("id_token", "it is not valid yet")
+    if claims["iat"] < now - MAX_AGE - LEEWAY:
+        raise SignInRefused("id_token", "it is too old")
+    if not isinstance(subject, str) or not 1 <= len(subject) <= MAX_SUBJECT or not subject.isprintable():
+        raise SignInRefused("id_token", "sub is no text of 1 to 255 characters")
+
+
+def _key_for(header: Mapping[str, Any], keys: Sequence[jwk.Key]) -> jwk.Key:
+    """Return the key with which the issuer has signed. Raises `UnknownKey`."""
+    family, kid, alg = _FAMILIES[header["alg"][:2]], header.get("kid"), header["alg"]
+    fitting = [key for key in keys if key.key_type == family and key.as_dict().get("alg", alg) == alg]
+    named = [key for key in fitting if key.as_dict().get("kid") == kid] if kid is not None else fitting
+    # Without a name, one key must be the only one: trying all of them is what the standard forbids.
+    if len(named) != 1:
+        raise UnknownKey
+    return named[0]

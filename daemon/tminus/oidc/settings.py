@@ -1,0 +1,36 @@
+"""Read the client secret and the certificates that belong to `[signin.oidc]`."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tminus import config
+from tminus.config import ConfigError, ConfigProblem, Settings
+from tminus.config.settings import Oidc
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a daemon needs to talk to the issuer."""
+
+    settings: Oidc
+    client_secret: str = field(repr=False)
+    trust: ssl.SSLContext | None = field(repr=False, compare=False)
+    """None for an issuer without TLS, on this machine."""
+
+
+def read(settings: Settings, state: Path, environ: Mapping[str, str]) -> Access | None:
+    """Return the access to the issuer; None if none is configured. Raises `ConfigError`."""
+    oidc = settings.signin.oidc
+    if not oidc.issuer:
+        return None
+    secret = config.client_secret(oidc, state, environ)
+    trust = None
+    if oidc.issuer.startswith("https:"):
+        try:
+            trust = ssl.create_default_context(cafile=state / oidc.ca_file if oidc.ca_file else None)
+        except OSError as error:  # also ssl.SSLError
+            problem = f"does not name a file of certificates: {error.strerror or error}"
+            raise ConfigError((ConfigProblem("", "signin.oidc.ca_file", problem),)) from None
+    return Access(oidc, secret, trust)

@@ -1,0 +1,467 @@
+"""A hostile OpenID Connect issuer, or somebody between it and the browser: each attack, and what refuses it."""
+
+import base64
+import gzip
+import hmac
+import json
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from joserfc import jwk
+
+from tests.acceptance.conftest import StartDaemon, shared
+from tests.acceptance.daemons import Daemon
+from tests.support.oidc import CLIENT_ID, CLIENT_SECRET, Answer, Hostile, Visitor, as_json, hostile, use_issuer
+from tests.support.signin import CALLBACK, receiver_url, text_of
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
+
+
+def _hour_ago() -> int:
+    return int(time.time()) - 3600
+
+
+def reload(daemon: Daemon) -> None:
+    before = len(daemon.log_lines("config.reloaded"))
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: len(daemon.log_lines("config.reloaded")) > before)
+
+
+@dataclass
+class Attack:
+    """A daemon, and an issuer that the test makes misbehave."""
+
+    daemon: Daemon
+    issuer: Hostile
+
+    def attempt(self) -> tuple[Visitor, dict[str, str]]:
+        """Begin a sign-in; return the browser, and what it was given for the issuer."""
+        browser = Visitor(self.daemon)
+        asked = dict(parse_qsl(urlsplit(browser.begin()).query))
+        self.issuer.nonce = asked["nonce"]
+        return browser, asked
+
+    def callback(self, **query: str) -> str:
+        return f"{self.daemon.url}/v3/auth/oidc/callback?{urlencode(query)}"
+
+    def sign_in(self, **query: str) -> tuple[Visitor, httpx.Response]:
+        """Go through a whole sign-in, as the issuer wants it."""
+        browser, asked = self.attempt()
+        return browser, browser.http.get(self.callback(**{"code": "c", "state": asked["state"], **query}))
+
+    def is_refused(self, refusal: str, **query: str) -> None:
+        """Go through a sign-in that must be refused for this reason."""
+        before = self.refused(refusal)
+        browser, answer = self.sign_in(**query)
+        assert answer.status_code == (503 if refusal == "issuer" else 403), (answer.status_code, text_of(answer))
+        assert not browser.session()
+        assert 'id="error"' in answer.text
+        assert self.refused(refusal) == before + 1
+
+    def refused(self, refusal: str) -> float:
+        """Return how many sign-ins the daemon has refused for a reason."""
+        text = self.daemon.http.get(f"{self.daemon.url}/metrics", headers={"Session-id": self.daemon.token}).text
+        return next(
+            float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith(f'tminus_oidc_refused_total{{refusal="{refusal}"}}')
+        )
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    yield from shared(signin={"receivers": [CALLBACK]})
+
+
+@pytest.fixture
+def attack(daemon: Daemon) -> Iterator[Attack]:
+    """An issuer of its own for each test, so that nothing of the one before is kept."""
+    with hostile() as issuer:
+        use_issuer(daemon, issuer.issuer)
+        reload(daemon)
+        yield Attack(daemon, issuer)
+
+
+def test_without_a_replacement_the_issuer_signs_somebody_in(attack: Attack) -> None:
+    browser, answer = attack.sign_in()
+    assert answer.status_code == 303
+    assert browser.me().json()["user"]["name"] == "Mallory"
+    [sent] = [form for path, form in attack.issuer.requests if path == "/token"]
+    assert set(sent) == {"grant_type", "code", "redirect_uri", "code_verifier", "client_id", "client_secret"}
+    assert sent["client_secret"] == CLIENT_SECRET
+
+
+# --- the ID token -----------------------------------------------------------------------------------------------------
+
+NOW = time.time
+
+CLAIMS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "of another client": lambda: {"aud": "another"},
+    "of no client": lambda: {"aud": []},
+    "without an audience": lambda: {"aud": None},
+    "with an audience that is a number": lambda: {"aud": 7},
+    "of two clients": lambda: {"aud": [CLIENT_ID, "another"]},
+    "of two clients, for the other one": lambda: {"aud": [CLIENT_ID, "another"], "azp": "another"},
+    "for another party": lambda: {"azp": "another"},
+    "of another issuer": lambda: {"iss": "https://evil.example"},
+    "of an issuer with one more slash": lambda: {"iss": "http://127.0.0.1/"},
+    "without an issuer": lambda: {"iss": None},
+    "with the nonce of another sign-in": lambda: {"nonce": "x" * 43},
+    "without a nonce": lambda: {"nonce": None},
+    "with a nonce that is a list": lambda: {"nonce": []},
+    "that has expired": lambda: {"exp": int(NOW()) - 61},
+    "that never expires": lambda: {"exp": None},
+    "that expires at a text": lambda: {"exp": "never"},
+    "that expires at infinity": lambda: {"exp": float("inf")},
+    "that expires at no number": lambda: {"exp": float("nan")},
+    "that expires at true": lambda: {"exp": True},
+    "that expires in a million years": lambda: {"exp": 10**14},
+    "that is not valid yet": lambda: {"nbf": int(NOW()) + 120},
+    "that was made in the future": lambda: {"iat": int(NOW()) + 120},
+    "that was made an hour ago": lambda: {"iat": _hour_ago()},
+    "without a time": lambda: {"iat": None},
+    "about nobody": lambda: {"sub": None},
+    "about an empty name": lambda: {"sub": ""},
+    "about a number": lambda: {"sub": 7},
+    "about a name that is too long": lambda: {"sub": "s" * 256},
+    "about a name with a line end": lambda: {"sub": "a\nb"},
+    "of another access token": lambda: {"at_hash": "xxxxxxxxxxxxxxxxxxxxxx"},
+}
+
+
+@pytest.mark.parametrize("which", CLAIMS)
+def test_an_id_token_is_refused(which: str, attack: Attack) -> None:
+    attack.issuer.claims = CLAIMS[which]()
+    attack.is_refused("id_token")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": [CLIENT_ID]},
+        {"aud": [CLIENT_ID, "another"], "azp": CLIENT_ID},
+        {"exp": "soon"},
+        {"nbf": "now"},
+        {"iat": "old"},
+    ],
+    ids=str,
+)
+def test_an_id_token_that_is_right_or_nearly_in_time_is_accepted(claims: dict[str, Any], attack: Attack) -> None:
+    now = int(time.time())
+    times = {"soon": now - 20, "now": now + 30, "old": now - 300}
+    attack.issuer.claims = {name: times.get(str(value), value) for name, value in claims.items()}
+    assert attack.sign_in()[1].status_code == 303
+
+
+def token(issuer: Hostile, header: dict[str, Any], signature: str | None = None) -> str:
+    """Return an ID token with this header. Without a signature it has none."""
+    return f"{encoded(header, issuer.right_claims())}.{signature or ''}"
+
+
+def encoded(*parts: Mapping[str, Any]) -> str:
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+def with_secret(issuer: Hostile, secret: bytes) -> str:
+    """Return an ID token that is signed with a secret, as if the issuer's key were one."""
+    signed = encoded({"alg": "HS256", "kid": "k1"}, issuer.right_claims())
+    signature = hmac.digest(secret, signed.encode(), "sha256")
+    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def other_key(kid: str) -> jwk.RSAKey:
+    return jwk.RSAKey.generate_key(2048, {"kid": kid}, private=True)
+
+
+def signed_by(issuer: Hostile, key: jwk.RSAKey, header: Mapping[str, Any]) -> str:
+    signed = encoded({"alg": "RS256", **header}, issuer.right_claims())
+    signature = key.private_key.sign(signed.encode(), PKCS1v15(), SHA256())  # type: ignore[union-attr]  # it has one
+    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def embedded(issuer: Hostile) -> str:
+    key = other_key("k1")
+    return signed_by(issuer, key, {"kid": "k1", "jwk": key.as_dict(private=False)})
+
+
+def tampered(issuer: Hostile) -> str:
+    head, _, signature = issuer.id_token().split(".")
+    claims = json.dumps({**issuer.right_claims(), "sub": "admin"}).encode()
+    return f"{head}.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.{signature}"
+
+
+TOKENS: Mapping[str, Callable[[Hostile], Any]] = {
+    "alg none": lambda issuer: token(issuer, {"alg": "none"}),
+    "alg None": lambda issuer: token(issuer, {"alg": "None", "kid": "k1"}),
+    "alg nOnE with a signature": lambda issuer: token(issuer, {"alg": "nOnE"}, "c2ln"),
+    "no alg": lambda issuer: token(issuer, {"kid": "k1"}),
+    "alg that is a list": lambda issuer: token(issuer, {"alg": ["RS256"]}),
+    "alg that nobody knows": lambda issuer: token(issuer, {"alg": "XX999"}, "c2ln"),
+    "HS256 with the public key as PEM": lambda issuer: with_secret(issuer, issuer.key.as_pem(private=False)),
+    "HS256 with the public key as DER": lambda issuer: with_secret(issuer, issuer.key.as_der(private=False)),
+    "HS256 with the modulus": lambda issuer: with_secret(issuer, str(issuer.key.as_dict()["n"]).encode()),
+    "HS256 with the client secret": lambda issuer: with_secret(issuer, CLIENT_SECRET.encode()),
+    "another key under the same name": lambda issuer: signed_by(issuer, other_key("k1"), {"kid": "k1"}),
+    "a key under an unknown name": lambda issuer: signed_by(issuer, other_key("k9"), {"kid": "k9"}),
+    "a key that the token brings along": embedded,
+    "a key at an address that the token names": lambda issuer: signed_by(
+        issuer, other_key("k1"), {"kid": "k1", "jku": f"{issuer.issuer}/evil"}
+    ),
+    "other claims under the signature": tampered,
+    "no signature": lambda issuer: issuer.id_token().rpartition(".")[0] + ".",
+    "critical extensions": lambda issuer: signed_by(issuer, issuer.key, {"kid": "k1", "crit": ["x"], "x": 1}),
+    "an encrypted token": lambda _issuer: "a.b.c.d.e",
+    "one part": lambda _issuer: "abc",
+    "no base64": lambda _issuer: "ä.ö.ü",
+    "a header that is a list": lambda _issuer: f"{base64.urlsafe_b64encode(b'[1]').decode()}.e30.e30",
+    "a number": lambda _issuer: 7,
+    "nothing": lambda _issuer: None,
+    "70 KB": lambda issuer: issuer.id_token() + "A" * 70_000,
+}
+
+
+@pytest.mark.parametrize("which", TOKENS)
+def test_a_token_with_another_signature_is_refused(which: str, attack: Attack) -> None:
+    issuer = attack.issuer
+    issuer.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": TOKENS[which](issuer)})
+    attack.is_refused("id_token")
+    assert issuer.count("/evil") == 0
+
+
+def test_keys_that_are_too_weak_or_secret_are_not_used(attack: Attack) -> None:
+    issuer = attack.issuer
+    with warnings.catch_warnings(action="ignore"):
+        issuer.key = jwk.RSAKey.generate_key(1024, {"kid": "k1"}, private=True)
+    attack.is_refused("issuer")
+    secret = {"kty": "oct", "kid": "k1", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMw"}
+    issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [secret, 7, {"kty": []}, {"kty": "RSA", "n": 1}]})
+    attack.is_refused("issuer")
+
+
+def test_a_token_without_a_key_name_needs_the_only_key(attack: Attack) -> None:
+    issuer = attack.issuer
+    issuer.header = {"kid": None}
+    assert attack.sign_in()[1].status_code == 303
+    more = other_key("k2").as_dict(private=False)
+    issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [*issuer.keys()["keys"], {**more, "kid": "k2"}]})
+    reload(attack.daemon)
+    attack.is_refused("id_token")
+
+
+def test_a_key_for_another_algorithm_is_not_used(attack: Attack) -> None:
+    key = {**attack.issuer.keys()["keys"][0], "alg": "RS512"}
+    attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [key]})
+    attack.is_refused("id_token")
+
+
+def test_tokens_with_invented_keys_cause_one_more_request_a_minute(attack: Attack) -> None:
+    issuer = attack.issuer
+    assert attack.sign_in()[1].status_code == 303
+    for number in range(8):
+        issuer.header = {"kid": f"invented {number}"}
+        attack.is_refused("id_token")
+    assert issuer.count("/jwks") == 2
+    issuer.header = {}
+    assert attack.sign_in()[1].status_code == 303
+
+
+# --- mix-up, and what the browser brings back -------------------------------------------------------------------------
+
+
+def test_another_issuer_cannot_send_the_browser_back(attack: Attack) -> None:
+    attack.is_refused("mix_up", iss="https://evil.example")
+    assert attack.issuer.count("/token") == 0  # the code was not sent anywhere
+    assert attack.sign_in(iss=attack.issuer.issuer)[1].status_code == 303
+
+
+def test_an_issuer_that_names_itself_must_do_so(attack: Attack) -> None:
+    attack.issuer.metadata = {"authorization_response_iss_parameter_supported": True}
+    attack.is_refused("mix_up")
+    assert attack.issuer.count("/token") == 0
+
+
+def test_a_changed_cookie_has_another_state(attack: Attack) -> None:
+    browser, asked = attack.attempt()
+    kept = browser.http.cookies["tminus-oidc"]
+    parts = json.loads(base64.urlsafe_b64decode(kept + "=" * (-len(kept) % 4)))
+    parts[4] = receiver_url()
+    forged = base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
+    browser.http.cookies.clear()
+    browser.http.cookies.set("tminus-oidc", forged)
+    answer = browser.http.get(attack.callback(code="c", state=asked["state"]))
+    assert answer.status_code == 403
+    assert attack.issuer.count("/token") == 0
+
+
+@pytest.mark.parametrize("state", ["", "x", "x" * 43, "x" * 4000, "\N{SNOWMAN}"])
+def test_a_foreign_state_is_refused(state: str, attack: Attack) -> None:
+    attack.is_refused("state", state=state)
+    assert attack.issuer.count("/token") == 0
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "W10", "W251bGwsMSwiIiwiIiwiIiwiIl0", "x" * 5000])
+def test_an_odd_cookie_is_refused(cookie: str, attack: Attack) -> None:
+    headers = {"Cookie": f"tminus-oidc={cookie}"}
+    answer = httpx.get(attack.callback(code="c", state="s"), headers=headers)
+    assert answer.status_code == 403
+    assert attack.issuer.count("/token") == 0
+
+
+def test_what_is_shown_of_the_issuers_error_is_only_text(attack: Attack) -> None:
+    _, answer = attack.sign_in(error="<script>alert(1)</script>")
+    assert answer.status_code == 403
+    assert "<script>" not in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_names_of_the_issuer_are_only_text(attack: Attack) -> None:
+    attack.issuer.claims = {"sub": "x", "name": "\u202e<b>Eve\n</b>" + "x" * 300, "email": "e\r\n@x"}
+    browser, answer = attack.sign_in()
+    assert answer.status_code == 303
+    shown = browser.me().json()["user"]["name"]
+    assert shown.startswith("<b>Eve</b>")
+    assert len(shown) <= 255
+    assert "<b>" not in browser.http.get(browser.page()).text
+
+
+@pytest.mark.parametrize(
+    "groups", [None, 7, {"support": 1}, [["support"]], ["Support"], "sales", ["support "]], ids=str
+)
+def test_groups_that_do_not_give_a_role(groups: Any, attack: Attack) -> None:
+    attack.issuer.claims = {"groups": groups, "sub": "nobody"}
+    attack.is_refused("roles")
+
+
+# --- an issuer that is slow, large, or sends elsewhere ----------------------------------------------------------------
+
+WELL_KNOWN = "/.well-known/openid-configuration"
+LARGE = json.dumps({"keys": [], "id_token": "x" * 300_000}).encode()
+
+BAD_ANSWERS: Mapping[str, Answer] = {
+    "300 KB": (200, {}, LARGE),
+    "no JSON": (200, {}, b"<html>"),
+    "nothing": (200, {}, b""),
+    "a list": (200, {}, b"[]"),
+    "100,000 brackets": (200, {}, b"[" * 100_000),
+    "no UTF-8": (200, {}, b'{"a": "\xff"}'),
+    "compressed": (200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"a": "' + b"x" * 10_000_000 + b'"}')),
+    "a redirect": (302, {"Location": "/elsewhere"}, b""),
+    "a redirect that keeps the form": (307, {"Location": "/elsewhere"}, b""),
+    "an error": (500, {}, b"{}"),
+}
+
+
+@pytest.mark.parametrize("answer", BAD_ANSWERS)
+@pytest.mark.parametrize("path", [WELL_KNOWN, "/jwks", "/token"])
+def test_a_bad_answer_is_refused(path: str, answer: str, attack: Attack) -> None:
+    attack.issuer.replaced[path] = lambda _form: BAD_ANSWERS[answer]
+    if path == WELL_KNOWN:
+        browser = Visitor(attack.daemon)
+        left = browser.leave()
+        assert left.status_code == 503
+        assert "does not answer as it should" in text_of(left)
+    else:
+        attack.is_refused("issuer")
+    assert attack.issuer.count("/elsewhere") == 0
+
+
+def test_a_slow_issuer_blocks_nobody_else_and_not_for_long(attack: Attack) -> None:
+    released = threading.Event()
+
+    def slow(_form: Mapping[str, str]) -> Answer:
+        released.wait(60)
+        return as_json({})
+
+    attack.issuer.replaced[WELL_KNOWN] = slow
+    answers: list[httpx.Response] = []
+    waiting = [threading.Thread(target=lambda: answers.append(Visitor(attack.daemon).leave())) for _ in range(12)]
+    try:
+        for one in waiting:
+            one.start()
+        eventually(lambda: attack.issuer.count(WELL_KNOWN))
+        for _ in range(20):
+            assert attack.daemon.get("/me", by="anna").status_code == 200
+            attack.daemon.make(by="anna")
+        assert not answers
+        for one in waiting:
+            one.join(60)
+    finally:
+        released.set()
+    assert [one.status_code for one in answers] == [503] * 12
+    assert attack.issuer.count(WELL_KNOWN) == 1  # all share one request
+
+
+ELSEWHERE: Mapping[str, str] = {
+    "another port of the host": "http://127.0.0.1:{port}/token",
+    "another host": "http://localhost:{port}/token",
+    "a metadata service": "http://169.254.169.254/latest/meta-data",
+    "https": "https://127.0.0.1:{port}/token",
+    "a user in front of the host": "http://{own}@127.0.0.1:{port}/token",
+    "a file": "file:///etc/passwd",
+    "a path": "/token",
+    "a fragment": "http://{own}/token#x",
+    "a backslash": "http://{own}\\@127.0.0.1:{port}/token",
+    "a line end": "http://{own}/token\r\nX: y",
+    "no text": "",
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("endpoint", ["authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"])
+def test_a_discovery_document_cannot_send_the_daemon_or_a_browser_elsewhere(
+    endpoint: str, where: str, attack: Attack
+) -> None:
+    with hostile() as other:
+        own = attack.issuer.issuer.removeprefix("http://")
+        attack.issuer.metadata = {endpoint: ELSEWHERE[where].format(port=other.port, own=own)}
+        assert Visitor(attack.daemon).leave().status_code == 503
+        assert not other.requests
+
+
+def test_a_host_that_the_configuration_lists_is_used(attack: Attack) -> None:
+    with hostile() as other:
+        use_issuer(attack.daemon, attack.issuer.issuer, hosts=[f"127.0.0.1:{other.port}"])
+        reload(attack.daemon)
+        attack.issuer.metadata = {"token_endpoint": f"{other.issuer}/token", "jwks_uri": f"{other.issuer}/jwks"}
+        other.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": attack.issuer.id_token()})
+        other.replaced["/jwks"] = lambda _form: as_json(attack.issuer.keys())
+        assert attack.sign_in()[1].status_code == 303
+
+
+@pytest.mark.parametrize("issuer", ["https://evil.example", "{own}/", "", None])
+def test_a_discovery_document_of_another_issuer_is_refused(issuer: str | None, attack: Attack) -> None:
+    attack.issuer.metadata = {"issuer": issuer.format(own=attack.issuer.issuer) if issuer else issuer}
+    assert Visitor(attack.daemon).leave().status_code == 503
+
+
+def test_user_information_about_somebody_else_is_refused(attack: Attack) -> None:
+    issuer = attack.issuer
+    issuer.metadata = {"userinfo_endpoint": f"{issuer.issuer}/userinfo"}
+    issuer.claims = {"groups": None}
+    issuer.replaced["/userinfo"] = lambda _form: as_json({"sub": "admin", "groups": ["support"]})
+    attack.is_refused("id_token")
+    issuer.replaced["/userinfo"] = lambda _form: as_json({"sub": "mallory", "groups": ["support"], "iss": "x"})
+    assert attack.sign_in()[1].status_code == 303
+
+
+def test_wrong_attempts_of_one_address_are_limited(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "3/minute"})
+    with hostile() as issuer:
+        use_issuer(daemon, issuer.issuer)
+        reload(daemon)
+        attack = Attack(daemon, issuer)
+        issuer.claims = {"aud": "another"}
+        codes = [attack.sign_in()[1].status_code for _ in range(6)]
+        assert codes == [403] * 3 + [429] * 3
+        assert issuer.count("/token") == 3

@@ -1,0 +1,61 @@
+"""What a browser keeps while it is at the issuer."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tminus.oidc import attempt
+from tminus.oidc.errors import SignInRefused
+
+NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
+
+
+def begun(receiver: str = "https://desk/cb?&x=1") -> attempt.Attempt:
+    return attempt.begin(NOW, "azure", "*", receiver, "agent")
+
+
+def test_the_cookie_brings_the_attempt_back() -> None:
+    one = begun()
+    again = attempt.parse(one.cookie(), NOW)
+    assert again == one
+    assert again.is_state(one.state)
+    assert (again.nonce, again.verifier) == (one.nonce, one.verifier)
+    assert 43 <= len(one.verifier) <= 128
+    assert len({one.state, one.nonce, one.verifier, one.secret}) == 4
+    assert one.secret not in repr(one)
+
+
+def test_an_attempt_ends_after_ten_minutes() -> None:
+    cookie = begun().cookie()
+    assert attempt.parse(cookie, NOW + timedelta(minutes=9, seconds=59))
+    assert attempt.parse(cookie, NOW + timedelta(minutes=10)) is None
+
+
+def test_each_attempt_has_values_of_its_own() -> None:
+    one, other = begun(), begun()
+    assert not one.is_state(other.state)
+    assert one.nonce != other.nonce
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_a_changed_attempt_has_another_state(receiver: str, provider: str) -> None:
+    one = begun()
+    changed = attempt.Attempt(provider, one.instance, receiver, one.back, one.expires, one.secret)
+    same = (changed.provider, changed.receiver_url) == (one.provider, one.receiver_url)
+    try:
+        assert changed.is_state(one.state) is same
+    except TypeError:  # a lone surrogate, which no URL and no cookie contains
+        assert not (receiver + provider).isprintable()
+
+
+@given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")))
+def test_an_odd_cookie_is_no_attempt(cookie: str) -> None:
+    assert attempt.parse(cookie, NOW) is None
+
+
+def test_a_cookie_that_a_browser_would_drop_is_refused() -> None:
+    assert len(begun("https://desk/cb?" + "x" * 2030).cookie()) <= attempt.MAX_COOKIE
+    with pytest.raises(SignInRefused):
+        begun("x" * 3000)
