@@ -315,7 +315,7 @@ def test_no_secret_is_in_the_log_or_the_database(desk: Desk) -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(bool(browsers.MISSING), reason=browsers.MISSING)
+@pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.MISSING)
 def test_a_real_browser_signs_in(desk: Desk) -> None:
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=browsers.CHROMIUM, args=["--no-sandbox"])
@@ -326,7 +326,8 @@ def test_a_real_browser_signs_in(desk: Desk) -> None:
             page.goto(desk.visitor().page())
             page.get_by_role("button", name="Sign in with your organization's account").click()
             page.wait_for_url(f"{desk.provider.issuer}/interaction/**")
-            assert not problems  # the content security policy has blocked nothing
+            # The provider's own page asks for a font that is not there.
+            assert not [problem for problem in problems if "Content Security Policy" in problem]
             page.locator("[name=login]").fill("olga")
             page.locator("[name=password]").fill("any")
             page.locator("[type=submit]").click()
