@@ -26,6 +26,7 @@ let hasRead = false;
 let shown = null; // the id of the session in the dialog
 let search = null; // {words, rows, next, note}
 let searching = 0;
+let typing = 0; // the timer that searches after a pause
 
 const sessions = new Sessions(render, failed);
 const timeline = new Timeline(sessions, { open: openDetail, failed });
@@ -200,6 +201,7 @@ async function refreshFound(id) {
 }
 
 function endSearch() {
+  clearTimeout(typing);
   searching += 1;
   search = null;
   fill("search-note", "");
@@ -207,7 +209,6 @@ function endSearch() {
   document.getElementById("lists").hidden = !hasRead;
 }
 
-let typing = 0;
 searchInput.addEventListener("input", () => {
   clearTimeout(typing);
   const words = searchInput.value;
