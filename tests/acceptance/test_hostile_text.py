@@ -50,8 +50,9 @@ RIGHT: dict[str, JSON] = {
 }
 """Bodies into which the texts are put, one in each place."""
 
-HEADERS = ("Session-id", "Authorization", "X-Request-Id", "client-app", "User-Agent", "X-Forwarded-For", "Accept",
-           "Content-Type", "Origin", "Host", "Cookie", "If-Match", "Idempotency-Key", "Last-Event-ID")  # fmt: skip
+HEADERS = ("Session-id", "Authorization", "mobile-api-key", "X-Request-Id", "client-app", "User-Agent",
+           "X-Forwarded-For", "Accept", "Content-Type", "Origin", "Host", "Cookie", "If-Match", "Idempotency-Key",
+           "Last-Event-ID")  # fmt: skip
 """Those that are described, and those that are looked at besides."""
 
 
