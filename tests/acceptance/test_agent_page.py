@@ -846,6 +846,42 @@ def test_no_key_leaves_the_focus_in_a_trap(desk: Daemon, visit: Visit) -> None:
     assert len(set(seen)) > 8
 
 
+def test_live_changes_leave_the_focus_where_it_is_and_keys_type_in_fields(desk: Daemon, visit: Visit) -> None:
+    made = [desk.make(by="anna", label=f"Session {number}") for number in range(3)]
+    page = visit(desk).page
+    field = page.locator("#search")
+    field.focus()
+    page.keyboard.type("n1t?[jx")
+    for one in made[:2]:
+        desk.join(one["id"])
+    desk.make(by="anna", label="From elsewhere")
+    expect(page.locator('nav [data-count="open"]')).to_have_text("4")
+    assert field.evaluate("one => one === document.activeElement")
+    assert field.input_value() == "n1t?[jx"
+    assert page.locator("dialog[open]").count() == 0
+    page.keyboard.press("Escape")
+    row(page, "Session 2").locator(".row").focus()
+    desk.join(made[2]["id"])
+    expect(row(page, "Session 2").locator(".chip")).to_have_text("Active")
+    expect(page.locator(":focus")).to_contain_text("Session 2")
+
+
+def test_after_several_lost_connections_there_is_one_stream(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    for _ in range(2):
+        desk.kill()
+        expect(page.locator("#lost")).to_be_visible()
+        desk.start()
+        expect(page.locator("#lost")).to_be_hidden(timeout=30_000)
+    made = desk.make(by="anna", label="Once")
+    expect_rows(page, "open", ["Once"])
+    desk.delete(f"/supportsession/{made['id']}")
+    expect_rows(page, "past", ["Once"])
+    spoken = [one for one in agent.requests if one.url.endswith(f"/supportsession/{made['id']}")]
+    assert len(spoken) <= 4  # created, ready, closed: at most one read for each event, and one to spare
+
+
 @pytest.mark.parametrize("size", [PHONE, DESKTOP])
 def test_the_page_is_in_german(desk: Daemon, browser: Browser, size: dict[str, int]) -> None:
     desk.make(by="anna", type="support", label="Drucker")
