@@ -142,7 +142,8 @@ class PostgresServer:
         self._admin.close()
 
         def connected() -> bool:
-            with suppress(psycopg.OperationalError, subprocess.SubprocessError):
+            # An AssertionError: the library found the file of a server that ended meanwhile.
+            with suppress(psycopg.OperationalError, subprocess.SubprocessError, AssertionError):
                 self._server.ensure_postgres_running()
                 self._admin = self._connect()
                 return True
