@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,11 +17,12 @@ from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expe
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.test_behind_a_path import free_port
+from tests.acceptance.test_behind_a_path import NGINX, free_port, nginx
 from tests.acceptance.test_pages import check
 from tests.acceptance.times import from_now
 from tests.support import browsers
 from tests.support.browsers import CHROMIUM, DESKTOP, MISSING, PHONE, Visitor
+from tests.support.databases import PostgresServer
 from tminus.api import browser_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
@@ -151,6 +153,52 @@ def test_what_others_do_appears_without_a_reload(desk: Daemon, visit: Visit) -> 
     # The clock: it opens at once, since the lead time has begun.
     desk.make(by="anna", label="By the clock", startTime=(datetime.now(UTC) + timedelta(seconds=2)).isoformat())
     expect_rows(page, "open", ["By the clock"])
+
+
+def test_what_happens_on_another_daemon_appears_without_a_reload(
+    pg_server: PostgresServer, start_daemon: StartDaemon, visit: Visit
+) -> None:
+    with pg_server.database(empty=True) as database:
+        first, second = (
+            start_daemon(
+                storage={"url": database.configured},
+                server={"listen": f"127.0.0.1:{port}", "public_url": f"http://127.0.0.1:{port}"},
+            )
+            for port in (free_port(), free_port())
+        )
+        page = visit(first).page
+        made = second.make(by="anna", label="From the other daemon")
+        expect_rows(page, "open", ["From the other daemon"])
+        second.delete(f"/supportsession/{made['id']}")
+        expect_rows(page, "past", ["From the other daemon"])
+        first.terminate()
+        second.terminate()
+
+
+@pytest.mark.skipif(NGINX is None, reason="NOT TESTED BEHIND A PROXY: nginx is not installed")
+def test_the_page_works_behind_a_proxy_that_removes_a_path(
+    start_daemon: StartDaemon, browser: Browser, tmp_path: Path
+) -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}/tminus"
+    daemon = start_daemon(server={"public_url": base})
+    with nginx(tmp_path, port, daemon.url), browsers.visiting(browser) as agent:
+        agent.page.goto(f"{base}/agent")
+        agent.page.locator("#token").fill(daemon.tokens["anna"])
+        agent.page.locator("#token").press("Enter")
+        agent.page.wait_for_url(f"{base}/agent")
+        new_session(agent, "Behind a proxy")
+        agent.press("Create")
+        expect(agent.page.locator("#detail")).to_be_visible()
+        agent.page.keyboard.press("Escape")
+        expect_rows(agent.page, "open", ["Behind a proxy"])
+        made = daemon.make(by="anna", label="From a script")  # the stream passes the proxy, too
+        expect_rows(agent.page, "open", ["From a script", "Behind a proxy"])
+        daemon.delete(f"/supportsession/{made['id']}")
+        expect_rows(agent.page, "past", ["From a script"])
+        agent.press("Sign out")
+        expect(agent.page.locator("#token")).to_be_visible()
+        assert agent.page.url.startswith(f"{base}/v3/auth/")
 
 
 def test_a_lost_connection_is_said_and_heals_without_loss(desk: Daemon, visit: Visit) -> None:

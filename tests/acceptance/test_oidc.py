@@ -339,5 +339,12 @@ def test_a_real_browser_signs_in(desk: Desk) -> None:
             # Again: the issuer knows the browser, and asks nothing.
             page.get_by_role("button", name="Sign in with your organization's account").click()
             page.get_by_text("Olga Oidc").wait_for()
+            page.get_by_role("button", name="Sign out", exact=True).click()
+            page.get_by_role("button", name="Sign in with your organization's account").wait_for()
+            # The agents' page leads to the issuer, and the issuer back to it.
+            page.goto(f"{desk.daemon.url}/agent")
+            page.get_by_role("button", name="Sign in with your organization's account").click()
+            page.wait_for_url(f"{desk.daemon.url}/agent")
+            page.locator('[data-field="agent"]', has_text="Olga Oidc").wait_for()
         finally:
             chromium.close()
