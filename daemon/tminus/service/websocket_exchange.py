@@ -40,10 +40,10 @@ BURST_SECONDS = 5
 example the candidates of a call.
 """
 
-PING_SECONDS = 10
+PING_SECONDS = 5
 """Seconds between pings. Proxies close a connection without traffic, the usual ones after 60 s."""
 
-SILENT_SECONDS = 30
+SILENT_SECONDS = 15
 """Seconds after which a client from which nothing arrives counts as gone; it has then left three pings unanswered."""
 
 CLOSE_SECONDS = 2
