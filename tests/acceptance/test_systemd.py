@@ -113,8 +113,8 @@ def as_member(*arguments: str, groups: str = "tminus") -> tuple[str, ...]:
     return ("setpriv", "--reuid=nobody", "--regid=nogroup", f"--groups={groups}", "/opt/tminus/bin/tminus", *arguments)
 
 
-def schedule(box: Box, label: str) -> str:
-    made = json.loads(box.do(*as_member("schedule", "--type", "live", "--label", label, "--in", "10m1s", "--json")))
+def schedule(box: Box, label: str, within: str = "10m1s") -> str:
+    made = json.loads(box.do(*as_member("schedule", "--type", "live", "--label", label, "--in", within, "--json")))
     return str(made["id"])
 
 
@@ -244,7 +244,7 @@ def test_a_daemon_whose_scheduler_hangs_is_killed_and_restarted(box: Box) -> Non
     box.do("systemctl", "daemon-reload")
     box.do("systemctl", "restart", "tminus.service")
     pid, before = box.show("tminus.service", "MainPID"), len(box.journal("UNIT=tminus.service"))
-    session = schedule(box, "Due meanwhile")
+    session = schedule(box, "Due meanwhile", "10m3s")  # after the next command, before the watchdog
     box.do("touch", "/etc/tminus/clock-stands")
     assert session in box.do(*as_member("list")), "all the rest of it is well"
     eventually(lambda: box.show("tminus.service", "MainPID") not in (pid, "0"), deadline=30)
