@@ -60,7 +60,8 @@ def use(tx: Transaction, use: ChallengeUse) -> bool:
 
 def guesses_full_until(view: View, now: datetime, count: int, period: timedelta) -> datetime | None:
     """Return from when on fewer than `count` guesses are in the last `period`; None if that is the case now."""
-    at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now, before=count - 1)
+    # A transaction of another daemon may have read the clock after this one, and committed before it.
+    at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now + period, before=count - 1)
     return None if at is None else at + period
 
 
