@@ -25,7 +25,7 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
 from tminus import clock
-from tminus.api import Services, authentication, oidc_agents, pin_lookups, routes_agents
+from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents
 from tminus.api.authentication import SignedIn
 from tminus.api.challenges import new_id, text_of
 from tminus.api.pin_lookups import Answered
@@ -407,12 +407,12 @@ def _context(store: Store, label: str, agent_id: int = 7) -> RequestContext:
 
 
 def _sign_in(store: Store, label: str) -> Any:
-    caller, _secret = asyncio.run(authentication.sign_in(_context(store, label), TOKEN))
+    caller, _secret = asyncio.run(agent_sessions.sign_in(_context(store, label), TOKEN))
     return caller.agent_id
 
 
 def _sign_out(store: Store, label: str) -> Any:
-    asyncio.run(authentication.sign_out(_context(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
+    asyncio.run(agent_sessions.sign_out(_context(store, label), Caller(7, "Anna", "", frozenset({Role.AGENT}), sid=1)))
 
 
 def _signed_in_agent(label: str) -> SignedIn:
@@ -422,12 +422,12 @@ def _signed_in_agent(label: str) -> SignedIn:
 
 def _sign_in_on_page(store: Store, label: str) -> Any:
     """Sign in on the page, in a browser that has an agent session."""
-    asyncio.run(authentication.start_in_browser(_context(store, label), _signed_in_agent(label), label))
+    asyncio.run(agent_sessions.start_in_browser(_context(store, label), _signed_in_agent(label), label))
 
 
 def _sign_out_everywhere(store: Store, label: str) -> Any:
     caller = Caller(_number(label), "Anna", "", frozenset({Role.AGENT}), sid=1)
-    asyncio.run(authentication.sign_out_everywhere(_context(store, label), caller))
+    asyncio.run(agent_sessions.sign_out_everywhere(_context(store, label), caller))
 
 
 async def _awaited(what: Awaitable[T]) -> T:
@@ -480,12 +480,12 @@ def _came(view: View, label: str) -> State:
 def _issue_code(store: Store, label: str) -> Any:
     """Issue a code to a browser that has an agent session."""
     agent = _signed_in_agent(label)
-    asyncio.run(authentication.add_code(_context(store, label), agent, label, "https://a/", label, ""))
+    asyncio.run(agent_sessions.add_code(_context(store, label), agent, label, "https://a/", label, ""))
 
 
 def _exchange_code(store: Store, label: str) -> Any:
     with suppress(WrongCode):  # the code was exchanged before the kill
-        asyncio.run(authentication.exchange_code(_context(store, label), label, label, ""))
+        asyncio.run(agent_sessions.exchange_code(_context(store, label), label, label, ""))
 
 
 _MADE: dict[str, UUID] = {}

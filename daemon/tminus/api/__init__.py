@@ -12,6 +12,7 @@
 `response`           a response with status, headers and a complete body
 `refusals`           error responses in the OpenAPI document
 `authentication`     the caller of a request
+`agent_sessions`     start and end agent sessions
 `browser_session`    cookies of the sign-in page, and the key against forged requests
 `receivers`          web pages to which a browser returns after the sign-in
 `signin_page`        the sign-in page as HTML; its files are in `signin/`

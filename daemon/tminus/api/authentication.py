@@ -1,4 +1,4 @@
-"""Identify the caller of a request by its token, its agent session or the local socket; start and end agent sessions.
+"""Identify the caller of a request by its token, its agent session or the local socket.
 
 Tokens are not compared with each other: the SHA-256 of a token is looked up. The time of a look-up may depend on how
 many bytes of the digest match, but an attacker cannot choose a token for the beginning of its digest. So timing does
@@ -7,30 +7,20 @@ not help to guess a token character by character.
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import partial
 from typing import Annotated
 
 from tminus import clock
 from tminus.api import browser_session
 from tminus.api.parameters import Depends
-from tminus.api.receivers import origin_of
 from tminus.api.request_context import RequestContext
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
-from tminus.domain import ids
-from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts, WrongCode
-from tminus.domain.model import AgentSession, SignInCode
+from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts
+from tminus.domain.model import AgentSession
 from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
-from tminus.logs.output import log
 from tminus.logs.repeated import REPEATED
-from tminus.sessions.commands import AGENT_SESSION_LIFETIME
-from tminus.storage import Transaction, agents
 
 LOCAL_NAME = "local operator"
-CODE_LIFETIME = timedelta(seconds=60)
-"""How long a sign-in code may be exchanged. The receiver's page does it at once."""
-
 GUESSABLE = 16
 """Length in characters below which a token counts as guessable. 16 random characters have 95 bits."""
 
@@ -101,106 +91,13 @@ class InBrowser:
 
 def agent_of_token(context: RequestContext, token: str) -> SignedIn:
     """Return the agent of a configured token. Raises `NotAuthenticated`, `AgentShutOut`, `TooManyAttempts`."""
-    services, digest = context.services, _digest(token)
+    services, digest = context.services, token_digest(token)
     _check_short(context, len(token))
     agent = _agent_of(services, digest)
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, None))
     _check_shut_out(context, agent.id)
     return SignedIn(agent, digest)
-
-
-async def sign_in(context: RequestContext, token: str) -> tuple[Caller, str]:
-    """Start an agent session for a configured token; return its caller and its secret.
-
-    Raises `NotAuthenticated`, `AgentShutOut`, `TooManyAttempts`.
-    """
-    signed_in, secret = agent_of_token(context, token), ids.token()
-    begun = new_agent_session(context, signed_in, secret, clock.now())
-    begun.sid = await context.services.transact(partial(_store, begun=begun))
-    return note_sign_in(context, signed_in.agent, begun, "token"), secret
-
-
-def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str, now: datetime) -> AgentSession:
-    """Return an agent session of one hour with this secret. The caller stores it."""
-    return AgentSession(
-        secret_sha256=_digest(secret),
-        agent_id=signed_in.agent.id,
-        token_sha256=signed_in.token_sha256,
-        started_at=now,
-        expires_at=now + AGENT_SESSION_LIFETIME,
-        client_app=_header(context, b"client-app"),
-        user_agent=_header(context, b"user-agent"),
-        remote_ip=context.remote_ip,
-    )
-
-
-def _store(tx: Transaction, begun: AgentSession) -> int:
-    """Store an agent session; return its `sid`. Raises `AgentShutOut`.
-
-    Whether the agent is shut out is read in the same transaction: an operator may do it at this moment.
-    """
-    agents.note_sign_in(tx, begun.agent_id)
-    return tx.add_agent_session(begun)
-
-
-def note_sign_in(context: RequestContext, agent: Agent, begun: AgentSession, via: str) -> Caller:
-    """Count and log an agent session that was stored; return its caller. `via` is `token`, `page`, `oidc` or `code`."""
-    caller = _caller(context, agent, begun)
-    context.actor = caller.actor
-    context.services.metrics.signed_in(via)
-    log(
-        "auth.signed_in",
-        actor=caller.actor,
-        actor_name=caller.name,
-        sid=begun.sid,
-        via=via,
-        remote_ip=begun.remote_ip,
-        request_id=context.request_id,
-    )
-    return caller
-
-
-async def start_in_browser(context: RequestContext, signed_in: SignedIn, before: str, via: str = "page") -> str:
-    """Start an agent session in place of the one with the token `before`, if there is one; return the new secret.
-
-    `via` is `page` or `oidc`. Raises `AgentShutOut`.
-    """
-    secret, ended = ids.token(), _digest(before)
-    begun = new_agent_session(context, signed_in, page_token(secret), clock.now())
-
-    def start(tx: Transaction) -> int:
-        if before:
-            tx.end_agent_session(ended)
-        return _store(tx, begun)
-
-    begun.sid = await context.services.transact(start)
-    note_sign_in(context, signed_in.agent, begun, via)
-    return secret
-
-
-async def sign_out(context: RequestContext, caller: Caller) -> None:
-    """End the agent session of the request. A configured token stays valid."""
-    if caller.sid:
-        await end_agent_session(context, caller, sent_token(context), "token")
-
-
-async def end_agent_session(context: RequestContext, caller: Caller, secret: str, via: str) -> None:
-    """End the agent session with this secret. `via` is `token` or `page`."""
-    digest = _digest(secret)
-    await context.services.transact(lambda tx: tx.end_agent_session(digest))
-    where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-    log("auth.signed_out", actor=caller.actor, actor_name=caller.name, sid=caller.sid, via=via, **where)
-
-
-async def sign_out_everywhere(context: RequestContext, caller: Caller) -> None:
-    """End all agent sessions and sign-in codes of the caller's agent. Its configured tokens stay valid."""
-    ended = await context.services.transact(lambda tx: tx.end_agent_sessions_of(caller.agent_id))
-    where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
-    log(
-        "auth.signed_out_everywhere",
-        actor=caller.actor, actor_name=caller.name, sid=caller.sid, agent_sessions=ended, **where,
-    )  # fmt: skip
 
 
 async def caller_of_page(context: RequestContext) -> InBrowser | None:
@@ -213,106 +110,19 @@ async def caller_of_page(context: RequestContext) -> InBrowser | None:
     if not secret:
         return None
     services, token = context.services, page_token(secret)
-    found = await _agent_session(services, _digest(token))
+    found = await _agent_session(services, token_digest(token))
     agent = None if found is None else _agent_in(services, found)
     if found is None or agent is None or services.known_agents.is_shut_out(agent.id):
         return None
-    caller = _caller(context, agent, found)
+    caller = caller_of(context, agent, found)
     context.actor = caller.actor
     return InBrowser(caller, SignedIn(agent, found.token_sha256), token)
-
-
-async def add_code(
-    context: RequestContext, signed_in: SignedIn, token: str, receiver: str, provider: str, instance: str
-) -> str | None:
-    """Store a sign-in code for a receiver; return it. None: the browser's agent session, with this token, has ended."""
-    code = ids.token()
-    digest, of_page = _digest(code), _digest(token)
-
-    def add(tx: Transaction) -> bool:
-        # Read in the same transaction: the agent may sign out everywhere at this moment.
-        if tx.agent_session(of_page) is None:
-            return False
-        tx.add_signin_code(
-            SignInCode(
-                code_sha256=digest,
-                provider=provider,
-                instance_url=instance,
-                receiver=receiver,
-                agent_id=signed_in.agent.id,
-                token_sha256=signed_in.token_sha256,
-                expires_at=tx.now + CODE_LIFETIME,
-            )
-        )
-        return True
-
-    return code if await context.services.transact(add) else None
-
-
-async def exchange_code(context: RequestContext, code: str, provider: str, instance: str) -> tuple[Caller, str]:
-    """Start an agent session for a sign-in code; return its caller and its secret. The code ends in any case.
-
-    Raises `WrongCode`, `TooManyAttempts`.
-    """
-    services, digest, secret = context.services, _digest(code), ids.token()
-    origin = context.header(b"origin")
-
-    def take(tx: Transaction) -> tuple[Agent, AgentSession] | str:
-        taken = tx.take_signin_code(digest)
-        if taken is None:
-            return "unknown"
-        if taken.expires_at <= tx.now:
-            return "expired"
-        # Browsers send the origin of the page that calls. A request without one does not come from a foreign page.
-        if (taken.provider, taken.instance_url) != (provider, instance) or (
-            origin and origin != origin_of(taken.receiver)
-        ):
-            return "foreign"
-        agent = _agent_by(services, taken.token_sha256, taken.agent_id)
-        if agent is None or taken.receiver not in services.settings.signin.receivers:
-            return "revoked"
-        begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)
-        try:
-            begun.sid = _store(tx, begun)
-        except AgentShutOut:
-            return "revoked"
-        return agent, begun
-
-    outcome: tuple[Agent, AgentSession] | str = "unknown"
-    # A wrong code costs a read, not a write.
-    if services.failed_tokens.retry_after(context.remote_ip) is None:
-        known = await services.query(lambda view: view.has_signin_code(digest))
-    else:
-        async with services.suspect_lookup:
-            known = await services.query(lambda view: view.has_signin_code(digest))
-    if known:
-        outcome = await services.transact(take)
-    if isinstance(outcome, str):
-        raise _wrong_code(context, outcome)
-    return note_sign_in(context, *outcome, "code"), secret
-
-
-def _wrong_code(context: RequestContext, state: str) -> WrongCode:
-    """Count and log a wrong code; return the refusal. Raises `TooManyAttempts` after too many."""
-    check_attempts(context, "code")
-    context.services.failed_tokens.count(context.remote_ip)
-    context.logged = True
-    context.services.metrics.guessed("code", "wrong")
-    REPEATED.log(
-        "auth.code_refused",
-        context.remote_ip,
-        state,
-        remote_ip=context.remote_ip,
-        refusal=state,
-        request_id=context.request_id,
-    )
-    return WrongCode()
 
 
 async def _by_token(context: RequestContext, token: str) -> Caller:
     if not token:
         raise NotAuthenticated
-    services, digest = context.services, _digest(token)
+    services, digest = context.services, token_digest(token)
     _check_short(context, len(token))
     agent, agent_session = _agent_of(services, digest), None
     if agent is None:
@@ -327,7 +137,7 @@ async def _by_token(context: RequestContext, token: str) -> Caller:
     if agent is None:
         raise _wrong_token(context, len(token), digest, _state(services, digest, agent_session))
     _check_shut_out(context, agent.id)
-    return _caller(context, agent, agent_session)
+    return caller_of(context, agent, agent_session)
 
 
 async def _agent_session(services: Services, digest: str) -> AgentSession | None:
@@ -362,10 +172,10 @@ def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
     """
     if agent_session.expires_at <= clock.now():
         return None
-    return _agent_by(services, agent_session.token_sha256, agent_session.agent_id)
+    return agent_by(services, agent_session.token_sha256, agent_session.agent_id)
 
 
-def _agent_by(services: Services, credential: str, agent_id: int) -> Agent | None:
+def agent_by(services: Services, credential: str, agent_id: int) -> Agent | None:
     """Return the agent who signed in with a token, or by an issuer, if both are still valid."""
     if credential.startswith(_ISSUER):
         return services.agent_of_issuer(agent_id, credential.removeprefix(_ISSUER))
@@ -374,19 +184,15 @@ def _agent_by(services: Services, credential: str, agent_id: int) -> Agent | Non
 
 
 def _check_shut_out(context: RequestContext, agent_id: int) -> None:
-    """Raise `AgentShutOut` if an operator has shut the agent out."""
-    if context.services.known_agents.is_shut_out(agent_id):
-        raise refused(context, agent_id)
-
-
-def refused(context: RequestContext, agent_id: int) -> AgentShutOut:
-    """Count and log that an agent who is shut out wants to sign in, or calls with a token; return the refusal."""
+    """Raise `AgentShutOut`, and count and log it, if an operator has shut the agent out."""
+    if not context.services.known_agents.is_shut_out(agent_id):
+        return
     context.logged = True
     context.services.metrics.shut_out_refused.inc()
     REPEATED.log(
         "auth.shut_out", f"{agent_id}", agent=agent_id, remote_ip=context.remote_ip, request_id=context.request_id
     )
-    return AgentShutOut(agent_id)
+    raise AgentShutOut(agent_id)
 
 
 def _check_short(context: RequestContext, length: int) -> None:
@@ -430,11 +236,11 @@ def _wrong_token(context: RequestContext, length: int, digest: str, state: str) 
     return NotAuthenticated(was_sent=True)
 
 
-def _digest(token: str) -> str:
+def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _header(context: RequestContext, name: bytes) -> str:
+def client_header(context: RequestContext, name: bytes) -> str:
     """Return a header for storage: at most 255 printable characters."""
     text = context.header(name)[:255]
     return text if text.isprintable() else "".join(char for char in text if char.isprintable())
@@ -447,14 +253,14 @@ def _local(context: RequestContext) -> Caller:
         external_id="",
         roles=frozenset({Role.GROUP_ADMIN}),
         provider=context.services.settings.organization.provider,
-        client_app=_header(context, b"client-app"),
-        user_agent=_header(context, b"user-agent"),
+        client_app=client_header(context, b"client-app"),
+        user_agent=client_header(context, b"user-agent"),
         remote_ip="local",
         request_id=context.request_id,
     )
 
 
-def _caller(context: RequestContext, agent: Agent, agent_session: AgentSession | None) -> Caller:
+def caller_of(context: RequestContext, agent: Agent, agent_session: AgentSession | None) -> Caller:
     """Return the caller for an agent. In an agent session, the client data are those of its start."""
     return Caller(
         agent_id=agent.id,
@@ -465,8 +271,8 @@ def _caller(context: RequestContext, agent: Agent, agent_session: AgentSession |
         provider=context.services.settings.organization.provider,
         started_at=agent_session.started_at if agent_session else None,
         expires_at=agent_session.expires_at if agent_session else None,
-        client_app=agent_session.client_app if agent_session else _header(context, b"client-app"),
-        user_agent=agent_session.user_agent if agent_session else _header(context, b"user-agent"),
+        client_app=agent_session.client_app if agent_session else client_header(context, b"client-app"),
+        user_agent=agent_session.user_agent if agent_session else client_header(context, b"user-agent"),
         remote_ip=agent_session.remote_ip if agent_session else context.remote_ip,
         request_id=context.request_id,
     )

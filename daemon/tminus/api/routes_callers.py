@@ -6,7 +6,8 @@ from pydantic import Field
 
 from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller, exchange_code, header_token, sign_in, sign_out
+from tminus.api.agent_sessions import exchange_code, sign_in, sign_out
+from tminus.api.authentication import CurrentCaller, header_token
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.requests import TokenSignIn

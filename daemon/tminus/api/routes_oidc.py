@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 from pydantic import Field
 
 from tminus import clock
-from tminus.api import authentication, browser_session, oidc_agents
+from tminus.api import agent_sessions, authentication, browser_session, oidc_agents
 from tminus.api.receivers import Receiver, find
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
@@ -91,7 +91,7 @@ class _Return:
         receiver = self._receiver
         if receiver is not None:
             token = authentication.page_token(value)
-            added = await authentication.add_code(
+            added = await agent_sessions.add_code(
                 context, signed_in, token, receiver.url, attempt.provider, attempt.instance
             )
             return _see_other(receiver.accepted(added) if added else self._sign_in_page(), cookies)
@@ -119,7 +119,7 @@ class _Return:
         signed_in = await oidc_agents.agent_of(context, claims)
         before = await authentication.caller_of_page(context)
         token = before.token if before else ""
-        return await authentication.start_in_browser(context, signed_in, token, "oidc"), signed_in
+        return await agent_sessions.start_in_browser(context, signed_in, token, "oidc"), signed_in
 
     @property
     def _receiver(self) -> Receiver | None:

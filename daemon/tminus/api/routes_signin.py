@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from pydantic import Field
 
 from tminus import clock
-from tminus.api import authentication, browser_session, oidc_agents
+from tminus.api import agent_sessions, authentication, browser_session, oidc_agents
 from tminus.api.authentication import InBrowser, SignedIn
 from tminus.api.receivers import Receiver, find
 from tminus.api.request_context import RequestContext
@@ -103,10 +103,10 @@ class _Visit:
         if action == "continue" and self._receiver is not None:
             return await self._go_back(self._receiver, found.signed_in, found.token)
         if action == "sign_out":
-            await authentication.end_agent_session(self._context, found.caller, found.token, "page")
+            await agent_sessions.end_agent_session(self._context, found.caller, found.token, "page")
             return self._show_again(browser_session.remove_session(self._settings))
         if action == "sign_out_everywhere":
-            await authentication.sign_out_everywhere(self._context, found.caller)
+            await agent_sessions.sign_out_everywhere(self._context, found.caller)
             return self._show_again(browser_session.remove_session(self._settings))
         return self._form(agent=found.caller.name)
 
@@ -166,7 +166,7 @@ class _Visit:
             headers: Headers = [(b"retry-after", b"%d" % seconds)]
             return self._form(problem="limited", status=429, headers=headers, seconds=seconds)
         try:
-            value = await authentication.start_in_browser(context, signed_in, before.token if before else "")
+            value = await agent_sessions.start_in_browser(context, signed_in, before.token if before else "")
         except AgentShutOut:
             return self._form(problem="shut_out", status=403)
         cookie = browser_session.set_session(self._settings, value)
@@ -193,7 +193,7 @@ class _Visit:
         self, receiver: Receiver, signed_in: SignedIn, token: str, *headers: tuple[bytes, bytes]
     ) -> Response:
         """Redirect to the receiver with a code. `token` is that of the browser's agent session."""
-        code = await authentication.add_code(
+        code = await agent_sessions.add_code(
             self._context, signed_in, token, receiver.url, self._provider, self._instance
         )
         return (

@@ -10,8 +10,9 @@ from tests.support.databases import Database
 from tests.support.trials import _context
 from tests.support.worlds import World
 
-from tminus.api import authentication
-from tminus.api.authentication import CODE_LIFETIME, SignedIn
+from tminus.api import agent_sessions, authentication
+from tminus.api.agent_sessions import CODE_LIFETIME
+from tminus.api.authentication import SignedIn
 from tminus.api.request_context import RequestContext
 from tminus.domain.errors import WrongCode
 from tminus.domain.model import SignInCode
@@ -25,15 +26,15 @@ MS = timedelta(milliseconds=1)
 
 def _issue(context: RequestContext) -> str:
     [(digest, agent)] = context.services.agent_of_token.items()
-    secret = asyncio.run(authentication.start_in_browser(context, SignedIn(agent, digest), ""))
+    secret = asyncio.run(agent_sessions.start_in_browser(context, SignedIn(agent, digest), ""))
     token = authentication.page_token(secret)
-    code = asyncio.run(authentication.add_code(context, SignedIn(agent, digest), token, PAGE, "azure", "*"))
+    code = asyncio.run(agent_sessions.add_code(context, SignedIn(agent, digest), token, PAGE, "azure", "*"))
     assert code is not None
     return code
 
 
 def _exchange(context: RequestContext, code: str) -> int:
-    return asyncio.run(authentication.exchange_code(context, code, "azure", "*"))[0].sid
+    return asyncio.run(agent_sessions.exchange_code(context, code, "azure", "*"))[0].sid
 
 
 def test_a_code_may_be_exchanged_for_a_minute_and_no_longer(database: Database, clock: SettableClock) -> None:
