@@ -124,9 +124,7 @@ FIELDS = {
     "inherited": Field(Kind.KEYWORDS, "the settings (`listen`, `socket`) whose sockets systemd handed over"),
     "job": _k("the periodic job: `clock tick`, `retention`, `heartbeat`, …"),
     "key": _k("the setting"),
-    "last": _at(
-        "when it happened for the last time, of those that a line counts; absent if the line counts one at once"
-    ),
+    "last": _at("time of the last of the occurrences in `count`; absent if the line reports a single occurrence"),
     "last_alive": _at("last sign of life of the previous run, accurate to two seconds"),
     "limit": _i("the limit that was reached"),
     "lines": _i("number of log lines"),

@@ -122,7 +122,7 @@ def test_success_does_not_count_and_attempts_in_progress_do(time: list[float]) -
 
 
 def test_a_success_does_not_forgive_earlier_failures(time: list[float]) -> None:
-    """Otherwise somebody who has one right PIN could guess others without end."""
+    """A caller who knows one right PIN could otherwise guess others without a limit."""
     pause = GrowingPause(Rate(2, 60))
     assert fail(pause) == [None]
     assert pause.begin("192.0.2.1") is None
