@@ -464,20 +464,25 @@ def test_a_retry_after_a_lost_answer_creates_one_session(desk: Daemon, visit: Vi
     assert len(set(keys)) == 1
 
 
-def test_a_form_survives_a_reload_and_still_makes_one_session(desk: Daemon, visit: Visit) -> None:
-    agent = visit(desk)
-    page = agent.page
+def create_without_answer(agent: Visitor, label: str) -> None:
+    """Create a session whose answers are lost, and reload the page."""
 
     def lose_the_answer(route: Route) -> None:
         route.fetch()
         route.abort("connectionreset")
 
-    page.route("**/v3/supportsessions", lose_the_answer)
-    new_session(agent, "Once")
+    agent.page.route("**/v3/supportsessions", lose_the_answer)
+    new_session(agent, label)
     agent.press("Create")
-    expect(page.locator('[data-field="create-progress"]')).to_be_visible()
-    page.reload()
-    page.unroute("**/v3/supportsessions")
+    expect(agent.page.locator('[data-field="create-progress"]')).to_be_visible()
+    agent.page.reload()
+    agent.page.unroute("**/v3/supportsessions")
+
+
+def test_a_form_survives_a_reload_and_still_makes_one_session(desk: Daemon, visit: Visit) -> None:
+    agent = visit(desk)
+    page = agent.page
+    create_without_answer(agent, "Once")
     expect(page.locator('[data-field="create-kept"]')).to_be_visible()
     assert page.get_by_label("Name", exact=True).input_value() == "Once"
     agent.press("Create")
@@ -527,17 +532,7 @@ def test_a_session_that_is_created_while_the_lists_are_read_stays(desk: Daemon, 
 def test_a_changed_form_after_a_lost_answer_names_the_session_that_exists(desk: Daemon, visit: Visit) -> None:
     agent = visit(desk)
     page = agent.page
-
-    def lose_the_answer(route: Route) -> None:
-        route.fetch()
-        route.abort("connectionreset")
-
-    page.route("**/v3/supportsessions", lose_the_answer)
-    new_session(agent, "First")
-    agent.press("Create")
-    expect(page.locator('[data-field="create-progress"]')).to_be_visible()
-    page.reload()
-    page.unroute("**/v3/supportsessions")
+    create_without_answer(agent, "First")
     page.get_by_label("Name", exact=True).fill("Second")
     agent.press("Create")
     [first] = labelled(desk, "First")
