@@ -292,7 +292,8 @@ class Called:
 
     @property
     def places(self) -> set[Place]:
-        return {(code.co_filename, code.co_firstlineno) for code in self.codes}
+        # A copy: threads that were started before the block ended may still add to the set.
+        return {(code.co_filename, code.co_firstlineno) for code in self.codes.copy()}
 
 
 def _prepared(action: Action, tx: Transaction) -> Target:
