@@ -99,4 +99,6 @@ def visiting(browser: Browser, **options: Any) -> Iterator[Visitor]:
         yield visitor
         assert not visitor.problems, visitor.problems
     finally:
+        if not page.is_closed():
+            page.unroute_all(behavior="ignoreErrors")  # a request that is held would fail when the window closes
         context.close()
