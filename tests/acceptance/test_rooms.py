@@ -644,6 +644,15 @@ def test_a_session_that_is_full_says_so(start_daemon: StartDaemon, connected: En
         assert is_refused(daemon, one, name="Third") == (102429, 4429)
 
 
+def test_the_configuration_limits_the_length_of_names(start_daemon: StartDaemon, connected: Enter) -> None:
+    daemon = start_daemon(limits={"participant_name": 3})
+    session = daemon.make()
+    connected(daemon, session).join("Ada")
+    assert is_refused(daemon, session, name="Adam") == (112400, 4400)
+    page = daemon.http.get(f"{daemon.url}/?{session['id']}").text
+    assert '<input id="name" name="name" autocomplete="name" maxlength="3"' in page
+
+
 def test_a_session_has_one_source_of_presence_at_a_time(patient: Daemon, connected: Enter) -> None:
     session = patient.make()
     reported = patient.join(session["id"], "Alan").json()["participantId"]

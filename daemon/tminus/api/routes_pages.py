@@ -104,6 +104,7 @@ def _page(context: RequestContext, start: pages.Start) -> Fixed:
         pages.best_language(context.header(b"accept-language")),
         _shown_name(settings),
         start,
+        settings.limits.participant_name,
         frozenset({_websocket_origin(url) for url in (urls.public, urls.user, urls.host)}),
     )
 
@@ -115,7 +116,9 @@ def _shown_name(settings: Settings) -> str:
 
 
 @lru_cache(maxsize=16)
-def _rendered(language: str, organization: str, start: pages.Start, websockets: frozenset[str]) -> Fixed:
+def _rendered(
+    language: str, organization: str, start: pages.Start, name_length: int, websockets: frozenset[str]
+) -> Fixed:
     """Return the page with its headers. Cached: only a reload can change it."""
     headers: Headers = [
         (b"content-security-policy", _policy(websockets).encode()),
@@ -123,7 +126,7 @@ def _rendered(language: str, organization: str, start: pages.Start, websockets: 
         _REVALIDATED,
         _VARIES,
     ]
-    return Fixed(pages.render(language, organization, start), "text/html; charset=utf-8", headers)
+    return Fixed(pages.render(language, organization, start, name_length), "text/html; charset=utf-8", headers)
 
 
 def _policy(websockets: frozenset[str]) -> str:

@@ -393,6 +393,8 @@ class Limits(Table):
     """Bytes a second that it may send on average."""
     participants_per_session: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1000
     """Maximum participants of a session at a time."""
+    participant_name: Annotated[int, Field(strict=True, ge=1, le=255)] = 80
+    """Maximum characters of the name that somebody enters a room with."""
 
 
 class Settings(Table):

@@ -31,9 +31,13 @@ class Start(StrEnum):
     """The address leads to nothing."""
 
 
-def render(language: str, organization: str, start: Start) -> bytes:
-    """Return the page in a language. `organization` is the name of who runs the daemon, or "" for none."""
-    return _render("room.html", language, organization, "say", start=start.value)
+def render(language: str, organization: str, start: Start, name_length: int) -> bytes:
+    """Return the page in a language.
+
+    `organization` is the name of who runs the daemon, or "" for none; `name_length` is the maximum number of characters
+    of a visitor's name.
+    """
+    return _render("room.html", language, organization, "say", start=start.value, name_length=str(name_length))
 
 
 def render_agent_page(language: str, organization: str, key: str) -> bytes:

@@ -16,8 +16,8 @@ from tminus.domain.types import ParticipantRole
 
 SUBPROTOCOL = "tminus.room.v1"
 
-NAME_LENGTH = 80
-"""Maximum characters of a name."""
+NAME_LENGTH = 255
+"""Maximum characters of a name that a daemon can be configured to accept; `limits.participant_name` is in force."""
 
 KEY_LENGTH = 128
 """Maximum characters of a host key or resume key; the daemon's own have 32."""
@@ -79,7 +79,7 @@ class Join(ClientMessage):
 
     type: Literal["join"]
     role: ParticipantRole = ParticipantRole.GUEST
-    name: Name | None = None
+    name: Name | None = Field(default=None, description="At most `limits.participant_name` characters: 80 by default")
     key: Key | None = Field(default=None, repr=False, description="The host key, from the fragment of the host's link")
     resume: Key | None = Field(
         default=None, repr=False, description="The resume key of an earlier `joined` or `waiting`"

@@ -224,11 +224,17 @@ class Visitor:
             await self._resume_place(first.resume)
         else:
             self._name = first.name or ""
+            self._check_name()
             self._check_key(session, first)
             self._join = first
             await self._enter_if_open()
         while self._stage is not Stage.ENDED:
             await self._execute_next()
+
+    def _check_name(self) -> None:
+        most = self._hub.dependencies.settings.limits.participant_name
+        if len(self._name) > most:
+            raise InvalidMessage(f"name: must have at most {most} characters (limits.participant_name)")
 
     async def _receive(self, seconds: float | None) -> AnyClientMessage | None:
         """Return the next message; None if the connection has ended meanwhile. Raises `TimeoutError`."""

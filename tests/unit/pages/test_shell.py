@@ -25,7 +25,7 @@ class Elements(HTMLParser):
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 @pytest.mark.parametrize("start", pages.Start)
 def test_the_name_of_the_organization_is_only_text(language: str, start: pages.Start) -> None:
-    plain, hostile = (pages.render(language, name, start) for name in ("Acme", HOSTILE))
+    plain, hostile = (pages.render(language, name, start, 80) for name in ("Acme", HOSTILE))
 
     assert Elements(hostile).found == Elements(plain).found
     assert b"{{ 7 * 7 }}" in hostile
@@ -34,7 +34,7 @@ def test_the_name_of_the_organization_is_only_text(language: str, start: pages.S
 def both(language: str, organization: str = "") -> list[bytes]:
     """Return the page for people who were invited, and the one for agents."""
     return [
-        pages.render(language, organization, pages.Start.LINK),
+        pages.render(language, organization, pages.Start.LINK, 80),
         pages.render_agent_page(language, organization, "0" * 64),
     ]
 

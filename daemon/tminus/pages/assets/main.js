@@ -9,7 +9,6 @@ import { countdown, duration, moment, stay, text } from "./words.js";
 const MAX_PAUSE = 60;
 const FREE_GUESSES = 2;
 const LOOK_FOR = 2000;
-const NAME_LENGTH = 80;
 
 const REASONS = {
   cancelled: "over_cancelled",
@@ -244,7 +243,7 @@ function askForName(sentence = "") {
  */
 function nameOf(typed) {
   const visible = typed.replace(/(?![\u200c\u200d])[\p{C}\p{Zl}\p{Zp}]/gu, "").trim();
-  return [...visible].slice(0, NAME_LENGTH).join("").trim();
+  return [...visible].slice(0, nameInput.maxLength).join("").trim();
 }
 
 document.getElementById("name-form").addEventListener("submit", (event) => {
