@@ -61,9 +61,17 @@ class SessionUrls(TypedDict):
     host: NotRequired[str]
 
 
+class Invitee(TypedDict):
+    """Somebody who was invited when the session was created."""
+
+    email: str
+    name: str
+    role: ParticipantRole
+
+
 class Session(TypedDict):
-    """A session. `startTime` is present if it was scheduled, `opensAt` while it is scheduled, and `hostAuthToken` for
-    callers who may host.
+    """A session. `startTime` is present if it was scheduled, `opensAt` while it is scheduled, and `hostAuthToken` and
+    `invitees` for callers who may host.
     """
 
     unattended: bool
@@ -95,6 +103,7 @@ class Session(TypedDict):
     externalMapping: str | None
     parentObject: dict[str, Any] | None
     metaData: dict[str, Any] | None
+    invitees: NotRequired[list[Invitee]]
     participants: int
 
 

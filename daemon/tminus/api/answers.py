@@ -58,6 +58,7 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
     if may_see_secrets(caller, session):
         shown["hostAuthToken"] = session.host_auth_token
         shown["urls"]["host"] = f"{session.host_url}#host={session.host_key}"
+        shown["invitees"] = [] if session.invitees is None else orjson.Fragment(session.invitees)  # type: ignore[typeddict-item]
     elif not owns(caller, session):
         # The PIN admits to the session. A monitor may see sessions, but not join them.
         shown["pin"] = 0

@@ -36,6 +36,7 @@ _AGENT_SESSION = {
     "userAgent": "curl/8.5.0",
     "remoteIp": "192.0.2.17",
 }
+_INVITEE = {"email": "joe@example.com", "name": "Joe Employee", "role": "guest"}
 _SESSION = {
     "unattended": False,
     "scheduled": False,
@@ -67,6 +68,7 @@ _SESSION = {
     "externalMapping": _MAPPING,
     "parentObject": _PARENT,
     "metaData": {"priority": 2},
+    "invitees": [_INVITEE],
     "participants": 0,
 }
 _PARTICIPANT = {"id": "p7RkLs4DmA9G", "role": "guest", "name": "Joe Employee"}
@@ -192,6 +194,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "FieldError": _FAULT,
     "Health": {"status": "ok"},
     "History": {"events": [_EVENT], "next": 1042},
+    "Invitee": _INVITEE,
     "Joined": {"participantId": "p7RkLs4DmA9G"},
     "LiveConnect": {"code": "kX3wQz"},
     "LiveConnection": {
@@ -221,7 +224,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "externalMapping": _MAPPING,
         "parentObject": _PARENT,
         "metaData": {"priority": 2},
+        "invitees": [_INVITEE],
     },
+    "NewInvitee": _INVITEE,
     "NewStart": {"startTime": "2027-03-02T14:30:00Z"},
     "Organization": _ORGANIZATION,
     "OwnAgentSession": _OWN_AGENT_SESSION,

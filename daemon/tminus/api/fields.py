@@ -128,6 +128,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "events": "Events, oldest first",
         "next": "Value of `after` for the next page",
     },
+    "Invitee": {
+        "email": "Mail address, as the caller sent it",
+        "name": "Name for people; empty if the caller sent none",
+        "role": "`host` for somebody who gets the host's link, otherwise `guest`",
+    },
     "Joined": {"participantId": "Id of the participant, for later requests"},
     "LiveConnect": {"code": "Id of the session"},
     "LiveConnection": {
@@ -147,6 +152,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "role": "Host or guest",
         "name": "Name of the participant, which other participants see",
     },
+    "NewInvitee": {
+        "email": "Mail address; no other invitee has the same",
+        "name": "Name for people",
+        "role": "`host` for somebody who gets the host's link, otherwise `guest`",
+    },
     "NewSession": {
         "type": "Type of the session",
         "label": "Name of the session for people, up to 255 characters",
@@ -159,6 +169,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "parentObject": "The object of another system to which the session belongs, at most 4 KiB of JSON; "
         "requires `externalMapping`",
         "startTime": "Start of the session: RFC 3339 with `Z` or an offset. Without it the session opens at once",
+        "invitees": "People who are invited, at most 100. If mail is configured, they get an invitation, an update for "
+        "each new start, and a cancellation",
     },
     "NewStart": {"startTime": "The new start, as RFC 3339 with `Z` or an offset"},
     "Organization": {
@@ -241,6 +253,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "externalMapping": "As the caller sent it; null if it did not",
         "parentObject": "As the caller sent it, with unknown members; null if it did not",
         "metaData": "As the caller sent it; null if it did not",
+        "invitees": "People who are invited; only for callers who may host",
         "participants": "Number of participants in the session now",
     },
     "SessionList": {

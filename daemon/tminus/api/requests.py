@@ -22,6 +22,7 @@ from pydantic_core import InitErrorDetails
 
 from tminus.api.parameters import Header
 from tminus.domain import timestamps
+from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
 from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
@@ -143,6 +144,30 @@ def _check_parent(parent: ParentObject) -> ParentObject:
     return parent
 
 
+Address = Annotated[
+    str, Field(min_length=3, max_length=254, json_schema_extra={"format": "email"}), AfterValidator(check_address)
+]
+
+
+class NewInvitee(Request):
+    """Somebody to invite."""
+
+    email: Address
+    name: Short = ""
+    role: ParticipantRole = ParticipantRole.GUEST
+
+
+def _check_distinct(invitees: list[NewInvitee]) -> list[NewInvitee]:
+    positions: dict[str, int] = {}
+    for position, invitee in enumerate(invitees):
+        if (first := positions.setdefault(same_mailbox(invitee.email), position)) != position:
+            raise ValueError(f"must not have one address twice: {first} and {position}, counted from 0, are the same")
+    return invitees
+
+
+Invitees = Annotated[Annotated[list[NewInvitee], Field(max_length=MAX_INVITEES)], AfterValidator(_check_distinct)]
+
+
 class NewSession(Request):
     """A new session, which opens at once, or at `startTime`."""
 
@@ -154,6 +179,7 @@ class NewSession(Request):
     parentObject: Annotated[ParentObject, AfterValidator(_check_parent)] | None = None
     metaData: MetaData | None = None
     startTime: Instant | None = None
+    invitees: Invitees | None = None
 
     @model_validator(mode="wrap")
     @classmethod
@@ -182,6 +208,7 @@ class NewSession(Request):
             parent_object=_json(self.parentObject.model_dump(exclude_unset=True)) if self.parentObject else None,
             meta_data=None if self.metaData is None else _json(self.metaData),
             start_time=self.startTime,
+            invitees=as_json(Invitee(one.email, one.name, one.role) for one in self.invitees or ()),
         )
 
 

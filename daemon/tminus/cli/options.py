@@ -80,8 +80,26 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # likewise
         return -span if sign == "-" else span
 
 
+class Person(click.ParamType):  # type: ignore[type-arg]  # likewise
+    """A mail address, or a name and an address: `joe@example.com`, `Joe Guest <joe@example.com>`."""
+
+    name = "person"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return name and address. The daemon checks the address."""
+        if isinstance(value, tuple):
+            return value
+        name, bracket, email = value.strip().rpartition("<")
+        if not bracket:
+            return "", email
+        if not email.endswith(">"):
+            self.fail(f"{value!r} has no > at its end", param, ctx)
+        return name.strip(), email[:-1]
+
+
 FILE = File(path_type=Path, readable=False)  # not checked here; reading it reports errors
 NAME = Name()
+PERSON = Person()
 ID = Id()
 TIME = Time()
 DURATION = Duration()

@@ -1,6 +1,6 @@
 """The commands that create, schedule, reschedule, close and show sessions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,18 @@ import click
 from tminus import clock
 from tminus.cli import output, views
 from tminus.cli.connection import CONFLICT, Connection, fail, reporting_errors
-from tminus.cli.options import DURATION, NAME, NUMBER, SIGNED_DURATION, TIME, TYPES, Command, as_json, session_id
+from tminus.cli.options import (
+    DURATION,
+    NAME,
+    NUMBER,
+    PERSON,
+    SIGNED_DURATION,
+    TIME,
+    TYPES,
+    Command,
+    as_json,
+    session_id,
+)
 from tminus.domain import timestamps
 from tminus.domain.policy import PREFERENCE_OF
 
@@ -43,6 +54,20 @@ def session_options(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--parent-table", type=NAME, help="Table of the record that the session belongs to."),
             click.option("--parent-id", type=NAME, help="Id of that record."),
             click.option("--parent-name", help="Name of that record, as people see it."),
+            click.option(
+                "--invite",
+                type=PERSON,
+                multiple=True,
+                metavar="PERSON",
+                help="Invite a guest: joe@example.com, or 'Joe <joe@example.com>'; may be repeated.",
+            ),
+            click.option(
+                "--invite-host",
+                type=PERSON,
+                multiple=True,
+                metavar="PERSON",
+                help="Invite a host, who gets the host's link; may be repeated.",
+            ),
             click.option("--key", help="Idempotency key: repeated calls with one key create one session."),
         ]
     ):
@@ -85,6 +110,13 @@ def _parent(table: str | None, record_id: str | None, name: str | None) -> tuple
     return table, record_id, name
 
 
+def _invitees(guests: Iterable[tuple[str, str]], hosts: Iterable[tuple[str, str]]) -> "list[schemas.Invitee]":
+    """Return the people to invite, each given as name and address."""
+    invited: list[schemas.Invitee] = [{"email": email, "name": name, "role": "guest"} for name, email in guests]
+    invited += [{"email": email, "name": name, "role": "host"} for name, email in hosts]
+    return invited
+
+
 def _create(
     connection: Connection,
     start: str | None,
@@ -92,6 +124,7 @@ def _create(
     label: str,
     preferred: tuple[str, ...],
     parent: tuple[str | None, str | None, str | None],
+    invitees: "list[schemas.Invitee]",
     key: str | None,
     as_json: bool,
 ) -> None:
@@ -100,9 +133,9 @@ def _create(
         preferences = dict.fromkeys(preferred, True)
         arguments: tuple[Any, ...] = (session_type, *parent, label, preferences)
         if start is None:
-            session = daemon.createSession(*arguments, idempotency_key=key)
+            session = daemon.createSession(*arguments, invitees=invitees, idempotency_key=key)
         else:
-            session = daemon.scheduleSession(start, *arguments, idempotency_key=key)
+            session = daemon.scheduleSession(start, *arguments, invitees=invitees, idempotency_key=key)
     _show(session, as_json)
 
 
@@ -118,11 +151,14 @@ def create(
     parent_table: str | None,
     parent_id: str | None,
     parent_name: str | None,
+    invite: tuple[tuple[str, str], ...],
+    invite_host: tuple[tuple[str, str], ...],
     key: str | None,
     as_json: bool,
 ) -> None:
     """Create a session that is open at once."""
-    _create(connection, None, type, label, prefer, _parent(parent_table, parent_id, parent_name), key, as_json)
+    parent, invitees = _parent(parent_table, parent_id, parent_name), _invitees(invite, invite_host)
+    _create(connection, None, type, label, prefer, parent, invitees, key, as_json)
 
 
 @click.command(cls=Command)
@@ -141,12 +177,15 @@ def schedule(
     parent_table: str | None,
     parent_id: str | None,
     parent_name: str | None,
+    invite: tuple[tuple[str, str], ...],
+    invite_host: tuple[tuple[str, str], ...],
     key: str | None,
     as_json: bool,
 ) -> None:
     """Schedule a session. It opens before its start, by the lead time (10 minutes)."""
     start = _start(at, in_)
-    _create(connection, start, type, label, prefer, _parent(parent_table, parent_id, parent_name), key, as_json)
+    parent, invitees = _parent(parent_table, parent_id, parent_name), _invitees(invite, invite_host)
+    _create(connection, start, type, label, prefer, parent, invitees, key, as_json)
 
 
 @click.command(cls=Command)

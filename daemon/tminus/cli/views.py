@@ -125,6 +125,7 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
     known.append(("users", row["urls"]["user"]))
     if "host" in row["urls"]:
         known.append(("host", row["urls"]["host"]))
+    known += [("invited", _invitee(one)) for one in row.get("invitees", ())]
     if record(row):
         mapping = f" ({row['externalMapping']})" if row["externalMapping"] not in (None, record(row)) else ""
         known.append(("record", record(row) + mapping))
@@ -135,6 +136,11 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
         known.append(("participants", str(row["participants"])))
     known.append(("version", str(row["version"])))
     tables.fields(known)
+
+
+def _invitee(invitee: "schemas.Invitee") -> str:
+    name = f"{invitee['name']} <{invitee['email']}>" if invitee["name"] else invitee["email"]
+    return f"{name} (host)" if invitee["role"] == "host" else name
 
 
 def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:

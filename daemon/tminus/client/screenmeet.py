@@ -124,11 +124,12 @@ class ScreenMeet:
         screenmeet_session_name: str = "",
         agent_prefs: Mapping[str, bool] | None = None,
         *,
+        invitees: Sequence["schemas.Invitee"] = (),
         idempotency_key: str | None = None,
     ) -> "schemas.Session":
         """Create a session that is open at once."""
         parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
-        return self._create(None, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
+        return self._create(None, type, parent, screenmeet_session_name, agent_prefs, invitees, idempotency_key)
 
     def scheduleSession(  # noqa: N802 - likewise
         self,
@@ -140,11 +141,12 @@ class ScreenMeet:
         screenmeet_session_name: str = "",
         agent_prefs: Mapping[str, bool] | None = None,
         *,
+        invitees: Sequence["schemas.Invitee"] = (),
         idempotency_key: str | None = None,
     ) -> "schemas.Session":
         """Schedule a session. `startTime` is RFC 3339, with `Z` or an offset."""
         parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
-        return self._create(startTime, type, parent, screenmeet_session_name, agent_prefs, idempotency_key)
+        return self._create(startTime, type, parent, screenmeet_session_name, agent_prefs, invitees, idempotency_key)
 
     def rescheduleSession(  # noqa: N802
         self,
@@ -271,6 +273,7 @@ class ScreenMeet:
         parent: tuple[str | None, str | None, str | None],
         label: str,
         preferences: Mapping[str, bool] | None,
+        invitees: Sequence["schemas.Invitee"],
         key: str | None,
     ) -> "schemas.Session":
         body: dict[str, Any] = {"type": session_type, "label": label, "agentPrefs": dict(preferences or {})}
@@ -278,6 +281,8 @@ class ScreenMeet:
             body["startTime"] = start
         if self._user_description is not None:
             body["userDescription"] = self._user_description
+        if invitees:
+            body["invitees"] = [dict(one) for one in invitees]
         table, sys_id, name = parent
         if table is not None and sys_id is not None:
             body["externalMapping"] = f"{table}.{sys_id}"

@@ -82,6 +82,8 @@ def shape(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = No
     return checked
 
 
+_INVITEE = shape({"email": text, "name": text, "role": text})
+
 SESSION_FIELDS: Mapping[str, Check] = {
     "id": text,
     "type": text,
@@ -137,7 +139,7 @@ DELIVERY_FIELDS: Mapping[str, Check] = {
     "answer": or_null(text),
 }
 
-SESSION = shape(SESSION_FIELDS, {"startTime": instant, "opensAt": instant})
+SESSION = shape(SESSION_FIELDS, {"startTime": instant, "opensAt": instant, "invitees": list_of(_INVITEE)})
 EVENT = shape(EVENT_FIELDS, {"lagMs": number, "actorName": text, "participant": shape({"name": text})})
 WEBHOOK = shape(WEBHOOK_FIELDS)
 DELIVERY = shape(DELIVERY_FIELDS)

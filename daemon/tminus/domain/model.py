@@ -139,6 +139,9 @@ class Session(Record):
     meta_data: str | None = Field(default=None, sa_type=JsonText)
     """JSON that the caller has sent."""
 
+    invitees: str | None = Field(default=None, sa_type=JsonText)
+    """The people who are invited, as `domain.invitees` writes them; None: nobody."""
+
     participants: int = 0
     version: int = 1
 

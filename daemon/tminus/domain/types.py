@@ -234,3 +234,5 @@ class CreateSession:
     meta_data: str | None = None
     """A JSON object, as text."""
     start_time: datetime | None = None
+    invitees: str | None = field(default=None, kw_only=True)
+    """The people who are invited, as `domain.invitees` writes them: a JSON list, as text; None: nobody."""

@@ -87,6 +87,7 @@ def create(
         external_mapping=request.external_mapping,
         parent_object=request.parent_object,
         meta_data=request.meta_data,
+        invitees=request.invitees,
     )
     tx.add(session, transition, timeouts)
     record_creation(tx, session, transition, caller)

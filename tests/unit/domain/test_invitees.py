@@ -1,0 +1,71 @@
+"""Addresses are checked once, and invitees are stored and read as they came."""
+
+import pytest
+
+from tminus.domain.invitees import Invitee, as_json, check_address, from_json, same_mailbox
+from tminus.domain.types import ParticipantRole
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "joe@example.com",
+        "o'brien+tag=x@example.co.uk",
+        "müller@example.com",
+        "joe@straße.test",
+        "用户@例え.テスト",
+        "x@localhost",
+        f"{'a' * 64}@example.com",
+    ],
+)
+def test_these_are_addresses(address: str) -> None:
+    assert check_address(address) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("joe", "mail address such as"),
+        ("@example.com", "mail address such as"),
+        ("joe@", "mail address such as"),
+        ("joe@example.com\r\nBcc: all", "name of a mail domain"),
+        ("joe@example.com\r\nBcc: all@example.com", "no blanks"),
+        ("joe smith@example.com", "no blanks"),
+        ('"joe"@example.com', "no blanks, quotes"),
+        ("a@b@example.com", "no blanks"),
+        ("<joe@example.com", "no blanks"),
+        ("joe\u202e@example.com", "invisible"),
+        ("joe\0@example.com", "invisible"),
+        ("\ud800@example.com", "invisible"),
+        (".joe@example.com", "dot"),
+        ("joe.@example.com", "dot"),
+        ("joe..x@example.com", "dot"),
+        ("joe@[192.0.2.1]", "must have a host"),
+        ("joe@192.0.2.1", "name of a mail domain"),
+        ("joe@example.com.", "name of a mail domain"),
+        ("joe@a..com", "must have a host"),
+        ("joe@2001:db8::1", "name of a mail domain"),
+        ("joe@example.com,bob@example.com", "no blanks"),
+        ("joe@exa mple.com", "must have a host"),
+        (f"{'a' * 65}@example.com", "at most 254 bytes"),
+        (f"joe@{'a' * 60}.{'b' * 60}.{'c' * 60}.{'d' * 60}.example.com", "at most 254 bytes"),
+    ],
+)
+def test_these_are_refused_with_the_reason(address: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        check_address(address)
+
+
+def test_spellings_of_one_address_are_the_same() -> None:
+    assert same_mailbox("Joe@Example.COM") == same_mailbox("joe@example.com")
+    assert same_mailbox("joe@straße.test") == same_mailbox("joe@xn--strae-oqa.test")
+    assert same_mailbox("mu\u0308ller@example.com") == same_mailbox("müller@example.com")
+    assert same_mailbox("joe@example.com") != same_mailbox("joe@example.org")
+
+
+def test_invitees_are_read_as_they_were_stored() -> None:
+    invited = (Invitee("joe@example.com", "“Joe” <x>"), Invitee("anna@example.com", "", ParticipantRole.HOST))
+
+    assert from_json(as_json(invited)) == invited
+    assert as_json(()) is None
+    assert from_json(None) == ()
