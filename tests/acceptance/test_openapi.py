@@ -33,6 +33,7 @@ CALLS = (
     "PUT /v3/supportsession/{session_id}",
     "DELETE /v3/supportsession/{session_id}",
     "GET /v3/supportsession/{session_id}/events",
+    "GET /v3/supportsession/{session_id}/invite.ics",
     "POST /v3/supportsession/{session_id}/participants",
     "PUT /v3/supportsession/{session_id}/participants/{participant_id}",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}",

@@ -26,6 +26,7 @@ RIGHTS = {
     "PUT /v3/supportsession/{session_id}": "- - - own - - all",
     "DELETE /v3/supportsession/{session_id}": "- - - own - all all",
     "GET /v3/supportsession/{session_id}/events": "- - - own all all all",
+    "GET /v3/supportsession/{session_id}/invite.ics": "- - - own masked all all",
     "POST /v3/supportsession/{session_id}/participants": "- - all - - - all",
     "PUT /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",

@@ -39,7 +39,7 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         "expiresAt": text(session.expires_at),
         "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # likewise
         "externalSessionObjectId": session.external_session_object_id,
-        "urls": {"user": session.user_url},
+        "urls": {"user": user_link(session, caller)},
         "version": session.version,
         "openedAt": _text(session.opened_at),
         "activatedAt": _text(session.activated_at),
@@ -57,13 +57,23 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         shown["opensAt"] = text(session.due_at)
     if may_see_secrets(caller, session):
         shown["hostAuthToken"] = session.host_auth_token
-        shown["urls"]["host"] = f"{session.host_url}#host={session.host_key}"
+        shown["urls"]["host"] = host_link(session)
         shown["invitees"] = [] if session.invitees is None else orjson.Fragment(session.invitees)  # type: ignore[typeddict-item]
     elif not owns(caller, session):
-        # The PIN admits to the session. A monitor may see sessions, but not join them.
-        shown["pin"] = 0
-        shown["urls"]["user"] = f"{_users_page(session)}?{session.id}"
+        shown["pin"] = 0  # the PIN admits to the session
     return shown
+
+
+def host_link(session: Session) -> str:
+    """Return the link with which a host joins. Only callers who `may_see_secrets` may get it."""
+    return f"{session.host_url}#host={session.host_key}"
+
+
+def user_link(session: Session, caller: Caller) -> str:
+    """Return the link with which users join, without a PIN for callers who may see the session but not join it."""
+    if may_see_secrets(caller, session) or owns(caller, session):
+        return session.user_url
+    return f"{_users_page(session)}?{session.id}"
 
 
 def _users_page(session: Session) -> str:

@@ -1,4 +1,4 @@
-"""Responses that never change. Their entity tags let browsers use cached copies."""
+"""Responses with an entity tag made from their content, so that clients can use the copies that they have."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from tminus.api.response import Headers, Response
 
 
 class Fixed:
-    """A response that never changes."""
+    """A response with an entity tag. One that never changes is made once."""
 
     def __init__(self, content: bytes, media_type: str, headers: Headers | None = None) -> None:
         self.content = content

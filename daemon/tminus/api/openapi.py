@@ -66,7 +66,7 @@ def _operation(route: Route, schemas_by_key: Mapping[str, Any]) -> dict[str, Any
         }
     success: dict[str, Any] = {"description": "Successful Response"}
     if route.answers is None:
-        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        success["content"] = {route.media_type: {"schema": {"type": "string"}}}
     else:
         success["content"] = {
             "application/json": {"schema": _titled(schemas_by_key[f"{name} 200"], f"Response_{name}")}

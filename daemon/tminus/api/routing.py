@@ -45,6 +45,8 @@ class Route:
     tag: str
     answers: Any
     """The type of the body of a successful response; None for text."""
+    media_type: str
+    """The media type of a text."""
     refusals: Mapping[int, Mapping[str, Any]]
     described: bool
 
@@ -109,6 +111,7 @@ class Router:
         *,
         summary: str = "",
         answers: Any = None,
+        media_type: str = "text/plain",
         refusals: Mapping[int, Mapping[str, Any]] | None = None,
         described: bool = True,
     ) -> Callable[[Endpoint], Endpoint]:
@@ -118,9 +121,8 @@ class Router:
             whole = self._prefix + path
             takes = signature(endpoint, [name for name, _ in _PARAMETER.findall(whole)])
             template = _PARAMETER.sub(r"{\1}", whole)
-            self.routes.append(
-                Route(method, whole, template, endpoint, takes, summary, self._tag, answers, refusals or {}, described)
-            )
+            about = (summary, self._tag, answers, media_type, refusals or {}, described)
+            self.routes.append(Route(method, whole, template, endpoint, takes, *about))
             return endpoint
 
         return declare

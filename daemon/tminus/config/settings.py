@@ -210,6 +210,8 @@ class Lifecycle(Table):
     empty_timeout: Annotated[Span, PlainValidator(values.duration())] = timedelta(minutes=15)
     max_active: NeverEmpty = None
     horizon: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=730)
+    duration: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="24h"))] = timedelta(hours=1)
+    """How long a session is planned to last. It closes nothing."""
 
     @cached_property
     def timeouts(self) -> Timeouts:

@@ -1,0 +1,158 @@
+"""Make the calendar entry (VEVENT) of a session, and calendars of such entries.
+
+An entry is the same one in every calendar, because its UID never changes: a program that reads it again moves or
+cancels the entry that it has. Times are in UTC, so no program needs the rules of a time zone to read them.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from urllib.parse import quote
+
+from icalendar import Alarm, Calendar, Event, vCalAddress, vDuration, vText
+
+from tminus.domain.model import Session
+from tminus.domain.types import CloseReason
+
+MEDIA_TYPE = "text/calendar; charset=utf-8"
+PRODUCT = "-//tminus//tminus//EN"
+
+_DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that change the direction of the text after them, also that of a program around an entry's title."""
+
+_IN_ADDRESS = "@!$'*+-._~"
+"""The characters of mail addresses, besides letters and digits, that a `mailto:` has unencoded (RFC 6068)."""
+
+
+class Method(StrEnum):
+    """What the recipient of a calendar in a mail does with it (RFC 5546)."""
+
+    REQUEST = "REQUEST"
+    CANCEL = "CANCEL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """The organizer of a session, or somebody who is invited."""
+
+    email: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What an entry needs and a session does not have."""
+
+    duration: timedelta
+    """The length of the entry (`lifecycle.duration`)."""
+    lead: timedelta
+    """How long before its start the session opens (`lifecycle.lead`)."""
+
+
+def uid(session: Session) -> str:
+    """Return the UID of the session's entry. It is the same for ever, also after a restore and at another host."""
+    return f"{session.external_session_object_id}@tminus"
+
+
+def entry(
+    session: Session,
+    plan: Plan,
+    link: str,
+    *,
+    method: Method | None = None,
+    organizer: Person | None = None,
+    attendees: Sequence[Person] = (),
+) -> Event:
+    """Return the entry of a session: from its start, or its creation if it was created to open at once.
+
+    It is cancelled if the session was cancelled before it opened, or if `method` is CANCEL. An entry without attendees
+    has no organizer: programs would take it for an invitation, which a person has to answer. `link`: the URL with which
+    the readers of this entry join.
+    """
+    starts = session.start_time or session.created_at
+    cancelled = method is Method.CANCEL or session.close_reason is CloseReason.CANCELLED
+    title = plain(session.label)
+    made = Event()
+    made.add("UID", uid(session))
+    # It must not be the present time: the entry would be different with each request, and never be unchanged.
+    made.add("DTSTAMP", session.updated_at)
+    made.add("LAST-MODIFIED", session.updated_at)
+    made.add("CREATED", session.created_at)
+    made.add("SEQUENCE", session.version - 1)
+    made.add("DTSTART", starts)
+    made.add("DTEND", starts + plan.duration)
+    made.add("SUMMARY", title)
+    made.add("DESCRIPTION", f"{plain(session.user_description)}\n{link}")
+    # Google Calendar shows a link only in the description or the place, Outlook in the place.
+    made.add("LOCATION", link)
+    made.add("URL", link)
+    made.add("STATUS", "CANCELLED" if cancelled else "CONFIRMED")
+    made.add("TRANSP", "TRANSPARENT" if cancelled else "OPAQUE")
+    if organizer is not None and attendees:
+        made.add("ORGANIZER", _address(organizer), encode=False)
+        for attendee in attendees:
+            address = _address(attendee)
+            address.params["CUTYPE"] = vText("INDIVIDUAL")
+            address.params["ROLE"] = vText("REQ-PARTICIPANT")
+            address.params["PARTSTAT"] = vText("NEEDS-ACTION")
+            address.params["RSVP"] = vText("TRUE")
+            made.add("ATTENDEE", address, encode=False)
+    if session.start_time is not None and session.closed_at is None and not cancelled:
+        alarm = Alarm()
+        alarm.add("ACTION", "DISPLAY")
+        alarm.add("DESCRIPTION", title)
+        alarm.add("TRIGGER", vDuration(-plan.lead))
+        made.add_component(alarm)
+    return made
+
+
+def calendar(
+    entries: Iterable[Event], *, method: Method | None = None, name: str = "", refresh: timedelta | None = None
+) -> bytes:
+    """Return a calendar of entries as it is sent: in UTF-8, with CRLF, and with lines of at most 75 bytes.
+
+    For a calendar to which somebody subscribes, `name` is the name that programs show, and `refresh` is how long they
+    are asked to wait before they read it again.
+    """
+    made = Calendar()
+    made.add("PRODID", PRODUCT)
+    made.add("VERSION", "2.0")
+    made.add("CALSCALE", "GREGORIAN")
+    if method is not None:
+        made.add("METHOD", method.value)
+    if name:
+        made.add("NAME", plain(name))
+        made.add("X-WR-CALNAME", plain(name))
+    if refresh is not None:
+        made.add("REFRESH-INTERVAL", vDuration(refresh), parameters={"VALUE": "DURATION"})
+        made.add("X-PUBLISHED-TTL", vDuration(refresh))
+    for one in entries:
+        made.add_component(one)
+    content: bytes = made.to_ical()
+    return content
+
+
+def plain(text: str) -> str:
+    """Return text on one line, without control characters and without marks that change the direction of text.
+
+    Some programs that read calendars end a line at any of Unicode's line ends.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_plain(char) for char in text)
+
+
+def _plain(char: str) -> str:
+    if unicodedata.category(char) in ("Cc", "Zl", "Zp"):
+        return " "
+    return "" if char in _DIRECTION else char
+
+
+def _address(person: Person) -> vCalAddress:
+    address = vCalAddress(f"mailto:{quote(person.email, safe=_IN_ADDRESS)}")
+    if person.name:
+        # A quoted parameter cannot contain a double quote.
+        address.params["CN"] = vText(plain(person.name).replace('"', "'"))
+    return address
