@@ -34,6 +34,8 @@ from tminus.config import Agent, Webhook
 from tminus.config.settings import Oidc, OidcRoles, SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
+from tminus.delivery.webhook_sender import WebhookSender, subscription
+from tminus.delivery.webhooks import configured
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, WrongCode
 from tminus.domain.model import (
@@ -590,7 +592,7 @@ def _expire(tx: Transaction, label: str, session_id: str, people: dict[str, str]
 def _operate(store: Store, label: str, *, ask: Callable[[Webhooks, str], Awaitable[Any]]) -> Any:
     """Run an operator's command on a configured endpoint."""
     webhooks = _webhooks(store)
-    webhooks._settings[label] = _webhook(label)
+    webhooks._endpoints[label] = configured(_webhook(label))
     webhooks._notifiers[label] = Notifier()
 
     async def asked() -> None:
@@ -622,7 +624,10 @@ def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitab
         with ThreadPoolExecutor(1) as threads:
             webhook = _webhook(label, **more)
             client = Client(webhook.url, None)
-            worker = DeliveryWorker(store, webhook, (SECRET,), client, threads, Notifier(), lambda *_: None, 10 * HOUR)
+            sender = WebhookSender(webhook, (SECRET,), client, store.database_id)
+            worker = DeliveryWorker(
+                store, subscription(webhook), sender, threads, Notifier(), lambda *_: None, 10 * HOUR
+            )
             async with aclosing(client):
                 await act(worker)
 

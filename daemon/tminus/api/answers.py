@@ -9,7 +9,6 @@ import orjson
 
 from tminus import schemas
 from tminus.config import Settings
-from tminus.config.addresses import endpoint_text
 from tminus.delivery import EndpointStatus
 from tminus.domain import policy, timestamps
 from tminus.domain.model import Delivery, Session
@@ -249,7 +248,7 @@ def cobrowse_deployments(settings: Settings, created: datetime, updated: datetim
 
 def webhook(status: EndpointStatus) -> schemas.Webhook:
     """Return an endpoint for operators, without the query of its URL, which often holds a key."""
-    configured, state, backlog = status.webhook, status.state, status.backlog
+    configured, state, backlog = status.endpoint, status.state, status.backlog
     if state.paused_at is not None:
         condition: schemas.EndpointState = "paused"
     elif state.failures:
@@ -258,7 +257,7 @@ def webhook(status: EndpointStatus) -> schemas.Webhook:
         condition = "behind" if backlog.events else "idle"
     return {
         "name": configured.name,
-        "url": endpoint_text(configured.url),
+        "url": configured.url,
         "state": condition,
         "events": list(configured.events),
         "sessionTypes": [session_type.value for session_type in configured.session_types],

@@ -10,6 +10,8 @@
 `credentials`     the secrets of endpoints, and the authorities that they trust
 `connection`      one request and its response on a connection
 `client`          requests to one receiver, limited in time and size, and their outcomes
+`sender`          the seam: what the delivery worker needs of something that sends events
+`webhook_sender`  sends events to a webhook, as signed JSON
 `due`             what is due to an endpoint
 `worker`          the delivery worker of one endpoint
 `webhooks`        all delivery workers, on a thread of their own, and the operators' commands

@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
 import h11
@@ -18,6 +17,7 @@ from tminus.delivery.backoff import retry_after
 from tminus.delivery.connection import ByteStream, Connection, ConnectionClosed, Response
 from tminus.delivery.happy_eyeballs import connect, in_order
 from tminus.delivery.resolver import Resolver, Target, allowed
+from tminus.delivery.sender import Outcome
 from tminus.delivery.tls import Trust
 
 USER_AGENT = f"tminus/{__version__}"
@@ -36,30 +36,6 @@ _CODES = re.compile(r"^\[SSL[^\]]*\] | \(_ssl\.c:\d+\)$")
 
 _PATH = "/%:@!$&'()*+,;=~"
 _QUERY = f"{_PATH}?"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of a request. If there was no response, `status` is None and `error` says why."""
-
-    status: int | None
-    error: str | None
-    answer: str | None
-    """The beginning of the response's body."""
-    ms: int
-    retry_after: timedelta | None = None
-    """The pause that the receiver's `Retry-After` requests."""
-    cancelled: bool = False
-    """Whether tminus cancelled the request before a response arrived. That is not a failure of the receiver."""
-
-    @property
-    def ok(self) -> bool:
-        return self.status is not None and 200 <= self.status <= 299
-
-    @property
-    def gone(self) -> bool:
-        """Whether the receiver answered 410 Gone, so that it must get no more events."""
-        return self.status == HTTPStatus.GONE
 
 
 class Client:

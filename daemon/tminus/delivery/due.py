@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tminus import clock
-from tminus.config import Webhook
+from tminus.delivery.sender import Subscription
 from tminus.domain.model import Endpoint, Replay
-from tminus.domain.types import SessionType
-from tminus.storage import EventFilter, Page, View, outbox
+from tminus.storage import Page, View, outbox
 
 POLL_INTERVAL = 5.0
 """Maximum seconds between two reads of the database. An operator may have resumed the endpoint or queued a replay on
@@ -30,59 +29,53 @@ class Due:
     """The number of an event up to which no new event matches."""
 
 
-def subscription(webhook: Webhook) -> EventFilter:
-    """Return the filter of the events that an endpoint receives."""
-    types = None if "*" in webhook.events else webhook.subscribed_types
-    return EventFilter(types=types, session_types=frozenset[SessionType](webhook.session_types) or None)
-
-
-def find_due(view: View, webhook: Webhook, *, skipped_through: int, was_replay: bool) -> Due | None:
+def find_due(view: View, subscription: Subscription, *, skipped_through: int, was_replay: bool) -> Due | None:
     """Return what is due now; None if the endpoint is not registered.
 
     If there are new events and a replay, they alternate, since a replay may be as long as the whole history:
     `was_replay` says that the previous step sent a page of a replay. `skipped_through` is the number of an event up to
     which no new event matches, so that these are not read again.
     """
-    state = outbox.endpoint(view, webhook.name)
+    state = outbox.endpoint(view, subscription.name)
     if state is None:
         return None
     now = clock.now()
-    replay = outbox.next_replay(view, webhook.name)
+    replay = outbox.next_replay(view, subscription.name)
     waits = [POLL_INTERVAL]
     replay_is_due = False
     if replay is not None:
         delay = _seconds_until(replay.retry_at, now)
         replay_is_due = delay == 0
         if replay_is_due and not was_replay:
-            return _due_replay(view, webhook, state, replay)
+            return _due_replay(view, subscription, state, replay)
         if not replay_is_due:
             waits.append(delay)
-    new = _due_events(view, webhook, state, now, waits, skipped_through)
+    new = _due_events(view, subscription, state, now, waits, skipped_through)
     if replay is None or not replay_is_due or new.page.events:
         return new
-    return _due_replay(view, webhook, state, replay, new.page.through)
+    return _due_replay(view, subscription, state, replay, new.page.through)
 
 
-def _due_replay(view: View, webhook: Webhook, state: Endpoint, replay: Replay, skipped_through: int = 0) -> Due:
-    subscribed = subscription(webhook)
-    matching = replace(subscribed, session_id=replay.session_id, until=replay.until)
-    page = view.page(replay.cursor, webhook.batch, matching)
+def _due_replay(
+    view: View, subscription: Subscription, state: Endpoint, replay: Replay, skipped_through: int = 0
+) -> Due:
+    matching = replace(subscription.events, session_id=replay.session_id, until=replay.until)
+    page = view.page(replay.cursor, subscription.batch, matching)
     return Due(state, replay, page, 0, skipped_through=skipped_through)
 
 
 def _due_events(
-    view: View, webhook: Webhook, state: Endpoint, now: datetime, waits: list[float], skipped_through: int
+    view: View, subscription: Subscription, state: Endpoint, now: datetime, waits: list[float], skipped_through: int
 ) -> Due:
-    subscribed = subscription(webhook)
     if state.paused_at is None:
         delay = _seconds_until(state.retry_at, now)
         if delay == 0:
             after = max(state.cursor, skipped_through)
-            matching = replace(subscribed, until=state.batch_until)
-            page = view.page(after, webhook.batch, matching)
+            matching = replace(subscription.events, until=state.batch_until)
+            page = view.page(after, subscription.batch, matching)
             if state.batch_until is not None and not (page.events or page.more):
                 # The batch that failed is gone: retention has removed it, or the filter has changed.
-                page = view.page(after, webhook.batch, subscribed)
+                page = view.page(after, subscription.batch, subscription.events)
             return Due(state, None, page, min(waits))
         waits.append(delay)
     return Due(state, None, Page([], state.cursor), min(waits), blocked=True)

@@ -4,25 +4,27 @@ A slow endpoint delays no other endpoint, no request and not the scheduler.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tminus.config import Settings, Webhook
+from tminus.config.addresses import endpoint_text
 from tminus.delivery import backoff
 from tminus.delivery.client import Client
 from tminus.delivery.credentials import Secrets, trust_of
-from tminus.delivery.due import subscription
+from tminus.delivery.sender import Sender, Subscription
 from tminus.delivery.tls import Trust
+from tminus.delivery.webhook_sender import WebhookSender, subscription
 from tminus.delivery.worker import AttemptObserver, DeliveryWorker
 from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
 from tminus.domain.events import NO_NAMES, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
-from tminus.domain.types import PauseReason
+from tminus.domain.types import PauseReason, SessionType
 from tminus.logs.output import error_fields, log
 from tminus.storage import READERS, Store, Transaction, View, outbox
 from tminus.storage.notifier import Notifier
@@ -40,10 +42,52 @@ REGISTER_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True)
+class ConfiguredEndpoint:
+    """An endpoint of the configuration, of any kind."""
+
+    subscription: Subscription
+    url: str
+    """For an operator: without secrets."""
+    events: tuple[str, ...]
+    session_types: tuple[SessionType, ...]
+
+    @property
+    def name(self) -> str:
+        return self.subscription.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a worker is made of. It is replaced if one of these changes."""
+
+    configuration: object
+    secrets: tuple[str, ...] = field(repr=False)
+    trust: Trust | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A worker that a configuration needs."""
+
+    endpoint: ConfiguredEndpoint
+    made: _Made
+    sender: Callable[[], Sender]
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A worker and its task."""
+
+    worker: DeliveryWorker
+    made: _Made
+    task: asyncio.Task[None]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointStatus:
     """The state of an endpoint, for an operator."""
 
-    webhook: Webhook
+    endpoint: ConfiguredEndpoint
     state: Endpoint
     backlog: outbox.Backlog
     replays: int
@@ -81,8 +125,8 @@ class Webhooks:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="webhooks-database")
         """Threads on which workers read the database: as many as there are connections for it."""
         self._notifiers: dict[str, Notifier] = {}
-        self._workers: dict[str, tuple[DeliveryWorker, asyncio.Task[None]]] = {}
-        self._settings: dict[str, Webhook] = {}
+        self._workers: dict[str, _Running] = {}
+        self._endpoints: dict[str, ConfiguredEndpoint] = {}
         self._names: ActorNames = NO_NAMES
 
     def start(self) -> None:
@@ -95,7 +139,7 @@ class Webhooks:
         """
         for name, notifier in tuple(self._notifiers.items()):
             entry = self._workers.get(name)
-            if also_blocked or entry is None or not entry[0].blocked:
+            if also_blocked or entry is None or not entry.worker.blocked:
                 notifier.notify()
 
     def retry_all_now(self) -> None:
@@ -111,15 +155,15 @@ class Webhooks:
         """Begin no more requests. Any thread may call this."""
 
         def drain() -> None:
-            for worker, _ in self._workers.values():
-                worker.stop()
+            for running in self._workers.values():
+                running.worker.stop()
 
         self._loop.call_soon_threadsafe(drain)
 
     def stop(self) -> None:
         """Stop all workers; return when the requests in flight are recorded or cancelled."""
         if self._thread.is_alive():
-            self._call(self._apply((), {})).result()
+            self._call(self._apply([])).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._threads.shutdown()
@@ -131,16 +175,26 @@ class Webhooks:
 
     def apply(self, settings: Settings, secrets: Secrets) -> None:
         """Put the endpoints of a configuration in force. The workers of unchanged endpoints are not restarted."""
-        for webhook in settings.webhooks:
-            self._notifiers.setdefault(webhook.name, Notifier())
-        self._call(self._apply(settings.webhooks, secrets)).result()
-        self._settings = {webhook.name: webhook for webhook in settings.webhooks}
+        wanted = [self._webhook(webhook, secrets[webhook.name]) for webhook in settings.webhooks]
+        for one in wanted:
+            self._notifiers.setdefault(one.endpoint.name, Notifier())
+        self._call(self._apply(wanted)).result()
+        self._endpoints = {one.endpoint.name: one.endpoint for one in wanted}
+
+    def _webhook(self, webhook: Webhook, secrets: tuple[str, ...]) -> _Wanted:
+        trust = trust_of(webhook, self._state)
+
+        def sender() -> Sender:
+            client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
+            return WebhookSender(webhook, secrets, client, self._store.database_id, lambda: self._names)
+
+        return _Wanted(configured(webhook), _Made(webhook, secrets, trust), sender)
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
     def endpoint_statuses(self, view: View) -> list[EndpointStatus]:
         """Return the status of all endpoints, in the order of the configuration."""
-        return self._statuses(view, tuple(self._settings.values()))
+        return self._statuses(view, tuple(self._endpoints.values()))
 
     def endpoint_status(self, view: View, name: str) -> EndpointStatus:
         """Return the status of one endpoint. Raises `UnknownWebhook`."""
@@ -149,13 +203,14 @@ class Webhooks:
             raise UnknownWebhook(name)
         return found[0]
 
-    def _statuses(self, view: View, webhooks: Sequence[Webhook]) -> list[EndpointStatus]:
-        """Return the status of each of these webhooks that is registered."""
-        found = [(one, state) for one in webhooks if (state := outbox.endpoint(view, one.name)) is not None]
-        backlogs = self._backlogs.count(view, [(one.name, state.cursor, subscription(one)) for one, state in found])
+    def _statuses(self, view: View, endpoints: Sequence[ConfiguredEndpoint]) -> list[EndpointStatus]:
+        """Return the status of each of these endpoints that is registered."""
+        found = [(one, state) for one in endpoints if (state := outbox.endpoint(view, one.name)) is not None]
+        wanted = [(one.name, state.cursor, one.subscription.events) for one, state in found]
+        backlogs = self._backlogs.count(view, wanted)
         return [
-            EndpointStatus(webhook, state, backlog, outbox.replays(view, webhook.name))
-            for (webhook, state), backlog in zip(found, backlogs, strict=True)
+            EndpointStatus(endpoint, state, backlog, outbox.replays(view, endpoint.name))
+            for (endpoint, state), backlog in zip(found, backlogs, strict=True)
         ]
 
     def deliveries(
@@ -170,7 +225,7 @@ class Webhooks:
         self._named(name)
         if (entry := self._workers.get(name)) is None:  # its worker is not running yet, since a reload is in progress
             raise UnknownWebhook(name)
-        return await asyncio.wrap_future(self._call(entry[0].ping()))
+        return await asyncio.wrap_future(self._call(entry.worker.ping()))
 
     async def pause(self, name: str) -> None:
         """Stop sending to an endpoint until it is resumed. Its events wait. Raises `UnknownWebhook`."""
@@ -209,10 +264,10 @@ class Webhooks:
         self._notifiers[name].notify()
         return queued
 
-    def _named(self, name: str) -> Webhook:
-        if name not in self._settings:
+    def _named(self, name: str) -> ConfiguredEndpoint:
+        if name not in self._endpoints:
             raise UnknownWebhook(name)
-        return self._settings[name]
+        return self._endpoints[name]
 
     # --- on the webhooks' thread --------------------------------------------------------------------------------------
 
@@ -223,69 +278,65 @@ class Webhooks:
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def _apply(self, webhooks: tuple[Webhook, ...], secrets: Secrets) -> None:
-        trusts = {webhook.name: trust_of(webhook, self._state) for webhook in webhooks}
+    async def _apply(self, wanted: list[_Wanted]) -> None:
         unchanged = {
-            webhook.name
-            for webhook in webhooks
-            if webhook.name in self._workers
-            and self._workers[webhook.name][0].webhook == webhook
-            and self._workers[webhook.name][0].secrets == secrets[webhook.name]
-            and self._workers[webhook.name][0].client.trust == trusts[webhook.name]
+            one.endpoint.name
+            for one in wanted
+            if one.endpoint.name in self._workers and self._workers[one.endpoint.name].made == one.made
         }
         # What can fail comes first, so that a failure stops no worker that is running.
-        new = [
-            self._worker(webhook, secrets[webhook.name], trusts[webhook.name])
-            for webhook in webhooks
-            if webhook.name not in unchanged
-        ]
-        old_secrets = {name: worker.secrets for name, (worker, _) in self._workers.items()}
+        new = [(one.made, self._worker(one)) for one in wanted if one.endpoint.name not in unchanged]
+        old_secrets = {name: running.made.secrets for name, running in self._workers.items()}
         await self._end([name for name in self._workers if name not in unchanged])
         for start in range(0, len(new), REGISTER_BATCH):
-            await asyncio.gather(*(_register(worker) for worker in new[start : start + REGISTER_BATCH]))
-        for worker in new:
-            self._workers[worker.webhook.name] = worker, asyncio.create_task(worker.run())
-            if old_secrets.get(worker.webhook.name, worker.secrets) != worker.secrets:
+            await asyncio.gather(*(_register(worker) for _, worker in new[start : start + REGISTER_BATCH]))
+        for made, worker in new:
+            self._workers[worker.name] = _Running(worker, made, asyncio.create_task(worker.run()))
+            if old_secrets.get(worker.name, made.secrets) != made.secrets:
                 # `config.changed` does not report it if the file has changed and the setting has not.
-                log("webhook.secret", endpoint=worker.webhook.name)
+                log("webhook.secret", endpoint=worker.name)
 
-    def _worker(self, webhook: Webhook, secrets: tuple[str, ...], trust: Trust | None) -> DeliveryWorker:
-        client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
-        notifier = self._notifiers[webhook.name]
+    def _worker(self, wanted: _Wanted) -> DeliveryWorker:
+        endpoint = wanted.endpoint
 
         def backlog(view: View) -> outbox.Backlog:
-            return next((one.backlog for one in self._statuses(view, (webhook,))), outbox.Backlog(0, None))
+            return next((one.backlog for one in self._statuses(view, (endpoint,))), outbox.Backlog(0, None))
 
         return DeliveryWorker(
             self._store,
-            webhook,
-            secrets,
-            client,
+            endpoint.subscription,
+            wanted.sender(),
             self._threads,
-            notifier,
+            self._notifiers[endpoint.name],
             self._on_attempt,
             self._first_pause,
             backlog,
-            lambda: self._names,
         )
 
     async def _end(self, names: list[str]) -> None:
         ending = [self._workers.pop(name) for name in names]
-        for worker, _ in ending:
-            worker.stop()
-        running = {task for _, task in ending}
+        for one in ending:
+            one.worker.stop()
+        running = {one.task for one in ending}
         for _ in ("wait for the response", "wait until the cancelled request is recorded"):
             if running:
                 _, running = await asyncio.wait(running, timeout=STOP_GRACE)
             for task in running:
                 task.cancel()
-        for worker, task in ending:
+        for one in ending:
             try:
-                await task
+                await one.task
             except asyncio.CancelledError:
                 pass
             except Exception as error:
-                log("webhook.defect", endpoint=worker.webhook.name, **error_fields(error))
+                log("webhook.defect", endpoint=one.worker.name, **error_fields(error))
+
+
+def configured(webhook: Webhook) -> ConfiguredEndpoint:
+    """Return a webhook as an endpoint."""
+    return ConfiguredEndpoint(
+        subscription(webhook), endpoint_text(webhook.url), tuple(webhook.events), webhook.session_types
+    )
 
 
 async def _register(worker: DeliveryWorker) -> None:

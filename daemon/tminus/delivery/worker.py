@@ -1,4 +1,6 @@
-"""The delivery worker: sends the events of one endpoint in order, one request at a time, and records each attempt.
+"""The delivery worker: has the events of one endpoint sent in order, one request at a time, and records each attempt.
+
+It is the same for all kinds of endpoints; a `Sender` sends the events.
 
 The worker keeps no state between two steps. Each step reads the endpoint's cursor and what is due from the database, so
 a restart, a reload and an operator's command all see the same state.
@@ -11,16 +13,11 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-import orjson
-
-from tminus import clock
-from tminus.config import Webhook
-from tminus.delivery import backoff, signing
-from tminus.delivery.client import Client, Outcome
+from tminus.delivery import backoff
 from tminus.delivery.due import Due, find_due
-from tminus.domain import ids, timestamps
+from tminus.delivery.sender import Outcome, Sender, Subscription
+from tminus.domain import timestamps
 from tminus.domain.errors import RequestError
-from tminus.domain.events import NO_NAMES, ActorNames
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import DeliveryKind, PauseReason
 from tminus.logs.output import error_fields, log
@@ -38,10 +35,6 @@ RETRY_INTERVAL = 1.0
 STANDBY_INTERVAL = 1.0
 """Seconds between two attempts to take over the endpoint from another daemon."""
 
-BODY_BYTES = 1024 * 1024
-"""Maximum size of a request's JSON: many servers accept this much by default. A single event may be larger; the API
-limits its size."""
-
 SKIPPED = 1000
 """Number of skipped events after which the cursor is written, if no more events follow."""
 
@@ -58,12 +51,10 @@ class DeliveryWorker:
 
     Parameters
     ----------
-    store, webhook
+    store, subscription
         The source of the events, and the endpoint that receives them.
-    secrets
-        The endpoint's secrets, the newest first.
-    client
-        Sends the requests; closed at the end.
+    sender
+        Sends the events; closed at the end.
     threads
         Threads for calls to the database, so that a slow call delays no other endpoint and no response.
     notifier
@@ -74,34 +65,29 @@ class DeliveryWorker:
         How long to wait after the first failure.
     backlog
         Counts the events that wait for the endpoint.
-    names
-        Returns the names of the actors in the configuration in force.
     """
 
     def __init__(
         self,
         store: Store,
-        webhook: Webhook,
-        secrets: tuple[str, ...],
-        client: Client,
+        subscription: Subscription,
+        sender: Sender,
         threads: Executor,
         notifier: Notifier,
         on_attempt: AttemptObserver,
         first_pause: timedelta = backoff.FIRST,
         backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
-        names: Callable[[], ActorNames] = lambda: NO_NAMES,
     ) -> None:
-        self._names = names
-        self.webhook = webhook
-        self.secrets = secrets
+        self.name = subscription.name
+        self._subscription = subscription
+        self._sender = sender
         self._store = store
-        self.client = client
         self._threads = threads
         self._notifier = notifier
         self._on_attempt = on_attempt
         self._backlog = backlog
         self._first_pause = first_pause
-        self._lock = f"endpoint {webhook.name}"
+        self._lock = f"endpoint {self.name}"
         self._skipped_through = 0
         """No event up to this number matches. It is rarely written to the database, since it can be found again."""
         self._catching_up: tuple[datetime, int] | None = None
@@ -119,7 +105,7 @@ class DeliveryWorker:
 
     async def run(self) -> None:
         """Deliver events until stopped."""
-        async with aclosing(self.client):
+        async with aclosing(self._sender):
             try:
                 await self._serve()
             finally:
@@ -133,22 +119,17 @@ class DeliveryWorker:
             except RequestError:  # the database is unreachable or overloaded, which is logged elsewhere
                 seconds = RETRY_INTERVAL
             except Exception as error:
-                log("webhook.defect", endpoint=self.webhook.name, **error_fields(error))
+                log("webhook.defect", endpoint=self.name, **error_fields(error))
                 seconds = DEFECT_PAUSE
             if seconds and not self._stopping.is_set():
                 await wait_for(notification, seconds)
 
     async def ping(self) -> Delivery:
         """Send a `ping`, also to a paused endpoint, and record the attempt."""
-        event = {
-            "type": "ping",
-            "ts": timestamps.text(clock.now()),
-            "message": f"A test of endpoint {self.webhook.name}",
-        }
-        outcome, delivery = await self._send(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]))
-        delivery.id = await self._write(lambda tx: outbox.add_delivery(tx, delivery))
-        self._on_attempt(self.webhook.name, outcome.ok, 0)
-        return delivery
+        sent = await self._sender.ping()
+        sent.attempt.id = await self._write(lambda tx: outbox.add_delivery(tx, sent.attempt))
+        self._on_attempt(self.name, sent.outcome.ok, 0)
+        return sent.attempt
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -171,11 +152,11 @@ class DeliveryWorker:
             return 0
         if self._catching_up is not None and not (due.page.more or due.blocked):
             (since, events), self._catching_up = self._catching_up, None
-            log("webhook.caught_up", endpoint=self.webhook.name, events=events, since=timestamps.text(since))
+            log("webhook.caught_up", endpoint=self.name, events=events, since=timestamps.text(since))
         self._skipped_through = max(self._skipped_through, due.page.through)
         if due.page.through - due.state.cursor >= (SKIPPED_ON_THE_WAY if due.page.more else SKIPPED):
             await self._write(
-                lambda tx: outbox.update_endpoint(tx, self.webhook.name, due.state.cursor, cursor=due.page.through)
+                lambda tx: outbox.update_endpoint(tx, self.name, due.state.cursor, cursor=due.page.through)
             )
         if due.page.more:
             await asyncio.sleep(0)  # let the other endpoints run
@@ -185,9 +166,9 @@ class DeliveryWorker:
 
     async def register(self) -> None:
         """Add the endpoint to the database with its first cursor, if it is not there yet."""
-        beginning = self.webhook.from_ == "beginning"
-        if await self._write(lambda tx: outbox.register(tx, self.webhook.name, from_beginning=beginning)):
-            log("webhook.added", endpoint=self.webhook.name, begins_at=self.webhook.from_)
+        beginning = self._subscription.from_beginning
+        if await self._write(lambda tx: outbox.register(tx, self.name, from_beginning=beginning)):
+            log("webhook.added", endpoint=self.name, begins_at="beginning" if beginning else "now")
 
     def _acquire_and_find(self) -> tuple[bool, Due | None]:
         """Return whether this daemon serves the endpoint, and if so, what is due. Runs on one of `threads`."""
@@ -196,13 +177,13 @@ class DeliveryWorker:
         return True, self._store.read(self._find_due, lane="deliveries")
 
     def _find_due(self, view: View) -> Due | None:
-        return find_due(view, self.webhook, skipped_through=self._skipped_through, was_replay=self._was_replay)
+        return find_due(view, self._subscription, skipped_through=self._skipped_through, was_replay=self._was_replay)
 
     async def _deliver(self, state: Endpoint, page: Page) -> None:
         """Send a batch; then move the cursor past it, or schedule a retry."""
-        name = self.webhook.name
-        page, body = self._one_request(page)
-        outcome, delivery = await self._send_page(DeliveryKind.EVENTS, page, body)
+        name = self.name
+        sent = await self._sender.send(DeliveryKind.EVENTS, page)
+        outcome, delivery, page = sent.outcome, sent.attempt, sent.page
         # A retry must send the same events, so that the request has the same id.
         same_batch = {"cursor": page.events[0].event.seq - 1, "batch_until": delivery.last_seq}
 
@@ -239,14 +220,14 @@ class DeliveryWorker:
 
     async def _replay(self, replay: Replay, page: Page) -> None:
         """Send a batch of a replay; move the replay's cursor, and not the endpoint's."""
-        name = self.webhook.name
+        name = self.name
         if not page.events:
             await self._write(lambda tx: _skip(tx, replay, page))
             if not page.more:
                 log("webhook.replayed", endpoint=name, replay=replay.id)
             return
-        page, body = self._one_request(page)
-        outcome, delivery = await self._send_page(DeliveryKind.REPLAY, page, body)
+        sent = await self._sender.send(DeliveryKind.REPLAY, page)
+        outcome, delivery, page = sent.outcome, sent.attempt, sent.page
         changes: dict[str, Any] = {"cursor": page.through, "failures": 0, "failing_since": None, "retry_at": None}
         ends = False
         if outcome.cancelled:
@@ -278,18 +259,18 @@ class DeliveryWorker:
         return {
             "failures": failures,
             "failing_since": since,
-            "retry_at": min(retry_at, since + self.webhook.give_up_after),
+            "retry_at": min(retry_at, since + self._subscription.give_up_after),
         }
 
     def _pause_reason(self, outcome: Outcome, changes: dict[str, Any], begun: datetime) -> PauseReason | None:
         """Return why the endpoint must be paused after this failure; None to keep trying."""
         if outcome.gone:
             return PauseReason.GONE
-        last: datetime = changes["failing_since"] + self.webhook.give_up_after
+        last: datetime = changes["failing_since"] + self._subscription.give_up_after
         return PauseReason.GAVE_UP if begun >= last else None
 
     async def _log_failure(self, delivery: Delivery, changes: dict[str, Any]) -> None:
-        fields = {"endpoint": self.webhook.name, "error": delivery.error, "attempts": changes["failures"]}
+        fields = {"endpoint": self.name, "error": delivery.error, "attempts": changes["failures"]}
         fields |= {"since": timestamps.text(changes["failing_since"]), **await self._undelivered()}
         if "paused_at" in changes:
             log("webhook.paused", **fields, pause_reason=changes["pause_reason"].value)
@@ -307,37 +288,6 @@ class DeliveryWorker:
         return {"undelivered_events": backlog.events, "oldest_undelivered": timestamps.text(backlog.oldest)}
 
     # --- sending and recording ----------------------------------------------------------------------------------------
-
-    def _one_request(self, page: Page) -> tuple[Page, bytes]:
-        """Return the first events of a page that fit into one request, and its body."""
-        events: list[bytes] = []
-        bytes_left = BODY_BYTES - 1  # two brackets, and one comma fewer than events
-        for recorded in page.events:
-            event = recorded.json(self._store.database_id, self._names())
-            bytes_left -= len(event) + len(b",")
-            if bytes_left < 0 and events:
-                fitting = page.events[: len(events)]
-                page = Page(fitting, fitting[-1].event.seq)
-                break
-            events.append(event)
-        return page, b"[" + b",".join(events) + b"]"
-
-    async def _send_page(self, kind: DeliveryKind, page: Page, body: bytes) -> tuple[Outcome, Delivery]:
-        seqs = [recorded.event.seq for recorded in page.events]
-        outcome, delivery = await self._send(kind, signing.batch_id(self._store.database_id, seqs), body)
-        delivery.first_seq, delivery.last_seq, delivery.events = seqs[0], seqs[-1], len(seqs)
-        return outcome, delivery
-
-    async def _send(self, kind: DeliveryKind, webhook_id: str, body: bytes) -> tuple[Outcome, Delivery]:
-        now = clock.now()
-        headers = signing.headers(self.secrets, webhook_id, now, body)
-        headers["Content-Type"] = self.webhook.content_type
-        outcome = await self.client.post(body, headers, self.webhook.timeout)
-        delivery = Delivery(
-            endpoint=self.webhook.name, kind=kind, webhook_id=webhook_id, at=now, ok=outcome.ok,
-            status=outcome.status, ms=outcome.ms, error=outcome.error, answer=outcome.answer,
-        )  # fmt: skip
-        return outcome, delivery
 
     async def _record(self, delivery: Delivery, change: Callable[[Transaction], T]) -> T:
         """Record an attempt. If the database is unreachable, wait for it: otherwise the attempt would be repeated."""

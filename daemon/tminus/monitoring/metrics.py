@@ -284,7 +284,7 @@ def _endpoints(endpoints: Sequence[EndpointStatus], now: datetime) -> Iterator[M
         labels=["endpoint"],
     )
     for one in endpoints:
-        name = [one.webhook.name]
+        name = [one.endpoint.name]
         since = one.state.failing_since
         failing.add_metric(name, max(0.0, (now - since).total_seconds()) if since is not None else 0)
         paused.add_metric(name, one.state.paused_at is not None)

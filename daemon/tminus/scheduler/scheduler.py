@@ -280,7 +280,7 @@ class Scheduler:
             due, endpoints = self._store.read(
                 lambda view: (sources.next_due(view), self._dependencies.webhooks.endpoint_statuses(view))
             )
-            waiting = {one.webhook.name: one.backlog.events for one in endpoints if one.backlog.events}
+            waiting = {one.endpoint.name: one.backlog.events for one in endpoints if one.backlog.events}
             oldest = min((one.backlog.oldest for one in endpoints if one.backlog.oldest is not None), default=None)
         except StoreUnavailable as error:
             # The heartbeat is logged nevertheless. Without it, the daemon would seem to be down.

@@ -18,9 +18,10 @@ from tests.support.waiting import eventually
 
 from tminus.config.addresses import parse_endpoint
 from tminus.delivery import client, happy_eyeballs
-from tminus.delivery.client import Client, Outcome
+from tminus.delivery.client import Client
 from tminus.delivery.connection import ANSWER_BYTES
 from tminus.delivery.resolver import Target
+from tminus.delivery.sender import Outcome
 from tminus.delivery.tls import Trust
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

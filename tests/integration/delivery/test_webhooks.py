@@ -24,7 +24,8 @@ from tminus import clock as wall_clock
 from tminus.config import Settings, Webhook
 from tminus.delivery import EndpointStatus, Webhooks, due, worker
 from tminus.delivery.connection import ANSWER_BYTES
-from tminus.delivery.worker import BODY_BYTES, DeliveryWorker
+from tminus.delivery.webhook_sender import BODY_BYTES
+from tminus.delivery.worker import DeliveryWorker
 from tminus.domain.errors import UnknownSession, UnknownWebhook
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import PauseReason, SessionType
@@ -234,7 +235,7 @@ def test_a_paused_or_waiting_endpoint_reads_nothing_at_a_commit_and_resumes_at_o
     looks, look = Counter[str](), DeliveryWorker._find_due
 
     def counted(self: DeliveryWorker, view: View) -> Any:
-        looks[self.webhook.name] += 1
+        looks[self.name] += 1
         return look(self, view)
 
     monkeypatch.setattr(DeliveryWorker, "_find_due", counted)
@@ -514,10 +515,10 @@ def test_a_reload_keeps_the_worker_of_an_unchanged_endpoint(sender: Sender, rece
 
     def reload() -> dict[str, DeliveryWorker]:
         sender.apply(*webhooks)
-        return {name: worker for name, (worker, _) in sender.webhooks._workers.items()}
+        return {name: running.worker for name, running in sender.webhooks._workers.items()}
 
     before = reload()
-    assert before["desk"].client.trust is None, "nothing is made for TLS without it"
+    assert sender.webhooks._workers["desk"].made.trust is None, "nothing is made for TLS without it"
     assert reload() == before
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     after = reload()
