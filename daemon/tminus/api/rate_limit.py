@@ -1,14 +1,18 @@
-"""Limit how often one address may send wrong tokens, PINs and session ids."""
+"""Limit how often one address may send wrong tokens, PINs and session ids.
 
-import ipaddress
+An IPv6 address counts in several networks (`domain.networks`): otherwise somebody with many networks would have the
+limit once for each of them.
+"""
+
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from tminus import clock
 from tminus.config import Rate
+from tminus.domain.networks import counted_networks
 
-MAX_ADDRESSES = 10_000
-"""Maximum number of addresses in memory; beyond it, those with the oldest attempts are removed."""
+MAX_NETWORKS = 10_000
+"""Maximum number of networks in memory; beyond it, those with the oldest attempts are removed."""
 
 
 class RateLimiter:
@@ -21,42 +25,62 @@ class RateLimiter:
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
-        """Times of the latest attempts by address, ordered by the last attempt."""
+        """Times of the latest attempts by network, ordered by the last attempt."""
 
     def retry_after(self, address: str) -> float | None:
         """Return the seconds until the address may try again, at least 1; None if it may try now."""
-        attempts = self._attempts.get(_network(address))
-        if self._rate is None or attempts is None or len(attempts) < self._rate.count:
+        if self._rate is None:
             return None
-        left = attempts[0] + self._rate.seconds - clock.monotonic()
-        return max(1.0, left) if left > 0 else None
+        longest = 0.0
+        for network, times in counted_networks(address):
+            attempts = self._attempts.get(network)
+            if attempts is not None and len(attempts) >= self._rate.count * times:
+                longest = max(longest, attempts[0] + self._rate.seconds - clock.monotonic())
+        return max(1.0, longest) if longest > 0 else None
 
     def count(self, address: str) -> None:
         """Count an attempt."""
         if self._rate is None:
             return
-        network, now = _network(address), clock.monotonic()
-        self._attempts.setdefault(network, deque(maxlen=self._rate.count)).append(now)
-        self._attempts.move_to_end(network)
-        while (
-            len(self._attempts) > MAX_ADDRESSES or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now
-        ):
+        now = clock.monotonic()
+        for network, times in counted_networks(address):
+            attempts = self._attempts.setdefault(network, deque(maxlen=self._rate.count * times))
+            attempts.append(now)
+            self._attempts.move_to_end(network)
+        while len(self._attempts) > MAX_NETWORKS or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now:
             self._attempts.popitem(last=False)
 
 
 @dataclass(slots=True)
 class _Failures:
-    """What is stored about one address."""
+    """What is stored about one network."""
 
     times: deque[float]
-    """Times of the latest failures since the last pause."""
+    """Times of the latest failures since the last pause. When the deque is full, the network has to wait."""
+    pause: float
+    """Seconds of the next pause."""
     pending: int = 0
     """Number of attempts whose result is not known yet."""
     paused_until: float = 0.0
-    pause: float = 0.0
-    """Seconds of the next pause."""
     last: float = field(default_factory=clock.monotonic)
     """Time of the latest attempt."""
+
+    def wait(self, seconds: float, now: float) -> float:
+        """Return the seconds until the next attempt; 0 if it may be made now. `seconds`: length of the window."""
+        if now < self.paused_until:
+            return max(1.0, self.paused_until - now)
+        while self.times and self.times[0] + seconds <= now:
+            self.times.popleft()
+        # One second: until the results of the attempts in progress are known.
+        return 1.0 if len(self.times) + self.pending >= (self.times.maxlen or 0) else 0.0
+
+    def fail(self, seconds: float, now: float, longest: float) -> None:
+        """Count a failure; begin a pause if it is one too many."""
+        self.times.append(now)
+        if len(self.times) == self.times.maxlen and self.times[0] + seconds > now:
+            self.times.clear()
+            self.paused_until = now + self.pause
+            self.pause = min(2 * self.pause, longest)
 
 
 class GrowingPause:
@@ -73,56 +97,44 @@ class GrowingPause:
 
     def __init__(self, rate: Rate | None) -> None:
         self._rate = rate
-        self._addresses: OrderedDict[str, _Failures] = OrderedDict()
-        """Failures by address, ordered by the last attempt."""
+        self._networks: OrderedDict[str, _Failures] = OrderedDict()
+        """Failures by network, ordered by the last attempt."""
 
     def begin(self, address: str) -> float | None:
         """Begin an attempt; return None if it may be made now, else the seconds until the next one, at least 1."""
         if self._rate is None:
             return None
-        network, now = _network(address), clock.monotonic()
-        found = self._addresses.get(network)
-        if found is None:
-            found = self._addresses[network] = _Failures(deque(maxlen=self._rate.count), pause=self._rate.seconds)
-        if now < found.paused_until:
-            return max(1.0, found.paused_until - now)
-        while found.times and found.times[0] + self._rate.seconds <= now:
-            found.times.popleft()
-        if len(found.times) + found.pending >= self._rate.count:
-            return 1.0  # until the results of the attempts in progress are known
-        found.pending += 1
-        found.last = now
-        self._addresses.move_to_end(network)
+        now, counted = clock.monotonic(), counted_networks(address)
+        known = [self._networks[network] for network, _ in counted if network in self._networks]
+        wait = max((one.wait(self._rate.seconds, now) for one in known), default=0.0)
+        if wait:
+            return wait
+        for network, times in counted:
+            found = self._networks.get(network)
+            if found is None:
+                failures: deque[float] = deque(maxlen=self._rate.count * times)
+                found = self._networks[network] = _Failures(failures, self._rate.seconds)
+            found.pending += 1
+            found.last = now
+            self._networks.move_to_end(network)
         self._forget(now)
         return None
 
     def end(self, address: str, *, failed: bool) -> None:
         """End an attempt, and count it if it failed."""
-        found = self._addresses.get(_network(address))
-        if self._rate is None or found is None:
+        if self._rate is None:
             return
-        found.pending = max(0, found.pending - 1)
-        if not failed:
-            return
-        now = clock.monotonic()
-        found.times.append(now)
-        if len(found.times) == self._rate.count and found.times[0] + self._rate.seconds > now:
-            found.times.clear()
-            found.paused_until = now + found.pause
-            found.pause = min(2 * found.pause, self.LONGEST * self._rate.seconds)
+        now, longest = clock.monotonic(), self.LONGEST * self._rate.seconds
+        for network, _ in counted_networks(address):
+            found = self._networks.get(network)
+            if found is not None:
+                found.pending = max(0, found.pending - 1)
+                if failed:
+                    found.fail(self._rate.seconds, now, longest)
 
     def _forget(self, now: float) -> None:
-        """Remove addresses that have not tried for long, and the oldest ones if there are too many."""
+        """Remove networks that have not tried for long, and the oldest ones if there are too many."""
         assert self._rate is not None, "the caller has checked it"
         old = now - 2 * self.LONGEST * self._rate.seconds
-        while len(self._addresses) > MAX_ADDRESSES or next(iter(self._addresses.values())).last <= old:
-            self._addresses.popitem(last=False)
-
-
-def _network(address: str) -> str:
-    """Return the unit that one client controls: an IPv4 address, or a /64 network of IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+        while len(self._networks) > MAX_NETWORKS or next(iter(self._networks.values())).last <= old:
+            self._networks.popitem(last=False)

@@ -3,6 +3,13 @@
 import ipaddress
 from functools import lru_cache
 
+IPV6_NETWORKS = {64: 1, 48: 8, 32: 64}
+"""The IPv6 networks in which an address counts for limits of guesses: prefix length -> how many times a limit each has.
+
+A /64 is the smallest network of a site. Whoever has a /48, which tunnel brokers give away, has 65,536 of them, and a
+provider with a /32 has four billion.
+"""
+
 
 @lru_cache(maxsize=4096)
 def client_network(address: str) -> str:
@@ -16,3 +23,22 @@ def client_network(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+
+
+@lru_cache(maxsize=4096)
+def counted_networks(address: str) -> tuple[tuple[str, int], ...]:
+    """Return the networks in which the guesses of an address count, each with how many times a limit it has."""
+    narrowest = client_network(address)
+    if not narrowest.endswith("/64"):
+        return ((narrowest, 1),)
+    number = int(ipaddress.IPv6Network(narrowest).network_address)
+    return tuple(
+        (str(ipaddress.IPv6Network((number >> 128 - bits << 128 - bits, bits))), times)
+        for bits, times in IPV6_NETWORKS.items()
+    )
+
+
+def client_site(address: str) -> str:
+    """Return the network that gets one turn in a line of those who have guessed. For IPv6 it is the /48."""
+    counted = counted_networks(address)
+    return counted[min(1, len(counted) - 1)][0]

@@ -53,6 +53,40 @@ def test_attempts_count_per_ipv4_address_or_per_64_network_of_ipv6(
     assert (tried(Rate(1, 60), first, 1).retry_after(second) is not None) is same
 
 
+def addresses(times: int, number: int) -> list[str]:
+    """Return addresses of different /64 networks of one /48, or of different /48 of one /32."""
+    return [f"2001:db8:1:{one:x}::1" if times == 8 else f"2001:db8:{one:x}::1" for one in range(number)]
+
+
+@pytest.mark.parametrize(("times", "foreign"), [(8, "2001:db8:2::1"), (64, "2001:db9::1")])
+def test_somebody_with_many_ipv6_networks_does_not_have_the_limit_for_each(
+    time: list[float], times: int, foreign: str
+) -> None:
+    """A tunnel broker gives away 65,536 networks; with 20 guesses each, a minute would be enough for all PINs."""
+    counted, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
+    refused = []
+    for address in addresses(times, 2 * times + 5):
+        refused.append((counted.retry_after(address) is not None, pause.begin(address) is not None))
+        if not refused[-1][0]:
+            counted.count(address)
+        if not refused[-1][1]:
+            pause.end(address, failed=True)
+    assert refused == [(False, False)] * 2 * times + [(True, True)] * 5
+    assert (counted.retry_after(foreign), pause.begin(foreign)) == (None, None)
+
+
+def test_a_flood_from_many_small_networks_does_not_push_out_the_large_one(
+    time: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "MAX_NETWORKS", 6)
+    counted, pause = RateLimiter(Rate(2, 60)), GrowingPause(Rate(2, 60))
+    for address in addresses(8, 16):
+        counted.count(address)
+        assert fail(pause, address) == [None]
+    assert counted.retry_after("2001:db8:1:ffff::1") == 60
+    assert pause.begin("2001:db8:1:ffff::1") == 60
+
+
 def test_without_a_rate_there_is_no_limit(time: list[float]) -> None:
     assert tried(None, "192.0.2.1", 1000).retry_after("192.0.2.1") is None
 
@@ -60,7 +94,7 @@ def test_without_a_rate_there_is_no_limit(time: list[float]) -> None:
 def test_old_attempts_are_removed_and_in_a_full_memory_the_least_recent_address(
     time: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(rate_limit, "MAX_NETWORKS", 3)
     monkeypatch.setattr(clock, "now", lambda: pytest.fail("the wall clock may be set back, and is not asked"))
     counted = tried(Rate(1, 60), "192.0.2.1", 1)
     for last in (2, 3, 4):
@@ -131,10 +165,10 @@ def test_a_success_does_not_forgive_earlier_failures(time: list[float]) -> None:
 
 
 def test_a_pause_is_kept_in_bounded_memory(time: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(rate_limit, "MAX_NETWORKS", 3)
     pause = GrowingPause(Rate(1, 60))
     for last in (1, 2, 3, 4):
         fail(pause, f"192.0.2.{last}")
-    assert list(pause._addresses) == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
+    assert list(pause._networks) == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
     pause.end("192.0.2.1", failed=True)
     assert fail(GrowingPause(None), times=100) == [None] * 100
