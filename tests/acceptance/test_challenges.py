@@ -201,16 +201,28 @@ def test_parallel_guesses_of_pins_do_not_exceed_the_limit_and_right_ones_do_not_
     assert told(look(daemon, pin)) == CHALLENGED
 
 
-def test_a_flood_of_challenges_is_refused(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(limits={"challenges": "5/hour"}, server={"trusted_proxies": ["127.0.0.1"]})
-
-    def ask(_number: int) -> int:
-        return daemon.get("/support/challenge", by=None, headers={"X-Forwarded-For": "192.0.2.1"}).status_code
-
+def test_a_neighbour_cannot_use_up_the_challenges_of_an_address(limited: Callable[..., Daemon]) -> None:
+    daemon = limited(challenges="5/hour")
+    pin = daemon.make(type="support")["pin"]
+    begun = clock.monotonic()
     with ThreadPoolExecutor(20) as people:
-        assert Counter(people.map(ask, range(40))) == {200: 5, 429: 35}
-    assert challenge(daemon, "192.0.2.2")
-    assert daemon.get("/support/challenge?", by=None, headers={"Content-Type": "application/json"}).status_code == 200
+        made = list(people.map(lambda _: challenge(daemon)["uuid"], range(20)))
+    assert len(set(made)) == 20
+    assert clock.monotonic() - begun >= 1.5, "15 of them waited in the line, which lets ten a second through"
+    assert told(look(daemon, pin, **solved(daemon))) == FOUND
+
+
+def test_somebody_with_many_ipv6_networks_needs_challenges_for_all_of_them(limited: Callable[..., Daemon]) -> None:
+    """A /48 has 65,536 networks: with two free guesses for each, it would find every PIN."""
+    daemon = limited()
+    pin = daemon.make(type="support")["pin"]
+    codes = Counter(told(look(daemon, 999999, f"2001:db8:1:{network:x}::1")) for network in range(30))
+    assert codes == {UNKNOWN: 16, CHALLENGED: 14}
+    assert told(look(daemon, pin, "2001:db8:1:ffff::1", **solved(daemon, "2001:db8:1:ffff::1"))) == FOUND
+    assert told(look(daemon, pin, "2001:db8:2::1")) == FOUND
+    wide = Counter(told(look(daemon, 999999, f"2001:db8:{network:x}::1")) for network in range(16, 150))
+    assert wide == {UNKNOWN: 112, CHALLENGED: 22}, "and eight times as many for the whole /32"
+    assert told(look(daemon, pin, "2001:db9::1")) == FOUND
 
 
 def test_daemons_on_one_postgresql_share_challenges_and_the_limit_of_guesses(

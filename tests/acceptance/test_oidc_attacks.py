@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -455,13 +456,36 @@ def test_user_information_about_somebody_else_is_refused(attack: Attack) -> None
     assert attack.sign_in()[1].status_code == 303
 
 
-def test_wrong_attempts_of_one_address_are_limited(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(limits={"failed_tokens": "3/minute"})
+def test_wrong_returns_of_one_address_are_limited_and_its_neighbours_get_in(start_daemon: StartDaemon) -> None:
+    """Any page can cause wrong returns in a visitor's browser, with a picture whose address is the callback."""
+    daemon = start_daemon(limits={"failed_tokens": "3/hour"})
     with hostile() as issuer:
         use_issuer(daemon, issuer.issuer)
         reload(daemon)
         attack = Attack(daemon, issuer)
+        foreign = [httpx.get(attack.callback(code="c", state="x")).status_code for _ in range(6)]
+        assert foreign == [403] * 3 + [429] * 3
+        assert issuer.count("/token") == 0
+        browser, answer = attack.sign_in()
+        assert answer.status_code == 303
+        assert browser.me().status_code == 200
+        # With attempts of their own, too many wrong returns wait for their turn.
         issuer.claims = {"aud": "another"}
-        codes = [attack.sign_in()[1].status_code for _ in range(6)]
-        assert codes == [403] * 3 + [429] * 3
-        assert issuer.count("/token") == 3
+        begun = time.monotonic()
+        with ThreadPoolExecutor(10) as guessers:
+            codes = list(guessers.map(lambda _: attack.sign_in()[1].status_code, range(10)))
+        assert codes == [403] * 10
+        assert time.monotonic() - begun >= 1.9, "five a second"
+
+
+def test_a_foreign_state_ends_no_attempt(attack: Attack) -> None:
+    """A person with two tabs, or a page of another site that opens the callback."""
+    browser, first = attack.attempt()
+    second = dict(parse_qsl(urlsplit(browser.begin()).query))
+    assert browser.http.get(attack.callback(code="c", state=first["state"])).status_code == 403
+    assert browser.http.get(attack.callback(code="c", state="x")).status_code == 403
+    attack.issuer.nonce = second["nonce"]
+    assert browser.http.get(attack.callback(code="c", state=second["state"])).status_code == 303
+    again = browser.http.get(attack.callback(code="c", state=second["state"]))
+    assert again.status_code == 403
+    assert "did not begin in this browser" in text_of(again)

@@ -5,12 +5,9 @@ instead, and only wrong ones are refused. The line moves ten times a second for 
 take turns.
 """
 
-import asyncio
-
-from tminus.api.fair_semaphore import FairSemaphore
+from tminus.api.paced_line import PacedLine
 from tminus.api.rate_limit import RateLimiter
 from tminus.config import Rate
-from tminus.domain.networks import client_network
 
 PACE = 0.1
 """Seconds between two look-ups of ids for all addresses that sent too many wrong ones.
@@ -25,7 +22,7 @@ class IdGuesses:
 
     def __init__(self, rate: Rate | None) -> None:
         self._limit = RateLimiter(rate)
-        self._line = FairSemaphore(1)
+        self._line = PacedLine(PACE)
 
     def retry_after(self, address: str) -> float | None:
         """Return the seconds for which a wrong id or key is refused without an answer; None if it is not."""
@@ -38,5 +35,5 @@ class IdGuesses:
     async def turn(self, address: str) -> None:
         """Wait until this address may look up an id. Raises `Overloaded` if too many of its look-ups wait."""
         if self._limit.retry_after(address) is not None:
-            async with self._line.slot(client_network(address)):
-                await asyncio.sleep(PACE)
+            async with self._line.turn(address):
+                pass

@@ -13,7 +13,7 @@ from tminus.api.response import Headers, Response
 from tminus.api.routing import Answer, Route, Router
 from tminus.api.signin_page import SignInPage
 from tminus.domain import ids
-from tminus.domain.errors import AgentShutOut, MethodNotAllowed, TooManyAttempts
+from tminus.domain.errors import AgentShutOut, MethodNotAllowed, Overloaded, TooManyAttempts
 from tminus.oidc import attempt as attempts
 from tminus.oidc.attempt import Attempt
 from tminus.oidc.errors import Refusal, SignInRefused
@@ -34,6 +34,9 @@ PROBLEMS: dict[Refusal, str] = {
     "shut_out": "shut_out",
 }
 """The page's text for a refusal; the others are `oidc_refused`."""
+
+_BUSY = 10
+"""Seconds after which somebody may try again whose address has too many sign-ins in the line."""
 
 Text = Annotated[str, Field(max_length=4096)]
 
@@ -74,11 +77,15 @@ class _Return:
         """None until the browser has proven that it began a sign-in here."""
 
     async def finish(self, code: str, state: str, iss: str | None, error: str) -> Response:
-        context = self._context
+        context, services = self._context, self._context.services
         try:
-            authentication.check_attempts(context, "oidc")
             attempt = self._own_attempt(state)
-            value, signed_in = await self._sign_in(attempt, code, iss, error)
+            if services.failed_tokens.retry_after(context.remote_ip) is None:
+                value, signed_in = await self._sign_in(attempt, code, iss, error)
+            else:
+                # Not refused: a neighbour, or a page of another site, can cause any number of wrong returns.
+                async with services.oidc_line.turn(context.remote_ip):
+                    value, signed_in = await self._sign_in(attempt, code, iss, error)
         except SignInRefused as refusal:
             oidc_agents.note_refusal(context, refusal)
             status = 503 if refusal.refusal == "issuer" else 403
@@ -87,6 +94,8 @@ class _Return:
             return self._form(problem="shut_out", status=403)
         except TooManyAttempts as limited:
             return self._form(problem="limited", status=429, seconds=int(limited.retry_after) + 1)
+        except Overloaded:  # too many from this address wait in the line
+            return self._form(problem="limited", status=503, seconds=_BUSY)
         cookies = [browser_session.set_session(self._settings, value), browser_session.remove_attempt(self._settings)]
         receiver = self._receiver
         if receiver is not None:
@@ -98,9 +107,10 @@ class _Return:
         return _see_other(AGENT_PAGE if attempt.back == BACK else self._sign_in_page(), cookies)
 
     def _own_attempt(self, state: str) -> Attempt:
-        """Return the attempt that this browser began. Raises `SignInRefused`."""
+        """Return the attempt that this browser began. Raises `SignInRefused`, `TooManyAttempts`."""
         found = attempts.parse(browser_session.attempt(self._context), clock.now())
         if found is None or not found.is_state(state):
+            authentication.check_attempts(self._context, "oidc")
             raise SignInRefused("state", "the browser has no attempt with this state")
         self._attempt = found
         return found
@@ -137,8 +147,11 @@ class _Return:
         return f"../{quote(one.provider, safe='')}/goToAuth{'?' if given else ''}{given}"
 
     def _form(self, *, problem: str, status: int, seconds: int = 0) -> Response:
-        """Return the sign-in page with a problem. The browser keeps no attempt, so it begins again."""
-        context, headers = self._context, [browser_session.remove_attempt(self._settings)]
+        """Return the sign-in page with a problem. An attempt that the browser has proven to be its own is over."""
+        context, headers = self._context, []
+        # A foreign state ends no attempt: it comes from another tab, or from a page of another site.
+        if self._attempt is not None:
+            headers.append(browser_session.remove_attempt(self._settings))
         sent = browser_session.secret(context) or browser_session.visitor(context)
         if not sent:
             sent = ids.token()

@@ -12,6 +12,7 @@ from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
 from tminus.api.id_guesses import IdGuesses
 from tminus.api.known_agents import KnownAgents, as_agent
+from tminus.api.paced_line import PacedLine
 from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from tminus.oidc.issuer import Issuer
 
 T = TypeVar("T")
+
+_CHALLENGE_PACE = 0.1
+"""Seconds between two challenges for all addresses together that have got `limits.challenges` of them."""
+
+_OIDC_PACE = 0.2
+"""Seconds between two codes that are sent to the issuer for all addresses together that have reached the limit."""
 
 _READERS = 4
 """Threads for short reads."""
@@ -84,6 +91,10 @@ class Services:
         """Wakes requests that wait, after new events and when the daemon begins to stop."""
         self.suspect_lookup = asyncio.Lock()
         """Held while a token is looked up for an address that has sent too many wrong ones."""
+        self.challenge_line = PacedLine(_CHALLENGE_PACE)
+        """Where addresses wait that have got `limits.challenges`."""
+        self.oidc_line = PacedLine(_OIDC_PACE)
+        """Where returns from the issuer wait if their address has sent too many wrong ones."""
         self.held = HeldRequests()
         """Requests that wait for events."""
         self.woken_reads = asyncio.Semaphore(_READERS)

@@ -370,7 +370,7 @@ class Limits(Table):
     pin_lookups: Limit = Rate(20, 60)
     """Wrong PINs of one address without a challenge."""
     challenges: Limit = Rate(20, 60)
-    """Challenges that one address may get."""
+    """Challenges that one address gets at once."""
     challenge_guesses: Limit = Rate(10, 60)
     """Wrong PINs of one address with answers to challenges."""
     challenge_guesses_in_all: Limit = Rate(60, 60)

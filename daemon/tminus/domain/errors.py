@@ -493,7 +493,7 @@ class Forbidden(RequestError):
 
 @dataclass(eq=False)
 class TooManyAttempts(RequestError):
-    """One address sent too many wrong tokens, codes or session ids, or got too many challenges (`limits`)."""
+    """One address sent too many wrong tokens, codes or session ids (`limits`)."""
 
     refcode = 104429
     what: str

@@ -1,0 +1,32 @@
+"""A line in which look-ups of addresses wait that have sent too many wrong ones."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tminus.api.fair_semaphore import FairSemaphore
+from tminus.domain.networks import client_site
+
+
+class PacedLine:
+    """Let one request at a time through, at a pace, from addresses that have reached a limit.
+
+    A limit that refuses everything from an address shuts out the neighbours of somebody who guesses. In the line they
+    wait instead; the addresses take turns.
+
+    Parameters
+    ----------
+    pace
+        Seconds between two requests, of all addresses together.
+    """
+
+    def __init__(self, pace: float) -> None:
+        self._pace = pace
+        self._line = FairSemaphore(1)
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Wait for the turn of an address, and hold it in the `with` block. Raises `Overloaded` if too many wait."""
+        async with self._line.slot(client_site(address)):
+            await asyncio.sleep(self._pace)
+            yield
