@@ -96,6 +96,8 @@ async def start_in_browser(context: RequestContext, signed_in: SignedIn, before:
         return _store(tx, begun)
 
     begun.sid = await context.services.transact(start)
+    if before:
+        _end_streams(context)
     note_sign_in(context, signed_in.agent, begun, via)
     return secret
 
@@ -110,13 +112,23 @@ async def end_agent_session(context: RequestContext, caller: Caller, secret: str
     """End the agent session with this secret. `via` is `token` or `page`."""
     digest = token_digest(secret)
     await context.services.transact(lambda tx: tx.end_agent_session(digest))
+    _end_streams(context)
     where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
     log("auth.signed_out", actor=caller.actor, actor_name=caller.name, sid=caller.sid, via=via, **where)
+
+
+def _end_streams(context: RequestContext) -> None:
+    """End the streams and held requests of agent sessions that have ended.
+
+    So a page in another tab shows no sessions any more. At other daemons they end within 15 s, when they read again.
+    """
+    context.services.notifier.notify()  # each of them authenticates its caller again
 
 
 async def sign_out_everywhere(context: RequestContext, caller: Caller) -> None:
     """End all agent sessions and sign-in codes of the caller's agent. Its configured tokens stay valid."""
     ended = await context.services.transact(lambda tx: tx.end_agent_sessions_of(caller.agent_id))
+    _end_streams(context)
     where = {"remote_ip": context.remote_ip, "request_id": context.request_id}
     log(
         "auth.signed_out_everywhere",
