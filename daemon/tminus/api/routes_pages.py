@@ -67,6 +67,8 @@ async def _agent_page(context: RequestContext) -> Answer:
     headers: Headers = [
         (b"content-security-policy", _policy(frozenset()).encode()),
         (b"content-language", language.encode()),
+        # A page that opens this one gets no hold of its window, so it cannot replace what the agent sees.
+        (b"cross-origin-opener-policy", b"same-origin"),
     ]
     page = pages.render_agent_page(language, _shown_name(settings), key)
     return Response(page, "text/html; charset=utf-8", headers=headers)
