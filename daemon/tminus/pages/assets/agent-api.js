@@ -1,5 +1,7 @@
 // Calls of the public API. The cookie authenticates them, together with the key that only this page contains.
 
+import { parse } from "./foreign-text.js";
+
 const KEY = document.querySelector('meta[name="csrf"]').content;
 const LONGEST = 20_000; // milliseconds after which a call counts as lost
 
@@ -39,7 +41,7 @@ export async function request(method, url, { headers = {}, body, signal } = {}) 
   if (response.ok) return response;
   let answer = {};
   try {
-    answer = (await response.json()) ?? {};
+    answer = parse(await response.text()) ?? {};
   } catch {
     // A proxy answers in HTML.
   }
@@ -55,11 +57,15 @@ export async function call(method, path, { parameters, body, headers = {} } = {}
     headers: sent === undefined ? headers : { "Content-Type": "application/json", ...headers },
     signal: AbortSignal.timeout(LONGEST),
   });
+  let answer = null;
   try {
-    return await response.json();
+    answer = parse(await response.text());
   } catch {
-    throw new Failure("lost");
+    // The connection was lost, or this is the page of a proxy.
   }
+  // Every answer of the API is an object.
+  if (answer === null || typeof answer !== "object") throw new Failure("lost");
+  return answer;
 }
 
 /** Return whether a call may succeed if it is repeated as it is. */

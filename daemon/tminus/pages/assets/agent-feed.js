@@ -1,6 +1,7 @@
 // The stream of events: one request after another, each from where the last one ended.
 
 import { address, request } from "./agent-api.js";
+import { parse } from "./foreign-text.js";
 
 const FIRST_PAUSE = 0.4;
 const LONGEST_PAUSE = 10;
@@ -125,7 +126,7 @@ export class Feed {
   #take(part) {
     const field = (name) => part.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
     const data = field("data");
-    if (data !== undefined) this.#handlers.heard(JSON.parse(data));
+    if (data !== undefined) this.#handlers.heard(parse(data));
     // Only now: an event that could not be taken is sent again.
     this.#after = field("id") ?? this.#after;
   }

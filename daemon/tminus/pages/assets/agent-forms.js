@@ -96,6 +96,7 @@ class Form {
 export class CreateForm extends Form {
   #key = newKey();
   #products = {};
+  #owner = null;
   #done;
   #failed;
 
@@ -111,11 +112,13 @@ export class CreateForm extends Form {
     this.dialog.addEventListener("cancel", () => this.isSending || this.drop());
   }
 
-  /** Set the preferences that the policy leaves to the agent, by type of session, and come back to a draft. */
-  allow(products) {
+  /** Set the preferences that the policy leaves to the agent, by type of session, and come back to this agent's draft. */
+  allow(products, owner) {
     this.#products = products;
+    this.#owner = owner;
     const draft = this.#draft();
-    if (draft) this.open(draft);
+    if (!draft) this.drop(); // of another agent, who has signed out elsewhere
+    else this.open(draft);
   }
 
   open(draft = null) {
@@ -149,7 +152,7 @@ export class CreateForm extends Form {
   #draft() {
     try {
       const draft = JSON.parse(sessionStorage.getItem(DRAFT));
-      return draft?.texts && Array.isArray(draft.prefs) && draft.when ? draft : null;
+      return draft?.texts && draft.owner === this.#owner && Array.isArray(draft.prefs) && draft.when ? draft : null;
     } catch {
       return null;
     }
@@ -159,7 +162,7 @@ export class CreateForm extends Form {
   #keep() {
     const texts = Object.fromEntries(TEXTS.map((name) => [name, this.input(name).value]));
     const prefs = PREFERENCES.filter((name) => this.input(name).checked);
-    const draft = { key: this.#key, texts, prefs, type: this.input("type").value, isLater: this.#isLater, when: this.when.values };
+    const draft = { owner: this.#owner, key: this.#key, texts, prefs, type: this.input("type").value, isLater: this.#isLater, when: this.when.values };
     try {
       sessionStorage.setItem(DRAFT, JSON.stringify(draft));
     } catch {

@@ -1,13 +1,26 @@
 // Search: what the page has read is filtered at once; then the server is asked.
 
 import { call } from "./agent-api.js";
-import { pinOf as digitsOf } from "./link.js";
+import { pinOf as digitsOf, readLink } from "./link.js";
 import { recordOf } from "./agent-rows.js";
 
 // Ids have 12 characters for live sessions, and 6 for the other types.
 const ID = /^(?:[A-Za-z0-9]{6}|[A-Za-z0-9]{12})$/;
 
 const STEPS = 5; // requests without a match, each of 5,000 sessions, after which the agent is asked whether to go on
+
+/** Return what to search for. Of a link of a session it is the PIN or the id: the key of a host never leaves the page. */
+export function wordsOf(typed) {
+  const words = typed.trim();
+  const bare = words.replace(/[#&](?:host|token)=.*$/s, "");
+  if (bare === words && !/^https?:\/\/\S+$/i.test(words)) return words;
+  try {
+    const { pin, id } = readLink(words.includes("://") ? words : `https://${words}`);
+    return pin ?? id ?? bare;
+  } catch {
+    return bare;
+  }
+}
 
 /** Return whether what the page knows about a session contains the words. */
 export function matches(session, words) {

@@ -51,6 +51,14 @@ export class Sessions {
     return this.#known.get(id);
   }
 
+  /** Forget all sessions for good. What is still being read is dropped. */
+  close() {
+    this.#reading += 1;
+    this.#known.clear();
+    clearTimeout(this.#timer);
+    this.#changed = () => this.#known.clear();
+  }
+
   all() {
     return [...this.#known.values()];
   }

@@ -62,13 +62,15 @@ export class Timeline {
   #root = document.getElementById("day");
   #svg = document.getElementById("day-chart");
   #date = document.getElementById("day-date");
+  #observer = new ResizeObserver(() => this.render());
+  #timer;
   #chosen = null; // the id of the session that the Tab key reaches
 
   /** `open(id)` shows a session, `failed(failure)` says that a read failed. */
   constructor(sessions, { open, failed }) {
     this.#sessions = sessions;
     this.#failed = failed;
-    new ResizeObserver(() => this.render()).observe(this.#svg);
+    this.#observer.observe(this.#svg);
     this.#svg.addEventListener("click", ({ target }) => {
       const item = target.closest("[data-id]");
       if (item) open(item.dataset.id);
@@ -79,7 +81,7 @@ export class Timeline {
     });
     this.#date.addEventListener("change", () => this.#date.value && this.go(this.#date.value));
     // The line of the present moves, and midnight comes.
-    setInterval(() => {
+    this.#timer = setInterval(() => {
       if (this.#isToday && new Date().toDateString() !== this.#day.toDateString()) this.today();
       else this.render();
     }, 30_000);
@@ -87,6 +89,15 @@ export class Timeline {
 
   get(id) {
     return this.#rows.get(id);
+  }
+
+  /** Forget the sessions of the day for good. What is still being read is dropped. */
+  close() {
+    this.#reading += 1;
+    this.#rows.clear();
+    this.#items.clear();
+    this.#observer.disconnect();
+    clearInterval(this.#timer);
   }
 
   /** Show today, and follow the day at midnight. */

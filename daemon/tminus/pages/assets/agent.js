@@ -1,11 +1,11 @@
 // The page on which agents keep their sessions. It uses the public API and nothing else.
 
-import { call } from "./agent-api.js";
+import { Failure, call } from "./agent-api.js";
 import { Feed } from "./agent-feed.js";
 import { errorText } from "./agent-errors.js";
 import { CreateForm, MoveForm } from "./agent-forms.js";
 import { pinOf, point, reasonOf, recordOf, settingsOf, showRows, statusOf, typeOf } from "./agent-rows.js";
-import { lookUp, matches, searchTexts } from "./agent-search.js";
+import { lookUp, matches, searchTexts, wordsOf } from "./agent-search.js";
 import { NAMES, Sessions, listOf } from "./agent-sessions.js";
 import { full } from "./agent-time.js";
 import { Timeline } from "./agent-timeline.js";
@@ -27,6 +27,7 @@ let shown = null; // the id of the session in the dialog
 let search = null; // {words, rows, next, note}
 let searching = 0;
 let typing = 0; // the timer that searches after a pause
+let isOver = false; // whether the agent is no longer signed in
 
 const sessions = new Sessions(render, failed);
 const timeline = new Timeline(sessions, { open: openDetail, failed });
@@ -38,6 +39,7 @@ const moveForm = new MoveForm((session) => done(session, "moved"), failed);
 async function start() {
   try {
     me = await call("GET", "me");
+    if (!me.user || !me.roles) throw new Failure("lost"); // something between the page and the daemon answers
   } catch (failure) {
     failed(failure);
     if (failure.kind !== "ended") setTimeout(start, 3000);
@@ -55,8 +57,8 @@ async function start() {
   follow();
   if (agent || admin) {
     document.getElementById("new").hidden = false;
-    createForm.allow(me.products);
-  }
+    createForm.allow(me.products, me.user.id);
+  } else createForm.drop();
 }
 
 /** Read everything, and keep it current. */
@@ -87,7 +89,7 @@ function follow() {
 }
 
 async function read() {
-  if (!(await sessions.load())) return;
+  if (!(await sessions.load()) || isOver) return;
   hasRead = true;
   timeline.load();
   document.getElementById("reading").hidden = true;
@@ -95,34 +97,53 @@ async function read() {
 }
 
 function showLost() {
-  if (!feed || !feed.retryAt || !document.getElementById("ended").hidden) return;
+  if (!feed || !feed.retryAt || isOver) return;
   const seconds = Math.max(0, Math.ceil((feed.retryAt - Date.now()) / 1000));
   banner("lost", seconds ? text("lost_wait", { time: duration(seconds) }) : text("lost_now"), "retry");
 }
 
 /** Say why something failed. An ended agent session has its own place, since only a new sign-in helps. */
 function failed(failure) {
-  if (failure.kind === "ended") {
-    feed?.close();
-    banner("lost", "", "retry");
-    document.getElementById("ended").hidden = false;
-    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("no");
-    return;
-  }
+  if (isOver) return;
+  if (failure.kind === "ended") return end();
   if (failure.kind === "lost" && !document.getElementById("lost").hidden) return;
   banner("notice", errorText(failure), "notice");
 }
 
+/** Show that the agent is no longer signed in, and nothing else: whoever looks at this screen next may be somebody else. */
+function end() {
+  isOver = true;
+  feed?.close();
+  sessions.close();
+  timeline.close();
+  endSearch();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("no");
+  const ended = document.getElementById("ended");
+  for (const part of document.querySelectorAll("main > :not(h1, #ended), header button")) part.remove();
+  fill("agent", "");
+  document.getElementById("announcement").textContent = "";
+  ended.hidden = false;
+  one("button", ended).focus();
+}
+
+// A browser may bring a page back from its memory, after a sign-out too.
+addEventListener("pageshow", ({ persisted }) => {
+  if (!persisted) return;
+  document.body.replaceChildren();
+  location.reload();
+});
+
 setInterval(() => {
-  if (!document.getElementById("lost").hidden) showLost();
+  if (!isOver && !document.getElementById("lost").hidden) showLost();
 }, 1000);
 setInterval(() => {
-  if (hasRead && document.visibilityState === "visible" && document.getElementById("ended").hidden) read();
+  if (hasRead && document.visibilityState === "visible" && !isOver) read();
 }, READ_AGAIN_EVERY);
 
 // --- Lists -------------------------------------------------------------------------------------------------------------
 
 function render() {
+  if (isOver) return;
   const showsHost = sessions.scope === "all";
   for (const name of NAMES) {
     const rows = sessions.rows(name);
@@ -157,7 +178,7 @@ function renderFound() {
 }
 
 async function find(words, isSubmitted) {
-  const wanted = words.trim();
+  const wanted = wordsOf(words);
   const number = ++searching;
   if (!wanted) return endSearch();
   if (search?.words !== wanted) search = { words: wanted, rows: new Map(), next: null, note: "", busy: true };
@@ -273,6 +294,7 @@ function mayMove(session) {
 
 /** Show a session that a form has created or moved. */
 function done(session, what) {
+  if (isOver) return;
   sessions.take(session);
   search?.rows.set(session.id, session);
   openDetail(session.id);
@@ -387,6 +409,7 @@ const ACTIONS = {
     } catch (failure) {
       if (failure.kind !== "ended") return failed(failure);
     }
+    createForm.drop();
     location.reload();
   },
 };
@@ -460,7 +483,7 @@ const ROW_KEYS = {
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (document.querySelector("dialog[open]")) return;
+  if (isOver || document.querySelector("dialog[open]")) return;
   if (target === searchInput) {
     if (key === "Escape" && searchInput.value) ACTIONS.clear();
     if (key === "ArrowDown") moveRow(null, "Home");

@@ -1,5 +1,7 @@
 // The connection to a room: one WebSocket after another, until the visit is over.
 
+import { parse } from "./foreign-text.js";
+
 const SUBPROTOCOL = "tminus.room.v1";
 const FIRST_PAUSE = 0.5;
 const LONGEST_PAUSE = 15;
@@ -108,7 +110,7 @@ export class Room {
     socket.onmessage = ({ data }) => {
       let message;
       try {
-        message = JSON.parse(data);
+        message = parse(data);
       } catch {
         return;
       }

@@ -1,5 +1,7 @@
 // The texts that scripts show, and dates and durations in the page's language.
 
+import { isolated } from "./foreign-text.js";
+
 const texts = JSON.parse(document.getElementById("texts").textContent);
 const page = document.documentElement.lang;
 
@@ -8,7 +10,7 @@ const locale = navigator.languages?.find((one) => one.toLowerCase().startsWith(p
 
 /** Return a text of the catalogue. `{name}` is replaced by the value of that name. */
 export function text(key, values = {}) {
-  return texts[key].replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+  return texts[key].replace(/\{(\w+)\}/g, (_, name) => isolated(String(values[name])));
 }
 
 const dateTime = new Intl.DateTimeFormat(locale, {
