@@ -181,6 +181,13 @@ class Agents(TypedDict):
     next: int | None
 
 
+class CalendarAddress(TypedDict):
+    """The address of an agent's calendar. It is shown once, since the daemon stores only a hash of it."""
+
+    url: str
+    createdAt: Instant
+
+
 class Webhooks(TypedDict):
     """All endpoints, in the order of the configuration."""
 

@@ -1,9 +1,10 @@
-"""Calendars as programs read them: the file of a session."""
+"""Calendars as programs read them: the file of a session, and the calendar of an agent."""
 
 from typing import Any
 
 import icalendar
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now
 from tminus.domain import timestamps
@@ -57,3 +58,92 @@ def test_only_those_who_may_host_get_the_link_of_the_host(daemon: Daemon) -> Non
     shown = daemon.get(path, by="monitor").content
     assert str(one["pin"]).encode() not in shown
     assert b"#host=" not in shown
+
+
+# --- the calendar of an agent -----------------------------------------------------------------------------------------
+
+
+def entries_of(content: bytes) -> dict[str, Any]:
+    """Return the entries of a calendar by their labels; fail if two have the same UID."""
+    entries: list[Any] = icalendar.Calendar.from_ical(content.decode()).walk("VEVENT")
+    assert len({one["UID"] for one in entries}) == len(entries)
+    return {str(one["SUMMARY"]): one for one in entries}
+
+
+def test_an_agent_subscribes_and_a_reschedule_moves_the_entry(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    label = f"Feed {daemon.url}"
+    one = daemon.make(label=label, startTime=from_now(days=1), by="ben")
+    made = daemon.post("/agents/8/calendar", by="ben").json()
+    url = made["url"]
+    assert url.startswith(f"{daemon.url}/v3/calendars/")
+
+    first = daemon.http.get(url)
+    assert (first.status_code, first.headers["content-type"]) == (200, "text/calendar; charset=utf-8")
+    assert first.headers["cache-control"] == "private, max-age=60"
+    before = entries_of(first.content)[label]
+    assert before["URL"] == f"{daemon.url}/agent"
+    assert one["urls"]["user"] in before["DESCRIPTION"]
+    assert b"#host=" not in first.content
+    again = daemon.http.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+
+    start = from_now(days=2)
+    assert daemon.put(f"/supportsession/{one['id']}", {"startTime": start}, by="ben").status_code == 200
+    moved = daemon.http.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert moved.status_code == 200
+    assert entries_of(moved.content).keys() == entries_of(first.content).keys()
+    after = entries_of(moved.content)[label]
+    assert after.start == timestamps.parse(start).replace(microsecond=0)
+    assert (after["UID"], after["SEQUENCE"] > before["SEQUENCE"]) == (before["UID"], True)
+
+    assert daemon.delete(f"/supportsession/{one['id']}", by="ben").status_code == 200
+    assert entries_of(daemon.http.get(url).content)[label]["STATUS"] == "CANCELLED"
+
+
+def test_only_appointments_of_the_agent_are_in_the_calendar(daemon: Daemon) -> None:
+    daemon.make(label="At once", by="lister")
+    daemon.make(label="Another's", startTime=from_now(days=1), by="anna")
+    daemon.make(label="Own", startTime=from_now(days=1), by="lister")
+
+    url = daemon.post("/agents/9/calendar").json()["url"]
+
+    assert [*entries_of(daemon.http.get(url).content)] == ["Own"]
+
+
+def test_a_revoked_or_replaced_address_ends_at_once_and_no_log_line_has_one(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    old = daemon.post("/agents/7/calendar", by="anna").json()["url"]
+    assert daemon.http.get(old).status_code == 200
+    new = daemon.command("agents", "feed", "7").stdout.strip()
+    assert [daemon.http.get(url).status_code for url in (old, new)] == [404, 200]
+    assert daemon.http.get(old).json()["refcode"] == 118404
+    assert daemon.command("agents", "feed", "7", "--revoke").returncode == 0
+    assert daemon.http.get(new).status_code == 404
+    shut = daemon.post("/agents/7/calendar").json()["url"]
+    assert daemon.post("/agents/7/shutOut").status_code == 200
+    assert daemon.http.get(shut).status_code == 404
+    assert daemon.post("/agents/7/readmit").status_code == 200
+    assert daemon.http.get(shut).status_code == 404
+
+    assert daemon.post("/agents/8/calendar", by="anna").status_code == 403
+    assert daemon.post("/agents/999/calendar").json()["refcode"] == 113404
+    assert daemon.terminate() == 0
+    log = daemon.log.read_text()
+    assert not [url for url in (old, new, shut) if url.rpartition("/")[2].partition(".")[0] in log]
+    daemon.logged("calendar.address_made", agent=7, actor="agent:7")
+    daemon.logged("calendar.address_revoked", agent=7, actor="local")
+    daemon.logged("calendar.unknown", remote_ip="127.0.0.1")
+
+
+def test_guesses_are_limited_and_right_addresses_are_not(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"failed_tokens": "3/minute"})
+    url = daemon.post("/agents/7/calendar").json()["url"]
+    guesses = [daemon.get(f"/calendars/{number}.ics", by=None) for number in range(5)]
+
+    assert [guess.status_code for guess in guesses] == [404, 404, 404, 429, 429]
+    assert 0 < int(guesses[-1].headers["retry-after"]) <= 60
+    assert daemon.http.get(url).status_code == 200
+    metrics = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text
+    assert 'tminus_guesses_total{kind="calendar",outcome="wrong"} 3.0' in metrics
+    assert 'tminus_guesses_total{kind="calendar",outcome="limited"} 2.0' in metrics

@@ -55,6 +55,9 @@ CALLS = (
     "GET /v3/agents",
     "POST /v3/agents/{number}/shutOut",
     "POST /v3/agents/{number}/readmit",
+    "POST /v3/agents/{number}/calendar",
+    "DELETE /v3/agents/{number}/calendar",
+    "GET /v3/calendars/{secret}.ics",
     "GET /v3/webhooks",
     "GET /v3/webhooks/{name}",
     "POST /v3/webhooks/{name}/ping",
@@ -79,7 +82,7 @@ none for "null counts as absent".
 """
 
 
-NEVER_WRONG = ("GET /v3/support/challenge", "GET /healthz", "GET /readyz")
+NEVER_WRONG = ("GET /v3/support/challenge", "GET /v3/calendars/{secret}.ics", "GET /healthz", "GET /readyz")
 """Calls that cannot be asked wrongly: they take nothing, or any text."""
 
 

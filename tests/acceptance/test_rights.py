@@ -49,6 +49,9 @@ RIGHTS = {
     "GET /v3/agents": "- - - - - - yes",
     "POST /v3/agents/{number}/shutOut": "- - - - - - yes",
     "POST /v3/agents/{number}/readmit": "- - - - - - yes",
+    "POST /v3/agents/{number}/calendar": "- - - own - - all",
+    "DELETE /v3/agents/{number}/calendar": "- - - own - - all",
+    "GET /v3/calendars/{secret}.ics": "yes yes yes yes yes yes yes",
     "GET /v3/webhooks": "- - - - - - yes",
     "GET /v3/webhooks/{name}": "- - - - - - yes",
     "POST /v3/webhooks/{name}/ping": "- - - - - - yes",
@@ -124,7 +127,8 @@ class Situation:
             organization_id=1,
             type_id=3,
             name="nobody",
-            number=1000,
+            number=7 if call.endswith("/calendar") else 1000,  # the agent who asks, or nobody
+            secret="none",
         )
         bodies: dict[str, JSON] = {
             "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
@@ -210,7 +214,7 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
         if not of_a_session:
             answer = situation.ask(client, call, headers, situation.sessions["other"])
             _check(answer, allowed=may != "-", known=role != "nobody", said=f"{role} by {way}: {call}")
-            if may in ("own", "all", "masked", "none") and answer.status_code == 200:
+            if may in ("own", "all", "masked", "none") and answer.status_code == 200 and "/agents/" not in call:
                 assert _seen(situation, call, answer) == _expected_secrets(situation, may, me), (
                     f"{role} by {way}: {call}"
                 )
@@ -240,8 +244,8 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
 
 def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> None:
     if allowed:
-        # Past the question of rights: an unknown webhook, agent or sign-in code is refused as such.
-        assert answer.status_code == 200 or answer.json()["refcode"] in (109404, 113404, 104400), (
+        # Past the question of rights: an unknown webhook, agent, calendar or sign-in code is refused as such.
+        assert answer.status_code == 200 or answer.json()["refcode"] in (109404, 113404, 104400, 118404), (
             f"{said}: {answer.text}"
         )
         return

@@ -25,7 +25,7 @@ from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
 from tminus import clock
-from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents
+from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents, routes_calendars
 from tminus.api.authentication import SignedIn
 from tminus.api.challenges import new_id, text_of
 from tminus.api.pin_lookups import Answered
@@ -40,6 +40,7 @@ from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, WrongCode
 from tminus.domain.model import (
     AgentSession,
+    CalendarFeed,
     ChallengeUse,
     Delivery,
     Endpoint,
@@ -58,13 +59,25 @@ from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
 from tminus.sessions import commands, participants
 from tminus.sessions.idempotency import KeyedRequest
-from tminus.storage import EventFilter, Store, Transaction, View, agents, challenges, outbox, presence, retention
+from tminus.storage import (
+    EventFilter,
+    Store,
+    Transaction,
+    View,
+    agents,
+    calendar_feeds,
+    challenges,
+    outbox,
+    presence,
+    retention,
+)
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
 from tminus.storage.tables import (
     AGENT_SESSIONS,
     AGENTS,
+    CALENDAR_FEEDS,
     CHALLENGE_USES,
     DELIVERIES,
     EVENTS,
@@ -449,6 +462,25 @@ def _readmit(store: Store, label: str) -> Any:
     asyncio.run(_awaited(routes_agents.readmit(_context(store, label, number), OPERATOR, number)))
 
 
+def _make_address(store: Store, label: str) -> Any:
+    number = _number(label)
+    asyncio.run(_awaited(routes_calendars.make_address(_context(store, label, number), OPERATOR, number)))
+
+
+def _revoke_address(store: Store, label: str) -> Any:
+    number = _number(label)
+    asyncio.run(_awaited(routes_calendars.revoke_address(_context(store, label, number), OPERATOR, number)))
+
+
+def _had_calendar(tx: Transaction, label: str) -> None:
+    feed = CalendarFeed(agent_id=_number(label), secret_sha256=_digest(label), created_at=NOW)
+    calendar_feeds.replace(tx, feed)
+
+
+def _has_calendar(view: View, label: str) -> State:
+    return _count(view, CALENDAR_FEEDS, CALENDAR_FEEDS.c.agent_id == _number(label))
+
+
 def _was_shut_out(tx: Transaction, label: str) -> None:
     agents.shut_out(tx, _number(label))
 
@@ -708,6 +740,8 @@ TRIALS: Mapping[str, Trial] = {
     "sign-out-everywhere": Trial(_sign_out_everywhere, _signed_in, _signed_in_left),
     "shut-out": Trial(_shut_out, _signed_in, _known),
     "admit": Trial(_admit, _came_before, _came),
+    "make address of calendar": Trial(_make_address, _nothing, _has_calendar, twice_is_once=True),
+    "revoke address of calendar": Trial(_revoke_address, _had_calendar, _has_calendar),
     "readmit": Trial(_readmit, _was_shut_out, _known),
     "issue-code": Trial(_issue_code, _agent_session, _signed_in_left, twice_is_once=False),
     "exchange-code": Trial(_exchange_code, _code, _signed_in_left),

@@ -27,7 +27,7 @@ from tminus.api.websocket_middleware import WebSockets
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
-    routes_calendars.router,
+    routes_calendars.router, routes_calendars.public,
     routes_webhooks.router, routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api,
     routes_callers.public,
 )  # fmt: skip

@@ -15,10 +15,11 @@ from tminus.api.parameters import Depends
 from tminus.api.request_context import RequestContext
 from tminus.api.services import Services
 from tminus.config import Agent, fingerprint
-from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts
-from tminus.domain.model import AgentSession
-from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role
+from tminus.domain.errors import AgentShutOut, NotAuthenticated, TooManyAttempts, UnknownCalendar
+from tminus.domain.model import AgentSession, CalendarFeed
+from tminus.domain.types import LOCAL_AGENT_ID, Caller, Role, actor_of
 from tminus.logs.repeated import REPEATED
+from tminus.storage import calendar_feeds
 
 LOCAL_NAME = "local operator"
 GUESSABLE = 16
@@ -50,6 +51,34 @@ def page_token(secret: str) -> str:
     session again and again, without the configured token.
     """
     return f"page {secret}"
+
+
+async def feed_owner(context: RequestContext, secret: str) -> Agent:
+    """Return the agent whose calendar has the address with this secret. Raises `UnknownCalendar`, `TooManyAttempts`.
+
+    As with tokens, a right address is never limited, and it is valid only as long as its agent may act.
+    """
+    services, address = context.services, context.remote_ip
+    digest = token_digest(secret)
+
+    async def look_up() -> CalendarFeed | None:
+        return await services.query(lambda view: calendar_feeds.by_secret(view, digest))
+
+    if services.failed_tokens.retry_after(address) is None:
+        feed = await look_up()
+    else:
+        async with services.suspect_lookup:
+            feed = await look_up()
+    agent = services.agent(feed.agent_id) if feed is not None and services.may_act(feed.agent_id) else None
+    if agent is not None:
+        context.actor = actor_of(agent.id, agent.roles)
+        return agent
+    check_attempts(context, "calendar")
+    services.failed_tokens.count(address)
+    context.logged = True
+    services.metrics.guessed("calendar", "wrong")
+    REPEATED.log("calendar.unknown", address, remote_ip=address, request_id=context.request_id)
+    raise UnknownCalendar
 
 
 async def identify(context: RequestContext) -> Caller:

@@ -320,6 +320,10 @@ FIELDS: dict[str, dict[str, str]] = {
         "agents": "Agents in the order of their numbers",
         "next": "Value of `after` for the next page; null on the last one",
     },
+    "CalendarAddress": {
+        "url": "The address; everybody who has it can read the agent's sessions",
+        "createdAt": f"Time when it was made: {_UTC}",
+    },
     "Webhooks": {"webhooks": "All webhooks, in the order of the configuration"},
     "WidgetConfig": {
         "remote_support": "Always true",
@@ -344,6 +348,7 @@ PARAMETERS = {
     "key": "`externalMapping` of the sessions; it may contain slashes",
     "name": "Name of a webhook in the configuration",
     "number": "Number of an agent",
+    "secret": "The secret in the address of a calendar",
     "provider": "Any text; clients of the original send the name of their identity provider",
     "state": "Ignored; clients of the original send it",
     "type_id": "Any text",

@@ -1,32 +1,58 @@
-"""Routes of calendars: the entry of a session as a file."""
+"""Routes of calendars: a session as a file, and the calendar of an agent behind an address that can be revoked."""
 
+import hashlib
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tminus import clock, schemas
 from tminus.api import answers
-from tminus.api.authentication import CurrentCaller
+from tminus.api.authentication import CurrentCaller, feed_owner, token_digest
+from tminus.api.conditions import unchanged
 from tminus.api.fixed import Fixed
-from tminus.api.refusals import refusals
+from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
+from tminus.api.response import Headers, Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.config import Settings
-from tminus.domain.errors import Forbidden, UnknownSession
-from tminus.domain.model import Session
-from tminus.domain.types import Caller
+from tminus.domain import ids, timestamps
+from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownAgent, UnknownCalendar, UnknownSession
+from tminus.domain.model import CalendarFeed, Session
+from tminus.domain.types import Caller, Role
+from tminus.logs.output import log
 from tminus.sessions import queries
 from tminus.sessions.authorization import may_see_secrets, require
-from tminus.storage import View
+from tminus.storage import Transaction, View, calendar_feeds
+from tminus.storage.calendar_feeds import Planned
 
 router = Router("/v3", "calendars")
+public = Router("/v3", "calendars")
 
 CALENDAR = "text/calendar"
+_MEDIA_TYPE = f"{CALENDAR}; charset=utf-8"
 _REVALIDATED = (b"cache-control", b"private, no-cache")
 
+PAST = timedelta(days=30)
+"""How long past and cancelled sessions stay in the calendar of an agent."""
+
+ENTRIES = 1000
+"""Maximum number of entries in the calendar of an agent: about half a megabyte, which takes half a second to write."""
+
+REFRESH = timedelta(minutes=15)
+"""How long programs are asked to wait before they read a calendar again."""
+
+FRESH = timedelta(minutes=1)
+"""How long a client may use its copy of a calendar without asking."""
+
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 InviteRole = Annotated[
     Literal["guest", "host"],
     Field(description="Whose link the entry has; the link of the host admits everybody who has it as host"),
 ]
+
+
+# --- a session --------------------------------------------------------------------------------------------------------
 
 
 @router.get(
@@ -44,7 +70,7 @@ async def invite(context: RequestContext, caller: CurrentCaller, session_id: str
 
     content = await services.query(look, session_id)
     headers = [_REVALIDATED, (b"content-disposition", b'attachment; filename="%s.ics"' % session_id.encode())]
-    return Fixed(content, f"{CALENDAR}; charset=utf-8", headers).answer(context)
+    return Fixed(content, _MEDIA_TYPE, headers).answer(context)
 
 
 def _link(session: Session, caller: Caller, role: str) -> str:
@@ -60,3 +86,101 @@ def _file(session: Session, settings: Settings, link: str) -> bytes:
 
     plan = entries.Plan(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
     return entries.calendar([entries.entry(session, plan, link)])
+
+
+# --- the calendar of an agent -----------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/agents/{number}/calendar",
+    summary="Make an address for the calendar of an agent; an earlier address ends",
+    answers=schemas.CalendarAddress,
+    refusals=refusals(Forbidden, UnknownAgent),
+)
+async def make_address(context: RequestContext, caller: CurrentCaller, number: Number) -> Answer:
+    services = context.services
+    _check_agent(context, caller, number)
+    secret = ids.token()
+
+    def store(tx: Transaction) -> datetime:
+        feed = CalendarFeed(agent_id=number, secret_sha256=token_digest(secret), created_at=tx.now)
+        calendar_feeds.replace(tx, feed)
+        return feed.created_at
+
+    created = await services.transact(store)
+    log("calendar.address_made", agent=number, **_by(context, caller))
+    url = f"{services.settings.server.urls().public}/v3/calendars/{secret}.ics"
+    made: schemas.CalendarAddress = {"url": url, "createdAt": timestamps.text(created)}
+    return Json(made)
+
+
+@router.delete(
+    "/agents/{number}/calendar",
+    summary="Revoke the address of an agent's calendar at once",
+    answers=schemas.Success,
+    refusals=refusals(Forbidden, UnknownAgent),
+)
+async def revoke_address(context: RequestContext, caller: CurrentCaller, number: Number) -> Answer:
+    _check_agent(context, caller, number)
+    if await context.services.transact(lambda tx: calendar_feeds.remove(tx, number)):
+        log("calendar.address_revoked", agent=number, **_by(context, caller))
+    return Json({"success": True})
+
+
+def _check_agent(context: RequestContext, caller: Caller, number: int) -> None:
+    """Raise `Forbidden` unless the caller is this agent or a group admin; `UnknownAgent`."""
+    own = caller.agent_id == number and caller.has(Role.AGENT)
+    require(own or caller.has(Role.GROUP_ADMIN), "the agent itself, or the role group_admin")
+    if context.services.agent(number) is None:
+        raise UnknownAgent(number)
+
+
+def _by(context: RequestContext, caller: Caller) -> dict[str, str]:
+    return {"actor": caller.actor, "remote_ip": context.remote_ip, "request_id": context.request_id}
+
+
+@public.get(
+    "/calendars/{secret}.ics",
+    summary="Show the calendar of an agent to whoever has its address",
+    media_type=CALENDAR,
+    refusals=refusals(UnknownCalendar, TooManyAttempts, of=PUBLIC_REFUSALS),
+)
+async def calendar(context: RequestContext, secret: str) -> Answer:
+    services = context.services
+    agent = await feed_owner(context, secret)
+    since, page = clock.now() - PAST, f"{services.settings.server.urls().public}/agent"
+    known = context.header(b"if-none-match") if b"if-none-match" in context.headers else None
+    settings = services.settings
+
+    def look(view: View) -> tuple[str, bytes | None]:
+        """Return the entity tag and the calendar, or None if the client has it. To write it takes the most time."""
+        found = calendar_feeds.planned(view, agent.id, since, ENTRIES)
+        tag = _tag(found, agent.name, page, settings)
+        return tag, None if unchanged(known, tag) else _calendar(found, agent.name, page, settings)
+
+    tag, content = await services.search(agent.id, look)
+    cached = b"private, max-age=%d" % FRESH.total_seconds()
+    headers: Headers = [(b"etag", tag.encode()), (b"cache-control", cached)]
+    if content is None:
+        return Response(status_code=304, headers=headers)
+    return Response(content, _MEDIA_TYPE, headers=headers)
+
+
+def _tag(sessions: list[Planned], name: str, page: str, settings: Settings) -> str:
+    """Return the entity tag of a calendar: it changes with its sessions and with everything else in it."""
+    listed = [(session.id, session.version) for session in sessions]
+    shown = repr((name, page, settings.lifecycle.duration, settings.lifecycle.lead, listed))
+    return f'"{hashlib.sha256(shown.encode()).hexdigest()[:32]}"'
+
+
+def _calendar(sessions: list[Planned], name: str, page: str, settings: Settings) -> bytes:
+    """Return the calendar of the host.
+
+    Its entries lead to the page for agents, where the host signs in: a calendar is often shared, and the link of the
+    host would admit everybody who sees it. The description has the link for guests.
+    """
+    from tminus.calendars import entries  # noqa: PLC0415 - as above
+
+    plan = entries.Plan(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
+    made = (entries.entry(session, plan, page, notes=(session.user_url,)) for session in sessions)
+    return entries.calendar(made, name=name, refresh=REFRESH)

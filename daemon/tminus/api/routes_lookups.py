@@ -37,7 +37,7 @@ async def crm_lookup(context: RequestContext, caller: CurrentCaller, key: str) -
         found = queries.sessions_of_parent(view, caller, key, OF_PARENT)
         return orjson.dumps([answers.session(session, caller, now) for session in found])
 
-    return Json(await context.services.search(caller, look))
+    return Json(await context.services.search(caller.agent_id, look))
 
 
 @router.get(

@@ -121,7 +121,7 @@ async def list_sessions(
         count, found = queries.list_sessions(view, caller, wanted)
         return answers.session_page(count, found, caller, now)
 
-    return Json(await context.services.search(caller, look))
+    return Json(await context.services.search(caller.agent_id, look))
 
 
 @router.get(

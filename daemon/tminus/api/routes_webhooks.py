@@ -40,7 +40,7 @@ async def _webhook(services: Services, name: str) -> Answer:
 )
 async def list_webhooks(context: RequestContext, caller: CurrentCaller) -> Answer:
     services = _operator(context, caller)
-    found = await services.search(caller, services.webhooks.endpoint_statuses)
+    found = await services.search(caller.agent_id, services.webhooks.endpoint_statuses)
     return Json({"webhooks": [answers.webhook(one) for one in found]})
 
 

@@ -18,7 +18,7 @@ from tminus.api.readers import Readers
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
 from tminus.domain.events import ActorNames
-from tminus.domain.types import LOCAL_AGENT_ID, Caller, actor_of
+from tminus.domain.types import LOCAL_AGENT_ID, actor_of
 from tminus.monitoring.metrics import Metrics
 from tminus.oidc.settings import Access
 from tminus.rooms import Hub
@@ -199,13 +199,13 @@ class Services:
         finally:
             self._reads -= 1
 
-    async def search(self, caller: Caller, look: Callable[[View], T]) -> T:
+    async def search(self, agent_id: int, look: Callable[[View], T]) -> T:
         """Run `look` as `query` does, if it may take long, such as a list with its count.
 
         Such reads have threads and connections of their own, so that other reads do not wait for them. Agents share
-        the threads fairly.
+        the threads fairly; `agent_id` is the agent for whom this one is.
         """
-        async with self._search_slots.slot(caller.agent_id):
+        async with self._search_slots.slot(agent_id):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 

@@ -7,13 +7,13 @@ cancels the entry that it has. Times are in UTC, so no program needs the rules o
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Protocol
 from urllib.parse import quote
 
 from icalendar import Alarm, Calendar, Event, vCalAddress, vDuration, vText
 
-from tminus.domain.model import Session
 from tminus.domain.types import CloseReason
 
 MEDIA_TYPE = "text/calendar; charset=utf-8"
@@ -41,6 +41,29 @@ class Person:
     name: str = ""
 
 
+class Appointment(Protocol):
+    """What an entry needs of a session. A `domain.model.Session` has it."""
+
+    @property
+    def external_session_object_id(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def user_description(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def start_time(self) -> datetime | None: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def updated_at(self) -> datetime: ...
+    @property
+    def closed_at(self) -> datetime | None: ...
+    @property
+    def close_reason(self) -> CloseReason | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What an entry needs and a session does not have."""
@@ -51,28 +74,29 @@ class Plan:
     """How long before its start the session opens (`lifecycle.lead`)."""
 
 
-def uid(session: Session) -> str:
+def uid(session: Appointment) -> str:
     """Return the UID of the session's entry. It is the same for ever, also after a restore and at another host."""
     return f"{session.external_session_object_id}@tminus"
 
 
 def entry(
-    session: Session,
+    session: Appointment,
     plan: Plan,
     link: str,
     *,
     method: Method | None = None,
     organizer: Person | None = None,
     attendees: Sequence[Person] = (),
+    notes: Sequence[str] = (),
 ) -> Event:
     """Return the entry of a session: from its start, or its creation if it was created to open at once.
 
     It is cancelled if the session was cancelled before it opened, or if `method` is CANCEL. An entry without attendees
     has no organizer: programs would take it for an invitation, which a person has to answer. `link`: the URL with which
-    the readers of this entry join.
+    the readers of this entry join. `notes`: lines for the description, below the link.
     """
     starts = session.start_time or session.created_at
-    cancelled = method is Method.CANCEL or session.close_reason is CloseReason.CANCELLED
+    cancelled = method is Method.CANCEL or session.close_reason == CloseReason.CANCELLED
     title = plain(session.label)
     made = Event()
     made.add("UID", uid(session))
@@ -84,7 +108,7 @@ def entry(
     made.add("DTSTART", starts)
     made.add("DTEND", starts + plan.duration)
     made.add("SUMMARY", title)
-    made.add("DESCRIPTION", f"{plain(session.user_description)}\n{link}")
+    made.add("DESCRIPTION", "\n".join([plain(session.user_description), link, *notes]))
     # Google Calendar shows a link only in the description or the place, Outlook in the place.
     made.add("LOCATION", link)
     made.add("URL", link)

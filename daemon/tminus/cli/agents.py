@@ -1,4 +1,4 @@
-"""The commands for agents: list, shut-out and readmit."""
+"""The commands for agents: list, shut-out, readmit and feed."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,25 @@ def readmit(connection: Connection, number: int, as_json: bool) -> None:
     """Let an agent who was shut out sign in again. What was ended stays ended."""
     answer: schemas.Agent = _call(connection, "POST", f"/agents/{number}/readmit")
     _show(answer, as_json, "may sign in")
+
+
+@click.command(cls=Command)
+@NUMBER
+@click.option("--revoke", is_flag=True, help="End the address, and make no other one.")
+@as_json
+@click.pass_obj
+def feed(connection: Connection, number: int, revoke: bool, as_json: bool) -> None:
+    """Make an address for the calendar of an agent, to subscribe to; an earlier address ends.
+
+    Everybody who has the address can read when the agent's sessions are. It is shown once.
+    """
+    path = f"/agents/{number}/calendar"
+    if revoke:
+        answer: Any = _call(connection, "DELETE", path)
+        output.put_json(answer) if as_json else output.put(f"agent {number}: the calendar has no address")
+        return
+    made: schemas.CalendarAddress = _call(connection, "POST", path)
+    output.put_json(made) if as_json else output.put(made["url"])
 
 
 def _show(answer: "schemas.Agent", as_json: bool, what: str) -> None:

@@ -55,6 +55,7 @@ GROUPS = {
             "list": Entry("agents", "list_", "Show all agents and their last sign-in."),
             "shut-out": Entry("agents", "shut_out", "End all that an agent has, and refuse sign-ins."),
             "readmit": Entry("agents", "readmit", "Let an agent who was shut out sign in again."),
+            "feed": Entry("agents", "feed", "Make or revoke the address of an agent's calendar."),
         },
         default="list",
     ),

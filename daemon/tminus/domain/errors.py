@@ -41,6 +41,7 @@
     │   ├── AgentRevoked         x403  agents
     │   ├── AgentShutOut         x401
     │   ├── UnknownAgent         x404
+    │   ├── UnknownCalendar      x404  calendars
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -59,8 +60,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 169 challenges (the original's number). Refcodes are
-stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 118 calendars, 169 challenges (the original's
+number). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -597,6 +598,19 @@ class WebSocketsFull(RequestError):
     @property
     def description(self) -> str:
         return "Too many WebSockets are open: try again in a minute"
+
+
+# --- calendars --------------------------------------------------------------------------------------------------------
+
+
+class UnknownCalendar(RequestError):
+    """The address of the calendar is wrong or was revoked, or its agent may not act any more."""
+
+    refcode = 118404
+
+    @property
+    def description(self) -> str:
+        return "There is no calendar at this address: it is wrong, or it was revoked"
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------

@@ -247,6 +247,14 @@ class KnownAgent(Record):
     """The number of the last change that all daemons have to read; 0: none."""
 
 
+class CalendarFeed(Record):
+    """The address of an agent's calendar. Only the SHA-256 of its secret is stored."""
+
+    agent_id: int
+    secret_sha256: str
+    created_at: datetime = Field(sa_type=Instant)
+
+
 class ChallengeUse(Record):
     """An answer to a challenge, which was right or wrong: no challenge can be answered twice."""
 

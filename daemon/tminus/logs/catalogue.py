@@ -205,6 +205,21 @@ LOG_LINES = {
         "agent {agent} readmitted by {actor}",
         ("agent", "actor", "remote_ip", "request_id"),
     ),
+    "calendar.address_made": LineTemplate(
+        "info",
+        "{actor} made an address for the calendar of agent {agent}; an earlier address has ended",
+        ("agent", "actor", "remote_ip", "request_id"),
+    ),
+    "calendar.address_revoked": LineTemplate(
+        "info",
+        "{actor} revoked the address of the calendar of agent {agent}",
+        ("agent", "actor", "remote_ip", "request_id"),
+    ),
+    "calendar.unknown": LineTemplate(
+        "warning",
+        "wrong or revoked addresses of calendars from {remote_ip}: {count}[ since {since}]",
+        ("remote_ip", *_COUNTED),
+    ),
     "agent.failed": LineTemplate("error", "internal error, agents not updated: {error}", ("error", "traceback")),
     "room.unknown": LineTemplate(
         "warning",

@@ -110,11 +110,11 @@ class Metrics:
         )
         guesses = Counter(
             "tminus_guesses",
-            "Wrong tokens, sign-in codes, returns from the issuer, PINs, and ids and keys of rooms, refused as wrong "
-            "or by the rate limit",
+            "Wrong tokens, sign-in codes, returns from the issuer, PINs, ids and keys of rooms, and addresses of "
+            "calendars, refused as wrong or by the rate limit",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
-        names = ("token", "code", "oidc", "pin", "room")
+        names = ("token", "code", "oidc", "pin", "room", "calendar")
         kinds = [(kind, outcome) for kind in names for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
         pictures = Counter(
@@ -183,7 +183,7 @@ class Metrics:
             self._events_delivered.labels(endpoint).inc(events)
 
     def guessed(self, kind: str, outcome: str) -> None:
-        """Count one wrong guess: of a `token`, `code`, `oidc`, `pin` or `room`, that was `wrong` or `limited`."""
+        """Count one wrong `token`, `code`, `oidc`, `pin`, `room` or `calendar`. `outcome`: `wrong` or `limited`."""
         self._guesses[kind, outcome].inc()
 
     def signed_in(self, via: str) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, func, insert, select, text, update
 from tminus.domain.errors import AgentShutOut
 from tminus.domain.model import KnownAgent
 from tminus.domain.types import FIRST_NUMBER
+from tminus.storage import calendar_feeds
 from tminus.storage.tables import AGENTS
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
@@ -96,9 +97,9 @@ def admit(tx: Transaction, person: Person) -> KnownAgent | None:
 
 
 def shut_out(tx: Transaction, agent_id: int) -> int | None:
-    """Shut an agent out, and end all agent sessions and sign-in codes; return how many agent sessions have ended.
+    """Shut an agent out, and end all agent sessions, sign-in codes and the address of the agent's calendar.
 
-    None: the agent was shut out already.
+    Returns how many agent sessions have ended; None: the agent was shut out already.
     """
     found = find(tx, agent_id)
     if found is not None and found.shut_out_at is not None:
@@ -106,6 +107,7 @@ def shut_out(tx: Transaction, agent_id: int) -> int | None:
     if found is None:
         _add(tx, KnownAgent(id=agent_id))
     _change(tx, agent_id, {"shut_out_at": tx.now})
+    calendar_feeds.remove(tx, agent_id)
     return tx.end_agent_sessions_of(agent_id)
 
 

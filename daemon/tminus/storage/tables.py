@@ -125,6 +125,13 @@ class SignInCodeRow(model.SignInCode, table=True):
     code_sha256: str = Field(primary_key=True)
 
 
+class CalendarFeedRow(model.CalendarFeed, table=True):
+    __tablename__ = "calendar_feed"
+
+    agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    secret_sha256: str = Field(unique=True)
+
+
 class ChallengeUseRow(model.ChallengeUse, table=True):
     __tablename__ = "challenge_use"
     __table_args__ = (
@@ -192,3 +199,4 @@ AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], 
 SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 PRESENCE, LEASES = _tables["presence"], _tables["lease"]
+CALENDAR_FEEDS = _tables["calendar_feed"]

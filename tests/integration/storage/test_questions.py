@@ -25,6 +25,7 @@ from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
 from tminus.domain.model import (
     AgentSession,
+    CalendarFeed,
     ChallengeUse,
     Delivery,
     Event,
@@ -41,6 +42,7 @@ from tminus.storage import (
     Transaction,
     View,
     agents,
+    calendar_feeds,
     challenges,
     due,
     outbox,
@@ -150,6 +152,8 @@ def _request(tx: Transaction) -> None:
     tx.flush()
 
 
+FEED = CalendarFeed(agent_id=8, secret_sha256="new", created_at=NOW)
+
 QUESTIONS: dict[str, Job] = {
     **dict(lists()),
     "view.search": lambda tx: tx.search(SessionFilter(7, (Status.CLOSED,)), "nowhere"),
@@ -241,6 +245,10 @@ QUESTIONS: dict[str, Job] = {
     "agents.admit a new person": lambda tx: agents.admit(tx, agents.Person("https://i", "new", "Ada", "", "[]")),
     "agents.shut_out": lambda tx: agents.shut_out(tx, 8),
     "agents.readmit": lambda tx: agents.readmit(tx, 9),
+    "calendar_feeds.by_secret": lambda tx: calendar_feeds.by_secret(tx, "s7"),
+    "calendar_feeds.planned": lambda tx: calendar_feeds.planned(tx, 7, NOW - 10 * HOUR, 1000),
+    "calendar_feeds.replace": lambda tx: calendar_feeds.replace(tx, FEED),
+    "calendar_feeds.remove": lambda tx: calendar_feeds.remove(tx, 7),
     "challenges.key": challenges.key,
     "challenges.make_key": challenges.make_key,
     "challenges.is_used": lambda tx: challenges.is_used(tx, "u1"),
@@ -294,6 +302,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "due": due,
         "presence": presence,
         "agents": agents,
+        "calendar_feeds": calendar_feeds,
         "challenges": challenges,
         "outbox": outbox,
         "retention": retention,
