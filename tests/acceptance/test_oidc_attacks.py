@@ -2,14 +2,17 @@
 
 import base64
 import gzip
+import hashlib
 import hmac
 import json
 import signal
+import socketserver
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -18,7 +21,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
-from joserfc import jwk
+from joserfc import jwk, jws
 
 from tests.acceptance.conftest import StartDaemon, shared
 from tests.acceptance.daemons import Daemon
@@ -115,6 +118,8 @@ CLAIMS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "of two clients": lambda: {"aud": [CLIENT_ID, "another"]},
     "of two clients, for the other one": lambda: {"aud": [CLIENT_ID, "another"], "azp": "another"},
     "for another party": lambda: {"azp": "another"},
+    "for a party that is a list": lambda: {"azp": []},
+    "for an empty party": lambda: {"azp": ""},
     "of another issuer": lambda: {"iss": "https://evil.example"},
     "of an issuer with one more slash": lambda: {"iss": "http://127.0.0.1/"},
     "without an issuer": lambda: {"iss": None},
@@ -138,6 +143,8 @@ CLAIMS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "about a name that is too long": lambda: {"sub": "s" * 256},
     "about a name with a line end": lambda: {"sub": "a\nb"},
     "of another access token": lambda: {"at_hash": "xxxxxxxxxxxxxxxxxxxxxx"},
+    "of an access token with a hash that is a list": lambda: {"at_hash": []},
+    "of an access token with an empty hash": lambda: {"at_hash": ""},
 }
 
 
@@ -191,6 +198,16 @@ def signed_by(issuer: Hostile, key: jwk.RSAKey, header: Mapping[str, Any]) -> st
     return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
+def with_payload(issuer: Hostile, payload: bytes) -> str:
+    """Return an ID token that is signed rightly, with any bytes for its claims."""
+    return jws.serialize_compact({"alg": "RS256", "kid": "k1"}, payload, issuer.key, algorithms=["RS256"])
+
+
+def with_member(issuer: Hostile, value: str) -> bytes:
+    """Return the right claims and one more, whose value is this JSON."""
+    return (json.dumps(issuer.right_claims())[:-1] + f', "x": {value}}}').encode()
+
+
 def embedded(issuer: Hostile) -> str:
     key = other_key("k1")
     return signed_by(issuer, key, {"kid": "k1", "jwk": key.as_dict(private=False)})
@@ -228,6 +245,23 @@ TOKENS: Mapping[str, Callable[[Hostile], Any]] = {
     "a header that is a list": lambda _issuer: f"{base64.urlsafe_b64encode(b'[1]').decode()}.e30.e30",
     "a number": lambda _issuer: 7,
     "nothing": lambda _issuer: None,
+    "claims with 20,000 lists in each other": lambda issuer: with_payload(
+        issuer, with_member(issuer, "[" * 20_000 + "]" * 20_000)
+    ),
+    "claims with 5,000 objects in each other": lambda issuer: with_payload(
+        issuer, with_member(issuer, '{"a":' * 5000 + "1" + "}" * 5000)
+    ),
+    "claims that are only brackets": lambda issuer: with_payload(issuer, b"[" * 40_000),
+    "claims that are a list": lambda issuer: with_payload(issuer, b"[]"),
+    "claims that are no UTF-8": lambda issuer: with_payload(
+        issuer, with_member(issuer, '"\u00ff"').replace(b"\xc3", b"")
+    ),
+    "claims with half a character": lambda issuer: with_payload(issuer, with_member(issuer, '"\\ud800"')),
+    "no claims": lambda issuer: with_payload(issuer, b""),
+    "a header with 900 lists in each other": lambda _issuer: (
+        base64.urlsafe_b64encode(b'{"alg": "RS256", "kid": "k1", "x": ' + b"[" * 900 + b"]" * 900 + b"}").decode()
+        + ".e30.e30"
+    ),
     "70 KB": lambda issuer: issuer.id_token() + "A" * 70_000,
 }
 
@@ -238,6 +272,115 @@ def test_a_token_with_another_signature_is_refused(which: str, attack: Attack) -
     issuer.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": TOKENS[which](issuer)})
     attack.is_refused("id_token")
     assert issuer.count("/evil") == 0
+
+
+@pytest.mark.parametrize("alg", ["Ed25519", "EdDSA"])
+def test_an_id_token_of_an_edwards_curve_is_accepted_with_the_hash_of_its_access_token(
+    alg: str, attack: Attack
+) -> None:
+    issuer, key = attack.issuer, jwk.OKPKey.generate_key("Ed25519", {"kid": "k1"}, private=True)
+    issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [{**key.as_dict(private=False), "kid": "k1"}]})
+    right = base64.urlsafe_b64encode(hashlib.sha512(b"a").digest()[:32]).decode().rstrip("=")
+    made: dict[str, str] = {}
+
+    def sign(at_hash: str) -> None:
+        signed = encoded({"alg": alg, "kid": "k1"}, {**issuer.right_claims(), "at_hash": at_hash})
+        assert key.private_key is not None
+        signature = key.private_key.sign(signed.encode())  # type: ignore[union-attr]  # it is an Ed25519 key
+        made["token"] = f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+    issuer.replaced["/token"] = lambda _form: as_json({"access_token": "a", "id_token": made["token"]})
+    for at_hash, code in ((right, 303), (right[:-2] + "AA", 403)):
+        browser, asked = attack.attempt()
+        sign(at_hash)
+        assert browser.http.get(attack.callback(code="c", state=asked["state"])).status_code == code
+
+
+def number(value: int) -> str:
+    return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8, "big")).decode().rstrip("=")
+
+
+UNUSABLE: Mapping[str, Mapping[str, Any]] = {
+    "with exponent 1": {"e": "AQ"},
+    "with an exponent of 2,000 bits": {"e": number(2**2000 + 1)},
+    "with an exponent of 100,000 characters": {"e": "A" * 100_000},
+    "with an exponent that is a list": {"e": []},
+    "with a modulus of junk": {"n": "!*"},
+    "with a modulus that is no ASCII": {"n": "\N{SNOWMAN}" * 300},
+    "for encryption": {"use": "enc"},
+    "for several uses": {"use": ["sig"]},
+    "for another algorithm": {"alg": "RS512"},
+    "for algorithms in a list": {"alg": ["RS256"]},
+    "with a number for its name": {"kid": 1},
+    "of another kind": {"kty": "rsa"},
+    "on a curve": {"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"},
+    "on a curve that is a list": {"kty": "EC", "crv": [], "x": "AAAA", "y": "AAAA"},
+    "on a curve for the exchange of keys": {"kty": "OKP", "crv": "X25519", "x": "A" * 43},
+}
+
+
+@pytest.mark.parametrize("which", UNUSABLE)
+def test_an_unusable_key_is_left_out_and_the_others_work(which: str, attack: Attack) -> None:
+    [right] = attack.issuer.keys()["keys"]
+    attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [{**right, **UNUSABLE[which]}, right, right]})
+    assert attack.sign_in()[1].status_code == 303
+    attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [{**right, **UNUSABLE[which]}]})
+    reload(attack.daemon)
+    _, answer = attack.sign_in()
+    assert answer.status_code in (403, 503)
+
+
+def test_what_else_a_key_has_is_not_used_and_leads_nowhere(attack: Attack) -> None:
+    [right] = attack.issuer.keys()["keys"]
+    more = {"x5u": f"{attack.issuer.issuer}/evil", "jku": f"{attack.issuer.issuer}/evil", "x5c": ["AAAA"], "x5t": 7}
+    attack.issuer.replaced["/jwks"] = lambda _form: as_json({"keys": [{**right, **more, "alg": None}]})
+    assert attack.sign_in()[1].status_code == 303
+    assert attack.issuer.count("/evil") == 0
+
+
+@pytest.mark.parametrize(
+    "access_token", ["\u00e4", "\N{SNOWMAN}", "a\r\nX: y", " a ", "\0", "", 7, None, [], "x" * 17_000]
+)
+def test_an_access_token_that_no_header_can_have_is_not_sent(access_token: Any, attack: Attack) -> None:
+    issuer = attack.issuer
+    issuer.metadata = {"userinfo_endpoint": f"{issuer.issuer}/userinfo"}
+    issuer.claims = {"name": None}
+    issuer.replaced["/token"] = lambda _form: as_json({"access_token": access_token, "id_token": issuer.id_token()})
+    assert attack.sign_in()[1].status_code == 303
+    assert issuer.count("/userinfo") == 0
+
+
+ADDRESSES: Mapping[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "verified in the ID token": ({"email": "anna@example.com", "email_verified": True}, {}, 7),
+    "verified in the user information": ({}, {"email": "anna@example.com", "email_verified": True}, 7),
+    "the same in both, verified in one": (
+        {"email": "anna@example.com"}, {"email": "anna@example.com", "email_verified": True}, 7,
+    ),
+    "another one is verified": ({"email": "anna@example.com"}, {"email": "m@example.org", "email_verified": True}, 0),
+    "verified is none": ({"email": "anna@example.com"}, {"email_verified": True}, 0),
+    "verified was another one": ({"email_verified": True}, {"email": "anna@example.com"}, 0),
+    "not verified in the ID token": (
+        {"email": "anna@example.com", "email_verified": False},
+        {"email": "anna@example.com", "email_verified": True}, 0,
+    ),
+    "verified is a text": ({"email": "anna@example.com", "email_verified": "true"}, {}, 0),
+    "a letter that looks alike": ({"email": "ann\u0430@example.com", "email_verified": True}, {}, 0),
+    "an invisible letter": ({"email": "anna\u200b@example.com", "email_verified": True}, {}, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ADDRESSES)
+def test_an_address_finds_an_agent_only_if_it_is_itself_verified(which: str, attack: Attack) -> None:
+    """The ID token and the user information may have two addresses of a person, of which one is verified."""
+    issuer, (in_token, in_information, agent) = attack.issuer, ADDRESSES[which]
+    use_issuer(attack.daemon, issuer.issuer, agent_claim="email")
+    reload(attack.daemon)
+    issuer.metadata = {"userinfo_endpoint": f"{issuer.issuer}/userinfo"}
+    issuer.claims = {"email": None, **in_token}
+    issuer.replaced["/userinfo"] = lambda _form: as_json({"sub": "mallory", **in_information})
+    browser, answer = attack.sign_in()
+    assert answer.status_code == 303
+    assert (browser.me().json()["user"]["id"] == 7) is bool(agent)
 
 
 def test_keys_that_are_too_weak_or_secret_are_not_used(attack: Attack) -> None:
@@ -292,6 +435,68 @@ def test_an_issuer_that_names_itself_must_do_so(attack: Attack) -> None:
     assert attack.issuer.count("/token") == 0
 
 
+def test_a_code_of_one_issuer_is_not_sent_to_another(attack: Attack) -> None:
+    """A reload names another issuer while the browser is at the first one."""
+    browser, asked = attack.attempt()
+    with hostile() as other:
+        use_issuer(attack.daemon, other.issuer)
+        reload(attack.daemon)
+        answer = browser.http.get(attack.callback(code="c", state=asked["state"]))
+        assert answer.status_code == 403
+        assert not other.requests
+
+
+def test_claims_of_one_issuer_find_no_agent_of_another(attack: Attack) -> None:
+    """A reload names another issuer while the first one answers."""
+    asked, reloaded = threading.Event(), threading.Event()
+
+    def answer(_form: Mapping[str, str]) -> Answer:
+        asked.set()
+        assert reloaded.wait(8)
+        return as_json({"access_token": "a", "id_token": attack.issuer.id_token()})
+
+    attack.issuer.replaced["/token"] = answer
+    with hostile() as other, ThreadPoolExecutor(1) as people:
+        done = people.submit(lambda: attack.sign_in()[1])
+        assert asked.wait(20)
+        use_issuer(attack.daemon, other.issuer)
+        reload(attack.daemon)
+        reloaded.set()
+        assert done.result(20).status_code == 503
+
+
+def test_a_number_that_gets_another_owner_ends_what_the_first_one_has(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    with hostile() as issuer:
+        use_issuer(daemon, issuer.issuer)
+        reload(daemon)
+        attack = Attack(daemon, issuer)
+        issuer.claims = {"sub": "aagent"}
+        browser, _ = attack.sign_in()
+        assert browser.me().json()["user"]["id"] == 7
+        text = daemon.config.read_text()
+        daemon.config.write_text(text.replace('"aagent"', '"successor"'))
+        reload(daemon)
+        assert browser.me().status_code == 401
+
+
+def test_a_role_that_no_group_gives_any_more_ends_with_the_reload(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    with hostile() as issuer:
+        use_issuer(daemon, issuer.issuer)
+        reload(daemon)
+        attack = Attack(daemon, issuer)
+        issuer.claims = {"groups": ["leads", "support"]}
+        browser, _ = attack.sign_in()
+        assert browser.me().json()["roles"]["supervisor"] is True
+        daemon.config.write_text(daemon.config.read_text().replace('supervisor = ["leads"]', ""))
+        reload(daemon)
+        assert browser.me().json()["roles"]["supervisor"] is False
+        daemon.config.write_text(daemon.config.read_text().replace('agent = ["support"]', ""))
+        reload(daemon)
+        assert browser.me().status_code == 401
+
+
 def test_a_changed_cookie_has_another_state(attack: Attack) -> None:
     browser, asked = attack.attempt()
     kept = browser.http.cookies["tminus-oidc"]
@@ -344,6 +549,18 @@ def test_groups_that_do_not_give_a_role(groups: Any, attack: Attack) -> None:
     attack.is_refused("roles")
 
 
+def test_groups_that_the_issuer_leaves_out_because_there_are_too_many_give_no_role(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    with hostile() as issuer:
+        use_issuer(daemon, issuer.issuer)
+        reload(daemon)
+        source = {"endpoint": f"{issuer.issuer}/evil"}
+        issuer.claims = {"groups": None, "_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": source}}
+        Attack(daemon, issuer).is_refused("roles")
+        assert "too many groups" in daemon.logged("auth.oidc_refused", refusal="roles")["error"]
+        assert issuer.count("/evil") == 0
+
+
 # --- an issuer that is slow, large, or sends elsewhere ----------------------------------------------------------------
 
 WELL_KNOWN = "/.well-known/openid-configuration"
@@ -375,6 +592,28 @@ def test_a_bad_answer_is_refused(path: str, answer: str, attack: Attack) -> None
     else:
         attack.is_refused("issuer")
     assert attack.issuer.count("/elsewhere") == 0
+
+
+def test_an_answer_in_many_parts_is_refused(attack: Attack) -> None:
+    """Reading chunks of one byte takes much longer than they take to arrive."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+                self.wfile.write(b"1\r\n \r\n" * 50_000 + b"1\r\n}\r\n0\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        use_issuer(attack.daemon, attack.issuer.issuer, hosts=[host])
+        reload(attack.daemon)
+        attack.issuer.metadata = {"token_endpoint": f"http://{host}/token"}
+        attack.is_refused("issuer")
+        server.shutdown()
 
 
 def test_a_slow_issuer_blocks_nobody_else_and_not_for_long(attack: Attack) -> None:

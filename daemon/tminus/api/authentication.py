@@ -95,9 +95,12 @@ _ISSUER = "oidc "
 """The beginning of the credential of an agent whom an issuer has signed in."""
 
 
-def by_issuer(issuer: str) -> str:
-    """Return what is stored, in place of the SHA-256 of a token, of a sign-in by an OpenID Connect issuer."""
-    return f"{_ISSUER}{issuer}"
+def by_issuer(issuer: str, identity: str = "") -> str:
+    """Return what is stored, in place of the SHA-256 of a token, of a sign-in by an OpenID Connect issuer.
+
+    `identity`: for an agent of the configuration, `Oidc.identity_of`.
+    """
+    return f"{_ISSUER}{issuer} {identity}" if identity else f"{_ISSUER}{issuer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,8 @@ def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
 def agent_by(services: Services, credential: str, agent_id: int) -> Agent | None:
     """Return the agent who signed in with a token, or by an issuer, if both are still valid."""
     if credential.startswith(_ISSUER):
-        return services.agent_of_issuer(agent_id, credential.removeprefix(_ISSUER))
+        issuer, _, identity = credential.removeprefix(_ISSUER).partition(" ")
+        return services.agent_of_issuer(agent_id, issuer, identity)
     agent = _agent_of(services, credential)
     return agent if agent is not None and agent.id == agent_id else None
 

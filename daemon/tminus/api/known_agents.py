@@ -26,9 +26,10 @@ ROWS = 1000
 Query = Callable[[Callable[[View], list[KnownAgent]]], Awaitable[list[KnownAgent]]]
 
 
-def as_agent(known: KnownAgent) -> Agent:
-    """Return an agent of the database in the form of a configured one."""
-    roles = frozenset(Role(role) for role in orjson.loads(known.roles) if role in set(Role))
+def as_agent(known: KnownAgent, given: frozenset[Role]) -> Agent:
+    """Return an agent of the database in the form of a configured one. `given`: the roles that groups give now."""
+    stored = orjson.loads(known.roles)
+    roles = frozenset(role for role in given if role in stored)
     return Agent.model_construct(
         id=known.id, name=known.name, email=known.email, external_id=known.subject, roles=roles, token_sha256=(),
         expires=None,

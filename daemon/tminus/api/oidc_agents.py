@@ -40,7 +40,7 @@ async def agent_of(context: RequestContext, claims: Mapping[str, Any]) -> Signed
     if found and found[0].has_expired(clock.now()):
         raise SignInRefused("agent", f"agent {found[0].id} has expired")
     if found:
-        return SignedIn(found[0], by_issuer(oidc.issuer))
+        return SignedIn(found[0], by_issuer(oidc.issuer, oidc.identity_of(found[0])))
     roles = oidc.roles.of(_groups(claims.get(oidc.groups_claim)))
     person = Person(
         oidc.issuer,
@@ -52,8 +52,8 @@ async def agent_of(context: RequestContext, claims: Mapping[str, Any]) -> Signed
     known = await services.transact(partial(agents.admit, person=person))
     await services.known_agents.refresh()
     if known is None or not roles:
-        raise SignInRefused("roles", f"no group in {oidc.groups_claim} gives a role")
-    return SignedIn(as_agent(known), by_issuer(oidc.issuer))
+        raise SignInRefused("roles", _why_no_role(oidc.groups_claim, claims))
+    return SignedIn(as_agent(known, roles), by_issuer(oidc.issuer))
 
 
 def note_refusal(context: RequestContext, refused: SignInRefused) -> None:
@@ -90,6 +90,13 @@ def _groups(value: object) -> list[str]:
     """Return the groups in a claim, which is a list of texts; some issuers send one text for one group."""
     listed = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [one for one in listed[:MAX_GROUPS] if isinstance(one, str)]
+
+
+def _why_no_role(claim: str, claims: Mapping[str, Any]) -> str:
+    elsewhere = claims.get("_claim_names")
+    if claim not in claims and (claims.get("hasgroups") or (isinstance(elsewhere, dict) and claim in elsewhere)):
+        return f"the person is in too many groups: the issuer leaves them out of {claim}"
+    return f"no group in {claim} gives a role"
 
 
 def _name(claims: Mapping[str, Any]) -> str:

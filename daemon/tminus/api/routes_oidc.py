@@ -73,6 +73,7 @@ class _Return:
         self._page = page
         self._context = context
         self._settings = context.services.settings
+        self._issuer = context.services.issuer
         self._attempt: Attempt | None = None
         """None until the browser has proven that it began a sign-in here."""
 
@@ -108,7 +109,8 @@ class _Return:
 
     def _own_attempt(self, state: str) -> Attempt:
         """Return the attempt that this browser began. Raises `SignInRefused`, `TooManyAttempts`."""
-        found = attempts.parse(browser_session.attempt(self._context), clock.now())
+        issuer = self._issuer.name if self._issuer else ""
+        found = attempts.parse(browser_session.attempt(self._context), clock.now(), issuer)
         if found is None or not found.is_state(state):
             authentication.check_attempts(self._context, "oidc")
             raise SignInRefused("state", "the browser has no attempt with this state")
@@ -119,13 +121,15 @@ class _Return:
         self, attempt: Attempt, code: str, iss: str | None, error: str
     ) -> tuple[str, authentication.SignedIn]:
         """Return the secret of a new agent session. Raises `SignInRefused`, `AgentShutOut`."""
-        context = self._context
-        issuer = context.services.issuer
+        context, issuer = self._context, self._issuer
         if issuer is None:
             raise SignInRefused("issuer", "no issuer is configured any more")
         if error or not code:
             raise SignInRefused("cancelled", f"the issuer reports {error or 'no code'}")
         claims = await issuer.claims(attempt, code, iss, redirect_uri(context))
+        if context.services.settings.signin.oidc != issuer.access.settings:
+            # Otherwise the claims of one issuer could find an agent of another one.
+            raise SignInRefused("issuer", "the configuration has changed meanwhile")
         signed_in = await oidc_agents.agent_of(context, claims)
         before = await authentication.caller_of_page(context)
         token = before.token if before else ""

@@ -181,7 +181,7 @@ class _Visit:
             return self._form()
         back = self._back if self._back == BACK else ""
         try:
-            attempt = attempts.begin(clock.now(), self._provider, self._instance, self._receiver_url, back)
+            attempt = attempts.begin(clock.now(), issuer.name, self._provider, self._instance, self._receiver_url, back)
             url = await issuer.authorization_url(attempt, redirect_uri(context))
         except SignInRefused as refusal:
             oidc_agents.note_refusal(context, refusal)

@@ -144,8 +144,8 @@ class Services:
 
     def _agents_changed(self) -> None:
         """End what agents have who may not act any more: rooms as host, streams, and requests that wait."""
-        issuer = self.settings.signin.oidc.issuer
-        present = [as_agent(one) for one in self.known_agents.all if issuer and one.issuer == issuer]
+        issuer, roles = self.settings.signin.oidc.issuer, self.settings.signin.oidc.roles.given
+        present = [as_agent(one, roles) for one in self.known_agents.all if issuer and one.issuer == issuer]
         self._by_issuer = {one.id: one for one in present if one.roles and one.id not in self.agents}
         names = {actor_of(agent.id, agent.roles): agent.name for agent in self._by_issuer.values()}
         self.actor_names = {**actor_names(self.settings), **names}
@@ -181,11 +181,18 @@ class Services:
         """Return an agent of the configuration, or of the issuer."""
         return self.agents.get(agent_id) or self._by_issuer.get(agent_id)
 
-    def agent_of_issuer(self, agent_id: int, issuer: str) -> Agent | None:
-        """Return an agent whom an issuer has signed in; None if the issuer or the agent is not valid any more."""
-        if issuer != self.settings.signin.oidc.issuer:
+    def agent_of_issuer(self, agent_id: int, issuer: str, identity: str) -> Agent | None:
+        """Return an agent whom an issuer has signed in; None if the issuer or the agent is not valid any more.
+
+        `identity`: that of the agent of the configuration whom the sign-in found, or "". A reload may have given the
+        number to somebody else.
+        """
+        oidc = self.settings.signin.oidc
+        if issuer != oidc.issuer:
             return None
-        agent = self.agent(agent_id)
+        agent = self.agents.get(agent_id) if identity else self._by_issuer.get(agent_id)
+        if agent is not None and identity and oidc.identity_of(agent) != identity:
+            return None
         return None if agent is None or agent.has_expired(clock.now()) else agent
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:

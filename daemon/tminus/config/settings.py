@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -312,7 +313,16 @@ class OidcRoles(Table):
     def of(self, groups: Iterable[str]) -> frozenset[Role]:
         """Return the roles of somebody in these groups."""
         own = {*groups, "*"}
-        listed = {
+        return frozenset(role for role, wanted in self._by_role.items() if not own.isdisjoint(wanted))
+
+    @property
+    def given(self) -> frozenset[Role]:
+        """The roles that some group gives."""
+        return frozenset(role for role, wanted in self._by_role.items() if wanted)
+
+    @property
+    def _by_role(self) -> dict[Role, Groups]:
+        return {
             Role.AGENT: self.agent,
             Role.SUPERVISOR: self.supervisor,
             Role.GROUP_ADMIN: self.group_admin,
@@ -320,7 +330,6 @@ class OidcRoles(Table):
             Role.ROOM: self.room,
             Role.API: self.api,
         }
-        return frozenset(role for role, wanted in listed.items() if not own.isdisjoint(wanted))
 
 
 class Oidc(Table):
@@ -340,7 +349,15 @@ class Oidc(Table):
 
     def may_be(self, agent: Agent) -> bool:
         """Return whether somebody whom the issuer signs in may be a configured agent."""
-        return bool(self.issuer and (agent.email if self.agent_claim == "email" else agent.external_id))
+        return bool(self.issuer and self.value_of(agent))
+
+    def value_of(self, agent: Agent) -> str:
+        """Return what `agent_claim` must be to find a configured agent; "" if it cannot."""
+        return agent.email if self.agent_claim == "email" else agent.external_id
+
+    def identity_of(self, agent: Agent) -> str:
+        """Return a digest of how sign-ins find a configured agent. It changes if they would find somebody else."""
+        return sha256(f"{self.agent_claim} {self.value_of(agent)}".encode()).hexdigest()
 
 
 class SignIn(Table):

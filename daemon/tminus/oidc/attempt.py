@@ -34,6 +34,8 @@ class Attempt:
     back: str
     expires: int
     """In seconds since 1970."""
+    issuer: str = field(kw_only=True)
+    """Where the browser is. It is not in the cookie, but in the state: a code is sent to no other issuer."""
     secret: str = field(default_factory=ids.token, repr=False)
 
     def cookie(self) -> str:
@@ -44,7 +46,7 @@ class Attempt:
     @property
     def state(self) -> str:
         """The state, which also proves that nobody has changed the cookie's other values since the attempt began."""
-        return self._derived(f"state {self.cookie()}")
+        return self._derived(f"state {self.issuer} {self.cookie()}")
 
     @property
     def nonce(self) -> str:
@@ -64,16 +66,16 @@ class Attempt:
         return base64.urlsafe_b64encode(made).decode().rstrip("=")
 
 
-def begin(now: datetime, provider: str, instance: str, receiver_url: str, back: str) -> Attempt:
-    """Return a new attempt. Raises `SignInRefused` if its cookie would be too long."""
-    attempt = Attempt(provider, instance, receiver_url, back, int((now + LIFETIME).timestamp()))
+def begin(now: datetime, issuer: str, provider: str, instance: str, receiver_url: str, back: str) -> Attempt:
+    """Return a new attempt at an issuer. Raises `SignInRefused` if its cookie would be too long."""
+    attempt = Attempt(provider, instance, receiver_url, back, int((now + LIFETIME).timestamp()), issuer=issuer)
     if len(attempt.cookie()) > MAX_COOKIE:
         raise SignInRefused("state", "the receiver's URL is too long for a cookie")
     return attempt
 
 
-def parse(cookie: str, now: datetime) -> Attempt | None:
-    """Return the attempt in a cookie; None if there is none, or it has expired."""
+def parse(cookie: str, now: datetime, issuer: str) -> Attempt | None:
+    """Return the attempt at an issuer in a cookie; None if there is none, or it has expired."""
     parts = _parts(cookie) if cookie and len(cookie) <= MAX_COOKIE else None
     if not isinstance(parts, list) or len(parts) != 6:
         return None
@@ -84,7 +86,7 @@ def parse(cookie: str, now: datetime) -> Attempt | None:
         return None
     if len(secret) != ids.TOKEN or expires <= now.timestamp():
         return None
-    return Attempt(provider, instance, receiver_url, back, expires, secret)
+    return Attempt(provider, instance, receiver_url, back, expires, secret, issuer=issuer)
 
 
 def _parts(cookie: str) -> Any:

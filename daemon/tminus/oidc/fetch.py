@@ -19,6 +19,9 @@ STEP = 5.0
 MAX_BYTES = 256 * 1024
 """Maximum bytes of an answer. Discovery documents and key sets have a few thousand."""
 
+MAX_PARTS = 2000
+"""Maximum parts in which an answer arrives. With chunks of one byte, reading it would block other requests."""
+
 AT_ONCE = 8
 """Requests that run at a time. Others wait, so that a slow issuer costs little memory."""
 
@@ -74,12 +77,15 @@ class Fetcher:
             async with client.stream(method, url, headers=sent, content=content) as response:
                 if response.is_redirect:
                     raise SignInRefused("issuer", f"{_where(url)} redirects, which is not followed")
-                body = b""
+                body, parts = bytearray(), 0
                 async for part in response.aiter_raw():
                     body += part
+                    parts += 1
                     if len(body) > MAX_BYTES:
                         raise SignInRefused("issuer", f"{_where(url)} answered with more than {MAX_BYTES} bytes")
-                return response.status_code, body
+                    if parts > MAX_PARTS:
+                        raise SignInRefused("issuer", f"{_where(url)} answered in more than {MAX_PARTS} parts")
+                return response.status_code, bytes(body)
 
 
 def _where(url: str) -> str:

@@ -2,14 +2,16 @@
 
 import base64
 import binascii
+import hashlib
 import hmac
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from authlib.oidc.core.claims import CodeIDToken
-from joserfc import jwk, jwt
-from joserfc.errors import JoseError
+from joserfc import jwk, jws
+from joserfc.errors import JoseError, SecurityWarning
 
 from tminus.oidc.errors import SignInRefused
 
@@ -30,7 +32,13 @@ MAX_SUBJECT = 255
 RSA_BITS = range(2048, 8193)
 """Sizes of RSA keys: a smaller one can be broken, a larger one takes long to check."""
 
+RSA_EXPONENT_BITS = range(2, 65)
+"""Sizes of RSA exponents: with 1 anybody can sign, and a large one takes long to check."""
+
 MAX_KEYS = 100
+
+_MEMBERS = ("kty", "kid", "alg", "key_ops", "n", "e", "crv", "x", "y")
+"""The members of a key that are used: none that is secret, and none that leads to another address."""
 
 _FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """The beginning of an algorithm -> the type of its keys."""
@@ -43,21 +51,20 @@ class UnknownKey(Exception):
 def usable_keys(key_set: Mapping[str, Any]) -> list[jwk.Key]:
     """Return the keys of a key set that can check signatures. Others are left out: a set may contain new kinds."""
     listed = key_set.get("keys")
-    keys: list[jwk.Key] = []
+    keys: dict[tuple[str, Any, Any], jwk.Key] = {}  # some issuers list a key twice
     for one in listed[:MAX_KEYS] if isinstance(listed, list) else ():
         if isinstance(one, dict) and one.get("use", "sig") == "sig" and one.get("kty") in _FAMILIES.values():
             key = _import(one)
             if key is not None:
-                keys.append(key)
-    return keys
+                keys.setdefault((key.thumbprint(), key.as_dict().get("kid"), key.as_dict().get("alg")), key)
+    return list(keys.values())
 
 
 def _import(one: dict[str, Any]) -> jwk.Key | None:
     try:
-        if one["kty"] == "RSA" and _bits(one["n"]) not in RSA_BITS:
+        if one["kty"] == "RSA" and (_bits(one["n"]) not in RSA_BITS or _bits(one["e"]) not in RSA_EXPONENT_BITS):
             return None
-        public = {name: value for name, value in one.items() if name not in ("d", "p", "q", "dp", "dq", "qi", "oth")}
-        key = jwk.import_key(public)
+        key = jwk.import_key({name: one[name] for name in _MEMBERS if one.get(name) is not None})
         _ = key.public_key  # joserfc reads the numbers now, not when it checks the first signature
     except (JoseError, ValueError, TypeError, KeyError):
         return None
@@ -101,10 +108,11 @@ def check(
     """Return the claims of an ID token. Raises `UnknownKey`, `SignInRefused`."""
     key = _key_for(header, keys)
     try:
-        decoded = jwt.decode(token, key, algorithms=[header["alg"]])
-    except (JoseError, ValueError, TypeError) as error:
+        with warnings.catch_warnings(category=SecurityWarning, action="ignore"):  # `EdDSA` is an old name, not a danger
+            signed = jws.deserialize_compact(token, key, algorithms=[header["alg"]])
+    except (JoseError, ValueError, TypeError, RecursionError) as error:
         raise SignInRefused("id_token", f"its signature is not valid ({type(error).__name__})") from None
-    claims = decoded.claims
+    claims = _claims(signed.payload)
     sent = claims.get("nonce")
     # Compared here, since authlib's comparison takes longer the more characters are right.
     if not isinstance(sent, str) or not hmac.compare_digest(sent.encode("utf-8", "replace"), nonce.encode()):
@@ -114,16 +122,42 @@ def check(
             raise SignInRefused("id_token", f"{name} is no time")
     checked = CodeIDToken(
         claims,
-        decoded.header,
+        dict(header),
         options={"iss": {"essential": True, "value": issuer}, "aud": {"essential": True, "value": client_id}},
-        params={"nonce": nonce, "client_id": client_id, "access_token": access_token},
+        params={"nonce": nonce, "client_id": client_id},
     )
     try:
         checked.validate(now=now, leeway=LEEWAY)
     except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SignInRefused("id_token", f"{type(error).__name__}: {error}") from None
     _check_more(claims, issuer, client_id, now)
-    return dict(claims)
+    at_hash = claims.get("at_hash")
+    if at_hash is not None and access_token and at_hash != _at_hash(access_token, header["alg"], key):
+        raise SignInRefused("id_token", "at_hash is that of another access token")
+    return claims
+
+
+def _claims(payload: bytes | None) -> dict[str, Any]:
+    # orjson, unlike the parser of joserfc, has a limit for nested lists, and accepts only UTF-8.
+    try:
+        claims = orjson.loads(payload or b"")
+    except orjson.JSONDecodeError:
+        claims = None
+    if not isinstance(claims, dict):
+        raise SignInRefused("id_token", "its claims are not a JSON object")
+    return claims
+
+
+def _at_hash(access_token: str, alg: str, key: jwk.Key) -> str:
+    """Return the `at_hash` of an access token. authlib does not know that of `Ed25519` and of Ed448 keys."""
+    sent = access_token.encode("ascii", "replace")
+    if not alg.startswith("Ed"):
+        digest = hashlib.new(f"sha{alg[2:]}", sent).digest()
+    elif key.as_dict().get("crv") == "Ed448":
+        digest = hashlib.shake_256(sent).digest(114)
+    else:
+        digest = hashlib.sha512(sent).digest()
+    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).decode().rstrip("=")
 
 
 def _check_more(claims: Mapping[str, Any], issuer: str, client_id: str, now: int) -> None:
@@ -132,7 +166,8 @@ def _check_more(claims: Mapping[str, Any], issuer: str, client_id: str, now: int
     subject = claims["sub"]
     if claims["iss"] != issuer:
         raise SignInRefused("id_token", "iss is another issuer")
-    if client_id not in audience or (len(audience) > 1 and claims.get("azp") != client_id):
+    party = claims.get("azp")
+    if client_id not in audience or (party != client_id and (len(audience) > 1 or party is not None)):
         raise SignInRefused("id_token", "aud is another client")
     if claims["exp"] + LEEWAY <= now:
         raise SignInRefused("id_token", "it has expired")

@@ -1,6 +1,7 @@
 """The OpenID Connect issuer: its discovery document, its keys, and the exchange of a code for a person's claims."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ REFETCH = 60.0
 
 MAX_URL = 2048
 
+_ACCESS_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
+"""An access token that can be sent in a header."""
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -61,6 +65,11 @@ class Issuer:
         self._failure: tuple[float, SignInRefused] | None = None
         self._keys: tuple[float, str, list[jwk.Key]] | None = None
         self._refetched: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The issuer's URL."""
+        return self._oidc.issuer
 
     async def authorization_url(self, attempt: Attempt, redirect_uri: str) -> str:
         """Return the URL at the issuer to which the browser goes. Raises `SignInRefused`."""
@@ -93,9 +102,12 @@ class Issuer:
             raise SignInRefused("mix_up", f"{sent_issuer} has sent the browser")
         answer = await self._redeem(metadata, attempt, code, redirect_uri)
         access_token = answer.get("access_token")
-        access_token = access_token if isinstance(access_token, str) and len(access_token) <= 16384 else ""
+        if not isinstance(access_token, str) or not _ACCESS_TOKEN.fullmatch(access_token):
+            access_token = ""
         claims = await self._checked(metadata, attempt, answer.get("id_token"), access_token)
-        wanted = (self._oidc.agent_claim, self._oidc.groups_claim, "name", "email")
+        wanted = {self._oidc.agent_claim, self._oidc.groups_claim, "name", "email"}
+        if self._oidc.agent_claim == "email":
+            wanted.add("email_verified")
         if access_token and metadata.userinfo_endpoint and not all(name in claims for name in wanted):
             claims = await self._with_userinfo(metadata, claims, access_token)
         return claims
@@ -141,11 +153,19 @@ class Issuer:
             raise SignInRefused("id_token", "it is signed with an unknown key") from None
 
     async def _with_userinfo(self, metadata: Metadata, claims: dict[str, Any], access_token: str) -> dict[str, Any]:
-        """Return the claims with those of the user information. Those of the ID token, which is signed, win."""
+        """Return the claims with those of the user information. Those of the ID token, which is signed, win.
+
+        An address and whether it is verified are taken from the same place, since the two may name different addresses.
+        """
         more = await self._fetcher.get(metadata.userinfo_endpoint, {"Authorization": f"Bearer {access_token}"})
         if more.get("sub") != claims["sub"]:
             raise SignInRefused("id_token", "the user information is about somebody else")
-        return {**more, **claims}
+        merged = {**more, **claims}
+        source = claims if "email_verified" in claims or more.get("email") != claims.get("email") else more
+        if "email" not in claims:
+            source = more
+        merged["email_verified"] = source.get("email_verified")
+        return merged
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 
@@ -158,7 +178,8 @@ class Issuer:
             if self._failure is not None and now - self._failure[0] < FAILED:
                 if stale is not None:
                     return stale
-                raise self._failure[1]
+                # A new one: an exception that is raised again and again keeps the frames of all requests.
+                raise SignInRefused(self._failure[1].refusal, self._failure[1].detail)
             try:
                 document = await self._fetcher.get(get_well_known_url(self._oidc.issuer, external=True))
                 found = self._parse(document)

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from tminus.oidc import attempt
 from tminus.oidc.errors import SignInRefused
 
+ISSUER = "https://login.example.com"
 NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
 
 
 def begun(receiver: str = "https://desk/cb?&x=1") -> attempt.Attempt:
-    return attempt.begin(NOW, "azure", "*", receiver, "agent")
+    return attempt.begin(NOW, ISSUER, "azure", "*", receiver, "agent")
 
 
 def test_the_cookie_brings_the_attempt_back() -> None:
     one = begun()
-    again = attempt.parse(one.cookie(), NOW)
+    again = attempt.parse(one.cookie(), NOW, ISSUER)
     assert again == one
     assert again.is_state(one.state)
     assert (again.nonce, again.verifier) == (one.nonce, one.verifier)
@@ -27,10 +28,17 @@ def test_the_cookie_brings_the_attempt_back() -> None:
     assert one.secret not in repr(one)
 
 
+def test_an_attempt_at_one_issuer_is_none_at_another() -> None:
+    one = begun()
+    other = attempt.parse(one.cookie(), NOW, "https://other.example.com")
+    assert other is not None
+    assert not other.is_state(one.state)
+
+
 def test_an_attempt_ends_after_ten_minutes() -> None:
     cookie = begun().cookie()
-    assert attempt.parse(cookie, NOW + timedelta(minutes=9, seconds=59))
-    assert attempt.parse(cookie, NOW + timedelta(minutes=10)) is None
+    assert attempt.parse(cookie, NOW + timedelta(minutes=9, seconds=59), ISSUER)
+    assert attempt.parse(cookie, NOW + timedelta(minutes=10), ISSUER) is None
 
 
 def test_each_attempt_has_values_of_its_own() -> None:
@@ -42,7 +50,7 @@ def test_each_attempt_has_values_of_its_own() -> None:
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_a_changed_attempt_has_another_state(receiver: str, provider: str) -> None:
     one = begun()
-    changed = attempt.Attempt(provider, one.instance, receiver, one.back, one.expires, one.secret)
+    changed = attempt.Attempt(provider, one.instance, receiver, one.back, one.expires, one.secret, issuer=ISSUER)
     same = (changed.provider, changed.receiver_url) == (one.provider, one.receiver_url)
     try:
         assert changed.is_state(one.state) is same
@@ -52,7 +60,7 @@ def test_a_changed_attempt_has_another_state(receiver: str, provider: str) -> No
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")))
 def test_an_odd_cookie_is_no_attempt(cookie: str) -> None:
-    assert attempt.parse(cookie, NOW) is None
+    assert attempt.parse(cookie, NOW, ISSUER) is None
 
 
 def test_a_cookie_that_a_browser_would_drop_is_refused() -> None:
