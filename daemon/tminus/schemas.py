@@ -104,6 +104,7 @@ class Session(TypedDict):
     parentObject: dict[str, Any] | None
     metaData: dict[str, Any] | None
     invitees: NotRequired[list[Invitee]]
+    reminders: list[str]
     participants: int
 
 
@@ -275,6 +276,7 @@ class Event(TypedDict):
     crmSyncTarget: dict[str, Any] | None
     stats: EventStats
     previousStartTime: NotRequired[Instant]
+    before: NotRequired[str]
     lagMs: NotRequired[int]
     reason: NotRequired[CloseReason]
     actorName: NotRequired[str]

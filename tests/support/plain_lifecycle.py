@@ -1,6 +1,7 @@
 """A model of the lifecycle in plain Python, session by session. Tests compare the executor's SQL with it."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import NamedTuple, assert_never
 
 from tminus.domain.model import Session
@@ -34,3 +35,41 @@ def deadline(session: Session, timeouts: Timeouts) -> Deadline | None:
             return None
         case other:
             assert_never(other)
+
+
+class Reminded(NamedTuple):
+    """A reminder that was due."""
+
+    at: datetime
+    before: timedelta
+    sent: bool
+    """Whether it was sent; otherwise it was skipped."""
+
+
+class PlainReminders:
+    """The reminders of one session."""
+
+    def __init__(self, spans: Iterable[timedelta], start: datetime, lead: timedelta, now: datetime) -> None:
+        self.spans, self.lead = set(spans), lead
+        self.move(start, now)
+
+    def move(self, start: datetime, now: datetime) -> None:
+        """Give the session another start."""
+        self.start = start
+        self.pending = {span for span in self.spans if start - span > now}
+
+    def close(self) -> None:
+        """Close the session: nobody is reminded of it."""
+        self.pending = set()
+
+    def due(self, now: datetime) -> list[Reminded]:
+        """Return what is due, in order; afterwards it is not due any more."""
+        opening = self.start - self.lead
+        found = []
+        for span in sorted(self.pending, reverse=True):
+            at = self.start - span
+            if at <= now:
+                opened_since = at < opening <= now
+                found.append(Reminded(at, span, sent=now < self.start and not opened_since))
+        self.pending -= {one.before for one in found}
+        return found

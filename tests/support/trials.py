@@ -69,6 +69,7 @@ from tminus.storage import (
     challenges,
     outbox,
     presence,
+    reminders,
     retention,
 )
 from tminus.storage.locks import AdvisoryLocks
@@ -311,6 +312,27 @@ def _rows_left(view: View, label: str) -> State:
         "events": _count(view, EVENTS, EVENTS.c.session_id.in_(ours)),
         "participants": _count(view, PARTICIPANTS, PARTICIPANTS.c.session_id.in_(ours)),
     }
+
+
+def _to_remind(tx: Transaction, label: str) -> None:
+    """Prepare two sessions whose first reminders will be due, one of them too late, and no others."""
+    tx.execute(delete(SESSIONS).where(SESSIONS.c.remind_at.is_not(None)))
+    for ahead in (3 * HOUR, 90 * MINUTE):
+        wanted = order(label=label, start_time=tx.now + ahead, reminders=(HOUR, 15 * MINUTE))
+        commands.create(tx, SETTINGS, AGENT, wanted)
+
+
+def _reminded(view: View, label: str) -> State:
+    of_label = select(EVENTS.c.type, SESSIONS.c.start_time).join_from(EVENTS, SESSIONS).where(SESSIONS.c.label == label)
+    left = select(SESSIONS.c.remind_at).where(SESSIONS.c.label == label).order_by(SESSIONS.c.start_time)
+    events = sorted((row.start_time, row.type) for row in view.rows(of_label))
+    return events, [row.remind_at for row in view.rows(left)]
+
+
+def _remind(store: Store, _label: str) -> None:
+    sweeps.warm_up(store.submit, SETTINGS.lifecycle.timeouts)
+    while store.submit(partial(reminders.do_due, timeouts=SETTINGS.lifecycle.timeouts, limit=1)).result():
+        pass
 
 
 def _yesterdays_key(tx: Transaction, label: str) -> None:
@@ -776,6 +798,7 @@ TRIALS: Mapping[str, Trial] = {
     "deliver-refused": Trial(_serve, _registered, _endpoint),
     "redeliver": Trial(_serve, _replayed, _endpoint, commits=2),
     "recompute-deadlines": Trial(_recompute_deadlines, _three_scheduled, _deadlines, commits=3),
+    "remind": Trial(_remind, _to_remind, _reminded, commits=3, later=2 * HOUR),
     "retention": Trial(_retention, _old, _rows_left, commits=6, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
     "retention-pause": Trial(_retention_pause, _remove_retention_run, partial(_meta, "retention")),

@@ -48,6 +48,7 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         "externalMapping": session.external_mapping,
         "parentObject": _as_stored(session.parent_object),
         "metaData": _as_stored(session.meta_data),
+        "reminders": orjson.Fragment(session.reminders or "[]"),  # type: ignore[typeddict-item]  # likewise
         "participants": session.participants,
     }
     if session.start_time is not None:

@@ -254,6 +254,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "parentObject": "As the caller sent it, with unknown members; null if it did not",
         "metaData": "As the caller sent it; null if it did not",
         "invitees": "People who are invited; only for callers who may host",
+        "reminders": "How long before the start people are reminded, the longest first; empty: never",
         "participants": "Number of participants in the session now",
     },
     "SessionList": {

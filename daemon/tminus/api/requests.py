@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Self, TypeVar
 
 import orjson
@@ -23,6 +24,7 @@ from pydantic_core import InitErrorDetails
 from tminus.api.parameters import Header
 from tminus.domain import timestamps
 from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
+from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
 
 META_DATA_BYTES = 16 * 1024
@@ -168,6 +170,13 @@ def _check_distinct(invitees: list[NewInvitee]) -> list[NewInvitee]:
 Invitees = Annotated[Annotated[list[NewInvitee], Field(max_length=MAX_INVITEES)], AfterValidator(_check_distinct)]
 
 
+Reminder = Annotated[
+    timedelta,
+    BeforeValidator(parse_reminder),
+    WithJsonSchema({"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"}),
+]
+
+
 class NewSession(Request):
     """A new session, which opens at once, or at `startTime`."""
 
@@ -180,11 +189,13 @@ class NewSession(Request):
     metaData: MetaData | None = None
     startTime: Instant | None = None
     invitees: Invitees | None = None
+    reminders: Annotated[list[Reminder], Field(max_length=MAX_REMINDERS)] | None = None
 
     @model_validator(mode="wrap")
     @classmethod
-    def _check_pair(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        if not isinstance(sent, dict) or (sent.get("externalMapping") is None) is (sent.get("parentObject") is None):
+    def _check_pairs(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        lacking = _lacking(sent) if isinstance(sent, dict) else {}
+        if not lacking:
             return check(sent)
         # Validated here, since an "after" validator would not run if a field has a fault, and all faults are reported.
         faults: list[InitErrorDetails] = []
@@ -192,9 +203,9 @@ class NewSession(Request):
             check(sent)
         except ValidationError as error:
             faults += error.errors(include_url=False)  # type: ignore[arg-type]  # pydantic accepts its own errors
-        missing, given = sorted(("externalMapping", "parentObject"), key=lambda name: sent.get(name) is not None)
-        problem = {"error": ValueError(f"must come together with {given}")}
-        faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
+        for missing, given in lacking.items():
+            problem = {"error": ValueError(f"must come together with {given}")}
+            faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
         raise ValidationError.from_exception_data(cls.__name__, faults)
 
     def create_session(self) -> CreateSession:
@@ -209,7 +220,20 @@ class NewSession(Request):
             meta_data=None if self.metaData is None else _json(self.metaData),
             start_time=self.startTime,
             invitees=as_json(Invitee(one.email, one.name, one.role) for one in self.invitees or ()),
+            reminders=None if self.reminders is None else in_order(self.reminders),
         )
+
+
+def _lacking(sent: Mapping[str, Any]) -> dict[str, str]:
+    """Return the members that a new session lacks: name -> the member that must not come without it."""
+    has = {name: sent.get(name) is not None for name in ("externalMapping", "parentObject", "startTime")}
+    lacking = {}
+    if has["externalMapping"] is not has["parentObject"]:
+        missing, given = sorted(("externalMapping", "parentObject"), key=has.__getitem__)
+        lacking[missing] = given
+    if sent.get("reminders") and not has["startTime"]:
+        lacking["startTime"] = "reminders"
+    return lacking
 
 
 class NewStart(Request):

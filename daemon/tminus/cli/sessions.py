@@ -22,6 +22,7 @@ from tminus.cli.options import (
     session_id,
 )
 from tminus.domain import timestamps
+from tminus.domain.durations import duration_text
 from tminus.domain.policy import PREFERENCE_OF
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _create(
     invitees: "list[schemas.Invitee]",
     key: str | None,
     as_json: bool,
+    reminders: list[str] | None = None,
 ) -> None:
     """Create or schedule a session, and print it."""
     with reporting_errors(), connection.open() as daemon:
@@ -135,7 +137,9 @@ def _create(
         if start is None:
             session = daemon.createSession(*arguments, invitees=invitees, idempotency_key=key)
         else:
-            session = daemon.scheduleSession(start, *arguments, invitees=invitees, idempotency_key=key)
+            session = daemon.scheduleSession(
+                start, *arguments, invitees=invitees, reminders=reminders, idempotency_key=key
+            )
     _show(session, as_json)
 
 
@@ -164,6 +168,14 @@ def create(
 @click.command(cls=Command)
 @at
 @in_
+@click.option(
+    "--remind",
+    type=DURATION,
+    multiple=True,
+    metavar="DURATION",
+    help="Remind people this long before the start: 15m, 1d; may be repeated; by default as the daemon is configured.",
+)
+@click.option("--no-reminders", is_flag=True, help="Remind nobody.")
 @session_options
 @as_json
 @click.pass_obj
@@ -171,6 +183,8 @@ def schedule(
     connection: Connection,
     at: str | None,
     in_: timedelta | None,
+    remind: tuple[timedelta, ...],
+    no_reminders: bool,
     type: str,
     label: str,
     prefer: tuple[str, ...],
@@ -184,8 +198,11 @@ def schedule(
 ) -> None:
     """Schedule a session. It opens before its start, by the lead time (10 minutes)."""
     start = _start(at, in_)
+    if remind and no_reminders:
+        raise click.UsageError("--remind and --no-reminders exclude each other.", click.get_current_context())
+    reminders = [duration_text(span) for span in remind] if remind or no_reminders else None
     parent, invitees = _parent(parent_table, parent_id, parent_name), _invitees(invite, invite_host)
-    _create(connection, start, type, label, prefer, parent, invitees, key, as_json)
+    _create(connection, start, type, label, prefer, parent, invitees, key, as_json, reminders)
 
 
 @click.command(cls=Command)

@@ -109,12 +109,7 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
         ("type", row["type"]),
         ("status", Span(f"{row['status']}{reason}", STYLES.get(row["status"], ""))),
     ]
-    if _next(row, when):
-        known.append(("next", _next(row, when)))
-    if "opensAt" in row:
-        known.append(("opens", row["opensAt"]))
-    if "startTime" in row:
-        known.append(("start", row["startTime"]))
+    known += _times(row, when)
     if end is None:
         known.append(("expires", row["expiresAt"]))
     else:
@@ -141,6 +136,20 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
 def _invitee(invitee: "schemas.Invitee") -> str:
     name = f"{invitee['name']} <{invitee['email']}>" if invitee["name"] else invitee["email"]
     return f"{name} (host)" if invitee["role"] == "host" else name
+
+
+def _times(row: "schemas.Session", when: TimeFormat) -> list[tuple[str, Span | str]]:
+    """Return the fields of a session with its next transition, its start and its reminders, as far as it has them."""
+    known: list[tuple[str, Span | str]] = []
+    if _next(row, when):
+        known.append(("next", _next(row, when)))
+    if "opensAt" in row:
+        known.append(("opens", row["opensAt"]))
+    if "startTime" in row:
+        known.append(("start", row["startTime"]))
+    if row.get("reminders"):  # a daemon of an earlier release sends none
+        known.append(("reminders", ", ".join(row["reminders"]) + " before the start"))
+    return known
 
 
 def _ended(row: "schemas.Session", end: End) -> list[tuple[str, Span | str]]:

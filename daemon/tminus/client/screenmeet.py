@@ -142,11 +142,16 @@ class ScreenMeet:
         agent_prefs: Mapping[str, bool] | None = None,
         *,
         invitees: Sequence["schemas.Invitee"] = (),
+        reminders: Sequence[str] | None = None,
         idempotency_key: str | None = None,
     ) -> "schemas.Session":
-        """Schedule a session. `startTime` is RFC 3339, with `Z` or an offset."""
+        """Schedule a session. `startTime` is RFC 3339, with `Z` or an offset.
+
+        `reminders`: how long before the start people are reminded, such as `["1d", "15m"]`; None: the daemon's default.
+        """
         parent = (parent_object_table, parent_object_sys_id, parent_object_display_name)
-        return self._create(startTime, type, parent, screenmeet_session_name, agent_prefs, invitees, idempotency_key)
+        key = idempotency_key
+        return self._create(startTime, type, parent, screenmeet_session_name, agent_prefs, invitees, key, reminders)
 
     def rescheduleSession(  # noqa: N802
         self,
@@ -275,10 +280,13 @@ class ScreenMeet:
         preferences: Mapping[str, bool] | None,
         invitees: Sequence["schemas.Invitee"],
         key: str | None,
+        reminders: Sequence[str] | None = None,
     ) -> "schemas.Session":
         body: dict[str, Any] = {"type": session_type, "label": label, "agentPrefs": dict(preferences or {})}
         if start is not None:
             body["startTime"] = start
+        if reminders is not None:
+            body["reminders"] = list(reminders)
         if self._user_description is not None:
             body["userDescription"] = self._user_description
         if invitees:

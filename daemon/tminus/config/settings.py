@@ -19,6 +19,7 @@ from tminus.config import addresses, values
 from tminus.config.addresses import Address
 from tminus.config.values import Rate
 from tminus.domain import durations, timestamps
+from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
     EVENT_PATTERNS,
     FIRST_NUMBER,
@@ -213,6 +214,12 @@ class Lifecycle(Table):
     horizon: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=730)
     duration: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="24h"))] = timedelta(hours=1)
     """How long a session is planned to last. It closes nothing."""
+    reminders: Annotated[
+        tuple[Annotated[Span, PlainValidator(parse_reminder)], ...],
+        Field(max_length=MAX_REMINDERS),
+        AfterValidator(in_order),
+    ] = ()
+    """How long before its start people are reminded of a scheduled session, the longest first."""
 
     @cached_property
     def timeouts(self) -> Timeouts:

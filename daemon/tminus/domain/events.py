@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from tminus.domain import timestamps
+from tminus.domain import durations, timestamps
 from tminus.domain.model import Event, Participant
-from tminus.domain.types import CloseReason, EventType, SessionType
+from tminus.domain.types import REMINDER_EVENTS, CloseReason, EventType, SessionType
 
 ActorNames = Mapping[str, str]
 """Actor as events contain it, such as `agent:7` -> name."""
@@ -46,6 +46,12 @@ CATALOGUE = {
     EventType.READY: Entry("a scheduled session opens", "is open and starts at {start}", ("lagMs",)),
     EventType.ACTIVE: Entry("the first participant joins", "is active, with its first participant", ("participant",)),
     EventType.CLOSED: Entry("a session closes", "{reason}", ("reason", "lagMs")),
+    EventType.REMINDER: Entry("a reminder of a session is due", "starts at {start}, in {before}", ("before", "lagMs")),
+    EventType.REMINDER_SKIPPED: Entry(
+        "a reminder is not sent, because the session has opened or started since it was due",
+        "was not announced {before} before its start, because the scheduler was late",
+        ("before", "lagMs"),
+    ),
     EventType.KNOCKED: Entry("somebody waits to be admitted", "has {who} waiting for admission", ("participant",)),
     EventType.ADMITTED: Entry(
         "the host admits somebody who knocked; `participant.joined` follows",
@@ -103,6 +109,7 @@ COMMON_FIELDS = {
 EXTRA_FIELDS = {
     "previousStartTime": "the start before the reschedule; absent if it is not known",
     "lagMs": "milliseconds by which the scheduler was late; absent if it did not cause the event",
+    "before": "how long before the start the reminder was due: a duration such as `15m` or `1d`",
     "reason": "`cancelled`, `closed`, `expired`, `empty` or `time_limit`",
     "actorName": "the name of `actor`: of an agent in the present configuration, or of a host",
     "participant": "the participant: `id`, `role`, `name`",
@@ -185,6 +192,14 @@ class LogEvent:
         return max(0, timestamps.milliseconds(self.event.ts - self.event.due_at))
 
     @property
+    def before(self) -> str | None:
+        """How long before the start a reminder was due, such as `15m`; None for other events."""
+        start, due = self.event.start_time, self.event.due_at
+        if self.event.type not in REMINDER_EVENTS or start is None or due is None:
+            return None
+        return durations.duration_text(start - due)
+
+    @property
     def message(self) -> str:
         """A sentence for people, without secrets."""
         return self.sentence()
@@ -204,6 +219,7 @@ class LogEvent:
             actor=_actor(event.actor, actor_name),
             start=_time(event.start_time),
             previous_start=_time(event.previous_start_time),
+            before=self.before,
             reason=event.reason and _CLOSED[event.reason].format(actor=_actor(event.actor, actor_name)),
         )
         return f"Session {event.session_id} “{self.session.label}” {sentence}"
@@ -250,6 +266,7 @@ class FeedEvent(LogEvent):
         }
         extra: dict[str, Any] = {
             "previousStartTime": event.previous_start_time and timestamps.text(event.previous_start_time),
+            "before": self.before,
             "lagMs": self.lag_ms,
             "reason": event.reason,
             "participant": self.participant

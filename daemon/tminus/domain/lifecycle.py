@@ -40,6 +40,8 @@ class Change(Enum):
     """A free PIN, if the session's type has PINs."""
     GIVEN = auto()
     """A value that the command passes."""
+    REMINDER = auto()
+    """When the next reminder is due before the start that the command passes."""
 
 
 Changes = Mapping[str, Change]
@@ -61,14 +63,14 @@ class Effects:
 
 NO_EFFECTS = Effects()
 OPENED = Effects({"opened_at": Change.NOW, "pin": Change.PIN})
-RESCHEDULED = Effects({"start_time": Change.GIVEN, "expires_at": Change.GIVEN})
+RESCHEDULED = Effects({"start_time": Change.GIVEN, "expires_at": Change.GIVEN, "remind_at": Change.REMINDER})
 _ENTERED = {"activated_at": Change.NOW_IF_UNSET, "empty_since": Change.NULL, "participants": Change.INCREMENT}
 JOINED = Effects(_ENTERED, {"joined_at": Change.NOW}, adds_participant=True)
 KNOCKED = Effects(participant={"joined_at": Change.NOW, "waiting_since": Change.NOW}, adds_participant=True)
 ADMITTED = Effects(_ENTERED, {"joined_at": Change.NOW, "waiting_since": Change.NULL})
 DENIED = Effects(participant={"left_at": Change.NOW})
 LEFT = Effects({"participants": Change.DECREMENT, "empty_since": Change.NOW_IF_EMPTY}, {"left_at": Change.NOW})
-CANCELLED = Effects({"closed_at": Change.NOW, "close_reason": Change.REASON})
+CANCELLED = Effects({"closed_at": Change.NOW, "close_reason": Change.REASON, "remind_at": Change.NULL})
 CLOSED = Effects(
     {**CANCELLED.session, "pin": Change.ZERO, "participants": Change.ZERO}, all_participants={"left_at": Change.NOW}
 )

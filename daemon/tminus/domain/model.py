@@ -141,6 +141,10 @@ class Session(Record):
 
     invitees: str | None = Field(default=None, sa_type=JsonText)
     """The people who are invited, as `domain.invitees` writes them; None: nobody."""
+    reminders: str | None = None
+    """How long before the start people are reminded, as JSON: a list of durations, the longest first; None: never."""
+    remind_at: datetime | None = Field(default=None, sa_type=Instant)
+    """When the next reminder is due; None: no more reminder is to come."""
 
     participants: int = 0
     version: int = 1
@@ -206,7 +210,7 @@ class Event(Record):
     previous_start_time: datetime | None = Field(default=None, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
     due_at: datetime | None = Field(default=None, sa_type=Instant)
-    """The deadline of a transition that the scheduler executed; `ts` minus this is its lateness."""
+    """The deadline of a transition that the scheduler executed, or of a reminder; `ts` minus this is its lateness."""
     reason: CloseReason | None = Field(default=None, sa_type=String)
     participant_id: str | None = None
     participants: int = 0

@@ -72,11 +72,17 @@ class EventType(StrEnum):
     READY = "session.ready"
     ACTIVE = "session.active"
     CLOSED = "session.closed"
+    REMINDER = "session.reminder"
+    REMINDER_SKIPPED = "session.reminder_skipped"
     KNOCKED = "participant.knocked"
     ADMITTED = "participant.admitted"
     DENIED = "participant.denied"
     JOINED = "participant.joined"
     LEFT = "participant.left"
+
+
+REMINDER_EVENTS = frozenset({EventType.REMINDER, EventType.REMINDER_SKIPPED})
+"""The events that no transition records: a reminder changes neither the status nor anything else that callers see."""
 
 
 EVENT_PATTERNS = {
@@ -95,6 +101,13 @@ EventPattern = StrEnum("EventPattern", {pattern: pattern for pattern in EVENT_PA
 def event_types(patterns: Iterable[str]) -> frozenset[EventType]:
     """Return the event types that any of the patterns selects."""
     return frozenset[EventType]().union(*(EVENT_PATTERNS[pattern] for pattern in patterns))
+
+
+class ReminderOutcome(StrEnum):
+    """What the scheduler does with a reminder that is due."""
+
+    SENT = "reminder_sent"
+    SKIPPED = "reminder_skipped"
 
 
 class PauseReason(StrEnum):
@@ -236,3 +249,5 @@ class CreateSession:
     start_time: datetime | None = None
     invitees: str | None = field(default=None, kw_only=True)
     """The people who are invited, as `domain.invitees` writes them: a JSON list, as text; None: nobody."""
+    reminders: tuple[timedelta, ...] | None = field(default=None, kw_only=True)
+    """How long before the start people are reminded; None: as the configuration says."""

@@ -10,7 +10,7 @@ from tminus.domain.types import LOCAL_AGENT_ID
 
 EVENT_FIELDS = (
     "seq", "session_id", "session_type", "label", "owner", "owner_name", "external_key", "record_table", "record_id",
-    "record_name", "previous_status", "status", "start", "previous_start", "reason", "timeout", "lag_ms",
+    "record_name", "previous_status", "status", "start", "previous_start", "reason", "timeout", "before", "lag_ms",
     "participant_id", "participant_name", "participant_role", "participants", "actor", "actor_name",
     "request_id",
 )  # fmt: skip
@@ -53,6 +53,7 @@ def log_fields(recorded: LogEvent, actor_name: str | None = None) -> dict[str, A
         "previous_start": event.previous_start_time and timestamps.text(event.previous_start_time),
         "reason": event.reason,
         "timeout": timeout_setting(event),
+        "before": recorded.before,
         "lag_ms": recorded.lag_ms,
         "participant_id": event.participant_id,
         "participant_name": participant.name if participant else None,

@@ -6,6 +6,8 @@ configuration. `docs/monitoring.md` lists all metrics, and a test compares the t
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,7 +25,7 @@ from prometheus_client.registry import Collector
 from tminus import __version__, clock
 from tminus.delivery import EndpointStatus
 from tminus.domain.errors import StoreUnavailable
-from tminus.domain.types import Trigger
+from tminus.domain.types import ReminderOutcome, Trigger
 from tminus.logs import output
 from tminus.oidc.errors import REFUSALS as OIDC_REFUSALS
 from tminus.storage import Store, View
@@ -43,6 +45,8 @@ ROOM_STATES = ("looking", "early", "entering", "waiting", "in")
 
 ROOM_MESSAGES = ("join", "leave", "admit", "deny", "remove", "end")
 """The types of messages that rooms receive."""
+
+K = TypeVar("K")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -76,6 +80,13 @@ class Metrics:
         moves = Counter("tminus_moves", "Committed transitions of sessions", ["trigger"], registry=registry)
         # All series exist from the start: Prometheus would not see the first increment of a series that begins at 1.
         self._moves = {trigger.value: moves.labels(trigger.value) for trigger in Trigger}
+        self._reminders = _series(
+            registry,
+            "tminus_reminders",
+            "Reminders of sessions that were due: sent, or skipped because the session had opened or started",
+            "outcome",
+            {ReminderOutcome.SENT: "sent", ReminderOutcome.SKIPPED: "skipped"},
+        )
         self.blocked = Counter(
             "tminus_writes_blocked_seconds", "Seconds for which writes were blocked for more than a second",
             registry=registry,
@@ -169,12 +180,16 @@ class Metrics:
         """Set the fingerprint of the configuration that was read last."""
         self._config.info({"fingerprint": fingerprint})
 
-    def committed(self, moves: Mapping[str, int], jobs: int) -> None:
-        """Count one commit of the writer: its transitions, and the jobs that shared it."""
+    def committed(
+        self, moves: Mapping[str, int], jobs: int, reminders: Mapping[ReminderOutcome, int] = MappingProxyType({})
+    ) -> None:
+        """Count one commit of the writer: its transitions and reminders, and the jobs that shared it."""
         self._commits.inc()
         self._commit_jobs.observe(jobs)
         for trigger, number in moves.items():
             self._moves[trigger].inc(number)
+        for outcome, number in reminders.items():
+            self._reminders[outcome].inc(number)
 
     def attempted(self, endpoint: str, ok: bool, events: int) -> None:
         """Count one attempt to deliver events to an endpoint."""
@@ -210,6 +225,14 @@ class Metrics:
 
 def _ahead(store: Store) -> float:
     return store.clock_difference.total_seconds()
+
+
+def _series(
+    registry: CollectorRegistry, name: str, words: str, label: str, values: Mapping[K, str]
+) -> dict[K, Counter]:
+    """Return a counter's series by key. `values`: key -> the value of the label."""
+    counter = Counter(name, words, [label], registry=registry)
+    return {key: counter.labels(value) for key, value in values.items()}
 
 
 class _Log(Collector):

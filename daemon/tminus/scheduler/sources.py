@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from tminus.domain.types import Timeouts
-from tminus.storage import Transaction, View, due, presence
+from tminus.storage import Transaction, View, due, presence, reminders
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import Recomputed
 
@@ -32,7 +32,7 @@ class Source(Protocol):
         """Run the statements of `do_due` on no rows, so that they are compiled before the first deadline."""
 
 
-SOURCES: Sequence[Source] = (due, presence)
+SOURCES: Sequence[Source] = (due, presence, reminders)
 """All sources. If two have a deadline at the same time, the one that is first in this list is executed first."""
 
 
@@ -54,9 +54,10 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Batch:
     for number, (at, place) in enumerate(waiting):
         if at > tx.now:
             break
-        until = min([tx.now, *(other for other, _ in waiting[number + 1 :])])
+        others = [other for other, _ in waiting[number + 1 :] if other <= tx.now]
+        until = min([tx.now, *others])
         batch = SOURCES[place].do_due(tx, timeouts, limit, until)
         if batch:
-            batch.more = batch.more or until < tx.now
+            batch.more = batch.more or bool(others)
             return batch
     return Batch()

@@ -265,7 +265,7 @@ class Daemon:
 
     def _committed(self, tx: Transaction) -> None:
         """Announce a commit of this process. Called on the writer's thread."""
-        self.services.metrics.committed(tx.transitions, tx.jobs)
+        self.services.metrics.committed(tx.transitions, tx.jobs, tx.reminders)
         if self._ready:
             self._scheduler.add_deadline(tx.earliest_due)
         if tx.newest_seq is not None:

@@ -16,6 +16,7 @@ from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
 from tminus.domain.lifecycle import Change, transition_for
 from tminus.domain.model import Session
+from tminus.domain.reminders import next_reminder, reminders_text
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
@@ -60,6 +61,10 @@ def create(
     effects = transition.effects.session
     pin = tx.free_pin() if effects.get("pin") is Change.PIN and request.type.has_pin else 0
     urls = settings.server.urls()
+    reminders = None
+    if request.start_time is not None:
+        spans = settings.lifecycle.reminders if request.reminders is None else request.reminders
+        reminders = reminders_text(spans)
     session = Session(
         id=session_id,
         type=request.type,
@@ -88,6 +93,8 @@ def create(
         parent_object=request.parent_object,
         meta_data=request.meta_data,
         invitees=request.invitees,
+        reminders=reminders,
+        remind_at=next_reminder(reminders, request.start_time, now),
     )
     tx.add(session, transition, timeouts)
     record_creation(tx, session, transition, caller)

@@ -17,6 +17,7 @@
 `due`            the sessions that are due; their deadlines after new time-outs
 `agents`         the last sign-in of agents, and who is shut out
 `retention`      removes old rows
+`reminders`      the reminders that are due
 `presence`       people in the daemons' own rooms, and when people who lost their connection leave
 `challenges`     answers to challenges, each of which counts once
 `inserts`        inserts many rows with one statement

@@ -39,8 +39,8 @@ class Problem:
     """A violation of a check."""
 
     check: str
-    """The name of the check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin` or
-    `participants`.
+    """The name of the check: `wal`, `integrity`, `foreign_keys`, `schema`, `deadline`, `events`, `status`, `pin`,
+    `reminder` or `participants`.
     """
     text: str
     """A sentence for people, without secrets."""
@@ -155,6 +155,15 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
     ]  # fmt: skip
 
 
+def _reminders(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
+    """Check that no reminder is to come of a closed session, or of one that has none."""
+    wrong = _S.remind_at.is_not(None) & ((_S.status == Status.CLOSED) | _S.reminders.is_(None))
+    return _some(
+        connection, "reminder", select(_S.id, _S.status, _S.remind_at).where(wrong),
+        lambda row: f"({row[1]}) has a reminder at {timestamps.text(row[2])}, and should have none",
+    )  # fmt: skip
+
+
 def _participants(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
     """Check that each session stores the number of participants who are in it."""
     inside = _P.left_at.is_(None) & _P.waiting_since.is_(None)
@@ -170,5 +179,6 @@ _CHECKS: dict[str, Callable[[Connection, Timeouts, datetime], list[Problem]]] = 
     "events": _histories,
     "status": _statuses,
     "pin": _pins,
+    "reminder": _reminders,
     "participants": _participants,
 }

@@ -30,6 +30,8 @@ class SessionRow(model.Session, table=True):
     __table_args__ = (
         # The scheduler's query, with its order.
         Index("session_due", "due_at", "created_at", "id", **_where("due_at IS NOT NULL")),
+        # The reminders that are to come: the third kind of deadline.
+        Index("session_remind", "remind_at", "created_at", "id", **_where("remind_at IS NOT NULL")),
         # A PIN belongs to one open session. 0 means none.
         Index("session_pin", "pin", unique=True, **_where("pin <> 0")),
         # An agent's sessions: to count them for the limit, and to list them in the default order.

@@ -15,7 +15,7 @@ from tminus.domain.errors import NoPinFree, WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition
 from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, Session, SignInCode
-from tminus.domain.types import Timeouts, Trigger
+from tminus.domain.types import ReminderOutcome, Timeouts, Trigger
 from tminus.storage import meta, transitions
 from tminus.storage.allowances import Allowances
 from tminus.storage.inserts import insert_rows
@@ -84,6 +84,8 @@ class Transaction(View):
         """Number of writes, by which the writer detects whether a failed job had begun to write."""
         self.transitions: Counter[str] = Counter()
         """Trigger -> the number of its transitions."""
+        self.reminders: Counter[ReminderOutcome] = Counter()
+        """The reminders that were due."""
         self.jobs = 0
         """The number of jobs that share it; set by the writer."""
         self.has_events = False
@@ -148,6 +150,7 @@ class Transaction(View):
                     stored[row.id].due_at = due
                     stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
                     self.note_due(due)
+                    self.note_due(stored[row.id].remind_at)
 
     def _lock_writers(self) -> None:
         """Lock out the writers of other daemons until the commit.

@@ -40,6 +40,7 @@ from sqlalchemy.types import TypeEngine
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Change, Transition
 from tminus.domain.model import Event, Instant, Participant, Session
+from tminus.domain.reminders import next_reminder
 from tminus.domain.types import CLOCK_ACTOR, CloseReason, Status, Timeouts, Trigger
 from tminus.storage.deadlines import deadline, plain
 from tminus.storage.json_rows import Lookup, look_up
@@ -108,7 +109,7 @@ def execute(
     if isinstance(sessions, Due):
         values |= {"until": sessions.until, "limit": sessions.limit}
     else:
-        values |= _values(sessions)
+        values |= _values(sessions, tx.now)
     if statements.freed is not None and tx.allowances.pins.scarce:
         freed = tx.execute(statements.freed, values).scalars().all()
     else:
@@ -129,7 +130,8 @@ _ENUMS: dict[str, type[StrEnum]] = {"status": Status, "due_trigger": Trigger, "c
 """Columns that a transition writes -> the enumeration of their values."""
 
 
-def _values(named: Named) -> dict[str, Any]:
+def _values(named: Named, now: datetime) -> dict[str, Any]:
+    moves_reminders = any("remind_at" in row.effects.session for row in named.transitions)
     wanted = {
         session.id: {
             "version": session.version,
@@ -140,6 +142,10 @@ def _values(named: Named) -> dict[str, Any]:
         }
         for session, cause, given in named.requested
     }
+    if moves_reminders:
+        for session, _, given in named.requested:
+            start = given.get("start_time", session.start_time)
+            wanted[session.id]["remind_at"] = _number(next_reminder(session.reminders, start, now))
     participant = named.participant
     return {"wanted": orjson.dumps(wanted).decode(), "of_participant": participant and participant.id}
 
@@ -182,6 +188,7 @@ def _results(
         session = found[row.id] = before[row.id]
         vars(session).update(values)
         tx.note_due(session.due_at)
+        tx.note_due(session.remind_at)
     recorded = [Event.model_validate(dict(row)) for result in events for row in result.mappings()]
     recorded.sort(key=lambda event: event.seq or 0)  # no database guarantees the order of the returned rows
     hosts = {session.id: cause.host for session, cause, _ in named.requested}
@@ -321,6 +328,7 @@ _SQL: dict[Change, Callable[[_Chosen, str, Transition], ColumnElement[Any]]] = {
     Change.REASON: lambda _chosen, _name, row: enum_literal(row.reason),
     Change.PIN: lambda _chosen, name, _row: plain(name),  # a statement of its own writes it
     Change.GIVEN: lambda chosen, name, _row: chosen.given(name, plain(name).type),
+    Change.REMINDER: lambda chosen, name, _row: chosen.given(name, plain(name).type),
 }
 """Change -> what it writes to a column, as SQL."""
 

@@ -60,6 +60,15 @@ def test_the_next_deadline_is_the_earliest_of_all_sources(world: World, reminder
     assert world.store.read(sources.next_due) == world.now + MINUTE
 
 
+def test_what_is_due_at_the_same_time_in_another_source_is_done_in_the_same_sweep(
+    world: World, reminders: Reminders
+) -> None:
+    world.schedule(HOUR)
+    reminders.waiting = [world.now + MINUTE]
+
+    assert world.passes(50 * MINUTE).transitions == {"remind": 1, "open": 1}
+
+
 @pytest.mark.parametrize("first", [1, 2, 128])
 def test_deadlines_of_two_sources_are_met_in_order_and_once_each(
     world: World, reminders: Reminders, monkeypatch: pytest.MonkeyPatch, first: int

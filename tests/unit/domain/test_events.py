@@ -12,7 +12,7 @@ from tests.support.factories import session
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS, EXTRA_FIELDS, FeedEvent
 from tminus.domain.lifecycle import TABLE, transition_for
 from tminus.domain.model import Event, Participant, Session
-from tminus.domain.types import CloseReason, EventType, ParticipantRole, Status, Trigger
+from tminus.domain.types import REMINDER_EVENTS, CloseReason, EventType, ParticipantRole, Status, Trigger
 from tminus.logs.catalogue import LOG_LINES
 from tminus.logs.event_fields import EVENT_FIELDS, log_fields
 from tminus.logs.fields import FIELDS, fits
@@ -30,6 +30,8 @@ EXTRA_FIELDS_OF: dict[str, set[str]] = {
     "session.ready": {"lagMs"},
     "session.active": {"participant"},
     "session.closed": {"reason", "lagMs"},
+    "session.reminder": {"before", "lagMs"},
+    "session.reminder_skipped": {"before", "lagMs"},
     "participant.knocked": {"participant"},
     "participant.admitted": {"participant"},
     "participant.denied": {"participant"},
@@ -197,10 +199,12 @@ def test_a_message_tells_who_left_by_themselves_from_who_was_put_out(
 @pytest.mark.parametrize("event_type", EventType)
 def test_a_log_line_has_the_published_fields_that_have_a_value(event_type: EventType) -> None:
     full = log_fields(_told(event_type), "Ben Agent")
-    assert set(full) == set(EVENT_FIELDS)
+    only_reminders = set() if event_type in REMINDER_EVENTS else {"before"}
+    assert set(full) == set(EVENT_FIELDS) - only_reminders
     bare = _told(event_type, due_at=None, reason=None, participant_id=None, request_id=None, previous_status=None)
     assert set(full) - set(log_fields(bare)) == {
         "actor_name", "lag_ms", "reason", "timeout", "participant_id", "request_id", "previous_status",
+        *({"before"} - only_reminders),
     }  # fmt: skip
     assert all(fits(FIELDS[name].kind, value) for name, value in full.items())
 
@@ -211,7 +215,7 @@ def test_every_transition_records_an_event_and_only_entering_records_several() -
         (Status.NEW, Trigger.ADMIT): (EventType.ACTIVE, EventType.ADMITTED, EventType.JOINED),
         (Status.ACTIVE, Trigger.ADMIT): (EventType.ADMITTED, EventType.JOINED),
     }
-    assert {event_type for row in TABLE for event_type in row.events} == set(EventType)
+    assert {event_type for row in TABLE for event_type in row.events} == set(EventType) - REMINDER_EVENTS
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_no_other_module_writes_the_status_of_a_session() -> None:
 def test_no_other_module_updates_sessions_but_for_their_deadlines() -> None:
     found = {name for name, tree in sources() for _ in updates_of_sessions(tree)}
 
-    assert found == {EXECUTOR, "storage/due.py"}
+    assert found == {EXECUTOR, "storage/due.py", "storage/reminders.py"}
 
 
 def test_the_search_finds_a_write_of_the_status() -> None:
