@@ -67,7 +67,7 @@ async def pin_meta(
     "/support/challenge",
     summary="Make a challenge, whose answer allows one look-up of a PIN after too many wrong ones",
     answers=schemas.Challenge,
-    refusals=PUBLIC_REFUSALS,
+    refusals=refusals(of=PUBLIC_REFUSALS),
 )
 async def challenge(context: RequestContext) -> Answer:
     services, address = context.services, context.remote_ip
