@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.test_agent_page import Visit, browser, desk, expect_rows, new_session, row, rows, sign_in, visit
 from tests.acceptance.test_pages import check
-from tests.support.browsers import CHROMIUM, MISSING
+from tests.support.browsers import CHROMIUM, MISSING, Visitor
 from tests.support.waiting import eventually
 
 __all__ = ["browser", "desk", "visit"]
@@ -154,6 +154,34 @@ def test_a_link_in_the_search_finds_its_session_and_its_key_stays_in_the_page(
     sent = "".join(one.url for one in agent.requests)
     assert "search=" in sent
     assert not [one for one in (links[0].partition("#host=")[2], "abcdef", "%23host") if one in sent]
+
+
+def test_a_ticket_is_worth_nothing_without_the_page_that_made_it(desk: Daemon, visit: Visit) -> None:
+    made = desk.make(by="anna", type="support", label="Meeting", userDescription="Anna")
+    other = desk.make(by="ben", type="support", label="Of Ben")
+    agent = visit(desk)
+    page = agent.page
+    ticket = (row(page, "Meeting").locator(".join").get_attribute("href") or "").partition("#")[2]
+    tab = agent.context.new_page()
+
+    def enter(session: dict[str, Any], fragment: str) -> str:
+        tab.goto("about:blank")
+        tab.goto(f"{desk.url}/?{session['id']}#{fragment}")
+        expect(tab.get_by_label("Your name")).to_be_visible()
+        assert tab.url == f"{desk.url}/?{session['id']}"
+        kept: str = tab.evaluate("Object.values(sessionStorage).join()")
+        tab.evaluate("sessionStorage.clear()")
+        return kept
+
+    key = made["urls"]["host"].partition("#host=")[2]
+    assert key in enter(made, ticket)
+    assert "key" not in enter(made, "from=" + "0" * 32)
+    assert "key" not in enter(other, ticket)
+    expect(tab.locator('[data-field="no-key"]')).to_contain_text("you are a guest here")
+    check(Visitor(tab, agent.context, agent.requests), "name-no-key")
+    agent.press("Sign out")
+    page.locator("#token").wait_for()
+    assert "key" not in enter(made, ticket)
 
 
 def test_a_page_that_opens_this_one_gets_no_hold_of_its_window(desk: Daemon, visit: Visit) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route, WebSocketRoute
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
@@ -138,6 +138,19 @@ def test_a_wrong_pin_is_reported_and_each_further_one_takes_longer(daemon: Daemo
     assert guest.page.locator("#pin").get_attribute("aria-invalid") is None
 
 
+def test_while_a_pin_is_looked_up_the_page_says_so(daemon: Daemon, visit: Visit) -> None:
+    made = daemon.make(type="support", label="Printer")
+    guest = visit(f"{daemon.url}/")
+    held: list[Route] = []
+    guest.page.route("**/meta", lambda route: held.append(route))  # noqa: PLW0108 - playwright keeps attributes on it
+    guest.page.goto(f"{daemon.url}/{made['pin']}")
+    guest.expect("loading")
+    eventually(lambda: held)
+    check(guest, "loading")
+    held[0].continue_()
+    guest.expect("name")
+
+
 def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
     start_daemon: StartDaemon, visit: Visit
 ) -> None:
@@ -157,10 +170,12 @@ def test_after_too_many_wrong_pins_the_digits_in_a_picture_lead_on_at_once(
 
     guest.press("Continue")
     assert "type the digits" in page.locator("#digits-error").inner_text()
+    check(guest, "pin-challenge-missing")
     challenge_after(guest, lambda: guest.press("Another picture"))
     page.get_by_label("Digits in the picture").fill("no digits")
     uuid = challenge_after(guest, lambda: page.keyboard.press("Enter"))
     assert "not right" in page.locator("#pin-error").inner_text()
+    check(guest, "pin-challenge-wrong")
 
     # With the keyboard alone: the focus is on the digits.
     page.get_by_label("PIN").fill(str(made["pin"]))
@@ -263,6 +278,34 @@ def test_two_guests_and_a_host_meet_from_the_knock_to_the_end(daemon: Daemon, vi
         assert sentence in each.text()
     check(bob, "over")
     assert daemon.session(knocked["id"])["status"] == "closed"
+
+
+def test_a_host_who_lets_somebody_in_who_has_gone_is_told(daemon: Daemon, visit: Visit, knocked: JSON) -> None:
+    host, bob = visit(f"{daemon.url}/"), visit(knocked["user"])
+
+    def lose_the_news(socket: WebSocketRoute) -> None:
+        """Pass on all messages but the one that nobody knocks any more."""
+        server = socket.connect_to_server()
+        server.on_message(lambda message: None if is_nobody_knocking(str(message)) else socket.send(message))
+
+    def is_nobody_knocking(message: str) -> bool:
+        return '"knocking"' in message and "Bob" not in message
+
+    host.page.route_web_socket("**/v3/rooms/*", lose_the_news)
+    host.page.goto(knocked["host"])
+    host.give_name("Anna")
+    host.expect("in")
+    bob.give_name("Bob")
+    bob.expect("knock")
+    eventually(lambda: knocking(host) == ["Bob"])
+    bob.press("Stop waiting")
+    bob.expect("left")
+    host.press("Let Bob in")
+    host.page.wait_for_selector("#notice", state="visible")
+    assert "That was not possible" in host.page.locator("#notice").inner_text()
+    check(host, "notice")
+    host.press("Close")
+    host.page.wait_for_selector("#notice", state="hidden")
 
 
 def test_a_guest_leaves_and_comes_back(daemon: Daemon, visit: Visit) -> None:

@@ -25,7 +25,8 @@ export function errorText(failure) {
   if (failure.kind === "lost") return text("error_lost");
   if (failure.kind === "ended") return text("error_ended");
   const words = BY_REFCODE[failure.refcode] ?? "error_other";
-  const wait = failure.retryAfter ? duration(failure.retryAfter) : "";
+  // A limit of open sessions does not pass with time.
+  const wait = failure.retryAfter && words !== "error_many" ? duration(failure.retryAfter) : "";
   const sentence = text(words, { description: failure.description || `HTTP ${failure.status}` });
   return wait ? `${sentence} ${text("error_wait", { time: wait })}` : sentence;
 }

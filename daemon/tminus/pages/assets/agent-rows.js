@@ -1,6 +1,7 @@
 // Rows of sessions. Text from others is set as text, never as markup.
 
 import { brief, full } from "./agent-time.js";
+import { hostLink } from "./host-key.js";
 import { element } from "./view.js";
 import { text } from "./words.js";
 
@@ -114,7 +115,7 @@ function update(item, session, showsHost) {
   const isOpen = session.status !== "closed";
   const join = item.querySelector(".join");
   join.hidden = !isOpen || !session.urls.host;
-  if (session.urls.host) join.href = session.urls.host;
+  if (session.urls.host) join.href = hostLink(session);
   join.setAttribute("aria-label", text("join_label", { label: session.label }));
   const copy = item.querySelector(".copy");
   copy.hidden = !isOpen;

@@ -18,9 +18,38 @@ const LAST_HOUR = 18;
 const TOP = 24; // pixels of the axis
 const LANE = 34;
 const MOST_LANES = 12;
-const CHARACTER = 7.6;
 const LONGEST_LABEL = 220;
 const GAP = 10;
+
+const ELLIPSIS = "…";
+
+const pen = document.createElement("canvas").getContext("2d");
+const fitted = new Map(); // a text and its font -> the text as it fits, and its width
+const MOST_FITTED = 5000;
+
+/** Return a text in at most `width` pixels, cut with an ellipsis, and how wide it is. */
+function fit(words, font, width) {
+  const key = `${font} ${width} ${words}`;
+  let found = fitted.get(key);
+  if (found) return found;
+  pen.font = font;
+  const wide = (one) => pen.measureText(one).width;
+  found = { words, width: wide(words) };
+  if (found.width > width) {
+    const characters = [...words];
+    let [low, high] = [0, characters.length];
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (wide(characters.slice(0, middle).join("") + ELLIPSIS) <= width) low = middle;
+      else high = middle - 1;
+    }
+    const cut = characters.slice(0, low).join("").trimEnd() + ELLIPSIS;
+    found = { words: cut, width: wide(cut) };
+  }
+  if (fitted.size > MOST_FITTED) fitted.clear();
+  fitted.set(key, found);
+  return found;
+}
 
 /** Return an SVG element with attributes. */
 function shape(name, attributes = {}) {
@@ -223,9 +252,12 @@ export class Timeline {
   /** Give each session the first lane in which its bar and its label have room; return the number of lanes. */
   #arrange(drawn, x, width) {
     const ends = [];
+    const { fontSize, fontFamily } = getComputedStyle(this.#svg);
     for (const item of drawn) {
-      const words = `${clockOf(item.span[0])} ${item.session.label}`;
-      const label = Math.min(LONGEST_LABEL, words.length * CHARACTER + GAP, width);
+      const weight = item.session.status === "active" ? 600 : 400;
+      const most = Math.min(LONGEST_LABEL, width) - GAP;
+      const { words, width: wide } = fit(`${clockOf(item.span[0])} ${item.session.label}`, `${weight} ${fontSize} ${fontFamily}`, most);
+      const label = wide + GAP;
       const [start, end] = [x(item.span[0]), x(item.span[1])];
       item.words = words;
       item.length = label;

@@ -5,6 +5,7 @@ import { Feed } from "./agent-feed.js";
 import { errorText } from "./agent-errors.js";
 import { CreateForm, MoveForm } from "./agent-forms.js";
 import { pinOf, point, reasonOf, recordOf, settingsOf, showRows, statusOf, typeOf } from "./agent-rows.js";
+import { giveKeys, hostLink } from "./host-key.js";
 import { lookUp, matches, searchTexts, wordsOf } from "./agent-search.js";
 import { NAMES, Sessions, listOf } from "./agent-sessions.js";
 import { full } from "./agent-time.js";
@@ -50,7 +51,11 @@ async function start() {
   const { agent, supervisor, group_admin: admin } = me.roles;
   document.getElementById("scope").hidden = !(supervisor || admin);
   if (!agent && !admin) {
-    if (!supervisor) return fill("notice", text("no_rights")), banner("notice", text("no_rights"), "notice");
+    if (!supervisor) {
+      document.getElementById("reading").hidden = true;
+      one(".tools").hidden = true;
+      return banner("notice", text("no_rights"), "notice");
+    }
     sessions.scope = "all";
     document.getElementById("scope").hidden = true;
   }
@@ -69,6 +74,7 @@ function follow() {
       if (!document.getElementById("lost").hidden) announce(text("back"));
       banner("lost", "", "retry");
       if (fresh || !hasRead) read();
+      if (fresh && search) find(search.words, false);
     },
     heard(event) {
       if (sessions.get(event.id) && ANNOUNCED[event.type] && document.visibilityState === "visible") {
@@ -281,7 +287,7 @@ function showDetail() {
   }
   const join = document.getElementById("detail-join");
   join.hidden = !isOpen || !session.urls.host;
-  if (session.urls.host) join.href = session.urls.host;
+  if (session.urls.host) join.href = hostLink(session);
   one('[data-action="close"]', detail).hidden = !isOpen;
   document.getElementById("detail-move").hidden = !mayMove(session);
 }
@@ -473,7 +479,7 @@ const KEYS = {
   "?": () => ACTIONS.shortcuts(),
 };
 const ROW_KEYS = {
-  j: (session) => session.urls.host && session.status !== "closed" && open(session.urls.host, "_blank", "noopener"),
+  j: (session) => session.urls.host && session.status !== "closed" && open(hostLink(session), "_blank", "noopener"),
   c: (session) => session.status !== "closed" && copyLink(session),
   p: (session) => copyPin(session),
   m: (session) => mayMove(session) && moveForm.open(session),
@@ -514,4 +520,5 @@ for (const choice of document.querySelectorAll('[name="scope"]')) {
   });
 }
 
+giveKeys((id) => (isOver ? null : known(id)));
 start();

@@ -12,12 +12,12 @@ export function pinOf(text) {
 /** Return what an address asks for.
  *
  * `pin`: digits of a PIN, from the path, the query (if the configured page is a file) or `#cobrowse_pin=`.
- * `id`: the id of a session, from the query. `key`: the host key. `foreign`: whether the fragment had a secret of
+ * `id`: the id of a session, from the query. `key`: the host key. `ticket`: what the page for agents gives the key for. `foreign`: whether the fragment had a secret of
  * another system, which is dropped.
  */
 export function readLink(address) {
   const url = new URL(address);
-  const found = { pin: null, id: null, key: null, foreign: false };
+  const found = { pin: null, id: null, key: null, ticket: null, foreign: false };
   const last = decoded(url.pathname.slice(url.pathname.lastIndexOf("/") + 1));
   if (PIN.test(last)) found.pin = pinOf(last);
   // Mail programs append a `=`, and trackers append parameters.
@@ -27,6 +27,7 @@ export function readLink(address) {
   for (const pair of url.hash.slice(1).split("&")) {
     const [name, value] = [pair.slice(0, pair.indexOf("=")), decoded(pair.slice(pair.indexOf("=") + 1))];
     if (name === "host" && value) found.key = value.slice(0, 128);
+    if (name === "from" && value) found.ticket = value.slice(0, 64);
     if (name === "token") found.foreign = true;
     if (name === "cobrowse_pin") found.pin = pinOf(value) ?? found.pin;
   }

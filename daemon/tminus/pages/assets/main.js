@@ -1,6 +1,7 @@
 // The page for people who were invited: from the link to the end of the session.
 
 import { dropFragment, pinOf, readLink, showId, showNone } from "./link.js";
+import { getKey } from "./host-key.js";
 import { claim, forgetSecrets, inUseElsewhere, recall, remember } from "./memory.js";
 import { Room } from "./room.js";
 import { announce, ask, banner, button, element, fault, fill, list, one, retitle, reveal, section, show, showCards, shown } from "./view.js";
@@ -182,10 +183,14 @@ async function enter(sessionId) {
   leaveRoom();
   id = sessionId;
   session = me = people = null;
-  if (link.key && link.key !== recall(id).key) remember(id, { key: link.key, resume: undefined });
-  reveal("foreign-key", link.foreign && !recall(id).key);
-  link = { pin: null, id: null, key: null, foreign: link.foreign };
   show("loading");
+  const asks = link.ticket && !recall(id).key;
+  const key = asks ? await getKey(id, link.ticket) : link.key;
+  if (id !== sessionId) return; // another link was opened meanwhile
+  if (key && key !== recall(id).key) remember(id, { key, resume: undefined });
+  reveal("foreign-key", link.foreign && !recall(id).key);
+  reveal("no-key", Boolean(asks && !key));
+  link = { pin: null, id: null, key: null, ticket: null, foreign: link.foreign };
   if (await inUseElsewhere(id, recall(id).resume)) remember(id, { resume: undefined, inside: false });
   claim(id, () => (room ? recall(id).resume : null));
   if (recall(id).name && recall(id).inside) join();
@@ -558,7 +563,7 @@ addEventListener("hashchange", () => {
   dropFragment();
   link = again;
   if (again.pin) lookUp(again.pin);
-  else if (again.key && again.id) enter(again.id);
+  else if ((again.key || again.ticket) && again.id) enter(again.id);
 });
 
 // --- Time --------------------------------------------------------------------------------------------------------------
