@@ -182,6 +182,22 @@ class Agents(TypedDict):
     next: int | None
 
 
+class BusyInterval(TypedDict):
+    """A time at which an agent has a session: from `start`, up to but not including `end`."""
+
+    start: Instant
+    end: Instant
+
+
+class FreeBusy(TypedDict):
+    """The times between `start` and `end` at which an agent is busy, in order. They neither overlap nor touch."""
+
+    agent: int
+    start: Instant
+    end: Instant
+    busy: list[BusyInterval]
+
+
 class CalendarAddress(TypedDict):
     """The address of an agent's calendar. It is shown once, since the daemon stores only a hash of it."""
 

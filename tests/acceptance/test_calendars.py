@@ -1,12 +1,13 @@
 """Calendars as programs read them: the file of a session, and the calendar of an agent."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import icalendar
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.times import from_now
+from tests.acceptance.times import from_now, parsed, text
 from tminus.domain import timestamps
 
 
@@ -147,3 +148,79 @@ def test_guesses_are_limited_and_right_addresses_are_not(start_daemon: StartDaem
     metrics = daemon.http.get(f"{daemon.url}/metrics", headers={"Session-id": daemon.token}).text
     assert 'tminus_guesses_total{kind="calendar",outcome="wrong"} 3.0' in metrics
     assert 'tminus_guesses_total{kind="calendar",outcome="limited"} 2.0' in metrics
+
+
+# --- free or busy -----------------------------------------------------------------------------------------------------
+
+QUERY = (
+    '<?xml version="1.0" encoding="utf-8" ?><C:free-busy-query xmlns:C="urn:ietf:params:xml:ns:caldav">'
+    '<C:time-range start="{}" end="{}"/></C:free-busy-query>'
+)
+
+
+def in_basic_form(instant: datetime) -> str:
+    return instant.strftime("%Y%m%dT%H%M%SZ")
+
+
+def test_a_scheduler_outside_asks_when_an_agent_is_busy(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    day = (datetime.now(UTC) + timedelta(days=20)).replace(hour=0, minute=0, second=0, microsecond=0)
+    hour = timedelta(hours=1)
+    made = [daemon.make(startTime=text(day + at * hour), by="chief") for at in (9, 10, 10.5, 14, 16)]
+    assert daemon.delete(f"/supportsession/{made[-1]['id']}", by="chief").status_code == 200
+    daemon.make(startTime=text(day + 12 * hour), by="ben")
+    path = f"/agents/15/freebusy?start={text(day)}&end={text(day + 24 * hour)}"
+    expected = [(day + 9 * hour, day + 11.5 * hour), (day + 14 * hour, day + 15 * hour)]
+
+    answer = daemon.get(path, by="monitor").json()
+    assert answer["agent"] == 15
+    assert [(parsed(one["start"]), parsed(one["end"])) for one in answer["busy"]] == expected
+
+    for found in (
+        daemon.get(path, by="chief", headers={"Accept": "text/calendar, */*"}),
+        daemon.get(f"{path}&format=text/calendar", by="supervisor"),
+        daemon.call(
+            "REPORT",
+            "/agents/15/freebusy",
+            by="chief",
+            content=QUERY.format(in_basic_form(day), in_basic_form(day + 24 * hour)).encode(),
+            headers={"Content-Type": "application/xml", "Depth": "1"},
+        ),
+    ):
+        assert (found.status_code, found.headers["content-type"]) == (200, "text/calendar; charset=utf-8"), found.text
+        (component,) = icalendar.Calendar.from_ical(found.text).walk("VFREEBUSY")
+        busy: Any = component
+        assert [one.dt for one in busy["FREEBUSY"]] == expected
+        assert busy["ORGANIZER"] == "mailto:chief@example.com"
+
+
+def test_only_the_agent_and_those_who_see_all_sessions_may_ask(daemon: Daemon) -> None:
+    assert daemon.get("/agents/7/freebusy", by="anna").status_code == 200
+    assert daemon.get("/agents/7/freebusy", by="ben").json()["refcode"] == 104403
+    assert daemon.get("/agents/999/freebusy").json()["refcode"] == 113404
+    assert daemon.call("REPORT", "/agents/7/freebusy", by="ben", content=b"<a/>").status_code in (400, 403)
+
+
+def test_a_range_has_an_order_and_a_length(daemon: Daemon) -> None:
+    for query in (
+        "start=2030-01-02T00:00:00Z&end=2030-01-01T00:00:00Z",
+        "start=2030-01-01T00:00:00Z&end=2030-01-01T00:00:00Z",
+        "start=2030-01-01T00:00:00Z&end=2031-01-03T00:00:00Z",
+        "start=9999-12-30T00:00:00Z",
+        "start=0001-01-01T00:00:00Z",
+        "start=tomorrow",
+    ):
+        answer = daemon.get(f"/agents/7/freebusy?{query}", by="anna")
+        assert (answer.status_code, answer.json()["refcode"]) == (400, 100400), query
+
+
+def test_a_session_with_people_in_it_is_busy_although_it_was_not_planned(daemon: Daemon) -> None:
+    one = daemon.make(by="lister", label="At once")
+    assert daemon.join(one["id"]).status_code == 200
+    joined = daemon.session(one["id"])["activatedAt"]
+
+    busy = daemon.get(f"/agents/9/freebusy?start={joined}", by="lister").json()["busy"]
+
+    assert busy[0]["start"] == joined
+    assert parsed(busy[0]["end"]) == parsed(joined) + timedelta(hours=1)
+    daemon.delete(f"/supportsession/{one['id']}", by="lister")

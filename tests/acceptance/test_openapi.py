@@ -58,6 +58,7 @@ CALLS = (
     "POST /v3/agents/{number}/calendar",
     "DELETE /v3/agents/{number}/calendar",
     "GET /v3/calendars/{secret}.ics",
+    "GET /v3/agents/{number}/freebusy",
     "GET /v3/webhooks",
     "GET /v3/webhooks/{name}",
     "POST /v3/webhooks/{name}/ping",
@@ -74,6 +75,7 @@ MORE_THAN_SHAPE = (
     "POST /v3/supportsessions",
     "PUT /v3/supportsession/{session_id}",
     "POST /v3/webhooks/{name}/replay",
+    "GET /v3/agents/{number}/freebusy",
     "GET /v3/auth/{provider}/exchangeCode",
 )
 """Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one

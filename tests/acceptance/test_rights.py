@@ -52,6 +52,7 @@ RIGHTS = {
     "POST /v3/agents/{number}/calendar": "- - - own - - all",
     "DELETE /v3/agents/{number}/calendar": "- - - own - - all",
     "GET /v3/calendars/{secret}.ics": "yes yes yes yes yes yes yes",
+    "GET /v3/agents/{number}/freebusy": "- - - own all all all",
     "GET /v3/webhooks": "- - - - - - yes",
     "GET /v3/webhooks/{name}": "- - - - - - yes",
     "POST /v3/webhooks/{name}/ping": "- - - - - - yes",
@@ -127,7 +128,7 @@ class Situation:
             organization_id=1,
             type_id=3,
             name="nobody",
-            number=7 if call.endswith("/calendar") else 1000,  # the agent who asks, or nobody
+            number=7 if call.endswith(("/calendar", "/freebusy")) else 1000,  # the agent who asks, or nobody
             secret="none",
         )
         bodies: dict[str, JSON] = {

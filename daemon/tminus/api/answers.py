@@ -11,6 +11,7 @@ from tminus import schemas
 from tminus.config import Settings
 from tminus.delivery import EndpointStatus
 from tminus.domain import policy, timestamps
+from tminus.domain.intervals import Interval
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import Caller, SessionType, Status
 from tminus.sessions.authorization import may_see_secrets, owns
@@ -105,6 +106,13 @@ def search_page(sessions: Sequence[Session], following: int | None, caller: Call
 def history(events: Iterable[bytes], following: int) -> bytes:
     """Return a page of events as JSON; `following` is the cursor of the next page."""
     return b'{"events":[%s],"next":%d}' % (b",".join(events), following)
+
+
+def free_busy(agent_id: int, busy: Iterable[Interval], start: datetime, end: datetime) -> schemas.FreeBusy:
+    """Return the times between `start` and `end` at which an agent is busy."""
+    text = timestamps.text
+    times: list[schemas.BusyInterval] = [{"start": text(one.start), "end": text(one.end)} for one in busy]
+    return {"agent": agent_id, "start": text(start), "end": text(end), "busy": times}
 
 
 def pin_meta(session: Session) -> schemas.PinMeta:

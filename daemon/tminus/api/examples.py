@@ -160,6 +160,8 @@ _WIDGET_CONFIG = {
 }
 _FAULT = {"field": "startTime", "message": "must have Z or an offset such as +02:00"}
 
+_BUSY = {"start": "2030-08-10T15:30:00.000Z", "end": "2030-08-10T16:30:00.000Z"}
+
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Admission": {"admitted": True},
     "AgentPrefs": _PREFERENCES,
@@ -268,6 +270,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "User": _USER,
     "Agent": _AGENT,
     "Agents": {"agents": [_AGENT], "next": None},
+    "BusyInterval": _BUSY,
+    "CalendarAddress": {
+        "url": "https://sessions.example.com/v3/calendars/mYsFrC1Zq7nVwT0bLxJd5GkR8eHaUoPi.ics",
+        "createdAt": "2030-08-09T08:00:00.000Z",
+    },
+    "FreeBusy": {
+        "agent": 7,
+        "start": "2030-08-10T00:00:00.000Z",
+        "end": "2030-08-11T00:00:00.000Z",
+        "busy": [_BUSY],
+    },
     "Webhook": _WEBHOOK,
     "Webhooks": {"webhooks": [_WEBHOOK]},
     "WidgetConfig": _WIDGET_CONFIG,

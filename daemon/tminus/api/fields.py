@@ -321,6 +321,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "agents": "Agents in the order of their numbers",
         "next": "Value of `after` for the next page; null on the last one",
     },
+    "BusyInterval": {"start": f"Beginning: {_UTC}", "end": f"End, which is free: {_UTC}"},
+    "FreeBusy": {
+        "agent": "Number of the agent",
+        "start": f"Beginning of the range: {_UTC}",
+        "end": f"End of the range: {_UTC}",
+        "busy": "The busy times in the range",
+    },
     "CalendarAddress": {
         "url": "The address; everybody who has it can read the agent's sessions",
         "createdAt": f"Time when it was made: {_UTC}",

@@ -1,9 +1,12 @@
-"""Routes of calendars: a session as a file, and the calendar of an agent behind an address that can be revoked."""
+"""Routes of calendars: a session as a file, the calendar of an agent behind an address that can be revoked, and the
+times at which an agent is busy.
+"""
 
 import hashlib
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import Field
 
 from tminus import clock, schemas
@@ -11,18 +14,28 @@ from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, feed_owner, token_digest
 from tminus.api.conditions import unchanged
 from tminus.api.fixed import Fixed
+from tminus.api.free_busy_query import time_range
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
+from tminus.api.requests import Instant
 from tminus.api.response import Headers, Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.config import Settings
 from tminus.domain import ids, timestamps
-from tminus.domain.errors import Forbidden, TooManyAttempts, UnknownAgent, UnknownCalendar, UnknownSession
+from tminus.domain.errors import (
+    FieldError,
+    Forbidden,
+    InvalidRequest,
+    TooManyAttempts,
+    UnknownAgent,
+    UnknownCalendar,
+    UnknownSession,
+)
 from tminus.domain.model import CalendarFeed, Session
 from tminus.domain.types import Caller, Role
 from tminus.logs.output import log
 from tminus.sessions import queries
-from tminus.sessions.authorization import may_see_secrets, require
+from tminus.sessions.authorization import may_see_all, may_see_secrets, require
 from tminus.storage import Transaction, View, calendar_feeds
 from tminus.storage.calendar_feeds import Planned
 
@@ -184,3 +197,81 @@ def _calendar(sessions: list[Planned], name: str, page: str, settings: Settings)
     plan = entries.Plan(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
     made = (entries.entry(session, plan, page, notes=(session.user_url,)) for session in sessions)
     return entries.calendar(made, name=name, refresh=REFRESH)
+
+
+# --- free or busy -----------------------------------------------------------------------------------------------------
+
+RANGE = timedelta(days=42)
+"""The range if a request has no end."""
+
+LONGEST = timedelta(days=366)
+"""The longest range."""
+FIRST_YEAR, LAST_YEAR = 1970, 9990
+"""The years in which a range may begin: no time that is computed from it is beyond the calendar of Python."""
+
+_BY_ACCEPT = (b"vary", b"accept")
+
+BusyFrom = Annotated[Instant, Field(description="Beginning of the range; by default the present")]
+BusyUntil = Annotated[
+    Instant, Field(description="End of the range; by default 42 days after its beginning, at most 366")
+]
+BusyFormat = Annotated[
+    Literal["application/json", "text/calendar"],
+    Field(description="Media type of the answer; by default that of the header `Accept`, or JSON"),
+]
+
+
+@router.get(
+    "/agents/{number}/freebusy",
+    summary="Show when an agent is busy, as JSON or as a calendar with a VFREEBUSY",
+    answers=schemas.FreeBusy,
+    refusals=refusals(Forbidden, UnknownAgent),
+)
+async def free_busy(
+    context: RequestContext,
+    caller: CurrentCaller,
+    number: Number,
+    start: BusyFrom | None = None,
+    end: BusyUntil | None = None,
+    format: BusyFormat | None = None,
+) -> Answer:
+    start = start or clock.now()
+    as_calendar = format == CALENDAR or (format is None and CALENDAR in context.header(b"accept"))
+    return await _free_busy(context, caller, number, start, end, as_calendar=as_calendar)
+
+
+@router.route("REPORT", "/agents/{number}/freebusy", described=False)
+async def free_busy_query(context: RequestContext, caller: CurrentCaller, number: Number) -> Answer:
+    """Answer a CalDAV client."""
+    start, end = time_range(context.body)
+    return await _free_busy(context, caller, number, start, end, as_calendar=True)
+
+
+async def _free_busy(
+    context: RequestContext, caller: Caller, number: int, start: datetime, end: datetime | None, *, as_calendar: bool
+) -> Answer:
+    own = caller.agent_id == number and caller.has(Role.AGENT)
+    require(own or may_see_all(caller), "the agent itself, or the role supervisor or monitor")
+    services, now = context.services, clock.now()
+    agent = services.agent(number)
+    if agent is None:
+        raise UnknownAgent(number)
+    if not FIRST_YEAR <= start.year <= LAST_YEAR:
+        raise InvalidRequest([FieldError("start", f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")])
+    until = start + RANGE if end is None else end
+    if not start < until <= start + LONGEST:
+        raise InvalidRequest([FieldError("end", "must be after start, and at most 366 days after it")])
+    length = services.settings.lifecycle.duration
+    url = f"{services.settings.server.urls().public}/v3/agents/{number}/freebusy"
+
+    def look(view: View) -> bytes:
+        busy = queries.busy_times(view, number, start, until, length, now)
+        if not as_calendar:
+            return orjson.dumps(answers.free_busy(number, busy, start, until))
+        from tminus.calendars import entries, vfreebusy  # noqa: PLC0415 - as above
+
+        person = entries.Person(email=agent.email, name=agent.name) if agent.email else None
+        return vfreebusy.calendar(busy, start, until, now=now, agent=person, url=url)
+
+    content = await services.search(caller.agent_id, look)
+    return Response(content, _MEDIA_TYPE if as_calendar else "application/json", headers=[_BY_ACCEPT])

@@ -115,14 +115,14 @@ def entry(
     made.add("STATUS", "CANCELLED" if cancelled else "CONFIRMED")
     made.add("TRANSP", "TRANSPARENT" if cancelled else "OPAQUE")
     if organizer is not None and attendees:
-        made.add("ORGANIZER", _address(organizer), encode=False)
+        made.add("ORGANIZER", address(organizer), encode=False)
         for attendee in attendees:
-            address = _address(attendee)
-            address.params["CUTYPE"] = vText("INDIVIDUAL")
-            address.params["ROLE"] = vText("REQ-PARTICIPANT")
-            address.params["PARTSTAT"] = vText("NEEDS-ACTION")
-            address.params["RSVP"] = vText("TRUE")
-            made.add("ATTENDEE", address, encode=False)
+            invited = address(attendee)
+            invited.params["CUTYPE"] = vText("INDIVIDUAL")
+            invited.params["ROLE"] = vText("REQ-PARTICIPANT")
+            invited.params["PARTSTAT"] = vText("NEEDS-ACTION")
+            invited.params["RSVP"] = vText("TRUE")
+            made.add("ATTENDEE", invited, encode=False)
     if session.start_time is not None and session.closed_at is None and not cancelled:
         alarm = Alarm()
         alarm.add("ACTION", "DISPLAY")
@@ -174,9 +174,10 @@ def _plain(char: str) -> str:
     return "" if char in _DIRECTION else char
 
 
-def _address(person: Person) -> vCalAddress:
-    address = vCalAddress(f"mailto:{quote(person.email, safe=_IN_ADDRESS)}")
+def address(person: Person) -> vCalAddress:
+    """Return the address of a person, with the name."""
+    made = vCalAddress(f"mailto:{quote(person.email, safe=_IN_ADDRESS)}")
     if person.name:
         # A quoted parameter cannot contain a double quote.
-        address.params["CN"] = vText(plain(person.name).replace('"', "'"))
-    return address
+        made.params["CN"] = vText(plain(person.name).replace('"', "'"))
+    return made

@@ -27,7 +27,7 @@ CHUNK_EXTENSIONS = 16_384
 TRAILER_BYTES = 16_384
 """Maximum bytes of the trailers of a body."""
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "QUERY"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "QUERY", "REPORT"})
 """The accepted methods. Others are refused, since each would add a label value to a metric."""
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"

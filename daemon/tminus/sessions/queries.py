@@ -1,10 +1,16 @@
 """Queries: functions that only read. The first argument is a view, one snapshot of the database."""
 
-from tminus.domain.errors import UnknownSession
+from datetime import datetime, timedelta
+
+from tminus.domain.errors import FieldError, InvalidRequest, UnknownSession
+from tminus.domain.intervals import Interval, merged
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, Role
 from tminus.sessions.authorization import may_see, may_see_all, require
-from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View
+from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments
+
+MOST_APPOINTMENTS = 10_000
+"""Maximum number of appointments in a range for which `busy_times` is called."""
 
 
 def load_session(view: View, session_id: str) -> Session:
@@ -88,3 +94,22 @@ def session_by_pin(view: View, pin: int) -> Session:
     if session is None:
         raise UnknownSession(str(pin))
     return session
+
+
+def busy_times(
+    view: View, agent_id: int, start: datetime, end: datetime, length: timedelta, now: datetime
+) -> list[Interval]:
+    """Return when an agent has appointments between two times, or is in a session, merged and in order.
+
+    An appointment lasts `length`. A session in which people are lasts at least until `now`; one that opened at once
+    counts only while people are in it. Raises `InvalidRequest` if there are too many appointments.
+    """
+    first = appointments.starts(view, agent_id, start - length, end, MOST_APPOINTMENTS + 1)
+    if len(first) > MOST_APPOINTMENTS:
+        problem = f"must be earlier: there are more than {MOST_APPOINTMENTS} appointments in the range"
+        raise InvalidRequest([FieldError("end", problem)])
+    found = [Interval(one, one + length) for one in first]
+    for one in appointments.active(view, agent_id, MOST_APPOINTMENTS):
+        begun = one.activated_at if one.start_time is None else min(one.start_time, one.activated_at)
+        found.append(Interval(begun, max(begun + length, now)))
+    return merged(found, start, end)
