@@ -211,12 +211,12 @@ FIRST_YEAR, LAST_YEAR = 1970, 9990
 
 _BY_ACCEPT = (b"vary", b"accept")
 
-BusyFrom = Annotated[Instant, Field(description="Beginning of the range; by default the present")]
+BusyFrom = Annotated[Instant | None, Field(description="Beginning of the range; by default the present")]
 BusyUntil = Annotated[
-    Instant, Field(description="End of the range; by default 42 days after its beginning, at most 366")
+    Instant | None, Field(description="End of the range; by default 42 days after its beginning, at most 366")
 ]
 BusyFormat = Annotated[
-    Literal["application/json", "text/calendar"],
+    Literal["application/json", "text/calendar"] | None,
     Field(description="Media type of the answer; by default that of the header `Accept`, or JSON"),
 ]
 
@@ -231,9 +231,9 @@ async def free_busy(
     context: RequestContext,
     caller: CurrentCaller,
     number: Number,
-    start: BusyFrom | None = None,
-    end: BusyUntil | None = None,
-    format: BusyFormat | None = None,
+    start: BusyFrom = None,
+    end: BusyUntil = None,
+    format: BusyFormat = None,
 ) -> Answer:
     start = start or clock.now()
     as_calendar = format == CALENDAR or (format is None and CALENDAR in context.header(b"accept"))
