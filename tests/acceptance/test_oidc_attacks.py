@@ -642,6 +642,31 @@ def test_a_slow_issuer_blocks_nobody_else_and_not_for_long(attack: Attack) -> No
     assert attack.issuer.count(WELL_KNOWN) == 1  # all share one request
 
 
+def test_sign_ins_share_a_request_for_keys_that_are_not_answered(attack: Attack) -> None:
+    """Otherwise each of them would wait ten seconds for the one before."""
+    issuer, released = attack.issuer, threading.Event()
+
+    def slow(_form: Mapping[str, str]) -> Answer:
+        released.wait(60)
+        return as_json({})
+
+    issuer.replaced["/jwks"] = slow
+    browsers = [attack.attempt() for _ in range(6)]
+
+    def come_back(one: tuple[Visitor, dict[str, str]]) -> int:
+        return one[0].http.get(attack.callback(code="c", state=one[1]["state"])).status_code
+
+    try:
+        with ThreadPoolExecutor(6) as people:
+            waiting = people.map(come_back, browsers)
+            eventually(lambda: issuer.count("/jwks"))
+            assert Visitor(attack.daemon).leave().status_code == 200, "whoever begins meanwhile does not wait"
+            assert list(waiting) == [503] * 6
+    finally:
+        released.set()
+    assert issuer.count("/jwks") == 1
+
+
 ELSEWHERE: Mapping[str, str] = {
     "another port of the host": "http://127.0.0.1:{port}/token",
     "another host": "http://localhost:{port}/token",

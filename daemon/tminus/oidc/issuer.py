@@ -1,8 +1,8 @@
 """The OpenID Connect issuer: its discovery document, its keys, and the exchange of a code for a person's claims."""
 
-import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
@@ -18,19 +18,8 @@ from tminus.oidc import id_token
 from tminus.oidc.attempt import Attempt
 from tminus.oidc.errors import Refusal, SignInRefused
 from tminus.oidc.fetch import Fetcher
+from tminus.oidc.kept import Kept
 from tminus.oidc.settings import Access
-
-KEPT = 3600.0
-"""Seconds for which the discovery document and the keys are used before they are fetched again."""
-
-STALE = 24 * 3600.0
-"""Seconds for which an older copy is used while the issuer does not answer."""
-
-FAILED = 5.0
-"""Seconds after a failure within which the discovery document is not fetched again."""
-
-REFETCH = 60.0
-"""Minimum seconds between two fetches of the keys because of an ID token with an unknown key."""
 
 MAX_URL = 2048
 
@@ -59,12 +48,8 @@ class Issuer:
         self.access = access
         self._oidc = access.settings
         self._fetcher = Fetcher(access.trust)
-        self._lock = asyncio.Lock()
-        """Held while something is fetched, so that sign-ins at the same time share it."""
-        self._metadata: tuple[float, Metadata] | None = None
-        self._failure: tuple[float, SignInRefused] | None = None
-        self._keys: tuple[float, str, list[jwk.Key]] | None = None
-        self._refetched: float | None = None
+        self._metadata: Kept[Metadata] = Kept()
+        self._keys: Kept[list[jwk.Key]] = Kept()
 
     @property
     def name(self) -> str:
@@ -133,7 +118,7 @@ class Issuer:
 
     async def _checked(self, metadata: Metadata, attempt: Attempt, token: object, access_token: str) -> dict[str, Any]:
         header = id_token.header_of(token)
-        keys, is_fresh = await self._known_keys(metadata)
+        keys, is_fresh = await self._keys.get(metadata.jwks_uri, self._fetch_keys)
         rules: dict[str, Any] = {
             "issuer": self._oidc.issuer,
             "client_id": self._oidc.client_id,
@@ -142,15 +127,14 @@ class Issuer:
             "now": int(clock.now().timestamp()),
         }
         assert isinstance(token, str), "`header_of` has checked it"
-        try:
+        with suppress(id_token.UnknownKey):
             return id_token.check(token, header, keys, **rules)
-        except id_token.UnknownKey:
-            if is_fresh:
-                raise SignInRefused("id_token", "it is signed with an unknown key") from None
-        try:
-            return id_token.check(token, header, await self._refetched_keys(metadata), **rules)
-        except id_token.UnknownKey:
-            raise SignInRefused("id_token", "it is signed with an unknown key") from None
+        # Not for each such token: those with invented keys would cause a request each.
+        more = None if is_fresh else await self._keys.again(metadata.jwks_uri, self._fetch_keys)
+        with suppress(id_token.UnknownKey):
+            if more is not None:
+                return id_token.check(token, header, more, **rules)
+        raise SignInRefused("id_token", "it is signed with an unknown key")
 
     async def _with_userinfo(self, metadata: Metadata, claims: dict[str, Any], access_token: str) -> dict[str, Any]:
         """Return the claims with those of the user information. Those of the ID token, which is signed, win.
@@ -170,26 +154,13 @@ class Issuer:
     # --- what is kept -------------------------------------------------------------------------------------------------
 
     async def _discover(self) -> Metadata:
-        async with self._lock:
-            now = clock.monotonic()
-            if self._metadata is not None and now - self._metadata[0] < KEPT:
-                return self._metadata[1]
-            stale = self._metadata[1] if self._metadata is not None and now - self._metadata[0] < STALE else None
-            if self._failure is not None and now - self._failure[0] < FAILED:
-                if stale is not None:
-                    return stale
-                # A new one: an exception that is raised again and again keeps the frames of all requests.
-                raise SignInRefused(self._failure[1].refusal, self._failure[1].detail)
-            try:
-                document = await self._fetcher.get(get_well_known_url(self._oidc.issuer, external=True))
-                found = self._parse(document)
-            except SignInRefused as failure:
-                self._failure = (clock.monotonic(), failure)
-                if stale is not None:
-                    return stale
-                raise
-            self._metadata, self._failure = (now, found), None
-            return found
+        metadata, _ = await self._metadata.get(
+            get_well_known_url(self._oidc.issuer, external=True), self._fetch_metadata
+        )
+        return metadata
+
+    async def _fetch_metadata(self, url: str) -> Metadata:
+        return self._parse(await self._fetcher.get(url))
 
     def _parse(self, document: Mapping[str, Any]) -> Metadata:
         if document.get("issuer") != self._oidc.issuer:
@@ -226,35 +197,8 @@ class Issuer:
             raise SignInRefused("issuer", f"{name} is at {parts.netloc}, which signin.oidc.hosts does not list")
         return url
 
-    async def _known_keys(self, metadata: Metadata) -> tuple[list[jwk.Key], bool]:
-        """Return the keys, and whether they have just been fetched."""
-        async with self._lock:
-            now = clock.monotonic()
-            kept = self._keys if self._keys is not None and self._keys[1] == metadata.jwks_uri else None
-            if kept is not None and now - kept[0] < KEPT:
-                return kept[2], False
-            try:
-                return await self._fetch_keys(metadata), True
-            except SignInRefused:
-                if kept is not None and now - kept[0] < STALE:
-                    return kept[2], False
-                raise
-
-    async def _refetched_keys(self, metadata: Metadata) -> list[jwk.Key]:
-        """Fetch the keys again, because an ID token has an unknown one; return the kept keys if that was done lately.
-
-        Otherwise tokens with invented keys would cause a request each.
-        """
-        async with self._lock:
-            now = clock.monotonic()
-            if self._refetched is not None and now - self._refetched < REFETCH:
-                return self._keys[2] if self._keys is not None else []
-            self._refetched = now
-            return await self._fetch_keys(metadata)
-
-    async def _fetch_keys(self, metadata: Metadata) -> list[jwk.Key]:
-        keys = id_token.usable_keys(await self._fetcher.get(metadata.jwks_uri))
+    async def _fetch_keys(self, url: str) -> list[jwk.Key]:
+        keys = id_token.usable_keys(await self._fetcher.get(url))
         if not keys:
             raise SignInRefused("issuer", "its key set has no key that can check a signature")
-        self._keys = (clock.monotonic(), metadata.jwks_uri, keys)
         return keys
