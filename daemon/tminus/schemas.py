@@ -477,7 +477,34 @@ class Error(TypedDict):
 
 
 class Health(TypedDict):
+    """`testClock` is present if the daemon runs on a test clock: the time of that clock."""
+
     status: Literal["ok"]
+    testClock: NotRequired[Instant]
+
+
+class Clock(TypedDict):
+    """The daemon's clock. `nextDeadline` is null if nothing is due at any time."""
+
+    now: Instant
+    test: bool
+    nextDeadline: Instant | None
+
+
+# A field is named `from`, so this is no class.
+ClockMove = TypedDict(
+    "ClockMove",
+    {
+        "from": Instant,
+        "now": Instant,
+        "target": Instant,
+        "reached": bool,
+        "nextDeadline": Instant | None,
+        "events": list["Event"],
+        "next": int,
+    },
+)
+"""What happened while the test clock moved."""
 
 
 class Readiness(TypedDict):

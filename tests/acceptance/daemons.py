@@ -115,6 +115,8 @@ class Daemon:
         self.process: Process | None = None
         self.passed: Sequence[socket.socket] = ()
         """Sockets that it is handed at its start, as systemd does it."""
+        self.arguments: Sequence[str] = ()
+        """More arguments of `tminus run`."""
         self.fresh = False
         """Whether it and its commands are started from nothing, as a shell starts them."""
         self.http = httpx.Client(timeout=20)
@@ -157,7 +159,7 @@ class Daemon:
     def spawn(self, **env: str) -> None:
         """Start the daemon without waiting."""
         assert self.process is None or self.process.poll() is not None
-        arguments = ["run", "--config", str(self.config)]
+        arguments = ["run", "--config", str(self.config), *self.arguments]
         environ = environment(**{"STATE_DIRECTORY": str(self.state), **env})
         if self.passed:
             command, descriptors = activated([TMINUS, *arguments], self.passed)

@@ -53,6 +53,8 @@ CALLS = (
     "GET /v3/organization/{organization_id}/remotewidgetconfig",
     "GET /v3/organization/{organization_id}/cobrowsedeployments",
     "GET /v3/agents",
+    "GET /v3/clock",
+    "POST /v3/clock",
     "POST /v3/agents/{number}/shutOut",
     "POST /v3/agents/{number}/readmit",
     "POST /v3/agents/{number}/calendar",
@@ -77,6 +79,7 @@ MORE_THAN_SHAPE = (
     "POST /v3/webhooks/{name}/replay",
     "GET /v3/agents/{number}/freebusy",
     "GET /v3/auth/{provider}/exchangeCode",
+    "POST /v3/clock",
 )
 """Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one
 that was issued, or where of several members all or just one have to be there. JSON Schema has no words for a clock, and
@@ -84,7 +87,13 @@ none for "null counts as absent".
 """
 
 
-NEVER_WRONG = ("GET /v3/support/challenge", "GET /v3/calendars/{secret}.ics", "GET /healthz", "GET /readyz")
+NEVER_WRONG = (
+    "GET /v3/support/challenge",
+    "GET /v3/calendars/{secret}.ics",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /v3/clock",
+)
 """Calls that cannot be asked wrongly: they take nothing, or any text."""
 
 

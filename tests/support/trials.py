@@ -71,6 +71,7 @@ from tminus.storage import (
     presence,
     reminders,
     retention,
+    test_clock,
 )
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
@@ -105,8 +106,9 @@ SMALL: Sequence[tuple[Any, str, Any]] = (
     (worker, "SKIPPED", 1),
     (event_log, "PAGE", 1),
     (event_log, "STOP_SECONDS", 0.0),
+    (test_clock, "is_new", lambda _view: True),
 )
-"""Batch sizes that are small, so that few rows need several batches."""
+"""Batch sizes that are small, so that few rows need several batches; and a database that no daemon has used."""
 
 T = TypeVar("T")
 
@@ -271,6 +273,10 @@ def _fields(row: Endpoint | Replay, *but: str) -> State:
 
 def _meta(key: str, view: View, _label: str) -> State:
     return view.meta(key) is not None
+
+
+def _clock(view: View, _label: str) -> State:
+    return view.meta("clock")
 
 
 def _three_scheduled(tx: Transaction, label: str) -> None:
@@ -717,6 +723,18 @@ def _retention_pause(store: Store, _label: str) -> None:
     store.submit(sweeps.retention_pause).result()
 
 
+def _move_test_clock(store: Store, _label: str) -> None:
+    store.submit(partial(test_clock.set_time, instant=NOW + HOUR), clock=True).result()
+
+
+def _begin_test_clock(store: Store, _label: str) -> None:
+    store.submit(partial(test_clock.begin, start=NOW)).result()
+
+
+def _begin_real_clock(store: Store, _label: str) -> None:
+    store.submit(test_clock.begin_real).result()
+
+
 def _write_again(store: Store, _label: str) -> None:
     """Run the tick of a daemon whose writes fail: it writes, to detect that writes work again."""
     works = Scheduler(_services(store), EventLog(store, lambda _page, done: done(True)), Event(), lambda: None, None)
@@ -751,6 +769,14 @@ def _remove_write_test(tx: Transaction, _label: str) -> None:
 
 def _remove_retention_run(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "retention"))
+
+
+def _no_clock(tx: Transaction, _label: str) -> None:
+    tx.remove_meta("clock")
+
+
+def _test_clock(tx: Transaction, _label: str) -> None:
+    test_clock.set_time(tx, NOW)
 
 
 _PAUSED: dict[str, Any] = {"paused_at": NOW, "pause_reason": PauseReason.OPERATOR, "failures": 2, "failing_since": NOW}
@@ -802,6 +828,9 @@ TRIALS: Mapping[str, Trial] = {
     "retention": Trial(_retention, _old, _rows_left, commits=6, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
     "retention-pause": Trial(_retention_pause, _remove_retention_run, partial(_meta, "retention")),
+    "test-clock-begin": Trial(_begin_test_clock, _no_clock, partial(_meta, "clock")),
+    "real-clock-begin": Trial(_begin_real_clock, _no_clock, partial(_meta, "clock")),
+    "test-clock": Trial(_move_test_clock, _test_clock, _clock),
     "write-again": Trial(_write_again, _remove_write_test, partial(_meta, "written")),
     "begin-log": Trial(_begin_log, _older_logs, _log_positions),
     "log": Trial(_start_and_stop_log, _log_was_left, _log_left, twice_is_once=False),

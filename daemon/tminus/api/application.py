@@ -8,6 +8,7 @@ from tminus.api import (
     routes_agents,
     routes_calendars,
     routes_callers,
+    routes_clock,
     routes_doors,
     routes_events,
     routes_lookups,
@@ -27,9 +28,8 @@ from tminus.api.websocket_middleware import WebSockets
 
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
-    routes_calendars.router, routes_calendars.public,
-    routes_webhooks.router, routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api,
-    routes_callers.public,
+    routes_calendars.router, routes_calendars.public, routes_webhooks.router, routes_clock.router,
+    routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api, routes_callers.public,
 )  # fmt: skip
 
 

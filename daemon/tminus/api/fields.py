@@ -65,6 +65,24 @@ FIELDS: dict[str, dict[str, str]] = {
         "ios_itunes_url": "Download URL of the client for iOS; append the PIN",
         "android_package_id": "Download URL of the client for Android; append the PIN",
     },
+    "Clock": {
+        "now": f"The time of the daemon's clock: {_UTC}",
+        "test": "Whether it is a test clock, which `POST /v3/clock` moves",
+        "nextDeadline": "Earliest time at which something is due, such as the opening of a session; null if nothing is",
+    },
+    "ClockMove": {
+        "from": f"Time of the clock before the move: {_UTC}",
+        "now": f"Time of the clock after the move: {_UTC}",
+        "target": "Where the clock was to go",
+        "reached": "Whether it has arrived. If not, the move took too long: repeat it with `to` set to `target`",
+        "nextDeadline": "Earliest time at which something is due; null if nothing is",
+        "events": "Events since the move began, oldest first, up to 1000",
+        "next": "Value of `after` for the events that follow, in `GET /v3/events`",
+    },
+    "ClockOrder": {
+        "advance": "How far to move the clock, such as `10m` or `1d12h`: at most 3653 days",
+        "to": "Where to move the clock: `next`, which is the next deadline, or a time in RFC 3339",
+    },
     "CobrowseDeployment": {
         "id": _ORGANIZATION,
         "key": "`organization.provider` of the configuration",
@@ -123,7 +141,10 @@ FIELDS: dict[str, dict[str, str]] = {
         "field": "Name of the field, such as `parentObject.id`",
         "message": "What is wrong with the field, or what it must be",
     },
-    "Health": {"status": "Always `ok`"},
+    "Health": {
+        "status": "Always `ok`",
+        "testClock": "Time of the test clock; absent if the daemon runs on the real clock",
+    },
     "History": {
         "events": "Events, oldest first",
         "next": "Value of `after` for the next page",

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
 from pydantic import (
@@ -23,9 +23,12 @@ from pydantic_core import InitErrorDetails
 
 from tminus.api.parameters import Header
 from tminus.domain import timestamps
+from tminus.domain.durations import parse_duration
 from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
+
+DURATION_PATTERN = r"^(0|(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$"
 
 META_DATA_BYTES = 16 * 1024
 PARENT_BYTES = 4 * 1024
@@ -267,6 +270,35 @@ class ReplayOrder(Request):
     def _check_one(self) -> Self:
         if sum(given is not None for given in (self.fromSeq, self.since, self.session)) != 1:
             raise ValueError("exactly one of fromSeq, since and session must be given")
+        return self
+
+
+def _span(value: Any) -> timedelta:
+    return parse_duration(value)
+
+
+def _moment(value: Any) -> datetime | Literal["next"]:
+    return "next" if value == "next" else _instant(value)
+
+
+class ClockOrder(Request):
+    """A move of the test clock: exactly one of the two members."""
+
+    advance: Annotated[
+        timedelta | None,
+        BeforeValidator(_span),
+        WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN}, mode="validation"),
+    ] = None
+    to: Annotated[
+        datetime | Literal["next"] | None,
+        BeforeValidator(_moment),
+        WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"const": "next"}]}, mode="validation"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.advance is None) is (self.to is None):
+            raise ValueError("exactly one of advance and to must be given")
         return self
 
 

@@ -59,13 +59,13 @@ async def feed(
     since = int(last_event_id) if re.fullmatch("[0-9]{1,18}", last_event_id) else after
     if "text/event-stream" in context.header(b"accept"):
         # The first read comes before the response starts, so that it can still be refused with an error.
-        events, since = await _read(services, caller, since, limit, only, STREAM_BYTES)
+        events, since = await read_page(services, caller, since, limit, only, STREAM_BYTES)
         # HEAD needs the headers only; a stream without a reader would never end.
         stream = _nothing() if head else _stream(context, events, since, limit, only)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
     until = clock.monotonic() + (0 if head else wait)
     notification = services.notifier.next_notification()
-    events, since = await _read(services, caller, since, limit, only)
+    events, since = await read_page(services, caller, since, limit, only)
     if not events and wait:
         with _waiting(context) as waiting:
             while not (events or waiting.over or services.draining) and (left := until - clock.monotonic()) > 0:
@@ -89,7 +89,7 @@ def _waiting(context: RequestContext) -> AbstractContextManager[HeldRequest]:
     return services.held.register(context.scope, context.actor, context.remote_ip, services.settings.limits)
 
 
-async def _read(
+async def read_page(
     services: Services, caller: Caller, since: int | None, limit: int, only: EventFilter, at_most: int = PAGE_BYTES
 ) -> tuple[list[_Sent], int]:
     """Return a page of events and the cursor of the next page."""
@@ -121,7 +121,7 @@ async def _read_again(
     """
     services = context.services
     async with services.woken_reads:
-        return await _read(services, await identify(context), since, limit, only, at_most)
+        return await read_page(services, await identify(context), since, limit, only, at_most)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -5,12 +5,13 @@ import asyncio
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from tminus import schemas
+from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Json, Response
 from tminus.api.routing import Answer, Router
+from tminus.domain import timestamps
 from tminus.domain.errors import Forbidden
 from tminus.domain.types import Role
 from tminus.sessions.authorization import require
@@ -21,7 +22,9 @@ _HEALTHY = orjson.dumps({"status": "ok"})
 
 
 @router.get("/healthz", summary="Liveness: the process answers", answers=schemas.Health)
-async def healthz() -> Answer:
+async def healthz(context: RequestContext) -> Answer:
+    if context.services.clock.test_clock is not None:
+        return Json({"status": "ok", "testClock": timestamps.text(clock.now())})
     return Json(_HEALTHY)
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tminus import clock
 from tminus.api.challenges import Challenges
@@ -15,6 +16,7 @@ from tminus.api.known_agents import KnownAgents, as_agent
 from tminus.api.paced_line import PacedLine
 from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.api.readers import Readers
+from tminus.clock import Move
 from tminus.config import Agent, Limits, Settings, actor_names
 from tminus.delivery import Webhooks
 from tminus.domain.events import ActorNames
@@ -44,6 +46,31 @@ _SEARCHERS = 2
 
 _REVOKED = 10_000
 """Maximum number of revoked tokens in memory, so that the log can distinguish them from unknown ones."""
+
+
+class TestClock(Protocol):
+    """The test clock of a daemon that has one."""
+
+    def move(self, target: Callable[[datetime, datetime | None], datetime]) -> Move:
+        """Move the clock to the time that `target` returns; it is called with the clock's time and the next deadline.
+
+        It blocks for at most some seconds. Raises what `target` raises, `StoreUnavailable`, `Overloaded`.
+        """
+
+    def remove_old(self) -> object:
+        """Remove what is older than its retention."""
+
+
+class ClockServices:
+    """What the routes of the clock use. `service.daemon` sets the first two attributes."""
+
+    def __init__(self) -> None:
+        self.test_clock: TestClock | None = None
+        """The test clock; None if the daemon runs on the real one."""
+        self.next_due: Callable[[View], datetime | None] = View.next_due
+        """Returns the earliest deadline of all."""
+        self.moves = asyncio.Lock()
+        """Held by the request that moves the test clock."""
 
 
 class Services:
@@ -77,8 +104,7 @@ class Services:
         self.store = store
         self.webhooks = webhooks
         self.transact = store.transact
-        self.not_ready = not_ready
-        self.notes = notes
+        self.not_ready, self.notes = not_ready, notes
         self.instance = instance
         self.draining = False
         """Whether the daemon is stopping; new requests are refused."""
@@ -111,6 +137,7 @@ class Services:
         """The agents of the present issuer who are not in the configuration, and have a role."""
         self.actor_names: ActorNames = {}
         """The names of the agents by actor, for events."""
+        self.clock = ClockServices()
         self.issuer: Issuer | None = None
         """The OpenID Connect issuer; `service.daemon` sets it."""
         self.revoked: frozenset[str] = frozenset()

@@ -59,6 +59,16 @@ GROUPS = {
         },
         default="list",
     ),
+    "clock": Group(
+        "The clock of the daemon, and moves of a test clock.",
+        {
+            "show": Entry("clock", "show", "Show the clock's time, and the next deadline."),
+            "advance": Entry("clock", "advance", "Move the test clock forward by a duration."),
+            "next": Entry("clock", "next_", "Move the test clock to the next deadline."),
+            "to": Entry("clock", "to", "Move the test clock to a time."),
+        },
+        default="show",
+    ),
     "token": Group(
         "Tokens of agents.",
         {

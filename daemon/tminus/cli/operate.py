@@ -3,23 +3,46 @@
 import gc
 import os
 from collections.abc import Callable
+from typing import Any
 
 import click
 from click.exceptions import Exit
 
-from tminus import config
+from tminus import clock, config
 from tminus.cli import output
 from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.database import as_owner, open_store, settings_and_state
-from tminus.cli.options import Command, as_json
+from tminus.cli.options import Command, Time, as_json
 from tminus.domain import timestamps
-from tminus.domain.errors import CannotOpenDatabase
+from tminus.domain.errors import CannotOpenDatabase, WrongClock
 from tminus.service.signals import StartSignals
 
 
+class _TestClock(Time):
+    """A time, or empty: the present time."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = "" if value == "" else super().convert(value, param, ctx)
+        if text and not timestamps.EPOCH <= timestamps.parse(text) <= clock.LATEST:
+            self.fail(f"{value!r} is not between 1970 and {clock.LATEST.year}", param, ctx)
+        return text
+
+
+TEST_CLOCK = _TestClock()
+
+
 @click.command(cls=Command)
+@click.option(
+    "--test-clock",
+    is_flag=False,
+    flag_value="",
+    type=TEST_CLOCK,
+    metavar="[TIME]",
+    help="Run on a clock that stands still until `tminus clock` moves it, with a new database only; TIME: where it "
+    "stands first. Default: now.",
+)
 @click.pass_obj
-def run(connection: Connection) -> None:
+def run(connection: Connection, test_clock: str | None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     signals = StartSignals()
     signals.listen()  # from here on, a signal to stop takes effect only after all modules are imported
@@ -28,9 +51,13 @@ def run(connection: Connection) -> None:
     gc.set_threshold(20_000)
 
     from tminus.service import main  # noqa: PLC0415 - takes a second to import, and only this command needs it
+    from tminus.service.clock_choice import TestClockStart  # noqa: PLC0415
 
+    start = None
+    if test_clock is not None:
+        start = TestClockStart(timestamps.parse(test_clock) if test_clock else None)
     with reporting_errors():
-        code = main.run(connection.config, os.environ, signals)
+        code = main.run(connection.config, os.environ, signals, start)
     raise Exit(code)
 
 
@@ -79,6 +106,7 @@ def lifecycle() -> None:
 def advance(connection: Connection, as_json: bool) -> None:
     """Run the transitions that are due, once: open, expire and close sessions. Safe while a daemon runs."""
     from tminus.scheduler import sweeps  # noqa: PLC0415 - slow to load
+    from tminus.storage import test_clock  # noqa: PLC0415
 
     with reporting_errors():
         settings, state = settings_and_state(connection)
@@ -88,6 +116,8 @@ def advance(connection: Connection, as_json: bool) -> None:
         with as_owner(settings, state):
             store = open_store(settings, state)
             try:
+                if store.read(test_clock.read_time) is not None:
+                    raise WrongClock(str(file), "its test clock is moved by `tminus clock`, while the daemon runs")
                 sweeps.recompute_deadlines(store.submit, settings.lifecycle.timeouts)
                 sweep = sweeps.do_all_due(store.submit, settings.lifecycle.timeouts)
                 held = store.submit(sweeps.retention_pause).result()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tminus import clock
 from tminus.cli import output, views
 from tminus.cli.connection import CONFLICT, Connection, fail, reporting_errors
 from tminus.cli.options import (
@@ -76,13 +75,16 @@ def session_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def _start(at: str | None, in_: timedelta | None, or_by: str = "") -> str:
+def _start(connection: Connection, at: str | None, in_: timedelta | None, or_by: str = "") -> str:
     """Return the start time, from exactly one of the two options."""
     if at is not None and in_ is None:
         return at
     if in_ is None or at is not None:
         raise _start_error(or_by)
-    return _after(clock.now(), in_, "--in")
+    with reporting_errors(), connection.open() as daemon:
+        # The daemon's time counts: it may run on a test clock, and this machine's clock may be wrong.
+        now: schemas.Clock = daemon.request("GET", "/clock")
+    return _after(timestamps.parse(now["now"]), in_, "--in")
 
 
 def _start_error(or_by: str) -> click.UsageError:
@@ -197,7 +199,7 @@ def schedule(
     as_json: bool,
 ) -> None:
     """Schedule a session. It opens before its start, by the lead time (10 minutes)."""
-    start = _start(at, in_)
+    start = _start(connection, at, in_)
     if remind and no_reminders:
         raise click.UsageError("--remind and --no-reminders exclude each other.", click.get_current_context())
     reminders = [duration_text(span) for span in remind] if remind or no_reminders else None
@@ -224,7 +226,7 @@ def reschedule(
 ) -> None:
     """Move a scheduled session to another start. Also `tminus move`."""
     if by is None:
-        start = _start(at, in_, or_by=" or --by DURATION")
+        start = _start(connection, at, in_, or_by=" or --by DURATION")
     elif at is not None or in_ is not None:
         raise _start_error(" or --by DURATION")
     with reporting_errors(), connection.open() as daemon:

@@ -103,7 +103,7 @@ class Client:
             error = None if 200 <= response.status <= 299 else f"answered {response.status}"
         text = response.body.decode(errors="replace").replace("\0", "\ufffd") if response.status is not None else None
         ms = round((clock.monotonic() - begun) * 1000)
-        return Outcome(response.status, error, text, ms, retry_after(response.retry_after, clock.now()), cancelled)
+        return Outcome(response.status, error, text, ms, retry_after(response.retry_after, clock.outside()), cancelled)
 
     async def aclose(self) -> None:
         """Close the idle connection."""

@@ -99,7 +99,7 @@ class WebhookSender:
 
     async def _post(self, kind: DeliveryKind, webhook_id: str, body: bytes, page: Page) -> Sent:
         now = clock.now()
-        headers = signing.headers(self._secrets, webhook_id, now, body)
+        headers = signing.headers(self._secrets, webhook_id, clock.outside(), body)  # the receiver compares it
         headers["Content-Type"] = self._webhook.content_type
         outcome = await self._client.post(body, headers, self._webhook.timeout)
         attempt = Delivery(

@@ -42,6 +42,8 @@
     │   ├── AgentShutOut         x401
     │   ├── UnknownAgent         x404
     │   ├── UnknownCalendar      x404  calendars
+    │   ├── BadClockMove         x400  the test clock
+    │   ├── NoTestClock          x409
     │   ├── Overloaded           x503  the daemon
     │   ├── StoreUnavailable     x503
     │   ├── Draining             x503
@@ -53,6 +55,7 @@
         ├── CannotOpenDatabase
         ├── DatabaseCorrupt
         ├── DatabaseTooNew
+        ├── WrongClock
         ├── CannotBackUp
         ├── CannotCompact
         └── CannotRestore
@@ -60,8 +63,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 118 calendars, 169 challenges (the original's
-number). Refcodes are stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 118 calendars, 120 the test clock, 169 challenges
+(the original's number). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -613,6 +616,36 @@ class UnknownCalendar(RequestError):
         return "There is no calendar at this address: it is wrong, or it was revoked"
 
 
+# --- the test clock ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadClockMove(RequestError):
+    """The test clock cannot go there: it goes forward only, and at most ten years in one move."""
+
+    refcode = 120400
+    field: str
+    problem: str
+
+    @property
+    def errors(self) -> Sequence[FieldError]:  # type: ignore[override]  # a property where the base has a plain default
+        return (FieldError(self.field, self.problem),)
+
+    @property
+    def description(self) -> str:
+        return f"{self.field} {self.problem}"
+
+
+class NoTestClock(RequestError):
+    """The daemon runs on the real clock, which nobody can move."""
+
+    refcode = 120409
+
+    @property
+    def description(self) -> str:
+        return "The daemon runs on the real clock: only `tminus run --test-clock` has a clock that can be moved"
+
+
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
@@ -699,6 +732,10 @@ class DatabaseCorrupt(StartupError):
 
 class DatabaseTooNew(StartupError):
     """A newer version of tminus has written the database; this version does not support its schema."""
+
+
+class WrongClock(StartupError):
+    """The database belongs to a test clock and the daemon uses the real one, or the other way round."""
 
 
 class CannotBackUp(StartupError):

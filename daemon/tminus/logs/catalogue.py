@@ -106,6 +106,12 @@ LOG_LINES = {
         "database damaged ({error}): run `tminus db check` and restore a backup (docs/backup.md)",
         ("error",),
     ),
+    "clock.test": LineTemplate(
+        "warning",
+        "TEST CLOCK: no time passes until `tminus clock` moves it, it stands at {now}; not for production",
+        ("now",),
+    ),
+    "clock.moved": LineTemplate("warning", "test clock moved from {moved_from} to {now}", ("moved_from", "now")),
     "clock.late": LineTemplate(
         "warning", "{moves:session} opened or closed late, by up to {lag_ms} ms ({cause})", ("lag_ms", "moves", "cause")
     ),

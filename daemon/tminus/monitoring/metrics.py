@@ -95,8 +95,12 @@ class Metrics:
             "tminus_config_rejected", "1 if the last reload was rejected, and the previous configuration is in force",
             registry=registry,
         )  # fmt: skip
-        self.crashed = Gauge(
-            "tminus_previous_run_crashed", "1 if the previous run did not stop cleanly", registry=registry
+        self.crashed, self.test_clock = (
+            Gauge(name, text, registry=registry)
+            for name, text in (
+                ("tminus_previous_run_crashed", "1 if the previous run did not stop cleanly"),
+                ("tminus_test_clock", "1 if the daemon runs on a test clock, which is not for production"),
+            )
         )
         self.lag = Histogram(
             "tminus_clock_lag_seconds", "Largest delay of a transition in a sweep", buckets=LAGS, registry=registry

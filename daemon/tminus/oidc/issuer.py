@@ -124,7 +124,7 @@ class Issuer:
             "client_id": self._oidc.client_id,
             "nonce": attempt.nonce,
             "access_token": access_token,
-            "now": int(clock.now().timestamp()),
+            "now": int(clock.outside().timestamp()),
         }
         assert isinstance(token, str), "`header_of` has checked it"
         with suppress(id_token.UnknownKey):

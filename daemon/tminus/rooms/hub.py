@@ -83,6 +83,9 @@ class Member(Protocol):
     def replaced(self) -> None:
         """End, because another connection represents the person now."""
 
+    async def clock_moved(self) -> None:
+        """End the waiting if it is over, now that the test clock was moved."""
+
     def revoke_host(self) -> None:
         """End if the person is a host, because the session's agent may not act any more."""
 
@@ -370,6 +373,11 @@ class Hub:
         for member in list(room.members):
             member.follow(state)
         return state.is_closed
+
+    async def clock_moved(self) -> None:
+        """End what is over by the time to which the test clock was moved: how long people wait to be admitted."""
+        for member in list(self._connections.values()):
+            await member.clock_moved()
 
     # --- who is connected ---------------------------------------------------------------------------------------------
 

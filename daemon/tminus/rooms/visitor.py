@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from tminus import clock
-from tminus.domain import ids
+from tminus.domain import ids, timestamps
 from tminus.domain.errors import (
     AgentRevoked,
     Forbidden,
@@ -153,6 +153,8 @@ class Visitor:
         """The reason for which the person is not admitted, if they are not."""
         self._wait_timer: asyncio.TimerHandle | None = None
         """Ends the waiting after `rooms.knock_timeout`."""
+        self._waiting_since = timestamps.EPOCH
+        """Since when the person waits to be admitted."""
         self._tasks: set[asyncio.Task[None]] = set()
         """Tasks besides the messages: the join at the opening, and the end of waiting."""
         self._state: State | None = None
@@ -435,18 +437,27 @@ class Visitor:
         if participant.waiting_since is None:
             self._has_joined()
         else:
-            self._stage = Stage.WAITING
-            waited = max(timedelta(0), clock.now() - participant.waiting_since)
-            left = (self._hub.dependencies.settings.rooms.knock_timeout - waited).total_seconds()
-            self._wait_timer = asyncio.get_running_loop().call_later(left, self._end_wait)
+            self._stage, self._waiting_since = Stage.WAITING, participant.waiting_since
+            self._wait_timer = asyncio.get_running_loop().call_later(self._wait_left(), self._end_wait)
             self._put("waiting", {"type": "waiting", "participant": participant.id, "resume": self._resume})
         if self._state is not None:
             if not self._hub.may_host(self._state.session):
                 self.revoke_host()  # the agent was removed while the join was stored
             self.follow(self._state)
 
+    def _wait_left(self) -> float:
+        """Return the seconds for which somebody who knocks still waits to be admitted."""
+        waited = max(timedelta(0), clock.now() - self._waiting_since)
+        left: timedelta = self._hub.dependencies.settings.rooms.knock_timeout - waited
+        return left.total_seconds()
+
     def _end_wait(self) -> None:
         self._start_task(self._stop_waiting())
+
+    async def clock_moved(self) -> None:
+        """End the waiting if it is over, now that the test clock was moved."""
+        if self._stage is Stage.WAITING and self._wait_left() <= 0:
+            await self._stop_waiting()
 
     def _has_joined(self) -> None:
         self._stage = Stage.IN

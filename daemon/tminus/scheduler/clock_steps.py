@@ -32,7 +32,8 @@ thread by less.
 class ClockStepDetector:
     """Detects steps of the wall clock and freezes of the daemon.
 
-    The wall clock is `clock.now`. On PostgreSQL it is the database's clock, which may differ from this machine's.
+    The wall clock is `clock.outside`. On PostgreSQL it is the database's clock, which may differ from this machine's. A
+    test clock is moved on purpose, so its moves are not steps.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ class ClockStepDetector:
         The time since boot includes time in suspend, so a suspend does not count as a step.
         """
         running = clock.running()
-        return clock.now().timestamp() - running, clock.machine().timestamp() - running
+        return clock.outside().timestamp() - running, clock.machine().timestamp() - running
 
     def _log_difference(self) -> None:
         """Log the difference between this machine's clock and the wall clock, if it has changed."""

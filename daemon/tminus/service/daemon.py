@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tminus import clock, config, delivery
 from tminus.api import Services, make_application, trusted
+from tminus.clock import ManualClock
 from tminus.config import Configuration
 from tminus.delivery import Webhooks
 from tminus.domain import timestamps
@@ -26,7 +27,9 @@ from tminus.logs.repeated import REPEATED
 from tminus.monitoring.event_log import EventLog
 from tminus.monitoring.outages import Outages
 from tminus.oidc import settings as oidc
+from tminus.scheduler import sources
 from tminus.scheduler.scheduler import Scheduler
+from tminus.service.clock_choice import TestClockStart, choose_clock
 from tminus.service.health import Health
 from tminus.service.http_server import LAST_REQUESTS, Server
 from tminus.service.reload import Reloader
@@ -54,8 +57,10 @@ class Daemon:
         state: Path,
         environ: Mapping[str, str],
         signals: StartSignals,
+        test_clock: TestClockStart | None = None,
     ) -> None:
         self._state = state
+        self._test_clock = None if test_clock is None else ManualClock(test_clock.at or clock.machine())
         self._stopping = signals.stopping
         self._signals = signals
         self._ready = False
@@ -81,7 +86,7 @@ class Daemon:
             self._outages = Outages(lambda: self.store.writing_for, self._refused, self._blocked)
             self.store = self._open_store(database)
             started.callback(self.store.close)
-            clock.follow(self.store.now)
+            choose_clock(self.store, self._test_clock, test_clock, _described(database))
             if self.store.migrated_from != self.store.schema:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
             webhooks = Webhooks(self.store, state, self._attempted)
@@ -105,12 +110,9 @@ class Daemon:
             webhooks.start()
             started.callback(webhooks.stop)
             webhooks.apply(settings, secrets)
-            report_status = self._report_status if self._systemd.is_present else None
-            self._scheduler = Scheduler(
-                self.services, self._event_log, self._stopping, self._feed_watchdog, report_status, self._outages
-            )
+            self._scheduler = self._make_scheduler()
             self._timers = self._scheduler.timers
-            self._health = Health(self.store, self._timers, self._stopping)
+            self._health = Health(self.store, self._timers, self._stopping, has_test_clock=self._test_clock is not None)
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
             # The local socket has a server of its own, so that a client that fills the other locks no operator out.
@@ -121,6 +123,17 @@ class Daemon:
             self._reloader = Reloader(path, state, environ, self._listeners, self.services, self._scheduler)
             # Last: until here a signal to stop raises, and the parts that were started must be stopped.
             self._started = started.pop_all()
+
+    def _make_scheduler(self) -> Scheduler:
+        report_status = self._report_status if self._systemd.is_present else None
+        scheduler = Scheduler(
+            self.services, self._event_log, self._stopping, self._feed_watchdog, report_status, self._outages,
+            self._test_clock,
+        )  # fmt: skip
+        self.services.clock.test_clock = scheduler.clock_moves
+        self.services.metrics.test_clock.set(self._test_clock is not None)
+        self.services.clock.next_due = sources.next_due
+        return scheduler
 
     def __enter__(self) -> "Daemon":
         return self
@@ -252,7 +265,8 @@ class Daemon:
             try:
                 if isinstance(database.url, Path):
                     config.create_private_database(database.url)
-                return Store(database.url, None, observer, password=database.password)
+                now = None if self._test_clock is None else self._test_clock.now
+                return Store(database.url, now, observer, password=database.password)
             except StartupError as error:
                 if not error.transient:
                     raise
@@ -265,6 +279,8 @@ class Daemon:
 
     def _committed(self, tx: Transaction) -> None:
         """Announce a commit of this process. Called on the writer's thread."""
+        if not hasattr(self, "services"):
+            return  # the start has bound the database to its clock
         self.services.metrics.committed(tx.transitions, tx.jobs, tx.reminders)
         if self._ready:
             self._scheduler.add_deadline(tx.earliest_due)
@@ -331,6 +347,10 @@ def _command() -> str:
     """Return how to call the command again in the same shell: `make run` uses one that is not on the PATH."""
     called = sys.argv[0]
     return "tminus" if Path(called).name != "tminus" or shutil.which("tminus") == called else shlex.quote(called)
+
+
+def _described(database: config.Database) -> str:
+    return printable(database.url) if isinstance(database.url, Path) else "the database of storage.url"
 
 
 def _log_damage(text: str) -> None:

@@ -18,6 +18,7 @@ from tminus.domain.errors import StartupError, printable
 from tminus.logs import output
 from tminus.logs.journald import is_journal
 from tminus.logs.output import log
+from tminus.service.clock_choice import TestClockStart
 from tminus.service.daemon import RETRY_AFTER, Daemon
 from tminus.service.reload import log_config_problems
 from tminus.service.running import Crash, Running
@@ -25,8 +26,12 @@ from tminus.service.signals import StartSignals
 from tminus.system.privileges import become_controller
 
 
-def run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -> int:
+def run(
+    path: Path | None, environ: Mapping[str, str], signals: StartSignals, test_clock: TestClockStart | None = None
+) -> int:
     """Run the daemon until a signal stops it; return the exit code. `signals` has the signals received so far.
+
+    `test_clock`: run on a test clock.
 
     If the configuration is wrong, a service logs its problems; otherwise this raises `ConfigError`.
     """
@@ -41,7 +46,7 @@ def run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) ->
     try:
         if signals.stopping.is_set():
             stop()
-        return _run(path, environ, signals)
+        return _run(path, environ, signals, test_clock)
     except _StoppedAtOnce:
         log("daemon.stopped")
         return 0
@@ -69,7 +74,9 @@ def _on_stop_signals(call: Callable[..., object]) -> None:
         signal.signal(number, call)
 
 
-def _run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -> int:
+def _run(
+    path: Path | None, environ: Mapping[str, str], signals: StartSignals, test_clock: TestClockStart | None
+) -> int:
     try:
         configuration = config.load(config.find(path, environ), environ)
     except ConfigError as error:
@@ -88,7 +95,7 @@ def _run(path: Path | None, environ: Mapping[str, str], signals: StartSignals) -
     try:
         with (
             _marked(configuration, state, environ) as crashed,
-            Daemon(configuration, path, state, environ, signals) as daemon,
+            Daemon(configuration, path, state, environ, signals, test_clock) as daemon,
         ):
             _on_stop_signals(lambda *_: signals.stopping.set())  # until the event loop has handlers
             daemon.services.metrics.crashed.set(crashed)

@@ -26,6 +26,7 @@
 `allowances`     counts that the writer keeps in memory between transactions
 `outbox`         webhooks: the position of each endpoint, replays, the delivery log
 `log_positions`  the position of each daemon's log
+`test_clock`     whether a database belongs to a test clock, and its time
 `meta`           the keys of the table `meta`, and the format of their values
 `writer`         one thread, group commit
 `store`          an open database: `read`, `submit`, `transact`

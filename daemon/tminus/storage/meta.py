@@ -19,6 +19,12 @@ DATABASE_ID = "database_id"
 TIMEOUTS = "timeouts"
 """The time-outs from which the stored deadlines were computed, as `timeouts_text` writes them."""
 
+CLOCK = "clock"
+"""The time of the test clock, as `instant_text` writes it, or `REAL_CLOCK`. Databases of earlier versions lack it."""
+
+REAL_CLOCK = "real"
+"""The value of `CLOCK` in a database that daemons use on the real clock."""
+
 RETENTION = "retention"
 """The last run of retention: `RetentionRun`."""
 
@@ -91,6 +97,16 @@ class LogPosition(NamedTuple):
         """Parse a value of a key that begins with `LOG_POSITION`."""
         seq, _, at = text.partition(" ")
         return cls(int(seq), _instant(int(at)))
+
+
+def instant_text(instant: datetime) -> str:
+    """Return a time as an integer: milliseconds since 1970."""
+    return str(_number(instant))
+
+
+def parse_instant(text: str) -> datetime:
+    """Parse a time that `instant_text` has written."""
+    return _instant(int(text))
 
 
 def _number(instant: datetime) -> int:

@@ -94,6 +94,7 @@ class Store:
             _check_schema(file)
         self._connect(partial(make_engine, url, password))
         shared = server(self._writing)
+        self._has_own_clock = now is not None
         self.now = now or (clock.machine if shared is None else self._shared_clock.now)
         """Returns the time that decides what is due in this database."""
         self._watch.start()
@@ -173,8 +174,10 @@ class Store:
 
     @property
     def clock_difference(self) -> timedelta:
-        """The time by which this machine's clock is ahead of PostgreSQL's; zero for SQLite and small differences."""
-        return self._shared_clock.difference()
+        """The time by which this machine's clock is ahead of PostgreSQL's; zero for SQLite, for small differences, and
+        if another clock determines the times.
+        """
+        return timedelta(0) if self._has_own_clock else self._shared_clock.difference()
 
     @property
     def stuck(self) -> bool:

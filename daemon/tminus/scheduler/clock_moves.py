@@ -1,0 +1,85 @@
+"""Move the test clock: from deadline to deadline, so that everything happens in order and at its time."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from tminus import clock
+from tminus.clock import ManualClock, Move
+from tminus.domain import timestamps
+from tminus.domain.errors import StoreUnavailable
+from tminus.logs.output import log
+from tminus.scheduler import sources
+from tminus.storage import Store, View, test_clock
+
+MAX_SECONDS = 10.0
+"""Real seconds after which a move ends early, and the caller has to send another one. Clients wait only so long for an
+answer, and something that recurs may have more deadlines than can be met.
+"""
+
+Target = Callable[[datetime, datetime | None], datetime]
+"""Returns where the clock goes, from where it stands and the next deadline (None: there is none)."""
+
+
+class ClockMoves:
+    """Moves the test clock.
+
+    Parameters
+    ----------
+    manual
+        The test clock.
+    store
+        The database, which keeps the time of the clock.
+    tick
+        Does what is due; returns the next deadline, None if there is none.
+    stopping
+        Set when the daemon stops; a move then ends early.
+    remove_old
+        Removes what is older than its retention.
+    """
+
+    def __init__(
+        self,
+        manual: ManualClock,
+        store: Store,
+        tick: Callable[[], datetime | None],
+        stopping: threading.Event,
+        remove_old: Callable[[], object],
+    ) -> None:
+        self._clock = manual
+        self._store = store
+        self._tick = tick
+        self._stopping = stopping
+        self.remove_old = remove_old
+        self._lock = threading.Lock()
+        """Held by the running move: its request may have been cancelled, and another one may follow."""
+
+    def move(self, target: Target) -> Move:
+        """Move the clock; stop at each deadline on the way, and do what is due there.
+
+        Raises what `target` raises, `StoreUnavailable` and `Overloaded`. After an error the clock stands at the last
+        deadline that it has reached.
+        """
+        with self._lock:
+            if not self._store.acquire(test_clock.LOCK):
+                raise StoreUnavailable  # it was lost with its connection, and another daemon has it now
+            give_up = clock.monotonic() + MAX_SECONDS
+            begun = self._clock.now()
+            due, last_seq = self._store.read(_next_due_and_last_seq, lane="clock")
+            aim = target(begun, due)
+            while True:
+                stop = aim if due is None else min(aim, max(due, self._clock.now()))
+                if stop > self._clock.now():
+                    self._store.submit(partial(test_clock.set_time, instant=stop), clock=True).result()
+                    self._clock.set(stop)  # only now: after a restart the clock must not be behind what has happened
+                due = self._tick()
+                is_stuck = due is not None and due <= self._clock.now()  # a sweep ends early when the daemon stops
+                if stop == aim or is_stuck or self._stopping.is_set() or clock.monotonic() > give_up:
+                    break
+            log("clock.moved", moved_from=timestamps.text(begun), now=timestamps.text(self._clock.now()))
+            return Move(begun, self._clock.now(), aim, last_seq)
+
+
+def _next_due_and_last_seq(view: View) -> tuple[datetime | None, int]:
+    return sources.next_due(view), view.last_seq()
