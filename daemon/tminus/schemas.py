@@ -108,6 +108,26 @@ class Session(TypedDict):
     participants: int
 
 
+class PlannedSession(TypedDict):
+    """A session as it would be after a batch. `id` is null if the batch would create it."""
+
+    id: str | None
+    type: SessionType
+    label: str
+    status: Status
+    startTime: Instant | None
+    opensAt: Instant | None
+    expiresAt: Instant
+
+
+class SessionBatch(TypedDict):
+    """The sessions of a batch, in the order of the request; after a dry run `planned` in place of `sessions`."""
+
+    sessions: NotRequired[list[Session]]
+    dryRun: NotRequired[bool]
+    planned: NotRequired[list[PlannedSession]]
+
+
 class SessionList(TypedDict):
     """One page of a list. `count` is the number of all matching sessions; with `search` it is the number on this page,
     and `next` is the `offset` of the next page, or null at the end.

@@ -28,6 +28,7 @@ EXAMPLES = 12
 
 CALLS = (
     "POST /v3/supportsessions",
+    "POST /v3/supportsessions/batch",
     "GET /v3/supportsessions",
     "GET /v3/supportsession/{session_id}",
     "PUT /v3/supportsession/{session_id}",
@@ -75,6 +76,7 @@ CALLS = (
 
 MORE_THAN_SHAPE = (
     "POST /v3/supportsessions",
+    "POST /v3/supportsessions/batch",
     "PUT /v3/supportsession/{session_id}",
     "POST /v3/webhooks/{name}/replay",
     "GET /v3/agents/{number}/freebusy",

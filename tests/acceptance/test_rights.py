@@ -20,6 +20,7 @@ ROLES = ("nobody", "api", "room", "agent", "monitor", "supervisor", "group_admin
 # What each of these may: see docs/api.md for the words.
 RIGHTS = {
     "POST /v3/supportsessions": "- - - yes - - yes",
+    "POST /v3/supportsessions/batch": "- - - yes - - yes",
     "GET /v3/supportsessions": "- - - own own own own",
     "GET /v3/supportsessions?scope=all": "- - - - masked all all",
     "GET /v3/supportsession/{session_id}": "- - - own masked all all",
@@ -135,6 +136,7 @@ class Situation:
         )
         bodies: dict[str, JSON] = {
             "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
+            "POST /v3/supportsessions/batch": {"sessions": [{"type": "live", "label": "Of mine"}]},
             "PUT /v3/supportsession/{session_id}": {"startTime": from_now(days=2)},
             "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest"},
             "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},

@@ -40,6 +40,7 @@ from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, WrongCode
 from tminus.domain.model import (
     AgentSession,
+    BatchRecord,
     CalendarFeed,
     ChallengeUse,
     Delivery,
@@ -49,7 +50,16 @@ from tminus.domain.model import (
     Session,
     SignInCode,
 )
-from tminus.domain.types import LOCAL_AGENT_ID, Caller, DeliveryKind, ParticipantRole, PauseReason, Role, Trigger
+from tminus.domain.types import (
+    LOCAL_AGENT_ID,
+    Caller,
+    DeliveryKind,
+    ParticipantRole,
+    PauseReason,
+    Role,
+    SessionType,
+    Trigger,
+)
 from tminus.logs import output
 from tminus.monitoring import event_log
 from tminus.monitoring.event_log import EventLog
@@ -57,7 +67,7 @@ from tminus.oidc.errors import SignInRefused
 from tminus.rooms import commands as room_commands
 from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
-from tminus.sessions import commands, participants
+from tminus.sessions import batches, commands, participants
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import (
     EventFilter,
@@ -79,6 +89,7 @@ from tminus.storage.notifier import Notifier
 from tminus.storage.tables import (
     AGENT_SESSIONS,
     AGENTS,
+    BATCH_RECORDS,
     CALENDAR_FEEDS,
     CHALLENGE_USES,
     DELIVERIES,
@@ -300,6 +311,7 @@ def _old(tx: Transaction, label: str) -> None:
     commands.close(tx, SETTINGS, AGENT, made.id)
     _agent_session(tx, label, NOW)
     _code(tx, label, NOW)
+    tx.add_batch_record(_batch_record(label, NOW))
     challenges.use(tx, _answer(label))
     outbox.add_delivery(
         tx, Delivery(endpoint=label, kind=DeliveryKind.PING, webhook_id="msg_1", at=NOW, ok=True, status=200, ms=1)
@@ -312,6 +324,7 @@ def _rows_left(view: View, label: str) -> State:
         "agent sessions": _agent_sessions(view, label),
         "codes": _count(view, SIGNIN_CODES, SIGNIN_CODES.c.provider == label),
         "answers": _answers(view, label),
+        "keys of batches": _count(view, BATCH_RECORDS, BATCH_RECORDS.c.key == label),
         "keys": _count(view, IDEMPOTENCY, IDEMPOTENCY.c.key == label),
         "deliveries": _count(view, DELIVERIES, DELIVERIES.c.endpoint == label),
         "sessions": _count(view, SESSIONS, SESSIONS.c.label == label),
@@ -349,6 +362,23 @@ def _yesterdays_key(tx: Transaction, label: str) -> None:
             agent_id=7, key=label, body_sha256="1" * 64, session_id=earlier.id, created_at=tx.now - DAY - MINUTE
         )
     )
+
+
+def _yesterdays_batch(tx: Transaction, label: str) -> None:
+    tx.add_batch_record(_batch_record(label, tx.now - DAY - MINUTE))
+
+
+def _batch_record(label: str, at: datetime) -> BatchRecord:
+    return BatchRecord(agent_id=7, key=label, body_sha256="1" * 64, session_ids='["gone"]', created_at=at)
+
+
+def _batch_made(view: View, label: str) -> State:
+    """Return the sessions and the events of a batch, and how many sessions its key has."""
+    made = view.all(Session, select(SESSIONS).where(SESSIONS.c.label == label).order_by(SESSIONS.c.id))
+    events = _count(view, EVENTS, EVENTS.c.session_id.in_([one.id for one in made]))
+    record = view.batch_record(7, label)
+    states = sorted((one.status, bool(one.pin), one.due_at is not None) for one in made)
+    return states, events, record and (record.body_sha256, record.session_ids.count(","))
 
 
 def _made_with_key(view: View, label: str) -> State:
@@ -763,6 +793,15 @@ def _create(store: Store, label: str) -> Any:
     )
 
 
+def _create_batch(store: Store, label: str) -> Any:
+    """Create a batch: one session that waits, one that opens at once, and one that is due at once."""
+    starts = (NOW + HOUR, None, NOW + MINUTE)
+    requests = [order(SessionType.SUPPORT, label=label, start_time=start) for start in starts]
+    keyed = KeyedRequest(label, "0" * 64)
+    made = store.submit(lambda tx: batches.create(tx, SETTINGS, AGENT, requests, keyed)).result(30)
+    return [one.id for one in made.sessions]
+
+
 def _remove_write_test(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "written"))
 
@@ -798,6 +837,8 @@ TRIALS: Mapping[str, Trial] = {
     "wrong-answer": Trial(partial(_answer_challenge, right=False), _challenge, _made_challenge),
     "challenge-key": Trial(_make_key, _no_key, _has_key),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
+    "batch": Trial(_create_batch, _nothing, _batch_made),
+    "batch-of-yesterday": Trial(_create_batch, _yesterdays_batch, _batch_made),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
     "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
     "room-leave": Trial(partial(_in_room, job=_leave_room), _busy_room, _room),
@@ -825,7 +866,7 @@ TRIALS: Mapping[str, Trial] = {
     "redeliver": Trial(_serve, _replayed, _endpoint, commits=2),
     "recompute-deadlines": Trial(_recompute_deadlines, _three_scheduled, _deadlines, commits=3),
     "remind": Trial(_remind, _to_remind, _reminded, commits=3, later=2 * HOUR),
-    "retention": Trial(_retention, _old, _rows_left, commits=6, later=2 * DAY),
+    "retention": Trial(_retention, _old, _rows_left, commits=7, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
     "retention-pause": Trial(_retention_pause, _remove_retention_run, partial(_meta, "retention")),
     "test-clock-begin": Trial(_begin_test_clock, _no_clock, partial(_meta, "clock")),

@@ -15,6 +15,7 @@ from tminus.domain.intervals import Interval
 from tminus.domain.model import Delivery, Session
 from tminus.domain.types import Caller, SessionType, Status
 from tminus.sessions.authorization import may_see_secrets, owns
+from tminus.sessions.batches import Plan
 from tminus.sessions.commands import public_agent_session, public_roles
 from tminus.storage import Active
 
@@ -75,6 +76,19 @@ def user_link(session: Session, caller: Caller) -> str:
     if may_see_secrets(caller, session) or owns(caller, session):
         return session.user_url
     return f"{_users_page(session)}?{session.id}"
+
+
+def planned(plan: Plan) -> schemas.PlannedSession:
+    """Return a session as it would be after a batch."""
+    return {
+        "id": plan.id,
+        "type": plan.type.value,
+        "label": plan.label,
+        "status": plan.status.value,
+        "startTime": _text(plan.start_time),
+        "opensAt": _text(plan.opens_at),
+        "expiresAt": timestamps.text(plan.expires_at),
+    }
 
 
 def _users_page(session: Session) -> str:

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tminus.api import (
     routes_agents,
+    routes_batches,
     routes_calendars,
     routes_callers,
     routes_clock,
@@ -30,6 +31,7 @@ _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
     routes_calendars.router, routes_calendars.public, routes_webhooks.router, routes_clock.router,
     routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api, routes_callers.public,
+    routes_batches.router,
 )  # fmt: skip
 
 

@@ -42,20 +42,9 @@ def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, l
 
     A body without a media type is parsed as JSON. Raises `UnsupportedMediaType`.
     """
-    if not body:
-        return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
-    if not _is_json(content_type):
-        raise UnsupportedMediaType("must be JSON, with the header Content-Type: application/json")
-    if content_encoding.strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType("must not be compressed: requests with Content-Encoding are not supported")
-    try:
-        parsed = _DECODER.decode(body.decode("utf-8-sig"))  # some clients send a BOM
-    except UnicodeDecodeError as error:
-        return None, [_not_json(f"invalid UTF-8 at byte {error.start}")]
-    except json.JSONDecodeError as error:
-        return None, [_not_json(f"{error.msg} at line {error.lineno} column {error.colno}")]
-    except RecursionError:
-        return None, [_not_json(f"arrays and objects are nested more than {_DEEPEST} levels deep")]
+    parsed, problems = decode(body, content_type, content_encoding)
+    if problems:
+        return None, problems
     try:
         orjson.dumps(parsed)
         if body.count(b"[") + body.count(b"{") <= _DEEPEST:
@@ -64,6 +53,48 @@ def parse(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, l
         pass
     problems = list(islice(_problems(parsed), MAX_FIELD_ERRORS + 1))
     return (None, problems) if problems else (parsed, [])
+
+
+def decode(body: bytes, content_type: str, content_encoding: str) -> tuple[Any, list[Problem]]:
+    """Return the JSON of a body, or the problem that makes it unreadable. `unstorable` checks its parts.
+
+    Raises `UnsupportedMediaType`.
+    """
+    if not body:
+        return None, [{"type": "missing", "loc": ("body",), "msg": "Field required"}]
+    if not _is_json(content_type):
+        raise UnsupportedMediaType("must be JSON, with the header Content-Type: application/json")
+    refuse_compressed(content_encoding)
+    return decode_text(body)
+
+
+def refuse_compressed(content_encoding: str) -> None:
+    """Raise `UnsupportedMediaType` for a compressed body."""
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("must not be compressed: requests with Content-Encoding are not supported")
+
+
+def decode_text(body: bytes) -> tuple[Any, list[Problem]]:
+    """Return a JSON text as a value, or the problem that makes it unreadable."""
+    try:
+        return _DECODER.decode(body.decode("utf-8-sig")), []  # some clients send a BOM
+    except UnicodeDecodeError as error:
+        return None, [_not_json(f"invalid UTF-8 at byte {error.start}")]
+    except json.JSONDecodeError as error:
+        return None, [_not_json(f"{error.msg} at line {error.lineno} column {error.colno}")]
+    except RecursionError:
+        return None, [_not_json(f"arrays and objects are nested more than {_DEEPEST} levels deep")]
+
+
+def unstorable(value: Any, loc: tuple[str | int, ...]) -> list[Problem]:
+    """Return the problems of a part of a decoded body, or the first of them if there are many."""
+    try:
+        text = orjson.dumps(value)
+        if text.count(b"[") + text.count(b"{") <= _DEEPEST:
+            return []
+    except TypeError:
+        pass
+    return list(islice(_problems(value, loc), MAX_FIELD_ERRORS + 1))
 
 
 def nuls(sent: Any, loc: tuple[str | int, ...] = ("body",)) -> Iterator[Problem]:

@@ -39,10 +39,11 @@ def answer(error: RequestError) -> Response:
 
 def invalid(found: Iterable[Mapping[str, Any]]) -> errors.InvalidRequest:
     """Return the refusal of a request with these faults, which pydantic found."""
-    return errors.InvalidRequest(tuple(_faults(found)))
+    return errors.InvalidRequest(tuple(faults(found)))
 
 
-def _faults(found: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
+def faults(found: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
+    """Yield these faults as errors of fields, in words."""
     for fault in found:
         where = [str(part) for part in fault["loc"]]
         # The first part is only the place: body, query, path or header.

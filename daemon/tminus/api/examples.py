@@ -71,6 +71,15 @@ _SESSION = {
     "invitees": [_INVITEE],
     "participants": 0,
 }
+_PLANNED = {
+    "id": None,
+    "type": "live",
+    "label": "Onboarding 1",
+    "status": "scheduled",
+    "startTime": "2027-03-02T09:00:00.000Z",
+    "opensAt": "2027-03-02T08:50:00.000Z",
+    "expiresAt": "2027-03-02T10:00:00.000Z",
+}
 _PARTICIPANT = {"id": "p7RkLs4DmA9G", "role": "guest", "name": "Joe Employee"}
 _EVENT = {
     "seq": 1042,
@@ -240,6 +249,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "invitees": [_INVITEE],
     },
     "NewInvitee": _INVITEE,
+    "NewSessions": {
+        "sessions": [
+            {"type": "live", "label": "Onboarding 1", "startTime": "2027-03-02T09:00:00Z"},
+            {"type": "live", "label": "Onboarding 2", "startTime": "2027-03-02T09:30:00Z"},
+        ],
+    },
+    "PlannedSession": _PLANNED,
+    "SessionBatch": {"sessions": [_SESSION]},
     "NewStart": {"startTime": "2027-03-02T14:30:00Z"},
     "Organization": _ORGANIZATION,
     "OwnAgentSession": _OWN_AGENT_SESSION,

@@ -178,6 +178,24 @@ FIELDS: dict[str, dict[str, str]] = {
         "name": "Name for people",
         "role": "`host` for somebody who gets the host's link, otherwise `guest`",
     },
+    "NewSessions": {
+        "sessions": "The sessions to create, each as in `POST /v3/supportsessions`",
+        "dryRun": "Answer what would happen, and do nothing",
+    },
+    "PlannedSession": {
+        "id": "Id of the session; null if the batch would create it",
+        "type": "Type of the session",
+        "label": "Name of the session for people",
+        "status": "Status after the batch",
+        "startTime": f"Start after the batch: {_UTC}; null if it was not scheduled",
+        "opensAt": f"Time when it opens: {_UTC}; null if it is not scheduled",
+        "expiresAt": f"Time when it closes if nobody joins: {_UTC}",
+    },
+    "SessionBatch": {
+        "sessions": "The sessions, in the order of the request; not after a dry run",
+        "dryRun": "True after a dry run: nothing was done",
+        "planned": "What a dry run would have done, in the order of the request",
+    },
     "NewSession": {
         "type": "Type of the session",
         "label": "Name of the session for people, up to 255 characters",

@@ -12,7 +12,7 @@ from tminus.api.browsers import Cors, is_foreign
 from tminus.api.client_address import remote_ip
 from tminus.api.dispatch import Dispatcher
 from tminus.api.errors import answer
-from tminus.api.request_body import ClientDisconnected, read_body
+from tminus.api.request_body import BATCHES, ClientDisconnected, read_body
 from tminus.api.request_context import RequestContext, put
 from tminus.api.request_log import OPERATIONS, record
 from tminus.api.response import Headers, Response
@@ -86,7 +86,11 @@ class Middleware:
             if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
                 refuse_cross_site(context)
             check_request(context, begun)
-            context.body = await read_body(scope, context.headers, receive, self._services.settings.server.max_body)
+            if scope["path"].startswith(BATCHES):
+                context.receive = receive
+            else:
+                limit = self._services.settings.server.max_body
+                context.body = await read_body(scope, context.headers, receive, limit)
             await self._answer(context, receive, send)
         except errors.RequestError as refusal:
             await self._refuse(context, refusal, receive, send)

@@ -41,8 +41,8 @@ def _schemas(route: Route) -> dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]]
     schemas_by_key: dict[str, tuple[JsonSchemaMode, TypeAdapter[Any]]] = {
         f"{name} {one.place} {one.name}": ("validation", one.adapter) for one in _parameters(route)
     }
-    if route.signature.body is not None:
-        schemas_by_key[f"{name} body"] = "validation", route.signature.body.adapter
+    if (body := _body(route)) is not None:
+        schemas_by_key[f"{name} body"] = "validation", body
     if route.answers is not None:
         schemas_by_key[f"{name} 200"] = "serialization", TypeAdapter(route.answers)
     for status, refusal in route.refusals.items():
@@ -54,12 +54,17 @@ def _parameters(route: Route) -> Sequence[Parameter]:
     return [*route.signature.path, *route.signature.query, *(one for one, _ in route.signature.headers)]
 
 
+def _body(route: Route) -> TypeAdapter[Any] | None:
+    """Return the type of the JSON body; None if there is none."""
+    return route.reads if route.signature.body is None else route.signature.body.adapter
+
+
 def _operation(route: Route, schemas_by_key: Mapping[str, Any]) -> dict[str, Any]:
     name = _name(route)
     operation: dict[str, Any] = {"tags": [route.tag], "summary": route.summary, "operationId": name}
     if parameters := [_parameter(one, schemas_by_key[f"{name} {one.place} {one.name}"]) for one in _parameters(route)]:
         operation["parameters"] = parameters
-    if route.signature.body is not None:
+    if _body(route) is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schemas_by_key[f"{name} body"]}},

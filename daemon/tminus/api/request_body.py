@@ -11,6 +11,13 @@ BODY_SECONDS = 20
 """Maximum seconds for a request's body to arrive."""
 
 
+BATCH_SECONDS = 120
+"""The same for a batch: at the size of a full one, a link of 1 Mbit/s."""
+
+BATCHES = "/v3/supportsessions/batch"
+"""Beginning of the paths whose endpoints read the body themselves, after they have authenticated the caller."""
+
+
 WHOLE = "tminus.whole"
 """Key in the state of an ASGI scope. Its value is a function of the HTTP server that returns the complete body, or None
 if it has not arrived yet.
@@ -21,7 +28,9 @@ class ClientDisconnected(Exception):
     """The client disconnected before its request was complete."""
 
 
-async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
+async def read_body(
+    scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int, seconds: float = BODY_SECONDS
+) -> bytes:
     """Return the complete body, which is at most `limit` bytes. Waiting for it blocks no other request.
 
     Raises `BodyTooLarge`, `RequestTimeout`, `ClientDisconnected`.
@@ -36,18 +45,20 @@ async def read_body(scope: Scope, headers: Mapping[bytes, bytes], receive: Recei
         if len(complete) > limit:
             raise BodyTooLarge(limit)
         return complete
-    body: bytes = b""
+    parts: list[bytes] = []
+    size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected
-                body += bytes(message.get("body", b""))
-                if len(body) > limit:
+                parts.append(bytes(message.get("body", b"")))
+                size += len(parts[-1])
+                if size > limit:
                     raise BodyTooLarge(limit)
                 if not message.get("more_body", False):
-                    return body
+                    return b"".join(parts)
     except TimeoutError:
         raise RequestTimeout from None
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from tminus.api.services import Services
 from tminus.domain.types import CreateSession
@@ -35,6 +35,8 @@ class RequestContext:
     head: bool = False
     """Whether the method is HEAD."""
     body: bytes = b""
+    receive: Receive | None = None
+    """Receives the body, if the endpoint reads it."""
     actor: str | None = None
     """The caller, once it is authenticated."""
     session_id: str | None = None

@@ -26,7 +26,7 @@ from tminus.domain import timestamps
 from tminus.domain.durations import parse_duration
 from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
-from tminus.domain.types import CreateSession, EventPattern, ParticipantRole, SessionType, Status
+from tminus.domain.types import MAX_SESSIONS, CreateSession, EventPattern, ParticipantRole, SessionType, Status
 
 DURATION_PATTERN = r"^(0|(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$"
 
@@ -239,6 +239,13 @@ def _lacking(sent: Mapping[str, Any]) -> dict[str, str]:
     return lacking
 
 
+class NewSessions(Request):
+    """Many new sessions, at most 10,000."""
+
+    sessions: Annotated[list[NewSession], Field(min_length=1, max_length=MAX_SESSIONS)]
+    dryRun: StrictBool = False
+
+
 class NewStart(Request):
     """A new start for a scheduled session."""
 
@@ -337,6 +344,7 @@ IfMatchHeader = Annotated[
 ]
 
 
+DryRun = Annotated[bool, Field(description="Answer what would happen, and do nothing; the same as in the body")]
 Limit = Annotated[int, Field(ge=1, le=1000, description="Maximum number of rows in a page; a page also ends at 2 MiB")]
 Offset = Annotated[int, Field(ge=0, le=2**31 - 1, description="Number of rows to skip")]
 After = Annotated[int, Field(ge=0, le=2**63 - 1, description="`next` of the previous page")]

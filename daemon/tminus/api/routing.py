@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.types import ASGIApp
 
 from tminus.api import bodies
@@ -49,6 +49,8 @@ class Route:
     """The media type of a text."""
     refusals: Mapping[int, Mapping[str, Any]]
     described: bool
+    reads: TypeAdapter[Any] | None = None
+    """The type of a body that the endpoint reads itself, for the OpenAPI document."""
 
     async def respond(self, context: RequestContext) -> Answer:
         """Validate a request and return the endpoint's response. Raises `RequestError`."""
@@ -114,6 +116,7 @@ class Router:
         media_type: str = "text/plain",
         refusals: Mapping[int, Mapping[str, Any]] | None = None,
         described: bool = True,
+        reads: Any = None,
     ) -> Callable[[Endpoint], Endpoint]:
         """Declare a route; the annotations of the endpoint declare its parameters."""
 
@@ -121,7 +124,8 @@ class Router:
             whole = self._prefix + path
             takes = signature(endpoint, [name for name, _ in _PARAMETER.findall(whole)])
             template = _PARAMETER.sub(r"{\1}", whole)
-            about = (summary, self._tag, answers, media_type, refusals or {}, described)
+            read = None if reads is None else TypeAdapter(reads)
+            about = (summary, self._tag, answers, media_type, refusals or {}, described, read)
             self.routes.append(Route(method, whole, template, endpoint, takes, *about))
             return endpoint
 

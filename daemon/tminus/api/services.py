@@ -44,6 +44,9 @@ _READERS = 4
 _SEARCHERS = 2
 """Threads for reads that may take long."""
 
+_BATCHES = 4
+"""Batches that are received or done at a time. Each may need memory of several times its size."""
+
 _REVOKED = 10_000
 """Maximum number of revoked tokens in memory, so that the log can distinguish them from unknown ones."""
 
@@ -131,6 +134,8 @@ class Services:
         self._readers = Readers(store, _READERS)
         self._searchers = ThreadPoolExecutor(max_workers=_SEARCHERS, thread_name_prefix="search")
         self._search_slots = FairSemaphore(_SEARCHERS)
+        self.batch_slots = FairSemaphore(_BATCHES)
+        self._batches = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
         self._limits: Limits | None = None
         self.agent_of_token: dict[str, Agent] = {}
         self._by_issuer: dict[int, Agent] = {}
@@ -243,6 +248,13 @@ class Services:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """Run a part of a batch that needs no database on the thread of batches, and return its result.
+
+        There is one such thread: more would only compete for the interpreter lock.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._batches, work)
+
     def take_requests(self) -> int:
         """Return the number of requests answered since the last call, without operations, and begin to count again."""
         answered, self.requests = self.requests, 0
@@ -256,4 +268,5 @@ class Services:
         """Wait for the running reads, and end the threads."""
         self._readers.close()
         self._searchers.shutdown()
+        self._batches.shutdown()
         self.challenges.close()

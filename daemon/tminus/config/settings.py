@@ -170,6 +170,10 @@ class Server(Table):
         int, PlainValidator(values.size(at_least="1KiB", at_most="64MiB")), PlainSerializer(values.size_text)
     ] = 64 * 1024
     """In bytes."""
+    max_batch_body: Annotated[
+        int, PlainValidator(values.size(at_least="1KiB", at_most="64MiB")), PlainSerializer(values.size_text)
+    ] = 16 * 1024 * 1024
+    """The same for a batch."""
 
     def socket_path(self, state_directory: Path) -> Path | None:
         """Return the path of the local socket, or None if there is none."""

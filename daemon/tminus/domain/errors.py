@@ -41,6 +41,8 @@
     │   ├── AgentRevoked         x403  agents
     │   ├── AgentShutOut         x401
     │   ├── UnknownAgent         x404
+    │   ├── BatchRefused         x400  batches
+    │   ├── BatchConflict        x409
     │   ├── UnknownCalendar      x404  calendars
     │   ├── BadClockMove         x400  the test clock
     │   ├── NoTestClock          x409
@@ -63,8 +65,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 118 calendars, 120 the test clock, 169 challenges
-(the original's number). Refcodes are stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 118 calendars, 120 the test clock,
+169 challenges (the original's number). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -105,6 +107,13 @@ class FieldError:
 
 MAX_FIELD_ERRORS = 20
 """Maximum number of field errors that one answer lists."""
+
+
+MAX_BATCH_ERRORS = 1000
+"""Maximum number of errors that the answer to a batch lists."""
+
+_DESCRIBED = 3
+"""Number of these that its description repeats."""
 
 
 def _cut(text: str, length: int = 80) -> str:
@@ -189,7 +198,7 @@ class RequestTimeout(RequestError):
 
 @dataclass(eq=False)
 class BodyTooLarge(RequestError):
-    """The request's body is larger than `server.max_body`."""
+    """The request's body is larger than `server.max_body`, or that of a batch than `server.max_batch_body`."""
 
     refcode = 100413
     limit: int
@@ -303,10 +312,14 @@ class TooManySessions(RequestError):
 
     refcode = 101429
     limit: int
+    wanted: int = 1
+    """Number of sessions that the request would create."""
     retry_after = 60.0
 
     @property
     def description(self) -> str:
+        if self.wanted > 1:
+            return f"You would have more than {self.limit} open sessions, the maximum for one agent: close some first"
         return f"You have {self.limit} open sessions, the maximum for one agent: close some first"
 
 
@@ -428,6 +441,53 @@ class UnknownAgent(RequestError):
 
 
 @dataclass(eq=False)
+class BatchRefused(RequestError):
+    """Items of the batch are not valid, and nothing was done; `errors` lists all of them by index, up to 1,000."""
+
+    refcode = 115400
+    errors: Sequence[FieldError]
+    found: int = 0
+    """The number of all errors, if `errors` has only the first of them."""
+
+    def __post_init__(self) -> None:
+        self.errors = _errors_of_items(self.errors, self.found)
+
+    @property
+    def description(self) -> str:
+        return _nothing_done(self.errors)
+
+
+@dataclass(eq=False)
+class BatchConflict(RequestError):
+    """Sessions of the batch are unknown, not yours, or not in a status that allows this; nothing was done."""
+
+    refcode = 115409
+    errors: Sequence[FieldError]
+
+    def __post_init__(self) -> None:
+        self.errors = _errors_of_items(self.errors)
+
+    @property
+    def description(self) -> str:
+        return _nothing_done(self.errors)
+
+
+def _errors_of_items(errors: Sequence[FieldError], found: int = 0) -> Sequence[FieldError]:
+    """Return the errors that an answer lists, and a last one that gives their number if there are more."""
+    found = max(found, len(errors))
+    listed = [FieldError(_cut(error.field), _cut(error.message, 300)) for error in errors[:MAX_BATCH_ERRORS]]
+    if found > len(listed):
+        listed.append(FieldError("errors", f"lists {len(listed)} of {found} errors"))
+    return listed
+
+
+def _nothing_done(errors: Sequence[FieldError]) -> str:
+    first = "; ".join(f"{error.field} {error.message}" for error in errors[:_DESCRIBED])
+    more = len(errors) - _DESCRIBED
+    return f"Nothing was done: {first}{f'; and {more} more' if more > 0 else ''}"
+
+
+@dataclass(eq=False)
 class OtherPresence(RequestError):
     """Another system, or the daemon's own room, already reports who is in the session."""
 
@@ -448,10 +508,13 @@ class KeyReused(RequestError):
 
     refcode = 103409
     session_id: str
+    batch: bool = False
+    """Whether it was used for a batch, in which this session is the first."""
 
     @property
     def description(self) -> str:
-        return f"This Idempotency-Key created session {self.session_id} from another body: use a new key"
+        done = "was used for the batch of session" if self.batch else "created session"
+        return f"This Idempotency-Key {done} {self.session_id} from another body: use a new key"
 
 
 # --- callers ----------------------------------------------------------------------------------------------------------

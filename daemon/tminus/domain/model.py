@@ -295,6 +295,17 @@ class IdempotencyRecord(Record):
     created_at: datetime = Field(sa_type=Instant)
 
 
+class BatchRecord(Record):
+    """The result of a batch with an `Idempotency-Key`, for the same purpose."""
+
+    agent_id: int
+    key: str
+    body_sha256: str
+    session_ids: str = Field(sa_type=JsonText)
+    """The ids of its sessions, in their order: a JSON list."""
+    created_at: datetime = Field(sa_type=Instant)
+
+
 class Endpoint(Record):
     """The position of a webhook endpoint, and the result of its last attempts. The rest is configuration."""
 

@@ -211,6 +211,9 @@ def actor_of(agent_id: int, roles: frozenset[Role]) -> str:
 
 _PEOPLE = frozenset({Role.AGENT, Role.SUPERVISOR, Role.GROUP_ADMIN})
 
+MAX_SESSIONS = 10_000
+"""Maximum number of sessions of a batch."""
+
 LOCAL_AGENT_ID = 0
 """The id of the "local operator", who owns the sessions that are created over the local socket."""
 

@@ -20,6 +20,7 @@ from tminus.storage.outbox import remove_deliveries
 from tminus.storage.retention import (
     Removed,
     remove_agent_sessions,
+    remove_batch_records,
     remove_closed,
     remove_idempotency_records,
     remove_signin_codes,
@@ -189,6 +190,7 @@ def remove_old(
     remove(of_one_table(remove_signin_codes, timedelta()))
     remove(of_one_table(challenges.remove_uses, timedelta()))
     remove(of_one_table(remove_idempotency_records, RECORD_LIFETIME))
+    remove(of_one_table(remove_batch_records, RECORD_LIFETIME))
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))
     if retention is None:

@@ -14,7 +14,7 @@ from tminus import schemas
 from tminus.config import Settings
 from tminus.domain import ids, policy, timestamps
 from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
-from tminus.domain.lifecycle import Change, transition_for
+from tminus.domain.lifecycle import Change, Transition, transition_for
 from tminus.domain.model import Session
 from tminus.domain.reminders import next_reminder, reminders_text
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
@@ -47,22 +47,34 @@ def create(
     if keyed is not None and (earlier := find_record(tx, caller, keyed)):
         return CreateResult(load_session(tx, earlier.session_id), replayed=True)
     limit = settings.limits.sessions_per_agent
-    if limit and not tx.may_open_another(caller.agent_id, limit):
+    if limit and not tx.may_open_more(caller.agent_id, limit):
         raise TooManySessions(limit)
 
-    now = tx.now
-    if request.start_time is None:
-        transition, expires_from = transition_for(Trigger.CREATE, None), now
-    else:
-        transition, expires_from = transition_for(Trigger.SCHEDULE, None), request.start_time
-        _check_start(request.start_time, now, settings)
-    timeouts = settings.lifecycle.timeouts
+    check_start(request.start_time, tx.now, settings)
+    session, transition = new_session(settings, caller, request, tx.now)
+    if needs_pin(session, transition):
+        give_pin(settings, session, tx.free_pin())
+    tx.add(session, transition, settings.lifecycle.timeouts)
+    record_creation(tx, session, transition, caller)
+    if keyed is not None:
+        store_record(tx, caller, keyed, session.id)
+    open_if_due(tx, settings, caller, session, request.start_time)
+    return CreateResult(session)
+
+
+def new_session(
+    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str | None = None
+) -> tuple[Session, Transition]:
+    """Return a new session without a PIN and without a deadline, and the transition that creates it.
+
+    `created_by`: what `created_by_text` returns for this caller, if it is known.
+    """
+    start = request.start_time
+    transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
     session_id, host_auth_token, host_key = ids.base62_texts(request.type.id_length, ids.TOKEN, ids.TOKEN)
-    effects = transition.effects.session
-    pin = tx.free_pin() if effects.get("pin") is Change.PIN and request.type.has_pin else 0
     urls = settings.server.urls()
     reminders = None
-    if request.start_time is not None:
+    if start is not None:
         spans = settings.lifecycle.reminders if request.reminders is None else request.reminders
         reminders = reminders_text(spans)
     session = Session(
@@ -71,44 +83,56 @@ def create(
         status=transition.dest,
         label=request.label,
         user_description=request.user_description or caller.name,
-        scheduled=request.start_time is not None,
+        scheduled=start is not None,
         agent_id=caller.agent_id,
         organization_id=settings.organization.id,
-        created_by=_json(public_agent_session(caller, now)),
-        start_time=request.start_time,
-        expires_at=expires_from + timeouts.new,
+        created_by=created_by_text(caller, now) if created_by is None else created_by,
+        start_time=start,
+        expires_at=(start or now) + settings.lifecycle.timeouts.new,
         created_at=now,
         updated_at=now,
-        opened_at=now if effects.get("opened_at") is Change.NOW else None,
-        pin=pin,
+        opened_at=now if transition.effects.session.get("opened_at") is Change.NOW else None,
         host_auth_token=host_auth_token,
         host_key=host_key,
         external_session_object_id=ids.random_hex(),
         settings=_json(
             policy.effective_settings(request.type, settings.policy.modes(request.type), request.preferences)
         ),
-        user_url=f"{urls.pin_page}{pin}" if pin else f"{urls.user_page}?{session_id}",
+        user_url=f"{urls.user_page}?{session_id}",
         host_url=f"{urls.host_page}?{session_id}",
         external_mapping=request.external_mapping,
         parent_object=request.parent_object,
         meta_data=request.meta_data,
         invitees=request.invitees,
         reminders=reminders,
-        remind_at=next_reminder(reminders, request.start_time, now),
+        remind_at=next_reminder(reminders, start, now),
     )
-    tx.add(session, transition, timeouts)
-    record_creation(tx, session, transition, caller)
-    if keyed is not None:
-        store_record(tx, caller, keyed, session.id)
-    open_if_due(tx, settings, caller, session, request.start_time)
-    return CreateResult(session)
+    return session, transition
+
+
+def needs_pin(session: Session, transition: Transition) -> bool:
+    """Return whether a new session gets a PIN by the transition that creates it."""
+    return transition.effects.session.get("pin") is Change.PIN and session.type.has_pin
+
+
+def give_pin(settings: Settings, session: Session, pin: int) -> None:
+    """Give a new session its PIN, which is also part of the users' link."""
+    session.pin, session.user_url = pin, f"{settings.server.urls().pin_page}{pin}"
+
+
+def created_by_text(caller: Caller, now: datetime) -> str:
+    """Return `createdByAgentSession` of the sessions that a caller creates now, as JSON."""
+    return _json(public_agent_session(caller, now))
 
 
 def _json(value: Mapping[str, Any]) -> str:
     return orjson.dumps(value).decode()
 
 
-def _check_start(start: datetime, now: datetime, settings: Settings) -> None:
+def check_start(start: datetime | None, now: datetime, settings: Settings) -> None:
+    """Raise `BadStartTime` if a session cannot start then. None: it opens at once."""
+    if start is None:
+        return
     if start < now - START_GRACE:
         raise BadStartTime(start, f"is in the past: it is {timestamps.text(now)} now")
     if start > now + settings.lifecycle.horizon:
@@ -162,7 +186,7 @@ def reschedule(
     transition = transition_for(Trigger.RESCHEDULE, session.status)
     if start == session.start_time:
         return session
-    _check_start(start, tx.now, settings)
+    check_start(start, tx.now, settings)
     expires = start + settings.lifecycle.timeouts.new
     execute_transition(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
     open_if_due(tx, settings, caller, session, start)

@@ -1,15 +1,16 @@
 """Execute the transitions of commands. Their events name the caller as the actor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from tminus.config import Settings
-from tminus.domain.errors import WrongStatus
+from tminus.domain.errors import NoPinFree, WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition, opens_at, transition_for
 from tminus.domain.model import Event, Participant, Session
-from tminus.domain.types import CLOCK_ACTOR, Caller, Trigger
+from tminus.domain.types import CLOCK_ACTOR, Caller, Status, Trigger
 from tminus.storage import Transaction
 from tminus.storage.transitions import Cause, Named, Requested, execute
 
@@ -60,8 +61,23 @@ def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Se
     _execute(tx, settings, Named((transition_for(Trigger.OPEN, session.status),), [Requested(session, cause)]), pins)
 
 
+def open_sessions(tx: Transaction, settings: Settings, caller: Caller, sessions: Sequence[Session]) -> None:
+    """Open many sessions that are due now, as `open_if_due` does. Raises `NoPinFree`."""
+    if not sessions:
+        return
+    tx.flush()
+    with_pin = [session.id for session in sessions if session.type.has_pin]
+    pins = tx.free_pins(len(with_pin))
+    if len(pins) < len(with_pin):
+        raise NoPinFree
+    cause = Cause(CLOCK_ACTOR, caller.request_id, due_at=tx.now)
+    requested = [Requested(session, cause) for session in sessions]
+    row = transition_for(Trigger.OPEN, Status.SCHEDULED)
+    _execute(tx, settings, Named((row,), requested), dict(zip(with_pin, pins, strict=True)) or None)
+
+
 def _execute(tx: Transaction, settings: Settings, named: Named, pins: dict[str, int] | None = None) -> None:
-    if not execute(tx, named, settings.lifecycle.timeouts, pins):
+    if len(execute(tx, named, settings.lifecycle.timeouts, pins)) < len(named.requested):
         present = tx.session(named.requested[0].session.id)
         raise WrongStatus(trigger=named.transitions[0].trigger.value, status=present.status if present else "removed")
 

@@ -37,11 +37,14 @@ class Quotas:
         """Discard all counts, so that the next session of each agent causes a new one."""
         self._left.clear()
 
-    def take(self, agent_id: int, limit: int, count: Callable[[], int]) -> bool:
-        """Return whether the agent may open one more session, and subtract it from the agent's allowance.
+    def take(self, agent_id: int, limit: int, count: Callable[[], int], number: int = 1) -> bool:
+        """Return whether the agent may open `number` more sessions, and subtract them from the agent's allowance.
 
         `count`: returns the number of the agent's open sessions.
         """
-        left = self._left.get((agent_id, limit), 0) or min(UNCOUNTED, max(0, limit - count()))
-        self._left[agent_id, limit] = max(0, left - 1)
-        return left > 0
+        left = self._left.get((agent_id, limit), 0)
+        if left < number:
+            free = max(0, limit - count())
+            left = number + min(UNCOUNTED, free - number) if free >= number > 1 else min(UNCOUNTED, free)
+        self._left[agent_id, limit] = max(0, left - number)
+        return left >= number

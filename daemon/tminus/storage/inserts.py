@@ -5,10 +5,10 @@ The conversion of each column is taken from SQLAlchemy once. Inserting each row 
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, CursorResult, Dialect, Table
+from sqlalchemy import Connection, Dialect, Row, Table
 from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
@@ -20,6 +20,16 @@ from tminus.storage.tables import EVENTS
 ROWS = 16
 """Maximum number of rows that one statement inserts on SQLite."""
 
+
+class Inserted(NamedTuple):
+    """The result of an insertion."""
+
+    rows: Sequence[Row[Any]]
+    """What its statements return: of sessions id and deadline, of events on PostgreSQL their numbers."""
+    last_row: int
+    """The number of the last row, on SQLite."""
+
+
 Bind = Callable[[Sequence[SQLModel]], Any]
 """Returns the parameters of an insertion of rows."""
 
@@ -30,20 +40,25 @@ def insert_rows(
     columns: tuple[str, ...],
     rows: Sequence[SQLModel],
     timeouts: Timeouts | None = None,
-) -> list[CursorResult[Any]]:
-    """Insert rows, at least one; return the results of the statements.
+) -> Inserted:
+    """Insert rows, at least one.
 
     `timeouts`: the rows are sessions, and get the deadlines that follow from these time-outs.
     """
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
-        return [connection.exec_driver_sql(statement, bind(rows))]
-    results = []
+        result = connection.exec_driver_sql(statement, bind(rows))
+        return Inserted(result.all() if result.returns_rows else [], 0)
+    returned: list[Row[Any]] = []
     for first in range(0, len(rows), ROWS):
         some = rows[first : first + ROWS]
         statement, bind = _values(connection.dialect, table, columns, len(some), timeouts)
-        results.append(connection.exec_driver_sql(statement, bind(some)))
-    return results
+        result = connection.exec_driver_sql(statement, bind(some))
+        if result.returns_rows:
+            # At once: SQLite keeps a savepoint for each statement whose rows are not fetched. With hundreds of them,
+            # each page that changes is copied for every one.
+            returned += result
+    return Inserted(returned, result.lastrowid)
 
 
 @cache

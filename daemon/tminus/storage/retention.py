@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, bindparam, delete, func, select, tuple_
 
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, SESSIONS, SIGNIN_CODES
+from tminus.storage.tables import AGENT_SESSIONS, BATCH_RECORDS, EVENTS, IDEMPOTENCY, SESSIONS, SIGNIN_CODES
 from tminus.storage.transaction import Transaction
 
 _S = SESSIONS.c
@@ -94,6 +94,15 @@ def remove_signin_codes(tx: Transaction, before: datetime, limit: int) -> int:
 
 def remove_idempotency_records(tx: Transaction, before: datetime, limit: int) -> int:
     """Remove up to `limit` idempotency records that are older than a time; return how many."""
-    table = IDEMPOTENCY.c
+    return _remove_records(tx, IDEMPOTENCY, before, limit)
+
+
+def remove_batch_records(tx: Transaction, before: datetime, limit: int) -> int:
+    """Remove up to `limit` idempotency records of batches that are older than a time; return how many."""
+    return _remove_records(tx, BATCH_RECORDS, before, limit)
+
+
+def _remove_records(tx: Transaction, kept: Table, before: datetime, limit: int) -> int:
+    table = kept.c
     some = select(table.agent_id, table.key).where(table.created_at < before).order_by(table.created_at).limit(limit)
-    return int(tx.execute(delete(IDEMPOTENCY).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)
+    return int(tx.execute(delete(kept).where(tuple_(table.agent_id, table.key).in_(some))).rowcount)

@@ -153,6 +153,14 @@ class IdempotencyRecordRow(model.IdempotencyRecord, table=True):
     session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
 
 
+class BatchRecordRow(model.BatchRecord, table=True):
+    __tablename__ = "batch_retry"
+    __table_args__ = (Index("batch_retry_created", "created_at"),)
+
+    agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    key: str = Field(primary_key=True)
+
+
 class EndpointRow(model.Endpoint, table=True):
     """The position of an endpoint. The row stays when its webhook is removed from the configuration."""
 
@@ -199,6 +207,7 @@ _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
 SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
+BATCH_RECORDS = _tables["batch_retry"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 PRESENCE, LEASES = _tables["presence"], _tables["lease"]
 CALENDAR_FEEDS = _tables["calendar_feed"]

@@ -14,13 +14,22 @@ from tminus.domain import timestamps
 from tminus.domain.errors import NoPinFree, WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition
-from tminus.domain.model import AgentSession, IdempotencyRecord, Instant, Session, SignInCode
+from tminus.domain.model import AgentSession, BatchRecord, IdempotencyRecord, Instant, Session, SignInCode
 from tminus.domain.types import ReminderOutcome, Timeouts, Trigger
 from tminus.storage import meta, transitions
 from tminus.storage.allowances import Allowances
 from tminus.storage.inserts import insert_rows
 from tminus.storage.locks import LOCK_WRITER
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
+from tminus.storage.tables import (
+    AGENT_SESSIONS,
+    BATCH_RECORDS,
+    EVENTS,
+    IDEMPOTENCY,
+    META,
+    PARTICIPANTS,
+    SESSIONS,
+    SIGNIN_CODES,
+)
 from tminus.storage.transitions import Named, Requested
 from tminus.storage.view import SESSION, View
 
@@ -121,9 +130,9 @@ class Transaction(View):
         if events:
             self._sent += len(events)
             self._lock_writers()
-            drawn = insert_rows(self._connection, EVENTS, _EVENT_COLUMNS, events)[-1]
+            drawn = insert_rows(self._connection, EVENTS, _EVENT_COLUMNS, events)
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
-            last = max(drawn.scalars()) if drawn.returns_rows else drawn.lastrowid
+            last = max(row.seq for row in drawn.rows) if drawn.rows else drawn.last_row
             for number, event in enumerate(events, last - len(events) + 1):
                 event.seq = number
         while self._requested:
@@ -142,15 +151,13 @@ class Transaction(View):
         sessions, self._sessions = self._sessions, []
         if sessions:
             stored = {one.id: one for one in sessions}
-            for result in insert_rows(
-                self._connection, SESSIONS, tuple(Session.model_fields), sessions, self._timeouts
-            ):
-                for row in result:
-                    due = None if row.due_at is None else Instant.instant(row.due_at)
-                    stored[row.id].due_at = due
-                    stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
-                    self.note_due(due)
-                    self.note_due(stored[row.id].remind_at)
+            columns = tuple(Session.model_fields)
+            for row in insert_rows(self._connection, SESSIONS, columns, sessions, self._timeouts).rows:
+                due = None if row.due_at is None else Instant.instant(row.due_at)
+                stored[row.id].due_at = due
+                stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
+                self.note_due(due)
+                self.note_due(stored[row.id].remind_at)
 
     def _lock_writers(self) -> None:
         """Lock out the writers of other daemons until the commit.
@@ -232,9 +239,9 @@ class Transaction(View):
         """Return `count` different PINs that no open session has; fewer if there are no more."""
         return self.allowances.pins.draw(self._run, count)
 
-    def may_open_another(self, agent_id: int, limit: int) -> bool:
-        """Return whether an agent may open another session, and count that session; `limit`: its maximum number."""
-        return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit))
+    def may_open_more(self, agent_id: int, limit: int, number: int = 1) -> bool:
+        """Return whether an agent may open `number` more sessions, and count them; `limit`: its maximum number."""
+        return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit), number)
 
     # --- callers ------------------------------------------------------------------------------------------------------
 
@@ -277,6 +284,14 @@ class Transaction(View):
         """Add an idempotency record."""
         self.writes += 1
         self._new_records[record.agent_id, record.key] = record
+
+    def add_batch_record(self, record: BatchRecord) -> None:
+        """Add the idempotency record of a batch."""
+        self.execute(insert(BATCH_RECORDS), record.model_dump())
+
+    def remove_batch_record(self, agent_id: int, key: str) -> None:
+        """Remove the idempotency record of a batch."""
+        self.execute(delete(BATCH_RECORDS).where(BATCH_RECORDS.c.agent_id == agent_id, BATCH_RECORDS.c.key == key))
 
     def remove_idempotency_record(self, agent_id: int, key: str) -> None:
         """Remove an idempotency record."""

@@ -11,11 +11,20 @@ from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindpara
 from sqlmodel import SQLModel
 
 from tminus.domain.events import FeedEvent, LogEvent
-from tminus.domain.model import AgentSession, Event, IdempotencyRecord, Participant, Session
+from tminus.domain.model import AgentSession, BatchRecord, Event, IdempotencyRecord, Participant, Session
 from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status, host_actor
 from tminus.storage.json_rows import look_up
 from tminus.storage.listing import SessionFilter, listing
-from tminus.storage.tables import AGENT_SESSIONS, EVENTS, IDEMPOTENCY, META, PARTICIPANTS, SESSIONS, SIGNIN_CODES
+from tminus.storage.tables import (
+    AGENT_SESSIONS,
+    BATCH_RECORDS,
+    EVENTS,
+    IDEMPOTENCY,
+    META,
+    PARTICIPANTS,
+    SESSIONS,
+    SIGNIN_CODES,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,9 @@ _SIGNIN_CODES = (
 )
 _IDEMPOTENCY_RECORD = select(IDEMPOTENCY).where(
     IDEMPOTENCY.c.agent_id == bindparam("agent_id"), IDEMPOTENCY.c.key == bindparam("key")
+)
+_BATCH_RECORD = select(BATCH_RECORDS).where(
+    BATCH_RECORDS.c.agent_id == bindparam("agent_id"), BATCH_RECORDS.c.key == bindparam("key")
 )
 _META = select(META.c.value).where(META.c.key == bindparam("key"))
 _METAS = select(META.c.key, META.c.value).where(META.c.key.startswith(bindparam("prefix"), autoescape=False))
@@ -211,10 +223,12 @@ class View:
 
     def read_ahead(self, ids: Collection[str]) -> None:
         """Read these sessions by one statement, since `session` will be called for each of them."""
-        found = self.all(
-            Session, _sessions_in(self._connection.dialect.name), ids=orjson.dumps(dict.fromkeys(ids)).decode()
-        )
-        self._read_ahead = {session.id: session for session in found}
+        self._read_ahead = self.sessions_with(ids)
+
+    def sessions_with(self, ids: Collection[str]) -> dict[str, Session]:
+        """Return those of these sessions that exist, by id."""
+        wanted = orjson.dumps(dict.fromkeys(ids)).decode()
+        return {one.id: one for one in self.all(Session, _sessions_in(self._connection.dialect.name), ids=wanted)}
 
     def session(self, session_id: str) -> Session | None:
         """Return a session; None if there is none with this id."""
@@ -324,6 +338,9 @@ class View:
 
     def idempotency_record(self, agent_id: int, key: str) -> IdempotencyRecord | None:
         return self.one(IdempotencyRecord, _IDEMPOTENCY_RECORD, agent_id=agent_id, key=key)
+
+    def batch_record(self, agent_id: int, key: str) -> BatchRecord | None:
+        return self.one(BatchRecord, _BATCH_RECORD, agent_id=agent_id, key=key)
 
     def events(self, after: int, limit: int, only: EventFilter = EVERY_EVENT) -> list[FeedEvent]:
         """Return the events after a number, in order."""

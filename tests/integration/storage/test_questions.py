@@ -25,6 +25,7 @@ from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
 from tminus.domain.model import (
     AgentSession,
+    BatchRecord,
     CalendarFeed,
     ChallengeUse,
     Delivery,
@@ -123,6 +124,7 @@ GUEST = Participant(id="guest", session_id="c1", role=ParticipantRole.GUEST, nam
 HERE = Presence(
     participant_id="guest", session_id="c1", resume_sha256="new", daemon="d2", connection="new", gone_at=None
 )
+BATCH = BatchRecord(agent_id=7, key="k", body_sha256="", session_ids='["c1"]', created_at=NOW)
 KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
 RARE = frozenset({EventType.DENIED})
 SUPPORT = frozenset({SessionType.SUPPORT})
@@ -166,7 +168,11 @@ QUESTIONS: dict[str, Job] = {
     "view.open_session_by_pin": lambda tx: tx.open_session_by_pin(123456),
     "view.active_among": lambda tx: tx.active_among([f"c{number}" for number in range(20)]),
     "view.open_sessions_of": lambda tx: tx.open_sessions_of(7, 1000),
-    "transaction.may_open_another": lambda tx: tx.may_open_another(7, 1000),
+    "view.batch_record": lambda tx: tx.batch_record(7, "k"),
+    "view.sessions_with": lambda tx: tx.sessions_with(["c1", "c2"]),
+    "transaction.add_batch_record": lambda tx: tx.add_batch_record(BATCH),
+    "transaction.remove_batch_record": lambda tx: tx.remove_batch_record(7, "k"),
+    "transaction.may_open_more": lambda tx: tx.may_open_more(7, 1000),
     "view.participant": lambda tx: tx.participant("c1", "p1"),
     "view.participants_ever": lambda tx: tx.participants_ever("c1", 10_000),
     "view.agent_session": lambda tx: tx.agent_session("s1"),
@@ -206,6 +212,7 @@ QUESTIONS: dict[str, Job] = {
     "retention.remove_closed some": lambda tx: retention.remove_closed(tx, NOW, 40),
     "retention.remove_agent_sessions": lambda tx: retention.remove_agent_sessions(tx, NOW - 100_000 * HOUR, 500),
     "retention.remove_signin_codes": lambda tx: retention.remove_signin_codes(tx, NOW - 100_000 * HOUR, 500),
+    "retention.remove_batch_records": lambda tx: retention.remove_batch_records(tx, NOW, 100),
     "retention.remove_idempotency_records": lambda tx: retention.remove_idempotency_records(
         tx, NOW - 100_000 * HOUR, 500
     ),

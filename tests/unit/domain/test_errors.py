@@ -35,6 +35,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the maximum at once"),
     (errors.TooManyParticipants(9, at_once=False), "create another session"),
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
+    (errors.KeyReused("xoKwKRBrbwRF", batch=True), "the batch of session xoKwKRBrbwRF"),
     (errors.WrongCode(), "once"),
     (errors.NotAuthenticated(), "token"),
     (errors.Forbidden("the role agent"), "needs the role agent"),
@@ -47,6 +48,15 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.AgentRevoked(), "nobody can be its host"),
     (errors.AgentShutOut(7), "Agent 7 is shut out"),
     (errors.UnknownAgent(7), "no agent 7"),
+    (errors.UnknownCalendar(), "calendar"),
+    (errors.BadClockMove("to", "is in the past"), "to is in the past"),
+    (errors.NoTestClock(), "--test-clock"),
+    (errors.WrongClock("sqlite:///x", "no"), "sqlite:///x: no"),
+    (
+        errors.BatchRefused([FieldError("sessions.3.label", "is missing")]),
+        "Nothing was done: sessions.3.label is missing",
+    ),
+    (errors.BatchConflict([FieldError("ids.3", "is closed")] * 9), "ids.3 is closed; and 6 more"),
     (errors.WrongResumeKey(), "join without it"),
     (errors.OtherPresence(own=True), "own room"),
     (errors.OtherPresence(own=False), "Another system"),
@@ -115,6 +125,9 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "WebSockets": {111},
         "rooms": {112},
         "agents": {113},
+        "batches": {115},
+        "calendars": {118},
+        "the test clock": {120},
         "the daemon": {105, 107, 108, 110},
     }
     _, digits, note = _drawn()[leaf.__name__]
@@ -123,13 +136,13 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
 
 
 def test_no_two_refcodes_are_the_same() -> None:
-    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 41
+    assert len({leaf.refcode for leaf in REFUSALS}) == len(REFUSALS) == 46
 
 
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert leaf.refcode // 1000 in {*range(100, 114), 169}
+    assert leaf.refcode // 1000 in {*range(100, 114), 115, 118, 120, 169}
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

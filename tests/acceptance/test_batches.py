@@ -1,0 +1,160 @@
+"""Batches over HTTP: many sessions in one call, all or none."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.times import from_now
+
+BATCH = "/supportsessions/batch"
+
+
+def new(number: int, **more: Any) -> JSON:
+    return {"type": "live", "label": f"Onboarding {number}", "startTime": from_now(days=1, minutes=number), **more}
+
+
+def labels(daemon: Daemon, by: str) -> list[str]:
+    return [row["label"] for row in daemon.get("/supportsessions?limit=1000", by=by).json()["rows"]]
+
+
+def test_a_batch_is_answered_in_its_order_and_each_session_has_its_event(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    sent = [new(0), new(1, type="support", startTime=from_now(minutes=5)), {"type": "support", "label": "Now"}, new(3)]
+
+    answer = daemon.post(BATCH, {"sessions": sent}, by="anna")
+
+    assert answer.status_code == 200
+    made = answer.json()["sessions"]
+    assert [one["label"] for one in made] == [one["label"] for one in sent]
+    assert [one["status"] for one in made] == ["scheduled", "new", "new", "scheduled"]
+    assert len({one["pin"] for one in made if one["pin"]}) == 2
+    for one in made:
+        assert daemon.get(f"/supportsession/{one['id']}", by="anna").json() == one | {"durationSeconds": 0}
+    told = [[event["type"] for event in daemon.events(one["id"])] for one in made]
+    scheduled = ["session.scheduled"]
+    assert told == [scheduled, [*scheduled, "session.ready"], ["session.created"], scheduled]
+
+
+def test_all_errors_are_told_at_once_by_index_and_nothing_is_done(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    before = labels(daemon, "ben")
+    past, long = from_now(days=-1), "x" * 256
+    sent = [new(0), new(1, type="phone"), new(2, label=long, startTime="soon"), new(3, startTime=past), 7, new(5)]
+
+    refused = daemon.post(BATCH, {"sessions": sent}, by="ben")
+
+    assert refused.status_code == 400
+    error = refused.json()
+    assert error["refcode"] == 115400
+    assert error["description"].startswith("Nothing was done: sessions.1.type must be")
+    assert {one["field"] for one in error["errors"]} == {
+        "sessions.1.type", "sessions.2.label", "sessions.2.startTime", "sessions.3.startTime", "sessions.4",
+    }  # fmt: skip
+    assert labels(daemon, "ben") == before
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "sessions"),
+        ({"sessions": []}, "sessions"),
+        ({"sessions": {}}, "sessions"),
+        ({"sessions": [{"type": "live", "label": "a"}], "dryRun": "yes"}, "dryRun"),
+        ([], "body"),
+        (None, "body"),
+    ],
+)
+def test_a_body_that_is_no_batch_is_refused(daemon: Daemon, body: Any, field: str) -> None:
+    refused = daemon.post(BATCH, body, by="anna").json()
+
+    assert (refused["refcode"], [one["field"] for one in refused["errors"]]) == (100400, [field])
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        (b'{"type":"live","label":"\\ud800"}', "sessions.1.label"),
+        (b'{"type":"live","label":"a\\u0000"}', "sessions.1.label"),
+        (b'{"type":"live","label":"a","metaData":{"a":1e999}}', "sessions.1.metaData.a"),
+        (b'{"type":"live","type":"live","label":"a"}', "sessions.1"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(daemon: Daemon, item: bytes, field: str) -> None:
+    refused = daemon.post(BATCH, content=b'{"sessions":[{"type":"live","label":"a"},%b]}' % item, by="anna").json()
+
+    assert (refused["refcode"], [one["field"] for one in refused["errors"]]) == (115400, [field])
+
+
+def test_a_dry_run_answers_what_would_happen_and_does_nothing(daemon: Daemon) -> None:
+    before = labels(daemon, "ben")
+    sent = {"sessions": [new(0), {"type": "live", "label": "Now"}], "dryRun": True}
+
+    answers = [
+        daemon.post(BATCH, sent, by="ben").json(),
+        daemon.post(f"{BATCH}?dryRun=true", sent | {"dryRun": False}, by="ben").json(),
+    ]
+
+    for answer in answers:
+        assert answer["dryRun"] is True
+        first, second = answer["planned"]
+        assert (first["id"], first["status"], first["label"]) == (None, "scheduled", "Onboarding 0")
+        assert first["opensAt"] < first["startTime"] < first["expiresAt"]
+        assert (second["status"], second["startTime"], second["opensAt"]) == ("new", None, None)
+    assert labels(daemon, "ben") == before
+
+
+def test_a_repeated_key_answers_with_the_sessions_of_the_first_request(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    sent, key = {"sessions": [new(0), new(1)]}, {"Idempotency-Key": "quarter 3"}
+
+    first = daemon.post(BATCH, sent, by="anna", headers=key)
+    again = daemon.post(BATCH, sent, by="anna", headers=key)
+    other = daemon.post(BATCH, {"sessions": [new(2)]}, by="anna", headers=key)
+
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json() == first.json()
+    assert (other.status_code, other.json()["refcode"]) == (409, 103409)
+    assert first.json()["sessions"][0]["id"] in other.json()["description"]
+
+
+def test_lines_of_json_are_a_batch_and_may_be_the_answer(daemon: Daemon) -> None:
+    lines = "\ufeff" + "\r\n".join(json.dumps(new(number)) for number in range(120)) + "\n\n"
+    headers = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}
+
+    answer = daemon.post(BATCH, content=lines.encode(), by="anna", headers=headers)
+
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    made = [json.loads(line) for line in answer.text.splitlines()]
+    assert [one["label"] for one in made] == [f"Onboarding {number}" for number in range(120)]
+    bad = daemon.post(BATCH, content=b'{"type":"live","label":"a"}\n{"type":\n', by="anna", headers=headers).json()
+    assert (bad["refcode"], bad["errors"][0]["field"]) == (115400, "sessions.1")
+
+
+def test_who_may_not_create_sessions_is_refused_before_the_body_is_read(daemon: Daemon) -> None:
+    for by, status in (("monitor", 403), (None, 401)):
+        assert daemon.post(BATCH, {"sessions": [new(0)]}, by=by).status_code == status
+
+
+def test_the_limit_of_sessions_counts_the_whole_batch(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"sessions_per_agent": 5}, server={"max_batch_body": "2KiB"})
+    some = [{"type": "live", "label": "a"}]
+
+    assert daemon.post(BATCH, {"sessions": some * 4}).status_code == 200
+    for dry_run in (False, True):
+        refused = daemon.post(BATCH, {"sessions": some * 2, "dryRun": dry_run})
+        assert (refused.status_code, refused.json()["refcode"]) == (429, 101429)
+    assert daemon.post(BATCH, {"sessions": some}).status_code == 200
+    refused = daemon.post(BATCH, {"sessions": some * 200})
+    assert (refused.status_code, refused.json()["refcode"]) == (413, 100413)
+
+
+def test_ten_thousand_sessions_are_made_at_once_and_one_more_is_too_many(daemon: Daemon) -> None:
+    some = [{"type": "live", "label": "Many", "startTime": from_now(days=2)}]
+
+    assert daemon.post(BATCH, {"sessions": some * 10_001}, by="chief").status_code == 400
+    made = daemon.post(BATCH, {"sessions": some * 10_000, "dryRun": True}, by="chief")
+    assert len(made.json()["planned"]) == 10_000
