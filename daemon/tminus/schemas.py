@@ -17,7 +17,7 @@ ParticipantRole = Literal["host", "guest"]
 EndpointState = Literal["idle", "behind", "failing", "paused"]
 PauseReason = Literal["gone", "gave_up", "operator"]
 AgentSource = Literal["configuration", "oidc", "removed"]
-DeliveryKind = Literal["events", "replay", "ping"]
+DeliveryKind = Literal["events", "replay", "ping", "sample"]
 
 
 class Roles(TypedDict):

@@ -65,6 +65,7 @@ CALLS = (
     "GET /v3/webhooks",
     "GET /v3/webhooks/{name}",
     "POST /v3/webhooks/{name}/ping",
+    "POST /v3/webhooks/{name}/sample",
     "POST /v3/webhooks/{name}/pause",
     "POST /v3/webhooks/{name}/resume",
     "GET /v3/webhooks/{name}/deliveries",

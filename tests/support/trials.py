@@ -50,10 +50,12 @@ from tminus.domain.model import (
     Session,
     SignInCode,
 )
+from tminus.domain.samples import SampleSession, sample
 from tminus.domain.types import (
     LOCAL_AGENT_ID,
     Caller,
     DeliveryKind,
+    EventType,
     ParticipantRole,
     PauseReason,
     Role,
@@ -709,6 +711,13 @@ PORT = 9
 """The URL of the receiver."""
 
 
+def _sample(worker: DeliveryWorker) -> Awaitable[Any]:
+    session = SampleSession(
+        agent_id=7, organization_id=1, user_description="", created_by='{"providerExternalId":""}', settings="{}"
+    )
+    return worker.sample(sample(EventType.READY, session, NOW, SETTINGS.lifecycle.timeouts, "agent:7"))
+
+
 def _worker(store: Store, label: str, *, act: Callable[[DeliveryWorker], Awaitable[Any]], **more: Any) -> Any:
     async def serve() -> None:
         with ThreadPoolExecutor(1) as threads:
@@ -860,6 +869,7 @@ TRIALS: Mapping[str, Trial] = {
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
     "register": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
     "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _registered, _endpoint, twice_is_once=False),
+    "sample": Trial(partial(_worker, act=_sample), _registered, _endpoint, twice_is_once=False),
     "skip": Trial(partial(_serve, events=["session.closed"]), _registered, _endpoint),
     "deliver": Trial(_serve, _registered, _endpoint),
     "deliver-refused": Trial(_serve, _registered, _endpoint),

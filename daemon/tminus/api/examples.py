@@ -257,6 +257,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "PlannedSession": _PLANNED,
     "SessionBatch": {"sessions": [_SESSION]},
+    "SampleOrder": {"type": "session.ready"},
     "NewStart": {"startTime": "2027-03-02T14:30:00Z"},
     "Organization": _ORGANIZATION,
     "OwnAgentSession": _OWN_AGENT_SESSION,

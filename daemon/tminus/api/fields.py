@@ -100,7 +100,7 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "Delivery": {
         "id": "Number of the delivery attempt",
-        "kind": "What was sent: new `events`, a `replay` or a `ping`",
+        "kind": "What was sent: new `events`, a `replay`, a `ping` or a `sample`",
         "webhookId": "`webhook-id` header: the same for all attempts to deliver one request",
         "firstSeq": "`seq` of the first event in the request; null for a ping",
         "lastSeq": "`seq` of the last event in the request; null for a ping",
@@ -255,6 +255,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "toSeq": "`seq` of the last event of the replay",
         "session": "Id of the session whose events are sent; null for all sessions",
     },
+    "SampleOrder": {"type": "Type of the sample event, such as `session.ready`"},
     "ReplayOrder": {
         "fromSeq": "Send events from this `seq` on",
         "since": "Send events since this time: RFC 3339 with `Z` or an offset",

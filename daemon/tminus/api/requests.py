@@ -26,7 +26,15 @@ from tminus.domain import timestamps
 from tminus.domain.durations import parse_duration
 from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
-from tminus.domain.types import MAX_SESSIONS, CreateSession, EventPattern, ParticipantRole, SessionType, Status
+from tminus.domain.types import (
+    MAX_SESSIONS,
+    CreateSession,
+    EventPattern,
+    EventType,
+    ParticipantRole,
+    SessionType,
+    Status,
+)
 
 DURATION_PATTERN = r"^(0|(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$"
 
@@ -307,6 +315,12 @@ class ClockOrder(Request):
         if (self.advance is None) is (self.to is None):
             raise ValueError("exactly one of advance and to must be given")
         return self
+
+
+class SampleOrder(Request):
+    """A sample event to send to an endpoint."""
+
+    type: EventType
 
 
 class TokenSignIn(Request):

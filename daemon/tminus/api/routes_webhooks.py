@@ -2,20 +2,24 @@
 
 from typing import Annotated
 
+import orjson
 from pydantic import Field
 
-from tminus import schemas
+from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import Limit, ReplayOrder
+from tminus.api.requests import Limit, ReplayOrder, SampleOrder
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
+from tminus.domain import policy
 from tminus.domain.errors import Forbidden, UnknownSession, UnknownWebhook, UnsupportedMediaType
-from tminus.domain.types import Caller, Role
+from tminus.domain.samples import SampleSession, sample
+from tminus.domain.types import Caller, Role, SessionType
 from tminus.sessions.authorization import require
+from tminus.sessions.commands import public_agent_session
 
 router = Router("/v3", "webhooks")
 
@@ -59,6 +63,27 @@ async def get_webhook(context: RequestContext, caller: CurrentCaller, name: str)
 )
 async def ping_webhook(context: RequestContext, caller: CurrentCaller, name: str) -> Answer:
     return Json(answers.delivery(await _operator(context, caller).webhooks.ping(name)))
+
+
+@router.post(
+    "/webhooks/{name}/sample",
+    summary="Send a sample event of any type, even while the webhook is paused, and return the result",
+    answers=schemas.Delivery,
+    refusals=refusals(Forbidden, UnknownWebhook, UnsupportedMediaType),
+)
+async def sample_webhook(context: RequestContext, caller: CurrentCaller, name: str, body: SampleOrder) -> Answer:
+    services, now = _operator(context, caller), clock.now()
+    settings = services.settings
+    modes = settings.policy.modes(SessionType.LIVE)
+    session = SampleSession(
+        agent_id=caller.agent_id,
+        organization_id=settings.organization.id,
+        user_description=caller.name,
+        created_by=orjson.dumps(public_agent_session(caller, now)).decode(),
+        settings=orjson.dumps(policy.effective_settings(SessionType.LIVE, modes, {})).decode(),
+    )
+    event = sample(body.type, session, now, settings.lifecycle.timeouts, caller.actor)
+    return Json(answers.delivery(await services.webhooks.sample(name, event)))
 
 
 @router.post("/webhooks/{name}/pause", summary="Pause deliveries", answers=schemas.Webhook, refusals=REFUSALS)

@@ -6,9 +6,10 @@ from urllib.parse import quote
 import click
 
 from tminus.cli import output, views
-from tminus.cli.completion_values import session_ids
+from tminus.cli.completion_values import session_ids, webhook_names
 from tminus.cli.connection import REFUSED, USAGE, Connection, fail, reporting_errors
 from tminus.cli.options import ID, PAGE, TIME, Command, as_json, utc, webhook_name, wide
+from tminus.domain.types import EventType
 
 if TYPE_CHECKING:
     from tminus import schemas
@@ -61,6 +62,25 @@ def ping(connection: Connection, name: str, as_json: bool) -> None:
         _show(attempt, as_json, f"{name} answered {attempt['status']} in {attempt['ms']} ms")
     if not attempt["ok"]:
         raise fail(f"{name} was not reached: {attempt['error']}", REFUSED)
+
+
+@click.command(cls=Command)
+@click.argument("type", type=click.Choice([kind.value for kind in EventType]), metavar="TYPE")
+@click.option(
+    "--to", "name", required=True, type=ID, shell_complete=webhook_names, metavar="ENDPOINT", help="The endpoint."
+)
+@as_json
+@click.pass_obj
+def sample_event(connection: Connection, type: str, name: str, as_json: bool) -> None:
+    """Send a sample event of a TYPE such as session.ready, marked as a sample; exit code 1 if it does not arrive.
+
+    It is signed as real events are, and goes also to a paused endpoint, and to one that does not subscribe to the TYPE.
+    """
+    attempt: schemas.Delivery = _call(connection, "POST", _path(name, "sample"), json={"type": type}, wait=PING_SECONDS)
+    if as_json or attempt["ok"]:
+        _show(attempt, as_json, f"{name} answered {attempt['status']} in {attempt['ms']} ms")
+    if not attempt["ok"]:
+        raise fail(f"{name} did not accept the event: {attempt['error']}", REFUSED)
 
 
 @click.command(cls=Command)

@@ -77,11 +77,21 @@ class WebhookSender:
         return await self._post(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]), _NOTHING)
 
     async def send(self, kind: DeliveryKind, page: Page) -> Sent:
+        if kind is DeliveryKind.SAMPLE:
+            return await self._post(kind, f"msg_{ids.random_hex()}", self._sample_body(page), _NOTHING)
         page, body = self._one_request(page)
         seqs = [recorded.event.seq for recorded in page.events]
         sent = await self._post(kind, signing.batch_id(self._database_id, seqs), body, page)
         sent.attempt.first_seq, sent.attempt.last_seq, sent.attempt.events = seqs[0], seqs[-1], len(seqs)
         return sent
+
+    def _sample_body(self, page: Page) -> bytes:
+        """Return events that are marked as samples: receivers must neither count nor process them."""
+        events = []
+        for recorded in page.events:
+            mark = {"eventId": f"{self._database_id}-sample-{ids.random_hex()}", "sample": True}
+            events.append(recorded.payload(self._database_id, self._names()) | mark)
+        return orjson.dumps(events)
 
     def _one_request(self, page: Page) -> tuple[Page, bytes]:
         """Return the first events of a page that fit into one request, and its body."""

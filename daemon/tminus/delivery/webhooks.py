@@ -22,7 +22,7 @@ from tminus.delivery.tls import Trust
 from tminus.delivery.webhook_sender import WebhookSender, subscription
 from tminus.delivery.worker import AttemptObserver, DeliveryWorker
 from tminus.domain.errors import RequestError, UnknownSession, UnknownWebhook
-from tminus.domain.events import NO_NAMES, ActorNames
+from tminus.domain.events import NO_NAMES, ActorNames, FeedEvent
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import PauseReason, SessionType
 from tminus.logs.output import error_fields, log
@@ -226,6 +226,13 @@ class Webhooks:
         if (entry := self._workers.get(name)) is None:  # its worker is not running yet, since a reload is in progress
             raise UnknownWebhook(name)
         return await asyncio.wrap_future(self._call(entry.worker.ping()))
+
+    async def sample(self, name: str, event: FeedEvent) -> Delivery:
+        """Send a sample event, whatever the endpoint subscribes to; return the outcome. Raises `UnknownWebhook`."""
+        self._named(name)
+        if (entry := self._workers.get(name)) is None:  # likewise
+            raise UnknownWebhook(name)
+        return await asyncio.wrap_future(self._call(entry.worker.sample(event)))
 
     async def pause(self, name: str) -> None:
         """Stop sending to an endpoint until it is resumed. Its events wait. Raises `UnknownWebhook`."""

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from tminus.delivery import backoff
 from tminus.delivery.due import Due, find_due
-from tminus.delivery.sender import Outcome, Sender, Subscription
+from tminus.delivery.sender import Outcome, Sender, Sent, Subscription
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError
+from tminus.domain.events import FeedEvent
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import DeliveryKind, PauseReason
 from tminus.logs.output import error_fields, log
@@ -126,7 +127,13 @@ class DeliveryWorker:
 
     async def ping(self) -> Delivery:
         """Send a `ping`, also to a paused endpoint, and record the attempt."""
-        sent = await self._sender.ping()
+        return await self._record_test(await self._sender.ping())
+
+    async def sample(self, event: FeedEvent) -> Delivery:
+        """Send a sample event, also to a paused endpoint, and record the attempt. No cursor moves."""
+        return await self._record_test(await self._sender.send(DeliveryKind.SAMPLE, Page([event], 0)))
+
+    async def _record_test(self, sent: Sent) -> Delivery:
         sent.attempt.id = await self._write(lambda tx: outbox.add_delivery(tx, sent.attempt))
         self._on_attempt(self.name, sent.outcome.ok, 0)
         return sent.attempt

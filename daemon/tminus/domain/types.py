@@ -122,6 +122,7 @@ class DeliveryKind(StrEnum):
     EVENTS = "events"
     REPLAY = "replay"
     PING = "ping"
+    SAMPLE = "sample"
 
 
 class Role(StrEnum):
