@@ -71,7 +71,8 @@ class Invitee(TypedDict):
 
 class Session(TypedDict):
     """A session. `startTime` is present if it was scheduled, `opensAt` while it is scheduled, and `hostAuthToken` and
-    `invitees` for callers who may host.
+    `invitees` for callers who may host. `overlaps` is present in the answer to a change, if `policy.overlap` is `warn`
+    and there are such sessions.
     """
 
     unattended: bool
@@ -106,6 +107,7 @@ class Session(TypedDict):
     invitees: NotRequired[list[Invitee]]
     reminders: list[str]
     participants: int
+    overlaps: NotRequired[list[str]]
 
 
 class PlannedSession(TypedDict):

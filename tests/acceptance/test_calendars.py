@@ -1,5 +1,7 @@
 """Calendars as programs read them: the file of a session, and the calendar of an agent."""
 
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,3 +226,34 @@ def test_a_session_with_people_in_it_is_busy_although_it_was_not_planned(daemon:
     assert busy[0]["start"] == joined
     assert parsed(busy[0]["end"]) == parsed(joined) + timedelta(hours=1)
     daemon.delete(f"/supportsession/{one['id']}", by="lister")
+
+
+# --- appointments that overlap ----------------------------------------------------------------------------------------
+
+
+def test_appointments_that_overlap_are_refused_or_warned_about_by_the_configuration(
+    storage: dict[str, Any], start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(storage=storage, policy={"overlap": "refuse"})
+    start = (datetime.now(UTC) + timedelta(days=1)).replace(microsecond=0)
+    body = {"type": "live", "label": "Wanted", "startTime": text(start)}
+    with ThreadPoolExecutor(8) as pool:
+        booked = [*pool.map(lambda _: daemon.post("/supportsessions", body, by="anna"), range(8))]
+    (made,) = [answer.json() for answer in booked if answer.status_code == 200]
+    refused = [answer.json() for answer in booked if answer.status_code != 200]
+    assert {(one["code"], one["refcode"]) for one in refused} == {(409, 118409)}
+    assert made["id"] in refused[0]["description"]
+    later = daemon.make(startTime=text(start + timedelta(hours=1)), by="anna")
+    moved = daemon.put(f"/supportsession/{later['id']}", {"startTime": text(start + timedelta(minutes=59))}, by="anna")
+    assert (moved.status_code, moved.json()["refcode"]) == (409, 118409)
+    assert daemon.session(later["id"])["version"] == later["version"]
+
+    daemon.configure(storage=storage, policy={"overlap": "warn"})
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.reloaded")
+    moved = daemon.put(f"/supportsession/{later['id']}", {"startTime": text(start + timedelta(minutes=59))}, by="anna")
+    assert (moved.status_code, moved.json()["overlaps"]) == (200, [made["id"]])
+    again = daemon.make(startTime=text(start), by="anna")
+    assert sorted(again["overlaps"]) == sorted([made["id"], later["id"]])
+    assert "overlaps" not in daemon.session(again["id"])
+    assert "overlaps" not in daemon.make(startTime=text(start), by="ben")

@@ -296,6 +296,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "invitees": "People who are invited; only for callers who may host",
         "reminders": "How long before the start people are reminded, the longest first; empty: never",
         "participants": "Number of participants in the session now",
+        "overlaps": "Ids of other sessions of the agent at the same time, at most 10, if `policy.overlap` is `warn`",
     },
     "SessionList": {
         "count": "Number of all matching sessions; with `search`, of the rows on this page",

@@ -8,6 +8,7 @@ from tminus.api.request_context import RequestContext
 from tminus.api.requests import DryRun, IdempotencyKey, NewSession, NewSessions
 from tminus.api.routing import Answer, Router
 from tminus.domain.errors import (  # fmt: skip
+    BatchConflict,
     BatchRefused,
     Forbidden,
     KeyReused,
@@ -28,7 +29,9 @@ _REPLAYED = (b"idempotency-replayed", b"true")
     summary="Create or schedule many sessions, all or none",
     reads=NewSessions,
     answers=schemas.SessionBatch,
-    refusals=refusals(Forbidden, BatchRefused, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
+    refusals=refusals(
+        Forbidden, BatchRefused, BatchConflict, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType
+    ),
 )
 async def create_sessions(
     context: RequestContext, caller: CurrentCaller, idempotency_key: IdempotencyKey = None, dryRun: DryRun = False

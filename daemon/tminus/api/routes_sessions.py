@@ -1,5 +1,6 @@
 """Routes of sessions: create, list, show, reschedule and close; and the reports of rooms."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -32,6 +33,7 @@ from tminus.domain.errors import (  # fmt: skip
     NoKnocking,
     NoPinFree,
     OtherPresence,
+    Overlap,
     StaleVersion,
     TooManyParticipants,
     TooManySessions,
@@ -41,10 +43,11 @@ from tminus.domain.errors import (  # fmt: skip
     WrongStatus,
 )
 from tminus.domain.model import Session
-from tminus.domain.types import OPEN_STATUSES, Caller, SessionType, Trigger
+from tminus.domain.types import OPEN_STATUSES, Caller, OverlapPolicy, SessionType, Trigger
 from tminus.logs.repeated import REPEATED
 from tminus.sessions import commands, participants, queries
 from tminus.sessions.idempotency import keyed_request
+from tminus.sessions.overlaps import overlaps
 from tminus.storage import SessionFilter, View
 
 router = Router("/v3", "sessions")
@@ -54,18 +57,31 @@ ORDERS = {"createdAt": "created_at", "updatedAt": "updated_at", "startTime": "st
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 
-def _answer(session: Session, caller: Caller, *, replayed: bool = False) -> Answer:
+async def _answer_to_change(
+    context: RequestContext, session: Session, caller: Caller, *, replayed: bool = False
+) -> Answer:
+    """Return the response to a request that scheduled a session or moved it, with a warning if others overlap."""
+    services, others = context.services, list[str]()
+    if services.settings.policy.overlap is OverlapPolicy.WARN and session.start_time is not None:
+        others = await services.query(lambda view: overlaps(view, services.settings, caller, session))
+    return _answer(session, caller, replayed=replayed, others=others)
+
+
+def _answer(session: Session, caller: Caller, *, replayed: bool = False, others: Sequence[str] = ()) -> Answer:
     headers = [(b"etag", b'"%d"' % session.version)]
     if replayed:
         headers.append(_REPLAYED)
-    return Json(answers.session(session, caller, clock.now()), headers=headers)
+    shown = answers.session(session, caller, clock.now())
+    if others:
+        shown["overlaps"] = [*others]
+    return Json(shown, headers=headers)
 
 
 @router.post(
     "/supportsessions",
     summary="Create a session, or schedule one with startTime",
     answers=schemas.Session,
-    refusals=refusals(Forbidden, BadStartTime, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
+    refusals=refusals(Forbidden, BadStartTime, Overlap, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
 )
 async def create_session(
     context: RequestContext, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
@@ -78,7 +94,7 @@ async def create_session(
     context.create = create
     result = await context.write(lambda tx: commands.create(tx, services.settings, caller, create, keyed))
     context.session_id, context.replayed = result.session.id, result.replayed
-    return _answer(result.session, caller, replayed=result.replayed)
+    return await _answer_to_change(context, result.session, caller, replayed=result.replayed)
 
 
 @router.get(
@@ -140,7 +156,7 @@ async def get_session(context: RequestContext, caller: CurrentCaller, session_id
     summary="Reschedule a scheduled session",
     answers=schemas.Session,
     refusals=refusals(
-        Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, NoPinFree, UnsupportedMediaType
+        Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, Overlap, NoPinFree, UnsupportedMediaType
     ),
 )
 async def reschedule_session(
@@ -150,7 +166,7 @@ async def reschedule_session(
     session = await context.write(
         lambda tx: commands.reschedule(tx, services.settings, caller, session_id, body.startTime, seen), session_id
     )
-    return _answer(session, caller)
+    return await _answer_to_change(context, session, caller)
 
 
 @router.delete(

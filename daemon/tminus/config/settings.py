@@ -25,6 +25,7 @@ from tminus.domain.types import (
     FIRST_NUMBER,
     EventType,
     Mode,
+    OverlapPolicy,
     Role,
     SessionType,
     Setting,
@@ -246,6 +247,7 @@ class Policy(Table):
     startwithadmin: Mode = Mode.AGENT
     knock: Mode = Mode.AGENT
     audio: Mode = Mode.ALWAYS
+    overlap: OverlapPolicy = OverlapPolicy.ALLOW
     support: TypePolicy = TypePolicy()
     live: TypePolicy = TypePolicy()
     cobrowse: TypePolicy = TypePolicy()

@@ -44,6 +44,7 @@
     │   ├── BatchRefused         x400  batches
     │   ├── BatchConflict        x409
     │   ├── UnknownCalendar      x404  calendars
+    │   ├── Overlap              x409
     │   ├── BadClockMove         x400  the test clock
     │   ├── NoTestClock          x409
     │   ├── Overloaded           x503  the daemon
@@ -459,7 +460,7 @@ class BatchRefused(RequestError):
 
 @dataclass(eq=False)
 class BatchConflict(RequestError):
-    """Sessions of the batch are unknown, not yours, or not in a status that allows this; nothing was done."""
+    """Sessions of the batch are unknown, not yours, in the wrong status, or would overlap; nothing was done."""
 
     refcode = 115409
     errors: Sequence[FieldError]
@@ -677,6 +678,20 @@ class UnknownCalendar(RequestError):
     @property
     def description(self) -> str:
         return "There is no calendar at this address: it is wrong, or it was revoked"
+
+
+@dataclass(eq=False)
+class Overlap(RequestError):
+    """The agent has another appointment at this time, and `policy.overlap` is `refuse`."""
+
+    refcode = 118409
+    other_id: str | None
+    """The id of the other session; None if the caller may not see it."""
+
+    @property
+    def description(self) -> str:
+        other = f"session {self.other_id}" if self.other_id else "another session"
+        return f"The agent has {other} at this time, and sessions may not overlap: choose another start"
 
 
 # --- the test clock ---------------------------------------------------------------------------------------------------

@@ -147,6 +147,14 @@ class Mode(StrEnum):
     AGENT = "agent"
 
 
+class OverlapPolicy(StrEnum):
+    """What happens when a session is scheduled for a time at which its agent has another appointment."""
+
+    ALLOW = "allow"
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 class Setting(StrEnum):
     """The five settings of every session, in the order in which answers list them."""
 

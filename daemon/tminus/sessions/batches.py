@@ -11,13 +11,22 @@ from typing import NamedTuple
 import orjson
 
 from tminus.config import Settings
-from tminus.domain.errors import BadStartTime, BatchRefused, FieldError, KeyReused, NoPinFree, TooManySessions
+from tminus.domain.errors import (
+    BadStartTime,
+    BatchConflict,
+    BatchRefused,
+    FieldError,
+    KeyReused,
+    NoPinFree,
+    TooManySessions,
+)
 from tminus.domain.lifecycle import opens_at
 from tminus.domain.model import BatchRecord, Session
 from tminus.domain.types import Caller, CreateSession, Role, SessionType, Status
 from tminus.sessions import commands
 from tminus.sessions.authorization import require
 from tminus.sessions.idempotency import RECORD_LIFETIME, KeyedRequest
+from tminus.sessions.overlaps import refused_overlaps
 from tminus.sessions.transitions import open_sessions, record_creation
 from tminus.storage import Transaction, View
 
@@ -57,6 +66,7 @@ def plan_creation(
     require_agent(caller)
     if errors := start_errors(settings, requests, now):
         raise BatchRefused(errors)
+    _refuse_overlaps(view, settings, caller, requests)
     limit = settings.limits.sessions_per_agent
     if limit and view.open_sessions_of(caller.agent_id, limit) + len(requests) > limit:
         raise TooManySessions(limit, len(requests))
@@ -84,6 +94,13 @@ def start_errors(settings: Settings, requests: Sequence[CreateSession | None], n
     return errors
 
 
+def _refuse_overlaps(view: View, settings: Settings, caller: Caller, requests: Sequence[CreateSession]) -> None:
+    """Raise `BatchConflict` if sessions would overlap, and the policy refuses that."""
+    refused = refused_overlaps(view, settings, caller.agent_id, [request.start_time for request in requests])
+    if refused:
+        raise BatchConflict([FieldError(f"sessions.{number}.startTime", problem) for number, problem in refused])
+
+
 def create(
     tx: Transaction,
     settings: Settings,
@@ -93,13 +110,14 @@ def create(
 ) -> BatchResult:
     """Create or schedule many sessions, each as `commands.create` does.
 
-    Raises `Forbidden`, `BatchRefused`, `TooManySessions`, `KeyReused`, `NoPinFree`.
+    Raises `Forbidden`, `BatchRefused`, `BatchConflict`, `TooManySessions`, `KeyReused`, `NoPinFree`.
     """
     require_agent(caller)
     if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
         return BatchResult(earlier, replayed=True)
     if errors := start_errors(settings, requests, tx.now):
         raise BatchRefused(errors)
+    _refuse_overlaps(tx, settings, caller, requests)
     limit = settings.limits.sessions_per_agent
     if limit and not tx.may_open_more(caller.agent_id, limit, len(requests)):
         raise TooManySessions(limit, len(requests))

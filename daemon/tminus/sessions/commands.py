@@ -20,6 +20,7 @@ from tminus.domain.reminders import next_reminder, reminders_text
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
+from tminus.sessions.overlaps import refuse_overlap
 from tminus.sessions.queries import load_session
 from tminus.sessions.transitions import CreateResult, execute_transition, open_if_due, record_creation
 from tminus.storage import Transaction
@@ -41,7 +42,7 @@ def create(
 
     If the start is within the lead time, the session is scheduled and opened in one transaction, with two events.
 
-    Raises `Forbidden`, `BadStartTime`, `TooManySessions`, `KeyReused`, `NoPinFree`.
+    Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `KeyReused`, `NoPinFree`.
     """
     require(caller.has(Role.AGENT), "the role agent")
     if keyed is not None and (earlier := find_record(tx, caller, keyed)):
@@ -51,6 +52,8 @@ def create(
         raise TooManySessions(limit)
 
     check_start(request.start_time, tx.now, settings)
+    if request.start_time is not None:
+        refuse_overlap(tx, settings, caller, caller.agent_id, request.start_time)
     session, transition = new_session(settings, caller, request, tx.now)
     if needs_pin(session, transition):
         give_pin(settings, session, tx.free_pin())
@@ -177,7 +180,7 @@ def reschedule(
 
     If `start` is its current start, nothing changes.
 
-    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`.
+    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`, `Overlap`.
     """
     session = load_session(tx, session_id)
     require(owns(caller, session) or caller.has(Role.GROUP_ADMIN), "the session's own agent, or the role group_admin")
@@ -187,6 +190,7 @@ def reschedule(
     if start == session.start_time:
         return session
     check_start(start, tx.now, settings)
+    refuse_overlap(tx, settings, caller, session.agent_id, start, session.id)
     expires = start + settings.lifecycle.timeouts.new
     execute_transition(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
     open_if_due(tx, settings, caller, session, start)

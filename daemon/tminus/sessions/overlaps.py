@@ -1,0 +1,90 @@
+"""The policy on appointments of an agent that overlap (`policy.overlap`).
+
+An appointment is an open session that was created with a start. It lasts `lifecycle.duration`, so two of them overlap
+if less than that is between their starts.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import datetime
+
+from tminus.config import Settings
+from tminus.domain.errors import Overlap
+from tminus.domain.model import Session
+from tminus.domain.types import Caller, OverlapPolicy, Status
+from tminus.sessions.authorization import may_see
+from tminus.storage import Transaction, View, appointments
+
+PAGE = 10_000
+"""Number of starts that one query reads."""
+
+WARNED = 10
+"""Maximum number of sessions that a warning names."""
+
+
+def refuse_overlap(
+    tx: Transaction, settings: Settings, caller: Caller, agent_id: int, start: datetime, own: str | None = None
+) -> None:
+    """Raise `Overlap` if the policy refuses another appointment of the agent at this time.
+
+    Writers of a database run one after the other, and a transaction sees all that was committed before it, also by
+    other daemons. So of two requests for the same time at the same time, the second one is refused. `own`: the id of
+    the session that is to be moved.
+    """
+    if settings.policy.overlap is not OverlapPolicy.REFUSE:
+        return
+    for other_id in _overlapping(tx, settings, agent_id, start, own, 1):
+        other = tx.session(other_id)
+        is_shown = other is not None and may_see(caller, other)
+        raise Overlap(other_id if is_shown else None)
+
+
+def refused_overlaps(
+    view: View, settings: Settings, agent_id: int, starts: Sequence[datetime | None]
+) -> list[tuple[int, str]]:
+    """Return the appointments of a batch that the policy refuses, each by its index, with the reason.
+
+    `starts`: the start of each; None: it opens at once. Of two appointments of the batch that overlap, the one with the
+    later start is refused.
+    """
+    wanted = sorted((start, index) for index, start in enumerate(starts) if start is not None)
+    if settings.policy.overlap is not OverlapPolicy.REFUSE or not wanted:
+        return []
+    length = settings.lifecycle.duration
+    present = _starts(view, agent_id, wanted[0][0] - length, wanted[-1][0] + length)
+    refused, before = [], None
+    for start, index in wanted:
+        following = bisect_right(present, start - length)
+        if following < len(present) and present[following] < start + length:
+            refused.append((index, "overlaps with another appointment of the agent"))
+        elif before is not None and start - before < length:
+            refused.append((index, "overlaps with another session of the batch"))
+        before = start
+    return sorted(refused)
+
+
+def _starts(view: View, agent_id: int, after: datetime, before: datetime) -> list[datetime]:
+    found: list[datetime] = []
+    while True:
+        page = appointments.starts(view, agent_id, after, before, PAGE)
+        found += page
+        if len(page) < PAGE:
+            return found
+        after = page[-1]
+
+
+def overlaps(view: View, settings: Settings, caller: Caller, session: Session) -> list[str]:
+    """Return the ids of appointments that a warning names: those that overlap with this one, and the caller may see."""
+    if session.start_time is None or session.status is Status.CLOSED:
+        return []
+    found = _overlapping(view, settings, session.agent_id, session.start_time, session.id, WARNED)
+    others = [view.session(session_id) for session_id in found]
+    return [other.id for other in others if other is not None and may_see(caller, other)]
+
+
+def _overlapping(
+    view: View, settings: Settings, agent_id: int, start: datetime, own: str | None, limit: int
+) -> list[str]:
+    length = settings.lifecycle.duration
+    found = appointments.between(view, agent_id, start - length, start + length, limit + (own is not None))
+    return [session_id for session_id in found if session_id != own][:limit]

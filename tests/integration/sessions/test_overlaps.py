@@ -1,0 +1,236 @@
+"""The policy on appointments that overlap, and the times at which an agent is busy. On both databases."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import given as drawn
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from tests.support.clocks import SettableClock
+from tests.support.databases import Database
+from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MINUTE, OTHER_AGENT, SUPERVISOR, order, settings
+from tests.support.worlds import World
+
+from tminus.config import Settings
+from tminus.config.settings import Policy
+from tminus.domain.errors import BatchConflict, Overlap
+from tminus.domain.intervals import Interval
+from tminus.domain.model import Session
+from tminus.domain.types import Caller, CreateSession, OverlapPolicy
+from tminus.sessions import batches, commands, queries
+from tminus.sessions import overlaps as overlaps_module
+from tminus.sessions.overlaps import overlaps, refuse_overlap
+
+MS = timedelta(milliseconds=1)
+
+
+def with_policy(policy: OverlapPolicy) -> Settings:
+    return settings().model_copy(update={"policy": Policy(overlap=policy)})
+
+
+@pytest.fixture
+def refusing(world: World) -> World:
+    world.settings = with_policy(OverlapPolicy.REFUSE)
+    return world
+
+
+def warned(world: World, session: Session, caller: Caller = AGENT) -> list[str]:
+    return world.store.read(lambda view: overlaps(view, world.settings, caller, session))
+
+
+@pytest.mark.parametrize("distance", [timedelta(0), MS, 30 * MINUTE, HOUR - MS])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_appointment_less_than_a_session_away_is_refused(refusing: World, distance: timedelta, sign: int) -> None:
+    other = refusing.schedule(5 * HOUR)
+
+    with pytest.raises(Overlap, match=other.id) as refused:
+        refusing.schedule(5 * HOUR + sign * distance)
+
+    assert refused.value.refcode == 118409
+    assert len(refusing.events()) == 1
+
+
+def test_back_to_back_is_no_overlap(refusing: World) -> None:
+    for hours in (5, 6, 4):
+        refusing.schedule(hours * HOUR)
+
+
+def test_only_open_appointments_of_the_same_agent_count(refusing: World) -> None:
+    cancelled = refusing.schedule(5 * HOUR)
+    refusing.close(cancelled)
+    refusing.schedule(5 * HOUR, by=OTHER_AGENT)
+    refusing.create()  # it opens at once
+
+    refusing.schedule(5 * HOUR)
+
+
+def test_an_open_session_with_people_still_counts(refusing: World) -> None:
+    one = refusing.schedule(5 * MINUTE)
+    refusing.join(one)
+
+    with pytest.raises(Overlap):
+        refusing.schedule(30 * MINUTE)
+
+
+def test_a_session_does_not_overlap_with_itself_when_it_is_moved(refusing: World) -> None:
+    one, other = refusing.schedule(5 * HOUR), refusing.schedule(8 * HOUR)
+
+    assert refusing.reschedule(one, refusing.now + 5 * HOUR + 20 * MINUTE).version == 2
+    with pytest.raises(Overlap, match=other.id):
+        refusing.reschedule(one, refusing.now + 8 * HOUR - MINUTE)
+    with pytest.raises(Overlap, match=other.id):
+        refusing.reschedule(one, refusing.now + 8 * HOUR - MINUTE, by=GROUP_ADMIN)
+    assert refusing.stored(one).start_time == refusing.now + 5 * HOUR + 20 * MINUTE
+
+
+def test_other_policies_refuse_nothing_and_a_warning_names_those_whom_the_caller_may_see(world: World) -> None:
+    world.settings = with_policy(OverlapPolicy.WARN)
+    one, other, _later = world.schedule(5 * HOUR), world.schedule(5 * HOUR + MINUTE), world.schedule(6 * HOUR + MINUTE)
+
+    assert warned(world, one) == [other.id]
+    assert warned(world, other, SUPERVISOR) == [one.id]
+    assert warned(world, other, OTHER_AGENT) == []
+    assert warned(world, world.create()) == []
+
+
+def test_the_answer_hides_a_session_that_the_caller_may_not_see(refusing: World) -> None:
+    refusing.schedule(5 * HOUR)
+    caller = OTHER_AGENT
+
+    with pytest.raises(Overlap) as refused:
+        refusing.run(lambda tx: refuse_overlap(tx, refusing.settings, caller, 7, tx.now + 5 * HOUR))
+
+    assert refused.value.other_id is None
+    assert "another session" in refused.value.description
+
+
+def test_of_two_bookings_in_one_transaction_the_second_is_refused(refusing: World) -> None:
+    wanted = order(start_time=refusing.now + 5 * HOUR)
+    jobs = [refusing.store.submit(lambda tx: commands.create(tx, refusing.settings, AGENT, wanted)) for _ in range(20)]
+
+    results = [job.exception(30) for job in jobs]
+
+    assert [error for error in results if not isinstance(error, Overlap)] == [None]
+
+
+def test_of_bookings_at_two_daemons_at_the_same_time_one_is_accepted(database: Database, clock: SettableClock) -> None:
+    worlds = [World(database.open(clock), clock) for _ in range(2)]
+    chosen = with_policy(OverlapPolicy.REFUSE)
+    for hours in range(1, 16):
+        wanted = order(start_time=clock.time + 2 * hours * HOUR)
+        create = partial(commands.create, settings=chosen, caller=AGENT, request=wanted)
+        jobs = [world.store.submit(create) for _ in range(3) for world in worlds]
+        errors = [job.exception(30) for job in jobs]
+        assert [error for error in errors if not isinstance(error, Overlap)] == [None], hours
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def book(world: World, *starts: datetime | None) -> list[str]:
+    """Create a batch of sessions, after a dry run; return the errors, which must be the same."""
+    requests = [order(start_time=start) for start in starts]
+    planned = refused(lambda: world.store.read(partial(batches.plan_creation, **given(world, requests), now=world.now)))
+    assert refused(lambda: world.run(partial(batches.create, **given(world, requests)))) == planned
+    return planned
+
+
+def given(world: World, requests: Sequence[CreateSession]) -> dict[str, Any]:
+    return {"settings": world.settings, "caller": AGENT, "requests": requests}
+
+
+def refused(call: Callable[[], Any]) -> list[str]:
+    try:
+        call()
+    except BatchConflict as conflict:
+        return [f"{error.field} {error.message}" for error in conflict.errors]
+    return []
+
+
+def test_a_batch_with_appointments_that_overlap_is_refused_as_a_whole(refusing: World) -> None:
+    now = refusing.now
+    refusing.schedule(5 * HOUR)
+
+    assert book(refusing, now + 3 * HOUR, None, now + 5 * HOUR - MS, now + 3 * HOUR + MINUTE, now + 9 * HOUR) == [
+        "sessions.2.startTime overlaps with another appointment of the agent",
+        "sessions.3.startTime overlaps with another session of the batch",
+    ]
+    assert len(refusing.all_sessions()) == 1
+
+    assert book(refusing, now + 6 * HOUR, now + 4 * HOUR, None, None) == []
+    assert len(refusing.all_sessions()) == 5
+
+
+def test_the_appointments_of_a_batch_are_compared_with_more_than_one_page(
+    refusing: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlaps_module, "PAGE", 2)
+    for hours in range(2, 9):
+        refusing.schedule(hours * HOUR)
+
+    assert len(book(refusing, refusing.now + HOUR, refusing.now + 8 * HOUR + MINUTE)) == 1
+
+
+# --- busy times -------------------------------------------------------------------------------------------------------
+
+ZONES = (
+    "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Cairo",
+    "Pacific/Apia", "America/St_Johns", "Asia/Tehran", "Pacific/Chatham", "Europe/London", "Antarctica/Troll",
+)  # fmt: skip
+
+LOCAL = st.datetimes(datetime.fromisoformat("2030-01-08"), datetime.fromisoformat("2031-12-30"))
+
+
+@drawn(
+    planned=st.lists(st.tuples(LOCAL, st.sampled_from(ZONES), st.booleans()), max_size=12),
+    begin=LOCAL,
+    length=st.integers(1, 300),
+    hours=st.integers(1, 366 * 24),
+)
+@budget(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_busy_times_are_those_of_a_plain_model_in_every_zone(
+    world: World, planned: list[tuple[datetime, str, bool]], begin: datetime, length: int, hours: int
+) -> None:
+    world.clear()
+    utc = ZoneInfo("UTC")
+    starts = []
+    for local, zone, cancelled in planned:
+        start = local.replace(microsecond=0, tzinfo=ZoneInfo(zone)).astimezone(utc)
+        one = world.create(start_time=start)
+        if cancelled:
+            world.close(one)
+        else:
+            starts.append(start)
+    since = begin.replace(second=0, microsecond=0, tzinfo=utc)
+    until, span = since + hours * HOUR, length * MINUTE
+
+    found = world.store.read(lambda view: queries.busy_times(view, AGENT.agent_id, since, until, span, world.now))
+
+    def is_busy(at: datetime) -> bool:
+        return any(start <= at < start + span for start in starts)
+
+    edges = {edge for start in starts for edge in (start, start + span)} | {since, until}
+    points = sorted(edge for edge in edges if since <= edge < until)
+    assert [is_busy(at) for at in points] == [any(busy.start <= at < busy.end for busy in found) for at in points]
+    for busy in found:
+        assert since <= busy.start < busy.end <= until
+        assert busy.start == since or is_busy(busy.start)
+        assert busy.start == since or not is_busy(busy.start - MS)
+        assert busy.end == until or not is_busy(busy.end)
+
+
+def test_a_session_that_people_are_in_is_busy_until_now(world: World) -> None:
+    one = world.create()
+    world.clock.passes(minutes=1)
+    world.join(one)
+    joined = world.now
+    world.clock.passes(hours=3)
+
+    found = world.store.read(lambda view: queries.busy_times(view, 7, joined, joined + 9 * HOUR, HOUR, world.now))
+
+    assert found == [Interval(joined, joined + 3 * HOUR)]
