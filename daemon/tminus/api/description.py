@@ -69,6 +69,7 @@ _TAGS = [
     {"name": "look-ups", "description": "Find sessions by their parent object or by their ids"},
     {"name": "callers", "description": "The caller's identity, and the URLs from which clients build links"},
     {"name": "calendars", "description": "Sessions as entries of calendars (iCalendar)"},
+    {"name": "clock", "description": "Move the clock of `tminus run --test-clock`"},
     {"name": "agents", "description": "List agents, shut them out and readmit them; needs the role `group_admin`"},
     {"name": "webhooks", "description": "Show, test, pause, resume and replay webhooks; needs the role `group_admin`"},
     {"name": "operations", "description": "Health checks and metrics, for operators"},

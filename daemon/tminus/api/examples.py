@@ -69,6 +69,7 @@ _SESSION = {
     "parentObject": _PARENT,
     "metaData": {"priority": 2},
     "invitees": [_INVITEE],
+    "reminders": [],
     "participants": 0,
 }
 _PLANNED = {

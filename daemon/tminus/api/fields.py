@@ -208,6 +208,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "parentObject": "The object of another system to which the session belongs, at most 4 KiB of JSON; "
         "requires `externalMapping`",
         "startTime": "Start of the session: RFC 3339 with `Z` or an offset. Without it the session opens at once",
+        "reminders": "How long before the start people are reminded, such as `1d` or `15m`, at most 10; by default "
+        "`lifecycle.reminders`; an empty list: never",
         "invitees": "People who are invited, at most 100. If mail is configured, they get an invitation, an update for "
         "each new start, and a cancellation",
     },
