@@ -43,6 +43,8 @@ def test_the_page_keeps_scripts_frames_and_links_of_others_out(daemon: Daemon) -
         "base-uri": "'none'",
         "form-action": "'self'",
         "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
     }
     assert headers["x-frame-options"] == "DENY"
     assert headers["referrer-policy"] == "no-referrer"
