@@ -302,7 +302,7 @@ def test_a_host_who_lets_somebody_in_who_has_gone_is_told(daemon: Daemon, visit:
     bob.expect("left")
     host.press("Let Bob in")
     host.page.wait_for_selector("#notice", state="visible")
-    assert "That was not possible" in host.page.locator("#notice").inner_text()
+    assert "This person has gone" in host.page.locator("#notice").inner_text()
     check(host, "notice")
     host.press("Close")
     host.page.wait_for_selector("#notice", state="hidden")

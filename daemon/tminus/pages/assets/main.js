@@ -31,6 +31,7 @@ const WRONG_RESUME_KEY = 112404;
 const AGENT_REVOKED = 113403;
 const OTHER_ROOM = 112409;
 const SESSION_FULL = 102429;
+const NOBODY = [102404, 102409]; // whom the host named is not there, or not waiting, any more
 const CLOSED = 4410;
 const REPLACED = 4409;
 const UNKNOWN = 4404;
@@ -342,7 +343,7 @@ function heard(message) {
     },
     error: () => {
       lastError = message;
-      if (me) banner("notice", text("refused", { description: message.description }), "notice");
+      if (me) banner("notice", NOBODY.includes(message.refcode) ? text("answered") : text("refused", { description: message.description }), "notice");
     },
   }[message.type];
   act?.(); // a newer server may send more kinds of messages
