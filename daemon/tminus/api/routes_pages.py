@@ -144,7 +144,7 @@ def _policy(websockets: frozenset[str]) -> str:
             "img-src 'self' blob:",  # the picture of a challenge, which a script has received as text
             " ".join(["connect-src 'self'", *sorted(websockets)]),
             "base-uri 'none'",
-            "require-trusted-types-for 'script'",  # no script can make markup or code of a text, and no policy allows it
+            "require-trusted-types-for 'script'",  # no script can make markup or code of a text
             "trusted-types 'none'",
             "form-action 'self'",
             "frame-ancestors 'none'",

@@ -135,7 +135,7 @@ function end() {
 // A browser may bring a page back from its memory, after a sign-out too.
 addEventListener("pageshow", ({ persisted }) => {
   if (!persisted) return;
-  document.body.replaceChildren();
+  document.documentElement.hidden = true;
   location.reload();
 });
 
