@@ -30,14 +30,20 @@ from tminus.api.authentication import SignedIn
 from tminus.api.challenges import new_id, text_of
 from tminus.api.pin_lookups import Answered
 from tminus.api.request_context import RequestContext
-from tminus.config import Agent, Webhook
+from tminus.config import Agent, Settings, Webhook
 from tminus.config.settings import Oidc, OidcRoles, SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
+from tminus.delivery.mail import plan, templates
+from tminus.delivery.mail import sender as sending
+from tminus.delivery.mail.sender import MailSender
+from tminus.delivery.mail.smtp import Access, Answer
+from tminus.delivery.mail.templates import Templates
 from tminus.delivery.webhook_sender import WebhookSender, subscription
 from tminus.delivery.webhooks import configured
 from tminus.delivery.worker import STANDBY_INTERVAL, DeliveryWorker
 from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, WrongCode
+from tminus.domain.invitees import Invitee, as_json
 from tminus.domain.model import (
     AgentSession,
     BatchRecord,
@@ -56,6 +62,7 @@ from tminus.domain.types import (
     Caller,
     DeliveryKind,
     EventType,
+    MailState,
     ParticipantRole,
     PauseReason,
     Role,
@@ -73,12 +80,14 @@ from tminus.sessions import batches, commands, participants
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import (
     EventFilter,
+    Page,
     Store,
     Transaction,
     View,
     agents,
     calendar_feeds,
     challenges,
+    mails,
     outbox,
     presence,
     reminders,
@@ -227,9 +236,9 @@ def _count(view: View, table: Any, *where: Any) -> int:
     return int(view.scalar(select(func.count()).select_from(table).where(*where)))
 
 
-def _session(tx: Transaction, label: str, ahead: timedelta | None = None) -> Session:
+def _session(tx: Transaction, label: str, ahead: timedelta | None = None, **more: Any) -> Session:
     start = tx.now + ahead if ahead is not None else None
-    return commands.create(tx, SETTINGS, AGENT, order(label=label, start_time=start)).session
+    return commands.create(tx, SETTINGS, AGENT, order(label=label, start_time=start, **more)).session
 
 
 def _registered(tx: Transaction, label: str, **state: Any) -> None:
@@ -740,6 +749,70 @@ async def _until_idle(worker: DeliveryWorker) -> None:
             await asyncio.sleep(0.005)
 
 
+def _invited(tx: Transaction, label: str) -> None:
+    _session(tx, label, HOUR, invitees=as_json([Invitee("joe@example.com")]))
+
+
+def _refused(tx: Transaction, label: str) -> None:
+    _invited(tx, label)
+    mails.settle(tx, _id_of(tx, label), 0, tx.last_seq(), MailState.REFUSED, answered=True)
+
+
+def _id_of(view: View, label: str) -> str:
+    return str(view.scalar(select(SESSIONS.c.id).where(SESSIONS.c.label == label)))
+
+
+def _mailed(view: View, label: str) -> State:
+    """Return what became of the mails of a session, and what the delivery log and replays have of it."""
+    session = view.session(_id_of(view, label))
+    assert session is not None
+    number = f"{session.external_session_object_id}.%"
+    rows = [(row.state, row.unanswered, row.sent_seq is None) for row in mails.of_session(view, session.id).values()]
+    log = [row.ok for row in view.rows(select(DELIVERIES.c.ok).where(DELIVERIES.c.webhook_id.like(number)))]
+    return rows, log, _count(view, REPLAYS, REPLAYS.c.session_id == session.id)
+
+
+def _mail(store: Store, label: str) -> None:
+    """Claim a mail and record that it was accepted, as the sender does around the text of the mail."""
+
+    async def send(sender: MailSender, attempt: sending.Attempt, found: plan.Plan) -> None:
+        for task in found.tasks:
+            claim = partial(mails.claim, seen=task.seen, session_id=found.session.id, position=0, seq=attempt.event.seq)
+            assert await sender._write(claim)
+        for position in (*found.lost, *(task.position for task in found.tasks)):
+            await sender._settle(attempt, found, position, MailState.SENT, Answer(250, ""))
+
+    _with_mails(store, label, send)
+
+
+def _defer_mail(store: Store, label: str) -> None:
+    async def defer(sender: MailSender, attempt: sending.Attempt, _found: plan.Plan) -> None:
+        attempt.deferred = "greylisted"
+        await sender._write(sender._done(attempt, Page([], 0)).also)
+
+    _with_mails(store, label, defer)
+
+
+def _with_mails(store: Store, label: str, act: Callable[..., Awaitable[None]]) -> None:
+    mail = Settings.model_validate({"mail": {"host": "localhost", "from": "desk@example.com"}})
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            words = Templates(templates.read(None), "en", "UTC")
+            sender = MailSender(store, threads, mail, Access(mail.mail, "", None), words)
+            session = store.read(lambda view: view.session(_id_of(view, label)))
+            assert session is not None
+            told = store.read(lambda view: view.events(0, 1, EventFilter(session_id=session.id)))[0].event
+            found = store.read(partial(sender._find, told))
+            await act(sender, sending.Attempt(DeliveryKind.EVENTS, told, NOW, 0.0), found)
+
+    asyncio.run(run())
+
+
+def _reopen_mail(store: Store, label: str) -> None:
+    store.submit(lambda tx: mails.reopen(tx, 0, 2**62, _id_of(tx, label))).result()
+
+
 def _recompute_deadlines(store: Store, _label: str) -> None:
     sweeps.recompute_deadlines(store.submit, OTHER)
 
@@ -866,6 +939,9 @@ TRIALS: Mapping[str, Trial] = {
     "pause": Trial(partial(_operate, ask=Webhooks.pause), _registered, _endpoint),
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_registered, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _registered, _endpoint, twice_is_once=False),
+    "mail": Trial(_mail, _invited, _mailed, commits=2),
+    "mail-deferred": Trial(_defer_mail, _invited, _mailed, twice_is_once=False),
+    "mail-again": Trial(_reopen_mail, _refused, _mailed),
     "clock-was-set": Trial(_clock_was_set, _waiting, _endpoint),
     "register": Trial(partial(_worker, act=DeliveryWorker.register), _nothing, _endpoint),
     "ping": Trial(partial(_worker, act=DeliveryWorker.ping), _registered, _endpoint, twice_is_once=False),

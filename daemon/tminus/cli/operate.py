@@ -71,8 +71,8 @@ def check(connection: Connection, effective: bool) -> None:
         read = config.load(config.find(path, os.environ), os.environ)
         state = config.command_state_directory(path, os.environ)
         reads: list[Callable[[], object]] = [lambda: config.database(read.settings, state, os.environ)]
-        if read.settings.webhooks:
-            from tminus import delivery  # noqa: PLC0415 - slow to load, and needed only with webhooks
+        if read.settings.webhooks or read.settings.mail.host:
+            from tminus import delivery  # noqa: PLC0415 - slow to load, and needed only with endpoints
 
             reads.append(lambda: delivery.read_secrets(read.settings, state, os.environ))
         if read.settings.signin.oidc.issuer:

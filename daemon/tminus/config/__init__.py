@@ -15,6 +15,7 @@ from tminus.config.paths import (
     database_file,
     exists,
     find,
+    mail_password,
     secrets,
     state_directory,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "fingerprint",
     "load",
     "lock",
+    "mail_password",
     "notes",
     "read_all",
     "secrets",

@@ -138,7 +138,7 @@ def parse_receiver(value: object) -> str:
     if not _is_plain_path(path):
         raise ValueError('must contain URLs whose path has only ASCII characters, and no "\\", "//", "." or ".." in it')
     host, port = ascii_host(url.hostname or ""), url.port
-    if url.scheme == "http" and not _is_loopback(host):
+    if url.scheme == "http" and not is_loopback(host):
         raise ValueError("must contain URLs with https; http is only for localhost and loopback addresses")
     if port == 0:
         raise ValueError("must have a port from 1 to 65535")
@@ -158,7 +158,7 @@ def parse_issuer(value: object) -> str:
         raise ValueError('must be a URL such as "https://login.example.com/realms/desk", without user, "?" and "#"')
     if not value.isascii() or len(value) > 500:
         raise ValueError("must have at most 500 ASCII characters")
-    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
         raise ValueError("must begin with https; http is only for localhost and loopback addresses")
     return value
 
@@ -178,7 +178,8 @@ def _is_plain_path(path: str) -> bool:
     return all(folders) and all(_SEGMENT.fullmatch(one) and unquote(one) not in (".", "..") for one in segments)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -5,9 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tminus.config.addresses import is_loopback
 from tminus.config.errors import ConfigProblem
 from tminus.config.keys import LISTS, display_key
 from tminus.config.lines import KeyPath
+from tminus.config.mail import MAIL_ENDPOINT
 from tminus.config.merge import Tree
 from tminus.config.settings import Lifecycle, Settings
 from tminus.domain.durations import duration_text
@@ -20,6 +22,7 @@ def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
     yield from _duplicate_tokens(tree)
     yield from _missing_secrets(tree)
     yield from _incomplete_issuer(tree)
+    yield from _incomplete_mail(tree)
     yield from _lead_beyond_horizon(tree)
     yield from _no_access(tree)
 
@@ -106,6 +109,38 @@ def _incomplete_issuer(tree: Tree) -> Iterator[ConfigProblem]:
         yield problem("client_id", "is missing: the issuer assigns it when tminus is registered there")
     if not (oidc.get("client_secret_file") or oidc.get("client_secret_credential")):
         yield problem("client_secret_file", "is missing: it names the file with the secret that the issuer assigned")
+
+
+def _incomplete_mail(tree: Tree) -> Iterator[ConfigProblem]:
+    """Yield what `[mail]` lacks, or has twice."""
+    mail = tree.values.get("mail")
+    if not isinstance(mail, dict):
+        return
+
+    def problem(name: str, text: str) -> ConfigProblem:
+        return ConfigProblem(tree.origin(("mail", name)), f"mail.{name}", text)
+
+    files = [name for name in ("password_file", "password_credential") if mail.get(name)]
+    if len(files) == 2:
+        yield problem("password_credential", "cannot be set together with mail.password_file: keep one of them")
+    if not mail.get("host"):
+        return
+    if not mail.get("from"):
+        yield problem("from", 'is missing: the sender of all mails, such as "Support <support@example.com>"')
+    if bool(mail.get("username")) is not bool(files):
+        yield problem(
+            "username" if files else "password_file", "is missing: mail.username and its password belong together"
+        )
+    if mail.get("username") and mail.get("security") == "none" and not is_loopback(str(mail["host"])):
+        yield problem("security", 'must not be "none" with a password: everybody on the way could read it')
+    yield from _second_mail_endpoint(tree)
+
+
+def _second_mail_endpoint(tree: Tree) -> Iterator[ConfigProblem]:
+    for path, webhook in _entries(tree, "webhooks"):
+        if webhook.get("name") == MAIL_ENDPOINT:
+            text = f'must not be "{MAIL_ENDPOINT}" while [mail] is set: mail is the endpoint of this name'
+            yield ConfigProblem(tree.origin((*path, "name")), display_key((*path, "name"), tree.values), text)
 
 
 def _lead_beyond_horizon(tree: Tree) -> Iterator[ConfigProblem]:

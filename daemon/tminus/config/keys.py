@@ -21,7 +21,7 @@ def _leaves(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _leaves(field.annotation, (*at, name))
         else:
-            yield (*at, name)
+            yield (*at, field.alias or name)
 
 
 def _key_names(model: type[BaseModel]) -> tuple[str, ...]:

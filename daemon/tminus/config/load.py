@@ -193,7 +193,7 @@ def _environment_value(text: str, key: tuple[str, ...]) -> object:
     return value if isinstance(value, str) or isinstance(default, int | list) else text
 
 
-_WRITTEN_DEFAULTS = Settings().model_dump(mode="json")
+_WRITTEN_DEFAULTS = Settings().model_dump(mode="json", by_alias=True)
 
 
 def _reading_order(problem: ConfigProblem) -> tuple[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tminus.config.errors import ConfigError, ConfigProblem
-from tminus.config.settings import Oidc, Settings, Webhook
+from tminus.config.settings import Mail, Oidc, Settings, Webhook
 from tminus.config.text import NotText, decode
 from tminus.domain.errors import StateDirectoryUnusable
 from tminus.system import checkout
@@ -132,6 +132,16 @@ def client_secret(oidc: Oidc, state_directory: Path, environ: Mapping[str, str])
         return _secret("signin.oidc.client_secret_file", state_directory / oidc.client_secret_file)
     key = "signin.oidc.client_secret_credential"
     return _secret(key, _credentials(key, environ) / oidc.client_secret_credential)
+
+
+def mail_password(mail: Mail, state_directory: Path, environ: Mapping[str, str]) -> str:
+    """Return the password for the mail server; "" if none is configured. Raises `ConfigError`."""
+    if mail.password_file:
+        return _secret("mail.password_file", state_directory / mail.password_file)
+    if mail.password_credential:
+        key = "mail.password_credential"
+        return _secret(key, _credentials(key, environ) / mail.password_credential)
+    return ""
 
 
 def secrets(webhook: Webhook, state_directory: Path, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from keyword import iskeyword
 from operator import attrgetter
 from typing import Any
 
@@ -46,13 +47,18 @@ def apply_live(old: Settings, new: Settings) -> Settings:
 
 
 def _changes(old: Settings, new: Settings) -> Iterator[Change]:
-    written_old, written_new = old.model_dump(mode="json"), new.model_dump(mode="json")
+    written_old, written_new = (one.model_dump(mode="json", by_alias=True) for one in (old, new))
     for path in KEYS:
         key = ".".join(path)
         if path in LISTS:
             yield from _entry_changes(path[0], LISTS[path][1], old, new)
-        elif attrgetter(key)(old) != attrgetter(key)(new):
+        elif _value(old, path) != _value(new, path):
             yield Change(key, _text(_at(written_old, path)), _text(_at(written_new, path)), key in NEEDS_RESTART)
+
+
+def _value(settings: Settings, path: tuple[str, ...]) -> Any:
+    """Return the value of a key. `from` is no name in Python, so its attribute is `from_`."""
+    return attrgetter(".".join(f"{part}_" if iskeyword(part) else part for part in path))(settings)
 
 
 def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) -> Iterator[Change]:

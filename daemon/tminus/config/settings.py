@@ -15,8 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
-from tminus.config import addresses, values
+from tminus.config import addresses, mail, values
 from tminus.config.addresses import Address
+from tminus.config.mail import Mailbox
 from tminus.config.values import Rate
 from tminus.domain import durations, timestamps
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
@@ -313,6 +314,36 @@ class Webhook(Table):
         return event_types(self.events)
 
 
+class Mail(Table):
+    """The mail server that sends mail to invitees."""
+
+    host: Annotated[str, PlainValidator(mail.parse_host)] = ""
+    """"" for no mail."""
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 0
+    """0: the usual port of `security`; `server_port` resolves it."""
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: Annotated[str, Field(max_length=255)] = ""
+    password_file: str = ""
+    password_credential: Annotated[str, PlainValidator(_credential)] = ""
+    from_: Annotated[Mailbox, PlainValidator(mail.parse_mailbox), PlainSerializer(str)] = Field(
+        default=mail.NOBODY, alias="from"
+    )
+    reply_to: Annotated[Mailbox, PlainValidator(mail.parse_mailbox), PlainSerializer(str)] = mail.NOBODY
+    bounces_to: Annotated[Mailbox, PlainValidator(mail.parse_mailbox), PlainSerializer(str)] = mail.NOBODY
+    """The envelope sender; none: that of `from`."""
+    language: Literal["en", "de"] = "en"
+    timezone: Annotated[str, PlainValidator(mail.parse_timezone)] = "UTC"
+    templates: str = ""
+    timeout: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="5m"))] = timedelta(seconds=30)
+    give_up_after: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=3)
+    repeat_unanswered: Annotated[bool, Field(strict=True)] = False
+    ca_file: str = ""
+
+    @property
+    def server_port(self) -> int:
+        return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
+
+
 class OidcRoles(Table):
     """For each role the groups whose members have it; `*` stands for everybody whom the issuer signs in."""
 
@@ -439,6 +470,7 @@ class Settings(Table):
     policy: Policy = Policy()
     agents: tuple[Agent, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    mail: Mail = Mail()
     signin: SignIn = SignIn()
     log: Log = Log()
     rooms: Rooms = Rooms()

@@ -11,6 +11,7 @@
 `connection`      one request and its response on a connection
 `client`          requests to one receiver, limited in time and size, and their outcomes
 `sender`          the seam: what the delivery worker needs of something that sends events
+`mail`            sends mail to the people who are invited to a session
 `webhook_sender`  sends events to a webhook, as signed JSON
 `due`             what is due to an endpoint
 `worker`          the delivery worker of one endpoint

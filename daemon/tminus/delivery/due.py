@@ -40,7 +40,7 @@ def find_due(view: View, subscription: Subscription, *, skipped_through: int, wa
     if state is None:
         return None
     now = clock.now()
-    replay = outbox.next_replay(view, subscription.name)
+    replay = outbox.next_replay(view, subscription.name, in_order=subscription.replays_in_order)
     waits = [POLL_INTERVAL]
     replay_is_due = False
     if replay is not None:

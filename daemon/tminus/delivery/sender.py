@@ -4,14 +4,15 @@ A `Sender` turns events into requests of one kind, such as signed JSON for a web
 for all kinds: cursor, order, retries, pause, replays and the delivery log.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Protocol
 
 from tminus.domain.model import Delivery
-from tminus.domain.types import DeliveryKind
-from tminus.storage import EventFilter, Page
+from tminus.domain.types import DeliveryKind, MailState
+from tminus.storage import EventFilter, Page, Transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Subscription:
     """For how long failed attempts are repeated before the endpoint is paused."""
     from_beginning: bool = False
     """Whether a new endpoint receives past events too."""
+    replays_in_order: bool = True
+    """Whether a replay that waits for a retry holds up later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +65,30 @@ class Sent:
     """The row for the delivery log."""
     page: Page
     """The part of the page that the attempt contained; empty for a ping."""
+    is_logged: bool = False
+    """Whether the delivery log needs no row: the sender has written its own, or sent nothing."""
+    also: Callable[[Transaction], object] = lambda _tx: None
+    """What else to write in the transaction that records the attempt."""
+
+
+MailObserver = Callable[[MailState], None]
+"""Called with what became of a mail."""
 
 
 class Sender(Protocol):
-    """Sends events to one endpoint. Its methods do not raise; when they are cancelled, they return what came of it."""
+    """Sends events to one endpoint. When its methods are cancelled, they return what came of it.
+
+    They raise nothing but `RequestError`, if the database is unreachable before anything was sent.
+    """
 
     async def send(self, kind: DeliveryKind, page: Page) -> Sent:
         """Send events, at least the first of the page, which has at least one."""
 
     async def ping(self) -> Sent:
         """Send a test."""
+
+    def stop(self) -> None:
+        """Begin nothing more. A call of `send` returns soon."""
 
     async def aclose(self) -> None:
         """Close idle connections."""

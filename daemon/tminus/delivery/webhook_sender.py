@@ -68,6 +68,9 @@ class WebhookSender:
     async def aclose(self) -> None:
         await self._client.aclose()
 
+    def stop(self) -> None:
+        pass
+
     async def ping(self) -> Sent:
         event = {
             "type": "ping",

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from tminus.config import Settings, Webhook
 from tminus.config.addresses import endpoint_text
+from tminus.config.mail import MAIL_ENDPOINT
 from tminus.delivery import backoff
 from tminus.delivery.client import Client
-from tminus.delivery.credentials import Secrets, trust_of
-from tminus.delivery.sender import Sender, Subscription
+from tminus.delivery.credentials import Secrets, mail_trust, trust_of
+from tminus.delivery.sender import MailObserver, Sender, Subscription
 from tminus.delivery.tls import Trust
 from tminus.delivery.webhook_sender import WebhookSender, subscription
 from tminus.delivery.worker import AttemptObserver, DeliveryWorker
@@ -26,7 +27,7 @@ from tminus.domain.events import NO_NAMES, ActorNames, FeedEvent
 from tminus.domain.model import Delivery, Endpoint, Replay
 from tminus.domain.types import PauseReason, SessionType
 from tminus.logs.output import error_fields, log
-from tminus.storage import READERS, Store, Transaction, View, outbox
+from tminus.storage import READERS, Store, Transaction, View, mails, outbox
 from tminus.storage.notifier import Notifier
 from tminus.system.threads import RestartingThread
 
@@ -50,6 +51,8 @@ class ConfiguredEndpoint:
     """For an operator: without secrets."""
     events: tuple[str, ...]
     session_types: tuple[SessionType, ...]
+    reopen: Callable[[Transaction, int, int, str | None], None] = lambda *_: None
+    """Prepares a replay of the events after a number, up to a number, and of one session or all."""
 
     @property
     def name(self) -> str:
@@ -106,6 +109,8 @@ class Webhooks:
         Called after each attempt, on the webhooks' thread.
     first_pause
         How long to wait after the first failure of an endpoint.
+    on_mail
+        Called with what became of each mail, on the webhooks' thread.
     """
 
     def __init__(
@@ -114,11 +119,13 @@ class Webhooks:
         state_directory: Path,
         on_attempt: AttemptObserver = lambda _endpoint, _ok, _events: None,
         first_pause: timedelta = backoff.FIRST,
+        on_mail: MailObserver = lambda _state: None,
     ) -> None:
         self._store = store
         self._state = state_directory
         self._on_attempt = on_attempt
         self._first_pause = first_pause
+        self._on_mail = on_mail
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
         self._thread = RestartingThread("webhooks", self._run)
@@ -176,10 +183,36 @@ class Webhooks:
     def apply(self, settings: Settings, secrets: Secrets) -> None:
         """Put the endpoints of a configuration in force. The workers of unchanged endpoints are not restarted."""
         wanted = [self._webhook(webhook, secrets[webhook.name]) for webhook in settings.webhooks]
+        if settings.mail.host:
+            wanted.append(self._mail(settings, secrets[MAIL_ENDPOINT]))
         for one in wanted:
             self._notifiers.setdefault(one.endpoint.name, Notifier())
         self._call(self._apply(wanted)).result()
         self._endpoints = {one.endpoint.name: one.endpoint for one in wanted}
+
+    def _mail(self, settings: Settings, secrets: tuple[str, ...]) -> _Wanted:
+        # Without mail, neither `aiosmtplib` nor `icalendar` is loaded.
+        from tminus.delivery.mail import sender, smtp, templates  # noqa: PLC0415
+
+        mail = settings.mail
+        trust = mail_trust(mail, self._state)
+        read = templates.read(self._state / mail.templates if mail.templates else None)
+        words = templates.Templates(read, mail.language, mail.timezone)
+        access = smtp.Access(mail, secrets[0], trust)
+        used = (mail, settings.lifecycle, settings.organization, templates.digest(read))
+        subscribed = sender.subscription(settings)
+        scheme = "smtps" if mail.security == "tls" else "smtp"
+        host = f"[{mail.host}]" if ":" in mail.host else mail.host
+        endpoint = ConfiguredEndpoint(
+            subscribed, f"{scheme}://{host}:{mail.server_port}", tuple(sorted(sender.TYPES)), (), mails.reopen
+        )
+        return _Wanted(
+            endpoint,
+            _Made(used, secrets, trust),
+            lambda: sender.MailSender(
+                self._store, self._threads, settings, access, words, self._on_mail, self._first_pause
+            ),
+        )
 
     def _webhook(self, webhook: Webhook, secrets: tuple[str, ...]) -> _Wanted:
         trust = trust_of(webhook, self._state)
@@ -253,7 +286,7 @@ class Webhooks:
 
         Raises `UnknownWebhook`, `UnknownSession`.
         """
-        self._named(name)
+        endpoint = self._named(name)
         before = 0
         if since is not None:  # not in the writer: it reads an index entry for each event since then
             before = await asyncio.to_thread(self._store.read, lambda view: outbox.seq_before(view, since))
@@ -263,6 +296,7 @@ class Webhooks:
                 raise UnknownSession(session)
             after = from_seq - 1 if from_seq else before
             replay = Replay(endpoint=name, cursor=after, until=tx.last_seq(), session_id=session)
+            endpoint.reopen(tx, after, replay.until, session)
             replay.id = outbox.add_replay(tx, replay)
             tx.has_events = True  # notify other daemons, one of which may serve the endpoint
             return replay

@@ -102,6 +102,7 @@ class DeliveryWorker:
     def stop(self) -> None:
         """Send no more requests; `run` returns when the request in flight is recorded."""
         self._stopping.set()
+        self._sender.stop()
         self._notifier.notify()
 
     async def run(self) -> None:
@@ -211,7 +212,7 @@ class DeliveryWorker:
             outbox.update_endpoint(tx, name, state.cursor, **changes)
             return changes
 
-        changes = await self._record(delivery, record)
+        changes = await self._record(sent, record)
         self._on_attempt(name, outcome.ok, len(page.events))
         if outcome.ok and state.failures:
             since = state.failing_since or delivery.at
@@ -249,7 +250,7 @@ class DeliveryWorker:
             else:
                 outbox.update_replay(tx, replay, **changes)
 
-        await self._record(delivery, record)
+        await self._record(sent, record)
         self._on_attempt(name, outcome.ok, len(page.events))
         if ends:
             log("webhook.replay_ended", endpoint=name, replay=replay.id, error=outcome.error)
@@ -296,11 +297,13 @@ class DeliveryWorker:
 
     # --- sending and recording ----------------------------------------------------------------------------------------
 
-    async def _record(self, delivery: Delivery, change: Callable[[Transaction], T]) -> T:
+    async def _record(self, sent: Sent, change: Callable[[Transaction], T]) -> T:
         """Record an attempt. If the database is unreachable, wait for it: otherwise the attempt would be repeated."""
 
         def record(tx: Transaction) -> T:
-            outbox.add_delivery(tx, delivery)
+            if not sent.is_logged:
+                outbox.add_delivery(tx, sent.attempt)
+            sent.also(tx)
             return change(tx)
 
         while True:

@@ -17,6 +17,7 @@ from tminus.domain.types import (  # fmt: skip
     CloseReason,
     DeliveryKind,
     EventType,
+    MailState,
     ParticipantRole,
     PauseReason,
     SessionType,
@@ -355,3 +356,19 @@ class Delivery(Record):
     error: str | None = None
     answer: str | None = None
     """The body of the receiver's answer, cut to 2 KiB."""
+
+
+class Mail(Record):
+    """The last mail to an invitee of a session."""
+
+    session_id: str
+    position: int
+    """The position of the invitee in the session's list."""
+    seq: int
+    """The number of the event that the mail is about."""
+    state: MailState = Field(sa_type=String)
+    unanswered: int = 0
+    """How often its text was sent without an answer; 0 if the server has answered."""
+    sent_seq: int | None = None
+    """The number of the last event about which a mail was accepted; None: none was, so the invitee was never told."""
+    at: datetime = Field(sa_type=Instant)

@@ -125,6 +125,21 @@ class DeliveryKind(StrEnum):
     SAMPLE = "sample"
 
 
+class MailState(StrEnum):
+    """What became of a mail."""
+
+    SENDING = "sending"
+    """It was about to be sent, and no answer is recorded."""
+    SENT = "sent"
+    """The mail server accepted it."""
+    REFUSED = "refused"
+    """The mail server refused it for good."""
+    DEFERRED = "deferred"
+    """The mail server did not accept it now; it is sent later."""
+    UNKNOWN = "unknown"
+    """No answer arrived, so it may have been accepted; it is not sent again."""
+
+
 class Role(StrEnum):
     AGENT = "agent"
     SUPERVISOR = "supervisor"

@@ -9,6 +9,7 @@ from tminus.logs.templates import LineTemplate
 _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
+_MAIL = ("session_id", "label", "invitee", "seq")
 _COUNTED = ("network", "request_id", "count", "since", "last")
 _MANY = ("count", "since", "last")
 _VISIT = ("session_id", "label", "external_key", "record_name", "participant_name")
@@ -301,6 +302,22 @@ LOG_LINES = {
     ),
     "webhook.defect": LineTemplate(
         "error", "internal error, endpoint {endpoint} not served: {error}", ("endpoint", "error", "traceback")
+    ),
+    "mail.sent": LineTemplate("info", "mail to invitee {invitee} of session {session_id} sent", _MAIL),
+    "mail.refused": LineTemplate(
+        "warning",
+        "mail to invitee {invitee} of session {session_id} refused by the mail server: {error}",
+        (*_MAIL, "error", "code"),
+    ),
+    "mail.deferred": LineTemplate(
+        "warning",
+        "mail to invitee {invitee} of session {session_id} not accepted now, retrying later: {error}",
+        (*_MAIL, "error", "code"),
+    ),
+    "mail.unknown": LineTemplate(
+        "warning",
+        "mail to invitee {invitee} of session {session_id} may have been accepted, not sent again: {error}",
+        (*_MAIL, "error", "code"),
     ),
     "http.request": LineTemplate(
         "info",

@@ -78,6 +78,7 @@ FIELDS = {
     "before": _k("how long before the start a reminder was due, such as `15m`"),
     "lag_ms": _i("milliseconds by which the scheduler was late"),
     "participant_id": _k("the participant"),
+    "invitee": _i("position of the invitee in the session's list, counted from 1"),
     "participant_name": _t("the participant's name"),
     "participant_role": _k("the participant's role"),
     "origin": _t("the `Origin` of a request from a page of another site, at most 200 characters; not every one has it"),

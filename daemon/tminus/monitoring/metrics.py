@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from tminus import __version__, clock
 from tminus.delivery import EndpointStatus
 from tminus.domain.errors import StoreUnavailable
-from tminus.domain.types import ReminderOutcome, Trigger
+from tminus.domain.types import MailState, ReminderOutcome, Trigger
 from tminus.logs import output
 from tminus.oidc.errors import REFUSALS as OIDC_REFUSALS
 from tminus.storage import Store, View
@@ -39,6 +39,8 @@ JOBS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 BACKLOG = 10_000
 """The backlog is counted up to this number, so that a scrape stays cheap when the backlog is large."""
+
+MAIL_RESULTS: Sequence[MailState] = tuple(state for state in MailState if state is not MailState.SENDING)
 
 ROOM_STATES = ("looking", "early", "entering", "waiting", "in")
 """The states of a connection to a room, as `rooms.visitor` names them."""
@@ -154,13 +156,7 @@ class Metrics:
         self.shut_out_refused = Counter(
             "tminus_shut_out_refused", "Requests and sign-ins of agents who are shut out", registry=registry
         )
-        self._deliveries = Counter(
-            "tminus_deliveries", "Delivery attempts, by outcome: delivered or failed", ["endpoint", "outcome"],
-            registry=registry,
-        )  # fmt: skip
-        self._events_delivered = Counter(
-            "tminus_events_delivered", "Events that an endpoint has accepted", ["endpoint"], registry=registry
-        )
+        self._deliveries, self._events_delivered, self._mails = _delivery_counters(registry)
 
         connections = Gauge(
             "tminus_room_connections", "Connections to rooms, by their state", ["state"], registry=registry
@@ -200,6 +196,10 @@ class Metrics:
         self._deliveries.labels(endpoint, "delivered" if ok else "failed").inc()
         if ok:
             self._events_delivered.labels(endpoint).inc(events)
+
+    def mailed(self, state: MailState) -> None:
+        """Count one mail to an invitee."""
+        self._mails[state].inc()
 
     def guessed(self, kind: str, outcome: str) -> None:
         """Count one wrong `token`, `code`, `oidc`, `pin`, `room` or `calendar`. `outcome`: `wrong` or `limited`."""
@@ -319,3 +319,15 @@ def _endpoints(endpoints: Sequence[EndpointStatus], now: datetime) -> Iterator[M
         age = (now - one.backlog.oldest).total_seconds() if one.backlog.oldest is not None else 0
         oldest.add_metric(name, max(0.0, age))
     yield from (paused, waiting, oldest, failing)
+
+
+def _delivery_counters(registry: CollectorRegistry) -> tuple[Counter, Counter, dict[MailState, Counter]]:
+    """Return the counters of delivery attempts, of delivered events, and of mails by what became of them."""
+    means = "Delivery attempts, by outcome: delivered or failed"
+    attempts = Counter("tminus_deliveries", means, ["endpoint", "outcome"], registry=registry)
+    means = "Events that an endpoint has accepted"
+    delivered = Counter("tminus_events_delivered", means, ["endpoint"], registry=registry)
+    means = "Mails to invitees, by what became of them: sent, refused, deferred or unknown"
+    mails = Counter("tminus_mails", means, ["result"], registry=registry)
+    by_state: dict[MailState, Counter] = {state: mails.labels(state.value) for state in MAIL_RESULTS}
+    return attempts, delivered, by_state

@@ -21,6 +21,7 @@ from tminus.delivery import Webhooks
 from tminus.domain import timestamps
 from tminus.domain.errors import StartupError, printable
 from tminus.domain.events import LogEvent
+from tminus.domain.types import MailState
 from tminus.logs import output
 from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
@@ -89,7 +90,7 @@ class Daemon:
             choose_clock(self.store, self._test_clock, test_clock, _described(database))
             if self.store.migrated_from != self.store.schema:
                 log("storage.migrated", previous_schema=self.store.migrated_from, schema=self.store.schema)
-            webhooks = Webhooks(self.store, state, self._attempted)
+            webhooks = Webhooks(self.store, state, self._attempted, on_mail=self._mailed)
             self.services = Services(self.store, settings, webhooks, self._not_ready, socket.gethostname(), self._notes)
             self.services.use_issuer(access)
             started.callback(self.services.close)
@@ -311,6 +312,9 @@ class Daemon:
 
     def _attempted(self, endpoint: str, ok: bool, events: int) -> None:
         self.services.metrics.attempted(endpoint, ok, events)
+
+    def _mailed(self, state: MailState) -> None:
+        self.services.metrics.mailed(state)
 
     def _wait_for_migration(self) -> None:
         self._report_progress("waiting for other processes to upgrade the database's schema")

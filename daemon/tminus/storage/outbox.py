@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, false, func, insert, select, update
+from sqlalchemy import BigInteger, Select, bindparam, delete, false, func, insert, literal, select, update
 
 from tminus import clock
 from tminus.domain.model import Delivery, Endpoint, Replay
@@ -30,6 +30,12 @@ _REPLAY_COLUMNS = [column.name for column in REPLAYS.c if column.name != "id"]
 
 _ENDPOINT = select(ENDPOINTS).where(_N.name == bindparam("name"))
 _NEXT_REPLAY = select(REPLAYS).where(_R.endpoint == bindparam("name")).order_by(_R.id).limit(1)
+_EARLIEST_REPLAY = (
+    select(REPLAYS)
+    .where(_R.endpoint == bindparam("name"))
+    .order_by(func.coalesce(_R.retry_at, literal(0, BigInteger)), _R.id)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +54,12 @@ def endpoint(view: View, name: str) -> Endpoint | None:
     return view.one(Endpoint, _ENDPOINT, name=name)
 
 
-def next_replay(view: View, name: str) -> Replay | None:
-    """Return the oldest unfinished replay of an endpoint; None if there is none."""
-    return view.one(Replay, _NEXT_REPLAY, name=name)
+def next_replay(view: View, name: str, *, in_order: bool = True) -> Replay | None:
+    """Return the oldest unfinished replay of an endpoint; None if there is none.
+
+    Unless `in_order`, return the one that is tried next: then a replay that waits for its retry holds up no other one.
+    """
+    return view.one(Replay, _NEXT_REPLAY if in_order else _EARLIEST_REPLAY, name=name)
 
 
 class Backlogs:
@@ -152,7 +161,7 @@ def _matches(view: View, after: int, until: int, only: EventFilter) -> tuple[int
 @cache
 def _counting(names: tuple[str, ...]) -> tuple[Select[Any], Select[Any]]:
     matching = select(EVENTS.c.ts).where(EVENTS.c.seq > bindparam("after"), *conditions(names))
-    if "session_types" in names:
+    if "session_types" in names or "invited" in names:
         matching = matching.join(SESSIONS, SESSIONS.c.id == EVENTS.c.session_id)
     return matching.with_only_columns(func.count()), matching.order_by(EVENTS.c.seq).limit(1)
 

@@ -194,6 +194,16 @@ class DeliveryRow(model.Delivery, table=True):
     last_seq: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class MailRow(model.Mail, table=True):
+    __tablename__ = "mail"
+    __table_args__ = (Index("mail_failed", "seq", **_where("state IN ('refused', 'unknown')")),)
+
+    session_id: str = Field(primary_key=True, foreign_key="session.id", ondelete="CASCADE")
+    position: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    seq: int = Field(sa_type=BigInteger)
+    sent_seq: int | None = Field(default=None, sa_type=BigInteger)
+
+
 class MetaRow(SQLModel, table=True):
     """Values that belong to the whole database; `storage.meta` has the keys."""
 
@@ -209,5 +219,5 @@ AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], 
 SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
 BATCH_RECORDS = _tables["batch_retry"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
-PRESENCE, LEASES = _tables["presence"], _tables["lease"]
+PRESENCE, LEASES, MAILS = _tables["presence"], _tables["lease"], _tables["mail"]
 CALENDAR_FEEDS = _tables["calendar_feed"]

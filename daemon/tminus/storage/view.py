@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, case, func, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Integer, Row, Select, bindparam, case, func, select
 from sqlmodel import SQLModel
 
 from tminus.domain.events import FeedEvent, LogEvent
@@ -37,6 +37,8 @@ class EventFilter:
     agent_id: int | None = None
     until: int | None = None
     """The highest event number."""
+    invited: bool | None = None
+    """Whether the session has invitees."""
 
 
 EVERY_EVENT = EventFilter()
@@ -131,6 +133,7 @@ _CONDITIONS = {
     # The sum keeps databases from beginning with all sessions of the agent: the window bounds only the events.
     "agent_id": _S.agent_id + 0 == bindparam("agent_id"),
     "until": _E.seq <= bindparam("until"),
+    "invited": _S.invitees.is_not(None) == bindparam("invited", type_=Boolean),
 }
 """Field of an `EventFilter` -> its condition."""
 
@@ -367,7 +370,9 @@ class View:
         If no index finds them, at most `WINDOW` events are examined, and the caller continues from `Page.through`. A
         page has at most `at_most` bytes.
         """
-        if only.session_id is None and (only.types or only.session_types or only.agent_id is not None):
+        if only.session_id is None and (
+            only.types or only.session_types or only.agent_id is not None or only.invited is not None
+        ):
             end = self.window_end(after, only.until)
         else:  # all events match, or an index finds those that do
             newest = self.last_seq()

@@ -36,7 +36,16 @@ from tminus.domain.model import (
     Replay,
     SignInCode,
 )  # fmt: skip
-from tminus.domain.types import DeliveryKind, EventType, ParticipantRole, SessionType, Status, Timeouts, Trigger
+from tminus.domain.types import (
+    DeliveryKind,
+    EventType,
+    MailState,
+    ParticipantRole,
+    SessionType,
+    Status,
+    Timeouts,
+    Trigger,
+)
 from tminus.storage import (
     EventFilter,
     SessionFilter,
@@ -47,6 +56,7 @@ from tminus.storage import (
     calendar_feeds,
     challenges,
     due,
+    mails,
     outbox,
     presence,
     reminders,
@@ -288,6 +298,15 @@ QUESTIONS: dict[str, Job] = {
     "outbox.update_replay": lambda tx: outbox.update_replay(tx, REPLAY, cursor=1),
     "outbox.end_replay": lambda tx: outbox.end_replay(tx, REPLAY),
     "outbox.retry_now": outbox.retry_now,
+    "outbox.next_replay by time": lambda tx: outbox.next_replay(tx, "desk", in_order=False),
+    "mails.of_session": lambda tx: mails.of_session(tx, "c7"),
+    "mails.newest": lambda tx: mails.newest(tx, "c7", RARE),
+    "mails.claim": lambda tx: mails.claim(tx, mails.of_session(tx, "c7")[0], "c7", 0, 40_000),
+    "mails.claim for the first time": lambda tx: mails.claim(tx, None, "c9", 5, 40_000),
+    "mails.settle": lambda tx: mails.settle(tx, "c8", 0, 40_000, MailState.SENT, answered=True),
+    "mails.reopen": lambda tx: mails.reopen(tx, 0, 40_000, None),
+    "mails.reopen of a session": lambda tx: mails.reopen(tx, 0, 40_000, "c7"),
+    "view.page of invitees": lambda tx: tx.page(0, 1, EventFilter(types=RARE, invited=True)),
     "outbox.remove_deliveries": lambda tx: outbox.remove_deliveries(tx, NOW - 100_000 * HOUR, 500),
 }
 """Function -> a call of it. A function that can send different statements has a call for each of them."""
@@ -324,6 +343,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "calendar_feeds": calendar_feeds,
         "challenges": challenges,
         "outbox": outbox,
+        "mails": mails,
         "retention": retention,
     }
     there_are = set[str]()
@@ -414,6 +434,10 @@ def _fill(connection: Connection) -> None:
     run(
         "INSERT INTO retry (agent_id, key, body_sha256, session_id, created_at) "
         f"{numbers} SELECT 7, 'k' || i, '', 'c' || i, {since} FROM n"
+    )
+    run(
+        "INSERT INTO mail (session_id, position, seq, state, unanswered, sent_seq, at) "
+        f"{numbers} SELECT 'c' || i, 0, i, CASE WHEN i < 5 THEN 'refused' ELSE 'sent' END, 0, i, {since} FROM n"
     )
     run("INSERT INTO endpoint (name, cursor, failures) VALUES ('desk', 0, 0)")
     run("INSERT INTO replay (endpoint, cursor, until, failures) VALUES ('desk', 0, 40000, 0)")

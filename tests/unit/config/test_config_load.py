@@ -62,7 +62,7 @@ def test_without_file_and_environment_all_is_default() -> None:
 
 
 def test_the_default_settings_are_valid() -> None:
-    assert Settings.model_validate(Settings().model_dump(mode="json", exclude_none=True)) == Settings()
+    assert Settings.model_validate(Settings().model_dump(mode="json", by_alias=True, exclude_none=True)) == Settings()
 
 
 def test_every_value_is_read_into_its_type(files: Files) -> None:

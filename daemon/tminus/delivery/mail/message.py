@@ -1,0 +1,193 @@
+"""Make a mail as it is sent: header, text, HTML and calendar entry (iTIP, RFC 5546 and 6047).
+
+Outlook and Gmail take a mail for an invitation only if all of these agree: `method` in the media type and `METHOD` in
+the calendar, the recipient among the attendees, and the sender as organizer. Gmail also needs the entry as a part of
+the alternatives, other programs as an attached file, so a mail has both.
+
+The header is written here and not by `email.message`, which reads values again to fold them: a name that looks like an
+address or like an encoded word would change its meaning.
+"""
+
+import base64
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.header import Header
+from email.utils import format_datetime
+
+from tminus.calendars import entries
+from tminus.calendars.entries import Method, Person, plain
+from tminus.config.mail import Mailbox
+from tminus.delivery.mail.plan import Kind, Task
+from tminus.delivery.mail.templates import Templates, Words
+from tminus.domain.hosts import ascii_host
+from tminus.domain.model import Event, Session
+from tminus.domain.types import ParticipantRole
+
+_PLAIN_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+"""A name that needs no quotes in an address (RFC 5322, atoms)."""
+
+_LOOKS_ENCODED = "=?"
+
+_PHRASE_WORD = 45
+"""Maximum bytes of UTF-8 in an encoded word, which has at most 75 characters (RFC 2047)."""
+
+LINE = 998
+"""Maximum length of a line in a mail without its end (RFC 5322)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What all mails have in common."""
+
+    mailbox: Mailbox
+    reply_to: Mailbox
+    organization: str
+    duration: timedelta
+    lead: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A mail, ready to be sent."""
+
+    id: str
+    """The `Message-ID` without its brackets: the same for each attempt, so that servers recognize a second copy."""
+    recipient: str
+    content: bytes
+    needs_utf8: bool
+    """Whether the server must support SMTPUTF8: an address has other than ASCII letters before the @."""
+
+
+def make(event: Event, session: Session, task: Task, sender: Sender, templates: Templates, now: datetime) -> Message:
+    """Return the mail of a task about an event."""
+    invitee = task.invitee
+    is_host = invitee.role is ParticipantRole.HOST
+    link = f"{session.host_url}#host={session.host_key}" if is_host else session.user_url
+    words = templates.render(
+        kind=task.kind.value,
+        label=session.label,
+        host=session.user_description,
+        name=invitee.name,
+        role=invitee.role.value,
+        link=link,
+        organization=sender.organization,
+        start=session.start_time,
+        previous=event.previous_start_time,
+    )
+    domain = sender.mailbox.email.rpartition("@")[2]
+    message_id = f"{session.external_session_object_id}.{event.seq}.{task.position + 1}@{ascii_host(domain)}"
+    to = Mailbox(ascii_domain(invitee.email), invitee.name)
+    if task.kind is Kind.REMINDER:
+        # Without the calendar entry, which has not changed: programs would ask again whether the person comes.
+        return _assemble(message_id, to, words, b"", "", sender, now)
+    method = Method.CANCEL if task.kind is Kind.CANCELLATION else Method.REQUEST
+    made = entries.entry(
+        session,
+        entries.Plan(duration=sender.duration, lead=sender.lead),
+        link,
+        method=method,
+        # The sender of the mail: programs refuse an invitation, and more so a cancellation, from anybody else.
+        organizer=Person(email=ascii_domain(sender.mailbox.email), name=session.user_description),
+        # Only the recipient: the others' addresses are none of their business.
+        attendees=[Person(email=to.email, name=invitee.name)],
+    )
+    calendar = entries.calendar([made], method=method)
+    return _assemble(message_id, to, words, calendar, method.value, sender, now)
+
+
+def test(to: Mailbox, sender: Sender, now: datetime, number: str) -> Message:
+    """Return a mail that only shows that mails are sent."""
+    words = Words("A test of tminus", "This mail is a test: tminus can send mail.\n", "")
+    domain = ascii_host(to.email.rpartition("@")[2])
+    return _assemble(f"{number}@{domain}", Mailbox(ascii_domain(to.email), to.name), words, b"", "", sender, now)
+
+
+def ascii_domain(email: str) -> str:
+    """Return an address with its domain in ASCII, as every mail server understands it."""
+    local, _, domain = email.rpartition("@")
+    return f"{local}@{ascii_host(domain)}"
+
+
+def _assemble(
+    message_id: str, to: Mailbox, words: Words, calendar: bytes, method: str, sender: Sender, now: datetime
+) -> Message:
+    boundary = f"=_tminus_{message_id.partition('@')[0].replace('.', '_')}"
+    head = [
+        f"From: {_address(Mailbox(ascii_domain(sender.mailbox.email), sender.mailbox.name))}",
+        f"To: {_address(to)}",
+        f"Subject: {_text(words.subject)}",
+        f"Date: {format_datetime(now)}",
+        f"Message-ID: <{message_id}>",
+        "MIME-Version: 1.0",
+        # Programs that answer by themselves, such as out-of-office replies, do not answer such mails.
+        "Auto-Submitted: auto-generated",
+        "X-Auto-Response-Suppress: All",
+    ]
+    if sender.reply_to:
+        head.append(f"Reply-To: {_address(Mailbox(ascii_domain(sender.reply_to.email), sender.reply_to.name))}")
+    text = _part("text/plain; charset=utf-8", words.text.encode())
+    alternatives = [text]
+    if words.html:
+        alternatives.append(_part("text/html; charset=utf-8", words.html.encode()))
+    if calendar:
+        alternatives.append(_part(f"text/calendar; charset=utf-8; method={method}", calendar))
+    body = _multipart("alternative", f"{boundary}_a", alternatives) if len(alternatives) > 1 else text
+    if calendar:
+        attached = _part('application/ics; name="invite.ics"', calendar, 'attachment; filename="invite.ics"')
+        body = _multipart("mixed", boundary, [body, attached])
+    needs_utf8 = not to.email.isascii()
+    content = "\r\n".join(head).encode("utf-8" if needs_utf8 else "ascii") + b"\r\n" + body
+    return Message(message_id, to.email, content, needs_utf8)
+
+
+def _part(media_type: str, content: bytes, disposition: str = "") -> bytes:
+    """Return a part in base64: no server on the way changes its lines, and none can be too long."""
+    head = f"Content-Type: {media_type}\r\nContent-Transfer-Encoding: base64\r\n"
+    if disposition:
+        head += f"Content-Disposition: {disposition}\r\n"
+    lines = base64.encodebytes(_with_crlf(content)).replace(b"\n", b"\r\n")
+    return head.encode() + b"\r\n" + lines
+
+
+def _with_crlf(content: bytes) -> bytes:
+    return re.sub(rb"\r?\n|\r", b"\r\n", content)
+
+
+def _multipart(kind: str, boundary: str, parts: Iterable[bytes]) -> bytes:
+    head = f'Content-Type: multipart/{kind}; boundary="{boundary}"\r\n\r\n'.encode()
+    return (
+        head
+        + b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts)
+        + b"--%s--\r\n" % (boundary.encode())
+    )
+
+
+def _address(mailbox: Mailbox) -> str:
+    """Return an address for a header, with the name encoded if it could be taken for anything else."""
+    name = plain(mailbox.name).strip()
+    if not name:
+        return mailbox.email
+    if not (_PLAIN_PHRASE.fullmatch(name) and len(name) <= _PHRASE_WORD and _LOOKS_ENCODED not in name):
+        name = "\r\n ".join(_encoded_words(name))
+    return f"{name}\r\n <{mailbox.email}>"
+
+
+def _encoded_words(text: str) -> list[str]:
+    """Return text as encoded words (RFC 2047). No character is divided between two of them."""
+    words, part = [], b""
+    for char in text:
+        encoded = char.encode(errors="replace")
+        if len(part) + len(encoded) > _PHRASE_WORD:
+            words.append(part)
+            part = b""
+        part += encoded
+    return [f"=?utf-8?b?{base64.b64encode(one).decode()}?=" for one in [*words, part]]
+
+
+def _text(text: str) -> str:
+    """Return a text for a header, folded."""
+    if text.isascii() and _LOOKS_ENCODED not in text:
+        return Header(text, "us-ascii", header_name="Subject", maxlinelen=76).encode(linesep="\r\n")
+    return "\r\n ".join(_encoded_words(text))

@@ -1,0 +1,119 @@
+"""Decide who gets a mail about an event, and which. No I/O.
+
+A mail always shows the session as it is now, so an event that a later one has overtaken needs no mail: after an hour
+without a mail server, nobody gets an invitation and its cancellation in the same minute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from tminus.domain.invitees import Invitee, from_json
+from tminus.domain.model import Event, Mail, Session
+from tminus.domain.types import EventType, MailState, Status
+
+MAX_COPIES = 2
+"""How often a mail is sent at most, if its answer was lost each time and the configuration allows a repetition."""
+
+
+class Kind(StrEnum):
+    """What a mail tells."""
+
+    INVITATION = "invitation"
+    UPDATE = "update"
+    CANCELLATION = "cancellation"
+    REMINDER = "reminder"
+
+
+CHANGES = frozenset({EventType.CREATED, EventType.SCHEDULED, EventType.RESCHEDULED, EventType.CLOSED})
+"""The events after which invitees must know something new."""
+
+TYPES = CHANGES | {EventType.REMINDER}
+"""The events about which mails are sent."""
+
+
+def overtaken_by(event_type: EventType) -> frozenset[EventType]:
+    """Return the types of later events that make a mail about an event needless."""
+    return TYPES if event_type is EventType.REMINDER else CHANGES
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A mail to send."""
+
+    position: int
+    invitee: Invitee
+    kind: Kind
+    seen: Mail | None
+    """The row of the invitee, as it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done about an event."""
+
+    session: Session
+    tasks: tuple[Task, ...]
+    lost: tuple[int, ...]
+    """Positions of invitees whose mail about this event was sent without an answer, and is not sent again."""
+
+
+def make(
+    event: Event,
+    session: Session,
+    rows: Mapping[int, Mail],
+    newest: int,
+    now: datetime,
+    duration: timedelta,
+    *,
+    repeat: bool,
+) -> Plan:
+    """Return what is to be done about an event.
+
+    `rows`: what became of earlier mails, by position. `newest`: the number of the last event that overtakes it.
+    `duration`: for how long after its start a session is planned to last. `repeat`: whether a mail without an answer is
+    sent again.
+    """
+    tasks, lost = [], []
+    for position, invitee in enumerate(from_json(session.invitees)):
+        row = rows.get(position)
+        if row is not None and row.seq >= event.seq:
+            if row.seq > event.seq or row.state not in (MailState.SENDING, MailState.DEFERRED):
+                continue
+            if row.state is MailState.SENDING and (not repeat or row.unanswered >= MAX_COPIES):
+                lost.append(position)
+                continue
+        kind = _kind(event, session, row, newest, now, duration)
+        if kind is not None:
+            tasks.append(Task(position, invitee, kind, row))
+    return Plan(session, tuple(tasks), tuple(lost))
+
+
+def _kind(
+    event: Event, session: Session, row: Mail | None, newest: int, now: datetime, duration: timedelta
+) -> Kind | None:
+    """Return which mail an invitee gets; None if there is nothing to tell."""
+    if event.seq < newest:
+        return None  # a later event tells it
+    was_told = row is not None and row.sent_seq is not None
+    if event.type is EventType.REMINDER:
+        return _reminder(session, row, now)
+    if event.type is not EventType.CLOSED:
+        if session.status is Status.CLOSED:
+            return None
+        return Kind.UPDATE if was_told else Kind.INVITATION
+    # Closed before its start: it did not take place, whatever the reason. After it, or without one: it is over.
+    start = session.start_time
+    if not was_told or start is None or event.ts >= start or now > start + duration:
+        return None
+    return Kind.CANCELLATION
+
+
+def _reminder(session: Session, row: Mail | None, now: datetime) -> Kind | None:
+    """Return which mail reminds an invitee: one that has the calendar entry, if the last one has not arrived."""
+    if session.status is Status.CLOSED or session.start_time is None or now >= session.start_time:
+        return None
+    if row is None or row.sent_seq is None:
+        return Kind.INVITATION
+    return Kind.REMINDER if row.state is MailState.SENT else Kind.UPDATE

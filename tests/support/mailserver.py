@@ -1,0 +1,178 @@
+"""A mail server (aiosmtpd) on loopback, which accepts, defers, refuses, hangs or drops connections as a test wants."""
+
+import asyncio
+import email
+import email.policy
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+
+Answer = str | Callable[[SMTP], Any]
+"""An answer, or a function that does something to the connection and returns one, or a coroutine of one."""
+
+OK = "250 OK"
+
+
+def drop(server: SMTP) -> str:
+    """End the connection without an answer."""
+    assert isinstance(server.transport, asyncio.WriteTransport)
+    server.transport.abort()
+    return "250 never sent"
+
+
+async def hang(_server: SMTP) -> str:
+    await asyncio.sleep(600)
+    return OK
+
+
+@dataclass
+class Mail:
+    """A mail that the server has read to its end, whatever it answered."""
+
+    sender: str
+    recipient: str
+    content: bytes
+    accepted: bool
+    options: Sequence[str] = field(default=())
+
+    @property
+    def message(self) -> EmailMessage:
+        parsed = email.message_from_bytes(self.content, policy=email.policy.default)
+        assert isinstance(parsed, EmailMessage)
+        return parsed
+
+    def part(self, media_type: str) -> EmailMessage:
+        return next(part for part in self.message.walk() if part.get_content_type() == media_type)
+
+    def text(self, media_type: str = "text/plain") -> str:
+        content = self.part(media_type).get_payload(decode=True)
+        assert isinstance(content, bytes)
+        return content.decode()
+
+
+class MailServer:
+    """A context manager. `mails` are all that arrived; `accepted` those that it has accepted.
+
+    `recipients` has the answers to `RCPT` by address, `senders` those to `MAIL`; `texts` is a list of answers to the
+    texts of mails, the last of which is repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        smtps: bool = False,
+        user: tuple[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        self.mails: list[Mail] = []
+        self.recipients: dict[str, Answer] = {}
+        self.senders: list[Answer] = [OK]
+        self.texts: list[Answer] = [OK]
+        self.connections = 0
+        self.users: list[str] = []
+        self._lock = threading.Lock()
+        self._transports: list[Any] = []
+
+        def check(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:
+            given = (data.login.decode(), data.password.decode())
+            self.users.append(given[0])
+            return AuthResult(success=given == user, handled=False)
+
+        options: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0, "enable_SMTPUTF8": True, **more}
+        if user is not None:
+            options |= {
+                "authenticator": check,
+                "auth_required": True,
+                "auth_require_tls": tls is not None and not smtps,
+            }
+        if tls is not None:
+            options |= {"ssl_context": tls} if smtps else {"tls_context": tls, "require_starttls": True}
+        self._controller = _Controller(self, **options)
+
+    def __enter__(self) -> "MailServer":
+        self._controller.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        loop = self._controller.loop
+
+        async def end() -> None:
+            for transport in self._transports:
+                transport.abort()
+            await asyncio.sleep(0.01)  # the event loop closes their sockets in its next rounds
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        self._controller.stop(no_assert=True)
+
+    @property
+    def port(self) -> int:
+        server = self._controller.server
+        assert server is not None
+        return int(server.sockets[0].getsockname()[1])  # type: ignore[attr-defined]
+
+    @property
+    def accepted(self) -> list[Mail]:
+        return [mail for mail in self.mails if mail.accepted]
+
+    def to(self, recipient: str) -> list[Mail]:
+        return [mail for mail in self.accepted if mail.recipient == recipient]
+
+    # --- aiosmtpd calls these -----------------------------------------------------------------------------------------
+
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        self._transports.append(server.transport)
+        self.connections += 1
+        return responses
+
+    async def handle_MAIL(
+        self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        answer = self.senders.pop(0) if len(self.senders) > 1 else self.senders[0]
+        text = await _answer(answer, server)
+        if text.startswith("250"):
+            envelope.mail_from, envelope.mail_options = address, options
+        return text
+
+    async def handle_RCPT(
+        self, server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        text = await _answer(self.recipients.get(address, OK), server)
+        if text.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return text
+
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
+        with self._lock:
+            answer = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
+            content = envelope.original_content
+            assert content is not None
+            mail = Mail(
+                envelope.mail_from or "", envelope.rcpt_tos[0], content, answer == OK, tuple(envelope.mail_options)
+            )
+            self.mails.append(mail)
+        return await _answer(answer, server)
+
+
+class _Controller(Controller):
+    def _trigger_server(self) -> None:
+        """Connect to the port that was chosen."""
+        assert self.server is not None
+        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        super()._trigger_server()  # type: ignore[no-untyped-call]
+
+
+async def _answer(answer: Answer, server: SMTP) -> str:
+    if isinstance(answer, str):
+        return answer
+    found = answer(server)
+    return str(await found if asyncio.iscoroutine(found) else found)
