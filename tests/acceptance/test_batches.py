@@ -1,13 +1,14 @@
 """Batches over HTTP: many sessions in one call, all or none."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
-from tests.acceptance.times import from_now
+from tests.acceptance.times import from_now, parsed
 
 BATCH = "/supportsessions/batch"
 
@@ -158,3 +159,114 @@ def test_ten_thousand_sessions_are_made_at_once_and_one_more_is_too_many(daemon:
     assert daemon.post(BATCH, {"sessions": some * 10_001}, by="chief").status_code == 400
     made = daemon.post(BATCH, {"sessions": some * 10_000, "dryRun": True}, by="chief")
     assert len(made.json()["planned"]) == 10_000
+
+
+# --- reschedule and close ---------------------------------------------------------------------------------------------
+
+RESCHEDULE, CLOSE = f"{BATCH}/reschedule", f"{BATCH}/close"
+
+
+def scheduled(daemon: Daemon, number: int, *, by: str = "anna", **more: Any) -> list[JSON]:
+    sent = [new(one, **more) for one in range(number)]
+    made: list[JSON] = daemon.post(BATCH, {"sessions": sent}, by=by).json()["sessions"]
+    return made
+
+
+def test_sessions_are_moved_by_a_time_or_to_their_starts(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    made = scheduled(daemon, 3)
+    ids = [one["id"] for one in made]
+    half_an_hour = {"ids": ids, "by": "30m"}
+
+    planned = daemon.post(RESCHEDULE, half_an_hour | {"dryRun": True}, by="anna").json()["planned"]
+    moved = daemon.post(RESCHEDULE, half_an_hour, by="anna").json()["sessions"]
+
+    starts = [(parsed(one["startTime"]) + timedelta(minutes=30), one["id"]) for one in made]
+    assert [(parsed(one["startTime"]), one["id"]) for one in moved] == starts
+    assert [one["startTime"] for one in planned] == [one["startTime"] for one in moved]
+    assert {one["version"] for one in moved} == {2}
+    assert [event["type"] for event in daemon.events(ids[0])] == ["session.scheduled", "session.rescheduled"]
+
+    soon = from_now(minutes=3)
+    each = [{"id": ids[2], "startTime": soon, "version": 2}, {"id": ids[0], "startTime": moved[0]["startTime"]}]
+    last = daemon.post(RESCHEDULE, {"sessions": each}, by="anna").json()["sessions"]
+    assert [(one["id"], one["status"], one["version"]) for one in last] == [
+        (ids[2], "new", 4),
+        (ids[0], "scheduled", 2),
+    ]
+
+
+def test_a_filter_moves_and_closes_only_what_matches(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    parent: JSON = {"externalMapping": f"batch.{daemon.url[-4:]}", "parentObject": {"id": "1"}}
+    made = scheduled(daemon, 3, **parent)
+    others = scheduled(daemon, 1, by="ben", **parent)
+    mine = {"externalMapping": parent["externalMapping"]}
+    later = {**mine, "startFrom": made[1]["startTime"]}
+
+    moved = daemon.post(RESCHEDULE, {"filter": later, "by": "-1h"}, by="anna").json()["sessions"]
+    assert [one["id"] for one in moved] == [one["id"] for one in made[1:]]
+    closed = daemon.post(CLOSE, {"filter": mine}, by="anna").json()["sessions"]
+    assert [one["id"] for one in closed] == [made[1]["id"], made[2]["id"], made[0]["id"]]
+    assert {(one["status"], one["closeReason"]) for one in closed} == {("closed", "cancelled")}
+    assert daemon.post(CLOSE, {"filter": mine}, by="anna").json() == {"sessions": []}
+    assert daemon.session(others[0]["id"])["status"] == "scheduled"
+    everybody = {"filter": {**mine, "scope": "all"}}
+    assert daemon.post(CLOSE, everybody, by="anna").status_code == 403
+    assert [one["id"] for one in daemon.post(CLOSE, everybody, by="supervisor").json()["sessions"]] == [others[0]["id"]]
+
+
+def test_one_session_that_cannot_be_moved_keeps_the_whole_batch(each_daemon: Daemon) -> None:
+    daemon = each_daemon
+    mine, (closed,), (others,) = scheduled(daemon, 2), scheduled(daemon, 1), scheduled(daemon, 1, by="ben")
+    daemon.delete(f"/supportsession/{closed['id']}", by="anna")
+    ids = [mine[0]["id"], "nobody", closed["id"], others["id"], mine[0]["id"]]
+
+    refused = daemon.post(RESCHEDULE, {"ids": ids, "by": "1h"}, by="anna").json()
+
+    assert refused["refcode"] == 115409
+    assert {one["field"]: one["message"] for one in refused["errors"]} == {
+        "ids.1": "Session not found nobody",
+        "ids.2": f"{closed['id']}: Cannot reschedule while the session's status is closed: it is closed",
+        "ids.3": f"{others['id']} belongs to another agent: this needs the role group_admin",
+        "ids.4": "names the same session as ids.0",
+    }
+    stale = [{"id": one["id"], "startTime": from_now(days=9), "version": number} for number, one in enumerate(mine, 1)]
+    assert daemon.post(RESCHEDULE, {"sessions": stale}, by="anna").json()["errors"] == [
+        {"field": "sessions.1", "message": f"{mine[1]['id']} is at version 1 now"}
+    ]
+    far = daemon.post(RESCHEDULE, {"ids": [one["id"] for one in mine], "by": "10000d"}, by="anna").json()
+    assert (far["refcode"], len(far["errors"])) == (115400, 2)
+    assert [daemon.session(one["id"])["version"] for one in mine] == [1, 1]
+
+
+def test_a_repeated_shift_with_a_key_moves_once(daemon: Daemon) -> None:
+    (made,) = scheduled(daemon, 1)
+    body, key = {"ids": [made["id"]], "by": "1h"}, {"Idempotency-Key": "shift once"}
+
+    first = daemon.post(RESCHEDULE, body, by="anna", headers=key)
+    again = daemon.post(RESCHEDULE, body, by="anna", headers=key)
+
+    assert again.json() == first.json()
+    assert daemon.session(made["id"])["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (RESCHEDULE, {"by": "1h"}, "body"),
+        (RESCHEDULE, {"ids": ["a"]}, "body"),
+        (RESCHEDULE, {"ids": ["a"], "filter": {"type": "live"}, "by": "1h"}, "body"),
+        (RESCHEDULE, {"ids": ["a"], "by": "an hour"}, "by"),
+        (CLOSE, {"filter": {}}, "filter"),
+        (CLOSE, {"filter": {"scope": "all"}}, "filter"),
+        (CLOSE, {"filter": {"starts": "2027-01-01"}}, "filter.starts"),
+    ],
+)
+def test_sessions_must_be_named_in_one_way_and_a_filter_needs_a_condition(
+    daemon: Daemon, path: str, body: JSON, field: str
+) -> None:
+    refused = daemon.post(path, body, by="chief").json()
+
+    assert refused["refcode"] == 100400
+    assert field in {one["field"] for one in refused["errors"]}

@@ -29,6 +29,8 @@ EXAMPLES = 12
 CALLS = (
     "POST /v3/supportsessions",
     "POST /v3/supportsessions/batch",
+    "POST /v3/supportsessions/batch/reschedule",
+    "POST /v3/supportsessions/batch/close",
     "GET /v3/supportsessions",
     "GET /v3/supportsession/{session_id}",
     "PUT /v3/supportsession/{session_id}",
@@ -78,6 +80,8 @@ CALLS = (
 MORE_THAN_SHAPE = (
     "POST /v3/supportsessions",
     "POST /v3/supportsessions/batch",
+    "POST /v3/supportsessions/batch/reschedule",
+    "POST /v3/supportsessions/batch/close",
     "PUT /v3/supportsession/{session_id}",
     "POST /v3/webhooks/{name}/replay",
     "GET /v3/agents/{number}/freebusy",

@@ -21,6 +21,8 @@ ROLES = ("nobody", "api", "room", "agent", "monitor", "supervisor", "group_admin
 RIGHTS = {
     "POST /v3/supportsessions": "- - - yes - - yes",
     "POST /v3/supportsessions/batch": "- - - yes - - yes",
+    "POST /v3/supportsessions/batch/reschedule": "- - - yes - - yes",
+    "POST /v3/supportsessions/batch/close": "- - - yes - yes yes",
     "GET /v3/supportsessions": "- - - own own own own",
     "GET /v3/supportsessions?scope=all": "- - - - masked all all",
     "GET /v3/supportsession/{session_id}": "- - - own masked all all",
@@ -138,6 +140,8 @@ class Situation:
         bodies: dict[str, JSON] = {
             "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
             "POST /v3/supportsessions/batch": {"sessions": [{"type": "live", "label": "Of mine"}]},
+            "POST /v3/supportsessions/batch/reschedule": {"filter": {"externalMapping": "nothing"}, "by": "1h"},
+            "POST /v3/supportsessions/batch/close": {"filter": {"externalMapping": "nothing"}},
             "PUT /v3/supportsession/{session_id}": {"startTime": from_now(days=2)},
             "POST /v3/supportsession/{session_id}/participants": {"role": "guest", "name": "Guest"},
             "PUT /v3/supportsession/{session_id}/participants/{participant_id}": {"admitted": True},

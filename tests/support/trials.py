@@ -884,6 +884,27 @@ def _create_batch(store: Store, label: str) -> Any:
     return [one.id for one in made.sessions]
 
 
+def _two_scheduled(tx: Transaction, label: str) -> None:
+    for ahead in (HOUR, 2 * HOUR):
+        _session(tx, label, ahead)
+
+
+def _moved_batch(view: View, label: str) -> State:
+    """Return the starts and versions of the sessions of a batch, and what `_batch_made` returns."""
+    found = view.all(Session, select(SESSIONS).where(SESSIONS.c.label == label).order_by(SESSIONS.c.id))
+    return sorted((one.version, one.start_time and one.start_time - NOW) for one in found), _batch_made(view, label)
+
+
+def _change_batch(
+    store: Store, label: str, *, command: Callable[..., batches.BatchResult], by: timedelta | None
+) -> Any:
+    """Move or close two sessions. The first of them opens at once if it is moved back."""
+    ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label).order_by(SESSIONS.c.created_at, SESSIONS.c.id)
+    listed = [batches.Target(row.id) for row in store.read(lambda view: view.rows(ours))]
+    targets, keyed = batches.Targets("ids", listed, by=by), KeyedRequest(label, "0" * 64)
+    store.submit(lambda tx: command(tx, SETTINGS, AGENT, targets, keyed)).result(30)
+
+
 def _remove_write_test(tx: Transaction, _label: str) -> None:
     tx.execute(delete(META).where(META.c.key == "written"))
 
@@ -921,6 +942,10 @@ TRIALS: Mapping[str, Trial] = {
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
     "batch": Trial(_create_batch, _nothing, _batch_made),
     "batch-of-yesterday": Trial(_create_batch, _yesterdays_batch, _batch_made),
+    "batch-reschedule": Trial(
+        partial(_change_batch, command=batches.reschedule, by=-55 * MINUTE), _two_scheduled, _moved_batch
+    ),
+    "batch-close": Trial(partial(_change_batch, command=batches.close, by=None), _two_scheduled, _moved_batch),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
     "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
     "room-leave": Trial(partial(_in_room, job=_leave_room), _busy_room, _room),

@@ -169,6 +169,19 @@ def validated(sent: Sent, name: str, model: type[M], make: Callable[[M], T]) -> 
     return made, list(faults(problems))
 
 
+def chosen(sent: Sent, model: type[M]) -> M:
+    """Return a body that names existing sessions. Raises `InvalidRequest`, `BatchRefused`."""
+    if problems := bodies.unstorable(sent.members, ("body",)):
+        raise invalid(problems)
+    try:
+        return model.model_validate(sent.members)
+    except ValidationError as error:
+        problems = located(error, ("body",))
+    if all(len(one["loc"]) > 2 and isinstance(one["loc"][2], int) for one in problems):
+        raise BatchRefused(list(faults(problems)))
+    raise invalid(problems)
+
+
 @cache
 def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]

@@ -250,6 +250,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "invitees": [_INVITEE],
     },
     "NewInvitee": _INVITEE,
+    "BatchFilter": {"startFrom": "2027-03-02T00:00:00Z", "startTo": "2027-03-03T00:00:00Z"},
+    "ClosedSessions": {"ids": ["kX3wQz"]},
+    "MovedSession": {"id": "kX3wQz", "startTime": "2027-03-02T14:30:00Z"},
+    "MovedSessions": {"ids": ["kX3wQz"], "by": "30m"},
     "NewSessions": {
         "sessions": [
             {"type": "live", "label": "Onboarding 1", "startTime": "2027-03-02T09:00:00Z"},

@@ -178,6 +178,31 @@ FIELDS: dict[str, dict[str, str]] = {
         "name": "Name for people",
         "role": "`host` for somebody who gets the host's link, otherwise `guest`",
     },
+    "BatchFilter": {
+        "type": "Only sessions of this type",
+        "status": "Only sessions in one of these statuses; a reschedule moves only those that are `scheduled`",
+        "startFrom": "Only sessions that start at this time or later",
+        "startTo": "Only sessions that start before this time",
+        "externalMapping": "Only sessions of the parent object with this key",
+        "scope": "`all` for the sessions of all agents; by default one's own",
+    },
+    "ClosedSessions": {
+        "ids": "Ids of the sessions to close; those that are closed stay as they are",
+        "filter": "Close all open sessions that match",
+        "dryRun": "Answer what would happen, and do nothing",
+    },
+    "MovedSession": {
+        "id": "Id of the session",
+        "startTime": "The new start: RFC 3339 with `Z` or an offset",
+        "version": "The version that the caller expects; by default any",
+    },
+    "MovedSessions": {
+        "sessions": "The sessions to move, each with its new start",
+        "ids": "Ids of the sessions to move by `by`",
+        "filter": "Move all scheduled sessions that match by `by`",
+        "by": "The time by which starts move: `30m`, `-1h30m`",
+        "dryRun": "Answer what would happen, and do nothing",
+    },
     "NewSessions": {
         "sessions": "The sessions to create, each as in `POST /v3/supportsessions`",
         "dryRun": "Answer what would happen, and do nothing",

@@ -28,6 +28,8 @@ from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
     MAX_SESSIONS,
+    OPEN_STATUSES,
+    Caller,
     CreateSession,
     EventPattern,
     EventType,
@@ -35,6 +37,7 @@ from tminus.domain.types import (
     SessionType,
     Status,
 )
+from tminus.storage import SessionFilter
 
 DURATION_PATTERN = r"^(0|(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$"
 
@@ -252,6 +255,103 @@ class NewSessions(Request):
 
     sessions: Annotated[list[NewSession], Field(min_length=1, max_length=MAX_SESSIONS)]
     dryRun: StrictBool = False
+
+
+SessionId = Printable[Annotated[str, Field(min_length=1, max_length=64)]]
+SessionIds = Annotated[list[SessionId], Field(min_length=1, max_length=MAX_SESSIONS)]
+
+
+def _shift(value: Any) -> timedelta:
+    if not isinstance(value, str):
+        raise ValueError('must be a duration such as "30m" or "-1h30m"')  # noqa: TRY004 - for pydantic
+    sign, digits = (value[0], value[1:]) if value[:1] in ("+", "-") else ("", value)
+    span = parse_duration(digits)
+    return -span if sign == "-" else span
+
+
+Shift = Annotated[
+    timedelta,
+    BeforeValidator(_shift),
+    WithJsonSchema({"type": "string", "pattern": f"^[+-]?{DURATION_PATTERN[1:]}"}, mode="validation"),
+]
+
+
+class BatchFilter(BaseModel):
+    """Conditions for the sessions of a batch. Unknown ones are refused: a misspelt one would match too many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: SessionType | None = None
+    status: Annotated[list[Status], Field(min_length=1)] | None = None
+    startFrom: Instant | None = None
+    startTo: Instant | None = None
+    externalMapping: LookUpKey | None = None
+    scope: Literal["mine", "all"] = "mine"
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if not self.model_fields_set - {"scope"}:
+            raise ValueError("must have at least one condition")
+        return self
+
+    def sessions(self, caller: Caller) -> SessionFilter:
+        """Return the filter for the sessions of this caller."""
+        return SessionFilter(
+            agent_id=caller.agent_id if self.scope == "mine" else None,
+            statuses=OPEN_STATUSES if self.status is None else self.status,
+            type=self.type,
+            start_from=self.startFrom,
+            start_to=self.startTo,
+            external_mapping=self.externalMapping,
+            order_by="start_time",
+            descending=False,
+        )
+
+
+class MovedSession(BaseModel):
+    """A session and its new start."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: SessionId
+    startTime: Instant
+    version: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)] | None = None
+
+
+class _Chosen(Request):
+    """Sessions by id or by a filter."""
+
+    ids: SessionIds | None = None
+    filter: BatchFilter | None = None
+    dryRun: StrictBool = False
+
+
+class MovedSessions(_Chosen):
+    """The sessions to move: `sessions` with their new starts, or `ids` or `filter` with `by`."""
+
+    sessions: Annotated[list[MovedSession], Field(min_length=1, max_length=MAX_SESSIONS)] | None = None
+    by: Shift | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        _check_one_of(self, "sessions", "ids", "filter")
+        if (self.by is None) is (self.sessions is None):
+            raise ValueError("by must come together with ids or filter, and only with these")
+        return self
+
+
+class ClosedSessions(_Chosen):
+    """The sessions to close: exactly one of the members `ids` and `filter`."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        _check_one_of(self, "ids", "filter")
+        return self
+
+
+def _check_one_of(request: BaseModel, *names: str) -> None:
+    if sum(getattr(request, name) is not None for name in names) != 1:
+        raise ValueError(f"exactly one of {', '.join(names[:-1])} and {names[-1]} must be given")
 
 
 class NewStart(Request):

@@ -5,6 +5,7 @@ if less than that is between their starts.
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -40,18 +41,24 @@ def refuse_overlap(
 
 
 def refused_overlaps(
-    view: View, settings: Settings, agent_id: int, starts: Sequence[datetime | None]
+    view: View,
+    settings: Settings,
+    agent_id: int,
+    starts: Sequence[datetime | None],
+    left: Sequence[datetime | None] = (),
 ) -> list[tuple[int, str]]:
     """Return the appointments of a batch that the policy refuses, each by its index, with the reason.
 
-    `starts`: the start of each; None: it opens at once. Of two appointments of the batch that overlap, the one with the
-    later start is refused.
+    `starts`: the start of each; None: it opens at once. `left`: the present starts of those that the batch moves. Of
+    two appointments of the batch that overlap, the one with the later start is refused.
     """
     wanted = sorted((start, index) for index, start in enumerate(starts) if start is not None)
     if settings.policy.overlap is not OverlapPolicy.REFUSE or not wanted:
         return []
     length = settings.lifecycle.duration
-    present = _starts(view, agent_id, wanted[0][0] - length, wanted[-1][0] + length)
+    found = Counter(_starts(view, agent_id, wanted[0][0] - length, wanted[-1][0] + length))
+    found.subtract(start for start in left if start is not None)
+    present = sorted(found.elements())
     refused, before = [], None
     for start, index in wanted:
         following = bisect_right(present, start - length)

@@ -267,6 +267,11 @@ class View:
             return wanted.offset + len(ids), rows  # the last page determines the number without a count
         return int(self.scalar(statements.number, **statements.values)), rows
 
+    def matching(self, wanted: SessionFilter) -> list[str]:
+        """Return the ids of one page of the matching sessions, in order."""
+        statements = listing(wanted)
+        return list(self._run(statements.page, statements.values).scalars())
+
     def search(self, wanted: SessionFilter, words: str, at_most: int = PAGE_BYTES) -> tuple[list[Session], int | None]:
         """Return the sessions of a list whose label or record contains a text, and the offset of the next call.
 

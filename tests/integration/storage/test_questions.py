@@ -178,6 +178,7 @@ QUESTIONS: dict[str, Job] = {
     "view.open_session_by_pin": lambda tx: tx.open_session_by_pin(123456),
     "view.active_among": lambda tx: tx.active_among([f"c{number}" for number in range(20)]),
     "view.open_sessions_of": lambda tx: tx.open_sessions_of(7, 1000),
+    "view.matching": lambda tx: tx.matching(SessionFilter(7, (Status.SCHEDULED,), order_by="start_time", limit=10_001)),
     "view.batch_record": lambda tx: tx.batch_record(7, "k"),
     "view.sessions_with": lambda tx: tx.sessions_with(["c1", "c2"]),
     "transaction.add_batch_record": lambda tx: tx.add_batch_record(BATCH),
