@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from threading import Event
 from typing import Any, TypeVar
@@ -22,8 +22,8 @@ from tminus.api.errors import faults, invalid
 from tminus.api.parameters import Problem, located
 from tminus.api.request_body import BATCH_SECONDS, read_body
 from tminus.api.request_context import RequestContext
-from tminus.api.response import Headers
-from tminus.api.services import Services
+from tminus.api.response import Headers, Json
+from tminus.api.routing import Answer
 from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError
 from tminus.domain.types import MAX_SESSIONS, Caller
 
@@ -192,35 +192,35 @@ def wants_ndjson(context: RequestContext) -> bool:
     return any(kind in context.header(b"accept") for kind in NDJSON)
 
 
-def answer(
+async def answer(
     context: RequestContext,
     name: str,
     items: Sequence[T],
     show: Callable[[T], Any],
     *,
     dry_run: bool = False,
-    headers: Headers = (),  # type: ignore[assignment]
-) -> StreamingResponse:
-    """Return the response with many items, which is made and sent in parts.
+    headers: Headers | None = None,
+) -> Answer:
+    """Return the response with many items: `name` is the member that has them.
 
-    `name`: the member with the items. With NDJSON the answer has only the items.
+    With NDJSON the answer has only the items, and each part is sent when it is made.
     """
-    lines = wants_ndjson(context)
 
-    def some(first: int) -> bytes:
-        shown = [orjson.dumps(show(one)) for one in items[first : first + PART]]
-        return b"".join(one + b"\n" for one in shown) if lines else b"," * bool(first) + b",".join(shown)
+    def lines(first: int) -> list[bytes]:
+        return [orjson.dumps(show(one)) for one in items[first : first + PART]]
 
-    async def body(services: Services) -> AsyncIterator[bytes]:
-        if not lines:
-            yield b'{%b"%b":[' % (b'"dryRun":true,' if dry_run else b"", name.encode())
-        for first in range(0, len(items), PART):
-            yield await services.prepare(lambda first=first: some(first))  # type: ignore[misc]
-        if not lines:
-            yield b"]}"
+    if wants_ndjson(context):
 
-    response = StreamingResponse(
-        body(context.services), media_type="application/x-ndjson" if lines else "application/json"
-    )
-    response.raw_headers += headers
-    return response
+        async def body() -> AsyncIterator[bytes]:
+            for first in range(0, len(items), PART):
+                yield b"".join(line + b"\n" for line in await context.services.prepare(partial(lines, first)))
+
+        response = StreamingResponse(body(), media_type="application/x-ndjson")
+        response.raw_headers += headers or []
+        return response
+
+    def whole() -> bytes:
+        shown = [line for first, _ in parts(items) for line in lines(first)]
+        return b'{%b"%b":[%b]}' % (b'"dryRun":true,' if dry_run else b"", name.encode(), b",".join(shown))
+
+    return Json(await context.services.prepare(whole), headers=headers)

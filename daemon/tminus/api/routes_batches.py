@@ -54,10 +54,10 @@ async def create_sessions(
         requests = [request for request in found if request is not None]
         if dry_run:
             planned = await services.query(lambda view: commands.plan_creation(view, settings, caller, requests, now))
-            return batches.answer(context, "planned", planned, answers.planned, dry_run=True)
+            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
         keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
         result = await context.write(lambda tx: commands.create(tx, settings, caller, requests, keyed))
-    return _answer(context, caller, result)
+    return await _answer(context, caller, result)
 
 
 @router.post(
@@ -78,10 +78,10 @@ async def reschedule_sessions(
         settings, now = services.settings, clock.now()
         if dry_run:
             planned = await services.query(lambda view: commands.plan_reschedule(view, settings, caller, targets, now))
-            return batches.answer(context, "planned", planned, answers.planned, dry_run=True)
+            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
         keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
         result = await context.write(lambda tx: commands.reschedule(tx, settings, caller, targets, keyed))
-    return _answer(context, caller, result)
+    return await _answer(context, caller, result)
 
 
 @router.post(
@@ -101,10 +101,10 @@ async def close_sessions(
         targets = _targets(closed, caller)
         if dry_run:
             planned = await services.query(lambda view: commands.plan_close(view, caller, targets))
-            return batches.answer(context, "planned", planned, answers.planned, dry_run=True)
+            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
         keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
         result = await context.write(lambda tx: commands.close(tx, services.settings, caller, targets, keyed))
-    return _answer(context, caller, result)
+    return await _answer(context, caller, result)
 
 
 def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.Targets:
@@ -118,10 +118,10 @@ def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.T
     return commands.Targets("ids", [commands.Target(one) for one in sent.ids or ()], by=by)
 
 
-def _answer(context: RequestContext, caller: Caller, result: commands.BatchResult) -> Answer:
+async def _answer(context: RequestContext, caller: Caller, result: commands.BatchResult) -> Answer:
     context.replayed = result.replayed
     now = clock.now()
-    return batches.answer(
+    return await batches.answer(
         context,
         "sessions",
         result.sessions,

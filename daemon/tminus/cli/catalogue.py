@@ -26,6 +26,7 @@ COMMANDS = {
     "check": Entry("operate", "check", "Check the configuration without starting anything."),
     "create": Entry("sessions", "create", "Create a session that is open at once."),
     "schedule": Entry("sessions", "schedule", "Schedule a session, which opens before its start."),
+    "shift": Entry("batches", "shift", "Move all scheduled sessions of a time by a duration."),
     "reschedule": Entry("sessions", "reschedule", "Move a scheduled session to another start."),
     "close": Entry("sessions", "close", "Close a session and disconnect its participants."),
     "show": Entry("sessions", "show", "Show one session."),

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tminus.cli import output, views
+from tminus.cli import batches, output, views
+from tminus.cli.completion_values import session_ids
 from tminus.cli.connection import CONFLICT, Connection, fail, reporting_errors
 from tminus.cli.options import (
     DURATION,
+    FILE,
+    ID,
     NAME,
     NUMBER,
     PERSON,
@@ -38,12 +43,12 @@ in_ = click.option(
 )
 
 
-def session_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that describe a new session to a command."""
+def session_options(function: Callable[..., None], *, required: bool = True) -> Callable[..., None]:
+    """Add the options that describe a new session to a command. `required`: click requires type and label."""
     for option in reversed(
         [
-            click.option("--type", type=TYPES, required=True, help="The type of the session."),
-            click.option("--label", required=True, help="The name that people see."),
+            click.option("--type", type=TYPES, required=required, help="The type of the session."),
+            click.option("--label", required=required, help="The name that people see."),
             click.option(
                 "--prefer",
                 type=PREFERENCES,
@@ -178,7 +183,13 @@ def create(
     help="Remind people this long before the start: 15m, 1d; may be repeated; by default as the daemon is configured.",
 )
 @click.option("--no-reminders", is_flag=True, help="Remind nobody.")
-@session_options
+@partial(session_options, required=False)
+@click.option(
+    "--file", type=FILE, metavar="FILE", help="Schedule all sessions of a CSV or NDJSON file; - for standard input."
+)
+@click.option("--timezone", type=NAME, metavar="NAME", help="With --file: time zone of times without an offset.")
+@click.option("--encoding", default="utf-8", metavar="NAME", help="With --file: encoding of the file, such as cp1252.")
+@batches.dry_run
 @as_json
 @click.pass_obj
 def schedule(
@@ -187,8 +198,8 @@ def schedule(
     in_: timedelta | None,
     remind: tuple[timedelta, ...],
     no_reminders: bool,
-    type: str,
-    label: str,
+    type: str | None,
+    label: str | None,
     prefer: tuple[str, ...],
     parent_table: str | None,
     parent_id: str | None,
@@ -196,9 +207,36 @@ def schedule(
     invite: tuple[tuple[str, str], ...],
     invite_host: tuple[tuple[str, str], ...],
     key: str | None,
+    file: Path | None,
+    timezone: str | None,
+    encoding: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Schedule a session. It opens before its start, by the lead time (10 minutes)."""
+    """Schedule a session, or all sessions of a file. They open before their start, by the lead time (10 minutes)."""
+    if file is not None:
+        of_one = (
+            at,
+            in_,
+            remind,
+            no_reminders,
+            label,
+            prefer,
+            parent_table,
+            parent_id,
+            parent_name,
+            invite,
+            invite_host,
+        )
+        if any(of_one):
+            message = "--file goes with --type, --timezone, --encoding, --key, --dry-run and --json only."
+            raise click.UsageError(message, click.get_current_context())
+        batches.schedule_file(connection, file, type, encoding, timezone, key, dry_run=dry_run, as_json=as_json)
+        return
+    if dry_run or timezone is not None:
+        raise click.UsageError("--dry-run and --timezone go with --file.", click.get_current_context())
+    if type is None or label is None:
+        _missing("type" if type is None else "label")
     start = _start(connection, at, in_)
     if remind and no_reminders:
         raise click.UsageError("--remind and --no-reminders exclude each other.", click.get_current_context())
@@ -239,12 +277,46 @@ def reschedule(
     _show(moved, as_json)
 
 
+def _missing(name: str) -> NoReturn:
+    """Raise click's error for a required option that is missing."""
+    context = click.get_current_context()
+    option = next(one for one in context.command.params if one.name == name)
+    raise click.MissingParameter(ctx=context, param=option)
+
+
 @click.command(cls=Command)
-@session_id
+@click.argument("session_id", type=ID, metavar="ID", required=False, shell_complete=session_ids)
+@click.option(
+    "--filter",
+    "conditions",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Close all sessions that match, in place of one: from=TIME, to=TIME, type, status, record; may be repeated.",
+)
+@batches.scope
+@batches.dry_run
+@click.option("--yes", is_flag=True, help="With --filter: do not ask on a terminal.")
 @as_json
 @click.pass_obj
-def close(connection: Connection, session_id: str, as_json: bool) -> None:
-    """Close a session and disconnect its participants. Also `tminus cancel`, `tminus delete`."""
+def close(
+    connection: Connection,
+    session_id: str | None,
+    conditions: tuple[str, ...],
+    scope: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Close a session, or all that match, and disconnect their participants. Also `tminus cancel`, `tminus delete`."""
+    if conditions:
+        if session_id is not None:
+            raise click.UsageError("Give an id or --filter, not both.", click.get_current_context())
+        batches.close_matching(connection, conditions, scope, dry_run=dry_run, yes=yes, as_json=as_json)
+        return
+    if scope is not None or dry_run or yes:
+        raise click.UsageError("--scope, --dry-run and --yes go with --filter.", click.get_current_context())
+    if session_id is None:
+        _missing("session_id")
     with reporting_errors(), connection.open() as daemon:
         done = daemon.closeSession(session_id)
     if as_json:

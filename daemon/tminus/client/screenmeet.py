@@ -46,6 +46,9 @@ SessionType = Literal["support", "cobrowse", "live", "replay"]
 
 DEFAULT_URL = "http://127.0.0.1:8710"
 
+BATCH_WAIT = 120.0
+"""Seconds that the answer to a batch may take beyond the time-out."""
+
 MAX_PAUSE = 10.0
 """Maximum seconds between two attempts, even if `Retry-After` is longer."""
 
@@ -184,6 +187,52 @@ class ScreenMeet:
         path = f"/supportsession/{_quoted(ScreenMeetSessionId)}"
         return cast("schemas.Success", self.request("DELETE", path, json={}, headers=_if_match(if_version)))
 
+    # --- many at once -------------------------------------------------------------------------------------------------
+
+    def scheduleSessions(  # noqa: N802
+        self, sessions: Sequence[Mapping[str, Any]], *, dry_run: bool = False, idempotency_key: str | None = None
+    ) -> "schemas.SessionBatch":
+        """Create or schedule up to 10,000 sessions, all or none. Each is a body of `POST /v3/supportsessions`.
+
+        With `dry_run` nothing is done, and the answer has what would be done as `planned`.
+        """
+        return self._batch("", {"sessions": list(sessions)}, dry_run, idempotency_key)
+
+    def rescheduleSessions(  # noqa: N802
+        self,
+        sessions: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the API's name
+        by: str | None = None,
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+    ) -> "schemas.SessionBatch":
+        """Move up to 10,000 scheduled sessions, all or none.
+
+        Pass `sessions` with the `id` and the new `startTime` of each; or `ids` or a `filter`, with the time `by` which
+        they move, such as `30m` or `-1h`.
+        """
+        body = {"sessions": sessions, "ids": ids, "filter": filter, "by": by}
+        return self._batch("/reschedule", body, dry_run, idempotency_key)
+
+    def closeSessions(  # noqa: N802
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - likewise
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+    ) -> "schemas.SessionBatch":
+        """Close up to 10,000 sessions, all or none: those with these ids, or the open ones that match a filter."""
+        return self._batch("/close", {"ids": ids, "filter": filter}, dry_run, idempotency_key)
+
+    def _batch(self, path: str, body: Mapping[str, Any], dry_run: bool, key: str | None) -> "schemas.SessionBatch":
+        sent = {name: value for name, value in body.items() if value is not None} | {"dryRun": dry_run}
+        headers = _keyed(key)
+        answer = self.request("POST", f"/supportsessions/batch{path}", json=sent, headers=headers, wait=BATCH_WAIT)
+        return cast("schemas.SessionBatch", answer)
+
     # --- more ---------------------------------------------------------------------------------------------------------
 
     def getSession(self, ScreenMeetSessionId: str) -> "schemas.Session":  # noqa: N802, N803
@@ -295,10 +344,7 @@ class ScreenMeet:
         if table is not None and sys_id is not None:
             body["externalMapping"] = f"{table}.{sys_id}"
             body["parentObject"] = {"id": sys_id, "type": table, "name": name, "sync": False, "provider": "tminus"}
-        if key is not None and not _fits_header(key):
-            raise InvalidRequest("The idempotency key must be printable ASCII characters")
-        headers = {"Idempotency-Key": _random_key() if key is None else key}
-        return cast("schemas.Session", self.request("POST", "/supportsessions", json=body, headers=headers))
+        return cast("schemas.Session", self.request("POST", "/supportsessions", json=body, headers=_keyed(key)))
 
 
 def _base_url(text: str) -> str:
@@ -326,6 +372,13 @@ def _transport(url: str, socket: str | Path | None, socket_owners: Collection[in
         return NetworkTransport(url, timeout)
     except CannotConnect as error:
         raise InvalidRequest(f"Cannot connect to {url}: {error}") from None
+
+
+def _keyed(key: str | None) -> dict[str, str]:
+    """Return the header with an idempotency key, by default a random one."""
+    if key is not None and not _fits_header(key):
+        raise InvalidRequest("The idempotency key must be printable ASCII characters")
+    return {"Idempotency-Key": _random_key() if key is None else key}
 
 
 def _random_key() -> str:

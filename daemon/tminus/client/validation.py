@@ -149,11 +149,21 @@ def success(value: Any) -> str:
     return "" if isinstance(value, dict) and value.get("success") is True else "has no success: true"
 
 
+_PLANNED = shape({"id": or_null(text), "type": text, "label": text, "status": text, "startTime": or_null(instant)})
+
+
+def _batch(value: Any) -> str:
+    if not isinstance(value, dict) or not ("sessions" in value or "planned" in value):
+        return "has neither sessions nor planned"
+    return shape({}, {"sessions": list_of(SESSION), "planned": list_of(_PLANNED)})(value)
+
+
 _RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
     (method, re.compile(path), check)
     for method, path, check in (
         ("GET", "/supportsessions", shape({"count": number, "rows": list_of(SESSION)}, {"next": or_null(number)})),
         ("POST", "/supportsessions", SESSION),
+        ("POST", "/supportsessions/batch(?:/reschedule|/close)?", _batch),
         ("GET", "/supportsession/[^/]+", SESSION),
         ("PUT", "/supportsession/[^/]+", SESSION),
         ("DELETE", "/supportsession/[^/]+", success),

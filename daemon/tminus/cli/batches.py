@@ -1,0 +1,233 @@
+"""Commands for many sessions at once: `tminus shift`, and the parts of `schedule --file` and `close --filter`."""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from click.exceptions import Exit
+
+from tminus.cli import output, views
+from tminus.cli.connection import CONFLICT, REFUSED, USAGE, Connection, fail, reporting_errors
+from tminus.cli.options import NAME, SIGNED_DURATION, TIME, TYPES, Command, as_json
+from tminus.client import ScreenMeetError
+from tminus.domain import timestamps
+from tminus.domain.durations import duration_text
+from tminus.domain.types import OPEN_STATUSES
+
+SHOWN = 20
+"""Maximum number of errors of a file that are printed."""
+
+BAR = 24
+"""Width of the progress bar in characters."""
+
+dry_run = click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing.")
+scope = click.option(
+    "--scope",
+    type=click.Choice(["mine", "all"]),
+    help="Your own sessions or all. Default: mine; over the local socket, all.",
+)
+
+
+class Progress:
+    """A bar on standard error, if that is a terminal, with what the command is doing."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._done = steps, 0
+        self._shown = sys.stderr.isatty()
+
+    def step(self, what: str) -> None:
+        """Begin the next step."""
+        filled = BAR * self._done // self._steps
+        self._done += 1
+        self._draw(f"[{'#' * filled}{'-' * (BAR - filled)}] {what}")
+
+    def end(self) -> None:
+        """Remove the bar."""
+        self._draw("")
+
+    def _draw(self, line: str) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r{line:<{BAR + 50}}" if line else f"\r{' ' * (BAR + 50)}\r")
+            sys.stderr.flush()
+
+
+def schedule_file(
+    connection: Connection,
+    file: Path,
+    session_type: str | None,
+    encoding: str,
+    timezone: str | None,
+    key: str | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Schedule the sessions of a file, all or none."""
+    from tminus.cli import sheets  # noqa: PLC0415 - loads csv and time zones, which other commands do not need
+
+    zone = None if timezone is None else _zone(timezone)
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError):
+        raise click.UsageError(f"There is no encoding {encoding!r}: name one such as cp1252.") from None
+    progress = Progress(3)
+    progress.step(f"reading {file.name}")
+    try:
+        content = (
+            sys.stdin.buffer.read(sheets.MAX_FILE + 1) if str(file) == "-" else _content(file, sheets.MAX_FILE + 1)
+        )
+    except OSError as error:
+        progress.end()
+        raise fail(f"{file} cannot be read: {error.strerror or error}", REFUSED) from None
+    ndjson = file.suffix.lower() in (".ndjson", ".jsonl") or content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    try:
+        sheet = sheets.read(content, ndjson=ndjson, encoding=encoding, zone=zone, session_type=session_type)
+    except sheets.SheetError as found:
+        progress.end()
+        raise _report(file, found.errors) from None
+    if sheet.ignored:
+        output.print_error(f"{file.name}: ignored columns: {', '.join(sheet.ignored)}")
+    count = _sessions(len(sheet.sessions))
+    # The same file with the same key is scheduled once, also if the command is repeated by mistake.
+    digest = hashlib.sha256(repr(sheet.sessions).encode(errors="surrogatepass")).hexdigest()
+    with reporting_errors(), connection.open() as daemon:
+        progress.step(f"{'checking' if dry_run else 'scheduling'} {count}")
+        try:
+            made = daemon.scheduleSessions(
+                sheet.sessions, dry_run=dry_run, idempotency_key=key or f"file {digest[:32]}"
+            )
+        except ScreenMeetError as error:
+            if error.refcode != 115400:
+                raise
+            raise _report(file, [_with_line(one, sheet.lines) for one in error.errors]) from None
+        finally:
+            progress.end()
+    _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
+
+
+def _content(file: Path, most: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(most)
+
+
+def _zone(name: str) -> Any:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - likewise
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise click.UsageError(f"There is no time zone {name!r}: name one such as Europe/Berlin.") from None
+
+
+def _with_line(error: Any, lines: list[int]) -> str:
+    """Return an error of the daemon with the line of the file in place of the index."""
+    name, _, rest = error["field"].partition(".")
+    number, _, field = rest.partition(".")
+    if name != "sessions" or not number.isdigit() or int(number) >= len(lines):
+        return f"{error['field']} {error['message']}"
+    return f"line {lines[int(number)]}: {field or 'it'} {error['message']}"
+
+
+def _report(file: Path, errors: list[str]) -> Exit:
+    for error in errors[:SHOWN]:
+        output.print_error(f"{file.name}: {error}")
+    if len(errors) > SHOWN:
+        output.print_error(f"{file.name}: and {len(errors) - SHOWN} more errors")
+    return fail(f"nothing was scheduled; {file.name} has {len(errors)} error{'s' * (len(errors) != 1)}", REFUSED)
+
+
+@click.command(cls=Command)
+@click.option("--from", "from_", type=TIME, metavar="TIME", help="Only sessions that start at this time or later.")
+@click.option("--to", type=TIME, metavar="TIME", help="Only sessions that start before this time.")
+@click.option("--by", type=SIGNED_DURATION, required=True, metavar="DURATION", help="Later (30m) or earlier (-30m).")
+@click.option("--type", type=TYPES, help="Only sessions of this type.")
+@click.option("--record", type=NAME, metavar="KEY", help="Only sessions of the record with this key: table.id.")
+@scope
+@click.option("--key", help="Idempotency key: repeated calls with one key move the sessions once.")
+@dry_run
+@as_json
+@click.pass_obj
+def shift(
+    connection: Connection,
+    from_: str | None,
+    to: str | None,
+    by: timedelta,
+    type: str | None,
+    record: str | None,
+    scope: str | None,
+    key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Move all scheduled sessions of a time by a duration: all of them, or none."""
+    chosen = _filter(connection, scope, startFrom=from_, startTo=to, type=type, externalMapping=record)
+    span = f"{'-' if by < timedelta() else ''}{duration_text(abs(by))}"
+    with reporting_errors(), connection.open() as daemon:
+        moved = daemon.rescheduleSessions(filter=chosen, by=span, dry_run=dry_run, idempotency_key=key)
+    _show(moved, as_json, lambda: f"{_sessions(_count(moved))} {'would move' if dry_run else 'moved'} by {span}")
+
+
+CONDITIONS = {
+    "from": "startFrom", "to": "startTo", "type": "type", "status": "status", "record": "externalMapping"
+}  # fmt: skip
+"""Names of conditions of `--filter` -> the names of the API."""
+
+
+def close_matching(
+    connection: Connection, conditions: tuple[str, ...], scope: str | None, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Close all open sessions that match, all or none. On a terminal, ask before."""
+    given: dict[str, Any] = {}
+    for condition in conditions:
+        name, mark, value = condition.partition("=")
+        if name not in CONDITIONS or not mark or not value or name in given:
+            names = ", ".join(f"{one}=…" for one in CONDITIONS)
+            raise click.UsageError(f"--filter {condition!r} must be one of {names}, each once.")
+        given[name] = value.split(",") if name == "status" else value
+    for name in ("from", "to"):
+        if name in given:
+            TIME.convert(given[name], None, click.get_current_context())
+    unknown = set(given.get("status", ())) - set(OPEN_STATUSES)
+    if unknown:
+        raise click.UsageError(f"--filter status must be one of {', '.join(OPEN_STATUSES)}, not {', '.join(unknown)}.")
+    chosen = _filter(connection, scope, **{CONDITIONS[name]: value for name, value in given.items()})
+    with reporting_errors(), connection.open() as daemon:
+        if not (dry_run or yes) and sys.stdin.isatty() and output.is_terminal():
+            number = _count(daemon.closeSessions(filter=chosen, dry_run=True))
+            if number and not click.confirm(f"Close {_sessions(number)}?"):
+                raise Exit(CONFLICT)
+        closed = daemon.closeSessions(filter=chosen, dry_run=dry_run)
+    _show(closed, as_json, lambda: f"{_sessions(_count(closed))} {'would be ' * dry_run}closed")
+
+
+def _filter(connection: Connection, scope: str | None, **conditions: Any) -> dict[str, Any]:
+    chosen = {name: value for name, value in conditions.items() if value is not None}
+    if not chosen:
+        raise fail("Give at least one condition, such as --from TIME: without one, all sessions would match.", USAGE)
+    return chosen | {"scope": scope or ("all" if connection.is_local else "mine")}
+
+
+def _count(answer: Any) -> int:
+    return len(answer.get("planned", answer.get("sessions", ())))
+
+
+def _sessions(number: int) -> str:
+    return "1 session" if number == 1 else f"{number} sessions"
+
+
+def _show(answer: Any, as_json: bool, summary: Callable[[], str]) -> None:
+    """Print the sessions of a batch, or what would happen, and how many they are."""
+    if as_json:
+        output.put_json(answer)
+    elif "planned" in answer:
+        for one in answer["planned"]:
+            at = timestamps.text(timestamps.parse(one["startTime"])) if one["startTime"] else "now"
+            output.put_fields([one["id"] or "-", one["status"], at, one["type"], one["label"]])
+    elif answer["sessions"]:
+        views.sessions(answer["sessions"], views.time_format(utc=False), wide=not output.is_terminal())
+    sys.stdout.flush()
+    sys.stderr.write(f"{summary()}\n")

@@ -1,0 +1,120 @@
+"""Many sessions by the command: a spreadsheet is scheduled, shifted and cancelled."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemons import Daemon
+from tests.acceptance.times import parsed
+
+DAY = (datetime.now(UTC) + timedelta(days=30)).replace(hour=8, minute=0, second=0, microsecond=0)
+
+
+def sheet(rows: int, day: datetime = DAY) -> str:
+    """Return a spreadsheet with an appointment every minute."""
+    lines = [f'live,"Check-in, {n}",{day + timedelta(minutes=n):%Y-%m-%d %H:%M}' for n in range(rows)]
+    return "\n".join(["type,label,start", *lines]) + "\n"
+
+
+def test_a_spreadsheet_is_scheduled_shifted_by_half_an_hour_and_cancelled(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "sessions.csv"
+    file.write_text(sheet(500))
+    day = (f"--from={DAY:%Y-%m-%dT00:00:00Z}", f"--to={DAY + timedelta(days=1):%Y-%m-%dT00:00:00Z}")
+    schedule = ("schedule", "--file", str(file), "--timezone", "UTC")
+
+    tried = daemon.command(*schedule, "--dry-run")
+    assert tried.stderr == "500 sessions would be scheduled\n"
+    done = daemon.command(*schedule, "--json")
+    made = json.loads(done.stdout)["sessions"]
+    assert done.stderr == "500 sessions scheduled\n"
+    assert [one["label"] for one in made] == [f"Check-in, {n}" for n in range(500)]
+    again = daemon.command(*schedule, "--json")
+    assert [one["id"] for one in json.loads(again.stdout)["sessions"]] == [one["id"] for one in made]
+
+    assert daemon.command("shift", *day, "--by", "30m", "--dry-run").stderr == "500 sessions would move by 30m\n"
+    moved = daemon.command("shift", *day, "--by", "30m", "--json")
+    assert moved.stderr == "500 sessions moved by 30m\n"
+    starts = [parsed(one["startTime"]) for one in json.loads(moved.stdout)["sessions"]]
+    assert starts == [DAY + timedelta(minutes=30 + n) for n in range(500)]
+
+    matching = [f"--filter={one.removeprefix('--')}" for one in day]
+    assert daemon.command("close", *matching, "--dry-run").stderr == "500 sessions would be closed\n"
+    closed = daemon.command("close", *matching)
+    assert closed.stderr == "500 sessions closed\n"
+    assert {daemon.session(one["id"])["closeReason"] for one in (made[0], made[499])} == {"cancelled"}
+    assert daemon.command("close", *matching).stderr == "0 sessions closed\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + sheet(3).encode(),
+        sheet(3).replace("\n", "\r\n").encode(),
+        "\r\n".join(
+            ["sep=;", "Type;Label;Start Time", *(f"live;Check-in, {n};{DAY:%d.%m.%Y %H}:0{n}" for n in range(3))]
+        ).encode(),
+        sheet(3).replace("\n", "\n\n,,\n").encode(),
+        sheet(3).replace("type,label,start", "TYPE,Subject,start_time").encode("utf-16"),
+        b"".join(
+            json.dumps({"type": "live", "label": f"Check-in, {n}", "startTime": f"{DAY:%Y-%m-%dT%H}:0{n}:00Z"}).encode()
+            + b"\r\n"
+            for n in range(3)
+        ),
+    ],
+    ids=["bom", "crlf", "semicolons", "empty lines", "utf-16", "ndjson"],
+)  # fmt: skip
+def test_files_of_other_programs_are_read(daemon: Daemon, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "sessions.csv"
+    file.write_bytes(content)
+
+    done = daemon.command("schedule", "--file", str(file), "--timezone", "UTC", "--dry-run", "--json")
+
+    assert done.stderr == "3 sessions would be scheduled\n"
+    planned = json.loads(done.stdout)["planned"]
+    assert [one["label"] for one in planned] == ["Check-in, 0", "Check-in, 1", "Check-in, 2"]
+    assert parsed(planned[1]["startTime"]) == DAY + timedelta(minutes=1)
+
+
+def test_a_file_in_another_encoding_needs_its_name(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "sessions.csv"
+    file.write_bytes("type;label\nlive;Überprüfung\n".encode("cp1252"))
+
+    refused = daemon.command("schedule", "--file", str(file))
+    assert refused.returncode == 1
+    assert "line 2 is not in utf-8: save the file as CSV UTF-8, or name its encoding" in refused.stderr
+    done = daemon.command("schedule", "--file", str(file), "--encoding", "cp1252", "--dry-run", "--json")
+    assert json.loads(done.stdout)["planned"][0]["label"] == "Überprüfung"
+    unknown = daemon.command("schedule", "--file", str(file), "--encoding", "windows", "--dry-run")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+
+
+def test_errors_name_the_line_of_the_file_and_nothing_is_scheduled(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "sessions.csv"
+    lines = ["type,label,start,room", "phone,A,2030-01-01T09:00:00Z,1", "", "live,,2020-01-01T09:00:00Z,2"]
+    file.write_text("\n".join(lines))
+
+    refused = daemon.command("schedule", "--file", str(file))
+
+    assert refused.returncode == 1
+    told = refused.stderr.splitlines()
+    assert told[0] == "tminus: sessions.csv: ignored columns: room"
+    assert told[1].startswith("tminus: sessions.csv: line 2: type must be")
+    assert told[2].startswith("tminus: sessions.csv: line 4: label must have")
+    assert told[-1].startswith("tminus: nothing was scheduled; sessions.csv has ")
+
+
+def test_conditions_are_checked_before_anything_is_closed(daemon: Daemon) -> None:
+    for arguments in (
+        ("close",),
+        ("close", "abc", "--filter", "type=live"),
+        ("close", "--filter", "start=2026"),
+        ("close", "--filter", "from=tomorrow"),
+        ("close", "--filter", "status=closed"),
+        ("shift", "--by", "30m"),
+        ("schedule", "--file", "x.csv", "--label", "A"),
+        ("schedule", "--type", "live", "--dry-run"),
+    ):
+        assert daemon.command(*arguments).returncode == 2, arguments
+    assert daemon.command("schedule", "--file", "/nowhere.csv").returncode == 1

@@ -1,0 +1,111 @@
+"""Files with sessions: what spreadsheets write is read, and what is not clear is an error with its line."""
+
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tminus.cli.sheets import Sheet, SheetError, read, start_time
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def csv(text: str, zone: ZoneInfo | None = BERLIN) -> Sheet:
+    return read(text.encode(), ndjson=False, encoding="utf-8", zone=zone, session_type="live")
+
+
+def errors(text: str) -> list[str]:
+    with pytest.raises(SheetError) as found:
+        csv(text)
+    return found.value.errors
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("2026-12-01T09:00:00Z", "2026-12-01T09:00:00Z"),
+        ("2026-12-01T09:00:00+05:30", "2026-12-01T09:00:00+05:30"),
+        ("2026-12-01 09:00", "2026-12-01T09:00:00+01:00"),
+        ("2026-7-1T9:05:30", "2026-07-01T09:05:30+02:00"),
+        ("01.12.2026 09:00", "2026-12-01T09:00:00+01:00"),
+    ],
+)
+def test_a_start_may_be_written_as_people_write_it(text: str, start: str) -> None:
+    assert start_time(text, BERLIN) == start
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("46357.375", "is a number, as a spreadsheet stores a date"),
+        ("01/12/2026 09:00", "may be in two months"),
+        ("2026-02-30 09:00", "day"),
+        ("2026-03-29 02:30", "does not exist in Europe/Berlin"),
+        ("2026-10-25 02:30", "comes twice in Europe/Berlin"),
+        ("tomorrow", "tomorrow"),
+    ],
+)
+def test_a_start_that_is_not_clear_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        start_time(text, BERLIN)
+
+
+def test_a_time_without_an_offset_needs_a_time_zone() -> None:
+    with pytest.raises(ValueError, match="--timezone Europe/Berlin"):
+        start_time("2026-12-01 09:00", None)
+
+
+def test_a_row_has_a_record_people_and_a_description() -> None:
+    sheet = csv(
+        "Label;Description;Invite;Parent Table;Parent-ID;parent_name;note\n"
+        "A;Ann;Joe <joe@example.com>, ann@example.com;incident;4711;INC0042;x\n".replace(", ann", ",ann")
+    )
+
+    assert sheet.ignored == ["note"]
+    assert sheet.lines == [2]
+    assert sheet.sessions == [
+        {
+            "label": "A",
+            "type": "live",
+            "userDescription": "Ann",
+            "invitees": [
+                {"email": "joe@example.com", "name": "Joe", "role": "guest"},
+                {"email": "ann@example.com", "name": "", "role": "guest"},
+            ],
+            "externalMapping": "incident.4711",
+            "parentObject": {
+                "id": "4711", "type": "incident", "name": "INC0042", "sync": False, "provider": "tminus"
+            },
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("", "there are no sessions in this file"),
+        ("label\n", "there are no sessions in this file"),
+        ("live,A\n", "line 1 must have the names of the columns, such as: type,label,start"),
+        ("label,Title\nA,B\n", "line 1 has two columns for label"),
+        ("label,start\nA,2030-01-01T09:00:00Z,more\n", "line 2: has 3 cells, and the heading has 2"),
+        ("label,parent_id\nA,1\n", "line 2: parent_table and parent_id go together"),
+        ('label,start\n"A,2030\n', "line 2: unexpected end of data"),
+        ("label\n" + "A\n" * 10_001, "there are 10001 sessions in this file, and the maximum is 10000"),
+    ],
+)
+def test_errors_name_the_line(text: str, first: str) -> None:
+    assert errors(text)[0].startswith(first)
+
+
+def test_text_in_quotes_may_have_lines_and_quotes_and_the_next_row_has_its_line() -> None:
+    sheet = csv('label,start\n"A ""b""\nc",\nD,\n')
+
+    assert [one["label"] for one in sheet.sessions] == ['A "b"\nc', "D"]
+    assert sheet.lines == [2, 4]
+
+
+def test_lines_of_json_name_their_errors() -> None:
+    with pytest.raises(SheetError) as found:
+        read(b'{"label":"A"}\n\n[1]\n{"label":\n', ndjson=True, encoding="utf-8", zone=None, session_type=None)
+
+    assert found.value.errors[0] == "line 3 is not an object: each line has one session"
+    assert found.value.errors[1].startswith("line 4 is not JSON: ")
