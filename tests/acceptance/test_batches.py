@@ -270,3 +270,16 @@ def test_sessions_must_be_named_in_one_way_and_a_filter_needs_a_condition(
 
     assert refused["refcode"] == 100400
     assert field in {one["field"] for one in refused["errors"]}
+
+
+def test_a_shift_that_overlaps_with_other_appointments_is_refused_by_the_policy(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(policy={"overlap": "refuse"})
+    sent = [{"type": "live", "label": "A", "startTime": from_now(days=1, hours=2 * number)} for number in range(3)]
+    made = daemon.post(BATCH, {"sessions": sent}).json()["sessions"]
+    first_two = [one["id"] for one in made[:2]]
+
+    assert daemon.post(RESCHEDULE, {"ids": [one["id"] for one in made], "by": "2h"}).status_code == 200
+    refused = daemon.post(RESCHEDULE, {"ids": first_two, "by": "90m"}).json()
+    assert refused["refcode"] == 115409
+    assert [one["field"] for one in refused["errors"]] == ["ids.1"]
+    assert daemon.post(RESCHEDULE, {"ids": first_two, "by": "-30m"}).status_code == 200
