@@ -162,7 +162,7 @@ def test_only_hosts_get_the_hosts_link(office: Office, server: MailServer) -> No
 
 @ON_SQLITE
 def test_outlook_gmail_and_others_take_the_mail_for_an_invitation(office: Office, server: MailServer) -> None:
-    """What reports of other projects say that programs need: see the list in docs/mail.md."""
+    """What users of other programs have reported: without one of these, some program shows no invitation."""
     office.apply(server.port, reply_to="Help <help@example.com>", bounces_to="bounces@example.com")
     office.schedule(JOE, label="Prüfung, “Teil 1”; mit Zeilen \\n und 100 %" + " sehr lang" * 20)
     office.await_idle()
