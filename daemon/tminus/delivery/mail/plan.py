@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from tminus.domain.invitees import Invitee, from_json
 from tminus.domain.model import Event, Mail, Session
-from tminus.domain.types import EventType, MailState, Status
+from tminus.domain.types import CloseReason, EventType, MailState, Status
 
 MAX_COPIES = 2
 """How often a mail is sent at most, if its answer was lost each time and the configuration allows a repetition."""
@@ -103,11 +103,18 @@ def _kind(
         if session.status is Status.CLOSED:
             return None
         return Kind.UPDATE if was_told else Kind.INVITATION
-    # Closed before its start: it did not take place, whatever the reason. After it, or without one: it is over.
+    # Who may have got the invitation needs the cancellation too.
+    may_know = was_told or (row is not None and row.state is MailState.UNKNOWN)
+    return Kind.CANCELLATION if may_know and _will_not_take_place(event, session, now, duration) else None
+
+
+def _will_not_take_place(event: Event, session: Session, now: datetime, duration: timedelta) -> bool:
+    """Return whether a session that was closed was still to come, and people still have to know that."""
     start = session.start_time
-    if not was_told or start is None or event.ts >= start or now > start + duration:
-        return None
-    return Kind.CANCELLATION
+    if start is None or event.ts >= start or now > start + duration:
+        return False
+    # In these two cases people were there before the start, and have left.
+    return event.reason not in (CloseReason.EMPTY, CloseReason.TIME_LIMIT)
 
 
 def _reminder(session: Session, row: Mail | None, now: datetime) -> Kind | None:

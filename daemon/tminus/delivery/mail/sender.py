@@ -5,8 +5,9 @@ between, the next one finds the claim: the mail may have been accepted, so it is
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -127,7 +128,7 @@ class MailSender:
         number = ids.random_hex()
         to = self._sender.reply_to or self._sender.mailbox
         try:
-            async with self._lock:
+            async with self._in_use():
                 test = messages.test(to, self._sender, now, number)
                 await self._connection.begin(test)
                 answer, error = await self._connection.finish(test), None
@@ -152,7 +153,7 @@ class MailSender:
             # From here on nothing may be lost, so errors of the database are waited for.
             await self._settle(attempt, found, position, MailState.UNKNOWN, Answer(None, "no answer is recorded"))
         try:
-            async with self._lock:
+            async with self._in_use():
                 for task in found.tasks:
                     await self._send_one(attempt, found, task)
         except Unavailable as failure:
@@ -162,6 +163,15 @@ class MailSender:
             outcome = Outcome(None, CANCELLED, None, self._ms(attempt), cancelled=True)
             return Sent(outcome, self._event_row(attempt, found, Answer(None, ""), CANCELLED), page, is_logged=True)
         return self._done(attempt, page)
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[None]:
+        """Use the connection, which is then kept for a while."""
+        async with self._lock:
+            try:
+                yield
+            finally:
+                self._connection.rest()
 
     # --- one mail -----------------------------------------------------------------------------------------------------
 

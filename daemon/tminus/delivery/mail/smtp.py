@@ -136,8 +136,12 @@ class Connection:
             raise Unanswered(answer)
         if response.code >= 400:
             self._raise(answer)
-        self._keep()
         return answer
+
+    def rest(self) -> None:
+        """Keep the connection open for the next mail, but not for long."""
+        if self._client is not None and self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(KEEP_OPEN, self.close)
 
     def close(self) -> None:
         """Close the connection at once."""
@@ -261,10 +265,6 @@ class Connection:
                 raise Unavailable(_reason(failure)) from None
             raise
         return Answer(response.code, _text(response.message))
-
-    def _keep(self) -> None:
-        """Keep the connection open for the next mail, for a while."""
-        self._expiry = asyncio.get_running_loop().call_later(KEEP_OPEN, self.close)
 
 
 def _own_name() -> str:
