@@ -513,6 +513,61 @@ class Clock(TypedDict):
     nextDeadline: Instant | None
 
 
+class ReportCounts(TypedDict):
+    """Numbers of sessions by outcome. `attended`, `noShows` and `cancelled` add up to `sessions`."""
+
+    sessions: int
+    attended: int
+    noShows: int
+    cancelled: int
+
+
+class ReportOfType(ReportCounts):
+    """The sessions of one type."""
+
+    type: SessionType
+
+
+class ReportOfAgent(ReportCounts):
+    """The sessions of one agent."""
+
+    agent: int
+    name: str | None
+
+
+class ReportOfReason(TypedDict):
+    """The sessions that closed for one reason."""
+
+    reason: str
+    sessions: int
+
+
+class ReportNumbers(TypedDict):
+    """A summary of numbers; all but `count` are null if there are none."""
+
+    count: int
+    mean: float | None
+    p50: int | None
+    p99: int | None
+    max: int | None
+
+
+class Report(ReportCounts):
+    """What happened in a period: the sessions that closed in it."""
+
+    since: Instant
+    until: Instant
+    zone: str
+    byType: list[ReportOfType]
+    byAgent: list[ReportOfAgent]
+    moreAgents: int
+    byReason: list[ReportOfReason]
+    byHour: list[int]
+    waitingSeconds: ReportNumbers
+    lengthSeconds: ReportNumbers
+    lagMs: ReportNumbers
+
+
 # A field is named `from`, so this is no class.
 ClockMove = TypedDict(
     "ClockMove",

@@ -58,6 +58,7 @@ CALLS = (
     "GET /v3/agents",
     "GET /v3/clock",
     "POST /v3/clock",
+    "GET /v3/report",
     "POST /v3/agents/{number}/shutOut",
     "POST /v3/agents/{number}/readmit",
     "POST /v3/agents/{number}/calendar",
@@ -87,6 +88,7 @@ MORE_THAN_SHAPE = (
     "GET /v3/agents/{number}/freebusy",
     "GET /v3/auth/{provider}/exchangeCode",
     "POST /v3/clock",
+    "GET /v3/report",
 )
 """Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one
 that was issued, or where of several members all or just one have to be there. JSON Schema has no words for a clock, and

@@ -33,6 +33,8 @@ RIGHTS = {
     "POST /v3/supportsession/{session_id}/participants": "- - all - - - all",
     "PUT /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
     "DELETE /v3/supportsession/{session_id}/participants/{participant_id}": "- - all - - - all",
+    "GET /v3/report": "- - - yes yes yes yes",
+    "GET /v3/report?scope=all": "- - - - yes yes yes",
     "GET /v3/events": "- - - - yes yes yes",
     "GET /v3/events?scope=mine": "- - - own own own own",
     "GET /v3/crmlookup/{key}": "- - - own masked all all",

@@ -14,6 +14,7 @@ from tminus.api import (
     routes_events,
     routes_lookups,
     routes_operations,
+    routes_reports,
     routes_rooms,
     routes_sessions,
     routes_webhooks,
@@ -30,8 +31,8 @@ from tminus.api.websocket_middleware import WebSockets
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
     routes_calendars.router, routes_calendars.public, routes_webhooks.router, routes_clock.router,
-    routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api, routes_callers.public,
-    routes_batches.router,
+    routes_reports.router, routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api,
+    routes_callers.public, routes_batches.router,
 )  # fmt: skip
 
 

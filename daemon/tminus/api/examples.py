@@ -105,6 +105,8 @@ _EVENT = {
     "stats": {"participants": 1},
     "participant": _PARTICIPANT,
 }
+_COUNTS = {"sessions": 15, "attended": 12, "noShows": 2, "cancelled": 1}
+_NUMBERS = {"count": 12, "mean": 43.5, "p50": 31, "p99": 190, "max": 190}
 _CLIENT_INFO = dict.fromkeys(
     ("win_download_url", "mac_download_url", "ios_itunes_url", "android_package_id"), "https://support.example.com/"
 )
@@ -262,6 +264,25 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "PlannedSession": _PLANNED,
     "SessionBatch": {"sessions": [_SESSION]},
+    "Report": {
+        **_COUNTS,
+        "since": "2027-02-01T00:00:00.000Z",
+        "until": "2027-03-01T00:00:00.000Z",
+        "zone": "Europe/Berlin",
+        "byType": [{"type": "support", **_COUNTS}],
+        "byAgent": [{"agent": 7, "name": "Anna Agent", **_COUNTS}],
+        "moreAgents": 0,
+        "byReason": [{"reason": "closed", "sessions": 12}],
+        "byHour": [0] * 9 + [12] + [0] * 14,
+        "waitingSeconds": _NUMBERS,
+        "lengthSeconds": _NUMBERS,
+        "lagMs": _NUMBERS,
+    },
+    "ReportCounts": _COUNTS,
+    "ReportNumbers": _NUMBERS,
+    "ReportOfAgent": {"agent": 7, "name": "Anna Agent", **_COUNTS},
+    "ReportOfReason": {"reason": "closed", "sessions": 12},
+    "ReportOfType": {"type": "support", **_COUNTS},
     "SampleOrder": {"type": "session.ready"},
     "NewStart": {"startTime": "2027-03-02T14:30:00Z"},
     "Organization": _ORGANIZATION,

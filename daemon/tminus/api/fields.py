@@ -31,6 +31,12 @@ _NAMED_PARENT = {
     "sync": "Stored and returned; tminus does not use it",
     "provider": "Stored and returned; tminus does not use it",
 }
+_OUTCOMES = {
+    "sessions": "Number of sessions that closed in the period",
+    "attended": "Those that somebody joined",
+    "noShows": "Those that were open, and nobody joined",
+    "cancelled": "Those that were closed before they opened",
+}
 _SERVER = {
     "region": "Always `local`",
     "endpoint": "`server.public_url` of the configuration",
@@ -282,6 +288,31 @@ FIELDS: dict[str, dict[str, str]] = {
         "toSeq": "`seq` of the last event of the replay",
         "session": "Id of the session whose events are sent; null for all sessions",
     },
+    "Report": {
+        **_OUTCOMES,
+        "since": "Beginning of the period",
+        "until": "End of the period, which does not belong to it",
+        "zone": "Time zone of `byHour`",
+        "byType": "Sessions by type",
+        "byAgent": "Sessions by agent, the agent with the most sessions first, up to 1000 agents",
+        "moreAgents": "Number of agents that `byAgent` leaves out",
+        "byReason": "Sessions by close reason",
+        "byHour": "24 numbers: in how many sessions the first person joined, by the hour of the day in `zone`",
+        "waitingSeconds": "How long sessions were open before the first person joined",
+        "lengthSeconds": "The time from the first person's joining to the close",
+        "lagMs": "How late the scheduler was with what it did in the period, in milliseconds",
+    },
+    "ReportCounts": _OUTCOMES,
+    "ReportNumbers": {
+        "count": "How many numbers there are",
+        "mean": "Their mean; null if there are none",
+        "p50": "The smallest of them that at least half of them do not exceed; null if there are none",
+        "p99": "The same for 99 of 100; null if there are none",
+        "max": "The largest; null if there are none",
+    },
+    "ReportOfAgent": {**_OUTCOMES, "agent": _AGENT, "name": "The agent's name; null for one who is not known any more"},
+    "ReportOfReason": {"reason": "`closeReason` of the sessions", "sessions": "Number of sessions"},
+    "ReportOfType": {**_OUTCOMES, "type": "Type of the sessions"},
     "SampleOrder": {"type": "Type of the sample event, such as `session.ready`"},
     "ReplayOrder": {
         "fromSeq": "Send events from this `seq` on",

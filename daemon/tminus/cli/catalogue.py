@@ -33,6 +33,7 @@ COMMANDS = {
     "list": Entry("listing", "list_", "List sessions, the newest first."),
     "events": Entry("events", "events", "Print the events of one session or of all."),
     "watch": Entry("watch", "watch", "Watch scheduled and open sessions."),
+    "report": Entry("report", "report", "Report on the sessions that closed in a period."),
     "sample-event": Entry("webhooks", "sample_event", "Send a sample event to an endpoint."),
     "lifecycle": Entry("operate", "lifecycle", "Print the transition table as a diagram."),
     "advance": Entry("operate", "advance", "Run the transitions that are due, once."),

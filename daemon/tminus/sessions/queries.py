@@ -1,13 +1,15 @@
 """Queries: functions that only read. The first argument is a view, one snapshot of the database."""
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
+from typing import NamedTuple
 
+from tminus.domain.distribution import Summary, by_hour, summary
 from tminus.domain.errors import FieldError, InvalidRequest, UnknownSession
 from tminus.domain.intervals import Interval, merged
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, Role
 from tminus.sessions.authorization import may_see, may_see_all, require
-from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments
+from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments, reports
 
 MOST_APPOINTMENTS = 10_000
 """Maximum number of appointments in a range for which `busy_times` is called."""
@@ -75,6 +77,35 @@ def _require_list_permission(caller: Caller, agent_id: int | None) -> None:
         require(may_see_all(caller), "the role supervisor or monitor")
     else:
         require(caller.has(Role.AGENT, Role.SUPERVISOR, Role.MONITOR), "the role agent, supervisor or monitor")
+
+
+class Report(NamedTuple):
+    """What happened in a period: the sessions that closed in it."""
+
+    groups: list[reports.Group]
+    waiting_seconds: Summary
+    """How long sessions were open before the first person joined."""
+    length_seconds: Summary
+    """The time from the first person's joining to the close."""
+    lag_ms: Summary
+    """How late the scheduler was with what it did in the period."""
+    by_hour: list[int]
+    """In how many sessions the first person joined, by the hour of the day."""
+
+
+def report(view: View, caller: Caller, period: reports.Period, zone: tzinfo) -> Report:
+    """Return what happened in a period; the hours of the day are those of `zone`.
+
+    If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`.
+    """
+    _require_list_permission(caller, period.agent_id)
+    return Report(
+        reports.groups(view, period),
+        summary(reports.waiting_seconds(view, period)),
+        summary(reports.length_seconds(view, period)),
+        summary(reports.lags_ms(view, period)),
+        by_hour(reports.beginnings(view, period), zone),
+    )
 
 
 def sessions_of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:

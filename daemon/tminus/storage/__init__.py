@@ -22,6 +22,7 @@
 `challenges`     answers to challenges, each of which counts once
 `inserts`        inserts many rows with one statement
 `json_rows`      a JSON object as the rows of a statement
+`reports`        aggregates of the sessions that closed in a period
 `pins`           random free PINs
 `allowances`     counts that the writer keeps in memory between transactions
 `outbox`         webhooks: the position of each endpoint, replays, the delivery log

@@ -60,11 +60,13 @@ from tminus.storage import (
     outbox,
     presence,
     reminders,
+    reports,
     retention,
     transitions,
     view,
 )
 from tminus.storage.engine import make_engine
+from tminus.storage.reports import Period
 from tminus.storage.tables import SESSIONS
 from tminus.storage.transitions import Cause, Named, Requested, execute
 
@@ -283,6 +285,17 @@ QUESTIONS: dict[str, Job] = {
     "challenges.use": lambda tx: challenges.use(tx, ANSWERED),
     "challenges.guesses_full_until": lambda tx: challenges.guesses_full_until(tx, NOW, 60, HOUR),
     "challenges.remove_uses": lambda tx: challenges.remove_uses(tx, NOW - 100_000 * HOUR, 500),
+    **{
+        f"reports.{query.__name__} {whose}": partial(query, period=Period(NOW + 900 * HOUR, NOW + 901 * HOUR, agent))
+        for query in (
+            reports.groups,
+            reports.waiting_seconds,
+            reports.length_seconds,
+            reports.beginnings,
+            reports.lags_ms,
+        )
+        for whose, agent in (("of all", None), ("of an agent", 7))
+    },
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),
     "outbox.Backlogs": lambda tx: outbox.Backlogs().count(
@@ -345,6 +358,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "challenges": challenges,
         "outbox": outbox,
         "mails": mails,
+        "reports": reports,
         "retention": retention,
     }
     there_are = set[str]()

@@ -1,0 +1,180 @@
+"""`tminus report`: what happened in a period, as tables with a plot, as JSON, or as CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tminus.cli import output, tables, views
+from tminus.cli.connection import USAGE, Connection, fail, reporting_errors
+from tminus.cli.options import NAME, Command, Time, as_json, utc
+from tminus.cli.tables import Column
+from tminus.domain import timestamps
+
+if TYPE_CHECKING:
+    from tminus import schemas
+
+BAR = 40
+"""The width of the longest bar of the plot, in characters."""
+
+WAIT = 60.0
+"""Seconds that the answer may take beyond the time-out: a report on a million sessions takes some seconds."""
+
+COUNTS = ("sessions", "attended", "noShows", "cancelled")
+NUMBERS = ("count", "mean", "p50", "p99", "max")
+MEASURES = {"waitingSeconds": "waiting, s", "lengthSeconds": "length, s", "lagMs": "scheduler late, ms"}
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+class _DayOrTime(Time):
+    """A time, or a day, which begins at midnight in the time zone of the report."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not _DAY.fullmatch(value):
+            return super().convert(value, param, ctx)
+        try:
+            datetime.fromisoformat(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not a valid day: {error}", param, ctx)
+        return str(value)
+
+
+DAY_OR_TIME = _DayOrTime()
+
+
+@click.command(cls=Command)
+@click.option("--from", "since", type=DAY_OR_TIME, metavar="TIME", help="Begin at this time or day. Default: 30 days.")
+@click.option("--to", "until", type=DAY_OR_TIME, metavar="TIME", help="End before this time or day. Default: now.")
+@click.option("--zone", type=NAME, default="UTC", metavar="ZONE", help="Time zone of days and hours: Europe/Berlin.")
+@click.option(
+    "--scope", type=click.Choice(["mine", "all"]), help="Your own sessions or all. Default as for `tminus list`."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
+@utc
+@as_json
+@click.pass_obj
+def report(
+    connection: Connection,
+    since: str | None,
+    until: str | None,
+    zone: str,
+    scope: str | None,
+    as_csv: bool,
+    utc: bool,
+    as_json: bool,
+) -> None:
+    """Report on the sessions that closed in a period: by type, agent and outcome; waiting, length, punctuality."""
+    if as_csv and as_json:
+        raise fail("--csv and --json exclude each other", USAGE)
+    params = {
+        "since": _instant(since, zone),
+        "until": _instant(until, zone),
+        "zone": zone,
+        "scope": scope or ("all" if connection.is_local else "mine"),
+    }
+    with reporting_errors(), connection.open() as daemon:
+        found: schemas.Report = daemon.request(
+            "GET", "/report", params={key: value for key, value in params.items() if value is not None}, wait=WAIT
+        )
+    if as_json:
+        output.put_json(found)
+    elif as_csv:
+        output.put_text(_csv(found))
+    else:
+        _show(found, views.time_format(utc=utc))
+
+
+def _instant(text: str | None, zone: str) -> str | None:
+    """Return a time or day as a time."""
+    if text is None or not _DAY.fullmatch(text):
+        return text
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - needed only for days
+
+    try:
+        midnight = datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone))
+    except (KeyError, ValueError, OSError):
+        raise fail(f"{zone} is not a time zone of the IANA database, such as Europe/Berlin", USAGE) from None
+    try:
+        return timestamps.text(midnight)
+    except OverflowError:
+        raise fail(f"{text} is beyond the calendar", USAGE) from None
+
+
+def _show(found: "schemas.Report", when: Any) -> None:
+    since, until = when.text(found["since"]), when.text(found["until"])
+    output.put(f"{found['sessions']} sessions closed from {since} to {until}")
+    kinds = [row for row in found["byType"] if row["sessions"]]
+    _counts("TYPE", [(row["type"], row) for row in kinds])
+    _counts("AGENT", [(_agent(row), row) for row in found["byAgent"]])
+    if found["moreAgents"]:
+        output.put(f"{found['moreAgents']} more agents")
+    _table(
+        (Column("CLOSED BECAUSE"), Column("SESSIONS")),
+        [[row["reason"], str(row["sessions"])] for row in found["byReason"]],
+    )
+    columns = (Column("MEASURE"), *(Column(name.upper()) for name in NUMBERS))
+    _table(columns, [[name, *_cells(found, key)] for key, name in MEASURES.items()])
+    _table((Column("HOUR"), Column("BEGUN"), Column("", least=5)), _plot(found["byHour"]))
+
+
+def _cells(found: Any, key: str) -> list[str]:
+    return ["" if (number := found[key][name]) is None else f"{number:g}" for name in NUMBERS]
+
+
+def _counts(title: str, rows: Sequence[tuple[str, Any]]) -> None:
+    columns = (
+        Column(title, least=8),
+        *(Column(name.upper()) for name in ("sessions", "attended", "no-shows", "cancelled")),
+    )
+    _table(columns, [[name, *(str(row[count]) for count in COUNTS)] for name, row in rows])
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table below an empty line, if it has rows."""
+    if rows:
+        output.put([[]])
+        tables.show(columns, rows)
+
+
+def _plot(hours: Sequence[int]) -> list[list[str]]:
+    """Return the rows of a plot: the hour of the day, a number, and a bar."""
+    most, full = max(hours) or 1, "\u2588" if output.is_utf8() else "#"
+    return [[f"{hour:02}:00", str(number), full * -(-number * BAR // most)] for hour, number in enumerate(hours)]
+
+
+def _agent(row: "schemas.ReportOfAgent") -> str:
+    return f"{row['name']} ({row['agent']})" if row["name"] else f"agent {row['agent']}"
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def _csv(found: "schemas.Report") -> str:
+    """Return one row for each number: section, key, name, measure, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("section", "key", "name", "measure", "value"))
+    for section, key, name, measure, value in _rows(found):
+        writer.writerow((section, key, _safe(name), measure, "" if value is None else value))
+    return text.getvalue()
+
+
+def _rows(found: Any) -> Iterator[tuple[str, object, str, str, Any]]:
+    yield from (("total", "", "", count, found[count]) for count in COUNTS)
+    for row in found["byType"]:
+        yield from (("type", row["type"], "", count, row[count]) for count in COUNTS)
+    for row in found["byAgent"]:
+        yield from (("agent", row["agent"], row["name"] or "", count, row[count]) for count in COUNTS)
+    yield from (("reason", row["reason"], "", "sessions", row["sessions"]) for row in found["byReason"])
+    yield from (("hour", hour, "", "sessions", number) for hour, number in enumerate(found["byHour"]))
+    for key in MEASURES:
+        yield from ((key, "", "", name, found[key][name]) for name in NUMBERS)
+
+
+def _safe(name: str) -> str:
+    """Return a name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name
