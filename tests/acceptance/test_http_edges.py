@@ -27,7 +27,8 @@ def description(daemon: Daemon) -> JSON:
 def path_values(session: JSON) -> dict[str, str]:
     """Return a value for each path parameter of the API."""
     ours = {"session_id": session["id"], "pin": str(session["pin"])}
-    return {**ours, "key": "k", "organization_id": "1", "name": "no", "provider": "token", "type_id": "3"}
+    others = {"key": "k", "organization_id": "1", "name": "no", "number": "7", "provider": "token", "secret": "no"}
+    return {**ours, **others, "type_id": "3"}
 
 
 def test_head_is_supported_wherever_get_is(daemon: Daemon, description: JSON) -> None:

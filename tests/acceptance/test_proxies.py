@@ -76,6 +76,8 @@ class Front:
     port: int
     trust: ssl.SSLContext
     daemons: tuple[Daemon, Daemon]
+    folder: Path
+    """The files of the proxy, with its logs."""
 
     @property
     def url(self) -> str:
@@ -166,6 +168,7 @@ def nginx(folder: Path, port: int, ports: tuple[str, str]) -> tuple[list[str], l
             "nginx/tminus.conf",
             {
                 "listen 443": f"listen 127.0.0.1:{port}",
+                "/var/log/nginx/access.log": f"{folder}/access.log",
                 "/etc/ssl/certs/support.example.com.pem": f"{folder}/chain.pem",
                 "/etc/ssl/private/support.example.com.key": f"{folder}/key.pem",
                 "server 127.0.0.1:8710": f"server 127.0.0.1:{ports[0]}",
@@ -262,7 +265,7 @@ def fronted(kind: Kind, daemons: tuple[Daemon, Daemon], folder: Path) -> Iterato
     assert checked.returncode == 0, checked.stdout + checked.stderr
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(run, cwd=folder, stdout=said, stderr=said, env=environ)
-    one = Front(port, trust, daemons)
+    one = Front(port, trust, daemons, folder)
     try:
         with one.http() as http:
 
@@ -293,6 +296,20 @@ def test_both_daemons_serve_a_session_and_record_the_address_that_the_proxy_saw(
         assert http.get("/metrics").status_code == 404
         assert http.put("/v3/supportsession/x", content=b"x" * 200_000).status_code == 413
     assert front.addresses() <= CLIENTS
+
+
+def test_the_proxy_logs_no_address_of_a_calendar(front: Front) -> None:
+    with front.http() as http:
+        file = http.post("/v3/agents/7/calendar").json()["url"].rpartition("/")[2]
+        for path in ("v3/calendars", "/v3/calendars"):
+            answer = http.get(f"https://127.0.0.1:{front.port}/{path}/{file}")
+            assert answer.status_code == 200, (answer.url, answer.text)
+        assert http.get(f"/calendars/{file}").status_code == 404
+        assert http.get("/v3/me").status_code == 200
+    logs = [path.read_text(errors="replace") for path in front.folder.iterdir() if path.is_file()]
+    assert not [line for log in logs for line in log.splitlines() if file in line]
+    log = front.folder / "access.log"
+    assert not log.exists() or "/v3/me" in log.read_text()
 
 
 def test_the_proxy_forwards_each_event_of_a_stream_at_once(front: Front) -> None:

@@ -22,6 +22,8 @@ PRODUCT = "-//tminus//tminus//EN"
 _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that change the direction of the text after them, also that of a program around an entry's title."""
 
+_END = b"END:VCALENDAR\r\n"
+
 _IN_ADDRESS = "@!$'*+-._~"
 """The characters of mail addresses, besides letters and digits, that a `mailto:` has unencoded (RFC 6068)."""
 
@@ -133,12 +135,12 @@ def entry(
 
 
 def calendar(
-    entries: Iterable[Event], *, method: Method | None = None, name: str = "", refresh: timedelta | None = None
+    entries: Iterable[Event | bytes], *, method: Method | None = None, name: str = "", refresh: timedelta | None = None
 ) -> bytes:
     """Return a calendar of entries as it is sent: in UTF-8, with CRLF, and with lines of at most 75 bytes.
 
-    For a calendar to which somebody subscribes, `name` is the name that programs show, and `refresh` is how long they
-    are asked to wait before they read it again.
+    An entry may be written already, by its `to_ical`. For a calendar to which somebody subscribes, `name` is the name
+    that programs show, and `refresh` is how long they are asked to wait before they read it again.
     """
     made = Calendar()
     made.add("PRODID", PRODUCT)
@@ -152,10 +154,8 @@ def calendar(
     if refresh is not None:
         made.add("REFRESH-INTERVAL", vDuration(refresh), parameters={"VALUE": "DURATION"})
         made.add("X-PUBLISHED-TTL", vDuration(refresh))
-    for one in entries:
-        made.add_component(one)
-    content: bytes = made.to_ical()
-    return content
+    head, end, _ = made.to_ical().partition(_END)
+    return b"".join([head, *(one if isinstance(one, bytes) else one.to_ical() for one in entries), end])
 
 
 def plain(text: str) -> str:

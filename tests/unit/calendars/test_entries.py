@@ -159,3 +159,57 @@ def test_a_feed_has_a_name_and_the_time_until_it_is_read_again() -> None:
 
     assert {"X-WR-CALNAME:Anna Agent", "NAME:Anna Agent", "X-PUBLISHED-TTL:PT15M"} <= {*found}
     assert "REFRESH-INTERVAL;VALUE=DURATION:PT15M" in found
+
+
+def test_a_calendar_of_written_entries_is_that_of_the_entries() -> None:
+    sessions = [session(external_session_object_id=f"{number:032x}") for number in range(3)]
+    entries = [entry(one, PLAN, LINK) for one in sessions]
+    whole = icalendar.Calendar()
+    for name, value in (("PRODID", "-//tminus//tminus//EN"), ("VERSION", "2.0"), ("CALSCALE", "GREGORIAN")):
+        whole.add(name, value)
+    for one in entries:
+        whole.add_component(one)
+
+    assert calendar(entries) == calendar([one.to_ical() for one in entries]) == whole.to_ical()
+
+
+# --- what users of other calendars complain of ------------------------------------------------------------------------
+
+
+def feed(*sessions: Session) -> bytes:
+    return calendar([entry(one, PLAN, LINK) for one in sessions], name="Anna", refresh=15 * MINUTE)
+
+
+COMPLAINTS = {
+    "entries are there twice, because each request makes new UIDs": lambda: feed(session()) == feed(session()),
+    "entries are missing, because two have one UID": lambda: (
+        uid(session()) != uid(session(external_session_object_id="1" * 32))
+    ),
+    "the calendar always seems changed, because DTSTAMP is the time of the request": lambda: (
+        "DTSTAMP:20300107T090000Z" in lines(feed(session()))
+    ),
+    "Google does not move an entry whose SEQUENCE and LAST-MODIFIED stay": lambda: (
+        {"SEQUENCE:1", "LAST-MODIFIED:20300107T090100Z"} <= {*lines(feed(session(version=2, updated_at=NOW + MINUTE)))}
+    ),
+    "Outlook is an hour off, because a TZID has no VTIMEZONE": lambda: b"TZID" not in feed(session()),
+    "times are shifted, because they have no zone": lambda: all(
+        line.endswith("Z") for line in lines(feed(session())) if line.startswith("DT")
+    ),
+    "validators refuse LF": lambda: feed(session()).count(b"\n") == feed(session()).count(b"\r\n"),
+    "Apple's calendar imports nothing because of TRIGGER": lambda: "TRIGGER:-PT10M" in lines(feed(session())),
+    "Outlook and others demand UID, DTSTAMP, PRODID and VERSION once": lambda: all(
+        sum(line.startswith(f"{name}:") for line in lines(feed(session()))) == 1
+        for name in ("UID", "DTSTAMP", "PRODID", "VERSION", "DTSTART", "SUMMARY")
+    ),
+    "a semicolon ends the description": lambda: "SUMMARY:a\\; b\\, c\\\\d" in lines(feed(session(label="a; b, c\\d"))),
+    "a line end in a name breaks the file": lambda: (
+        f"DESCRIPTION:A B\\n{LINK}" in lines(feed(session(user_description="A\nB")))
+    ),
+    "CalDAV servers refuse a METHOD": lambda: b"METHOD" not in feed(session()),
+    "Outlook asks for an answer because of ORGANIZER": lambda: b"ORGANIZER" not in feed(session()),
+}
+
+
+@pytest.mark.parametrize("complaint", COMPLAINTS)
+def test_nobody_has_to_complain_that(complaint: str) -> None:
+    assert COMPLAINTS[complaint]()
