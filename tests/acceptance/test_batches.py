@@ -1,9 +1,14 @@
 """Batches over HTTP: many sessions in one call, all or none."""
 
 import json
+import socket
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from tests.acceptance.conftest import StartDaemon
@@ -283,3 +288,43 @@ def test_a_shift_that_overlaps_with_other_appointments_is_refused_by_the_policy(
     assert refused["refcode"] == 115409
     assert [one["field"] for one in refused["errors"]] == ["ids.1"]
     assert daemon.post(RESCHEDULE, {"ids": first_two, "by": "-30m"}).status_code == 200
+
+
+def test_a_batch_is_stored_as_a_whole_or_not_at_all_when_the_daemon_is_killed(
+    storage: dict[str, Any], start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(storage=storage)
+    sent = {"sessions": [{"type": "live", "label": "Killed", "startTime": from_now(days=1)}] * 1500}
+
+    def send(number: int) -> None:
+        with suppress(httpx.HTTPError):
+            httpx.post(f"{url}/v3{BATCH}", json=sent, headers={**token, "Idempotency-Key": f"k{number}"}, timeout=60)
+
+    token = {"Session-id": daemon.tokens["admin"]}
+    for number in range(3):
+        url = daemon.url
+        sending = threading.Thread(target=send, args=(number,))
+        sending.start()
+        sending.join(0.2 + 0.2 * number)  # the daemon is receiving, checking or storing, or has answered
+        daemon.kill()
+        sending.join()
+        daemon.start()
+        stored = daemon.get("/supportsessions?limit=1").json()["count"]
+        assert stored in (1500 * number, 1500 * (number + 1))
+        again = daemon.post(BATCH, sent, headers={"Idempotency-Key": f"k{number}"})
+        assert again.status_code == 200
+        assert daemon.get("/supportsessions?limit=1").json()["count"] == 1500 * (number + 1)
+
+
+def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(daemon: Daemon) -> None:
+    before = labels(daemon, "ben")
+    body = json.dumps({"sessions": [new(number) for number in range(300)]}).encode()
+    lines = [f"POST /v3{BATCH} HTTP/1.1", "Host: a", f"Session-id: {daemon.tokens['ben']}"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+    address = urlsplit(daemon.url)
+
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head.encode() + body[:-100])
+
+    daemon.logged("http.request", code=499, route=f"/v3{BATCH}")
+    assert labels(daemon, "ben") == before

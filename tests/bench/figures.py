@@ -10,6 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from tests.bench import load, rows
+from tests.bench.batches import batches
 from tests.bench.commands import commands
 from tests.bench.daemon import Daemon
 from tests.bench.deliveries import webhooks
@@ -305,6 +306,7 @@ def _lag(database: Path, http: Any) -> tuple[float, float]:
 FIGURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "commands": commands,
     "requests": requests,
+    "batches": batches,
     "start": start,
     "herds": herds,
     "support": support_herds,
