@@ -140,6 +140,44 @@ class SessionList(TypedDict):
     next: NotRequired[int | None]
 
 
+class Occurrence(TypedDict):
+    """A session of a series. `moved`: whether it was moved alone."""
+
+    localStart: str
+    session: str
+    startTime: Instant
+    status: Status
+    moved: bool
+
+
+class Series(TypedDict):
+    """A series of sessions. `occurrences` are the next ones that have been made, at most 100; lists have none."""
+
+    id: str
+    rrule: str | None
+    dtstart: str
+    timezone: str
+    exdates: list[str]
+    rdates: list[str]
+    horizon: str
+    session: dict[str, Any]
+    ends: str | None
+    ExternalUserId: int
+    version: int
+    createdAt: Instant
+    updatedAt: Instant
+    endedAt: Instant | None
+    follows: str | None
+    occurrences: NotRequired[list[Occurrence]]
+
+
+class SeriesList(TypedDict):
+    """A page of series. `next` is the value of `after` for the next page; null on the last one."""
+
+    series: list[Series]
+    next: str | None
+
+
 class Success(TypedDict):
     """The answer to a call that returns no data."""
 

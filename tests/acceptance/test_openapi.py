@@ -73,6 +73,11 @@ CALLS = (
     "POST /v3/webhooks/{name}/resume",
     "GET /v3/webhooks/{name}/deliveries",
     "POST /v3/webhooks/{name}/replay",
+    "POST /v3/series",
+    "GET /v3/series",
+    "GET /v3/series/{series_id}",
+    "PUT /v3/series/{series_id}",
+    "DELETE /v3/series/{series_id}",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
@@ -89,6 +94,9 @@ MORE_THAN_SHAPE = (
     "GET /v3/auth/{provider}/exchangeCode",
     "POST /v3/clock",
     "GET /v3/report",
+    "POST /v3/series",
+    "PUT /v3/series/{series_id}",
+    "DELETE /v3/series/{series_id}",
 )
 """Calls that may refuse what is well-formed: where a start time has to lie in the future, where a code has to be one
 that was issued, or where of several members all or just one have to be there. JSON Schema has no words for a clock, and

@@ -68,6 +68,11 @@ RIGHTS = {
     "POST /v3/webhooks/{name}/resume": "- - - - - - yes",
     "GET /v3/webhooks/{name}/deliveries": "- - - - - - yes",
     "POST /v3/webhooks/{name}/replay": "- - - - - - yes",
+    "POST /v3/series": "- - - yes - - yes",
+    "GET /v3/series": "- yes yes yes yes yes yes",
+    "GET /v3/series/{series_id}": "- - - own - all all",
+    "PUT /v3/series/{series_id}": "- - - own - - all",
+    "DELETE /v3/series/{series_id}": "- - - own - all all",
     "GET /metrics": "- - - - yes - yes",
     "GET /healthz": "yes yes yes yes yes yes yes",
     "GET /readyz": "yes yes yes yes yes yes yes",
@@ -138,7 +143,14 @@ class Situation:
             name="nobody",
             number=7 if call.endswith(("/calendar", "/freebusy")) else 1000,  # the agent who asks, or nobody
             secret="none",
+            series_id="nobody",
         )
+        series = {
+            "rrule": "FREQ=DAILY;COUNT=1",
+            "dtstart": from_now(days=2)[:16],
+            "timezone": "UTC",
+            "session": {"type": "live", "label": "Of mine"},
+        }
         bodies: dict[str, JSON] = {
             "POST /v3/supportsessions": {"type": "live", "label": "Of mine"},
             "POST /v3/supportsessions/batch": {"sessions": [{"type": "live", "label": "Of mine"}]},
@@ -151,6 +163,8 @@ class Situation:
             "POST /v3/webhooks/{name}/replay": {"fromSeq": 1},
             "POST /v3/webhooks/{name}/sample": {"type": "session.ready"},
             "POST /v3/clock": {"to": "next"},
+            "POST /v3/series": series,
+            "PUT /v3/series/{series_id}": series,
             "POST /v3/support/connect": {"code": str(self.sessions["other"].live["pin"])},
             "POST /v3/live/connect": {"code": self.sessions["other"].live["id"]},
         }
@@ -258,10 +272,16 @@ def test_each_role_may_do_what_the_table_lists_and_refused_calls_change_nothing(
 
 def _check(answer: httpx.Response, *, allowed: bool, known: bool, said: str) -> None:
     if allowed:
-        # Past the question of rights: an unknown webhook, agent, calendar or code, and the real clock, are refused.
-        assert answer.status_code == 200 or answer.json()["refcode"] in (109404, 113404, 104400, 118404, 120409), (
-            f"{said}: {answer.text}"
-        )
+        # Past the question of rights: an unknown webhook, agent, calendar, series or code is refused, and so is the
+        # real clock.
+        assert answer.status_code == 200 or answer.json()["refcode"] in (
+            109404,
+            113404,
+            104400,
+            118404,
+            119404,
+            120409,
+        ), f"{said}: {answer.text}"
         return
     body = answer.json()
     assert (answer.status_code, body["refcode"]) == ((403, 104403) if known else (401, 104401)), said

@@ -18,7 +18,7 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
 from tests.support import kills
 from tests.support.clocks import NOW
@@ -56,6 +56,7 @@ from tminus.domain.model import (
     Session,
     SignInCode,
 )
+from tminus.domain.recurrence import Recurrence, parse_rule
 from tminus.domain.samples import SampleSession, sample
 from tminus.domain.types import (
     LOCAL_AGENT_ID,
@@ -76,7 +77,7 @@ from tminus.oidc.errors import SignInRefused
 from tminus.rooms import commands as room_commands
 from tminus.scheduler import sweeps
 from tminus.scheduler.scheduler import Scheduler
-from tminus.sessions import batches, commands, participants
+from tminus.sessions import batches, commands, participants, series
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import (
     EventFilter,
@@ -94,6 +95,7 @@ from tminus.storage import (
     retention,
     test_clock,
 )
+from tminus.storage import series as stored_series
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
 from tminus.storage.notifier import Notifier
@@ -111,6 +113,7 @@ from tminus.storage.tables import (
     PARTICIPANTS,
     PRESENCE,
     REPLAYS,
+    SERIES,
     SESSIONS,
     SIGNIN_CODES,
 )
@@ -363,6 +366,65 @@ def _remind(store: Store, _label: str) -> None:
     sweeps.warm_up(store.submit, SETTINGS.lifecycle.timeouts)
     while store.submit(partial(reminders.do_due, timeouts=SETTINGS.lifecycle.timeouts, limit=1)).result():
         pass
+
+
+def _series_order(label: str, hour: int) -> series.NewSeries:
+    start = datetime(2030, 1, 8, hour)  # noqa: DTZ001 - local
+    when = Recurrence(start, "Europe/Berlin", parse_rule("FREQ=DAILY;COUNT=4"))
+    return series.NewSeries(when, 2 * DAY, order(label=label), {})
+
+
+SERIES_OWNER = Caller(LOCAL_AGENT_ID, "local", "", frozenset({Role.GROUP_ADMIN}))
+
+
+def _prepare_series(tx: Transaction, label: str) -> None:
+    """Prepare a series, and no other whose sessions are to be made."""
+    tx.execute(update(SERIES).values(next_at=None))
+    series.create(tx, SETTINGS, SERIES_OWNER, _series_order(label, 9), KeyedRequest(label, ""))
+
+
+def _create_series(store: Store, label: str) -> None:
+    keyed = KeyedRequest(label, "")
+    store.submit(lambda tx: series.create(tx, SETTINGS, SERIES_OWNER, _series_order(label, 9), keyed)).result(30)
+
+
+def _no_series(tx: Transaction, _label: str) -> None:
+    tx.execute(update(SERIES).values(next_at=None))
+
+
+def _of_label(view: View, label: str) -> str:
+    found: str = view.scalar(select(SERIES.c.id).where(SERIES.c.idempotency_key == label))
+    return found
+
+
+def _change_series(store: Store, label: str, *, since: datetime | None = None) -> None:
+    store.submit(
+        lambda tx: series.change(tx, SETTINGS, SERIES_OWNER, _of_label(tx, label), _series_order(label, 10), since)
+    ).result(30)
+
+
+def _end_series(store: Store, label: str) -> None:
+    store.submit(lambda tx: series.end(tx, SETTINGS, SERIES_OWNER, _of_label(tx, label))).result(30)
+
+
+def _make_occurrences(store: Store, _label: str) -> None:
+    source = series.SeriesSource(SETTINGS)
+    timeouts = SETTINGS.lifecycle.timeouts
+    store.submit(partial(source.warm_up, timeouts=timeouts)).result(30)
+    store.submit(partial(source.recompute_deadlines, timeouts=timeouts, after="", limit=1)).result(30)
+    while store.submit(partial(source.do_due, timeouts=timeouts, limit=1)).result(30):
+        pass
+
+
+def _series_left(view: View, label: str) -> State:
+    """Return the series that was prepared and those that follow it, their occurrences, and the number of sessions."""
+    ids = [row.id for row in view.rows(select(SERIES.c.id).where(SERIES.c.idempotency_key == label))]
+    ids += [row.id for row in view.rows(select(SERIES.c.id).where(SERIES.c.follows.in_(ids)))]
+    rows = [stored_series.find(view, one) for one in ids]
+    stand = [(one.made_through, one.ended_at is None, one.next_at is None, one.version) for one in rows if one]
+    made = [stored_series.made(view, one, "", 100) for one in ids]
+    occurrences = [[(one.local_start, one.start_time, one.status) for one in some] for some in made]
+    return stand, occurrences, _count(view, SESSIONS, SESSIONS.c.label == label)
 
 
 def _yesterdays_key(tx: Transaction, label: str) -> None:
@@ -977,6 +1039,16 @@ TRIALS: Mapping[str, Trial] = {
     "redeliver": Trial(_serve, _replayed, _endpoint, commits=2),
     "recompute-deadlines": Trial(_recompute_deadlines, _three_scheduled, _deadlines, commits=3),
     "remind": Trial(_remind, _to_remind, _reminded, commits=3, later=2 * HOUR),
+    "series-create": Trial(_create_series, _no_series, _series_left),
+    "series-change": Trial(_change_series, _prepare_series, _series_left, twice_is_once=False),
+    "series-from-here": Trial(
+        partial(_change_series, since=datetime(2030, 1, 9)),  # noqa: DTZ001 - local
+        _prepare_series,
+        _series_left,
+        twice_is_once=False,
+    ),
+    "series-end": Trial(_end_series, _prepare_series, _series_left),
+    "series-make": Trial(_make_occurrences, _prepare_series, _series_left, commits=2, later=DAY),
     "retention": Trial(_retention, _old, _rows_left, commits=7, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),
     "retention-pause": Trial(_retention_pause, _remove_retention_run, partial(_meta, "retention")),

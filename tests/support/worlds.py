@@ -102,7 +102,7 @@ class World:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def advance(self) -> SweepResult:
-        return sweeps.do_all_due(self.store.submit, self.settings.lifecycle.timeouts)
+        return sweeps.do_all_due(self.store.submit, self.settings.lifecycle.timeouts, settings=self.settings)
 
     def passes(self, span: timedelta | None = None, **units: float) -> SweepResult:
         """Advance the clock, then run what is due."""

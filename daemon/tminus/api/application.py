@@ -16,6 +16,7 @@ from tminus.api import (
     routes_operations,
     routes_reports,
     routes_rooms,
+    routes_series,
     routes_sessions,
     routes_webhooks,
 )
@@ -32,7 +33,7 @@ _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
     routes_calendars.router, routes_calendars.public, routes_webhooks.router, routes_clock.router,
     routes_reports.router, routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api,
-    routes_callers.public, routes_batches.router,
+    routes_callers.public, routes_batches.router, routes_series.router,
 )  # fmt: skip
 
 

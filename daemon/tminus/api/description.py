@@ -66,6 +66,7 @@ _INFO = {
 _TAGS = [
     {"name": "sessions", "description": "Create, schedule, reschedule and close sessions; report who joins and leaves"},
     {"name": "events", "description": "Events of all sessions, by polling or as a stream"},
+    {"name": "series", "description": "Sessions that recur, made ahead"},
     {"name": "look-ups", "description": "Find sessions by their parent object or by their ids"},
     {"name": "callers", "description": "The caller's identity, and the URLs from which clients build links"},
     {"name": "calendars", "description": "Sessions as entries of calendars (iCalendar)"},

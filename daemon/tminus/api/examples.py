@@ -68,8 +68,8 @@ _SESSION = {
     "externalMapping": _MAPPING,
     "parentObject": _PARENT,
     "metaData": {"priority": 2},
-    "invitees": [_INVITEE],
     "reminders": [],
+    "invitees": [_INVITEE],
     "participants": 0,
 }
 _PLANNED = {
@@ -173,6 +173,35 @@ _WIDGET_CONFIG = {
 _FAULT = {"field": "startTime", "message": "must have Z or an offset such as +02:00"}
 
 _BUSY = {"start": "2030-08-10T15:30:00.000Z", "end": "2030-08-10T16:30:00.000Z"}
+
+_DEFINITION = {
+    "rrule": "FREQ=WEEKLY;BYDAY=TU",
+    "dtstart": "2027-03-02T09:00:00",
+    "timezone": "Europe/Berlin",
+    "exdates": ["2027-04-06"],
+    "rdates": [],
+    "horizon": "30d",
+}
+_OCCURRENCE = {
+    "localStart": "2027-03-02T09:00:00",
+    "session": "oY9Hqk2ZtLwA",
+    "startTime": "2027-03-02T08:00:00.000Z",
+    "status": "scheduled",
+    "moved": False,
+}
+_SERIES = {
+    "id": "rT5mXc8LpQ2v",
+    **_DEFINITION,
+    "session": {"type": "live", "label": "Stand-up"},
+    "ends": None,
+    "ExternalUserId": 7,
+    "version": 1,
+    "createdAt": _MADE,
+    "updatedAt": _MADE,
+    "endedAt": None,
+    "follows": None,
+    "occurrences": [_OCCURRENCE],
+}
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Admission": {"admitted": True},
@@ -306,6 +335,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Roles": _ROLES,
     "Server": _SERVER,
     "Session": _SESSION,
+    "NewSeries": _DEFINITION | {"session": {"type": "live", "label": "Stand-up"}},
+    "Occurrence": _OCCURRENCE,
+    "Series": _SERIES,
+    "SeriesList": {"series": [_SERIES], "next": None},
+    "SeriesSession": {"type": "live", "label": "Stand-up"},
     "SessionList": {"count": 1, "rows": [_SESSION]},
     "SessionUrls": _SESSION["urls"],  # type: ignore[dict-item]  # a dictionary in one of mixed values
     "Settings": _SETTINGS,

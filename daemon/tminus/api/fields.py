@@ -356,6 +356,45 @@ FIELDS: dict[str, dict[str, str]] = {
         "participants": "Number of participants in the session now",
         "overlaps": "Ids of other sessions of the agent at the same time, at most 10, if `policy.overlap` is `warn`",
     },
+    "NewSeries": {
+        "rrule": "Recurrence rule (RFC 5545) with the frequency YEARLY, MONTHLY, WEEKLY or DAILY; without one, only "
+        "`dtstart` and `rdates`",
+        "dtstart": "Local time of the first possible start, without an offset, such as `2026-12-01T09:00`",
+        "timezone": "Time zone of all local times, such as `Europe/Berlin` or `UTC`",
+        "exdates": "Local times, or dates, without a session",
+        "rdates": "Local times with a session in addition to the rule",
+        "horizon": "How far ahead sessions are made: from `1d` to `366d`",
+        "session": "What is in each session, as in a new session, without `startTime`",
+    },
+    "Occurrence": {
+        "localStart": "Local time at which the session starts by the series",
+        "session": "Id of the session",
+        "startTime": f"Start of the session: {_UTC}",
+        "status": "Status of the session",
+        "moved": "Whether the session was moved alone",
+    },
+    "Series": {
+        "id": "Id of the series",
+        "rrule": "As the caller sent it; null if there is none",
+        "dtstart": "Local time of the first possible start",
+        "timezone": "Time zone of all local times",
+        "exdates": "Local times, or dates, without a session",
+        "rdates": "Local times with a session in addition to the rule",
+        "horizon": "How far ahead sessions are made",
+        "session": "What is in each session, as the caller sent it",
+        "ends": "Local time from which on there is no session; null if none is set",
+        "ExternalUserId": _AGENT,
+        "version": "Version of the series; it increases with each change",
+        "createdAt": f"Time of creation: {_UTC}",
+        "updatedAt": f"Time of the last change: {_UTC}",
+        "endedAt": f"Time when the series was ended; null if it was not: {_UTC}",
+        "follows": "Id of the series that this one continues; null if there is none",
+        "occurrences": "The next sessions that have been made, at most 100",
+    },
+    "SeriesList": {
+        "series": "Series in the order of their ids",
+        "next": "Value of `after` for the next page; null on the last one",
+    },
     "SessionList": {
         "count": "Number of all matching sessions; with `search`, of the rows on this page",
         "rows": "The sessions of this page",
@@ -448,8 +487,11 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 """Descriptions by schema and field, for fields whose schema has no description."""
 
+FIELDS["SeriesSession"] = FIELDS["NewSession"] | {"startTime": "Always absent: the series has the start"}
+
 PARAMETERS = {
     "session_id": "`id` of a session",
+    "series_id": "`id` of a series",
     "participant_id": "`participantId` from the response to the join or knock",
     "pin": "PIN of an open support or cobrowse session: six digits",
     "key": "`externalMapping` of the sessions; it may contain slashes",

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import orjson
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     StrictBool,
     ValidationError,
     WithJsonSchema,
@@ -23,8 +24,19 @@ from pydantic_core import InitErrorDetails
 
 from tminus.api.parameters import Header
 from tminus.domain import timestamps
-from tminus.domain.durations import parse_duration
+from tminus.domain.durations import duration_text, parse_duration
+from tminus.domain.errors import FieldError, InvalidRequest
 from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
+from tminus.domain.recurrence import (  # fmt: skip
+    MAX_DATES,
+    Recurrence,
+    local_text,
+    parse_excluded,
+    parse_horizon,
+    parse_local,
+    parse_rule,
+    parse_zone,
+)
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
     MAX_SESSIONS,
@@ -37,6 +49,8 @@ from tminus.domain.types import (
     SessionType,
     Status,
 )
+from tminus.sessions import series
+from tminus.sessions.series import MAX_AHEAD
 from tminus.storage import SessionFilter
 
 DURATION_PATTERN = r"^(0|(?=[0-9])([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$"
@@ -194,6 +208,9 @@ Reminder = Annotated[
 class NewSession(Request):
     """A new session, which opens at once, or at `startTime`."""
 
+    is_scheduled: ClassVar[bool] = False
+    """Whether it has a start that is not in `startTime`."""
+
     type: SessionType
     label: Text
     userDescription: Short | None = None
@@ -208,7 +225,7 @@ class NewSession(Request):
     @model_validator(mode="wrap")
     @classmethod
     def _check_pairs(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        lacking = _lacking(sent) if isinstance(sent, dict) else {}
+        lacking = _lacking(sent, is_scheduled=cls.is_scheduled) if isinstance(sent, dict) else {}
         if not lacking:
             return check(sent)
         # Validated here, since an "after" validator would not run if a field has a fault, and all faults are reported.
@@ -238,14 +255,17 @@ class NewSession(Request):
         )
 
 
-def _lacking(sent: Mapping[str, Any]) -> dict[str, str]:
-    """Return the members that a new session lacks: name -> the member that must not come without it."""
+def _lacking(sent: Mapping[str, Any], *, is_scheduled: bool) -> dict[str, str]:
+    """Return the members that a new session lacks: name -> the member that must not come without it.
+
+    `is_scheduled`: whether it has a start that is not in `startTime`.
+    """
     has = {name: sent.get(name) is not None for name in ("externalMapping", "parentObject", "startTime")}
     lacking = {}
     if has["externalMapping"] is not has["parentObject"]:
         missing, given = sorted(("externalMapping", "parentObject"), key=has.__getitem__)
         lacking[missing] = given
-    if sent.get("reminders") and not has["startTime"]:
+    if sent.get("reminders") and not is_scheduled and not has["startTime"]:
         lacking["startTime"] = "reminders"
     return lacking
 
@@ -352,6 +372,64 @@ class ClosedSessions(_Chosen):
 def _check_one_of(request: BaseModel, *names: str) -> None:
     if sum(getattr(request, name) is not None for name in names) != 1:
         raise ValueError(f"exactly one of {', '.join(names[:-1])} and {names[-1]} must be given")
+
+
+class SeriesSession(NewSession):
+    """What is in each session of a series. The series has the start."""
+
+    is_scheduled: ClassVar[bool] = True
+
+    startTime: None = None
+
+
+LocalTime = Annotated[
+    datetime,
+    BeforeValidator(parse_local),
+    PlainSerializer(local_text),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?$"}),
+]
+Excluded = Annotated[
+    str,
+    BeforeValidator(parse_excluded),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$"}),
+]
+Horizon = Annotated[
+    timedelta,
+    BeforeValidator(parse_horizon),
+    PlainSerializer(duration_text),
+    WithJsonSchema({"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"}),
+]
+
+
+def _check_rule(text: Any) -> str:
+    return parse_rule(text).text
+
+
+class NewSeries(Request):
+    """A series of sessions, in the local time of a time zone."""
+
+    rrule: Annotated[str, BeforeValidator(_check_rule), Field(min_length=1, max_length=500)] | None = None
+    dtstart: LocalTime
+    timezone: Annotated[str, BeforeValidator(parse_zone), Field(max_length=95)]
+    exdates: Annotated[list[Excluded], Field(max_length=MAX_DATES)] = []
+    rdates: Annotated[list[LocalTime], Field(max_length=MAX_DATES)] = []
+    horizon: Horizon = timedelta(days=30)
+    session: SeriesSession
+
+    def order(self) -> series.NewSeries:
+        """Return the command that creates this series. Raises `InvalidRequest` if it has too many sessions."""
+        when = Recurrence(
+            self.dtstart,
+            self.timezone,
+            None if self.rrule is None else parse_rule(self.rrule),
+            frozenset(self.exdates),
+            tuple(self.rdates),
+        )
+        if len(when.between(self.dtstart - timedelta(days=1), self.dtstart + self.horizon, MAX_AHEAD + 1)) > MAX_AHEAD:
+            problem = f"is too long: the series would have more than {MAX_AHEAD} sessions in this time"
+            raise InvalidRequest([FieldError("horizon", problem)])
+        sent = self.session.model_dump(mode="json", exclude_unset=True)
+        return series.NewSeries(when, self.horizon, self.session.create_session(), sent)
 
 
 class NewStart(Request):

@@ -43,6 +43,9 @@
     │   ├── UnknownAgent         x404
     │   ├── BatchRefused         x400  batches
     │   ├── BatchConflict        x409
+    │   ├── UnknownSeries        x404  series
+    │   ├── SeriesEnded          x409
+    │   ├── TooManySeries        x429
     │   ├── UnknownCalendar      x404  calendars
     │   ├── Overlap              x409
     │   ├── BadClockMove         x400  the test clock
@@ -668,6 +671,42 @@ class WebSocketsFull(RequestError):
 
 
 # --- calendars --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class UnknownSeries(RequestError):
+    """No series has this id."""
+
+    refcode = 119404
+    series_id: str
+
+    @property
+    def description(self) -> str:
+        return f"Series not found {_cut(self.series_id)}"
+
+
+@dataclass(eq=False)
+class SeriesEnded(RequestError):
+    """The series has ended, so it cannot be changed."""
+
+    refcode = 119409
+
+    @property
+    def description(self) -> str:
+        return "The series has ended: create another one"
+
+
+@dataclass(eq=False)
+class TooManySeries(RequestError):
+    """The agent has as many series that have not ended as an agent may have."""
+
+    refcode = 119429
+    limit: int
+    retry_after = 60.0
+
+    @property
+    def description(self) -> str:
+        return f"You have {self.limit} series that have not ended, which is the maximum: end one first"
 
 
 class UnknownCalendar(RequestError):

@@ -252,6 +252,42 @@ class KnownAgent(Record):
     """The number of the last change that all daemons have to read; 0: none."""
 
 
+class Series(Record):
+    """A series of sessions. Its occurrences are sessions that are made ahead."""
+
+    id: str
+    agent_id: int
+    caller: str
+    """Who created it, as JSON: an agent who is not in the configuration acts as then."""
+    definition: str
+    """When sessions start, and what is in each of them, as JSON: as the caller sent it."""
+    template: str
+    """What is in each session, as JSON: the fields of `CreateSession`."""
+    made_through: str
+    """The local time through which occurrences have been made."""
+    next_at: datetime | None = Field(default=None, sa_type=Instant)
+    """When the next occurrences are to be made; None: none is to come."""
+    ended_at: datetime | None = Field(default=None, sa_type=Instant)
+    created_at: datetime = Field(sa_type=Instant)
+    updated_at: datetime = Field(sa_type=Instant)
+    version: int = 1
+    follows: str | None = None
+    """The id of the series that this one continues from a certain time on."""
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+
+
+class Occurrence(Record):
+    """A session of a series."""
+
+    series_id: str
+    local_start: str
+    """The local time at which it starts by the series, whatever has become of the session."""
+    session_id: str
+    start_time: datetime = Field(sa_type=Instant)
+    """The start that the series gave to the session. If the session has another one, it was moved alone."""
+
+
 class CalendarFeed(Record):
     """The address of an agent's calendar. Only the SHA-256 of its secret is stored."""
 

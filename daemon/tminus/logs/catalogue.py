@@ -124,6 +124,9 @@ LOG_LINES = {
     "clock.failed": LineTemplate("error", "{job} failed ({error}), retrying", ("job", "error", "traceback")),
     "clock.recovered": LineTemplate("info", "{job} works again", ("job",)),
     "clock.no_pin": LineTemplate("error", "{waiting:session} cannot open: every PIN is in use, retrying", ("waiting",)),
+    "series.failed": LineTemplate(
+        "warning", "no sessions made for series {series} ({error}), retrying", ("series", "owner", "error")
+    ),
     "thread.failed": LineTemplate(
         "error", "thread {thread} failed ({error}), restarting it", ("thread", "error", "traceback")
     ),

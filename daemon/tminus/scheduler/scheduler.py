@@ -190,14 +190,15 @@ class Scheduler:
         if self._store.failing is not None:
             # Only a write can show that writes succeed again, and perhaps no caller sends one.
             self._store.submit(lambda _tx: None, clock=True).result()
-        timeouts = self._dependencies.settings.lifecycle.timeouts
+        settings = self._dependencies.settings
+        timeouts = settings.lifecycle.timeouts
         if not self._are_deadlines_current:
             self._recompute_deadlines(timeouts)
         due = self._next_due()
         if due is None or due > clock.now():
             return due
         with self._event_log.throttled():
-            sweep = sweeps.do_all_due(self._submit, timeouts, self._should_stop)
+            sweep = sweeps.do_all_due(self._submit, timeouts, self._should_stop, settings)
         if sweep.transitions:
             self._worst_lag = max(self._worst_lag, sweep.worst_lag)
             self._dependencies.metrics.lag.observe(sweep.worst_lag.total_seconds())

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from tminus.config import Settings
 from tminus.domain.types import Timeouts
-from tminus.storage import Transaction, View, due, presence, reminders
+from tminus.sessions.series import SeriesSource
+from tminus.storage import Transaction, View, due, presence, reminders, series
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import Recomputed
 
@@ -33,30 +35,32 @@ class Source(Protocol):
 
 
 SOURCES: Sequence[Source] = (due, presence, reminders)
-"""All sources. If two have a deadline at the same time, the one that is first in this list is executed first."""
+"""All sources but series, which need the settings. If two sources have a deadline at the same time, the one that is
+first here is executed first.
+"""
 
 
 def next_due(view: View) -> datetime | None:
     """Return the earliest deadline of all sources; None if there is none."""
-    return min((at for source in SOURCES if (at := source.next_due(view)) is not None), default=None)
+    found = [*(source.next_due(view) for source in SOURCES), series.next_due(view)]
+    return min((at for at in found if at is not None), default=None)
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int) -> Batch:
-    """Do one batch of what is due.
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings | None = None) -> Batch:
+    """Do one batch of what is due. `settings`: those with which the occurrences of series are made; None: make none.
 
     The batch is taken from the source with the earliest deadline, and ends at the earliest deadline of the other
     sources. So deadlines are met in order across all sources, and no source delays the earlier deadlines of another.
     """
-    if len(SOURCES) == 1:  # no deadlines to compare, so no query for them
-        return SOURCES[0].do_due(tx, timeouts, limit)
-    waiting = [(at, place) for place, source in enumerate(SOURCES) if (at := source.next_due(tx)) is not None]
+    found: Sequence[Source] = SOURCES if settings is None else (*SOURCES, SeriesSource(settings))
+    waiting = [(at, place) for place, source in enumerate(found) if (at := source.next_due(tx)) is not None]
     waiting.sort()
     for number, (at, place) in enumerate(waiting):
         if at > tx.now:
             break
         others = [other for other, _ in waiting[number + 1 :] if other <= tx.now]
         until = min([tx.now, *others])
-        batch = SOURCES[place].do_due(tx, timeouts, limit, until)
+        batch = found[place].do_due(tx, timeouts, limit, until)
         if batch:
             batch.more = batch.more or bool(others)
             return batch

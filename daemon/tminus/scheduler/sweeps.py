@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from tminus import clock
+from tminus.config import Settings
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions.idempotency import RECORD_LIFETIME
@@ -75,13 +76,21 @@ class SweepResult:
     """Number of sessions that could not open, since no PIN was free."""
 
 
-def do_all_due(submit: Submit, timeouts: Timeouts, stop: Callable[[], bool] = lambda: False) -> SweepResult:
-    """Do everything that is due, in the order of the deadlines, until nothing is left or `stop` returns True."""
+def do_all_due(
+    submit: Submit,
+    timeouts: Timeouts,
+    stop: Callable[[], bool] = lambda: False,
+    settings: Settings | None = None,
+) -> SweepResult:
+    """Do everything that is due, in the order of the deadlines, until nothing is left or `stop` returns True.
+
+    `settings`: those with which the occurrences of series are made; None: make none.
+    """
     done = SweepResult()
     limit = FIRST_BATCH
     while not stop():
         begun = clock.monotonic()
-        batch = submit(partial(do_due, timeouts=timeouts, limit=limit), clock=True).result()
+        batch = submit(partial(do_due, timeouts=timeouts, limit=limit, settings=settings), clock=True).result()
         done.transitions += batch.done
         done.worst_lag = max(done.worst_lag, batch.worst_lag)
         done.without_pin += batch.without_pin

@@ -18,6 +18,7 @@
 `agents`         the last sign-in of agents, and who is shut out
 `retention`      removes old rows
 `reminders`      the reminders that are due
+`series`         series of sessions, and which session is which occurrence
 `presence`       people in the daemons' own rooms, and when people who lost their connection leave
 `challenges`     answers to challenges, each of which counts once
 `inserts`        inserts many rows with one statement

@@ -127,6 +127,29 @@ class SignInCodeRow(model.SignInCode, table=True):
     code_sha256: str = Field(primary_key=True)
 
 
+class SeriesRow(model.Series, table=True):
+    """The series; `next_at` is the fourth kind of deadline."""
+
+    __tablename__ = "series"
+    __table_args__ = (
+        Index("series_next", "next_at", "id", **_where("next_at IS NOT NULL")),
+        Index("series_agent", "agent_id", "id"),
+        Index(
+            "series_key", "agent_id", "idempotency_key", unique=True, **_where("idempotency_key IS NOT NULL"),
+        ),
+    )  # fmt: skip
+
+    id: str = Field(primary_key=True)
+
+
+class OccurrenceRow(model.Occurrence, table=True):
+    __tablename__ = "occurrence"
+
+    series_id: str = Field(primary_key=True, foreign_key="series.id", ondelete="CASCADE")
+    local_start: str = Field(primary_key=True)
+    session_id: str = Field(foreign_key="session.id", ondelete="CASCADE", index=True)
+
+
 class CalendarFeedRow(model.CalendarFeed, table=True):
     __tablename__ = "calendar_feed"
 
@@ -219,5 +242,6 @@ AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], 
 SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
 BATCH_RECORDS = _tables["batch_retry"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
+SERIES, OCCURRENCES = _tables["series"], _tables["occurrence"]
 PRESENCE, LEASES, MAILS = _tables["presence"], _tables["lease"], _tables["mail"]
 CALENDAR_FEEDS = _tables["calendar_feed"]

@@ -255,7 +255,7 @@ def places() -> dict[Place, str]:
                 f"self.{how}" in ast.unparse(function) for how in ("execute(", "_ask(", "_insert(", "writes +=")
             )
             calls_command = isinstance(function, ast.Lambda) and ast.unparse(function.body).startswith(
-                ("command(", "commands.", "participants.")
+                ("command(", "commands.", "participants.", "series.")
             )
             if (own == ["tx"] or is_written) and not calls_command and name not in WRITES_NOTHING:
                 decorators = [] if isinstance(function, ast.Lambda) else function.decorator_list

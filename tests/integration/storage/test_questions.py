@@ -31,9 +31,11 @@ from tminus.domain.model import (
     Delivery,
     Event,
     IdempotencyRecord,
+    Occurrence,
     Participant,
     Presence,
     Replay,
+    Series,
     SignInCode,
 )  # fmt: skip
 from tminus.domain.types import (
@@ -62,6 +64,7 @@ from tminus.storage import (
     reminders,
     reports,
     retention,
+    series,
     transitions,
     view,
 )
@@ -80,7 +83,7 @@ HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
 LARGE = (
     "session", "event", "participant", "delivery", "agent_session", "signin_code", "challenge_use", "retry", "presence",
-    "agent",
+    "agent", "series", "occurrence",
 )  # fmt: skip
 
 PAGES = 500
@@ -138,6 +141,10 @@ HERE = Presence(
 )
 BATCH = BatchRecord(agent_id=7, key="k", body_sha256="", session_ids='["c1"]', created_at=NOW)
 KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
+SERIES = Series(
+    id="new", agent_id=7, caller="{}", definition="{}", template="{}", made_through="2030-01-08T09:00:00", next_at=NOW,
+    created_at=NOW, updated_at=NOW,
+)  # fmt: skip
 RARE = frozenset({EventType.DENIED})
 SUPPORT = frozenset({SessionType.SUPPORT})
 
@@ -240,6 +247,20 @@ QUESTIONS: dict[str, Job] = {
     "reminders.do_due of nothing": lambda tx: reminders.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
     "reminders.warm_up": lambda tx: reminders.warm_up(tx, TIMEOUTS),
     "reminders.recompute_deadlines": lambda tx: reminders.recompute_deadlines(tx, TIMEOUTS, "", 40),
+    "series.next_due": series.next_due,
+    "series.due": lambda tx: series.due(tx, NOW, 1),
+    "series.find": lambda tx: series.find(tx, "r1"),
+    "series.find_by_key": lambda tx: series.find_by_key(tx, 7, "none"),
+    "series.listed": lambda tx: series.listed(tx, 7, "", 100),
+    "series.listed of all": lambda tx: series.listed(tx, None, "", 100),
+    "series.number": lambda tx: series.number(tx, 7, 1000),
+    "series.made": lambda tx: series.made(tx, "r1", "", 100),
+    "series.add": lambda tx: series.add(tx, SERIES),
+    "series.change": lambda tx: series.change(tx, SERIES),
+    "series.add_occurrences": lambda tx: series.add_occurrences(
+        tx, [Occurrence(series_id="r1", local_start="2030-01-09T09:00:00", session_id="c1", start_time=NOW)]
+    ),
+    "series.remove_occurrences": lambda tx: series.remove_occurrences(tx, "new", ""),
     "presence.next_due": presence.next_due,
     "presence.do_due": lambda tx: presence.do_due(tx, TIMEOUTS, 128),
     "presence.do_due of nothing": lambda tx: presence.do_due(_at(tx, NOW - 100_000 * HOUR), TIMEOUTS, 128),
@@ -351,6 +372,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "transitions": transitions,
         "due": due,
         "reminders": reminders,
+        "series": series,
         "presence": presence,
         "agents": agents,
         "appointments": appointments,
@@ -430,6 +452,15 @@ def _fill(connection: Connection) -> None:
         f"{numbers} SELECT i, 'https://i', 's' || i, '', '', '[]', {since}, CASE WHEN i = 9 THEN {since} END, i FROM n"
     )
     run("INSERT INTO lease (daemon, until) VALUES ('d2', 0)")
+    run(
+        "INSERT INTO series "
+        "(id, agent_id, caller, definition, template, made_through, created_at, updated_at, version) "
+        f"{numbers} SELECT 'r' || i, 8 + i / 100, '{{}}', '{{}}', '{{}}', '', {since}, {since}, 1 FROM n"
+    )
+    run(
+        "INSERT INTO occurrence (series_id, local_start, session_id, start_time) "
+        f"{numbers} SELECT 'r' || i, '2030-01-08T09:00:00', 'c' || i, {since} FROM n"
+    )
     run(
         "INSERT INTO delivery (endpoint, kind, webhook_id, events, at, ok, ms) "
         f"{numbers} SELECT 'desk', 'events', 'msg_' || i, 1, {since}, {'1' if kind == 'sqlite' else 'true'}, 1 FROM n"

@@ -48,6 +48,9 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.AgentRevoked(), "nobody can be its host"),
     (errors.AgentShutOut(7), "Agent 7 is shut out"),
     (errors.UnknownAgent(7), "no agent 7"),
+    (errors.UnknownSeries("s-1"), "s-1"),
+    (errors.SeriesEnded(), "ended"),
+    (errors.TooManySeries(1000), "1000 series"),
     (errors.UnknownCalendar(), "calendar"),
     (errors.Overlap("kX3wQz"), "session kX3wQz"),
     (errors.Overlap(None), "another session"),
@@ -128,6 +131,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "rooms": {112},
         "agents": {113},
         "batches": {115},
+        "series": {119},
         "calendars": {118},
         "the test clock": {120},
         "the daemon": {105, 107, 108, 110},
@@ -144,7 +148,7 @@ def test_no_two_refcodes_are_the_same() -> None:
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert leaf.refcode // 1000 in {*range(100, 114), 115, 118, 120, 169}
+    assert leaf.refcode // 1000 in {*range(100, 114), 115, 118, 119, 120, 169}
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

@@ -1,0 +1,489 @@
+"""Series of sessions: create, change and end them, and make their occurrences ahead.
+
+An occurrence is an ordinary session, which the ordinary command creates. A row says which occurrence it is, so that one
+that was moved or cancelled alone stays so when the series changes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any, NamedTuple
+
+import orjson
+
+from tminus.config import Settings
+from tminus.domain import ids, recurrence
+from tminus.domain.durations import duration_text, parse_duration
+from tminus.domain.errors import (
+    FieldError,
+    InvalidRequest,
+    KeyReused,
+    RequestError,
+    SeriesEnded,
+    TooManySeries,
+    UnknownSeries,
+)
+from tminus.domain.model import Occurrence, Series
+from tminus.domain.recurrence import Recurrence, local_text
+from tminus.domain.types import FIRST_NUMBER, LOCAL_AGENT_ID, Caller, CreateSession, Role, SessionType, Status, Timeouts
+from tminus.logs.output import log
+from tminus.sessions import commands
+from tminus.sessions.authorization import require
+from tminus.sessions.idempotency import KeyedRequest
+from tminus.storage import Transaction, View, agents
+from tminus.storage import series as stored
+from tminus.storage.deadlines import Batch
+from tminus.storage.due import Recomputed
+
+MAX_AHEAD = 1000
+"""Maximum number of occurrences that a series has made ahead."""
+
+MAX_SERIES = 1000
+"""Maximum number of series of an agent that have not ended."""
+
+AT_ONCE = 64
+"""Maximum number of sessions that one transaction makes. Each takes about a tenth of a millisecond."""
+
+RETRY = timedelta(minutes=5)
+"""Time until occurrences that could not be made are tried again."""
+
+LOOK_AHEAD = timedelta(days=400)
+"""How far a search for the next occurrence looks. If it finds none, it is repeated after `LOOK_AGAIN`."""
+
+LOOK_AGAIN = timedelta(days=30)
+
+OLDEST = timedelta(days=3653)
+"""How long ago the first start of a series may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSeries:
+    """A series that a caller requests. Its fields have been validated."""
+
+    recurrence: Recurrence
+    horizon: timedelta
+    """How far ahead sessions are made."""
+    session: CreateSession
+    """What is in each of them, without a start."""
+    sent: Mapping[str, Any]
+    """The same as the caller sent it, for answers."""
+
+
+class Change(NamedTuple):
+    """The result of a change: the series that is in force from now on, or from the time that was given."""
+
+    series: Series
+    replayed: bool = False
+
+
+# --- the stored form --------------------------------------------------------------------------------------------------
+
+
+def _definition(order: NewSeries) -> str:
+    when = order.recurrence
+    return orjson.dumps(
+        {
+            "rrule": when.rule.text if when.rule else None,
+            "dtstart": local_text(when.start),
+            "timezone": when.zone,
+            "exdates": sorted(when.excluded),
+            "rdates": recurrence.texts(when.added),
+            "horizon": duration_text(order.horizon),
+            "session": dict(order.sent),
+            "ends": None,
+        }
+    ).decode()
+
+
+def _template(order: CreateSession) -> str:
+    fields = {
+        "type": order.type,
+        "label": order.label,
+        "user_description": order.user_description,
+        "preferences": dict(order.preferences),
+        "external_mapping": order.external_mapping,
+        "parent_object": order.parent_object,
+        "meta_data": order.meta_data,
+        "invitees": order.invitees,
+        "reminders": None if order.reminders is None else [duration_text(span) for span in order.reminders],
+    }
+    return orjson.dumps(fields).decode()
+
+
+def _order(template: str, start: datetime) -> CreateSession:
+    fields = orjson.loads(template)
+    reminders = fields.pop("reminders")
+    return CreateSession(
+        **fields | {"type": SessionType(fields["type"])},
+        start_time=start,
+        reminders=None if reminders is None else tuple(map(parse_duration, reminders)),
+    )
+
+
+class _Plan:
+    """When the sessions of a stored series start."""
+
+    def __init__(self, series: Series) -> None:
+        self.definition = orjson.loads(series.definition)
+        text = self.definition["rrule"]
+        self.recurrence = Recurrence(
+            start=recurrence.parse_local(self.definition["dtstart"]),
+            zone=self.definition["timezone"],
+            rule=None if text is None else recurrence.parse_rule(text),
+            excluded=frozenset(self.definition["exdates"]),
+            added=tuple(map(recurrence.parse_local, self.definition["rdates"])),
+        )
+        self.horizon = parse_duration(self.definition["horizon"])
+        ends = self.definition["ends"]
+        self._ends = None if ends is None else recurrence.parse_local(ends)
+
+    def local(self, instant: datetime) -> datetime:
+        """Return the local time of the series at a time, in whole seconds."""
+        return instant.astimezone(recurrence.zone(self.recurrence.zone)).replace(tzinfo=None, microsecond=0)
+
+    def instant(self, local: datetime) -> datetime:
+        return recurrence.instant(local, self.recurrence.zone)
+
+    def horizon_of(self, settings: Settings) -> timedelta:
+        return min(self.horizon, settings.lifecycle.horizon)
+
+    def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
+        """Return the first `most` local starts after `after`, up to `until`."""
+        found = self.recurrence.between(after, until, most)
+        return found if self._ends is None else [one for one in found if one < self._ends]
+
+
+def local_now(series: Series, now: datetime) -> str:
+    """Return the local time of a series, as text."""
+    return local_text(_Plan(series).local(now))
+
+
+# --- queries ----------------------------------------------------------------------------------------------------------
+
+
+def load(view: View, caller: Caller, series_id: str, *, changes: bool = False) -> Series:
+    """Return a series that the caller may see, or may change. Raises `UnknownSeries`, `Forbidden`."""
+    other = Role.GROUP_ADMIN if changes else Role.SUPERVISOR
+    needs = f"the series' own agent, or the role {other}"
+    require(caller.has(Role.AGENT, other), needs)
+    series = stored.find(view, series_id)
+    if series is None:
+        raise UnknownSeries(series_id)
+    owns = caller.agent_id == series.agent_id and caller.has(Role.AGENT)
+    require(owns or caller.has(other), needs)
+    return series
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction, settings: Settings, caller: Caller, order: NewSeries, keyed: KeyedRequest | None = None
+) -> Change:
+    """Create a series, and its first occurrences. The scheduler makes the others.
+
+    Raises `Forbidden`, `KeyReused`, `TooManySeries`, and what `commands.create` raises.
+    """
+    require(caller.has(Role.AGENT), "the role agent")
+    _check_start(order, tx.now)
+    if keyed is not None and (earlier := stored.find_by_key(tx, caller.agent_id, keyed.key)) is not None:
+        if earlier.body_sha256 != keyed.body_sha256:
+            raise KeyReused(earlier.id)
+        return Change(earlier, replayed=True)
+    if stored.number(tx, caller.agent_id, MAX_SERIES) >= MAX_SERIES:
+        raise TooManySeries(MAX_SERIES)
+    series = _new(tx, caller, order)
+    if keyed is not None:
+        series.idempotency_key, series.body_sha256 = keyed.key, keyed.body_sha256
+    series.made_through = local_text(_Plan(series).local(tx.now))
+    stored.add(tx, series)
+    _make(tx, settings, caller, series, AT_ONCE)
+    stored.change(tx, series)
+    return Change(series)
+
+
+def _check_start(order: NewSeries, now: datetime) -> None:
+    """Raise `InvalidRequest` if a series begins so long ago that each computation would take long."""
+    when = order.recurrence
+    if recurrence.instant(when.start, when.zone) < now - OLDEST:
+        raise InvalidRequest([FieldError("dtstart", "must not be more than ten years ago")])
+
+
+def _new(tx: Transaction, caller: Caller, order: NewSeries) -> Series:
+    [series_id] = ids.base62_texts(12)
+    acts = {"name": caller.name, "external_id": caller.external_id, "roles": sorted(caller.roles)}
+    return Series(
+        id=series_id,
+        agent_id=caller.agent_id,
+        caller=orjson.dumps(acts).decode(),
+        definition=_definition(order),
+        template=_template(order.session),
+        made_through="",
+        next_at=tx.now,
+        created_at=tx.now,
+        updated_at=tx.now,
+    )
+
+
+def change(
+    tx: Transaction,
+    settings: Settings,
+    caller: Caller,
+    series_id: str,
+    order: NewSeries,
+    from_here: datetime | None = None,
+) -> Change:
+    """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it.
+
+    A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
+    whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
+
+    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, and what `commands.create` raises.
+    """
+    series = load(tx, caller, series_id, changes=True)
+    if series.ended_at is not None:
+        raise SeriesEnded
+    _check_start(order, tx.now)
+    owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series) or caller
+    if from_here is None:
+        is_same = series.template == _template(order.session)
+        series.definition, series.template = _definition(order), _template(order.session)
+        since = _Plan(series).local(tx.now)
+        rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
+        changed = series
+    else:
+        since = max(from_here, _Plan(series).local(tx.now))
+        rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
+        stored.remove_occurrences(tx, series.id, local_text(since))
+        _end_at(tx, series, since)
+        changed = _new(tx, owner, order)
+        changed.follows = series.id
+        is_same = changed.template == series.template
+        stored.add(tx, changed)
+    _replace(tx, settings, _Acting(caller, owner), changed, since, rows, is_same=is_same)
+    changed.updated_at, changed.version = tx.now, changed.version + (changed is series)
+    stored.change(tx, changed)
+    return Change(changed)
+
+
+def end(
+    tx: Transaction, settings: Settings, caller: Caller, series_id: str, from_here: datetime | None = None
+) -> Series:
+    """End a series now, or at a local time, and cancel its sessions from then on. For an ended one nothing changes.
+
+    Raises `UnknownSeries`, `Forbidden`.
+    """
+    series = load(tx, caller, series_id)
+    if series.ended_at is not None:
+        return series
+    now = _Plan(series).local(tx.now)
+    since = now if from_here is None else max(from_here, now)
+    for row in stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD):
+        if row.status is Status.SCHEDULED:
+            commands.close(tx, settings, caller, row.session_id)
+    _end_at(tx, series, since)
+    if from_here is None:
+        series.ended_at, series.next_at = tx.now, None
+        stored.change(tx, series)
+    return series
+
+
+def _end_at(tx: Transaction, series: Series, ends: datetime) -> None:
+    """Store the local time from which on a series has no occurrence."""
+    definition = orjson.loads(series.definition)
+    before = definition["ends"]
+    definition["ends"] = local_text(ends) if before is None else min(before, local_text(ends))
+    series.definition = orjson.dumps(definition).decode()
+    series.updated_at, series.version = tx.now, series.version + 1
+    stored.change(tx, series)
+
+
+class _Acting(NamedTuple):
+    """Who changes a series, and the agent whose sessions they are."""
+
+    caller: Caller
+    owner: Caller
+
+
+def _replace(
+    tx: Transaction,
+    settings: Settings,
+    acting: _Acting,
+    series: Series,
+    since: datetime,
+    rows: Sequence[stored.Made],
+    *,
+    is_same: bool,
+) -> None:
+    """Give the occurrences from a local time on their new starts; make those that are missing, cancel the others.
+
+    `is_same`: whether what is in the sessions is unchanged. Otherwise they are made again.
+    """
+    plan = _Plan(series)
+    until = plan.local(tx.now + plan.horizon_of(settings))
+    if rows:  # a session that was made moves to its new time also if that is beyond the horizon
+        until = max(until, recurrence.parse_local(f"{rows[-1].local_start[:10]}T23:59:59"))
+    wanted = plan.between(since - timedelta(seconds=1), until, MAX_AHEAD)
+    if len(wanted) == MAX_AHEAD:
+        until = wanted[-1]
+    kept: list[Occurrence] = []
+    pairs = _pairs(rows, [one for one in wanted if plan.instant(one) > tx.now])
+    for row, local in pairs:
+        start = None if local is None else plan.instant(local)
+        if row is None:
+            assert local is not None
+            assert start is not None
+            kept.append(_make_one(tx, settings, acting.owner, series, local, start))
+            continue
+        is_untouched = row.status is Status.SCHEDULED and row.start_time == row.given
+        if local is None or start is None:
+            if is_untouched:
+                commands.close(tx, settings, acting.caller, row.session_id)
+            else:  # it was moved or cancelled alone, and stays where it is
+                kept.append(_occurrence(series, row.local_start, row.session_id, row.given))
+        elif is_untouched and not is_same:
+            commands.close(tx, settings, acting.caller, row.session_id)
+            kept.append(_make_one(tx, settings, acting.owner, series, local, start))
+        else:
+            if is_untouched and start != row.start_time:
+                commands.reschedule(tx, settings, acting.caller, row.session_id, start)
+            kept.append(_occurrence(series, local_text(local), row.session_id, start))
+    stored.remove_occurrences(tx, series.id, local_text(since))
+    stored.add_occurrences(tx, list({one.local_start: one for one in reversed(kept)}.values()))
+    series.made_through = local_text(max(until, since))
+    _set_next(tx, settings, series)
+
+
+def _occurrence(series: Series, local_start: str, session_id: str, start: datetime) -> Occurrence:
+    return Occurrence(series_id=series.id, local_start=local_start, session_id=session_id, start_time=start)
+
+
+def _pairs(rows: Sequence[stored.Made], wanted: Iterable[datetime]) -> list[tuple[stored.Made | None, datetime | None]]:
+    """Return each occurrence that was made with its new start: at the same time, or else on the same day."""
+    new = {local_text(one): one for one in wanted}
+    pairs: list[tuple[stored.Made | None, datetime | None]] = []
+    left: dict[str, list[stored.Made]] = {}
+    for row in rows:
+        if row.local_start in new:
+            pairs.append((row, new.pop(row.local_start)))
+        else:
+            left.setdefault(row.local_start[:10], []).append(row)
+    for text, local in new.items():
+        of_day = left.get(text[:10])
+        pairs.append((of_day.pop(0) if of_day else None, local))
+    pairs += [(row, None) for row in chain.from_iterable(left.values())]
+    return pairs
+
+
+# --- making occurrences -----------------------------------------------------------------------------------------------
+
+
+def _make(tx: Transaction, settings: Settings, owner: Caller, series: Series, limit: int) -> int:
+    """Make the next occurrences, at most `limit`, and set when the next ones are to be made; return their number."""
+    plan = _Plan(series)
+    after = recurrence.parse_local(series.made_through)
+    until = plan.local(tx.now + plan.horizon_of(settings))
+    found = plan.between(after, until, limit)
+    made: list[Occurrence] = []
+    try:
+        for local in found:
+            start = plan.instant(local)
+            if start > tx.now:  # one that should have started while no daemon ran is not made
+                made.append(_make_one(tx, settings, owner, series, local, start))
+            series.made_through = local_text(local)
+    finally:  # what was made before one was refused stays
+        stored.add_occurrences(tx, made)
+    if len(found) == limit:
+        series.next_at = tx.now
+    else:
+        series.made_through = local_text(max(after, until))
+        _set_next(tx, settings, series)
+    return len(made)
+
+
+def _make_one(
+    tx: Transaction, settings: Settings, owner: Caller, series: Series, local: datetime, start: datetime
+) -> Occurrence:
+    made = commands.create(tx, settings, owner, _order(series.template, start)).session
+    return _occurrence(series, local_text(local), made.id, start)
+
+
+def _set_next(tx: Transaction, settings: Settings, series: Series) -> None:
+    """Set when the next occurrences are to be made: as soon as the first of them is within the horizon."""
+    plan = _Plan(series)
+    after = recurrence.parse_local(series.made_through)
+    following = plan.between(after, after + LOOK_AHEAD, 1)
+    if following:
+        series.next_at = max(plan.instant(following[0]) - plan.horizon_of(settings), tx.now + timedelta(seconds=1))
+    else:
+        series.next_at = tx.now + LOOK_AGAIN if _may_go_on(plan, after) else None
+
+
+def _may_go_on(plan: _Plan, after: datetime) -> bool:
+    """Return whether there may be occurrences far after a local time."""
+    definition = plan.definition
+    if definition["ends"] is not None and definition["ends"] <= local_text(after):
+        return False
+    rule = plan.recurrence.rule
+    is_over = rule is None or recurrence.is_over(rule, after, plan.recurrence.zone)
+    return not is_over or any(one > after for one in plan.recurrence.added)
+
+
+def acting_agent(view: View, settings: Settings, series: Series) -> Caller | None:
+    """Return the agent of a series as a caller, with the present roles; None if the agent may not act any more."""
+    known = agents.find(view, series.agent_id)
+    if known is not None and known.shut_out_at is not None:
+        return None
+    then = orjson.loads(series.caller)
+    found = next((one for one in settings.agents if one.id == series.agent_id), None)
+    if found is not None:
+        name, external_id, roles = found.name, found.external_id, found.roles
+    elif series.agent_id == LOCAL_AGENT_ID or (series.agent_id >= FIRST_NUMBER and known is not None):
+        name, external_id, roles = then["name"], then["external_id"], frozenset(map(Role, then["roles"]))
+    else:
+        return None
+    return Caller(series.agent_id, name, external_id, roles, provider=settings.organization.provider)
+
+
+class SeriesSource:
+    """The fourth source of deadlines: when occurrences are to be made."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def next_due(self, view: View) -> datetime | None:
+        """Return when the next occurrences are to be made; None if none is to come."""
+        return stored.next_due(view)
+
+    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:  # noqa: ARG002
+        """Make the next occurrences of the series with the earliest deadline, at most `AT_ONCE` sessions."""
+        due = stored.due(tx, min(tx.now, until or tx.now), 1)
+        if not due:
+            return Batch()
+        [series] = due
+        batch = Batch(more=True)
+        problem = None
+        owner = acting_agent(tx, self._settings, series)
+        if owner is None:
+            problem = "its agent may not act any more"
+        else:
+            try:
+                batch.done["occurrence"] += _make(tx, self._settings, owner, series, min(limit, AT_ONCE))
+            except RequestError as error:
+                problem = error.description
+        if problem is not None:
+            log("series.failed", series=series.id, owner=f"agent:{series.agent_id}", error=problem)
+            series.next_at = tx.now + RETRY
+        stored.change(tx, series)
+        batch.done["series"] += 1
+        batch.waited = tx.waited
+        return batch
+
+    def recompute_deadlines(self, tx: Transaction, timeouts: Timeouts, after: str, limit: int) -> Recomputed:  # noqa: ARG002
+        """Change nothing: these deadlines do not depend on the time-outs of sessions."""
+        return Recomputed(None, 0)
+
+    def warm_up(self, tx: Transaction, timeouts: Timeouts) -> None:  # noqa: ARG002
+        """Compile the query of `do_due`."""
+        stored.due(tx, datetime(1970, 1, 1, tzinfo=UTC), 0)

@@ -1,0 +1,297 @@
+"""Series: their sessions are made ahead, at the right time in their zone, and follow changes."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.support import factories
+from tests.support.clocks import NOW
+from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGENT, SUPERVISOR, order
+from tests.support.worlds import World
+
+from tminus.config import Agent
+from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, UnknownSeries
+from tminus.domain.model import Series, Session
+from tminus.domain.recurrence import Recurrence, local_text, parse_local, parse_rule
+from tminus.domain.types import Caller, Role, Status
+from tminus.scheduler import sources
+from tminus.sessions import series
+from tminus.sessions.idempotency import KeyedRequest
+from tminus.storage import series as stored
+
+DAY = timedelta(days=1)
+
+NINE = "2030-01-08T09:00"
+"""The first start. `NOW` is 2030-01-07, a Monday."""
+
+
+@pytest.fixture
+def agents(world: World) -> World:
+    """A world whose configuration has the agent of the series."""
+    agent = Agent(id=AGENT.agent_id, name="Ada", roles=frozenset({Role.AGENT}))
+    world.settings = world.settings.model_copy(update={"agents": (agent,)})
+    return world
+
+
+def wanted(
+    rule: str | None = "FREQ=DAILY", start: str = NINE, zone: str = "Europe/Berlin", **more: Any
+) -> series.NewSeries:
+    horizon = more.pop("horizon", 3 * DAY)
+    fields = {name: more.pop(name) for name in ("excluded", "added") if name in more}
+    when = Recurrence(parse_local(start), zone, None if rule is None else parse_rule(rule), **fields)
+    return series.NewSeries(when, horizon, order(**more), {"type": "live"})
+
+
+def create(world: World, asked: series.NewSeries, by: Caller = AGENT, keyed: KeyedRequest | None = None) -> Series:
+    return world.run(lambda tx: series.create(tx, world.settings, by, asked, keyed)).series
+
+
+def change(world: World, one: Series, asked: series.NewSeries, by: Caller = AGENT, since: str | None = None) -> Series:
+    local = None if since is None else parse_local(since)
+    return world.run(lambda tx: series.change(tx, world.settings, by, one.id, asked, local)).series
+
+
+def end(world: World, one: Series, by: Caller = AGENT, since: str | None = None) -> Series:
+    local = None if since is None else parse_local(since)
+    return world.run(lambda tx: series.end(tx, world.settings, by, one.id, local))
+
+
+def made(world: World, one: Series) -> dict[str, Session]:
+    """Return the sessions of a series by their local starts."""
+    rows = world.store.read(lambda view: stored.made(view, one.id, "", 10_000))
+    return {row.local_start: world.stored(row.session_id) for row in rows}
+
+
+def starts(world: World, one: Series) -> list[str]:
+    """Return the starts of the sessions of a series that are scheduled, in UTC."""
+    found = (session for session in made(world, one).values() if session.status is Status.SCHEDULED)
+    return sorted(f"{session.start_time:%m-%d %H:%M}" for session in found if session.start_time)
+
+
+def test_sessions_are_made_ahead_and_others_as_time_passes(agents: World) -> None:
+    one = create(agents, wanted(label="Stand-up", reminders=(HOUR,)))
+
+    assert starts(agents, one) == ["01-08 08:00", "01-09 08:00", "01-10 08:00"]
+    assert {(session.label, session.reminders) for session in made(agents, one).values()} == {("Stand-up", '["1h"]')}
+    next_due = agents.store.read(stored.next_due)
+    assert next_due == datetime(2030, 1, 8, 8, tzinfo=UTC), "when the fourth comes within the horizon"
+    swept = agents.passes(DAY)
+    assert (swept.transitions["occurrence"], swept.worst_lag) == (
+        1,
+        agents.now - datetime(2030, 1, 8, 8, tzinfo=UTC) + HOUR,
+    )
+    assert starts(agents, one) == ["01-09 08:00", "01-10 08:00", "01-11 08:00"]
+
+
+def test_what_should_have_started_while_no_daemon_ran_is_not_made(agents: World) -> None:
+    one = create(agents, wanted(horizon=DAY))
+    agents.passes(10 * DAY)
+    assert len(made(agents, one)) == 2
+    assert starts(agents, one) == ["01-18 08:00"]
+
+
+def test_many_sessions_are_made_in_several_transactions_and_once(agents: World) -> None:
+    one = create(agents, wanted("FREQ=DAILY;BYHOUR=9,10,11,12,13;COUNT=300", horizon=60 * DAY))
+    assert len(made(agents, one)) == series.AT_ONCE
+    agents.advance()
+    assert len(made(agents, one)) == 297, "the horizon ends on the last day, before the last three"
+    agents.passes(DAY)
+    assert len(made(agents, one)) == 300
+    assert agents.store.read(stored.next_due) is None or not agents.passes(40 * DAY).transitions["occurrence"]
+
+
+def test_a_series_of_single_times_ends_with_the_last(agents: World) -> None:
+    added = (parse_local("2030-01-09T10:00"),)
+    one = create(agents, wanted(None, added=added, excluded=frozenset({"2030-01-10"})))
+    assert starts(agents, one) == ["01-08 08:00", "01-09 09:00"]
+    assert agents.store.read(stored.next_due) is None
+
+
+def test_a_changed_time_moves_the_sessions_and_keeps_their_links(agents: World) -> None:
+    one = create(agents, wanted())
+    before = made(agents, one)
+    moved, cancelled, untouched = before.values()
+    agents.reschedule(moved, moved.start_time + 3 * HOUR)  # type: ignore[operator,arg-type]
+    agents.close(cancelled)
+
+    changed = change(agents, one, wanted(start="2030-01-08T10:00"))
+
+    assert (changed.id, changed.version) == (one.id, one.version + 1)
+    after = made(agents, one)
+    assert list(after) == [f"2030-01-{day:02}T10:00:00" for day in (8, 9, 10)]
+    assert [session.id for session in after.values()] == [session.id for session in before.values()]
+    assert starts(agents, one) == ["01-08 11:00", "01-10 09:00"], "the first was moved alone, the second cancelled"
+    assert agents.stored(untouched).user_url == untouched.user_url
+    agents.passes(2 * DAY)
+    assert starts(agents, one)[-1] == "01-12 09:00", "and it goes on at the new time"
+
+
+def test_a_changed_day_cancels_what_is_left_out_and_makes_what_is_new(agents: World) -> None:
+    one = create(agents, wanted("FREQ=WEEKLY;BYDAY=TU,TH", horizon=7 * DAY))
+    tuesday, thursday = made(agents, one).values()
+
+    change(agents, one, wanted("FREQ=WEEKLY;BYDAY=TH,FR", horizon=7 * DAY))
+
+    assert agents.stored(tuesday).status is Status.CLOSED
+    assert made(agents, one)["2030-01-10T09:00:00"].id == thursday.id
+    assert starts(agents, one) == ["01-10 08:00", "01-11 08:00"]
+
+
+def test_what_is_in_the_sessions_can_be_changed(agents: World) -> None:
+    one = create(agents, wanted(label="Old"))
+    change(agents, one, wanted(label="New"))
+    assert [session.label for session in made(agents, one).values()] == ["New"] * 3
+    assert len(starts(agents, one)) == 3
+
+
+def test_a_change_from_here_on_leaves_what_is_before(agents: World) -> None:
+    one = create(agents, wanted())
+    before = made(agents, one)
+
+    other = change(agents, one, wanted(start="2030-01-08T14:00"), since="2030-01-09T00:00")
+
+    assert (other.follows, other.id != one.id) == (one.id, True)
+    assert starts(agents, one) == ["01-08 08:00"]
+    assert starts(agents, other) == ["01-09 13:00", "01-10 13:00"]
+    assert {session.id for session in made(agents, other).values()} <= {session.id for session in before.values()}
+    agents.passes(3 * DAY)
+    assert not starts(agents, one)
+    assert starts(agents, other) == ["01-11 13:00", "01-12 13:00"] or len(starts(agents, other)) == 3
+
+
+def test_an_ended_series_has_no_sessions_any_more(agents: World) -> None:
+    one = create(agents, wanted())
+    ended = end(agents, one)
+    assert (ended.ended_at, ended.next_at) == (agents.now, None)
+    assert not starts(agents, one)
+    assert end(agents, one).version == ended.version, "to end it again changes nothing"
+    with pytest.raises(SeriesEnded):
+        change(agents, one, wanted())
+    assert not agents.passes(10 * DAY).transitions["occurrence"]
+
+
+def test_a_series_can_end_from_a_time_on(agents: World) -> None:
+    one = create(agents, wanted())
+    end(agents, one, since="2030-01-10T00:00")
+    assert starts(agents, one) == ["01-08 08:00", "01-09 08:00"]
+    agents.passes(DAY)
+    assert starts(agents, one) == ["01-09 08:00"]
+
+
+def test_the_same_key_creates_one_series(agents: World) -> None:
+    key = KeyedRequest("k", "0" * 64)
+    one = create(agents, wanted(), keyed=key)
+    assert create(agents, wanted(), keyed=key).id == one.id
+    with pytest.raises(KeyReused):
+        create(agents, wanted(), keyed=KeyedRequest("k", "1" * 64))
+    assert len(agents.all_sessions()) == 3
+
+
+def test_who_may_do_what(agents: World) -> None:
+    one = create(agents, wanted())
+    with pytest.raises(Forbidden):
+        create(agents, wanted(), by=MONITOR)
+    with pytest.raises(Forbidden):
+        change(agents, one, wanted(), by=SUPERVISOR)
+    with pytest.raises(Forbidden):
+        end(agents, one, by=OTHER_AGENT)
+    with pytest.raises(Forbidden):
+        agents.store.read(lambda view: series.load(view, MONITOR, one.id))
+    with pytest.raises(UnknownSeries):
+        agents.store.read(lambda view: series.load(view, AGENT, "none"))
+    changed = change(agents, one, wanted(label="By the admin"), by=GROUP_ADMIN)
+    assert {session.agent_id for session in made(agents, changed).values()} == {AGENT.agent_id}
+    end(agents, one, by=SUPERVISOR)
+
+
+def test_a_series_that_began_long_ago_is_refused(agents: World) -> None:
+    with pytest.raises(InvalidRequest):
+        create(agents, wanted(start="2019-12-01T09:00"))
+
+
+def test_no_sessions_are_made_for_an_agent_who_is_gone_until_there_is_one_again(agents: World) -> None:
+    one = create(agents, wanted())
+    configured = agents.settings
+    agents.settings = factories.settings()
+    agents.passes(2 * DAY)
+    assert len(made(agents, one)) == 3
+    agents.settings = configured
+    agents.passes(series.RETRY)
+    assert len(made(agents, one)) == 5
+
+
+def test_what_was_made_before_one_is_refused_stays(agents: World) -> None:
+    one = create(agents, wanted(horizon=DAY))
+    limits = agents.settings.limits.model_copy(update={"sessions_per_agent": 3})
+    configured = agents.settings
+    agents.settings = configured.model_copy(update={"limits": limits})
+    change(agents, one, wanted(horizon=DAY))
+    agents.run(
+        lambda tx: stored.change(
+            tx, one.model_copy(update={"definition": one.definition.replace("1d", "9d"), "next_at": tx.now})
+        )
+    )
+    agents.advance()
+    assert len(made(agents, one)) == 3
+    agents.settings = configured
+    agents.passes(series.RETRY)
+    assert len(made(agents, one)) == 9
+    assert len(agents.all_sessions()) == 9, "none was made twice"
+
+
+ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/St_Johns", "Africa/Casablanca")
+STEPS = st.one_of(
+    st.tuples(st.just("passes"), st.integers(1, 20)),
+    st.tuples(st.just("move"), st.integers(0, 5)),
+    st.tuples(st.just("cancel"), st.integers(0, 5)),
+    st.tuples(st.just("change"), st.integers(0, 23)),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, max_size=6), zone=st.sampled_from(ZONES), begun=st.sampled_from([NOW, NOW + 70 * DAY]))
+def test_whatever_happens_there_is_one_session_a_day_but_for_those_that_were_changed_alone(
+    agents: World, steps: list[tuple[str, int]], zone: str, begun: datetime
+) -> None:
+    agents.clear(begun)
+    first = begun.date() + DAY
+    hour = 9
+    one = create(agents, wanted(start=f"{first}T09:00", zone=zone, horizon=5 * DAY))
+    touched: Mapping[str, datetime | None] = {}
+    for step, number in steps:
+        soon = agents.now + HOUR
+        untouched = [
+            (local, session) for local, session in made(agents, one).items()
+            if session.status is Status.SCHEDULED and (session.start_time or soon) > soon and local[:10] not in touched
+        ]  # fmt: skip
+        if step == "passes":
+            agents.passes(number * 6 * HOUR)
+        elif step == "change":
+            hour = number
+            change(agents, one, wanted(start=f"{first}T{hour:02}:00", zone=zone, horizon=5 * DAY))
+        elif untouched:
+            local, session = untouched[number % len(untouched)]
+            if step == "cancel":
+                agents.close(session)
+                touched = {**touched, local[:10]: None}
+            else:
+                start = agents.now + HOUR + number * timedelta(minutes=1) + timedelta(seconds=7)
+                agents.reschedule(session, start)
+                touched = {**touched, local[:10]: start}
+
+    now = local_text(series._Plan(one).local(agents.now))
+    coming = {local: session for local, session in made(agents, one).items() if local > now}
+    days = [local[:10] for local in coming]
+    assert len(days) == len(set(days))
+    for local, session in coming.items():
+        expected = series._Plan(one).instant(parse_local(local))
+        if local[:10] in touched:
+            given = touched[local[:10]]
+            assert (session.status is Status.CLOSED) if given is None else (session.start_time == given)
+        elif session.status is Status.SCHEDULED:
+            assert session.start_time == expected
+            assert local[11:] == f"{hour:02}:00:00"
+    assert agents.store.read(sources.next_due) is not None

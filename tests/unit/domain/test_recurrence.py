@@ -1,0 +1,231 @@
+"""Recurrence rules in local time: what they select, and what is refused."""
+
+# ruff: noqa: DTZ001 - local times have no zone
+
+import time
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tminus.domain.recurrence import (
+    Recurrence,
+    instant,
+    parse_excluded,
+    parse_horizon,
+    parse_local,
+    parse_rule,
+    parse_zone,
+)
+
+ZONES = (
+    "Europe/Berlin", "Europe/London", "Europe/Dublin", "America/New_York", "America/Sao_Paulo", "America/St_Johns",
+    "Australia/Lord_Howe", "Australia/Sydney", "Asia/Kathmandu", "Africa/Casablanca", "Pacific/Apia",
+    "Pacific/Chatham", "Asia/Tehran", "UTC",
+)  # fmt: skip
+"""Zones that change their clocks in both halves of the year, by half an hour, or no longer."""
+
+DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+
+
+def starts(rule: str, start: str, until: str, **more: object) -> list[str]:
+    when = Recurrence(parse_local(start), "Europe/Berlin", parse_rule(rule), **more)  # type: ignore[arg-type]
+    return [f"{one:%Y-%m-%d %H:%M}" for one in when.between(datetime(2000, 1, 1), parse_local(until), 1000)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("FREQ=WEEKLY;INTERVAL=2;BYDAY=TU", ["12-01", "12-15", "12-29"]),
+        ("FREQ=WEEKLY", ["12-01", "12-08", "12-15", "12-22", "12-29"]),
+        ("RRULE:freq=weekly;byday=mo,fr;", ["12-04", "12-07", "12-11", "12-14", "12-18", "12-21", "12-25", "12-28"]),
+        ("FREQ=MONTHLY;BYDAY=-1FR", ["12-25"]),
+        ("FREQ=MONTHLY;BYDAY=MO,TU,WE,TH,FR;BYSETPOS=-1", ["12-31"]),
+        ("FREQ=MONTHLY;BYMONTHDAY=-1", ["12-31"]),
+        ("FREQ=DAILY;COUNT=3", ["12-01", "12-02", "12-03"]),
+        ("FREQ=DAILY;INTERVAL=9;BYMONTHDAY=-13,10", ["12-10", "12-19"]),
+        ("FREQ=DAILY;UNTIL=20261202", ["12-01", "12-02"]),
+        ("FREQ=DAILY;UNTIL=20261202T080000Z", ["12-01", "12-02"]),
+        ("FREQ=DAILY;UNTIL=20261202T075959Z", ["12-01"]),
+        ("FREQ=DAILY;UNTIL=20261202T090000", ["12-01", "12-02"]),
+        ("FREQ=YEARLY;BYWEEKNO=53;BYDAY=MO", ["12-28"]),
+        ("FREQ=YEARLY", ["12-01"]),
+        ("FREQ=YEARLY;BYYEARDAY=-1", ["12-31"]),
+    ],
+)
+def test_what_a_rule_selects(rule: str, expected: list[str]) -> None:
+    assert starts(rule, "2026-12-01T09:00", "2026-12-31T23:00") == [f"2026-{day} 09:00" for day in expected]
+
+
+def test_a_day_that_a_month_does_not_have_is_left_out() -> None:
+    assert [one[5:10] for one in starts("FREQ=MONTHLY", "2027-01-31T09:00", "2027-08-01T00:00")] == [
+        "01-31", "03-31", "05-31", "07-31",
+    ]  # fmt: skip
+    assert [one[:10] for one in starts("FREQ=YEARLY", "2028-02-29T09:00", "2040-01-01T00:00")] == [
+        "2028-02-29", "2032-02-29", "2036-02-29",
+    ]  # fmt: skip
+
+
+def test_times_and_days_can_be_excluded_and_added() -> None:
+    found = starts(
+        "FREQ=DAILY;BYHOUR=9,15;COUNT=6", "2026-12-01T09:00", "2026-12-31T00:00",
+        excluded=frozenset({"2026-12-02", "2026-12-03T15:00:00"}), added=(parse_local("2026-12-05T10:00"),),
+    )  # fmt: skip
+
+    assert found == ["2026-12-01 09:00", "2026-12-01 15:00", "2026-12-03 09:00", "2026-12-05 10:00"]
+
+
+def test_nine_in_berlin_stays_nine_in_berlin() -> None:
+    when = Recurrence(parse_local("2026-10-19T09:00"), "Europe/Berlin", parse_rule("FREQ=WEEKLY"))
+
+    found = when.between(datetime(2026, 10, 1), datetime(2026, 11, 3), 9)
+    assert [f"{instant(one, when.zone):%m-%d %H:%M}" for one in found] == [
+        "10-19 07:00", "10-26 08:00", "11-02 08:00",
+    ]  # fmt: skip
+
+
+def test_a_time_that_clocks_skip_is_as_late_as_without_the_change_and_one_that_they_repeat_is_the_first() -> None:
+    assert instant(datetime(2027, 3, 28, 2, 30), "Europe/Berlin") == datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
+    assert instant(datetime(2027, 10, 31, 2, 30), "Europe/Berlin") == datetime(2027, 10, 31, 0, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30", "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30",
+        "FREQ=MONTHLY;BYMONTH=2;BYMONTHDAY=31", "FREQ=MONTHLY;BYDAY=5MO;BYMONTHDAY=1",
+        "FREQ=WEEKLY;BYMONTH=2;COUNT=9999",
+        "FREQ=MONTHLY;BYDAY=MO;BYSETPOS=366", "FREQ=YEARLY;BYYEARDAY=366;BYWEEKNO=1", "FREQ=YEARLY;INTERVAL=1000",
+        "FREQ=DAILY;INTERVAL=1000;BYMONTH=2;BYMONTHDAY=29", "FREQ=DAILY;COUNT=10000",
+        "FREQ=YEARLY;BYMONTH=1,2,3,4,5,6,7,8,9,10,11,12;BYDAY=MO,TU,WE,TH,FR,SA,SU;BYHOUR=1,2,3,4;BYMINUTE=0,30",
+    ],
+)  # fmt: skip
+def test_no_rule_is_computed_for_long(rule: str) -> None:
+    """The library would look for the next occurrence up to the year 9999."""
+    when = Recurrence(datetime(2026, 12, 1, 9), "Europe/Berlin", parse_rule(rule))
+    begun = time.thread_time()
+
+    when.between(datetime(2026, 12, 1), datetime(2027, 12, 31), 1000)
+    assert time.thread_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "", "WEEKLY", "FREQ=SECONDLY", "FREQ=MINUTELY", "FREQ=HOURLY", "FREQ=DAILY;COUNT=10001", "FREQ=DAILY;COUNT=0",
+        "FREQ=DAILY;COUNT=1;UNTIL=20261231", "FREQ=DAILY;INTERVAL=0", "FREQ=DAILY;INTERVAL=-1",
+        "FREQ=DAILY;INTERVAL=1001",
+        "FREQ=DAILY;FREQ=WEEKLY", "FREQ=DAILY;BYDAY=1MO", "FREQ=DAILY;BYDAY=XX", "FREQ=MONTHLY;BYDAY=54MO",
+        "FREQ=MONTHLY;BYDAY=0MO", "FREQ=MONTHLY;BYMONTHDAY=0", "FREQ=MONTHLY;BYMONTHDAY=32", "FREQ=DAILY;BYHOUR=24",
+        "FREQ=DAILY;BYSECOND=1", "FREQ=DAILY;BYEASTER=0", "FREQ=DAILY;UNTIL=2026", "FREQ=DAILY;UNTIL=20261331",
+        "FREQ=DAILY;BYHOUR=1,2,3,4,5,6,7,8,9", "FREQ=WEEKLY;BYSETPOS=1", "FREQ=WEEKLY;BYMONTHDAY=1", "FREQ=DAILY;X=1",
+        "FREQ=DAILY;BYMONTH=" + "1," * 300, "FREQ=DAILY;COUNT=99999999999999999999", "FREQ=DAILY;WKST=1",
+        "FREQ=DAILY\nX:1", "FREQ=DAILY;COUNT=\u0661", None, 7, ["FREQ=DAILY"],
+    ],
+)  # fmt: skip
+def test_rules_that_are_refused(rule: object) -> None:
+    with pytest.raises(ValueError, match="must"):
+        parse_rule(rule)
+
+
+@pytest.mark.parametrize(
+    "zone", ["", "Mars/Base", "../../etc/passwd", "/etc/localtime", "Europe/..", "Europe", "europe/berlin", "CET-1", 1]
+)
+def test_zones_that_are_refused(zone: object) -> None:
+    with pytest.raises(ValueError, match="must be a time zone"):
+        parse_zone(zone)
+
+
+def test_other_values_that_are_refused() -> None:
+    for wrong in (
+        "2026-12-01T09:00Z",
+        "2026-12-01T09:00+01:00",
+        "2026-12-01",
+        "2026-02-30T09:00",
+        "1999-01-01T00:00",
+        1,
+    ):
+        with pytest.raises(ValueError, match="must be a local time"):
+            parse_local(wrong)
+    for excluded in ("2026-02-30", "", None, "2026-12-01T09:00Z"):
+        with pytest.raises(ValueError, match="must be a local time"):
+            parse_excluded(excluded)
+    for wrong in ("0", "23h", "367d", "soon"):
+        with pytest.raises(ValueError, match="must"):
+            parse_horizon(wrong)
+
+
+# --- against a plain model --------------------------------------------------------------------------------------------
+
+
+def plain(start: datetime, rule: dict[str, object], until: datetime) -> list[datetime]:
+    """Return the times that a rule selects, by looking at each day."""
+    interval, days, month_days, months = rule["interval"], rule["days"], rule["month_days"], rule["months"]
+    found = []
+    day = start.date()
+    while day <= until.date():
+        following = (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+        length = (following - timedelta(days=1)).day
+        weeks = (day - timedelta(days=day.weekday()) - (start.date() - timedelta(days=start.weekday()))).days // 7
+        is_in = {
+            "DAILY": (day - start.date()).days % interval == 0,  # type: ignore[operator]
+            "WEEKLY": weeks % interval == 0,  # type: ignore[operator]
+            "MONTHLY": (day.year * 12 + day.month - start.year * 12 - start.month) % interval == 0,  # type: ignore[operator]
+            "YEARLY": (day.year - start.year) % interval == 0,  # type: ignore[operator]
+        }[str(rule["freq"])]
+        is_in &= not days or day.weekday() in days  # type: ignore[operator]
+        is_in &= not month_days or day.day in month_days or day.day - length - 1 in month_days  # type: ignore[operator]
+        is_in &= not months or day.month in months  # type: ignore[operator]
+        if rule["freq"] == "WEEKLY" and not days:
+            is_in &= day.weekday() == start.weekday()
+        if rule["freq"] in ("MONTHLY", "YEARLY") and not days and not month_days:
+            is_in &= day.day == start.day
+            if rule["freq"] == "YEARLY" and not months:
+                is_in &= day.month == start.month
+        one = datetime.combine(day, start.time())
+        if is_in and one <= until:
+            found.append(one)
+        day += timedelta(days=1)
+    return found[: int(str(rule["count"]))] if rule["count"] else found
+
+
+RULES = st.fixed_dictionaries(
+    {
+        "freq": st.sampled_from(["DAILY", "WEEKLY", "MONTHLY", "YEARLY"]),
+        "interval": st.integers(1, 5),
+        "days": st.lists(st.integers(0, 6), max_size=3, unique=True),
+        "month_days": st.lists(st.integers(-31, 31).filter(bool), max_size=3, unique=True),
+        "months": st.lists(st.integers(1, 12), max_size=3, unique=True),
+        "count": st.none() | st.integers(1, 20),
+    }
+)
+DATES = st.dates(date(2024, 1, 1), date(2028, 12, 31))
+TIMES = st.integers(0, 47).map(lambda half: timedelta(minutes=30 * half))
+
+
+@settings(max_examples=150, deadline=None)
+@given(rule=RULES, day=DATES, time_of_day=TIMES, zone=st.sampled_from(ZONES), span=st.integers(0, 900))
+def test_a_rule_selects_what_the_model_selects_and_keeps_its_time_in_each_zone(
+    rule: dict[str, object], day: date, time_of_day: timedelta, zone: str, span: int
+) -> None:
+    if rule["freq"] == "WEEKLY":
+        rule["month_days"] = []
+    start = datetime.combine(day, datetime.min.time()) + time_of_day
+    until = start + timedelta(days=span)
+    parts = [f"FREQ={rule['freq']}", f"INTERVAL={rule['interval']}"]
+    for name, key in (("BYMONTHDAY", "month_days"), ("BYMONTH", "months")):
+        if rule[key]:
+            parts.append(f"{name}={','.join(map(str, rule[key]))}")  # type: ignore[call-overload]
+    if rule["days"]:
+        parts.append(f"BYDAY={','.join(DAYS[one] for one in rule['days'])}")  # type: ignore[attr-defined]
+    if rule["count"]:
+        parts.append(f"COUNT={rule['count']}")
+    found = Recurrence(start, zone, parse_rule(";".join(parts))).between(start - timedelta(days=1), until, 10_000)
+
+    assert found == plain(start, rule, until)
+    for one in found:
+        there = instant(one, zone).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+        is_skipped = ZoneInfo(zone).utcoffset(one) != ZoneInfo(zone).utcoffset(one.replace(fold=1)) and there != one
+        assert there == one or (is_skipped and timedelta(0) < there - one <= timedelta(days=1))
