@@ -1,6 +1,7 @@
 """The tour of the README, run in a shell beside a running daemon."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,31 @@ def test_the_tour_can_be_pasted_line_by_line(make_daemon: StartDaemon) -> None:
     assert done.stdout.endswith("{'success': True}\nfinished\n")
     for seen in ("session.ready", "Remote support for INC0000005", '"name":"System Administrator"', f"{address}:8710/"):
         assert seen in done.stdout.replace('": "', '":"'), seen
+
+
+def test_the_day_in_a_minute_can_be_pasted(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()  # only its directory is used: the page starts a daemon of its own
+    (daemon.home / ".venv/bin").mkdir(parents=True)
+    tminus = daemon.home / ".venv/bin/tminus"
+    tminus.write_text(f'#!/bin/sh\nexec {Path(sys.executable).with_name("tminus")} "$@"\n')
+    tminus.chmod(0o755)
+    script = "\n".join(
+        ("set -euo pipefail", *blocks("README.md", "A day in a minute"), "wait || true", "echo finished")
+    )
+    assert "127.0.0.1:8711" in script
+    script = script.replace("127.0.0.1:8711", f"{_own_address()}:8711")
+    done = subprocess.run(
+        ["bash"], input=script, cwd=daemon.home,
+        env=environment(TMINUS_CONFIG=str(daemon.config), TZ="UTC", NO_COLOR="1", TMPDIR=str(daemon.home)),
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+
+    assert done.stderr == ""
+    assert done.stdout.endswith("finished\n")
+    printed = [kind for kind in re.findall(r"session\.\w+", done.stdout) if kind != "session.scheduled"]
+    assert printed == ["session.reminder", "session.ready", "session.closed"]
+    assert "\n1 session closed from " in done.stdout
+    assert "live\t1\t0\t1\t0" in done.stdout, "nobody came"
 
 
 def test_the_picture_equals_the_current_output_of_the_command() -> None:

@@ -12,7 +12,7 @@ from tests.acceptance.conftest import check_health, storage_of
 from tests.acceptance.daemons import JSON, Daemon
 from tests.support.databases import KINDS
 
-FORMULA = '=HYPERLINK("http://evil.example")'
+FORMULA = ' =HYPERLINK("http://evil.example")'
 """A name that a spreadsheet would execute."""
 
 

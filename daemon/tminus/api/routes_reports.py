@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -83,12 +83,14 @@ async def get_report(
         begin = end
     if not timedelta(0) <= end - begin <= LONGEST:
         raise InvalidRequest([FieldError("since", f"must be before until, and at most {LONGEST.days} days before it")])
-    period, here = Period(begin, end, caller.agent_id if scope == "mine" else None), load_zone(zone)
+    # A session that closes now belongs to a period that ends now, also on a test clock, which stands still.
+    before = end if until is not None else end + timestamps.MILLISECOND
+    period, here = Period(begin, before, caller.agent_id if scope == "mine" else None), load_zone(zone)
     found = await services.search(caller.agent_id, lambda view: queries.report(view, caller, period, here))
-    return Json(_shown(found, period, zone, services))
+    return Json(_shown(found, (begin, end), zone, services))
 
 
-def _shown(found: Report, period: Period, zone: str, services: Services) -> schemas.Report:
+def _shown(found: Report, period: tuple[datetime, datetime], zone: str, services: Services) -> schemas.Report:
     agents: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
     for group in found.groups:
@@ -99,8 +101,8 @@ def _shown(found: Report, period: Period, zone: str, services: Services) -> sche
         if group.agent_id in by_agent:
             by_agent[group.agent_id].append(group)
     shown: Any = {
-        "since": timestamps.text(period.since),
-        "until": timestamps.text(period.until),
+        "since": timestamps.text(period[0]),
+        "until": timestamps.text(period[1]),
         "zone": zone,
         **_counts(found.groups),
         "byType": [

@@ -106,7 +106,8 @@ def _instant(text: str | None, zone: str) -> str | None:
 
 def _show(found: "schemas.Report", when: Any) -> None:
     since, until = when.text(found["since"]), when.text(found["until"])
-    output.put(f"{found['sessions']} sessions closed from {since} to {until}")
+    sessions = "1 session" if found["sessions"] == 1 else f"{found['sessions']} sessions"
+    output.put(f"{sessions} closed from {since} to {until}")
     kinds = [row for row in found["byType"] if row["sessions"]]
     _counts("TYPE", [(row["type"], row) for row in kinds])
     _counts("AGENT", [(_agent(row), row) for row in found["byAgent"]])
@@ -177,4 +178,5 @@ def _rows(found: Any) -> Iterator[tuple[str, object, str, str, Any]]:
 
 def _safe(name: str) -> str:
     """Return a name that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else name
+    # Some spreadsheets drop white space at the beginning.
+    return f"'{name}" if name.lstrip().startswith(("=", "+", "-", "@")) else name
