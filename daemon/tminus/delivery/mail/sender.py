@@ -26,7 +26,7 @@ from tminus.delivery.mail.templates import BadTemplate, Templates
 from tminus.delivery.sender import MailObserver, Outcome, Sent, Subscription
 from tminus.domain import ids
 from tminus.domain.errors import RequestError
-from tminus.domain.model import Delivery, Event, Replay
+from tminus.domain.model import Delivery, Event, Replay, Session
 from tminus.domain.types import DeliveryKind, MailState
 from tminus.logs.output import log
 from tminus.storage import EventFilter, Page, Store, Transaction, View, mails, outbox
@@ -256,10 +256,7 @@ class MailSender:
                 await asyncio.sleep(RETRY_INTERVAL)
         if is_logged:
             self._on_mail(state)
-            fields = {"session_id": session.id, "label": session.label, "invitee": position + 1, "seq": event.seq}
-            if state is not MailState.SENT:
-                fields |= {"error": answer.text, "code": answer.code}
-            log(f"mail.{state.value}", **fields)
+            _log(state, session, position + 1, event.seq, answer)
         if cancelled:
             raise asyncio.CancelledError
 
@@ -344,3 +341,16 @@ class MailSender:
             except asyncio.CancelledError:
                 cancelled = True
         return future.result(), cancelled
+
+
+def _log(state: MailState, session: Session, invitee: int, seq: int, answer: Answer) -> None:
+    """Log what became of a mail, without the address of the invitee."""
+    if state is MailState.SENT:
+        log("mail.sent", session_id=session.id, label=session.label, invitee=invitee, seq=seq)
+        return
+    name = "mail.refused" if state is MailState.REFUSED else "mail.unknown"
+    if state is MailState.DEFERRED:
+        name = "mail.deferred"
+    log(
+        name, session_id=session.id, label=session.label, invitee=invitee, seq=seq, error=answer.text, code=answer.code
+    )  # fmt: skip
