@@ -1,0 +1,100 @@
+"""Series on a real daemon with a test clock: right through a change of clocks, a kill, and changes."""
+
+from typing import Any
+
+from tests.acceptance.conftest import StartDaemon
+from tests.acceptance.daemons import JSON, Daemon
+
+BEGIN = "2027-03-22T12:00:00.000Z"
+"""A Monday, six days before clocks are set ahead in Berlin."""
+
+WEEKDAYS = "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR"
+
+
+def call(daemon: Daemon, method: str, path: str, body: Any = None, **more: Any) -> JSON:
+    answer = daemon.call(method, path, body, by=more.pop("by", "anna"), **more)
+    assert answer.status_code == 200, answer.text
+    found: JSON = answer.json()
+    return found
+
+
+def starts(series: JSON) -> list[str]:
+    return [one["startTime"][5:16] for one in series["occurrences"] if one["status"] == "scheduled"]
+
+
+def test_a_series_keeps_its_local_time_and_follows_changes(make_daemon: StartDaemon) -> None:
+    daemon = make_daemon()
+    daemon.arguments = ["--test-clock", BEGIN]
+    daemon.start()
+    daemon.arguments = ["--test-clock"]
+    body = {
+        "rrule": WEEKDAYS,
+        "dtstart": "2027-03-22T09:00",
+        "timezone": "Europe/Berlin",
+        "exdates": ["2027-03-25"],
+        "horizon": "8d",
+        "session": {"type": "live", "label": "Stand-up", "reminders": ["15m"]},
+    }
+    key = {"Idempotency-Key": "one"}
+    series = call(daemon, "POST", "/series", body, headers=key)
+    assert call(daemon, "POST", "/series", body, headers=key)["id"] == series["id"]
+    path = f"/series/{series['id']}"
+    assert starts(series) == ["03-23T08:00", "03-24T08:00", "03-26T08:00", "03-29T07:00", "03-30T07:00"]
+    assert call(daemon, "GET", "/series")["series"][0]["session"]["label"] == "Stand-up"
+
+    # One is moved alone, one is cancelled alone, and the daemon is killed.
+    moved, cancelled = (one["session"] for one in series["occurrences"][1:3])
+    call(daemon, "PUT", f"/supportsession/{moved}", {"startTime": "2027-03-24T10:30:00Z"})
+    call(daemon, "DELETE", f"/supportsession/{cancelled}")
+    daemon.kill()
+    daemon.start()
+    happened = daemon.post("/clock", {"advance": "1d"}).json()["events"]
+    told = [event["type"] for event in happened if event["id"] == series["occurrences"][0]["session"]]
+    assert told == ["session.reminder", "session.ready", "session.closed"]
+    assert starts(call(daemon, "GET", path))[-1] == "03-31T07:00", "the next one was made"
+
+    # At ten from now on; and at two, from April on.
+    changed = call(daemon, "PUT", path, {**body, "dtstart": "2027-03-22T10:00"})
+    assert starts(changed) == ["03-24T10:30", "03-29T08:00", "03-30T08:00", "03-31T08:00"]
+    assert changed["occurrences"][0]["moved"] is True
+    links = {one["session"] for one in changed["occurrences"]}
+    assert links <= {one["session"] for one in call(daemon, "GET", path)["occurrences"]}
+    later = call(daemon, "PUT", f"{path}?fromHere=2027-03-31T00:00", {**body, "dtstart": "2027-03-22T14:00"})
+    assert (later["follows"], starts(later)) == (series["id"], ["03-31T12:00"])
+    assert later["occurrences"][0]["session"] in links
+    daemon.post("/clock", {"advance": "5d"})
+    assert starts(call(daemon, "GET", f"/series/{later['id']}"))[:2] == ["03-31T12:00", "04-01T12:00"]
+
+    # Others may not change it; the end cancels what is to come.
+    assert daemon.call("PUT", path, body, by="ben").status_code == 403
+    assert starts(call(daemon, "DELETE", f"/series/{later['id']}")) == []
+    assert daemon.call("PUT", f"/series/{later['id']}", body, by="anna").json()["refcode"] == 119409
+
+
+def test_hostile_series_are_refused_at_once(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    good = {"rrule": "FREQ=DAILY", "dtstart": "2030-01-01T09:00", "timezone": "UTC"}
+    good |= {"session": {"type": "live", "label": "x"}}  # type: ignore[dict-item]
+    for wrong in (
+        {"rrule": "FREQ=SECONDLY"},
+        {"rrule": "FREQ=DAILY;COUNT=1000000000"},
+        {"rrule": "FREQ=DAILY;INTERVAL=0"},
+        {"rrule": "FREQ=DAILY;BYHOUR=0,1,2,3,4,5,6,7,8,9"},
+        {"rrule": "FREQ=DAILY;BYHOUR=1,2,3,4,5,6,7,8", "horizon": "366d"},
+        {"timezone": "../../etc/passwd"},
+        {"timezone": "Mars/Olympus"},
+        {"dtstart": "2030-01-01T09:00Z"},
+        {"dtstart": "1999-01-01T09:00"},
+        {"dtstart": "2001-01-01T09:00"},
+        {"exdates": ["2030-02-30"]},
+        {"exdates": ["2030-01-01"] * 367},
+        {"session": {"type": "live", "label": "x", "startTime": "2030-01-01T09:00:00Z"}},
+        {"session": {"type": "live"}},
+        {"horizon": "0"},
+    ):
+        answer = daemon.post("/series", {**good, **wrong})
+        assert answer.status_code == 400, (wrong, answer.text)
+        assert next(iter(wrong)) in answer.text or "horizon" in wrong, wrong
+    never = daemon.post("/series", {**good, "rrule": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"})
+    assert (never.status_code, never.json()["occurrences"]) == (200, [])
+    assert daemon.get("/supportsessions?scope=all").json()["count"] == 0
