@@ -348,7 +348,9 @@ def _replace(
         else:
             if is_untouched and start != row.start_time:
                 commands.reschedule(tx, settings, acting.caller, row.session_id, start)
-            kept.append(_occurrence(series, local_text(local), row.session_id, start))
+            was_moved = row.start_time != row.given
+            given = start if is_untouched or was_moved else row.given
+            kept.append(_occurrence(series, local_text(local), row.session_id, given))
     stored.remove_occurrences(tx, series.id, local_text(since))
     stored.add_occurrences(tx, list({one.local_start: one for one in reversed(kept)}.values()))
     series.made_through = local_text(max(until, since))
