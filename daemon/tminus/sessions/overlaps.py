@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from tminus.config import Settings
+from tminus.domain import timestamps
 from tminus.domain.errors import Overlap
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, OverlapPolicy, Status
@@ -71,13 +72,16 @@ def refused_overlaps(
 
 
 def _starts(view: View, agent_id: int, after: datetime, before: datetime) -> list[datetime]:
+    """Return the starts of all appointments between two times, each as often as there are appointments."""
     found: list[datetime] = []
     while True:
         page = appointments.starts(view, agent_id, after, before, PAGE)
-        found += page
         if len(page) < PAGE:
-            return found
-        after = page[-1]
+            return found + page
+        # There may be more appointments with the last start, so the next page begins with it.
+        last = page[-1]
+        found += [start for start in page if start < last] or page
+        after = last if page[0] == last else last - timestamps.MILLISECOND
 
 
 def overlaps(view: View, settings: Settings, caller: Caller, session: Session) -> list[str]:

@@ -24,7 +24,7 @@ from tminus.domain.model import Session
 from tminus.domain.types import Caller, CreateSession, OverlapPolicy
 from tminus.sessions import batches, commands, queries
 from tminus.sessions import overlaps as overlaps_module
-from tminus.sessions.overlaps import overlaps, refuse_overlap
+from tminus.sessions.overlaps import overlaps, refuse_overlap, refused_overlaps
 
 MS = timedelta(milliseconds=1)
 
@@ -174,6 +174,21 @@ def test_the_appointments_of_a_batch_are_compared_with_more_than_one_page(
         refusing.schedule(hours * HOUR)
 
     assert len(book(refusing, refusing.now + HOUR, refusing.now + 8 * HOUR + MINUTE)) == 1
+
+
+def test_of_two_appointments_at_one_time_the_one_that_stays_refuses_a_shift(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlaps_module, "PAGE", 2)
+    first, moved, _stays = (world.schedule(hours * HOUR) for hours in (2, 5, 5))
+    world.settings = with_policy(OverlapPolicy.REFUSE)
+    starts = [world.now + 2 * HOUR + MINUTE, world.now + 5 * HOUR + MINUTE]
+
+    found = world.store.read(
+        lambda view: refused_overlaps(view, world.settings, 7, starts, [first.start_time, moved.start_time])
+    )
+
+    assert [index for index, _ in found] == [1]
 
 
 # --- busy times -------------------------------------------------------------------------------------------------------
