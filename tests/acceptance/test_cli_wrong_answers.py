@@ -14,6 +14,7 @@ from tminus.api import examples
 from tminus.client import validation
 
 SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples._WEBHOOK, examples._DELIVERY
+AGENT, CLOCK, REPORT = (examples.EXAMPLES[name] for name in ("Agent", "Clock", "Report"))
 
 
 class Other:
@@ -64,6 +65,10 @@ COMMANDS = [
     ("events",), ("events", "A"), ("events", "-f"), ("events", "A", "-f", "--json"), ("events", "--json"), ("watch",),
     ("webhooks", "list"), ("webhooks", "list", "--json"), ("webhooks", "deliveries", "A"), ("webhooks", "ping", "A"),
     ("webhooks", "pause", "A"), ("webhooks", "resume", "A"), ("webhooks", "replay", "A", "--from-seq", "1"),
+    ("sample-event", "session.ready", "--to", "A"), ("shift", "--from", "2027-03-01T09:00Z", "--by", "30m"),
+    ("close", "--filter", "status=new", "--yes"), ("agents", "list"), ("agents", "shut-out", "7"),
+    ("agents", "readmit", "7"), ("agents", "feed", "7"), ("agents", "feed", "7", "--revoke"),
+    ("clock", "show"), ("clock", "next"), ("report",), ("report", "--csv"),
 ]  # fmt: skip
 
 WRONG = [
@@ -116,12 +121,15 @@ WHOLE = [
     (("list", "--wide"), SESSION, _sessions, validation.SESSION_FIELDS),
     (("list", "--search", "Remote"), SESSION, _sessions, validation.SESSION_FIELDS),
     (("show", "A"), SESSION, lambda one: one, validation.SESSION_FIELDS),
-    (("reschedule", "A", "--in", "1h"), SESSION, lambda one: one, validation.SESSION_FIELDS),
+    (("reschedule", "A", "--at", "2027-03-02T14:30Z"), SESSION, lambda one: one, validation.SESSION_FIELDS),
     (("events", "A"), EVENT, _events, validation.EVENT_FIELDS),
     (("webhooks", "list", "--wide"), WEBHOOK, lambda one: {"webhooks": [one]}, validation.WEBHOOK_FIELDS),
     (("webhooks", "resume", "A"), WEBHOOK, lambda one: one, validation.WEBHOOK_FIELDS),
     (("webhooks", "deliveries", "A"), DELIVERY, _deliveries, validation.DELIVERY_FIELDS),
     (("webhooks", "ping", "A"), DELIVERY, lambda one: one, validation.DELIVERY_FIELDS),
+    (("agents", "list", "--wide"), AGENT, lambda one: {"agents": [one], "next": None}, validation.AGENT_FIELDS),
+    (("clock", "show"), CLOCK, lambda one: one, validation.CLOCK_FIELDS),
+    (("report",), REPORT, lambda one: one, validation.REPORT_FIELDS),
 ]  # fmt: skip
 
 
@@ -144,7 +152,9 @@ def test_a_missing_or_wrong_field_is_an_error(
 @pytest.mark.parametrize(
     ("fields", "whole"),
     [(validation.SESSION_FIELDS, schemas.Session), (validation.EVENT_FIELDS, schemas.Event),
-     (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery)],
+     (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery),
+     (validation.AGENT_FIELDS, schemas.Agent), (validation.CLOCK_FIELDS, schemas.Clock),
+     (validation.REPORT_FIELDS, schemas.Report)],
 )  # fmt: skip
 def test_the_validated_fields_are_those_of_the_schemas(fields: Any, whole: Any) -> None:
     assert set(fields) <= whole.__required_keys__

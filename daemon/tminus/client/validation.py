@@ -45,6 +45,11 @@ def instant(value: Any) -> str:
     return ""
 
 
+def quantity(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "" if is_number and abs(value) <= MAX_NUMBER else "is not a number"
+
+
 def any_object(value: Any) -> str:
     return "" if isinstance(value, dict) else "is not an object"
 
@@ -139,10 +144,59 @@ DELIVERY_FIELDS: Mapping[str, Check] = {
     "answer": or_null(text),
 }
 
-SESSION = shape(SESSION_FIELDS, {"startTime": instant, "opensAt": instant, "invitees": list_of(_INVITEE)})
+AGENT_FIELDS: Mapping[str, Check] = {
+    "id": number,
+    "name": text,
+    "email": text,
+    "roles": list_of(text),
+    "source": text,
+    "subject": or_null(text),
+    "signedInAt": or_null(instant),
+    "shutOutAt": or_null(instant),
+}
+
+CLOCK_FIELDS: Mapping[str, Check] = {"now": instant, "test": boolean, "nextDeadline": or_null(instant)}
+
+SESSION = shape(
+    SESSION_FIELDS,
+    {"startTime": instant, "opensAt": instant, "invitees": list_of(_INVITEE), "reminders": list_of(text)},
+)
 EVENT = shape(EVENT_FIELDS, {"lagMs": number, "actorName": text, "participant": shape({"name": text})})
 WEBHOOK = shape(WEBHOOK_FIELDS)
 DELIVERY = shape(DELIVERY_FIELDS)
+AGENT = shape(AGENT_FIELDS)
+
+_MOVE = shape(
+    {
+        "now": instant,
+        "target": instant,
+        "reached": boolean,
+        "nextDeadline": or_null(instant),
+        "events": list_of(EVENT),
+    }
+)
+
+_COUNTS: Mapping[str, Check] = dict.fromkeys(("sessions", "attended", "noShows", "cancelled"), number)
+_NUMBERS = shape({"count": number, **dict.fromkeys(("mean", "p50", "p99", "max"), or_null(quantity))})
+
+
+def _hours(value: Any) -> str:
+    return list_of(number)(value) or ("" if len(value) == 24 else "has not 24 entries")
+
+
+REPORT_FIELDS: Mapping[str, Check] = {
+    **_COUNTS,
+    "since": instant,
+    "until": instant,
+    "byType": list_of(shape({**_COUNTS, "type": text})),
+    "byAgent": list_of(shape({**_COUNTS, "agent": number, "name": or_null(text)})),
+    "moreAgents": number,
+    "byReason": list_of(shape({"reason": text, "sessions": number})),
+    "byHour": _hours,
+    "waitingSeconds": _NUMBERS,
+    "lengthSeconds": _NUMBERS,
+    "lagMs": _NUMBERS,
+}
 
 
 def success(value: Any) -> str:
@@ -171,9 +225,16 @@ _RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
         ("GET", "/events", shape({"events": list_of(EVENT), "next": number})),
         ("GET", "/webhooks", shape({"webhooks": list_of(WEBHOOK)})),
         ("GET", "/webhooks/[^/]+/deliveries", shape({"deliveries": list_of(DELIVERY)})),
-        ("POST", "/webhooks/[^/]+/ping", DELIVERY),
+        ("POST", "/webhooks/[^/]+/(?:ping|sample)", DELIVERY),
         ("POST", "/webhooks/[^/]+/(?:pause|resume)", WEBHOOK),
         ("POST", "/webhooks/[^/]+/replay", shape({"toSeq": number})),
+        ("GET", "/agents", shape({"agents": list_of(AGENT), "next": or_null(number)})),
+        ("POST", "/agents/[^/]+/(?:shutOut|readmit)", AGENT),
+        ("POST", "/agents/[^/]+/calendar", shape({"url": text})),
+        ("DELETE", "/agents/[^/]+/calendar", success),
+        ("GET", "/clock", shape(CLOCK_FIELDS)),
+        ("POST", "/clock", _MOVE),
+        ("GET", "/report", shape(REPORT_FIELDS)),
     )
 )
 
