@@ -29,9 +29,11 @@ class ClientDisconnected(Exception):
 
 
 async def read_body(
-    scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int, seconds: float = BODY_SECONDS
+    scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, limit: int, seconds: float | None = None
 ) -> bytes:
     """Return the complete body, which is at most `limit` bytes. Waiting for it blocks no other request.
+
+    It must arrive within `seconds`; None: `BODY_SECONDS`.
 
     Raises `BodyTooLarge`, `RequestTimeout`, `ClientDisconnected`.
     """
@@ -48,7 +50,7 @@ async def read_body(
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(BODY_SECONDS if seconds is None else seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
