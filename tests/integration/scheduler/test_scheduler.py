@@ -85,7 +85,8 @@ def test_a_clock_step_is_named_as_the_cause_of_late_transitions_before_it_is_det
     works.scheduler.first_tick()
     due = wall_clock.now() + timedelta(seconds=10 if step else -80)
     works.put(id="waits", start_time=due + works.lead, due_at=due, due_trigger=Trigger.OPEN)
-    monkeypatch.setattr(wall_clock, "_source", lambda: wall_clock.machine() + timedelta(seconds=step))
+    for stepped in ("_source", "_outside"):
+        monkeypatch.setattr(wall_clock, stepped, lambda: wall_clock.machine() + timedelta(seconds=step))
     works.scheduler.tick()
     [late] = [line for line in log_lines() if line["event"] == "clock.late"]
     assert late["cause"] == cause
