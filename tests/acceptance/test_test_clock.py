@@ -170,6 +170,25 @@ def test_a_wrong_move_is_refused_and_moves_nothing(clocked: Daemon, order: Any, 
     assert clocked.get("/clock").json() == before
 
 
+def test_a_move_with_many_events_ends_early_and_the_command_goes_on(clocked: Daemon) -> None:
+    begun = timestamps.parse(clocked.get("/clock").json()["now"]) - BEGIN
+    sessions = [
+        {"type": "live", "label": "Many", "startTime": at(begun + day * DAY)} for day in (1, 2) for _ in range(600)
+    ]
+    assert clocked.post("/supportsessions/batch", {"sessions": sessions}).status_code == 200
+    seq = clocked.feed()[-1]["seq"]
+
+    moved = clocked.post("/clock", {"advance": "3d"}).json()
+    rest = clocked.command("clock", "to", moved["target"])
+
+    assert moved["reached"] is False
+    assert (moved["now"], moved["next"]) == (at(begun + DAY + HOUR), seq + 1000)
+    assert rest.returncode == 0, rest.stderr
+    printed = [int(line.split("\t")[0]) for line in rest.stdout.splitlines() if "session." in line]
+    assert printed == list(range(seq + 1201, seq + 2401)), "each event once, also those that an answer leaves out"
+    assert clocked.get("/clock").json()["now"] == moved["target"]
+
+
 def test_only_an_administrator_moves_the_clock(clocked: Daemon) -> None:
     for agent in ("api", "anna", "supervisor", "monitor", "room"):
         assert clocked.post("/clock", {"to": "next"}, by=agent).status_code == 403

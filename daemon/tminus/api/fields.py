@@ -80,7 +80,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "from": f"Time of the clock before the move: {_UTC}",
         "now": f"Time of the clock after the move: {_UTC}",
         "target": "Where the clock was to go",
-        "reached": "Whether it has arrived. If not, the move took too long: repeat it with `to` set to `target`",
+        "reached": "Whether it has arrived. If not, too much happened on the way: repeat it with `to` set to `target`",
         "nextDeadline": "Earliest time at which something is due; null if nothing is",
         "events": "Events since the move began, oldest first, up to 1000",
         "next": "Value of `after` for the events that follow, in `GET /v3/events`",

@@ -18,6 +18,10 @@ WAIT = 60.0
 """Seconds that the answer to a move may take beyond the time-out. The daemon ends a move after about ten seconds."""
 
 
+PAGE = 1000
+"""Maximum number of events in an answer."""
+
+
 @click.command(cls=Command)
 @utc
 @as_json
@@ -77,11 +81,20 @@ def _move(connection: Connection, order: dict[str, str], *, utc: bool, wide: boo
                 output.put_json(moved, indent=None)
             elif moved["events"]:
                 table.show(moved["events"])
+                _show_more(daemon, table, moved)
             if moved["reached"]:
                 break
             order = {"to": moved["target"]}
     if not as_json:
         output.put(f"the clock stands at {when.text(moved['now'], seconds=True)}{_next(moved['nextDeadline'], when)}")
+
+
+def _show_more(daemon: Any, table: views.Events, moved: Any) -> None:
+    """Print the events that the answer to a move leaves out: there were many at one deadline."""
+    page = moved
+    while len(page["events"]) >= PAGE:
+        page = daemon.feed(page["next"], limit=PAGE)
+        table.show(page["events"])
 
 
 def _next(deadline: str | None, when: "TimeFormat") -> str:

@@ -18,6 +18,11 @@ MAX_SECONDS = 10.0
 answer, and something that recurs may have more deadlines than can be met.
 """
 
+MAX_EVENTS = 1000
+"""Number of events after which a move ends early, too. An answer lists so many, and retention, which follows the move,
+could remove others before somebody has read them.
+"""
+
 Target = Callable[[datetime, datetime | None], datetime]
 """Returns where the clock goes, from where it stands and the next deadline (None: there is none)."""
 
@@ -76,6 +81,8 @@ class ClockMoves:
                 due = self._tick()
                 is_stuck = due is not None and due <= self._clock.now()  # a sweep ends early when the daemon stops
                 if stop == aim or is_stuck or self._stopping.is_set() or clock.monotonic() > give_up:
+                    break
+                if self._store.read(lambda view: view.last_seq(), lane="clock") - last_seq >= MAX_EVENTS:
                     break
             log("clock.moved", moved_from=timestamps.text(begun), now=timestamps.text(self._clock.now()))
             return Move(begun, self._clock.now(), aim, last_seq)

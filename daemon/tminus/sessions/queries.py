@@ -11,6 +11,9 @@ from tminus.domain.types import Caller, Role
 from tminus.sessions.authorization import may_see, may_see_all, require
 from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments, reports
 
+MOST_REPORTED = 250_000
+"""Maximum number of sessions, of all agents, in the period of a report, which takes seconds for so many."""
+
 MOST_APPOINTMENTS = 10_000
 """Maximum number of appointments in a range for which `busy_times` is called."""
 
@@ -96,9 +99,13 @@ class Report(NamedTuple):
 def report(view: View, caller: Caller, period: reports.Period, zone: tzinfo) -> Report:
     """Return what happened in a period; the hours of the day are those of `zone`.
 
-    If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`.
+    If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`, and `InvalidRequest` if the
+    period has too many sessions.
     """
     _require_list_permission(caller, period.agent_id)
+    if reports.size(view, period, MOST_REPORTED + 1) > MOST_REPORTED:
+        problem = f"begins a period in which more than {MOST_REPORTED} sessions closed: choose a shorter one"
+        raise InvalidRequest([FieldError("since", problem)])
     return Report(
         reports.groups(view, period),
         summary(reports.waiting_seconds(view, period)),

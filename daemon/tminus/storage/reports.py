@@ -71,6 +71,8 @@ _WAITING = _counted((_number(_S.activated_at) - _number(_S.opened_at)) // SECOND
 _LENGTHS = _counted((_number(_S.closed_at) - _number(_S.activated_at)) // SECOND, _CAME)
 _BEGINNINGS = _counted(_number(_S.activated_at) // QUARTER, _CAME)
 
+_SIZE = select(func.count()).select_from(_closed(_S.closed_at).limit(bindparam("limit")).subquery())
+
 _LAG = _number(_E.ts) - _number(_E.due_at)
 _LAGS = (
     select(case((_LAG < EXACT_LAG, _LAG), else_=_LAG // SECOND * SECOND).label("number"), func.count())
@@ -81,6 +83,11 @@ _LAGS = (
     )
     .group_by("number")
 )
+
+
+def size(view: View, period: Period, limit: int) -> int:
+    """Return how many sessions of all agents closed in the period, counted up to `limit`."""
+    return int(view.scalar(_SIZE, since=period.since, until=period.until, limit=limit))
 
 
 def groups(view: View, period: Period) -> list[Group]:

@@ -16,7 +16,7 @@ from tests.support.databases import KINDS
 from tests.support.factories import caller, put, session
 
 from tminus.domain.distribution import Summary
-from tminus.domain.errors import Forbidden
+from tminus.domain.errors import Forbidden, InvalidRequest
 from tminus.domain.events import LogEvent
 from tminus.domain.model import Event, Session
 from tminus.domain.types import CloseReason, EventType, Role, SessionType, Status
@@ -131,3 +131,16 @@ def test_only_those_who_see_all_sessions_may_report_on_all(store: Store, role: R
 
     with pytest.raises(Forbidden):
         store.read(lambda view: queries.report(view, caller(role), period, ZoneInfo("UTC")))
+
+
+def test_a_period_with_too_many_sessions_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "MOST_REPORTED", 2)
+    alike = {"status": Status.CLOSED, "close_reason": CloseReason.CLOSED, "closed_at": NOW}
+    store.submit(lambda tx: _fill(tx, [(session(id=f"s{number}", **alike), None) for number in range(3)])).result()
+    asker, zone = caller(Role.SUPERVISOR), ZoneInfo("UTC")
+
+    with pytest.raises(InvalidRequest, match="choose a shorter one"):
+        store.read(lambda view: queries.report(view, asker, Period(NOW, NOW + timedelta(1), None), zone))
+    assert (
+        store.read(lambda view: queries.report(view, asker, Period(NOW - timedelta(1), NOW, None), zone)).groups == []
+    )
