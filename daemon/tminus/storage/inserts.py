@@ -69,7 +69,7 @@ def _values(
 
     Each statement releases the interpreter lock, and taking the lock again takes longer than inserting a row.
     """
-    binders = [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in columns]
+    binders = [(name, _binder(table.c[name].type, dialect)) for name in columns]
 
     def bind(rows: Sequence[SQLModel]) -> tuple[Any, ...]:
         found = map(vars, rows)
@@ -111,6 +111,13 @@ def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeou
         f"SELECT {', '.join(expressions.get(name, quote(name)) for name in columns)}",
         "RETURNING id, due_at, due_trigger",
     )
+
+
+def _binder(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """Return the function that converts a column's values for SQLite; None if they need none."""
+    if isinstance(kind, Instant):  # SQLAlchemy's function calls this one through two others
+        return lambda value: None if value is None else Instant.number(value)
+    return kind.dialect_impl(dialect).bind_processor(dialect)
 
 
 def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:

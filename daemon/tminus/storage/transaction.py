@@ -134,7 +134,7 @@ class Transaction(View):
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
             last = max(row.seq for row in drawn.rows) if drawn.rows else drawn.last_row
             for number, event in enumerate(events, last - len(events) + 1):
-                event.seq = number
+                vars(event)["seq"] = number  # assignment through pydantic takes as long as inserting the row
         while self._requested:
             (transition, timeouts), requested = self._requested.popitem()
             writes = self.writes  # `request` has counted them
@@ -154,8 +154,7 @@ class Transaction(View):
             columns = tuple(Session.model_fields)
             for row in insert_rows(self._connection, SESSIONS, columns, sessions, self._timeouts).rows:
                 due = None if row.due_at is None else Instant.instant(row.due_at)
-                stored[row.id].due_at = due
-                stored[row.id].due_trigger = row.due_trigger and Trigger(row.due_trigger)
+                vars(stored[row.id]).update(due_at=due, due_trigger=row.due_trigger and Trigger(row.due_trigger))
                 self.note_due(due)
                 self.note_due(stored[row.id].remind_at)
 
