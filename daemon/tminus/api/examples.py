@@ -307,7 +307,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "lengthSeconds": _NUMBERS,
         "lagMs": _NUMBERS,
     },
-    "ReportCounts": _COUNTS,
     "ReportNumbers": _NUMBERS,
     "ReportOfAgent": {"agent": 7, "name": "Anna Agent", **_COUNTS},
     "ReportOfReason": {"reason": "closed", "sessions": 12},

@@ -302,7 +302,6 @@ FIELDS: dict[str, dict[str, str]] = {
         "lengthSeconds": "The time from the first person's joining to the close",
         "lagMs": "How late the scheduler was with what it did in the period, in milliseconds",
     },
-    "ReportCounts": _OUTCOMES,
     "ReportNumbers": {
         "count": "How many numbers there are",
         "mean": "Their mean; null if there are none",
