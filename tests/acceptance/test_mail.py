@@ -20,7 +20,7 @@ GUESTS = [{"email": f"guest{number}@example.com", "name": f"Guest {number}"} for
 
 def mail(server: MailServer, **more: Any) -> dict[str, Any]:
     settings = {"host": "127.0.0.1", "port": server.port, "security": "none", "from": "Desk <desk@example.com>"}
-    return {**settings, "timeout": "5s", **more}
+    return {**settings, "timeout": "30s", **more}
 
 
 def backlog(daemon: Daemon) -> int:
@@ -65,7 +65,7 @@ def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) ->
 def test_reminders_are_mailed(start_daemon: StartDaemon) -> None:
     with MailServer() as server:
         daemon = start_daemon(mail=mail(server))
-        daemon.make(label="Soon", startTime=from_now(seconds=8), reminders=["6s"], invitees=GUESTS[:1])
+        daemon.make(label="Soon", startTime=from_now(seconds=30), reminders=["25s"], invitees=GUESTS[:1])
         eventually(lambda: len(server.accepted) == 2)
         assert [one.message["Subject"] for one in server.accepted] == ["Invitation: Soon", "Reminder: Soon"]
         assert server.accepted[1].message.get_content_type() == "multipart/alternative"

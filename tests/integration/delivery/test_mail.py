@@ -62,7 +62,7 @@ class Office:
 
     def apply(self, port: int, password: str = "", **more: Any) -> None:
         mail = {"host": "127.0.0.1", "port": port, "security": "none", "from": "Desk <desk@example.com>"}
-        settings = Settings.model_validate({"mail": {**mail, "timeout": "2s", **more}})
+        settings = Settings.model_validate({"mail": {**mail, "timeout": "30s", **more}})
         self.webhooks.apply(settings, {"mail": (password,)})
 
     def schedule(self, *invited: Invitee, label: str = "Review", start: datetime | None = None) -> Session:
@@ -363,9 +363,9 @@ def test_a_mail_whose_answer_is_lost_is_sent_at_most_twice_if_that_is_configured
 def test_a_server_that_hangs_after_the_text(
     office: Office, server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smtp, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(smtp, "ANSWER_TIMEOUT", 1.0)
     server.texts = [hang, "250 OK"]
-    office.apply(server.port, timeout="200ms")
+    office.apply(server.port, timeout="1s")
     session = office.schedule(JOE, EVE)
     eventually(lambda: office.states(session) == [MailState.UNKNOWN, MailState.SENT])
 
