@@ -49,4 +49,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["session_id"], ["session.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("series_id", "local_start"),
     )
-    op.create_index(op.f("ix_occurrence_session_id"), "occurrence", ["session_id"])
+    op.create_index("ix_occurrence_session_id", "occurrence", ["session_id"])
