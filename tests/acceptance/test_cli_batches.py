@@ -10,6 +10,8 @@ from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import parsed
 
 DAY = (datetime.now(UTC) + timedelta(days=30)).replace(hour=8, minute=0, second=0, microsecond=0)
+ALONE = DAY + timedelta(days=321)
+"""A day on which no other test has sessions: tests share the daemon."""
 
 
 def sheet(rows: int, day: datetime = DAY) -> str:
@@ -20,8 +22,8 @@ def sheet(rows: int, day: datetime = DAY) -> str:
 
 def test_a_spreadsheet_is_scheduled_shifted_by_half_an_hour_and_cancelled(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "sessions.csv"
-    file.write_text(sheet(500))
-    day = (f"--from={DAY:%Y-%m-%dT00:00:00Z}", f"--to={DAY + timedelta(days=1):%Y-%m-%dT00:00:00Z}")
+    file.write_text(sheet(500, ALONE))
+    day = (f"--from={ALONE:%Y-%m-%dT00:00:00Z}", f"--to={ALONE + timedelta(days=1):%Y-%m-%dT00:00:00Z}")
     schedule = ("schedule", "--file", str(file), "--timezone", "UTC")
 
     tried = daemon.command(*schedule, "--dry-run")
@@ -37,7 +39,7 @@ def test_a_spreadsheet_is_scheduled_shifted_by_half_an_hour_and_cancelled(daemon
     moved = daemon.command("shift", *day, "--by", "30m", "--json")
     assert moved.stderr == "500 sessions moved by 30m\n"
     starts = [parsed(one["startTime"]) for one in json.loads(moved.stdout)["sessions"]]
-    assert starts == [DAY + timedelta(minutes=30 + n) for n in range(500)]
+    assert starts == [ALONE + timedelta(minutes=30 + n) for n in range(500)]
 
     matching = [f"--filter={one.removeprefix('--')}" for one in day]
     assert daemon.command("close", *matching, "--dry-run").stderr == "500 sessions would be closed\n"
