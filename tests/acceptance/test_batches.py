@@ -290,6 +290,7 @@ def test_a_shift_that_overlaps_with_other_appointments_is_refused_by_the_policy(
     assert daemon.post(RESCHEDULE, {"ids": first_two, "by": "-30m"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_batch_is_stored_as_a_whole_or_not_at_all_when_the_daemon_is_killed(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:

@@ -15,6 +15,8 @@ from tests.support.databases import PostgresServer
 from tests.support.mailserver import MailServer, hang
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 GUESTS = [{"email": f"guest{number}@example.com", "name": f"Guest {number}"} for number in range(3)]
 
 

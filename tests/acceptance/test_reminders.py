@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from time import sleep
 
 import httpx
+import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import Section
@@ -15,6 +16,7 @@ from tests.support.waiting import eventually
 SESSIONS = 20
 
 
+@pytest.mark.slow
 def test_what_is_sent_and_what_is_skipped_after_downtime(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(lifecycle={"lead": "1s", "reminders": ["2500ms"]})
     soon = daemon.make(startTime=from_now(seconds=5), label="Soon")
@@ -54,6 +56,7 @@ def test_what_is_sent_and_what_is_skipped_after_downtime(start_daemon: StartDaem
     assert types["Gone", "session.reminder"] == types["Quiet", "session.reminder"] == 0
 
 
+@pytest.mark.slow
 def test_of_two_daemons_one_sends_each_reminder_although_one_is_killed(
     start_daemon: StartDaemon, sections: dict[str, Section], receiver: Receiver
 ) -> None:

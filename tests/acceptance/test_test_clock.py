@@ -18,6 +18,8 @@ from tests.support.rooms import Person
 from tests.support.waiting import eventually
 from tminus.domain import timestamps
 
+pytestmark = pytest.mark.slow
+
 BEGIN = datetime(2027, 3, 1, 9, tzinfo=UTC)
 """Where the test clock of each daemon here begins."""
 
