@@ -511,7 +511,9 @@ def test_a_damaged_page_of_postgresql_is_reported_and_undamaged_sessions_stay_av
             tables.execute(text("ALTER ROLE CURRENT_USER RESET enable_seqscan"))
         checked = daemon.command("db", "check")
         assert checked.returncode == 1
-        assert f"status: cannot be checked: {found}" in checked.stdout
+        assert (
+            f": cannot be checked: {found}" in checked.stdout
+        )  # by which checks depends on the plans of their queries
         assert {line.partition(": ")[2] for line in checked.stdout.splitlines()} <= {
             f"cannot be checked: {found}", f"cannot be counted: {found}",
         }  # fmt: skip
