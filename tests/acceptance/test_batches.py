@@ -290,6 +290,15 @@ def test_a_shift_that_overlaps_with_other_appointments_is_refused_by_the_policy(
     assert daemon.post(RESCHEDULE, {"ids": first_two, "by": "-30m"}).status_code == 200
 
 
+def test_the_key_of_a_batch_that_had_no_session_serves_no_other_body(daemon: Daemon) -> None:
+    key = {"Idempotency-Key": "nothing matched"}
+    nothing, other = ({"filter": {"externalMapping": name}} for name in ("no.such", "no.other"))
+    assert daemon.post(CLOSE, nothing, headers=key).json() == {"sessions": []}
+    assert daemon.post(CLOSE, nothing, headers=key).headers["idempotency-replayed"] == "true"
+    refused = daemon.post(CLOSE, other, headers=key)
+    assert (refused.status_code, refused.json()["refcode"]) == (409, 103409)
+
+
 @pytest.mark.slow
 def test_a_batch_is_stored_as_a_whole_or_not_at_all_when_the_daemon_is_killed(
     storage: dict[str, Any], start_daemon: StartDaemon

@@ -512,11 +512,14 @@ class KeyReused(RequestError):
 
     refcode = 103409
     session_id: str
+    """The session; for a batch the first one, or "" if the batch had none."""
     batch: bool = False
-    """Whether it was used for a batch, in which this session is the first."""
+    """Whether it was used for a batch."""
 
     @property
     def description(self) -> str:
+        if not self.session_id:
+            return "This Idempotency-Key was used for a batch of no session with another body: use a new key"
         done = "was used for the batch of session" if self.batch else "created session"
         return f"This Idempotency-Key {done} {self.session_id} from another body: use a new key"
 

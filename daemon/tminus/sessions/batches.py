@@ -369,7 +369,7 @@ def _find_record(tx: Transaction, caller: Caller, keyed: KeyedRequest) -> list[S
         return None
     session_ids: list[str] = orjson.loads(earlier.session_ids)
     if earlier.body_sha256 != keyed.body_sha256:
-        raise KeyReused(session_ids[0], batch=True)
+        raise KeyReused(session_ids[0] if session_ids else "", batch=True)
     found = tx.sessions_with(session_ids)
     return [found[one] for one in session_ids if one in found]
 
