@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import icalendar
+import pytest
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now, parsed, text
 from tminus.domain import timestamps
+
+pytestmark = pytest.mark.slow
 
 
 def entry_of(content: bytes) -> Any:

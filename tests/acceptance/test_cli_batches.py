@@ -9,6 +9,8 @@ import pytest
 from tests.acceptance.daemons import Daemon
 from tests.acceptance.times import parsed
 
+pytestmark = pytest.mark.slow
+
 DAY = (datetime.now(UTC) + timedelta(days=30)).replace(hour=8, minute=0, second=0, microsecond=0)
 ALONE = DAY + timedelta(days=321)
 """A day on which no other test has sessions: tests share the daemon."""
