@@ -15,6 +15,8 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now, parsed
 
+pytestmark = pytest.mark.slow
+
 BATCH = "/supportsessions/batch"
 
 
@@ -299,7 +301,6 @@ def test_the_key_of_a_batch_that_had_no_session_serves_no_other_body(daemon: Dae
     assert (refused.status_code, refused.json()["refcode"]) == (409, 103409)
 
 
-@pytest.mark.slow
 def test_a_batch_is_stored_as_a_whole_or_not_at_all_when_the_daemon_is_killed(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:

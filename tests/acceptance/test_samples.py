@@ -11,6 +11,8 @@ from tests.support.receivers import SECRET, Receiver, status
 from tminus.domain.events import CATALOGUE, COMMON_FIELDS
 from tminus.domain.types import EventType
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[tuple[Daemon, Receiver]]:

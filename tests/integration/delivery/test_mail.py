@@ -29,6 +29,8 @@ from tminus.domain.model import Delivery, Session
 from tminus.domain.types import MailState, ParticipantRole
 from tminus.storage import mails
 
+pytestmark = pytest.mark.slow
+
 SOON = timedelta(milliseconds=20)
 DAY = timedelta(days=1)
 
