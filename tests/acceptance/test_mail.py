@@ -74,7 +74,7 @@ def test_reminders_are_mailed(start_daemon: StartDaemon) -> None:
 
 
 def test_a_kill_before_the_answer_is_stored_sends_no_mail_twice(start_daemon: StartDaemon) -> None:
-    """The mail in flight is told to be in doubt; all others are sent once."""
+    """The log says that the fate of the mail in flight is unknown; all others are sent once."""
     with MailServer() as server:
         server.texts = ["250 OK", hang, "250 OK"]
         daemon = start_daemon(mail=mail(server))

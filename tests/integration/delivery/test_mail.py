@@ -114,7 +114,7 @@ def event_of(mail: Mail) -> Any:
 
 
 def test_everybody_gets_an_invitation_an_update_and_a_cancellation(office: Office, server: MailServer) -> None:
-    office.schedule(JOE)  # before there was mail: nobody is told
+    office.schedule(JOE)  # before mail was configured: no invitee gets a mail
     office.apply(server.port)
     start, later = (wall_clock.now().replace(microsecond=0) + days * DAY for days in (1, 2))
     session = office.schedule(ANNA, JOE, start=start)

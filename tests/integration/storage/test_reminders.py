@@ -126,7 +126,7 @@ def test_after_downtime_late_reminders_are_sent_unless_the_session_has_opened_me
     assert [one.sent for one in reminded(world, late)] == [True, True]
     assert [one.sent for one in reminded(world, opened)] == [False, True], "the second is on time"
     assert [one.sent for one in reminded(world, over)] == [False, False]
-    assert not world.passes(timedelta(0)).transitions, "each is told once"
+    assert not world.passes(timedelta(0)).transitions, "each reminder is recorded once"
 
 
 def test_a_session_that_waits_for_a_pin_has_not_opened(world: World) -> None:

@@ -142,7 +142,7 @@ class MailSender:
 
     async def send(self, kind: DeliveryKind, page: Page) -> Sent:
         if kind is DeliveryKind.SAMPLE:
-            return await self._test(kind)  # the event of a sample never happened, so nobody is told of it
+            return await self._test(kind)  # the event of a sample never happened: no invitee gets a mail
         event = page.events[0].event
         page = Page(page.events[:1], event.seq)
         attempt = Attempt(kind, event, clock.now(), clock.monotonic())
