@@ -1,0 +1,168 @@
+"""Recurrence rules compared with `recurring_ical_events`, a library that tminus does not use.
+
+It needs an older python-dateutil than tminus, so it runs in an environment of its own, which `.ci/run` makes.
+"""
+
+# ruff: noqa: DTZ001 - local times have no zone
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from tests.support import recurring
+from tests.unit.domain.test_recurrence import ZONES
+
+from tminus.domain.recurrence import Recurrence, instant, local_text, parse_rule
+
+VERSION = "3.8.2"
+ENVIRONMENT = Path(
+    os.environ.get("TMINUS_TEST_RECURRING") or Path.home() / ".cache" / "tminus" / f"recurring-ical-events-{VERSION}"
+)
+PYTHON = ENVIRONMENT / "bin" / "python"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not PYTHON.exists(), reason=f"recurring-ical-events is not in {ENVIRONMENT}: .ci/run installs it there"
+    ),
+]
+
+FORM = "%Y%m%dT%H%M%S"
+LENGTH = timedelta(hours=1)
+YEAR = timedelta(days=366)
+
+Judge = Callable[[str, datetime, datetime], list[datetime]]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    """Yield a function that returns the starts of the events of a calendar between two times."""
+    command = [str(PYTHON), "-P", recurring.__file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def ask(calendar: str, since: datetime, until: datetime) -> list[datetime]:
+            asked = {"calendar": calendar, "since": since.isoformat(), "until": until.isoformat()}
+            questions.write(f"{json.dumps(asked)}\n")
+            questions.flush()
+            return [datetime.fromisoformat(one) for one in json.loads(answers.readline())]
+
+        try:
+            yield ask
+        finally:
+            questions.close()
+
+
+def calendar(start: datetime, zone: str, rule: str | None, excluded: list[str], added: list[datetime]) -> str:
+    """Return a series as an event of a calendar."""
+    lines = ["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//tests//EN", "BEGIN:VEVENT", "UID:one@tests"]
+    lines += ["DTSTAMP:20260101T000000Z", f"DTSTART;TZID={zone}:{start:{FORM}}", "DURATION:PT1H"]
+    lines += [] if rule is None else [f"RRULE:{rule}"]
+    lines += [f"EXDATE;TZID={zone}:{datetime.fromisoformat(one):{FORM}}" for one in excluded]
+    lines += [f"RDATE;TZID={zone}:{one:{FORM}}" for one in added]
+    return "\r\n".join([*lines, "END:VEVENT", "END:VCALENDAR", ""])
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+WEEKDAYS = st.lists(st.sampled_from(["MO", "TU", "WE", "TH", "FR", "SA", "SU"]), min_size=1, max_size=3, unique=True)
+NUMBERED = st.lists(st.sampled_from(["1MO", "2TU", "-1FR", "5SU", "-2WE", "TH"]), min_size=1, max_size=3, unique=True)
+
+
+def numbers(least: int, most: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(least, most).filter(bool), min_size=1, max_size=3, unique=True)
+
+
+PARTS: dict[str, dict[str, st.SearchStrategy[list[Any]]]] = {
+    "DAILY": {"BYDAY": WEEKDAYS, "BYMONTH": numbers(1, 12), "BYMONTHDAY": numbers(-31, 31)},
+    "WEEKLY": {"BYDAY": WEEKDAYS, "BYMONTH": numbers(1, 12)},
+    "MONTHLY": {"BYDAY": NUMBERED, "BYMONTH": numbers(1, 12), "BYMONTHDAY": numbers(-31, 31)},
+    "YEARLY": {
+        "BYDAY": WEEKDAYS, "BYMONTH": numbers(1, 12), "BYMONTHDAY": numbers(-31, 31), "BYYEARDAY": numbers(-366, 366),
+    },
+}  # fmt: skip
+"""Frequency -> the parts that its rules may have."""
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> str:
+    freq = draw(st.sampled_from(sorted(PARTS)))
+    parts = [f"FREQ={freq}", f"INTERVAL={draw(st.integers(1, 4))}"]
+    chosen = draw(st.lists(st.sampled_from(sorted(PARTS[freq])), max_size=2, unique=True))
+    parts += [f"{name}={','.join(map(str, draw(PARTS[freq][name])))}" for name in chosen]
+    if draw(st.booleans()):
+        parts.append(f"BYHOUR={','.join(map(str, draw(st.lists(st.integers(0, 23), min_size=1, max_size=2))))}")
+    if freq == "MONTHLY" and "BYDAY" in "".join(parts) and draw(st.booleans()):
+        parts.append(f"BYSETPOS={draw(st.sampled_from([1, 2, -1]))}")
+    if freq == "WEEKLY":
+        parts.append(f"WKST={draw(st.sampled_from(['MO', 'SU']))}")
+    end = draw(st.sampled_from(["", "COUNT", "UNTIL"]))
+    if end == "COUNT":
+        parts.append(f"COUNT={draw(st.integers(1, 40))}")
+    elif end == "UNTIL":
+        parts.append(f"UNTIL={datetime.combine(draw(DATES), datetime.min.time()):{FORM}}Z")
+    return ";".join(parts)
+
+
+DATES = st.sampled_from(
+    [date(2028, 2, 29), date(2027, 1, 31), date(2027, 3, 28), date(2027, 10, 31), date(2026, 11, 1)]
+) | st.dates(date(2024, 1, 1), date(2029, 12, 31))
+"""Leap days, ends of months and changes of clocks more often than other days."""
+
+HALF_HOURS = st.integers(0, 47).map(lambda half: timedelta(minutes=30 * half))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rule=st.none() | rules(), day=DATES, time_of_day=HALF_HOURS, zone=st.sampled_from(ZONES),
+    span=st.integers(1, 800), chosen=st.sets(st.integers(0, 30), max_size=5),
+    more=st.lists(st.integers(1, 800 * 48), max_size=4, unique=True),
+)  # fmt: skip
+@example("FREQ=DAILY;INTERVAL=1", date(2027, 3, 20), timedelta(hours=2, minutes=30), "Europe/Berlin", 30, {3}, [])
+@example("FREQ=DAILY;INTERVAL=1", date(2027, 10, 20), timedelta(hours=2, minutes=30), "Europe/Berlin", 30, {3}, [5])
+@example("FREQ=YEARLY;INTERVAL=1", date(2028, 2, 29), timedelta(hours=9), "America/New_York", 800, set(), [])
+@example("FREQ=MONTHLY;INTERVAL=1;BYMONTHDAY=31,-1", date(2027, 1, 31), timedelta(), "Pacific/Apia", 800, {0}, [])
+def test_a_series_has_the_occurrences_that_another_library_finds(
+    judge: Judge, rule: str | None, day: date, time_of_day: timedelta, zone: str, span: int, chosen: set[int],
+    more: list[int],
+) -> None:  # fmt: skip
+    begin = datetime.combine(day, datetime.min.time()) + time_of_day
+    parsed = None if rule is None else parse_rule(rule)
+    # The other library always takes DTSTART as an occurrence. RFC 5545 leaves open what it is if the rule excludes it.
+    firsts = Recurrence(begin, zone, parsed).between(begin - timedelta(days=1), begin + 4 * YEAR, 1)
+    assume(firsts)
+    start = firsts[0]
+    added = [start + timedelta(minutes=30 * number) for number in more]
+    until = start + timedelta(days=span)
+    everything = Recurrence(start, zone, parsed).between(start - timedelta(days=1), until, 5000)
+    assume(len(everything) < 2000)
+    # The other library takes an excluded midnight as the whole day.
+    can_exclude = (one for number, one in enumerate(everything) if number in chosen)
+    excluded = [local_text(one) for one in can_exclude if one.time() != datetime.min.time()]
+
+    series = Recurrence(start, zone, parsed, frozenset(excluded), tuple(added))
+    found = {instant(one, zone) for one in series.between(start - timedelta(days=1), until, 5000)}
+
+    until_utc = instant(until, zone)
+    judged = judge(calendar(start, zone, rule, excluded, added), instant(start, zone) - LENGTH, until_utc + LENGTH)
+    assert sorted(one for one in found if one < until_utc) == [one for one in judged if one < until_utc]
+
+
+def test_a_week_number_alone_means_the_weekday_of_the_start(judge: Judge) -> None:
+    """docs/series.md documents this difference: python-dateutil, and so the other library, takes the whole week."""
+    rule, start, until = "FREQ=YEARLY;BYWEEKNO=20", datetime(2027, 5, 17, 9), datetime(2027, 12, 31)
+    series = Recurrence(start, "UTC", parse_rule(rule))
+
+    assert series.between(start - timedelta(days=1), until, 99) == [start]
+    utc = start.replace(tzinfo=UTC)
+    whole = judge(calendar(start, "UTC", rule, [], []), utc - LENGTH, until.replace(tzinfo=UTC))
+    assert whole == [utc + timedelta(days=number) for number in range(7)]
