@@ -19,8 +19,10 @@ import httpx
 import icalendar
 import pytest
 
+from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import text
+from tests.support.mailserver import Mail, MailServer
 from tests.support.waiting import eventually
 from tminus.calendars.entries import Method, Person, Plan, calendar, entry
 from tminus.storage.calendar_feeds import Planned
@@ -57,8 +59,23 @@ def run(home: Path, program: str, *arguments: str) -> str:
     return done.stdout
 
 
-def configure(home: Path, url: str, target: str, zone: str) -> None:
-    """Configure `vdirsyncer` to copy a calendar to `target`, and `khal` to read the folder `copy`."""
+def web(url: str) -> str:
+    """Return the storage of `vdirsyncer` that is a calendar at an address."""
+    return f'type = "http"\nurl = "{url}"\n'
+
+
+def folder(home: Path) -> str:
+    """Return the storage of `vdirsyncer` that `khal` reads."""
+    return f'type = "filesystem"\npath = "{home}/copy"\nfileext = ".ics"\n'
+
+
+def server(caldav: httpx.Client) -> str:
+    """Return the storage of `vdirsyncer` that is the calendar of the CalDAV server."""
+    return f'type = "caldav"\nurl = "{caldav.base_url}/anna/calendar/"\nusername = "anna"\npassword = "x"\n'
+
+
+def configure(home: Path, source: str, target: str, zone: str) -> None:
+    """Configure `vdirsyncer` to copy a calendar from one storage to another, and `khal` to read the folder `copy`."""
     (home / "copy").mkdir()
     (home / "vdirsyncer").write_text(
         dedent(f"""\
@@ -70,11 +87,8 @@ def configure(home: Path, url: str, target: str, zone: str) -> None:
             collections = null
             conflict_resolution = "a wins"
             [storage feed]
-            type = "http"
-            url = "{url}"
-            [storage copy]
             """)
-        + target
+        + f"{source}[storage copy]\n{target}"
     )
     (home / "khal").write_text(
         dedent(f"""\
@@ -113,7 +127,7 @@ def test_khal_shows_the_local_time_through_a_change_of_clocks_and_one_entry_afte
     day = before_a_change_of_clocks(zone)
     one = daemon.make(label=LABEL, startTime=text(day), by="lister")
     other = daemon.make(label=f"After {zone}", startTime=text(day + timedelta(days=2)), by="lister")
-    configure(tmp_path, address, f'type = "filesystem"\npath = "{tmp_path}/copy"\nfileext = ".ics"\n', zone)
+    configure(tmp_path, web(address), folder(tmp_path), zone)
     page = f"{daemon.url}/agent"
 
     assert listed(tmp_path, day) == [
@@ -214,8 +228,7 @@ def test_vdirsyncer_copies_the_calendar_of_an_agent_to_a_caldav_server_and_moves
     day = (datetime.now(UTC) + timedelta(days=50)).replace(hour=9, minute=0, second=0, microsecond=0)
     hour = timedelta(hours=1)
     one = daemon.make(label=LABEL, startTime=text(day), by="ben")
-    target = f'type = "caldav"\nurl = "{caldav.base_url}/anna/calendar/"\nusername = "anna"\npassword = "x"\n'
-    configure(tmp_path, address, target, "UTC")
+    configure(tmp_path, web(address), server(caldav), "UTC")
 
     run(tmp_path, "vdirsyncer", "sync")
     (stored,) = entries_at(caldav, day, day + hour)
@@ -265,6 +278,65 @@ def test_an_invitation_survives_the_round_trip_through_a_caldav_server(caldav: h
     store(invitation(3, day + timedelta(hours=5), Method.CANCEL))
     (cancelled,) = entries_at(caldav, day, day + timedelta(hours=24))
     assert (cancelled["STATUS"], cancelled["UID"]) == ("CANCELLED", stored["UID"])
+
+
+def accept(caldav: httpx.Client, mail: Mail) -> icalendar.Calendar:
+    """Do with an invitation or a cancellation that arrived by mail what the program of an invitee does (RFC 6047).
+
+    It takes the part `text/calendar`, checks that it is for its user and from the sender of the mail, and stores it
+    under its UID, without its method. Return what was stored.
+    """
+    part = mail.part("text/calendar")
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    received = icalendar.Calendar.from_ical(content.decode())
+    method = received.pop("METHOD")
+    assert part.get_param("method") == method
+    event: Any
+    (event,) = received.walk("VEVENT")
+    assert event["ATTENDEE"] == f"mailto:{mail.recipient}"
+    assert event["ORGANIZER"] == f"mailto:{mail.message['From'].addresses[0].addr_spec}"
+    assert (method == "CANCEL") == (event["STATUS"] == "CANCELLED")
+    answer = caldav.put(f"/anna/calendar/{event['UID']}.ics", content=received.to_ical(), headers=ICS)
+    assert answer.status_code in (201, 204), answer.text
+    return received
+
+
+def test_the_mails_of_a_daemon_add_move_and_cancel_one_entry_in_the_calendar_of_an_invitee(
+    start_daemon: StartDaemon, caldav: httpx.Client, tmp_path: Path
+) -> None:
+    configure(tmp_path, server(caldav), folder(tmp_path), "Europe/Berlin")
+    day = before_a_change_of_clocks("Europe/Berlin")
+    later = day + timedelta(days=2, minutes=75)
+    with MailServer() as mails:
+        sender = {"from": "Desk <desk@example.com>", "timezone": "Europe/Berlin"}
+        daemon = start_daemon(mail={"host": "127.0.0.1", "port": mails.port, "security": "none", **sender})
+        session = daemon.make(
+            label=LABEL, startTime=text(day), invitees=[{"email": "bo@example.com"}, {"email": "cy@example.com"}]
+        )
+
+        def next_mail(number: int) -> Any:
+            """Return the entry of the given mail to Bo, after Bo's program has stored it."""
+            eventually(lambda: len(mails.to("bo@example.com")) == number)
+            (event,) = accept(caldav, mails.to("bo@example.com")[-1]).walk("VEVENT")
+            return event
+
+        invited = next_mail(1)
+        where = session["urls"]["user"]
+        assert listed(tmp_path, day) == [f"{day:%Y-%m-%d} 09:00|10:00|{LABEL}||{where}"]
+
+        assert daemon.put(f"/supportsession/{session['id']}", {"startTime": text(later)}).status_code == 200
+        moved = next_mail(2)
+        assert (moved["UID"], moved["SEQUENCE"]) == (invited["UID"], invited["SEQUENCE"] + 1)
+        assert listed(tmp_path, day) == [f"{later:%Y-%m-%d} 10:15|11:15|{LABEL}||{where}"]
+
+        assert daemon.delete(f"/supportsession/{session['id']}").status_code == 200
+        assert next_mail(3)["SEQUENCE"] > moved["SEQUENCE"]
+        (cancelled,) = listed(tmp_path, day)
+        assert cancelled == f"{later:%Y-%m-%d} 10:15|11:15|{LABEL}|CANCELLED |{where}"
+        assert len(entries_at(caldav, day, later + timedelta(days=1))) == 1
+        eventually(lambda: len(mails.accepted) == 6)
+        assert [one.recipient for one in mails.accepted] == ["bo@example.com", "cy@example.com"] * 3
 
 
 ICS = {"Content-Type": "text/calendar; charset=utf-8"}
