@@ -20,12 +20,16 @@ from tests.acceptance.daemons import JSON
 from tests.soak import report
 from tests.soak.faults import FaultInjector, Log
 from tests.soak.judge import Findings, explain, judge
+from tests.soak.settled import differences
 from tests.soak.stages import STAGES, OnPostgres, Stage
 from tests.support.waiting import eventually
-from tminus.storage.tables import EVENTS, SESSIONS
+from tminus.storage.tables import EVENTS, SERIES, SESSIONS
 
 SETTLING = 120.0
 """Seconds after the last fault within which everything that is due must be done and delivered."""
+
+MAILS_SETTLING = 300.0
+"""The same for mails. One that the server has deferred several times waits up to some minutes."""
 
 GROWTH = 2.0
 """Maximum memory of a daemon at the end, as a multiple of its memory after a minute (or a tenth of the run)."""
@@ -108,12 +112,17 @@ def _run_with_faults(stages: list[Stage], seconds: float, log: Log) -> list[Faul
 
 def _settle(stage: Stage, injector: FaultInjector, seconds: float, log: Log) -> tuple[Findings, report.Memory]:
     """Wait until everything is done and delivered, stop the daemons, and check the result."""
-    complaints = [*stage.model.problems, *injector.problems, *stage.feed.problems]
-    settled_at = 0
+    complaints = [*stage.model.problems, *injector.problems, *stage.feed.problems, *stage.mailbox.problems]
+    complaints += stage.subscriber.problems
+    settled_at, settled = 0, None
     try:
         stage.reload(extra=True)
         settled_at = _wait_until_settled(stage)
         log(f"{stage.name}: settled, {settled_at} events")
+        settled = datetime.now(UTC) - timedelta(seconds=5)
+        _wait_for_mails(stage)
+        log(f"{stage.name}: all mails are sent")
+        complaints += differences(stage)
     except Exception as error:
         complaints.append(f"not everything was done and delivered: {error!r} {traceback.format_exc(limit=3)}")
     memory: report.Memory = {}
@@ -134,14 +143,14 @@ def _settle(stage: Stage, injector: FaultInjector, seconds: float, log: Log) -> 
             complaints.append(f"{daemon.name} was stopped at the end and exited with code {code}")
     stage.feed.stopping.set()
     stage.feed.join(20)
-    findings = judge(stage, settled_at, complaints)
+    findings = judge(stage, settled_at, complaints, settled)
     return findings, memory
 
 
 def _wait_until_settled(stage: Stage) -> int:
     """Wait until nothing is overdue and everything is delivered; return the number of the last event by then."""
     daemon = stage.daemons[0]
-    for name in stage.sinks:
+    for name in (*stage.sinks, "mail"):
         eventually(lambda name=name: _resumed(daemon.post(f"/webhooks/{name}/resume")), 30)  # type: ignore[misc]
     engine = stage.engine()
     try:
@@ -149,8 +158,13 @@ def _wait_until_settled(stage: Stage) -> int:
         def overdue() -> int:
             with engine.connect() as connection:
                 late = datetime.now(UTC) - timedelta(seconds=2)
-                query = select(func.count()).select_from(SESSIONS).where(SESSIONS.c.due_at < late)
-                return int(connection.execute(query).scalar_one())
+                queries = (
+                    select(func.count()).select_from(table).where(column < late)
+                    for table, column in (
+                        (SESSIONS, SESSIONS.c.due_at), (SESSIONS, SESSIONS.c.remind_at), (SERIES, SERIES.c.next_at),
+                    )
+                )  # fmt: skip
+                return sum(int(connection.execute(query).scalar_one()) for query in queries)
 
         eventually(lambda: _after_pause() and overdue() == 0, SETTLING)
         with engine.connect() as connection:
@@ -169,6 +183,21 @@ def _wait_until_settled(stage: Stage) -> int:
         except AssertionError:
             raise AssertionError(f"endpoint {name} is at {sink.high} of {last}: {endpoint_state()}") from None
     return last
+
+
+def _wait_for_mails(stage: Stage) -> None:
+    """Wait until no event waits for its mails, also those that the server has deferred."""
+    daemon = stage.daemons[0]
+    shown: JSON = {}
+
+    def sent() -> bool:
+        shown.update(daemon.get("/webhooks/mail").json())
+        return _after_pause() and shown["backlog"] == 0 and shown["replays"] == 0
+
+    try:
+        eventually(sent, MAILS_SETTLING)
+    except AssertionError:
+        raise AssertionError(f"mails are still to be sent: {shown}") from None
 
 
 def _after_pause() -> bool:

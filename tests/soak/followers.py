@@ -4,8 +4,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import ClassVar, Protocol
 
 import httpx
 from standardwebhooks import Webhook
@@ -75,7 +76,7 @@ class Sink(Receiver):
     `mood` determines how it answers.
     """
 
-    MOODS = ("well", "slow", "failing", "down", "never ending", "picky")
+    MOODS: ClassVar[Sequence[str]] = ("well", "slow", "failing", "down", "never ending", "picky")
 
     def __init__(self, randomness: random.Random) -> None:
         self.received: list[int] = []
@@ -132,24 +133,31 @@ class Sink(Receiver):
             self.problems.append(f"request {webhook_id} is out of order: {seqs}")
 
 
+class Moody(Protocol):
+    """A receiver whose behaviour changes."""
+
+    MOODS: ClassVar[Sequence[str]]
+    mood: str
+
+
 class Moods(threading.Thread):
     """Changes the mood of a receiver at random until it is stopped. Between two faults the receiver works well."""
 
-    def __init__(self, name: str, sink: Sink, randomness: random.Random) -> None:
+    def __init__(self, name: str, receiver: Moody, randomness: random.Random) -> None:
         super().__init__(name=f"{name} moods", daemon=True)
         self.log: Callable[[str], None] = print
-        self._receiver = name
+        self._name = name
         self.stopping = threading.Event()
         self.counted: Counter[str] = Counter()
-        self._sink = sink
+        self._receiver = receiver
         self._random = randomness
 
     def run(self) -> None:
         while not self.stopping.wait(self._random.uniform(3, 12)):
-            mood = self._sink.mood = self._random.choice(Sink.MOODS[1:])
+            mood = self._receiver.mood = self._random.choice(self._receiver.MOODS[1:])
             seconds = self._random.uniform(1, 5) if self._random.random() > LONG_SHARE else LONG
             self.counted[f"receiver {mood}"] += 1
-            self.log(f"receiver {mood} {self._receiver} for {seconds:.1f} s")
+            self.log(f"receiver {mood} {self._name} for {seconds:.1f} s")
             self.stopping.wait(seconds)
-            self._sink.mood = "well"
-        self._sink.mood = "well"
+            self._receiver.mood = "well"
+        self._receiver.mood = "well"

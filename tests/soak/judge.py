@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -11,12 +11,14 @@ from sqlalchemy import RowMapping, select
 
 from tests.acceptance.conftest import HARMLESS
 from tests.acceptance.times import parsed
-from tests.soak.model import Known
+from tests.soak import appointments
+from tests.soak.appointments import Records
+from tests.soak.model import Fact, Known
 from tests.soak.stages import LONGEST_LEAD, OnPostgres, Stage
 from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import transition_for
 from tminus.domain.types import CloseReason, EventType, Status, Trigger
-from tminus.storage.tables import EVENTS, IDEMPOTENCY, PARTICIPANTS, SESSIONS
+from tminus.storage.tables import EVENTS, IDEMPOTENCY, MAILS, OCCURRENCES, PARTICIPANTS, SERIES, SESSIONS
 
 TRIGGERS = {
     EventType.CREATED: Trigger.CREATE,
@@ -36,21 +38,15 @@ ONCE = (EventType.READY, EventType.ACTIVE, EventType.CLOSED)
 
 EXPLAINED = {
     "daemon.crashed", "daemon.frozen", "webhook.failed", "webhook.paused", "clock.late", "clock.stepped", "pin.unknown",
-    "storage.blocked", "http.malformed", "a line cut off",
+    "storage.blocked", "http.malformed", "a line cut off", "mail.refused", "mail.deferred", "mail.unknown",
 }  # fmt: skip
 """Names of log lines of level warning and above that the faults cause."""
 
 EXPLAINED_WITHOUT_DATABASE = {"storage.unavailable", "clock.failed"}
 """The same for lines that an unavailable database causes, if their error says that it is unavailable."""
 
-
-@dataclass
-class Fact:
-    """A finding: a violation of a guarantee. `kind` is `loss`, `duplicate` or `other`."""
-
-    kind: str
-    text: str
-    session: str | None = None
+CUT_OFF = ("Error closing cursor: OperationalError: consuming input failed: server closed the connection",)
+"""What SQLAlchemy logs when the server ends while a result is read."""
 
 
 @dataclass
@@ -62,6 +58,9 @@ class Findings:
     events: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     by_type: Counter[str] = field(default_factory=Counter)
+    mails: Counter[str] = field(default_factory=Counter)
+    series: int = 0
+    occurrences: int = 0
     lines: Counter[str] = field(default_factory=Counter)
     """Lines of the logs of level warning and above, by name."""
 
@@ -69,8 +68,11 @@ class Findings:
         return sum(fact.kind == kind for fact in self.facts)
 
 
-def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
-    """Check a stage whose daemons have ended. Events up to number `settled_at` must have been delivered everywhere."""
+def judge(stage: Stage, settled_at: int, complaints: Sequence[str], settled: datetime | None) -> Findings:
+    """Check a stage whose daemons have ended. Events up to number `settled_at` must have been delivered everywhere.
+
+    `settled`: when everything was done that was due, and all mails were sent; None: it was not.
+    """
     found = Findings()
     found.facts += [Fact("other", text) for text in complaints]
     engine = stage.engine()
@@ -79,6 +81,9 @@ def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
         retries = {row["key"]: row["session_id"] for row in connection.execute(select(IDEMPOTENCY)).mappings()}
         participants = {row["id"]: row for row in connection.execute(select(PARTICIPANTS)).mappings()}
         events = list(connection.execute(select(EVENTS).order_by(EVENTS.c.seq)).mappings())
+        mails, series, occurrences = (
+            list(connection.execute(select(table)).mappings()) for table in (MAILS, SERIES, OCCURRENCES)
+        )
     engine.dispose()
     found.sessions, found.events = len(rows), len(events)
     found.by_status.update(row["status"] for row in rows.values())
@@ -87,9 +92,19 @@ def judge(stage: Stage, settled_at: int, complaints: Sequence[str]) -> Findings:
     for event in events:
         histories[event["session_id"]].append(event)
 
-    found.facts += _sessions(stage, rows, retries, participants, histories)
+    records = Records(
+        sessions=rows, histories=histories, mails=mails, series=series, occurrences=occurrences,
+        settled=settled or datetime.min.replace(tzinfo=UTC),
+    )  # fmt: skip
+    found.facts += appointments.check(stage.model, records, stage.mailbox.posted, mails_settled=settled is not None)
+    found.mails.update(one.fate for one in stage.mailbox.posted)
+    found.mails.update(f"in the database: {row['state']}" for row in mails)
+    found.series, found.occurrences = len(series), len(occurrences)
+    single = {key: row for key, row in rows.items() if not row["label"].startswith(("batch ", "series "))}
+    found.facts += _sessions(stage, single, retries, participants, histories)
     for session_id, row in rows.items():
-        found.facts += _history(row, histories[session_id], steps=not isinstance(stage, OnPostgres))
+        transitions = [event for event in histories[session_id] if event["type"] not in appointments.TOLD]
+        found.facts += _history(row, transitions, steps=not isinstance(stage, OnPostgres))
     pins = Counter(row["pin"] for row in rows.values() if row["pin"])
     found.facts += [Fact("other", "two open sessions have one PIN") for number in pins.values() if number > 1]
     found.facts += _deliveries(
@@ -250,7 +265,7 @@ def _logs(stage: Stage, found: Findings) -> Iterator[Fact]:
             away = line["event"] in EXPLAINED_WITHOUT_DATABASE and (
                 line["event"] == "storage.unavailable" or line["error"].startswith("the database is not available:")
             )
-            harmless = line["event"] == "library.said" and line.get("error", "").startswith(HARMLESS)
+            harmless = line["event"] == "library.said" and line.get("error", "").startswith((*HARMLESS, *CUT_OFF))
             session_event = line["event"].startswith(("session.", "participant."))  # late, after the daemon was down
             if not (line["event"] in EXPLAINED or away or harmless or session_event):
                 yield Fact("other", f"{daemon.name} logged {line}", line.get("session_id"))

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass
+class Fact:
+    """A finding: a violation of a guarantee. `kind` is `loss`, `duplicate` or `other`."""
+
+    kind: str
+    text: str
+    session: str | None = None
+
+
+@dataclass
 class Known:
     """A session as the caller who created it knows it. Its label is its idempotency key."""
 
@@ -20,6 +29,12 @@ class Known:
     """Starts of requests without an answer, which may be executed now or later."""
     close_requested: bool = False
     closed: bool = False
+    closed_at: float = 0.0
+    """When its close was acknowledged, on the monotonic clock."""
+    reminders: list[str] | None = None
+    """None: those of the configuration at that time."""
+    invitees: list[str] = field(default_factory=list)
+    """The addresses of the people who are invited."""
     requested_joins: set[str] = field(default_factory=set)
     """Names of participants whose join was requested."""
     joined: dict[str, str] = field(default_factory=dict)
@@ -29,11 +44,45 @@ class Known:
     pin: int = 0
 
 
+@dataclass
+class KnownBatch:
+    """A batch of sessions as its caller knows it. The label of a session is that of the batch and its number."""
+
+    label: str
+    starts: list[str]
+    ids: list[str] = field(default_factory=list)
+    """Empty: there was no answer, so it may have been created."""
+    shifts: int = 0
+    """The number of acknowledged shifts."""
+    unconfirmed: int = 0
+    """The number of shifts without an answer."""
+    close_requested: bool = False
+    closed: bool = False
+
+
+@dataclass
+class KnownSeries:
+    """A series as its caller knows it. All its sessions have its label."""
+
+    label: str
+    zone: str
+    rdates: list[str]
+    id: str | None = None
+    exdates: list[str] = field(default_factory=list)
+    """The acknowledged exceptions."""
+    unconfirmed: list[str] = field(default_factory=list)
+    """Exceptions of requests without an answer."""
+    end_requested: bool = False
+    ended: bool = False
+
+
 class Model:
     """All sessions of the callers of one stage, and the problems that they found. Any thread."""
 
     def __init__(self) -> None:
         self.known: list[Known] = []
+        self.batches: list[KnownBatch] = []
+        self.series: list[KnownSeries] = []
         self.calls: Counter[tuple[str, str]] = Counter()
         """(call, outcome) -> number. Outcomes: `acknowledged`, `refused`, `unknown`, and `retried` for each retry."""
         self.problems: list[str] = []

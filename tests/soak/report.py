@@ -8,7 +8,7 @@ from rich.table import Table
 from tests.soak.judge import Findings
 from tests.soak.stages import Stage
 
-OUTCOMES = ("acknowledged", "refused", "unknown", "retried")
+OUTCOMES = ("acknowledged", "refused", "unknown", "retried", "unchanged")
 
 Memory = dict[str, tuple[float, float, float, float, int]]
 """Daemon -> megabytes at the first and last sample, their times in seconds since its last start, number of starts."""
@@ -41,6 +41,11 @@ def show(console: Console, stage: Stage, findings: Findings, faults: Counter[str
     for event_type, number in sorted(findings.by_type.items()):
         rest.add_row(f"  {event_type}", f"{number:,}")
     rest.add_row("events read from the feed", f"{len(stage.feed.received):,}")
+    for fate, number in sorted(findings.mails.items()):
+        rest.add_row(f"mails {fate}", f"{number:,}")
+    rest.add_row("batches", f"{len(stage.model.batches):,}")
+    rest.add_row("series", f"{findings.series:,}")
+    rest.add_row("  occurrences", f"{findings.occurrences:,}")
     for name, sink in stage.sinks.items():
         rest.add_row(f"events that {name} received", f"{len(sink.received):,}")
         rest.add_row("  repeated", f"{sink.repeats:,}")

@@ -14,10 +14,14 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, create_engine
 
+from tests.soak.calendars import Subscriber
 from tests.soak.callers import Caller
-from tests.soak.followers import FeedReader, Moods, Sink
+from tests.soak.followers import FeedReader, Moods, Moody, Sink
 from tests.soak.lives import LongLived
+from tests.soak.mailbox import Mailbox
 from tests.soak.model import Model
+from tests.soak.planners import Planner
+from tests.soak.requests import Requester
 from tests.support.proxy import Proxy
 from tests.support.receivers import SECRET
 from tminus.storage.engine import read_only_engine
@@ -27,6 +31,9 @@ FIXTURES = Path(__file__).parents[1] / "acceptance" / "fixtures"
 CALLERS = 5
 PAUSE = 0.2
 """Mean seconds between two calls of one caller."""
+
+PLANNERS = 2
+PLANNERS_PAUSE = 1.5
 
 LEADS = ("500ms", "1s", "2s")
 LONGEST_LEAD = 2.0
@@ -54,13 +61,16 @@ class Stage:
         """Whether its database and directories are kept at the end, for an examination."""
         self.prepare()
         self.sinks = {name: Sink(random.Random(f"{seed} {self.name} {name}")) for name in ("desk", "extra")}
+        self.mailbox = Mailbox(random.Random(f"{seed} {self.name} mailbox"))
         self.secret = folder / "secret"
         self.secret.write_text(SECRET)
         self.daemons = [LongLived(f"{self.name} {number + 1}") for number in range(self.daemons_wanted)]
         self._daemon_choice = random.Random(f"{seed} {self.name} turn")
         self.feed = FeedReader(f"{self.name} feed", self.url)
+        self.subscriber = Subscriber(self.name, self.url, self.model.count)
+        receivers: dict[str, Moody] = {**self.sinks, "mail": self.mailbox}
         self.moods = [
-            Moods(name, sink, random.Random(f"{seed} {self.name} mood {name}")) for name, sink in self.sinks.items()
+            Moods(name, one, random.Random(f"{seed} {self.name} mood {name}")) for name, one in receivers.items()
         ]
         self.callers = [
             Caller(
@@ -68,6 +78,13 @@ class Stage:
                 PAUSE, lambda: self.sinks["desk"].high,
             )
             for number in range(CALLERS)
+        ]  # fmt: skip
+        self.planners = [
+            Planner(
+                f"{self.name} planner {number}", self.model, self.url,
+                random.Random(f"{seed} {self.name} planner {number}"), PLANNERS_PAUSE,
+            )
+            for number in range(PLANNERS)
         ]  # fmt: skip
 
     # --- what a subclass defines --------------------------------------------------------------------------------------
@@ -106,7 +123,12 @@ class Stage:
             "new_timeout": self.random.choice(("10s", "30s", "1h")),
             "empty_timeout": self.random.choice(("2s", "6s")),
             "max_active": self.random.choice(("", "15s", "40s")),
+            "reminders": self.random.choice(([], ["1s"], ["3s", "500ms"])),
         }
+        mail = {
+            "host": "127.0.0.1", "port": self.mailbox.port, "security": "none", "from": "Desk <desk@example.com>",
+            "timeout": "2s", "language": self.random.choice(("en", "de")),
+        }  # fmt: skip
         webhooks = [
             {"name": name, "url": sink.url, "secret_file": str(self.secret), "from": "beginning", "timeout": "1s500ms"}
             for name, sink in self.sinks.items()
@@ -114,7 +136,7 @@ class Stage:
         ]
         for daemon in self.daemons:
             daemon.configure(
-                storage=self.storage(), lifecycle=lifecycle, webhooks=webhooks,
+                storage=self.storage(), lifecycle=lifecycle, webhooks=webhooks, mail=mail,
                 log={"format": "json", "heartbeat": self.random.choice(("2s", "10s"))},
             )  # fmt: skip
 
@@ -132,11 +154,13 @@ class Stage:
     def begin(self) -> None:
         """Start the callers and the readers."""
         self.kept = True  # until all checks have passed
-        for thread in (self.feed, *self.moods, *self.callers):
+        for thread in (self.feed, self.subscriber, *self.moods, *self.callers, *self.planners):
             thread.start()
 
     def stop_calling(self) -> None:
-        threads: list[Moods | Caller] = [*self.moods, *self.callers]
+        threads: list[Moods | Requester | Subscriber] = [
+            *self.moods, *self.callers, *self.planners, self.subscriber,
+        ]  # fmt: skip
         for thread in threads:
             thread.stopping.set()
         for thread in threads:
@@ -153,6 +177,7 @@ class Stage:
                 daemon.remove()
         for sink in self.sinks.values():
             sink.close()
+        self.mailbox.close()
         self.close()
 
 
