@@ -15,6 +15,9 @@ MINUTES ?= 5
 # Number of test processes. More than the usual number of cores, because most tests wait most of the time.
 WORKERS ?= 5
 
+# With this variable each test process would rewrite the assertions of all test modules anew, which takes 10 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check lint types imports audit bench soak docs picture lock clean
 

@@ -17,6 +17,8 @@ from tests.support import challenges
 from tests.support.databases import PostgresServer
 from tminus import clock
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {"pin_lookups": "2/hour", "challenges": "", "challenge_guesses": "", "challenge_guesses_in_all": ""}
 
 

@@ -177,6 +177,7 @@ def _can_go_out(body: Any) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_response_conforms_to_the_description(
