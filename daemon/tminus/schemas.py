@@ -168,6 +168,7 @@ class Series(TypedDict):
     updatedAt: Instant
     endedAt: Instant | None
     follows: str | None
+    entry: str | None
     occurrences: NotRequired[list[Occurrence]]
 
 

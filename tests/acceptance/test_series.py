@@ -1,9 +1,14 @@
-"""Series on a real daemon with a test clock: right through a change of clocks, a kill, and changes."""
+"""Series on a real daemon: through a change of clocks, a kill, and changes; and series of the configuration."""
 
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
+from tests.support.databases import PostgresServer
+from tests.support.waiting import eventually
 
 BEGIN = "2027-03-22T12:00:00.000Z"
 """A Monday, six days before clocks are set ahead in Berlin."""
@@ -98,3 +103,107 @@ def test_hostile_series_are_refused_at_once(start_daemon: StartDaemon) -> None:
     never = daemon.post("/series", {**good, "rrule": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"})
     assert (never.status_code, never.json()["occurrences"]) == (200, [])
     assert daemon.get("/supportsessions?scope=all").json()["count"] == 0
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, hour: int, label: str = "") -> str:
+    """Return a `[[series]]` table: a session each day, of which three are made ahead."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    return (
+        f'[[series]]\nname = "{name}"\nagent = 7\nrrule = "FREQ=DAILY"\n'
+        f'dtstart = {yesterday:%Y-%m-%d}T{hour:02}:00:00\ntimezone = "UTC"\nhorizon = "3d"\n'
+        f'session = {{ type = "live", label = "{label or name}" }}\n'
+    )
+
+
+def write(daemon: Daemon, *entries: str) -> Path:
+    """Write the entries into a file of their own, beside the configuration."""
+    path = daemon.config.parent / "conf.d" / "series.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(entries))
+    return path
+
+
+def configured(number: int, *daemons: Daemon) -> list[JSON]:
+    """Return the lines about series of the configuration, if there are so many."""
+    found = [line for one in daemons for line in one.log_lines("series.configured")]
+    return found if len(found) >= number else []
+
+
+def by_entry(daemon: Daemon) -> dict[str, JSON]:
+    """Return the series of the configuration that have not ended, by name."""
+    listed = call(daemon, "GET", "/series")["series"]
+    return {one["entry"]: call(daemon, "GET", f"/series/{one['id']}") for one in listed if one["endedAt"] is None}
+
+
+def test_the_configuration_has_series_that_follow_it(make_daemon: StartDaemon, storage: JSON) -> None:
+    # Half a day from now, so that no session of today opens or starts meanwhile.
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    daemon = make_daemon(storage=storage)
+    write(daemon, entry("review", hour), entry("stand-up", hour))
+    daemon.start()
+    series = by_entry(daemon)
+    assert sorted(series) == ["review", "stand-up"], "made before the daemon is ready"
+    review, stand_up = series["review"], series["stand-up"]
+    assert len(review["occurrences"]) == 3
+    path = f"/series/{review['id']}"
+    body = {name: review[name] for name in ("rrule", "dtstart", "timezone", "horizon", "session")}
+    for method in ("PUT", "DELETE"):
+        assert daemon.call(method, path, body, by="anna").json()["refcode"] == 119403
+    alone = review["occurrences"][1]["session"]
+    call(daemon, "DELETE", f"/supportsession/{alone}")
+
+    # A wrong entry changes nothing; the error names its place.
+    file = write(daemon, entry("review", hour).replace('"FREQ=DAILY"', '"FREQ=HOURLY"'))
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.fault", where=f"{file}:4", key="series[review].rrule")
+    checked = daemon.command("check", "--config", str(daemon.config))
+    assert (checked.returncode, f"{file}:4: series[review].rrule must have" in checked.stderr) == (1, True)
+    assert sorted(by_entry(daemon)) == ["review", "stand-up"]
+
+    # A quarter of an hour later each day, and one entry is gone.
+    later = entry("review", hour).replace(f"T{hour:02}:00:00", f"T{hour:02}:15:00")
+    write(daemon, later)
+    daemon.signal(signal.SIGHUP)
+    daemon.logged("config.changed", key="series[stand-up]", old="stand-up")
+    daemon.logged("series.configured", key="series[review]", outcome="changed", series=review["id"])
+    daemon.logged("series.configured", key="series[stand-up]", outcome="ended", series=stand_up["id"])
+    assert sorted(by_entry(daemon)) == ["review"]
+    assert starts(call(daemon, "GET", f"/series/{stand_up['id']}")) == []
+    moved = call(daemon, "GET", path)["occurrences"]
+    assert [one["session"] for one in moved] == [one["session"] for one in review["occurrences"]]
+    assert {one["startTime"][13:16] for one in moved if one["session"] != alone} == {":15"}
+    assert [one["status"] for one in moved if one["session"] == alone] == ["closed"]
+
+    # After a kill and a start, all is as before.
+    daemon.kill()
+    daemon.start()
+    assert call(daemon, "GET", path)["occurrences"] == moved
+    assert len(daemon.log_lines("series.configured")) == 4
+
+
+def test_two_daemons_make_the_series_of_the_configuration_once(
+    make_daemon: StartDaemon, pg_server: PostgresServer
+) -> None:
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    with pg_server.database(empty=True) as database:
+        several = [make_daemon(storage={"url": database.configured}) for _ in range(2)]
+        for one in several:
+            write(one, entry("review", hour))
+            one.spawn()
+        for one in several:
+            one.url = one.logged("daemon.ready")["url"]
+        [found] = call(several[0], "GET", "/series")["series"]
+        assert found["version"] == 1
+        assert call(several[1], "GET", "/supportsessions")["count"] == 3
+        for one in several:
+            write(one, entry("review", hour, "Another label"))
+            one.signal(signal.SIGHUP)
+        outcomes = [line["outcome"] for line in eventually(lambda: configured(2, *several))]
+        assert sorted(outcomes) == ["changed", "created"]
+        rows = call(several[1], "GET", "/supportsessions")["rows"]
+        assert [one["label"] for one in rows] == ["Another label"] * 3
+        for one in several:
+            assert one.terminate() == 0

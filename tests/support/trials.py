@@ -24,7 +24,7 @@ from tests.support import kills
 from tests.support.clocks import NOW
 from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
 from tests.support.receivers import SECRET
-from tminus import clock
+from tminus import clock, config
 from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents, routes_calendars
 from tminus.api.authentication import SignedIn
 from tminus.api.challenges import new_id, text_of
@@ -56,7 +56,7 @@ from tminus.domain.model import (
     Session,
     SignInCode,
 )
-from tminus.domain.recurrence import Recurrence, parse_rule
+from tminus.domain.recurrence import CreateSeries, Recurrence, parse_rule
 from tminus.domain.samples import SampleSession, sample
 from tminus.domain.types import (
     LOCAL_AGENT_ID,
@@ -368,10 +368,10 @@ def _remind(store: Store, _label: str) -> None:
         pass
 
 
-def _series_order(label: str, hour: int) -> series.NewSeries:
+def _series_order(label: str, hour: int) -> CreateSeries:
     start = datetime(2030, 1, 8, hour)  # noqa: DTZ001 - local
     when = Recurrence(start, "Europe/Berlin", parse_rule("FREQ=DAILY;COUNT=4"))
-    return series.NewSeries(when, 2 * DAY, order(label=label), {})
+    return CreateSeries(when, 2 * DAY, order(label=label), {})
 
 
 SERIES_OWNER = Caller(LOCAL_AGENT_ID, "local", "", frozenset({Role.GROUP_ADMIN}))
@@ -405,6 +405,40 @@ def _change_series(store: Store, label: str, *, since: datetime | None = None) -
 
 def _end_series(store: Store, label: str) -> None:
     store.submit(lambda tx: series.end(tx, SETTINGS, SERIES_OWNER, _of_label(tx, label))).result(30)
+
+
+def _entry(label: str, hour: int) -> config.Series:
+    return config.Series.model_validate(
+        {
+            "name": label,
+            "agent": 7,
+            "rrule": "FREQ=DAILY;COUNT=4",
+            "dtstart": f"2030-01-08T{hour:02}:00",
+            "timezone": "Europe/Berlin",
+            "horizon": "2d",
+            "session": {"type": "live", "label": label},
+        }
+    )
+
+
+OF_AGENT_7 = SETTINGS.model_copy(update={"agents": (config.Agent(id=7, name="Ada", roles=frozenset({Role.AGENT})),)})
+
+
+def _configure_series(store: Store, label: str, hour: int) -> None:
+    store.submit(lambda tx: series.configure(tx, OF_AGENT_7, _entry(label, hour))).result(30)
+
+
+def _prepare_entry(tx: Transaction, label: str) -> None:
+    series.configure(tx, OF_AGENT_7, _entry(label, 9))
+
+
+def _remove_entry(store: Store, label: str) -> None:
+    store.submit(lambda tx: series.remove_entry(tx, OF_AGENT_7, label)).result(30)
+
+
+def _configured_left(view: View, label: str) -> State:
+    rows = [stored_series.find(view, row.id) for row in view.rows(select(SERIES.c.id).where(SERIES.c.entry == label))]
+    return [(one.definition.replace(label, ""), one.next_at is None, one.ended_at is None, one.version) for one in rows if one]
 
 
 def _make_occurrences(store: Store, _label: str) -> None:
@@ -1048,6 +1082,9 @@ TRIALS: Mapping[str, Trial] = {
         twice_is_once=False,
     ),
     "series-end": Trial(_end_series, _prepare_series, _series_left),
+    "series-configure": Trial(partial(_configure_series, hour=9), _no_series, _configured_left),
+    "series-configure-again": Trial(partial(_configure_series, hour=10), _prepare_entry, _configured_left),
+    "series-remove-entry": Trial(_remove_entry, _prepare_entry, _configured_left),
     "series-make": Trial(_make_occurrences, _prepare_series, _series_left, commits=2, later=DAY),
     "retention": Trial(_retention, _old, _rows_left, commits=7, later=2 * DAY),
     "retention-of-a-part": Trial(_retention_of_a_part, _old, _rows_left, twice_is_once=False),

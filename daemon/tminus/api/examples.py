@@ -200,6 +200,7 @@ _SERIES = {
     "updatedAt": _MADE,
     "endedAt": None,
     "follows": None,
+    "entry": None,
     "occurrences": [_OCCURRENCE],
 }
 

@@ -388,6 +388,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "updatedAt": f"Time of the last change: {_UTC}",
         "endedAt": f"Time when the series was ended; null if it was not: {_UTC}",
         "follows": "Id of the series that this one continues; null if there is none",
+        "entry": "Name of its entry `[[series]]` in the configuration; null if a caller created it",
         "occurrences": "The next sessions that have been made, at most 100",
     },
     "SeriesList": {

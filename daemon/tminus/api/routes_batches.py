@@ -5,7 +5,7 @@ from tminus.api import answers, batches
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import ClosedSessions, DryRun, IdempotencyKey, MovedSessions, NewSession, NewSessions
+from tminus.api.requests import ClosedSessions, DryRun, IdempotencyKey, MovedSessions, NewSessions
 from tminus.api.routing import Answer, Router
 from tminus.domain.errors import (  # fmt: skip
     BatchConflict,
@@ -17,6 +17,7 @@ from tminus.domain.errors import (  # fmt: skip
     UnsupportedMediaType,
 )
 from tminus.domain.types import Caller
+from tminus.new_sessions import NewSession
 from tminus.sessions import batches as commands
 from tminus.sessions.idempotency import KeyedRequest
 

@@ -18,7 +18,6 @@ from tminus.api.fixed import Fixed
 from tminus.api.free_busy_query import time_range
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import Instant
 from tminus.api.response import Headers, Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.config import Settings
@@ -35,6 +34,7 @@ from tminus.domain.errors import (
 from tminus.domain.model import CalendarFeed, Session
 from tminus.domain.types import Caller, Role
 from tminus.logs.output import log
+from tminus.new_sessions import Instant
 from tminus.sessions import queries
 from tminus.sessions.authorization import may_see_all, may_see_secrets, require
 from tminus.storage import Transaction, View, calendar_feeds

@@ -11,7 +11,6 @@ from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import Instant
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
@@ -19,6 +18,7 @@ from tminus.domain import timestamps
 from tminus.domain.distribution import Summary
 from tminus.domain.errors import FieldError, Forbidden, InvalidRequest
 from tminus.domain.types import CloseReason, SessionType
+from tminus.new_sessions import Instant
 from tminus.sessions import queries
 from tminus.sessions.queries import Report
 from tminus.storage.reports import Group, Period

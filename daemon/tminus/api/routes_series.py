@@ -9,7 +9,7 @@ from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.requests import IdempotencyKey, Limit, LocalTime, NewSeries
+from tminus.api.requests import IdempotencyKey, Limit, NewSeries
 from tminus.api.response import Json
 from tminus.api.routing import Answer, Router
 from tminus.domain import timestamps
@@ -18,6 +18,7 @@ from tminus.domain.errors import (  # fmt: skip
     Forbidden,
     KeyReused,
     NoPinFree,
+    SeriesConfigured,
     SeriesEnded,
     TooManySeries,
     TooManySessions,
@@ -27,6 +28,7 @@ from tminus.domain.errors import (  # fmt: skip
 )
 from tminus.domain.model import Series
 from tminus.domain.types import Role
+from tminus.new_sessions import LocalTime
 from tminus.sessions import series
 from tminus.sessions.authorization import require
 from tminus.sessions.idempotency import keyed_request
@@ -102,6 +104,7 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
     refusals=refusals(
         Forbidden,
         UnknownSeries,
+        SeriesConfigured,
         SeriesEnded,
         BadStartTime,
         WrongStatus,
@@ -122,7 +125,7 @@ async def change_series(
     "/series/{series_id}",
     summary="End a series, and cancel its sessions, from now on or from a local time on",
     answers=schemas.Series,
-    refusals=refusals(Forbidden, UnknownSeries),
+    refusals=refusals(Forbidden, UnknownSeries, SeriesConfigured),
 )
 async def end_series(
     context: RequestContext, caller: CurrentCaller, series_id: str, fromHere: FromHere = None
@@ -170,4 +173,5 @@ def _shown(found: Series) -> schemas.Series:
         "updatedAt": text(found.updated_at),
         "endedAt": None if found.ended_at is None else text(found.ended_at),
         "follows": found.follows,
+        "entry": found.entry,
     }

@@ -15,10 +15,8 @@ from tminus.api.requests import (  # fmt: skip
     After,
     IdempotencyKey,
     IfMatchHeader,
-    Instant,
     Limit,
     NewParticipant,
-    NewSession,
     NewStart,
     Offset,
     Search,
@@ -45,6 +43,7 @@ from tminus.domain.errors import (  # fmt: skip
 from tminus.domain.model import Session
 from tminus.domain.types import OPEN_STATUSES, Caller, OverlapPolicy, SessionType, Trigger
 from tminus.logs.repeated import REPEATED
+from tminus.new_sessions import Instant, NewSession
 from tminus.sessions import commands, participants, queries
 from tminus.sessions.idempotency import keyed_request
 from tminus.sessions.overlaps import overlaps

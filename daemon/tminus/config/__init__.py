@@ -20,7 +20,7 @@ from tminus.config.paths import (
     state_directory,
 )
 from tminus.config.reload import Change, apply_live, changes
-from tminus.config.settings import Agent, Limits, Settings, Urls, Webhook, actor_names, fingerprint
+from tminus.config.settings import Agent, Limits, Series, Settings, Urls, Webhook, actor_names, fingerprint
 from tminus.config.values import Rate
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Database",
     "Limits",
     "Rate",
+    "Series",
     "Settings",
     "Urls",
     "Webhook",

@@ -13,6 +13,7 @@ from tminus.config.mail import MAIL_ENDPOINT
 from tminus.config.merge import Tree
 from tminus.config.settings import Lifecycle, Settings
 from tminus.domain.durations import duration_text
+from tminus.domain.types import Role
 
 
 def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
@@ -21,6 +22,7 @@ def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
         yield from _duplicates(tree, section, known_by)
     yield from _duplicate_tokens(tree)
     yield from _missing_secrets(tree)
+    yield from _series_without_agent(tree)
     yield from _incomplete_issuer(tree)
     yield from _incomplete_mail(tree)
     yield from _lead_beyond_horizon(tree)
@@ -64,7 +66,8 @@ def _duplicates(tree: Tree, section: str, known_by: str) -> Iterator[ConfigProbl
     for entry_path, entry in _entries(tree, section):
         path, mark = (*entry_path, known_by), entry.get(known_by)
         if isinstance(mark, int | str) and (first := marks.setdefault(mark, path)) != path:
-            problem = f"is also the {known_by} of another {section[:-1]} ({tree.origin(first)}): each needs its own"
+            kind = section if section == "series" else section[:-1]
+            problem = f"is also the {known_by} of another {kind} ({tree.origin(first)}): each needs its own"
             yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
 
 
@@ -86,6 +89,28 @@ def _missing_secrets(tree: Tree) -> Iterator[ConfigProblem]:
             path = (*entry_path, "secret_file")
             problem = "is missing: every request is signed. `tminus webhooks secret` makes a secret for a file"
             yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _series_without_agent(tree: Tree) -> Iterator[ConfigProblem]:
+    """Yield series of an agent who is not in the configuration, or who may not create sessions."""
+    roles = {
+        agent.get("id"): agent.get("roles") for _, agent in _entries(tree, "agents") if _is_number(agent.get("id"))
+    }
+    for entry_path, entry in _entries(tree, "series"):
+        number, path = entry.get("agent"), (*entry_path, "agent")
+        if not _is_number(number):
+            continue  # reported as a problem of its own
+        problem = ""
+        if number not in roles:
+            problem = f"must be the id of an agent in [[agents]]; there is no agent {number}"
+        elif isinstance(found := roles[number], list) and not {Role.AGENT, Role.GROUP_ADMIN} & set(map(str, found)):
+            problem = f"must be an agent who may create sessions; agent {number} lacks the role {Role.AGENT}"
+        if problem:
+            yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _incomplete_issuer(tree: Tree) -> Iterator[ConfigProblem]:

@@ -1,6 +1,7 @@
 """Write the configuration in force as TOML, with the origin of each value in a comment."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ from tminus.config.keys import LISTS
 from tminus.config.load import Configuration
 from tminus.config.settings import Settings
 from tminus.domain.types import SessionType
+
+WIDEST = 100
+"""Maximum number of characters before the origin of a value; a longer line has it directly after the value."""
 
 
 def effective(configuration: Configuration) -> str:
@@ -24,11 +28,18 @@ def effective(configuration: Configuration) -> str:
 
 
 def toml(value: Any) -> str:
-    """Return the value of a setting as TOML: text, a whole number, or a list of these."""
+    """Return the value of a setting as TOML: text, a number, true or false, a list, or an inline table."""
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        members = (f"{_name(name)} = {toml(item)}" for name, item in value.items() if item is not None)
+        return f"{{ {', '.join(members)} }}"
     # JSON strings are also TOML strings, except for DEL, which only TOML requires to be escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _name(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else toml(name)
 
 
 def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
@@ -53,7 +64,7 @@ def _sections(table: dict[str, Any], origins: dict[str, str], prefix: str = "") 
         if (name,) in LISTS:
             known_by = LISTS[name,][1]
             for entry in section:
-                yield from [f"[[{name}]]", *_lines(entry, f"{name}[{entry[known_by]}].", origins), ""]
+                yield from [f"[[{name}]]", *_lines(entry, f"{name}[{entry[known_by]}].", origins, tables=True), ""]
         elif isinstance(section, dict):
             yield f"[{prefix}{name}]"
             yield from _lines(section, f"{prefix}{name}.", origins)
@@ -61,8 +72,13 @@ def _sections(table: dict[str, Any], origins: dict[str, str], prefix: str = "") 
             yield from _sections(section, origins, f"{prefix}{name}.")
 
 
-def _lines(section: dict[str, Any], prefix: str, origins: dict[str, str]) -> Iterator[str]:
-    lines = {name: f"{name} = {toml(value)}" for name, value in section.items() if not isinstance(value, dict)}
-    width = max(map(len, lines.values()))
+def _lines(section: dict[str, Any], prefix: str, origins: dict[str, str], *, tables: bool = False) -> Iterator[str]:
+    """Yield the keys of a section that have a value. `tables`: also those whose value is a table."""
+    lines = {
+        name: f"{name} = {toml(value)}"
+        for name, value in section.items()
+        if value is not None and (tables or not isinstance(value, dict))
+    }
+    width = min(max(map(len, lines.values())), WIDEST)
     for name, line in lines.items():
         yield f"{line:<{width}}  # {origins[prefix + name]}"

@@ -7,13 +7,14 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from tminus.config.lines import KeyPath
-from tminus.config.settings import Agent, Settings, Webhook
+from tminus.config.settings import Agent, Series, Settings, Webhook
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
-    """Return the model of the table that a field contains, alone or in a tuple."""
-    candidates = (annotation, *get_args(annotation))
-    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    """Return the model of the table that a field contains, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _table(one)) is not None), None)
 
 
 def _leaves(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -30,9 +31,13 @@ def _key_names(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 KEYS = tuple(_leaves(Settings))
-"""The path of every setting, in order. `agents` and `webhooks`, lists of tables, count as one setting each."""
+"""The path of every setting, in order. Each list of tables, such as `agents`, counts as one setting."""
 
-LISTS: dict[tuple[str], tuple[type[BaseModel], str]] = {("agents",): (Agent, "id"), ("webhooks",): (Webhook, "name")}
+LISTS: dict[tuple[str], tuple[type[BaseModel], str]] = {
+    ("agents",): (Agent, "id"),
+    ("webhooks",): (Webhook, "name"),
+    ("series",): (Series, "name"),
+}
 """The lists of tables: the model of their entries, and the key that identifies an entry."""
 
 ENTRY_KEYS: dict[tuple[str], tuple[str, ...]] = {path: _key_names(model) for path, (model, _) in LISTS.items()}

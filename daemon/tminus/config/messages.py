@@ -21,6 +21,10 @@ _WORDS = {
     "tuple_type": "must be a list, not {kind}",
     "frozen_set_type": "must be a list, not {kind}",
     "model_type": "must be a table, not {kind}",
+    "dict_type": "must be a table, not {kind}",
+    "list_type": "must be a list, not {kind}",
+    "bool_type": "must be true or false, not {kind}",
+    "none_required": "must be absent",
 }
 
 
@@ -32,6 +36,8 @@ def message(error: ErrorDetails) -> str:
             return str(context["error"])
         case "enum" | "literal_error":
             return _choices(str(context["expected"]), given)
+        case "string_too_short" if context["min_length"] > 1:
+            return f"must be at least {context['min_length']} characters long"
         case "extra_forbidden":
             what = "section" if len(path) == 1 and isinstance(given, dict | list) else "key"
             return f"is not a {what}{suggestion(path)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tminus.config.effective import toml
 from tminus.config.keys import KEYS, LISTS
-from tminus.config.settings import Agent, Settings, Webhook
+from tminus.config.settings import Agent, Series, SeriesSession, Settings, Webhook
 
 NEEDS_RESTART = (
     "server.listen",
@@ -20,6 +20,10 @@ NEEDS_RESTART = (
     "limits.connections",
 )
 """Settings that the daemon reads only at its start."""
+
+
+_PRIVATE = ("invitees", "parentObject", "metaData")
+"""Members of the sessions of a series whose values are not logged: personal data, and up to 20 KiB of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,9 @@ def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) ->
             yield from _within(key, before[mark], after[mark])
 
 
-def _tokens(key: str, before: Agent | Webhook | None, after: Agent | Webhook | None) -> Iterator[Change]:
+def _tokens(
+    key: str, before: Agent | Webhook | Series | None, after: Agent | Webhook | Series | None
+) -> Iterator[Change]:
     """Yield the tokens of an agent that was added or removed, as the fingerprints that `auth.failed` logs."""
     old, new = (
         _text(entry.model_dump(mode="json")["token_sha256"]) if isinstance(entry, Agent) and entry.token_sha256 else ""
@@ -87,11 +93,18 @@ def _tokens(key: str, before: Agent | Webhook | None, after: Agent | Webhook | N
         yield Change(f"{key}.token_sha256", old, new)
 
 
-def _within(key: str, before: Agent | Webhook, after: Agent | Webhook) -> Iterator[Change]:
+def _within(
+    key: str, before: Agent | Webhook | Series | SeriesSession, after: Agent | Webhook | Series | SeriesSession
+) -> Iterator[Change]:
     written_before, written_after = before.model_dump(mode="json"), after.model_dump(mode="json")
     for name in type(before).model_fields:
         # Compared unmasked: two token hashes may look the same when they are masked.
-        if getattr(before, name) != getattr(after, name):
+        old, new = getattr(before, name), getattr(after, name)
+        if isinstance(old, SeriesSession) and isinstance(new, SeriesSession):
+            yield from _within(f"{key}.{name}", old, new)
+        elif old != new and name in _PRIVATE:
+            yield Change(f"{key}.{name}", "…" if old else "", "…" if new else "")
+        elif old != new:
             yield Change(f"{key}.{name.rstrip('_')}", _text(written_before[name]), _text(written_after[name]))
 
 

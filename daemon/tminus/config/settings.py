@@ -11,15 +11,27 @@ from functools import cached_property, lru_cache
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
 
+from tminus import new_sessions
 from tminus.config import addresses, mail, values
 from tminus.config.addresses import Address
 from tminus.config.mail import Mailbox
 from tminus.config.values import Rate
 from tminus.domain import durations, timestamps
+from tminus.domain.invitees import MAX_INVITEES
+from tminus.domain.recurrence import MAX_AHEAD
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
     EVENT_PATTERNS,
@@ -314,6 +326,53 @@ class Webhook(Table):
         return event_types(self.events)
 
 
+class SeriesPreferences(new_sessions.AgentPrefs):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SeriesInvitee(new_sessions.NewInvitee):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+SeriesInvitees = Annotated[
+    Annotated[list[SeriesInvitee], Field(max_length=MAX_INVITEES)], AfterValidator(new_sessions.check_distinct)
+]
+
+
+class SeriesSession(new_sessions.SeriesSession):
+    """What is in each session of a series, with the names of the API. Unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agentPrefs: SeriesPreferences | None = None  # noqa: N815 - the spelling of the API
+    # Narrower than in the API, which mypy allows for no list.
+    invitees: SeriesInvitees | None = None  # type: ignore[assignment]
+
+
+class _Entry(BaseModel):
+    name: Annotated[str, PlainValidator(_endpoint_name)]
+    agent: AgentNumber
+    """The agent whose sessions they are."""
+
+
+def _written(session: SeriesSession) -> dict[str, Any]:
+    return session.model_dump(mode="json", exclude_unset=True)
+
+
+class Series(new_sessions.NewSeries, _Entry):
+    """A series of sessions that the daemon makes, changes and ends as the configuration says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    session: Annotated[SeriesSession, PlainSerializer(_written)]
+
+    @model_validator(mode="after")
+    def _check_number(self) -> Self:
+        if self.is_too_dense():
+            raise ValueError(f"must have at most {MAX_AHEAD} sessions within its horizon")
+        return self
+
+
 class Mail(Table):
     """The mail server that sends mail to invitees."""
 
@@ -470,6 +529,7 @@ class Settings(Table):
     policy: Policy = Policy()
     agents: tuple[Agent, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    series: tuple[Series, ...] = ()
     mail: Mail = Mail()
     signin: SignIn = SignIn()
     log: Log = Log()

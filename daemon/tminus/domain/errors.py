@@ -43,7 +43,8 @@
     │   ├── UnknownAgent         x404
     │   ├── BatchRefused         x400  batches
     │   ├── BatchConflict        x409
-    │   ├── UnknownSeries        x404  series
+    │   ├── SeriesConfigured     x403  series
+    │   ├── UnknownSeries        x404
     │   ├── SeriesEnded          x409
     │   ├── TooManySeries        x429
     │   ├── UnknownCalendar      x404  calendars
@@ -69,8 +70,8 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 118 calendars, 120 the test clock,
-169 challenges (the original's number). Refcodes are stable: clients switch on them.
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 118 calendars, 119 series,
+120 the test clock, 169 challenges (the original's number). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -697,6 +698,21 @@ class SeriesEnded(RequestError):
     @property
     def description(self) -> str:
         return "The series has ended: create another one"
+
+
+@dataclass(eq=False)
+class SeriesConfigured(RequestError):
+    """The series is an entry of the configuration, so only its single sessions can be changed."""
+
+    refcode = 119403
+    entry: str
+
+    @property
+    def description(self) -> str:
+        return (
+            f'The series is the entry "{_cut(self.entry)}" of [[series]] in the configuration: change it there, and '
+            "reload. One of its sessions can be moved or closed"
+        )
 
 
 @dataclass(eq=False)

@@ -275,6 +275,8 @@ class Series(Record):
     """The id of the series that this one continues from a certain time on."""
     idempotency_key: str | None = None
     body_sha256: str | None = None
+    entry: str | None = None
+    """The name of its entry `[[series]]` in the configuration; None: a caller created it."""
 
 
 class Occurrence(Record):

@@ -6,7 +6,7 @@ rules that select something in each period, and nothing depends on its end.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -14,6 +14,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tminus.domain.durations import parse_duration, quoted
+from tminus.domain.types import CreateSession
+
+MAX_AHEAD = 1000
+"""Maximum number of occurrences that a series has made ahead."""
 
 MAX_RULE = 500
 """Maximum length of a recurrence rule in characters."""
@@ -273,6 +277,19 @@ class Recurrence:
 
     def _is_excluded(self, local: datetime) -> bool:
         return local_text(local) in self.excluded or local.date().isoformat() in self.excluded
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSeries:
+    """The command that creates or changes a series. Its fields have been validated."""
+
+    recurrence: Recurrence
+    horizon: timedelta
+    """How far ahead sessions are made."""
+    session: CreateSession
+    """What is in each of them, without a start."""
+    sent: Mapping[str, Any]
+    """The same as the caller sent it, for answers."""
 
 
 def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str) -> Iterator[datetime]:

@@ -127,6 +127,15 @@ LOG_LINES = {
     "series.failed": LineTemplate(
         "warning", "no sessions made for series {series} ({error}), retrying", ("series", "owner", "error")
     ),
+    "series.skipped": LineTemplate(
+        "warning",
+        "no session of series {series} at {start}: it would overlap[ session {session_id}]",
+        ("series", "owner", "start", "session_id"),
+    ),
+    "series.configured": LineTemplate(
+        "info", "{key} of the configuration: series {series} {outcome}", ("key", "series", "outcome")
+    ),
+    "series.refused": LineTemplate("warning", "{key} not applied ({error}), retrying", ("key", "error")),
     "thread.failed": LineTemplate(
         "error", "thread {thread} failed ({error}), restarting it", ("thread", "error", "traceback")
     ),

@@ -75,6 +75,7 @@ FIELDS = {
     "previous_start": _at("the start before the reschedule"),
     "reason": _k("why the session was closed: `cancelled`, `closed`, `expired`, `empty` or `time_limit`"),
     "timeout": _k("the time-out that closed the session: `lifecycle.new_timeout`, `…empty_timeout` or `…max_active`"),
+    "outcome": _k("what was done with it: `created`, `changed` or `ended`"),
     "series": _k("id of the series of sessions"),
     "before": _k("how long before the start a reminder was due, such as `15m`"),
     "lag_ms": _i("milliseconds by which the scheduler was late"),

@@ -22,6 +22,7 @@ from tminus.monitoring.outages import Outages
 from tminus.scheduler import sources, sweeps
 from tminus.scheduler.clock_moves import ClockMoves
 from tminus.scheduler.clock_steps import ClockStepDetector
+from tminus.scheduler.configured_series import ConfiguredSeries
 from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
 from tminus.storage import Store, Transaction
@@ -111,6 +112,7 @@ class Scheduler:
         """Whether to recompute them even if another daemon has done so: afterwards this daemon may have stored
         deadlines that were computed from the previous time-outs.
         """
+        self._configured_series = ConfiguredSeries(self._store, self._submit)
         self._worst_lag = timedelta(0)
         """The greatest lateness of a transition since the last heartbeat."""
         self._tick_lock = threading.Lock()
@@ -178,6 +180,7 @@ class Scheduler:
         with self._tick_lock:
             self._must_recompute |= new.lifecycle.timeouts != old.lifecycle.timeouts
             self._are_deadlines_current = False
+            self._configured_series.set_changed()
         with contextlib.suppress(RequestError):  # the settings are in force; the next tick recomputes the deadlines
             self.add_deadline(self.tick())
 
@@ -194,6 +197,7 @@ class Scheduler:
         timeouts = settings.lifecycle.timeouts
         if not self._are_deadlines_current:
             self._recompute_deadlines(timeouts)
+        self._configured_series.apply(settings, clock.now())
         due = self._next_due()
         if due is None or due > clock.now():
             return due

@@ -36,11 +36,18 @@ IfMatch = frozenset[int] | None
 
 
 def create(
-    tx: Transaction, settings: Settings, caller: Caller, request: CreateSession, keyed: KeyedRequest | None = None
+    tx: Transaction,
+    settings: Settings,
+    caller: Caller,
+    request: CreateSession,
+    keyed: KeyedRequest | None = None,
+    *,
+    opens: bool = True,
 ) -> CreateResult:
     """Create a session. It opens at once, or is scheduled if `request.start_time` is set.
 
     If the start is within the lead time, the session is scheduled and opened in one transaction, with two events.
+    `opens`: False leaves the opening to the scheduler, which waits for a free PIN.
 
     Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `KeyReused`, `NoPinFree`.
     """
@@ -61,7 +68,8 @@ def create(
     record_creation(tx, session, transition, caller)
     if keyed is not None:
         store_record(tx, caller, keyed, session.id)
-    open_if_due(tx, settings, caller, session, request.start_time)
+    if opens:
+        open_if_due(tx, settings, caller, session, request.start_time)
     return CreateResult(session)
 
 

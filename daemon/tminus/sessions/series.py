@@ -4,28 +4,31 @@ An occurrence is an ordinary session, which the ordinary command creates. A row 
 that was moved or cancelled alone stays so when the series changes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
+from tminus import config
 from tminus.config import Settings
-from tminus.domain import ids, recurrence
+from tminus.domain import ids, recurrence, timestamps
 from tminus.domain.durations import duration_text, parse_duration
 from tminus.domain.errors import (
+    AgentShutOut,
     FieldError,
     InvalidRequest,
     KeyReused,
+    Overlap,
     RequestError,
+    SeriesConfigured,
     SeriesEnded,
     TooManySeries,
     UnknownSeries,
 )
 from tminus.domain.model import Occurrence, Series
-from tminus.domain.recurrence import Recurrence, local_text
+from tminus.domain.recurrence import MAX_AHEAD, CreateSeries, Recurrence, local_text
 from tminus.domain.types import FIRST_NUMBER, LOCAL_AGENT_ID, Caller, CreateSession, Role, SessionType, Status, Timeouts
 from tminus.logs.output import log
 from tminus.sessions import commands
@@ -35,9 +38,6 @@ from tminus.storage import Transaction, View, agents
 from tminus.storage import series as stored
 from tminus.storage.deadlines import Batch
 from tminus.storage.due import Recomputed
-
-MAX_AHEAD = 1000
-"""Maximum number of occurrences that a series has made ahead."""
 
 MAX_SERIES = 1000
 """Maximum number of series of an agent that have not ended."""
@@ -57,19 +57,6 @@ OLDEST = timedelta(days=3653)
 """How long ago the first start of a series may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewSeries:
-    """A series that a caller requests. Its fields have been validated."""
-
-    recurrence: Recurrence
-    horizon: timedelta
-    """How far ahead sessions are made."""
-    session: CreateSession
-    """What is in each of them, without a start."""
-    sent: Mapping[str, Any]
-    """The same as the caller sent it, for answers."""
-
-
 class Change(NamedTuple):
     """The result of a change: the series that is in force from now on, or from the time that was given."""
 
@@ -80,7 +67,7 @@ class Change(NamedTuple):
 # --- the stored form --------------------------------------------------------------------------------------------------
 
 
-def _definition(order: NewSeries) -> str:
+def _definition(order: CreateSeries) -> str:
     when = order.recurrence
     return orjson.dumps(
         {
@@ -179,7 +166,7 @@ def load(view: View, caller: Caller, series_id: str, *, changes: bool = False) -
 
 
 def create(
-    tx: Transaction, settings: Settings, caller: Caller, order: NewSeries, keyed: KeyedRequest | None = None
+    tx: Transaction, settings: Settings, caller: Caller, order: CreateSeries, keyed: KeyedRequest | None = None
 ) -> Change:
     """Create a series, and its first occurrences. The scheduler makes the others.
 
@@ -203,14 +190,14 @@ def create(
     return Change(series)
 
 
-def _check_start(order: NewSeries, now: datetime) -> None:
+def _check_start(order: CreateSeries, now: datetime) -> None:
     """Raise `InvalidRequest` if a series begins so long ago that each computation would take long."""
     when = order.recurrence
     if recurrence.instant(when.start, when.zone) < now - OLDEST:
         raise InvalidRequest([FieldError("dtstart", "must not be more than ten years ago")])
 
 
-def _new(tx: Transaction, caller: Caller, order: NewSeries) -> Series:
+def _new(tx: Transaction, caller: Caller, order: CreateSeries) -> Series:
     [series_id] = ids.base62_texts(12)
     acts = {"name": caller.name, "external_id": caller.external_id, "roles": sorted(caller.roles)}
     return Series(
@@ -231,7 +218,7 @@ def change(
     settings: Settings,
     caller: Caller,
     series_id: str,
-    order: NewSeries,
+    order: CreateSeries,
     from_here: datetime | None = None,
 ) -> Change:
     """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it.
@@ -239,13 +226,26 @@ def change(
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
     whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
 
-    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, and what `commands.create` raises.
+    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, and what `commands.create` raises.
     """
     series = load(tx, caller, series_id, changes=True)
     if series.ended_at is not None:
         raise SeriesEnded
-    _check_start(order, tx.now)
+    if series.entry is not None:
+        raise SeriesConfigured(series.entry)
     owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series) or caller
+    return _change(tx, settings, _Acting(caller, owner), series, order, from_here)
+
+
+def _change(
+    tx: Transaction,
+    settings: Settings,
+    acting: "_Acting",
+    series: Series,
+    order: CreateSeries,
+    from_here: datetime | None = None,
+) -> Change:
+    _check_start(order, tx.now)
     if from_here is None:
         is_same = series.template == _template(order.session)
         series.definition, series.template = _definition(order), _template(order.session)
@@ -257,11 +257,11 @@ def change(
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
-        changed = _new(tx, owner, order)
+        changed = _new(tx, acting.owner, order)
         changed.follows = series.id
         is_same = changed.template == series.template
         stored.add(tx, changed)
-    _replace(tx, settings, _Acting(caller, owner), changed, since, rows, is_same=is_same)
+    _replace(tx, settings, acting, changed, since, rows, is_same=is_same)
     changed.updated_at, changed.version = tx.now, changed.version + (changed is series)
     stored.change(tx, changed)
     return Change(changed)
@@ -272,11 +272,19 @@ def end(
 ) -> Series:
     """End a series now, or at a local time, and cancel its sessions from then on. For an ended one nothing changes.
 
-    Raises `UnknownSeries`, `Forbidden`.
+    Raises `UnknownSeries`, `Forbidden`, `SeriesConfigured`.
     """
     series = load(tx, caller, series_id)
     if series.ended_at is not None:
         return series
+    if series.entry is not None:
+        raise SeriesConfigured(series.entry)
+    return _end(tx, settings, caller, series, from_here)
+
+
+def _end(
+    tx: Transaction, settings: Settings, caller: Caller, series: Series, from_here: datetime | None = None
+) -> Series:
     now = _Plan(series).local(tx.now)
     since = now if from_here is None else max(from_here, now)
     for row in stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD):
@@ -378,11 +386,67 @@ def _pairs(rows: Sequence[stored.Made], wanted: Iterable[datetime]) -> list[tupl
     return pairs
 
 
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+
+def is_current(series: Series | None, entry: config.Series) -> bool:
+    """Return whether the series of an entry of the configuration is as the entry says; None: there is none."""
+    if series is None or series.agent_id != entry.agent:
+        return False
+    then = orjson.loads(series.definition)
+    return bool(then == orjson.loads(_definition(entry.order())))
+
+
+def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str | None:
+    """Create the series of an entry of the configuration, or change it; return its id, None if nothing changed.
+
+    The scheduler makes its first occurrences. If the entry names another agent than before, the series of the previous
+    one ends. Raises `AgentShutOut`, `InvalidRequest`, and what `commands.create` raises.
+    """
+    series = stored.find_by_entry(tx, entry.name)
+    if series is not None and is_current(series, entry):
+        return None
+    order = entry.order()
+    _check_start(order, tx.now)
+    agent = next(one for one in settings.agents if one.id == entry.agent)  # the check of the configuration found it
+    known = agents.find(tx, agent.id)
+    if known is not None and known.shut_out_at is not None:
+        raise AgentShutOut(agent.id)
+    owner = Caller(agent.id, agent.name, agent.external_id, agent.roles, provider=settings.organization.provider)
+    if series is not None and series.agent_id == entry.agent:
+        _change(tx, settings, _Acting(owner, owner), series, order)
+        return series.id
+    if series is not None:
+        remove_entry(tx, settings, entry.name)
+    series = _new(tx, owner, order)
+    series.entry = entry.name
+    series.made_through = local_text(_Plan(series).local(tx.now))
+    stored.add(tx, series)
+    return series.id
+
+
+def remove_entry(tx: Transaction, settings: Settings, name: str) -> str | None:
+    """End the series of an entry that the configuration does not have any more; return its id, None if it has ended."""
+    series = stored.find_by_entry(tx, name)
+    if series is None:
+        return None
+    then = orjson.loads(series.caller)
+    # Its agent may be gone from the configuration too, and still owns the sessions.
+    owner = Caller(series.agent_id, then["name"], then["external_id"], frozenset({Role.AGENT}))
+    _end(tx, settings, owner, series)
+    return series.id
+
+
 # --- making occurrences -----------------------------------------------------------------------------------------------
 
 
-def _make(tx: Transaction, settings: Settings, owner: Caller, series: Series, limit: int) -> int:
-    """Make the next occurrences, at most `limit`, and set when the next ones are to be made; return their number."""
+def _make(
+    tx: Transaction, settings: Settings, owner: Caller, series: Series, limit: int, *, skips: bool = False
+) -> int:
+    """Make the next occurrences, at most `limit`, and set when the next ones are to be made; return their number.
+
+    `skips`: whether one that the policy on overlaps refuses is left out, with a log line. False: raise `Overlap`.
+    """
     plan = _Plan(series)
     after = recurrence.parse_local(series.made_through)
     until = plan.local(tx.now + plan.horizon_of(settings))
@@ -392,7 +456,12 @@ def _make(tx: Transaction, settings: Settings, owner: Caller, series: Series, li
         for local in found:
             start = plan.instant(local)
             if start > tx.now:  # one that should have started while no daemon ran is not made
-                made.append(_make_one(tx, settings, owner, series, local, start))
+                try:
+                    made.append(_make_one(tx, settings, owner, series, local, start))
+                except Overlap as error:
+                    if not skips:
+                        raise
+                    _log_skipped(series, start, error)
             series.made_through = local_text(local)
     finally:  # what was made before one was refused stays
         stored.add_occurrences(tx, made)
@@ -404,10 +473,15 @@ def _make(tx: Transaction, settings: Settings, owner: Caller, series: Series, li
     return len(made)
 
 
+def _log_skipped(series: Series, start: datetime, error: Overlap) -> None:
+    owner = f"agent:{series.agent_id}"
+    log("series.skipped", series=series.id, owner=owner, start=timestamps.text(start), session_id=error.other_id)
+
+
 def _make_one(
     tx: Transaction, settings: Settings, owner: Caller, series: Series, local: datetime, start: datetime
 ) -> Occurrence:
-    made = commands.create(tx, settings, owner, _order(series.template, start)).session
+    made = commands.create(tx, settings, owner, _order(series.template, start), opens=False).session
     return _occurrence(series, local_text(local), made.id, start)
 
 
@@ -471,7 +545,7 @@ class SeriesSource:
             problem = "its agent may not act any more"
         else:
             try:
-                batch.done["occurrence"] += _make(tx, self._settings, owner, series, min(limit, AT_ONCE))
+                batch.done["occurrence"] += _make(tx, self._settings, owner, series, min(limit, AT_ONCE), skips=True)
             except RequestError as error:
                 problem = error.description
         if problem is not None:

@@ -32,6 +32,8 @@ _PAGE_OF = (
     .order_by(_R.id)
     .limit(bindparam("limit"))
 )
+_OF_CONFIGURATION = select(SERIES).where(_R.entry.is_not(None), _R.ended_at.is_(None)).order_by(_R.entry)
+_OF_ENTRY = select(SERIES).where(_R.entry == bindparam("entry"), _R.entry.is_not(None), _R.ended_at.is_(None))
 _OPEN = (
     select(_R.id).where(_R.agent_id == bindparam("agent_id"), _R.ended_at.is_(None)).limit(bindparam("most")).subquery()
 )
@@ -77,6 +79,16 @@ def find(view: View, series_id: str) -> Series | None:
 def find_by_key(view: View, agent_id: int, key: str) -> Series | None:
     """Return the series that an agent created with this `Idempotency-Key`; None if there is none."""
     return view.one(Series, _BY_KEY, agent_id=agent_id, key=key)
+
+
+def of_configuration(view: View) -> list[Series]:
+    """Return the series of the configuration that have not ended, by name."""
+    return view.all(Series, _OF_CONFIGURATION)
+
+
+def find_by_entry(view: View, entry: str) -> Series | None:
+    """Return the series of an entry of the configuration that has not ended; None if there is none."""
+    return view.one(Series, _OF_ENTRY, entry=entry)
 
 
 def listed(view: View, agent_id: int | None, after: str, limit: int) -> list[Series]:

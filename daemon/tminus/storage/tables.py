@@ -137,6 +137,7 @@ class SeriesRow(model.Series, table=True):
         Index(
             "series_key", "agent_id", "idempotency_key", unique=True, **_where("idempotency_key IS NOT NULL"),
         ),
+        Index("series_entry", "entry", **_where("entry IS NOT NULL AND ended_at IS NULL")),
     )  # fmt: skip
 
     id: str = Field(primary_key=True)

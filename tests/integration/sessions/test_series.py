@@ -15,7 +15,7 @@ from tests.support.worlds import World
 from tminus.config import Agent
 from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, UnknownSeries
 from tminus.domain.model import Series, Session
-from tminus.domain.recurrence import Recurrence, local_text, parse_local, parse_rule
+from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
 from tminus.domain.types import Caller, Role, Status
 from tminus.scheduler import sources
 from tminus.sessions import series
@@ -38,18 +38,18 @@ def agents(world: World) -> World:
 
 def wanted(
     rule: str | None = "FREQ=DAILY", start: str = NINE, zone: str = "Europe/Berlin", **more: Any
-) -> series.NewSeries:
+) -> CreateSeries:
     horizon = more.pop("horizon", 3 * DAY)
     fields = {name: more.pop(name) for name in ("excluded", "added") if name in more}
     when = Recurrence(parse_local(start), zone, None if rule is None else parse_rule(rule), **fields)
-    return series.NewSeries(when, horizon, order(**more), {"type": "live"})
+    return CreateSeries(when, horizon, order(**more), {"type": "live"})
 
 
-def create(world: World, asked: series.NewSeries, by: Caller = AGENT, keyed: KeyedRequest | None = None) -> Series:
+def create(world: World, asked: CreateSeries, by: Caller = AGENT, keyed: KeyedRequest | None = None) -> Series:
     return world.run(lambda tx: series.create(tx, world.settings, by, asked, keyed)).series
 
 
-def change(world: World, one: Series, asked: series.NewSeries, by: Caller = AGENT, since: str | None = None) -> Series:
+def change(world: World, one: Series, asked: CreateSeries, by: Caller = AGENT, since: str | None = None) -> Series:
     local = None if since is None else parse_local(since)
     return world.run(lambda tx: series.change(tx, world.settings, by, one.id, asked, local)).series
 

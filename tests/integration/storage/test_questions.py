@@ -253,6 +253,8 @@ QUESTIONS: dict[str, Job] = {
     "series.find_by_key": lambda tx: series.find_by_key(tx, 7, "none"),
     "series.listed": lambda tx: series.listed(tx, 7, "", 100),
     "series.listed of all": lambda tx: series.listed(tx, None, "", 100),
+    "series.of_configuration": series.of_configuration,
+    "series.find_by_entry": lambda tx: series.find_by_entry(tx, "weekly"),
     "series.number": lambda tx: series.number(tx, 7, 1000),
     "series.made": lambda tx: series.made(tx, "r1", "", 100),
     "series.add": lambda tx: series.add(tx, SERIES),

@@ -71,3 +71,18 @@ def test_token_hashes_are_masked(tmp_path: Path) -> None:
 
 def test_the_output_is_toml_without_agents_too() -> None:
     assert tomllib.loads(effective(load(None, {})))["agents"] == []
+
+
+def test_a_series_has_its_session_as_an_inline_table(tmp_path: Path) -> None:
+    path = tmp_path / "tminus.toml"
+    path.write_text(
+        '[[agents]]\nid = 7\nname = "A"\nroles = ["agent"]\n[[series]]\nname = "w"\nagent = 7\n'
+        'dtstart = 2026-12-01T09:00:00\ntimezone = "UTC"\n[series.session]\ntype = "live"\nlabel = "x"\n'
+        'metaData = { "a b" = [1, true], c = "d" }\n[[series.session.invitees]]\nemail = "a@example.com"\n'
+    )
+    text = effective(load(path, {}))
+    path.write_text(text)
+    [one] = tomllib.loads(text)["series"]
+    assert one["session"]["metaData"] == {"a b": [1, True], "c": "d"}
+    assert "rrule" not in one, "what is not set has no value in TOML"
+    assert load(path, {}).settings.series[0].order().sent == one["session"]

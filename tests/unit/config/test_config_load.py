@@ -473,3 +473,55 @@ def test_a_pipe_or_device_is_not_read(tmp_path: Path, plant: Callable[[Path], No
         load(main, {})
     with pytest.raises(ConfigError, match="is not a regular file"):
         discovery.candidates(main, {})
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+SERIES = """[[series]]
+name = "weekly"
+agent = 7
+dtstart = 2026-12-01T09:00:00
+timezone = "Europe/Berlin"
+"""
+
+
+def test_an_entry_of_a_series_has_the_names_and_the_checks_of_the_api(files: Files) -> None:
+    text = AGENT.format(id=7, hash=HASH) + SERIES + 'rrule = "FREQ=DAILY"\nexdates = [2026-12-24]\n[series.session]\n'
+    [one] = files.load(text + 'type = "live"\nlabel = "x"\nagentPrefs = { record = true }\n').settings.series
+    order = one.order()
+    assert (order.recurrence.excluded, order.session.preferences["record"]) == (frozenset({"2026-12-24"}), True)
+    assert order.sent == {"type": "live", "label": "x", "agentPrefs": {"record": True}}
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ('rrule = "FREQ=HOURLY"', "6: series[weekly].rrule must have one of FREQ=YEARLY"),
+        ('timezone = "Mars/X"', "5: series[weekly].timezone must be a time zone"),
+        ("dtstart = 2026-12-01T09:00:00Z", "4: series[weekly].dtstart must be a local time without an offset"),
+        ("agent = 8", "3: series[weekly].agent must be the id of an agent in [[agents]]; there is no agent 8"),
+        ("rule = 1", "6: series[weekly].rule is not a key; did you mean series.rrule?"),
+        ('horizon = "366d"\nrrule = "FREQ=DAILY;BYHOUR=1,2,3"', "1: series[weekly] must have at most 1000 sessions"),
+        ("session = { type = 'live' }", "6: series[weekly].session.label is missing"),
+        ("session = { lable = 'x', type = 'live', label = 'x' }", "6: series[weekly].session.lable is not a key"),
+        ("session = { agentPrefs = { recrod = true }, type = 'live', label = 'x' }", "6: series[weekly].session.agent"),
+        ("session = { invitees = [{ email = 'x' }], type = 'live', label = 'x' }", "6: series[weekly].session.invitee"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_of_a_series_is_reported_with_its_place(files: Files, more: str, problem: str) -> None:
+    keys = {line.partition(" = ")[0] for line in more.splitlines()}
+    kept = [line for line in SERIES.splitlines() if line.partition(" = ")[0] not in keys]
+    missing = "" if "session" in keys else "\nsession = { type = 'live', label = 'x' }"
+    place = {"timezone": 4, "dtstart": 3, "agent": 2}
+    lines = kept + more.splitlines()
+    if (first := more.partition(" = ")[0]) in place:
+        lines = [*kept[: place[first]], *more.splitlines(), *kept[place[first] :]]
+    files.add("10-agents.toml", AGENT.format(id=7, hash=HASH))
+    assert f"tminus.toml:{problem}" in files.fault("\n".join(lines) + missing)
+
+
+def test_the_agent_of_a_series_may_create_sessions_and_a_name_is_used_once(files: Files) -> None:
+    series = SERIES + "session = { type = 'live', label = 'x' }\n"
+    agent = AGENT.format(id=7, hash=HASH).replace('["agent"]', '["monitor"]')
+    assert "agent 7 lacks the role agent" in files.fault(agent + series)
+    assert "is also the name of another series (" in files.fault(AGENT.format(id=7, hash=HASH) + series + series)

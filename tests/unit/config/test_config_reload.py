@@ -77,3 +77,15 @@ def test_keys_that_need_a_restart_keep_their_values() -> None:
 
 def test_every_key_that_needs_a_restart_is_a_key() -> None:
     assert set(NEEDS_RESTART) <= {".".join(key) for key in KEYS}
+
+
+def test_changes_of_a_series_show_no_personal_data() -> None:
+    one = {"name": "weekly", "agent": 7, "rrule": "FREQ=WEEKLY", "dtstart": "2030-01-08T09:00", "timezone": "UTC"}
+    guest = {"email": "guest@example.com"}
+    old = settings(series=[{**one, "session": {"type": "live", "label": "Old", "invitees": [guest]}}])
+    new = settings(series=[{**one, "horizon": "60d", "session": {"type": "live", "label": "New"}}])
+    assert changes(old, new) == (
+        Change("series[weekly].horizon", "30d", "60d"),
+        Change("series[weekly].session.label", "Old", "New"),
+        Change("series[weekly].session.invitees", "…", ""),
+    )

@@ -267,7 +267,7 @@ def test_the_effective_configuration_has_every_key_with_its_origin_and_no_query(
 
 def test_empty_lists_are_at_the_top(tmp_path: Path) -> None:
     lines = [" ".join(line.split()) for line in effective(load(None, {})).splitlines()]
-    assert lines[:4] == ["agents = [] # default", "webhooks = [] # default", "", "[server]"]
+    assert lines[:5] == ["agents = [] # default", "webhooks = [] # default", "series = [] # default", "", "[server]"]
     emptied = effective(read(tmp_path, DESK, {"TMINUS_WEBHOOKS": "[]"}))
     assert "webhooks = []" in emptied
     assert "# environment TMINUS_WEBHOOKS" in emptied

@@ -50,6 +50,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.UnknownAgent(7), "no agent 7"),
     (errors.UnknownSeries("s-1"), "s-1"),
     (errors.SeriesEnded(), "ended"),
+    (errors.SeriesConfigured("weekly"), '"weekly"'),
     (errors.TooManySeries(1000), "1000 series"),
     (errors.UnknownCalendar(), "calendar"),
     (errors.Overlap("kX3wQz"), "session kX3wQz"),
