@@ -67,7 +67,7 @@ class Change(NamedTuple):
 # --- the stored form --------------------------------------------------------------------------------------------------
 
 
-def _definition(order: CreateSeries) -> str:
+def _definition(order: CreateSeries, ends: str | None = None) -> str:
     when = order.recurrence
     return orjson.dumps(
         {
@@ -78,7 +78,7 @@ def _definition(order: CreateSeries) -> str:
             "rdates": recurrence.texts(when.added),
             "horizon": duration_text(order.horizon),
             "session": dict(order.sent),
-            "ends": None,
+            "ends": ends,
         }
     ).decode()
 
@@ -246,14 +246,20 @@ def _change(
     from_here: datetime | None = None,
 ) -> Change:
     _check_start(order, tx.now)
+    ends = orjson.loads(series.definition)["ends"]
+    since = _Plan(series).local(tx.now) if from_here is None else max(from_here, _Plan(series).local(tx.now))
+    if from_here is not None and ends is not None and local_text(since) >= ends:
+        # A request whose answer was lost is sent again: then the series that it created is answered.
+        follower = stored.find_follower(tx, series.agent_id, series.id)
+        if follower is None or follower.definition != _definition(order):
+            raise SeriesEnded
+        return Change(follower, replayed=True)
     if from_here is None:
         is_same = series.template == _template(order.session)
-        series.definition, series.template = _definition(order), _template(order.session)
-        since = _Plan(series).local(tx.now)
+        series.definition, series.template = _definition(order, ends), _template(order.session)
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         changed = series
     else:
-        since = max(from_here, _Plan(series).local(tx.now))
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)

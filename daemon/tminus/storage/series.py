@@ -34,6 +34,7 @@ _PAGE_OF = (
 )
 _OF_CONFIGURATION = select(SERIES).where(_R.entry.is_not(None), _R.ended_at.is_(None)).order_by(_R.entry)
 _OF_ENTRY = select(SERIES).where(_R.entry == bindparam("entry"), _R.entry.is_not(None), _R.ended_at.is_(None))
+_FOLLOWER = select(SERIES).where(_R.agent_id == bindparam("agent_id"), _R.follows == bindparam("id")).limit(1)
 _OPEN = (
     select(_R.id).where(_R.agent_id == bindparam("agent_id"), _R.ended_at.is_(None)).limit(bindparam("most")).subquery()
 )
@@ -89,6 +90,11 @@ def of_configuration(view: View) -> list[Series]:
 def find_by_entry(view: View, entry: str) -> Series | None:
     """Return the series of an entry of the configuration that has not ended; None if there is none."""
     return view.one(Series, _OF_ENTRY, entry=entry)
+
+
+def find_follower(view: View, agent_id: int, series_id: str) -> Series | None:
+    """Return a series that continues another one of an agent; None if there is none."""
+    return view.one(Series, _FOLLOWER, agent_id=agent_id, id=series_id)
 
 
 def listed(view: View, agent_id: int | None, after: str, limit: int) -> list[Series]:

@@ -162,6 +162,31 @@ def test_a_change_from_here_on_leaves_what_is_before(agents: World) -> None:
     assert starts(agents, other) == ["01-11 13:00", "01-12 13:00"] or len(starts(agents, other)) == 3
 
 
+def test_a_change_from_here_on_that_is_sent_again_does_nothing(agents: World) -> None:
+    one = create(agents, wanted())
+    asked = wanted(start="2030-01-08T14:00")
+    other = change(agents, one, asked, since="2030-01-09T00:00")
+    assert change(agents, one, asked, since="2030-01-09T00:00").id == other.id
+    with pytest.raises(SeriesEnded):
+        change(agents, one, wanted(), since="2030-01-10T00:00")
+    third = change(agents, other, wanted(start="2030-01-09T09:00"), since="2030-01-01T00:00")
+    agents.clock.passes(seconds=1)
+    assert change(agents, other, wanted(start="2030-01-09T09:00"), since="2030-01-01T00:00").id == third.id, (
+        "and so for a time that has passed"
+    )
+    assert len(agents.all_sessions()) == 3
+
+
+def test_a_change_does_not_make_a_series_go_on_beyond_its_end(agents: World) -> None:
+    one = create(agents, wanted())
+    other = change(agents, one, wanted(start="2030-01-08T14:00"), since="2030-01-09T00:00")
+    changed = change(agents, one, wanted(start="2030-01-08T10:00"))
+    assert starts(agents, changed) == ["01-08 09:00"]
+    agents.passes(timedelta(hours=1))
+    assert starts(agents, other) == ["01-09 13:00", "01-10 13:00"]
+    assert len(agents.all_sessions()) == 3
+
+
 def test_an_ended_series_has_no_sessions_any_more(agents: World) -> None:
     one = create(agents, wanted())
     ended = end(agents, one)
