@@ -14,7 +14,7 @@ from tminus.api import examples
 from tminus.client import validation
 
 SESSION, EVENT, WEBHOOK, DELIVERY = examples._SESSION, examples._EVENT, examples._WEBHOOK, examples._DELIVERY
-AGENT, CLOCK, REPORT = (examples.EXAMPLES[name] for name in ("Agent", "Clock", "Report"))
+AGENT, CLOCK, REPORT, SERIES = (examples.EXAMPLES[name] for name in ("Agent", "Clock", "Report", "Series"))
 
 
 class Other:
@@ -68,6 +68,9 @@ COMMANDS = [
     ("sample-event", "session.ready", "--to", "A"), ("shift", "--from", "2027-03-01T09:00Z", "--by", "30m"),
     ("close", "--filter", "status=new", "--yes"), ("agents", "list"), ("agents", "shut-out", "7"),
     ("agents", "readmit", "7"), ("agents", "feed", "7"), ("agents", "feed", "7", "--revoke"),
+    ("series", "list"), ("series", "show", "A"), ("series", "show", "A", "--json"), ("series", "end", "A"),
+    ("series", "create", "--dtstart", "A", "--timezone", "UTC", "--type", "live", "--label", "A"),
+    ("series", "change", "A", "--label", "B"),
     ("clock", "show"), ("clock", "next"), ("report",), ("report", "--csv"),
 ]  # fmt: skip
 
@@ -128,6 +131,8 @@ WHOLE = [
     (("webhooks", "deliveries", "A"), DELIVERY, _deliveries, validation.DELIVERY_FIELDS),
     (("webhooks", "ping", "A"), DELIVERY, lambda one: one, validation.DELIVERY_FIELDS),
     (("agents", "list", "--wide"), AGENT, lambda one: {"agents": [one], "next": None}, validation.AGENT_FIELDS),
+    (("series", "list", "--wide"), SERIES, lambda one: {"series": [one], "next": None}, validation.SERIES_FIELDS),
+    (("series", "show", "A"), SERIES, lambda one: one, validation.SERIES_FIELDS),
     (("clock", "show"), CLOCK, lambda one: one, validation.CLOCK_FIELDS),
     (("report",), REPORT, lambda one: one, validation.REPORT_FIELDS),
 ]  # fmt: skip
@@ -154,7 +159,7 @@ def test_a_missing_or_wrong_field_is_an_error(
     [(validation.SESSION_FIELDS, schemas.Session), (validation.EVENT_FIELDS, schemas.Event),
      (validation.WEBHOOK_FIELDS, schemas.Webhook), (validation.DELIVERY_FIELDS, schemas.Delivery),
      (validation.AGENT_FIELDS, schemas.Agent), (validation.CLOCK_FIELDS, schemas.Clock),
-     (validation.REPORT_FIELDS, schemas.Report)],
+     (validation.REPORT_FIELDS, schemas.Report), (validation.SERIES_FIELDS, schemas.Series)],
 )  # fmt: skip
 def test_the_validated_fields_are_those_of_the_schemas(fields: Any, whole: Any) -> None:
     assert set(fields) <= whole.__required_keys__

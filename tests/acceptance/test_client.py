@@ -185,6 +185,31 @@ def test_an_error_of_the_local_socket_contains_its_path(tmp_path: Path) -> None:
             sm.listSessions()
 
 
+def test_a_lost_response_divides_no_series_twice(daemon: Daemon) -> None:
+    first = from_now(days=2)[:16]
+    asked = {"rrule": "FREQ=DAILY", "dtstart": first, "timezone": "UTC", "horizon": "9d"}
+    asked["session"] = {"type": "live", "label": "Stand-up"}  # type: ignore[assignment]
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
+        wire.losing = 1
+        made = sm.createSeries(asked)
+        assert sm.getSeries(made["id"])["occurrences"] == made["occurrences"]
+        wire.losing = 1
+        moved = sm.changeSeries(made["id"], {**asked, "timezone": "Etc/GMT+1"})
+        assert (moved["id"], moved["timezone"]) == (made["id"], "Etc/GMT+1")
+        here = from_now(days=5)[:16]
+        wire.losing = 1
+        later = sm.changeSeries(made["id"], asked, from_here=here)
+        assert (later["follows"], wire.losing) == (made["id"], 0)
+        listed = [one for one in sm.listSeries(limit=1000)["series"] if one["follows"] == made["id"]]
+        assert [one["id"] for one in listed] == [later["id"]]
+        wire.losing = 2
+        for one in (made, later):
+            ended = sm.endSeries(one["id"])
+            assert ended["endedAt"] is not None
+            assert {session["status"] for session in ended["occurrences"]} <= {"closed"}
+        assert sm.endSeries(later["id"], from_here=here) == ended, "to end it again changes nothing"
+
+
 def test_the_error_reports_that_every_response_was_lost(daemon: Daemon) -> None:
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
         wire.losing = 100

@@ -1,5 +1,6 @@
 """Series on a real daemon: through a change of clocks, a kill, and changes; and series of the configuration."""
 
+import json
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,6 +104,60 @@ def test_hostile_series_are_refused_at_once(start_daemon: StartDaemon) -> None:
     never = daemon.post("/series", {**good, "rrule": "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30"})
     assert (never.status_code, never.json()["occurrences"]) == (200, [])
     assert daemon.get("/supportsessions?scope=all").json()["count"] == 0
+
+
+def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path) -> None:
+    def run(*arguments: str, code: int = 0) -> JSON:
+        done = daemon.command("series", *arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if code == 0 else {"error": done.stderr}
+
+    first = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT09:00}"
+    when = ("--rrule", "FREQ=DAILY", "--dtstart", first, "--timezone", "Europe/Berlin", "--horizon", "6d")
+    what = ("--type", "live", "--label", "Stand-up", "--remind", "15m", "--invite", "Joe <joe@example.com>")
+    made = run("create", *when, *what, "--key", first)
+    assert run("create", *when, *what, "--key", first)["id"] == made["id"]
+    assert (made["horizon"], made["session"]["reminders"]) == ("6d", ["15m"])
+    second, third = (one["session"] for one in made["occurrences"][1:3])
+
+    # One is moved and one cancelled by the commands for sessions; the others are without a day, and at ten.
+    assert daemon.command("reschedule", second, "--by", "30m").returncode == 0
+    assert daemon.command("close", third).returncode == 0
+    without = made["occurrences"][3]["localStart"][:10]
+    changed = run("change", made["id"], "--dtstart", f"{first[:10]}T10:00", "--exdate", without)
+    states = [(one["localStart"][11:16], one["moved"], one["status"]) for one in changed["occurrences"][:3]]
+    assert states == [("10:00", False, "scheduled"), ("10:00", True, "scheduled"), ("10:00", False, "closed")]
+    assert without not in {one["localStart"][:10] for one in changed["occurrences"]}
+    assert (changed["session"], changed["exdates"]) == (made["session"], [without])
+
+    shown = daemon.command("series", "show", made["id"]).stdout
+    assert f"zone\tEurope/Berlin\nwithout\t{without}\n" in shown
+    assert f"session\t{first[:10]}T10:00:00  {made['occurrences'][0]['session']}  scheduled\n" in shown
+    assert "invited\tJoe <joe@example.com>\n" in shown
+    file = tmp_path / "series.json"
+    file.write_text(json.dumps({name: changed[name] for name in ("rrule", "dtstart", "timezone", "session")}))
+    here = made["occurrences"][3]["localStart"]
+    later = run("change", made["id"], "--file", str(file), "--from", here)
+    assert (later["follows"], later["horizon"], later["exdates"]) == (made["id"], "30d", [])
+    listed = daemon.command("series").stdout
+    assert f"{later['id']}\topen\t{first[:10]}T10:00\tEurope/Berlin\tFREQ=DAILY\tStand-up\n" in listed
+    assert f"{made['id']}\tends\t" in listed
+
+    assert "has ended" in daemon.command("series", "end", later["id"]).stdout
+    run("end", made["id"])
+    assert later["id"] not in daemon.command("series").stdout
+    assert later["id"] in daemon.command("series", "list", "--ended").stdout
+    assert "ended" in run("change", later["id"], "--label", "x", code=4)["error"]
+    assert "Series not found" in run("show", "nobody", code=3)["error"]
+    for wrong in (
+        ("create", *when), ("change", made["id"]), ("create", *when, *what, "--no-reminders"),
+        ("create", "--file", str(file), "--label", "x"),
+        ("create", *when, *what, "--rrule", ""),
+    ):  # fmt: skip
+        assert run(*wrong, code=2)["error"], wrong
+    assert "cannot be read: Is a directory" in run("create", "--file", str(tmp_path), code=1)["error"]
+    assert "is not JSON" in run("create", "--file", "/dev/null", code=1)["error"]
+    assert "rrule must have one of FREQ=" in run("create", *when, *what, "--rrule", "FREQ=HOURLY", code=1)["error"]
 
 
 # --- the configuration ------------------------------------------------------------------------------------------------

@@ -438,7 +438,11 @@ def _remove_entry(store: Store, label: str) -> None:
 
 def _configured_left(view: View, label: str) -> State:
     rows = [stored_series.find(view, row.id) for row in view.rows(select(SERIES.c.id).where(SERIES.c.entry == label))]
-    return [(one.definition.replace(label, ""), one.next_at is None, one.ended_at is None, one.version) for one in rows if one]
+    return [
+        (one.definition.replace(label, ""), one.next_at is None, one.ended_at is None, one.version)
+        for one in rows
+        if one
+    ]
 
 
 def _make_occurrences(store: Store, _label: str) -> None:

@@ -40,6 +40,17 @@ COMMANDS = {
 }
 
 GROUPS = {
+    "series": Group(
+        "Series: sessions that recur.",
+        {
+            "list": Entry("series", "list_", "Show series that have not ended."),
+            "show": Entry("series", "show", "Show a series and its next sessions."),
+            "create": Entry("series", "create", "Create a series of sessions."),
+            "change": Entry("series", "change", "Change a series, from now or from a time on."),
+            "end": Entry("series", "end", "End a series and cancel its sessions."),
+        },
+        default="list",
+    ),
     "webhooks": Group(
         "Endpoints that receive events.",
         {

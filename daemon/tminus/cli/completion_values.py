@@ -50,6 +50,17 @@ def webhook_names(context: click.Context, parameter: click.Parameter, incomplete
     return _completions(context, incomplete, fetch)
 
 
+def series_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    """Return the ids of series with their labels. For `change` and `end`, only of those that have not ended."""
+
+    def fetch(daemon: Any, connection: Connection) -> list[tuple[str, str]]:
+        rows = daemon.listSeries(scope="all" if connection.is_local else "mine", limit=MAX_SESSIONS)["series"]
+        also_ended = context.info_name == "show"
+        return [(row["id"], row["session"]["label"]) for row in rows if also_ended or row["endedAt"] is None]
+
+    return _completions(context, incomplete, fetch)
+
+
 class _TimedOut(BaseException):
     """The time-out has passed. Not a `TimeoutError`, after which the client would retry."""
 

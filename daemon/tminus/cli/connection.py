@@ -20,8 +20,8 @@ REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 
 EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, LOST)
 
-NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404})
-"""The refcodes for an unknown session, participant or webhook. Not the status 404, which a proxy may send as well."""
+NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404, 119404})
+"""The refcodes for an unknown session, participant, webhook or series. Not the status 404, which a proxy also sends."""
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
     (client.Conflict, CONFLICT),

@@ -1,9 +1,9 @@
 """Print sessions, events, endpoints and delivery attempts as tables."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tminus import clock
 from tminus.cli import output, tables
@@ -133,9 +133,10 @@ def session(row: "schemas.Session", when: TimeFormat, end: End | None = None) ->
     tables.fields(known)
 
 
-def _invitee(invitee: "schemas.Invitee") -> str:
-    name = f"{invitee['name']} <{invitee['email']}>" if invitee["name"] else invitee["email"]
-    return f"{name} (host)" if invitee["role"] == "host" else name
+def _invitee(invitee: "Mapping[str, Any]") -> str:
+    """Return an invitee as text. In a series, name and role are as they were sent, so they may be absent."""
+    name = f"{invitee['name']} <{invitee['email']}>" if invitee.get("name") else invitee["email"]
+    return f"{name} (host)" if invitee.get("role") == "host" else name
 
 
 def _times(row: "schemas.Session", when: TimeFormat) -> list[tuple[str, Span | str]]:
@@ -307,3 +308,63 @@ def _next(row: "schemas.Session", when: TimeFormat) -> str:
 def fits(line: str, width: int) -> str:
     """Return a line cut to the width of the terminal."""
     return text.cut(text.escape(line), width)
+
+
+def series_list(rows: "Sequence[schemas.Series]", *, wide: bool) -> None:
+    """Print series, one per row."""
+    columns = (
+        Column("ID"),
+        Column("STATE"),
+        Column("FIRST"),
+        Column("ZONE", least=8),
+        Column("RULE", least=10),
+        Column("LABEL", least=8),
+        Column("ENTRY", wide=True),
+        Column("TYPE", wide=True),
+        Column("AGENT", wide=True),
+    )
+    cells: list[list[Span | str]] = [
+        [
+            row["id"],
+            Span("ended", "dim") if row["endedAt"] else Span("ends" if row["ends"] else "open", "green"),
+            row["dtstart"][:16],
+            row["timezone"],
+            row["rrule"] or f"{1 + len(row['rdates'])} times",
+            row["session"]["label"],
+            row.get("entry") or "",
+            row["session"]["type"],
+            str(row["ExternalUserId"]),
+        ]
+        for row in rows
+    ]
+    tables.show(columns, cells, wide=wide)
+
+
+def series(row: "schemas.Series") -> None:
+    """Print one series with its next sessions, one field per line. All times are local times of its zone."""
+    session = row["session"]
+    known: list[tuple[str, Span | str]] = [
+        ("series", row["id"]),
+        ("label", session["label"]),
+        ("type", session["type"]),
+    ]
+    if row.get("entry"):
+        known.append(("entry", f"{row['entry']} (in the configuration)"))
+    known += [("rule", row["rrule"] or "none"), ("first", row["dtstart"]), ("zone", row["timezone"])]
+    known += [("without", one) for one in row["exdates"]]
+    known += [("also", one) for one in row["rdates"]]
+    known.append(("ahead", row["horizon"]))
+    if session.get("reminders"):
+        known.append(("reminders", ", ".join(session["reminders"]) + " before the start"))
+    known += [("invited", _invitee(one)) for one in session.get("invitees", ())]
+    if row["ends"] is not None:
+        known.append(("ends", row["ends"]))
+    if row["endedAt"] is not None:
+        known.append(("ended", row["endedAt"]))
+    if row["follows"] is not None:
+        known.append(("follows", row["follows"]))
+    for one in row.get("occurrences", ()):
+        moved = f", moved to {one['startTime']}" if one["moved"] else ""
+        known.append(("session", f"{one['localStart']}  {one['session']}  {one['status']}{moved}"))
+    known.append(("version", str(row["version"])))
+    tables.fields(known)

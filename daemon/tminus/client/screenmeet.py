@@ -233,6 +233,39 @@ class ScreenMeet:
         answer = self.request("POST", f"/supportsessions/batch{path}", json=sent, headers=headers, wait=BATCH_WAIT)
         return cast("schemas.SessionBatch", answer)
 
+    # --- series -------------------------------------------------------------------------------------------------------
+
+    def createSeries(  # noqa: N802
+        self, series: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> "schemas.Series":
+        """Create a series of sessions: a body of `POST /v3/series`, with `dtstart`, `timezone`, `session`, `rrule`."""
+        return cast(
+            "schemas.Series", self.request("POST", "/series", json=dict(series), headers=_keyed(idempotency_key))
+        )
+
+    def changeSeries(  # noqa: N802
+        self, series_id: str, series: Mapping[str, Any], *, from_here: str | None = None
+    ) -> "schemas.Series":
+        """Replace a series from now on, or from a local time on; then the result is a new series that `follows` it."""
+        path, params = f"/series/{_quoted(series_id)}", _from_here(from_here)
+        return cast("schemas.Series", self.request("PUT", path, json=dict(series), params=params))
+
+    def endSeries(self, series_id: str, *, from_here: str | None = None) -> "schemas.Series":  # noqa: N802
+        """End a series and cancel its sessions that have not opened, from now on or from a local time on."""
+        path, params = f"/series/{_quoted(series_id)}", _from_here(from_here)
+        return cast("schemas.Series", self.request("DELETE", path, params=params))
+
+    def getSeries(self, series_id: str) -> "schemas.Series":  # noqa: N802
+        """Return a series with its next sessions, at most 100."""
+        return cast("schemas.Series", self.request("GET", f"/series/{_quoted(series_id)}"))
+
+    def listSeries(  # noqa: N802
+        self, *, scope: str = "mine", after: str = "", limit: int = 100
+    ) -> "schemas.SeriesList":
+        """Return one page of series, also of those that have ended. Pass `next` as `after` until it is None."""
+        params = {"scope": scope, "after": after, "limit": limit}
+        return cast("schemas.SeriesList", self.request("GET", "/series", params=params))
+
     # --- more ---------------------------------------------------------------------------------------------------------
 
     def getSession(self, ScreenMeetSessionId: str) -> "schemas.Session":  # noqa: N802, N803
@@ -397,6 +430,10 @@ def _query(params: Mapping[str, Any] | None) -> str:
         values = value if isinstance(value, list | tuple) else (value,)
         pairs += [(name, str(one).lower() if isinstance(one, bool) else str(one)) for one in values]
     return f"?{urlencode(pairs, errors='surrogateescape')}" if pairs else ""
+
+
+def _from_here(local: str | None) -> dict[str, str]:
+    return {} if local is None else {"fromHere": local}
 
 
 def _if_match(version: int | None) -> dict[str, str]:

@@ -155,6 +155,24 @@ AGENT_FIELDS: Mapping[str, Check] = {
     "shutOutAt": or_null(instant),
 }
 
+SERIES_FIELDS: Mapping[str, Check] = {
+    "id": text,
+    "rrule": or_null(text),
+    "dtstart": text,
+    "timezone": text,
+    "exdates": list_of(text),
+    "rdates": list_of(text),
+    "horizon": text,
+    "session": shape(
+        {"type": text, "label": text}, {"invitees": list_of(shape({"email": text})), "reminders": list_of(text)}
+    ),
+    "ends": or_null(text),
+    "ExternalUserId": number,
+    "version": number,
+    "endedAt": or_null(instant),
+    "follows": or_null(text),
+}
+
 CLOCK_FIELDS: Mapping[str, Check] = {"now": instant, "test": boolean, "nextDeadline": or_null(instant)}
 
 SESSION = shape(
@@ -165,6 +183,8 @@ EVENT = shape(EVENT_FIELDS, {"lagMs": number, "actorName": text, "participant": 
 WEBHOOK = shape(WEBHOOK_FIELDS)
 DELIVERY = shape(DELIVERY_FIELDS)
 AGENT = shape(AGENT_FIELDS)
+_OCCURRENCE = shape({"localStart": text, "session": text, "startTime": instant, "status": text, "moved": boolean})
+SERIES = shape(SERIES_FIELDS, {"entry": or_null(text), "occurrences": list_of(_OCCURRENCE)})
 
 _MOVE = shape(
     {
@@ -223,6 +243,11 @@ _RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
         ("DELETE", "/supportsession/[^/]+", success),
         ("GET", "/supportsession/[^/]+/events", shape({"events": list_of(EVENT), "next": number})),
         ("GET", "/events", shape({"events": list_of(EVENT), "next": number})),
+        ("GET", "/series", shape({"series": list_of(SERIES), "next": or_null(text)})),
+        ("POST", "/series", SERIES),
+        ("GET", "/series/[^/]+", SERIES),
+        ("PUT", "/series/[^/]+", SERIES),
+        ("DELETE", "/series/[^/]+", SERIES),
         ("GET", "/webhooks", shape({"webhooks": list_of(WEBHOOK)})),
         ("GET", "/webhooks/[^/]+/deliveries", shape({"deliveries": list_of(DELIVERY)})),
         ("POST", "/webhooks/[^/]+/(?:ping|sample)", DELIVERY),
