@@ -45,7 +45,10 @@ EXPLAINED = {
 EXPLAINED_WITHOUT_DATABASE = {"storage.unavailable", "clock.failed"}
 """The same for lines that an unavailable database causes, if their error says that it is unavailable."""
 
-CUT_OFF = ("Error closing cursor: OperationalError: consuming input failed: server closed the connection",)
+CUT_OFF = (
+    "Error closing cursor: OperationalError: consuming input failed: server closed the connection",
+    "Error closing cursor: AdminShutdown: terminating connection",
+)
 """What SQLAlchemy logs when the server ends while a result is read."""
 
 

@@ -48,6 +48,7 @@ def decided(
         session(invitees=INVITED, **of),
         {} if before is None else {0: before},
         newest or told.seq,
+        4 if told.type is REMINDER else told.seq,
         NOW + now,
         HOUR,
         repeat=repeat,
@@ -77,6 +78,8 @@ OVER: dict[str, Any] = {"status": Status.CLOSED, "closed_at": NOW}
         (REMINDER, TOLD, Kind.REMINDER),
         (REMINDER, row(DEFERRED, 4, 3), Kind.UPDATE),
         (REMINDER, None, Kind.INVITATION),
+        (REMINDER, row(DEFERRED, 5, 4), Kind.REMINDER),
+        (REMINDER, row(DEFERRED, 5, 3), Kind.UPDATE),
         # about this very event
         (MOVED, row(SENT, 5, 5), None),
         (MOVED, row(REFUSED, 5), None),
@@ -117,6 +120,16 @@ def test_what_nobody_needs_any_more_is_not_sent() -> None:
     assert decided(event(MOVED), TOLD, newest=6) is None
     assert decided(event(REMINDER), TOLD, now=2 * HOUR) is None
     assert decided(event(CLOSED, reason=CloseReason.CANCELLED), TOLD, now=3 * HOUR, **OVER) is None
+
+
+def test_a_change_that_was_deferred_until_after_the_start_is_told_by_the_reminder_that_came_meanwhile() -> None:
+    late = 2 * HOUR
+    assert decided(event(REMINDER), row(DEFERRED, 5, 3), now=late) is Kind.UPDATE
+    assert decided(event(REMINDER), row(DEFERRED, 4, 3), now=late) is Kind.UPDATE
+    assert decided(event(REMINDER), row(DEFERRED, 5), now=late) is Kind.INVITATION
+    assert decided(event(REMINDER), row(DEFERRED, 5, 4), now=late) is None, "the invitee knows the last change"
+    assert decided(event(REMINDER), row(REFUSED, 4, 3), now=late) is None
+    assert decided(event(REMINDER), row(DEFERRED, 5, 3), now=late, **OVER) is None
 
 
 def test_a_mail_without_an_answer_is_sent_once_more_at_most_if_that_is_wanted() -> None:

@@ -64,6 +64,7 @@ def make(
     session: Session,
     rows: Mapping[int, Mail],
     newest: int,
+    changed: int,
     now: datetime,
     duration: timedelta,
     *,
@@ -72,8 +73,8 @@ def make(
     """Return what is to be done about an event.
 
     `rows`: what became of earlier mails, by position. `newest`: the number of the last event that overtakes it.
-    `duration`: for how long after its start a session is planned to last. `repeat`: whether a mail without an answer is
-    sent again.
+    `changed`: the number of the session's last change. `duration`: for how long after its start a session is planned to
+    last. `repeat`: whether a mail without an answer is sent again.
     """
     tasks, lost = [], []
     for position, invitee in enumerate(from_json(session.invitees)):
@@ -84,21 +85,27 @@ def make(
             if row.state is MailState.SENDING and (not repeat or row.unanswered >= MAX_COPIES):
                 lost.append(position)
                 continue
-        kind = _kind(event, session, row, newest, now, duration)
+        kind = _kind(event, session, row, newest, changed, now, duration)
         if kind is not None:
             tasks.append(Task(position, invitee, kind, row))
     return Plan(session, tuple(tasks), tuple(lost))
 
 
 def _kind(
-    event: Event, session: Session, row: Mail | None, newest: int, now: datetime, duration: timedelta
+    event: Event,
+    session: Session,
+    row: Mail | None,
+    newest: int,
+    changed: int,
+    now: datetime,
+    duration: timedelta,
 ) -> Kind | None:
     """Return which mail an invitee gets; None if there is nothing to tell."""
     if event.seq < newest:
         return None  # a later event tells it
     was_told = row is not None and row.sent_seq is not None
     if event.type is EventType.REMINDER:
-        return _reminder(session, row, now)
+        return _reminder(session, row, changed, now)
     if event.type is not EventType.CLOSED:
         if session.status is Status.CLOSED:
             return None
@@ -117,10 +124,17 @@ def _will_not_take_place(event: Event, session: Session, now: datetime, duration
     return event.reason not in (CloseReason.EMPTY, CloseReason.TIME_LIMIT)
 
 
-def _reminder(session: Session, row: Mail | None, now: datetime) -> Kind | None:
-    """Return which mail reminds an invitee: one that has the calendar entry, if the last one has not arrived."""
-    if session.status is Status.CLOSED or session.start_time is None or now >= session.start_time:
+def _reminder(session: Session, row: Mail | None, changed: int, now: datetime) -> Kind | None:
+    """Return which mail reminds an invitee: one that has the calendar entry, if the last change was not accepted.
+
+    Nobody is reminded after the start. But a change that the server has deferred is still told then: the row of the
+    invitee is about the reminder, so nothing else tells it.
+    """
+    if session.status is Status.CLOSED or session.start_time is None:
         return None
-    if row is None or row.sent_seq is None:
-        return Kind.INVITATION
-    return Kind.REMINDER if row.state is MailState.SENT else Kind.UPDATE
+    is_early = now < session.start_time
+    if row is not None and row.sent_seq is not None and row.sent_seq >= changed:
+        return Kind.REMINDER if is_early else None
+    if not is_early and (row is None or row.state is not MailState.DEFERRED):
+        return None
+    return Kind.INVITATION if row is None or row.sent_seq is None else Kind.UPDATE

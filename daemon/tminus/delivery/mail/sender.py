@@ -27,7 +27,7 @@ from tminus.delivery.sender import MailObserver, Outcome, Sent, Subscription
 from tminus.domain import ids
 from tminus.domain.errors import RequestError
 from tminus.domain.model import Delivery, Event, Replay, Session
-from tminus.domain.types import DeliveryKind, MailState
+from tminus.domain.types import DeliveryKind, EventType, MailState
 from tminus.logs.output import log
 from tminus.storage import EventFilter, Page, Store, Transaction, View, mails, outbox
 
@@ -319,7 +319,9 @@ class MailSender:
             return None  # retention has removed it
         rows = mails.of_session(view, session.id)
         newest = mails.newest(view, session.id, plan.overtaken_by(event.type))
-        return plan.make(event, session, rows, newest, clock.now(), self._duration, repeat=self._repeat)
+        is_reminder = event.type is EventType.REMINDER
+        changed = mails.newest(view, session.id, plan.CHANGES) if is_reminder else event.seq
+        return plan.make(event, session, rows, newest, changed, clock.now(), self._duration, repeat=self._repeat)
 
     async def _read(self, question: Callable[[View], T]) -> T:
         return await self._in_thread(lambda: self._store.read(question, lane="deliveries"))
