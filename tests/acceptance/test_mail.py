@@ -64,6 +64,23 @@ def test_a_session_from_invitation_to_cancellation(start_daemon: StartDaemon) ->
             assert "guest" not in shown.replace('"guest"', "")
 
 
+def test_an_agent_cannot_cause_any_number_of_mails(start_daemon: StartDaemon) -> None:
+    with MailServer() as server:
+        daemon = start_daemon(mail=mail(server), limits={"mails_per_agent": "4/hour"})
+        session = daemon.make(startTime=from_now(days=1), invitees=GUESTS)
+        more = {"type": "live", "label": "X", "startTime": from_now(days=1), "invitees": GUESTS[:2]}
+        for path, body in (("/supportsessions", more), ("/supportsessions/batch", {"sessions": [more]})):
+            refused = daemon.post(path, body)
+            assert (refused.status_code, refused.json()["refcode"]) == (429, 116429)
+            assert 3500 < int(refused.headers["retry-after"]) <= 3600
+        assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=2)}).status_code == 429
+        daemon.delete(f"/supportsession/{session['id']}")
+        eventually(lambda: len(server.accepted) == 6)
+        assert [one.message["Subject"].partition(":")[0] for one in server.accepted] == (
+            ["Invitation"] * 3 + ["Cancelled"] * 3
+        )
+
+
 def test_reminders_are_mailed(start_daemon: StartDaemon) -> None:
     with MailServer() as server:
         daemon = start_daemon(mail=mail(server))

@@ -137,6 +137,7 @@ class Stage:
         for daemon in self.daemons:
             daemon.configure(
                 storage=self.storage(), lifecycle=lifecycle, webhooks=webhooks, mail=mail,
+                limits={"mails_per_agent": ""},
                 log={"format": "json", "heartbeat": self.random.choice(("2s", "10s"))},
             )  # fmt: skip
 

@@ -31,7 +31,7 @@ from tminus.api.challenges import new_id, text_of
 from tminus.api.pin_lookups import Answered
 from tminus.api.request_context import RequestContext
 from tminus.config import Agent, Settings, Webhook
-from tminus.config.settings import Oidc, OidcRoles, SignIn
+from tminus.config.settings import Mail, Oidc, OidcRoles, SignIn
 from tminus.delivery import Webhooks, worker
 from tminus.delivery.client import Client
 from tminus.delivery.mail import plan, templates
@@ -849,6 +849,19 @@ async def _until_idle(worker: DeliveryWorker) -> None:
             await asyncio.sleep(0.005)
 
 
+def _invite(store: Store, label: str) -> Any:
+    """Schedule a session with two invitees, whose mails count."""
+    limited = SETTINGS.model_copy(update={"mail": Mail(host="localhost", **{"from": "desk@example.com"})})
+    people = as_json([Invitee("joe@example.com"), Invitee("eve@example.com")])
+    wanted = order(label=label, start_time=NOW + HOUR, invitees=people)
+    return store.submit(lambda tx: commands.create(tx, limited, AGENT, wanted)).result(30).session.id
+
+
+def _mails_counted(view: View, label: str) -> State:
+    counted = mails.counted(view, AGENT.agent_id)
+    return _count(view, SESSIONS, SESSIONS.c.label == label), counted and counted.mails
+
+
 def _invited(tx: Transaction, label: str) -> None:
     _session(tx, label, HOUR, invitees=as_json([Invitee("joe@example.com")]))
 
@@ -1064,6 +1077,7 @@ TRIALS: Mapping[str, Trial] = {
     "pause": Trial(partial(_operate, ask=Webhooks.pause), _registered, _endpoint),
     "resume": Trial(partial(_operate, ask=Webhooks.resume), partial(_registered, **_PAUSED), _endpoint),
     "replay": Trial(partial(_operate, ask=_replay), _registered, _endpoint, twice_is_once=False),
+    "mails-counted": Trial(_invite, _nothing, _mails_counted, twice_is_once=False),
     "mail": Trial(_mail, _invited, _mailed, commits=2),
     "mail-deferred": Trial(_defer_mail, _invited, _mailed, twice_is_once=False),
     "mail-again": Trial(_reopen_mail, _refused, _mailed),

@@ -13,6 +13,7 @@ from tminus.domain.errors import (  # fmt: skip
     Forbidden,
     KeyReused,
     NoPinFree,
+    TooManyMails,
     TooManySessions,
     UnsupportedMediaType,
 )
@@ -26,7 +27,7 @@ router = Router("/v3/supportsessions", "sessions")
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 
-_MOVING = refusals(Forbidden, BatchRefused, BatchConflict, KeyReused, NoPinFree, UnsupportedMediaType)
+_MOVING = refusals(Forbidden, BatchRefused, BatchConflict, KeyReused, TooManyMails, NoPinFree, UnsupportedMediaType)
 _CLOSING = refusals(Forbidden, BatchRefused, BatchConflict, KeyReused, UnsupportedMediaType)
 
 
@@ -36,7 +37,14 @@ _CLOSING = refusals(Forbidden, BatchRefused, BatchConflict, KeyReused, Unsupport
     reads=NewSessions,
     answers=schemas.SessionBatch,
     refusals=refusals(
-        Forbidden, BatchRefused, BatchConflict, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType
+        Forbidden,
+        BatchRefused,
+        BatchConflict,
+        KeyReused,
+        TooManySessions,
+        TooManyMails,
+        NoPinFree,
+        UnsupportedMediaType,
     ),
 )
 async def create_sessions(

@@ -20,6 +20,7 @@ from tminus.domain.errors import (  # fmt: skip
     NoPinFree,
     SeriesConfigured,
     SeriesEnded,
+    TooManyMails,
     TooManySeries,
     TooManySessions,
     UnknownSeries,
@@ -51,7 +52,14 @@ FromHere = Annotated[
     summary="Create a series of sessions",
     answers=schemas.Series,
     refusals=refusals(
-        Forbidden, BadStartTime, KeyReused, TooManySeries, TooManySessions, NoPinFree, UnsupportedMediaType
+        Forbidden,
+        BadStartTime,
+        KeyReused,
+        TooManySeries,
+        TooManySessions,
+        TooManyMails,
+        NoPinFree,
+        UnsupportedMediaType,
     ),
 )
 async def create_series(
@@ -109,6 +117,7 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
         BadStartTime,
         WrongStatus,
         TooManySessions,
+        TooManyMails,
         NoPinFree,
         UnsupportedMediaType,
     ),

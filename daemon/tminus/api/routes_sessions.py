@@ -33,6 +33,7 @@ from tminus.domain.errors import (  # fmt: skip
     OtherPresence,
     Overlap,
     StaleVersion,
+    TooManyMails,
     TooManyParticipants,
     TooManySessions,
     UnknownParticipant,
@@ -80,7 +81,9 @@ def _answer(session: Session, caller: Caller, *, replayed: bool = False, others:
     "/supportsessions",
     summary="Create a session, or schedule one with startTime",
     answers=schemas.Session,
-    refusals=refusals(Forbidden, BadStartTime, Overlap, KeyReused, TooManySessions, NoPinFree, UnsupportedMediaType),
+    refusals=refusals(
+        Forbidden, BadStartTime, Overlap, KeyReused, TooManySessions, TooManyMails, NoPinFree, UnsupportedMediaType
+    ),
 )
 async def create_session(
     context: RequestContext, caller: CurrentCaller, body: NewSession, idempotency_key: IdempotencyKey = None
@@ -155,7 +158,15 @@ async def get_session(context: RequestContext, caller: CurrentCaller, session_id
     summary="Reschedule a scheduled session",
     answers=schemas.Session,
     refusals=refusals(
-        Forbidden, UnknownSession, WrongStatus, StaleVersion, BadStartTime, Overlap, NoPinFree, UnsupportedMediaType
+        Forbidden,
+        UnknownSession,
+        WrongStatus,
+        StaleVersion,
+        BadStartTime,
+        Overlap,
+        TooManyMails,
+        NoPinFree,
+        UnsupportedMediaType,
     ),
 )
 async def reschedule_session(

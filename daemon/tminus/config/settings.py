@@ -505,6 +505,8 @@ class Limits(Table):
     """Maximum streams and long polls of one agent; 0: no limit."""
     sessions_per_agent: Count = 10_000
     """Maximum open sessions of one agent; 0: no limit."""
+    mails_per_agent: Limit = Rate(5000, 3600)
+    """Mails to invitees that one agent may cause, at all daemons of a database."""
     websockets_per_address: Count = 200
     """Maximum WebSockets of one address; 0: no limit."""
     websocket_messages: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 20

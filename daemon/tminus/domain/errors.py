@@ -47,6 +47,7 @@
     │   ├── UnknownSeries        x404
     │   ├── SeriesEnded          x409
     │   ├── TooManySeries        x429
+    │   ├── TooManyMails         x429  mail
     │   ├── UnknownCalendar      x404  calendars
     │   ├── Overlap              x409
     │   ├── BadClockMove         x400  the test clock
@@ -70,7 +71,7 @@
 A class's docstring says what the error means, for the reference in `docs/api.md`; `description` is the message of one
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
-109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 118 calendars, 119 series,
+109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 116 mail, 118 calendars, 119 series,
 120 the test clock, 169 challenges (the original's number). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
@@ -726,6 +727,28 @@ class TooManySeries(RequestError):
     @property
     def description(self) -> str:
         return f"You have {self.limit} series that have not ended, which is the maximum: end one first"
+
+
+@dataclass(eq=False)
+class TooManyMails(RequestError):
+    """The request would cause more mails to invitees than `limits.mails_per_agent` allows."""
+
+    refcode = 116429
+    limit: str
+    """The limit, such as `5000/hour`."""
+    wanted: int
+    """Number of mails that the request would cause."""
+    left: int
+    """Number of mails that the agent may still cause."""
+    retry_after: float = 60.0
+
+    @property
+    def description(self) -> str:
+        left = max(0, self.left)
+        return (
+            f"This would cause {self.wanted} mails, and {left} are left of {self.limit} for one agent: "
+            f"the next ones are possible in {ceil(self.retry_after)} s"
+        )
 
 
 class UnknownCalendar(RequestError):

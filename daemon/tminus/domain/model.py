@@ -396,6 +396,14 @@ class Delivery(Record):
     """The body of the receiver's answer, cut to 2 KiB."""
 
 
+class MailCount(Record):
+    """How many mails an agent has caused in the present period of `limits.mails_per_agent`."""
+
+    agent_id: int
+    since: datetime = Field(sa_type=Instant)
+    mails: int
+
+
 class Mail(Record):
     """The last mail to an invitee of a session."""
 

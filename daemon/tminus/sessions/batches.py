@@ -3,7 +3,7 @@
 As in `commands`, the store's writer runs each as a job. The errors of all items are collected, with their index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from tminus.domain.types import MAX_SESSIONS, OPEN_STATUSES, Caller, CreateSessi
 from tminus.sessions import commands
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import RECORD_LIFETIME, KeyedRequest
+from tminus.sessions.mail_limit import count_mails, mails_of, refuse_mails
 from tminus.sessions.overlaps import refused_overlaps
 from tminus.sessions.transitions import execute_transition, open_sessions, record_creation
 from tminus.storage import SessionFilter, Transaction, View
@@ -73,6 +74,8 @@ def plan_creation(
     limit = settings.limits.sessions_per_agent
     if limit and view.open_sessions_of(caller.agent_id, limit) + len(requests) > limit:
         raise TooManySessions(limit, len(requests))
+    mails = ((caller.agent_id, mails_of(one.invitees, commands.reminders_of(settings, one))) for one in requests)
+    refuse_mails(view, settings, mails, now)
     timeouts = settings.lifecycle.timeouts
     plans = []
     for request in requests:
@@ -113,7 +116,7 @@ def create(
 ) -> BatchResult:
     """Create or schedule many sessions, each as `commands.create` does.
 
-    Raises `Forbidden`, `BatchRefused`, `BatchConflict`, `TooManySessions`, `KeyReused`, `NoPinFree`.
+    Raises `Forbidden`, `BatchRefused`, `BatchConflict`, `TooManySessions`, `TooManyMails`, `KeyReused`, `NoPinFree`.
     """
     require_agent(caller)
     if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
@@ -126,6 +129,7 @@ def create(
         raise TooManySessions(limit, len(requests))
     created_by = commands.created_by_text(caller, tx.now)
     made = [commands.new_session(settings, caller, request, tx.now, created_by) for request in requests]
+    count_mails(tx, settings, ((caller.agent_id, mails_of(one.invitees, one.reminders)) for one, _ in made))
     with_pin = [session for session, transition in made if commands.needs_pin(session, transition)]
     pins = tx.free_pins(len(with_pin)) if with_pin else []
     if len(pins) < len(with_pin):
@@ -188,11 +192,12 @@ def reschedule(
 ) -> BatchResult:
     """Move many scheduled sessions, each as `commands.reschedule` does.
 
-    Raises `Forbidden`, `BatchConflict`, `BatchRefused`, `KeyReused`, `NoPinFree`.
+    Raises `Forbidden`, `BatchConflict`, `BatchRefused`, `TooManyMails`, `KeyReused`, `NoPinFree`.
     """
     if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
         return BatchResult(earlier, replayed=True)
     moves = _moves(tx, settings, caller, targets, tx.now)
+    count_mails(tx, settings, _mails_of(moves))
     sessions = [session for session, _ in moves]
     due: list[Session] = []
     for first in range(0, len(moves), AT_ONCE):
@@ -213,7 +218,9 @@ def plan_reschedule(view: View, settings: Settings, caller: Caller, targets: Tar
     """Return the sessions as `reschedule` would leave them. Raises the same errors, but not those of keys and PINs."""
     timeouts = settings.lifecycle.timeouts
     plans = []
-    for session, start in _moves(view, settings, caller, targets, now):
+    moves = _moves(view, settings, caller, targets, now)
+    refuse_mails(view, settings, _mails_of(moves), now)
+    for session, start in moves:
         at = opens_at(start, timeouts)
         waits = start == session.start_time or at > now
         status = Status.SCHEDULED if waits else Status.NEW
@@ -277,6 +284,13 @@ def _moves(
     if refused:
         raise BatchRefused(refused)
     return moves
+
+
+def _mails_of(moves: Sequence[tuple[Session, datetime]]) -> Iterator[tuple[int, int]]:
+    """Return how many mails the moves cause, and of which agents."""
+    for session, start in moves:
+        if start != session.start_time:
+            yield session.agent_id, mails_of(session.invitees, session.reminders)
 
 
 def _overlapping_moves(

@@ -20,6 +20,7 @@ from tminus.domain.reminders import next_reminder, reminders_text
 from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
+from tminus.sessions.mail_limit import count_mails, mails_of
 from tminus.sessions.overlaps import refuse_overlap
 from tminus.sessions.queries import load_session
 from tminus.sessions.transitions import CreateResult, execute_transition, open_if_due, record_creation
@@ -49,7 +50,8 @@ def create(
     If the start is within the lead time, the session is scheduled and opened in one transaction, with two events.
     `opens`: False leaves the opening to the scheduler, which waits for a free PIN.
 
-    Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `KeyReused`, `NoPinFree`.
+    Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `TooManyMails`, `KeyReused`,
+    `NoPinFree`.
     """
     require(caller.has(Role.AGENT), "the role agent")
     if keyed is not None and (earlier := find_record(tx, caller, keyed)):
@@ -62,6 +64,7 @@ def create(
     if request.start_time is not None:
         refuse_overlap(tx, settings, caller, caller.agent_id, request.start_time)
     session, transition = new_session(settings, caller, request, tx.now)
+    count_mails(tx, settings, [(caller.agent_id, mails_of(session.invitees, session.reminders))])
     if needs_pin(session, transition):
         give_pin(settings, session, tx.free_pin())
     tx.add(session, transition, settings.lifecycle.timeouts)
@@ -84,10 +87,7 @@ def new_session(
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
     session_id, host_auth_token, host_key = ids.base62_texts(request.type.id_length, ids.TOKEN, ids.TOKEN)
     urls = settings.server.urls()
-    reminders = None
-    if start is not None:
-        spans = settings.lifecycle.reminders if request.reminders is None else request.reminders
-        reminders = reminders_text(spans)
+    reminders = reminders_of(settings, request)
     session = Session(
         id=session_id,
         type=request.type,
@@ -119,6 +119,13 @@ def new_session(
         remind_at=next_reminder(reminders, start, now),
     )
     return session, transition
+
+
+def reminders_of(settings: Settings, request: CreateSession) -> str | None:
+    """Return the reminders of a new session, as they are stored."""
+    if request.start_time is None:
+        return None
+    return reminders_text(settings.lifecycle.reminders if request.reminders is None else request.reminders)
 
 
 def needs_pin(session: Session, transition: Transition) -> bool:
@@ -188,7 +195,8 @@ def reschedule(
 
     If `start` is its current start, nothing changes.
 
-    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`, `Overlap`.
+    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`, `Overlap`,
+    `TooManyMails`.
     """
     session = load_session(tx, session_id)
     require(owns(caller, session) or caller.has(Role.GROUP_ADMIN), "the session's own agent, or the role group_admin")
@@ -199,6 +207,7 @@ def reschedule(
         return session
     check_start(start, tx.now, settings)
     refuse_overlap(tx, settings, caller, session.agent_id, start, session.id)
+    count_mails(tx, settings, [(session.agent_id, mails_of(session.invitees, session.reminders))])
     expires = start + settings.lifecycle.timeouts.new
     execute_transition(tx, settings, session, transition, caller, start_time=start, expires_at=expires)
     open_if_due(tx, settings, caller, session, start)

@@ -1,16 +1,16 @@
 """The table of mails: for each invitee of a session the last event that a mail was about, and what became of the mail.
 
 A mail is claimed before its text is sent, and settled after the server has answered. So no crash and no second daemon
-can make tminus send a mail again without knowing it.
+can make tminus send a mail again without knowing it. A second table counts the mails of each agent.
 """
 
 from collections.abc import Collection
 
 from sqlalchemy import bindparam, func, insert, select, text, update
 
-from tminus.domain.model import Mail
+from tminus.domain.model import Mail, MailCount
 from tminus.domain.types import EventType, MailState
-from tminus.storage.tables import EVENTS, MAILS
+from tminus.storage.tables import EVENTS, MAIL_COUNTS, MAILS
 from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 
@@ -18,6 +18,7 @@ _M, _E = MAILS.c, EVENTS.c
 
 _OF_SESSION = select(MAILS).where(_M.session_id == bindparam("session_id"))
 _ONE = select(MAILS).where(_M.session_id == bindparam("session_id"), _M.position == bindparam("position"))
+_COUNTED = select(MAIL_COUNTS).where(MAIL_COUNTS.c.agent_id == bindparam("agent_id"))
 _NEWEST = select(func.max(_E.seq)).where(
     _E.session_id == bindparam("session_id"), _E.type.in_(bindparam("types", expanding=True))
 )
@@ -56,6 +57,18 @@ def settle(tx: Transaction, session_id: str, position: int, seq: int, state: Mai
     unanswered = 0 if answered or found is None or found.seq != seq else found.unanswered
     _write(tx, found, Mail(session_id=session_id, position=position, seq=seq, state=state, unanswered=unanswered,
                            sent_seq=sent, at=tx.now))  # fmt: skip
+
+
+def counted(view: View, agent_id: int) -> MailCount | None:
+    """Return how many mails an agent has caused since when; None if none was counted."""
+    return view.one(MailCount, _COUNTED, agent_id=agent_id)
+
+
+def count(tx: Transaction, counted: MailCount) -> None:
+    """Store how many mails an agent has caused."""
+    own = MAIL_COUNTS.c.agent_id == counted.agent_id
+    if not tx.execute(update(MAIL_COUNTS).where(own).values(since=counted.since, mails=counted.mails)).rowcount:
+        tx.execute(insert(MAIL_COUNTS), counted.model_dump())
 
 
 def reopen(tx: Transaction, after: int, until: int, session_id: str | None) -> None:

@@ -228,6 +228,12 @@ class MailRow(model.Mail, table=True):
     sent_seq: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class MailCountRow(model.MailCount, table=True):
+    __tablename__ = "mail_count"
+
+    agent_id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+
+
 class MetaRow(SQLModel, table=True):
     """Values that belong to the whole database; `storage.meta` has the keys."""
 
@@ -245,4 +251,5 @@ BATCH_RECORDS = _tables["batch_retry"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 SERIES, OCCURRENCES = _tables["series"], _tables["occurrence"]
 PRESENCE, LEASES, MAILS = _tables["presence"], _tables["lease"], _tables["mail"]
+MAIL_COUNTS = _tables["mail_count"]
 CALENDAR_FEEDS = _tables["calendar_feed"]

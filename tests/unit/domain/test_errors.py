@@ -30,6 +30,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.StaleVersion(4), 'at version "4" now'),
     (errors.TooManySessions(3), "3 open sessions"),
     (errors.NoPinFree(), "PIN"),
+    (errors.TooManyMails("50/hour", 30, 20, 12.4), "30 mails, and 20 are left of 50/hour for one agent"),
     (errors.UnknownParticipant("p-1"), "p-1"),
     (errors.NoKnocking("Nobody knocks here"), "Nobody knocks here"),
     (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the maximum at once"),
@@ -133,6 +134,7 @@ def test_the_tree_shows_each_refcodes_last_digits_and_the_part_of_the_tree_its_a
         "agents": {113},
         "batches": {115},
         "series": {119},
+        "mail": {116},
         "calendars": {118},
         "the test clock": {120},
         "the daemon": {105, 107, 108, 110},
@@ -149,7 +151,7 @@ def test_no_two_refcodes_are_the_same() -> None:
 @pytest.mark.parametrize("leaf", REFUSALS)
 def test_a_refcode_is_an_area_followed_by_the_http_status(leaf: type[RequestError]) -> None:
     assert HTTPStatus(status_of(leaf)) >= HTTPStatus.BAD_REQUEST
-    assert leaf.refcode // 1000 in {*range(100, 114), 115, 118, 119, 120, 169}
+    assert leaf.refcode // 1000 in {*range(100, 114), 115, 116, 118, 119, 120, 169}
 
 
 @pytest.mark.parametrize(("error", "said"), SAMPLES, ids=lambda value: type(value).__name__)

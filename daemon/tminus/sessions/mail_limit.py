@@ -1,0 +1,52 @@
+"""The limit of mails that each agent may cause (`limits.mails_per_agent`).
+
+They are counted when a session is created or moved, in the same transaction. What exceeds the limit is refused, so no
+mail that was promised is held back. A close is never refused, because people who were invited must learn of it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import orjson
+
+from tminus.config import Settings
+from tminus.domain.errors import TooManyMails
+from tminus.domain.model import MailCount
+from tminus.domain.reminders import parse_stored
+from tminus.storage import Transaction, View, mails
+
+Wanted = Iterable[tuple[int, int]]
+"""Pairs of an agent and a number of mails."""
+
+
+def mails_of(invitees: str | None, reminders: str | None) -> int:
+    """Return how many mails a session with these stored invitees and reminders causes when it is created or moved."""
+    return 0 if invitees is None else len(orjson.loads(invitees)) * (1 + len(parse_stored(reminders)))
+
+
+def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) -> list[MailCount]:
+    """Raise `TooManyMails` if an agent may not cause so many mails now; return the new counts."""
+    rate = settings.limits.mails_per_agent
+    if rate is None or not settings.mail.host:
+        return []
+    period, of_agent = timedelta(seconds=rate.seconds), Counter[int]()
+    for agent_id, number in wanted:
+        of_agent[agent_id] += number
+    counts = []
+    for agent_id, number in sorted((+of_agent).items()):
+        counted = mails.counted(view, agent_id)
+        # The clock may have been set back meanwhile.
+        if counted is None or not counted.since <= now < counted.since + period:
+            counted = MailCount(agent_id=agent_id, since=now, mails=0)
+        if counted.mails + number > rate.count:
+            wait = (counted.since + period - now).total_seconds()
+            raise TooManyMails(str(rate), number, rate.count - counted.mails, wait)
+        counts.append(MailCount(agent_id=agent_id, since=counted.since, mails=counted.mails + number))
+    return counts
+
+
+def count_mails(tx: Transaction, settings: Settings, wanted: Wanted) -> None:
+    """Count the mails that agents cause now. Raises `TooManyMails`, and counts none."""
+    for count in refuse_mails(tx, settings, wanted, tx.now):
+        mails.count(tx, count)
