@@ -1,6 +1,10 @@
 """The test clock of a real daemon: it goes through every deadline in order, and all that depends on time follows."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import StartDaemon, check_health, storage_of
-from tests.acceptance.daemons import JSON, Daemon
+from tests.acceptance.daemons import JSON, Daemon, environment
 from tests.support.databases import KINDS
+from tests.support.processes import TMINUS
 from tests.support.receivers import SECRET, Receiver, status
 from tests.support.rooms import Person
 from tests.support.waiting import eventually
@@ -205,10 +210,29 @@ def test_many_moves_at_once_add_up(clocked: Daemon) -> None:
     assert timestamps.parse(clocked.get("/clock").json()["now"]) == before + 16 * MINUTE
 
 
+def first_screen(daemon: Daemon, command: str) -> str:
+    """Return what a command that runs until Ctrl-C shows first on a terminal."""
+    controller, terminal = pty.openpty()
+    env = environment(STATE_DIRECTORY=str(daemon.state), TMINUS_CONFIG=str(daemon.config), COLUMNS="120", LINES="60")
+    with subprocess.Popen([TMINUS, command], env=env, stdin=terminal, stdout=terminal, cwd=daemon.home) as process:
+        os.close(terminal)
+        screen = b""
+        while b"Ctrl-C ends" not in screen:
+            screen += os.read(controller, 1 << 16)
+        process.send_signal(signal.SIGINT)
+    os.close(controller)
+    return screen.decode()
+
+
 def test_the_command_moves_the_clock(clocked: Daemon) -> None:
     now = timestamps.parse(clocked.get("/clock").json()["now"])
     made = clocked.command("schedule", "--type", "live", "--label", "Demo", "--in", "1h", "--json")
     assert json.loads(made.stdout)["startTime"] == timestamps.text(now + HOUR), "--in counts from the daemon's time"
+
+    session_id = json.loads(made.stdout)["id"]
+    assert "opens in 50m, starts in 1h" in clocked.command("show", session_id).stdout, "as the daemon counts"
+    assert "opens in 50m, starts in 1h" in clocked.command("list", "--wide").stdout
+    assert timestamps.text(now)[:16].replace("T", " ") in first_screen(clocked, "watch")
 
     shown = clocked.command("clock", "show", "--utc")
     advanced = clocked.command("clock", "advance", "50m", "--json")

@@ -10,6 +10,7 @@ import click
 from tminus.cli import output, views
 from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.options import NAME, NUMBER, PAGE, TIME, TYPES, Command, as_json, utc, wide
+from tminus.cli.times import time_if_known
 from tminus.domain.types import Status
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def list_(
             matching = (row for row in _search(daemon, criteria) if _is_of(row, record) and _contains(row, search))
             rows = list(islice(matching, offset, offset + limit))
             found = {"count": len(rows), "rows": rows}
+        now = None if as_json or not found["rows"] else time_if_known(daemon)
     if as_json:
         output.put_json(found)
         return
@@ -87,7 +89,7 @@ def list_(
         closed = "" if status else " (closed ones: --status closed)"
         output.put(f"no sessions{closed}" if not count else f"nothing on this page; {count} in all")
         return
-    times = views.time_format(utc=utc)
+    times = views.time_format(utc=utc, now=now)
     views.sessions(found["rows"], times, wide=wide)
     if output.is_terminal():
         is_part = shown < count or (criteria["search"] is not None and shown == limit)

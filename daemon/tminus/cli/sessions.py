@@ -25,9 +25,11 @@ from tminus.cli.options import (
     as_json,
     session_id,
 )
+from tminus.cli.times import time_if_known, time_of
 from tminus.domain import timestamps
 from tminus.domain.durations import duration_text
 from tminus.domain.policy import PREFERENCE_OF
+from tminus.domain.types import Status
 
 if TYPE_CHECKING:
     from tminus import schemas
@@ -87,9 +89,8 @@ def _start(connection: Connection, at: str | None, in_: timedelta | None, or_by:
     if in_ is None or at is not None:
         raise _start_error(or_by)
     with reporting_errors(), connection.open() as daemon:
-        # The daemon's time counts: it may run on a test clock, and this machine's clock may be wrong.
-        now: schemas.Clock = daemon.request("GET", "/clock")
-    return _after(timestamps.parse(now["now"]), in_, "--in")
+        now = time_of(daemon)
+    return _after(now, in_, "--in")
 
 
 def _start_error(or_by: str) -> click.UsageError:
@@ -147,7 +148,7 @@ def _create(
             session = daemon.scheduleSession(
                 start, *arguments, invitees=invitees, reminders=reminders, idempotency_key=key
             )
-    _show(session, as_json)
+        _show(daemon, session, as_json)
 
 
 @click.command(cls=Command)
@@ -274,7 +275,7 @@ def reschedule(
             start = _moved(found, by)
             if_version = found["version"] if if_version is None else if_version
         moved = daemon.rescheduleSession(session_id, start, if_version=if_version)
-    _show(moved, as_json)
+        _show(daemon, moved, as_json)
 
 
 def _missing(name: str) -> NoReturn:
@@ -334,10 +335,7 @@ def show(connection: Connection, session_id: str, as_json: bool) -> None:
     with reporting_errors(), connection.open() as daemon:
         session = daemon.getSession(session_id)
         end = None if as_json or session["status"] != "closed" else _end(daemon, session_id)
-    if as_json:
-        output.put_json(session)
-    else:
-        views.session(session, views.time_format(utc=True), end)
+        _show(daemon, session, as_json, end)
 
 
 def _end(daemon: Any, session_id: str) -> views.End:
@@ -359,9 +357,11 @@ def _end(daemon: Any, session_id: str) -> views.End:
         after = page["next"]
 
 
-def _show(session: Any, as_json: bool) -> None:
+def _show(daemon: Any, session: Any, as_json: bool, end: views.End | None = None) -> None:
     """Print one session."""
     if as_json:
         output.put_json(session)
-    else:
-        views.session(session, views.time_format(utc=True))
+        return
+    # Only these have times that are relative to the daemon's.
+    now = time_if_known(daemon) if session["status"] in (Status.SCHEDULED, Status.NEW) else None
+    views.session(session, views.time_format(utc=True, now=now), end)

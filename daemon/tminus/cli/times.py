@@ -1,9 +1,28 @@
 """Format instants for people, in the local time zone or in UTC."""
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+from tminus.client import ScreenMeetError
 from tminus.domain import timestamps
 from tminus.domain.durations import duration_text
+
+if TYPE_CHECKING:
+    from tminus import schemas
+
+
+def time_of(daemon: Any) -> datetime:
+    """Return the time of the daemon's clock: it may be a test clock, and this machine's clock may be wrong."""
+    shown: schemas.Clock = daemon.request("GET", "/clock")
+    return timestamps.parse(shown["now"])
+
+
+def time_if_known(daemon: Any) -> datetime | None:
+    """Return the same, or None if the daemon does not answer: what was done before is shown all the same."""
+    try:
+        return time_of(daemon)
+    except ScreenMeetError:
+        return None
 
 
 class TimeFormat:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tminus import clock
@@ -49,9 +49,12 @@ EVENT_COLUMNS = (
 )
 
 
-def time_format(*, utc: bool) -> TimeFormat:
-    """Return the time format for standard output: short on a terminal, full in a pipe."""
-    return TimeFormat(clock.now(), utc=utc, full=not output.is_terminal())
+def time_format(*, utc: bool, now: datetime | None = None) -> TimeFormat:
+    """Return the time format for standard output: short on a terminal, full in a pipe.
+
+    `now`: the daemon's time, if times are shown that are relative to it; None: this machine's.
+    """
+    return TimeFormat(now or clock.now(), utc=utc, full=not output.is_terminal())
 
 
 def sessions(rows: "Sequence[schemas.Session]", when: TimeFormat, *, wide: bool) -> None:

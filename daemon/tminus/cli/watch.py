@@ -11,7 +11,7 @@ from tminus.cli import output, tables, views
 from tminus.cli.connection import Connection, reporting_errors
 from tminus.cli.options import DURATION, PAGE, Command, utc
 from tminus.cli.output import Line, Span
-from tminus.cli.times import TimeFormat
+from tminus.cli.times import TimeFormat, time_of
 from tminus.client import Unavailable
 from tminus.domain import timestamps
 from tminus.domain.types import OPEN_STATUSES, Status
@@ -38,17 +38,19 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
     with reporting_errors(), connection.open() as daemon:
         try:
             seen: list[Section] | None = None
+            on_test_clock = bool(daemon.request("GET", "/clock")["test"])
+            now = clock.now()
             while True:
                 problem = ""
                 columns, rows = output.size()
                 try:
+                    now = time_of(daemon) if on_test_clock else clock.now()
                     seen = _fetch(daemon, scope, min(limit, max(1, rows - FRAME)) if output.is_terminal() else limit)
                 except Unavailable as error:
                     if seen is None:  # as in `events._follow`
                         raise
                     problem = f"{error.description}; trying again"
-                now = clock.now()
-                times = views.time_format(utc=utc)
+                times = views.time_format(utc=utc, now=now)
                 screen.draw(frame(seen, times, timestamps.text(now), problem, columns, rows), (columns, rows))
                 time.sleep(pause)
         except KeyboardInterrupt:
