@@ -74,6 +74,7 @@ def test_an_agent_cannot_cause_any_number_of_mails(start_daemon: StartDaemon) ->
             assert (refused.status_code, refused.json()["refcode"]) == (429, 116429)
             assert 3500 < int(refused.headers["retry-after"]) <= 3600
         assert daemon.put(f"/supportsession/{session['id']}", {"startTime": from_now(days=2)}).status_code == 429
+        eventually(lambda: len(server.accepted) == 3)
         daemon.delete(f"/supportsession/{session['id']}")
         eventually(lambda: len(server.accepted) == 6)
         assert [one.message["Subject"].partition(":")[0] for one in server.accepted] == (

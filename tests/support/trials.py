@@ -22,7 +22,7 @@ from sqlalchemy import delete, func, select, update
 
 from tests.support import kills
 from tests.support.clocks import NOW
-from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, order, settings
+from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, caller, order, settings
 from tests.support.receivers import SECRET
 from tminus import clock, config
 from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents, routes_calendars
@@ -853,12 +853,12 @@ def _invite(store: Store, label: str) -> Any:
     """Schedule a session with two invitees, whose mails count."""
     limited = SETTINGS.model_copy(update={"mail": Mail(host="localhost", **{"from": "desk@example.com"})})
     people = as_json([Invitee("joe@example.com"), Invitee("eve@example.com")])
-    wanted = order(label=label, start_time=NOW + HOUR, invitees=people)
-    return store.submit(lambda tx: commands.create(tx, limited, AGENT, wanted)).result(30).session.id
+    wanted, by = order(label=label, start_time=NOW + HOUR, invitees=people), caller(agent_id=_number(label))
+    return store.submit(lambda tx: commands.create(tx, limited, by, wanted)).result(30).session.id
 
 
 def _mails_counted(view: View, label: str) -> State:
-    counted = mails.counted(view, AGENT.agent_id)
+    counted = mails.counted(view, _number(label))
     return _count(view, SESSIONS, SESSIONS.c.label == label), counted and counted.mails
 
 
