@@ -119,6 +119,22 @@ def test_the_command_prints_tables_json_and_csv(week: Daemon) -> None:
     assert [row["value"] for row in rows if (row["section"], row["measure"]) == ("lagMs", "p99")] == ["0"]
 
 
+def test_the_api_answers_with_the_same_csv(week: Daemon) -> None:
+    period = "since=2027-03-27T23:00:00Z&until=2027-03-29T22:00:00Z&zone=Europe/Berlin&scope=all"
+    printed = week.command(
+        "report", "--from", "2027-03-28", "--to", "2027-03-30", "--zone", "Europe/Berlin", "--csv"
+    ).stdout
+    for answer in (
+        week.get(f"/report?{period}", headers={"Accept": "text/csv"}),
+        week.get(f"/report?{period}&format=text/csv"),
+    ):
+        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+        assert answer.headers["vary"] == "accept"
+        assert answer.text == printed.replace("\n", "\r\n")
+    as_json = week.get(f"/report?{period}&format=application/json", headers={"Accept": "text/csv"})
+    assert as_json.json()["sessions"] == 4
+
+
 def test_the_command_refuses_wrong_options(week: Daemon) -> None:
     wrong = [
         ("--from", "2027-02-30"),

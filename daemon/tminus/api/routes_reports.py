@@ -11,12 +11,13 @@ from tminus import clock, schemas
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
-from tminus.api.response import Json
+from tminus.api.response import Json, Response
 from tminus.api.routing import Answer, Router
 from tminus.api.services import Services
 from tminus.domain import timestamps
 from tminus.domain.distribution import Summary
 from tminus.domain.errors import FieldError, Forbidden, InvalidRequest
+from tminus.domain.report_csv import as_table
 from tminus.domain.types import CloseReason, SessionType
 from tminus.new_sessions import Instant
 from tminus.sessions import queries
@@ -61,6 +62,16 @@ Since = Annotated[Instant | None, Field(description="Beginning of the period; by
 Until = Annotated[Instant | None, Field(description="End of the period, which does not belong to it; by default now")]
 
 
+CSV = "text/csv"
+
+_AS_FILE = (b"content-disposition", b'attachment; filename="report.csv"')
+
+ReportFormat = Annotated[
+    Literal["application/json", "text/csv"] | None,
+    Field(description="Media type of the answer; by default that of the header `Accept`, or JSON"),
+]
+
+
 @router.get(
     "/report",
     summary="Report on the sessions that closed in a period",
@@ -74,6 +85,7 @@ async def get_report(
     until: Until = None,
     zone: Zone = "UTC",
     scope: Literal["mine", "all"] = "mine",
+    format: ReportFormat = None,
 ) -> Answer:
     services = context.services
     end = until or clock.now()
@@ -87,7 +99,11 @@ async def get_report(
     before = end if until is not None else end + timestamps.MILLISECOND
     period, here = Period(begin, before, caller.agent_id if scope == "mine" else None), load_zone(zone)
     found = await services.search(caller.agent_id, lambda view: queries.report(view, caller, period, here))
-    return Json(_shown(found, (begin, end), zone, services))
+    shown = _shown(found, (begin, end), zone, services)
+    if format == CSV or (format is None and CSV in context.header(b"accept")):
+        table = as_table(shown, "\r\n").encode()
+        return Response(table, f"{CSV}; charset=utf-8", headers=[(b"vary", b"accept"), _AS_FILE])
+    return Json(shown, headers=[(b"vary", b"accept")])
 
 
 def _shown(found: Report, period: tuple[datetime, datetime], zone: str, services: Services) -> schemas.Report:

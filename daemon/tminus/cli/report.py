@@ -1,9 +1,7 @@
 """`tminus report`: what happened in a period, as tables with a plot, as JSON, or as CSV."""
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from tminus.cli.connection import USAGE, Connection, fail, reporting_errors
 from tminus.cli.options import NAME, Command, Time, as_json, utc
 from tminus.cli.tables import Column
 from tminus.domain import timestamps
+from tminus.domain.report_csv import COUNTS, NUMBERS, as_table
 
 if TYPE_CHECKING:
     from tminus import schemas
@@ -24,9 +23,7 @@ BAR = 40
 WAIT = 60.0
 """Seconds that the answer may take beyond the time-out: a report on a million sessions takes some seconds."""
 
-COUNTS = ("sessions", "attended", "noShows", "cancelled")
-NUMBERS = ("count", "mean", "p50", "p99", "max")
-MEASURES = {"waitingSeconds": "waiting, s", "lengthSeconds": "length, s", "lagMs": "scheduler late, ms"}
+TITLES = {"waitingSeconds": "waiting, s", "lengthSeconds": "length, s", "lagMs": "scheduler late, ms"}
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -83,7 +80,7 @@ def report(
     if as_json:
         output.put_json(found)
     elif as_csv:
-        output.put_text(_csv(found))
+        output.put_text(as_table(found))
     else:
         _show(found, views.time_format(utc=utc))
 
@@ -118,7 +115,7 @@ def _show(found: "schemas.Report", when: Any) -> None:
         [[row["reason"], str(row["sessions"])] for row in found["byReason"]],
     )
     columns = (Column("MEASURE"), *(Column(name.upper()) for name in NUMBERS))
-    _table(columns, [[name, *_cells(found, key)] for key, name in MEASURES.items()])
+    _table(columns, [[name, *_cells(found, key)] for key, name in TITLES.items()])
     _table((Column("HOUR"), Column("BEGUN"), Column("", least=5)), _plot(found["byHour"]))
 
 
@@ -149,34 +146,3 @@ def _plot(hours: Sequence[int]) -> list[list[str]]:
 
 def _agent(row: "schemas.ReportOfAgent") -> str:
     return f"{row['name']} ({row['agent']})" if row["name"] else f"agent {row['agent']}"
-
-
-# --- CSV --------------------------------------------------------------------------------------------------------------
-
-
-def _csv(found: "schemas.Report") -> str:
-    """Return one row for each number: section, key, name, measure, value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("section", "key", "name", "measure", "value"))
-    for section, key, name, measure, value in _rows(found):
-        writer.writerow((section, key, _safe(name), measure, "" if value is None else value))
-    return text.getvalue()
-
-
-def _rows(found: Any) -> Iterator[tuple[str, object, str, str, Any]]:
-    yield from (("total", "", "", count, found[count]) for count in COUNTS)
-    for row in found["byType"]:
-        yield from (("type", row["type"], "", count, row[count]) for count in COUNTS)
-    for row in found["byAgent"]:
-        yield from (("agent", row["agent"], row["name"] or "", count, row[count]) for count in COUNTS)
-    yield from (("reason", row["reason"], "", "sessions", row["sessions"]) for row in found["byReason"])
-    yield from (("hour", hour, "", "sessions", number) for hour, number in enumerate(found["byHour"]))
-    for key in MEASURES:
-        yield from ((key, "", "", name, found[key][name]) for name in NUMBERS)
-
-
-def _safe(name: str) -> str:
-    """Return a name that a spreadsheet does not take for a formula."""
-    # Some spreadsheets drop white space at the beginning.
-    return f"'{name}" if name.lstrip().startswith(("=", "+", "-", "@")) else name
