@@ -98,7 +98,10 @@ async def get_report(
     # A session that closes now belongs to a period that ends now, also on a test clock, which stands still.
     before = end if until is not None else end + timestamps.MILLISECOND
     period, here = Period(begin, before, caller.agent_id if scope == "mine" else None), load_zone(zone)
-    found = await services.search(caller.agent_id, lambda view: queries.report(view, caller, period, here))
+    counting = queries.ReportInParts(caller, period)
+    while await services.search(caller.agent_id, counting.count):
+        pass
+    found = counting.report(here)
     shown = _shown(found, (begin, end), zone, services)
     if format == CSV or (format is None and CSV in context.header(b"accept")):
         table = as_table(shown, "\r\n").encode()

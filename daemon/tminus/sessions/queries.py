@@ -1,5 +1,6 @@
 """Queries: functions that only read. The first argument is a view, one snapshot of the database."""
 
+from collections import Counter
 from datetime import datetime, timedelta, tzinfo
 from typing import NamedTuple
 
@@ -11,8 +12,11 @@ from tminus.domain.types import Caller, Role
 from tminus.sessions.authorization import may_see, may_see_all, require
 from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments, reports
 
-MOST_REPORTED = 250_000
-"""Maximum number of sessions, of all agents, in the period of a report, which takes seconds for so many."""
+MOST_REPORTED = 2_000_000
+"""Maximum number of sessions of a report: on a busy machine it takes up to a minute."""
+
+PART = 50_000
+"""Number of sessions that a report counts at a time, which takes about a second on a busy machine."""
 
 MOST_APPOINTMENTS = 10_000
 """Maximum number of appointments in a range for which `busy_times` is called."""
@@ -96,23 +100,52 @@ class Report(NamedTuple):
     """In how many sessions the first person joined, by the hour of the day."""
 
 
-def report(view: View, caller: Caller, period: reports.Period, zone: tzinfo) -> Report:
-    """Return what happened in a period; the hours of the day are those of `zone`.
+class ReportInParts:
+    """Counts what happened in a period, one part after the other: each read is short, and others take turns.
 
-    If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`, and `InvalidRequest` if the
-    period has too many sessions.
+    If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`.
     """
-    _require_list_permission(caller, period.agent_id)
-    if reports.size(view, period, MOST_REPORTED + 1) > MOST_REPORTED:
-        problem = f"begins a period in which more than {MOST_REPORTED} sessions closed: choose a shorter one"
-        raise InvalidRequest([FieldError("since", problem)])
-    return Report(
-        reports.groups(view, period),
-        summary(reports.waiting_seconds(view, period)),
-        summary(reports.length_seconds(view, period)),
-        summary(reports.lags_ms(view, period)),
-        by_hour(reports.beginnings(view, period), zone),
-    )
+
+    def __init__(self, caller: Caller, period: reports.Period) -> None:
+        _require_list_permission(caller, period.agent_id)
+        self._left = period
+        self._is_first = True
+        self._groups: Counter[reports.Group] = Counter()
+        self._waiting: Counter[int] = Counter()
+        self._lengths: Counter[int] = Counter()
+        self._lags: Counter[int] = Counter()
+        self._beginnings: Counter[datetime] = Counter()
+
+    def count(self, view: View) -> bool:
+        """Count the next part; return whether another one is left. Raises `InvalidRequest` if there are too many."""
+        if self._is_first and reports.size(view, self._left, MOST_REPORTED + 1) > MOST_REPORTED:
+            problem = f"begins a period in which more than {MOST_REPORTED} sessions closed: choose a shorter one"
+            raise InvalidRequest([FieldError("since", problem)])
+        self._is_first = False
+        part = reports.first_part(view, self._left, PART)
+        for group in reports.groups(view, part):
+            self._groups[group._replace(sessions=0)] += group.sessions
+        for counted, found in (
+            (self._waiting, reports.waiting_seconds(view, part)),
+            (self._lengths, reports.length_seconds(view, part)),
+            (self._lags, reports.lags_ms(view, part)),
+        ):
+            for number, times in found:
+                counted[number] += times
+        for at, times in reports.beginnings(view, part):
+            self._beginnings[at] += times
+        self._left = self._left._replace(since=part.until)
+        return part.until < self._left.until
+
+    def report(self, zone: tzinfo) -> Report:
+        """Return the report; the hours of the day are those of `zone`."""
+        return Report(
+            [group._replace(sessions=sessions) for group, sessions in self._groups.items()],
+            summary(self._waiting.items()),
+            summary(self._lengths.items()),
+            summary(self._lags.items()),
+            by_hour(self._beginnings.items(), zone),
+        )
 
 
 def sessions_of_parent(view: View, caller: Caller, external_mapping: str, limit: int) -> list[Session]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, func, select, type_coerce
 
+from tminus.domain import timestamps
 from tminus.domain.model import Instant
 from tminus.domain.types import CloseReason, SessionType
 from tminus.storage.tables import EVENTS, SESSIONS
@@ -73,6 +74,8 @@ _BEGINNINGS = _counted(_number(_S.activated_at) // QUARTER, _CAME)
 
 _SIZE = select(func.count()).select_from(_closed(_S.closed_at).limit(bindparam("limit")).subquery())
 
+_PART = _closed(_S.closed_at).order_by(_S.closed_at).offset(bindparam("sessions")).limit(1)
+
 _LAG = _number(_E.ts) - _number(_E.due_at)
 _LAGS = (
     select(case((_LAG < EXACT_LAG, _LAG), else_=_LAG // SECOND * SECOND).label("number"), func.count())
@@ -88,6 +91,15 @@ _LAGS = (
 def size(view: View, period: Period, limit: int) -> int:
     """Return how many sessions of all agents closed in the period, counted up to `limit`."""
     return int(view.scalar(_SIZE, since=period.since, until=period.until, limit=limit))
+
+
+def first_part(view: View, period: Period, sessions: int) -> Period:
+    """Return the first part of a period, in which so many sessions closed, or all of it if there are fewer."""
+    at: datetime | None = view.scalar(_PART, since=period.since, until=period.until, sessions=sessions)
+    if at is None:
+        return period
+    # Any number of sessions may have closed in one millisecond.
+    return period._replace(until=min(period.until, max(at, period.since + timestamps.MILLISECOND)))
 
 
 def groups(view: View, period: Period) -> list[Group]:

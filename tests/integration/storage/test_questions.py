@@ -321,6 +321,7 @@ QUESTIONS: dict[str, Job] = {
         )
         for whose, agent in (("of all", None), ("of an agent", 7))
     },
+    "reports.first_part": lambda tx: reports.first_part(tx, Period(NOW + 900 * HOUR, NOW + 901 * HOUR, None), 5),
     "reports.size": lambda tx: reports.size(tx, Period(NOW + 900 * HOUR, NOW + 901 * HOUR, None), 1000),
     "outbox.endpoint": lambda tx: outbox.endpoint(tx, "desk"),
     "outbox.next_replay": lambda tx: outbox.next_replay(tx, "desk"),

@@ -19,7 +19,7 @@ from tminus.domain.distribution import Summary
 from tminus.domain.errors import Forbidden, InvalidRequest
 from tminus.domain.events import LogEvent
 from tminus.domain.model import Event, Session
-from tminus.domain.types import CloseReason, EventType, Role, SessionType, Status
+from tminus.domain.types import Caller, CloseReason, EventType, Role, SessionType, Status
 from tminus.sessions import queries
 from tminus.storage import Store, Transaction
 from tminus.storage.reports import Period
@@ -89,20 +89,30 @@ def _summary(numbers: list[int]) -> Summary:
     return Summary(len(ordered), sum(ordered) / len(ordered), p50, p99, ordered[-1])
 
 
+def report(store: Store, asker: Caller, period: Period, zone: str = "UTC") -> queries.Report:
+    """Return a report, which is counted in parts."""
+    counting = queries.ReportInParts(asker, period)
+    while store.read(counting.count):
+        pass
+    return counting.report(ZoneInfo(zone))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    drawn=st.lists(closed_sessions(), max_size=25, unique_by=lambda one: one[0].id),
+    drawn=st.lists(closed_sessions(), max_size=25, unique_by=lambda one: one[0].id), part=st.integers(1, 30),
     since=SECONDS, span=SECONDS, zone=st.sampled_from(ZONES), agent=st.sampled_from([None, 7]),
 )  # fmt: skip
 def test_a_report_agrees_with_a_plain_model(
-    store: Store, drawn: Drawn, since: int, span: int, zone: str, agent: int | None
+    store: Store, drawn: Drawn, part: int, since: int, span: int, zone: str, agent: int | None
 ) -> None:
     store.submit(lambda tx: _fill(tx, drawn)).result()
     begin = CHANGE + timedelta(seconds=since - 2 * 86400)
     end = begin + timedelta(seconds=span)
     asker = caller(Role.SUPERVISOR) if agent is None else caller(Role.AGENT, agent_id=agent)
 
-    found = store.read(lambda view: queries.report(view, asker, Period(begin, end, agent), ZoneInfo(zone)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries, "PART", part)
+        found = report(store, asker, Period(begin, end, agent), zone)
 
     some = [
         (one, lag)
@@ -130,17 +140,29 @@ def test_only_those_who_see_all_sessions_may_report_on_all(store: Store, role: R
     period = Period(NOW, NOW, None)
 
     with pytest.raises(Forbidden):
-        store.read(lambda view: queries.report(view, caller(role), period, ZoneInfo("UTC")))
+        report(store, caller(role), period)
 
 
 def test_a_period_with_too_many_sessions_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "MOST_REPORTED", 2)
     alike = {"status": Status.CLOSED, "close_reason": CloseReason.CLOSED, "closed_at": NOW}
     store.submit(lambda tx: _fill(tx, [(session(id=f"s{number}", **alike), None) for number in range(3)])).result()
-    asker, zone = caller(Role.SUPERVISOR), ZoneInfo("UTC")
+    asker = caller(Role.SUPERVISOR)
 
     with pytest.raises(InvalidRequest, match="choose a shorter one"):
-        store.read(lambda view: queries.report(view, asker, Period(NOW, NOW + timedelta(1), None), zone))
-    assert (
-        store.read(lambda view: queries.report(view, asker, Period(NOW - timedelta(1), NOW, None), zone)).groups == []
-    )
+        report(store, asker, Period(NOW, NOW + timedelta(1), None))
+    assert report(store, asker, Period(NOW - timedelta(1), NOW, None)).groups == []
+
+
+def test_parts_end_also_if_more_sessions_closed_in_one_millisecond(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PART", 2)
+    alike = {"status": Status.CLOSED, "close_reason": CloseReason.CLOSED}
+    times = [NOW] * 5 + [NOW + timedelta(milliseconds=1)] + [NOW + timedelta(milliseconds=2)] * 3
+    made: Drawn = [(session(id=f"s{number}", closed_at=at, **alike), None) for number, at in enumerate(times)]
+    store.submit(lambda tx: _fill(tx, made)).result()
+
+    found = report(store, caller(Role.SUPERVISOR), Period(NOW, NOW + timedelta(milliseconds=2), None))
+
+    assert sum(group.sessions for group in found.groups) == 6
