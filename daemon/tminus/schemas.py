@@ -106,6 +106,8 @@ class Session(TypedDict):
     metaData: dict[str, Any] | None
     invitees: NotRequired[list[Invitee]]
     reminders: list[str]
+    seriesId: str | None
+    seriesStart: str | None
     participants: int
     overlaps: NotRequired[list[str]]
 

@@ -133,6 +133,11 @@ def test_commands_create_change_and_end_a_series(daemon: Daemon, tmp_path: Path)
     shown = daemon.command("series", "show", made["id"]).stdout
     assert f"zone\tEurope/Berlin\nwithout\t{without}\n" in shown
     assert f"session\t{first[:10]}T10:00:00  {made['occurrences'][0]['session']}  scheduled\n" in shown
+    first_session = made["occurrences"][0]["session"]
+    named = daemon.session(first_session)
+    assert (named["seriesId"], named["seriesStart"]) == (made["id"], f"{first[:10]}T10:00:00")
+    line = f"series\t{made['id']}, by which it starts at {first[:10]}T10:00:00\n"
+    assert line in daemon.command("show", first_session).stdout
     assert "invited\tJoe <joe@example.com>\n" in shown
     file = tmp_path / "series.json"
     file.write_text(json.dumps({name: changed[name] for name in ("rrule", "dtstart", "timezone", "session")}))

@@ -51,6 +51,8 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         "parentObject": _as_stored(session.parent_object),
         "metaData": _as_stored(session.meta_data),
         "reminders": orjson.Fragment(session.reminders or "[]"),  # type: ignore[typeddict-item]  # likewise
+        "seriesId": session.series_id,
+        "seriesStart": session.series_start,
         "participants": session.participants,
     }
     if session.start_time is not None:

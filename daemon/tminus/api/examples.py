@@ -69,6 +69,8 @@ _SESSION = {
     "parentObject": _PARENT,
     "metaData": {"priority": 2},
     "reminders": [],
+    "seriesId": None,
+    "seriesStart": None,
     "invitees": [_INVITEE],
     "participants": 0,
 }

@@ -352,6 +352,9 @@ FIELDS: dict[str, dict[str, str]] = {
         "metaData": "As the caller sent it; null if it did not",
         "invitees": "People who are invited; only for callers who may host",
         "reminders": "How long before the start people are reminded, the longest first; empty: never",
+        "seriesId": "Id of the series that the session belongs to; null if it belongs to none",
+        "seriesStart": "Local time at which the session starts by the series, also if it was moved; null if it belongs "
+        "to none",
         "participants": "Number of participants in the session now",
         "overlaps": "Ids of other sessions of the agent at the same time, at most 10, if `policy.overlap` is `warn`",
     },

@@ -153,6 +153,8 @@ def _times(row: "schemas.Session", when: TimeFormat) -> list[tuple[str, Span | s
         known.append(("start", row["startTime"]))
     if row.get("reminders"):  # a daemon of an earlier release sends none
         known.append(("reminders", ", ".join(row["reminders"]) + " before the start"))
+    if row.get("seriesId"):
+        known.append(("series", f"{row['seriesId']}, by which it starts at {row['seriesStart']}"))
     return known
 
 

@@ -177,7 +177,14 @@ CLOCK_FIELDS: Mapping[str, Check] = {"now": instant, "test": boolean, "nextDeadl
 
 SESSION = shape(
     SESSION_FIELDS,
-    {"startTime": instant, "opensAt": instant, "invitees": list_of(_INVITEE), "reminders": list_of(text)},
+    {
+        "startTime": instant,
+        "opensAt": instant,
+        "invitees": list_of(_INVITEE),
+        "reminders": list_of(text),
+        "seriesId": or_null(text),
+        "seriesStart": or_null(text),
+    },
 )
 EVENT = shape(EVENT_FIELDS, {"lagMs": number, "actorName": text, "participant": shape({"name": text})})
 WEBHOOK = shape(WEBHOOK_FIELDS)

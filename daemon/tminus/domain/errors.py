@@ -510,19 +510,22 @@ class OtherPresence(RequestError):
 
 @dataclass(eq=False)
 class KeyReused(RequestError):
-    """The `Idempotency-Key` was used before with another body; the description names the session that it created."""
+    """The `Idempotency-Key` was used before with another body; the description names what it created."""
 
     refcode = 103409
     session_id: str
     """The session; for a batch the first one, or "" if the batch had none."""
     batch: bool = False
     """Whether it was used for a batch."""
+    series: bool = False
+    """Whether it was used for a series, whose id is `session_id`."""
 
     @property
     def description(self) -> str:
         if not self.session_id:
             return "This Idempotency-Key was used for a batch of no session with another body: use a new key"
-        done = "was used for the batch of session" if self.batch else "created session"
+        made = "created series" if self.series else "created session"
+        done = "was used for the batch of session" if self.batch else made
         return f"This Idempotency-Key {done} {self.session_id} from another body: use a new key"
 
 

@@ -147,6 +147,11 @@ class Session(Record):
     remind_at: datetime | None = Field(default=None, sa_type=Instant)
     """When the next reminder is due; None: no more reminder is to come."""
 
+    series_id: str | None = None
+    """The series that it belongs to; None: none."""
+    series_start: str | None = None
+    """The local time at which it starts by the series, also if it was moved."""
+
     participants: int = 0
     version: int = 1
 

@@ -277,4 +277,6 @@ class CreateSession:
     invitees: str | None = field(default=None, kw_only=True)
     """The people who are invited, as `domain.invitees` writes them: a JSON list, as text; None: nobody."""
     reminders: tuple[timedelta, ...] | None = field(default=None, kw_only=True)
+    series_id: str | None = field(default=None, kw_only=True)
+    series_start: str | None = field(default=None, kw_only=True)
     """How long before the start people are reminded; None: as the configuration says."""

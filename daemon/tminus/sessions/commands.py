@@ -117,6 +117,8 @@ def new_session(
         invitees=request.invitees,
         reminders=reminders,
         remind_at=next_reminder(reminders, start, now),
+        series_id=request.series_id,
+        series_start=request.series_start,
     )
     return session, transition
 

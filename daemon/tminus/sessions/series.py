@@ -5,6 +5,7 @@ that was moved or cancelled alone stays so when the series changes.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
@@ -176,7 +177,7 @@ def create(
     _check_start(order, tx.now)
     if keyed is not None and (earlier := stored.find_by_key(tx, caller.agent_id, keyed.key)) is not None:
         if earlier.body_sha256 != keyed.body_sha256:
-            raise KeyReused(earlier.id)
+            raise KeyReused(earlier.id, series=True)
         return Change(earlier, replayed=True)
     if stored.number(tx, caller.agent_id, MAX_SERIES) >= MAX_SERIES:
         raise TooManySeries(MAX_SERIES)
@@ -267,7 +268,7 @@ def _change(
         changed.follows = series.id
         is_same = changed.template == series.template
         stored.add(tx, changed)
-    _replace(tx, settings, acting, changed, since, rows, is_same=is_same)
+    _replace(tx, settings, acting, changed, since, rows, is_same=is_same, is_new=changed is not series)
     changed.updated_at, changed.version = tx.now, changed.version + (changed is series)
     stored.change(tx, changed)
     return Change(changed)
@@ -329,10 +330,12 @@ def _replace(
     rows: Sequence[stored.Made],
     *,
     is_same: bool,
+    is_new: bool,
 ) -> None:
     """Give the occurrences from a local time on their new starts; make those that are missing, cancel the others.
 
-    `is_same`: whether what is in the sessions is unchanged. Otherwise they are made again.
+    `is_same`: whether what is in the sessions is unchanged. Otherwise they are made again. `is_new`: whether they were
+    those of another series.
     """
     plan = _Plan(series)
     until = plan.local(tx.now + plan.horizon_of(settings))
@@ -367,6 +370,9 @@ def _replace(
             kept.append(_occurrence(series, local_text(local), row.session_id, given))
     stored.remove_occurrences(tx, series.id, local_text(since))
     stored.add_occurrences(tx, list({one.local_start: one for one in reversed(kept)}.values()))
+    before = {row.session_id: row.local_start for row in rows}
+    renamed = (one for one in kept if one.session_id in before)
+    stored.name_in_sessions(tx, [one for one in renamed if is_new or before[one.session_id] != one.local_start])
     series.made_through = local_text(max(until, since))
     _set_next(tx, settings, series)
 
@@ -487,7 +493,8 @@ def _log_skipped(series: Series, start: datetime, error: Overlap) -> None:
 def _make_one(
     tx: Transaction, settings: Settings, owner: Caller, series: Series, local: datetime, start: datetime
 ) -> Occurrence:
-    made = commands.create(tx, settings, owner, _order(series.template, start), opens=False).session
+    order = replace(_order(series.template, start), series_id=series.id, series_start=local_text(local))
+    made = commands.create(tx, settings, owner, order, opens=False).session
     return _occurrence(series, local_text(local), made.id, start)
 
 

@@ -35,6 +35,11 @@ _PAGE_OF = (
 _OF_CONFIGURATION = select(SERIES).where(_R.entry.is_not(None), _R.ended_at.is_(None)).order_by(_R.entry)
 _OF_ENTRY = select(SERIES).where(_R.entry == bindparam("entry"), _R.entry.is_not(None), _R.ended_at.is_(None))
 _FOLLOWER = select(SERIES).where(_R.agent_id == bindparam("agent_id"), _R.follows == bindparam("id")).limit(1)
+_NAME = (
+    update(SESSIONS)
+    .where(_S.id == bindparam("session"))
+    .values(series_id=bindparam("series"), series_start=bindparam("local"))
+)
 _OPEN = (
     select(_R.id).where(_R.agent_id == bindparam("agent_id"), _R.ended_at.is_(None)).limit(bindparam("most")).subquery()
 )
@@ -134,6 +139,13 @@ def add_occurrences(tx: Transaction, occurrences: Collection[Occurrence]) -> Non
     """Store which sessions are which occurrences."""
     if occurrences:
         tx.execute(insert(OCCURRENCES), [one.model_dump() for one in occurrences])
+
+
+def name_in_sessions(tx: Transaction, occurrences: Collection[Occurrence]) -> None:
+    """Store with the sessions which occurrences they are."""
+    if occurrences:
+        named = [{"session": one.session_id, "series": one.series_id, "local": one.local_start} for one in occurrences]
+        tx.execute(_NAME, named)
 
 
 def remove_occurrences(tx: Transaction, series_id: str, since: str) -> None:

@@ -187,6 +187,20 @@ def test_a_change_does_not_make_a_series_go_on_beyond_its_end(agents: World) -> 
     assert len(agents.all_sessions()) == 3
 
 
+def test_a_session_names_its_series_and_its_start_by_it(agents: World) -> None:
+    one = create(agents, wanted())
+    moved, *_ = made(agents, one).values()
+    assert (moved.series_id, moved.series_start) == (one.id, "2030-01-08T09:00:00")
+    agents.reschedule(moved, moved.start_time + HOUR)  # type: ignore[operator,arg-type]
+    change(agents, one, wanted(start="2030-01-08T10:00"))
+    other = change(agents, one, wanted(start="2030-01-08T14:00"), since="2030-01-09T00:00")
+    for series_ in (one, other):
+        named = {session.series_start: session.series_id for session in made(agents, series_).values()}
+        assert named == dict.fromkeys(made(agents, series_), series_.id)
+    assert agents.stored(moved).series_start == "2030-01-08T10:00:00"
+    assert agents.create().series_id is None
+
+
 def test_an_ended_series_has_no_sessions_any_more(agents: World) -> None:
     one = create(agents, wanted())
     ended = end(agents, one)
@@ -210,7 +224,7 @@ def test_the_same_key_creates_one_series(agents: World) -> None:
     key = KeyedRequest("k", "0" * 64)
     one = create(agents, wanted(), keyed=key)
     assert create(agents, wanted(), keyed=key).id == one.id
-    with pytest.raises(KeyReused):
+    with pytest.raises(KeyReused, match=f"created series {one.id}"):
         create(agents, wanted(), keyed=KeyedRequest("k", "1" * 64))
     assert len(agents.all_sessions()) == 3
 

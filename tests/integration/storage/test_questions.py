@@ -264,6 +264,9 @@ QUESTIONS: dict[str, Job] = {
     "series.add_occurrences": lambda tx: series.add_occurrences(
         tx, [Occurrence(series_id="r1", local_start="2030-01-09T09:00:00", session_id="c1", start_time=NOW)]
     ),
+    "series.name_in_sessions": lambda tx: series.name_in_sessions(
+        tx, [Occurrence(series_id="r1", local_start="2030-01-09T09:00:00", session_id="c1", start_time=NOW)]
+    ),
     "series.remove_occurrences": lambda tx: series.remove_occurrences(tx, "new", ""),
     "presence.next_due": presence.next_due,
     "presence.do_due": lambda tx: presence.do_due(tx, TIMEOUTS, 128),

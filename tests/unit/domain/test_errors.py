@@ -36,6 +36,7 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the maximum at once"),
     (errors.TooManyParticipants(9, at_once=False), "create another session"),
     (errors.KeyReused("xoKwKRBrbwRF"), "xoKwKRBrbwRF"),
+    (errors.KeyReused("xoKwKRBrbwRF", series=True), "created series xoKwKRBrbwRF"),
     (errors.KeyReused("xoKwKRBrbwRF", batch=True), "the batch of session xoKwKRBrbwRF"),
     (errors.WrongCode(), "once"),
     (errors.NotAuthenticated(), "token"),

@@ -58,10 +58,10 @@ def test_no_other_module_writes_the_status_of_a_session() -> None:
     assert found == [], "a transition is a row of the table, and `storage.transitions.execute` carries it out"
 
 
-def test_no_other_module_updates_sessions_but_for_their_deadlines() -> None:
+def test_no_other_module_updates_sessions_but_for_their_deadlines_and_the_name_of_their_series() -> None:
     found = {name for name, tree in sources() for _ in updates_of_sessions(tree)}
 
-    assert found == {EXECUTOR, "storage/due.py", "storage/reminders.py"}
+    assert found == {EXECUTOR, "storage/due.py", "storage/reminders.py", "storage/series.py"}
 
 
 def test_the_search_finds_a_write_of_the_status() -> None:
