@@ -344,30 +344,31 @@ def _replace(
     wanted = plan.between(since - timedelta(seconds=1), until, MAX_AHEAD)
     if len(wanted) == MAX_AHEAD:
         until = wanted[-1]
-    kept: list[Occurrence] = []
     pairs = _pairs(rows, [one for one in wanted if plan.instant(one) > tx.now])
+    new: list[datetime] = []
+    moves: list[tuple[str, datetime, datetime]] = []
+    kept: list[Occurrence] = []
     for row, local in pairs:
-        start = None if local is None else plan.instant(local)
         if row is None:
             assert local is not None
-            assert start is not None
-            kept.append(_make_one(tx, settings, acting.owner, series, local, start))
+            new.append(local)
             continue
         is_untouched = row.status is Status.SCHEDULED and row.start_time == row.given
-        if local is None or start is None:
-            if is_untouched:
-                commands.close(tx, settings, acting.caller, row.session_id)
-            else:  # it was moved or cancelled alone, and stays where it is
-                kept.append(_occurrence(series, row.local_start, row.session_id, row.given))
-        elif is_untouched and not is_same:
+        if is_untouched and (local is None or not is_same):
             commands.close(tx, settings, acting.caller, row.session_id)
-            kept.append(_make_one(tx, settings, acting.owner, series, local, start))
+            new += [] if local is None else [local]
+        elif local is None:  # it was moved or cancelled alone, and stays where it is
+            kept.append(_occurrence(series, row.local_start, row.session_id, row.given))
         else:
+            start = plan.instant(local)
             if is_untouched and start != row.start_time:
-                commands.reschedule(tx, settings, acting.caller, row.session_id, start)
+                moves.append((row.session_id, row.start_time, start))
             was_moved = row.start_time != row.given
             given = start if is_untouched or was_moved else row.given
             kept.append(_occurrence(series, local_text(local), row.session_id, given))
+    for session_id, start in _in_free_order(moves):
+        commands.reschedule(tx, settings, acting.caller, session_id, start)
+    kept += [_make_one(tx, settings, acting.owner, series, one, plan.instant(one)) for one in new]
     stored.remove_occurrences(tx, series.id, local_text(since))
     stored.add_occurrences(tx, list({one.local_start: one for one in reversed(kept)}.values()))
     before = {row.session_id: row.local_start for row in rows}
@@ -375,6 +376,16 @@ def _replace(
     stored.name_in_sessions(tx, [one for one in renamed if is_new or before[one.session_id] != one.local_start])
     series.made_through = local_text(max(until, since))
     _set_next(tx, settings, series)
+
+
+def _in_free_order(moves: Iterable[tuple[str, datetime, datetime]]) -> list[tuple[str, datetime]]:
+    """Return sessions with their new starts, in an order in which none is moved to where another one still is.
+
+    `moves`: session, old and new start. If sessions may not overlap, such a move would be refused.
+    """
+    earlier = sorted((new, session_id) for session_id, old, new in moves if new < old)
+    later = sorted(((new, session_id) for session_id, old, new in moves if new > old), reverse=True)
+    return [(session_id, new) for new, session_id in (*earlier, *later)]
 
 
 def _occurrence(series: Series, local_start: str, session_id: str, start: datetime) -> Occurrence:

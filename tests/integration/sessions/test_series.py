@@ -16,7 +16,7 @@ from tminus.config import Agent
 from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, UnknownSeries
 from tminus.domain.model import Series, Session
 from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
-from tminus.domain.types import Caller, Role, Status
+from tminus.domain.types import Caller, OverlapPolicy, Role, Status
 from tminus.scheduler import sources
 from tminus.sessions import series
 from tminus.sessions.idempotency import KeyedRequest
@@ -185,6 +185,27 @@ def test_a_change_does_not_make_a_series_go_on_beyond_its_end(agents: World) -> 
     agents.passes(timedelta(hours=1))
     assert starts(agents, other) == ["01-09 13:00", "01-10 13:00"]
     assert len(agents.all_sessions()) == 3
+
+
+@pytest.mark.parametrize("label", ["Same", "Another"])
+@pytest.mark.parametrize("minute", [-15, 30])
+def test_sessions_of_a_series_are_not_in_each_others_way_when_they_move(agents: World, minute: int, label: str) -> None:
+    policy = agents.settings.policy.model_copy(update={"overlap": OverlapPolicy.REFUSE})
+    agents.settings = agents.settings.model_copy(update={"policy": policy})
+    one = create(agents, wanted("FREQ=DAILY;COUNT=6;BYHOUR=9,10,11", label="Same"))
+    assert len(starts(agents, one)) == 6
+    hours = "9,10,11" if minute > 0 else "8,9,10"
+    change(
+        agents,
+        one,
+        wanted(f"FREQ=DAILY;COUNT=6;BYHOUR={hours};BYMINUTE={minute % 60}", "2030-01-08T08:00", label=label),
+    )
+    assert starts(agents, one)[:3] == (
+        [f"01-08 {hour:02}:{minute % 60}" for hour in (8, 9, 10)]
+        if minute > 0
+        else [f"01-08 {hour:02}:45" for hour in (7, 8, 9)]
+    )
+    assert len(agents.all_sessions()) == (6 if label == "Same" else 12)
 
 
 def test_a_session_names_its_series_and_its_start_by_it(agents: World) -> None:
