@@ -54,6 +54,9 @@ LOOK_AHEAD = timedelta(days=400)
 
 LOOK_AGAIN = timedelta(days=30)
 
+UNKNOWN_ZONE = (KeyError, ValueError, OSError)
+"""What `zoneinfo` raises for a zone that it does not have, or whose file it cannot read."""
+
 OLDEST = timedelta(days=3653)
 """How long ago the first start of a series may be."""
 
@@ -143,8 +146,15 @@ class _Plan:
 
 
 def local_now(series: Series, now: datetime) -> str:
-    """Return the local time of a series, as text."""
-    return local_text(_Plan(series).local(now))
+    """Return the local time of a series, as text; in UTC if this machine does not have its time zone any more."""
+    return local_text(_local_now(series, now))
+
+
+def _local_now(series: Series, now: datetime) -> datetime:
+    try:
+        return _Plan(series).local(now)
+    except UNKNOWN_ZONE:
+        return now.replace(tzinfo=None, microsecond=0)
 
 
 # --- queries ----------------------------------------------------------------------------------------------------------
@@ -184,7 +194,7 @@ def create(
     series = _new(tx, caller, order)
     if keyed is not None:
         series.idempotency_key, series.body_sha256 = keyed.key, keyed.body_sha256
-    series.made_through = local_text(_Plan(series).local(tx.now))
+    series.made_through = local_text(_local_now(series, tx.now))
     stored.add(tx, series)
     _make(tx, settings, caller, series, AT_ONCE)
     stored.change(tx, series)
@@ -248,7 +258,7 @@ def _change(
 ) -> Change:
     _check_start(order, tx.now)
     ends = orjson.loads(series.definition)["ends"]
-    since = _Plan(series).local(tx.now) if from_here is None else max(from_here, _Plan(series).local(tx.now))
+    since = _local_now(series, tx.now) if from_here is None else max(from_here, _local_now(series, tx.now))
     if from_here is not None and ends is not None and local_text(since) >= ends:
         # A request whose answer was lost is sent again: then the series that it created is answered.
         follower = stored.find_follower(tx, series.agent_id, series.id)
@@ -292,7 +302,7 @@ def end(
 def _end(
     tx: Transaction, settings: Settings, caller: Caller, series: Series, from_here: datetime | None = None
 ) -> Series:
-    now = _Plan(series).local(tx.now)
+    now = _local_now(series, tx.now)
     since = now if from_here is None else max(from_here, now)
     for row in stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD):
         if row.status is Status.SCHEDULED:
@@ -443,7 +453,7 @@ def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str 
         remove_entry(tx, settings, entry.name)
     series = _new(tx, owner, order)
     series.entry = entry.name
-    series.made_through = local_text(_Plan(series).local(tx.now))
+    series.made_through = local_text(_local_now(series, tx.now))
     stored.add(tx, series)
     return series.id
 
@@ -530,6 +540,16 @@ def _may_go_on(plan: _Plan, after: datetime) -> bool:
     return not is_over or any(one > after for one in plan.recurrence.added)
 
 
+def _zone_problem(series: Series) -> str | None:
+    """Return what is wrong with the time zone of a series on this machine; None if nothing is."""
+    name = orjson.loads(series.definition)["timezone"]
+    try:
+        recurrence.zone(name)
+    except UNKNOWN_ZONE:
+        return f"this machine has no time zone {name}"
+    return None
+
+
 def acting_agent(view: View, settings: Settings, series: Series) -> Caller | None:
     """Return the agent of a series as a caller, with the present roles; None if the agent may not act any more."""
     known = agents.find(view, series.agent_id)
@@ -563,11 +583,11 @@ class SeriesSource:
             return Batch()
         [series] = due
         batch = Batch(more=True)
-        problem = None
+        problem = _zone_problem(series)  # such a series must not hold up all other deadlines
         owner = acting_agent(tx, self._settings, series)
         if owner is None:
             problem = "its agent may not act any more"
-        else:
+        elif problem is None:
             try:
                 batch.done["occurrence"] += _make(tx, self._settings, owner, series, min(limit, AT_ONCE), skips=True)
             except RequestError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MONITOR, OTHER_AGE
 from tests.support.worlds import World
 
 from tminus.config import Agent
+from tminus.domain import recurrence
 from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, UnknownSeries
 from tminus.domain.model import Series, Session
 from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
@@ -281,6 +283,41 @@ def test_no_sessions_are_made_for_an_agent_who_is_gone_until_there_is_one_again(
     agents.settings = configured
     agents.passes(series.RETRY)
     assert len(made(agents, one)) == 5
+
+
+def test_a_series_whose_time_zone_is_gone_holds_up_no_other_deadline(
+    agents: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = create(agents, wanted()), create(agents, wanted(zone="UTC"))
+    known = recurrence.zone
+
+    def zone(name: str) -> ZoneInfo:
+        if name == "Europe/Berlin":
+            raise ZoneInfoNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(recurrence, "zone", zone)
+    opens = agents.schedule(2 * DAY)
+    agents.passes(2 * DAY)
+    assert agents.stored(opens).status is Status.NEW
+    assert (len(made(agents, one)), len(made(agents, other))) == (3, 5)
+    assert series.local_now(one, agents.now) == local_text(agents.now.replace(tzinfo=None))
+    changed = change(agents, one, wanted(start="2030-01-08T08:30", zone="UTC"))
+    assert starts(agents, changed) == ["01-10 08:30", "01-11 08:30", "01-12 08:30"]
+    end(agents, create(agents, wanted(zone="UTC")))
+
+
+def test_after_a_change_of_the_time_zone_database_a_repeated_request_moves_what_was_made(
+    agents: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = create(agents, wanted())
+    before = {session.id for session in made(agents, one).values()}
+    monkeypatch.setattr(recurrence, "zone", lambda _name: ZoneInfo("Etc/GMT-2"))  # Berlin has summer time all year
+    change(agents, one, wanted())
+    assert starts(agents, one) == ["01-08 07:00", "01-09 07:00", "01-10 07:00"]
+    assert {session.id for session in made(agents, one).values()} == before
+    agents.passes(DAY)
+    assert starts(agents, one)[-1] == "01-11 07:00"
 
 
 def test_what_was_made_before_one_is_refused_stays(agents: World) -> None:
