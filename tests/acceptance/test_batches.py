@@ -3,17 +3,21 @@
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import Connection, create_engine
 
 from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now, parsed
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -301,30 +305,165 @@ def test_the_key_of_a_batch_that_had_no_session_serves_no_other_body(daemon: Dae
     assert (refused.status_code, refused.json()["refcode"]) == (409, 103409)
 
 
-def test_a_batch_is_stored_as_a_whole_or_not_at_all_when_the_daemon_is_killed(
+# --- being killed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looking(storage: dict[str, Any], start_daemon: StartDaemon) -> Iterator[tuple[Daemon, Connection]]:
+    """A daemon, and a connection to its database."""
+    daemon = start_daemon(storage=storage)
+    engine = create_engine(daemon.database, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield daemon, connection
+    engine.dispose()
+
+
+def counted(connection: Connection, table: str) -> int:
+    return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
+
+
+def sending(daemon: Daemon, path: str, body: JSON, key: str) -> threading.Thread:
+    """Send a batch on a thread, whatever becomes of the daemon."""
+    url, headers = f"{daemon.url}/v3{path}", {"Session-id": daemon.tokens["admin"], "Idempotency-Key": key}
+
+    def send() -> None:
+        with suppress(httpx.HTTPError):
+            httpx.post(url, json=body, headers=headers, timeout=60)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def kill_in_the_middle(daemon: Daemon, connection: Connection, thread: threading.Thread, done: str, most: int) -> None:
+    """Kill the daemon while it does a batch: after the first part, `done` counts some of `most` sessions."""
+    eventually(lambda: connection.exec_driver_sql(done).scalar_one())
+    daemon.kill()
+    thread.join()
+    assert 0 < connection.exec_driver_sql(done).scalar_one() < most, "it was killed in the middle"
+    daemon.start()
+    assert counted(connection, "batch") == counted(connection, "batch_part") == 0
+    assert daemon.logged("batches.finished")["left"] > 0
+
+
+def test_a_batch_that_was_killed_in_the_middle_is_finished_by_the_next_start(
+    looking: tuple[Daemon, Connection],
+) -> None:
+    daemon, connection = looking
+    many, sent = 10_000, {"sessions": [{"type": "live", "label": "Killed", "startTime": from_now(days=1)}] * 10_000}
+    thread = sending(daemon, BATCH, sent, "killed")
+
+    kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session", many)
+
+    assert counted(connection, "session") == counted(connection, "event") == many
+    assert counted(connection, "(SELECT DISTINCT session_id FROM event) AS told") == many
+    again = daemon.post(BATCH, sent, headers={"Idempotency-Key": "killed"})
+    assert again.headers["idempotency-replayed"] == "true"
+    ids = [one["id"] for one in again.json()["sessions"]]
+    assert len(set(ids)) == many
+    assert daemon.post(BATCH, sent, headers={"Idempotency-Key": "killed"}).content == again.content
+    assert counted(connection, "session") == many
+
+    moved = {"ids": ids, "by": "1h"}
+    thread = sending(daemon, RESCHEDULE, moved, "moved")
+    kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session WHERE version > 1", many)
+    assert counted(connection, "session WHERE version = 2") == many
+    assert counted(connection, "event WHERE type = 'session.rescheduled'") == many
+    assert daemon.post(RESCHEDULE, moved, headers={"Idempotency-Key": "moved"}).status_code == 200
+    assert counted(connection, "session WHERE version = 2") == many
+
+    thread = sending(daemon, CLOSE, {"ids": ids}, "closed")
+    kill_in_the_middle(daemon, connection, thread, "SELECT count(*) FROM session WHERE status = 'closed'", many)
+    assert counted(connection, "session WHERE status = 'closed'") == many
+    assert counted(connection, "event WHERE type = 'session.closed'") == many
+
+
+def test_of_a_batch_that_was_killed_before_it_was_decided_nothing_is_left(looking: tuple[Daemon, Connection]) -> None:
+    daemon, connection = looking
+    address = urlsplit(daemon.url)
+    line = json.dumps(new(0)).encode() + b"\n"
+    head = [f"POST /v3{BATCH} HTTP/1.1", "Host: a", f"Session-id: {daemon.tokens['admin']}"]
+    head += ["Content-Type: application/x-ndjson", f"Content-Length: {1000 * len(line)}", "", ""]
+
+    with socket.create_connection((address.hostname, address.port)) as opened:
+        opened.sendall("\r\n".join(head).encode() + 800 * line)
+        eventually(lambda: counted(connection, "batch_part"))
+        daemon.kill()
+    daemon.start()
+
+    assert counted(connection, "session") == counted(connection, "event") == 0
+    if connection.dialect.name == "sqlite":  # other daemons of a PostgreSQL may be storing parts
+        assert counted(connection, "batch_part") == 0
+
+
+@pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
+def test_another_daemon_finishes_the_batch_of_one_that_was_killed(
     storage: dict[str, Any], start_daemon: StartDaemon
 ) -> None:
-    daemon = start_daemon(storage=storage)
-    sent = {"sessions": [{"type": "live", "label": "Killed", "startTime": from_now(days=1)}] * 1500}
+    first, second = (start_daemon(storage=storage) for _ in range(2))
+    sent = {"sessions": [{"type": "live", "label": "Two", "startTime": from_now(days=1)}] * 10_000}
+    thread = sending(first, BATCH, sent, "two")
+    eventually(lambda: second.get("/supportsessions?scope=all&limit=1").json()["count"])
+    first.kill()
+    thread.join()
 
-    def send(number: int) -> None:
-        with suppress(httpx.HTTPError):
-            httpx.post(f"{url}/v3{BATCH}", json=sent, headers={**token, "Idempotency-Key": f"k{number}"}, timeout=60)
+    answer = second.post(BATCH, sent, headers={"Idempotency-Key": "two"})
 
-    token = {"Session-id": daemon.tokens["admin"]}
-    for number in range(3):
-        url = daemon.url
-        sending = threading.Thread(target=send, args=(number,))
-        sending.start()
-        sending.join(0.2 + 0.2 * number)  # the daemon is receiving, checking or storing, or has answered
-        daemon.kill()
-        sending.join()
-        daemon.start()
-        stored = daemon.get("/supportsessions?limit=1").json()["count"]
-        assert stored in (1500 * number, 1500 * (number + 1))
-        again = daemon.post(BATCH, sent, headers={"Idempotency-Key": f"k{number}"})
-        assert again.status_code == 200
-        assert daemon.get("/supportsessions?limit=1").json()["count"] == 1500 * (number + 1)
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert len({one["id"] for one in answer.json()["sessions"]}) == 10_000
+    assert second.get("/supportsessions?scope=all&limit=1").json()["count"] == 10_000
+
+
+# --- in parts ---------------------------------------------------------------------------------------------------------
+
+
+def test_new_sessions_of_several_parts_have_pins_open_and_are_counted(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"sessions_per_agent": 1000})
+    soon, later = from_now(minutes=5), from_now(days=1)
+    starts = [None, soon, later] * 200
+    sent = [{"type": "support", "label": "Part", **({} if at is None else {"startTime": at})} for at in starts]
+
+    made = daemon.post(BATCH, {"sessions": sent}).json()["sessions"]
+
+    assert [one["status"] for one in made] == ["new", "new", "scheduled"] * 200
+    pins = [one["pin"] for one in made if one["status"] == "new"]
+    assert len(set(pins)) == 400
+    assert min(pins) >= 100_000
+    assert all(one["urls"]["user"].endswith(f"/{one['pin']}") for one in made[::3])
+    assert [event["type"] for event in daemon.events(made[301]["id"])] == ["session.scheduled", "session.ready"]
+    assert daemon.post(BATCH, {"sessions": sent}).json()["refcode"] == 101429
+
+
+def test_two_requests_with_one_key_at_the_same_time_make_one_batch(daemon: Daemon) -> None:
+    sent = {"sessions": [new(number) for number in range(600)]}
+    answers: list[list[str]] = []
+
+    def send() -> None:
+        answer = daemon.post(BATCH, sent, by="chief", headers={"Idempotency-Key": "at the same time"})
+        answers.append([one["id"] for one in answer.json()["sessions"]])
+
+    threads = [threading.Thread(target=send) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) == 600
+
+
+def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -> None:
+    peaks = []
+    for number in (1000, 10_000):
+        daemon = start_daemon()
+        line = json.dumps(new(0, metaData={"note": "x" * 500})).encode() + b"\n"
+        headers = {"Content-Type": "application/x-ndjson", "Accept": "application/x-ndjson"}
+        answer = daemon.post(BATCH, content=number * line, headers=headers)
+        assert answer.text.count("\n") == number
+        assert daemon.process is not None
+        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+        peaks.append(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    assert peaks[1] - peaks[0] < 80, f"MiB: {peaks}; most of it are the database's caches, which have a limit"
 
 
 def test_a_client_that_disconnects_in_the_middle_of_a_batch_has_stored_nothing(daemon: Daemon) -> None:

@@ -18,11 +18,12 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import UUID
 
+import orjson
 from sqlalchemy import delete, func, select, update
 
 from tests.support import kills
 from tests.support.clocks import NOW
-from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, caller, order, settings
+from tests.support.factories import AGENT, HOUR, MINUTE, ROOM, caller, order, put, session, settings
 from tests.support.receivers import SECRET
 from tminus import clock, config
 from tminus.api import Services, agent_sessions, oidc_agents, pin_lookups, routes_agents, routes_calendars
@@ -46,6 +47,7 @@ from tminus.domain.errors import ChallengeNeeded, Forbidden, UnknownSession, Wro
 from tminus.domain.invitees import Invitee, as_json
 from tminus.domain.model import (
     AgentSession,
+    Batch,
     BatchRecord,
     CalendarFeed,
     ChallengeUse,
@@ -60,6 +62,7 @@ from tminus.domain.recurrence import CreateSeries, Recurrence, parse_rule
 from tminus.domain.samples import SampleSession, sample
 from tminus.domain.types import (
     LOCAL_AGENT_ID,
+    BatchKind,
     Caller,
     DeliveryKind,
     EventType,
@@ -95,6 +98,7 @@ from tminus.storage import (
     retention,
     test_clock,
 )
+from tminus.storage import batches as stored_batches
 from tminus.storage import series as stored_series
 from tminus.storage.locks import AdvisoryLocks
 from tminus.storage.log_positions import log_position, set_log_position
@@ -128,6 +132,7 @@ TOKEN = "the token of an agent"
 
 SMALL: Sequence[tuple[Any, str, Any]] = (
     (sweeps, "LARGEST_BATCH", 2),
+    (batches, "PART", 2),
     (worker, "SKIPPED", 1),
     (event_log, "PAGE", 1),
     (event_log, "STOP_SECONDS", 0.0),
@@ -988,18 +993,75 @@ def _create(store: Store, label: str) -> Any:
     )
 
 
-def _create_batch(store: Store, label: str) -> Any:
-    """Create a batch: one session that waits, one that opens at once, and one that is due at once."""
-    starts = (NOW + HOUR, None, NOW + MINUTE)
+def _create_batch(store: Store, label: str, *, hours: Sequence[float | None]) -> Any:
+    """Create a batch of sessions that start in some hours, or at once."""
+    starts = [None if one is None else NOW + one * HOUR for one in hours]
     requests = [order(SessionType.SUPPORT, label=label, start_time=start) for start in starts]
+    new = batches.NewBatch()
+    for number, first in enumerate(range(0, len(requests), batches.PART)):
+        part = batches.prepare(SETTINGS, AGENT, requests[first : first + batches.PART], NOW)
+        new.add(part)
+        if len(requests) <= batches.PART:
+            new.content = part.content
+            break
+        store.submit(partial(batches.store_part, batch_id=new.id, number=number, content=part.content)).result(30)
+        new.stored += 1
     keyed = KeyedRequest(label, "0" * 64)
-    made = store.submit(lambda tx: batches.create(tx, SETTINGS, AGENT, requests, keyed)).result(30)
-    return [one.id for one in made.sessions]
+    return _finish_batch(store, store.submit(lambda tx: batches.create(tx, SETTINGS, AGENT, new, keyed)).result(30))
 
 
-def _two_scheduled(tx: Transaction, label: str) -> None:
-    for ahead in (HOUR, 2 * HOUR):
-        _session(tx, label, ahead)
+def _finish_batch(store: Store, decided: batches.Decided) -> Any:
+    while decided.unfinished is not None:
+        do_next = partial(batches.do_next, settings=SETTINGS, batch_id=decided.unfinished)
+        if not store.submit(do_next).result(30).remaining:
+            break
+    return decided.session_ids
+
+
+def _store_two_parts(tx: Transaction, label: str) -> None:
+    for number in range(2):
+        batches.store_part(tx, label, number, _part(label).content)
+
+
+def _part(label: str) -> batches.NewPart:
+    return batches.prepare(SETTINGS, AGENT, [order(SessionType.SUPPORT, label=label, start_time=NOW + HOUR)] * 2, NOW)
+
+
+def _unfinished_batch(tx: Transaction, label: str) -> None:
+    """Prepare a batch that is decided and not done; another session has the id of one of its sessions."""
+    part = _part(label)
+    for number in range(2):
+        batches.store_part(tx, label, number, part.content)
+    put(tx, session(id=part.ids[1]))
+    session_ids = part.ids * 2
+    stored_batches.add(
+        tx,
+        Batch(
+            id=label, kind=BatchKind.CREATE, agent_id=7, key=label, caller='{"actor":"agent:7","request_id":null}',
+            session_ids=orjson.dumps(session_ids).decode(), remaining=4, created_at=NOW,
+        ),
+    )  # fmt: skip
+
+
+def _do_batch(store: Store, label: str) -> None:
+    _finish_batch(store, batches.Decided([], label))
+
+
+def _batch_parts(view: View, label: str) -> State:
+    return stored_batches.parts(view, label), label in stored_batches.unfinished(view), _batch_made(view, label)
+
+
+def _discard_batch(store: Store, label: str) -> None:
+    store.submit(partial(batches.discard, batch_id=label)).result(30)
+
+
+def _remove_leftovers(store: Store, _label: str) -> None:
+    sweeps.remove_leftovers(store.submit, MINUTE)
+
+
+def _scheduled(tx: Transaction, label: str, *, number: int) -> None:
+    for hours in range(1, 1 + number):
+        _session(tx, label, hours * HOUR)
 
 
 def _moved_batch(view: View, label: str) -> State:
@@ -1008,14 +1070,27 @@ def _moved_batch(view: View, label: str) -> State:
     return sorted((one.version, one.start_time and one.start_time - NOW) for one in found), _batch_made(view, label)
 
 
-def _change_batch(
-    store: Store, label: str, *, command: Callable[..., batches.BatchResult], by: timedelta | None
-) -> Any:
-    """Move or close two sessions. The first of them opens at once if it is moved back."""
-    ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label).order_by(SESSIONS.c.created_at, SESSIONS.c.id)
-    listed = [batches.Target(row.id) for row in store.read(lambda view: view.rows(ours))]
-    targets, keyed = batches.Targets("ids", listed, by=by), KeyedRequest(label, "0" * 64)
-    store.submit(lambda tx: command(tx, SETTINGS, AGENT, targets, keyed)).result(30)
+def _targets(store: Store, label: str, by: timedelta | None = None) -> batches.Targets:
+    ours = select(SESSIONS.c.id).where(SESSIONS.c.label == label).order_by(SESSIONS.c.start_time)
+    return batches.Targets("ids", [batches.Target(row.id) for row in store.read(lambda view: view.rows(ours))], by=by)
+
+
+def _move_batch(store: Store, label: str) -> Any:
+    """Move sessions back. The first of them opens at once."""
+    keyed, targets = KeyedRequest(label, "0" * 64), _targets(store, label, -55 * MINUTE)
+    decided = store.read(lambda view: batches.find_decided(view, AGENT, keyed, NOW))
+    if decided is None:
+        moves = store.read(lambda view: batches.find_moves(view, SETTINGS, AGENT, targets, NOW))
+        decided = store.submit(lambda tx: batches.reschedule(tx, SETTINGS, AGENT, moves, keyed)).result(30)
+    assert decided is not None
+    return _finish_batch(store, decided)
+
+
+def _close_batch(store: Store, label: str) -> Any:
+    keyed, targets = KeyedRequest(label, "0" * 64), _targets(store, label)
+    sessions = store.read(lambda view: batches.find_open(view, AGENT, targets))
+    decided = store.submit(lambda tx: batches.close(tx, SETTINGS, AGENT, sessions, keyed)).result(30)
+    return _finish_batch(store, decided)
 
 
 def _remove_write_test(tx: Transaction, _label: str) -> None:
@@ -1053,12 +1128,15 @@ TRIALS: Mapping[str, Trial] = {
     "wrong-answer": Trial(partial(_answer_challenge, right=False), _challenge, _made_challenge),
     "challenge-key": Trial(_make_key, _no_key, _has_key),
     "key-of-yesterday": Trial(_create, _yesterdays_key, _made_with_key),
-    "batch": Trial(_create_batch, _nothing, _batch_made),
-    "batch-of-yesterday": Trial(_create_batch, _yesterdays_batch, _batch_made),
-    "batch-reschedule": Trial(
-        partial(_change_batch, command=batches.reschedule, by=-55 * MINUTE), _two_scheduled, _moved_batch
-    ),
-    "batch-close": Trial(partial(_change_batch, command=batches.close, by=None), _two_scheduled, _moved_batch),
+    "batch": Trial(partial(_create_batch, hours=(1, None, 0.01)), _nothing, _batch_made, commits=3),
+    "batch-of-one-part": Trial(partial(_create_batch, hours=(None, 0.01)), _nothing, _batch_made),
+    "batch-of-yesterday": Trial(partial(_create_batch, hours=(1, 2)), _yesterdays_batch, _batch_made),
+    "batch-discard": Trial(_discard_batch, _store_two_parts, _batch_parts),
+    "batch-leftovers": Trial(_remove_leftovers, _store_two_parts, _batch_parts, later=HOUR),
+    "batch-unfinished": Trial(_do_batch, _unfinished_batch, _batch_parts, commits=2),
+    "batch-reschedule": Trial(_move_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
+    "batch-reschedule-of-one-part": Trial(_move_batch, partial(_scheduled, number=2), _moved_batch),
+    "batch-close": Trial(_close_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
     "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
     "room-leave": Trial(partial(_in_room, job=_leave_room), _busy_room, _room),

@@ -1,6 +1,6 @@
 """A store, its clock and its settings, to test commands on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -10,10 +10,11 @@ from tests.support.clocks import SettableClock
 from tests.support.factories import AGENT, ROOM, order, put, settings
 from tminus.domain.events import FeedEvent
 from tminus.domain.model import Participant, Session
-from tminus.domain.types import Caller, EventType, ParticipantRole, SessionType, Trigger
+from tminus.domain.types import Caller, CreateSession, EventType, ParticipantRole, SessionType, Trigger
 from tminus.scheduler import sweeps
 from tminus.scheduler.sweeps import SweepResult
 from tminus.sessions import commands, participants
+from tminus.sessions.batches import NewBatch, prepare
 from tminus.sessions.commands import IfMatch
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.sessions.transitions import CreateResult
@@ -155,3 +156,11 @@ class World:
 
         if sessions:
             self.run(lambda tx: put(tx, *sessions))
+
+
+def new_batch(world: World, requests: Sequence[CreateSession]) -> NewBatch:
+    """Return a batch of one part."""
+    new, part = NewBatch(), prepare(world.settings, AGENT, requests, world.now)
+    new.add(part)
+    new.content = part.content
+    return new

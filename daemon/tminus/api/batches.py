@@ -1,56 +1,52 @@
-"""Batches: read and validate many items, and answer them, without holding up other requests.
+"""Batches: read, validate and answer many items in parts, so that neither memory nor other requests depend on the size.
 
-This work runs on a thread of its own, in parts of a few milliseconds. Between two parts it waits a moment, so that the
-event loop and the scheduler get the interpreter lock at once, and not after the interpreter's switch interval.
+What needs no database runs on a thread of its own. A part of new sessions is validated, prepared and stored before the
+next one; an answer is read and sent in parts.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from threading import Event
 from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.responses import StreamingResponse
 
-from tminus.api import bodies
+from tminus import clock
+from tminus.api import answers, bodies
 from tminus.api.errors import faults, invalid
 from tminus.api.parameters import Problem, located
-from tminus.api.request_body import BATCH_SECONDS, read_body
+from tminus.api.request_body import BATCH_SECONDS, body_parts, read_body, whole_body
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Json
 from tminus.api.routing import Answer
-from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError
-from tminus.domain.types import MAX_SESSIONS, Caller
+from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError, RequestError
+from tminus.domain.types import MAX_SESSIONS, Caller, CreateSession
+from tminus.new_sessions import NewSession
+from tminus.sessions import batches as commands
+from tminus.sessions.batches import PART, Decided, NewBatch
+from tminus.sessions.idempotency import KeyedRequest
+from tminus.storage import Transaction, View
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-PART = 200
-"""Number of items that are validated or answered in one part: about five milliseconds, the switch interval."""
-
-HASHED = 2000
-"""The same for items that are only hashed."""
-
-PAUSE = 0.0003
-"""Seconds between two parts."""
-
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 """Media types of a body or an answer with one JSON object in each line."""
 
-_never = Event()
+_ATTEMPTS = 3
+"""How often sessions are read outside the writer to change them, before that is done in the transaction itself."""
 
 
-def parts(items: Sequence[T], size: int = PART) -> Iterator[tuple[int, Sequence[T]]]:
-    """Yield the items in parts, each with the index of its first one, and wait between them."""
-    for first in range(0, len(items), size):
-        if first:
-            _never.wait(PAUSE)
-        yield first, items[first : first + size]
+def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in parts."""
+    for first in range(0, len(items), PART):
+        yield items[first : first + PART]
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,6 @@ class Sent:
 
     members: dict[str, Any]
     """Its members, which are not validated yet."""
-    sha256: str
-    may_have_nul: bool
-    """Whether a text may contain NUL, which PostgreSQL does not store."""
-
-    def unstorable(self, item: Any, place: tuple[str | int, ...], model: type[BaseModel]) -> list[Problem]:
-        """Return the problems of an item that cannot be stored unchanged."""
-        problems = bodies.unstorable(item, ("body", *place))
-        if self.may_have_nul and not problems and isinstance(item, dict):
-            kept = {name: member for name, member in item.items() if name in model.model_fields}
-            problems += islice(bodies.nuls(kept, ("body", *place)), 1)
-        return problems
 
     def dry_run(self, in_query: bool) -> bool:
         """Return whether the caller wants a dry run. Raises `InvalidRequest`."""
@@ -78,6 +63,27 @@ class Sent:
             raise invalid([{"type": "value_error", "loc": ("body", "dryRun"), "msg": "must be a valid boolean"}])
         return in_query or bool(in_body)
 
+    def keyed(self, key: str | None) -> KeyedRequest | None:
+        """Return the request with its key, by the hash of the members: their order does not matter."""
+        if key is None:
+            return None
+        digest = hashlib.sha256()
+        _hash(digest, self.members)
+        return KeyedRequest(key, digest.hexdigest())
+
+
+def _hash(digest: Any, value: Any) -> None:
+    with suppress(TypeError):  # what cannot be written cannot be stored either, and is refused later
+        digest.update(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+
+
+def _is_ndjson(context: RequestContext) -> bool:
+    kind = context.header(b"content-type").partition(";")[0].strip().lower()
+    if kind in NDJSON:
+        bodies.refuse_compressed(context.header(b"content-encoding"))
+        return True
+    return False
+
 
 @asynccontextmanager
 async def receive(context: RequestContext, caller: Caller, items: str) -> AsyncIterator[Sent]:
@@ -85,19 +91,32 @@ async def receive(context: RequestContext, caller: Caller, items: str) -> AsyncI
 
     `items`: the name of the member that the lines of an NDJSON body stand for. Raises `RequestError`.
     """
-    services = context.services
-    async with services.batch_slots.slot(caller.agent_id):
-        assert context.receive is not None, "the middleware leaves the bodies of batches unread"
-        limit = services.settings.server.max_batch_body
-        body = await read_body(context.scope, context.headers, context.receive, limit, BATCH_SECONDS)
-        content_type, encoding = context.header(b"content-type"), context.header(b"content-encoding")
-        yield await services.prepare(lambda: _decoded(body, content_type, encoding, items))
+    async with context.services.batch_slots.slot(caller.agent_id):
+        yield await _receive(context, items)
 
 
-def _decoded(body: bytes, content_type: str, content_encoding: str, items: str) -> Sent:
-    if content_type.partition(";")[0].strip().lower() in NDJSON:
-        bodies.refuse_compressed(content_encoding)
-        return _hashed({items: _lines(body, items)}, body)
+async def _receive(context: RequestContext, items: str) -> Sent:
+    assert context.receive is not None, "the middleware leaves the bodies of batches unread"
+    limit = context.services.settings.server.max_batch_body
+    body = await read_body(context.scope, context.headers, context.receive, limit, BATCH_SECONDS)
+    content_type, encoding = context.header(b"content-type"), context.header(b"content-encoding")
+    if not _is_ndjson(context):
+        return await context.services.prepare(lambda: _decoded(body, content_type, encoding))
+    errors: list[FieldError] = []
+    lines = [line for line in body.removeprefix(_BOM).split(b"\n") if line.strip()]
+    members = {items: await context.services.prepare(lambda: _values(lines, f"{items}.", 0, errors))}
+    if errors:
+        raise BatchRefused(errors)
+    return Sent(members)
+
+
+_BOM = b"\xef\xbb\xbf"
+
+_NOT_JSON = object()
+"""In place of an item that is not JSON."""
+
+
+def _decoded(body: bytes, content_type: str, content_encoding: str) -> Sent:
     parsed, problems = bodies.decode(body, content_type, content_encoding)
     if problems:
         raise invalid(problems)
@@ -107,69 +126,212 @@ def _decoded(body: bytes, content_type: str, content_encoding: str, items: str) 
     rest = {name: value for name, value in parsed.items() if not isinstance(value, list)}
     if problems := bodies.unstorable(rest, ("body",)):
         raise invalid(problems)
-    return _hashed(parsed, body)
+    return Sent(parsed)
 
 
-def _lines(body: bytes, items: str) -> list[Any]:
-    """Return the values of the lines of a body, without empty lines. Raises `BatchRefused`."""
-    found: list[Any] = []
-    errors: list[FieldError] = []
-    for _, lines in parts([line for line in body.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]):
-        for line in lines:
-            value, problems = bodies.decode_text(line)
-            if problems:
-                errors.append(FieldError(f"{items}.{len(found)}", f"is not JSON: {problems[0]['msg']}"))
-            found.append(value)
-    if errors:
-        raise BatchRefused(errors)
+def _values(lines: Sequence[bytes], prefix: str, first: int, errors: list[FieldError]) -> list[Any]:
+    """Return the values of lines, and add an error for each that is not JSON. `first`: the index of the first one."""
+    found = []
+    for number, line in enumerate(lines, first):
+        value, problems = bodies.decode_text(line)
+        if problems:
+            value = _NOT_JSON
+            errors.append(FieldError(f"{prefix}{number}", f"is not JSON: {problems[0]['msg']}"))
+        found.append(value)
     return found
 
 
-def _hashed(members: dict[str, Any], body: bytes) -> Sent:
-    """Return the body with its hash, for which the order of members does not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(members):
-        digest.update(name.encode(errors="surrogatepass"))
-        value = members[name]
-        for _, some in parts(value if isinstance(value, list) else [value], HASHED):
-            with suppress(TypeError):  # what cannot be written cannot be stored either, and is refused later
-                digest.update(orjson.dumps(some, option=orjson.OPT_SORT_KEYS))
-    return Sent(members, digest.hexdigest(), b"\\u0000" in body)
+# --- new sessions -----------------------------------------------------------------------------------------------------
 
 
-def validated(sent: Sent, name: str, model: type[M], make: Callable[[M], T]) -> tuple[list[T | None], list[FieldError]]:
-    """Return what `make` returns for each item of a list, and the errors of all items that are not valid.
+class NewSessionParts:
+    """The new sessions of a batch, which are validated, prepared and stored in parts.
 
-    In place of an item that is not valid there is None. Raises `InvalidRequest` if there is no list of a valid length.
+    Parameters
+    ----------
+    dry_run
+        Only collect the requests.
     """
-    items = sent.members.get(name)
-    if not isinstance(items, list) or not 0 < len(items) <= MAX_SESSIONS:
-        message = "is missing" if name not in sent.members else f"must be a list of 1 to {MAX_SESSIONS} items"
-        raise invalid([{"type": "value_error", "loc": ("body", name), "msg": message}])
-    adapter = _list_of(model)
-    made: list[T | None] = []
-    problems: list[Problem] = []
-    for first, some in parts(items):
-        found = [sent.unstorable(item, (name, place), model) for place, item in enumerate(some, first)]
-        if not any(found):
-            try:
-                made += map(make, adapter.validate_python(some))
-                continue
-            except ValidationError:
-                pass
-        for place, item in enumerate(some, first):  # one by one, since the others are checked further
-            wrong = found[place - first]
-            if not wrong:
-                try:
-                    made.append(make(adapter.validate_python([item])[0]))
+
+    def __init__(self, context: RequestContext, caller: Caller, *, dry_run: bool) -> None:
+        self._context = context
+        self._caller = caller
+        self._digest = hashlib.sha256()
+        self._count = 0
+        self.dry_run = dry_run
+        self.errors: list[FieldError] = []
+        """The errors of all sessions that are not valid."""
+        self.new = NewBatch()
+        self.requests: list[CreateSession] = []
+        """The sessions, for a dry run."""
+
+    def keyed(self, key: str | None) -> KeyedRequest | None:
+        """Return the request with its key, once it has arrived."""
+        return None if key is None else KeyedRequest(key, self._digest.hexdigest())
+
+    async def take_all(self, source: AsyncIterator[Callable[[], list[Any]]]) -> None:
+        """Take all parts. Each function returns the items of one, on the thread of batches."""
+        held: str | None = None
+        storing: asyncio.Task[None] | None = None
+        try:
+            async for items in source:
+                content = await self._context.services.prepare(partial(self._take, items))
+                if content is None:
                     continue
-                except ValidationError as error:
-                    wrong = [
-                        {**one, "loc": ("body", name, place, *one["loc"][2:])} for one in located(error, ("body",))
-                    ]
-            made.append(None)
-            problems += wrong if len(problems) <= MAX_BATCH_ERRORS else ()
+                if held is not None:
+                    # One part is stored while the next one is prepared.
+                    if storing is not None:
+                        await storing
+                    storing = asyncio.create_task(self._store(held))
+                held = content
+        finally:
+            if storing is not None:
+                await storing
+        if self.new.stored and held is not None and not self.errors:
+            await self._store(held)
+        else:
+            self.new.content = held
+
+    async def _store(self, content: str) -> None:
+        number = self.new.stored
+        self.new.stored += 1
+        await self._context.services.transact(lambda tx: commands.store_part(tx, self.new.id, number, content))
+
+    def _take(self, items: Callable[[], list[Any]]) -> str | None:
+        """Take a part; return what to store of it, if the batch has no error so far."""
+        first, values = self._count, items()
+        self._count += len(values)
+        _hash(self._digest, values)
+        settings, now = self._context.services.settings, clock.now()
+        requests, errors = _validated(values, first)
+        errors += commands.start_errors(
+            settings, [None if one is None else one.start_time for one in requests], now, first
+        )
+        self.errors += errors[: max(0, MAX_BATCH_ERRORS + 1 - len(self.errors))]
+        if self.errors:
+            return None
+        valid = [request for request in requests if request is not None]
+        if self.dry_run:
+            self.requests += valid
+            return None
+        part = commands.prepare(settings, self._caller, valid, now)
+        self.new.add(part)
+        return part.content
+
+    async def discard(self) -> None:
+        """Remove the parts, unless the batch is decided."""
+        if self.new.stored:
+            with suppress(RequestError):  # otherwise they are removed later
+                await self._context.services.transact(lambda tx: commands.discard(tx, self.new.id))
+
+
+@asynccontextmanager
+async def receive_new(context: RequestContext, caller: Caller, *, dry_run: bool) -> AsyncIterator[NewSessionParts]:
+    """Wait for the caller's turn, and receive and store new sessions, those of NDJSON as they arrive.
+
+    The turn ends with the `with` block. Parts of a batch that is not decided by then are removed. Raises
+    `RequestError`.
+    """
+    async with context.services.batch_slots.slot(caller.agent_id):
+        if _is_ndjson(context):
+            taken = NewSessionParts(context, caller, dry_run=dry_run)
+            source = _lines(context, taken)
+        else:
+            sent = await _receive(context, "sessions")
+            taken = NewSessionParts(context, caller, dry_run=sent.dry_run(dry_run))
+            source = _members(sent)
+        try:
+            await taken.take_all(source)
+            yield taken
+        finally:
+            await taken.discard()
+
+
+async def _members(sent: Sent) -> AsyncIterator[Callable[[], list[Any]]]:
+    items = sent.members.pop("sessions", None)
+    if not isinstance(items, list) or not 0 < len(items) <= MAX_SESSIONS:
+        raise _wrong_number(is_missing=items is None)
+    for some in parts(items):
+        yield partial(list, some)
+
+
+def _wrong_number(*, is_missing: bool = False) -> RequestError:
+    message = "is missing" if is_missing else f"must be a list of 1 to {MAX_SESSIONS} items"
+    return invalid([{"type": "value_error", "loc": ("body", "sessions"), "msg": message}])
+
+
+async def _lines(context: RequestContext, taken: NewSessionParts) -> AsyncIterator[Callable[[], list[Any]]]:
+    """Yield the values of the lines of an NDJSON body as they arrive, without empty lines."""
+    assert context.receive is not None, "the middleware leaves the bodies of batches unread"
+    limit = context.services.settings.server.max_batch_body
+    complete = whole_body(context.scope, context.headers, limit)
+    arriving = _at_once(complete) if complete is not None else body_parts(context.receive, limit, BATCH_SECONDS)
+    waiting: list[bytes] = []
+    line, count, is_first = bytearray(), 0, True
+    async for part in arriving:
+        line += part
+        if b"\n" not in part:
+            continue
+        *lines, rest = line.split(b"\n")
+        line = bytearray(rest)
+        if is_first:
+            lines[0], is_first = lines[0].removeprefix(_BOM), False
+        waiting += [bytes(one) for one in lines if one.strip()]
+        for _ in range(len(waiting) // PART):
+            some, waiting = waiting[:PART], waiting[PART:]
+            yield partial(_values, some, "sessions.", count, taken.errors)
+            count += len(some)
+        if count + len(waiting) > MAX_SESSIONS:
+            raise _wrong_number()
+    last = bytes(line.removeprefix(_BOM) if is_first else line)
+    waiting += [last] if last.strip() else []
+    if not 0 < count + len(waiting) <= MAX_SESSIONS:
+        raise _wrong_number()
+    for left in parts(waiting):
+        yield partial(_values, left, "sessions.", count, taken.errors)
+        count += len(left)
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None], list[FieldError]]:
+    """Return the sessions of a part, and the errors of all that are not valid. In place of each of these there is None.
+
+    `first`: the index of the first one.
+    """
+    adapter = _list_of(NewSession)
+    found = [_unstorable(item, ("sessions", place)) for place, item in enumerate(items, first)]
+    if not any(found):
+        with suppress(ValidationError):
+            return [one.create_session() for one in adapter.validate_python(items)], []
+    made: list[CreateSession | None] = []
+    problems: list[Problem] = []
+    for place, (item, unstorable) in enumerate(zip(items, found, strict=True), first):
+        wrong = unstorable
+        if item is not _NOT_JSON and not wrong:
+            try:
+                made.append(adapter.validate_python([item])[0].create_session())
+                continue
+            except ValidationError as error:
+                wrong = [
+                    {**one, "loc": ("body", "sessions", place, *one["loc"][2:])} for one in located(error, ("body",))
+                ]
+        made.append(None)
+        problems += wrong
     return made, list(faults(problems))
+
+
+def _unstorable(item: Any, place: tuple[str | int, ...]) -> list[Problem]:
+    """Return the problems of a new session that cannot be stored unchanged."""
+    if item is _NOT_JSON:
+        return []
+    problems = bodies.unstorable(item, ("body", *place))
+    if not problems and isinstance(item, dict):
+        kept = {name: member for name, member in item.items() if name in NewSession.model_fields}
+        problems += islice(bodies.nuls(kept, ("body", *place)), 1)
+    return problems
 
 
 def chosen(sent: Sent, model: type[M]) -> M:
@@ -190,40 +352,98 @@ def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
     return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
+# --- deciding and answering -------------------------------------------------------------------------------------------
+
+
+async def decide(
+    context: RequestContext,
+    caller: Caller,
+    keyed: KeyedRequest | None,
+    find: Callable[[View], T],
+    command: Callable[[Transaction, T], Decided | None],
+) -> Decided:
+    """Return the decision on a batch of existing sessions: `find` reads them, and `command` decides in a transaction.
+
+    `command` returns None if a session has changed since it was read. Then they are read again.
+    """
+    services = context.services
+    for _ in range(_ATTEMPTS):
+        try:
+            found = await services.prepare(lambda: services.store.read(find, lane="search"))
+        except RequestError:
+            # A repeated request finds the sessions as the first one has left them.
+            if keyed is not None:
+                earlier = await services.query(lambda view: commands.find_decided(view, caller, keyed, clock.now()))
+                if earlier is not None:
+                    return earlier
+            raise
+        decided = await context.write(lambda tx, found=found: command(tx, found))  # type: ignore[misc]
+        if decided is not None:
+            return decided
+    decided = await context.write(lambda tx: command(tx, find(tx)))
+    assert decided is not None, "nothing has changed in the transaction that has read the sessions"
+    return decided
+
+
+async def finish(context: RequestContext, decided: Decided) -> list[str]:
+    """Do the parts of a batch that are left; return the ids of its sessions. Raises `RequestError`."""
+    services, batch_id = context.services, decided.unfinished
+    renamed: dict[str, str] = {}
+    while batch_id is not None:
+        progress = await context.write(lambda tx: commands.do_next(tx, services.settings, batch_id))
+        renamed |= progress.renamed
+        if not progress.remaining:
+            break
+    return [renamed.get(one, one) for one in decided.session_ids]
+
+
 def wants_ndjson(context: RequestContext) -> bool:
     """Return whether the caller accepts an answer with one object in each line."""
     return any(kind in context.header(b"accept") for kind in NDJSON)
 
 
-async def answer(
-    context: RequestContext,
-    name: str,
-    items: Sequence[T],
-    show: Callable[[T], Any],
-    *,
-    dry_run: bool = False,
-    headers: Headers | None = None,
-) -> Answer:
-    """Return the response with many items: `name` is the member that has them.
+async def answer(context: RequestContext, caller: Caller, session_ids: list[str], headers: Headers | None) -> Answer:
+    """Return the response with sessions as they are now. They are read as they are sent, part by part."""
 
-    With NDJSON the answer has only the items, and each part is sent when it is made.
-    """
+    def lines(some: Sequence[str], view: View) -> list[bytes]:
+        found, now = view.sessions_with(some), clock.now()
+        return [orjson.dumps(answers.session(found[one], caller, now)) for one in some if one in found]
 
-    def lines(first: int) -> list[bytes]:
-        return [orjson.dumps(show(one)) for one in items[first : first + PART]]
+    def read(some: Sequence[str]) -> Any:
+        return context.services.query(partial(lines, some))
 
-    if wants_ndjson(context):
+    if not wants_ndjson(context) and len(session_ids) <= PART:
+        return Json(b'{"sessions":[%b]}' % b",".join(await read(session_ids)), headers=headers)
 
-        async def body() -> AsyncIterator[bytes]:
-            for first in range(0, len(items), PART):
-                yield b"".join(line + b"\n" for line in await context.services.prepare(partial(lines, first)))
+    async def ndjson() -> AsyncIterator[bytes]:
+        for some in parts(session_ids):
+            yield b"".join(line + b"\n" for line in await read(some))
 
-        response = StreamingResponse(body(), media_type="application/x-ndjson")
-        response.raw_headers += headers or []
-        return response
+    async def json() -> AsyncIterator[bytes]:
+        before = b'{"sessions":['
+        for some in parts(session_ids):
+            if found := await read(some):
+                yield before + b",".join(found)
+                before = b","
+        yield b"]}"
 
-    def whole() -> bytes:
-        shown = [line for first, _ in parts(items) for line in lines(first)]
-        return b'{%b"%b":[%b]}' % (b'"dryRun":true,' if dry_run else b"", name.encode(), b",".join(shown))
+    is_ndjson = wants_ndjson(context)
+    media_type = "application/x-ndjson" if is_ndjson else "application/json"
+    response = StreamingResponse(ndjson() if is_ndjson else json(), media_type=media_type)
+    response.raw_headers += headers or []
+    return response
 
-    return Json(await context.services.prepare(whole), headers=headers)
+
+async def answer_planned(context: RequestContext, planned: Sequence[commands.Plan]) -> Answer:
+    """Return the response to a dry run."""
+
+    def body() -> bytes:
+        lines = [orjson.dumps(answers.planned(one)) for one in planned]
+        if wants_ndjson(context):
+            return b"".join(line + b"\n" for line in lines)
+        return b'{"dryRun":true,"planned":[%b]}' % b",".join(lines)
+
+    content = await context.services.prepare(body)
+    if not wants_ndjson(context):
+        return Json(content)
+    return StreamingResponse(_at_once(content), media_type="application/x-ndjson")

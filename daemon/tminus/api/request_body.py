@@ -1,10 +1,11 @@
 """Read the complete body of a request, within limits of size and time."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.types import Receive, Scope
 
+from tminus import clock
 from tminus.domain.errors import BodyTooLarge, RequestTimeout
 
 BODY_SECONDS = 20
@@ -37,32 +38,43 @@ async def read_body(
 
     Raises `BodyTooLarge`, `RequestTimeout`, `ClientDisconnected`.
     """
+    complete = whole_body(scope, headers, limit)
+    if complete is not None:
+        return complete
+    return b"".join([part async for part in body_parts(receive, limit, BODY_SECONDS if seconds is None else seconds)])
+
+
+def whole_body(scope: Scope, headers: Mapping[bytes, bytes], limit: int) -> bytes | None:
+    """Return the body if there is none or all of it has arrived; otherwise None. Raises `BodyTooLarge`."""
     announced = headers.get(b"content-length")
     if announced is None and b"transfer-encoding" not in headers:
         return b""
     if announced is not None and int(announced) > limit:
         raise BodyTooLarge(limit)
     complete: bytes | None = scope["state"].get(WHOLE, _no_complete_body)()
-    if complete is not None:
-        if len(complete) > limit:
-            raise BodyTooLarge(limit)
-        return complete
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS if seconds is None else seconds):
-            while True:
+    if complete is not None and len(complete) > limit:
+        raise BodyTooLarge(limit)
+    return complete
+
+
+async def body_parts(receive: Receive, limit: int, seconds: float) -> AsyncIterator[bytes]:
+    """Yield the parts of the body as they arrive, within the same limits, and raise the same errors as `read_body`."""
+    size, until = 0, clock.monotonic() + seconds
+    while True:
+        try:
+            async with asyncio.timeout(max(0.0, until - clock.monotonic())):
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                parts.append(bytes(message.get("body", b"")))
-                size += len(parts[-1])
-                if size > limit:
-                    raise BodyTooLarge(limit)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise RequestTimeout from None
+        except TimeoutError:
+            raise RequestTimeout from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        part = bytes(message.get("body", b""))
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        yield part
+        if not message.get("more_body", False):
+            return
 
 
 def _no_complete_body() -> None:

@@ -1,7 +1,7 @@
 """Routes of batches: create, reschedule and close many sessions, all or none."""
 
 from tminus import clock, schemas
-from tminus.api import answers, batches
+from tminus.api import batches
 from tminus.api.authentication import CurrentCaller
 from tminus.api.refusals import refusals
 from tminus.api.request_context import RequestContext
@@ -18,9 +18,7 @@ from tminus.domain.errors import (  # fmt: skip
     UnsupportedMediaType,
 )
 from tminus.domain.types import Caller
-from tminus.new_sessions import NewSession
 from tminus.sessions import batches as commands
-from tminus.sessions.idempotency import KeyedRequest
 
 router = Router("/v3/supportsessions", "sessions")
 
@@ -52,21 +50,16 @@ async def create_sessions(
 ) -> Answer:
     services = context.services
     commands.require_agent(caller)
-    async with batches.receive(context, caller, "sessions") as sent:
-        dry_run = sent.dry_run(dryRun)
-        found, errors = await services.prepare(
-            lambda: batches.validated(sent, "sessions", NewSession, NewSession.create_session)
-        )
-        now, settings = clock.now(), services.settings
-        if errors:
-            raise BatchRefused([*errors, *commands.start_errors(settings, found, now)])
-        requests = [request for request in found if request is not None]
-        if dry_run:
+    async with batches.receive_new(context, caller, dry_run=dryRun) as sent:
+        if sent.errors:
+            raise BatchRefused(sent.errors)
+        settings, now, keyed = services.settings, clock.now(), sent.keyed(idempotency_key)
+        if sent.dry_run:
+            requests = sent.requests
             planned = await services.query(lambda view: commands.plan_creation(view, settings, caller, requests, now))
-            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
-        keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
-        result = await context.write(lambda tx: commands.create(tx, settings, caller, requests, keyed))
-    return await _answer(context, caller, result)
+            return await batches.answer_planned(context, planned)
+        decided = await context.write(lambda tx: commands.create(tx, settings, caller, sent.new, keyed))
+        return await _answer(context, caller, decided)
 
 
 @router.post(
@@ -87,10 +80,16 @@ async def reschedule_sessions(
         settings, now = services.settings, clock.now()
         if dry_run:
             planned = await services.query(lambda view: commands.plan_reschedule(view, settings, caller, targets, now))
-            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
-        keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
-        result = await context.write(lambda tx: commands.reschedule(tx, settings, caller, targets, keyed))
-    return await _answer(context, caller, result)
+            return await batches.answer_planned(context, planned)
+        keyed = sent.keyed(idempotency_key)
+        decided = await batches.decide(
+            context,
+            caller,
+            keyed,
+            lambda view: commands.find_moves(view, settings, caller, targets, clock.now()),
+            lambda tx, moves: commands.reschedule(tx, settings, caller, moves, keyed),
+        )
+        return await _answer(context, caller, decided)
 
 
 @router.post(
@@ -110,10 +109,16 @@ async def close_sessions(
         targets = _targets(closed, caller)
         if dry_run:
             planned = await services.query(lambda view: commands.plan_close(view, caller, targets))
-            return await batches.answer(context, "planned", planned, answers.planned, dry_run=True)
-        keyed = None if idempotency_key is None else KeyedRequest(idempotency_key, sent.sha256)
-        result = await context.write(lambda tx: commands.close(tx, services.settings, caller, targets, keyed))
-    return await _answer(context, caller, result)
+            return await batches.answer_planned(context, planned)
+        keyed = sent.keyed(idempotency_key)
+        decided = await batches.decide(
+            context,
+            caller,
+            keyed,
+            lambda view: commands.find_open(view, caller, targets),
+            lambda tx, sessions: commands.close(tx, services.settings, caller, sessions, keyed),
+        )
+        return await _answer(context, caller, decided)
 
 
 def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.Targets:
@@ -127,13 +132,8 @@ def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.T
     return commands.Targets("ids", [commands.Target(one) for one in sent.ids or ()], by=by)
 
 
-async def _answer(context: RequestContext, caller: Caller, result: commands.BatchResult) -> Answer:
-    context.replayed = result.replayed
-    now = clock.now()
-    return await batches.answer(
-        context,
-        "sessions",
-        result.sessions,
-        lambda session: answers.session(session, caller, now),
-        headers=[_REPLAYED] if result.replayed else [],
-    )
+async def _answer(context: RequestContext, caller: Caller, decided: commands.Decided) -> Answer:
+    """Do what is left of a batch, and answer with its sessions."""
+    context.replayed = decided.replayed
+    session_ids = await batches.finish(context, decided)
+    return await batches.answer(context, caller, session_ids, [_REPLAYED] if decided.replayed else None)

@@ -119,6 +119,7 @@ def advance(connection: Connection, as_json: bool) -> None:
                 if store.read(test_clock.read_time) is not None:
                     raise WrongClock(str(file), "its test clock is moved by `tminus clock`, while the daemon runs")
                 sweeps.recompute_deadlines(store.submit, settings.lifecycle.timeouts)
+                sweeps.finish_batches(store, settings)
                 sweep = sweeps.do_all_due(store.submit, settings.lifecycle.timeouts, settings=settings)
                 held = store.submit(sweeps.retention_pause).result()
                 removed = 0

@@ -14,6 +14,7 @@ from sqlmodel import Field, SQLModel, String
 
 from tminus.domain.timestamps import EPOCH, MILLISECOND
 from tminus.domain.types import (  # fmt: skip
+    BatchKind,
     CloseReason,
     DeliveryKind,
     EventType,
@@ -347,6 +348,39 @@ class BatchRecord(Record):
     body_sha256: str
     session_ids: str = Field(sa_type=JsonText)
     """The ids of its sessions, in their order: a JSON list."""
+    created_at: datetime = Field(sa_type=Instant)
+
+
+class Batch(Record):
+    """A batch that is decided, but not done for all of its sessions. The row is removed when it is."""
+
+    id: str
+    kind: BatchKind = Field(sa_type=String)
+    agent_id: int
+    """The agent whose request it is."""
+    key: str | None = None
+    """The `Idempotency-Key` of the request."""
+    caller: str
+    """The actor and the id of the request, as JSON, for events."""
+    session_ids: str = Field(sa_type=JsonText)
+    """The ids of its sessions, in their order: a JSON list."""
+    starts: str | None = Field(default=None, sa_type=JsonText)
+    """The starts of these sessions after the batch, as stored integers: a JSON list; None: overlaps are allowed."""
+    pins: str | None = Field(default=None, sa_type=JsonText)
+    """The PINs that are reserved for new sessions, as JSON: `new` for those without a start, `due` for those that open
+    soon.
+    """
+    remaining: int
+    """Number of its last sessions for which it is not done yet."""
+    created_at: datetime = Field(sa_type=Instant)
+
+
+class BatchPart(Record):
+    """What a batch does with some of its sessions, as JSON. The row is removed when that is done."""
+
+    batch_id: str
+    number: int
+    content: str
     created_at: datetime = Field(sa_type=Instant)
 
 

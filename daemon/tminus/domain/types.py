@@ -9,6 +9,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 
+class BatchKind(StrEnum):
+    """What a batch does with its sessions."""
+
+    CREATE = "create"
+    RESCHEDULE = "reschedule"
+    CLOSE = "close"
+
+
 class SessionType(StrEnum):
     SUPPORT = "support"
     COBROWSE = "cobrowse"

@@ -145,6 +145,7 @@ LOG_LINES = {
         "clock is {ahead_s} s ahead of the last run of retention, nothing is removed before {until}",
         ("ahead_s", "until"),
     ),
+    "batches.finished": LineTemplate("info", "batches were unfinished, {left:session} done now", ("left",)),
     "retention.removed": LineTemplate(
         "info", "{removed:closed session} older than `storage.retention` removed", ("removed",)
     ),

@@ -55,6 +55,7 @@ HEAD = ("ts", "level", "event", "instance", "message")
 
 FIELDS = {
     "ts": _at("time of the line; of a session event: when it happened, not when it was logged"),
+    "left": _i("number of sessions"),
     "level": _k("`debug`, `info`, `warning`, `error` or `critical`"),
     "event": _k("name of the line"),
     "instance": _k("the daemon: its host, `/`, and its process number"),

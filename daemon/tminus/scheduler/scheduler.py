@@ -25,6 +25,7 @@ from tminus.scheduler.clock_steps import ClockStepDetector
 from tminus.scheduler.configured_series import ConfiguredSeries
 from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
+from tminus.sessions.batches import LEFTOVER_AGE
 from tminus.storage import Store, Transaction
 from tminus.storage.engine import reason
 
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 STATUS_INTERVAL = timedelta(seconds=2)
 """How often the text of `systemctl status` is updated."""
+
+BATCH_INTERVAL = timedelta(seconds=10)
+"""How often batches are looked for that another daemon has decided, and not done."""
 
 RETENTION_INTERVAL = timedelta(minutes=10)
 """How often retention removes old rows."""
@@ -158,6 +162,7 @@ class Scheduler:
         nevertheless, so that callers can read, and ticks are repeated each second. Raises `StartupError`.
         """
         try:
+            self._resume_batches()
             due = self.tick()
         except StoreUnavailable as error:
             if self._store.damage is not None:
@@ -194,13 +199,19 @@ class Scheduler:
             # Only a write can show that writes succeed again, and perhaps no caller sends one.
             self._store.submit(lambda _tx: None, clock=True).result()
         settings = self._dependencies.settings
-        timeouts = settings.lifecycle.timeouts
         if not self._are_deadlines_current:
-            self._recompute_deadlines(timeouts)
+            self._recompute_deadlines(settings.lifecycle.timeouts)
         self._configured_series.apply(settings, clock.now())
-        due = self._next_due()
-        if due is None or due > clock.now():
-            return due
+        due, progress = self._next_due(), True
+        # Again for what fell due meanwhile: no timer is set to a time in the past, so it would wait for the next sweep.
+        while progress and due is not None and due <= clock.now() and not self._stopping.is_set():
+            progress = self._sweep(settings)
+            due = self._next_due()
+        return due
+
+    def _sweep(self, settings: Settings) -> bool:
+        """Do everything that is due; return whether there was something that could be done."""
+        timeouts = settings.lifecycle.timeouts
         with self._event_log.throttled():
             sweep = sweeps.do_all_due(self._submit, timeouts, self._should_stop, settings)
         if sweep.transitions:
@@ -215,7 +226,7 @@ class Scheduler:
             )
         if sweep.without_pin:
             log("clock.no_pin", waiting=sweep.without_pin)
-        return self._next_due()
+        return bool(sweep.transitions)
 
     def _next_due(self) -> datetime | None:
         with self._outages.during("read"):
@@ -261,6 +272,7 @@ class Scheduler:
 
     def _jobs(self, settings: Settings) -> PeriodicJobs:
         jobs: PeriodicJobs = {
+            "batches": (BATCH_INTERVAL, self._finish_batches),
             "retention": (RETENTION_INTERVAL, self._remove_old),
             "checkpoint": (CHECKPOINT_INTERVAL, self._store.shorten_wal),
             "counts": (REPEATED_INTERVAL, REPEATED.write),
@@ -270,6 +282,16 @@ class Scheduler:
         if self._report_status is not None:
             jobs["status"] = (STATUS_INTERVAL, self._report_status)
         return jobs
+
+    def _resume_batches(self) -> None:
+        """Finish the batches that a killed daemon has decided, and remove what it had stored of others."""
+        self._finish_batches()
+        age = LEFTOVER_AGE if self._store.has_peers else timedelta(0)
+        sweeps.remove_leftovers(self._store.submit, age, self._stopping.is_set)
+
+    def _finish_batches(self) -> None:
+        if left := sweeps.finish_batches(self._store, self._dependencies.settings, self._should_stop):
+            log("batches.finished", left=left)
 
     def _remove_old(self) -> None:
         storage = self._dependencies.settings.storage

@@ -15,8 +15,10 @@ from tminus import clock
 from tminus.config import Settings
 from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
+from tminus.sessions import batches
 from tminus.sessions.idempotency import RECORD_LIFETIME
-from tminus.storage import Transaction, challenges, meta
+from tminus.storage import Store, Transaction, challenges, meta
+from tminus.storage import batches as stored_batches
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.retention import (
     Removed,
@@ -48,6 +50,9 @@ FIRST_REMOVAL = 256
 
 SMALLEST_REMOVAL = 32
 """The number of rows below which a slow removal is not made smaller."""
+
+LEFTOVERS = 16
+"""Parts of batches that one transaction removes. A part has up to some megabytes."""
 
 MAX_RUN_GAP = timedelta(days=3)
 """Time since the last run of retention above which the clock may be wrong. A daemon that is stopped over a weekend
@@ -162,6 +167,30 @@ def retention_pause(tx: Transaction) -> RetentionPause | None:
     return None if run.held_until is None else RetentionPause(run.ahead, run.held_until, is_new)
 
 
+def finish_batches(store: Store, settings: Settings, stop: Callable[[], bool] = lambda: False) -> int:
+    """Do what is left of batches whose daemon was stopped; return how many sessions were left.
+
+    Raises `StoreUnavailable`.
+    """
+    left = 0
+    for batch_id, remaining in store.read(stored_batches.unfinished).items():
+        do_next = partial(batches.do_next, settings=settings, batch_id=batch_id)
+        left += remaining
+        while not stop() and store.submit(do_next).result().remaining:
+            pass
+    return left
+
+
+def remove_leftovers(submit: Submit, age: timedelta, stop: Callable[[], bool] = lambda: False) -> None:
+    """Remove parts older than `age` of batches that were never decided."""
+
+    def remove_some(tx: Transaction) -> int:
+        return stored_batches.remove_leftovers(tx, tx.now - age, LEFTOVERS)
+
+    while not stop() and submit(remove_some).result() == LEFTOVERS:
+        pass
+
+
 def remove_old(
     submit: Submit,
     retention: timedelta | None,
@@ -200,6 +229,7 @@ def remove_old(
     remove(of_one_table(challenges.remove_uses, timedelta()))
     remove(of_one_table(remove_idempotency_records, RECORD_LIFETIME))
     remove(of_one_table(remove_batch_records, RECORD_LIFETIME))
+    remove_leftovers(submit, batches.LEFTOVER_AGE, stop)
     if delivery_retention is not None:
         remove(of_one_table(remove_deliveries, delivery_retention))
     if retention is None:

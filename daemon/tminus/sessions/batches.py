@@ -1,17 +1,22 @@
 """Commands that create, reschedule and close many sessions: all of a batch or none.
 
-As in `commands`, the store's writer runs each as a job. The errors of all items are collected, with their index.
+A batch is prepared outside the store's writer, in parts. One small transaction then checks everything that may refuse
+it, and decides it: `create`, `reschedule` and `close`. A batch of one part is done by that transaction. Of a larger one
+`do_next` does one part at a time, so that other jobs get their turn between them. It cannot be refused any more: after
+a kill the next start, or another daemon, continues with it.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import orjson
 
 from tminus.config import Settings
-from tminus.domain import timestamps
+from tminus.domain import ids, timestamps
 from tminus.domain.errors import (
     BadStartTime,
     BatchConflict,
@@ -19,29 +24,54 @@ from tminus.domain.errors import (
     FieldError,
     KeyReused,
     NoPinFree,
+    StoreUnavailable,
     TooManySessions,
     UnknownSession,
     WrongStatus,
 )
-from tminus.domain.lifecycle import opens_at, transition_for
-from tminus.domain.model import BatchRecord, Session
-from tminus.domain.types import MAX_SESSIONS, OPEN_STATUSES, Caller, CreateSession, Role, SessionType, Status, Trigger
+from tminus.domain.lifecycle import Transition, opens_at, transition_for
+from tminus.domain.model import Batch, BatchRecord, Instant, Session
+from tminus.domain.reminders import next_reminder
+from tminus.domain.types import (
+    MAX_SESSIONS,
+    OPEN_STATUSES,
+    BatchKind,
+    Caller,
+    CreateSession,
+    OverlapPolicy,
+    Role,
+    SessionType,
+    Status,
+    Trigger,
+)
 from tminus.sessions import commands
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import RECORD_LIFETIME, KeyedRequest
 from tminus.sessions.mail_limit import count_mails, mails_of, refuse_mails
 from tminus.sessions.overlaps import refused_overlaps
-from tminus.sessions.transitions import execute_transition, open_sessions, record_creation
-from tminus.storage import SessionFilter, Transaction, View
+from tminus.sessions.transitions import open_sessions
+from tminus.storage import SessionFilter, Transaction, View, batches
+from tminus.storage.transitions import Cause, Requested
+
+PART = 250
+"""Number of sessions of a part. Doing a part takes about 15 ms, for which other writes wait."""
+
+SOON = timedelta(minutes=1)
+"""PINs are reserved for the sessions that open within this time, since they may have to open before they are stored."""
+
+LEFTOVER_AGE = timedelta(hours=1)
+"""Age at which the parts of a batch that was never decided are removed. A request takes minutes at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """The sessions of a batch, in its order."""
+class Decided(NamedTuple):
+    """A batch that is done, or will be done by `do_next`."""
 
-    sessions: Sequence[Session]
+    session_ids: Sequence[str]
+    """The ids of its sessions, in its order."""
+    unfinished: str | None = None
+    """The id of the batch if it is not done yet."""
     replayed: bool = False
-    """Whether an earlier request with the same `Idempotency-Key` has done it."""
+    """Whether an earlier request with the same `Idempotency-Key` has decided it."""
 
 
 class Plan(NamedTuple):
@@ -68,9 +98,10 @@ def plan_creation(
 ) -> list[Plan]:
     """Return the sessions that `create` would create. Raises the same errors, except those about keys and PINs."""
     require_agent(caller)
-    if errors := start_errors(settings, requests, now):
+    starts = [request.start_time for request in requests]
+    if errors := start_errors(settings, starts, now):
         raise BatchRefused(errors)
-    _refuse_overlaps(view, settings, caller, requests)
+    _refuse_overlaps(view, settings, caller, starts)
     limit = settings.limits.sessions_per_agent
     if limit and view.open_sessions_of(caller.agent_id, limit) + len(requests) > limit:
         raise TooManySessions(limit, len(requests))
@@ -89,72 +120,215 @@ def plan_creation(
     return plans
 
 
-def start_errors(settings: Settings, requests: Sequence[CreateSession | None], now: datetime) -> list[FieldError]:
-    """Return an error for each session of a batch that cannot start at its time. None: an item that is not valid."""
+def start_errors(
+    settings: Settings, starts: Sequence[datetime | None], now: datetime, first: int = 0
+) -> list[FieldError]:
+    """Return an error for each session that cannot start at its time. `first`: the index of the first one."""
     errors = []
-    for number, request in enumerate(requests):
+    for number, start in enumerate(starts, first):
         try:
-            commands.check_start(None if request is None else request.start_time, now, settings)
+            commands.check_start(start, now, settings)
         except BadStartTime as error:
             errors.append(FieldError(f"sessions.{number}.startTime", error.problem))
     return errors
 
 
-def _refuse_overlaps(view: View, settings: Settings, caller: Caller, requests: Sequence[CreateSession]) -> None:
+def _refuse_overlaps(view: View, settings: Settings, caller: Caller, starts: Sequence[datetime | None]) -> None:
     """Raise `BatchConflict` if sessions would overlap, and the policy refuses that."""
-    refused = refused_overlaps(view, settings, caller.agent_id, [request.start_time for request in requests])
+    refused = refused_overlaps(view, settings, caller.agent_id, starts)
     if refused:
         raise BatchConflict([FieldError(f"sessions.{number}.startTime", problem) for number, problem in refused])
 
 
+# --- new sessions -----------------------------------------------------------------------------------------------------
+
+
+class NewPart(NamedTuple):
+    """A part of new sessions: what is stored of it, and what the decision needs."""
+
+    content: str
+    ids: list[str]
+    starts: list[datetime | None]
+    has_pin: list[bool]
+    """Whether the type of each session has PINs."""
+    mails: int
+    """Number of mails that the sessions cause."""
+
+
+@dataclass(slots=True)
+class NewBatch:
+    """The new sessions of a batch, without what is stored of them."""
+
+    id: str = dataclasses.field(default_factory=ids.random_hex)
+    session_ids: list[str] = dataclasses.field(default_factory=list)
+    starts: list[datetime | None] = dataclasses.field(default_factory=list)
+    has_pin: list[bool] = dataclasses.field(default_factory=list)
+    mails: int = 0
+    stored: int = 0
+    """Number of parts that are stored."""
+    content: str | None = None
+    """The content of the only part, if it is not stored."""
+
+    def add(self, part: NewPart) -> None:
+        """Add a part."""
+        self.session_ids += part.ids
+        self.starts += part.starts
+        self.has_pin += part.has_pin
+        self.mails += part.mails
+
+
+def prepare(settings: Settings, caller: Caller, requests: Sequence[CreateSession], now: datetime) -> NewPart:
+    """Return a part of new sessions. The times that depend on `now` are set when the sessions are stored."""
+    created_by = commands.created_by_text(caller, now)
+    rows: list[list[Any]] = []
+    for request in requests:
+        values, _ = commands.session_values(settings, caller, request, now, "")
+        rows.append(batches.new_row(values))
+    return NewPart(
+        _json({"at": Instant.number(now), "created_by": created_by, "columns": batches.COLUMNS, "rows": rows}),
+        [row[_ID] for row in rows],
+        [request.start_time for request in requests],
+        [request.type.has_pin for request in requests],
+        sum(mails_of(row[_INVITEES], row[_REMINDERS]) for row in rows),
+    )
+
+
+def store_part(tx: Transaction, batch_id: str, number: int, content: str) -> None:
+    """Store a part of a batch that is not decided yet."""
+    batches.add_parts(tx, batch_id, number, [content])
+
+
+def discard(tx: Transaction, batch_id: str) -> None:
+    """Remove the parts of a batch, unless it is decided."""
+    batches.remove_parts(tx, batch_id)
+
+
 def create(
-    tx: Transaction,
-    settings: Settings,
-    caller: Caller,
-    requests: Sequence[CreateSession],
-    keyed: KeyedRequest | None = None,
-) -> BatchResult:
-    """Create or schedule many sessions, each as `commands.create` does.
+    tx: Transaction, settings: Settings, caller: Caller, new: NewBatch, keyed: KeyedRequest | None = None
+) -> Decided:
+    """Decide to create or schedule many sessions, each as `commands.create` does.
 
     Raises `Forbidden`, `BatchRefused`, `BatchConflict`, `TooManySessions`, `TooManyMails`, `KeyReused`, `NoPinFree`.
     """
     require_agent(caller)
-    if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
-        return BatchResult(earlier, replayed=True)
-    if errors := start_errors(settings, requests, tx.now):
+    if keyed is not None and (earlier := find_decided(tx, caller, keyed, tx.now)) is not None:
+        return earlier
+    if errors := start_errors(settings, new.starts, tx.now):
         raise BatchRefused(errors)
-    _refuse_overlaps(tx, settings, caller, requests)
+    _refuse_overlaps(tx, settings, caller, new.starts)
+    if batches.parts(tx, new.id) != new.stored:
+        raise StoreUnavailable  # the clock was moved by an hour while they were stored
     limit = settings.limits.sessions_per_agent
-    if limit and not tx.may_open_more(caller.agent_id, limit, len(requests)):
-        raise TooManySessions(limit, len(requests))
-    created_by = commands.created_by_text(caller, tx.now)
-    made = [commands.new_session(settings, caller, request, tx.now, created_by) for request in requests]
-    count_mails(tx, settings, ((caller.agent_id, mails_of(one.invitees, one.reminders)) for one, _ in made))
-    with_pin = [session for session, transition in made if commands.needs_pin(session, transition)]
-    pins = tx.free_pins(len(with_pin)) if with_pin else []
-    if len(pins) < len(with_pin):
+    if limit and not tx.may_open_more(caller.agent_id, limit, len(new.starts)):
+        raise TooManySessions(limit, len(new.starts))
+    count_mails(tx, settings, [(caller.agent_id, new.mails)])
+    at_once = sum(has_pin and start is None for start, has_pin in zip(new.starts, new.has_pin, strict=True))
+    due = _soon(settings, new.starts, new.has_pin, tx.now)
+    contents = [] if new.content is None else [new.content]
+    return _decide(
+        tx, settings, caller, BatchKind.CREATE, new.session_ids, contents, keyed,
+        batch_id=new.id, starts=new.starts, pins=_reserve(tx, new=at_once, due=due),
+    )  # fmt: skip
+
+
+def _soon(settings: Settings, starts: Sequence[datetime | None], has_pin: Sequence[bool], now: datetime) -> int:
+    """Return how many sessions with a PIN open soon."""
+    latest, timeouts = now + SOON, settings.lifecycle.timeouts
+    return sum(
+        one and start is not None and opens_at(start, timeouts) <= latest
+        for start, one in zip(starts, has_pin, strict=True)
+    )
+
+
+def _reserve(tx: Transaction, **numbers: int) -> dict[str, list[int]]:
+    """Return this number of free PINs under each name. Raises `NoPinFree`."""
+    wanted = sum(numbers.values())
+    pins = tx.free_pins(wanted) if wanted else []
+    if len(pins) < wanted:
         raise NoPinFree
-    for session, pin in zip(with_pin, pins, strict=True):
-        commands.give_pin(settings, session, pin)
-    for session, transition in made:
-        tx.add(session, transition, settings.lifecycle.timeouts)
-        record_creation(tx, session, transition, caller)
-    sessions = [session for session, _ in made]
-    if keyed is not None:
-        _store_record(tx, caller, keyed, sessions)
-    open_sessions(tx, settings, caller, [one for one in sessions if _is_due(one, settings, tx.now)])
-    return BatchResult(sessions)
+    return {name: [pins.pop() for _ in range(number)] for name, number in numbers.items() if number}
 
 
-def _is_due(session: Session, settings: Settings, now: datetime) -> bool:
-    """Return whether a new session that was scheduled is due to open now."""
-    return session.start_time is not None and opens_at(session.start_time, settings.lifecycle.timeouts) <= now
+_COLUMN = {name: place for place, name in enumerate(batches.COLUMNS)}
+_ID, _TYPE, _PIN = _COLUMN["id"], _COLUMN["type"], _COLUMN["pin"]
+_USER_URL, _HOST_URL = _COLUMN["user_url"], _COLUMN["host_url"]
+_CREATED_AT, _UPDATED_AT, _OPENED_AT = _COLUMN["created_at"], _COLUMN["updated_at"], _COLUMN["opened_at"]
+_CREATED_BY, _START, _EXPIRES_AT = _COLUMN["created_by"], _COLUMN["start_time"], _COLUMN["expires_at"]
+_REMINDERS, _REMIND_AT = _COLUMN["reminders"], _COLUMN["remind_at"]
+_STATUS, _INVITEES = _COLUMN["status"], _COLUMN["invitees"]
+
+
+@cache
+def _creation(scheduled: bool) -> Transition:
+    return transition_for(Trigger.SCHEDULE if scheduled else Trigger.CREATE, None)
+
+
+def _create_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
+    """Store a part of new sessions with their events."""
+    part = orjson.loads(content)
+    rows: list[list[Any]] = batches.current_rows(part["columns"], part["rows"])
+    now, renamed = Instant.number(tx.now), _rename_taken(tx, rows)
+    types = {one.value: one for one in SessionType}
+    triggers, events = [], []
+    due: list[str] = []
+    for row in rows:
+        start = row[_START]
+        row[_CREATED_BY], row[_CREATED_AT], row[_UPDATED_AT] = part["created_by"], now, now
+        if row[_OPENED_AT] is not None:
+            row[_OPENED_AT] = now
+        if start is None:
+            row[_EXPIRES_AT] += now - part["at"]
+        elif opens_at(Instant.instant(start), settings.lifecycle.timeouts) <= tx.now:
+            due.append(row[_ID])
+        if row[_REMIND_AT] is not None and row[_REMIND_AT] <= now:
+            remind_at = next_reminder(row[_REMINDERS], Instant.instant(start), tx.now)
+            row[_REMIND_AT] = None if remind_at is None else Instant.number(remind_at)
+        transition = _creation(start is not None)
+        if commands.needs_pin(types[row[_TYPE]], transition):
+            row[_PIN] = batch.pins["new"].pop()
+            row[_USER_URL] = f"{settings.server.urls().pin_page}{row[_PIN]}"
+        triggers.append(transition.trigger)
+        events += [
+            batches.new_event(
+                session_id=row[_ID],
+                type=event_type.value,
+                ts=now,
+                actor=batch.caller["actor"],
+                status=row[_STATUS],
+                expires_at=row[_EXPIRES_AT],
+                start_time=start,
+                request_id=batch.caller["request_id"],
+            )
+            for event_type in transition.events
+        ]
+    tx.add_rows(triggers, rows, events, settings.lifecycle.timeouts)
+    if due:
+        found = tx.sessions_with(due)
+        open_sessions(tx, settings, batch.caller["request_id"], [found[one] for one in due], batch.pins.get("due", []))
+    return _Done(len(rows), renamed)
+
+
+def _rename_taken(tx: Transaction, rows: Sequence[list[Any]]) -> dict[str, str]:
+    """Give new ids to those of these new sessions whose ids other sessions have; return the new ids by the old ones.
+
+    An id of a session with a PIN has only six characters.
+    """
+    renamed: dict[str, str] = {}
+    taken = batches.existing(tx, [row[_ID] for row in rows])
+    for row in rows:
+        old = row[_ID]
+        while row[_ID] in taken:
+            row[_ID] = ids.base62(len(old))
+            taken |= batches.existing(tx, [row[_ID]])
+        if row[_ID] != old:
+            renamed[old] = row[_ID]
+            for column in (_USER_URL, _HOST_URL):
+                row[column] = row[column].removesuffix(old) + row[_ID]
+        taken.add(row[_ID])
+    return renamed
 
 
 # --- existing sessions ------------------------------------------------------------------------------------------------
-
-AT_ONCE = 1000
-"""Number of sessions that one statement moves. It bounds the memory for the values that are passed to it."""
 
 
 class Target(NamedTuple):
@@ -187,40 +361,73 @@ class _Found(NamedTuple):
     field: str
 
 
-def reschedule(
-    tx: Transaction, settings: Settings, caller: Caller, targets: Targets, keyed: KeyedRequest | None = None
-) -> BatchResult:
-    """Move many scheduled sessions, each as `commands.reschedule` does.
+class Move(NamedTuple):
+    """A session of a batch with its new start, and the field that names it."""
 
-    Raises `Forbidden`, `BatchConflict`, `BatchRefused`, `TooManyMails`, `KeyReused`, `NoPinFree`.
+    session: Session
+    start: datetime
+    field: str
+
+
+def reschedule(
+    tx: Transaction, settings: Settings, caller: Caller, moves: Sequence[Move], keyed: KeyedRequest | None = None
+) -> Decided | None:
+    """Decide to move many scheduled sessions, each as `commands.reschedule` does.
+
+    `moves`: what `find_moves` has found. None: one of the sessions has changed since, so find them again.
+
+    Raises `BatchConflict`, `BatchRefused`, `TooManyMails`, `KeyReused`, `NoPinFree`.
     """
-    if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
-        return BatchResult(earlier, replayed=True)
-    moves = _moves(tx, settings, caller, targets, tx.now)
+    if keyed is not None and (earlier := find_decided(tx, caller, keyed, tx.now)) is not None:
+        return earlier
+    versions = {move.session.id: move.session.version for move in moves}
+    if batches.unchanged(tx, versions) != len(moves):
+        return None
+    if errors := _overlapping_moves(tx, settings, moves):
+        raise BatchConflict(errors)
     count_mails(tx, settings, _mails_of(moves))
-    sessions = [session for session, _ in moves]
+    moved = [move for move in moves if move.start != move.session.start_time]
+    has_pin = [move.session.type.has_pin for move in moved]
+    due = _soon(settings, [move.start for move in moved], has_pin, tx.now)
+    rows = [
+        [
+            move.session.id,
+            move.session.version,
+            None if move.start == move.session.start_time else Instant.number(move.start),
+        ]
+        for move in moves
+    ]
+    return _decide(
+        tx, settings, caller, BatchKind.RESCHEDULE, list(versions), _contents(rows), keyed,
+        starts=[move.start for move in moves], pins=_reserve(tx, due=due),
+    )  # fmt: skip
+
+
+def _move_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
+    """Move the sessions of a part, except those that have changed since the batch was decided."""
+    rows: list[tuple[str, int, int | None]] = orjson.loads(content)
+    timeouts, row = settings.lifecycle.timeouts, transition_for(Trigger.RESCHEDULE, Status.SCHEDULED)
+    found = tx.sessions_with([session_id for session_id, _, start in rows if start is not None])
+    cause = Cause(batch.caller["actor"] or "", batch.caller["request_id"])
     due: list[Session] = []
-    for first in range(0, len(moves), AT_ONCE):
-        for session, start in moves[first : first + AT_ONCE]:
-            if start != session.start_time:
-                expires = start + settings.lifecycle.timeouts.new
-                row = transition_for(Trigger.RESCHEDULE, session.status)
-                execute_transition(tx, settings, session, row, caller, start_time=start, expires_at=expires)
-                due += [session] if opens_at(start, settings.lifecycle.timeouts) <= tx.now else []
-        tx.flush()
-    if keyed is not None:
-        _store_record(tx, caller, keyed, sessions)
-    open_sessions(tx, settings, caller, due)
-    return BatchResult(sessions)
+    for session_id, version, number in rows:
+        session = found.get(session_id)
+        if number is not None and session is not None and session.version == version:
+            start = Instant.instant(number)
+            given = {"start_time": start, "expires_at": start + timeouts.new}
+            tx.request(row, Requested(session, cause, given), timeouts)
+            due += [session] if opens_at(start, timeouts) <= tx.now else []
+    open_sessions(tx, settings, batch.caller["request_id"], due, batch.pins.get("due", []))
+    return _Done(len(rows), {})
 
 
 def plan_reschedule(view: View, settings: Settings, caller: Caller, targets: Targets, now: datetime) -> list[Plan]:
     """Return the sessions as `reschedule` would leave them. Raises the same errors, but not those of keys and PINs."""
     timeouts = settings.lifecycle.timeouts
     plans = []
-    moves = _moves(view, settings, caller, targets, now)
+    moves = find_moves(view, settings, caller, targets, now)
     refuse_mails(view, settings, _mails_of(moves), now)
-    for session, start in moves:
+    for session, start, _ in moves:
         at = opens_at(start, timeouts)
         waits = start == session.start_time or at > now
         status = Status.SCHEDULED if waits else Status.NEW
@@ -230,37 +437,46 @@ def plan_reschedule(view: View, settings: Settings, caller: Caller, targets: Tar
 
 
 def close(
-    tx: Transaction, settings: Settings, caller: Caller, targets: Targets, keyed: KeyedRequest | None = None
-) -> BatchResult:
-    """Close many sessions, each as `commands.close` does; those that are closed already stay as they are.
+    tx: Transaction, settings: Settings, caller: Caller, sessions: Sequence[Session], keyed: KeyedRequest | None = None
+) -> Decided:
+    """Decide to close many sessions, each as `commands.close` does; those that are closed already stay as they are.
 
-    Raises `Forbidden`, `BatchConflict`, `KeyReused`.
+    `sessions`: what `find_open` has found. Raises `KeyReused`.
     """
-    if keyed is not None and (earlier := _find_record(tx, caller, keyed)) is not None:
-        return BatchResult(earlier, replayed=True)
-    sessions = _to_close(tx, caller, targets)
-    for first in range(0, len(sessions), AT_ONCE):
-        for session in sessions[first : first + AT_ONCE]:
-            if session.status is not Status.CLOSED:
-                execute_transition(tx, settings, session, transition_for(Trigger.CLOSE, session.status), caller)
-        tx.flush()
-    if keyed is not None:
-        _store_record(tx, caller, keyed, sessions)
-    return BatchResult(sessions)
+    if keyed is not None and (earlier := find_decided(tx, caller, keyed, tx.now)) is not None:
+        return earlier
+    session_ids = [session.id for session in sessions]
+    return _decide(tx, settings, caller, BatchKind.CLOSE, session_ids, _contents(session_ids), keyed)
+
+
+def _close_part(tx: Transaction, settings: Settings, batch: batches.State, content: str) -> "_Done":
+    """Close those of the sessions of a part that are still open."""
+    session_ids: list[str] = orjson.loads(content)
+    cause = Cause(batch.caller["actor"] or "", batch.caller["request_id"])
+    found = tx.sessions_with(session_ids)
+    for session in [found[one] for one in session_ids if one in found]:
+        if session.status is not Status.CLOSED:
+            row = transition_for(Trigger.CLOSE, session.status)
+            tx.request(row, Requested(session, cause), settings.lifecycle.timeouts)
+    tx.flush()
+    return _Done(len(session_ids), {})
+
+
+def _contents(rows: Sequence[Any]) -> list[str]:
+    """Return the parts of a batch of existing sessions."""
+    return [orjson.dumps(rows[first : first + PART]).decode() for first in range(0, len(rows), PART)]
 
 
 def plan_close(view: View, caller: Caller, targets: Targets) -> list[Plan]:
     """Return the sessions as `close` would leave them. Raises the same errors, except those about keys."""
     return [
         Plan(one.id, one.type, one.label, Status.CLOSED, one.start_time, None, one.expires_at)
-        for one in _to_close(view, caller, targets)
+        for one in find_open(view, caller, targets)
     ]
 
 
-def _moves(
-    view: View, settings: Settings, caller: Caller, targets: Targets, now: datetime
-) -> list[tuple[Session, datetime]]:
-    """Return the sessions to move, each with its new start."""
+def find_moves(view: View, settings: Settings, caller: Caller, targets: Targets, now: datetime) -> list[Move]:
+    """Return the sessions to move, each with its new start. Raises `Forbidden`, `BatchConflict`, `BatchRefused`."""
     found, conflicts = _found(view, caller, targets, Role.GROUP_ADMIN, (Status.SCHEDULED,))
     refused: list[FieldError] = []
     moves = []
@@ -270,7 +486,7 @@ def _moves(
             start = target.start or _moved(session, targets.by)
             if start != session.start_time:
                 commands.check_start(start, now, settings)
-            moves.append((session, start))
+            moves.append(Move(session, start, field))
         except WrongStatus as error:
             conflicts.append(FieldError(field, f"{session.id}: {error.description}"))
         except BadStartTime as error:
@@ -278,7 +494,7 @@ def _moves(
                 FieldError(field, f"{session.id}: the start {timestamps.text(error.start_time)} {error.problem}")
             )
     if not refused and not conflicts:
-        conflicts = _overlapping_moves(view, settings, moves, [one.field for one in found])
+        conflicts = _overlapping_moves(view, settings, moves)
     if conflicts:
         raise BatchConflict([*conflicts, *refused])
     if refused:
@@ -286,29 +502,23 @@ def _moves(
     return moves
 
 
-def _mails_of(moves: Sequence[tuple[Session, datetime]]) -> Iterator[tuple[int, int]]:
+def _mails_of(moves: Sequence[Move]) -> Iterator[tuple[int, int]]:
     """Return how many mails the moves cause, and of which agents."""
-    for session, start in moves:
+    for session, start, _ in moves:
         if start != session.start_time:
             yield session.agent_id, mails_of(session.invitees, session.reminders)
 
 
-def _overlapping_moves(
-    view: View, settings: Settings, moves: Sequence[tuple[Session, datetime]], fields: Sequence[str]
-) -> list[FieldError]:
-    """Return the errors of the moves that the policy on overlaps refuses. `fields` names each move."""
-    of_agent: dict[int, list[int]] = {}
-    for number, (session, _) in enumerate(moves):
-        of_agent.setdefault(session.agent_id, []).append(number)
+def _overlapping_moves(view: View, settings: Settings, moves: Sequence["Move"]) -> list[FieldError]:
+    """Return the errors of the moves that the policy on overlaps refuses."""
+    of_agent: dict[int, list[Move]] = {}
+    for move in moves:
+        of_agent.setdefault(move.session.agent_id, []).append(move)
     return [
-        FieldError(fields[numbers[index]], f"{moves[numbers[index]][0].id} {problem}")
-        for agent_id, numbers in of_agent.items()
+        FieldError(some[index].field, f"{some[index].session.id} {problem}")
+        for agent_id, some in of_agent.items()
         for index, problem in refused_overlaps(
-            view,
-            settings,
-            agent_id,
-            [moves[number][1] for number in numbers],
-            [moves[number][0].start_time for number in numbers],
+            view, settings, agent_id, [move.start for move in some], [move.session.start_time for move in some]
         )
     ]
 
@@ -322,7 +532,8 @@ def _moved(session: Session, by: timedelta | None) -> datetime:
         raise BadStartTime(session.start_time, "would move beyond the calendar") from None
 
 
-def _to_close(view: View, caller: Caller, targets: Targets) -> list[Session]:
+def find_open(view: View, caller: Caller, targets: Targets) -> list[Session]:
+    """Return the sessions to close. Raises `Forbidden`, `BatchConflict`, `BatchRefused`."""
     found, conflicts = _found(view, caller, targets, Role.SUPERVISOR, OPEN_STATUSES)
     if conflicts:
         raise BatchConflict(conflicts)
@@ -367,34 +578,117 @@ def _found(
     return found, errors
 
 
-# --- idempotency ------------------------------------------------------------------------------------------------------
+# --- deciding and doing -----------------------------------------------------------------------------------------------
 
 
-def _find_record(tx: Transaction, caller: Caller, keyed: KeyedRequest) -> list[Session] | None:
-    """Return the sessions of an earlier batch with this key, as they are now; None if there is none of the last day.
+class _Done(NamedTuple):
+    """A part that is done."""
+
+    sessions: int
+    """The number of its sessions."""
+    renamed: dict[str, str]
+    """New ids of sessions, by the ids that were decided, because other sessions have those."""
+
+
+def _decide(
+    tx: Transaction,
+    settings: Settings,
+    caller: Caller,
+    kind: BatchKind,
+    session_ids: list[str],
+    contents: Sequence[str],
+    keyed: KeyedRequest | None,
+    *,
+    batch_id: str | None = None,
+    starts: Sequence[datetime | None] = (),
+    pins: dict[str, list[int]] | None = None,
+) -> Decided:
+    """Record the decision, and do a batch of one part at once.
+
+    `contents`: the parts that are not stored yet.
+    """
+    cause, batch_id = {"actor": caller.actor, "request_id": caller.request_id}, batch_id or ids.random_hex()
+    if len(session_ids) <= PART:
+        state = batches.State(batch_id, kind, cause, pins or {}, len(session_ids), tx.now)
+        renamed = _DO[kind](tx, settings, state, contents[0]).renamed if contents else {}
+        session_ids = [renamed.get(one, one) for one in session_ids]
+        unfinished = None
+    else:
+        if contents:
+            batches.add_parts(tx, batch_id, 0, contents)
+        refuses = settings.policy.overlap is OverlapPolicy.REFUSE and starts
+        numbers = [None if start is None else Instant.number(start) for start in starts]
+        batches.add(
+            tx,
+            Batch(
+                id=batch_id,
+                kind=kind,
+                agent_id=caller.agent_id,
+                key=None if keyed is None else keyed.key,
+                caller=_json(cause),
+                session_ids=_json(session_ids),
+                starts=_json(numbers) if refuses else None,
+                pins=_json(pins) if pins else None,
+                remaining=len(session_ids),
+                created_at=tx.now,
+            ),
+        )
+        unfinished = batch_id
+    if keyed is not None:
+        tx.remove_batch_record(caller.agent_id, keyed.key)  # one of yesterday
+        tx.add_batch_record(
+            BatchRecord(
+                agent_id=caller.agent_id,
+                key=keyed.key,
+                body_sha256=keyed.body_sha256,
+                session_ids=_json(session_ids),
+                created_at=tx.now,
+            )
+        )
+    return Decided(session_ids, unfinished)
+
+
+_DO: dict[BatchKind, Callable[[Transaction, Settings, batches.State, str], _Done]] = {
+    BatchKind.CREATE: _create_part,
+    BatchKind.RESCHEDULE: _move_part,
+    BatchKind.CLOSE: _close_part,
+}
+
+
+class Progress(NamedTuple):
+    """What a transaction has done of a batch."""
+
+    remaining: int
+    """Number of sessions for which the batch is not done yet."""
+    renamed: dict[str, str]
+    """As in `_Done`."""
+
+
+def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
+    """Do the next part of a batch that is decided. Several daemons may do this at the same time."""
+    batch, part = batches.state(tx, batch_id), batches.next_part(tx, batch_id)
+    if batch is None or part is None:
+        return Progress(0, {})
+    number, content = part
+    done = _DO[batch.kind](tx, settings, batch, content)
+    if done.renamed:
+        batches.rename(tx, batch_id, done.renamed)
+    return Progress(batches.record_done(tx, batch, number, done.sessions), done.renamed)
+
+
+def find_decided(view: View, caller: Caller, keyed: KeyedRequest, now: datetime) -> Decided | None:
+    """Return the batch of an earlier request with this key; None if there is none of the last day.
 
     Raises `KeyReused` if the body of that request was different.
     """
-    earlier = tx.batch_record(caller.agent_id, keyed.key)
-    if earlier is None:
-        return None
-    if earlier.created_at < tx.now - RECORD_LIFETIME:
-        tx.remove_batch_record(caller.agent_id, keyed.key)
+    earlier = view.batch_record(caller.agent_id, keyed.key)
+    if earlier is None or earlier.created_at < now - RECORD_LIFETIME:
         return None
     session_ids: list[str] = orjson.loads(earlier.session_ids)
     if earlier.body_sha256 != keyed.body_sha256:
         raise KeyReused(session_ids[0] if session_ids else "", batch=True)
-    found = tx.sessions_with(session_ids)
-    return [found[one] for one in session_ids if one in found]
+    return Decided(session_ids, batches.with_key(view, caller.agent_id, keyed.key), replayed=True)
 
 
-def _store_record(tx: Transaction, caller: Caller, keyed: KeyedRequest, sessions: Sequence[Session]) -> None:
-    tx.add_batch_record(
-        BatchRecord(
-            agent_id=caller.agent_id,
-            key=keyed.key,
-            body_sha256=keyed.body_sha256,
-            session_ids=orjson.dumps([session.id for session in sessions]).decode(),
-            created_at=tx.now,
-        )
-    )
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

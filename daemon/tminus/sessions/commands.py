@@ -17,7 +17,7 @@ from tminus.domain.errors import BadStartTime, StaleVersion, TooManySessions
 from tminus.domain.lifecycle import Change, Transition, transition_for
 from tminus.domain.model import Session
 from tminus.domain.reminders import next_reminder, reminders_text
-from tminus.domain.types import Caller, CreateSession, Role, Status, Trigger
+from tminus.domain.types import Caller, CreateSession, Role, SessionType, Status, Trigger
 from tminus.sessions.authorization import owns, require
 from tminus.sessions.idempotency import KeyedRequest, find_record, store_record
 from tminus.sessions.mail_limit import count_mails, mails_of
@@ -65,7 +65,7 @@ def create(
         refuse_overlap(tx, settings, caller, caller.agent_id, request.start_time)
     session, transition = new_session(settings, caller, request, tx.now)
     count_mails(tx, settings, [(caller.agent_id, mails_of(session.invitees, session.reminders))])
-    if needs_pin(session, transition):
+    if needs_pin(session.type, transition):
         give_pin(settings, session, tx.free_pin())
     tx.add(session, transition, settings.lifecycle.timeouts)
     record_creation(tx, session, transition, caller)
@@ -77,50 +77,58 @@ def create(
 
 
 def new_session(
-    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str | None = None
+    settings: Settings, caller: Caller, request: CreateSession, now: datetime
 ) -> tuple[Session, Transition]:
-    """Return a new session without a PIN and without a deadline, and the transition that creates it.
+    """Return a new session without a PIN and without a deadline, and the transition that creates it."""
+    values, transition = session_values(settings, caller, request, now, created_by_text(caller, now))
+    return Session(**values), transition
 
-    `created_by`: what `created_by_text` returns for this caller, if it is known.
+
+def session_values(
+    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str
+) -> tuple[dict[str, Any], Transition]:
+    """Return what `new_session` returns, as the values of the model's fields.
+
+    `created_by`: what `created_by_text` returns for the caller.
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
     session_id, host_auth_token, host_key = ids.base62_texts(request.type.id_length, ids.TOKEN, ids.TOKEN)
     urls = settings.server.urls()
     reminders = reminders_of(settings, request)
-    session = Session(
-        id=session_id,
-        type=request.type,
-        status=transition.dest,
-        label=request.label,
-        user_description=request.user_description or caller.name,
-        scheduled=start is not None,
-        agent_id=caller.agent_id,
-        organization_id=settings.organization.id,
-        created_by=created_by_text(caller, now) if created_by is None else created_by,
-        start_time=start,
-        expires_at=(start or now) + settings.lifecycle.timeouts.new,
-        created_at=now,
-        updated_at=now,
-        opened_at=now if transition.effects.session.get("opened_at") is Change.NOW else None,
-        host_auth_token=host_auth_token,
-        host_key=host_key,
-        external_session_object_id=ids.random_hex(),
-        settings=_json(
+    values = {
+        "id": session_id,
+        "type": request.type,
+        "status": transition.dest,
+        "label": request.label,
+        "user_description": request.user_description or caller.name,
+        "scheduled": start is not None,
+        "agent_id": caller.agent_id,
+        "organization_id": settings.organization.id,
+        "created_by": created_by,
+        "start_time": start,
+        "expires_at": (start or now) + settings.lifecycle.timeouts.new,
+        "created_at": now,
+        "updated_at": now,
+        "opened_at": now if transition.effects.session.get("opened_at") is Change.NOW else None,
+        "host_auth_token": host_auth_token,
+        "host_key": host_key,
+        "external_session_object_id": ids.random_hex(),
+        "settings": _json(
             policy.effective_settings(request.type, settings.policy.modes(request.type), request.preferences)
         ),
-        user_url=f"{urls.user_page}?{session_id}",
-        host_url=f"{urls.host_page}?{session_id}",
-        external_mapping=request.external_mapping,
-        parent_object=request.parent_object,
-        meta_data=request.meta_data,
-        invitees=request.invitees,
-        reminders=reminders,
-        remind_at=next_reminder(reminders, start, now),
-        series_id=request.series_id,
-        series_start=request.series_start,
-    )
-    return session, transition
+        "user_url": f"{urls.user_page}?{session_id}",
+        "host_url": f"{urls.host_page}?{session_id}",
+        "external_mapping": request.external_mapping,
+        "parent_object": request.parent_object,
+        "meta_data": request.meta_data,
+        "invitees": request.invitees,
+        "reminders": reminders,
+        "remind_at": next_reminder(reminders, start, now),
+        "series_id": request.series_id,
+        "series_start": request.series_start,
+    }
+    return values, transition
 
 
 def reminders_of(settings: Settings, request: CreateSession) -> str | None:
@@ -130,9 +138,9 @@ def reminders_of(settings: Settings, request: CreateSession) -> str | None:
     return reminders_text(settings.lifecycle.reminders if request.reminders is None else request.reminders)
 
 
-def needs_pin(session: Session, transition: Transition) -> bool:
-    """Return whether a new session gets a PIN by the transition that creates it."""
-    return transition.effects.session.get("pin") is Change.PIN and session.type.has_pin
+def needs_pin(session_type: SessionType, transition: Transition) -> bool:
+    """Return whether a new session of a type gets a PIN by the transition that creates it."""
+    return transition.effects.session.get("pin") is Change.PIN and session_type.has_pin
 
 
 def give_pin(settings: Settings, session: Session, pin: int) -> None:

@@ -15,7 +15,7 @@ from tminus.domain.errors import Overlap
 from tminus.domain.model import Session
 from tminus.domain.types import Caller, OverlapPolicy, Status
 from tminus.sessions.authorization import may_see
-from tminus.storage import Transaction, View, appointments
+from tminus.storage import Transaction, View, appointments, batches
 
 PAGE = 10_000
 """Number of starts that one query reads."""
@@ -58,6 +58,7 @@ def refused_overlaps(
         return []
     length = settings.lifecycle.duration
     found = Counter(_starts(view, agent_id, wanted[0][0] - length, wanted[-1][0] + length))
+    found.update(start for start, _ in batches.coming(view, agent_id))
     found.subtract(start for start in left if start is not None)
     present = sorted(found.elements())
     refused, before = [], None
@@ -98,4 +99,5 @@ def _overlapping(
 ) -> list[str]:
     length = settings.lifecycle.duration
     found = appointments.between(view, agent_id, start - length, start + length, limit + (own is not None))
-    return [session_id for session_id in found if session_id != own][:limit]
+    coming = [session_id for at, session_id in batches.coming(view, agent_id) if abs(at - start) < length]
+    return [session_id for session_id in dict.fromkeys([*found, *coming]) if session_id != own][:limit]

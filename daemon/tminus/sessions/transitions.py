@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from tminus.config import Settings
-from tminus.domain.errors import NoPinFree, WrongStatus
+from tminus.domain.errors import WrongStatus
 from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import Transition, opens_at, transition_for
 from tminus.domain.model import Event, Participant, Session
@@ -61,19 +61,26 @@ def open_if_due(tx: Transaction, settings: Settings, caller: Caller, session: Se
     _execute(tx, settings, Named((transition_for(Trigger.OPEN, session.status),), [Requested(session, cause)]), pins)
 
 
-def open_sessions(tx: Transaction, settings: Settings, caller: Caller, sessions: Sequence[Session]) -> None:
-    """Open many sessions that are due now, as `open_if_due` does. Raises `NoPinFree`."""
-    if not sessions:
-        return
+def open_sessions(
+    tx: Transaction, settings: Settings, request_id: str | None, sessions: Sequence[Session], pins: list[int]
+) -> None:
+    """Open many sessions that are due now, as `open_if_due` does.
+
+    `pins`: PINs for those that need one; used ones are removed. Sessions for which it has none stay scheduled, and the
+    scheduler opens them.
+    """
     tx.flush()
-    with_pin = [session.id for session in sessions if session.type.has_pin]
-    pins = tx.free_pins(len(with_pin))
-    if len(pins) < len(with_pin):
-        raise NoPinFree
-    cause = Cause(CLOCK_ACTOR, caller.request_id, due_at=tx.now)
-    requested = [Requested(session, cause) for session in sessions]
-    row = transition_for(Trigger.OPEN, Status.SCHEDULED)
-    _execute(tx, settings, Named((row,), requested), dict(zip(with_pin, pins, strict=True)) or None)
+    given: dict[str, int] = {}
+    cause = Cause(CLOCK_ACTOR, request_id, due_at=tx.now)
+    requested = []
+    for session in sessions:
+        if session.type.has_pin:
+            if not pins:
+                continue
+            given[session.id] = pins.pop()
+        requested.append(Requested(session, cause))
+    if requested:
+        _execute(tx, settings, Named((transition_for(Trigger.OPEN, Status.SCHEDULED),), requested), given or None)
 
 
 def _execute(tx: Transaction, settings: Settings, named: Named, pins: dict[str, int] | None = None) -> None:

@@ -20,6 +20,7 @@
 `reminders`      the reminders that are due
 `series`         series of sessions, and which session is which occurrence
 `presence`       people in the daemons' own rooms, and when people who lost their connection leave
+`batches`        batches that are decided but not done, and their parts
 `challenges`     answers to challenges, each of which counts once
 `inserts`        inserts many rows with one statement
 `json_rows`      a JSON object as the rows of a statement

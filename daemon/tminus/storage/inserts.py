@@ -3,13 +3,13 @@
 The conversion of each column is taken from SQLAlchemy once. Inserting each row through SQLAlchemy took twice as long.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Dialect, Row, Table
-from sqlalchemy.types import TypeEngine
 from sqlmodel import SQLModel
 
 from tminus.domain.model import Instant, JsonText
@@ -30,7 +30,10 @@ class Inserted(NamedTuple):
     """The number of the last row, on SQLite."""
 
 
-Bind = Callable[[Sequence[SQLModel]], Any]
+Values = Sequence[Any]
+"""The values of a row as they are stored, in the order of the columns. All of them can be written as JSON."""
+
+Bind = Callable[[Sequence[Values]], Any]
 """Returns the parameters of an insertion of rows."""
 
 
@@ -45,6 +48,18 @@ def insert_rows(
 
     `timeouts`: the rows are sessions, and get the deadlines that follow from these time-outs.
     """
+    as_stored = stored_values(table, columns)
+    return insert_values(connection, table, columns, [as_stored(vars(row)) for row in rows], timeouts)
+
+
+def insert_values(
+    connection: Connection,
+    table: Table,
+    columns: tuple[str, ...],
+    rows: Sequence[Values],
+    timeouts: Timeouts | None = None,
+) -> Inserted:
+    """Insert rows, at least one, whose values are those that `stored_values` returns; otherwise as `insert_rows`."""
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
         result = connection.exec_driver_sql(statement, bind(rows))
@@ -69,11 +84,9 @@ def _values(
 
     Each statement releases the interpreter lock, and taking the lock again takes longer than inserting a row.
     """
-    binders = [(name, _binder(table.c[name].type, dialect)) for name in columns]
 
-    def bind(rows: Sequence[SQLModel]) -> tuple[Any, ...]:
-        found = map(vars, rows)
-        return tuple([binder(row[name]) if binder else row[name] for row in found for name, binder in binders])
+    def bind(rows: Sequence[Values]) -> tuple[Any, ...]:
+        return tuple(chain.from_iterable(rows))
 
     row = f"({', '.join('?' * len(columns))})"
     given = f"VALUES {', '.join([row] * rows)}"
@@ -88,13 +101,16 @@ def _values(
 def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
     """Return an insertion for PostgreSQL with all rows as one value: one statement a row took most of the time."""
     name, listed = _quoted(dialect, table, columns)
-    binders = [(column, _in_json(table.c[column].type, dialect)) for column in columns]
+    is_json = [isinstance(table.c[column].type, JsonText) for column in columns]
 
-    def value(row: dict[str, Any]) -> dict[str, Any]:
-        return {column: binder(row[column]) if binder else row[column] for column, binder in binders}
+    def value(row: Values) -> dict[str, Any]:
+        return {
+            column: orjson.Fragment(one) if json and one is not None else one
+            for column, json, one in zip(columns, is_json, row, strict=True)
+        }
 
-    def bind(rows: Sequence[SQLModel]) -> tuple[str]:
-        return (orjson.dumps([value(vars(row)) for row in rows]).decode(),)
+    def bind(rows: Sequence[Values]) -> tuple[str]:
+        return (orjson.dumps([value(row) for row in rows]).decode(),)
 
     selected, returned = f"SELECT {listed}", "RETURNING seq" if table is EVENTS else ""
     if timeouts is not None:
@@ -113,20 +129,16 @@ def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeou
     )
 
 
-def _binder(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's values for SQLite; None if they need none."""
-    if isinstance(kind, Instant):  # SQLAlchemy's function calls this one through two others
-        return lambda value: None if value is None else Instant.number(value)
-    return kind.dialect_impl(dialect).bind_processor(dialect)
+@cache
+def stored_values(table: Table, columns: tuple[str, ...]) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Return the function that returns the values of a row as they are stored, from those of a model object."""
+    converted = [(name, isinstance(table.c[name].type, Instant)) for name in columns]
+    number = Instant.number
 
+    def values(row: Mapping[str, Any]) -> list[Any]:
+        return [number(row[name]) if instant and row[name] is not None else row[name] for name, instant in converted]
 
-def _in_json(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """Return the function that converts a column's values to JSON; None if they need none."""
-    if isinstance(kind, Instant):
-        return partial(kind.process_bind_param, dialect=dialect)
-    if isinstance(kind, JsonText):
-        return lambda text: None if text is None else orjson.Fragment(text)
-    return None
+    return values
 
 
 def _quoted(dialect: Dialect, table: Table, columns: tuple[str, ...]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ The counts only show where to search. The transaction that takes a PIN always re
 import math
 import random
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sqlalchemy import bindparam, select, text
@@ -101,17 +102,19 @@ class FreePins:
                 if start in self._left:
                     self._left[start] += 1
 
-    def draw(self, execute: Execute, count: int) -> list[int]:
-        """Return `count` different PINs that no open session has.
+    def draw(self, execute: Execute, count: int, reserved: Callable[[], AbstractSet[int]] = frozenset) -> list[int]:
+        """Return `count` different PINs that no open session has. `reserved`: returns others that must not be used.
 
         The result is shorter if there are no more, or if the time for counting is over.
         """
         if self._left is not None and clock.monotonic() > self._valid_until:
             self._left = None
         drawn: set[int] = set()
+        excluded: AbstractSet[int] | None = None
         if self._left is None:
+            excluded = reserved()
             for _ in range(ROUNDS):
-                drawn |= {ids.pin() for _ in range(count - len(drawn))}
+                drawn |= {ids.pin() for _ in range(count - len(drawn))} - excluded
                 drawn.difference_update(execute(_AMONG, {"drawn": list(drawn)}).scalars())
                 if len(drawn) == count:
                     return list(drawn)
@@ -121,7 +124,8 @@ class FreePins:
             self._valid_until, self._counting_time = math.inf, 0.0
         while len(drawn) < count:
             if any(self._left.values()):
-                drawn |= self._from_one_block(execute, self._left, count - len(drawn), drawn)
+                excluded = reserved() if excluded is None else excluded
+                drawn |= self._from_one_block(execute, self._left, count - len(drawn), drawn | excluded)
             elif self._uncounted and clock.monotonic() >= self._paused_until:
                 self._left |= self._count(execute, self._uncounted.pop())
             else:
@@ -144,12 +148,12 @@ class FreePins:
         return left
 
     @staticmethod
-    def _from_one_block(execute: Execute, left: dict[int, int], count: int, drawn: set[int]) -> set[int]:
-        """Return at most `count` free PINs of one block, and correct its count in `left`."""
+    def _from_one_block(execute: Execute, left: dict[int, int], count: int, besides: AbstractSet[int]) -> set[int]:
+        """Return at most `count` free PINs of one block other than `besides`, and correct its count in `left`."""
         # A block is chosen with a probability in proportion to its free PINs, so that all free PINs are equally likely.
         start = random.SystemRandom().choices(list(left), list(left.values()))[0]
         stop = min(start + BLOCK, ids.PINS.stop)
-        free = set(range(start, stop)) - drawn - set(execute(_WITHIN, {"start": start, "stop": stop}).scalars())
+        free = set(range(start, stop)) - besides - set(execute(_WITHIN, {"start": start, "stop": stop}).scalars())
         found = ids.sample(free, count)
         left[start] = len(free) - len(found)
         return set(found)

@@ -185,6 +185,23 @@ class BatchRecordRow(model.BatchRecord, table=True):
     key: str = Field(primary_key=True)
 
 
+class BatchRow(model.Batch, table=True):
+    """The batches that are being done. There are only a few at a time."""
+
+    __tablename__ = "batch"
+    __table_args__ = (Index("batch_agent", "agent_id", "key"),)
+
+    id: str = Field(primary_key=True)
+
+
+class BatchPartRow(model.BatchPart, table=True):
+    __tablename__ = "batch_part"
+    __table_args__ = (Index("batch_part_created", "created_at"),)
+
+    batch_id: str = Field(primary_key=True)
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+
+
 class EndpointRow(model.Endpoint, table=True):
     """The position of an endpoint. The row stays when its webhook is removed from the configuration."""
 
@@ -247,7 +264,7 @@ _tables = SQLModel.metadata.tables
 SESSIONS, EVENTS, PARTICIPANTS = _tables["session"], _tables["event"], _tables["participant"]
 AGENT_SESSIONS, IDEMPOTENCY, META = _tables["agent_session"], _tables["retry"], _tables["meta"]
 SIGNIN_CODES, AGENTS, CHALLENGE_USES = _tables["signin_code"], _tables["agent"], _tables["challenge_use"]
-BATCH_RECORDS = _tables["batch_retry"]
+BATCH_RECORDS, BATCHES, BATCH_PARTS = _tables["batch_retry"], _tables["batch"], _tables["batch_part"]
 ENDPOINTS, REPLAYS, DELIVERIES = _tables["endpoint"], _tables["replay"], _tables["delivery"]
 SERIES, OCCURRENCES = _tables["series"], _tables["occurrence"]
 PRESENCE, LEASES, MAILS = _tables["presence"], _tables["lease"], _tables["mail"]

@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Table, bindparam, delete, false, insert, select, update  # fmt: skip
 from sqlmodel import SQLModel
 
@@ -18,11 +20,12 @@ from tminus.domain.model import AgentSession, BatchRecord, IdempotencyRecord, In
 from tminus.domain.types import ReminderOutcome, Timeouts, Trigger
 from tminus.storage import meta, transitions
 from tminus.storage.allowances import Allowances
-from tminus.storage.inserts import insert_rows
+from tminus.storage.inserts import Values, insert_rows, insert_values
 from tminus.storage.locks import LOCK_WRITER
 from tminus.storage.tables import (
     AGENT_SESSIONS,
     BATCH_RECORDS,
+    BATCHES,
     EVENTS,
     IDEMPOTENCY,
     META,
@@ -35,8 +38,10 @@ from tminus.storage.view import SESSION, View
 
 _S, _P = SESSIONS.c, PARTICIPANTS.c
 
-_EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq")  # the database assigns it
+EVENT_COLUMNS = tuple(column.name for column in EVENTS.c if column.name != "seq")  # the database assigns it
 _AGENT_SESSION_COLUMNS = [column.name for column in AGENT_SESSIONS.c if column.name != "sid"]
+
+_RESERVED_PINS = select(BATCHES.c.pins).where(BATCHES.c.pins.is_not(None))
 
 AGENT_SESSIONS_KEPT = 1000
 """Maximum number of agent sessions of an agent. When another one begins, the oldest ends. A script that signs in for
@@ -99,6 +104,8 @@ class Transaction(View):
         """The number of jobs that share it; set by the writer."""
         self.has_events = False
         """Whether it has events, or another change that daemons on this database have to read."""
+        self.has_bulk_events = False
+        """Whether some of its events are not in `recorded`."""
         self.newest_seq: int | None = None
         """The number of the newest event, if `has_events`; set by the writer before the commit."""
         self.waited = 0.0
@@ -130,7 +137,7 @@ class Transaction(View):
         if events:
             self._sent += len(events)
             self._lock_writers()
-            drawn = insert_rows(self._connection, EVENTS, _EVENT_COLUMNS, events)
+            drawn = insert_rows(self._connection, EVENTS, EVENT_COLUMNS, events)
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
             last = max(row.seq for row in drawn.rows) if drawn.rows else drawn.last_row
             for number, event in enumerate(events, last - len(events) + 1):
@@ -208,6 +215,31 @@ class Transaction(View):
             self._timeouts = timeouts
         self._sessions.append(session)
 
+    def add_rows(
+        self,
+        triggers: Sequence[Trigger],
+        sessions: Sequence[Values],
+        events: Sequence[Values],
+        timeouts: Timeouts,
+    ) -> None:
+        """Add the rows of new sessions, in the order of the model's fields, and of their events.
+
+        `triggers`: the trigger that creates each session.
+
+        As with bulk transitions, the events are read by the event log afterwards, and not passed to it.
+        """
+        self.flush()
+        self.writes += 1
+        self.has_events = self.has_bulk_events = True
+        self.transitions.update(triggers)
+        inserted = insert_values(self._connection, SESSIONS, tuple(Session.model_fields), sessions, timeouts)
+        remind = tuple(Session.model_fields).index("remind_at")
+        for times in ([row.due_at for row in inserted.rows], [row[remind] for row in sessions]):
+            if found := [at for at in times if at is not None]:
+                self.note_due(Instant.instant(min(found)))
+        self._lock_writers()
+        insert_values(self._connection, EVENTS, EVENT_COLUMNS, events)
+
     def record(self, event: LogEvent) -> None:
         """Add an event. It gets its number when it is inserted, in the order of these calls."""
         self.writes += 1
@@ -236,7 +268,12 @@ class Transaction(View):
 
     def free_pins(self, count: int) -> list[int]:
         """Return `count` different PINs that no open session has; fewer if there are no more."""
-        return self.allowances.pins.draw(self._run, count)
+        return self.allowances.pins.draw(self._run, count, self._reserved_pins)
+
+    def _reserved_pins(self) -> set[int]:
+        """Return the PINs that are reserved for sessions of batches."""
+        reserved = (orjson.loads(row.pins) for row in self.rows(_RESERVED_PINS))
+        return {pin for pins in reserved for pin in chain.from_iterable(pins.values())}
 
     def may_open_more(self, agent_id: int, limit: int, number: int = 1) -> bool:
         """Return whether an agent may open `number` more sessions, and count them; `limit`: its maximum number."""

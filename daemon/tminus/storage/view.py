@@ -12,12 +12,13 @@ from sqlmodel import SQLModel
 
 from tminus.domain.events import FeedEvent, LogEvent
 from tminus.domain.model import AgentSession, BatchRecord, Event, IdempotencyRecord, Participant, Session
-from tminus.domain.types import OPEN_STATUSES, EventType, SessionType, Status, host_actor
+from tminus.domain.types import OPEN_STATUSES, BatchKind, EventType, SessionType, Status, host_actor
 from tminus.storage.json_rows import look_up
 from tminus.storage.listing import SessionFilter, listing
 from tminus.storage.tables import (
     AGENT_SESSIONS,
     BATCH_RECORDS,
+    BATCHES,
     EVENTS,
     IDEMPOTENCY,
     META,
@@ -325,9 +326,12 @@ class View:
         return [Active(row.id, SessionType(row.type), row.agent_id) for row in rows]
 
     def open_sessions_of(self, agent_id: int, at_most: int) -> int:
-        """Return the number of an agent's open sessions, counted up to `at_most`."""
+        """Return the number of an agent's open sessions, counted up to `at_most`, plus those that batches create."""
         some = select(_S.id).where(_S.agent_id == agent_id, _S.status.in_(OPEN_STATUSES)).limit(at_most).subquery()
-        return int(self.scalar(select(func.count()).select_from(some)))
+        coming = select(func.coalesce(func.sum(BATCHES.c.remaining), 0)).where(
+            BATCHES.c.agent_id == agent_id, BATCHES.c.kind == BatchKind.CREATE.value
+        )
+        return int(self.scalar(select(func.count()).select_from(some))) + int(self.scalar(coming))
 
     def participant(self, session_id: str, participant_id: str) -> Participant | None:
         return self.one(Participant, _PARTICIPANT, session_id=session_id, id=participant_id)

@@ -328,7 +328,8 @@ class Writer:
                         work.error = refusal
                 tx.flush()
                 if tx.has_events:
-                    tx.newest_seq = tx.recorded[-1].event.seq if tx.recorded else tx.last_seq()
+                    passed = tx.recorded and not tx.has_bulk_events
+                    tx.newest_seq = tx.recorded[-1].event.seq if passed else tx.last_seq()
                 if self._notify is not None and (tx.has_events or tx.earliest_due is not None):
                     self._notify(connection, tx.earliest_due)
                 self._committing = True

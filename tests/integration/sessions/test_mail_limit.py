@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MINUTE, OTHER_AGENT, order
-from tests.support.worlds import World
+from tests.support.worlds import World, new_batch
 
 from tminus.config.settings import Limits, Mail
 from tminus.config.values import Rate
@@ -75,7 +75,9 @@ def test_a_batch_counts_as_a_whole_also_in_a_dry_run(office: World) -> None:
             lambda: office.store.read(
                 lambda view: batches.plan_creation(view, office.settings, AGENT, wanted[:requests], office.now)
             ),
-            lambda: office.run(lambda tx: batches.create(tx, office.settings, AGENT, wanted[:requests])),
+            lambda: office.run(
+                lambda tx: batches.create(tx, office.settings, AGENT, new_batch(office, wanted[:requests]))
+            ),
         ):
             try:
                 attempt()
@@ -88,7 +90,11 @@ def test_a_batch_counts_as_a_whole_also_in_a_dry_run(office: World) -> None:
     assert refused(2) == []
     moves = Targets("sessions", [Target(one, office.now + 7 * HOUR) for one in office.all_sessions()])
     with pytest.raises(TooManyMails, match="8 mails, and 2 are left"):
-        office.run(lambda tx: batches.reschedule(tx, office.settings, AGENT, moves))
+        office.run(
+            lambda tx: batches.reschedule(
+                tx, office.settings, AGENT, batches.find_moves(tx, office.settings, AGENT, moves, office.now)
+            )
+        )
     with pytest.raises(TooManyMails, match="8 mails, and 2 are left"):
         office.store.read(lambda view: batches.plan_reschedule(view, office.settings, AGENT, moves, office.now))
     assert {one.version for one in office.all_sessions().values()} == {1}

@@ -1,6 +1,6 @@
 """The policy on appointments that overlap, and the times at which an agent is busy. On both databases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tests.support.clocks import SettableClock
 from tests.support.databases import Database
 from tests.support.factories import AGENT, GROUP_ADMIN, HOUR, MINUTE, OTHER_AGENT, SUPERVISOR, order, settings
-from tests.support.worlds import World
+from tests.support.worlds import World, new_batch
 
 from tminus.config import Settings
 from tminus.config.settings import Policy
 from tminus.domain.errors import BatchConflict, Overlap
 from tminus.domain.intervals import Interval
 from tminus.domain.model import Session
-from tminus.domain.types import Caller, CreateSession, OverlapPolicy
+from tminus.domain.types import Caller, OverlapPolicy
 from tminus.sessions import batches, commands, queries
 from tminus.sessions import overlaps as overlaps_module
 from tminus.sessions.overlaps import overlaps, refuse_overlap, refused_overlaps
@@ -135,13 +135,11 @@ def test_of_bookings_at_two_daemons_at_the_same_time_one_is_accepted(database: D
 def book(world: World, *starts: datetime | None) -> list[str]:
     """Create a batch of sessions, after a dry run; return the errors, which must be the same."""
     requests = [order(start_time=start) for start in starts]
-    planned = refused(lambda: world.store.read(partial(batches.plan_creation, **given(world, requests), now=world.now)))
-    assert refused(lambda: world.run(partial(batches.create, **given(world, requests)))) == planned
+    given = partial(batches.plan_creation, settings=world.settings, caller=AGENT, requests=requests, now=world.now)
+    planned = refused(lambda: world.store.read(given))
+    new = new_batch(world, requests)
+    assert refused(lambda: world.run(lambda tx: batches.create(tx, world.settings, AGENT, new))) == planned
     return planned
-
-
-def given(world: World, requests: Sequence[CreateSession]) -> dict[str, Any]:
-    return {"settings": world.settings, "caller": AGENT, "requests": requests}
 
 
 def refused(call: Callable[[], Any]) -> list[str]:

@@ -25,6 +25,7 @@ from tminus.domain.events import LogEvent
 from tminus.domain.lifecycle import TABLE, Change, Transition, transition_for
 from tminus.domain.model import (
     AgentSession,
+    Batch,
     BatchRecord,
     CalendarFeed,
     ChallengeUse,
@@ -40,6 +41,7 @@ from tminus.domain.model import (
     SignInCode,
 )  # fmt: skip
 from tminus.domain.types import (
+    BatchKind,
     DeliveryKind,
     EventType,
     MailState,
@@ -56,6 +58,7 @@ from tminus.storage import (
     View,
     agents,
     appointments,
+    batches,
     calendar_feeds,
     challenges,
     due,
@@ -84,7 +87,7 @@ HOUR = timedelta(hours=1)
 TIMEOUTS = Timeouts()
 LARGE = (
     "session", "event", "participant", "delivery", "agent_session", "signin_code", "challenge_use", "retry", "presence",
-    "agent", "series", "occurrence",
+    "agent", "series", "occurrence", "batch_part",
 )  # fmt: skip
 
 PAGES = 500
@@ -141,6 +144,15 @@ HERE = Presence(
     participant_id="guest", session_id="c1", resume_sha256="new", daemon="d2", connection="new", gone_at=None
 )
 BATCH = BatchRecord(agent_id=7, key="k", body_sha256="", session_ids='["c1"]', created_at=NOW)
+UNFINISHED = Batch(
+    id="b2", kind=BatchKind.CREATE, agent_id=7, key="k2", caller="{}", session_ids='["n1","n2"]', starts="[0,null]",
+    remaining=2, created_at=NOW,
+)  # fmt: skip
+NEW_ROW = batches.new_row(dict(session(id="n9", due_at=None, start_time=NOW)))
+NEW_EVENT = batches.new_event(
+    session_id="n9", type="session.created", ts=0, actor="agent:7", status="new", expires_at=0
+)
+HALF_DONE = batches.State("b1", BatchKind.CREATE, {}, {"new": [100001]}, 2, NOW)
 KEY = IdempotencyRecord(agent_id=7, key="k", body_sha256="", session_id="c1", created_at=NOW)
 SERIES = Series(
     id="new", agent_id=7, caller="{}", definition="{}", template="{}", made_through="2030-01-08T09:00:00", next_at=NOW,
@@ -193,6 +205,22 @@ QUESTIONS: dict[str, Job] = {
     "view.sessions_with": lambda tx: tx.sessions_with(["c1", "c2"]),
     "transaction.add_batch_record": lambda tx: tx.add_batch_record(BATCH),
     "transaction.remove_batch_record": lambda tx: tx.remove_batch_record(7, "k"),
+    "transaction.add_rows": lambda tx: tx.add_rows([], [NEW_ROW], [NEW_EVENT], TIMEOUTS),
+    "batches.add_parts": lambda tx: batches.add_parts(tx, "b2", 0, ["[]"]),
+    "batches.parts": lambda tx: batches.parts(tx, "b1"),
+    "batches.next_part": lambda tx: batches.next_part(tx, "b1"),
+    "batches.remove_parts": lambda tx: batches.remove_parts(tx, "b2"),
+    "batches.remove_leftovers": lambda tx: batches.remove_leftovers(tx, NOW + HOUR, 16),
+    "batches.add": lambda tx: batches.add(tx, UNFINISHED),
+    "batches.unfinished": batches.unfinished,
+    "batches.with_key": lambda tx: batches.with_key(tx, 7, "k1"),
+    "batches.state": lambda tx: batches.state(tx, "b1"),
+    "batches.record_done": lambda tx: batches.record_done(tx, HALF_DONE, 0, 1),
+    "batches.record_done of the last part": lambda tx: batches.record_done(tx, HALF_DONE, 0, 2),
+    "batches.rename": lambda tx: batches.rename(tx, "b1", {"n1": "n3"}),
+    "batches.coming": lambda tx: batches.coming(tx, 7),
+    "batches.unchanged": lambda tx: batches.unchanged(tx, {f"c{number}": 1 for number in range(200)}),
+    "batches.existing": lambda tx: batches.existing(tx, [f"c{number}" for number in range(200)]),
     "transaction.may_open_more": lambda tx: tx.may_open_more(7, 1000),
     "view.participant": lambda tx: tx.participant("c1", "p1"),
     "view.participants_ever": lambda tx: tx.participants_ever("c1", 10_000),
@@ -364,6 +392,7 @@ NO_QUESTIONS = {
     "transaction.execute", "transaction.flush", "transaction.record", "transaction.add_inserted_events",
     "transaction.note_due",
     "transitions.due", "transitions.enum_literal",
+    "batches.new_row", "batches.new_event", "batches.current_rows",  # they only make rows
 }  # fmt: skip
 
 
@@ -387,6 +416,7 @@ def test_every_query_of_the_store_has_a_case_here() -> None:
         "presence": presence,
         "agents": agents,
         "appointments": appointments,
+        "batches": batches,
         "calendar_feeds": calendar_feeds,
         "challenges": challenges,
         "outbox": outbox,
@@ -461,6 +491,14 @@ def _fill(connection: Connection) -> None:
     run(
         "INSERT INTO agent (id, issuer, subject, name, email, roles, signed_in_at, shut_out_at, changed) "
         f"{numbers} SELECT i, 'https://i', 's' || i, '', '', '[]', {since}, CASE WHEN i = 9 THEN {since} END, i FROM n"
+    )
+    run(
+        "INSERT INTO batch (id, kind, agent_id, key, caller, session_ids, starts, remaining, created_at) "
+        """VALUES ('b1', 'create', 7, 'k1', '{}', '["n1", "n2"]', '[0, null]', 2, 0)"""
+    )
+    run(
+        "INSERT INTO batch_part (batch_id, number, content, created_at) "
+        f"{numbers} SELECT 'b' || (i + 1) / 2, i, '[]', {since} FROM n"
     )
     run("INSERT INTO lease (daemon, until) VALUES ('d2', 0)")
     run(

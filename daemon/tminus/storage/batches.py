@@ -1,0 +1,191 @@
+"""Batches that are decided but not done for all of their sessions: their rows, their parts, and what they reserve.
+
+The parts of a batch are stored first, in transactions of their own. The row in `batch` is the commit point: with it the
+batch will be done, and without it the parts are removed. Each part is done and removed by one transaction.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Integer, and_, bindparam, cast, delete, func, insert, select, update
+
+from tminus.domain.model import Batch, BatchPart, Event, Instant, Session
+from tminus.domain.types import BatchKind
+from tminus.storage.inserts import stored_values
+from tminus.storage.json_rows import look_up
+from tminus.storage.tables import BATCH_PARTS, BATCH_RECORDS, BATCHES, SESSIONS
+from tminus.storage.transaction import EVENT_COLUMNS, Transaction
+from tminus.storage.view import View
+
+COLUMNS = tuple(Session.model_fields)
+"""The columns of a row that `new_row` returns."""
+
+_DEFAULTS = {name: field.default for name, field in Session.model_fields.items() if not field.is_required()}
+_EVENT_DEFAULTS = {name: Event.model_fields[name].get_default() for name in EVENT_COLUMNS}
+_session_values = stored_values(SESSIONS, COLUMNS)
+
+_B, _PART = BATCHES.c, BATCH_PARTS.c
+
+_STATE = select(_B.id, _B.kind, _B.caller, _B.pins, _B.remaining, _B.created_at).where(_B.id == bindparam("batch_id"))
+_UNFINISHED = select(_B.id, _B.remaining).order_by(_B.created_at, _B.id).limit(bindparam("limit"))
+_WITH_KEY = select(_B.id).where(_B.agent_id == bindparam("agent_id"), _B.key == bindparam("key"))
+_NEXT_PART = (
+    select(_PART.number, _PART.content).where(_PART.batch_id == bindparam("batch_id")).order_by(_PART.number).limit(1)
+)
+_PARTS = select(func.count()).select_from(BATCH_PARTS).where(_PART.batch_id == bindparam("batch_id"))
+_SESSION_IDS = select(_B.session_ids).where(_B.id == bindparam("batch_id"))
+_COMING = select(_B.session_ids, _B.starts, _B.remaining).where(
+    _B.agent_id == bindparam("agent_id"), _B.starts.is_not(None)
+)
+_LEFTOVERS = (
+    select(_PART.batch_id, _PART.number)
+    .where(_PART.created_at < bindparam("before", type_=_PART.created_at.type), _PART.batch_id.not_in(select(_B.id)))
+    .order_by(_PART.created_at)
+    .limit(bindparam("limit"))
+)
+
+_REMOVE_PART = delete(BATCH_PARTS).where(_PART.batch_id == bindparam("of"), _PART.number == bindparam("one"))
+
+
+class State(NamedTuple):
+    """What is left of a batch."""
+
+    id: str
+    kind: BatchKind
+    caller: dict[str, str | None]
+    pins: dict[str, list[int]]
+    remaining: int
+    created_at: datetime
+
+
+def new_row(values: dict[str, Any]) -> list[Any]:
+    """Return the row of a new session, as JSON can hold it, from the values that it does not have by default."""
+    return _session_values({**_DEFAULTS, **values})
+
+
+def current_rows(columns: list[str], rows: list[list[Any]]) -> list[list[Any]]:
+    """Return rows of new sessions that were stored with these columns, perhaps by another release."""
+    if columns == list(COLUMNS):
+        return rows
+    return [
+        [stored.get(name, _DEFAULTS.get(name)) for name in COLUMNS]
+        for stored in (dict(zip(columns, row, strict=True)) for row in rows)
+    ]
+
+
+def new_event(**values: Any) -> list[Any]:
+    """Return the row of an event, as JSON can hold it, from the values that it does not have by default."""
+    return [values.get(name, default) for name, default in _EVENT_DEFAULTS.items()]
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def add_parts(tx: Transaction, batch_id: str, first: int, contents: Sequence[str]) -> None:
+    """Store parts of a batch that is not decided yet, or is decided by this transaction. `first`: the first number."""
+    rows = [
+        BatchPart(batch_id=batch_id, number=number, content=content, created_at=tx.now).model_dump()
+        for number, content in enumerate(contents, first)
+    ]
+    tx.execute(insert(BATCH_PARTS), rows)
+
+
+def parts(view: View, batch_id: str) -> int:
+    """Return how many parts of a batch are stored."""
+    return int(view.scalar(_PARTS, batch_id=batch_id))
+
+
+def next_part(view: View, batch_id: str) -> tuple[int, str] | None:
+    """Return the first part that is stored, with its number; None if there is none."""
+    return next(((row.number, row.content) for row in view.rows(_NEXT_PART, batch_id=batch_id)), None)
+
+
+def remove_parts(tx: Transaction, batch_id: str) -> None:
+    """Remove the parts of a batch, unless it is decided."""
+    tx.execute(delete(BATCH_PARTS).where(_PART.batch_id == batch_id, _PART.batch_id.not_in(select(_B.id))))
+
+
+def remove_leftovers(tx: Transaction, before: datetime, limit: int) -> int:
+    """Remove up to `limit` parts that were stored before a time, and whose batch was never decided; return how many."""
+    found = [{"of": row.batch_id, "one": row.number} for row in tx.rows(_LEFTOVERS, before=before, limit=limit)]
+    if found:
+        tx.execute(_REMOVE_PART, found)
+    return len(found)
+
+
+# --- the batches ------------------------------------------------------------------------------------------------------
+
+
+def add(tx: Transaction, batch: Batch) -> None:
+    """Store a batch: from the commit on it will be done."""
+    tx.execute(insert(BATCHES), batch.model_dump())
+
+
+def unfinished(view: View, limit: int = 100) -> dict[str, int]:
+    """Return the ids of the batches that are not done, the oldest first, each with how many sessions remain."""
+    return {row.id: row.remaining for row in view.rows(_UNFINISHED, limit=limit)}
+
+
+def with_key(view: View, agent_id: int, key: str) -> str | None:
+    """Return the id of an agent's batch with this key if it is not done; otherwise None."""
+    return next((row.id for row in view.rows(_WITH_KEY, agent_id=agent_id, key=key)), None)
+
+
+def state(view: View, batch_id: str) -> State | None:
+    """Return what is left of a batch; None if it is done."""
+    for row in view.rows(_STATE, batch_id=batch_id):
+        pins = orjson.loads(row.pins or "{}")
+        return State(row.id, BatchKind(row.kind), orjson.loads(row.caller), pins, row.remaining, row.created_at)
+    return None
+
+
+def record_done(tx: Transaction, batch: State, number: int, sessions: int) -> int:
+    """Record that a part with this number of sessions is done; return how many sessions remain.
+
+    `batch`: with the PINs that are still reserved.
+    """
+    remaining = batch.remaining - sessions
+    tx.execute(_REMOVE_PART, {"of": batch.id, "one": number})
+    if remaining:
+        values = {"remaining": remaining, "pins": orjson.dumps(batch.pins).decode() if batch.pins else None}
+        tx.execute(update(BATCHES).where(_B.id == batch.id).values(values))
+    else:
+        tx.execute(delete(BATCHES).where(_B.id == batch.id))
+    return remaining
+
+
+def rename(tx: Transaction, batch_id: str, ids: dict[str, str]) -> None:
+    """Replace ids of sessions of a batch, because other sessions have them."""
+    for row in tx.rows(select(_B.agent_id, _B.key, _B.session_ids).where(_B.id == batch_id)):
+        renamed = orjson.dumps([ids.get(one, one) for one in orjson.loads(row.session_ids)]).decode()
+        tx.execute(update(BATCHES).where(_B.id == batch_id).values(session_ids=renamed))
+        is_record = and_(BATCH_RECORDS.c.agent_id == row.agent_id, BATCH_RECORDS.c.key == row.key)
+        tx.execute(update(BATCH_RECORDS).where(is_record).values(session_ids=renamed))
+
+
+def coming(view: View, agent_id: int) -> list[tuple[datetime, str]]:
+    """Return the starts, with the ids, of appointments that batches are about to give to an agent."""
+    found = []
+    for row in view.rows(_COMING, agent_id=agent_id):
+        ids, starts = orjson.loads(row.session_ids), orjson.loads(row.starts)
+        found += [
+            (Instant.instant(start), session_id)
+            for session_id, start in zip(ids[-row.remaining :], starts[-row.remaining :], strict=True)
+            if start is not None
+        ]
+    return sorted(found)
+
+
+def unchanged(view: View, versions: dict[str, int]) -> int:
+    """Return how many of these sessions have the version that is given for them."""
+    wanted = look_up(view.dialect, "wanted", SESSIONS.c.id)
+    has_version = SESSIONS.c.version == cast(wanted.value, Integer)
+    counted = select(func.count()).select_from(SESSIONS).where(wanted.is_in, has_version)
+    return int(view.scalar(counted, wanted=orjson.dumps(versions).decode()))
+
+
+def existing(view: View, ids: Sequence[str]) -> set[str]:
+    """Return those of these ids that sessions have."""
+    return {row.id for row in view.rows(select(SESSIONS.c.id).where(SESSIONS.c.id.in_(ids)))}
