@@ -403,33 +403,24 @@ def wants_ndjson(context: RequestContext) -> bool:
 
 
 async def answer(context: RequestContext, caller: Caller, session_ids: list[str], headers: Headers | None) -> Answer:
-    """Return the response with sessions as they are now. They are read as they are sent, part by part."""
+    """Return the response with sessions as they are now. They are read in parts; those of NDJSON as they are sent."""
 
     def lines(some: Sequence[str], view: View) -> list[bytes]:
         found, now = view.sessions_with(some), clock.now()
         return [orjson.dumps(answers.session(found[one], caller, now)) for one in some if one in found]
 
-    def read(some: Sequence[str]) -> Any:
-        return context.services.query(partial(lines, some))
-
-    if not wants_ndjson(context) and len(session_ids) <= PART:
-        return Json(b'{"sessions":[%b]}' % b",".join(await read(session_ids)), headers=headers)
+    async def read() -> AsyncIterator[list[bytes]]:
+        for some in parts(session_ids):
+            yield await context.services.query(partial(lines, some))
 
     async def ndjson() -> AsyncIterator[bytes]:
-        for some in parts(session_ids):
-            yield b"".join(line + b"\n" for line in await read(some))
+        async for some in read():
+            yield b"".join(line + b"\n" for line in some)
 
-    async def json() -> AsyncIterator[bytes]:
-        before = b'{"sessions":['
-        for some in parts(session_ids):
-            if found := await read(some):
-                yield before + b",".join(found)
-                before = b","
-        yield b"]}"
-
-    is_ndjson = wants_ndjson(context)
-    media_type = "application/x-ndjson" if is_ndjson else "application/json"
-    response = StreamingResponse(ndjson() if is_ndjson else json(), media_type=media_type)
+    if not wants_ndjson(context):
+        shown = [line async for some in read() for line in some]
+        return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
+    response = StreamingResponse(ndjson(), media_type="application/x-ndjson")
     response.raw_headers += headers or []
     return response
 

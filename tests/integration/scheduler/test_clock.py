@@ -424,8 +424,8 @@ def test_retention_removes_in_batches_the_oldest_first_and_can_be_stopped(
     world.put(*(session(id=f"s{n}", status=Status.CLOSED, closed_at=NOW + n * MINUTE) for n in range(8)))
     world.clock.passes(days=1)
     # Before, there is one look each at agent sessions, sign-in codes, answers to challenges, and the idempotency
-    # records of single requests and of batches.
-    looks = iter([False] * 6 + [True])
+    # records of single requests and of batches, and parts of batches.
+    looks = iter([False] * 7 + [True])
     assert sweeps.remove_old(world.store.submit, HOUR, stop=lambda: next(looks)) == 3
     assert set(world.all_sessions()) == {f"s{n}" for n in range(3, 8)}
     assert sweeps.remove_old(world.store.submit, HOUR) == 5
