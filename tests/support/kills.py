@@ -230,7 +230,7 @@ def in_process(act: Callable[..., Any], *arguments: Any) -> Any:
     process.start()
     theirs.close()
     try:
-        assert ours.poll(300), "the processes hang"
+        assert ours.poll(600), "the processes hang"
         result = ours.recv()
     finally:
         process.kill()

@@ -1135,7 +1135,6 @@ TRIALS: Mapping[str, Trial] = {
     "batch-leftovers": Trial(_remove_leftovers, _store_two_parts, _batch_parts, later=HOUR),
     "batch-unfinished": Trial(_do_batch, _unfinished_batch, _batch_parts, commits=2),
     "batch-reschedule": Trial(_move_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
-    "batch-reschedule-of-one-part": Trial(_move_batch, partial(_scheduled, number=2), _moved_batch),
     "batch-close": Trial(_close_batch, partial(_scheduled, number=3), _moved_batch, commits=3),
     "room-enter": Trial(_enter_room, _open_room, _room, twice_is_once=False),
     "room-resume": Trial(partial(_in_room, job=_resume), _lost_room, _room),
