@@ -168,6 +168,28 @@ def test_a_refused_call_that_may_have_been_executed_is_retried_only_with_a_key()
         assert len(gateway.requests) == 3
 
 
+def test_many_sessions_are_scheduled_moved_and_closed_although_responses_are_lost(daemon: Daemon) -> None:
+    wanted = [{"type": "live", "label": f"Many {n}", "startTime": from_now(days=1, minutes=n)} for n in range(300)]
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:
+        planned = sm.scheduleSessions(wanted, dry_run=True)
+        wire.losing = 1
+        made = sm.scheduleSessions(wanted, idempotency_key="many")["sessions"]
+        ids = [one["id"] for one in made]
+        wire.losing = 1
+        moved = sm.rescheduleSessions(ids=ids, by="30m", idempotency_key="moved")["sessions"]
+        each = sm.rescheduleSessions([{"id": ids[0], "startTime": from_now(days=2)}])["sessions"]
+        wire.losing = 1
+        closed = sm.closeSessions(ids, idempotency_key="closed")["sessions"]
+
+    assert [one["label"] for one in planned["planned"]] == [one["label"] for one in made]
+    assert [one["version"] for one in moved] == [2] * 300
+    assert (each[0]["id"], each[0]["version"]) == (ids[0], 3)
+    assert [(one["id"], one["status"]) for one in closed] == [(one, "closed") for one in ids]
+    assert [event["type"] for event in daemon.events(ids[1])] == [
+        "session.scheduled", "session.rescheduled", "session.closed",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("header", "pause"), [("3", 3.0), ("-5", 0.0), ("soon", 0.0), ("nan", 0.0), ("", 0.0)])
 def test_an_invalid_retry_after_causes_no_pause(header: str, pause: float) -> None:
     assert screenmeet._retry_after(Response(503, "", {"retry-after": header}, b"")) == pause
