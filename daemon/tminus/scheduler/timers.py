@@ -141,12 +141,13 @@ class Timers:
         self._run_tick()
 
     def _run_tick(self) -> None:
+        begun = clock.now()
         due = self._failures.run("clock tick", self._tick)
         if not isinstance(due, Failed):
             self.mark_alive()
-            # If something is still due after the tick (no PIN was free, or the clock was set back), the sweep does it:
-            # a timer in the past would fire again at once, without end.
-            if due is not None and due > clock.now():
+            # If what was due before the tick still is (no PIN was free, or the clock was set back), the sweep does it:
+            # a timer would fire again at once, without end. For what fell due meanwhile, the timer fires at once.
+            if due is not None and due > begun:
                 self.set_deadline(due)
 
     def _run_job(self, name: str, interval: timedelta, work: Callable[[], object]) -> None:
