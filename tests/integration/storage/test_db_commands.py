@@ -36,7 +36,7 @@ def test_a_backup_prints_what_it_wrote_and_removed(state: Path, tmp_path: Path) 
     assert done.exit_code == 0
     wrote, removed = done.stdout.splitlines()
     [copy] = tmp_path.glob("tminus-*.db")
-    assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.3 MB, in 0.")
+    assert wrote.startswith(f"{copy}: 0 sessions, 0 events, the last is 0, 0.4 MB, in 0.")
     assert removed == f"{old}: removed"
     told = json.loads(tminus("db", "backup", str(tmp_path / "other.db"), "--json").stdout)
     size = (tmp_path / "other.db").stat().st_size
@@ -145,7 +145,7 @@ def test_a_command_finds_the_database_of_the_service(
 
 def test_a_database_is_compacted_while_no_daemon_runs(state: Path) -> None:
     done = tminus("db", "compact")
-    assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.3 MB -> 0.3 MB\n")
+    assert (done.exit_code, done.stdout) == (0, f"{state / 'tminus.db'}: 0.4 MB -> 0.4 MB\n")
     told = json.loads(tminus("db", "compact", "--json").stdout)
     assert set(told) == {"database", "bytesBefore", "bytes"}
     with lock(state, state / "tminus.db"):
