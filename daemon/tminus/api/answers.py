@@ -23,6 +23,8 @@ from tminus.storage import Active
 def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
     """Return a session with the fields that this caller may see."""
     text = timestamps.text
+    sees_secrets, is_owner = may_see_secrets(caller, session), owns(caller, session)
+    user = session.user_url if sees_secrets or is_owner else _link_without_pin(session)
     shown: schemas.Session = {
         "unattended": False,
         "scheduled": session.scheduled,
@@ -40,7 +42,7 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         "expiresAt": text(session.expires_at),
         "settings": orjson.Fragment(session.settings),  # type: ignore[typeddict-item]  # likewise
         "externalSessionObjectId": session.external_session_object_id,
-        "urls": {"user": user_link(session, caller)},
+        "urls": {"user": user},
         "version": session.version,
         "openedAt": _text(session.opened_at),
         "activatedAt": _text(session.activated_at),
@@ -59,11 +61,11 @@ def session(session: Session, caller: Caller, now: datetime) -> schemas.Session:
         shown["startTime"] = text(session.start_time)
     if session.status is Status.SCHEDULED and session.due_at is not None:
         shown["opensAt"] = text(session.due_at)
-    if may_see_secrets(caller, session):
+    if sees_secrets:
         shown["hostAuthToken"] = session.host_auth_token
         shown["urls"]["host"] = host_link(session)
         shown["invitees"] = [] if session.invitees is None else orjson.Fragment(session.invitees)  # type: ignore[typeddict-item]
-    elif not owns(caller, session):
+    elif not is_owner:
         shown["pin"] = 0  # the PIN admits to the session
     return shown
 
@@ -75,8 +77,11 @@ def host_link(session: Session) -> str:
 
 def user_link(session: Session, caller: Caller) -> str:
     """Return the link with which users join, without a PIN for callers who may see the session but not join it."""
-    if may_see_secrets(caller, session) or owns(caller, session):
-        return session.user_url
+    sees_pin = may_see_secrets(caller, session) or owns(caller, session)
+    return session.user_url if sees_pin else _link_without_pin(session)
+
+
+def _link_without_pin(session: Session) -> str:
     return f"{_users_page(session)}?{session.id}"
 
 

@@ -4,6 +4,7 @@ of webhooks.
 Each is declared once, here; `storage.tables` turns it into a table.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Self
 
@@ -50,8 +51,10 @@ class Instant(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
         return None if value is None else self.number(value)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else self.instant(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
+        """Return the function that converts a value. `process_result_value` would be called by yet another function."""
+        instant = self.instant
+        return lambda value: None if value is None else instant(value)
 
 
 class JsonText(TypeDecorator[str]):
@@ -81,8 +84,8 @@ class Record(SQLModel):
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return object.__new__(cls)
 
-    def __init__(self, **values: Any) -> None:
-        BaseModel.__init__(self, **values)
+    # The same function, since pydantic would call any other one again after it has validated a row.
+    __init__ = BaseModel.__init__
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:

@@ -215,7 +215,10 @@ class View:
 
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
         """Return all rows of a statement as model objects."""
-        return [kind.model_validate(dict(row)) for row in self._run(statement, values).mappings()]
+        result = self._run(statement, values)
+        names = tuple(result.keys())
+        # `mappings()` would look each value up by its name.
+        return [kind.model_validate(dict(zip(names, row, strict=True))) for row in result]
 
     def rows(self, statement: Select[Any], **values: Any) -> list[Row[Any]]:
         """Return all rows of a statement."""

@@ -267,13 +267,13 @@ def test_a_stored_instant_is_whole_milliseconds_since_1970_and_comes_back_as_it_
     number = Instant().process_bind_param(cut, dialect)
     assert number is not None
     assert EPOCH + timedelta(milliseconds=number) == cut
-    assert Instant().process_result_value(number, dialect) == cut
+    assert Instant().result_processor(dialect, None)(number) == cut
 
 
 @DIALECTS
 def test_no_instant_is_stored_as_null(dialect: Dialect) -> None:
     assert Instant().process_bind_param(None, dialect) is None
-    assert Instant().process_result_value(None, dialect) is None
+    assert Instant().result_processor(dialect, None)(None) is None
 
 
 def test_an_instant_without_a_zone_cannot_be_stored() -> None:
