@@ -365,7 +365,8 @@ def test_a_kill_in_the_middle_of_a_move_loses_nothing(make_daemon: StartDaemon) 
     killed_at = timestamps.parse(daemon.get("/clock").json()["now"])
     assert BEGIN + 50 * MINUTE < killed_at < BEGIN + DAY
 
-    move(daemon, to=at(DAY))
+    while not move(daemon, to=at(DAY))["reached"]:
+        pass  # on a busy machine a move ends early
 
     assert story(daemon.feed()[asked:]) == sorted(
         [("session.ready", at(start - 10 * MINUTE)) for start in starts]
