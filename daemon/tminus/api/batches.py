@@ -302,7 +302,13 @@ def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None]
     `first`: the index of the first one.
     """
     adapter = _list_of(NewSession)
-    found = [_unstorable(item, ("sessions", place)) for place, item in enumerate(items, first)]
+    try:
+        may_have_nul = b"\\u0000" in orjson.dumps(items)
+    except TypeError:
+        may_have_nul = True
+    found = [
+        _unstorable(item, ("sessions", place), may_have_nul=may_have_nul) for place, item in enumerate(items, first)
+    ]
     if not any(found):
         with suppress(ValidationError):
             return [one.create_session() for one in adapter.validate_python(items)], []
@@ -323,12 +329,12 @@ def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None]
     return made, list(faults(problems))
 
 
-def _unstorable(item: Any, place: tuple[str | int, ...]) -> list[Problem]:
+def _unstorable(item: Any, place: tuple[str | int, ...], *, may_have_nul: bool) -> list[Problem]:
     """Return the problems of a new session that cannot be stored unchanged."""
     if item is _NOT_JSON:
         return []
     problems = bodies.unstorable(item, ("body", *place))
-    if not problems and isinstance(item, dict):
+    if may_have_nul and not problems and isinstance(item, dict):
         kept = {name: member for name, member in item.items() if name in NewSession.model_fields}
         problems += islice(bodies.nuls(kept, ("body", *place)), 1)
     return problems
@@ -385,16 +391,21 @@ async def decide(
     return decided
 
 
-async def finish(context: RequestContext, decided: Decided) -> list[str]:
-    """Do the parts of a batch that are left; return the ids of its sessions. Raises `RequestError`."""
-    services, batch_id = context.services, decided.unfinished
-    renamed: dict[str, str] = {}
-    while batch_id is not None:
+async def _done(context: RequestContext, decided: Decided) -> AsyncIterator[Sequence[str]]:
+    """Do the parts of a batch that are left, and yield the ids of its sessions in parts, as soon as each is done.
+
+    Raises `RequestError`.
+    """
+    services, batch_id, session_ids = context.services, decided.unfinished, decided.session_ids
+    first = 0
+    while batch_id is not None and first < len(session_ids):
         progress = await context.write(lambda tx: commands.do_next(tx, services.settings, batch_id))
-        renamed |= progress.renamed
-        if not progress.remaining:
-            break
-    return [renamed.get(one, one) for one in decided.session_ids]
+        end = len(session_ids) - progress.remaining
+        for some in parts(session_ids[first:end]):
+            yield [progress.renamed.get(one, one) for one in some]
+        first = end
+    for some in parts(session_ids[first:]):
+        yield some
 
 
 def wants_ndjson(context: RequestContext) -> bool:
@@ -402,27 +413,39 @@ def wants_ndjson(context: RequestContext) -> bool:
     return any(kind in context.header(b"accept") for kind in NDJSON)
 
 
-async def answer(context: RequestContext, caller: Caller, session_ids: list[str], headers: Headers | None) -> Answer:
-    """Return the response with sessions as they are now. They are read in parts; those of NDJSON as they are sent."""
+async def answer(context: RequestContext, caller: Caller, decided: Decided, headers: Headers | None) -> Answer:
+    """Do what is left of a batch; return the response with its sessions as they are now.
+
+    In JSON, one part is read while the next one is done. In NDJSON, the parts are read as they are sent.
+    """
 
     def lines(some: Sequence[str], view: View) -> list[bytes]:
         found, now = view.sessions_with(some), clock.now()
         return [orjson.dumps(answers.session(found[one], caller, now)) for one in some if one in found]
 
-    async def read() -> AsyncIterator[list[bytes]]:
+    async def read(some: Sequence[str]) -> list[bytes]:
+        return await context.services.query(partial(lines, some))
+
+    async def ndjson(session_ids: Sequence[str]) -> AsyncIterator[bytes]:
         for some in parts(session_ids):
-            yield await context.services.query(partial(lines, some))
+            yield b"".join(line + b"\n" for line in await read(some))
 
-    async def ndjson() -> AsyncIterator[bytes]:
-        async for some in read():
-            yield b"".join(line + b"\n" for line in some)
-
-    if not wants_ndjson(context):
-        shown = [line async for some in read() for line in some]
-        return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
-    response = StreamingResponse(ndjson(), media_type="application/x-ndjson")
-    response.raw_headers += headers or []
-    return response
+    if wants_ndjson(context):
+        session_ids = [one async for some in _done(context, decided) for one in some]
+        response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
+        response.raw_headers += headers or []
+        return response
+    shown: list[bytes] = []
+    reading: asyncio.Task[list[bytes]] | None = None
+    try:
+        async for some in _done(context, decided):
+            shown += [] if reading is None else await reading
+            reading = asyncio.create_task(read(some))
+        shown += [] if reading is None else await reading
+    finally:
+        if reading is not None:
+            reading.cancel()
+    return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
 
 
 async def answer_planned(context: RequestContext, planned: Sequence[commands.Plan]) -> Answer:

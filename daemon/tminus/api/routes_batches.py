@@ -133,7 +133,5 @@ def _targets(sent: MovedSessions | ClosedSessions, caller: Caller) -> commands.T
 
 
 async def _answer(context: RequestContext, caller: Caller, decided: commands.Decided) -> Answer:
-    """Do what is left of a batch, and answer with its sessions."""
     context.replayed = decided.replayed
-    session_ids = await batches.finish(context, decided)
-    return await batches.answer(context, caller, session_ids, [_REPLAYED] if decided.replayed else None)
+    return await batches.answer(context, caller, decided, [_REPLAYED] if decided.replayed else None)

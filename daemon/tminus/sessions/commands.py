@@ -85,15 +85,16 @@ def new_session(
 
 
 def session_values(
-    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str
+    settings: Settings, caller: Caller, request: CreateSession, now: datetime, created_by: str, first: str = ""
 ) -> tuple[dict[str, Any], Transition]:
     """Return what `new_session` returns, as the values of the model's fields.
 
-    `created_by`: what `created_by_text` returns for the caller.
+    `created_by`: what `created_by_text` returns for the caller; `first`: the first characters of the id, if not random.
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
-    session_id, host_auth_token, host_key = ids.base62_texts(request.type.id_length, ids.TOKEN, ids.TOKEN)
+    rest, host_auth_token, host_key = ids.base62_texts(request.type.id_length - len(first), ids.TOKEN, ids.TOKEN)
+    session_id = first + rest
     urls = settings.server.urls()
     reminders = reminders_of(settings, request)
     values = {

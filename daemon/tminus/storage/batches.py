@@ -24,6 +24,7 @@ COLUMNS = tuple(Session.model_fields)
 
 _DEFAULTS = {name: field.default for name, field in Session.model_fields.items() if not field.is_required()}
 _EVENT_DEFAULTS = {name: Event.model_fields[name].get_default() for name in EVENT_COLUMNS}
+_EVENT_PLACES = {name: place for place, name in enumerate(EVENT_COLUMNS)}
 _session_values = stored_values(SESSIONS, COLUMNS)
 
 _B, _PART = BATCHES.c, BATCH_PARTS.c
@@ -77,7 +78,10 @@ def current_rows(columns: list[str], rows: list[list[Any]]) -> list[list[Any]]:
 
 def new_event(**values: Any) -> list[Any]:
     """Return the row of an event, as JSON can hold it, from the values that it does not have by default."""
-    return [values.get(name, default) for name, default in _EVENT_DEFAULTS.items()]
+    row = list(_EVENT_DEFAULTS.values())
+    for name, value in values.items():
+        row[_EVENT_PLACES[name]] = value
+    return row
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
@@ -188,4 +192,6 @@ def unchanged(view: View, versions: dict[str, int]) -> int:
 
 def existing(view: View, ids: Sequence[str]) -> set[str]:
     """Return those of these ids that sessions have."""
-    return {row.id for row in view.rows(select(SESSIONS.c.id).where(SESSIONS.c.id.in_(ids)))}
+    wanted = look_up(view.dialect, "wanted", SESSIONS.c.id)
+    found = view.rows(select(SESSIONS.c.id).where(wanted.is_in), wanted=orjson.dumps(dict.fromkeys(ids)).decode())
+    return {row.id for row in found}
