@@ -37,30 +37,38 @@ class ConfiguredSeries:
         self._store = store
         self._submit = submit
         self._due: datetime | None = _AT_ONCE
-        """When the entries are to be applied again; None: all are applied."""
-        self._problems: dict[str, str] = {}
-        """The entries that could not be applied, each with the error that was logged."""
+        """When entries are to be applied; None: all are applied."""
+        self._problems: dict[str, str] | None = None
+        """The entries that could not be applied, each with the error that was logged; None: all are to be applied."""
 
     def set_changed(self) -> None:
         """Apply the entries again at the next tick: the settings have changed."""
         self._due = _AT_ONCE
-        self._problems = {}
+        self._problems = None
 
     def apply(self, settings: Settings, now: datetime) -> None:
-        """Apply the entries, if that is due. If this raises `StoreUnavailable`, the next tick tries again."""
+        """Apply the entries, if that is due. If this raises `StoreUnavailable`, the next tick tries again.
+
+        A later attempt is only for entries that could not be applied. Another daemon may have reloaded newer entries
+        meanwhile, whose series must stay.
+        """
         if self._due is None or now < self._due:
             return
+        tried = self._problems
         there_are = {one.entry: one for one in self._store.read(stored.of_configuration, lane="clock")}
         problems: dict[str, str] = {}
         for entry in settings.series:
             present = there_are.pop(entry.name, None)
-            if series.is_current(present, entry):
+            if series.is_current(present, entry) or (tried is not None and entry.name not in tried):
                 continue
             job = partial(series.configure, settings=settings, entry=entry)
-            if problem := self._run(entry.name, "created" if present is None else "changed", job):
+            is_new = present is None or present.agent_id != entry.agent
+            if problem := self._run(entry.name, "created" if is_new else "changed", job):
                 problems[entry.name] = problem
         for name in there_are:
             assert name is not None
+            if tried is not None and name not in tried:
+                continue
             if problem := self._run(name, "ended", partial(series.remove_entry, settings=settings, name=name)):
                 problems[name] = problem
         self._problems = problems
@@ -75,7 +83,7 @@ class ConfiguredSeries:
             raise
         except RequestError as error:
             problem = "; ".join(f"{one.field} {one.message}" for one in error.errors) or error.description
-            if self._problems.get(name) != problem:
+            if self._problems is None or self._problems.get(name) != problem:
                 log("series.refused", key=key, error=problem)
             return problem
         if series_id is not None:

@@ -116,9 +116,10 @@ def test_a_removed_entry_ends_its_series_and_comes_back_as_another(configured: C
     assert len(configured.starts()) == 3
 
 
-def test_another_agent_gets_a_series_of_its_own(configured: Configured) -> None:
+def test_another_agent_gets_a_series_of_its_own(configured: Configured, lines: Lines) -> None:
     configured.apply(entry())
     configured.apply(entry(agent=OTHER_AGENT.agent_id))
+    assert [fields["outcome"] for _, fields in lines] == ["created", "created"]
     open_series = [one.agent_id for one in configured.all() if one.ended_at is None]
     assert open_series == [OTHER_AGENT.agent_id]
     assert {one.agent_id for one in configured.sessions() if one.status is Status.SCHEDULED} == {OTHER_AGENT.agent_id}
@@ -154,6 +155,21 @@ def test_what_cannot_be_applied_is_reported_once_and_tried_again(configured: Con
     world.clock.passes(RETRY)
     configured.tick()
     assert len(configured.starts()) == 3
+
+
+def test_another_attempt_leaves_the_series_of_newer_entries_of_another_daemon(configured: Configured) -> None:
+    configured.world.run(lambda tx: agents.shut_out(tx, AGENT.agent_id))
+    configured.apply(entry(), entry("other", agent=OTHER_AGENT.agent_id))
+    newer = Configured(configured.world)
+    older = configured.world.settings
+    newer.apply(entry("other", hour=10, agent=OTHER_AGENT.agent_id), entry("more", agent=OTHER_AGENT.agent_id))
+
+    configured.world.settings = older
+    configured.world.clock.passes(RETRY)
+    configured.tick()
+
+    assert configured.starts("other")[0] == "08 09:00"
+    assert len(configured.starts("more")) == 3
 
 
 def test_an_occurrence_that_would_overlap_is_left_out_and_reported_once(configured: Configured, lines: Lines) -> None:
