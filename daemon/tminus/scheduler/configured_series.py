@@ -1,6 +1,6 @@
 """Makes the series of the configuration: at the start, after a reload, and again after an error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,6 +15,9 @@ from tminus.storage import series as stored
 
 RETRY = timedelta(minutes=5)
 """Time until an entry that could not be applied is tried again."""
+
+PART = 20
+"""Number of entries after which other things that have fallen due are done. Each entry takes some 20 ms."""
 
 _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,11 +34,16 @@ class ConfiguredSeries:
         The database.
     submit
         Runs a job on the writer.
+    meanwhile
+        Does what else has fallen due, and returns whether to go on. It is called after each `PART` entries.
     """
 
-    def __init__(self, store: Store, submit: Callable[..., Future[Any]]) -> None:
+    def __init__(
+        self, store: Store, submit: Callable[..., Future[Any]], meanwhile: Callable[[Settings], bool] = lambda _: True
+    ) -> None:
         self._store = store
         self._submit = submit
+        self._meanwhile = meanwhile
         self._due: datetime | None = _AT_ONCE
         """When entries are to be applied; None: all are applied."""
         self._problems: dict[str, str] | None = None
@@ -54,25 +62,30 @@ class ConfiguredSeries:
         """
         if self._due is None or now < self._due:
             return
+        problems: dict[str, str] = {}
+        for number, (name, outcome, job) in enumerate(self._jobs(settings)):
+            if number % PART == PART - 1 and not self._meanwhile(settings):
+                return
+            if problem := self._run(name, outcome, job):
+                problems[name] = problem
+        self._problems = problems
+        self._due = now + RETRY if problems else None
+
+    def _jobs(self, settings: Settings) -> Iterator[tuple[str, str, Callable[..., str | None]]]:
+        """Yield the entries whose series is to change, each with the outcome and the job that does it."""
         tried = self._problems
         there_are = {one.entry: one for one in self._store.read(stored.of_configuration, lane="clock")}
-        problems: dict[str, str] = {}
         for entry in settings.series:
             present = there_are.pop(entry.name, None)
             if series.is_current(present, entry) or (tried is not None and entry.name not in tried):
                 continue
-            job = partial(series.configure, settings=settings, entry=entry)
             is_new = present is None or present.agent_id != entry.agent
-            if problem := self._run(entry.name, "created" if is_new else "changed", job):
-                problems[entry.name] = problem
+            job = partial(series.configure, settings=settings, entry=entry)
+            yield entry.name, "created" if is_new else "changed", job
         for name in there_are:
             assert name is not None
-            if tried is not None and name not in tried:
-                continue
-            if problem := self._run(name, "ended", partial(series.remove_entry, settings=settings, name=name)):
-                problems[name] = problem
-        self._problems = problems
-        self._due = now + RETRY if problems else None
+            if tried is None or name in tried:
+                yield name, "ended", partial(series.remove_entry, settings=settings, name=name)
 
     def _run(self, name: str, outcome: str, job: Callable[..., str | None]) -> str | None:
         """Run a job on the series of an entry; return the error, if there is one."""

@@ -116,7 +116,7 @@ class Scheduler:
         """Whether to recompute them even if another daemon has done so: afterwards this daemon may have stored
         deadlines that were computed from the previous time-outs.
         """
-        self._configured_series = ConfiguredSeries(self._store, self._submit)
+        self._configured_series = ConfiguredSeries(self._store, self._submit, self._do_meanwhile)
         self._worst_lag = timedelta(0)
         """The greatest lateness of a transition since the last heartbeat."""
         self._tick_lock = threading.Lock()
@@ -208,6 +208,13 @@ class Scheduler:
             progress = self._sweep(settings)
             due = self._next_due()
         return due
+
+    def _do_meanwhile(self, settings: Settings) -> bool:
+        """Do what has fallen due while the entries `[[series]]` are applied; return whether to go on with them."""
+        due = self._next_due()
+        if due is not None and due <= clock.now():
+            self._sweep(settings)
+        return not self._stopping.is_set()
 
     def _sweep(self, settings: Settings) -> bool:
         """Do everything that is due; return whether there was something that could be done."""

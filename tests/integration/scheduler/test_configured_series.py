@@ -14,7 +14,7 @@ from tminus.domain.errors import SeriesConfigured
 from tminus.domain.model import Series, Session
 from tminus.domain.types import OverlapPolicy, Role, SessionType, Status
 from tminus.scheduler import configured_series
-from tminus.scheduler.configured_series import RETRY, ConfiguredSeries
+from tminus.scheduler.configured_series import PART, RETRY, ConfiguredSeries
 from tminus.sessions import series
 from tminus.storage import agents
 from tminus.storage import series as stored
@@ -170,6 +170,21 @@ def test_another_attempt_leaves_the_series_of_newer_entries_of_another_daemon(co
 
     assert configured.starts("other")[0] == "08 09:00"
     assert len(configured.starts("more")) == 3
+
+
+def test_other_things_are_done_between_many_entries_and_a_stop_leaves_the_rest_for_later(
+    configured: Configured,
+) -> None:
+    goes_on = [True, False]
+    world = configured.world
+    configured.part = ConfiguredSeries(world.store, world.store.submit, lambda _: goes_on.pop(0))
+    configured.apply(*(entry(f"daily-{one}") for one in range(2 * PART + 5)))
+    assert goes_on == []
+    assert len(configured.all()) == 2 * PART - 1
+
+    goes_on.append(True)
+    configured.tick()
+    assert len(configured.all()) == 2 * PART + 5
 
 
 def test_an_occurrence_that_would_overlap_is_left_out_and_reported_once(configured: Configured, lines: Lines) -> None:
