@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Integer, and_, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import Integer, and_, bindparam, cast, delete, func, insert, or_, select, update
 
 from tminus.domain.model import Batch, BatchPart, Event, Instant, Session
 from tminus.domain.types import BatchKind
@@ -37,8 +37,8 @@ _NEXT_PART = (
 )
 _PARTS = select(func.count()).select_from(BATCH_PARTS).where(_PART.batch_id == bindparam("batch_id"))
 _SESSION_IDS = select(_B.session_ids).where(_B.id == bindparam("batch_id"))
-_COMING = select(_B.session_ids, _B.starts, _B.remaining).where(
-    _B.agent_id == bindparam("agent_id"), _B.starts.is_not(None)
+_COMING = select(_B.kind, _B.session_ids, _B.starts, _B.remaining).where(
+    or_(_B.agent_id == bindparam("agent_id"), _B.kind == BatchKind.RESCHEDULE.value), _B.starts.is_not(None)
 )
 _LEFTOVERS = (
     select(_PART.batch_id, _PART.number)
@@ -170,14 +170,18 @@ def rename(tx: Transaction, batch_id: str, ids: dict[str, str]) -> None:
 
 
 def coming(view: View, agent_id: int) -> list[tuple[datetime, str]]:
-    """Return the starts, with the ids, of appointments that batches are about to give to an agent."""
+    """Return the starts, with the ids, of appointments that batches are about to give to an agent.
+
+    New sessions are those of the caller; those that a batch moves may be those of others.
+    """
     found = []
     for row in view.rows(_COMING, agent_id=agent_id):
-        ids, starts = orjson.loads(row.session_ids), orjson.loads(row.starts)
+        ids, starts = (orjson.loads(listed)[-row.remaining :] for listed in (row.session_ids, row.starts))
+        wanted = existing(view, ids, agent_id) if row.kind == BatchKind.RESCHEDULE.value else set(ids)
         found += [
             (Instant.instant(start), session_id)
-            for session_id, start in zip(ids[-row.remaining :], starts[-row.remaining :], strict=True)
-            if start is not None
+            for session_id, start in zip(ids, starts, strict=True)
+            if start is not None and session_id in wanted
         ]
     return sorted(found)
 
@@ -190,8 +194,11 @@ def unchanged(view: View, versions: dict[str, int]) -> int:
     return int(view.scalar(counted, wanted=orjson.dumps(versions).decode()))
 
 
-def existing(view: View, ids: Sequence[str]) -> set[str]:
-    """Return those of these ids that sessions have."""
+def existing(view: View, ids: Sequence[str], agent_id: int | None = None) -> set[str]:
+    """Return those of these ids that sessions have. `agent_id`: the agent of these sessions; None: any."""
     wanted = look_up(view.dialect, "wanted", SESSIONS.c.id)
-    found = view.rows(select(SESSIONS.c.id).where(wanted.is_in), wanted=orjson.dumps(dict.fromkeys(ids)).decode())
+    statement = select(SESSIONS.c.id).where(wanted.is_in)
+    if agent_id is not None:
+        statement = statement.where(SESSIONS.c.agent_id == agent_id)
+    found = view.rows(statement, wanted=orjson.dumps(dict.fromkeys(ids)).decode())
     return {row.id for row in found}

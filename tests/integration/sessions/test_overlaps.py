@@ -164,6 +164,20 @@ def test_a_batch_with_appointments_that_overlap_is_refused_as_a_whole(refusing: 
     assert len(refusing.all_sessions()) == 5
 
 
+def test_the_new_starts_of_a_batch_that_is_not_done_yet_count_for_the_agents_of_its_sessions(refusing: World) -> None:
+    scheduled = [refusing.schedule((5 + 2 * number) * HOUR) for number in range(batches.PART + 1)]
+    targets = batches.Targets("ids", [batches.Target(one.id) for one in scheduled], by=1000 * HOUR)
+    find = partial(
+        batches.find_moves, settings=refusing.settings, caller=GROUP_ADMIN, targets=targets, now=refusing.now
+    )
+    moves = refusing.store.read(find)
+    refusing.run(lambda tx: batches.reschedule(tx, refusing.settings, GROUP_ADMIN, moves))
+
+    refusing.schedule(1005 * HOUR, by=OTHER_AGENT)
+    with pytest.raises(Overlap, match=scheduled[0].id):
+        refusing.schedule(1005 * HOUR)
+
+
 def test_the_appointments_of_a_batch_are_compared_with_more_than_one_page(
     refusing: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
