@@ -106,7 +106,7 @@ def lifecycle() -> None:
 def advance(connection: Connection, as_json: bool) -> None:
     """Run the transitions that are due, once: open, expire and close sessions. Safe while a daemon runs."""
     from tminus.scheduler import sweeps  # noqa: PLC0415 - slow to load
-    from tminus.storage import test_clock  # noqa: PLC0415
+    from tminus.storage import batches, test_clock  # noqa: PLC0415
 
     with reporting_errors():
         settings, state = settings_and_state(connection)
@@ -119,7 +119,7 @@ def advance(connection: Connection, as_json: bool) -> None:
                 if store.read(test_clock.read_time) is not None:
                     raise WrongClock(str(file), "its test clock is moved by `tminus clock`, while the daemon runs")
                 sweeps.recompute_deadlines(store.submit, settings.lifecycle.timeouts)
-                sweeps.finish_batches(store, settings)
+                sweeps.finish_batches(store.submit, settings, store.read(batches.unfinished))
                 sweep = sweeps.do_all_due(store.submit, settings.lifecycle.timeouts, settings=settings)
                 held = store.submit(sweeps.retention_pause).result()
                 removed = 0

@@ -26,7 +26,7 @@ from tminus.scheduler.configured_series import ConfiguredSeries
 from tminus.scheduler.failures import FailureLog
 from tminus.scheduler.timers import SWEEP, PeriodicJobs, Timers
 from tminus.sessions.batches import LEFTOVER_AGE
-from tminus.storage import Store, Transaction
+from tminus.storage import Store, Transaction, batches
 from tminus.storage.engine import reason
 
 T = TypeVar("T")
@@ -34,8 +34,10 @@ T = TypeVar("T")
 STATUS_INTERVAL = timedelta(seconds=2)
 """How often the text of `systemctl status` is updated."""
 
-BATCH_INTERVAL = timedelta(seconds=10)
-"""How often batches are looked for that another daemon has decided, and not done."""
+BATCH_INTERVAL = timedelta(seconds=5)
+"""How often batches are looked for that nobody does any more. Those of which no part was done since the last time are
+finished.
+"""
 
 RETENTION_INTERVAL = timedelta(minutes=10)
 """How often retention removes old rows."""
@@ -121,6 +123,8 @@ class Scheduler:
         """The greatest lateness of a transition since the last heartbeat."""
         self._tick_lock = threading.Lock()
         """Held by the running tick. A reload runs a tick on its own thread."""
+        self._unfinished: dict[str, int] = {}
+        """The batches that were unfinished at the last look, each with how many sessions remained."""
         failures = FailureLog()
         self.timers = Timers(self.tick, self._jobs(dependencies.settings), failures)
         self._clock_steps = ClockStepDetector(
@@ -292,12 +296,17 @@ class Scheduler:
 
     def _resume_batches(self) -> None:
         """Finish the batches that a killed daemon has decided, and remove what it had stored of others."""
-        self._finish_batches()
+        self._do_batches(self._store.read(batches.unfinished), self._should_stop)
         age = LEFTOVER_AGE if self._store.has_peers else timedelta(0)
         sweeps.remove_leftovers(self._store.submit, age, self._stopping.is_set)
 
     def _finish_batches(self) -> None:
-        if left := sweeps.finish_batches(self._store, self._dependencies.settings, self._should_stop):
+        before, self._unfinished = self._unfinished, self._store.read(batches.unfinished)
+        stalled = dict(before.items() & self._unfinished.items())
+        self._do_batches(stalled, self._stopping.is_set)
+
+    def _do_batches(self, unfinished: dict[str, int], stop: Callable[[], bool]) -> None:
+        if left := sweeps.finish_batches(self._store.submit, self._dependencies.settings, unfinished, stop):
             log("batches.finished", left=left)
 
     def _remove_old(self) -> None:

@@ -4,7 +4,7 @@ Each function works in bounded batches and returns what it did. The scheduler an
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from tminus.domain.types import Timeouts
 from tminus.scheduler.sources import SOURCES, do_due
 from tminus.sessions import batches
 from tminus.sessions.idempotency import RECORD_LIFETIME
-from tminus.storage import Store, Transaction, challenges, meta
+from tminus.storage import Transaction, challenges, meta
 from tminus.storage import batches as stored_batches
 from tminus.storage.outbox import remove_deliveries
 from tminus.storage.retention import (
@@ -167,18 +167,18 @@ def retention_pause(tx: Transaction) -> RetentionPause | None:
     return None if run.held_until is None else RetentionPause(run.ahead, run.held_until, is_new)
 
 
-def finish_batches(store: Store, settings: Settings, stop: Callable[[], bool] = lambda: False) -> int:
+def finish_batches(
+    submit: Submit, settings: Settings, unfinished: Mapping[str, int], stop: Callable[[], bool] = lambda: False
+) -> int:
     """Do what is left of batches whose daemon was stopped; return how many sessions were left.
 
-    Raises `StoreUnavailable`.
+    `unfinished`: the number of sessions that remain, by the id of the batch. Raises `StoreUnavailable`.
     """
-    left = 0
-    for batch_id, remaining in store.read(stored_batches.unfinished).items():
+    for batch_id in unfinished:
         do_next = partial(batches.do_next, settings=settings, batch_id=batch_id)
-        left += remaining
-        while not stop() and store.submit(do_next).result().remaining:
+        while not stop() and submit(do_next).result().remaining:
             pass
-    return left
+    return sum(unfinished.values())
 
 
 def remove_leftovers(submit: Submit, age: timedelta, stop: Callable[[], bool] = lambda: False) -> None:

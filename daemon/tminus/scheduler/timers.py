@@ -21,7 +21,7 @@ from tminus.system.threads import keep_running
 PeriodicJobs = dict[str, tuple[timedelta, Callable[[], object]]]
 """Name -> (interval, function)."""
 
-MAX_JOBS = 5
+MAX_JOBS = 6
 """Maximum number of periodic jobs; each has a thread."""
 
 SWEEP = timedelta(seconds=1)
