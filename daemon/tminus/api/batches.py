@@ -391,7 +391,7 @@ async def decide(
     return decided
 
 
-async def _done(context: RequestContext, decided: Decided) -> AsyncIterator[Sequence[str]]:
+async def _done(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[Sequence[str]]:
     """Do the parts of a batch that are left, and yield the ids of its sessions in parts, as soon as each is done.
 
     Raises `RequestError`.
@@ -401,6 +401,9 @@ async def _done(context: RequestContext, decided: Decided) -> AsyncIterator[Sequ
     while batch_id is not None and first < len(session_ids):
         progress = await context.write(lambda tx: commands.do_next(tx, services.settings, batch_id))
         end = len(session_ids) - progress.remaining
+        if end - first > progress.done and (key := decided.key) is not None:
+            # Another request with this key has done parts, and perhaps given new ids to some of their sessions.
+            session_ids = await services.query(partial(commands.current_ids, caller=caller, key=key)) or session_ids
         for some in parts(session_ids[first:end]):
             yield [progress.renamed.get(one, one) for one in some]
         first = end
@@ -431,20 +434,23 @@ async def answer(context: RequestContext, caller: Caller, decided: Decided, head
             yield b"".join(line + b"\n" for line in await read(some))
 
     if wants_ndjson(context):
-        session_ids = [one async for some in _done(context, decided) for one in some]
+        session_ids = [one async for some in _done(context, caller, decided) for one in some]
         response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
         response.raw_headers += headers or []
         return response
     shown: list[bytes] = []
     reading: asyncio.Task[list[bytes]] | None = None
     try:
-        async for some in _done(context, decided):
+        async for some in _done(context, caller, decided):
             shown += [] if reading is None else await reading
             reading = asyncio.create_task(read(some))
         shown += [] if reading is None else await reading
     finally:
         if reading is not None:
             reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()  # the error of the next part, for the same reason, is the answer
     return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
 
 

@@ -72,6 +72,8 @@ class Decided(NamedTuple):
     """The id of the batch if it is not done yet."""
     replayed: bool = False
     """Whether an earlier request with the same `Idempotency-Key` has decided it."""
+    key: str | None = None
+    """Its `Idempotency-Key`."""
 
 
 class Plan(NamedTuple):
@@ -650,7 +652,7 @@ def _decide(
                 created_at=tx.now,
             )
         )
-    return Decided(session_ids, unfinished)
+    return Decided(session_ids, unfinished, key=None if keyed is None else keyed.key)
 
 
 _DO: dict[BatchKind, Callable[[Transaction, Settings, batches.State, str], _Done]] = {
@@ -667,6 +669,8 @@ class Progress(NamedTuple):
     """Number of sessions for which the batch is not done yet."""
     renamed: dict[str, str]
     """As in `_Done`."""
+    done: int = 0
+    """Number of sessions that it has done."""
 
 
 def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
@@ -678,7 +682,13 @@ def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
     done = _DO[batch.kind](tx, settings, batch, content)
     if done.renamed:
         batches.rename(tx, batch_id, done.renamed)
-    return Progress(batches.record_done(tx, batch, number, done.sessions), done.renamed)
+    return Progress(batches.record_done(tx, batch, number, done.sessions), done.renamed, done.sessions)
+
+
+def current_ids(view: View, caller: Caller, key: str) -> list[str]:
+    """Return the ids of the sessions of a batch with a key, as they are now; an empty list if there is none."""
+    record = view.batch_record(caller.agent_id, key)
+    return [] if record is None else list(orjson.loads(record.session_ids))
 
 
 def find_decided(view: View, caller: Caller, keyed: KeyedRequest, now: datetime) -> Decided | None:
@@ -692,7 +702,7 @@ def find_decided(view: View, caller: Caller, keyed: KeyedRequest, now: datetime)
     session_ids: list[str] = orjson.loads(earlier.session_ids)
     if earlier.body_sha256 != keyed.body_sha256:
         raise KeyReused(session_ids[0] if session_ids else "", batch=True)
-    return Decided(session_ids, batches.with_key(view, caller.agent_id, keyed.key), replayed=True)
+    return Decided(session_ids, batches.with_key(view, caller.agent_id, keyed.key), replayed=True, key=keyed.key)
 
 
 def _json(value: Any) -> str:
