@@ -116,6 +116,7 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
         SeriesEnded,
         BadStartTime,
         WrongStatus,
+        TooManySeries,
         TooManySessions,
         TooManyMails,
         NoPinFree,

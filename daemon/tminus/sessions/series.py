@@ -189,8 +189,7 @@ def create(
         if earlier.body_sha256 != keyed.body_sha256:
             raise KeyReused(earlier.id, series=True)
         return Change(earlier, replayed=True)
-    if stored.number(tx, caller.agent_id, MAX_SERIES) >= MAX_SERIES:
-        raise TooManySeries(MAX_SERIES)
+    _check_number(tx, caller.agent_id)
     series = _new(tx, caller, order)
     if keyed is not None:
         series.idempotency_key, series.body_sha256 = keyed.key, keyed.body_sha256
@@ -199,6 +198,12 @@ def create(
     _make(tx, settings, caller, series, AT_ONCE)
     stored.change(tx, series)
     return Change(series)
+
+
+def _check_number(view: View, agent_id: int) -> None:
+    """Raise `TooManySeries` if an agent may not have another series."""
+    if stored.number(view, agent_id, MAX_SERIES) >= MAX_SERIES:
+        raise TooManySeries(MAX_SERIES)
 
 
 def _check_start(order: CreateSeries, now: datetime) -> None:
@@ -237,7 +242,8 @@ def change(
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
     whose day has no occurrence any more is cancelled. A session that was moved or cancelled alone stays so.
 
-    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, and what `commands.create` raises.
+    Raises `UnknownSeries`, `Forbidden`, `SeriesEnded`, `SeriesConfigured`, `TooManySeries`, and what `commands.create`
+    raises.
     """
     series = load(tx, caller, series_id, changes=True)
     if series.ended_at is not None:
@@ -271,6 +277,7 @@ def _change(
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         changed = series
     else:
+        _check_number(tx, series.agent_id)
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)

@@ -15,7 +15,7 @@ from tests.support.worlds import World
 
 from tminus.config import Agent
 from tminus.domain import recurrence
-from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, UnknownSeries
+from tminus.domain.errors import Forbidden, InvalidRequest, KeyReused, SeriesEnded, TooManySeries, UnknownSeries
 from tminus.domain.model import Series, Session
 from tminus.domain.recurrence import CreateSeries, Recurrence, local_text, parse_local, parse_rule
 from tminus.domain.types import Caller, OverlapPolicy, Role, Status
@@ -162,6 +162,16 @@ def test_a_change_from_here_on_leaves_what_is_before(agents: World) -> None:
     agents.passes(3 * DAY)
     assert not starts(agents, one)
     assert starts(agents, other) == ["01-11 13:00", "01-12 13:00"] or len(starts(agents, other)) == 3
+
+
+def test_a_change_from_here_on_counts_as_another_series(agents: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "MAX_SERIES", 2)
+    one, again = create(agents, wanted()), wanted(label="new")
+    following = change(agents, one, again, since="2030-01-09T00:00")
+    with pytest.raises(TooManySeries):
+        change(agents, following, wanted(label="newest"), since="2030-01-10T00:00")
+    assert change(agents, one, again, since="2030-01-09T00:00").id == following.id
+    assert change(agents, following, wanted(label="newest")).id == following.id
 
 
 def test_a_change_from_here_on_that_is_sent_again_does_nothing(agents: World) -> None:
