@@ -47,7 +47,7 @@ class ConfiguredSeries:
         self._due: datetime | None = _AT_ONCE
         """When entries are to be applied; None: all are applied."""
         self._problems: dict[str, str] | None = None
-        """The entries that could not be applied, each with the error that was logged; None: all are to be applied."""
+        """The entries that could not be applied, each with what identifies the error; None: all are to be applied."""
 
     def set_changed(self) -> None:
         """Apply the entries again at the next tick: the settings have changed."""
@@ -88,16 +88,17 @@ class ConfiguredSeries:
                 yield name, "ended", partial(series.remove_entry, settings=settings, name=name)
 
     def _run(self, name: str, outcome: str, job: Callable[..., str | None]) -> str | None:
-        """Run a job on the series of an entry; return the error, if there is one."""
+        """Run a job on the series of an entry; return what identifies the error, if there is one."""
         key = f"series[{name}]"
         try:
             series_id = self._submit(job, clock=True).result()
         except StoreUnavailable:
             raise
         except RequestError as error:
-            problem = "; ".join(f"{one.field} {one.message}" for one in error.errors) or error.description
+            fields = "; ".join(f"{one.field} {one.message}" for one in error.errors)
+            problem = fields or str(error.refcode)  # a description may have a time, and differ at each attempt
             if self._problems is None or self._problems.get(name) != problem:
-                log("series.refused", key=key, error=problem)
+                log("series.refused", key=key, error=fields or error.description)
             return problem
         if series_id is not None:
             log("series.configured", key=key, series=series_id, outcome=outcome)

@@ -9,6 +9,7 @@ from tests.support.worlds import World
 
 from tminus import config
 from tminus.config import Agent
+from tminus.config.settings import Mail
 from tminus.domain import ids
 from tminus.domain.errors import SeriesConfigured
 from tminus.domain.model import Series, Session
@@ -155,6 +156,27 @@ def test_what_cannot_be_applied_is_reported_once_and_tried_again(configured: Con
     world.clock.passes(RETRY)
     configured.tick()
     assert len(configured.starts()) == 3
+
+
+def test_an_entry_that_causes_too_many_mails_is_reported_once(configured: Configured, lines: Lines) -> None:
+    people = {"invitees": [{"email": "joe@example.com"}]}
+    configured.apply(entry(session=people))
+    configured.apply(entry(hour=10, session=people))
+    world = configured.world
+    mail = Mail(host="localhost", **{"from": "desk@example.com"})
+    world.settings = config.Settings.model_validate(
+        {
+            "agents": [{"id": AGENT.agent_id, "name": "Ada", "roles": ["agent"]}],
+            "series": [entry(hour=11, session=people)],
+            "limits": {"mails_per_agent": "2/hour"},
+        }
+    ).model_copy(update={"mail": mail})
+    configured.part.set_changed()
+    configured.tick()
+    world.clock.passes(RETRY)
+    configured.tick()
+    [refused] = [fields["error"] for name, fields in lines if name == "series.refused"]
+    assert "mails" in refused
 
 
 def test_another_attempt_leaves_the_series_of_newer_entries_of_another_daemon(configured: Configured) -> None:
