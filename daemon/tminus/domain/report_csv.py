@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 from typing import Any
+from unicodedata import normalize
 
 COUNTS = ("sessions", "attended", "noShows", "cancelled")
 NUMBERS = ("count", "mean", "p50", "p99", "max")
@@ -34,5 +35,5 @@ def _rows(report: Any) -> Iterator[tuple[str, object, str, str, Any]]:
 
 def _safe(name: str) -> str:
     """Return a name that a spreadsheet does not take for a formula."""
-    # Some spreadsheets drop white space at the beginning.
-    return f"'{name}" if name.lstrip().startswith(("=", "+", "-", "@")) else name
+    # Some spreadsheets drop white space at the beginning, and take the full-width forms of these characters like them.
+    return f"'{name}" if normalize("NFKC", name).lstrip().startswith(("=", "+", "-", "@")) else name
