@@ -18,6 +18,7 @@ from tests.acceptance.conftest import StartDaemon
 from tests.acceptance.daemons import JSON, Daemon
 from tests.acceptance.times import from_now, parsed
 from tests.support.waiting import eventually
+from tminus.domain.model import Session
 
 pytestmark = pytest.mark.slow
 
@@ -450,6 +451,39 @@ def test_two_requests_with_one_key_at_the_same_time_make_one_batch(daemon: Daemo
 
     assert answers[0] == answers[1] == answers[2]
     assert len(set(answers[0])) == 600
+
+
+def test_two_requests_with_one_key_answer_with_the_new_ids_of_sessions_whose_ids_were_taken(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon()
+    daemon.make(by="ben", type="live", label="Not yours", startTime=from_now(days=3))
+    sent = {"sessions": [new(0)] * 10_000}
+    answers: list[httpx.Response] = []
+
+    def send() -> None:
+        answers.append(daemon.post(BATCH, sent, by="chief", headers={"Idempotency-Key": "taken"}))
+
+    threads = [threading.Thread(target=send) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    engine = create_engine(daemon.database, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        decided = eventually(lambda: connection.exec_driver_sql("SELECT session_ids FROM batch").scalar())
+        columns = ", ".join(column for column in Session.model_fields if column != "id")
+        connection.exec_driver_sql(
+            f"INSERT OR IGNORE INTO session (id, {columns}) SELECT taken, {columns}"
+            " FROM session, (SELECT value AS taken FROM json_each(?)) WHERE label = 'Not yours'",
+            (json.dumps(json.loads(decided)[-1000:]),),
+        )
+    engine.dispose()
+    for thread in threads:
+        thread.join()
+
+    first, second = ([one["id"] for one in answer.json()["sessions"]] for answer in answers)
+    assert first == second
+    assert len(set(first)) == 10_000
+    assert "Not yours" not in answers[0].text + answers[1].text
 
 
 def test_memory_does_not_grow_with_a_batch_of_lines(start_daemon: StartDaemon) -> None:
