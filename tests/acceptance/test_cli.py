@@ -381,6 +381,8 @@ def test_a_bash_completes_commands_options_and_values(daemon: Daemon) -> None:
         ("tminus db ", {"backup", "check", "compact", "restore", "upgrade"}),
         ("tminus --url http://x list --st", {"--status", "--start-from", "--start-to"}),
         ("tminus list --status ", {"scheduled", "new", "active", "closed"}),
+        ("tminus series ", {"list", "show", "create", "change", "end"}),
+        ("tminus agents sh", {"shut-out"}),
         ("tminus --socket ", set()),
     ):
         *before, current = words.split(" ")

@@ -35,7 +35,9 @@ class Commands(click.Group):
             self.add_command(click.Command(command, short_help=entry.summary))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or [self.default or "--help"])
+        if not args and not ctx.resilient_parsing:  # a shell that completes asks for the names of all commands
+            args = [self.default or "--help"]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return list(self.commands)  # in the order of the catalogue, and not sorted as click does
