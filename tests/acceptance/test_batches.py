@@ -474,7 +474,7 @@ def test_two_requests_with_one_key_answer_with_the_new_ids_of_sessions_whose_ids
         connection.exec_driver_sql(
             f"INSERT OR IGNORE INTO session (id, {columns}) SELECT taken, {columns}"
             " FROM session, (SELECT value AS taken FROM json_each(?)) WHERE label = 'Not yours'",
-            (json.dumps(json.loads(decided)[-1000:]),),
+            (json.dumps(json.loads(str(decided))[-1000:]),),
         )
     engine.dispose()
     for thread in threads:
