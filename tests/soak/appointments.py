@@ -170,7 +170,7 @@ def _must_know(row: RowMapping, last: RowMapping, found: RowMapping | None, sett
 
 
 def batches(known: Sequence[KnownBatch], records: Records) -> Iterator[Fact]:
-    """Each batch exists as a whole or not at all, and all its sessions have the same history."""
+    """All sessions of a batch exist, or none does. All of them have the same history."""
     found: dict[str, dict[int, list[RowMapping]]] = defaultdict(lambda: defaultdict(list))
     for row in records.sessions.values():
         if row["label"].startswith("batch "):

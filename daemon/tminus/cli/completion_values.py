@@ -51,7 +51,7 @@ def webhook_names(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def series_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Return the ids of series with their labels. For `change` and `end`, only of those that have not ended."""
+    """Return the ids and labels of series. `change` and `end` get only series that have not ended."""
 
     def fetch(daemon: Any, connection: Connection) -> list[tuple[str, str]]:
         rows = daemon.listSeries(scope="all" if connection.is_local else "mine", limit=MAX_SESSIONS)["series"]

@@ -262,7 +262,7 @@ class ScreenMeet:
     def listSeries(  # noqa: N802
         self, *, scope: str = "mine", after: str = "", limit: int = 100
     ) -> "schemas.SeriesList":
-        """Return one page of series, also of those that have ended. Pass `next` as `after` until it is None."""
+        """Return one page of series, including ended ones. For the next page, pass `next` as `after`."""
         params = {"scope": scope, "after": after, "limit": limit}
         return cast("schemas.SeriesList", self.request("GET", "/series", params=params))
 

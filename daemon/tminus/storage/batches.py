@@ -36,7 +36,6 @@ _NEXT_PART = (
     select(_PART.number, _PART.content).where(_PART.batch_id == bindparam("batch_id")).order_by(_PART.number).limit(1)
 )
 _PARTS = select(func.count()).select_from(BATCH_PARTS).where(_PART.batch_id == bindparam("batch_id"))
-_SESSION_IDS = select(_B.session_ids).where(_B.id == bindparam("batch_id"))
 _COMING = select(_B.kind, _B.session_ids, _B.starts, _B.remaining).where(
     or_(_B.agent_id == bindparam("agent_id"), _B.kind == BatchKind.RESCHEDULE.value), _B.starts.is_not(None)
 )
