@@ -56,10 +56,10 @@ class RequestContext:
     refcode: int | None = None
     """The refcode of the error, if the request was refused."""
 
-    async def write(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
+    async def write(self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False) -> T:
         """Run a job on the store's writer, and set `recorded` if the job writes: each of its writes has an event.
 
-        `session_id`: the session that the job will read, if it is known.
+        `session_id`: the session that the job will read, if it is known; `large`: whether it writes many rows.
         """
 
         def run_and_note(tx: Transaction) -> T:
@@ -68,7 +68,7 @@ class RequestContext:
             self.recorded = tx.writes > before
             return result
 
-        return await self.services.transact(run_and_note, session_id)
+        return await self.services.transact(run_and_note, session_id, large=large)
 
     def header(self, name: bytes) -> str:
         """Return the text of a header, or "" if the request does not have it."""

@@ -65,6 +65,7 @@ class _Work:
     future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
     session_id: str | None = None
+    large: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -146,16 +147,22 @@ class Writer:
         """Number of waiting jobs of requests, without those of the running batch."""
         return len(self._requests) + len(self._arriving)
 
-    def submit(self, job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
-        """Queue a job; return a future that is done after its commit. `clock`: before all requests."""
+    def submit(self, job: Callable[[Transaction], T], *, clock: bool = False, large: bool = False) -> Future[T]:
+        """Queue a job; return a future that is done after its commit.
+
+        `clock`: before all requests; `large`: as for `transact`.
+        """
         future: Future[T] = Future()
-        self._enqueue(_Work(job, future), self._clock if clock else self._requests)
+        self._enqueue(_Work(job, future, large=large), self._clock if clock else self._requests)
         return future
 
-    async def transact(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
+    async def transact(
+        self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False
+    ) -> T:
         """Run a job and return its result after the commit. Raises what it raised, `Overloaded`, `StoreUnavailable`.
 
         `session_id`: the session that the job will read, if it is known. Those of a batch are read together.
+        `large`: the job writes many rows. No two such jobs share a transaction, so that others do not wait for both.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -166,7 +173,7 @@ class Writer:
         # first of them would run a batch of one, and compete with the loop for the interpreter lock.
         if not self._arriving:
             loop.call_soon(self._hand_over)
-        self._arriving.append(_Work(job, future, loop, session_id))
+        self._arriving.append(_Work(job, future, loop, session_id, large))
         return await future
 
     def _hand_over(self) -> None:
@@ -204,7 +211,7 @@ class Writer:
                 if clocks_turn:
                     batch = [self._clock.popleft()]
                 elif self._requests:
-                    batch = [self._requests.popleft() for _ in range(min(BATCH, len(self._requests)))]
+                    batch = self._take_requests()
                 else:
                     break
                 clock_next = not clocks_turn
@@ -220,6 +227,15 @@ class Writer:
                 batch += self._refuse_waiting()
             self._answer(batch)
         self._persistent.close()
+
+    def _take_requests(self) -> list[_Work]:
+        """Remove and return the jobs that share the next transaction, in order. At most one of them is large."""
+        batch = [self._requests.popleft()]
+        has_large = batch[0].large
+        while self._requests and len(batch) < BATCH and not (has_large and self._requests[0].large):
+            batch.append(self._requests.popleft())
+            has_large |= batch[-1].large
+        return batch
 
     def _give_up(self, batch: Sequence[_Work], error: BaseException) -> None:
         """Fail these jobs because the writer itself has failed; its thread starts again."""

@@ -81,6 +81,25 @@ def test_a_transaction_has_at_most_one_batch(database: Database, monkeypatch: py
     assert len(commits) == 1 + 3
 
 
+def test_large_jobs_share_no_transaction_and_the_order_is_kept(database: Database) -> None:
+    commits: Log = []
+    store, order = database.open(committed=lambda tx: commits.append(tx.jobs)), list[int]()
+
+    def job(n: int) -> Callable[[Transaction], None]:
+        def run(tx: Transaction) -> None:
+            tx.set_meta(f"k{n}", "x")
+            order.append(n)
+
+        return run
+
+    with held(store):
+        futures = [store.submit(job(n), large=n in (1, 3, 4)) for n in range(6)]
+    for future in futures:
+        future.result(30)
+    assert commits[1:] == [3, 1, 2], "0 to 2, then 3, then 4 and 5"
+    assert order == list(range(6))
+
+
 def test_all_jobs_of_a_transaction_have_the_same_time(database: Database) -> None:
     clock = SettableClock()
 
