@@ -210,8 +210,10 @@ class View:
 
     def one(self, kind: type[M], statement: Select[Any], **values: Any) -> M | None:
         """Return the only row of a statement as a model object; None if there is none."""
-        row = self._run(statement, values).mappings().one_or_none()
-        return None if row is None else kind.model_validate(row)
+        result = self._run(statement, values)
+        names = tuple(result.keys())
+        row = result.one_or_none()
+        return None if row is None else kind.model_validate(dict(zip(names, row, strict=True)))
 
     def all(self, kind: type[M], statement: Select[Any], **values: Any) -> list[M]:
         """Return all rows of a statement as model objects."""
