@@ -435,6 +435,29 @@ def test_new_sessions_of_several_parts_have_pins_open_and_are_counted(start_daem
     assert daemon.post(BATCH, {"sessions": sent}).json()["refcode"] == 101429
 
 
+def test_a_batch_of_several_parts_is_answered_with_the_sessions_as_they_are_read(each_daemon: Daemon) -> None:
+    kinds: list[JSON] = [
+        {},
+        {"type": "support", "startTime": from_now(minutes=5)},
+        {"startTime": None, "userDescription": "Desk", "agentPrefs": {"record": True}, "metaData": {"a": [1, "ä"]}},
+        {
+            "externalMapping": "CS1",
+            "parentObject": {"id": "1", "name": "Case", "sync": True},
+            "reminders": ["1h", "1m"],
+        },
+        {"invitees": [{"email": "guest@example.com", "name": "Güst"}]},
+    ]
+    # In some parts a session opens at once, and in others none does.
+    sent = [new(number, **kinds[number % 5 if number < 150 else 0]) for number in range(350)]
+
+    made = each_daemon.post(BATCH, {"sessions": sent}, by="anna").json()["sessions"]
+
+    assert [one["label"] for one in made] == [one["label"] for one in sent]
+    ids = {one["id"] for one in made}
+    rows = each_daemon.get("/supportsessions?limit=1000&scope=mine", by="anna").json()["rows"]
+    assert {row["id"]: row for row in rows if row["id"] in ids} == {one["id"]: one for one in made}
+
+
 def test_two_requests_with_one_key_at_the_same_time_make_one_batch(daemon: Daemon) -> None:
     sent = {"sessions": [new(number) for number in range(600)]}
     answers: list[list[str]] = []

@@ -6,12 +6,14 @@ next one; an answer is read and sent in parts.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import islice
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -26,18 +28,23 @@ from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Json
 from tminus.api.routing import Answer
 from tminus.domain.errors import MAX_BATCH_ERRORS, BatchRefused, FieldError, RequestError
+from tminus.domain.model import Session
 from tminus.domain.types import MAX_SESSIONS, Caller, CreateSession
 from tminus.new_sessions import NewSession
 from tminus.sessions import batches as commands
 from tminus.sessions.batches import PART, Decided, NewBatch
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import Transaction, View
+from tminus.storage.batches import NewRow, session
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 """Media types of a body or an answer with one JSON object in each line."""
+
+_STARTED = 2
+"""Number of parts that wait for the writer or are being done, so that the writer need not wait for the next one."""
 
 _ATTEMPTS = 3
 """How often sessions are read outside the writer to change them, before that is done in the transaction itself."""
@@ -391,24 +398,43 @@ async def decide(
     return decided
 
 
-async def _done(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[Sequence[str]]:
-    """Do the parts of a batch that are left, and yield the ids of its sessions in parts, as soon as each is done.
+class _Part(NamedTuple):
+    """A part of a batch that is done."""
+
+    session_ids: Sequence[str]
+    created: Mapping[str, NewRow] = MappingProxyType({})
+    """The rows of those that were just created, by id. The others are read."""
+
+
+async def _done(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:
+    """Do the parts of a batch that are left, and yield the sessions in parts, as soon as each is done.
 
     Raises `RequestError`.
     """
     services, batch_id, session_ids = context.services, decided.unfinished, decided.session_ids
+
+    def start_part(batch_id: str) -> asyncio.Task[commands.Progress]:
+        job = partial(commands.do_next, settings=services.settings, batch_id=batch_id)
+        return asyncio.create_task(context.write(job, large=True))
+
     first = 0
-    while batch_id is not None and first < len(session_ids):
-        progress = await context.write(lambda tx: commands.do_next(tx, services.settings, batch_id))
-        end = len(session_ids) - progress.remaining
-        if end - first > progress.done and (key := decided.key) is not None:
-            # Another request with this key has done parts, and perhaps given new ids to some of their sessions.
-            session_ids = await services.query(partial(commands.current_ids, caller=caller, key=key)) or session_ids
-        for some in parts(session_ids[first:end]):
-            yield [progress.renamed.get(one, one) for one in some]
-        first = end
+    started = deque([] if batch_id is None else [start_part(batch_id) for _ in range(_STARTED)])
+    try:
+        while batch_id is not None and first < len(session_ids):
+            progress = await started.popleft()
+            if progress.remaining > PART * len(started):
+                started.append(start_part(batch_id))
+            end = len(session_ids) - progress.remaining
+            if end - first > progress.done and (key := decided.key) is not None:
+                # Another request with this key has done parts, and perhaps given new ids to some of their sessions.
+                session_ids = await services.query(partial(commands.current_ids, caller=caller, key=key)) or session_ids
+            for some in parts(session_ids[first:end]):
+                yield _Part([progress.renamed.get(one, one) for one in some], progress.created)
+            first = end
+    finally:
+        await asyncio.gather(*started, return_exceptions=True)
     for some in parts(session_ids[first:]):
-        yield some
+        yield _Part(some)
 
 
 def wants_ndjson(context: RequestContext) -> bool:
@@ -422,28 +448,31 @@ async def answer(context: RequestContext, caller: Caller, decided: Decided, head
     In JSON, one part is read while the next one is done. In NDJSON, the parts are read as they are sent.
     """
 
-    def lines(some: Sequence[str], view: View) -> list[bytes]:
-        found, now = view.sessions_with(some), clock.now()
-        return [orjson.dumps(answers.session(found[one], caller, now)) for one in some if one in found]
+    def lines(some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:
+        now = clock.now()
+        return [orjson.dumps(answers.session(sessions[one], caller, now)) for one in some if one in sessions]
 
-    async def read(some: Sequence[str]) -> list[bytes]:
-        return await context.services.query(partial(lines, some))
+    async def read(part: _Part) -> list[bytes]:
+        some, created = part
+        if all(one in created for one in some):
+            return await context.services.prepare(lambda: lines(some, {one: session(created[one]) for one in some}))
+        return await context.services.query(lambda view: lines(some, view.sessions_with(some)))
 
     async def ndjson(session_ids: Sequence[str]) -> AsyncIterator[bytes]:
         for some in parts(session_ids):
-            yield b"".join(line + b"\n" for line in await read(some))
+            yield b"".join(line + b"\n" for line in await read(_Part(some)))
 
     if wants_ndjson(context):
-        session_ids = [one async for some in _done(context, caller, decided) for one in some]
+        session_ids = [one async for part in _done(context, caller, decided) for one in part.session_ids]
         response = StreamingResponse(ndjson(session_ids), media_type="application/x-ndjson")
         response.raw_headers += headers or []
         return response
     shown: list[bytes] = []
     reading: asyncio.Task[list[bytes]] | None = None
     try:
-        async for some in _done(context, caller, decided):
+        async for part in _done(context, caller, decided):
             shown += [] if reading is None else await reading
-            reading = asyncio.create_task(read(some))
+            reading = asyncio.create_task(read(part))
         shown += [] if reading is None else await reading
     finally:
         if reading is not None:

@@ -7,10 +7,11 @@ a kill the next start, or another daemon, continues with it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -51,6 +52,7 @@ from tminus.sessions.mail_limit import count_mails, mails_of, refuse_mails
 from tminus.sessions.overlaps import refused_overlaps
 from tminus.sessions.transitions import open_sessions
 from tminus.storage import SessionFilter, Transaction, View, batches
+from tminus.storage.batches import NewRow
 from tminus.storage.transitions import Cause, Requested
 
 PART = 100
@@ -260,6 +262,7 @@ _USER_URL, _HOST_URL = _COLUMN["user_url"], _COLUMN["host_url"]
 _CREATED_AT, _UPDATED_AT, _OPENED_AT = _COLUMN["created_at"], _COLUMN["updated_at"], _COLUMN["opened_at"]
 _CREATED_BY, _START, _EXPIRES_AT = _COLUMN["created_by"], _COLUMN["start_time"], _COLUMN["expires_at"]
 _REMINDERS, _REMIND_AT = _COLUMN["reminders"], _COLUMN["remind_at"]
+_DUE_AT, _DUE_TRIGGER = _COLUMN["due_at"], _COLUMN["due_trigger"]
 _STATUS, _INVITEES = _COLUMN["status"], _COLUMN["invitees"]
 
 
@@ -308,11 +311,13 @@ def _create_part(tx: Transaction, settings: Settings, batch: batches.State, cont
             )
             for event_type in transition.events
         ]
-    tx.add_rows(triggers, rows, events, settings.lifecycle.timeouts)
+    deadlines = tx.add_rows(triggers, rows, events, settings.lifecycle.timeouts)
+    for row in rows:
+        row[_DUE_AT], row[_DUE_TRIGGER] = deadlines[row[_ID]]
     if due:
         found = tx.sessions_with(due)
         open_sessions(tx, settings, batch.caller["request_id"], [found[one] for one in due], batch.pins.get("due", []))
-    return _Done(len(rows), renamed)
+    return _Done(len(rows), renamed, {} if due else {row[_ID]: row for row in rows})
 
 
 def _rename_taken(tx: Transaction, rows: Sequence[list[Any]]) -> dict[str, str]:
@@ -595,6 +600,8 @@ class _Done(NamedTuple):
     """The number of its sessions."""
     renamed: dict[str, str]
     """New ids of sessions, by the ids that were decided, because other sessions have those."""
+    created: Mapping[str, NewRow] = MappingProxyType({})
+    """The rows of new sessions by id; empty if some of them have opened already."""
 
 
 def _decide(
@@ -671,6 +678,8 @@ class Progress(NamedTuple):
     """As in `_Done`."""
     done: int = 0
     """Number of sessions that it has done."""
+    created: Mapping[str, NewRow] = MappingProxyType({})
+    """As in `_Done`."""
 
 
 def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
@@ -682,7 +691,8 @@ def do_next(tx: Transaction, settings: Settings, batch_id: str) -> Progress:
     done = _DO[batch.kind](tx, settings, batch, content)
     if done.renamed:
         batches.rename(tx, batch_id, done.renamed)
-    return Progress(batches.record_done(tx, batch, number, done.sessions), done.renamed, done.sessions)
+    remaining = batches.record_done(tx, batch, number, done.sessions)
+    return Progress(remaining, done.renamed, done.sessions, done.created)
 
 
 def current_ids(view: View, caller: Caller, key: str) -> list[str]:

@@ -26,6 +26,7 @@ _DEFAULTS = {name: field.default for name, field in Session.model_fields.items()
 _EVENT_DEFAULTS = {name: Event.model_fields[name].get_default() for name in EVENT_COLUMNS}
 _EVENT_PLACES = {name: place for place, name in enumerate(EVENT_COLUMNS)}
 _session_values = stored_values(SESSIONS, COLUMNS)
+_INSTANTS = [place for place, name in enumerate(COLUMNS) if isinstance(SESSIONS.c[name].type, Instant)]
 
 _B, _PART = BATCHES.c, BATCH_PARTS.c
 
@@ -47,6 +48,10 @@ _LEFTOVERS = (
 )
 
 _REMOVE_PART = delete(BATCH_PARTS).where(_PART.batch_id == bindparam("of"), _PART.number == bindparam("one"))
+
+
+NewRow = list[Any]
+"""The values of a new session as JSON can hold them, in the order of `COLUMNS`."""
 
 
 class State(NamedTuple):
@@ -73,6 +78,15 @@ def current_rows(columns: list[str], rows: list[list[Any]]) -> list[list[Any]]:
         [stored.get(name, _DEFAULTS.get(name)) for name in COLUMNS]
         for stored in (dict(zip(columns, row, strict=True)) for row in rows)
     ]
+
+
+def session(row: NewRow) -> Session:
+    """Return the session that has this row."""
+    values = list(row)
+    for place in _INSTANTS:
+        if values[place] is not None:
+            values[place] = Instant.instant(values[place])
+    return Session.model_validate(dict(zip(COLUMNS, values, strict=True)))
 
 
 def new_event(**values: Any) -> list[Any]:

@@ -221,10 +221,10 @@ class Transaction(View):
         sessions: Sequence[Values],
         events: Sequence[Values],
         timeouts: Timeouts,
-    ) -> None:
+    ) -> dict[str, tuple[int | None, str | None]]:
         """Add the rows of new sessions, in the order of the model's fields, and of their events.
 
-        `triggers`: the trigger that creates each session.
+        Returns each session's deadline, as it is stored, by its id. `triggers`: the trigger that creates each session.
 
         As with bulk transitions, the events are read by the event log afterwards, and not passed to it.
         """
@@ -239,6 +239,7 @@ class Transaction(View):
                 self.note_due(Instant.instant(min(found)))
         self._lock_writers()
         insert_values(self._connection, EVENTS, EVENT_COLUMNS, events)
+        return {row.id: (row.due_at, row.due_trigger) for row in inserted.rows}
 
     def record(self, event: LogEvent) -> None:
         """Add an event. It gets its number when it is inserted, in the order of these calls."""

@@ -392,7 +392,7 @@ NO_QUESTIONS = {
     "transaction.execute", "transaction.flush", "transaction.record", "transaction.add_inserted_events",
     "transaction.note_due",
     "transitions.due", "transitions.enum_literal",
-    "batches.new_row", "batches.new_event", "batches.current_rows",  # they only make rows
+    "batches.new_row", "batches.new_event", "batches.current_rows", "batches.session",  # they only convert rows
 }  # fmt: skip
 
 
