@@ -24,6 +24,9 @@ from tminus.storage import Store, StoreObserver
 
 KINDS = ("sqlite", "postgresql")
 
+_PATIENT = {"options": "--idle_in_transaction_session_timeout=60s"}
+"""For stores in the test's process: beside other work, the machine may suspend a process for more than five seconds."""
+
 _EMPTIED = [table.name for table in SQLModel.metadata.sorted_tables if table.name != "meta"]
 
 
@@ -38,7 +41,8 @@ class Database:
     @property
     def configured(self) -> str:
         """The URL for a configuration file, without the empty password."""
-        return self.url.replace(":@", "@")
+        plain = make_url(self.url).difference_update_query(_PATIENT)
+        return plain.render_as_string(hide_password=False).replace(":@", "@")
 
     def open(self, now: Callable[[], datetime] | None = None, **observer: Any) -> Store:
         """Open a store on the database, as another daemon would. `observer`: functions of its `StoreObserver`."""
@@ -96,7 +100,8 @@ class PostgresServer:
         return psycopg.connect(self._server.get_uri(name), autocommit=True)
 
     def _url(self, name: str) -> str:
-        return str(self._server.get_uri(name, driver="psycopg"))
+        url = make_url(self._server.get_uri(name, driver="psycopg")).update_query_dict(_PATIENT)
+        return url.render_as_string(hide_password=False)
 
     def stop(self) -> None:
         self._cleaner.close()
