@@ -132,7 +132,7 @@ class RequestError(TminusError):
 
     refcode: ClassVar[int]
     retry_after: float | None = None
-    """Seconds after which the same request may succeed."""
+    """Seconds after which the same request may succeed; None also if it never can."""
     errors: Sequence[FieldError] = ()
 
 
@@ -320,10 +320,14 @@ class TooManySessions(RequestError):
     limit: int
     wanted: int = 1
     """Number of sessions that the request would create."""
-    retry_after = 60.0
+
+    def __post_init__(self) -> None:
+        self.retry_after = None if self.wanted > self.limit else 60.0
 
     @property
     def description(self) -> str:
+        if self.wanted > self.limit:
+            return f"These are {self.wanted} sessions, and one agent may have at most {self.limit} open: send fewer"
         if self.wanted > 1:
             return f"You would have more than {self.limit} open sessions, the maximum for one agent: close some first"
         return f"You have {self.limit} open sessions, the maximum for one agent: close some first"
@@ -371,7 +375,9 @@ class TooManyParticipants(RequestError):
     refcode = 102429
     limit: int
     at_once: bool
-    retry_after = 60.0
+
+    def __post_init__(self) -> None:
+        self.retry_after = 60.0 if self.at_once else None
 
     @property
     def description(self) -> str:
@@ -743,15 +749,16 @@ class TooManyMails(RequestError):
     """Number of mails that the request would cause."""
     left: int
     """Number of mails that the agent may still cause."""
-    retry_after: float = 60.0
+    retry_after: float | None
+    """Seconds until the agent may cause more; None if the request exceeds the limit alone."""
 
     @property
     def description(self) -> str:
-        left = max(0, self.left)
-        return (
-            f"This would cause {self.wanted} mails, and {left} are left of {self.limit} for one agent: "
-            f"the next ones are possible in {ceil(self.retry_after)} s"
-        )
+        mails = f"This would cause {self.wanted} mail{'s' * (self.wanted != 1)}"
+        if self.retry_after is None:
+            return f"{mails}, and the limit for one agent is {self.limit}: invite fewer people with one request"
+        left = f"{max(0, self.left)} left of {self.limit} for one agent"
+        return f"{mails}, with {left}: try again in {ceil(self.retry_after)} s"
 
 
 class UnknownCalendar(RequestError):

@@ -41,7 +41,8 @@ def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) 
             counted = MailCount(agent_id=agent_id, since=now, mails=0)
         if counted.mails + number > rate.count:
             wait = (counted.since + period - now).total_seconds()
-            raise TooManyMails(str(rate), number, rate.count - counted.mails, wait)
+            never = number > rate.count
+            raise TooManyMails(str(rate), number, rate.count - counted.mails, None if never else wait)
         counts.append(MailCount(agent_id=agent_id, since=counted.since, mails=counted.mails + number))
     return counts
 

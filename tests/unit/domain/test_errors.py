@@ -30,7 +30,13 @@ SAMPLES: list[tuple[TminusError, str]] = [
     (errors.StaleVersion(4), 'at version "4" now'),
     (errors.TooManySessions(3), "3 open sessions"),
     (errors.NoPinFree(), "PIN"),
-    (errors.TooManyMails("50/hour", 30, 20, 12.4), "30 mails, and 20 are left of 50/hour for one agent"),
+    (errors.TooManySessions(3, wanted=4), "4 sessions, and one agent may have at most 3 open: send fewer"),
+    (
+        errors.TooManyMails("50/hour", 30, 20, 12.4),
+        "30 mails, with 20 left of 50/hour for one agent: try",
+    ),
+    (errors.TooManyMails("50/hour", 1, 0, 12.4), "cause 1 mail, with 0 left"),
+    (errors.TooManyMails("50/hour", 60, 20, None), "60 mails, and the limit for one agent is 50/hour: invite fewer"),
     (errors.UnknownParticipant("p-1"), "p-1"),
     (errors.NoKnocking("Nobody knocks here"), "Nobody knocks here"),
     (errors.TooManyParticipants(1000, at_once=True), "1000 participants, the maximum at once"),
@@ -167,8 +173,7 @@ def test_every_cause_has_a_sample_here_and_a_docstring_of_its_own() -> None:
 
 
 def test_errors_that_may_be_temporary_have_retry_after() -> None:
-    later = {type(error): error.retry_after for error, _ in SAMPLES if isinstance(error, RequestError)}
-    assert {leaf for leaf, seconds in later.items() if seconds} == {
+    assert {type(error) for error, _ in SAMPLES if isinstance(error, RequestError) and error.retry_after} == {
         errors.ChallengeNeeded,  # 400, as in the original product
         *(leaf for leaf in REFUSALS if status_of(leaf) in {429, 503}),
     }
@@ -195,3 +200,10 @@ def test_text_from_the_caller_is_cut_in_descriptions() -> None:
         errors.InvalidRequest([errors.FieldError(long, long)] * 100),
     ):
         assert len(bytes(answer(error).body)) < 20_000
+
+
+def test_what_can_never_succeed_names_no_time_to_try_again() -> None:
+    assert errors.TooManySessions(10, wanted=10).retry_after == 60
+    assert errors.TooManySessions(10, wanted=11).retry_after is None
+    assert errors.TooManyParticipants(10, at_once=True).retry_after == 60
+    assert errors.TooManyParticipants(10, at_once=False).retry_after is None
