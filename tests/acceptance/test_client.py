@@ -168,6 +168,15 @@ def test_a_refused_call_that_may_have_been_executed_is_retried_only_with_a_key()
         assert len(gateway.requests) == 3
 
 
+def test_a_call_that_alone_exceeds_a_limit_is_not_repeated(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(limits={"sessions_per_agent": 2})
+    wanted = [{"type": "live", "label": "Many", "startTime": from_now(days=1)}] * 3
+    with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token, retries=1) as sm:
+        with pytest.raises(client.InvalidRequest, match="3 sessions, and one agent may have at most 2 open"):
+            sm.scheduleSessions(wanted, idempotency_key="three")
+        assert wire.requests == 1
+
+
 def test_many_sessions_are_scheduled_moved_and_closed_although_responses_are_lost(daemon: Daemon) -> None:
     wanted = [{"type": "live", "label": f"Many {n}", "startTime": from_now(days=1, minutes=n)} for n in range(300)]
     with wire_to(daemon) as wire, ScreenMeet(wire.url, daemon.token) as sm:

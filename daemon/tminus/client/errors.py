@@ -92,4 +92,6 @@ def error_of(response: Response) -> ScreenMeetError:
         body = None
     if _check_error(body):
         return error_class(f"HTTP {code} {response.reason}".rstrip(), code)
+    if code == 429 and "retry-after" not in response.headers:
+        error_class = InvalidRequest  # the request alone exceeds a limit of the daemon
     return error_class(body["description"], code, body["refcode"], body["errors"])

@@ -341,9 +341,8 @@ class ScreenMeet:
                     return _result(response, method, path, f"{self._where}/v3{path}")
                 failure = error_of(response)
                 failure.retried = attempt > 0
-                if response.status not in (RETRIED if repeatable else NOT_EXECUTED):
-                    raise failure
-                if not repeatable and failure.refcode in PERHAPS_EXECUTED:
+                may_pass = isinstance(failure, Unavailable) and (repeatable or failure.refcode not in PERHAPS_EXECUTED)
+                if not may_pass or response.status not in (RETRIED if repeatable else NOT_EXECUTED):
                     raise failure
                 pause = _retry_after(response)
             if attempt < self._retries:
