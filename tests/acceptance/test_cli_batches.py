@@ -83,7 +83,7 @@ def test_files_of_other_programs_are_read(daemon: Daemon, tmp_path: Path, conten
 
 def test_a_file_in_another_encoding_needs_its_name(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "sessions.csv"
-    file.write_bytes("type;label\nlive;Überprüfung\n".encode("cp1252"))
+    file.write_bytes(f"type;label;start\nlive;Überprüfung;{DAY:%Y-%m-%dT%H:%M:%SZ}\n".encode("cp1252"))
 
     refused = daemon.command("schedule", "--file", str(file))
     assert refused.returncode == 1
@@ -103,7 +103,7 @@ def test_errors_name_the_line_of_the_file_and_nothing_is_scheduled(daemon: Daemo
 
     assert refused.returncode == 1
     told = refused.stderr.splitlines()
-    assert told[0] == "tminus: sessions.csv: ignored columns: room"
+    assert told[0] == "tminus: sessions.csv: ignored, since not known: room"
     assert told[1].startswith("tminus: sessions.csv: line 2: type must be")
     assert told[2].startswith("tminus: sessions.csv: line 4: label must have")
     assert told[-1].startswith("tminus: nothing was scheduled; sessions.csv has ")

@@ -90,7 +90,7 @@ def schedule_file(
         progress.end()
         raise _report(file, found.errors) from None
     if sheet.ignored:
-        output.print_error(f"{file.name}: ignored columns: {', '.join(sheet.ignored)}")
+        output.print_error(f"{file.name}: ignored, since not known: {', '.join(sheet.ignored[:SHOWN])}")
     count = _sessions(len(sheet.sessions))
     # The same file with the same key is scheduled once, also if the command is repeated by mistake.
     digest = hashlib.sha256(repr(sheet.sessions).encode(errors="surrogatepass")).hexdigest()

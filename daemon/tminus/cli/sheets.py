@@ -26,6 +26,12 @@ COLUMNS = {
 }  # fmt: skip
 """Names of columns, in lower case and without blanks, `-` and `_` -> what they are."""
 
+MEMBERS = frozenset({
+    "type", "label", "userDescription", "agentPrefs", "externalMapping", "parentObject", "metaData", "startTime",
+    "invitees", "reminders",
+})  # fmt: skip
+"""The members of a new session in the API."""
+
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -54,7 +60,7 @@ class Sheet(NamedTuple):
     lines: list[int]
     """The line of each session in the file."""
     ignored: list[str]
-    """The names of columns that are not known."""
+    """The names of columns or members that are not known."""
 
 
 def read(content: bytes, *, ndjson: bool, encoding: str, zone: ZoneInfo | None, session_type: str | None) -> Sheet:
@@ -87,7 +93,8 @@ def _decoded(content: bytes, encoding: str) -> str:
 
 
 def _from_ndjson(text: str) -> Sheet:
-    sheet, errors = Sheet([], [], []), []
+    sessions: list[dict[str, Any]] = []
+    lines, errors = list[int](), list[str]()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -99,11 +106,19 @@ def _from_ndjson(text: str) -> Sheet:
         if not isinstance(session, dict):
             errors.append(f"line {number} is not an object: each line has one session")
             continue
-        sheet.sessions.append(session)
-        sheet.lines.append(number)
+        if session.get("startTime") is None:
+            errors.append(f"line {number} has no startTime")
+        sessions.append(session)
+        lines.append(number)
+    ignored = sorted(set[str]().union(*sessions) - MEMBERS)
     if errors:
-        raise SheetError(errors)
-    return sheet
+        raise SheetError([*errors, *_unknown(ignored)])
+    return Sheet(sessions, lines, ignored)
+
+
+def _unknown(names: list[str]) -> list[str]:
+    """Return the error that names unknown columns or members: perhaps one of them is what a line lacks."""
+    return [f"these names are not known: {', '.join(names)}"] if names else []
 
 
 def _from_csv(text: str, zone: ZoneInfo | None) -> Sheet:
@@ -161,18 +176,21 @@ def _header(row: list[str]) -> tuple[list[str | None], list[str]]:
         raise SheetError([f"line 1 has two columns for {', '.join(twice)}"])
     if "label" not in known:
         raise SheetError(["line 1 must have the names of the columns, such as: type,label,start"])
-    return names, [cell.strip() for cell, name in zip(row, names, strict=True) if name is None and cell.strip()]
+    ignored = [cell.strip() for cell, name in zip(row, names, strict=True) if name is None and cell.strip()]
+    if "start" not in known:
+        raise SheetError(["line 1 has no column start", *_unknown(ignored)])
+    return names, ignored
 
 
 def _session(names: list[str | None], row: list[str], zone: ZoneInfo | None) -> dict[str, Any]:
     if any(cell.strip() for cell in row[len(names) :]):
         raise ValueError(f"has {len(row)} cells, and the heading has {len(names)}: put text with a delimiter in quotes")
     cells = {name: cell.strip() for name, cell in zip(names, row, strict=False) if name and cell.strip()}
-    session: dict[str, Any] = {"label": cells.get("label", "")}
+    if "start" not in cells:
+        raise ValueError("has no start")
+    session: dict[str, Any] = {"label": cells.get("label", ""), "startTime": start_time(cells["start"], zone)}
     if "type" in cells:
         session["type"] = cells["type"].lower()
-    if "start" in cells:
-        session["startTime"] = start_time(cells["start"], zone)
     if "description" in cells:
         session["userDescription"] = cells["description"]
     if "invite" in cells:
@@ -208,7 +226,7 @@ def start_time(text: str, zone: ZoneInfo | None) -> str:
                 hint = "a number, as a spreadsheet stores a date: format the column as text, 2026-12-01 09:30"
                 raise ValueError(f"start {text!r} is {hint}") from None
             if "/" in text:
-                raise ValueError(f"start {text!r} may be in two months: write 2026-12-01 09:30") from None
+                raise ValueError(f"start {text!r} may mean different dates: write 2026-12-01 09:30") from None
             raise ValueError(f"start {text!r} {error}") from None
         return text
     if zone is None:

@@ -4,13 +4,18 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tminus.cli.sheets import Sheet, SheetError, read, start_time
+from tminus.cli.sheets import MEMBERS, Sheet, SheetError, read, start_time
+from tminus.new_sessions import NewSession
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def csv(text: str, zone: ZoneInfo | None = BERLIN) -> Sheet:
     return read(text.encode(), ndjson=False, encoding="utf-8", zone=zone, session_type="live")
+
+
+def ndjson(content: bytes) -> Sheet:
+    return read(content, ndjson=True, encoding="utf-8", zone=None, session_type=None)
 
 
 def errors(text: str) -> list[str]:
@@ -37,7 +42,7 @@ def test_a_start_may_be_written_as_people_write_it(text: str, start: str) -> Non
     ("text", "reason"),
     [
         ("46357.375", "is a number, as a spreadsheet stores a date"),
-        ("01/12/2026 09:00", "may be in two months"),
+        ("01/12/2026 09:00", "may mean different dates"),
         ("2026-02-30 09:00", "day"),
         ("2026-03-29 02:30", "does not exist in Europe/Berlin"),
         ("2026-10-25 02:30", "comes twice in Europe/Berlin"),
@@ -56,8 +61,10 @@ def test_a_time_without_an_offset_needs_a_time_zone() -> None:
 
 def test_a_row_has_a_record_people_and_a_description() -> None:
     sheet = csv(
-        "Label;Description;Invite;Parent Table;Parent-ID;parent_name;note\n"
-        "A;Ann;Joe <joe@example.com>, ann@example.com;incident;4711;INC0042;x\n".replace(", ann", ",ann")
+        "Label;Start;Description;Invite;Parent Table;Parent-ID;parent_name;note\n"
+        "A;2030-01-01T09:00:00Z;Ann;Joe <joe@example.com>,ann@example.com;incident;4711;INC0042;x\n".replace(
+            ", ann", ",ann"
+        )
     )
 
     assert sheet.ignored == ["note"]
@@ -65,6 +72,7 @@ def test_a_row_has_a_record_people_and_a_description() -> None:
     assert sheet.sessions == [
         {
             "label": "A",
+            "startTime": "2030-01-01T09:00:00Z",
             "type": "live",
             "userDescription": "Ann",
             "invitees": [
@@ -83,13 +91,18 @@ def test_a_row_has_a_record_people_and_a_description() -> None:
     ("text", "first"),
     [
         ("", "there are no sessions in this file"),
-        ("label\n", "there are no sessions in this file"),
+        ("label,start\n", "there are no sessions in this file"),
+        ("label,startTme\nA,2030-01-01T09:00:00Z\n", "line 1 has no column start"),
+        ("label,start\nA,\n", "line 2: has no start"),
         ("live,A\n", "line 1 must have the names of the columns, such as: type,label,start"),
         ("label,Title\nA,B\n", "line 1 has two columns for label"),
         ("label,start\nA,2030-01-01T09:00:00Z,more\n", "line 2: has 3 cells, and the heading has 2"),
-        ("label,parent_id\nA,1\n", "line 2: parent_table and parent_id go together"),
+        ("label,start,parent_id\nA,2030-01-01T09:00:00Z,1\n", "line 2: parent_table and parent_id go together"),
         ('label,start\n"A,2030\n', "line 2: unexpected end of data"),
-        ("label\n" + "A\n" * 10_001, "there are 10001 sessions in this file, and the maximum is 10000"),
+        (
+            "label,start\n" + "A,2030-01-01T09:00:00Z\n" * 10_001,
+            "there are 10001 sessions in this file, and the maximum is 10000",
+        ),
     ],
 )
 def test_errors_name_the_line(text: str, first: str) -> None:
@@ -97,7 +110,7 @@ def test_errors_name_the_line(text: str, first: str) -> None:
 
 
 def test_text_in_quotes_may_have_lines_and_quotes_and_the_next_row_has_its_line() -> None:
-    sheet = csv('label,start\n"A ""b""\nc",\nD,\n')
+    sheet = csv('label,start\n"A ""b""\nc",2030-01-01T09:00:00Z\nD,2030-01-01T09:00:00Z\n')
 
     assert [one["label"] for one in sheet.sessions] == ['A "b"\nc', "D"]
     assert sheet.lines == [2, 4]
@@ -105,7 +118,16 @@ def test_text_in_quotes_may_have_lines_and_quotes_and_the_next_row_has_its_line(
 
 def test_lines_of_json_name_their_errors() -> None:
     with pytest.raises(SheetError) as found:
-        read(b'{"label":"A"}\n\n[1]\n{"label":\n', ndjson=True, encoding="utf-8", zone=None, session_type=None)
+        ndjson(b'{"label":"A","startTme":"2030-01-01T09:00:00Z"}\n\n[1]\n{"label":\n')
 
-    assert found.value.errors[0] == "line 3 is not an object: each line has one session"
-    assert found.value.errors[1].startswith("line 4 is not JSON: ")
+    assert found.value.errors[:2] == [
+        "line 1 has no startTime",
+        "line 3 is not an object: each line has one session",
+    ]
+    assert found.value.errors[2].startswith("line 4 is not JSON: ")
+    assert found.value.errors[3] == "these names are not known: startTme"
+
+
+def test_an_unknown_name_is_told_and_all_members_of_the_api_are_known() -> None:
+    assert ndjson(b'{"label":"A","startTime":"2030-01-01T09:00:00Z","invitee":[]}').ignored == ["invitee"]
+    assert frozenset(NewSession.model_fields) == MEMBERS
