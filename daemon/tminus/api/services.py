@@ -197,7 +197,7 @@ class Services:
         agent = self.agents.get(agent_id)
         if agent is None:
             return agent_id in self._by_issuer
-        has_way = bool(agent.token_sha256) or self.settings.signin.oidc.may_be(agent)
+        has_way = bool(agent.token_sha256) or self.settings.signin.oidc.can_find(agent)
         return has_way and not agent.has_expired(clock.now())
 
     def use_issuer(self, access: Access | None) -> None:

@@ -65,7 +65,7 @@ def parse_base_url(value: object) -> str | None:
 
 
 def page(base: str) -> str:
-    """Return the page at a base URL, to which `?` and an id are appended: its file, or else its directory."""
+    """Return a base URL in the form that `?` and an id can follow: with a last slash, unless it names a file."""
     return base if _FILE.fullmatch(urlsplit(base).path) else f"{base}/"
 
 
@@ -90,7 +90,8 @@ def _is_web_site(url: SplitResult) -> bool:
 def parse_database_url(value: object) -> str:
     """Parse the URL of an SQLite file, or of a PostgreSQL database without a password."""
     if isinstance(value, str) and value.startswith("sqlite:"):
-        # The rest is a path, in which nothing is decoded. A `?` or `#` in it is a query or fragment by mistake.
+        # The rest is a path, in which no escapes are decoded. A `?` or `#` is refused: it is meant as the start of a
+        # query or fragment, which this URL cannot have.
         if not re.fullmatch(r"sqlite:///(?!:)(?:[^\0]*/)?[^\0/?#]+", value):
             raise ValueError(
                 'must name a file: "sqlite:///tminus.db" in the state directory, or "sqlite:////path/to/it"'

@@ -18,8 +18,8 @@ from tminus.domain.types import Role
 
 def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
     """Yield values that are valid alone but not together. Reads the raw values, which may be wrong in any way."""
-    for (section,), (_, known_by) in LISTS.items():
-        yield from _duplicates(tree, section, known_by)
+    for (section,), (_, id_key) in LISTS.items():
+        yield from _duplicates(tree, section, id_key)
     yield from _duplicate_tokens(tree)
     yield from _missing_secrets(tree)
     yield from _series_without_agent(tree)
@@ -41,14 +41,14 @@ def contradictions(tree: Tree) -> Iterator[ConfigProblem]:
 
 
 def notes(settings: Settings) -> Iterator[str]:
-    """Yield what a valid configuration cannot do, for whoever checks it."""
+    """Yield warnings about a valid configuration, which `tminus check` prints as notes."""
     server = settings.server
     page = server.urls().user_page
     if (server.public_url or server.user_url) and page.startswith("http:"):
         key = "user_url" if server.user_url else "public_url"
         yield (
-            f"server.{key} begins with http:, so links to cobrowse sessions that the original's SDK builds lead "
-            f"nowhere: they always begin with https:. The links of tminus work"
+            f"server.{key} begins with http:, but the original's SDK always builds links to cobrowse sessions with "
+            f"https:, so those lead nowhere. The links that tminus builds work"
         )
 
 
@@ -60,14 +60,14 @@ def _entries(tree: Tree, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]
             yield (section, index), entry
 
 
-def _duplicates(tree: Tree, section: str, known_by: str) -> Iterator[ConfigProblem]:
+def _duplicates(tree: Tree, section: str, id_key: str) -> Iterator[ConfigProblem]:
     """Yield entries of a list that have the id or name of an earlier entry."""
-    marks: dict[int | str, KeyPath] = {}
+    seen: dict[int | str, KeyPath] = {}
     for entry_path, entry in _entries(tree, section):
-        path, mark = (*entry_path, known_by), entry.get(known_by)
-        if isinstance(mark, int | str) and (first := marks.setdefault(mark, path)) != path:
+        path, entry_id = (*entry_path, id_key), entry.get(id_key)
+        if isinstance(entry_id, int | str) and (first := seen.setdefault(entry_id, path)) != path:
             kind = section if section == "series" else section[:-1]
-            problem = f"is also the {known_by} of another {kind} ({tree.origin(first)}): each needs its own"
+            problem = f"is also the {id_key} of another {kind} ({tree.origin(first)}): each needs its own"
             yield ConfigProblem(tree.origin(path), display_key(path, tree.values), problem)
 
 
@@ -157,14 +157,14 @@ def _incomplete_mail(tree: Tree) -> Iterator[ConfigProblem]:
             "username" if files else "password_file", "is missing: mail.username and its password belong together"
         )
     if mail.get("username") and mail.get("security") == "none" and not is_loopback(str(mail["host"])):
-        yield problem("security", 'must not be "none" with a password: everybody on the way could read it')
+        yield problem("security", 'must not be "none" with a password: the network would carry it unencrypted')
     yield from _second_mail_endpoint(tree)
 
 
 def _second_mail_endpoint(tree: Tree) -> Iterator[ConfigProblem]:
     for path, webhook in _entries(tree, "webhooks"):
         if webhook.get("name") == MAIL_ENDPOINT:
-            text = f'must not be "{MAIL_ENDPOINT}" while [mail] is set: mail is the endpoint of this name'
+            text = f'must not be "{MAIL_ENDPOINT}" while mail.host is set: the endpoint that sends mail has this name'
             yield ConfigProblem(tree.origin((*path, "name")), display_key((*path, "name"), tree.values), text)
 
 

@@ -56,7 +56,7 @@ def with_token(text: str, agent_id: int, digest: str) -> str:
         else:
             agent["token_sha256"] = [digest]
 
-    if (at := _line_of_first_token(text, agent_id)) is not None:
+    if (at := _line_before_first_token(text, agent_id)) is not None:
         # Not with tomlkit, which would insert it after the blank lines and comments before the next table.
         lines = _lines(text)
         end = "\r\n" if lines[at - 1].endswith("\r\n") else "\n"
@@ -66,7 +66,7 @@ def with_token(text: str, agent_id: int, digest: str) -> str:
     return _checked(text, _edited(text, agent_id, change), change)
 
 
-def _line_of_first_token(text: str, agent_id: int) -> int | None:
+def _line_before_first_token(text: str, agent_id: int) -> int | None:
     """Return the line after which to insert an agent's first token; None if it has tokens already, or no table."""
     agents = tomllib.loads(text).get("agents", [])
     at = next((at for at, agent in enumerate(agents) if agent.get("id") == agent_id), None)
@@ -190,7 +190,7 @@ def _read(directory: int, name: str) -> tuple[bytes, os.stat_result | None]:
 
 
 def _write(directory: int, name: str, content: bytes, attributes: os.stat_result | None, like: Path | None) -> None:
-    # The configuration ignores names that begin with a dot, in case a crash leaves this file behind.
+    # A crash may leave this file behind: its name begins with a dot, so that no daemon reads it.
     partial = f".{name}.{token_hex(4)}"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
     try:

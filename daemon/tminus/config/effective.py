@@ -43,7 +43,7 @@ def _name(name: str) -> str:
 
 
 def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings with derived values filled in, and by key of such a value, the key that it derives from."""
+    """Return the settings with derived values filled in, and for each derived key, the key that it is derived from."""
     table = settings.model_dump(mode="json", by_alias=True)
     sources: dict[str, str] = {}
     urls = settings.server.urls()
@@ -62,9 +62,9 @@ def _in_force(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
 def _sections(table: dict[str, Any], origins: dict[str, str], prefix: str = "") -> Iterator[str]:
     for name, section in table.items():
         if (name,) in LISTS:
-            known_by = LISTS[name,][1]
+            id_key = LISTS[name,][1]
             for entry in section:
-                yield from [f"[[{name}]]", *_lines(entry, f"{name}[{entry[known_by]}].", origins, tables=True), ""]
+                yield from [f"[[{name}]]", *_lines(entry, f"{name}[{entry[id_key]}].", origins, tables=True), ""]
         elif isinstance(section, dict):
             yield f"[{prefix}{name}]"
             yield from _lines(section, f"{prefix}{name}.", origins)

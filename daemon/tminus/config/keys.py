@@ -64,9 +64,9 @@ def display_key(path: KeyPath, values: Mapping[str, Any]) -> str:
             names.append(part)
         elif len(names) == 1 and (names[0],) in LISTS:
             entry = values[names[0]][part]
-            mark = entry.get(LISTS[names[0],][1]) if isinstance(entry, dict) else None
-            is_short = isinstance(mark, int) or (isinstance(mark, str) and len(mark) <= 255)
-            names = [f"{names[0]}[{mark if is_short else f'#{part + 1}'}]"]
+            entry_id = entry.get(LISTS[names[0],][1]) if isinstance(entry, dict) else None
+            is_short = isinstance(entry_id, int) or (isinstance(entry_id, str) and len(entry_id) <= 255)
+            names = [f"{names[0]}[{entry_id if is_short else f'#{part + 1}'}]"]
     return ".".join(names)
 
 

@@ -6,12 +6,12 @@ from tminus.domain.hosts import ascii_host
 from tminus.domain.invitees import check_address
 
 MAIL_ENDPOINT = "mail"
-"""The name of mail among the endpoints."""
+"""The name of the endpoint that sends mail, next to those of the webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """A mail address with the name of whom it belongs to."""
+    """A mail address and the name of its owner."""
 
     email: str
     name: str = ""
@@ -67,4 +67,4 @@ def parse_timezone(value: object) -> str:
             return ZoneInfo(value).key
     except (ValueError, OSError, KeyError):  # not the form of a name, a directory of zones, an unknown zone
         pass
-    raise ValueError('must be the name of a time zone that this machine knows, such as "Europe/Berlin" or "UTC"')
+    raise ValueError('must be the name of a time zone of the time zone database, such as "Europe/Berlin" or "UTC"')

@@ -16,7 +16,9 @@ class _Node:
 
     def __init__(self) -> None:
         self.source: tuple[Locate, KeyPath] | None = None
-        """The function that locates the value, and its path there. Called only on demand, since few are needed."""
+        """The function that returns the location of the value, and the value's path in its source. The function is
+        called only on demand, since few locations are needed.
+        """
         self.is_tables = False
         """Whether the value is a list of tables, to which the next source appends."""
         self.within: dict[str | int, _Node] = {}
@@ -73,26 +75,26 @@ class Tree:
             node = node.within.get(part) if node is not None else None
         return node is not None and node.source is not None
 
-    def _merge(self, into: dict[str, Any], table: dict[str, Any], locate: Locate, at: _Node, source: KeyPath) -> None:
-        """Merge `table` into `into`, whose node is `at`. `source` is the path of `table` in its own source: it differs
-        from the path in the tree where lists were appended.
+    def _merge(self, into: dict[str, Any], table: dict[str, Any], locate: Locate, at: _Node, path: KeyPath) -> None:
+        """Merge `table` into `into`, whose node is `at`. `path` is the path of `table` in its own source: an entry that
+        is appended to a list has another path in the tree.
         """
         for name, value in table.items():
-            node, there = at.at(name), (*source, name)
-            node.source = locate, there
+            node, value_path = at.at(name), (*path, name)
+            node.source = locate, value_path
             if isinstance(value, dict):
                 if not isinstance(into.get(name), dict):
                     self._start(into, name, node, {})
-                self._merge(into[name], value, locate, node, there)
+                self._merge(into[name], value, locate, node, value_path)
             elif _is_tables(value):
                 if not node.is_tables:
                     self._start(into, name, node, [])
                     node.is_tables = True
                 for index, entry in enumerate(value):
                     entry_node = node.at(len(into[name]))
-                    entry_node.source = locate, (*there, index)
+                    entry_node.source = locate, (*value_path, index)
                     into[name].append({})
-                    self._merge(into[name][-1], entry, locate, entry_node, (*there, index))
+                    self._merge(into[name][-1], entry, locate, entry_node, (*value_path, index))
             else:
                 self._start(into, name, node, value)
 

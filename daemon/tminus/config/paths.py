@@ -46,7 +46,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # to ignore it would be wrong; reading it will report the error
+        return True  # the caller tries to read it, and reports the error
     return True
 
 
@@ -77,8 +77,8 @@ def check_ownership(state: Path, environ: Mapping[str, str]) -> None:
 def command_state_directory(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     """Return the state directory of a command that works without a daemon. Raises `StateDirectoryUnusable`.
 
-    As for the local socket: if nothing names the daemon, and the working directory has no state directory, use that of
-    the systemd service, if this user may enter it.
+    This is the systemd service's if this user may enter it, no option or variable names another daemon, and the working
+    directory has no state directory. Other commands look for the local socket in the same places.
     """
     own = state_directory(environ)
     is_here = exists(own) and own != Path("/var")  # every machine has /var; it is not a state directory

@@ -21,9 +21,8 @@ NEEDS_RESTART = (
 )
 """Settings that the daemon reads only at its start."""
 
-
 _PRIVATE = ("invitees", "parentObject", "metaData")
-"""Members of the sessions of a series whose values are not logged: personal data, and up to 20 KiB of JSON."""
+"""Keys of a series' `session` whose values are not logged: they are personal data, or up to 20 KiB of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Change:
 
 
 def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
-    """Return the changed keys in the order of the settings. Agents are matched by id, webhooks by name."""
+    """Return the changed keys in the order of the settings. Agents are matched by id, webhooks and series by name."""
     return tuple(_changes(old, new))
 
 
@@ -61,30 +60,30 @@ def _changes(old: Settings, new: Settings) -> Iterator[Change]:
 
 
 def _value(settings: Settings, path: tuple[str, ...]) -> Any:
-    """Return the value of a key. `from` is no name in Python, so its attribute is `from_`."""
+    """Return the value of a key. `from` is a keyword of Python, so its attribute is `from_`."""
     return attrgetter(".".join(f"{part}_" if iskeyword(part) else part for part in path))(settings)
 
 
-def _entry_changes(section: str, known_by: str, old: Settings, new: Settings) -> Iterator[Change]:
-    """Yield the changes of a list of tables. Entries are matched by the key `known_by`, at any position."""
-    before = {getattr(entry, known_by): entry for entry in getattr(old, section)}
-    after = {getattr(entry, known_by): entry for entry in getattr(new, section)}
-    for mark in sorted(before.keys() | after.keys()):
-        key = f"{section}[{mark}]"
-        if mark not in after:
-            yield Change(key, before[mark].name, "")
-            yield from _tokens(key, before[mark], None)
-        elif mark not in before:
-            yield Change(key, "", after[mark].name)
-            yield from _tokens(key, None, after[mark])
+def _entry_changes(section: str, id_key: str, old: Settings, new: Settings) -> Iterator[Change]:
+    """Yield the changes of a list of tables. Entries are matched by the key `id_key`, at any position."""
+    before = {getattr(entry, id_key): entry for entry in getattr(old, section)}
+    after = {getattr(entry, id_key): entry for entry in getattr(new, section)}
+    for entry_id in sorted(before.keys() | after.keys()):
+        key = f"{section}[{entry_id}]"
+        if entry_id not in after:
+            yield Change(key, before[entry_id].name, "")
+            yield from _tokens(key, before[entry_id], None)
+        elif entry_id not in before:
+            yield Change(key, "", after[entry_id].name)
+            yield from _tokens(key, None, after[entry_id])
         else:
-            yield from _within(key, before[mark], after[mark])
+            yield from _within(key, before[entry_id], after[entry_id])
 
 
 def _tokens(
     key: str, before: Agent | Webhook | Series | None, after: Agent | Webhook | Series | None
 ) -> Iterator[Change]:
-    """Yield the tokens of an agent that was added or removed, as the fingerprints that `auth.failed` logs."""
+    """Yield the tokens of an agent that was added or removed, as the fingerprints that `auth.failed` also logs."""
     old, new = (
         _text(entry.model_dump(mode="json")["token_sha256"]) if isinstance(entry, Agent) and entry.token_sha256 else ""
         for entry in (before, after)

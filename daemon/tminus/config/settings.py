@@ -86,7 +86,7 @@ def _event_pattern(value: object) -> str:
 
 
 def _one_or_more(value: object) -> object:
-    """Return a list with one entry for a single text, which may stand in place of a list."""
+    """Return a list; a single text may stand for a list of one, and `""` for the empty list."""
     return (value,) if isinstance(value, str) and value else () if value == "" else value
 
 
@@ -103,6 +103,7 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 ExternalId = Annotated[str, Field(max_length=255)]
 Email = Annotated[str, Field(max_length=254)]  # the maximum in SMTP
 Span = Annotated[timedelta, PlainSerializer(durations.duration_text)]
+# None is written "0" in `Never0` and `Retention`, and "" in `NeverEmpty`.
 _Or0 = PlainSerializer(lambda span: durations.duration_text(span) if span else "0")
 Never0 = Annotated[timedelta | None, PlainValidator(values.duration_or_never("0")), _Or0]
 # At least the 24 h for which idempotency keys are promised: removing a session also removes its key.
@@ -231,7 +232,7 @@ class Lifecycle(Table):
     max_active: NeverEmpty = None
     horizon: Annotated[Span, PlainValidator(values.duration(zero=False))] = timedelta(days=730)
     duration: Annotated[Span, PlainValidator(values.duration(zero=False, at_most="24h"))] = timedelta(hours=1)
-    """How long a session is planned to last. It closes nothing."""
+    """How long a session is planned to last, for calendars and overlaps. No session is closed at its end."""
     reminders: Annotated[
         tuple[Annotated[Span, PlainValidator(parse_reminder)], ...],
         Field(max_length=MAX_REMINDERS),
@@ -345,14 +346,14 @@ class SeriesSession(new_sessions.SeriesSession):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     agentPrefs: SeriesPreferences | None = None  # noqa: N815 - the spelling of the API
-    # Narrower than in the API, which mypy allows for no list.
+    # Narrower than the field of the API. mypy refuses that for lists, because they can be changed.
     invitees: SeriesInvitees | None = None  # type: ignore[assignment]
 
 
 class _Entry(BaseModel):
     name: Annotated[str, PlainValidator(_endpoint_name)]
     agent: AgentNumber
-    """The agent whose sessions they are."""
+    """The id of the agent who owns the sessions."""
 
 
 def _written(session: SeriesSession) -> dict[str, Any]:
@@ -367,7 +368,7 @@ class Series(new_sessions.NewSeries, _Entry):
     session: Annotated[SeriesSession, PlainSerializer(_written)]
 
     @model_validator(mode="after")
-    def _check_number(self) -> Self:
+    def _check_density(self) -> Self:
         if self.is_too_dense():
             raise ValueError(f"must have at most {MAX_AHEAD} sessions within its horizon")
         return self
@@ -420,7 +421,7 @@ class OidcRoles(Table):
 
     @property
     def given(self) -> frozenset[Role]:
-        """The roles that some group gives."""
+        """The roles that at least one group has."""
         return frozenset(role for role, wanted in self._by_role.items() if wanted)
 
     @property
@@ -450,16 +451,16 @@ class Oidc(Table):
     ca_file: str = ""
     roles: OidcRoles = OidcRoles()
 
-    def may_be(self, agent: Agent) -> bool:
-        """Return whether somebody whom the issuer signs in may be a configured agent."""
+    def can_find(self, agent: Agent) -> bool:
+        """Return whether a sign-in can find this configured agent."""
         return bool(self.issuer and self.value_of(agent))
 
     def value_of(self, agent: Agent) -> str:
-        """Return what `agent_claim` must be to find a configured agent; "" if it cannot."""
+        """Return the value of `agent_claim` by which a sign-in finds a configured agent; "" if none can."""
         return agent.email if self.agent_claim == "email" else agent.external_id
 
     def identity_of(self, agent: Agent) -> str:
-        """Return a digest of how sign-ins find a configured agent. It changes if they would find somebody else."""
+        """Return a digest of the claim and the value by which sign-ins find a configured agent."""
         return sha256(f"{self.agent_claim} {self.value_of(agent)}".encode()).hexdigest()
 
 

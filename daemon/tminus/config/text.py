@@ -3,8 +3,8 @@
 import codecs
 from dataclasses import dataclass
 
-_OTHERS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16's, which it begins with
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # checked before UTF-16, whose mark is the beginning of this one
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -25,7 +25,7 @@ class NotText(Exception):
 
 def decode(data: bytes) -> str:
     """Return the text of a file, without a byte order mark. Raises `NotText`."""
-    for mark, name in _OTHERS.items():
+    for mark, name in _OTHER_ENCODINGS.items():
         if data.startswith(mark):
             raise NotText(f"this is {name} text: save it as UTF-8")
     try:

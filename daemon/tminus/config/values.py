@@ -34,7 +34,7 @@ def duration(*, zero: bool = True, at_least: str = "0", at_most: str = LONGEST) 
 
 
 def duration_or_never(never: str, *, at_least: str = "0") -> Callable[[object], timedelta | None]:
-    """Return a parser of durations above zero; the text `never` is None."""
+    """Return a parser of durations above zero. It returns None for the text that `never` contains."""
 
     def read(value: object) -> timedelta | None:
         if value is None or value == never:
