@@ -57,7 +57,7 @@ class RequestContext:
     """The refcode of the error, if the request was refused."""
 
     async def write(self, job: Callable[[Transaction], T], session_id: str | None = None, *, large: bool = False) -> T:
-        """Run a job on the store's writer, and set `recorded` if the job writes: each of its writes has an event.
+        """Run a job on the store's writer, and set `recorded` if a job writes: each of its writes has an event.
 
         `session_id`: the session that the job will read, if it is known; `large`: whether it writes many rows.
         """
@@ -65,7 +65,7 @@ class RequestContext:
         def run_and_note(tx: Transaction) -> T:
             before = tx.writes
             result = job(tx)
-            self.recorded = tx.writes > before
+            self.recorded |= tx.writes > before
             return result
 
         return await self.services.transact(run_and_note, session_id, large=large)

@@ -33,8 +33,11 @@ _B, _PART = BATCHES.c, BATCH_PARTS.c
 _STATE = select(_B.id, _B.kind, _B.caller, _B.pins, _B.remaining, _B.created_at).where(_B.id == bindparam("batch_id"))
 _UNFINISHED = select(_B.id, _B.remaining).order_by(_B.created_at, _B.id).limit(bindparam("limit"))
 _WITH_KEY = select(_B.id).where(_B.agent_id == bindparam("agent_id"), _B.key == bindparam("key"))
-_NEXT_PART = (
-    select(_PART.number, _PART.content).where(_PART.batch_id == bindparam("batch_id")).order_by(_PART.number).limit(1)
+_NEXT_PARTS = (
+    select(_PART.number, _PART.content)
+    .where(_PART.batch_id == bindparam("batch_id"))
+    .order_by(_PART.number)
+    .limit(bindparam("limit"))
 )
 _PARTS = select(func.count()).select_from(BATCH_PARTS).where(_PART.batch_id == bindparam("batch_id"))
 _COMING = select(_B.kind, _B.session_ids, _B.starts, _B.remaining).where(
@@ -114,9 +117,9 @@ def parts(view: View, batch_id: str) -> int:
     return int(view.scalar(_PARTS, batch_id=batch_id))
 
 
-def next_part(view: View, batch_id: str) -> tuple[int, str] | None:
-    """Return the first part that is stored, with its number; None if there is none."""
-    return next(((row.number, row.content) for row in view.rows(_NEXT_PART, batch_id=batch_id)), None)
+def next_parts(view: View, batch_id: str, limit: int) -> list[tuple[int, str]]:
+    """Return the first parts that are stored, each with its number."""
+    return [(row.number, row.content) for row in view.rows(_NEXT_PARTS, batch_id=batch_id, limit=limit)]
 
 
 def remove_parts(tx: Transaction, batch_id: str) -> None:
@@ -158,13 +161,13 @@ def state(view: View, batch_id: str) -> State | None:
     return None
 
 
-def record_done(tx: Transaction, batch: State, number: int, sessions: int) -> int:
-    """Record that a part with this number of sessions is done; return how many sessions remain.
+def record_done(tx: Transaction, batch: State, numbers: Sequence[int], sessions: int) -> int:
+    """Record that these parts, with this many sessions, are done; return how many sessions remain.
 
     `batch`: with the PINs that are still reserved.
     """
     remaining = batch.remaining - sessions
-    tx.execute(_REMOVE_PART, {"of": batch.id, "one": number})
+    tx.execute(_REMOVE_PART, [{"of": batch.id, "one": number} for number in numbers])
     if remaining:
         values = {"remaining": remaining, "pins": orjson.dumps(batch.pins).decode() if batch.pins else None}
         tx.execute(update(BATCHES).where(_B.id == batch.id).values(values))

@@ -1,0 +1,72 @@
+"""How many parts of a batch one transaction does. On both databases."""
+
+import threading
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from tests.support.factories import AGENT, HOUR, MINUTE, order
+from tests.support.worlds import World
+
+from tminus.domain.types import SessionType
+from tminus.sessions import batches
+from tminus.sessions.batches import PARTS, NewBatch, Progress
+
+PART = 2
+
+
+@pytest.fixture
+def undone(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a batch of ten parts that is decided."""
+    monkeypatch.setattr(batches, "PART", PART)
+    requests = [order(SessionType.LIVE, start_time=world.now + 5 * HOUR)] * PART
+    new = NewBatch()
+    for number in range(10):
+        part = batches.prepare(world.settings, AGENT, requests, world.now)
+        new.add(part)
+        world.run(partial(batches.store_part, batch_id=new.id, number=number, content=part.content))
+        new.stored += 1
+    unfinished = world.run(lambda tx: batches.create(tx, world.settings, AGENT, new)).unfinished
+    assert unfinished is not None
+    return unfinished
+
+
+def do_next(world: World, undone: str) -> Progress:
+    return world.run(partial(batches.do_next, settings=world.settings, batch_id=undone))
+
+
+def test_several_parts_are_done_at_once_if_that_delays_nothing(world: World, undone: str) -> None:
+    world.schedule(5 * HOUR, reminders=(HOUR,))
+
+    assert [do_next(world, undone).done for _ in range(4)] == [PART * PARTS, PART * PARTS, PART * 2, 0]
+    assert len(world.all_sessions()) == 1 + 10 * PART
+
+
+@pytest.mark.parametrize("late", [timedelta(milliseconds=-100), timedelta(), MINUTE], ids=["soon", "now", "overdue"])
+@pytest.mark.parametrize("reminder", [False, True])
+def test_one_part_is_done_at_a_time_while_a_deadline_is_near(
+    world: World, undone: str, late: timedelta, reminder: bool
+) -> None:
+    one = world.schedule(2 * HOUR, reminders=(HOUR,) if reminder else ())
+    world.clock.passes((HOUR if reminder else 2 * HOUR - 10 * MINUTE) + late)
+
+    assert do_next(world, undone).done == PART
+    world.close(one)
+    assert do_next(world, undone).done == PART * PARTS
+
+
+def test_one_part_is_done_if_another_job_shares_the_transaction(world: World, undone: str) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_tx: object) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    holding = world.store.submit(hold)
+    assert begun.wait(30)
+    doing = world.store.submit(partial(batches.do_next, settings=world.settings, batch_id=undone))
+    other = world.store.submit(lambda tx: tx.jobs)
+    go_on.set()
+
+    assert (doing.result(30).done, other.result(30)) == (PART, 2)
+    holding.result(30)
