@@ -176,7 +176,7 @@ def test_an_entry_that_causes_too_many_mails_is_reported_once(configured: Config
     world.clock.passes(RETRY)
     configured.tick()
     [refused] = [fields["error"] for name, fields in lines if name == "series.refused"]
-    assert "mails" in refused
+    assert "2/hour" in refused
 
 
 def test_another_attempt_leaves_the_series_of_newer_entries_of_another_daemon(configured: Configured) -> None:
