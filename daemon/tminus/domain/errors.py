@@ -72,7 +72,7 @@ A class's docstring says what the error means, for the reference in `docs/api.md
 case. A refcode is an area followed by the HTTP status that `api` answers with. The areas: 100 requests, 101 sessions,
 102 participants, 103 idempotency, 104 callers, 105 load, 106 organizations, 107 the database, 108 stopping,
 109 webhooks, 110 starting, 111 WebSockets, 112 rooms, 113 agents, 115 batches, 116 mail, 118 calendars, 119 series,
-120 the test clock, 169 challenges (the original's number). Refcodes are stable: clients switch on them.
+120 the test clock, 169 challenges (the number of the original product). Refcodes are stable: clients switch on them.
 `config.ConfigError`, which lists the problems of a configuration, is the third kind of `TminusError`.
 """
 
@@ -114,16 +114,15 @@ class FieldError:
 MAX_FIELD_ERRORS = 20
 """Maximum number of field errors that one answer lists."""
 
-
 MAX_BATCH_ERRORS = 1000
 """Maximum number of errors that the answer to a batch lists."""
 
-_DESCRIBED = 3
-"""Number of these that its description repeats."""
+_MAX_DESCRIBED = 3
+"""Maximum number of errors that the description of a refused batch repeats."""
 
 
 def _cut(text: str, length: int = 80) -> str:
-    """Return a caller's text, cut so that it can be repeated in an answer."""
+    """Return a caller's text, cut to a length that an answer may repeat."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
@@ -344,6 +343,9 @@ class NoPinFree(RequestError):
         return "All PINs are in use: one becomes free when a session closes"
 
 
+# --- participants -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(eq=False)
 class UnknownParticipant(RequestError):
     """No participant with this id has joined the session or knocked."""
@@ -386,6 +388,9 @@ class TooManyParticipants(RequestError):
         return f"The session has had {self.limit} participants, the maximum for one session: create another session"
 
 
+# --- rooms ------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(eq=False)
 class InvalidMessage(RequestError):
     """A message to a room is malformed, or not allowed in the present state of the connection."""
@@ -416,6 +421,24 @@ class WrongResumeKey(RequestError):
     @property
     def description(self) -> str:
         return "The resume key is not valid any more: join without it"
+
+
+@dataclass(eq=False)
+class OtherPresence(RequestError):
+    """Another system, or the daemon's own room, already reports who is in the session."""
+
+    refcode = 112409
+    own: bool
+    """Whether the people are in the daemon's own room."""
+
+    @property
+    def description(self) -> str:
+        if self.own:
+            return "The people of this session are in the daemon's own room, which reports them"
+        return "Another system reports the people of this session: join there"
+
+
+# --- agents -----------------------------------------------------------------------------------------------------------
 
 
 class AgentRevoked(RequestError):
@@ -450,6 +473,9 @@ class UnknownAgent(RequestError):
     @property
     def description(self) -> str:
         return f"There is no agent {self.agent_id}"
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -494,24 +520,12 @@ def _errors_of_items(errors: Sequence[FieldError], found: int = 0) -> Sequence[F
 
 
 def _nothing_done(errors: Sequence[FieldError]) -> str:
-    first = "; ".join(f"{error.field} {error.message}" for error in errors[:_DESCRIBED])
-    more = len(errors) - _DESCRIBED
+    first = "; ".join(f"{error.field} {error.message}" for error in errors[:_MAX_DESCRIBED])
+    more = len(errors) - _MAX_DESCRIBED
     return f"Nothing was done: {first}{f'; and {more} more' if more > 0 else ''}"
 
 
-@dataclass(eq=False)
-class OtherPresence(RequestError):
-    """Another system, or the daemon's own room, already reports who is in the session."""
-
-    refcode = 112409
-    own: bool
-    """Whether the people are in the daemon's own room."""
-
-    @property
-    def description(self) -> str:
-        if self.own:
-            return "The people of this session are in the daemon's own room, which reports them"
-        return "Another system reports the people of this session: join there"
+# --- idempotency ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -684,7 +698,7 @@ class WebSocketsFull(RequestError):
         return "Too many WebSockets are open: try again in a minute"
 
 
-# --- calendars --------------------------------------------------------------------------------------------------------
+# --- series -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -738,6 +752,9 @@ class TooManySeries(RequestError):
         return f"You have {self.limit} series that have not ended, which is the maximum: end one first"
 
 
+# --- mail -------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(eq=False)
 class TooManyMails(RequestError):
     """The request would cause more mails to invitees than `limits.mails_per_agent` allows."""
@@ -759,6 +776,9 @@ class TooManyMails(RequestError):
             return f"{mails}, and the limit for one agent is {self.limit}: invite fewer people with one request"
         left = f"{max(0, self.left)} left of {self.limit} for one agent"
         return f"{mails}, with {left}: try again in {ceil(self.retry_after)} s"
+
+
+# --- calendars --------------------------------------------------------------------------------------------------------
 
 
 class UnknownCalendar(RequestError):
