@@ -27,7 +27,7 @@ from pydantic_core import InitErrorDetails
 
 from tminus.domain import timestamps
 from tminus.domain.durations import duration_text
-from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, same_mailbox
+from tminus.domain.invitees import MAX_INVITEES, Invitee, as_json, check_address, mailbox_key
 from tminus.domain.recurrence import (  # fmt: skip
     MAX_AHEAD,
     MAX_DATES,
@@ -183,7 +183,7 @@ def check_distinct(invitees: list[AnyInvitee]) -> list[AnyInvitee]:
     """Return invitees unchanged. Raises `ValueError` if two have the same address."""
     positions: dict[str, int] = {}
     for position, invitee in enumerate(invitees):
-        if (first := positions.setdefault(same_mailbox(invitee.email), position)) != position:
+        if (first := positions.setdefault(mailbox_key(invitee.email), position)) != position:
             raise ValueError(f"must not have one address twice: {first} and {position}, counted from 0, are the same")
     return invitees
 

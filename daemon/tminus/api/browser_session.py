@@ -27,7 +27,7 @@ ATTEMPT_NAME = "tminus-oidc"
 KEY_HEADER = b"x-csrf-token"
 """The header with the key, for API calls that are authenticated by the cookie."""
 
-_VALUE = re.compile(f"[0-9A-Za-z]{{{ids.TOKEN}}}")
+_VALUE = re.compile(f"[0-9A-Za-z]{{{ids.TOKEN_LENGTH}}}")
 _ATTEMPT = re.compile("[0-9A-Za-z_-]+")
 
 

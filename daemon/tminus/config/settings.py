@@ -35,7 +35,7 @@ from tminus.domain.recurrence import MAX_AHEAD
 from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import (
     EVENT_PATTERNS,
-    FIRST_NUMBER,
+    FIRST_UNCONFIGURED_ID,
     EventType,
     Mode,
     OverlapPolicy,
@@ -97,7 +97,7 @@ def _in_order(roles: Iterable[Role]) -> list[str]:
 # The maximum of an integer column in PostgreSQL.
 Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 # Higher ones are for agents who are not in the configuration.
-AgentNumber = Annotated[int, Field(strict=True, ge=1, lt=FIRST_NUMBER)]
+AgentNumber = Annotated[int, Field(strict=True, ge=1, lt=FIRST_UNCONFIGURED_ID)]
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 ExternalId = Annotated[str, Field(max_length=255)]

@@ -12,7 +12,7 @@ BASE62 = (string.digits + string.ascii_letters).encode()
 _TABLE = (BASE62 * 5)[:256]
 _SURPLUS = bytes(range(248, 256))
 
-TOKEN = 32
+TOKEN_LENGTH = 32
 """Length of a token, in characters."""
 
 PINS = range(100_000, 1_000_000)
@@ -37,7 +37,7 @@ def base62_texts(*lengths: int) -> list[str]:
 
 def token() -> str:
     """Return a secret of 32 characters, about 190 bits."""
-    return base62(TOKEN)
+    return base62(TOKEN_LENGTH)
 
 
 def request_id() -> str:
@@ -55,6 +55,6 @@ def pin() -> int:
     return PINS.start + secrets.randbelow(len(PINS))
 
 
-def sample(pins: AbstractSet[int], count: int) -> list[int]:
-    """Return `count` random PINs of the set, or all of them if it has fewer."""
+def choose_pins(pins: AbstractSet[int], count: int) -> list[int]:
+    """Return `count` random PINs of a set, or all of them if it has fewer."""
     return random.SystemRandom().sample(sorted(pins), min(count, len(pins)))

@@ -22,7 +22,7 @@ MAX_LOCAL_PART = 64
 """Maximum bytes of the part before the @ (RFC 5321)."""
 
 _SPECIAL = frozenset('()<>[]:;,\\"@')
-"""Characters that are allowed only in a quoted local part. tminus refuses those: programs read them differently."""
+"""Characters that only a quoted local part may contain. tminus refuses such parts: programs read them differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def check_address(text: str) -> str:
     return text
 
 
-def same_mailbox(email: str) -> str:
-    """Return a text that is equal for two spellings of one address: in practice no server distinguishes case."""
+def mailbox_key(email: str) -> str:
+    """Return a text that is equal for all spellings of one address: in practice no server distinguishes case."""
     local, _, domain = email.rpartition("@")
     return f"{unicodedata.normalize('NFC', local).casefold()}@{ascii_host(domain)}"
 

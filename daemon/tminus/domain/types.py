@@ -1,6 +1,6 @@
 """Enumerations and small value types: session types, statuses, triggers, event types, roles, callers, requests.
 
-This module imports only the standard library, so that the command can use these names without loading the database.
+This module imports only the standard library, so that the command `tminus` can use it without loading SQLAlchemy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -134,7 +134,7 @@ class DeliveryKind(StrEnum):
 
 
 class MailState(StrEnum):
-    """What became of a mail."""
+    """The state of a mail to an invitee."""
 
     SENDING = "sending"
     """It was about to be sent, and no answer is recorded."""
@@ -225,8 +225,8 @@ class Caller:
 
     @property
     def is_host(self) -> bool:
-        """Return whether the caller is a host in the daemon's own room, and `name` the name that they gave there."""
-        return self.acts_as.startswith(HOST_ACTORS)
+        """Whether the caller is a host in the daemon's own room. Then `name` is the name that they gave there."""
+        return self.acts_as.startswith(HOST_PREFIX)
 
     def has(self, *roles: Role) -> bool:
         """Return whether the caller has one of these roles; `group_admin` includes all others."""
@@ -249,8 +249,8 @@ MAX_SESSIONS = 10_000
 LOCAL_AGENT_ID = 0
 """The id of the "local operator", who owns the sessions that are created over the local socket."""
 
-FIRST_NUMBER = 2_000_000_000
-"""The lowest number of agents who are not in the configuration. Configured agents have lower ones."""
+FIRST_UNCONFIGURED_ID = 2_000_000_000
+"""The lowest id of an agent who is not in the configuration. Configured agents have lower ones."""
 
 CLOCK_ACTOR = "clock"
 
@@ -258,13 +258,13 @@ ROOM_ACTOR = "room"
 """The actor of people who join, knock and leave through the daemon's own rooms."""
 
 
-HOST_ACTORS = "host:"
+HOST_PREFIX = "host:"
 """The beginning of what `host_actor` returns."""
 
 
 def host_actor(participant_id: str) -> str:
     """Return the actor of events that a host in the daemon's own room causes, such as `host:x1Y2z3A4b5C6`."""
-    return f"{HOST_ACTORS}{participant_id}"
+    return f"{HOST_PREFIX}{participant_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +285,8 @@ class CreateSession:
     invitees: str | None = field(default=None, kw_only=True)
     """The people who are invited, as `domain.invitees` writes them: a JSON list, as text; None: nobody."""
     reminders: tuple[timedelta, ...] | None = field(default=None, kw_only=True)
+    """How long before the start people are reminded; None: the default of the configuration."""
     series_id: str | None = field(default=None, kw_only=True)
+    """The series that creates the session; None: a caller creates it."""
     series_start: str | None = field(default=None, kw_only=True)
-    """How long before the start people are reminded; None: as the configuration says."""
+    """Its local start in the series."""

@@ -84,7 +84,7 @@ def parse(cookie: str, now: datetime, issuer: str) -> Attempt | None:
         isinstance(text, str) for text in (secret, provider, instance, receiver_url, back)
     ):
         return None
-    if len(secret) != ids.TOKEN or expires <= now.timestamp():
+    if len(secret) != ids.TOKEN_LENGTH or expires <= now.timestamp():
         return None
     return Attempt(provider, instance, receiver_url, back, expires, secret, issuer=issuer)
 

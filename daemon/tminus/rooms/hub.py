@@ -18,7 +18,7 @@ from tminus.config import Settings
 from tminus.domain import timestamps
 from tminus.domain.errors import RequestError, StoreUnavailable, UnknownSession
 from tminus.domain.model import Participant, Session
-from tminus.domain.types import CLOCK_ACTOR, HOST_ACTORS, Status
+from tminus.domain.types import CLOCK_ACTOR, HOST_PREFIX, Status
 from tminus.logs.output import error_fields, log
 from tminus.monitoring.metrics import Metrics
 from tminus.rooms import commands, protocol
@@ -121,7 +121,7 @@ class State:
 def _closer(room: RoomState) -> protocol.Closer:
     """Return who closed a session, for the people who were in it."""
     actor = room.closed_by
-    if actor.startswith(HOST_ACTORS):
+    if actor.startswith(HOST_PREFIX):
         return "host"
     if actor == CLOCK_ACTOR:
         return "daemon"

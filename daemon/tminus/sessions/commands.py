@@ -93,7 +93,8 @@ def session_values(
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
-    rest, host_auth_token, host_key = ids.base62_texts(request.type.id_length - len(first), ids.TOKEN, ids.TOKEN)
+    lengths = request.type.id_length - len(first), ids.TOKEN_LENGTH, ids.TOKEN_LENGTH
+    rest, host_auth_token, host_key = ids.base62_texts(*lengths)
     session_id = first + rest
     urls = settings.server.urls()
     reminders = reminders_of(settings, request)

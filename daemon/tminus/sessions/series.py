@@ -30,7 +30,16 @@ from tminus.domain.errors import (
 )
 from tminus.domain.model import Occurrence, Series
 from tminus.domain.recurrence import MAX_AHEAD, CreateSeries, Recurrence, local_text
-from tminus.domain.types import FIRST_NUMBER, LOCAL_AGENT_ID, Caller, CreateSession, Role, SessionType, Status, Timeouts
+from tminus.domain.types import (
+    FIRST_UNCONFIGURED_ID,
+    LOCAL_AGENT_ID,
+    Caller,
+    CreateSession,
+    Role,
+    SessionType,
+    Status,
+    Timeouts,
+)
 from tminus.logs.output import log
 from tminus.sessions import commands
 from tminus.sessions.authorization import require
@@ -566,7 +575,7 @@ def acting_agent(view: View, settings: Settings, series: Series) -> Caller | Non
     found = next((one for one in settings.agents if one.id == series.agent_id), None)
     if found is not None:
         name, external_id, roles = found.name, found.external_id, found.roles
-    elif series.agent_id == LOCAL_AGENT_ID or (series.agent_id >= FIRST_NUMBER and known is not None):
+    elif series.agent_id == LOCAL_AGENT_ID or (series.agent_id >= FIRST_UNCONFIGURED_ID and known is not None):
         name, external_id, roles = then["name"], then["external_id"], frozenset(map(Role, then["roles"]))
     else:
         return None

@@ -1,7 +1,7 @@
 """The stored state of agents: when they signed in last, and whether they are shut out.
 
 The configuration has the other data of its agents. An agent who came by OpenID Connect and is not in the configuration
-has all data here, and a number from `FIRST_NUMBER` on. Rows are never removed, so no number is used twice.
+has all data here, and a number from `FIRST_UNCONFIGURED_ID` on. Rows are never removed, so no number is used twice.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, func, insert, select, text, update
 
 from tminus.domain.errors import AgentShutOut
 from tminus.domain.model import KnownAgent
-from tminus.domain.types import FIRST_NUMBER
+from tminus.domain.types import FIRST_UNCONFIGURED_ID
 from tminus.storage import calendar_feeds
 from tminus.storage.tables import AGENTS
 from tminus.storage.transaction import Transaction
@@ -29,7 +29,7 @@ _BY_SUBJECT = select(AGENTS).where(
 _CHANGED = select(AGENTS).where(_A.changed > bindparam("after")).order_by(_A.changed).limit(bindparam("limit"))
 _LISTED = select(AGENTS).where(_A.id > bindparam("after")).order_by(_A.id).limit(bindparam("limit"))
 _NEWEST_CHANGE = select(func.coalesce(func.max(_A.changed), 0))
-_NEWEST_NUMBER = select(func.coalesce(func.max(_A.id), 0)).where(_A.id >= FIRST_NUMBER)
+_NEWEST_NUMBER = select(func.coalesce(func.max(_A.id), 0)).where(_A.id >= FIRST_UNCONFIGURED_ID)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def admit(tx: Transaction, person: Person) -> KnownAgent | None:
     if found is None and person.roles == "[]":
         return None
     if found is None:
-        number = max(int(tx.scalar(_NEWEST_NUMBER)) + 1, FIRST_NUMBER)
+        number = max(int(tx.scalar(_NEWEST_NUMBER)) + 1, FIRST_UNCONFIGURED_ID)
         found = KnownAgent(id=number, **person._asdict(), changed=_next_change(tx))
         _add(tx, found)
         tx.has_events = True

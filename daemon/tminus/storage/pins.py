@@ -154,6 +154,6 @@ class FreePins:
         start = random.SystemRandom().choices(list(left), list(left.values()))[0]
         stop = min(start + BLOCK, ids.PINS.stop)
         free = set(range(start, stop)) - besides - set(execute(_WITHIN, {"start": start, "stop": stop}).scalars())
-        found = ids.sample(free, count)
+        found = ids.choose_pins(free, count)
         left[start] = len(free) - len(found)
         return set(found)

@@ -8,7 +8,7 @@ import trustme
 
 from tminus.config import ConfigError, load
 from tminus.config.settings import Agent, OidcRoles
-from tminus.domain.types import FIRST_NUMBER, Role
+from tminus.domain.types import FIRST_UNCONFIGURED_ID, Role
 from tminus.oidc import settings as oidc
 
 COMPLETE = 'issuer = "https://login.example.com/realms/desk"\nclient_id = "tminus"\nclient_secret_file = "secret"\n'
@@ -94,6 +94,6 @@ def test_groups_give_roles_and_a_star_gives_one_to_everybody() -> None:
 
 def test_the_configuration_cannot_use_the_numbers_of_agents_who_come_by_an_issuer() -> None:
     fields: dict[str, Any] = {"name": "Ada", "roles": ["agent"]}
-    assert Agent(id=FIRST_NUMBER - 1, **fields).id == FIRST_NUMBER - 1
+    assert Agent(id=FIRST_UNCONFIGURED_ID - 1, **fields).id == FIRST_UNCONFIGURED_ID - 1
     with pytest.raises(ValueError, match="less than 2000000000"):
-        Agent(id=FIRST_NUMBER, **fields)
+        Agent(id=FIRST_UNCONFIGURED_ID, **fields)
