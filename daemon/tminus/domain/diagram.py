@@ -1,6 +1,6 @@
-"""The diagram of the transition table, drawn by `transitions`.
+"""The diagram of the transition table, drawn by the library `transitions`.
 
-A module of its own, because the drawing classes take longer to import than the rest of the command.
+It is a module of its own, because the library's drawing classes take longer to import than the rest of `tminus`.
 """
 
 from typing import Any

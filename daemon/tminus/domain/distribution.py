@@ -14,9 +14,9 @@ class Summary:
     count: int
     mean: float | None = None
     p50: int | None = None
-    """The smallest of the numbers that at least half of them do not exceed."""
+    """The median, by the nearest-rank method: at least half of the numbers are not greater."""
     p99: int | None = None
-    """The same for 99 of 100."""
+    """The 99th percentile, by the same method."""
     max: int | None = None
 
 

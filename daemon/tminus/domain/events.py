@@ -213,7 +213,7 @@ class LogEvent:
         event, entry = self.event, CATALOGUE[self.event.type]
         sentence = entry.sentences.get(event.actor.partition(":")[0], entry.sentence)
         if event.actor.startswith("room:"):
-            sentence = entry.sentence  # another system reports it, and not why
+            sentence = entry.sentence  # another system reports that it happened, but not why
         sentence = sentence.format(
             who=self.participant.name if self.participant else "somebody",
             actor=_actor(event.actor, actor_name),

@@ -13,7 +13,7 @@ class Interval(NamedTuple):
 
 
 def merged(intervals: Iterable[Interval], start: datetime, end: datetime) -> list[Interval]:
-    """Return the parts of intervals between two times, in order; those that overlap or touch are one."""
+    """Return the parts of intervals between two times, in order. Those that overlap or touch are merged into one."""
     found: list[Interval] = []
     for one in sorted(intervals):
         cut = Interval(max(one.start, start), min(one.end, end))

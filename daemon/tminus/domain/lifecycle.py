@@ -1,7 +1,7 @@
 """The transition table, and the `transitions` machine that is built from it. No I/O.
 
-A row of the table contains everything that a transition means: who may cause it, what it writes, and which events it
-records. `storage.transitions` executes it. The machine decides which transitions are legal; the README shows its
+A row of the table describes a transition completely: who may cause it, what it writes, and which events it records.
+`storage.transitions` executes it. The machine decides which transitions are legal; the README shows its
 diagram.
 """
 
@@ -41,7 +41,7 @@ class Change(Enum):
     GIVEN = auto()
     """A value that the command passes."""
     REMINDER = auto()
-    """When the next reminder is due before the start that the command passes."""
+    """The time of the next reminder, computed from the start that the command passes."""
 
 
 Changes = Mapping[str, Change]

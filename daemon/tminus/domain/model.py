@@ -1,8 +1,4 @@
-"""The stored records: sessions, participants, events, agent sessions, sign-in codes, idempotency records, and the state
-of webhooks.
-
-Each is declared once, here; `storage.tables` turns it into a table.
-"""
+"""The records that are stored in the database: a class for each table. `storage.tables` turns them into tables."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -52,7 +48,10 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else self.number(value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002
-        """Return the function that converts a value. `process_result_value` would be called by yet another function."""
+        """Return the function that converts a stored value.
+
+        `process_result_value` would do the same with one more function call for each value.
+        """
         instant = self.instant
         return lambda value: None if value is None else instant(value)
 
@@ -60,8 +59,8 @@ class Instant(TypeDecorator[datetime]):
 class JsonText(TypeDecorator[str]):
     """A column of JSON that is stored and read as text.
 
-    What a caller has sent is returned as it was stored. Parsing it for each event, or each row of a list, took more
-    time than the rest of a page, and turned a few kilobytes of brackets into megabytes of objects.
+    Answers contain this text as it was stored. Parsing it for each event or row would take more time than the rest of
+    an answer, and turn a few kilobytes of brackets into megabytes of objects.
     """
 
     impl = JSON
@@ -77,8 +76,8 @@ class JsonText(TypeDecorator[str]):
 class Record(SQLModel):
     """Base class of the stored records.
 
-    Its instances are constructed by pydantic alone. SQLModel's own constructor prepares them for an ORM session, which
-    tminus does not use, and took a third of the time.
+    Its instances are constructed by pydantic alone. SQLModel's own constructor also prepares them for an ORM session,
+    which tminus does not use, and takes a third of its time for that.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -152,9 +151,9 @@ class Session(Record):
     """When the next reminder is due; None: no more reminder is to come."""
 
     series_id: str | None = None
-    """The series that it belongs to; None: none."""
+    """The series to which it belongs; None: it belongs to none."""
     series_start: str | None = None
-    """The local time at which it starts by the series, also if it was moved."""
+    """Its local start in the series. It stays the same if the session alone is moved."""
 
     participants: int = 0
     version: int = 1
@@ -189,7 +188,7 @@ class Presence(Record):
     participant_id: str
     session_id: str
     resume_sha256: str
-    """SHA-256 of the key with which they come back after their connection was lost."""
+    """SHA-256 of the resume key, with which they reconnect after their connection was lost."""
     daemon: str
     """The name of the daemon to which they are connected, or were last connected."""
     connection: str
@@ -199,10 +198,14 @@ class Presence(Record):
 
 
 class Lease(Record):
-    """A daemon with people in its rooms. If the lease expires, another daemon records that they have left."""
+    """The lease of a daemon with people in its rooms.
+
+    The daemon renews it while it runs. When it has expired, another daemon records that these people are gone.
+    """
 
     daemon: str
     until: datetime = Field(sa_type=Instant)
+    """When it expires."""
 
 
 class Event(Record):
@@ -243,7 +246,7 @@ class AgentSession(Record):
 
 
 class KnownAgent(Record):
-    """The stored state of an agent. Configured agents have only their number and the last three fields."""
+    """The stored state of an agent. Of a configured agent only the number and the last three fields are stored."""
 
     id: int
     issuer: str = ""
@@ -262,20 +265,22 @@ class KnownAgent(Record):
 
 
 class Series(Record):
-    """A series of sessions. Its occurrences are sessions that are made ahead."""
+    """A series of sessions. Its occurrences are sessions, which are made ahead of time."""
 
     id: str
     agent_id: int
     caller: str
-    """Who created it, as JSON: an agent who is not in the configuration acts as then."""
+    """Name, external id and roles of the agent at the creation, as JSON. Later sessions are created with them if the
+    agent is not in the configuration.
+    """
     definition: str
-    """When sessions start, and what is in each of them, as JSON: as the caller sent it."""
+    """The series in the form of the API, as JSON: when sessions start, and what each of them contains."""
     template: str
-    """What is in each session, as JSON: the fields of `CreateSession`."""
+    """What each session contains, as JSON: the fields of `CreateSession`."""
     made_through: str
     """The local time through which occurrences have been made."""
     next_at: datetime | None = Field(default=None, sa_type=Instant)
-    """When the next occurrences are to be made; None: none is to come."""
+    """When the next occurrences are to be made; None: there are no more."""
     ended_at: datetime | None = Field(default=None, sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
     updated_at: datetime = Field(sa_type=Instant)
@@ -293,10 +298,10 @@ class Occurrence(Record):
 
     series_id: str
     local_start: str
-    """The local time at which it starts by the series, whatever has become of the session."""
+    """Its local start in the series, even if the session was moved or closed."""
     session_id: str
     start_time: datetime = Field(sa_type=Instant)
-    """The start that the series gave to the session. If the session has another one, it was moved alone."""
+    """The start that the series gave to the session. If the session has another start, it was moved alone."""
 
 
 class CalendarFeed(Record):
@@ -308,7 +313,7 @@ class CalendarFeed(Record):
 
 
 class ChallengeUse(Record):
-    """An answer to a challenge, which was right or wrong: no challenge can be answered twice."""
+    """A challenge that was answered, rightly or wrongly. It cannot be answered again."""
 
     uuid: str
     guessed_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -344,7 +349,7 @@ class IdempotencyRecord(Record):
 
 
 class BatchRecord(Record):
-    """The result of a batch with an `Idempotency-Key`, for the same purpose."""
+    """The result of a batch with an `Idempotency-Key`, so that a retry gets the same answer."""
 
     agent_id: int
     key: str
@@ -355,7 +360,7 @@ class BatchRecord(Record):
 
 
 class Batch(Record):
-    """A batch that is decided, but not done for all of its sessions. The row is removed when it is."""
+    """A batch that is decided but not finished. The row is removed when the batch is done for all of its sessions."""
 
     id: str
     kind: BatchKind = Field(sa_type=String)
@@ -364,7 +369,7 @@ class Batch(Record):
     key: str | None = None
     """The `Idempotency-Key` of the request."""
     caller: str
-    """The actor and the id of the request, as JSON, for events."""
+    """The actor and the request id, for the events: JSON."""
     session_ids: str = Field(sa_type=JsonText)
     """The ids of its sessions, in their order: a JSON list."""
     starts: str | None = Field(default=None, sa_type=JsonText)
@@ -374,12 +379,12 @@ class Batch(Record):
     soon.
     """
     remaining: int
-    """Number of its last sessions for which it is not done yet."""
+    """Number of sessions for which it is not done yet: the last ones of `session_ids`."""
     created_at: datetime = Field(sa_type=Instant)
 
 
 class BatchPart(Record):
-    """What a batch does with some of its sessions, as JSON. The row is removed when that is done."""
+    """A part of a batch: what it does with some of the sessions, as JSON. The row is removed when the part is done."""
 
     batch_id: str
     number: int
@@ -439,7 +444,7 @@ class Delivery(Record):
 
 
 class MailCount(Record):
-    """How many mails an agent has caused in the present period of `limits.mails_per_agent`."""
+    """How many mails an agent has caused in the current period of `limits.mails_per_agent`."""
 
     agent_id: int
     since: datetime = Field(sa_type=Instant)
@@ -458,5 +463,5 @@ class Mail(Record):
     unanswered: int = 0
     """How often its text was sent without an answer; 0 if the server has answered."""
     sent_seq: int | None = None
-    """The number of the last event about which a mail was accepted; None: none was, so the invitee was never told."""
+    """The number of the last event about which a mail was accepted; None: no mail was ever accepted."""
     at: datetime = Field(sa_type=Instant)

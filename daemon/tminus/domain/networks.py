@@ -4,10 +4,10 @@ import ipaddress
 from functools import lru_cache
 
 IPV6_NETWORKS = {64: 1, 48: 8, 32: 64}
-"""The IPv6 networks in which an address counts for limits of guesses: prefix length -> how many times a limit each has.
+"""The IPv6 networks in which a guess counts: prefix length -> factor by which the limit of an address is multiplied.
 
-A /64 is the smallest network of a site. Whoever has a /48, which tunnel brokers give away, has 65,536 of them, and a
-provider with a /32 has four billion.
+A /64 is the smallest network of a site. A /48, which tunnel brokers give away, contains 65,536 of them; the /32 of a
+provider contains four billion.
 """
 
 
@@ -27,7 +27,7 @@ def client_network(address: str) -> str:
 
 @lru_cache(maxsize=4096)
 def counted_networks(address: str) -> tuple[tuple[str, int], ...]:
-    """Return the networks in which the guesses of an address count, each with how many times a limit it has."""
+    """Return the networks in which a guess counts, each with the factor by which its limit is multiplied."""
     narrowest = client_network(address)
     if not narrowest.endswith("/64"):
         return ((narrowest, 1),)
@@ -39,6 +39,6 @@ def counted_networks(address: str) -> tuple[tuple[str, int], ...]:
 
 
 def client_site(address: str) -> str:
-    """Return the network that gets one turn in a line of those who have guessed. For IPv6 it is the /48."""
+    """Return the address or network that counts as one client when clients take turns. For IPv6 it is the /48."""
     counted = counted_networks(address)
     return counted[min(1, len(counted) - 1)][0]

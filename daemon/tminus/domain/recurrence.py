@@ -1,8 +1,8 @@
 """When the occurrences of a series start: recurrence rules of RFC 5545 in local time. No I/O.
 
-python-dateutil computes which days of a year or a month a rule selects. It never stops to look for the next occurrence
-of a rule that selects none, such as 30 February. So it computes one month or year at a time here, or is given only
-rules that select something in each period, and nothing depends on its end.
+python-dateutil computes which days of a year or a month a rule selects. For a rule that selects none, such as 30
+February, it searches without end. So this module calls it for one month or year at a time, or with rules that select
+something in each period.
 """
 
 import re
@@ -31,13 +31,13 @@ MAX_A_DAY = 8
 """Maximum number of occurrences on one day."""
 
 MAX_DATES = 366
-"""Maximum number of times that a series excludes, or has in addition to its rule."""
+"""Maximum number of occurrences that a series excludes, and of those that it adds to its rule."""
 
 FIRST_YEAR, LAST_YEAR = 2000, 2999
 """The years of local times. Python's `datetime` ends with the year 9999."""
 
 FREQUENCIES = ("YEARLY", "MONTHLY", "WEEKLY", "DAILY")
-"""Sessions each hour or more often are no series of meetings, and would be many."""
+"""The frequencies that are allowed. `HOURLY` and shorter ones would create too many sessions."""
 
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _DAY = re.compile(rf"([+-]?[0-9]{{1,2}})?({'|'.join(_DAYS)})")
@@ -131,8 +131,8 @@ def parse_excluded(value: object) -> str:
 def instant(local: datetime, zone_name: str) -> datetime:
     """Return the time that a local time means.
 
-    A time that occurs twice, because clocks are set back, is the first of both. One that does not occur, because clocks
-    are set ahead, is as far after the change as it would be without the change: 02:30 is 03:30 then.
+    A local time that occurs twice, because clocks are set back, means the first of both. One that does not occur,
+    because clocks are set ahead, is moved ahead as they are: 02:30 becomes 03:30.
     """
     return local.replace(tzinfo=zone(zone_name), fold=0).astimezone(UTC)
 
@@ -150,7 +150,7 @@ class Rule:
     count: int | None
     until: str | None
     days: tuple[tuple[int, int], ...]
-    """Weekday (0: Monday) and its number in the month or year; 0: each."""
+    """Weekday (0: Monday), and its number in the month or year (0: every one)."""
     numbers: tuple[tuple[str, tuple[int, ...]], ...]
     week_start: int
 
@@ -253,13 +253,13 @@ class Recurrence:
     """When the sessions of a series start."""
 
     start: datetime
-    """Local, of the first occurrence that is possible."""
+    """Local time. No occurrence of the rule is earlier; without a rule, it is the only one."""
     zone: str
     rule: Rule | None = None
     excluded: frozenset[str] = frozenset()
-    """Local times and dates, as text."""
+    """Local times and dates without an occurrence, as text."""
     added: tuple[datetime, ...] = ()
-    """Local times that the rule does not have."""
+    """Local times of occurrences in addition to those of the rule."""
 
     def between(self, after: datetime, until: datetime, most: int) -> list[datetime]:
         """Return the first `most` local times after `after`, up to `until`, in order.
@@ -287,9 +287,9 @@ class CreateSeries:
     horizon: timedelta
     """How far ahead sessions are made."""
     session: CreateSession
-    """What is in each of them, without a start."""
+    """What each of them contains, without a start."""
     sent: Mapping[str, Any]
-    """The same as the caller sent it, for answers."""
+    """The member `session` of the request as the caller sent it, for answers."""
 
 
 def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str) -> Iterator[datetime]:
@@ -314,7 +314,7 @@ def _of_rule(start: datetime, rule: Rule | None, until: datetime, zone_name: str
 
 
 def is_over(rule: Rule, after: datetime, zone_name: str) -> bool:
-    """Return whether a rule says that it has ended at a local time. One with `COUNT` does not say when it ends."""
+    """Return whether a rule has an `UNTIL` that is not after a local time. The end by `COUNT` is not computed."""
     if rule.until is None:
         return False
     end, is_utc = _parse_until(rule.until)
@@ -324,7 +324,11 @@ def is_over(rule: Rule, after: datetime, zone_name: str) -> bool:
 
 
 def _each_period(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
-    """Return the times of a rule that selects something in each day or week, before its other conditions."""
+    """Return the times of a daily or weekly rule.
+
+    The library gets only the part of the rule that selects something in each period. The other conditions are applied
+    here.
+    """
     from dateutil import rrule  # noqa: PLC0415 - loaded only for series
 
     days = tuple(day for day, _ in rule.days)
@@ -339,19 +343,19 @@ def _each_period(start: datetime, rule: Rule, last: datetime) -> Iterator[dateti
             continue
         if rule.freq == "DAILY" and days and one.weekday() not in days:
             continue
-        if month_days and one.day not in month_days and one.day - _length(one) - 1 not in month_days:
+        if month_days and one.day not in month_days and one.day - _days_in_month(one) - 1 not in month_days:
             continue
         yield one
 
 
-def _length(day: datetime) -> int:
+def _days_in_month(day: datetime) -> int:
     """Return the number of days in the month of a day."""
     following = day.replace(day=28) + timedelta(days=4)
     return (following - timedelta(days=following.day)).day
 
 
 def _in_periods(start: datetime, rule: Rule, last: datetime) -> Iterator[datetime]:
-    """Return the times of a rule that may select nothing in a month or year, one of these periods at a time."""
+    """Return the times of a monthly or yearly rule. The library computes one month or year at a time."""
     from dateutil import rrule  # noqa: PLC0415 - loaded only for series
 
     is_yearly = rule.freq == "YEARLY"

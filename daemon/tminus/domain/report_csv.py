@@ -12,7 +12,7 @@ MEASURES = ("waitingSeconds", "lengthSeconds", "lagMs")
 
 
 def as_table(report: Any, line_end: str = "\n") -> str:
-    """Return the rows of a report as `GET /report` answers it: section, key, name, measure, value."""
+    """Return the answer of `GET /report` as CSV, with the columns section, key, name, measure and value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator=line_end)
     writer.writerow(("section", "key", "name", "measure", "value"))
@@ -34,6 +34,6 @@ def _rows(report: Any) -> Iterator[tuple[str, object, str, str, Any]]:
 
 
 def _safe(name: str) -> str:
-    """Return a name that a spreadsheet does not take for a formula."""
-    # Some spreadsheets drop white space at the beginning, and take the full-width forms of these characters like them.
+    """Return a name in a form that spreadsheets do not execute as a formula."""
+    # Some spreadsheets drop white space at the beginning, and treat the full-width forms of these characters the same.
     return f"'{name}" if normalize("NFKC", name).lstrip().startswith(("=", "+", "-", "@")) else name
