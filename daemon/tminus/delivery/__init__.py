@@ -1,4 +1,4 @@
-"""Webhooks: each endpoint receives every event that it subscribes to, in order and at least once.
+"""Webhooks and mail: each webhook receives every event that it subscribes to, in order and at least once.
 
 ================  ===================================================================================
 `signing`         the headers by which a receiver verifies the sender
@@ -10,10 +10,10 @@
 `credentials`     the secrets of endpoints, and the authorities that they trust
 `connection`      one request and its response on a connection
 `client`          requests to one receiver, limited in time and size, and their outcomes
-`sender`          the seam: what the delivery worker needs of something that sends events
+`sender`          the interface between the delivery worker and what sends events
 `mail`            sends mail to the people who are invited to a session
 `webhook_sender`  sends events to a webhook, as signed JSON
-`due`             what is due to an endpoint
+`due`             find what is due to an endpoint
 `worker`          the delivery worker of one endpoint
 `webhooks`        all delivery workers, on a thread of their own, and the operators' commands
 ================  ===================================================================================

@@ -5,25 +5,25 @@ import random
 from datetime import UTC, datetime, timedelta
 
 FIRST = timedelta(seconds=5)
-MAX_PAUSE = timedelta(hours=1)
+MAX_DELAY = timedelta(hours=1)
 
 MAX_RETRY_AFTER = timedelta(days=1)
-"""The longest pause that a receiver's `Retry-After` can cause."""
+"""The longest delay that a receiver's `Retry-After` can cause."""
 
 
-def pause(failures: int, requested: timedelta | None = None, first: timedelta = FIRST) -> timedelta:
-    """Return the pause after this number of consecutive failures, which is at least 1.
+def delay(failures: int, requested: timedelta | None = None, first: timedelta = FIRST) -> timedelta:
+    """Return the delay before the next attempt. `failures`: the number of consecutive failures, at least 1.
 
-    It doubles with each failure, up to an hour, and is reduced at random by up to half, so that endpoints that failed
-    together do not retry together. It is never shorter than the receiver has `requested`.
+    The delay doubles with each failure, up to an hour, and is reduced at random by up to half, so that endpoints that
+    failed together do not retry together. It is not shorter than the receiver has `requested`, up to a day.
     """
-    longest: timedelta = min(MAX_PAUSE, first * (1 << min(failures - 1, 30)))
+    longest: timedelta = min(MAX_DELAY, first * (1 << min(failures - 1, 30)))
     chosen = longest * random.uniform(0.5, 1)  # noqa: S311 - not a secret
     return max(chosen, min(requested, MAX_RETRY_AFTER)) if requested is not None else chosen
 
 
 def retry_after(header: str | None, now: datetime) -> timedelta | None:
-    """Return the pause that a `Retry-After` header requests, in seconds or as a date; None if it cannot be parsed."""
+    """Return the delay that a `Retry-After` header requests, in seconds or as a date; None if it cannot be parsed."""
     if header is None:
         return None
     text = header.strip()

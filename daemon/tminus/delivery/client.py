@@ -39,7 +39,7 @@ _QUERY = f"{_PATH}?"
 
 
 class Client:
-    """Sends requests to one URL over a persistent connection, which it closes when it is idle for a few seconds.
+    """Sends requests to one URL over a persistent connection, which is closed after a few seconds without a request.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ class Client:
         self._link_local = link_local
         parts = urlsplit(url)
         name, _, zone = (parts.hostname or "").partition("%")
-        self._look_up = f"{name}%{zone.removeprefix('25')}" if zone else name
+        self._lookup_name = f"{name}%{zone.removeprefix('25')}" if zone else name
         self._name = name.rstrip(".")
-        """The host for TLS and the header `Host`: without a zone, which has a meaning only on this machine, and without
-        a trailing dot."""
+        """The host for TLS and the header `Host`: without a trailing dot, and without a zone, which has a meaning only
+        on this machine."""
         usual = 443 if parts.scheme == "https" else 80
         self._port = parts.port or usual
         host = f"[{self._name}]" if ":" in self._name else self._name
@@ -120,7 +120,7 @@ class Client:
         except (OSError, ConnectionClosed):
             if not (connection.used and connection.is_silent):
                 raise
-            # The receiver may close an idle connection at any time, also just as a request is sent. So send it again.
+            # The receiver may close an idle connection just as the request is sent. So send the request again.
             connection.abort()
             connection = sending.connection = await self._connected()
             await connection.send(request, body)
@@ -149,7 +149,7 @@ class Client:
 
     async def _connected(self) -> Connection:
         """Return a new connection to an address that events may be sent to."""
-        targets = await allowed(self._resolver, self._look_up, self._port, link_local=self._link_local)
+        targets = await allowed(self._resolver, self._lookup_name, self._port, link_local=self._link_local)
         if self.trust is not None and self._context is None:
             self._context = await asyncio.to_thread(self.trust.context)
         raw, target = await connect(in_order(targets, self._last))

@@ -13,7 +13,7 @@ ANSWER_BYTES = 2048
 HEAD_BYTES = 32 * 1024
 """Maximum bytes of a response's head."""
 
-INTERIM = 16
+MAX_INTERIM = 16
 """Maximum number of interim responses (`1xx`) before the final one."""
 
 EXCHANGE_BYTES = 4 * HEAD_BYTES
@@ -96,8 +96,8 @@ class Connection:
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-        self._read = 0
-        self._interim = 0
+        self._bytes_read = 0
+        self._interim_responses = 0
         self._ended = False
         self.used = False
         """Whether the connection carried another request before the current one."""
@@ -118,7 +118,7 @@ class Connection:
     @property
     def is_silent(self) -> bool:
         """Whether nothing has arrived since the request."""
-        return self._read == 0
+        return self._bytes_read == 0
 
     def abort(self) -> None:
         self._stream.transport.abort()  # not `close`, which would wait for a receiver that does not read
@@ -132,9 +132,9 @@ class Connection:
 
         Raises `OSError`, `BadResponse`, `h11.ProtocolError`.
         """
-        self.response, self._read, self._interim = Response(), 0, 0
+        self.response, self._bytes_read, self._interim_responses = Response(), 0, 0
         parts = (self._http.send(request), self._http.send(h11.Data(body)), self._http.send(h11.EndOfMessage()))
-        # One write that does not wait, so that a response that arrives before the whole body was sent is read.
+        # One write, without waiting until it is sent: a receiver may respond before it has read the whole body.
         self._stream.transport.write(b"".join(part for part in parts if part))
         while not self.advance():
             await self._stream.wait()
@@ -147,9 +147,9 @@ class Connection:
                 if not self._feed():
                     return False
             elif isinstance(event, h11.InformationalResponse):
-                self._interim += 1
-                if self._interim > INTERIM:
-                    raise BadResponse(f"more than {INTERIM} interim answers")
+                self._interim_responses += 1
+                if self._interim_responses > MAX_INTERIM:
+                    raise BadResponse(f"more than {MAX_INTERIM} interim answers")
             elif isinstance(event, h11.Response):
                 self.response.status = event.status_code
                 self.response.retry_after = _first(event.headers, b"retry-after")
@@ -169,8 +169,8 @@ class Connection:
         stream = self._stream
         if stream.received:
             data = stream.take()
-            self._read += len(data)
-            if self._read > EXCHANGE_BYTES:
+            self._bytes_read += len(data)
+            if self._bytes_read > EXCHANGE_BYTES:
                 raise BadResponse(f"an answer of more than {EXCHANGE_BYTES // 1024} KiB without an end")
             self._http.receive_data(data)
             return True

@@ -10,7 +10,7 @@ from tminus.config.settings import Mail
 from tminus.delivery.tls import Trust
 
 Secrets = Mapping[str, tuple[str, ...]]
-"""The secrets of each endpoint, by its name; of mail, the password (`""`: none)."""
+"""The secrets of each endpoint, by its name; for mail, the password (`""`: none)."""
 
 
 def read_secrets(settings: Settings, state_directory: Path, environ: Mapping[str, str]) -> Secrets:

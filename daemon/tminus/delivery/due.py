@@ -26,15 +26,15 @@ class Due:
     blocked: bool = False
     """Whether new events make no difference: the endpoint is paused, or waits to retry."""
     skipped_through: int = 0
-    """The number of an event up to which no new event matches."""
+    """No new event up to this number matches."""
 
 
 def find_due(view: View, subscription: Subscription, *, skipped_through: int, was_replay: bool) -> Due | None:
     """Return what is due now; None if the endpoint is not registered.
 
-    If there are new events and a replay, they alternate, since a replay may be as long as the whole history:
-    `was_replay` says that the previous step sent a page of a replay. `skipped_through` is the number of an event up to
-    which no new event matches, so that these are not read again.
+    Pages of new events and of a replay alternate, since a replay may be as long as the whole history. `was_replay`:
+    whether the previous page was one of a replay. `skipped_through`: no new event up to this number matches, so those
+    are not read again.
     """
     state = outbox.endpoint(view, subscription.name)
     if state is None:

@@ -1,7 +1,7 @@
-"""The seam between what is sent and how it is delivered.
+"""The interface between the delivery worker and what sends events.
 
-A `Sender` turns events into requests of one kind, such as signed JSON for a webhook. The delivery worker does the rest
-for all kinds: cursor, order, retries, pause, replays and the delivery log.
+A `Sender` sends events in one way, such as signed JSON to a webhook. The delivery worker does the rest, the same for
+every way: cursor, order, retries, pause, replays and the delivery log.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tminus.storage import EventFilter, Page, Transaction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """What the delivery worker uses of an endpoint's configuration."""
+    """The part of an endpoint's configuration that the delivery worker uses."""
 
     name: str
     events: EventFilter
@@ -42,7 +42,7 @@ class Outcome:
     """The beginning of the response's body."""
     ms: int
     retry_after: timedelta | None = None
-    """The pause that the receiver's `Retry-After` requests."""
+    """The delay that the receiver's `Retry-After` requests."""
     cancelled: bool = False
     """Whether tminus cancelled the request before a response arrived. That is not a failure of the receiver."""
 
@@ -76,9 +76,9 @@ MailObserver = Callable[[MailState], None]
 
 
 class Sender(Protocol):
-    """Sends events to one endpoint. When its methods are cancelled, they return what came of it.
+    """Sends events to one endpoint. A method that is cancelled while it sends returns the outcome so far.
 
-    They raise nothing but `RequestError`, if the database is unreachable before anything was sent.
+    The only error raised is `RequestError`, if the database is unreachable before anything was sent.
     """
 
     async def send(self, kind: DeliveryKind, page: Page) -> Sent:

@@ -47,7 +47,7 @@ def _system_authorities() -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _check(ca_file: Path, _content: bytes) -> None:
+def _check(ca_file: Path, _content: bytes) -> None:  # with the content, so that a changed file is checked again
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
 
 

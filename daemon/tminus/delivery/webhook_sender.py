@@ -19,11 +19,11 @@ BODY_BYTES = 1024 * 1024
 """Maximum size of a request's JSON: many servers accept this much by default. A single event may be larger; the API
 limits its size."""
 
-_NOTHING = Page([], 0)
+_EMPTY_PAGE = Page([], 0)
 
 
 def subscription(webhook: Webhook) -> Subscription:
-    """Return what the delivery worker uses of a webhook's configuration."""
+    """Return the part of a webhook's configuration that the delivery worker uses."""
     types = None if "*" in webhook.events else webhook.subscribed_types
     return Subscription(
         name=webhook.name,
@@ -77,11 +77,11 @@ class WebhookSender:
             "ts": timestamps.text(clock.now()),
             "message": f"A test of endpoint {self._webhook.name}",
         }
-        return await self._post(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]), _NOTHING)
+        return await self._post(DeliveryKind.PING, f"msg_{ids.random_hex()}", orjson.dumps([event]), _EMPTY_PAGE)
 
     async def send(self, kind: DeliveryKind, page: Page) -> Sent:
         if kind is DeliveryKind.SAMPLE:
-            return await self._post(kind, f"msg_{ids.random_hex()}", self._sample_body(page), _NOTHING)
+            return await self._post(kind, f"msg_{ids.random_hex()}", self._sample_body(page), _EMPTY_PAGE)
         page, body = self._one_request(page)
         seqs = [recorded.event.seq for recorded in page.events]
         sent = await self._post(kind, signing.batch_id(self._database_id, seqs), body, page)
@@ -112,7 +112,8 @@ class WebhookSender:
 
     async def _post(self, kind: DeliveryKind, webhook_id: str, body: bytes, page: Page) -> Sent:
         now = clock.now()
-        headers = signing.headers(self._secrets, webhook_id, clock.outside(), body)  # the receiver compares it
+        # The receiver compares the time with its own clock, so this is never that of a test clock.
+        headers = signing.headers(self._secrets, webhook_id, clock.outside(), body)
         headers["Content-Type"] = self._webhook.content_type
         outcome = await self._client.post(body, headers, self._webhook.timeout)
         attempt = Delivery(

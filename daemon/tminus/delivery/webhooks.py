@@ -37,7 +37,6 @@ STOP_GRACE = 1.0
 """Seconds that a request in flight may take when the daemon stops, or when its endpoint is changed or removed. Then it
 is cancelled, and has the same time again to be recorded. A cancelled request is repeated later with the same events."""
 
-
 REGISTER_BATCH = 50
 """Endpoints that are registered at a time. They share a transaction, and requests may come between two batches."""
 
@@ -52,7 +51,8 @@ class ConfiguredEndpoint:
     events: tuple[str, ...]
     session_types: tuple[SessionType, ...]
     reopen: Callable[[Transaction, int, int, str | None], None] = lambda *_: None
-    """Prepares a replay of the events after a number, up to a number, and of one session or all."""
+    """Prepares a replay. Its arguments: the transaction, the number that the events are after, the number of the last,
+    and the id of a session, or None for all sessions."""
 
     @property
     def name(self) -> str:
@@ -60,8 +60,8 @@ class ConfiguredEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """What a worker is made of. It is replaced if one of these changes."""
+class _Inputs:
+    """What a worker is created from. If any of it changes, a new worker replaces the old one."""
 
     configuration: object
     secrets: tuple[str, ...] = field(repr=False)
@@ -73,7 +73,7 @@ class _Wanted:
     """A worker that a configuration needs."""
 
     endpoint: ConfiguredEndpoint
-    made: _Made
+    inputs: _Inputs
     sender: Callable[[], Sender]
 
 
@@ -82,7 +82,7 @@ class _Running:
     """A worker and its task."""
 
     worker: DeliveryWorker
-    made: _Made
+    inputs: _Inputs
     task: asyncio.Task[None]
 
 
@@ -97,7 +97,7 @@ class EndpointStatus:
 
 
 class Webhooks:
-    """The endpoints of the configuration in force.
+    """The endpoints of the configuration in force: the webhooks, and mail.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Webhooks:
         The directory of relative paths in the configuration.
     on_attempt
         Called after each attempt, on the webhooks' thread.
-    first_pause
+    first_delay
         How long to wait after the first failure of an endpoint.
     on_mail
         Called with what became of each mail, on the webhooks' thread.
@@ -118,13 +118,13 @@ class Webhooks:
         store: Store,
         state_directory: Path,
         on_attempt: AttemptObserver = lambda _endpoint, _ok, _events: None,
-        first_pause: timedelta = backoff.FIRST,
+        first_delay: timedelta = backoff.FIRST,
         on_mail: MailObserver = lambda _state: None,
     ) -> None:
         self._store = store
         self._state = state_directory
         self._on_attempt = on_attempt
-        self._first_pause = first_pause
+        self._first_delay = first_delay
         self._on_mail = on_mail
         self._backlogs = outbox.Backlogs()
         self._loop = asyncio.new_event_loop()
@@ -150,8 +150,8 @@ class Webhooks:
                 notifier.notify()
 
     def retry_all_now(self) -> None:
-        """End all pauses before a retry. If the wall clock is set back by an hour, a pause of seconds would otherwise
-        take that hour, too.
+        """Let all endpoints that wait to retry do so now. Otherwise, after the wall clock was set back by an hour, a
+        delay of seconds would last an hour longer.
 
         Any thread but the writer's may call this. Raises `StoreUnavailable`, `Overloaded`.
         """
@@ -208,9 +208,9 @@ class Webhooks:
         )
         return _Wanted(
             endpoint,
-            _Made(used, secrets, trust),
+            _Inputs(used, secrets, trust),
             lambda: sender.MailSender(
-                self._store, self._threads, settings, access, words, self._on_mail, self._first_pause
+                self._store, self._threads, settings, access, words, self._on_mail, self._first_delay
             ),
         )
 
@@ -221,7 +221,7 @@ class Webhooks:
             client = Client(webhook.url, trust, link_local=webhook.allow_link_local)
             return WebhookSender(webhook, secrets, client, self._store.database_id, lambda: self._names)
 
-        return _Wanted(configured(webhook), _Made(webhook, secrets, trust), sender)
+        return _Wanted(configured(webhook), _Inputs(webhook, secrets, trust), sender)
 
     # --- for operators ------------------------------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class Webhooks:
         self._notifiers[name].notify()
 
     async def replay(self, name: str, *, from_seq: int | None, since: datetime | None, session: str | None) -> Replay:
-        """Queue a replay of the events from a number on, since a time, or of a session, until now; return the replay.
+        """Queue a replay of past events: those from a number on, since a time, or of a session. Return the replay.
 
         Raises `UnknownWebhook`, `UnknownSession`.
         """
@@ -323,18 +323,18 @@ class Webhooks:
         unchanged = {
             one.endpoint.name
             for one in wanted
-            if one.endpoint.name in self._workers and self._workers[one.endpoint.name].made == one.made
+            if one.endpoint.name in self._workers and self._workers[one.endpoint.name].inputs == one.inputs
         }
-        # What can fail comes first, so that a failure stops no worker that is running.
-        new = [(one.made, self._worker(one)) for one in wanted if one.endpoint.name not in unchanged]
-        old_secrets = {name: running.made.secrets for name, running in self._workers.items()}
+        # Create the new workers first: if that fails, the running ones continue.
+        new = [(one.inputs, self._worker(one)) for one in wanted if one.endpoint.name not in unchanged]
+        old_secrets = {name: running.inputs.secrets for name, running in self._workers.items()}
         await self._end([name for name in self._workers if name not in unchanged])
         for start in range(0, len(new), REGISTER_BATCH):
             await asyncio.gather(*(_register(worker) for _, worker in new[start : start + REGISTER_BATCH]))
-        for made, worker in new:
-            self._workers[worker.name] = _Running(worker, made, asyncio.create_task(worker.run()))
-            if old_secrets.get(worker.name, made.secrets) != made.secrets:
-                # `config.changed` does not report it if the file has changed and the setting has not.
+        for inputs, worker in new:
+            self._workers[worker.name] = _Running(worker, inputs, asyncio.create_task(worker.run()))
+            if old_secrets.get(worker.name, inputs.secrets) != inputs.secrets:
+                # `config.changed` does not report a new secret in the same file, since no setting has changed.
                 log("webhook.secret", endpoint=worker.name)
 
     def _worker(self, wanted: _Wanted) -> DeliveryWorker:
@@ -350,7 +350,7 @@ class Webhooks:
             self._threads,
             self._notifiers[endpoint.name],
             self._on_attempt,
-            self._first_pause,
+            self._first_delay,
             backlog,
         )
 

@@ -1,9 +1,9 @@
-"""The delivery worker: has the events of one endpoint sent in order, one request at a time, and records each attempt.
+"""The delivery worker: delivers the events of one endpoint in order, one request at a time, and records each attempt.
 
 It is the same for all kinds of endpoints; a `Sender` sends the events.
 
-The worker keeps no state between two steps. Each step reads the endpoint's cursor and what is due from the database, so
-a restart, a reload and an operator's command all see the same state.
+Each step reads the endpoint's cursor and what is due from the database, so a restart, a reload and an operator's
+command need no special case. What the worker keeps in memory only saves reads and completes log lines.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tminus.storage.notifier import Notifier, wait_for
 
 T = TypeVar("T")
 
-DEFECT_PAUSE = 60.0
+DEFECT_DELAY = 60.0
 """Seconds to wait after an unexpected exception, which is a defect in tminus."""
 
 RETRY_INTERVAL = 1.0
@@ -41,7 +41,6 @@ SKIPPED = 1000
 
 SKIPPED_ON_THE_WAY = 100_000
 """Number of skipped events after which the cursor is written while more events follow."""
-
 
 AttemptObserver = Callable[[str, bool, int], None]
 """Called after each attempt with the endpoint, whether it succeeded, and the number of events."""
@@ -62,7 +61,7 @@ class DeliveryWorker:
         Notified when there are new events, or an operator has changed something.
     on_attempt
         Called after each attempt.
-    first_pause
+    first_delay
         How long to wait after the first failure.
     backlog
         Counts the events that wait for the endpoint.
@@ -76,7 +75,7 @@ class DeliveryWorker:
         threads: Executor,
         notifier: Notifier,
         on_attempt: AttemptObserver,
-        first_pause: timedelta = backoff.FIRST,
+        first_delay: timedelta = backoff.FIRST,
         backlog: Callable[[View], outbox.Backlog] = lambda _view: outbox.Backlog(0, None),
     ) -> None:
         self.name = subscription.name
@@ -87,7 +86,7 @@ class DeliveryWorker:
         self._notifier = notifier
         self._on_attempt = on_attempt
         self._backlog = backlog
-        self._first_pause = first_pause
+        self._first_delay = first_delay
         self._lock = f"endpoint {self.name}"
         self._skipped_through = 0
         """No event up to this number matches. It is rarely written to the database, since it can be found again."""
@@ -96,7 +95,7 @@ class DeliveryWorker:
         self._was_replay = False
         """Whether the last step sent a page of a replay: then new events are next."""
         self.blocked = False
-        """Whether it ignores new events: the endpoint is paused, or waits to retry. Any thread may read it."""
+        """Whether new events make no difference: the endpoint is paused, or waits to retry. Any thread may read it."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -122,7 +121,7 @@ class DeliveryWorker:
                 seconds = RETRY_INTERVAL
             except Exception as error:
                 log("webhook.defect", endpoint=self.name, **error_fields(error))
-                seconds = DEFECT_PAUSE
+                seconds = DEFECT_DELAY
             if seconds and not self._stopping.is_set():
                 await wait_for(notification, seconds)
 
@@ -262,8 +261,8 @@ class DeliveryWorker:
         failures = state.failures + 1
         since = state.failing_since or begun
         ended = begun + timedelta(milliseconds=outcome.ms)
-        retry_at = ended + backoff.pause(failures, outcome.retry_after, self._first_pause)
-        # However long the pause is, one last attempt is made before giving up.
+        retry_at = ended + backoff.delay(failures, outcome.retry_after, self._first_delay)
+        # However long the delay is, one last attempt is made before giving up.
         return {
             "failures": failures,
             "failing_since": since,
@@ -317,8 +316,8 @@ class DeliveryWorker:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         """Run a call that may wait for the database on one of `threads`, and return its result.
 
-        Even if it is cancelled, it waits until the call has ended, which the store limits in time. Otherwise the thread
-        could acquire the lock after `run` has released it, and keep it for ever.
+        A cancelled caller also waits until the call has ended; the store limits how long that takes. Otherwise the
+        thread could acquire the lock after `run` has released it, and keep it for ever.
         """
         future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         cancelled = False

@@ -55,7 +55,7 @@ class Office:
         self.begin()
 
     def begin(self) -> None:
-        self.webhooks = Webhooks(self.world.store, self.state, first_pause=SOON, on_mail=self.results.append)
+        self.webhooks = Webhooks(self.world.store, self.state, first_delay=SOON, on_mail=self.results.append)
         self.webhooks.start()
 
     def _committed(self, _tx: object) -> None:

@@ -55,7 +55,7 @@ class Sender:
     def __init__(self, database: Database, state: Path) -> None:
         store = database.open(wall_clock.now, committed=self._committed, peer_committed=self._heard)
         self.world = World(store, wall_clock)  # type: ignore[arg-type]
-        self.webhooks = Webhooks(self.world.store, state, first_pause=SOON)
+        self.webhooks = Webhooks(self.world.store, state, first_delay=SOON)
         self.webhooks.start()
 
     def _committed(self, _tx: object) -> None:
@@ -518,7 +518,7 @@ def test_a_reload_keeps_the_worker_of_an_unchanged_endpoint(sender: Sender, rece
         return {name: running.worker for name, running in sender.webhooks._workers.items()}
 
     before = reload()
-    assert sender.webhooks._workers["desk"].made.trust is None, "nothing is made for TLS without it"
+    assert sender.webhooks._workers["desk"].inputs.trust is None, "nothing is made for TLS without it"
     assert reload() == before
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     after = reload()

@@ -1,4 +1,4 @@
-"""Webhooks: signatures, pauses between attempts, and forbidden addresses."""
+"""Webhooks: signatures, delays between attempts, and forbidden addresses."""
 
 import asyncio
 import hashlib
@@ -22,7 +22,7 @@ from tests.support.receivers import OTHER_SECRET, SECRET
 
 from tminus import clock
 from tminus.delivery import resolver, signing, tls
-from tminus.delivery.backoff import MAX_PAUSE, pause, retry_after
+from tminus.delivery.backoff import MAX_DELAY, delay, retry_after
 from tminus.delivery.tls import Trust
 
 BODY = '[{"label": "Grüße 🚀\\n"}]'.encode()
@@ -87,31 +87,31 @@ failures = st.integers(min_value=1, max_value=10**6)
 
 
 @given(failures, st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=2)))
-def test_a_pause_doubles_with_each_failure_up_to_an_hour_and_is_reduced_by_at_most_half(
+def test_a_delay_doubles_with_each_failure_up_to_an_hour_and_is_reduced_by_at_most_half(
     failed: int, first: timedelta
 ) -> None:
     whole = first
     for _ in range(min(failed, 60) - 1):
         whole *= 2
-        if whole >= MAX_PAUSE:
+        if whole >= MAX_DELAY:
             break
     whole = min(whole, timedelta(hours=1))
-    assert whole / 2 <= pause(failed, first=first) <= whole
+    assert whole / 2 <= delay(failed, first=first) <= whole
 
 
-def test_the_first_pauses_are_some_seconds_and_differ() -> None:
+def test_the_first_delays_are_some_seconds_and_differ() -> None:
     for failed, longest in enumerate((5, 10, 20, 40, 80), start=1):
-        drawn = {pause(failed).total_seconds() for _ in range(200)}
+        drawn = {delay(failed).total_seconds() for _ in range(200)}
         assert longest / 2 <= min(drawn) < max(drawn) <= longest
         assert max(drawn) - min(drawn) > longest / 4, "what failed together comes back together"
 
 
 @given(failures, st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=10**6)))
-def test_retry_after_is_the_minimum_pause_up_to_a_day(failed: int, asked: timedelta) -> None:
-    found = pause(failed, asked)
+def test_retry_after_is_the_minimum_delay_up_to_a_day(failed: int, asked: timedelta) -> None:
+    found = delay(failed, asked)
     assert found >= min(asked, DAY)
-    assert found <= max(min(asked, DAY), MAX_PAUSE)
-    if asked > MAX_PAUSE:
+    assert found <= max(min(asked, DAY), MAX_DELAY)
+    if asked > MAX_DELAY:
         assert found == min(asked, DAY)
 
 
@@ -154,10 +154,10 @@ def test_retry_after_is_seconds_or_a_date_or_ignored(header: str | None, asked: 
     st.text(max_size=40)
     | st.from_regex(r"[A-Z][a-z]{2}, [0-9]+ (Jan|Feb) [0-9]{1,30} [0-9]+:[0-9]+:[0-9]+ ([A-Z]{3}|[+-][0-9]+)")
 )
-def test_there_is_a_pause_for_every_value_of_retry_after(header: str) -> None:
+def test_there_is_a_delay_for_every_value_of_retry_after(header: str) -> None:
     asked = retry_after(header, NOW)
     assert asked is None or asked >= timedelta(0)
-    assert pause(1, asked) <= DAY
+    assert delay(1, asked) <= DAY
 
 
 # 169.254.169.254 as it can be written, and others of its kind.

@@ -145,7 +145,7 @@ ANYTHING = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
 def test_any_names_make_a_mail_with_one_recipient_and_no_other_header(label: str, name: str, host: str) -> None:
     invitee = Invitee("joe@example.com", name)
     made = session(invitees=as_json([invitee]), label=label, user_description=host)
-    sender = message.Sender(Mailbox("desk@example.com", host[:50]), Mailbox(""), "Example", HOUR, HOUR)
+    sender = message.Common(Mailbox("desk@example.com", host[:50]), Mailbox(""), "Example", HOUR, HOUR)
     task = plan.Task(0, invitee, Kind.INVITATION, None)
     sent = message.make(event(SCHEDULED), made, task, sender, WORDS, NOW)
     parsed: Any = message_from_bytes(sent.content, policy=policy.default)

@@ -1,4 +1,4 @@
-"""Mail to the people who are invited to a session, as one more endpoint of the delivery.
+"""Mail to the people who are invited to a session: the delivery worker treats it as one more endpoint.
 
 =============  ================================================================================================
 `plan`         decide who gets a mail about an event, and which

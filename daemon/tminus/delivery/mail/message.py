@@ -38,8 +38,8 @@ LINE = 998
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
-    """What all mails have in common."""
+class Common:
+    """The settings that all mails have in common."""
 
     mailbox: Mailbox
     reply_to: Mailbox
@@ -60,7 +60,7 @@ class Message:
     """Whether the server must support SMTPUTF8: an address has other than ASCII letters before the @."""
 
 
-def make(event: Event, session: Session, task: Task, sender: Sender, templates: Templates, now: datetime) -> Message:
+def make(event: Event, session: Session, task: Task, common: Common, templates: Templates, now: datetime) -> Message:
     """Return the mail of a task about an event."""
     invitee = task.invitee
     is_host = invitee.role is ParticipantRole.HOST
@@ -72,36 +72,36 @@ def make(event: Event, session: Session, task: Task, sender: Sender, templates: 
         name=invitee.name,
         role=invitee.role.value,
         link=link,
-        organization=sender.organization,
+        organization=common.organization,
         start=session.start_time,
         previous=event.previous_start_time,
     )
-    domain = sender.mailbox.email.rpartition("@")[2]
+    domain = common.mailbox.email.rpartition("@")[2]
     message_id = f"{session.external_session_object_id}.{event.seq}.{task.position + 1}@{ascii_host(domain)}"
     to = Mailbox(ascii_domain(invitee.email), invitee.name)
     if task.kind is Kind.REMINDER:
-        # Without the calendar entry, which has not changed: programs would ask again whether the person comes.
-        return _assemble(message_id, to, words, b"", "", sender, now)
+        # Without the calendar entry, which has not changed: programs would ask again whether the person will attend.
+        return _assemble(message_id, to, words, b"", "", common, now)
     method = Method.CANCEL if task.kind is Kind.CANCELLATION else Method.REQUEST
     made = entries.entry(
         session,
-        entries.Plan(duration=sender.duration, lead=sender.lead),
+        entries.Plan(duration=common.duration, lead=common.lead),
         link,
         method=method,
         # The sender of the mail: programs refuse an invitation, and more so a cancellation, from anybody else.
-        organizer=Person(email=ascii_domain(sender.mailbox.email), name=session.user_description),
-        # Only the recipient: the others' addresses are none of their business.
+        organizer=Person(email=ascii_domain(common.mailbox.email), name=session.user_description),
+        # Only the recipient, who must not see the addresses of the others.
         attendees=[Person(email=to.email, name=invitee.name)],
     )
     calendar = entries.calendar([made], method=method)
-    return _assemble(message_id, to, words, calendar, method.value, sender, now)
+    return _assemble(message_id, to, words, calendar, method.value, common, now)
 
 
-def test(to: Mailbox, sender: Sender, now: datetime, number: str) -> Message:
+def test(to: Mailbox, common: Common, now: datetime, number: str) -> Message:
     """Return a mail that only shows that mails are sent."""
     words = Words("A test of tminus", "This mail is a test: tminus can send mail.\n", "")
     domain = ascii_host(to.email.rpartition("@")[2])
-    return _assemble(f"{number}@{domain}", Mailbox(ascii_domain(to.email), to.name), words, b"", "", sender, now)
+    return _assemble(f"{number}@{domain}", Mailbox(ascii_domain(to.email), to.name), words, b"", "", common, now)
 
 
 def ascii_domain(email: str) -> str:
@@ -111,13 +111,13 @@ def ascii_domain(email: str) -> str:
 
 
 def _assemble(
-    message_id: str, to: Mailbox, words: Words, calendar: bytes, method: str, sender: Sender, now: datetime
+    message_id: str, to: Mailbox, words: Words, calendar: bytes, method: str, common: Common, now: datetime
 ) -> Message:
     boundary = f"=_tminus_{message_id.partition('@')[0].replace('.', '_')}"
     head = [
-        f"From: {_address(Mailbox(ascii_domain(sender.mailbox.email), sender.mailbox.name))}",
+        f"From: {_address(Mailbox(ascii_domain(common.mailbox.email), common.mailbox.name))}",
         f"To: {_address(to)}",
-        f"Subject: {_text(words.subject)}",
+        f"Subject: {_header_text(words.subject)}",
         f"Date: {format_datetime(now)}",
         f"Message-ID: <{message_id}>",
         "MIME-Version: 1.0",
@@ -125,8 +125,8 @@ def _assemble(
         "Auto-Submitted: auto-generated",
         "X-Auto-Response-Suppress: All",
     ]
-    if sender.reply_to:
-        head.append(f"Reply-To: {_address(Mailbox(ascii_domain(sender.reply_to.email), sender.reply_to.name))}")
+    if common.reply_to:
+        head.append(f"Reply-To: {_address(Mailbox(ascii_domain(common.reply_to.email), common.reply_to.name))}")
     text = _part("text/plain; charset=utf-8", words.text.encode())
     alternatives = [text]
     if words.html:
@@ -186,7 +186,7 @@ def _encoded_words(text: str) -> list[str]:
     return [f"=?utf-8?b?{base64.b64encode(one).decode()}?=" for one in [*words, part]]
 
 
-def _text(text: str) -> str:
+def _header_text(text: str) -> str:
     """Return a text for a header, folded."""
     if text.isascii() and _LOOKS_ENCODED not in text:
         return Header(text, "us-ascii", header_name="Subject", maxlinelen=76).encode(linesep="\r\n")

@@ -1,6 +1,6 @@
 """Decide who gets a mail about an event, and which. No I/O.
 
-A mail always shows the session as it is now, so an event that a later one has overtaken needs no mail: after an hour
+A mail always shows the session as it is now, so an event that a later one has superseded needs no mail: after an hour
 without a mail server, nobody gets an invitation and its cancellation in the same minute.
 """
 
@@ -14,11 +14,11 @@ from tminus.domain.model import Event, Mail, Session
 from tminus.domain.types import CloseReason, EventType, MailState, Status
 
 MAX_COPIES = 2
-"""How often a mail is sent at most, if its answer was lost each time and the configuration allows a repetition."""
+"""Maximum number of times that a mail is sent if each answer was lost and `mail.repeat_unanswered` is true."""
 
 
 class Kind(StrEnum):
-    """What a mail tells."""
+    """The kind of a mail."""
 
     INVITATION = "invitation"
     UPDATE = "update"
@@ -27,13 +27,13 @@ class Kind(StrEnum):
 
 
 CHANGES = frozenset({EventType.CREATED, EventType.SCHEDULED, EventType.RESCHEDULED, EventType.CLOSED})
-"""The events after which invitees must know something new."""
+"""The types of events that change a session for its invitees."""
 
 TYPES = CHANGES | {EventType.REMINDER}
-"""The events about which mails are sent."""
+"""The types of events about which mails are sent."""
 
 
-def overtaken_by(event_type: EventType) -> frozenset[EventType]:
+def superseded_by(event_type: EventType) -> frozenset[EventType]:
     """Return the types of later events that make a mail about an event needless."""
     return TYPES if event_type is EventType.REMINDER else CHANGES
 
@@ -72,9 +72,9 @@ def make(
 ) -> Plan:
     """Return what is to be done about an event.
 
-    `rows`: what became of earlier mails, by position. `newest`: the number of the last event that overtakes it.
-    `changed`: the number of the session's last change. `duration`: for how long after its start a session is planned to
-    last. `repeat`: whether a mail without an answer is sent again.
+    `rows`: what became of earlier mails, by position. `newest`: the number of the session's last event of a type in
+    `superseded_by`. `changed`: the number of the session's last change. `duration`: how long a session is planned to
+    last after its start. `repeat`: whether a mail without an answer is sent again.
     """
     tasks, lost = [], []
     for position, invitee in enumerate(from_json(session.invitees)):
@@ -100,23 +100,23 @@ def _kind(
     now: datetime,
     duration: timedelta,
 ) -> Kind | None:
-    """Return which mail an invitee gets; None if there is nothing to tell."""
+    """Return which mail an invitee gets; None if none is needed."""
     if event.seq < newest:
-        return None  # a later event tells it
-    was_told = row is not None and row.sent_seq is not None
+        return None  # a later event causes the mail
+    was_sent = row is not None and row.sent_seq is not None
     if event.type is EventType.REMINDER:
         return _reminder(session, row, changed, now)
     if event.type is not EventType.CLOSED:
         if session.status is Status.CLOSED:
             return None
-        return Kind.UPDATE if was_told else Kind.INVITATION
-    # Who may have got the invitation needs the cancellation too.
-    may_know = was_told or (row is not None and row.state is MailState.UNKNOWN)
+        return Kind.UPDATE if was_sent else Kind.INVITATION
+    # Anyone who may have got the invitation needs the cancellation too.
+    may_know = was_sent or (row is not None and row.state is MailState.UNKNOWN)
     return Kind.CANCELLATION if may_know and _will_not_take_place(event, session, now, duration) else None
 
 
 def _will_not_take_place(event: Event, session: Session, now: datetime, duration: timedelta) -> bool:
-    """Return whether a session that was closed was still to come, and people still have to know that."""
+    """Return whether a closed session had not begun, so that people still need the cancellation."""
     start = session.start_time
     if start is None or event.ts >= start or now > start + duration:
         return False
@@ -125,10 +125,11 @@ def _will_not_take_place(event: Event, session: Session, now: datetime, duration
 
 
 def _reminder(session: Session, row: Mail | None, changed: int, now: datetime) -> Kind | None:
-    """Return which mail reminds an invitee: one that has the calendar entry, if the last change was not accepted.
+    """Return which mail reminds an invitee; None if none does.
 
-    Nobody is reminded after the start. But a change that the server has deferred is still told then: the row of the
-    invitee is about the reminder, so nothing else tells it.
+    If the server has not accepted the mail about the session's last change, the invitee gets that mail, which has the
+    calendar entry, in place of the reminder. Nobody is reminded after the start. But a mail about a change that the
+    server has deferred is still sent then: the invitee's row is now about the reminder, so no other event sends it.
     """
     if session.status is Status.CLOSED or session.start_time is None:
         return None

@@ -42,7 +42,7 @@ TYPES = plan.TYPES
 
 
 def subscription(settings: Settings) -> Subscription:
-    """Return what the delivery worker uses of the configuration of mail."""
+    """Return the part of the configuration of mail that the delivery worker uses."""
     return Subscription(
         name=MAIL_ENDPOINT,
         events=EventFilter(types=plan.TYPES, invited=True),
@@ -54,15 +54,16 @@ def subscription(settings: Settings) -> Subscription:
 
 @dataclass(slots=True)
 class Attempt:
-    """The mails of one event."""
+    """One attempt to send the mails of an event."""
 
     kind: DeliveryKind
     event: Event
     at: datetime
     begun: float
     deferred: str | None = None
-    """Why the last of the mails that the server did not accept now was deferred."""
+    """The answer to the last mail that the server deferred; None if it has deferred none."""
     code: int | None = None
+    """The code of that answer."""
 
 
 class MailSender:
@@ -80,7 +81,7 @@ class MailSender:
         The words of the mails.
     on_mail
         Called with what became of each mail.
-    first_pause
+    first_delay
         How long to wait before a deferred mail is sent again.
     """
 
@@ -92,13 +93,13 @@ class MailSender:
         access: Access,
         templates: Templates,
         on_mail: MailObserver = lambda _state: None,
-        first_pause: timedelta = backoff.FIRST,
+        first_delay: timedelta = backoff.FIRST,
     ) -> None:
         self._store = store
         self._threads = threads
         self._duration = settings.lifecycle.duration
         self._repeat = settings.mail.repeat_unanswered
-        self._sender = messages.Sender(
+        self._common = messages.Common(
             settings.mail.from_,
             settings.mail.reply_to,
             settings.organization.name,
@@ -110,7 +111,7 @@ class MailSender:
         self._lock = asyncio.Lock()
         """Held while the connection is used: a ping may come while mails are sent."""
         self._on_mail = on_mail
-        self._first_pause = first_pause
+        self._first_delay = first_delay
         self._stopping = False
 
     def stop(self) -> None:
@@ -123,13 +124,13 @@ class MailSender:
         return await self._test(DeliveryKind.PING)
 
     async def _test(self, kind: DeliveryKind) -> Sent:
-        """Send a test to the address to which answers of people go."""
+        """Send a test to the address to which people's replies go."""
         now, begun = clock.now(), clock.monotonic()
         number = ids.random_hex()
-        to = self._sender.reply_to or self._sender.mailbox
+        to = self._common.reply_to or self._common.mailbox
         try:
             async with self._in_use():
-                test = messages.test(to, self._sender, now, number)
+                test = messages.test(to, self._common, now, number)
                 await self._connection.begin(test)
                 answer, error = await self._connection.finish(test), None
         except (Unavailable, Refused, Deferred, Unanswered) as failure:
@@ -150,7 +151,7 @@ class MailSender:
         if found is None:
             return self._done(attempt, page)
         for position in found.lost:
-            # From here on nothing may be lost, so errors of the database are waited for.
+            # From here on no outcome may be lost, so if the database is unreachable, this waits for it.
             await self._settle(attempt, found, position, MailState.UNKNOWN, Answer(None, "no answer is recorded"))
         try:
             async with self._in_use():
@@ -166,12 +167,12 @@ class MailSender:
 
     @asynccontextmanager
     async def _in_use(self) -> AsyncIterator[None]:
-        """Use the connection, which is then kept for a while."""
+        """Lock the connection for use; then keep it open for a while."""
         async with self._lock:
             try:
                 yield
             finally:
-                self._connection.rest()
+                self._connection.release()
 
     # --- one mail -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ class MailSender:
         if self._stopping:
             raise asyncio.CancelledError
         settle = partial(self._settle, attempt, found, task.position)
-        make = partial(messages.make, attempt.event, found.session, task, self._sender, self._templates, clock.now())
+        make = partial(messages.make, attempt.event, found.session, task, self._common, self._templates, clock.now())
         try:
             message = await self._in_thread(make)
             await self._connection.begin(message)
@@ -189,7 +190,7 @@ class MailSender:
             )
             claimed, cancelled = await self._uninterrupted(self._write(claim))
             if not claimed:
-                return  # another daemon has sent it: this one did not run for a while
+                return  # another daemon has claimed it while this process was suspended
             if cancelled:
                 await settle(MailState.DEFERRED, Answer(None, CANCELLED), is_logged=False)
                 raise asyncio.CancelledError
@@ -220,7 +221,7 @@ class MailSender:
                 await settle(MailState.SENDING, answer, is_logged=False)
             else:
                 await settle(MailState.UNKNOWN, answer)
-            # No more mails now: they would share its fate.
+            # No more mails now: their answers would be lost, too.
             raise (failure if is_cancelled else Unavailable(answer)) from None
 
     async def _settle(
@@ -233,7 +234,7 @@ class MailSender:
         *,
         is_logged: bool = True,
     ) -> None:
-        """Record what became of a mail; wait for the database, because otherwise the mail would be in doubt."""
+        """Record what became of a mail. If the database is unreachable, wait for it, so that the record is not lost."""
         session, event = found.session, attempt.event
         number = f"{session.external_session_object_id}.{event.seq}.{position + 1}"
         error = None if state is MailState.SENT else f"invitee {position + 1} of session {session.id}: {answer.text}"
@@ -263,7 +264,7 @@ class MailSender:
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
     def _done(self, attempt: Attempt, page: Page) -> Sent:
-        """Return the outcome of an event with whose mails the server could deal, though not all were accepted."""
+        """Return the outcome of an event with no mail left to try now: each was accepted, refused or deferred."""
         event = attempt.event
         row = self._row(attempt.kind, f"event.{event.seq}", attempt.at, attempt.begun, Answer(250, ""), None, event.seq)
         ok = Outcome(250, None, None, row.ms)
@@ -273,7 +274,7 @@ class MailSender:
             # The next events do not wait for these mails, which a replay of this one event sends later.
             retry = Replay(
                 endpoint=MAIL_ENDPOINT, cursor=event.seq - 1, until=event.seq, session_id=event.session_id, failures=1,
-                failing_since=attempt.at, retry_at=attempt.at + backoff.pause(1, None, self._first_pause),
+                failing_since=attempt.at, retry_at=attempt.at + backoff.delay(1, None, self._first_delay),
             )  # fmt: skip
             return Sent(ok, row, page, is_logged=True, also=lambda tx: outbox.add_replay(tx, retry))
         row.ok, row.status, row.error = False, attempt.code, attempt.deferred
@@ -318,7 +319,7 @@ class MailSender:
         if session is None or session.invitees is None:
             return None  # retention has removed it
         rows = mails.of_session(view, session.id)
-        newest = mails.newest(view, session.id, plan.overtaken_by(event.type))
+        newest = mails.newest(view, session.id, plan.superseded_by(event.type))
         is_reminder = event.type is EventType.REMINDER
         changed = mails.newest(view, session.id, plan.CHANGES) if is_reminder else event.seq
         return plan.make(event, session, rows, newest, changed, clock.now(), self._duration, repeat=self._repeat)

@@ -1,7 +1,7 @@
 """One connection to the mail server, and what its answers mean for a mail.
 
 `aiosmtplib` speaks the protocol. It limits the length of answers and of lines, and refuses control characters in
-commands. The text of a mail is sent here, because only so it is known whether the server may have accepted it.
+commands. The text of a mail is sent here, because the library does not report whether the server may have accepted it.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from tminus.delivery.resolver import Resolver, Target, allowed
 from tminus.delivery.tls import Trust
 
 ANSWER_TIMEOUT = 600.0
-"""Seconds that the server has to answer after the text of a mail. RFC 5321 demands ten minutes, since a server that is
-only slow has accepted the mail, and would get it again."""
+"""Seconds that the server has to answer after the text of a mail. RFC 5321 demands ten minutes: a slow server may have
+accepted the mail, and would get it again."""
 
 KEEP_OPEN = 4.0
 """Seconds for which an idle connection is kept."""
@@ -33,7 +33,7 @@ QUIT_TIMEOUT = 1.0
 SERVICE_CLOSING = 421
 
 _ADDRESS = re.compile(r"[^\s<>()\[\],;:\"]+@[^\s<>()\[\],;:\"]+")
-"""Whatever may be an address in an answer of a server."""
+"""Anything in an answer of a server that may be an address."""
 
 _CODES = re.compile(r"^\[SSL[^\]]*\] | \(_ssl\.c:\d+\)$")
 
@@ -73,7 +73,7 @@ class Access:
 
 
 class _Client(SMTP):
-    """The library's client, which here closes a connection at once: nothing waits for a server to end TLS."""
+    """The library's client, except that it closes a connection at once and does not wait for the server to end TLS."""
 
     def close(self) -> None:
         transport = self.transport
@@ -100,7 +100,7 @@ class Connection:
         except Unavailable:
             if not was_open:
                 raise
-            # The server may end an open connection at any time, or after a number of mails. So try a new one.
+            # The server may close an open connection at any time, or after a number of mails. So try a new one.
             self.close()
             await self._envelope(message)
 
@@ -138,7 +138,7 @@ class Connection:
             self._raise(answer)
         return answer
 
-    def rest(self) -> None:
+    def release(self) -> None:
         """Keep the connection open for the next mail, but not for long."""
         if self._client is not None and self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(KEEP_OPEN, self.close)
@@ -268,7 +268,7 @@ class Connection:
 
 
 def _own_name() -> str:
-    """Return the name with which this machine introduces itself."""
+    """Return the name of this machine, for the command EHLO."""
     name = socket.gethostname()
     return name if re.fullmatch(r"[A-Za-z0-9.-]{1,255}", name) else "localhost"
 

@@ -42,7 +42,7 @@ _DAYS = {
 
 
 class BadTemplate(Exception):
-    """A template of the site cannot be used; the text says which one, and why."""
+    """A template of the site cannot be used. The message follows the key's name: "has en.txt, which …"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Templates:
     """Renders the mails of one language. Raises `BadTemplate` if a template cannot render one kind of mail."""
 
     def __init__(self, templates: Mapping[str, str], language: str, timezone: str) -> None:
-        # The name decides: `.html` escapes what it inserts.
+        # Templates whose names end with `.html` escape the values that they insert.
         self._environment = ImmutableSandboxedEnvironment(
             loader=DictLoader(dict(templates)),
             autoescape=lambda name: bool(name and name.endswith(".html")),
