@@ -2,9 +2,10 @@
 
 A proxy and the daemon must find the same end of each request. Otherwise bytes of one client could become a request of
 another (request smuggling). So the parser refuses everything that another server could read differently, and the
-connection is closed. Trailers are parsed and ignored, since proxies do not check them as they check the head. So is an
-`Upgrade` (RFC 9110, 7.8) to anything but a WebSocket. After the head of a valid WebSocket upgrade all bytes are passed
-on unparsed. An invalid one is an ordinary request, but the last of its connection: what follows could be frames.
+connection is closed. Trailers are parsed and ignored, since proxies do not check them as they check the head. An
+`Upgrade` (RFC 9110, 7.8) to anything but a WebSocket is ignored, too. After the head of a valid WebSocket upgrade all
+bytes are passed on unparsed. A request with an invalid WebSocket upgrade is an ordinary one, but the last of its
+connection: what follows could be frames.
 """
 
 import re
@@ -49,11 +50,16 @@ _DECIDING = frozenset(
         b"sec-websocket-version",
     }
 )  # fmt: skip
+"""The fields that the parser itself evaluates."""
+
 _NONE: list[bytes] = []
 
 
 class Malformed(Exception):
-    """The bytes are not an HTTP request, or servers could parse them differently."""
+    """The bytes are not an HTTP request, or servers could parse them differently.
+
+    The message is a predicate whose subject is the request, such as `has no request line`.
+    """
 
 
 class HeadTooLarge(Malformed):
@@ -105,7 +111,7 @@ class Parser:
         """The beginning of a head or line whose end has not arrived yet."""
         self._left = 0
         """Bytes of the body or chunk that have not arrived yet."""
-        self._extensions = 0
+        self._extensions = self._trailers = 0
         self._blank = 0
         self._keep_alive = True
         self._websocket = False
@@ -163,7 +169,7 @@ class Parser:
         self._websocket = head.websocket
         self._reader.on_head(head)
         if head.length is None:
-            self._extensions = 0
+            self._extensions = self._trailers = 0
             self._take = self._take_chunk_line
         elif head.length:
             self._left = head.length
@@ -236,8 +242,8 @@ class Parser:
             return at
         if not _FIELD_LINES.fullmatch(line):
             raise Malformed("has an invalid trailer field")
-        self._extensions += len(line)
-        if self._extensions > CHUNK_EXTENSIONS + TRAILER_BYTES:
+        self._trailers += len(line)
+        if self._trailers > TRAILER_BYTES:
             raise Malformed("has too many trailer fields")
         return at
 
@@ -268,7 +274,7 @@ def parse_head(raw: bytes) -> Head:
         raise Malformed("has an unknown method")
     if not _FIELD_LINES.fullmatch(fields):
         raise Malformed("has a header line that is not a name, a colon and a value")
-    old = found[4] == b"0"
+    is_1_0 = found[4] == b"0"
     headers: list[tuple[bytes, bytes]] = []
     deciding: dict[bytes, list[bytes]] = {}
     for field in fields.split(b"\r\n")[:-1]:
@@ -278,24 +284,24 @@ def parse_head(raw: bytes) -> Head:
         headers.append((name, value))
         if name in _DECIDING:
             deciding.setdefault(name, []).append(value)
-    _check_host(deciding.get(b"host", _NONE), old=old)
+    _check_host(deciding.get(b"host", _NONE), is_1_0=is_1_0)
     path, query = _target(found[2])
-    length = _length(deciding, old=old)
+    length = _length(deciding, is_1_0=is_1_0)
     options = _listed(deciding, b"connection")
     to_websocket = b"upgrade" in deciding and b"websocket" in _listed(deciding, b"upgrade")
     return Head(
         method=method,
         path=path,
         query=query,
-        version="1.0" if old else "1.1",
+        version="1.0" if is_1_0 else "1.1",
         headers=headers,
-        keep_alive=not old and not to_websocket and b"close" not in options,
-        expects_continue=not old
+        keep_alive=not is_1_0 and not to_websocket and b"close" not in options,
+        expects_continue=not is_1_0
         and length != 0
         and any(value.lower() == b"100-continue" for value in deciding.get(b"expect", _NONE)),
         length=length,
         websocket=to_websocket
-        and not old
+        and not is_1_0
         and method == "GET"
         and length == 0
         and b"upgrade" in options
@@ -310,8 +316,8 @@ def _listed(deciding: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
     return [entry.strip(b" \t") for entry in b",".join(deciding.get(name, _NONE)).lower().split(b",")]
 
 
-def _check_host(hosts: list[bytes], *, old: bool) -> None:
-    if len(hosts) != 1 and (hosts or not old):
+def _check_host(hosts: list[bytes], *, is_1_0: bool) -> None:
+    if len(hosts) != 1 and (hosts or not is_1_0):
         raise Malformed("must have exactly one Host header")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise Malformed("has an invalid Host header")
@@ -330,14 +336,14 @@ def _target(target: bytes) -> tuple[bytes, bytes]:
     return path, query
 
 
-def _length(deciding: dict[bytes, list[bytes]], *, old: bool) -> int | None:
+def _length(deciding: dict[bytes, list[bytes]], *, is_1_0: bool) -> int | None:
     """Return the length of the body in bytes; None if it is chunked."""
     lengths = deciding.get(b"content-length", _NONE)
     codings = deciding.get(b"transfer-encoding", _NONE)
     if codings:
         if lengths:
             raise Malformed("has both Content-Length and Transfer-Encoding")
-        if old:
+        if is_1_0:
             raise Malformed("has a Transfer-Encoding, which HTTP/1.0 does not define")
         if [coding.lower() for coding in codings] != [b"chunked"]:
             raise Malformed("has a Transfer-Encoding other than chunked")

@@ -244,6 +244,14 @@ def test_only_a_body_may_have_any_length(name: str) -> None:
     assert taken <= http_parser.HEAD_BYTES + len(piece)
 
 
+def test_the_trailers_of_a_body_have_a_limit_of_their_own() -> None:
+    line = f"X: {'y' * 95}\r\n"
+    most = http_parser.TRAILER_BYTES // len(line)
+    begun = CHUNKED + f"\r\n1;{'x' * 200}\r\ny\r\n0\r\n"
+    assert parsed((begun + line * most + "\r\n" + NEXT).encode(), 7) == (["POST /a y", "GET /next"], False)
+    assert parsed((begun + line * (most + 1) + "\r\n" + NEXT).encode(), 7) == ([], True)
+
+
 def test_the_number_of_fields_in_a_head_is_limited() -> None:
     fields = "".join(f"X-{number}: y\r\n" for number in range(http_parser.FIELDS - 1))
     requests = Requests()
