@@ -33,13 +33,14 @@ def run(
 
     `test_clock`: run on a test clock.
 
-    If the configuration is wrong, a service logs its problems; otherwise this raises `ConfigError`.
+    Problems of the configuration are logged if a service manager has started the daemon; otherwise this raises
+    `ConfigError`.
     """
     _open_standard_streams()
     output.configure()
 
     def stop(*_: object) -> None:
-        signals.stopping.set()  # also set: if a library is running, it may swallow the exception
+        signals.stopping.set()  # a library that is running may swallow the exception
         raise _StoppedAtOnce
 
     _on_stop_signals(stop)
@@ -55,8 +56,8 @@ def run(
 
 
 def _open_standard_streams() -> None:
-    """Open closed standard streams on /dev/null. Otherwise the database could get the number of one of them, and
-    anything that a library prints would be written into it.
+    """Open closed standard streams on /dev/null. Otherwise the database could get the descriptor of one of them, and
+    what a library prints would be written into the database.
     """
     for descriptor in range(3):
         try:
@@ -66,7 +67,7 @@ def _open_standard_streams() -> None:
 
 
 class _StoppedAtOnce(BaseException):
-    """A signal to stop came before the daemon served requests. The exception undoes what was started."""
+    """Raised by a signal to stop that arrives before the event loop runs. What was started is then closed."""
 
 
 def _on_stop_signals(call: Callable[..., object]) -> None:
@@ -83,7 +84,8 @@ def _run(
         if not _is_service(environ):
             raise
         log_config_problems(error)
-        log("daemon.failed", error=f"the configuration has {len(error.problems)} errors")
+        count = len(error.problems)
+        log("daemon.failed", error=f"the configuration has {count} error{'s' * (count != 1)}")
         return 1
     settings = configuration.settings
     output.configure(settings.log.level, settings.log.format)
@@ -111,7 +113,7 @@ def _run(
 def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str]) -> Iterator[bool]:
     """Lock the state directory, and keep a marker file in it, which remains if this run crashes.
 
-    Yields whether the previous run crashed, and logs that and the start.
+    Logs the start, and before it a crash of the previous run. Yields whether there was such a crash.
     """
     with ExitStack() as held:
         try:
@@ -137,7 +139,7 @@ def _marked(configuration: Configuration, state: Path, environ: Mapping[str, str
 
 
 def _lock(configuration: Configuration, state: Path, held: ExitStack) -> None:
-    """Take the locks. While the disk is full or read-only, log that and wait."""
+    """Take the locks. While the disk is full or read-only, wait; the reason is logged once."""
     failing: str | None = None
     while True:
         try:
