@@ -1,4 +1,4 @@
-"""Decide at the start whether a database fits the daemon's clock, and log that a daemon has a test clock."""
+"""Check at the start that the database belongs to the daemon's clock: the real clock or a test clock."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -49,11 +49,13 @@ def choose_clock(store: Store, manual: ManualClock | None, start: TestClockStart
 
 def _require_real_clock(store: Store, database: str) -> None:
     fits = True
-    # A daemon whose database fails now starts all the same, waits for it, and reports that.
+    # If the database fails now, the daemon still starts, waits for the database, and reports that.
     with suppress(StoreUnavailable):
         if store.read(test_clock.is_new):
             fits = store.submit(test_clock.begin_real).result()
         else:
             fits = store.read(test_clock.read_time) is None
     if not fits:
-        raise WrongClock(database, "it belongs to a test clock: start the daemon with --test-clock, or use another one")
+        raise WrongClock(
+            database, "it belongs to a test clock: start the daemon with --test-clock, or use another database"
+        )

@@ -37,9 +37,9 @@ class Member(Protocol):
 class OpenConnections:
     """All open connections of a server.
 
-    If there are too many, one is closed for a new one: the oldest that waits for its client, which is idle, sends a
-    head or a body, or does not read its response. If there is none, the oldest that waits for events is closed. A
-    connection whose request is being processed is never closed, and neither is a WebSocket.
+    If there are too many, one is closed for a new one: the one that has waited longest for its client, which is idle,
+    is sending a head or a body, or does not read its response. If none waits for its client, the one that has waited
+    longest for events is closed. A connection whose request is being processed is never closed, nor is a WebSocket.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ class OpenConnections:
         share = self._share(member.peer)
         if share is not None and len(self._by_address.get(member.address, ())) >= share:
             REPEATED.log("http.crowded", member.address, remote_ip=member.address, connections=share)
-            evicted = self._oldest(self._by_address[member.address])
+            evicted = self._longest_waiting(self._by_address[member.address])
         elif self._is_full():
-            evicted = self._oldest(self._open)
+            evicted = self._longest_waiting(self._open)
         else:
             self._add(member)
             return True
@@ -87,7 +87,7 @@ class OpenConnections:
         self._add(member)
         return True
 
-    def _oldest(self, among: Mapping[Member, None]) -> Member | None:
+    def _longest_waiting(self, among: Mapping[Member, None]) -> Member | None:
         return next((one for one in chain(self._waiting, self._held) if one in among), None)
 
     def _add(self, member: Member) -> None:
@@ -109,7 +109,7 @@ class OpenConnections:
 
     def admit_websocket(self, member: Member) -> bool:
         """Count a connection as a WebSocket from now on. Return False if there are too many."""
-        limit = min(self._files(), math.inf if self._most is None else self._most)
+        limit = min(self._allowed_by_files(), math.inf if self._most is None else self._most)
         if len(self._websockets) >= limit * WEBSOCKET_SHARE:
             REPEATED.log("websocket.refused", "", connections=len(self._websockets))
             return False
@@ -141,13 +141,13 @@ class OpenConnections:
 
     def _is_full(self) -> bool:
         """Return whether the limit of connections or of file descriptors is reached."""
-        is_open = len(self._open)
-        if is_open >= (files := self._files()):
-            REPEATED.log("http.full", "", connections=is_open, limit=int(files) + RESERVED_FILES)
+        count = len(self._open)
+        if count >= (files := self._allowed_by_files()):
+            REPEATED.log("http.full", "", connections=count, limit=int(files) + RESERVED_FILES)
             return True
-        return self._most is not None and is_open >= self._most
+        return self._most is not None and count >= self._most
 
-    def _files(self) -> float:
+    def _allowed_by_files(self) -> float:
         """Return how many connections the limit of file descriptors allows."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return math.inf if files == resource.RLIM_INFINITY else max(files - RESERVED_FILES, 1)

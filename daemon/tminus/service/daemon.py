@@ -1,4 +1,4 @@
-"""The daemon: builds and connects all its parts, starts them, drains and stops. No other module does."""
+"""Build, connect, start, drain and stop the parts of the daemon. No other module does this."""
 
 import asyncio
 import contextlib
@@ -43,6 +43,7 @@ from tminus.system import threads
 from tminus.system.systemd import ServiceManager
 
 HINT = 'schedule --type live --label "Demo" --in 10m5s'
+"""Arguments of a command that a new user can try, for the line `daemon.ready`."""
 
 RETRY_AFTER = 1.0
 """Seconds after which a start that waits for the database's disk tries again."""
@@ -116,13 +117,13 @@ class Daemon:
             self._health = Health(self.store, self._timers, self._stopping, has_test_clock=self._test_clock is not None)
             self.services.metrics.heartbeat_age.set_function(lambda: self._timers.age)
             application = make_application(self.services)
-            # The local socket has a server of its own, so that a client that fills the other locks no operator out.
+            # The local socket has its own server: clients that use up the TCP connections lock out no operator.
             most = settings.limits.connections
             self._servers = [Server(application, self._listeners.tcp, most, self._share, self._rates)]
             if self._listeners.local:
                 self._servers.append(Server(application, self._listeners.local, None, rates=self._rates))
             self._reloader = Reloader(path, state, environ, self._listeners, self.services, self._scheduler)
-            # Last: until here a signal to stop raises, and the parts that were started must be stopped.
+            # Last: a signal to stop raises up to here, and then this `with` statement stops what was started.
             self._started = started.pop_all()
 
     def _make_scheduler(self) -> Scheduler:
@@ -166,7 +167,7 @@ class Daemon:
         self._report_progress("executing what fell due while no daemon ran")
         await asyncio.to_thread(self.services.rooms.await_reconnects)
         due, counts = await asyncio.to_thread(self._scheduler.first_tick)
-        # Whoever reads that the daemon is ready must not get an answer of the server for the start.
+        # Before the daemon reports that it is ready: no client may then be answered by the startup server.
         await asyncio.to_thread(self._startup_server.stop)
         if self._stopping.is_set():
             return
@@ -190,9 +191,9 @@ class Daemon:
         )
         notifying = asyncio.create_task(self._notify_ready())
         rooms = asyncio.create_task(self.services.rooms.run())
-        following = asyncio.create_task(self.services.known_agents.run(self.store))
+        known_agents = asyncio.create_task(self.services.known_agents.run(self.store))
         await serving
-        following.cancel()
+        known_agents.cancel()
         rooms.cancel()
         await asyncio.to_thread(self.services.rooms.await_reconnects, will_stop=True)
         notifying.cancel()
@@ -215,7 +216,7 @@ class Daemon:
         self._stopping.set()
         self._systemd.stopping()
         if self._listeners.inherited:
-            # Later connections wait at systemd for the next daemon. Those that have just arrived are still served.
+            # Later connections wait in systemd's socket for the next daemon. Those that have just arrived are served.
             for server in self._servers:
                 server.stop_listening()
             self._loop.call_later(LAST_REQUESTS, self._end_serving)
@@ -281,7 +282,7 @@ class Daemon:
     def _committed(self, tx: Transaction) -> None:
         """Announce a commit of this process. Called on the writer's thread."""
         if not hasattr(self, "services"):
-            return  # the start has bound the database to its clock
+            return  # the first commit, which binds the database to its clock: nothing else is built yet
         self.services.metrics.committed(tx.transitions, tx.jobs, tx.reminders)
         if self._ready:
             self._scheduler.add_deadline(tx.earliest_due)
@@ -302,7 +303,7 @@ class Daemon:
         self._event_log.wake()
         self.services.known_agents.wake()
         if due is None:
-            # An operator may have resumed an endpoint there, or started a replay.
+            # A commit without a deadline may be an operator's: an endpoint was resumed, or a replay started.
             self.services.webhooks.wake(also_blocked=True)
 
     def _notify_of_events(self) -> None:
@@ -324,9 +325,8 @@ class Daemon:
         output.log_events(page, done, self.services.actor_names)
 
     def _refused(self) -> int:
-        return (
-            self.services.unavailable if hasattr(self, "services") else 0
-        )  # the store is opened before they are built
+        # The store, which may call this, is opened before the services are built.
+        return self.services.unavailable if hasattr(self, "services") else 0
 
     def _blocked(self, seconds: float) -> None:
         self.services.metrics.blocked.inc(seconds)
@@ -348,7 +348,7 @@ class Daemon:
 
 
 def _command() -> str:
-    """Return how to call the command again in the same shell: `make run` uses one that is not on the PATH."""
+    """Return how to call the command again in the same shell: that of `make run` is not on the PATH."""
     called = sys.argv[0]
     return "tminus" if Path(called).name != "tminus" or shutil.which("tminus") == called else shlex.quote(called)
 

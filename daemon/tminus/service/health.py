@@ -49,7 +49,7 @@ class Health:
         if not ahead:
             return []
         how = "ahead of" if ahead > timedelta(0) else "behind"
-        return [f"this machine's clock is {abs(ahead).total_seconds():.1f} s {how} the database's, which counts"]
+        return [f"this machine's clock is {abs(ahead).total_seconds():.1f} s {how} the database's, which is used"]
 
     def status(self) -> str:
         """Return the line for `systemctl status`."""

@@ -65,7 +65,7 @@ class Exchange:
         self._expects_continue = expects_continue
         self._body = bytearray()
         self._changed = False
-        """Whether the application has not received the latest part of the body, or its end."""
+        """Whether the application has not yet received the latest part of the body, its end or the disconnect."""
         self._receiving: asyncio.Future[None] | None = None
         self._begun = False
         self._head = b""
@@ -73,6 +73,7 @@ class Exchange:
         self._chunked = False
         self._bodyless = scope.get("method") == "HEAD"
         self._left = 0
+        """Bytes of the response's body that are not sent yet; -1 if its length is unknown."""
         scope["state"] |= {HOLD: self._hold, WHOLE: self._whole}
 
     # --- called by the connection -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Serve HTTP with uvicorn's server on open sockets, and with a connection class of the project."""
+"""Serve HTTP on open sockets, with uvicorn's server and the project's own connection class."""
 
 import asyncio
 import contextlib
@@ -28,13 +28,15 @@ from tminus.service.sockets import BACKLOG
 from tminus.service.websocket_exchange import Rates, WebSocketExchange
 
 LAST_REQUESTS = 0.1
-"""Seconds for which connections are still served that were accepted just before the server stopped listening."""
+"""Seconds for which the server continues after it stopped listening, for connections that it had just accepted."""
 
 DRAIN_SECONDS = 6
 """Maximum seconds for running requests to finish after the daemon received a signal to stop."""
 
 KEEP_ALIVE_SECONDS = 75
-"""Seconds after which the server closes an idle connection. Common proxies close theirs earlier: no request is lost."""
+"""Seconds after which the server closes an idle connection. Common proxies close theirs earlier, so that no proxy
+sends a request on a connection that the server is closing.
+"""
 
 HEAD_SECONDS = 20
 """Maximum seconds for a request's head to arrive, from its first byte; for the first request, from the connection's
@@ -55,8 +57,8 @@ KERNEL_BUFFER = 65_536
 for each client that does not read, which can exhaust its memory for all connections.
 """
 
-SILENT_SECONDS = 60
-"""Maximum seconds without acknowledgement of sent data. It detects clients that have lost their network."""
+UNACKNOWLEDGED_SECONDS = 60
+"""Maximum seconds without acknowledgement of sent data. The limit detects clients that have lost their network."""
 
 MAX_PIPELINED = 64
 """Maximum number of pipelined requests that wait on one connection."""
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's annotation has only its own classes
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         if self._client:
-            _bound(transport.get_extra_info("socket"))
+            _set_options(transport.get_extra_info("socket"))
         self._deadline = clock.monotonic() + HEAD_SECONDS
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -384,7 +386,7 @@ def _subprotocols(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
     return [one for part in offered.split(",") if (one := part.strip(" \t"))]
 
 
-def _bound(one: socket.socket) -> None:
+def _set_options(one: socket.socket) -> None:
     """Limit the kernel's buffer for a client, and detect a client that is unreachable.
 
     Keep-alive probes detect it also while nothing is sent.
@@ -392,9 +394,9 @@ def _bound(one: socket.socket) -> None:
     with contextlib.suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS // 2)
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT_SECONDS // 6)
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, UNACKNOWLEDGED_SECONDS // 2)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, UNACKNOWLEDGED_SECONDS // 6)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
 
 
 def _answer(refusal: RequestError) -> bytes:

@@ -1,7 +1,7 @@
-"""The marker file of a run, from which the next start sees whether this run crashed.
+"""The marker file of a run. A start that finds one logs that the previous run crashed.
 
-The file is in the state directory while a daemon runs. Its modification time is updated regularly, and a clean stop
-removes it. It is not in the database, which may be unreachable, or shared, when the first log line has to be written.
+The file is in the state directory. The daemon updates its modification time regularly, and a clean stop removes it. It
+is not in the database, which may be shared, and may be unreachable when the first log line is written.
 """
 
 import json
@@ -25,6 +25,8 @@ ALIVE_INTERVAL = 2.0
 """Seconds between two updates of the file's modification time."""
 
 _LARGEST = 4096
+"""Maximum bytes that are read of a file."""
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -36,8 +38,9 @@ class Crash:
     version: str | None
     last_alive: datetime
     away: timedelta
+    """Time from `last_alive` to this start."""
     rebooted: bool
-    """Whether the host was restarted since."""
+    """Whether the host has booted since the run started."""
 
     @property
     def cause(self) -> str:
@@ -46,13 +49,13 @@ class Crash:
 
 
 class Running:
-    """The marker file of this run. Nothing here raises: if the file cannot be written, it is incomplete or missing."""
+    """The marker file of this run. No method raises: a file that cannot be written is incomplete or missing."""
 
     def __init__(self, state: Path) -> None:
         """Create the file in the state directory, which must be locked, and read that of the previous run."""
         self._path = state / MARK
         self.crash = self._previous()
-        """The crash of the previous run; None if it stopped cleanly, or there was none."""
+        """The crash of the previous run; None if that run stopped cleanly, or this is the first."""
         self._descriptor: int | None = None
         mark = {"pid": os.getpid(), "version": __version__, "boot": _boot_id()}
         with suppress(OSError):

@@ -12,18 +12,18 @@ from tminus.api import make_starting_application
 from tminus.service.http_server import LAST_REQUESTS, Server
 
 PATIENCE = 2.0
-"""Seconds of a start during which clients wait and are then served; after that they get 503 with Retry-After."""
+"""Seconds for which clients wait for the daemon to start; after that they get 503 with Retry-After."""
 
 
 class StartupServer:
-    """Answers on the listening sockets until the daemon does, on a thread of its own.
+    """Answers on the listening sockets until the daemon does. It runs on a separate thread.
 
     Parameters
     ----------
     tcp, local
-        The listening sockets. The local ones have a server of their own, as later.
+        The listening sockets. The local ones have their own server, as in the running daemon.
     connections
-        The number of TCP connections that may be open at a time.
+        Maximum number of open TCP connections.
     """
 
     def __init__(self, tcp: Sequence[socket.socket], local: Sequence[socket.socket], connections: int) -> None:
@@ -31,7 +31,7 @@ class StartupServer:
         """What the start is doing, for `/readyz`."""
         self._listening = [(tcp, connections), (local, None)]
         self._over = threading.Event()
-        self._listens_no_more = threading.Event()
+        self._stopped_listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
 
     def start(self) -> None:
@@ -41,7 +41,7 @@ class StartupServer:
     def stop(self) -> None:
         """Stop accepting connections. Those that are open are still answered, for `LAST_REQUESTS` seconds."""
         self._over.set()
-        self._listens_no_more.wait()
+        self._stopped_listening.wait()
 
     def close(self) -> None:
         """Stop, and return when the thread has ended."""
@@ -58,7 +58,7 @@ class StartupServer:
             # Clients then wait until the daemon is ready.
             logging.getLogger(__name__).exception("the server for the start failed")
         finally:
-            self._listens_no_more.set()
+            self._stopped_listening.set()
 
     async def _serve(self) -> None:
         application = make_starting_application(lambda: self.progress)
@@ -68,7 +68,7 @@ class StartupServer:
         for server in servers:
             server.stop_listening()
         await asyncio.sleep(0)  # the event loop closes the sockets in its next iteration
-        self._listens_no_more.set()
+        self._stopped_listening.set()
         await asyncio.sleep(LAST_REQUESTS)
         for server in servers:
             server.should_exit = True

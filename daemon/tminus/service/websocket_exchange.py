@@ -19,7 +19,7 @@ from tminus.service.http_exchange import FIELDS, Channel, Exchange
 
 MESSAGE_BYTES = 65_536
 """Maximum bytes of a message of the client, in all its frames. The head of a frame that exceeds it closes the WebSocket
-with 1009, before its content arrives.
+with 1009; the frame's content is not awaited.
 """
 
 QUEUED_MESSAGES = 16
@@ -41,10 +41,10 @@ example the candidates of a call.
 """
 
 PING_SECONDS = 5
-"""Seconds between pings. Proxies close a connection without traffic, the usual ones after 60 s."""
+"""Seconds between pings. Proxies close a connection without traffic, most of them after 60 s."""
 
 SILENT_SECONDS = 15
-"""Seconds after which a client from which nothing arrives counts as gone; it has then left three pings unanswered."""
+"""Seconds after which a silent client counts as gone; it has then left three pings unanswered."""
 
 CLOSE_SECONDS = 2
 """Maximum seconds for the client to answer a close frame and to close the connection. Must be well below the drain
@@ -54,7 +54,7 @@ time.
 REASON_BYTES = 123
 """Maximum bytes of the reason in a close frame (RFC 6455, 5.5)."""
 
-GOING_AWAY = 1012
+SERVICE_RESTART = 1012
 """The close code when the daemon stops: service restart."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -90,7 +90,7 @@ class WebSocketExchange(Exchange):
     """
 
     def __init__(self, channel: Channel, scope: Scope, key: bytes, rates: Callable[[], Rates]) -> None:
-        # The extension of ASGI for a refusal with any HTTP response.
+        # ASGI's extension for the refusal of a WebSocket with any HTTP response.
         scope["extensions"] = {"websocket.http.response": {}}
         super().__init__(channel, scope, keep_alive=False, expects_continue=False)
         self.written = 0
@@ -122,6 +122,7 @@ class WebSocketExchange(Exchange):
         self._paused = False
         self._received_at = self._pinged_at = clock.monotonic()
         self._measured = self._received_at
+        """When the rates were last measured, on the monotonic clock."""
         self._frames_left = self._bytes_left = 0.0
 
     # --- called by the connection -------------------------------------------------------------------------------------
@@ -151,10 +152,10 @@ class WebSocketExchange(Exchange):
         super().disconnect()
         if self._aborting is not None:
             self._aborting.cancel()
-        self._over(1006, self._aborted, is_ours=bool(self._aborted))
+        self._set_end(1006, self._aborted, is_ours=bool(self._aborted))
 
     def abort(self, reason: str) -> None:
-        """Abort the connection, for a reason that the log gets; nothing is sent."""
+        """Abort the connection without a close frame. `reason` is for the log."""
         self._aborted = reason
         self._channel.transport.abort()
 
@@ -175,7 +176,7 @@ class WebSocketExchange(Exchange):
         """Close the WebSocket, since the daemon stops."""
         self._stops = True
         if self._protocol is not None:
-            self._close(self._protocol, GOING_AWAY, "the daemon stops")
+            self._close(self._protocol, SERVICE_RESTART, "the daemon stops")
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class WebSocketExchange(Exchange):
         frames = protocol.events_received()
         if not self._allowed(len(data), len(frames)):
             if not is_open:
-                # It floods the daemon, which has sent its close frame, and would have to answer each ping.
+                # The daemon has sent its close frame, but would still have to answer each ping of this flood.
                 self._channel.transport.abort()
                 return
             self._fail(protocol, 1008, "too many messages or bytes a second")
@@ -198,9 +199,9 @@ class WebSocketExchange(Exchange):
             is_ours = protocol.close_rcvd is None
             closing = protocol.close_sent if is_ours else protocol.close_rcvd
             if closing is None:
-                self._over(1006)
+                self._set_end(1006)
             else:
-                self._over(closing.code, closing.reason, is_ours=is_ours)
+                self._set_end(closing.code, closing.reason, is_ours=is_ours)
 
     def _allowed(self, size: int, frames: int) -> bool:
         """Count frames and bytes; return whether the client stays within its rates (token bucket)."""
@@ -241,10 +242,10 @@ class WebSocketExchange(Exchange):
     def _close(self, protocol: ServerProtocol, code: int, reason: str) -> None:
         if protocol.state is State.OPEN:
             protocol.send_close(code, _shortened(reason))
-            self._over(code, reason, is_ours=True)
+            self._set_end(code, reason, is_ours=True)
             self._flush(protocol)
 
-    def _over(self, code: int, reason: str = "", *, is_ours: bool = False) -> None:
+    def _set_end(self, code: int, reason: str = "", *, is_ours: bool = False) -> None:
         """Note the end. `is_ours`: the daemon has closed the WebSocket, and the reason is not text of the client."""
         if self._end is None:
             self._end = {"type": "websocket.disconnect", "code": int(code), "reason": reason, IS_OURS: is_ours}
