@@ -6,7 +6,7 @@ The command in a checkout's `.venv`, run in the checkout, reads the same file as
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[3]
-"""The root of the checkout. If tminus is installed instead, some directory of Python's without `pyproject.toml`."""
+"""The root of the checkout. In an installed tminus: a directory of Python, which has no `pyproject.toml`."""
 
 
 def configuration_file() -> Path | None:

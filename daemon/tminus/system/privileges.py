@@ -1,8 +1,8 @@
 """Drop root privileges while working on files that another user controls.
 
 The owner of a directory can replace a file in it with a symbolic link to any other file. A process that runs as root
-would follow the link, and write, truncate or give away that other file. So root first takes the rights of the
-directory's owner.
+would follow the link, and write, truncate or give away that other file. So a root process first takes the rights of
+the directory's owner.
 """
 
 import ctypes
@@ -22,14 +22,13 @@ _BIND, _RECURSIVE, _PRIVATE = 0x1000, 0x4000, 0x40000
 """MS_BIND, MS_REC, MS_PRIVATE of mount(2)."""
 
 _STEPS = 1000
-"""Maximum number of path components and links to follow. It ends a loop of links."""
+"""Maximum number of path components and links to follow, so that a loop of links ends."""
 
 
 def controller(path: Path) -> tuple[int, int]:
     """Return the ids of the user and the group who decide which file `path` refers to.
 
-    This is the owner of the first directory or link on the path that does not belong to root. Its owner also controls
-    everything below it.
+    They own the first directory or link on the path that does not belong to root, and so control everything below it.
     """
     found, _ = _follow(path)
     return found.st_uid, found.st_gid
@@ -45,7 +44,7 @@ def user_name(uid: int) -> str:
 
 @contextmanager
 def acting_for(directory: Path) -> Iterator[None]:
-    """Take the rights of the user who controls `directory` for a while. Do nothing unless the process runs as root.
+    """Take the rights of the user who controls `directory`, for the `with` block. Do nothing unless run as root.
 
     This changes the rights of all threads. Raises `StateDirectoryUnusable` if that user cannot reach the directory.
     """
@@ -57,7 +56,7 @@ def acting_for(directory: Path) -> Iterator[None]:
     os.setgroups(_groups(uid, gid))
     os.setegid(gid)
     try:
-        _take(directory, uid)
+        _set_effective_user(directory, uid)
         yield
     finally:
         os.seteuid(0)
@@ -66,7 +65,7 @@ def acting_for(directory: Path) -> Iterator[None]:
 
 
 def become_controller(directory: Path) -> None:
-    """Give up root for good, and become the user who controls `directory`. Do nothing unless the process runs as root.
+    """Become the user who controls `directory`, for good. Do nothing unless the process runs as root.
 
     Raises `StateDirectoryUnusable` if that user cannot reach the directory.
     """
@@ -75,7 +74,7 @@ def become_controller(directory: Path) -> None:
         return
     os.setgroups(_groups(uid, gid))
     os.setegid(gid)
-    _take(directory, uid)
+    _set_effective_user(directory, uid)
     os.seteuid(0)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
@@ -88,7 +87,7 @@ def _groups(uid: int, gid: int) -> list[int]:
         return [gid]
 
 
-def _take(directory: Path, uid: int) -> None:
+def _set_effective_user(directory: Path, uid: int) -> None:
     """Set the effective user, after making the directory reachable if that user may not enter a parent of it."""
     _, real = _follow(directory)
     os.seteuid(uid)

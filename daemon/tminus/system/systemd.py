@@ -1,7 +1,7 @@
 """systemd's protocols: readiness notification, the watchdog, and socket activation.
 
-They are text in datagrams and in the environment: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). If systemd
-did not start the process, nothing here has any effect.
+They are text in datagrams and in environment variables: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). If
+systemd did not start the process, nothing here has any effect.
 """
 
 import os
@@ -118,7 +118,10 @@ def _inherited(descriptor: int, name: str) -> socket.socket:
 
 
 def _is_for_this_process(environ: Mapping[str, str], name: str, *, if_unset: bool) -> bool:
-    """Return whether the variable holds this process's id: it may be meant for the parent process."""
+    """Return whether the variable contains this process's id; otherwise its protocol is meant for another process.
+
+    `if_unset`: the result if there is no such variable.
+    """
     return environ[name] == str(os.getpid()) if name in environ else if_unset
 
 

@@ -1,4 +1,4 @@
-"""Threads that run as long as the daemon: one that fails is reported and restarted.
+"""Threads that run as long as the daemon. A thread that fails is reported and restarted.
 
 Python ends a thread whose function raises, and reports that only on standard error. The daemon would go on without the
 thread, and nothing would show that webhooks, the log or the scheduler have stopped.
@@ -29,19 +29,19 @@ _failed: dict[str, tuple[float, str]] = {}
 
 
 def report_to(report: Report) -> None:
-    """Call `report` for each failure of any thread; like `threading.excepthook`, there is one for the process."""
+    """Call `report` for each failure of any thread. Like `threading.excepthook`, this is set once for the process."""
     global _report  # noqa: PLW0603
     _report = report
 
 
 def failing() -> list[str]:
-    """Return the threads that have failed recently, each with the reason."""
+    """Return the threads that have failed recently, each with the type of the exception."""
     present = clock.monotonic()
     return [f"{name} ({why})" for name, (at, why) in sorted(_failed.items()) if present - at < FAILING_FOR]
 
 
 def keep_running(name: str, work: Callable[[], object]) -> None:
-    """Run `work` until it returns; restart it whenever it raises. Reports call the thread `name`."""
+    """Run `work` until it returns; restart it whenever it raises. `name` is the thread's name in reports."""
     reported, reported_at = "", 0.0
     while True:
         try:
