@@ -49,11 +49,12 @@ class Outages:
         self._refused_before = 0
         self._blocked_since: float | None = None
         self._counted_until = 0.0
+        """Until when the current blocked write has been passed to `blocked`."""
         self._last: dict[str, float] = {}
         """When each cause was last seen."""
 
     def health(self, failing: str | None) -> None:
-        """Note that writes fail, with the reason, or that they succeed again, with None."""
+        """Note that writes fail for the reason `failing`, or succeed again (None)."""
         with self._lock:
             now = clock.monotonic()
             if failing is None:
@@ -64,7 +65,7 @@ class Outages:
                 self._down_since, self._refused_before = now - self._writing_for(), self._refused()
                 log("storage.unavailable", error=failing)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Log outages that have begun or ended; called each second."""
         with self._lock:
             now = clock.monotonic()
@@ -72,7 +73,7 @@ class Outages:
                 self._last["database not writable"] = now
                 if self._works_since is not None and now - self._works_since >= STEADY:
                     self._recovered(self._down_since, self._works_since)
-            self._look_for_lock(now)
+            self._check_for_blocked_write(now)
 
     def close(self) -> None:
         """Log the end of an outage that has just ended."""
@@ -84,8 +85,8 @@ class Outages:
     def during(self, work: str) -> Iterator[None]:
         """Note if a "read" or "write" of the scheduler is blocked or fails.
 
-        `look` is not enough: it checks only the writer, and only once a second, so that it sees no reads and can miss a
-        write that is blocked for less than two seconds.
+        `check` is not enough: it covers no reads, and can miss a write that is blocked for less than two seconds, since
+        it runs only once a second.
         """
         begun = clock.monotonic()
         failed = True
@@ -113,7 +114,7 @@ class Outages:
         log("storage.recovered", away_s=round(works_since - down_since), refused=refused)
         self._down_since = self._works_since = None
 
-    def _look_for_lock(self, now: float) -> None:
+    def _check_for_blocked_write(self, now: float) -> None:
         held = self._writing_for()
         if held > BLOCKED:
             begun = now - held

@@ -132,7 +132,7 @@ class Scheduler:
             self.timers.reset,
             on_step=dependencies.webhooks.retry_all_now,
             difference=lambda: self._store.clock_difference,
-            every_second=self._outages.look,
+            every_second=self._outages.check,
         )
 
     def start(self) -> None:

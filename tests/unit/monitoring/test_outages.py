@@ -46,11 +46,11 @@ def test_a_full_disk_that_takes_a_small_write_now_and_then_is_one_outage(
         machine.refused += 3
         watched.health(None)
         machine.now += 0.23
-        watched.look()
+        watched.check()
     assert [line["event"] for line in log_lines()] == ["storage.unavailable"]
     machine.now += outages.STEADY
-    watched.look()
-    watched.look()
+    watched.check()
+    watched.check()
     [_, recovered] = log_lines()
     assert (recovered["event"], recovered["away_s"], recovered["refused"]) == ("storage.recovered", 3, 30)
     assert recovered["message"] == "database writable again after 3 s, 30 requests refused meanwhile"
@@ -65,11 +65,11 @@ def test_a_lock_is_reported_while_it_lasts_and_its_seconds_are_counted(
     for held in (0.9, 1.9, 2.9, 10.4):
         machine.writing = held
         machine.now = 1000.0 + held
-        watched.look()
+        watched.check()
     assert [(line["event"], line["blocked_ms"]) for line in log_lines()] == [("storage.blocked", 1900)]
     assert watched.cause(timedelta(seconds=2)) == "write held up"
     machine.writing, machine.now = 0.0, 1011.0
-    watched.look()
+    watched.check()
     assert [(line["event"], line["blocked_ms"]) for line in log_lines()[1:]] == [("storage.unblocked", 11000)]
     assert machine.blocked == pytest.approx(10.4)
 
