@@ -35,12 +35,13 @@ LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300)
 """Upper bounds of the histogram buckets for the lag, in seconds."""
 
 JOBS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Upper bounds of the histogram buckets for jobs per commit; the last is the writer's largest batch."""
+"""Upper bounds of the histogram buckets for jobs per commit; the last is the most that the writer commits at once."""
 
 BACKLOG = 10_000
 """The backlog is counted up to this number, so that a scrape stays cheap when the backlog is large."""
 
 MAIL_RESULTS: Sequence[MailState] = tuple(state for state in MailState if state is not MailState.SENDING)
+"""The final states of an attempt to send a mail."""
 
 ROOM_STATES = ("looking", "early", "entering", "waiting", "in")
 """The states of a connection to a room, as `rooms.visitor` names them."""
@@ -58,7 +59,7 @@ class Metrics:
 
     def __init__(self, store: Store, endpoint_statuses: Callable[[View], Sequence[EndpointStatus]]) -> None:
         """Create all metrics. `endpoint_statuses` returns the status of each endpoint."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # without the `_created` series, as many again
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise each counter would have a second series, `_created`
         self._registry = registry = CollectorRegistry()
         Info("tminus_build", "The running version", registry=registry).info({"version": __version__})
         self._config = Info(
@@ -75,8 +76,8 @@ class Metrics:
         registry.register(_Process(registry=None))
         registry.register(_Stored(store, endpoint_statuses))
         self.heartbeat_age = Gauge(
-            "tminus_heartbeat_age_seconds", "Seconds since the scheduler last finished its check of each second",
-            registry=registry,
+            "tminus_heartbeat_age_seconds",
+            "Seconds since the scheduler last completed a sweep, which it starts every second", registry=registry,
         )  # fmt: skip
         """`service.daemon` sets the function that a scrape calls."""
         moves = Counter("tminus_moves", "Committed transitions of sessions", ["trigger"], registry=registry)
@@ -123,27 +124,27 @@ class Metrics:
         """The series of `_requests`: to look one up in the library takes longer than to increment it."""
         self.websockets = Gauge("tminus_websockets", "Open WebSockets", ["route"], registry=registry)
         self._websockets_closed = Counter(
-            "tminus_websockets_closed", "WebSockets that are over, by close code", ["route", "code"], registry=registry
+            "tminus_websockets_closed", "Closed WebSockets, by close code", ["route", "code"], registry=registry
         )
         guesses = Counter(
             "tminus_guesses",
-            "Wrong tokens, sign-in codes, returns from the issuer, PINs, ids and keys of rooms, and addresses of "
-            "calendars, refused as wrong or by the rate limit",
+            "Refused as wrong or by the rate limit: tokens, sign-in codes, returns from the issuer, PINs, ids and keys "
+            "of rooms, addresses of calendars",
             ["kind", "outcome"], registry=registry,
         )  # fmt: skip
         names = ("token", "code", "oidc", "pin", "room", "calendar")
         kinds = [(kind, outcome) for kind in names for outcome in ("wrong", "limited")]
         self._guesses = {one: guesses.labels(*one) for one in kinds}  # all series exist from the start, as above
-        pictures = Counter(
+        challenges = Counter(
             "tminus_challenges", "Challenges after too many wrong PINs: made, solved, and answers that were refused",
             ["outcome"], registry=registry,
         )  # fmt: skip
-        self.challenges = {outcome: pictures.labels(outcome) for outcome in ("made", "solved", "refused")}
-        begun = Counter(
+        self.challenges = {outcome: challenges.labels(outcome) for outcome in ("made", "solved", "refused")}
+        sign_ins = Counter(
             "tminus_sign_ins", "Agent sessions that were started, by way: token (authWithToken), page, oidc or code",
             ["via"], registry=registry,
         )  # fmt: skip
-        self._sign_ins = {via: begun.labels(via) for via in ("token", "page", "oidc", "code")}
+        self._sign_ins = {via: sign_ins.labels(via) for via in ("token", "page", "oidc", "code")}
         refused = Counter(
             "tminus_oidc_refused", "Sign-ins by OpenID Connect that were refused, by reason", ["refusal"],
             registry=registry,
@@ -165,9 +166,7 @@ class Metrics:
         """`rooms.hub` sets the functions that a scrape calls."""
         messages = Counter("tminus_room_messages", "Messages that rooms received", ["type"], registry=registry)
         self.room_messages = {kind: messages.labels(kind) for kind in ROOM_MESSAGES}
-        self.rooms_lost = Counter(
-            "tminus_room_lost", "Connections of people in rooms that were lost", registry=registry
-        )
+        self.rooms_lost = Counter("tminus_room_lost", "Lost connections of people in rooms", registry=registry)
         self.rooms_resumed = Counter(
             "tminus_room_resumed", "People who reconnected to a room with their resume key", registry=registry
         )
@@ -181,12 +180,12 @@ class Metrics:
         self._config.info({"fingerprint": fingerprint})
 
     def committed(
-        self, moves: Mapping[str, int], jobs: int, reminders: Mapping[ReminderOutcome, int] = MappingProxyType({})
+        self, transitions: Mapping[str, int], jobs: int, reminders: Mapping[ReminderOutcome, int] = MappingProxyType({})
     ) -> None:
         """Count one commit of the writer: its transitions and reminders, and the jobs that shared it."""
         self._commits.inc()
         self._commit_jobs.observe(jobs)
-        for trigger, number in moves.items():
+        for trigger, number in transitions.items():
             self._moves[trigger].inc(number)
         for outcome, number in reminders.items():
             self._reminders[outcome].inc(number)
@@ -234,7 +233,7 @@ def _ahead(store: Store) -> float:
 def _series(
     registry: CollectorRegistry, name: str, words: str, label: str, values: Mapping[K, str]
 ) -> dict[K, Counter]:
-    """Return a counter's series by key. `values`: key -> the value of the label."""
+    """Return a counter's series by key. `values` has the value of the label for each key."""
     counter = Counter(name, words, [label], registry=registry)
     return {key: counter.labels(value) for key, value in values.items()}
 
@@ -322,12 +321,12 @@ def _endpoints(endpoints: Sequence[EndpointStatus], now: datetime) -> Iterator[M
 
 
 def _delivery_counters(registry: CollectorRegistry) -> tuple[Counter, Counter, dict[MailState, Counter]]:
-    """Return the counters of delivery attempts, of delivered events, and of mails by what became of them."""
+    """Return the counters of delivery attempts, of delivered events, and of mails by result."""
     means = "Delivery attempts, by outcome: delivered or failed"
     attempts = Counter("tminus_deliveries", means, ["endpoint", "outcome"], registry=registry)
     means = "Events that an endpoint has accepted"
     delivered = Counter("tminus_events_delivered", means, ["endpoint"], registry=registry)
-    means = "Mails to invitees, by what became of them: sent, refused, deferred or unknown"
+    means = "Mails to invitees, by result: sent, refused, deferred or unknown"
     mails = Counter("tminus_mails", means, ["result"], registry=registry)
     by_state: dict[MailState, Counter] = {state: mails.labels(state.value) for state in MAIL_RESULTS}
     return attempts, delivered, by_state
