@@ -30,7 +30,7 @@ PAGE = 500
 """Maximum number of events that are read at a time."""
 
 POLL_INTERVAL = 1.0
-"""Maximum seconds between two looks at the event table."""
+"""Maximum seconds between two reads of the event table."""
 
 PAGE_PAUSE = 0.05
 """Seconds between two pages. Under load, one page has the events of many commits, and requests run in between."""
@@ -53,8 +53,8 @@ class EventLog:
     """A thread that passes each committed event to `write_lines`, page by page, from the stored position of `name` on.
 
     A page that could not be written is repeated before the next one. `on_new_events` is called as soon as there are new
-    events, also while the log cannot be written: once for a commit of this process, and once for all events that were
-    found in one look.
+    events, also while the log cannot be written: once for a commit of this process, and once for all events that one
+    read has found.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class EventLog:
         self._on_new_events = on_new_events
         self._name = name
         self._handed_over: deque[LogEvent] = deque()
-        self._seq, self._saved = self._begin()
+        self._seq, self._saved = self._stored_position()
         """The number of the last event that was logged, and the one that is stored in the database."""
         self._seen = self._seq
         """The number of the last event that `on_new_events` was called for."""
-        self._noting = threading.Lock()
+        self._notify_lock = threading.Lock()
         self._saving: Future[int] | None = None
         self._save_at = 0.0
         self._wake = threading.Event()
@@ -93,19 +93,19 @@ class EventLog:
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self, news: Sequence[LogEvent] = (), newest: int | None = None) -> None:
-        """Log new events. `news` are committed events in order, which then need not be read; `newest` is the number of
-        the newest event of a commit of this process.
+    def wake(self, committed: Sequence[LogEvent] = (), newest: int | None = None) -> None:
+        """Log new events. `committed` are the events of a commit in order, which then need not be read; `newest` is the
+        number of the newest event of a commit of this process.
 
-        Any thread may call this; with `news`, only the writer's.
+        Any thread may call this, but only the writer's may pass `committed`.
         """
         if len(self._handed_over) < MAX_HANDED_OVER:
-            self._handed_over.extend(news)
+            self._handed_over.extend(committed)
         self._wake.set()
         if newest is not None:
-            self._note(newest)
+            self._notify(newest)
 
-    def _begin(self) -> tuple[int, int]:
+    def _stored_position(self) -> tuple[int, int]:
         known = self._store.read(lambda view: log_position(view, self._name))
         if known is not None:
             return known, known
@@ -134,8 +134,8 @@ class EventLog:
 
     @contextlib.contextmanager
     def throttled(self) -> Iterator[None]:
-        """Log only one page a second for a while: sessions that are due open first, and are logged afterwards. Both at
-        the same time would compete for the interpreter lock.
+        """Log only one page a second within the `with` block, so that due sessions open first. Logging them at the same
+        time would compete for the interpreter lock.
         """
         self._unthrottled.clear()
         try:
@@ -162,7 +162,7 @@ class EventLog:
         page = self._take_handed_over() or self._store.read(lambda view: view.log_events(self._seq, PAGE))
         if not page:
             return False
-        self._note(page[-1].event.seq)
+        self._notify(page[-1].event.seq)
         if not self._log(page):
             return False
         self._seq = page[-1].event.seq
@@ -181,10 +181,10 @@ class EventLog:
             while (written := self._wait_for(outcome)) is None:
                 if clock.monotonic() >= self._until + STOP_SECONDS:
                     return False
-                self._look()
+                self._report_new_events()
             if written or self._stopping.wait(POLL_INTERVAL):
                 return written
-            self._look()
+            self._report_new_events()
 
     def _wait_for(self, outcome: "SimpleQueue[bool]") -> bool | None:
         with contextlib.suppress(Empty):
@@ -192,13 +192,13 @@ class EventLog:
             return outcome.get(timeout=max(0.0, timeout))
         return None
 
-    def _look(self) -> None:
-        """Report new events while the log cannot be written: the feed and webhooks must not wait for it."""
+    def _report_new_events(self) -> None:
+        """Call `on_new_events` while the log cannot be written: the feed and webhooks must not wait for the log."""
         with contextlib.suppress(StoreUnavailable):
-            self._note(self._store.read(lambda view: view.last_seq()))
+            self._notify(self._store.read(lambda view: view.last_seq()))
 
-    def _note(self, seq: int) -> None:
-        with self._noting:
+    def _notify(self, seq: int) -> None:
+        with self._notify_lock:
             if seq <= self._seen:
                 return
             self._seen = seq
@@ -212,7 +212,7 @@ class EventLog:
             self._saving = None
         if self._saving is None and self._seq != self._saved and clock.monotonic() >= self._save_at:
             self._save_at = clock.monotonic() + SAVE_INTERVAL
-            with contextlib.suppress(RequestError):  # the writer is overloaded; the next look tries again
+            with contextlib.suppress(RequestError):  # the writer is overloaded; the next call tries again
                 self._saving = self._store.submit(self._store_position(self._seq))
 
     def _store_position(self, seq: int) -> Callable[[Transaction], int]:
@@ -227,8 +227,8 @@ class EventLog:
         page: list[LogEvent] = []
         next_seq = self._seq + 1
         while self._handed_over and self._handed_over[0].event.seq <= next_seq and len(page) < PAGE:
-            news = self._handed_over.popleft()
-            if news.event.seq == next_seq:
-                page.append(news)
+            recorded = self._handed_over.popleft()
+            if recorded.event.seq == next_seq:
+                page.append(recorded)
                 next_seq += 1
         return page
