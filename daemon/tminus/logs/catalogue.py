@@ -10,8 +10,8 @@ _WAITING = "[, {undelivered_events:event} waiting since {oldest_undelivered}]"
 _UNDELIVERED = ("undelivered_events", "oldest_undelivered")
 
 _MAIL = ("session_id", "label", "invitee", "seq")
-_COUNTED = ("network", "request_id", "count", "since", "last")
-_MANY = ("count", "since", "last")
+_CALLER_COUNT = ("network", "request_id", "count", "since", "last")
+_COUNT = ("count", "since", "last")
 _VISIT = ("session_id", "label", "external_key", "record_name", "participant_name")
 
 LOG_LINES = {
@@ -116,7 +116,7 @@ LOG_LINES = {
     "clock.late": LineTemplate(
         "warning", "{moves:session} opened or closed late, by up to {lag_ms} ms ({cause})", ("lag_ms", "moves", "cause")
     ),
-    "clock.stepped": LineTemplate("warning", "wall clock set by {step_ms} ms, timers set again", ("step_ms",)),
+    "clock.stepped": LineTemplate("warning", "wall clock stepped by {step_ms} ms, timers set again", ("step_ms",)),
     "clock.differs": LineTemplate(
         "warning", "this machine's clock differs by {off_ms} ms from the database's clock, which is used", ("off_ms",)
     ),
@@ -145,24 +145,24 @@ LOG_LINES = {
         "clock is {ahead_s} s ahead of the last run of retention, nothing is removed before {until}",
         ("ahead_s", "until"),
     ),
-    "batches.finished": LineTemplate("info", "batches were unfinished, {left:session} done now", ("left",)),
+    "batches.finished": LineTemplate("info", "unfinished batches completed, {left:session} done", ("left",)),
     "retention.removed": LineTemplate(
         "info", "{removed:closed session} older than `storage.retention` removed", ("removed",)
     ),
     "auth.failed": LineTemplate(
         "warning",
         "wrong token from {remote_ip} ({token_state}), attempts: {count}[ since {since}]",
-        ("remote_ip", "token", "token_state", "route", *_COUNTED),
+        ("remote_ip", "token", "token_state", "route", *_CALLER_COUNT),
     ),
     "auth.limited": LineTemplate(
         "warning",
         "too many wrong tokens from {remote_ip}, requests refused: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "auth.code_refused": LineTemplate(
         "warning",
         "sign-in code from {remote_ip} refused ({refusal}), attempts: {count}[ since {since}]",
-        ("remote_ip", "refusal", *_COUNTED),
+        ("remote_ip", "refusal", *_CALLER_COUNT),
     ),
     "auth.signed_in": LineTemplate(
         "info",
@@ -183,37 +183,37 @@ LOG_LINES = {
         "warning",
         "redirect to {receiver} refused (not in signin.receivers), requested from {remote_ip}, times: {count}"
         "[ since {since}]",
-        ("receiver", "remote_ip", *_COUNTED),
+        ("receiver", "remote_ip", *_CALLER_COUNT),
     ),
     "auth.forgery_refused": LineTemplate(
         "warning",
         "sign-in form from {remote_ip} refused (no valid form key), times: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "pin.unknown": LineTemplate(
         "warning",
         "unknown PIN from {remote_ip}, attempts: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "pin.limited": LineTemplate(
         "warning",
         "too many wrong PINs or challenges from {remote_ip}, requests refused: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "pin.challenge_refused": LineTemplate(
         "warning",
         "wrong, late or used answers to challenges from {remote_ip}: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "auth.oidc_refused": LineTemplate(
         "warning",
         "sign-ins by OpenID Connect refused ({refusal}: {error}), from {remote_ip}: {count}[ since {since}]",
-        ("refusal", "error", "remote_ip", *_COUNTED),
+        ("refusal", "error", "remote_ip", *_CALLER_COUNT),
     ),
     "auth.shut_out": LineTemplate(
         "info",
-        "agent {agent} is shut out: requests and sign-ins refused: {count}[ since {since}]",
-        ("agent", "remote_ip", *_COUNTED),
+        "agent {agent} is shut out, requests and sign-ins refused: {count}[ since {since}]",
+        ("agent", "remote_ip", *_CALLER_COUNT),
     ),
     "agent.shut_out": LineTemplate(
         "warning",
@@ -238,28 +238,28 @@ LOG_LINES = {
     "calendar.unknown": LineTemplate(
         "warning",
         "wrong or revoked addresses of calendars from {remote_ip}: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "agent.failed": LineTemplate("error", "internal error, agents not updated: {error}", ("error", "traceback")),
     "room.unknown": LineTemplate(
         "warning",
         "connections to unknown sessions from {remote_ip}: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "room.wrong_key": LineTemplate(
         "warning",
         "wrong host keys for session {session_id} from {remote_ip}: {count}[ since {since}]",
-        ("remote_ip", *_VISIT, *_COUNTED),
+        ("remote_ip", *_VISIT, *_CALLER_COUNT),
     ),
     "room.limited": LineTemplate(
         "warning",
         "too many wrong session ids or keys from {remote_ip}, connections refused: {count}[ since {since}]",
-        ("remote_ip", *_COUNTED),
+        ("remote_ip", *_CALLER_COUNT),
     ),
     "room.other_source": LineTemplate(
         "warning",
         "join of session {session_id} refused, its people are reported by {source}, times: {count}[ since {since}]",
-        ("source", *_VISIT, *_MANY),
+        ("source", *_VISIT, *_COUNT),
     ),
     "room.replaced": LineTemplate(
         "info",
@@ -355,37 +355,37 @@ LOG_LINES = {
         "info",
         "unauthenticated requests from {remote_ip}: {count}[ since {since}]; last: {method} {route} answered with "
         "{code}",
-        ("method", "route", "code", "refcode", "remote_ip", *_COUNTED),
+        ("method", "route", "code", "refcode", "remote_ip", *_CALLER_COUNT),
     ),
     "http.websocket": LineTemplate(
         "info",
         "WebSocket {route} of[ {participant_name} at] {remote_ip} closed with {close_code}[ ({close_reason})] after "
         "{open_s:second}[, {count} since {since}]",
-        ("route", "close_code", "close_reason", "open_s", "refcode", "actor", *_VISIT, "remote_ip", *_COUNTED),
+        ("route", "close_code", "close_reason", "open_s", "refcode", "actor", *_VISIT, "remote_ip", *_CALLER_COUNT),
     ),
     "websocket.no_upgrade": LineTemplate(
         "warning",
         "request for WebSocket {route} from {remote_ip} refused ({error}): check that the proxy passes on WebSockets"
         ", times: {count}[ since {since}]",
-        ("route", "error", "remote_ip", *_COUNTED),
+        ("route", "error", "remote_ip", *_CALLER_COUNT),
     ),
     "websocket.crowded": LineTemplate(
         "warning",
         "WebSockets from {remote_ip} refused: it has {limit}, the maximum for one address "
         "(limits.websockets_per_address), times: {count}[ since {since}]",
-        ("remote_ip", "limit", "network", *_MANY),
+        ("remote_ip", "limit", "network", *_COUNT),
     ),
     "websocket.refused": LineTemplate(
         "warning",
         "WebSockets refused with 503: {connections} open, three quarters of all connections allowed"
         ", times: {count}[ since {since}]",
-        ("connections", *_MANY),
+        ("connections", *_COUNT),
     ),
     "http.cross_site": LineTemplate(
         "info",
         "requests that pages of other sites sent from {remote_ip}, refused: {count}[ since {since}]"
         "[; {origin} is not in server.cors_origins]",
-        ("origin", "remote_ip", *_COUNTED),
+        ("origin", "remote_ip", *_CALLER_COUNT),
     ),
     "http.failed": LineTemplate(
         "error",
@@ -396,32 +396,32 @@ LOG_LINES = {
         "error",
         "{connections} connections open, no more allowed with {limit} open files (LimitNOFILE=)"
         ", times: {count}[ since {since}]",
-        ("connections", "limit", *_MANY),
+        ("connections", "limit", *_COUNT),
     ),
     "http.refused": LineTemplate(
         "warning",
         "connections refused with 503: {connections} open, none of them waiting for its client"
         ", times: {count}[ since {since}]",
-        ("connections", *_MANY),
+        ("connections", *_COUNT),
     ),
     "http.crowded": LineTemplate(
         "warning",
         "{remote_ip} has {connections} connections, the maximum for one address "
         "(limits.connections_per_address): the oldest waiting ones are closed for new ones"
         ", times: {count}[ since {since}]",
-        ("remote_ip", "connections", "network", *_MANY),
+        ("remote_ip", "connections", "network", *_COUNT),
     ),
     "feed.crowded": LineTemplate(
         "warning",
         "{actor} or its address {remote_ip} has {limit} streams and long polls, the maximum "
         "(limits.streams_per_agent, limits.streams_per_address): the oldest are ended for new ones"
         ", times: {count}[ since {since}]",
-        ("actor", "remote_ip", "limit", "network", *_MANY),
+        ("actor", "remote_ip", "limit", "network", *_COUNT),
     ),
     "http.malformed": LineTemplate(
         "warning",
         "malformed request from {remote_ip} refused, connection closed: it {error}, times: {count}[ since {since}]",
-        ("remote_ip", "error", "network", *_MANY),
+        ("remote_ip", "error", "network", *_COUNT),
     ),
     "library.said": LineTemplate("warning", "{logger}: {error}", ("logger", "error", "traceback")),
 }

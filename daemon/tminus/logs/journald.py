@@ -87,7 +87,7 @@ class JournalDestination:
         self._fallback = fallback
 
     def write(self, lines: Sequence[Line]) -> int:
-        """Write the lines, as `writer.Destination` says."""
+        """Write the lines, as `writer.Destination` defines."""
         for written, line in enumerate(lines):
             if not (self._journal.send(line) or self._fallback.write([line])):
                 return written

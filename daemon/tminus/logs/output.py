@@ -197,6 +197,7 @@ def _plain(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 _IN_EVENT_MESSAGE = frozenset(EVENT_FIELDS) - {"lag_ms", "actor", "actor_name", "external_key", "record_name"}
 _IN_MESSAGE = {name: line.field_names for name, line in LOG_LINES.items()}
+"""The fields that a message already contains; `_IN_EVENT_MESSAGE` for all events, this by the name of another line."""
 
 
 class _LibraryHandler(logging.Handler):

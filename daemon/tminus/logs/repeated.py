@@ -1,6 +1,6 @@
-"""Limit log lines that one address can cause repeatedly to one line a minute, with a count.
+"""Limit the log lines that one address causes to one line a minute, with a count.
 
-So an attacker, or a script with an error, cannot fill the log.
+Otherwise an attacker, or a script with an error, could fill the log.
 """
 
 import threading
@@ -14,7 +14,7 @@ from tminus.domain.networks import client_network
 from tminus.logs.output import log
 
 INTERVAL = 60.0
-"""Seconds between two lines with the same name and address."""
+"""Minimum seconds between two lines with the same name and address."""
 
 MAX_COUNTS = 1000
 """Maximum number of separate counts. Further addresses share one count, under the address `OTHERS`."""
@@ -44,7 +44,7 @@ class Repeated:
         """Log the first occurrence at once; count those of the next minute, and log them as one line at its end.
 
         That line has the fields of the latest occurrence. IPv6 addresses of one /64 count as one; the field `network`
-        names it. Occurrences with different `about` are counted separately.
+        contains the /64. Occurrences with different `about` are counted separately.
         """
         counted = client_network(address)
         key = (name, counted, about)

@@ -1,8 +1,8 @@
 """The log writer: a thread that writes lines from a queue, so that logging waits for no pipe, disk or journal.
 
-The queue is bounded. If its reader stops and the queue is full, further lines are dropped and counted; the next line
-that is written is preceded by one with the count. The lines of events come in batches, one at a time, and are never
-dropped: a batch reports whether it was written, and if not, the event log tries it again.
+The queue is bounded. If no line can be written and the queue is full, further lines are dropped and counted; the next
+line that is written is preceded by one with the count. The lines of events come in batches, one at a time, and are
+never dropped: a batch reports whether it was written, and if not, the event log tries it again.
 """
 
 import json
@@ -198,7 +198,7 @@ class Stream:
         """Bytes to write first: the rest of a line of which the disk took only the beginning."""
 
     def write(self, lines: Sequence[Line]) -> int:
-        """Write the lines, as `Destination` says."""
+        """Write the lines, as `Destination` defines."""
         encoded = [self._encoded(line) for line in lines]
         data = memoryview(self._rest + b"".join(encoded))
         done = 0
