@@ -124,7 +124,8 @@ def test_the_command_lists_shuts_out_and_readmits(desk: Daemon) -> None:
     done = desk.command("agents", "readmit", f"{ANNA}")
     assert (done.returncode, done.stdout) == (0, "agent 7 (Anna Agent) may sign in\n")
     assert desk.command("agents", "readmit", f"{ANNA}").returncode == 0
-    assert "113404" in desk.command("agents", "shut-out", "4711").stderr
+    nobody = desk.command("agents", "shut-out", "4711")
+    assert (nobody.returncode, "113404" in nobody.stderr) == (3, True)
     assert desk.get("/me", by="anna").status_code == 200
 
 

@@ -261,7 +261,7 @@ def test_a_url_and_a_token_reach_a_daemon_over_tcp(daemon: Daemon, tmp_path: Pat
     assert "check what was copied" in refused(daemon.command(*url, "list", TMINUS_TOKEN="tökèn"), 5)
     file.write_text("a" * 43)
     wrong = refused(daemon.command(*url, "--token-file", str(file), "list"), 5)
-    assert f"unknown, expired or revoked (refcode 104401); it comes from {file}" in wrong
+    assert f"unknown, expired or revoked (refcode 104401); the token comes from {file}" in wrong
     monitor = daemon.command(*url, "close", made["id"], TMINUS_TOKEN=daemon.tokens["monitor"])
     assert "Not allowed" in refused(monitor, 5)
 

@@ -20,8 +20,10 @@ REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE = 1, 2, 3, 4, 5, 6
 
 EXIT_CODES = (0, REFUSED, USAGE, NOT_FOUND, CONFLICT, NOT_ALLOWED, UNAVAILABLE, LOST)
 
-NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404, 119404})
-"""The refcodes for an unknown session, participant, webhook or series. Not the status 404, which a proxy also sends."""
+NOT_FOUND_REFCODES = frozenset({101404, 102404, 109404, 113404, 119404})
+"""The refcodes for an unknown session, participant, webhook, agent or series. A proxy, too, may answer 404, so the
+status decides nothing.
+"""
 
 _EXIT_CODES: tuple[tuple[type[client.ScreenMeetError], int], ...] = (
     (client.Conflict, CONFLICT),
@@ -63,7 +65,7 @@ class Connection:
             raise fail(f"cannot read the token file {self.token_file}: it is not UTF-8 text", USAGE) from None
 
     def _local_socket(self) -> Candidate:
-        """Return the first socket that exists, even if no daemon listens there."""
+        """Return the first candidate whose socket exists, even if no daemon listens there."""
         if self.socket is not None:
             sockets = [discovery.named(self.socket)]
         else:
@@ -98,7 +100,7 @@ def fail(message: str, code: int) -> Exit:
 
 @contextmanager
 def reporting_errors() -> Iterator[None]:
-    """Turn the errors of a command into one line each and an exit code."""
+    """Print the errors that a command raises, each on one line, and end the command with an exit code."""
     try:
         yield
     except client.ScreenMeetError as error:
@@ -132,7 +134,7 @@ def _explained(error: client.ScreenMeetError) -> str:
             # The daemon's description names HTTP headers, which do not help on the command line.
             description = "No token" if error.refcode else description
         else:
-            advice = f"; it comes from {source}; the daemon accepts a new token after a reload"
+            advice = f"; the token comes from {source}; the daemon accepts a new token after a reload"
     elif error.permanent and "permitted" in str(error):
         advice = f"; {_PERMIT}"
     return f"{description}{f' (refcode {error.refcode})' if error.refcode else ''}{advice}"
@@ -149,7 +151,7 @@ def _token_source() -> str | None:
 
 
 def how_to_reload() -> str:
-    """Return how to reload the daemon in this directory, or else the one that runs as a service."""
+    """Return how to reload the daemon of the working directory, or else the one that runs as a service."""
     if "STATE_DIRECTORY" not in os.environ and Path("var/tminus.lock").is_file():
         return "reload the daemon (kill -HUP $(cat var/tminus.lock))"
     return "reload the daemon (systemctl reload tminus, or SIGHUP)"

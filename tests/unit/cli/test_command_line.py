@@ -3,7 +3,10 @@
 import pytest
 from tests.support.commands import invoke
 
+from tminus import client
 from tminus.cli import catalogue
+from tminus.cli.connection import exit_code
+from tminus.domain import errors
 
 ALL = [(name,) for name in catalogue.COMMANDS] + [
     (group, name) for group, entry in catalogue.GROUPS.items() for name in entry.commands
@@ -55,6 +58,21 @@ def test_a_mistyped_command_of_a_group_gets_a_suggestion_only_if_one_is_close(
     assert refused.exit_code == 2
     assert ("Did you mean" in refused.stderr) == (meant is not None), refused.stderr
     assert meant is None or f"Did you mean '{meant}'?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        errors.UnknownSession,
+        errors.UnknownParticipant,
+        errors.UnknownWebhook,
+        errors.UnknownAgent,
+        errors.UnknownSeries,
+    ],
+)
+def test_an_unknown_object_has_exit_code_3_but_a_404_of_a_proxy_has_not(cause: type[errors.RequestError]) -> None:
+    assert exit_code(client.NotFound("unknown", 404, cause.refcode)) == 3
+    assert exit_code(client.NotFound("HTTP 404 Not Found", 404)) == 1
 
 
 def test_an_alias_runs_the_command_that_it_names() -> None:
