@@ -171,7 +171,7 @@ def test_endpoints_follow_the_configuration_and_operators(start_daemon: StartDae
     eventually(lambda: webhook(daemon)["backlog"] == 0)
     receiver.answers = [status(500)]
     failed = daemon.command("webhooks", "ping", "desk")
-    assert (failed.returncode, failed.stderr) == (1, "tminus: desk was not reached: answered 500\n")
+    assert (failed.returncode, failed.stderr) == (1, "tminus: desk did not accept the ping: answered 500\n")
     log = json.loads(daemon.command("webhooks", "deliveries", "desk", "--failed", "--json").stdout)["deliveries"]
     assert [(one["kind"], one["status"], one["answer"]) for one in log] == [("ping", 500, "no")]
     assert daemon.command("webhooks", "ping", "nobody").returncode == 3
@@ -198,7 +198,7 @@ def test_a_ping_waits_for_the_receiver_longer_than_for_the_daemon(
     assert ScreenMeet.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(ScreenMeet.__init__.__kwdefaults__, "timeout", 1.0)  # in place of ten seconds
     pinged = invoke("--socket", str(daemon.socket), "webhooks", "ping", "desk")
-    assert (pinged.exit_code, pinged.stderr) == (1, "tminus: desk was not reached: no answer within 2 s\n")
+    assert (pinged.exit_code, pinged.stderr) == (1, "tminus: desk did not accept the ping: no answer within 2 s\n")
     assert len(receiver.requests) == 1
 
 

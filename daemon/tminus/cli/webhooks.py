@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 SECRET_BYTES = 32
+"""Random bytes in a new signing secret."""
 
-PING_SECONDS = 300.0
-"""The maximum of a webhook's `timeout` in seconds. The daemon responds to a ping after that time at the latest."""
+PING_WAIT = 300.0
+"""Seconds that the answer to a ping or a sample may take beyond the client's time-out: the maximum of `timeout` of a
+webhook.
+"""
 
 
 def _call(connection: Connection, method: str, path: str, **more: Any) -> Any:
@@ -56,12 +59,12 @@ def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def ping(connection: Connection, name: str, as_json: bool) -> None:
-    """Send a test event, also to a paused endpoint; exit code 1 if it does not arrive."""
-    attempt: schemas.Delivery = _call(connection, "POST", _path(name, "ping"), wait=PING_SECONDS)
+    """Send a test event, also to a paused endpoint; exit code 1 if the endpoint does not accept it."""
+    attempt: schemas.Delivery = _call(connection, "POST", _path(name, "ping"), wait=PING_WAIT)
     if as_json or attempt["ok"]:
         _show(attempt, as_json, f"{name} answered {attempt['status']} in {attempt['ms']} ms")
     if not attempt["ok"]:
-        raise fail(f"{name} was not reached: {attempt['error']}", REFUSED)
+        raise fail(f"{name} did not accept the ping: {attempt['error']}", REFUSED)
 
 
 @click.command(cls=Command)
@@ -72,11 +75,12 @@ def ping(connection: Connection, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def sample_event(connection: Connection, type: str, name: str, as_json: bool) -> None:
-    """Send a sample event of a TYPE such as session.ready, marked as a sample; exit code 1 if it does not arrive.
+    """Send a sample event of a TYPE such as session.ready; exit code 1 if the endpoint does not accept it.
 
-    It is signed as real events are, and goes also to a paused endpoint, and to one that does not subscribe to the TYPE.
+    The event is marked as a sample, and signed as real events are. It is also sent to an endpoint that is paused or
+    does not subscribe to the TYPE.
     """
-    attempt: schemas.Delivery = _call(connection, "POST", _path(name, "sample"), json={"type": type}, wait=PING_SECONDS)
+    attempt: schemas.Delivery = _call(connection, "POST", _path(name, "sample"), json={"type": type}, wait=PING_WAIT)
     if as_json or attempt["ok"]:
         _show(attempt, as_json, f"{name} answered {attempt['status']} in {attempt['ms']} ms")
     if not attempt["ok"]:
@@ -98,7 +102,7 @@ def pause(connection: Connection, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def resume(connection: Connection, name: str, as_json: bool) -> None:
-    """Resume deliveries at once, beginning with the events that waited. Works after any kind of pause."""
+    """Resume deliveries at once, beginning with the events that waited, whatever paused the endpoint."""
     answer: schemas.Webhook = _call(connection, "POST", _path(name, "resume"))
     _show(answer, as_json, f"{name} is resumed; {answer['backlog']} events are waiting")
 
