@@ -24,13 +24,13 @@ COLUMNS = {
     "description": "description", "userdescription": "description", "parenttable": "parent_table",
     "parentid": "parent_id", "parentname": "parent_name", "invite": "invite", "invitees": "invite",
 }  # fmt: skip
-"""Names of columns, in lower case and without blanks, `-` and `_` -> what they are."""
+"""Names of columns, in lower case and without blanks, `-` and `_` -> what the column contains."""
 
 MEMBERS = frozenset({
     "type", "label", "userDescription", "agentPrefs", "externalMapping", "parentObject", "metaData", "startTime",
     "invitees", "reminders",
 })  # fmt: skip
-"""The members of a new session in the API."""
+"""The fields of a new session in the API."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -46,7 +46,7 @@ _NUMBER = re.compile(r"\d{4,6}([.,]\d+)?")
 
 
 class SheetError(Exception):
-    """The file has errors: one text for each."""
+    """The file has errors. `errors` has a message for each."""
 
     def __init__(self, errors: Iterable[str]) -> None:
         super().__init__("the file has errors")
@@ -60,7 +60,7 @@ class Sheet(NamedTuple):
     lines: list[int]
     """The line of each session in the file."""
     ignored: list[str]
-    """The names of columns or members that are not known."""
+    """The names of unknown columns or fields."""
 
 
 def read(content: bytes, *, ndjson: bool, encoding: str, zone: ZoneInfo | None, session_type: str | None) -> Sheet:
@@ -117,7 +117,7 @@ def _from_ndjson(text: str) -> Sheet:
 
 
 def _unknown(names: list[str]) -> list[str]:
-    """Return the error that names unknown columns or members: perhaps one of them is what a line lacks."""
+    """Return an error that names unknown columns or fields: one of them may be the misspelt name of a missing one."""
     return [f"these names are not known: {', '.join(names)}"] if names else []
 
 
@@ -159,26 +159,26 @@ def _from_csv(text: str, zone: ZoneInfo | None) -> Sheet:
 
 
 def _delimiter(header: str) -> str:
-    """Return the delimiter that gives the heading the most known columns."""
-    return max(",;\t|", key=lambda one: sum(_plain(cell) in COLUMNS for cell in header.split(one)))
+    """Return the delimiter with which the heading has the most known columns."""
+    return max(",;\t|", key=lambda one: sum(_normalized(cell) in COLUMNS for cell in header.split(one)))
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\s_\-]", "", name.strip().strip('"')).lower()
 
 
 def _header(row: list[str]) -> tuple[list[str | None], list[str]]:
-    """Return what each column is (None: unknown), and the names of unknown columns. Raises `SheetError`."""
-    names = [COLUMNS.get(_plain(cell)) for cell in row]
+    """Return what each column contains (None: unknown), and the names of unknown columns. Raises `SheetError`."""
+    names = [COLUMNS.get(_normalized(cell)) for cell in row]
     known = [name for name in names if name is not None]
     twice = sorted({name for name in known if known.count(name) > 1})
     if twice:
-        raise SheetError([f"line 1 has two columns for {', '.join(twice)}"])
+        raise SheetError([f"the heading has two columns for {', '.join(twice)}"])
     if "label" not in known:
-        raise SheetError(["line 1 must have the names of the columns, such as: type,label,start"])
+        raise SheetError(["the heading must have the names of the columns, such as: type,label,start"])
     ignored = [cell.strip() for cell, name in zip(row, names, strict=True) if name is None and cell.strip()]
     if "start" not in known:
-        raise SheetError(["line 1 has no column start", *_unknown(ignored)])
+        raise SheetError(["the heading has no column start", *_unknown(ignored)])
     return names, ignored
 
 

@@ -92,10 +92,10 @@ def test_a_row_has_a_record_people_and_a_description() -> None:
     [
         ("", "there are no sessions in this file"),
         ("label,start\n", "there are no sessions in this file"),
-        ("label,startTme\nA,2030-01-01T09:00:00Z\n", "line 1 has no column start"),
+        ("label,startTme\nA,2030-01-01T09:00:00Z\n", "the heading has no column start"),
         ("label,start\nA,\n", "line 2: has no start"),
-        ("live,A\n", "line 1 must have the names of the columns, such as: type,label,start"),
-        ("label,Title\nA,B\n", "line 1 has two columns for label"),
+        ("live,A\n", "the heading must have the names of the columns, such as: type,label,start"),
+        ("label,Title\nA,B\n", "the heading has two columns for label"),
         ("label,start\nA,2030-01-01T09:00:00Z,more\n", "line 2: has 3 cells, and the heading has 2"),
         ("label,start,parent_id\nA,2030-01-01T09:00:00Z,1\n", "line 2: parent_table and parent_id go together"),
         ('label,start\n"A,2030\n', "line 2: unexpected end of data"),
