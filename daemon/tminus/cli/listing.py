@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STATUSES = click.Choice([status.value for status in Status])
 
 SEARCH_PAGE = 200
-"""Sessions in one request of a search."""
+"""Maximum number of sessions in one answer to a search."""
 
 
 @click.command(cls=Command)
@@ -77,7 +77,7 @@ def list_(
         if criteria["search"] is None:
             found = daemon.listSessions(**criteria, limit=limit, offset=offset)
         else:
-            matching = (row for row in _search(daemon, criteria) if _is_of(row, record) and _contains(row, search))
+            matching = (row for row in _search(daemon, criteria) if _belongs_to(row, record))
             rows = list(islice(matching, offset, offset + limit))
             found = {"count": len(rows), "rows": rows}
         now = None if as_json or not found["rows"] else time_if_known(daemon)
@@ -113,8 +113,11 @@ def _search(daemon: Any, criteria: dict[str, Any]) -> "Iterator[schemas.Session]
         offset = after if after is not None and after > offset else None
 
 
-def _is_of(row: "schemas.Session", record: str | None) -> bool:
-    """Return whether a session belongs to this record, by a word of its name, by its table and id, or by its id."""
+def _belongs_to(row: "schemas.Session", record: str | None) -> bool:
+    """Return whether a session belongs to the record that has this word in its name, this table and id, or this id.
+
+    With `--search`, the daemon has searched only for that text.
+    """
     if record is None:
         return True
     parent = row["parentObject"] or {}
@@ -122,10 +125,3 @@ def _is_of(row: "schemas.Session", record: str | None) -> bool:
     pattern = re.compile(rf"(?<!\w){re.escape(record.casefold())}(?!\w)")
     names = (parent.get("name"), parent.get("id"), row["externalMapping"])
     return any(isinstance(name, str) and pattern.search(name.casefold()) is not None for name in names)
-
-
-def _contains(row: "schemas.Session", search: str | None) -> bool:
-    """Return whether a session contains the text of --search. With --record, the daemon has searched only for that."""
-    name = (row["parentObject"] or {}).get("name")
-    texts = (row["label"], row["externalMapping"], name)
-    return search is None or any(search.casefold() in text.casefold() for text in texts if isinstance(text, str))
