@@ -1,4 +1,4 @@
-"""The command `tminus`: it runs the daemon, and is a client of it for people and scripts.
+"""The command `tminus`: it runs the daemon, and is the daemon's client in a terminal or a script.
 
 Exit codes, the same for every command:
 
@@ -6,11 +6,12 @@ Exit codes, the same for every command:
 0     done
 1     refused: there is an error in the request, the configuration or the database
 2     the command line is wrong
-3     there is no such session or webhook
-4     the session's status or version does not allow it
+3     there is no such session, series, webhook, agent or token
+4     the session's status or version does not allow it, or the user declined
 5     no valid token, or not allowed
 6     no answer, or an answer that allows a later retry
 7     done, but standard output could not be written
+130   ended by Ctrl-C
 ====  =======================================================================
 
 A command makes one request, so importing modules takes most of its time. `main` imports only the command that is called
@@ -28,13 +29,14 @@ def main() -> None:
 
     interruptible = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if interruptible:
-        # While modules are imported, Ctrl-C ends the process at once, without a traceback from within an import.
+        # While modules are imported, Ctrl-C ends the process at once. Python's own handler would print a traceback from
+        # within an import.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     try:
-        from tminus.service.signals import block  # noqa: PLC0415 - after Ctrl-C was handled
+        from tminus.service.signals import block  # noqa: PLC0415 - only after the handler of Ctrl-C is set
 
         block(sys.argv[1:])
-        from tminus.cli.process import run  # noqa: PLC0415 - likewise
+        from tminus.cli.process import run  # noqa: PLC0415 - only after signals are blocked
 
         code = run(sys.argv[1:], interruptible=interruptible)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NUMBER = click.argument("number", type=click.IntRange(1, 2**31 - 1), metavar="NUMBER")
 
 PAGE = 1000
-"""Agents that one request lists."""
+"""Maximum number of agents in one answer."""
 
 
 def _call(connection: Connection, method: str, path: str, **more: Any) -> Any:
@@ -28,7 +28,7 @@ def _call(connection: Connection, method: str, path: str, **more: Any) -> Any:
 @as_json
 @click.pass_obj
 def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
-    """Show all agents: those of the configuration, and those who came by OpenID Connect."""
+    """Show all agents: those of the configuration, and those who signed in by OpenID Connect."""
     found: list[schemas.Agent] = []
     after: int | None = 0
     while after is not None:
@@ -48,7 +48,10 @@ def list_(connection: Connection, utc: bool, wide: bool, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def shut_out(connection: Connection, number: int, as_json: bool) -> None:
-    """Shut an agent out at once: sessions, streams and rooms end, and tokens and sign-ins are refused."""
+    """Shut an agent out at once: end sign-ins and streams, disconnect hosts, refuse tokens and new sign-ins.
+
+    The sessions that the agent owns are not closed.
+    """
     answer: schemas.Agent = _call(connection, "POST", f"/agents/{number}/shutOut")
     _show(answer, as_json, "is shut out")
 
@@ -58,20 +61,20 @@ def shut_out(connection: Connection, number: int, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def readmit(connection: Connection, number: int, as_json: bool) -> None:
-    """Let an agent who was shut out sign in again. What was ended stays ended."""
+    """Let an agent who was shut out sign in again. This restores nothing that `shut-out` has ended."""
     answer: schemas.Agent = _call(connection, "POST", f"/agents/{number}/readmit")
     _show(answer, as_json, "may sign in")
 
 
 @click.command(cls=Command)
 @NUMBER
-@click.option("--revoke", is_flag=True, help="End the address, and make no other one.")
+@click.option("--revoke", is_flag=True, help="Revoke the address, and create no new one.")
 @as_json
 @click.pass_obj
 def feed(connection: Connection, number: int, revoke: bool, as_json: bool) -> None:
-    """Make an address for the calendar of an agent, to subscribe to; an earlier address ends.
+    """Create the address at which calendar programs subscribe to an agent's calendar; an earlier address is revoked.
 
-    Everybody who has the address can read when the agent's sessions are. It is shown once.
+    Everybody who has the address can read when the agent's sessions are. The address is printed only once.
     """
     path = f"/agents/{number}/calendar"
     if revoke:

@@ -1,4 +1,4 @@
-"""Commands for many sessions at once: `tminus shift`, and the parts of `schedule --file` and `close --filter`."""
+"""Commands for many sessions at once: `tminus shift`, and what `schedule --file` and `close --filter` call."""
 
 import hashlib
 import sys
@@ -18,8 +18,8 @@ from tminus.domain import timestamps
 from tminus.domain.durations import duration_text
 from tminus.domain.types import OPEN_STATUSES
 
-SHOWN = 20
-"""Maximum number of errors of a file that are printed."""
+MAX_SHOWN = 20
+"""Maximum number of errors, and of unknown names, of a file that are printed."""
 
 BAR = 24
 """Width of the progress bar in characters."""
@@ -33,7 +33,7 @@ scope = click.option(
 
 
 class Progress:
-    """A bar on standard error, if that is a terminal, with what the command is doing."""
+    """A progress bar on standard error, followed by the name of the current step. Only a terminal shows it."""
 
     def __init__(self, steps: int) -> None:
         self._steps, self._done = steps, 0
@@ -74,7 +74,7 @@ def schedule_file(
         "".encode(encoding)
     except (LookupError, ValueError):
         raise click.UsageError(f"There is no encoding {encoding!r}: name one such as cp1252.") from None
-    progress = Progress(3)
+    progress = Progress(2)
     progress.step(f"reading {file.name}")
     try:
         content = (
@@ -90,9 +90,9 @@ def schedule_file(
         progress.end()
         raise _report(file, found.errors) from None
     if sheet.ignored:
-        output.print_error(f"{file.name}: ignored, since not known: {', '.join(sheet.ignored[:SHOWN])}")
+        output.print_error(f"{file.name}: ignored, since not known: {', '.join(sheet.ignored[:MAX_SHOWN])}")
     count = _sessions(len(sheet.sessions))
-    # The same file with the same key is scheduled once, also if the command is repeated by mistake.
+    # Without --key, the key is a digest of the sessions: a command that is repeated by mistake schedules nothing more.
     digest = hashlib.sha256(repr(sheet.sessions).encode(errors="surrogatepass")).hexdigest()
     with reporting_errors(), connection.open() as daemon:
         progress.step(f"{'checking' if dry_run else 'scheduling'} {count}")
@@ -109,13 +109,13 @@ def schedule_file(
     _show(made, as_json, lambda: f"{count} would be scheduled" if dry_run else f"{count} scheduled")
 
 
-def _content(file: Path, most: int) -> bytes:
+def _content(file: Path, limit: int) -> bytes:
     with file.open("rb") as opened:
-        return opened.read(most)
+        return opened.read(limit)
 
 
 def _zone(name: str) -> Any:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - likewise
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - other commands do not need time zones
 
     try:
         return ZoneInfo(name)
@@ -133,19 +133,26 @@ def _with_line(error: Any, lines: list[int]) -> str:
 
 
 def _report(file: Path, errors: list[str]) -> Exit:
-    for error in errors[:SHOWN]:
+    """Print the errors of a file, and return the exception for the caller to raise."""
+    for error in errors[:MAX_SHOWN]:
         output.print_error(f"{file.name}: {error}")
-    if len(errors) > SHOWN:
-        output.print_error(f"{file.name}: and {len(errors) - SHOWN} more errors")
+    if len(errors) > MAX_SHOWN:
+        output.print_error(f"{file.name}: and {len(errors) - MAX_SHOWN} more errors")
     return fail(f"nothing was scheduled; {file.name} has {len(errors)} error{'s' * (len(errors) != 1)}", REFUSED)
 
 
 @click.command(cls=Command)
 @click.option("--from", "from_", type=TIME, metavar="TIME", help="Only sessions that start at this time or later.")
 @click.option("--to", type=TIME, metavar="TIME", help="Only sessions that start before this time.")
-@click.option("--by", type=SIGNED_DURATION, required=True, metavar="DURATION", help="Later (30m) or earlier (-30m).")
+@click.option(
+    "--by",
+    type=SIGNED_DURATION,
+    required=True,
+    metavar="DURATION",
+    help="Move the starts later (30m) or earlier (-30m).",
+)
 @click.option("--type", type=TYPES, help="Only sessions of this type.")
-@click.option("--record", type=NAME, metavar="KEY", help="Only sessions of the record with this key: table.id.")
+@click.option("--record", type=NAME, metavar="TABLE.ID", help="Only sessions of this record, such as incident.4711.")
 @scope
 @click.option("--key", help="Idempotency key: repeated calls with one key move the sessions once.")
 @dry_run
@@ -163,7 +170,7 @@ def shift(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Move all scheduled sessions of a time by a duration: all of them, or none."""
+    """Move the start of all scheduled sessions that match, by a duration: all of them, or none."""
     chosen = _filter(connection, scope, startFrom=from_, startTo=to, type=type, externalMapping=record)
     span = f"{'-' if by < timedelta() else ''}{duration_text(abs(by))}"
     with reporting_errors(), connection.open() as daemon:
@@ -174,13 +181,13 @@ def shift(
 CONDITIONS = {
     "from": "startFrom", "to": "startTo", "type": "type", "status": "status", "record": "externalMapping"
 }  # fmt: skip
-"""Names of conditions of `--filter` -> the names of the API."""
+"""Names of conditions of `--filter` -> their names in the API."""
 
 
 def close_matching(
     connection: Connection, conditions: tuple[str, ...], scope: str | None, *, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    """Close all open sessions that match, all or none. On a terminal, ask before."""
+    """Close all sessions that match and are not closed yet, all or none. On a terminal, ask for confirmation first."""
     given: dict[str, Any] = {}
     for condition in conditions:
         name, mark, value = condition.partition("=")
@@ -220,7 +227,7 @@ def _sessions(number: int) -> str:
 
 
 def _show(answer: Any, as_json: bool, summary: Callable[[], str]) -> None:
-    """Print the sessions of a batch, or what would happen, and how many they are."""
+    """Print the sessions of a batch, or the plan of a dry run; print the summary to standard error."""
     if as_json:
         output.put_json(answer)
     elif "planned" in answer:

@@ -26,7 +26,7 @@ COMMANDS = {
     "check": Entry("operate", "check", "Check the configuration without starting anything."),
     "create": Entry("sessions", "create", "Create a session that is open at once."),
     "schedule": Entry("sessions", "schedule", "Schedule a session, which opens before its start."),
-    "shift": Entry("batches", "shift", "Move all scheduled sessions of a time by a duration."),
+    "shift": Entry("batches", "shift", "Move all scheduled sessions of a period."),
     "reschedule": Entry("sessions", "reschedule", "Move a scheduled session to another start."),
     "close": Entry("sessions", "close", "Close a session and disconnect its participants."),
     "show": Entry("sessions", "show", "Show one session."),
@@ -67,9 +67,9 @@ GROUPS = {
         "Agents who may sign in.",
         {
             "list": Entry("agents", "list_", "Show all agents and their last sign-in."),
-            "shut-out": Entry("agents", "shut_out", "End all that an agent has, and refuse sign-ins."),
+            "shut-out": Entry("agents", "shut_out", "Sign an agent out everywhere, and refuse sign-ins."),
             "readmit": Entry("agents", "readmit", "Let an agent who was shut out sign in again."),
-            "feed": Entry("agents", "feed", "Make or revoke the address of an agent's calendar."),
+            "feed": Entry("agents", "feed", "Create or revoke the address of an agent's calendar."),
         },
         default="list",
     ),
@@ -118,7 +118,7 @@ SIMILAR = {
 
 
 def suggestion(word: str, commands: Collection[str]) -> str | None:
-    """Return the command to suggest for an unknown word; None if that is not clear.
+    """Return the command to suggest for an unknown word; None if no command is similar enough.
 
     A word counts as misspelled if it has the first letter of a command and most of its other letters. Words that are
     less similar get no suggestion, since the suggested command might do much more than the user wants.

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from tminus.cli.times import TimeFormat
 
 WAIT = 60.0
-"""Seconds that the answer to a move may take beyond the time-out. The daemon ends a move after about ten seconds."""
-
+"""Seconds that the answer to a move may take beyond the client's time-out. The daemon ends a move after about 10 s."""
 
 PAGE = 1000
 """Maximum number of events in an answer."""
@@ -70,13 +69,13 @@ def to(connection: Connection, time: str, utc: bool, wide: bool, as_json: bool) 
     _move(connection, {"to": time}, utc=utc, wide=wide, as_json=as_json)
 
 
-def _move(connection: Connection, order: dict[str, str], *, utc: bool, wide: bool, as_json: bool) -> None:
+def _move(connection: Connection, move: dict[str, str], *, utc: bool, wide: bool, as_json: bool) -> None:
     """Move the clock, in as many requests as it takes, and print the events of each."""
     when = views.time_format(utc=utc)
     table = views.Events(when, wide=wide)
     with reporting_errors(), connection.open() as daemon:
         while True:
-            moved: Any = daemon.request("POST", "/clock", json=order, wait=WAIT)
+            moved: Any = daemon.request("POST", "/clock", json=move, wait=WAIT)
             if as_json:
                 output.put_json(moved, indent=None)
             elif moved["events"]:
@@ -84,13 +83,13 @@ def _move(connection: Connection, order: dict[str, str], *, utc: bool, wide: boo
                 _show_more(daemon, table, moved)
             if moved["reached"]:
                 break
-            order = {"to": moved["target"]}
+            move = {"to": moved["target"]}
     if not as_json:
         output.put(f"the clock stands at {when.text(moved['now'], seconds=True)}{_next(moved['nextDeadline'], when)}")
 
 
 def _show_more(daemon: Any, table: views.Events, moved: Any) -> None:
-    """Print the events that the answer to a move leaves out: there were many at one deadline."""
+    """Print the rest of a move's events, if one deadline caused more than fit into the answer."""
     page = moved
     while len(page["events"]) >= PAGE:
         page = daemon.feed(page["next"], limit=PAGE)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 TIMEOUT = 1.0
-"""Maximum seconds to wait for values after Tab was pressed; then none are shown."""
+"""Seconds after which Tab shows no values, if the daemon has not sent them."""
 
 MAX_SESSIONS = 200
 """Maximum number of sessions to complete from, the newest first."""
@@ -30,7 +30,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def session_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Return the ids of sessions with their labels. For `reschedule`, only those of scheduled sessions."""
+    """Return the ids of sessions with their labels; for `reschedule`, only the ids of scheduled sessions."""
     status = ["scheduled"] if context.info_name == "reschedule" else None
 
     def fetch(daemon: Any, connection: Connection) -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def webhook_names(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def series_ids(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
-    """Return the ids and labels of series. `change` and `end` get only series that have not ended."""
+    """Return the ids of series with their labels; only for `show`, also the ids of series that have ended."""
 
     def fetch(daemon: Any, connection: Connection) -> list[tuple[str, str]]:
         rows = daemon.listSeries(scope="all" if connection.is_local else "mine", limit=MAX_SESSIONS)["series"]
@@ -62,7 +62,7 @@ def series_ids(context: click.Context, parameter: click.Parameter, incomplete: s
 
 
 class _TimedOut(BaseException):
-    """The time-out has passed. Not a `TimeoutError`, after which the client would retry."""
+    """The time-out has passed. The client catches a `TimeoutError` and retries, so this is no `Exception`."""
 
 
 def _completions(

@@ -71,13 +71,18 @@ def upgrade(connection: Connection) -> None:
 @click.command(cls=Command)
 @click.argument("file", type=FILE)
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep at most N dated copies in the directory.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Keep the N latest dated copies in the directory, and remove older ones.",
+)
 @as_json
 @click.pass_obj
 def backup(connection: Connection, file: Path, force: bool, keep: int | None, as_json: bool) -> None:
     """Copy the SQLite database, also while a daemon runs. The copy contains secrets, so it has mode 0600.
 
-    FILE is the name of the copy, or a directory, in which the copy is named after the date.
+    FILE is the name of the copy, or a directory in which the copy gets a name with the date.
     """
     from tminus.storage import backup as backups  # noqa: PLC0415 - slow to load
 
@@ -153,7 +158,7 @@ def compact(connection: Connection, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def check(connection: Connection, file: Path | None, as_json: bool) -> None:
-    """Check the database or a backup for damage. Print a line for each problem; exit code 0 or 1.
+    """Check the database or a backup for damage. Print a line for each problem; exit code 1 if there is one.
 
     FILE is a backup; without it, the database itself is checked.
     """
@@ -179,7 +184,8 @@ def check(connection: Connection, file: Path | None, as_json: bool) -> None:
         output.put(f"nothing wrong: {found.sessions} sessions, {found.events} events, the last is {found.last_seq}")
     else:
         output.put(
-            f"nothing wrong with the file; its sessions can be checked after `tminus db upgrade` ({found.schema})"
+            "nothing wrong with the file; its sessions were not checked, since it has the older schema "
+            f"{found.schema}: run `tminus db upgrade` first"
         )
     if found.problems:
         raise Exit(REFUSED)

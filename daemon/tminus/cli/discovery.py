@@ -36,9 +36,9 @@ class Candidate:
 def candidates(explicit: Path | None, environ: Mapping[str, str]) -> list[Candidate]:
     """Return where to look for the local socket, in this order; nothing if the configuration has none.
 
-    If neither `explicit` (--config) nor a variable names the daemon, these are the sockets in the working directory and
-    of the systemd service. In the working directory, only sockets of the caller and of root are trusted, since others
-    may be able to write there.
+    With `$STATE_DIRECTORY`, that is the socket there, and no other one. Otherwise it is the socket in `./var`, and then
+    those of the systemd service, unless `explicit` (--config), `$TMINUS_CONFIG` or a checkout names a configuration. In
+    `./var`, only sockets of the caller and of root are trusted, since others may be able to write there.
 
     Raises `ConfigError` if the configuration cannot be read.
     """
@@ -77,9 +77,9 @@ def _socket_name(explicit: Path | None, environ: Mapping[str, str]) -> str:
     """Return `server.socket`. If there is anything unusual, load the whole configuration, which reports errors."""
     path = explicit or Path(environ.get("TMINUS_CONFIG") or checkout.configuration_file() or SYSTEM_FILE)
     try:
-        name = _override(environ)
+        name = _from_environment(environ)
         if name is None:
-            name = _written(path, is_optional=not _is_named(explicit, environ))
+            name = _from_files(path, is_optional=not _is_named(explicit, environ))
         return "tminus.sock" if name is None else name
     except (OSError, ValueError, RecursionError):
         from tminus import config  # noqa: PLC0415 - loading pydantic takes longer than most commands
@@ -92,14 +92,15 @@ def _is_named(explicit: Path | None, environ: Mapping[str, str]) -> bool:
     return explicit is not None or bool(environ.get("TMINUS_CONFIG"))
 
 
-def _override(environ: Mapping[str, str]) -> str | None:
+def _from_environment(environ: Mapping[str, str]) -> str | None:
+    """Return the variable's value, or None. Raises `ValueError` if it is quoted, since then it is TOML."""
     text = environ.get("TMINUS_SERVER__SOCKET")
     if text is None or text[:1] not in ('"', "'"):
         return text
     raise ValueError("this is a TOML value")
 
 
-def _written(path: Path, *, is_optional: bool) -> str | None:
+def _from_files(path: Path, *, is_optional: bool) -> str | None:
     """Return the value in the last file that has the key, or None. Raises `OSError`, `ValueError`."""
     found: str | None = None
     for file in _files(path, is_optional=is_optional):

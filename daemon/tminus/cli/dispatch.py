@@ -101,9 +101,7 @@ def application() -> Commands:
         params=[
             *daemon_options(are_first=True),
             _global_option("--version", "Print the version.", is_flag=True, callback=_version),
-            _global_option(
-                "--install-completion", "Install the script with which your shell completes commands.", **for_shell
-            ),
+            _global_option("--install-completion", "Install the completion script of your shell.", **for_shell),
             _global_option("--show-completion", "Print the completion script of your shell.", **for_shell),
         ],
     )
@@ -123,17 +121,17 @@ def application() -> Commands:
     return root
 
 
-def settings() -> dict[str, Any]:
+def context_settings() -> dict[str, Any]:
     """Return the settings of click's context for a command line."""
     return {"obj": Connection(), "terminal_width": min(output.size()[0], MAX_HELP_WIDTH), "show_default": True}
 
 
 def call(arguments: list[str]) -> None:
-    """Call the command. Raises `Exit` and whatever the command raises."""
+    """Call the command of a command line. Raises `Exit` if the exit code is not 0, and whatever the command raises."""
     root = application()
     try:
         # Not click's `main`, which writes to the standard streams itself, and handles Ctrl-C and broken pipes.
-        with root.make_context("tminus", list(arguments), **settings()) as context:
+        with root.make_context("tminus", list(arguments), **context_settings()) as context:
             root.invoke(context)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "tminus"

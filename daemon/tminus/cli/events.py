@@ -25,7 +25,7 @@ RETRY_INTERVAL = 1.0
 """Seconds between two requests to a daemon that has stopped answering."""
 
 PAGE = 200
-"""Maximum number of events in one request, which limits the memory needed here and in the daemon."""
+"""Maximum number of events in one answer, which limits the memory needed here and in the daemon."""
 
 
 @click.command(cls=Command)
@@ -73,9 +73,9 @@ def events(
 def _past_pages(
     daemon: Any, session_id: str | None, types: Sequence[str], after: int
 ) -> "Iterator[Sequence[schemas.Event]]":
-    """Yield pages of the events until now. Later events are left out, since on a busy daemon there would be no end.
+    """Yield the events that exist at the call, page by page. With later ones, a busy daemon would cause endless output.
 
-    The history of a session needs only the right to see that session, and not the feed.
+    The feed shows which event is the newest. A caller who may see the session but not the feed also gets later events.
     """
     wanted = event_types(types or ["*"])
     first = daemon.getEvents(session_id, after) if session_id else None

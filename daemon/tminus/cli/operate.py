@@ -1,4 +1,4 @@
-"""The commands for operators that run the daemon, or work on its configuration or database without it."""
+"""The commands with which an operator runs the daemon, or works on its configuration or database without it."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from tminus.service.signals import StartSignals
 
 
 class _TestClock(Time):
-    """A time, or empty: the present time."""
+    """A time, or empty text for the present time."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = "" if value == "" else super().convert(value, param, ctx)
@@ -38,16 +38,16 @@ TEST_CLOCK = _TestClock()
     flag_value="",
     type=TEST_CLOCK,
     metavar="[TIME]",
-    help="Run on a clock that stands still until `tminus clock` moves it, with a new database only; TIME: where it "
-    "stands first. Default: now.",
+    help="Run on a clock that stands still until `tminus clock` moves it; needs a new database, or one that has a test "
+    "clock. TIME: the first time of a new database. Default: now.",
 )
 @click.pass_obj
 def run(connection: Connection, test_clock: str | None) -> None:
     """Run the daemon in the foreground, until SIGTERM or Ctrl-C; SIGHUP reloads the configuration."""
     signals = StartSignals()
     signals.listen()  # from here on, a signal to stop takes effect only after all modules are imported
-    # With the usual 700, collections take a sixth of the time to import, and would examine the objects of requests in
-    # flight again and again.
+    # With Python's default of 700, garbage collections take a sixth of the time to import. Later they would examine the
+    # objects of requests in flight again and again.
     gc.set_threshold(20_000)
 
     from tminus.service import main  # noqa: PLC0415 - takes a second to import, and only this command needs it
@@ -65,7 +65,7 @@ def run(connection: Connection, test_clock: str | None) -> None:
 @click.option("--effective", is_flag=True, help="Print all settings in force, with their origins.")
 @click.pass_obj
 def check(connection: Connection, effective: bool) -> None:
-    """Check the configuration without starting anything; exit code 0 or 1."""
+    """Check the configuration without starting anything; exit code 1 if it has errors."""
     with reporting_errors():
         path = connection.config
         read = config.load(config.find(path, os.environ), os.environ)
@@ -104,7 +104,7 @@ def lifecycle() -> None:
 @as_json
 @click.pass_obj
 def advance(connection: Connection, as_json: bool) -> None:
-    """Run the transitions that are due, once: open, expire and close sessions. Safe while a daemon runs."""
+    """Run the scheduler once: open, expire and close the sessions that are due. Safe while a daemon runs."""
     from tminus.scheduler import sweeps  # noqa: PLC0415 - slow to load
     from tminus.storage import batches, test_clock  # noqa: PLC0415
 

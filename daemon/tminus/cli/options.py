@@ -20,7 +20,7 @@ TYPES = click.Choice([session_type.value for session_type in SessionType])
 
 
 class File(click.Path):
-    """A path. An empty text is an error, and not the working directory."""
+    """A path. An empty text is an error; otherwise click would take it for the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -28,8 +28,8 @@ class File(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Name(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not generic
-    """Text that must not be empty: that happens if a script's variable is not set."""
+class Name(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 has no generic type here
+    """Text that must not be empty, as it is if a script's variable is not set."""
 
     name = "text"
 
@@ -40,7 +40,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # before 8.4 it is not g
 
 
 class Id(Name):
-    """An id or a name in a path of the API. It must not contain a slash, which would end it."""
+    """An id or a name in a path of the API. It must not contain a slash, which would begin a new part of the path."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if "/" in value:
@@ -138,7 +138,7 @@ def daemon_options(*, are_first: bool) -> list[click.Option]:
 
 
 def print_help(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Print the help through our own output, which escapes it; click would write to the stream directly."""
+    """Print the help through `output`, which escapes it; click would write to the stream directly."""
     if value and not context.resilient_parsing:
         output.put_text(context.get_help())
         context.exit()

@@ -1,7 +1,8 @@
 """Standard output and standard error of a command.
 
 All text that a command prints, also from libraries, goes through an `EscapingStream`, so that no caller can forget to
-escape characters that a terminal acts on. Only `drawn` adds escape sequences, for colours.
+escape characters that a terminal acts on. Only `drawn` adds escape sequences, for colours, and `tminus watch`, to move
+the cursor.
 """
 
 import errno
@@ -32,14 +33,16 @@ class EscapingStream(io.TextIOWrapper):
     """A standard stream that escapes unprintable characters, and those that its encoding lacks."""
 
     lossy = False
-    """Whether text that cannot be written is dropped. So a command does not fail if its errors cannot be printed."""
+    """Whether text that cannot be written is dropped, as on standard error: an error that cannot be printed does not
+    change the exit code.
+    """
 
     def write(self, text: str) -> int:
         self.write_raw(escape_lines(text))
         return len(text)
 
     def write_raw(self, text: str) -> None:
-        """Write text that is escaped already and may contain escape sequences for colours."""
+        """Write text that is escaped already and may contain escape sequences of our own."""
         try:
             super().write(text)
         except OSError as error:
@@ -82,8 +85,8 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False, encoding="utf-8", errors="backslashreplace"))
 
 
-def print_safely(*, stdout: bool) -> None:
-    """Make standard error, and standard output if `stdout`, an `EscapingStream`."""
+def escape_streams(*, stdout: bool) -> None:
+    """Replace standard error, and standard output if `stdout`, with an `EscapingStream`."""
     for name in ("stdout", "stderr") if stdout else ("stderr",):
         stream = getattr(sys, name)
         if isinstance(stream, EscapingStream):

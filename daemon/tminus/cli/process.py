@@ -12,10 +12,10 @@ from tminus.service.signals import runs_daemon
 def run(arguments: list[str], *, interruptible: bool) -> int:
     """Run the command; return its exit code.
 
-    `interruptible`: whether Ctrl-C interrupts the command; otherwise SIGINT is ignored, or has a handler already.
+    `interruptible`: whether Ctrl-C interrupts the command; False if SIGINT is ignored, or has a handler already.
     """
     output.open_streams()
-    output.print_safely(stdout=not runs_daemon(arguments))  # the daemon's log has escapes of its own
+    output.escape_streams(stdout=not runs_daemon(arguments))  # the daemon's log has escapes of its own
     try:
         code = _called(arguments, interruptible=interruptible)
         sys.stdout.flush()
@@ -29,7 +29,7 @@ def run(arguments: list[str], *, interruptible: bool) -> int:
 
 
 def _called(arguments: list[str], *, interruptible: bool) -> int:
-    # Imported here, after Ctrl-C was handled.
+    # Imported while Ctrl-C still ends the process at once, without a traceback from within an import.
     from click.exceptions import Exit  # noqa: PLC0415
 
     from tminus.cli import dispatch  # noqa: PLC0415

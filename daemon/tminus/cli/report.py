@@ -21,7 +21,7 @@ BAR = 40
 """The width of the longest bar of the plot, in characters."""
 
 WAIT = 60.0
-"""Seconds that the answer may take beyond the time-out: a report on a million sessions takes some seconds."""
+"""Seconds that the answer may take beyond the client's time-out: a report on a million sessions takes some seconds."""
 
 TITLES = {"waitingSeconds": "waiting, s", "lengthSeconds": "length, s", "lagMs": "scheduler late, ms"}
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -44,7 +44,13 @@ DAY_OR_TIME = _DayOrTime()
 
 
 @click.command(cls=Command)
-@click.option("--from", "since", type=DAY_OR_TIME, metavar="TIME", help="Begin at this time or day. Default: 30 days.")
+@click.option(
+    "--from",
+    "since",
+    type=DAY_OR_TIME,
+    metavar="TIME",
+    help="Begin at this time or day. Default: 30 days before the end.",
+)
 @click.option("--to", "until", type=DAY_OR_TIME, metavar="TIME", help="End before this time or day. Default: now.")
 @click.option("--zone", type=NAME, default="UTC", metavar="ZONE", help="Time zone of days and hours: Europe/Berlin.")
 @click.option(
@@ -86,7 +92,7 @@ def report(
 
 
 def _instant(text: str | None, zone: str) -> str | None:
-    """Return a time or day as a time."""
+    """Return a time as it is, and a day as the time of its first midnight in the time zone."""
     if text is None or not _DAY.fullmatch(text):
         return text
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - needed only for days
@@ -139,7 +145,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _plot(hours: Sequence[int]) -> list[list[str]]:
-    """Return the rows of a plot: the hour of the day, a number, and a bar."""
+    """Return the rows of a plot: the hour of the day, the number of sessions that began in it, and a bar."""
     most, full = max(hours) or 1, "\u2588" if output.is_utf8() else "#"
     return [[f"{hour:02}:00", str(number), full * -(-number * BAR // most)] for hour, number in enumerate(hours)]
 

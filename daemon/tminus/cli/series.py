@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from tminus import schemas
 
 PAGE = 100
-"""Series that one request lists."""
+"""Maximum number of series in one answer."""
 
 MAX_BYTES = 1024 * 1024
 """Maximum size of a file in bytes. The daemon accepts less (`server.max_body`)."""
 
 MEMBERS = ("rrule", "dtstart", "timezone", "exdates", "rdates", "horizon", "session")
-"""The members of a series that a request sends."""
+"""The fields of a series that a request sends."""
 
 series_id = click.argument("series_id", type=ID, metavar="ID", shell_complete=series_ids)
 from_ = click.option(
-    "--from", "from_here", type=NAME, metavar="TIME", help="Only the sessions from this local time of the series on."
+    "--from", "from_here", type=NAME, metavar="TIME", help="Only sessions from this time on, in the series' time zone."
 )
 
 
@@ -43,8 +43,8 @@ def series_options(function: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--exdate", type=NAME, multiple=True, metavar="TIME", help="A local time or date without a session."
             ),
-            click.option("--rdate", type=NAME, multiple=True, metavar="TIME", help="A local time besides the rule."),
-            click.option("--horizon", type=DURATION, metavar="DURATION", help="How far ahead sessions are made."),
+            click.option("--rdate", type=NAME, multiple=True, metavar="TIME", help="A local time of one more session."),
+            click.option("--horizon", type=DURATION, metavar="DURATION", help="How far ahead sessions are created."),
             click.option("--type", type=TYPES, help="The type of the sessions."),
             click.option("--label", type=NAME, help="The name that people see."),
             click.option(
@@ -83,7 +83,7 @@ def _given(
     invite: tuple[tuple[str, str], ...],
     invite_host: tuple[tuple[str, str], ...],
 ) -> dict[str, Any]:
-    """Return the members of a series that the options give; `session` has those of its sessions."""
+    """Return the fields of a series that the options give; `session` has the fields of its sessions."""
     if remind and no_reminders:
         raise click.UsageError("--remind and --no-reminders exclude each other.", click.get_current_context())
     session: dict[str, Any] = {"type": type, "label": label}
@@ -172,8 +172,8 @@ def show(connection: Connection, series_id: str, as_json: bool) -> None:
 def create(connection: Connection, /, file: Path | None, key: str | None, as_json: bool, **options: Any) -> None:
     """Create a series of sessions. Needs --dtstart, --timezone, --type and --label, or --file.
 
-    Without --rrule it has only --dtstart and --rdate. --exdate, --rdate, --prefer, --remind, --invite and --invite-host
-    may be repeated.
+    Without --rrule, the series has a session at --dtstart and at each --rdate. --exdate, --rdate, --prefer, --remind,
+    --invite and --invite-host may be repeated.
     """
     given = _given(**options)
     if file is not None:
@@ -197,11 +197,11 @@ def create(connection: Connection, /, file: Path | None, key: str | None, as_jso
 def change(
     connection: Connection, /, series_id: str, file: Path | None, from_here: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Change a series from now on, or --from a local time on; the rest stays as it is.
+    """Change a series from now on, or --from a local time on. What no option names stays as it is.
 
-    --exdate and --rdate are added to those that it has; other options replace its values. With --from, the series ends
-    there, and a new one continues it. To move or cancel ONE session, use `tminus reschedule` or `tminus close` with its
-    id, which `tminus series show` prints: it then stays so, whatever becomes of the series.
+    --exdate and --rdate add times to the series; each other option replaces a value. With --from, the series ends at
+    that time, and a new one continues it. To move or cancel ONE session, use `tminus reschedule` or `tminus close` with
+    its id, which `tminus series show` prints. Later changes of the series leave that session as it is.
     """
     given = _given(**options)
     if file is None and not given:
@@ -215,7 +215,7 @@ def change(
 
 
 def _merged(present: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a series with the members that are to change."""
+    """Return the present series with the changes that the options give."""
     whole = {name: present[name] for name in MEMBERS if present.get(name) is not None}
     for name, value in given.items():
         if name in ("exdates", "rdates"):
@@ -233,7 +233,7 @@ def _merged(present: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 @as_json
 @click.pass_obj
 def end(connection: Connection, series_id: str, from_here: str | None, as_json: bool) -> None:
-    """End a series and cancel its sessions, from now on or --from a local time on. An open session goes on.
+    """End a series and cancel its sessions, from now on or --from a local time on. A session that is open stays open.
 
     To cancel ONE session, use `tminus close` with its id.
     """

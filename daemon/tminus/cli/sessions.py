@@ -83,7 +83,7 @@ def session_options(function: Callable[..., None], *, required: bool = True) -> 
 
 
 def _start(connection: Connection, at: str | None, in_: timedelta | None, or_by: str = "") -> str:
-    """Return the start time, from exactly one of the two options."""
+    """Return the start time, from exactly one of the two options. `or_by`: the third option that an error names."""
     if at is not None and in_ is None:
         return at
     if in_ is None or at is not None:
@@ -181,7 +181,7 @@ def create(
     type=DURATION,
     multiple=True,
     metavar="DURATION",
-    help="Remind people this long before the start: 15m, 1d; may be repeated; by default as the daemon is configured.",
+    help="Remind people this long before the start: 15m, 1d; may be repeated. Default: as the daemon is configured.",
 )
 @click.option("--no-reminders", is_flag=True, help="Remind nobody.")
 @partial(session_options, required=False)
@@ -270,7 +270,7 @@ def reschedule(
         raise _start_error(" or --by DURATION")
     with reporting_errors(), connection.open() as daemon:
         if by is not None:
-            # With the version: if two callers move it by an hour at the same time, one of them is refused.
+            # The request carries the version: if two callers move the session by an hour at once, one is refused.
             found = daemon.getSession(session_id)
             start = _moved(found, by)
             if_version = found["version"] if if_version is None else if_version
@@ -362,6 +362,6 @@ def _show(daemon: Any, session: Any, as_json: bool, end: views.End | None = None
     if as_json:
         output.put_json(session)
         return
-    # Only these have times that are relative to the daemon's.
+    # Only these statuses are shown with a time until a deadline, which counts from the daemon's time.
     now = time_if_known(daemon) if session["status"] in (Status.SCHEDULED, Status.NEW) else None
     views.session(session, views.time_format(utc=True, now=now), end)

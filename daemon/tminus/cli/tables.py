@@ -12,10 +12,11 @@ GAP = "  "
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. On a narrow terminal, a column that has a `least` width is narrowed down to it."""
+    """A column of a table."""
 
     title: str
     least: int | None = None
+    """The width to which the column may shrink on a narrow terminal; None: it never shrinks."""
     wide: bool = False
     """Whether it is shown only with `--wide`."""
     folds: bool = False
@@ -47,7 +48,7 @@ def show(columns: Sequence[Column], rows: Iterable[Row], *, wide: bool = False) 
 
 
 def least_width(columns: Sequence[Column], rows: Sequence[Sequence[Span]]) -> int:
-    """Return the smallest width in which no cell is cut, with all columns that fold at their least width."""
+    """Return the smallest width of the table in which no cell is cut. Columns that fold then have their least width."""
     widths = _widths(columns, [[Span(text.escape(span.text)) for span in row] for row in rows], None)
     return _total(
         [(column.least or 0) if column.folds else width for column, width in zip(columns, widths, strict=True)]
@@ -68,7 +69,7 @@ def lines(columns: Sequence[Column], rows: Sequence[Sequence[Span]], width: int 
 
 
 def _within(line: Line, width: int) -> Line:
-    """Return the line cut to the width of the terminal, which would otherwise wrap it."""
+    """Return a line cut to the width of the terminal, which would otherwise wrap it."""
     kept: Line = []
     left = width
     for span in line:

@@ -1,4 +1,4 @@
-"""Format instants for people, in the local time zone or in UTC."""
+"""Read the daemon's time, and format instants in the local time zone or in UTC."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def time_of(daemon: Any) -> datetime:
-    """Return the time of the daemon's clock: it may be a test clock, and this machine's clock may be wrong."""
+    """Return the daemon's time. It may be that of a test clock, and this machine's clock may be wrong."""
     shown: schemas.Clock = daemon.request("GET", "/clock")
     return timestamps.parse(shown["now"])
 
 
 def time_if_known(daemon: Any) -> datetime | None:
-    """Return the same, or None if the daemon does not answer: what was done before is shown all the same."""
+    """Return the daemon's time, or None after an error: a command whose request succeeded still prints the result."""
     try:
         return time_of(daemon)
     except ScreenMeetError:

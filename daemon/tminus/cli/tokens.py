@@ -20,7 +20,7 @@ from tminus.config.text import NotText
 from tminus.domain import ids, timestamps
 from tminus.domain.types import Role
 
-LEAST_FINGERPRINT = 8
+MIN_FINGERPRINT = 8
 """Minimum number of hexadecimal digits by which a token may be named; fewer might match another token."""
 
 
@@ -83,7 +83,7 @@ def new(
 
 
 def _check_same(known: Agent, name: str | None, role: tuple[str, ...], where: str) -> None:
-    """Fail if an option differs from the configured agent."""
+    """Fail if the given name or roles differ from those of the configured agent."""
     if name is not None and name != known.name:
         problem = f"agent {known.id} is {known.name!r} ({where})"
         raise fail(f"{problem}: name another agent with --id, or leave --name out", REFUSED)
@@ -171,11 +171,11 @@ def revoke(connection: Connection, fingerprint_: str | None, agent_id: int | Non
         agent, digests = _named_tokens(read, fingerprint_, agent_id)
         file = _file_of(read, agent.id)
 
-        from tminus.config import editing  # noqa: PLC0415 - as in `_add`
+        from tminus.config import editing  # noqa: PLC0415 - tomlkit is slow to load
 
         _change(connection, read, file, lambda text: editing.without_tokens(text, agent.id, digests), agent.id)
     named = ", ".join(sorted(map(fingerprint, digests)))
-    output.put(f"revoked {named} of agent {agent.id} in {file}; it works until you {how_to_reload()}")
+    output.put(f"removed {named} of agent {agent.id} from {file}; to revoke it in the daemon, {how_to_reload()}")
 
 
 def _named_tokens(read: Configuration, mark: str | None, agent_id: int | None) -> tuple[Agent, frozenset[str]]:
@@ -186,8 +186,8 @@ def _named_tokens(read: Configuration, mark: str | None, agent_id: int | None) -
             raise fail(f"agent {agent_id} has no token in the configuration", NOT_FOUND)
         return agent, frozenset(agent.token_sha256)
     mark = mark.rstrip("…").lower()
-    if len(mark) < LEAST_FINGERPRINT or set(mark) - set("0123456789abcdef"):
-        problem = f"a FINGERPRINT is the first {LEAST_FINGERPRINT} or more hexadecimal digits of a token's SHA-256"
+    if len(mark) < MIN_FINGERPRINT or set(mark) - set("0123456789abcdef"):
+        problem = f"a FINGERPRINT is the first {MIN_FINGERPRINT} or more hexadecimal digits of a token's SHA-256"
         raise fail(f"{problem}; `tminus token list` shows them", USAGE)
     found = [(one, digest) for one in read.settings.agents for digest in one.token_sha256 if digest.startswith(mark)]
     if not found:
@@ -224,8 +224,8 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _change(connection: Connection, read: Configuration, file: Path, edit: Callable[[str], str], agent_id: int) -> None:
-    """Change a file if the configuration is valid with the change; otherwise fail with a message."""
-    from tminus.config import editing  # noqa: PLC0415 - as in `_add`
+    """Edit a file if the configuration is valid with the new text; otherwise fail with a message."""
+    from tminus.config import editing  # noqa: PLC0415 - tomlkit is slow to load
 
     main = config.find(connection.config, os.environ)
     path = _as_read(main, file)
@@ -233,9 +233,7 @@ def _change(connection: Connection, read: Configuration, file: Path, edit: Calla
     def check(content: bytes) -> None:
         # A file that this configuration does not read is checked as a configuration of its own.
         changed = config.load(main if path else file, os.environ, {path or file: content})
-        if path is None:
-            return
-        if (agent_id in {one.id for one in changed.settings.agents}) is False:
+        if path is not None and agent_id not in {one.id for one in changed.settings.agents}:
             raise fail("$TMINUS_AGENTS is set, and replaces the agents of all files", REFUSED)
 
     try:

@@ -1,4 +1,4 @@
-"""Print sessions, events, endpoints and delivery attempts as tables."""
+"""Print sessions, events, series, agents, endpoints and delivery attempts as tables."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ STYLES = {
     Status.ACTIVE.value: "bold green",
     Status.CLOSED.value: "dim",
 }
-"""The style of each status: green while the session is open. A newer daemon may have one that is not here."""
+"""The style of each status: green while the session is open. A newer daemon may send a status that is not here."""
 
 WEBHOOK_STYLES = {"idle": "green", "behind": "cyan", "failing": "yellow", "paused": "bold red"}
 
@@ -52,7 +52,7 @@ EVENT_COLUMNS = (
 def time_format(*, utc: bool, now: datetime | None = None) -> TimeFormat:
     """Return the time format for standard output: short on a terminal, full in a pipe.
 
-    `now`: the daemon's time, if times are shown that are relative to it; None: this machine's.
+    `now`: the daemon's time, from which times until a deadline count; None: this machine's time.
     """
     return TimeFormat(now or clock.now(), utc=utc, full=not output.is_terminal())
 
@@ -143,7 +143,7 @@ def _invitee(invitee: "Mapping[str, Any]") -> str:
 
 
 def _times(row: "schemas.Session", when: TimeFormat) -> list[tuple[str, Span | str]]:
-    """Return the fields of a session with its next transition, its start and its reminders, as far as it has them."""
+    """Return the fields that show a session's next transition, opening, start, reminders and series, if it has them."""
     known: list[tuple[str, Span | str]] = []
     if _next(row, when):
         known.append(("next", _next(row, when)))
@@ -301,7 +301,7 @@ def deliveries(rows: "Sequence[schemas.Delivery]", when: TimeFormat, *, wide: bo
 
 
 def _next(row: "schemas.Session", when: TimeFormat) -> str:
-    """Return the next transitions that the clock causes, as far as the session's fields show them."""
+    """Return the next transition that a deadline causes, and the start, if the session's fields show them; or `""`."""
     if row["status"] == "scheduled" and "startTime" in row:
         opens = f"opens in {when.until(row['opensAt'])}, " if "opensAt" in row else ""
         return f"{opens}starts in {when.until(row['startTime'])}"
@@ -310,8 +310,8 @@ def _next(row: "schemas.Session", when: TimeFormat) -> str:
     return ""
 
 
-def fits(line: str, width: int) -> str:
-    """Return a line cut to the width of the terminal."""
+def cut_to(line: str, width: int) -> str:
+    """Return a line escaped and cut to a width."""
     return text.cut(text.escape(line), width)
 
 
@@ -346,7 +346,10 @@ def series_list(rows: "Sequence[schemas.Series]", *, wide: bool) -> None:
 
 
 def series(row: "schemas.Series") -> None:
-    """Print one series with its next sessions, one field per line. All times are local times of its zone."""
+    """Print one series with its next sessions, one field per line.
+
+    Times are local times of its zone, except when the series ended and when a moved session starts: these are in UTC.
+    """
     session = row["session"]
     known: list[tuple[str, Span | str]] = [
         ("series", row["id"]),

@@ -17,10 +17,10 @@ from tminus.domain import timestamps
 from tminus.domain.types import OPEN_STATUSES, Status
 
 Section = tuple[str, Any]
-"""A heading, and the page of sessions below it."""
+"""A title, and the page of sessions below it."""
 
 FRAME = 4
-"""Lines besides the tables: two headings, an empty line between the tables, and the last line."""
+"""Lines besides the tables: two titles, an empty line between the tables, and the last line."""
 
 
 @click.command(cls=Command)
@@ -47,7 +47,7 @@ def watch(connection: Connection, interval: timedelta, limit: int, utc: bool) ->
                     now = time_of(daemon) if on_test_clock else clock.now()
                     seen = _fetch(daemon, scope, min(limit, max(1, rows - FRAME)) if output.is_terminal() else limit)
                 except Unavailable as error:
-                    if seen is None:  # as in `events._follow`
+                    if seen is None:  # no daemon has answered yet: fail at once
                         raise
                     problem = f"{error.description}; trying again"
                 times = views.time_format(utc=utc, now=now)
@@ -69,8 +69,9 @@ def _fetch(daemon: Any, scope: str, limit: int) -> list[Section]:
 def frame(
     sections: list[Section], when: TimeFormat, now: str, problem: str, columns: int, rows: int
 ) -> tuple[list[Line], Line]:
-    """Return the lines of both tables, and the last line, where the cursor stays. If one table needs fewer lines, the
-    other gets them.
+    """Return the lines of both tables, and the last line, where the cursor stays.
+
+    A table gets the lines that the other one does not need. `problem`: an error to show in the last line.
     """
     wanted = [len(page["rows"]) for _, page in sections]
     *above, end = tables.folded(
@@ -90,11 +91,13 @@ def frame(
             lines.append([Span(f"{more} more", "dim")])
     style = "" if problem else "dim"
     lines += [[Span(line, style)] for line in above]
-    return lines, [Span(views.fits(end, columns - 1), style)]
+    return lines, [Span(views.cut_to(end, columns - 1), style)]
 
 
 def shares_within(wanted: list[int], counts: list[int], height: int) -> list[int]:
-    """Return the number of rows for each table within `height` lines, which include headings and "… more" lines."""
+    """Return the number of rows for each table. The tables fit into `height` lines, with column headings and
+    "… more" lines, but without titles.
+    """
 
     def lines(share: int, count: int) -> int:
         return share + (1 if share else 0) + (1 if count > share else 0)
@@ -107,7 +110,7 @@ def shares_within(wanted: list[int], counts: list[int], height: int) -> list[int
 
 
 class Screen:
-    """Draws each frame over the previous one. In a pipe, each frame that differs is printed below the other."""
+    """Draws each frame over the previous one. In a pipe, each frame that differs is printed below the previous one."""
 
     def __init__(self) -> None:
         self._height = 0
@@ -129,7 +132,7 @@ class Screen:
                 self._before = lines
             return
         colour = output.coloured()
-        # When its size changes, the terminal wraps lines differently, so that nothing is where it was drawn.
+        # After a change of its size, the terminal wraps lines differently, so nothing is where it was drawn.
         start = "\x1b[2J\x1b[H" if self._size != size and self._height else "\r"
         if self._height and self._size == size:
             start += f"\x1b[{self._height}A"
