@@ -2,13 +2,13 @@
 
 ::
 
-    ScreenMeetError                the status is not 200: code, refcode, description, errors
-    ├── InvalidRequest        400  also 413 and similar: the same request will fail again
+    ScreenMeetError                the call failed: code, refcode, description, errors
+    ├── InvalidRequest        4xx  the same request will fail again; also 429 if it alone exceeds a limit
     ├── NotAuthenticated      401  no token, or the token is unknown, expired or revoked
     ├── Forbidden             403
     ├── NotFound              404
     ├── Conflict              409  also 412: the session's status or version has changed
-    └── Unavailable           503  also 429, or no response at all: the same call may succeed later
+    └── Unavailable           5xx  also 429, or no response at all: the same call may succeed later
 """
 
 import json
@@ -26,11 +26,13 @@ the daemon's response.
 """
 
 PERHAPS_EXECUTED = frozenset({107503, 108503})
-"""Refcodes that are exceptions to `NOT_EXECUTED`: the database failed, perhaps at the commit, or the daemon stopped."""
+"""Refcodes of a 503 after which the request may have been executed: the database failed, perhaps at the commit, or the
+daemon stopped.
+"""
 
 
 class ScreenMeetError(Exception):
-    """A call failed. `code` is the HTTP status, or 0 if there was no response; switch on `refcode`."""
+    """A call failed. `code` is the HTTP status, or 0 if there was no response. Decide by `refcode`."""
 
     def __init__(
         self, description: str, code: int = 0, refcode: int = 0, errors: Sequence[Mapping[str, str]] = ()
@@ -60,7 +62,7 @@ class Forbidden(ScreenMeetError):
 
 
 class NotFound(ScreenMeetError):
-    """There is no such session."""
+    """There is no such session, or no such object of another kind."""
 
 
 class Conflict(ScreenMeetError):
@@ -68,7 +70,7 @@ class Conflict(ScreenMeetError):
 
 
 class Unavailable(ScreenMeetError):
-    """There was no response, or a response that allows a later retry; all retries have failed."""
+    """There was no response, or a response that allows a later retry, also after the retries that the client made."""
 
 
 _ERRORS = {401: NotAuthenticated, 403: Forbidden, 404: NotFound, 409: Conflict, 412: Conflict}

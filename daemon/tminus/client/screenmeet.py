@@ -1,4 +1,4 @@
-"""The Python client: the original client's four methods, by name and argument order, and a few more.
+"""The Python client. Four of its methods have the names and the order of arguments of the original product's client.
 
 ::
 
@@ -47,7 +47,7 @@ SessionType = Literal["support", "cobrowse", "live", "replay"]
 DEFAULT_URL = "http://127.0.0.1:8710"
 
 BATCH_WAIT = 120.0
-"""Seconds that the answer to a batch may take beyond the time-out."""
+"""Seconds that the answer to a batch may take beyond `timeout`."""
 
 MAX_PAUSE = 10.0
 """Maximum seconds between two attempts, even if `Retry-After` is longer."""
@@ -68,15 +68,15 @@ class ScreenMeet:
     socket
         The daemon's local socket, in place of url and token.
     socket_owners
-        User ids that the process which listens on the socket may have; by default any.
+        User ids that the process listening on the socket may have; by default any.
     user_description
         The agent's name as users see it; by default the name in the daemon's configuration.
     timeout
-        Seconds that one attempt may take.
+        Seconds that connecting, and each wait for more of the response, may take.
     retries
-        How often to repeat a call after no response, or after a response that allows a later retry. A retry never
-        creates a second session, since each call that creates one has an idempotency key. Other calls that must not be
-        executed twice are not repeated after a lost response.
+        Maximum number of times that a call is repeated after no response, or after a response that allows a later
+        retry. A retry never creates a second session, since each call that creates one has an idempotency key. After a
+        lost response, other calls are repeated only if executing them twice does no harm.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ScreenMeet:
     ) -> "schemas.SessionBatch":
         """Create or schedule up to 10,000 sessions, all or none. Each is a body of `POST /v3/supportsessions`.
 
-        With `dry_run` nothing is done, and the answer has what would be done as `planned`.
+        With `dry_run` nothing is created, and `planned` of the answer shows what would be.
         """
         return self._batch("", {"sessions": list(sessions)}, dry_run, idempotency_key)
 
@@ -224,7 +224,7 @@ class ScreenMeet:
         dry_run: bool = False,
         idempotency_key: str | None = None,
     ) -> "schemas.SessionBatch":
-        """Close up to 10,000 sessions, all or none: those with these ids, or the open ones that match a filter."""
+        """Close up to 10,000 sessions, all or none: those with these ids, or those that match and are not closed."""
         return self._batch("/close", {"ids": ids, "filter": filter}, dry_run, idempotency_key)
 
     def _batch(self, path: str, body: Mapping[str, Any], dry_run: bool, key: str | None) -> "schemas.SessionBatch":
@@ -238,7 +238,7 @@ class ScreenMeet:
     def createSeries(  # noqa: N802
         self, series: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> "schemas.Series":
-        """Create a series of sessions: a body of `POST /v3/series`, with `dtstart`, `timezone`, `session`, `rrule`."""
+        """Create a series of sessions. `series` is a body of `POST /v3/series`: `dtstart`, `timezone`, `session`, …"""
         return cast(
             "schemas.Series", self.request("POST", "/series", json=dict(series), headers=_keyed(idempotency_key))
         )
@@ -246,7 +246,10 @@ class ScreenMeet:
     def changeSeries(  # noqa: N802
         self, series_id: str, series: Mapping[str, Any], *, from_here: str | None = None
     ) -> "schemas.Series":
-        """Replace a series from now on, or from a local time on; then the result is a new series that `follows` it."""
+        """Replace a series from now on. `series` is a body of `PUT /v3/series/{id}`.
+
+        With `from_here`, a local time, the series ends there, and the result is a new series that `follows` it.
+        """
         path, params = f"/series/{_quoted(series_id)}", _from_here(from_here)
         return cast("schemas.Series", self.request("PUT", path, json=dict(series), params=params))
 
@@ -297,8 +300,8 @@ class ScreenMeet:
     ) -> "schemas.History":
         """Return the events after event number `after`, the oldest first, of your own sessions or of all.
 
-        If there are none, wait up to `wait` seconds (at most 60) for one. Pass `next` as the next `after`:
-        then no event is missed or returned twice.
+        `type` selects events; `session.*` is a pattern. If there are no events, wait up to `wait` seconds (at most 60)
+        for one. Pass `next` as the next `after`: then no event is missed or returned twice.
         """
         params = {"after": after, "type": list(type), "wait": wait, "limit": limit, "scope": scope}
         return cast("schemas.History", self.request("GET", "/events", params=params, wait=wait))
@@ -315,9 +318,9 @@ class ScreenMeet:
     ) -> Any:
         """Call any path of the API, given without `/v3`, and return the JSON of the response.
 
-        `wait` is the number of seconds that the response may take beyond the time-out. The call is repeated if the
-        daemon has not executed it. If its response was lost, it is repeated only if that cannot execute it twice: a
-        `POST` needs an `Idempotency-Key` header, which the API accepts for creating sessions and participants.
+        `wait` is the number of seconds that the response may take beyond `timeout`. The call is repeated if the daemon
+        has not executed it. If its response was lost, it is repeated only if that cannot execute it twice: a `POST`
+        needs the header `Idempotency-Key`, which the API accepts for creating sessions, series and participants.
 
         Raises `ScreenMeetError`.
         """
@@ -380,7 +383,7 @@ class ScreenMeet:
 
 
 def _base_url(text: str) -> str:
-    """Return the URL without `/v3` at its end, which the ServiceNow client requires there."""
+    """Return the URL without `/v3` at its end, which the ServiceNow Script Include requires there."""
     try:
         url = urlsplit(text)
         is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -414,7 +417,7 @@ def _keyed(key: str | None) -> dict[str, str]:
 
 
 def _random_key() -> str:
-    """Return a unique idempotency key."""
+    """Return 128 random bits as an idempotency key."""
     return os.urandom(16).hex()
 
 

@@ -1,8 +1,8 @@
 """Check that a response has the fields that the client and the command use; otherwise another server has sent it.
 
 `tminus.schemas` defines all fields, but loading it takes longer than a command's request. So this module repeats the
-types of the fields that are used, and a test compares the two. A field that a release adds is not required here until
-no older daemon is in use.
+types of the fields that are used, and a test compares the two. A field that a release adds stays optional here as long
+as daemons of older releases are in use.
 """
 
 import re
@@ -274,7 +274,7 @@ _RESPONSES: tuple[tuple[str, re.Pattern[str], Check], ...] = tuple(
 def problem(method: str, path: str, body: Any) -> str:
     """Return what is wrong with the response to a call, in words that follow "it sent JSON that", or `""`.
 
-    The response to a call that neither the client nor the command makes only has to be an object.
+    Of a call that only users of `ScreenMeet.request` make, the response only has to be an object.
     """
     for known_method, known_path, check in _RESPONSES:
         if known_method == method and known_path.fullmatch(path):

@@ -32,7 +32,7 @@ class NoResponse(Exception):
 
 
 class CannotConnect(Exception):
-    """The environment does not allow a connection; `str` contains what to change."""
+    """A proxy or certificates that the environment names cannot be used; `str` contains what to change."""
 
 
 class Transport(Protocol):
@@ -41,7 +41,7 @@ class Transport(Protocol):
     def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, wait: float
     ) -> Response:
-        """Send a request. `wait` is the number of seconds that the response may take beyond the time-out.
+        """Send a request. `wait` is the number of seconds that the response may take beyond the transport's time-out.
 
         Raises `NoResponse`.
         """

@@ -17,7 +17,6 @@ MAX_BODY = 256 * 1024 * 1024
 _PEER = struct.Struct("3i")
 """The value of `SO_PEERCRED`: process id, user id, group id."""
 
-
 NOT_HTTP = "the process that listens there does not speak HTTP"
 
 

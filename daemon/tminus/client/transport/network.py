@@ -96,7 +96,7 @@ def _unusable_proxy(name: str) -> CannotConnect:
 def _trusted() -> ssl.SSLContext:
     """Return a context that trusts the certificates in `SSL_CERT_FILE` and `SSL_CERT_DIR`, or else those of httpx.
 
-    Raises `CannotConnect` if those cannot be used.
+    Raises `CannotConnect` if the variables name no usable certificates.
     """
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not file and not folder:
