@@ -312,7 +312,7 @@ class NewSeries(Request):
         found = self._recurrence().between(after, self.dtstart + self.horizon, MAX_AHEAD + 1)
         return len(found) > MAX_AHEAD
 
-    def order(self) -> CreateSeries:
+    def create_series(self) -> CreateSeries:
         """Return the command that creates this series."""
         sent = self.session.model_dump(mode="json", exclude_unset=True)
         return CreateSeries(self._recurrence(), self.horizon, self.session.create_session(), sent)

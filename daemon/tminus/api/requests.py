@@ -134,12 +134,12 @@ def _check_one_of(request: BaseModel, *names: str) -> None:
 class NewSeries(new_sessions.NewSeries):
     """A series of sessions, in the local time of a time zone."""
 
-    def order(self) -> CreateSeries:
+    def create_series(self) -> CreateSeries:
         """Return the command that creates this series. Raises `InvalidRequest` if it has too many sessions."""
         if self.is_too_dense():
             problem = f"is too long: the series would have more than {MAX_AHEAD} sessions in this time"
             raise InvalidRequest([FieldError("horizon", problem)])
-        return super().order()
+        return super().create_series()
 
 
 class NewStart(Request):

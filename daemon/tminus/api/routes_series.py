@@ -65,11 +65,11 @@ FromHere = Annotated[
 async def create_series(
     context: RequestContext, caller: CurrentCaller, body: NewSeries, idempotency_key: IdempotencyKey = None
 ) -> Answer:
-    services, order = context.services, body.order()
+    services, request = context.services, body.create_series()
     keyed = None
     if idempotency_key is not None:
         keyed = keyed_request(idempotency_key, body.model_dump(mode="json", exclude_unset=True))
-    done = await services.transact(lambda tx: series.create(tx, services.settings, caller, order, keyed))
+    done = await services.transact(lambda tx: series.create(tx, services.settings, caller, request, keyed))
     context.replayed = done.replayed
     return await _answer(context, done.series, replayed=done.replayed)
 
@@ -126,8 +126,10 @@ async def get_series(context: RequestContext, caller: CurrentCaller, series_id: 
 async def change_series(
     context: RequestContext, caller: CurrentCaller, series_id: str, body: NewSeries, fromHere: FromHere = None
 ) -> Answer:
-    services, order = context.services, body.order()
-    done = await services.transact(lambda tx: series.change(tx, services.settings, caller, series_id, order, fromHere))
+    services, request = context.services, body.create_series()
+    done = await services.transact(
+        lambda tx: series.change(tx, services.settings, caller, series_id, request, fromHere)
+    )
     return await _answer(context, done.series)
 
 

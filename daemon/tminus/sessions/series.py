@@ -1,7 +1,7 @@
-"""Series of sessions: create, change and end them, and make their occurrences ahead.
+"""Series of sessions: create, change and end them, and make their occurrences ahead of time.
 
-An occurrence is an ordinary session, which the ordinary command creates. A row says which occurrence it is, so that one
-that was moved or cancelled alone stays so when the series changes.
+An occurrence is an ordinary session, which `commands.create` creates. The row `Occurrence` has its local start in the
+series. By it, a session that was moved or cancelled alone is recognized, and stays so when the series changes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,8 +70,8 @@ OLDEST = timedelta(days=3653)
 """How long ago the first start of a series may be."""
 
 
-class Change(NamedTuple):
-    """The result of a change: the series that is in force from now on, or from the time that was given."""
+class ChangeResult(NamedTuple):
+    """The result of a command: the series that is in force from now on, or from the time that the caller has given."""
 
     series: Series
     replayed: bool = False
@@ -80,8 +80,8 @@ class Change(NamedTuple):
 # --- the stored form --------------------------------------------------------------------------------------------------
 
 
-def _definition(order: CreateSeries, ends: str | None = None) -> str:
-    when = order.recurrence
+def _definition(request: CreateSeries, ends: str | None = None) -> str:
+    when = request.recurrence
     return orjson.dumps(
         {
             "rrule": when.rule.text if when.rule else None,
@@ -89,29 +89,29 @@ def _definition(order: CreateSeries, ends: str | None = None) -> str:
             "timezone": when.zone,
             "exdates": sorted(when.excluded),
             "rdates": recurrence.texts(when.added),
-            "horizon": duration_text(order.horizon),
-            "session": dict(order.sent),
+            "horizon": duration_text(request.horizon),
+            "session": dict(request.sent),
             "ends": ends,
         }
     ).decode()
 
 
-def _template(order: CreateSession) -> str:
+def _template(request: CreateSession) -> str:
     fields = {
-        "type": order.type,
-        "label": order.label,
-        "user_description": order.user_description,
-        "preferences": dict(order.preferences),
-        "external_mapping": order.external_mapping,
-        "parent_object": order.parent_object,
-        "meta_data": order.meta_data,
-        "invitees": order.invitees,
-        "reminders": None if order.reminders is None else [duration_text(span) for span in order.reminders],
+        "type": request.type,
+        "label": request.label,
+        "user_description": request.user_description,
+        "preferences": dict(request.preferences),
+        "external_mapping": request.external_mapping,
+        "parent_object": request.parent_object,
+        "meta_data": request.meta_data,
+        "invitees": request.invitees,
+        "reminders": None if request.reminders is None else [duration_text(span) for span in request.reminders],
     }
     return orjson.dumps(fields).decode()
 
 
-def _order(template: str, start: datetime) -> CreateSession:
+def _session_request(template: str, start: datetime) -> CreateSession:
     fields = orjson.loads(template)
     reminders = fields.pop("reminders")
     return CreateSession(
@@ -155,7 +155,7 @@ class _Plan:
 
 
 def local_now(series: Series, now: datetime) -> str:
-    """Return the local time of a series, as text; in UTC if this machine does not have its time zone any more."""
+    """Return the current local time of a series, as text; in UTC if this machine no longer has its time zone."""
     return local_text(_local_now(series, now))
 
 
@@ -170,7 +170,7 @@ def _local_now(series: Series, now: datetime) -> datetime:
 
 
 def load(view: View, caller: Caller, series_id: str, *, changes: bool = False) -> Series:
-    """Return a series that the caller may see, or may change. Raises `UnknownSeries`, `Forbidden`."""
+    """Return a series that the caller may see or, with `changes`, change. Raises `UnknownSeries`, `Forbidden`."""
     other = Role.GROUP_ADMIN if changes else Role.SUPERVISOR
     needs = f"the series' own agent, or the role {other}"
     require(caller.has(Role.AGENT, other), needs)
@@ -186,27 +186,27 @@ def load(view: View, caller: Caller, series_id: str, *, changes: bool = False) -
 
 
 def create(
-    tx: Transaction, settings: Settings, caller: Caller, order: CreateSeries, keyed: KeyedRequest | None = None
-) -> Change:
-    """Create a series, and its first occurrences. The scheduler makes the others.
+    tx: Transaction, settings: Settings, caller: Caller, request: CreateSeries, keyed: KeyedRequest | None = None
+) -> ChangeResult:
+    """Create a series and its first occurrences. The scheduler makes the others.
 
     Raises `Forbidden`, `KeyReused`, `TooManySeries`, and what `commands.create` raises.
     """
     require(caller.has(Role.AGENT), "the role agent")
-    _check_start(order, tx.now)
+    _check_start(request, tx.now)
     if keyed is not None and (earlier := stored.find_by_key(tx, caller.agent_id, keyed.key)) is not None:
         if earlier.body_sha256 != keyed.body_sha256:
             raise KeyReused(earlier.id, series=True)
-        return Change(earlier, replayed=True)
+        return ChangeResult(earlier, replayed=True)
     _check_number(tx, caller.agent_id)
-    series = _new(tx, caller, order)
+    series = _new(tx, caller, request)
     if keyed is not None:
         series.idempotency_key, series.body_sha256 = keyed.key, keyed.body_sha256
     series.made_through = local_text(_local_now(series, tx.now))
     stored.add(tx, series)
     _make(tx, settings, caller, series, AT_ONCE)
     stored.change(tx, series)
-    return Change(series)
+    return ChangeResult(series)
 
 
 def _check_number(view: View, agent_id: int) -> None:
@@ -215,22 +215,22 @@ def _check_number(view: View, agent_id: int) -> None:
         raise TooManySeries(MAX_SERIES)
 
 
-def _check_start(order: CreateSeries, now: datetime) -> None:
+def _check_start(request: CreateSeries, now: datetime) -> None:
     """Raise `InvalidRequest` if a series begins so long ago that each computation would take long."""
-    when = order.recurrence
+    when = request.recurrence
     if recurrence.instant(when.start, when.zone) < now - OLDEST:
         raise InvalidRequest([FieldError("dtstart", "must not be more than ten years ago")])
 
 
-def _new(tx: Transaction, caller: Caller, order: CreateSeries) -> Series:
+def _new(tx: Transaction, caller: Caller, request: CreateSeries) -> Series:
     [series_id] = ids.base62_texts(12)
     acts = {"name": caller.name, "external_id": caller.external_id, "roles": sorted(caller.roles)}
     return Series(
         id=series_id,
         agent_id=caller.agent_id,
         caller=orjson.dumps(acts).decode(),
-        definition=_definition(order),
-        template=_template(order.session),
+        definition=_definition(request),
+        template=_template(request.session),
         made_through="",
         next_at=tx.now,
         created_at=tx.now,
@@ -243,9 +243,9 @@ def change(
     settings: Settings,
     caller: Caller,
     series_id: str,
-    order: CreateSeries,
+    request: CreateSeries,
     from_here: datetime | None = None,
-) -> Change:
+) -> ChangeResult:
     """Change a series from now on, or from a local time on: then the series ends there, and a new one continues it.
 
     A session that is still as the series made it moves to the new time of its day, and keeps its id and its links. One
@@ -260,7 +260,7 @@ def change(
     if series.entry is not None:
         raise SeriesConfigured(series.entry)
     owner = caller if caller.agent_id == series.agent_id else acting_agent(tx, settings, series) or caller
-    return _change(tx, settings, _Acting(caller, owner), series, order, from_here)
+    return _change(tx, settings, _Acting(caller, owner), series, request, from_here)
 
 
 def _change(
@@ -268,21 +268,21 @@ def _change(
     settings: Settings,
     acting: "_Acting",
     series: Series,
-    order: CreateSeries,
+    request: CreateSeries,
     from_here: datetime | None = None,
-) -> Change:
-    _check_start(order, tx.now)
+) -> ChangeResult:
+    _check_start(request, tx.now)
     ends = orjson.loads(series.definition)["ends"]
     since = _local_now(series, tx.now) if from_here is None else max(from_here, _local_now(series, tx.now))
     if from_here is not None and ends is not None and local_text(since) >= ends:
-        # A request whose answer was lost is sent again: then the series that it created is answered.
+        # The caller may repeat a request whose answer was lost. It gets the series that the first one created.
         follower = stored.find_follower(tx, series.agent_id, series.id)
-        if follower is None or follower.definition != _definition(order):
+        if follower is None or follower.definition != _definition(request):
             raise SeriesEnded
-        return Change(follower, replayed=True)
+        return ChangeResult(follower, replayed=True)
     if from_here is None:
-        is_same = series.template == _template(order.session)
-        series.definition, series.template = _definition(order, ends), _template(order.session)
+        is_same = series.template == _template(request.session)
+        series.definition, series.template = _definition(request, ends), _template(request.session)
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         changed = series
     else:
@@ -290,14 +290,14 @@ def _change(
         rows = stored.made(tx, series.id, local_text(since), 2 * MAX_AHEAD)
         stored.remove_occurrences(tx, series.id, local_text(since))
         _end_at(tx, series, since)
-        changed = _new(tx, acting.owner, order)
+        changed = _new(tx, acting.owner, request)
         changed.follows = series.id
         is_same = changed.template == series.template
         stored.add(tx, changed)
     _replace(tx, settings, acting, changed, since, rows, is_same=is_same, is_new=changed is not series)
     changed.updated_at, changed.version = tx.now, changed.version + (changed is series)
     stored.change(tx, changed)
-    return Change(changed)
+    return ChangeResult(changed)
 
 
 def end(
@@ -360,8 +360,8 @@ def _replace(
 ) -> None:
     """Give the occurrences from a local time on their new starts; make those that are missing, cancel the others.
 
-    `is_same`: whether what is in the sessions is unchanged. Otherwise they are made again. `is_new`: whether they were
-    those of another series.
+    `is_same`: whether the contents of sessions are unchanged; otherwise the sessions are made again. `is_new`: whether
+    `series` is a new one that continues the series to which `rows` belong.
     """
     plan = _Plan(series)
     until = plan.local(tx.now + plan.horizon_of(settings))
@@ -405,7 +405,7 @@ def _replace(
 
 
 def _in_free_order(moves: Iterable[tuple[str, datetime, datetime]]) -> list[tuple[str, datetime]]:
-    """Return sessions with their new starts, in an order in which none is moved to where another one still is.
+    """Return sessions with their new starts, in an order in which none is moved to the time of one that moves later.
 
     `moves`: session, old and new start. If sessions may not overlap, such a move would be refused.
     """
@@ -419,7 +419,10 @@ def _occurrence(series: Series, local_start: str, session_id: str, start: dateti
 
 
 def _pairs(rows: Sequence[stored.Made], wanted: Iterable[datetime]) -> list[tuple[stored.Made | None, datetime | None]]:
-    """Return each occurrence that was made with its new start: at the same time, or else on the same day."""
+    """Return the occurrences that exist, each with its new start: at the same time, or else on the same day.
+
+    An occurrence that gets no new start has None instead, and so has a start for which no occurrence exists.
+    """
     new = {local_text(one): one for one in wanted}
     pairs: list[tuple[stored.Made | None, datetime | None]] = []
     left: dict[str, list[stored.Made]] = {}
@@ -439,11 +442,11 @@ def _pairs(rows: Sequence[stored.Made], wanted: Iterable[datetime]) -> list[tupl
 
 
 def is_current(series: Series | None, entry: config.Series) -> bool:
-    """Return whether the series of an entry of the configuration is as the entry says; None: there is none."""
+    """Return whether a series (None: there is none) equals its entry in the configuration."""
     if series is None or series.agent_id != entry.agent:
         return False
     then = orjson.loads(series.definition)
-    return bool(then == orjson.loads(_definition(entry.order())))
+    return bool(then == orjson.loads(_definition(entry.create_series())))
 
 
 def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str | None:
@@ -455,19 +458,19 @@ def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str 
     series = stored.find_by_entry(tx, entry.name)
     if series is not None and is_current(series, entry):
         return None
-    order = entry.order()
-    _check_start(order, tx.now)
+    request = entry.create_series()
+    _check_start(request, tx.now)
     agent = next(one for one in settings.agents if one.id == entry.agent)  # the check of the configuration found it
     known = agents.find(tx, agent.id)
     if known is not None and known.shut_out_at is not None:
         raise AgentShutOut(agent.id)
     owner = Caller(agent.id, agent.name, agent.external_id, agent.roles, provider=settings.organization.provider)
     if series is not None and series.agent_id == entry.agent:
-        _change(tx, settings, _Acting(owner, owner), series, order)
+        _change(tx, settings, _Acting(owner, owner), series, request)
         return series.id
     if series is not None:
         remove_entry(tx, settings, entry.name)
-    series = _new(tx, owner, order)
+    series = _new(tx, owner, request)
     series.entry = entry.name
     series.made_through = local_text(_local_now(series, tx.now))
     stored.add(tx, series)
@@ -475,7 +478,7 @@ def configure(tx: Transaction, settings: Settings, entry: config.Series) -> str 
 
 
 def remove_entry(tx: Transaction, settings: Settings, name: str) -> str | None:
-    """End the series of an entry that the configuration does not have any more; return its id, None if it has ended."""
+    """End the series of an entry that was removed from the configuration; return its id, None if it had ended."""
     series = stored.find_by_entry(tx, name)
     if series is None:
         return None
@@ -494,7 +497,8 @@ def _make(
 ) -> int:
     """Make the next occurrences, at most `limit`, and set when the next ones are to be made; return their number.
 
-    `skips`: whether one that the policy on overlaps refuses is left out, with a log line. False: raise `Overlap`.
+    `skips`: whether an occurrence that the policy on overlaps refuses is left out, with a log line; otherwise `Overlap`
+    is raised.
     """
     plan = _Plan(series)
     after = recurrence.parse_local(series.made_through)
@@ -512,7 +516,7 @@ def _make(
                         raise
                     _log_skipped(series, start, error)
             series.made_through = local_text(local)
-    finally:  # what was made before one was refused stays
+    finally:  # the occurrences that were made before one was refused stay
         stored.add_occurrences(tx, made)
     if len(found) == limit:
         series.next_at = tx.now
@@ -530,8 +534,8 @@ def _log_skipped(series: Series, start: datetime, error: Overlap) -> None:
 def _make_one(
     tx: Transaction, settings: Settings, owner: Caller, series: Series, local: datetime, start: datetime
 ) -> Occurrence:
-    order = replace(_order(series.template, start), series_id=series.id, series_start=local_text(local))
-    made = commands.create(tx, settings, owner, order, opens=False).session
+    request = replace(_session_request(series.template, start), series_id=series.id, series_start=local_text(local))
+    made = commands.create(tx, settings, owner, request, opens=False).session
     return _occurrence(series, local_text(local), made.id, start)
 
 
@@ -547,7 +551,7 @@ def _set_next(tx: Transaction, settings: Settings, series: Series) -> None:
 
 
 def _may_go_on(plan: _Plan, after: datetime) -> bool:
-    """Return whether there may be occurrences far after a local time."""
+    """Return whether there may be occurrences more than `LOOK_AHEAD` after a local time."""
     definition = plan.definition
     if definition["ends"] is not None and definition["ends"] <= local_text(after):
         return False
@@ -583,13 +587,13 @@ def acting_agent(view: View, settings: Settings, series: Series) -> Caller | Non
 
 
 class SeriesSource:
-    """The fourth source of deadlines: when occurrences are to be made."""
+    """The source of the deadlines of series: the times at which occurrences are to be made."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def next_due(self, view: View) -> datetime | None:
-        """Return when the next occurrences are to be made; None if none is to come."""
+        """Return when the next occurrences are to be made; None if there are no more."""
         return stored.next_due(view)
 
     def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:  # noqa: ARG002

@@ -129,7 +129,7 @@ def test_another_agent_gets_a_series_of_its_own(configured: Configured, lines: L
 def test_only_the_configuration_changes_its_series(configured: Configured) -> None:
     configured.apply(entry())
     [one] = configured.all()
-    world, order = configured.world, configured.world.settings.series[0].order()
+    world, order = configured.world, configured.world.settings.series[0].create_series()
     with pytest.raises(SeriesConfigured):
         world.run(lambda tx: series.change(tx, world.settings, AGENT, one.id, order))
     with pytest.raises(SeriesConfigured):

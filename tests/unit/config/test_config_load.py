@@ -488,7 +488,7 @@ timezone = "Europe/Berlin"
 def test_an_entry_of_a_series_has_the_names_and_the_checks_of_the_api(files: Files) -> None:
     text = AGENT.format(id=7, hash=HASH) + SERIES + 'rrule = "FREQ=DAILY"\nexdates = [2026-12-24]\n[series.session]\n'
     [one] = files.load(text + 'type = "live"\nlabel = "x"\nagentPrefs = { record = true }\n').settings.series
-    order = one.order()
+    order = one.create_series()
     assert (order.recurrence.excluded, order.session.preferences["record"]) == (frozenset({"2026-12-24"}), True)
     assert order.sent == {"type": "live", "label": "x", "agentPrefs": {"record": True}}
 
