@@ -50,8 +50,7 @@ def create(
     If the start is within the lead time, the session is scheduled and opened in one transaction, with two events.
     `opens`: False leaves the opening to the scheduler, which waits for a free PIN.
 
-    Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `TooManyMails`, `KeyReused`,
-    `NoPinFree`.
+    Raises `Forbidden`, `BadStartTime`, `Overlap`, `TooManySessions`, `TooManyMails`, `KeyReused`, `NoPinFree`.
     """
     require(caller.has(Role.AGENT), "the role agent")
     if keyed is not None and (earlier := find_record(tx, caller, keyed)):
@@ -89,7 +88,8 @@ def session_values(
 ) -> tuple[dict[str, Any], Transition]:
     """Return what `new_session` returns, as the values of the model's fields.
 
-    `created_by`: what `created_by_text` returns for the caller; `first`: the first characters of the id, if not random.
+    `created_by`: what `created_by_text` returns for the caller. `first`: the first characters of the id; the others are
+    random.
     """
     start = request.start_time
     transition = transition_for(Trigger.CREATE if start is None else Trigger.SCHEDULE, None)
@@ -141,7 +141,7 @@ def reminders_of(settings: Settings, request: CreateSession) -> str | None:
 
 
 def needs_pin(session_type: SessionType, transition: Transition) -> bool:
-    """Return whether a new session of a type gets a PIN by the transition that creates it."""
+    """Return whether the transition that creates a session of this type assigns a PIN."""
     return transition.effects.session.get("pin") is Change.PIN and session_type.has_pin
 
 
@@ -160,7 +160,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def check_start(start: datetime | None, now: datetime, settings: Settings) -> None:
-    """Raise `BadStartTime` if a session cannot start then. None: it opens at once."""
+    """Raise `BadStartTime` if a session cannot start at `start`. None: it opens at once, which is always possible."""
     if start is None:
         return
     if start < now - START_GRACE:
@@ -207,8 +207,8 @@ def reschedule(
 
     If `start` is its current start, nothing changes.
 
-    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`, `Overlap`,
-    `TooManyMails`.
+    Raises `UnknownSession`, `Forbidden`, `StaleVersion`, `WrongStatus`, `BadStartTime`, `Overlap`, `TooManyMails`,
+    `NoPinFree`.
     """
     session = load_session(tx, session_id)
     require(owns(caller, session) or caller.has(Role.GROUP_ADMIN), "the session's own agent, or the role group_admin")

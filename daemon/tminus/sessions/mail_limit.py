@@ -1,7 +1,7 @@
 """The limit of mails that each agent may cause (`limits.mails_per_agent`).
 
-They are counted when a session is created or moved, in the same transaction. What exceeds the limit is refused, so no
-mail that was promised is held back. A close is never refused, because people who were invited must learn of it.
+The transaction that creates or moves a session also counts its mails. A request that exceeds the limit is refused, so
+no mail of an accepted request is held back. A close is never refused, because people who were invited must learn of it.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from tminus.domain.reminders import parse_stored
 from tminus.storage import Transaction, View, mails
 
 Wanted = Iterable[tuple[int, int]]
-"""Pairs of an agent and a number of mails."""
+"""Pairs: the id of an agent, and a number of mails that it would cause."""
 
 
 def mails_of(invitees: str | None, reminders: str | None) -> int:
@@ -26,7 +26,7 @@ def mails_of(invitees: str | None, reminders: str | None) -> int:
 
 
 def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) -> list[MailCount]:
-    """Raise `TooManyMails` if an agent may not cause so many mails now; return the new counts."""
+    """Return the counts after these mails, without storing them. Raises `TooManyMails`."""
     rate = settings.limits.mails_per_agent
     if rate is None or not settings.mail.host:
         return []
@@ -48,6 +48,6 @@ def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) 
 
 
 def count_mails(tx: Transaction, settings: Settings, wanted: Wanted) -> None:
-    """Count the mails that agents cause now. Raises `TooManyMails`, and counts none."""
+    """Store the counts after these mails. Raises `TooManyMails`, and then stores none."""
     for count in refuse_mails(tx, settings, wanted, tx.now):
         mails.count(tx, count)

@@ -20,7 +20,7 @@ from tminus.storage import Transaction, View, appointments, batches
 PAGE = 10_000
 """Number of starts that one query reads."""
 
-WARNED = 10
+MAX_NAMED = 10
 """Maximum number of sessions that a warning names."""
 
 
@@ -29,9 +29,10 @@ def refuse_overlap(
 ) -> None:
     """Raise `Overlap` if the policy refuses another appointment of the agent at this time.
 
-    Writers of a database run one after the other, and a transaction sees all that was committed before it, also by
-    other daemons. So of two requests for the same time at the same time, the second one is refused. `own`: the id of
-    the session that is to be moved.
+    `own`: the id of the session that is to be moved.
+
+    Write transactions of a database run one after the other, and each sees everything that was committed before it,
+    also by other daemons. So of two simultaneous requests for the same time, the second one is refused.
     """
     if settings.policy.overlap is not OverlapPolicy.REFUSE:
         return
@@ -46,12 +47,12 @@ def refused_overlaps(
     settings: Settings,
     agent_id: int,
     starts: Sequence[datetime | None],
-    left: Sequence[datetime | None] = (),
+    vacated: Sequence[datetime | None] = (),
 ) -> list[tuple[int, str]]:
     """Return the appointments of a batch that the policy refuses, each by its index, with the reason.
 
-    `starts`: the start of each; None: it opens at once. `left`: the present starts of those that the batch moves. Of
-    two appointments of the batch that overlap, the one with the later start is refused.
+    `starts`: the start of each; None: it opens at once. `vacated`: the present starts of the sessions that the
+    batch moves. Of two appointments of the batch that overlap, the one with the later start is refused.
     """
     wanted = sorted((start, index) for index, start in enumerate(starts) if start is not None)
     if settings.policy.overlap is not OverlapPolicy.REFUSE or not wanted:
@@ -59,7 +60,7 @@ def refused_overlaps(
     length = settings.lifecycle.duration
     found = Counter(_starts(view, agent_id, wanted[0][0] - length, wanted[-1][0] + length))
     found.update(start for start, _ in batches.coming(view, agent_id))
-    found.subtract(start for start in left if start is not None)
+    found.subtract(start for start in vacated if start is not None)
     present = sorted(found.elements())
     refused, before = [], None
     for start, index in wanted:
@@ -86,10 +87,10 @@ def _starts(view: View, agent_id: int, after: datetime, before: datetime) -> lis
 
 
 def overlaps(view: View, settings: Settings, caller: Caller, session: Session) -> list[str]:
-    """Return the ids of appointments that a warning names: those that overlap with this one, and the caller may see."""
+    """Return the ids for a warning: of appointments that overlap with this session and that the caller may see."""
     if session.start_time is None or session.status is Status.CLOSED:
         return []
-    found = _overlapping(view, settings, session.agent_id, session.start_time, session.id, WARNED)
+    found = _overlapping(view, settings, session.agent_id, session.start_time, session.id, MAX_NAMED)
     others = [view.session(session_id) for session_id in found]
     return [other.id for other in others if other is not None and may_see(caller, other)]
 

@@ -19,7 +19,7 @@ from tminus.storage import Transaction, presence
 
 MAX_TOTAL = 10_000
 """Maximum number of participants of a session in total, including those who knocked. A room that reports joins without
-end must not fill the disk or make it slow to close and remove the session.
+end must neither fill the disk nor make closing and removing the session slow.
 """
 
 

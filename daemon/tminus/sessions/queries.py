@@ -13,10 +13,10 @@ from tminus.sessions.authorization import may_see, may_see_all, require
 from tminus.storage import PAGE_BYTES, Active, EventFilter, Page, SessionFilter, View, appointments, reports
 
 MOST_REPORTED = 2_000_000
-"""Maximum number of sessions of a report: on a busy machine it takes up to a minute."""
+"""Maximum number of sessions in a report. On a busy machine, such a report takes up to a minute."""
 
 PART = 50_000
-"""Number of sessions that a report counts at a time, which takes about a second on a busy machine."""
+"""Number of sessions that one read of a report counts. On a busy machine, this takes about a second."""
 
 MOST_APPOINTMENTS = 10_000
 """Maximum number of appointments in a range for which `busy_times` is called."""
@@ -101,7 +101,7 @@ class Report(NamedTuple):
 
 
 class ReportInParts:
-    """Counts what happened in a period, one part after the other: each read is short, and others take turns.
+    """Counts what happened in a period in parts, so that each read is short and other requests run in between.
 
     If `period.agent_id` is None, the sessions of all agents count. Raises `Forbidden`.
     """
@@ -170,10 +170,11 @@ def session_by_pin(view: View, pin: int) -> Session:
 def busy_times(
     view: View, agent_id: int, start: datetime, end: datetime, length: timedelta, now: datetime
 ) -> list[Interval]:
-    """Return when an agent has appointments between two times, or is in a session, merged and in order.
+    """Return the times between `start` and `end` at which an agent is busy, merged and in order.
 
-    An appointment lasts `length`. A session in which people are lasts at least until `now`; one that opened at once
-    counts only while people are in it. Raises `InvalidRequest` if there are too many appointments.
+    An agent is busy during each appointment, which lasts `length`, and during each session that is active: from its
+    start or the first join, whichever is earlier, for `length` and at least until `now`. Raises `InvalidRequest` if
+    there are too many appointments.
     """
     first = appointments.starts(view, agent_id, start - length, end, MOST_APPOINTMENTS + 1)
     if len(first) > MOST_APPOINTMENTS:

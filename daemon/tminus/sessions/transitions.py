@@ -1,4 +1,4 @@
-"""Execute the transitions of commands. Their events name the caller as the actor."""
+"""Execute the transitions of commands. Their events have the caller as the actor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ def execute_transition(
     participant: Participant | None = None,
     **given: Any,
 ) -> None:
-    """Execute a transition of one session. `session` is updated when the transaction writes it, before the commit.
+    """Execute a transition of one session, at the latest before the commit; `session` is updated then.
 
-    `given`: the values for `Change.GIVEN`, by column. `WrongStatus` is raised, now or then, if the session has changed
-    since it was read.
+    `given`: the values for `Change.GIVEN`, by column. If the session has changed since it was read, `WrongStatus` is
+    raised, here or when the transition is executed.
     """
     host = caller.name if caller.is_host else None
     requested = Requested(session, Cause(caller.actor, caller.request_id, host=host), given)
