@@ -1,6 +1,6 @@
 """The schemas of a new session and of a new series, by which the API and the configuration check them.
 
-Validation reports all faults at once.
+Validation reports all errors at once.
 """
 
 import re
@@ -44,6 +44,8 @@ from tminus.domain.reminders import MAX_REMINDERS, in_order, parse_reminder
 from tminus.domain.types import CreateSession, ParticipantRole, SessionType
 
 META_DATA_BYTES = 16 * 1024
+"""Maximum bytes of `metaData` as JSON."""
+
 PARENT_BYTES = 4 * 1024
 """Maximum bytes of a parent object as JSON, unknown members included. Each event contains the parent object."""
 
@@ -82,7 +84,7 @@ def _json(value: Any) -> str:
 
 
 def _check_bounds(value: dict[str, Any], most: int) -> None:
-    """Raise `ValueError` if a value that is stored unchanged is too long. `bodies` checks its depth."""
+    """Raise `ValueError` if a value that is stored unchanged is too long. `api.bodies` checks its depth."""
     try:
         size = len(orjson.dumps(value))
     except TypeError as error:  # integers beyond 64 bits, or nesting beyond orjson's limit
@@ -202,8 +204,8 @@ Reminder = Annotated[
 class NewSession(Request):
     """A new session, which opens at once, or at `startTime`."""
 
-    is_scheduled: ClassVar[bool] = False
-    """Whether it has a start that is not in `startTime`."""
+    has_series_start: ClassVar[bool] = False
+    """Whether a series gives the session its start, and not `startTime`."""
 
     type: SessionType
     label: Text
@@ -219,19 +221,19 @@ class NewSession(Request):
     @model_validator(mode="wrap")
     @classmethod
     def _check_pairs(cls, sent: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        lacking = _lacking(sent, is_scheduled=cls.is_scheduled) if isinstance(sent, dict) else {}
+        lacking = _lacking(sent, has_series_start=cls.has_series_start) if isinstance(sent, dict) else {}
         if not lacking:
             return check(sent)
-        # Validated here, since an "after" validator would not run if a field has a fault, and all faults are reported.
-        faults: list[InitErrorDetails] = []
+        # Not an "after" validator: it would not run if a field has an error, and all errors are to be reported.
+        found: list[InitErrorDetails] = []
         try:
             check(sent)
         except ValidationError as error:
-            faults += error.errors(include_url=False)  # type: ignore[arg-type]  # pydantic accepts its own errors
+            found += error.errors(include_url=False)  # type: ignore[arg-type]  # pydantic accepts its own errors
         for missing, given in lacking.items():
             problem = {"error": ValueError(f"must come together with {given}")}
-            faults.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
-        raise ValidationError.from_exception_data(cls.__name__, faults)
+            found.append(InitErrorDetails(type="value_error", loc=(missing,), input=None, ctx=problem))
+        raise ValidationError.from_exception_data(cls.__name__, found)
 
     def create_session(self) -> CreateSession:
         """Return the command that creates this session."""
@@ -249,17 +251,14 @@ class NewSession(Request):
         )
 
 
-def _lacking(sent: Mapping[str, Any], *, is_scheduled: bool) -> dict[str, str]:
-    """Return the members that a new session lacks: name -> the member that must not come without it.
-
-    `is_scheduled`: whether it has a start that is not in `startTime`.
-    """
+def _lacking(sent: Mapping[str, Any], *, has_series_start: bool) -> dict[str, str]:
+    """Return the members that a new session lacks: name -> the member that must not come without it."""
     has = {name: sent.get(name) is not None for name in ("externalMapping", "parentObject", "startTime")}
     lacking = {}
     if has["externalMapping"] is not has["parentObject"]:
         missing, given = sorted(("externalMapping", "parentObject"), key=has.__getitem__)
         lacking[missing] = given
-    if sent.get("reminders") and not is_scheduled and not has["startTime"]:
+    if sent.get("reminders") and not has_series_start and not has["startTime"]:
         lacking["startTime"] = "reminders"
     return lacking
 
@@ -267,7 +266,7 @@ def _lacking(sent: Mapping[str, Any], *, is_scheduled: bool) -> dict[str, str]:
 class SeriesSession(NewSession):
     """What is in each session of a series. The series has the start."""
 
-    is_scheduled: ClassVar[bool] = True
+    has_series_start: ClassVar[bool] = True
 
     startTime: None = None
 
@@ -307,7 +306,7 @@ class NewSeries(Request):
     session: SeriesSession
 
     def is_too_dense(self) -> bool:
-        """Return whether it would have more sessions ahead than a series may have."""
+        """Return whether the series would have more sessions within its horizon than it may have."""
         after = self.dtstart - timedelta(days=1)
         found = self._recurrence().between(after, self.dtstart + self.horizon, MAX_AHEAD + 1)
         return len(found) > MAX_AHEAD

@@ -1,4 +1,4 @@
-"""Schemas of requests. Validation reports all faults of a request at once, before any command runs."""
+"""Schemas of requests. Validation reports all errors of a request at once, before any command runs."""
 
 import re
 from datetime import datetime, timedelta
@@ -218,7 +218,7 @@ class TokenSignIn(Request):
 
 
 class SupportConnect(Request):
-    """The PIN that a device joins with. The data of the device that the original's clients add are ignored."""
+    """The PIN with which a device joins. Data about the device, which the original's clients add, is ignored."""
 
     code: Printable[Annotated[str, Field(min_length=1, max_length=64)]]
 
@@ -246,7 +246,7 @@ IfMatchHeader = Annotated[
 ]
 
 
-DryRun = Annotated[bool, Field(description="Answer what would happen, and do nothing; the same as in the body")]
+DryRun = Annotated[bool, Field(description="Return what would happen, and change nothing; the same as in the body")]
 Limit = Annotated[int, Field(ge=1, le=1000, description="Maximum number of rows in a page; a page also ends at 2 MiB")]
 Offset = Annotated[int, Field(ge=0, le=2**31 - 1, description="Number of rows to skip")]
 After = Annotated[int, Field(ge=0, le=2**63 - 1, description="`next` of the previous page")]
