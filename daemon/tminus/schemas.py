@@ -143,7 +143,7 @@ class SessionList(TypedDict):
 
 
 class Occurrence(TypedDict):
-    """A session of a series. `moved`: whether it was moved alone."""
+    """A session of a series. `moved`: whether somebody moved this session alone."""
 
     localStart: str
     session: str
@@ -540,7 +540,7 @@ class Error(TypedDict):
 
 
 class Health(TypedDict):
-    """`testClock` is present if the daemon runs on a test clock: the time of that clock."""
+    """The answer of a running process. `testClock` is the time of the test clock, if the daemon runs on one."""
 
     status: Literal["ok"]
     testClock: NotRequired[Instant]
