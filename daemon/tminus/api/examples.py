@@ -1,4 +1,4 @@
-"""Examples of requests and responses, by schema. All belong to one support session for an incident."""
+"""Examples of requests and responses, by schema. Those of a session and its events show one support session."""
 
 from typing import Any
 

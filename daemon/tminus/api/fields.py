@@ -33,9 +33,9 @@ _NAMED_PARENT = {
 }
 _OUTCOMES = {
     "sessions": "Number of sessions that closed in the period",
-    "attended": "Those that somebody joined",
-    "noShows": "Those that were open, and nobody joined",
-    "cancelled": "Those that were closed before they opened",
+    "attended": "Number of these sessions that somebody joined",
+    "noShows": "Number of these sessions that opened, and nobody joined",
+    "cancelled": "Number of these sessions that were closed before they opened",
 }
 _SERVER = {
     "region": "Always `local`",
@@ -79,8 +79,8 @@ FIELDS: dict[str, dict[str, str]] = {
     "ClockMove": {
         "from": f"Time of the clock before the move: {_UTC}",
         "now": f"Time of the clock after the move: {_UTC}",
-        "target": "Where the clock was to go",
-        "reached": "Whether it has arrived. If not, too much happened on the way: repeat it with `to` set to `target`",
+        "target": "Time to which the clock was to move",
+        "reached": "Whether the clock reached `target`. If not, too much was due on the way: send `to` with that time",
         "nextDeadline": "Earliest time at which something is due; null if nothing is",
         "events": "Events since the move began, oldest first, up to 1000",
         "next": "Value of `after` for the events that follow, in `GET /v3/events`",
@@ -195,7 +195,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "ClosedSessions": {
         "ids": "Ids of the sessions to close; those that are closed stay as they are",
         "filter": "Close all open sessions that match",
-        "dryRun": "Answer what would happen, and do nothing",
+        "dryRun": "Return what would happen, and change nothing",
     },
     "MovedSession": {
         "id": "Id of the session",
@@ -207,11 +207,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "ids": "Ids of the sessions to move by `by`",
         "filter": "Move all scheduled sessions that match by `by`",
         "by": "The time by which starts move: `30m`, `-1h30m`",
-        "dryRun": "Answer what would happen, and do nothing",
+        "dryRun": "Return what would happen, and change nothing",
     },
     "NewSessions": {
         "sessions": "The sessions to create, each as in `POST /v3/supportsessions`",
-        "dryRun": "Answer what would happen, and do nothing",
+        "dryRun": "Return what would happen, and change nothing",
     },
     "PlannedSession": {
         "id": "Id of the session; null if the batch would create it",
@@ -223,9 +223,9 @@ FIELDS: dict[str, dict[str, str]] = {
         "expiresAt": f"Time when it closes if nobody joins: {_UTC}",
     },
     "SessionBatch": {
-        "sessions": "The sessions, in the order of the request; not after a dry run",
-        "dryRun": "True after a dry run: nothing was done",
-        "planned": "What a dry run would have done, in the order of the request",
+        "sessions": "The sessions, in the order of the request; absent after a dry run",
+        "dryRun": "True after a dry run, which changed nothing; otherwise absent",
+        "planned": "After a dry run: the sessions as they would be, in the order of the request",
     },
     "NewSession": {
         "type": "Type of the session",
@@ -291,7 +291,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "Report": {
         **_OUTCOMES,
         "since": "Beginning of the period",
-        "until": "End of the period, which does not belong to it",
+        "until": "End of the period, exclusive",
         "zone": "Time zone of `byHour`",
         "byType": "Sessions by type",
         "byAgent": "Sessions by agent, the agent with the most sessions first, up to 1000 agents",
@@ -303,11 +303,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "lagMs": "How late the scheduler was with what it did in the period, in milliseconds",
     },
     "ReportNumbers": {
-        "count": "How many numbers there are",
-        "mean": "Their mean; null if there are none",
-        "p50": "The smallest of them that at least half of them do not exceed; null if there are none",
-        "p99": "The same for 99 of 100; null if there are none",
-        "max": "The largest; null if there are none",
+        "count": "Number of values",
+        "mean": "Mean of the values; null if there are none",
+        "p50": "The smallest value that at least half of the values do not exceed; null if there are none",
+        "p99": "The smallest value that at least 99 of 100 values do not exceed; null if there are none",
+        "max": "The largest value; null if there are none",
     },
     "ReportOfAgent": {**_OUTCOMES, "agent": _AGENT, "name": "The agent's name; null for one who is not known any more"},
     "ReportOfReason": {"reason": "`closeReason` of the sessions", "sessions": "Number of sessions"},
@@ -353,8 +353,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "invitees": "People who are invited; only for callers who may host",
         "reminders": "How long before the start people are reminded, the longest first; empty: never",
         "seriesId": "Id of the series that the session belongs to; null if it belongs to none",
-        "seriesStart": "Local time at which the session starts by the series, also if it was moved; null if it belongs "
-        "to none",
+        "seriesStart": "Local start that the series gave the session, even if it was moved since; null if it belongs "
+        "to no series",
         "participants": "Number of participants in the session now",
         "overlaps": "Ids of other sessions of the agent at the same time, at most 10, if `policy.overlap` is `warn`",
     },
@@ -369,11 +369,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "session": "What is in each session, as in a new session, without `startTime`",
     },
     "Occurrence": {
-        "localStart": "Local time at which the session starts by the series",
+        "localStart": "Local start that the series gave the session",
         "session": "Id of the session",
         "startTime": f"Start of the session: {_UTC}",
         "status": "Status of the session",
-        "moved": "Whether the session was moved alone",
+        "moved": "Whether somebody moved this session alone, so that it starts at another time",
     },
     "Series": {
         "id": "Id of the series",
@@ -384,7 +384,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "rdates": "Local times with a session in addition to the rule",
         "horizon": "How far ahead sessions are made",
         "session": "What is in each session, as the caller sent it",
-        "ends": "Local time from which on there is no session; null if none is set",
+        "ends": "Local time from which the series has no more sessions; null if none is set",
         "ExternalUserId": _AGENT,
         "version": "Version of the series; it increases with each change",
         "createdAt": f"Time of creation: {_UTC}",
@@ -449,7 +449,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "Agent": {
         "id": "Number of the agent",
         "name": "Name for people",
-        "email": "Email address; empty if none is known",
+        "email": "Mail address; empty if none is known",
         "roles": "The roles of the agent; with OpenID Connect, as of the last sign-in",
         "source": "`configuration`; `oidc`: came by OpenID Connect and is not in the configuration; `removed`: shut "
         "out, and not in the configuration any more",
@@ -462,7 +462,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "agents": "Agents in the order of their numbers",
         "next": "Value of `after` for the next page; null on the last one",
     },
-    "BusyInterval": {"start": f"Beginning: {_UTC}", "end": f"End, which is free: {_UTC}"},
+    "BusyInterval": {"start": f"Beginning: {_UTC}", "end": f"End, at which the agent is free again: {_UTC}"},
     "FreeBusy": {
         "agent": "Number of the agent",
         "start": f"Beginning of the range: {_UTC}",

@@ -59,7 +59,7 @@ Zone = Annotated[
     Field(description="Time zone of `byHour`, such as `Europe/Berlin`"),
 ]
 Since = Annotated[Instant | None, Field(description="Beginning of the period; by default 30 days before its end")]
-Until = Annotated[Instant | None, Field(description="End of the period, which does not belong to it; by default now")]
+Until = Annotated[Instant | None, Field(description="End of the period, exclusive; by default now")]
 
 
 CSV = "text/csv"
@@ -97,11 +97,11 @@ async def get_report(
         raise InvalidRequest([FieldError("since", f"must be before until, and at most {LONGEST.days} days before it")])
     # A session that closes now belongs to a period that ends now, also on a test clock, which stands still.
     before = end if until is not None else end + timestamps.MILLISECOND
-    period, here = Period(begin, before, caller.agent_id if scope == "mine" else None), load_zone(zone)
+    period = Period(begin, before, caller.agent_id if scope == "mine" else None)
     counting = queries.ReportInParts(caller, period)
     while await services.search(caller.agent_id, counting.count):
         pass
-    found = counting.report(here)
+    found = counting.report(load_zone(zone))
     shown = _shown(found, (begin, end), zone, services)
     if format == CSV or (format is None and CSV in context.header(b"accept")):
         table = as_table(shown, "\r\n").encode()
