@@ -1,4 +1,4 @@
-"""Start and end agent sessions: by a token, in a browser, by the code of a receiver's page; and sign out."""
+"""Start agent sessions, by a token, in a browser or by a sign-in code, and end them."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 from tminus import clock
 from tminus.api.authentication import (
     SignedIn,
-    agent_by,
+    agent_of_credential,
     agent_of_token,
     caller_of,
     check_attempts,
@@ -47,7 +47,7 @@ def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str,
     return AgentSession(
         secret_sha256=token_digest(secret),
         agent_id=signed_in.agent.id,
-        token_sha256=signed_in.token_sha256,
+        token_sha256=signed_in.credential,
         started_at=now,
         expires_at=now + AGENT_SESSION_LIFETIME,
         client_app=client_header(context, b"client-app"),
@@ -59,7 +59,7 @@ def new_agent_session(context: RequestContext, signed_in: SignedIn, secret: str,
 def _store(tx: Transaction, begun: AgentSession) -> int:
     """Store an agent session; return its `sid`. Raises `AgentShutOut`.
 
-    Whether the agent is shut out is read in the same transaction: an operator may do it at this moment.
+    The same transaction checks that the agent is not shut out, which an operator may do at this moment.
     """
     agents.note_sign_in(tx, begun.agent_id)
     return tx.add_agent_session(begun)
@@ -120,7 +120,7 @@ async def end_agent_session(context: RequestContext, caller: Caller, secret: str
 def _end_streams(context: RequestContext) -> None:
     """End the streams and held requests of agent sessions that have ended.
 
-    So a page in another tab shows no sessions any more. At other daemons they end within 15 s, when they read again.
+    So a page in another tab shows no sessions any more. Other daemons end theirs within 15 s, when they read again.
     """
     context.services.notifier.notify()  # each of them authenticates its caller again
 
@@ -154,7 +154,7 @@ async def add_code(
                 instance_url=instance,
                 receiver=receiver,
                 agent_id=signed_in.agent.id,
-                token_sha256=signed_in.token_sha256,
+                token_sha256=signed_in.credential,
                 expires_at=tx.now + CODE_LIFETIME,
             )
         )
@@ -182,7 +182,7 @@ async def exchange_code(context: RequestContext, code: str, provider: str, insta
             origin and origin != origin_of(taken.receiver)
         ):
             return "foreign"
-        agent = agent_by(services, taken.token_sha256, taken.agent_id)
+        agent = agent_of_credential(services, taken.token_sha256, taken.agent_id)
         if agent is None or taken.receiver not in services.settings.signin.receivers:
             return "revoked"
         begun = new_agent_session(context, SignedIn(agent, taken.token_sha256), secret, tx.now)

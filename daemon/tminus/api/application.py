@@ -10,8 +10,8 @@ from tminus.api import (
     routes_calendars,
     routes_callers,
     routes_clock,
-    routes_doors,
     routes_events,
+    routes_joining,
     routes_lookups,
     routes_operations,
     routes_reports,
@@ -32,8 +32,8 @@ from tminus.api.websocket_middleware import WebSockets
 _ROUTERS = (
     routes_sessions.router, routes_events.router, routes_lookups.router, routes_callers.router, routes_agents.router,
     routes_calendars.router, routes_calendars.public, routes_webhooks.router, routes_clock.router,
-    routes_reports.router, routes_operations.router, routes_rooms.router, routes_doors.public, routes_doors.below_api,
-    routes_callers.public, routes_batches.router, routes_series.router,
+    routes_reports.router, routes_operations.router, routes_rooms.router, routes_joining.public,
+    routes_joining.below_api, routes_callers.public, routes_batches.router, routes_series.router,
 )  # fmt: skip
 
 

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from tminus.api.fixed import Fixed
+from tminus.api.tagged_response import TaggedResponse
 
 _PACKAGE = "fastapi_swagger"
 """Located without an import: importing it would load FastAPI, which the daemon does not use."""
 
 
-def swagger_ui() -> Mapping[str, Fixed]:
+def swagger_ui() -> Mapping[str, TaggedResponse]:
     """Return the files of Swagger UI by name. All requests share one copy of each."""
     found = find_spec(_PACKAGE)
     assert found is not None
     [folder] = found.submodule_search_locations or [""]
     return {
-        one.name: Fixed(one.read_bytes(), _media_type(one.name))
+        one.name: TaggedResponse(one.read_bytes(), _media_type(one.name))
         for one in Path(folder, "resources").iterdir()
         if one.is_file() and one.suffix != ".py"
     }

@@ -47,8 +47,8 @@ def sent_token(context: RequestContext) -> str:
 def page_token(secret: str) -> str:
     """Return the token of the agent session whose secret is in a browser's cookie.
 
-    The two differ, so that the secret of another agent session is no cookie: with it, the page would renew that agent
-    session again and again, without the configured token.
+    The two differ, so that the secret of no other agent session works as a cookie. Otherwise whoever has such a secret
+    could use the page to start one agent session after another, without the configured token.
     """
     return f"page {secret}"
 
@@ -96,7 +96,7 @@ _ISSUER = "oidc "
 
 
 def by_issuer(issuer: str, identity: str = "") -> str:
-    """Return what is stored, in place of the SHA-256 of a token, of a sign-in by an OpenID Connect issuer.
+    """Return the credential of a sign-in by an OpenID Connect issuer, which is stored in place of a token's SHA-256.
 
     `identity`: for an agent of the configuration, `Oidc.identity_of`.
     """
@@ -105,20 +105,21 @@ def by_issuer(issuer: str, identity: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """An agent, and how the agent signed in: the SHA-256 of the configured token, or `by_issuer`."""
+    """An agent who has signed in."""
 
     agent: Agent
-    token_sha256: str
+    credential: str
+    """The SHA-256 of the configured token, or the result of `by_issuer`."""
 
 
 @dataclass(frozen=True, slots=True)
-class InBrowser:
-    """The agent session of a browser."""
+class BrowserSession:
+    """The agent session of a browser, and how its agent signed in."""
 
     caller: Caller
     signed_in: SignedIn
     token: str = field(repr=False)
-    """What `page_token` makes of the cookie."""
+    """The token of the agent session, as `page_token` returns it."""
 
 
 def agent_of_token(context: RequestContext, token: str) -> SignedIn:
@@ -132,7 +133,7 @@ def agent_of_token(context: RequestContext, token: str) -> SignedIn:
     return SignedIn(agent, digest)
 
 
-async def caller_of_page(context: RequestContext) -> InBrowser | None:
+async def caller_of_page(context: RequestContext) -> BrowserSession | None:
     """Return the browser's agent session; None if it has none.
 
     Only for the sign-in page: a cookie alone proves nothing about who sent the request. A cookie that is no longer
@@ -148,7 +149,7 @@ async def caller_of_page(context: RequestContext) -> InBrowser | None:
         return None
     caller = caller_of(context, agent, found)
     context.actor = caller.actor
-    return InBrowser(caller, SignedIn(agent, found.token_sha256), token)
+    return BrowserSession(caller, SignedIn(agent, found.token_sha256), token)
 
 
 async def _by_token(context: RequestContext, token: str) -> Caller:
@@ -198,17 +199,17 @@ def _agent_of(services: Services, digest: str) -> Agent | None:
 
 
 def _agent_in(services: Services, agent_session: AgentSession) -> Agent | None:
-    """Return the agent of an agent session, or None if it has ended.
-
-    It is valid only as long as the configuration has the token that started it, for the same agent, or the issuer.
-    """
+    """Return the agent of an agent session; None if the agent session has expired, or its credential is not valid."""
     if agent_session.expires_at <= clock.now():
         return None
-    return agent_by(services, agent_session.token_sha256, agent_session.agent_id)
+    return agent_of_credential(services, agent_session.token_sha256, agent_session.agent_id)
 
 
-def agent_by(services: Services, credential: str, agent_id: int) -> Agent | None:
-    """Return the agent who signed in with a token, or by an issuer, if both are still valid."""
+def agent_of_credential(services: Services, credential: str, agent_id: int) -> Agent | None:
+    """Return the agent who signed in with this credential; None if it is not valid any more for this agent.
+
+    The configuration must still have the token, for the same agent, or name the issuer.
+    """
     if credential.startswith(_ISSUER):
         issuer, _, identity = credential.removeprefix(_ISSUER).partition(" ")
         return services.agent_of_issuer(agent_id, issuer, identity)
@@ -235,7 +236,7 @@ def _check_short(context: RequestContext, length: int) -> None:
 
 
 def check_attempts(context: RequestContext, kind: str = "token") -> None:
-    """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes. `kind` counts in the metrics."""
+    """Raise `TooManyAttempts` if the address has sent too many wrong tokens and codes. `kind`: for the metrics."""
     wait = context.services.failed_tokens.retry_after(context.remote_ip)
     if wait is not None:
         context.logged = True

@@ -1,7 +1,7 @@
 """Batches: read, validate and answer many items in parts, so that neither memory nor other requests depend on the size.
 
-What needs no database runs on a thread of its own. A part of new sessions is validated, prepared and stored before the
-next one; an answer is read and sent in parts.
+Parsing, validation and serialization run on a thread of their own. New sessions are validated, prepared and stored in
+parts; an answer is read and sent in parts.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from starlette.responses import StreamingResponse
 
 from tminus import clock
 from tminus.api import answers, bodies
-from tminus.api.errors import faults, invalid
+from tminus.api.errors import field_errors, invalid
 from tminus.api.parameters import Problem, located
 from tminus.api.request_body import BATCH_SECONDS, body_parts, read_body, whole_body
 from tminus.api.request_context import RequestContext
@@ -44,10 +44,12 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl", "ap
 """Media types of a body or an answer with one JSON object in each line."""
 
 _STARTED = 2
-"""Number of parts that wait for the writer or are being done, so that the writer need not wait for the next one."""
+"""Number of parts that wait for the writer or are being executed, so that the writer need not wait for the next one."""
 
 _ATTEMPTS = 3
-"""How often sessions are read outside the writer to change them, before that is done in the transaction itself."""
+"""How often sessions are read before the transaction that changes them. If they have changed each time in between, the
+transaction itself reads them.
+"""
 
 
 def parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -177,7 +179,10 @@ class NewSessionParts:
         return None if key is None else KeyedRequest(key, self._digest.hexdigest())
 
     async def take_all(self, source: AsyncIterator[Callable[[], list[Any]]]) -> None:
-        """Take all parts. Each function returns the items of one, on the thread of batches."""
+        """Validate, prepare and store all parts. Each function of `source` returns the items of a part.
+
+        It is called on the thread of batches. A batch of one part is not stored: `new.content` has it.
+        """
         held: str | None = None
         storing: asyncio.Task[None] | None = None
         try:
@@ -205,7 +210,7 @@ class NewSessionParts:
         await self._context.services.transact(lambda tx: commands.store_part(tx, self.new.id, number, content))
 
     def _take(self, items: Callable[[], list[Any]]) -> str | None:
-        """Take a part; return what to store of it, if the batch has no error so far."""
+        """Validate and prepare a part; return its content to store. None: a dry run, or the batch has errors."""
         first, values = self._count, items()
         self._count += len(values)
         _hash(self._digest, values)
@@ -333,7 +338,7 @@ def _validated(items: list[Any], first: int) -> tuple[list[CreateSession | None]
                 ]
         made.append(None)
         problems += wrong
-    return made, list(faults(problems))
+    return made, list(field_errors(problems))
 
 
 def _unstorable(item: Any, place: tuple[str | int, ...], *, may_have_nul: bool) -> list[Problem]:
@@ -348,7 +353,7 @@ def _unstorable(item: Any, place: tuple[str | int, ...], *, may_have_nul: bool) 
 
 
 def chosen(sent: Sent, model: type[M]) -> M:
-    """Return a body that names existing sessions. Raises `InvalidRequest`, `BatchRefused`."""
+    """Validate and return a body that names existing sessions. Raises `InvalidRequest`, `BatchRefused`."""
     if problems := bodies.unstorable(sent.members, ("body",)):
         raise invalid(problems)
     try:
@@ -356,7 +361,7 @@ def chosen(sent: Sent, model: type[M]) -> M:
     except ValidationError as error:
         problems = located(error, ("body",))
     if all(len(one["loc"]) > 2 and isinstance(one["loc"][2], int) for one in problems):
-        raise BatchRefused(list(faults(problems)))
+        raise BatchRefused(list(field_errors(problems)))
     raise invalid(problems)
 
 
@@ -399,7 +404,7 @@ async def decide(
 
 
 class _Part(NamedTuple):
-    """A part of a batch that is done."""
+    """A part of a batch that has been executed."""
 
     session_ids: Sequence[str]
     created: Mapping[str, NewRow] = MappingProxyType({})
@@ -407,7 +412,7 @@ class _Part(NamedTuple):
 
 
 async def _done(context: RequestContext, caller: Caller, decided: Decided) -> AsyncIterator[_Part]:
-    """Do the parts of a batch that are left, and yield the sessions in parts, as soon as each is done.
+    """Execute the parts of a batch that are left, and yield the sessions in parts, each as soon as it is done.
 
     Raises `RequestError`.
     """
@@ -426,7 +431,7 @@ async def _done(context: RequestContext, caller: Caller, decided: Decided) -> As
                 started.append(start_part(batch_id))
             end = len(session_ids) - progress.remaining
             if end - first > progress.done and (key := decided.key) is not None:
-                # Another request with this key has done parts, and perhaps given new ids to some of their sessions.
+                # Another request with this key has executed parts, and perhaps given some of their sessions new ids.
                 session_ids = await services.query(partial(commands.current_ids, caller=caller, key=key)) or session_ids
             for some in parts(session_ids[first:end]):
                 yield _Part([progress.renamed.get(one, one) for one in some], progress.created)
@@ -443,9 +448,9 @@ def wants_ndjson(context: RequestContext) -> bool:
 
 
 async def answer(context: RequestContext, caller: Caller, decided: Decided, headers: Headers | None) -> Answer:
-    """Do what is left of a batch; return the response with its sessions as they are now.
+    """Execute what is left of a batch; return the response with its sessions as they are now.
 
-    In JSON, one part is read while the next one is done. In NDJSON, the parts are read as they are sent.
+    In JSON, one part is read while the next one is executed. In NDJSON, the parts are read as they are sent.
     """
 
     def lines(some: Sequence[str], sessions: Mapping[str, Session]) -> list[bytes]:
@@ -479,7 +484,7 @@ async def answer(context: RequestContext, caller: Caller, decided: Decided, head
             reading.cancel()
             await asyncio.wait([reading])
             if not reading.cancelled():
-                reading.exception()  # the error of the next part, for the same reason, is the answer
+                reading.exception()  # asyncio would log an error that nobody reads; another one is raised already
     return Json(b'{"sessions":[%b]}' % b",".join(shown), headers=headers)
 
 

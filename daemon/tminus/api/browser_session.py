@@ -22,7 +22,7 @@ FORM_NAME = "tminus-form"
 """The cookie with a random value, for the form of a browser that is not signed in."""
 
 ATTEMPT_NAME = "tminus-oidc"
-"""The cookie of a browser that is at the OpenID Connect issuer."""
+"""The cookie with an attempt to sign in by OpenID Connect."""
 
 KEY_HEADER = b"x-csrf-token"
 """The header with the key, for API calls that are authenticated by the cookie."""
@@ -64,7 +64,7 @@ def is_key(key: str, value: str) -> bool:
 
 
 def is_own_page(context: RequestContext) -> bool:
-    """Return whether the browser says that a page of the daemon's own origin sent the request, or says nothing."""
+    """Return whether a page of the daemon's own origin sent the request, or the browser does not report the origin."""
     if context.header(b"sec-fetch-site") not in ("", "same-origin", "none"):
         return False
     origin = context.header(b"origin")
@@ -73,7 +73,7 @@ def is_own_page(context: RequestContext) -> bool:
     settings = context.services.settings
     public, host = urlsplit(settings.server.urls().public), context.header(b"host")
     own = {f"{public.scheme}://{public.netloc}", f"https://{host}"}
-    if not _is_secure(settings):  # where the page is served with TLS, anybody on the network can forge one without
+    if not _is_secure(settings):  # with TLS, no: anybody on the network can forge a page without TLS
         own.add(f"http://{host}")
     return origin in own
 

@@ -1,10 +1,10 @@
 """Make and check challenges: pictures with digits that a person reads, after too many wrong PINs of an address.
 
-A challenge is not stored. Its id has the time of its creation, random bits, and a code that proves that the key of this
-database made it; its text is computed from its id. So every daemon can check it, and nobody can fill a table.
+A challenge is not stored. Its id has the time of its creation, random bits, and an authentication code (HMAC) made with
+the key of the database; its text is computed from its id. So every daemon can check it, and nobody can fill a table.
 
-A program can read such a picture, and nothing relies on the opposite: an answer allows one look-up, and the look-ups
-with answers have their own limits.
+A program can read such a picture, so a right answer proves nothing. It allows one look-up, and the look-ups with
+answers have their own limits.
 """
 
 import asyncio

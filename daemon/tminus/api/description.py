@@ -18,12 +18,12 @@ from tminus import __version__
 from tminus.api.assets import swagger_ui
 from tminus.api.examples import EXAMPLES
 from tminus.api.fields import FIELDS, PARAMETERS
-from tminus.api.fixed import Fixed
 from tminus.api.links import add_links
 from tminus.api.middleware import DESCRIPTION, PAGE
 from tminus.api.openapi import document
 from tminus.api.request_context import RequestContext
 from tminus.api.routing import Answer, Route, Router
+from tminus.api.tagged_response import TaggedResponse
 from tminus.domain.errors import UnknownPath
 
 _SECURITY = {
@@ -113,21 +113,21 @@ def description_routes(routes: Sequence[Route], public_url: Callable[[], str | N
     `public_url` returns the current public URL of the API; None if none is configured.
     """
     router = Router("", "description")
-    described: dict[str | None, Fixed] = {}
+    described: dict[str | None, TaggedResponse] = {}
     generating = Lock()
 
-    def describe() -> Fixed:
+    def describe() -> TaggedResponse:
         url = public_url()
         with generating:
             if url not in described:
                 described.clear()  # keep one document only, however often a reload changes the URL
                 servers = {"servers": [{"url": url}]} if url else {}
                 schema = _completed(document(routes, info=_INFO, tags=_TAGS, **servers))
-                described[url] = Fixed(orjson.dumps(schema), "application/json")
+                described[url] = TaggedResponse(orjson.dumps(schema), "application/json")
             return described[url]
 
     policy = (b"content-security-policy", _policy(_PAGE).encode())
-    page = Fixed(_PAGE.encode(), "text/html; charset=utf-8", [policy])
+    page = TaggedResponse(_PAGE.encode(), "text/html; charset=utf-8", [policy])
     # The daemon serves the page's scripts itself: the page also works without access to the internet.
     assets = swagger_ui()
 

@@ -39,7 +39,7 @@ class Dispatcher:
         await response(scope, receive, send)
 
     async def respond(self, context: RequestContext, path: str, method: str) -> Answer:
-        """Return the response to a request, which may be a refusal. `path` and `method` are written as in routes."""
+        """Return the response to a request, which may be a refusal. `path` is canonical; `method` is GET for HEAD."""
         routes, context.path_params = self._table.find(path)
         route = routes.get(method)
         try:
@@ -47,7 +47,7 @@ class Dispatcher:
                 context.route = route.path
                 return await route.respond(context)
             if not routes:
-                raise self._no_request(context, path, method)
+                raise self._refusal_without_route(context, path, method)
             context.route = next(iter(routes.values())).path
             raise MethodNotAllowed(method)
         except RequestError as refusal:
@@ -62,12 +62,13 @@ class Dispatcher:
             if isinstance(refusal, UpgradeRequired):
                 refused.headers.append((b"sec-websocket-version", b"13"))
                 if b"upgrade" in context.headers:
-                    # Not to others, although RFC 9110 wants it: nginx passes it on over HTTP/2, where it is an error.
+                    # RFC 9110 requires `Upgrade` in every 426. But nginx would pass it on over HTTP/2, where it is an
+                    # error. So only clients that sent `Upgrade`, which HTTP/2 does not have, get it.
                     refused.headers.append((b"upgrade", b"websocket"))
             return refused
 
-    def _no_request(self, context: RequestContext, path: str, method: str) -> RequestError:
-        """Return the refusal of a request for a path without routes, which may be a WebSocket."""
+    def _refusal_without_route(self, context: RequestContext, path: str, method: str) -> RequestError:
+        """Return the refusal of a request for a path without routes; the path may be a WebSocket's."""
         found = self._websockets.find(path)
         if found is None:
             return UnknownPath()
@@ -88,7 +89,7 @@ class Dispatcher:
 
 
 def _no_upgrade(context: RequestContext) -> RequestError:
-    """Return the refusal of a request for a WebSocket that the HTTP server did not find to be a valid upgrade."""
+    """Return the refusal of a request for a WebSocket's path that is no valid upgrade."""
     if context.scope["http_version"] != "1.1":
         return UpgradeRequired("it needs HTTP/1.1")
     if "websocket" not in context.header(b"upgrade").lower() or "upgrade" not in context.header(b"connection").lower():

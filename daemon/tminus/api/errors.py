@@ -11,7 +11,7 @@ from tminus.domain import errors
 from tminus.domain.errors import FieldError, RequestError
 
 _SHOULD = re.compile("^(Input|String|Value|Number|List|Dictionary) should")
-"""Beginnings of pydantic's messages, which are removed: the API's messages follow the name of a field."""
+"""Beginnings of pydantic's messages. "must" replaces them, since the API's messages follow the name of a field."""
 
 
 def status_of(cause: type[RequestError]) -> int:
@@ -26,7 +26,7 @@ def answer(error: RequestError) -> Response:
         "code": code,
         "refcode": error.refcode,
         "description": error.description,
-        "errors": [{"field": fault.field, "message": fault.message} for fault in error.errors],
+        "errors": [{"field": one.field, "message": one.message} for one in error.errors],
     }
     headers: Headers = []
     if error.retry_after is not None:
@@ -37,24 +37,24 @@ def answer(error: RequestError) -> Response:
     return Json(body, status_code=code, headers=headers)
 
 
-def invalid(found: Iterable[Mapping[str, Any]]) -> errors.InvalidRequest:
-    """Return the refusal of a request with these faults, which pydantic found."""
-    return errors.InvalidRequest(tuple(faults(found)))
+def invalid(problems: Iterable[Mapping[str, Any]]) -> errors.InvalidRequest:
+    """Return the refusal of a request with these problems, which are in the form of pydantic's errors."""
+    return errors.InvalidRequest(tuple(field_errors(problems)))
 
 
-def faults(found: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
-    """Yield these faults as errors of fields, in words."""
-    for fault in found:
-        where = [str(part) for part in fault["loc"]]
+def field_errors(problems: Iterable[Mapping[str, Any]]) -> Iterable[FieldError]:
+    """Yield problems in the form of pydantic's errors as the API's errors of fields."""
+    for problem in problems:
+        where = [str(part) for part in problem["loc"]]
         # The first part is only the place: body, query, path or header.
-        field = ".".join(where[1:]) if len(where) > 1 and fault["type"] != "json_invalid" else where[0]
-        if fault["type"] == "json_invalid":
-            yield FieldError("body", f"is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}")
-        elif fault["type"] == "missing":
+        field = ".".join(where[1:]) if len(where) > 1 and problem["type"] != "json_invalid" else where[0]
+        if problem["type"] == "json_invalid":
+            yield FieldError("body", f"is not JSON: {problem.get('ctx', {}).get('error', problem['msg'])}")
+        elif problem["type"] == "missing":
             yield FieldError(field, "is missing")
-        elif fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        elif problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
             yield FieldError(field, "must be an object")
-        elif fault["type"] == "value_error":
-            yield FieldError(field, fault["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "value_error":
+            yield FieldError(field, problem["msg"].removeprefix("Value error, "))
         else:
-            yield FieldError(field, _SHOULD.sub("must", fault["msg"]))
+            yield FieldError(field, _SHOULD.sub("must", problem["msg"]))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from tminus.domain.errors import Overloaded
 
 MAX_WAITING = 128
-"""Maximum number of operations of one caller that wait; another one is refused, since it would wait too long."""
+"""Maximum number of waiting operations of one caller. One more is refused, since it would wait too long."""
 
 
 class FairSemaphore:

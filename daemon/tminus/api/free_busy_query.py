@@ -11,11 +11,11 @@ _QUERY = "urn:ietf:params:xml:ns:caldav free-busy-query"
 _RANGE = "urn:ietf:params:xml:ns:caldav time-range"
 
 MAX_BYTES = 4096
-"""Maximum size of a query. One of a usual client has 200 bytes."""
+"""Maximum size of a query. Those of common clients have about 200 bytes."""
 
 
 class _NotAllowed(Exception):
-    """A document type, which no such query has. Its entities could make a short body large."""
+    """The body has a document type, which no such query needs. Its entities could make a short body large."""
 
 
 def time_range(body: bytes) -> tuple[datetime, datetime]:
@@ -39,7 +39,7 @@ def time_range(body: bytes) -> tuple[datetime, datetime]:
     try:
         parser.Parse(body, True)
     except (expat.ExpatError, _NotAllowed, ValueError, LookupError):
-        raise InvalidRequest([FieldError("body", "is not an XML document without a document type")]) from None
+        raise InvalidRequest([FieldError("body", "must be well-formed XML without a document type")]) from None
     if names[:1] != [_QUERY] or not {"start", "end"} <= found.keys():
         problem = "must be a CalDAV free-busy-query with a time-range that has start and end"
         raise InvalidRequest([FieldError("body", problem)])

@@ -1,11 +1,10 @@
 """Limit wrong session ids and keys of rooms, without shutting out people who have the right ones.
 
-An address that sent too many wrong ids is not refused, because its neighbours may share it. Its look-ups wait in a line
-instead, and only wrong ones are refused. The line moves ten times a second for all such addresses together, and they
-take turns.
+An address that sent too many wrong ids is not refused, because several people may share it. Its look-ups are queued
+instead, and only wrong ones are refused. All such addresses together get ten look-ups a second, and take turns.
 """
 
-from tminus.api.paced_line import PacedLine
+from tminus.api.paced_queue import PacedQueue
 from tminus.api.rate_limit import RateLimiter
 from tminus.config import Rate
 
@@ -22,10 +21,10 @@ class IdGuesses:
 
     def __init__(self, rate: Rate | None) -> None:
         self._limit = RateLimiter(rate)
-        self._line = PacedLine(PACE)
+        self._queue = PacedQueue(PACE)
 
     def retry_after(self, address: str) -> float | None:
-        """Return the seconds for which a wrong id or key is refused without an answer; None if it is not."""
+        """Return the seconds for which wrong ids and keys are refused as too many; None if they are not."""
         return self._limit.retry_after(address)
 
     def count(self, address: str) -> None:
@@ -35,5 +34,5 @@ class IdGuesses:
     async def turn(self, address: str) -> None:
         """Wait until this address may look up an id. Raises `Overloaded` if too many of its look-ups wait."""
         if self._limit.retry_after(address) is not None:
-            async with self._line.turn(address):
+            async with self._queue.turn(address):
                 pass

@@ -1,4 +1,4 @@
-"""The stored state of agents, in memory, so that requests need no query for it.
+"""Keep the stored state of agents in memory, so that requests need no query for it.
 
 A change at another daemon on the same PostgreSQL is read within a second. An SQLite database has only one daemon.
 """
@@ -37,7 +37,7 @@ def as_agent(known: KnownAgent, given: frozenset[Role]) -> Agent:
 
 
 class KnownAgents:
-    """The agents of whom more is stored than their last sign-in.
+    """The agents who were ever shut out or whom an issuer has signed in. Others have only their last sign-in stored.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class KnownAgents:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def load(self, store: Store) -> None:
-        """Read all of them, before the daemon serves. Raises `StoreUnavailable`."""
+        """Read all of them, before the daemon serves requests. Raises `StoreUnavailable`."""
         while self._apply(store.read(self._read_changes)):
             pass
 

@@ -12,7 +12,7 @@ from tminus.api.browsers import Cors, is_foreign
 from tminus.api.client_address import remote_ip
 from tminus.api.dispatch import Dispatcher
 from tminus.api.errors import answer
-from tminus.api.request_body import BATCHES, ClientDisconnected, read_body
+from tminus.api.request_body import BATCH_PATHS, ClientDisconnected, read_body
 from tminus.api.request_context import RequestContext, put
 from tminus.api.request_log import OPERATIONS, record
 from tminus.api.response import Headers, Response
@@ -38,7 +38,7 @@ only wait longer.
 """
 
 QUERY_PAIRS = 100
-"""Maximum number of query parameters. It bounds the time to parse them and the number of reported faults."""
+"""Maximum number of query parameters. It bounds the time to parse them and the number of reported errors."""
 
 MAX_ORIGIN = 200
 """Maximum characters of an `Origin` that the log repeats."""
@@ -57,7 +57,7 @@ _ALWAYS = [
 ]
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 HEADERS = [*_ALWAYS, (b"cache-control", b"no-store"), _NO_PAGE]
-"""Headers of responses that only their caller may keep."""
+"""Headers of most responses, which no cache may store."""
 _OF_PAGE = [*_ALWAYS, (b"cache-control", b"no-cache")]
 """Headers of the documentation page, which adds its own policy. Browsers may keep it, but must revalidate it."""
 _OF_ASSETS = [*_OF_PAGE, _NO_PAGE]
@@ -86,7 +86,7 @@ class Middleware:
             if b"sec-fetch-site" in context.headers and is_foreign(method, context.headers, self._services.settings):
                 refuse_cross_site(context)
             check_request(context, begun)
-            if scope["path"].startswith(BATCHES):
+            if scope["path"].startswith(BATCH_PATHS):
                 context.receive = receive
             else:
                 limit = self._services.settings.server.max_body
@@ -168,12 +168,14 @@ def check_request(context: RequestContext, begun: float) -> None:
         raise errors.InvalidRequest([errors.FieldError("query", f"must not have more than {QUERY_PAIRS} parameters")])
     if b"%00" in context.query_string:
         names = [pair.partition(b"=")[0] for pair in context.query_string.split(b"&") if b"%00" in pair]
-        faults = [errors.FieldError(name.decode("latin-1"), "must not contain NUL") for name in names]
-        raise errors.InvalidRequest(faults)
+        raise errors.InvalidRequest(
+            [errors.FieldError(name.decode("latin-1"), "must not contain NUL") for name in names]
+        )
     if scope["path"] in OPERATIONS:
         return
     if services.draining:
-        # The caller is not authenticated any more, and `daemon.draining` is already in the log.
+        # The caller is not authenticated, so each refusal would be logged as an anonymous request. The log already
+        # has `daemon.draining`.
         context.logged = True
         raise errors.Draining
     waited = begun - scope["state"].get(BEGUN, begun)
@@ -187,7 +189,7 @@ def refuse_cross_site(context: RequestContext) -> NoReturn:
     REPEATED.log(
         "http.cross_site",
         context.remote_ip,
-        # Browsers do not send it with each request; a program may send any text.
+        # Browsers omit `Origin` from some requests; a program may send any text.
         origin=escape(context.header(b"origin")[:MAX_ORIGIN]) or None,
         remote_ip=context.remote_ip,
         request_id=context.request_id,

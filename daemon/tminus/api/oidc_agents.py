@@ -1,4 +1,4 @@
-"""Which agent somebody is whom the OpenID Connect issuer has signed in."""
+"""Find the agent of a person whom the OpenID Connect issuer has signed in."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +23,7 @@ MAX_EMAIL = 254
 MAX_GROUPS = 5000
 
 GUESSES = ("state", "code", "mix_up", "id_token")
-"""Refusals that count towards `limits.failed_tokens`: the browser's side may cause any number of them."""
+"""Refusals that count towards `limits.failed_tokens`: a browser can cause any number of them."""
 
 
 async def agent_of(context: RequestContext, claims: Mapping[str, Any]) -> SignedIn:
@@ -34,7 +34,7 @@ async def agent_of(context: RequestContext, claims: Mapping[str, Any]) -> Signed
     """
     services = context.services
     oidc = services.settings.signin.oidc
-    found = [agent for agent in services.settings.agents if _is(agent, oidc, claims)]
+    found = [agent for agent in services.settings.agents if _is_person(agent, oidc, claims)]
     if len(found) > 1:
         raise SignInRefused("agent", f"{oidc.agent_claim} finds {len(found)} configured agents")
     if found and found[0].has_expired(clock.now()):
@@ -70,7 +70,7 @@ def note_refusal(context: RequestContext, refused: SignInRefused) -> None:
     )  # fmt: skip
 
 
-def _is(agent: Agent, oidc: Oidc, claims: Mapping[str, Any]) -> bool:
+def _is_person(agent: Agent, oidc: Oidc, claims: Mapping[str, Any]) -> bool:
     """Return whether a configured agent is the person with these claims."""
     value = claims.get(oidc.agent_claim)
     if not isinstance(value, str) or not value:
@@ -78,12 +78,15 @@ def _is(agent: Agent, oidc: Oidc, claims: Mapping[str, Any]) -> bool:
     if oidc.agent_claim != "email":
         return agent.external_id == value
     # An address that the issuer has not verified may be anybody's.
-    return claims.get("email_verified") is True and _address(agent.email) == _address(value)
+    return claims.get("email_verified") is True and _comparable(agent.email) == _comparable(value)
 
 
-def _address(text: str) -> str:
-    # Only ASCII letters are equal in upper and lower case: other alphabets have letters that only look alike.
-    return text.lower() if text.isascii() else text
+def _comparable(address: str) -> str:
+    """Return a mail address without the case of its letters, if all of them are ASCII.
+
+    Other alphabets have different letters that become equal in lower case.
+    """
+    return address.lower() if address.isascii() else address
 
 
 def _groups(value: object) -> list[str]:
@@ -106,6 +109,6 @@ def _name(claims: Mapping[str, Any]) -> str:
 
 
 def _text(value: object, most: int) -> str:
-    """Return a claim as one line of text; "" if it is none."""
+    """Return a claim as one line of text; "" if it is not text."""
     text = value[:most] if isinstance(value, str) else ""
     return "".join(char for char in text if char.isprintable())

@@ -30,7 +30,7 @@ MAX_ANSWER = 64
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer to a challenge that a request has, as the caller sent it; both empty: none."""
+    """An answer to a challenge, as the caller sent it. Both fields are empty if the request has none."""
 
     challenge: str
     answer: str
@@ -66,7 +66,7 @@ async def _with_answer(context: RequestContext, pin: str, number: int, answered:
     limit = services.settings.limits.challenge_guesses_in_all
 
     def look_up(tx: Transaction) -> Session | None:
-        """Use the answer for this PIN; return None if there is no such session. Raises to change nothing."""
+        """Use up the answer; return the session with this PIN, or None. If it raises, the answer is not used up."""
         if limit is not None:
             # Also for a right PIN: otherwise one answer could try all PINs while the limit is reached.
             full = guesses_full_until(tx, tx.now, limit.count, timedelta(seconds=limit.seconds))

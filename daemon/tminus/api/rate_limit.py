@@ -32,9 +32,9 @@ class RateLimiter:
         if self._rate is None:
             return None
         longest = 0.0
-        for network, times in counted_networks(address):
+        for network, factor in counted_networks(address):
             attempts = self._attempts.get(network)
-            if attempts is not None and len(attempts) >= self._rate.count * times:
+            if attempts is not None and len(attempts) >= self._rate.count * factor:
                 longest = max(longest, attempts[0] + self._rate.seconds - clock.monotonic())
         return max(1.0, longest) if longest > 0 else None
 
@@ -43,8 +43,8 @@ class RateLimiter:
         if self._rate is None:
             return
         now = clock.monotonic()
-        for network, times in counted_networks(address):
-            attempts = self._attempts.setdefault(network, deque(maxlen=self._rate.count * times))
+        for network, factor in counted_networks(address):
+            attempts = self._attempts.setdefault(network, deque(maxlen=self._rate.count * factor))
             attempts.append(now)
             self._attempts.move_to_end(network)
         while len(self._attempts) > MAX_NETWORKS or next(iter(self._attempts.values()))[-1] + self._rate.seconds <= now:
@@ -84,10 +84,10 @@ class _Failures:
 
 
 class GrowingPause:
-    """Make an address wait after too many failures in a window, each time for twice as long. None: no limit.
+    """Make an address wait after too many failures in a window, each time for twice as long.
 
-    The first pause is as long as the window, the longest one `LONGEST` times as long. An address that has not failed
-    for twice the longest pause begins again. Attempts that succeed do not count.
+    With a rate of None there is no limit. The first pause is as long as the window, the longest one `LONGEST` times as
+    long. After twice the longest pause without an attempt, an address begins again. Attempts that succeed do not count.
 
     An attempt is counted before its result is known, so that parallel attempts cannot exceed the limit: each `begin`
     that returned None needs an `end`.
@@ -109,10 +109,10 @@ class GrowingPause:
         wait = max((one.wait(self._rate.seconds, now) for one in known), default=0.0)
         if wait:
             return wait
-        for network, times in counted:
+        for network, factor in counted:
             found = self._networks.get(network)
             if found is None:
-                failures: deque[float] = deque(maxlen=self._rate.count * times)
+                failures: deque[float] = deque(maxlen=self._rate.count * factor)
                 found = self._networks[network] = _Failures(failures, self._rate.seconds)
             found.pending += 1
             found.last = now

@@ -44,8 +44,7 @@ class _Read:
 class Readers:
     """Run reads in batches on a fixed number of threads.
 
-    With a thread for each read, the threads contended with the event loop for the interpreter lock, which cost more
-    than the reads.
+    A thread for each read would contend with the event loop for the interpreter lock, which costs more than the reads.
     """
 
     def __init__(self, store: Store, threads: int) -> None:
@@ -67,7 +66,7 @@ class Readers:
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
         """Run `look` on a view that includes every earlier commit; return its result.
 
-        `session_id`: the session that it will read, if it is known. Those of a batch are read together.
+        `session_id`: the session that `look` will read, if it is known. The sessions of a batch are read together.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()

@@ -1,7 +1,8 @@
 """The web pages to which a browser returns after the sign-in (`signin.receivers`).
 
-The URL to which the daemon redirects begins with text from the configuration, not with what the caller has sent. The
-rest is a query and a fragment of characters that cannot end them. So no spelling of a URL leads to another page.
+The URL to which the daemon redirects begins with text from the configuration, not with what the caller has sent. Only
+its query and fragment come from the caller, and only in characters that cannot end them. So no spelling of a URL leads
+to another page.
 """
 
 import re
@@ -58,7 +59,7 @@ def form_action(receiver: Receiver) -> str:
     return f"{urlsplit(receiver.url).scheme}:" if "[" in receiver.url else receiver.origin
 
 
-def find(receiver_url: str, receivers: Sequence[str]) -> Receiver | None:
+def find_receiver(receiver_url: str, receivers: Sequence[str]) -> Receiver | None:
     """Return the listed page that a caller's `receiver_url` names; None if it is not listed or not well formed."""
     url, _, query = receiver_url.partition("?")
     if len(receiver_url) > MAX_URL or url not in receivers or not _QUERY.fullmatch(query):

@@ -11,13 +11,11 @@ from tminus.domain.errors import BodyTooLarge, RequestTimeout
 BODY_SECONDS = 20
 """Maximum seconds for a request's body to arrive."""
 
-
 BATCH_SECONDS = 120
-"""The same for a batch: at the size of a full one, a link of 1 Mbit/s."""
+"""The same for a batch: about as long as a body of 16 MiB, the default maximum, takes over a link of 1 Mbit/s."""
 
-BATCHES = "/v3/supportsessions/batch"
+BATCH_PATHS = "/v3/supportsessions/batch"
 """Beginning of the paths whose endpoints read the body themselves, after they have authenticated the caller."""
-
 
 WHOLE = "tminus.whole"
 """Key in the state of an ASGI scope. Its value is a function of the HTTP server that returns the complete body, or None
@@ -45,7 +43,7 @@ async def read_body(
 
 
 def whole_body(scope: Scope, headers: Mapping[bytes, bytes], limit: int) -> bytes | None:
-    """Return the body if there is none or all of it has arrived; otherwise None. Raises `BodyTooLarge`."""
+    """Return the body if all of it has arrived, b"" if the request has none; otherwise None. Raises `BodyTooLarge`."""
     announced = headers.get(b"content-length")
     if announced is None and b"transfer-encoding" not in headers:
         return b""

@@ -13,7 +13,7 @@ SLOW = 1.0
 """Seconds after which a request counts as slow, and is always logged."""
 
 OPERATIONS = ("/healthz", "/readyz", "/metrics")
-"""Paths that monitoring requests every few seconds; they are neither counted nor logged."""
+"""Paths that monitoring systems read every few seconds. These requests are neither counted nor logged."""
 
 _REFUSED = 400
 

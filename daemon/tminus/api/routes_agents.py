@@ -31,6 +31,7 @@ AfterNumber = Annotated[int, Field(ge=0, le=2**31 - 1, description="`next` of th
 
 
 def _operator(context: RequestContext, caller: Caller) -> Services:
+    """Return the services. Raises `Forbidden` unless the caller is an operator."""
     require(caller.has(Role.GROUP_ADMIN), "the role group_admin")
     return context.services
 
@@ -97,7 +98,7 @@ async def _find(services: Services, number: int) -> schemas.Agent:
 
 
 def _shown(number: int, configured: Agent | None, known: KnownAgent | None) -> schemas.Agent | None:
-    """Return an agent for operators; None for one who is not in the configuration any more and not shut out."""
+    """Return an agent for operators; None if the agent is neither configured, nor of an issuer, nor shut out."""
     source: schemas.AgentSource = "configuration"
     if configured is not None:
         name, email, roles = configured.name, configured.email, sorted(role.value for role in configured.roles)

@@ -14,12 +14,12 @@ from tminus import clock, schemas
 from tminus.api import answers
 from tminus.api.authentication import CurrentCaller, feed_owner, token_digest
 from tminus.api.conditions import unchanged
-from tminus.api.fixed import Fixed
 from tminus.api.free_busy_query import time_range
 from tminus.api.refusals import PUBLIC_REFUSALS, refusals
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Json, Response
 from tminus.api.routing import Answer, Router
+from tminus.api.tagged_response import TaggedResponse
 from tminus.config import Settings
 from tminus.domain import ids, timestamps
 from tminus.domain.errors import (
@@ -51,10 +51,10 @@ PAST = timedelta(days=30)
 """How long past and cancelled sessions stay in the calendar of an agent."""
 
 ENTRIES = 1000
-"""Maximum number of entries in the calendar of an agent: about half a megabyte, which takes half a second to write."""
+"""Maximum number of entries in the calendar of an agent: half a megabyte, which takes half a second to serialize."""
 
 WRITTEN = 4 * ENTRIES
-"""Number of entries that are kept as they were written: about 8 MB. To write one takes half a millisecond."""
+"""Number of serialized entries in the cache: about 8 MB. To serialize one takes half a millisecond."""
 
 REFRESH = timedelta(minutes=15)
 """How long programs are asked to wait before they read a calendar again."""
@@ -87,7 +87,7 @@ async def invite(context: RequestContext, caller: CurrentCaller, session_id: str
 
     content = await services.query(look, session_id)
     headers = [_REVALIDATED, (b"content-disposition", b'attachment; filename="%s.ics"' % session_id.encode())]
-    return Fixed(content, _MEDIA_TYPE, headers).answer(context)
+    return TaggedResponse(content, _MEDIA_TYPE, headers).answer(context)
 
 
 def _link(session: Session, caller: Caller, role: str) -> str:
@@ -99,7 +99,7 @@ def _link(session: Session, caller: Caller, role: str) -> str:
 
 
 def _file(session: Session, settings: Settings, link: str) -> bytes:
-    from tminus.calendars import entries  # noqa: PLC0415 - needs nine megabytes, and only for calendars
+    from tminus.calendars import entries  # noqa: PLC0415 - takes nine megabytes
 
     plan = entries.Plan(duration=settings.lifecycle.duration, lead=settings.lifecycle.lead)
     return entries.calendar([entries.entry(session, plan, link)])
@@ -170,7 +170,7 @@ async def calendar(context: RequestContext, secret: str) -> Answer:
     settings = services.settings
 
     def look(view: View) -> tuple[str, bytes | None]:
-        """Return the entity tag and the calendar, or None if the client has it. To write it takes the most time."""
+        """Return the entity tag, and the calendar or None if the client has it: to serialize it takes the most time."""
         found = calendar_feeds.planned(view, agent.id, since, ENTRIES)
         tag = _tag(found, agent.name, page, settings)
         return tag, None if unchanged(known, tag) else _calendar(found, agent.name, page, settings)
@@ -220,12 +220,13 @@ RANGE = timedelta(days=42)
 
 LONGEST = timedelta(days=366)
 """The longest range."""
+
 FIRST_YEAR, LAST_YEAR = 1970, 9990
-"""The years in which a range may begin: no time that is computed from it is beyond the calendar of Python."""
+"""The years in which a range may begin, so that no time that is computed from it is beyond Python's `datetime`."""
 
 _BY_ACCEPT = (b"vary", b"accept")
 
-BusyFrom = Annotated[Instant | None, Field(description="Beginning of the range; by default the present")]
+BusyFrom = Annotated[Instant | None, Field(description="Beginning of the range; by default now")]
 BusyUntil = Annotated[
     Instant | None, Field(description="End of the range; by default 42 days after its beginning, at most 366")
 ]

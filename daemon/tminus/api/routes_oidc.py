@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tminus import clock
 from tminus.api import agent_sessions, authentication, browser_session, oidc_agents
-from tminus.api.receivers import Receiver, find
+from tminus.api.receivers import Receiver, find_receiver
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
 from tminus.api.routing import Answer, Route, Router
@@ -36,7 +36,7 @@ PROBLEMS: dict[Refusal, str] = {
 """The page's text for a refusal; the others are `oidc_refused`."""
 
 _BUSY = 10
-"""Seconds after which somebody may try again whose address has too many sign-ins in the line."""
+"""Seconds that the page asks people to wait if too many sign-ins of their address are queued."""
 
 Text = Annotated[str, Field(max_length=4096)]
 
@@ -85,7 +85,7 @@ class _Return:
                 value, signed_in = await self._sign_in(attempt, code, iss, error)
             else:
                 # Not refused: a neighbour, or a page of another site, can cause any number of wrong returns.
-                async with services.oidc_line.turn(context.remote_ip):
+                async with services.oidc_queue.turn(context.remote_ip):
                     value, signed_in = await self._sign_in(attempt, code, iss, error)
         except SignInRefused as refusal:
             oidc_agents.note_refusal(context, refusal)
@@ -95,7 +95,7 @@ class _Return:
             return self._form(problem="shut_out", status=403)
         except TooManyAttempts as limited:
             return self._form(problem="limited", status=429, seconds=int(limited.retry_after) + 1)
-        except Overloaded:  # too many from this address wait in the line
+        except Overloaded:  # too many sign-ins of this address are queued
             return self._form(problem="limited", status=503, seconds=_BUSY)
         cookies = [browser_session.set_session(self._settings, value), browser_session.remove_attempt(self._settings)]
         receiver = self._receiver
@@ -139,16 +139,16 @@ class _Return:
     def _receiver(self) -> Receiver | None:
         if self._attempt is None or not self._attempt.receiver_url:
             return None
-        return find(self._attempt.receiver_url, self._settings.signin.receivers)
+        return find_receiver(self._attempt.receiver_url, self._settings.signin.receivers)
 
     def _sign_in_page(self) -> str:
         """Return the address of the sign-in page with which the attempt began, relative to `PATH`."""
-        one = self._attempt
-        if one is None:
+        attempt = self._attempt
+        if attempt is None:
             return "../oidc/goToAuth"
-        query = {"instance_url": one.instance, "receiver_url": one.receiver_url, "back": one.back}
-        given = urlencode({name: value for name, value in query.items() if value})
-        return f"../{quote(one.provider, safe='')}/goToAuth{'?' if given else ''}{given}"
+        values = {"instance_url": attempt.instance, "receiver_url": attempt.receiver_url, "back": attempt.back}
+        query = urlencode({name: value for name, value in values.items() if value})
+        return f"../{quote(attempt.provider, safe='')}/goToAuth{'?' if query else ''}{query}"
 
     def _form(self, *, problem: str, status: int, seconds: int = 0) -> Response:
         """Return the sign-in page with a problem. An attempt that the browser has proven to be its own is over."""

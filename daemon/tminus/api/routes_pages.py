@@ -10,10 +10,10 @@ from urllib.parse import quote, urlsplit
 
 from tminus import pages
 from tminus.api import authentication, browser_session
-from tminus.api.fixed import Fixed
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
 from tminus.api.routing import Answer, Route, Router
+from tminus.api.tagged_response import TaggedResponse
 from tminus.config import Settings
 from tminus.domain.errors import UnknownPath
 
@@ -28,8 +28,8 @@ _VARIES = (b"vary", b"Accept-Language")
 def page_routes() -> Sequence[Route]:
     """Return the routes of the page and its files."""
     router = Router("", "pages")
-    current = {name: Fixed(one.content, one.media_type, [_FOR_EVER]) for name, one in pages.ASSETS.items()}
-    other = {name: Fixed(one.content, one.media_type, [_REVALIDATED]) for name, one in pages.ASSETS.items()}
+    current = {name: TaggedResponse(one.content, one.media_type, [_FOR_EVER]) for name, one in pages.ASSETS.items()}
+    other = {name: TaggedResponse(one.content, one.media_type, [_REVALIDATED]) for name, one in pages.ASSETS.items()}
 
     @router.get("/", described=False)
     async def room(context: RequestContext) -> Answer:
@@ -45,8 +45,8 @@ def page_routes() -> Sequence[Route]:
 
     @router.get("/assets/{version}/{name}", described=False)
     async def asset(context: RequestContext, version: str, name: str) -> Answer:
-        # During an upgrade another release's daemon may have sent the page: its version is answered with these files,
-        # but no cache keeps them under that name.
+        # During an upgrade, a daemon of another release may have sent the page. It gets the files of this release, but
+        # caches must revalidate them.
         found = (current if version == pages.VERSION else other).get(name)
         if found is None:
             raise UnknownPath
@@ -67,7 +67,7 @@ async def _agent_page(context: RequestContext) -> Answer:
     headers: Headers = [
         (b"content-security-policy", _policy(frozenset()).encode()),
         (b"content-language", language.encode()),
-        # A page that opens this one gets no hold of its window, so it cannot replace what the agent sees.
+        # A page that opens this one gets no access to its window, so it cannot replace what the agent sees.
         (b"cross-origin-opener-policy", b"same-origin"),
     ]
     page = pages.render_agent_page(language, _shown_name(settings), key)
@@ -77,8 +77,8 @@ async def _agent_page(context: RequestContext) -> Answer:
 def missing_page(context: RequestContext) -> Answer | None:
     """Return the page for a path without a route, if it has one segment and the client prefers HTML; otherwise None.
 
-    A link that a mail program has cut, or to which it has added a full stop, leads here. The file of `user_url` and
-    `host_url`, such as `index.html`, has the page itself: a proxy removes only the path before it.
+    A link that a mail program has cut, or to which it has added a full stop, leads here. If `user_url` or `host_url`
+    names a file, such as `index.html`, its path has the page for links: a proxy removes only what is before the file.
     """
     path: str = context.scope["path"]
     if path.count("/") != 1:
@@ -99,7 +99,7 @@ def _files(settings: Settings) -> frozenset[str]:
     return frozenset(name for path in paths if (name := path.rpartition("/")[2]))
 
 
-def _page(context: RequestContext, start: pages.Start) -> Fixed:
+def _page(context: RequestContext, start: pages.Start) -> TaggedResponse:
     settings = context.services.settings
     urls = settings.server.urls()
     return _rendered(
@@ -120,7 +120,7 @@ def _shown_name(settings: Settings) -> str:
 @lru_cache(maxsize=16)
 def _rendered(
     language: str, organization: str, start: pages.Start, name_length: int, websockets: frozenset[str]
-) -> Fixed:
+) -> TaggedResponse:
     """Return the page with its headers. Cached: only a reload can change it."""
     headers: Headers = [
         (b"content-security-policy", _policy(websockets).encode()),
@@ -128,7 +128,7 @@ def _rendered(
         _REVALIDATED,
         _VARIES,
     ]
-    return Fixed(pages.render(language, organization, start, name_length), "text/html; charset=utf-8", headers)
+    return TaggedResponse(pages.render(language, organization, start, name_length), "text/html; charset=utf-8", headers)
 
 
 def _policy(websockets: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""Routes of the sign-in page, and the exchange of its codes."""
+"""Routes of the sign-in page. `routes_callers` has the exchange of its codes."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -9,8 +9,8 @@ from pydantic import Field
 
 from tminus import clock
 from tminus.api import agent_sessions, authentication, browser_session, oidc_agents
-from tminus.api.authentication import InBrowser, SignedIn
-from tminus.api.receivers import Receiver, find
+from tminus.api.authentication import BrowserSession, SignedIn
+from tminus.api.receivers import Receiver, find_receiver
 from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
 from tminus.api.routes_oidc import AGENT_PAGE, BACK, oidc_routes, problem_of, redirect_uri
@@ -71,7 +71,7 @@ class _Visit:
         self._receiver: Receiver | None = None
         """None if the caller names none, or one that is not listed."""
         if receiver_url:
-            self._receiver = find(receiver_url, self._settings.signin.receivers)
+            self._receiver = find_receiver(receiver_url, self._settings.signin.receivers)
 
     @property
     def _is_refused(self) -> bool:
@@ -98,7 +98,7 @@ class _Visit:
             return self._form(problem="ended", status=403)
         return await self._act(fields["action"], found)
 
-    async def _act(self, action: str, found: InBrowser) -> Response:
+    async def _act(self, action: str, found: BrowserSession) -> Response:
         """Do what an agent who is signed in has chosen."""
         if action == "continue" and self._receiver is not None:
             return await self._go_back(self._receiver, found.signed_in, found.token)
@@ -111,7 +111,7 @@ class _Visit:
         return self._form(agent=found.caller.name)
 
     def _refuse(self) -> Response:
-        """Return the page that names the key of the configuration, and no link."""
+        """Return the page that names the configuration's key for receivers. It has no link to the refused one."""
         context, shown = self._context, self._receiver_url.partition("?")[0][:_SHOWN]
         shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
         context.logged = True
@@ -152,7 +152,7 @@ class _Visit:
         )
         return self._form(problem="forged", status=403)
 
-    async def _sign_in(self, token: str, before: InBrowser | None) -> Response:
+    async def _sign_in(self, token: str, before: BrowserSession | None) -> Response:
         """Start an agent session in the browser, in place of the present one, and return to the receiver."""
         context = self._context
         try:

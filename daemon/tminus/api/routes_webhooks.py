@@ -27,6 +27,7 @@ REFUSALS = refusals(Forbidden, UnknownWebhook)
 
 
 def _operator(context: RequestContext, caller: Caller) -> Services:
+    """Return the services. Raises `Forbidden` unless the caller is an operator."""
     require(caller.has(Role.GROUP_ADMIN), "the role group_admin")
     return context.services
 

@@ -13,7 +13,7 @@ from tminus.api.fair_semaphore import FairSemaphore
 from tminus.api.held import HeldRequests
 from tminus.api.id_guesses import IdGuesses
 from tminus.api.known_agents import KnownAgents, as_agent
-from tminus.api.paced_line import PacedLine
+from tminus.api.paced_queue import PacedQueue
 from tminus.api.rate_limit import GrowingPause, RateLimiter
 from tminus.api.readers import Readers
 from tminus.clock import Move
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CHALLENGE_PACE = 0.1
-"""Seconds between two challenges for all addresses together that have got `limits.challenges` of them."""
+"""Seconds between two challenges for addresses beyond `limits.challenges`. All these addresses share one queue."""
 
 _OIDC_PACE = 0.2
-"""Seconds between two codes that are sent to the issuer for all addresses together that have reached the limit."""
+"""Seconds between two codes sent to the issuer for addresses beyond `limits.failed_tokens`, which share one queue."""
 
 _READERS = 4
 """Threads for short reads."""
@@ -45,7 +45,7 @@ _SEARCHERS = 2
 """Threads for reads that may take long."""
 
 _BATCHES = 4
-"""Batches that are received or done at a time. Each may need memory of several times its size."""
+"""Batches that are received or executed at a time. Each may need memory of several times its size."""
 
 _REVOKED = 10_000
 """Maximum number of revoked tokens in memory, so that the log can distinguish them from unknown ones."""
@@ -120,10 +120,10 @@ class Services:
         """Wakes requests that wait, after new events and when the daemon begins to stop."""
         self.suspect_lookup = asyncio.Lock()
         """Held while a token is looked up for an address that has sent too many wrong ones."""
-        self.challenge_line = PacedLine(_CHALLENGE_PACE)
-        """Where addresses wait that have got `limits.challenges`."""
-        self.oidc_line = PacedLine(_OIDC_PACE)
-        """Where returns from the issuer wait if their address has sent too many wrong ones."""
+        self.challenge_queue = PacedQueue(_CHALLENGE_PACE)
+        """The queue for challenges of addresses beyond `limits.challenges`."""
+        self.oidc_queue = PacedQueue(_OIDC_PACE)
+        """The queue for sign-ins that return from the issuer to an address beyond `limits.failed_tokens`."""
         self.held = HeldRequests()
         """Requests that wait for events."""
         self.woken_reads = asyncio.Semaphore(_READERS)
@@ -139,7 +139,7 @@ class Services:
         self._limits: Limits | None = None
         self.agent_of_token: dict[str, Agent] = {}
         self._by_issuer: dict[int, Agent] = {}
-        """The agents of the present issuer who are not in the configuration, and have a role."""
+        """The agents of the current issuer who are not in the configuration, and have a role."""
         self.actor_names: ActorNames = {}
         """The names of the agents by actor, for events."""
         self.clock = ClockServices()
@@ -175,7 +175,7 @@ class Services:
         self._agents_changed()
 
     def _agents_changed(self) -> None:
-        """End what agents have who may not act any more: rooms as host, streams, and requests that wait."""
+        """Find out anew who may act, and disconnect the others from rooms that they host, streams and held requests."""
         issuer, roles = self.settings.signin.oidc.issuer, self.settings.signin.oidc.roles.given
         present = [as_agent(one, roles) for one in self.known_agents.all if issuer and one.issuer == issuer]
         self._by_issuer = {one.id: one for one in present if one.roles and one.id not in self.agents}
@@ -197,15 +197,15 @@ class Services:
         agent = self.agents.get(agent_id)
         if agent is None:
             return agent_id in self._by_issuer
-        has_way = bool(agent.token_sha256) or self.settings.signin.oidc.can_find(agent)
-        return has_way and not agent.has_expired(clock.now())
+        can_sign_in = bool(agent.token_sha256) or self.settings.signin.oidc.can_find(agent)
+        return can_sign_in and not agent.has_expired(clock.now())
 
     def use_issuer(self, access: Access | None) -> None:
         """Use an OpenID Connect issuer from the next sign-in on; None: no issuer."""
         if access is None:
             self.issuer = None
             return
-        from tminus.oidc.issuer import Issuer  # noqa: PLC0415 - needs ten megabytes, and only with an issuer
+        from tminus.oidc.issuer import Issuer  # noqa: PLC0415 - takes ten megabytes
 
         self.issuer = Issuer(access)
 
@@ -216,8 +216,8 @@ class Services:
     def agent_of_issuer(self, agent_id: int, issuer: str, identity: str) -> Agent | None:
         """Return an agent whom an issuer has signed in; None if the issuer or the agent is not valid any more.
 
-        `identity`: that of the agent of the configuration whom the sign-in found, or "". A reload may have given the
-        number to somebody else.
+        `identity`: what identified a configured agent at the sign-in; "" for an agent of the issuer. A configured agent
+        with another identity now is somebody else, to whom a reload has given the number.
         """
         oidc = self.settings.signin.oidc
         if issuer != oidc.issuer:
@@ -228,9 +228,9 @@ class Services:
         return None if agent is None or agent.has_expired(clock.now()) else agent
 
     async def query(self, look: Callable[[View], T], session_id: str | None = None) -> T:
-        """Run `look` on one snapshot, on a thread; return what it returned. Raises `StoreUnavailable`.
+        """Run `look` on one snapshot, on a thread; return its result. Raises `StoreUnavailable`.
 
-        `session_id`: the session that it will read, if it is known.
+        `session_id`: the session that `look` will read, if it is known.
         """
         self._reads += 1
         try:
@@ -242,14 +242,14 @@ class Services:
         """Run `look` as `query` does, if it may take long, such as a list with its count.
 
         Such reads have threads and connections of their own, so that other reads do not wait for them. Agents share
-        the threads fairly; `agent_id` is the agent for whom this one is.
+        the threads fairly; `agent_id` is the agent to whom the read counts.
         """
         async with self._search_slots.slot(agent_id):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._searchers, partial(self.store.read, look, lane="search"))
 
     async def prepare(self, work: Callable[[], T]) -> T:
-        """Run a part of a batch that needs no database on the thread of batches, and return its result.
+        """Run a step of a batch outside the writer, on the thread of batches, and return its result.
 
         There is one such thread: more would only compete for the interpreter lock.
         """

@@ -35,7 +35,7 @@ class WebSocket:
     def __init__(self, context: RequestContext, receive: Receive, send: Send) -> None:
         self.context = context
         self.subprotocol: str | None = None
-        """The subprotocol that `accept` answers; None: none."""
+        """The subprotocol that `accept` selects, or None."""
         self.accepted = False
         self.closed: int | None = None
         """The close code, once the WebSocket is over: 1005 if the client sent none, 1006 if its connection was lost."""

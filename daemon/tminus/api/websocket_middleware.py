@@ -24,12 +24,12 @@ from tminus.logs.output import error_fields, log
 from tminus.logs.repeated import REPEATED
 
 REFUSED = 4000
-"""Added to the status of an error, it is the close code of a WebSocket that is refused after it was accepted."""
+"""Close code minus HTTP status, for an error after the WebSocket was accepted."""
 
 _PORTS = {"http": 80, "https": 443}
 
 _ORIGIN = re.compile(r"https?://[^/?#@\\\s,]+", re.IGNORECASE)
-"""An origin has no path, query or user. Browsers send no others; parsers disagree on where the host of one ends."""
+"""An origin as browsers send it, without path, query or user. Parsers disagree on where the host ends in other text."""
 
 
 class WebSockets:

@@ -47,7 +47,7 @@ SENT = st.one_of(st.text(), st.sampled_from(LISTED).flatmap(lambda url: st.text(
 
 @given(st.one_of(SENT, st.sampled_from(LISTED).flatmap(lambda url: st.text("?&=#/\\@%;: ab\n").map(url.__add__))))
 def test_a_browser_returns_only_to_a_listed_page(sent: str) -> None:
-    found = receivers.find(sent, LISTED)
+    found = receivers.find_receiver(sent, LISTED)
     if found is None:
         return
 
@@ -61,7 +61,7 @@ def test_a_browser_returns_only_to_a_listed_page(sent: str) -> None:
 
 
 def test_a_query_of_its_own_stays_with_the_page() -> None:
-    found = receivers.find("https://desk.example.com/cb?tenant=5?&login_intent_token=a%2Fb&x=", LISTED)
+    found = receivers.find_receiver("https://desk.example.com/cb?tenant=5?&login_intent_token=a%2Fb&x=", LISTED)
 
     assert found is not None
     assert found.accepted("c0de") == (

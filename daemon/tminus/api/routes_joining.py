@@ -75,7 +75,7 @@ async def challenge(context: RequestContext) -> Answer:
         services.challenges_made.count(address)
     else:
         # Not refused: a neighbour could use up the challenges of an address.
-        async with services.challenge_line.turn(address):
+        async with services.challenge_queue.turn(address):
             pass
     now = clock.now()
     uuid, picture = await services.challenges.make(now)

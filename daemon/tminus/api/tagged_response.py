@@ -1,4 +1,4 @@
-"""Responses with an entity tag made from their content, so that clients can use the copies that they have."""
+"""A response with an entity tag made from its content, so that a client can use the copy that it has."""
 
 import hashlib
 
@@ -7,8 +7,8 @@ from tminus.api.request_context import RequestContext
 from tminus.api.response import Headers, Response
 
 
-class Fixed:
-    """A response with an entity tag. One that never changes is made once."""
+class TaggedResponse:
+    """A response with an entity tag. Routes keep one object for content that never changes."""
 
     def __init__(self, content: bytes, media_type: str, headers: Headers | None = None) -> None:
         self.content = content

@@ -1,4 +1,4 @@
-"""A line in which look-ups of addresses wait that have sent too many wrong ones."""
+"""A queue for requests of addresses that have reached a limit."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,11 +8,11 @@ from tminus.api.fair_semaphore import FairSemaphore
 from tminus.domain.networks import client_site
 
 
-class PacedLine:
+class PacedQueue:
     """Let one request at a time through, at a pace, from addresses that have reached a limit.
 
-    A limit that refuses everything from an address shuts out the neighbours of somebody who guesses. In the line they
-    wait instead; the addresses take turns.
+    A limit that refuses every request of an address would shut out all who share it with somebody who guesses. Here
+    their requests wait instead, and the addresses take turns.
 
     Parameters
     ----------
@@ -22,11 +22,11 @@ class PacedLine:
 
     def __init__(self, pace: float) -> None:
         self._pace = pace
-        self._line = FairSemaphore(1)
+        self._queue = FairSemaphore(1)
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
         """Wait for the turn of an address, and hold it in the `with` block. Raises `Overloaded` if too many wait."""
-        async with self._line.slot(client_site(address)):
+        async with self._queue.slot(client_site(address)):
             await asyncio.sleep(self._pace)
             yield
