@@ -1,10 +1,10 @@
-"""Sign-in by OpenID Connect: the issuer, the rules for its answers, and what a browser keeps meanwhile.
+"""Sign-in by OpenID Connect: the issuer, the checks of its answers, and the cookie that the browser keeps meanwhile.
 
 ===========  ===================================================================================
 `settings`   the client secret and the certificates that belong to `[signin.oidc]`
 `attempt`    one attempt to sign in, as the browser's cookie carries it
 `fetch`      bounded requests to the issuer
-`kept`       copies of what was fetched
+`cache`      copies of what was fetched
 `issuer`     discovery, keys, and the exchange of a code for the claims of a person
 `id_token`   the checks of an ID token
 `errors`     why a sign-in was refused

@@ -32,10 +32,11 @@ class Attempt:
     instance: str
     receiver_url: str
     back: str
+    """Where to go after the sign-in, if not to a receiver: `agent` for the agents' page, or ""."""
     expires: int
     """In seconds since 1970."""
     issuer: str = field(kw_only=True)
-    """Where the browser is. It is not in the cookie, but in the state: a code is sent to no other issuer."""
+    """The issuer at which the attempt began. The state depends on it, so no other issuer gets the code."""
     secret: str = field(default_factory=ids.token, repr=False)
 
     def cookie(self) -> str:
@@ -58,7 +59,7 @@ class Attempt:
         return self._derived("verifier")
 
     def is_state(self, sent: str) -> bool:
-        """Return whether the issuer sent the browser back with this attempt's state, in a constant time."""
+        """Return whether the issuer sent the browser back with this attempt's state. Compares in constant time."""
         return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), self.state.encode())
 
     def _derived(self, purpose: str) -> str:

@@ -6,7 +6,8 @@ Refusal = Literal["state", "cancelled", "issuer", "code", "mix_up", "id_token", 
 """`state`: the browser did not begin this sign-in, or too long ago. `cancelled`: the issuer reports an error, such as a
 person who did not agree. `issuer`: it did not answer, or not as the protocol demands. `code`: it refused the code.
 `mix_up`: another issuer sent the browser. `id_token`: the ID token is not valid. `agent`: the claim finds several
-configured agents, or one who has expired. `roles`: no group of the person gives a role.
+configured agents, or one who has expired. `roles`: no group of the person gives a role. `shut_out`: an operator has
+shut the agent out.
 """
 
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)

@@ -1,4 +1,4 @@
-"""Requests to the issuer, bounded in time and size. Nothing that it sends leads to another address."""
+"""Requests to the issuer, bounded in time and size. Redirects are refused."""
 
 import asyncio
 import ssl
@@ -20,10 +20,10 @@ MAX_BYTES = 256 * 1024
 """Maximum bytes of an answer. Discovery documents and key sets have a few thousand."""
 
 MAX_PARTS = 2000
-"""Maximum parts in which an answer arrives. With chunks of one byte, reading it would block other requests."""
+"""Maximum parts in which an answer arrives. In chunks of one byte, reading an answer would block other requests."""
 
-AT_ONCE = 8
-"""Requests that run at a time. Others wait, so that a slow issuer costs little memory."""
+MAX_CONCURRENT = 8
+"""Maximum requests that run at a time. Others wait, so that a slow issuer costs little memory."""
 
 
 class Fetcher:
@@ -31,7 +31,7 @@ class Fetcher:
 
     def __init__(self, trust: ssl.SSLContext | None) -> None:
         self._trust = trust
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """Return the JSON object at a URL. Raises `SignInRefused`."""

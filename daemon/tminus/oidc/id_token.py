@@ -18,7 +18,7 @@ from tminus.oidc.errors import SignInRefused
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 )  # fmt: skip
-"""The signatures that are accepted: none without a key, and none with a secret that both sides have."""
+"""The accepted algorithms: neither `none` nor those with a shared secret (`HS256` and others)."""
 
 LEEWAY = 60
 """Seconds by which the issuer's clock may differ from the daemon's."""
@@ -45,7 +45,7 @@ _FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 
 
 class UnknownKey(Exception):
-    """No key of the issuer can have made the signature, as far as its keys are known."""
+    """None of the issuer's known keys can have made the signature."""
 
 
 def usable_keys(key_set: Mapping[str, Any]) -> list[jwk.Key]:
@@ -79,7 +79,7 @@ def _bits(number: object) -> int:
 
 
 def header_of(token: object) -> dict[str, Any]:
-    """Return the header of an ID token, which nothing has proven yet. Raises `SignInRefused`."""
+    """Return the header of an ID token, whose signature is not checked yet. Raises `SignInRefused`."""
     if not isinstance(token, str) or len(token) > MAX_TOKEN or token.count(".") != 2:
         raise SignInRefused("id_token", "it is missing, too long, or not a signed token")
     head = token.partition(".")[0]
@@ -114,7 +114,7 @@ def check(
         raise SignInRefused("id_token", f"its signature is not valid ({type(error).__name__})") from None
     claims = _claims(signed.payload)
     sent = claims.get("nonce")
-    # Compared here, since authlib's comparison takes longer the more characters are right.
+    # Compared here in constant time: authlib's comparison takes longer the more characters are right.
     if not isinstance(sent, str) or not hmac.compare_digest(sent.encode("utf-8", "replace"), nonce.encode()):
         raise SignInRefused("id_token", "nonce is not that of this sign-in")
     for name in ("exp", "iat", "nbf"):
@@ -149,7 +149,7 @@ def _claims(payload: bytes | None) -> dict[str, Any]:
 
 
 def _at_hash(access_token: str, alg: str, key: jwk.Key) -> str:
-    """Return the `at_hash` of an access token. authlib does not know that of `Ed25519` and of Ed448 keys."""
+    """Return the `at_hash` of an access token. authlib does not support `Ed25519` and Ed448 keys."""
     sent = access_token.encode("ascii", "replace")
     if not alg.startswith("Ed"):
         digest = hashlib.new(f"sha{alg[2:]}", sent).digest()
@@ -161,7 +161,7 @@ def _at_hash(access_token: str, alg: str, key: jwk.Key) -> str:
 
 
 def _check_more(claims: Mapping[str, Any], issuer: str, client_id: str, now: int) -> None:
-    """Check what must hold whatever a later version of the libraries checks. Raises `SignInRefused`."""
+    """Check the most important claims again, in case a library stops checking them. Raises `SignInRefused`."""
     audience = claims["aud"] if isinstance(claims["aud"], list) else [claims["aud"]]
     subject = claims["sub"]
     if claims["iss"] != issuer:
@@ -184,7 +184,7 @@ def _key_for(header: Mapping[str, Any], keys: Sequence[jwk.Key]) -> jwk.Key:
     family, kid, alg = _FAMILIES[header["alg"][:2]], header.get("kid"), header["alg"]
     fitting = [key for key in keys if key.key_type == family and key.as_dict().get("alg", alg) == alg]
     named = [key for key in fitting if key.as_dict().get("kid") == kid] if kid is not None else fitting
-    # Without a name, one key must be the only one: trying all of them is what the standard forbids.
+    # Without a `kid`, only one key may fit: the standard forbids trying several.
     if len(named) != 1:
         raise UnknownKey
     return named[0]

@@ -16,9 +16,9 @@ from joserfc import jwk
 from tminus import clock
 from tminus.oidc import id_token
 from tminus.oidc.attempt import Attempt
+from tminus.oidc.cache import Cached
 from tminus.oidc.errors import Refusal, SignInRefused
 from tminus.oidc.fetch import Fetcher
-from tminus.oidc.kept import Kept
 from tminus.oidc.settings import Access
 
 MAX_URL = 2048
@@ -29,7 +29,7 @@ _ACCESS_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the daemon uses of the discovery document."""
+    """The part of the discovery document that the daemon uses."""
 
     authorization_endpoint: str
     token_endpoint: str
@@ -48,8 +48,8 @@ class Issuer:
         self.access = access
         self._oidc = access.settings
         self._fetcher = Fetcher(access.trust)
-        self._metadata: Kept[Metadata] = Kept()
-        self._keys: Kept[list[jwk.Key]] = Kept()
+        self._metadata: Cached[Metadata] = Cached()
+        self._keys: Cached[list[jwk.Key]] = Cached()
 
     @property
     def name(self) -> str:
@@ -78,11 +78,11 @@ class Issuer:
     async def claims(self, attempt: Attempt, code: str, sent_issuer: str | None, redirect_uri: str) -> dict[str, Any]:
         """Exchange a code; return the claims of the person, from the ID token and the issuer's user information.
 
-        `sent_issuer`: the issuer that sent the browser back, by its own account. Raises `SignInRefused`.
+        `sent_issuer`: the parameter `iss` with which the browser came back, or None. Raises `SignInRefused`.
         """
         metadata = await self._discover()
         if sent_issuer is None and metadata.sends_issuer:
-            raise SignInRefused("mix_up", "the issuer does not name itself, although it says that it does")
+            raise SignInRefused("mix_up", "iss is missing, although the discovery document announces it")
         if sent_issuer is not None and sent_issuer != self._oidc.issuer:
             raise SignInRefused("mix_up", f"{sent_issuer} has sent the browser")
         answer = await self._redeem(metadata, attempt, code, redirect_uri)
@@ -117,6 +117,7 @@ class Issuer:
         return answer
 
     async def _checked(self, metadata: Metadata, attempt: Attempt, token: object, access_token: str) -> dict[str, Any]:
+        """Return the claims of an ID token, after all checks. Raises `SignInRefused`."""
         header = id_token.header_of(token)
         keys, is_fresh = await self._keys.get(metadata.jwks_uri, self._fetch_keys)
         rules: dict[str, Any] = {
@@ -129,17 +130,18 @@ class Issuer:
         assert isinstance(token, str), "`header_of` has checked it"
         with suppress(id_token.UnknownKey):
             return id_token.check(token, header, keys, **rules)
-        # Not for each such token: those with invented keys would cause a request each.
-        more = None if is_fresh else await self._keys.again(metadata.jwks_uri, self._fetch_keys)
+        # `refresh` limits the fetches: otherwise each token with an invented key would cause one.
+        more = None if is_fresh else await self._keys.refresh(metadata.jwks_uri, self._fetch_keys)
         with suppress(id_token.UnknownKey):
             if more is not None:
                 return id_token.check(token, header, more, **rules)
         raise SignInRefused("id_token", "it is signed with an unknown key")
 
     async def _with_userinfo(self, metadata: Metadata, claims: dict[str, Any], access_token: str) -> dict[str, Any]:
-        """Return the claims with those of the user information. Those of the ID token, which is signed, win.
+        """Return the claims, completed by those of the user information. Those of the ID token win, since it is signed.
 
-        An address and whether it is verified are taken from the same place, since the two may name different addresses.
+        An address and `email_verified` are taken from the same source: the ID token and the user information may name
+        different addresses.
         """
         more = await self._fetcher.get(metadata.userinfo_endpoint, {"Authorization": f"Bearer {access_token}"})
         if more.get("sub") != claims["sub"]:
@@ -151,7 +153,7 @@ class Issuer:
         merged["email_verified"] = source.get("email_verified")
         return merged
 
-    # --- what is kept -------------------------------------------------------------------------------------------------
+    # --- what is cached -----------------------------------------------------------------------------------------------
 
     async def _discover(self) -> Metadata:
         metadata, _ = await self._metadata.get(

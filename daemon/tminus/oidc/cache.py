@@ -1,4 +1,4 @@
-"""What is fetched from the issuer and kept: the discovery document and the keys."""
+"""A cache for what is fetched from the issuer: the discovery document and the keys."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,30 +8,30 @@ from typing import Generic, TypeVar
 from tminus import clock
 from tminus.oidc.errors import SignInRefused
 
-KEPT = 3600.0
+FRESH = 3600.0
 """Seconds for which a copy is used before it is fetched again."""
 
 STALE = 24 * 3600.0
 """Seconds for which an older copy is used while the issuer does not answer."""
 
-FAILED = 5.0
-"""Seconds after a failure within which nothing is fetched again. Otherwise each sign-in would wait for its own."""
+FAILURE_INTERVAL = 5.0
+"""Seconds after a failure within which nothing is fetched again. Otherwise each sign-in would wait for a timeout."""
 
-REFETCH = 60.0
-"""Minimum seconds between two fetches because a copy lacks something."""
+REFRESH_INTERVAL = 60.0
+"""Minimum seconds between two calls of `refresh` that fetch."""
 
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """One value. Callers at the same time share a request."""
+class Cached(Generic[T]):
+    """One cached value. Callers at the same time share a request."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._source = ""
         self._value: tuple[float, T] | None = None
         self._failure: tuple[float, SignInRefused] | None = None
-        self._refetched: float | None = None
+        self._refreshed: float | None = None
 
     async def get(self, source: str, fetch: Callable[[str], Awaitable[T]]) -> tuple[T, bool]:
         """Return the value of a URL, and whether it has just been fetched. Raises `SignInRefused`."""
@@ -39,27 +39,27 @@ class Kept(Generic[T]):
             if source != self._source:
                 self._source, self._value, self._failure = source, None, None
             value, now = self._value, clock.monotonic()
-            if value is not None and now - value[0] < KEPT:
+            if value is not None and now - value[0] < FRESH:
                 return value[1], False
-            if self._failure is None or now - self._failure[0] >= FAILED:
-                with suppress(SignInRefused):  # `_fetch` keeps it
+            if self._failure is None or now - self._failure[0] >= FAILURE_INTERVAL:
+                with suppress(SignInRefused):  # `_fetch` stores it in `_failure`
                     return await self._fetch(fetch), True
             if value is not None and now - value[0] < STALE:
                 return value[1], False
             assert self._failure is not None, "otherwise a value was returned"
-            # A new one: an exception that is raised again and again keeps the frames of all requests.
+            # A new exception: one that is raised again and again keeps the frames of all requests in memory.
             raise SignInRefused(self._failure[1].refusal, self._failure[1].detail)
 
-    async def again(self, source: str, fetch: Callable[[str], Awaitable[T]]) -> T | None:
-        """Fetch the value again, because the copy lacks something; None if that was done lately.
+    async def refresh(self, source: str, fetch: Callable[[str], Awaitable[T]]) -> T | None:
+        """Fetch the value again, because the copy lacks something, and return it.
 
-        Raises `SignInRefused`.
+        Return None if that was done less than `REFRESH_INTERVAL` ago. Raises `SignInRefused`.
         """
         async with self._lock:
             now = clock.monotonic()
-            if source != self._source or (self._refetched is not None and now - self._refetched < REFETCH):
+            if source != self._source or (self._refreshed is not None and now - self._refreshed < REFRESH_INTERVAL):
                 return None
-            self._refetched = now
+            self._refreshed = now
             return await self._fetch(fetch)
 
     async def _fetch(self, fetch: Callable[[str], Awaitable[T]]) -> T:
