@@ -41,12 +41,12 @@ def render(language: str, organization: str, start: Start, name_length: int) -> 
 
 
 def render_agent_page(language: str, organization: str, key: str) -> bytes:
-    """Return the page for an agent who is signed in. `key` proves that a request of the page's script is its own."""
+    """Return the page for an agent who is signed in. `key`: the CSRF key that the page's script sends with requests."""
     return _render("agent.html", language, organization, "desk", start="desk", key=key)
 
 
-def _render(template: str, language: str, organization: str, of_scripts: str, **values: str) -> bytes:
-    """Return a page. `of_scripts` is the section with the texts that its scripts show."""
+def _render(template: str, language: str, organization: str, script_section: str, **values: str) -> bytes:
+    """Return a page. `script_section` is the section with the texts that its scripts show."""
     catalogue = texts(language)
 
     def text(key: str) -> str:
@@ -58,7 +58,7 @@ def _render(template: str, language: str, organization: str, of_scripts: str, **
         language=language,
         organization=organization,
         assets=f"assets/{VERSION}",
-        say=_json(catalogue[of_scripts]),
+        say=_json(catalogue[script_section]),
         **values,
     )
     return page.encode()

@@ -37,6 +37,12 @@ def test_a_translation_has_the_same_values_in_it(language: str) -> None:
         assert names(text) == names(keys("en")[key]), key
 
 
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_a_refused_name_is_explained_with_the_limit_in_force(language: str) -> None:
+    assert "{length}" in keys(language)["say.name_refused"], "`limits.participant_name` sets it"
+    assert 'text("name_refused", { length: nameInput.maxLength })' in CODE
+
+
 @pytest.mark.parametrize("key", keys("en"))
 def test_every_text_is_used(key: str) -> None:
     section, _, name = key.partition(".")

@@ -69,6 +69,6 @@ export async function call(method, path, { parameters, body, headers = {} } = {}
 }
 
 /** Return whether a call may succeed if it is repeated as it is. */
-export function isPassing(failure) {
+export function isTemporary(failure) {
   return failure.kind === "lost" || (failure.kind === "refused" && failure.status >= 500);
 }

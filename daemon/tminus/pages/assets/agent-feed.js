@@ -12,7 +12,7 @@ const SILENCE = 25;
 // After this many seconds without a connection, reading the lists again costs less than all events since then.
 const LONG_GONE = 120;
 
-// A hidden page gives its connection back after this many seconds: browsers allow six for all tabs together.
+// A hidden page closes its connection after this many seconds: browsers allow six for all tabs together.
 const HIDDEN_FOR = 10;
 
 /** The events of the caller's sessions (`mine`) or of all (`all`), until `close`.
@@ -127,7 +127,7 @@ export class Feed {
     const field = (name) => part.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
     const data = field("data");
     if (data !== undefined) this.#handlers.heard(parse(data));
-    // Only now: an event that could not be taken is sent again.
+    // Only after `heard`: if that fails, the server sends the event again.
     this.#after = field("id") ?? this.#after;
   }
 

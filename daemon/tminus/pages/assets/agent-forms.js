@@ -1,6 +1,6 @@
 // The forms that create and reschedule sessions.
 
-import { call, isPassing } from "./agent-api.js";
+import { call, isTemporary } from "./agent-api.js";
 import { errorText } from "./agent-errors.js";
 import { nextHour } from "./agent-time.js";
 import { When } from "./agent-when.js";
@@ -32,7 +32,7 @@ async function persist(again, ...request) {
     try {
       return await call(...request);
     } catch (failure) {
-      if (!isPassing(failure)) throw failure;
+      if (!isTemporary(failure)) throw failure;
       again();
       await pause(Math.max(seconds, Math.min(failure.retryAfter, 10)));
     }
@@ -40,7 +40,7 @@ async function persist(again, ...request) {
   return call(...request);
 }
 
-/** A form in a dialog. `send()` is called once at a time, however often the button is pressed. */
+/** A form in a dialog. However often the button is pressed, only one call of `send()` runs at a time. */
 class Form {
   #isSending = false;
 
@@ -108,11 +108,11 @@ export class CreateForm extends Form {
       this.#shape();
       this.#keep();
     });
-    // Escape is the same as the button: who goes back on purpose gives the draft up. While it is sent, nobody knows.
+    // Escape drops the draft, as the button does. While the form is being sent, the draft stays: the request may fail.
     this.dialog.addEventListener("cancel", () => this.isSending || this.drop());
   }
 
-  /** Set the preferences that the policy leaves to the agent, by type of session, and come back to this agent's draft. */
+  /** Set the preferences that the policy leaves to the agent, by type of session, and open this agent's draft. */
   allow(products, owner) {
     this.#products = products;
     this.#owner = owner;
@@ -158,7 +158,7 @@ export class CreateForm extends Form {
     }
   }
 
-  /** Keep the form in this tab, with its key: an end of the agent session or a reload loses nothing, and doubles nothing. */
+  /** Keep the form in this tab, with its key: a reload does not lose it, and sending it twice creates one session. */
   #keep() {
     const texts = Object.fromEntries(TEXTS.map((name) => [name, this.input(name).value]));
     const prefs = PREFERENCES.filter((name) => this.input(name).checked);

@@ -7,7 +7,7 @@ import { recordOf } from "./agent-rows.js";
 // Ids have 12 characters for live sessions, and 6 for the other types.
 const ID = /^(?:[A-Za-z0-9]{6}|[A-Za-z0-9]{12})$/;
 
-const STEPS = 5; // requests without a match, each of 5,000 sessions, after which the agent is asked whether to go on
+const STEPS = 5; // requests, each of which searches 5,000 sessions, after which the agent decides whether to go on
 
 /** Return what to search for. Of a link of a session it is the PIN or the id: the key of a host never leaves the page. */
 export function wordsOf(typed) {

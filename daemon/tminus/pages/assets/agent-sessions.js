@@ -159,7 +159,7 @@ export class Sessions {
   async #refresh() {
     const ids = [...this.#dirty];
     this.#dirty.clear();
-    // Of a session that is in no list, the list which it leaves is not known: only the server has the new counts.
+    // A session that the page has not read may leave any list, so only the server has the new counts.
     const isUncounted = NAMES.some((name) => this.count(name) > this.rows(name).length) && ids.some((id) => !this.#known.has(id));
     if (ids.length > ONE_BY_ONE || isUncounted) await this.load();
     else await Promise.all(ids.map((id) => this.read(id)));

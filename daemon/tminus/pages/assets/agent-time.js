@@ -13,7 +13,7 @@ const whole = new Intl.DateTimeFormat(locale, {
   weekday: "long", day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
 });
 
-/** Return a moment as briefly as it is clear: the time for today, else with the day. */
+/** Return a moment as briefly as is clear: the time alone if it is today, otherwise with the day. */
 export function brief(iso, now = new Date()) {
   const then = new Date(iso);
   if (then.toDateString() === now.toDateString()) return clock.format(then);
@@ -56,7 +56,7 @@ export function clockWithOffset(at) {
 /** Return what a date and a time, as inputs have them, mean on this computer's clock.
  *
  * `moments`: the moments at which the clock shows them: one; two in the hour that is repeated when clocks go back; none
- * if clocks go forward over it, and then `gap` has the times from which and to which they go.
+ * in the hour that is skipped when clocks go forward. Then `gap` has the times before and after the skip.
  */
 export function moments(date, time) {
   const [year, month, day] = date.split("-").map(Number);

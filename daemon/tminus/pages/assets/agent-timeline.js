@@ -9,9 +9,9 @@ import { text } from "./words.js";
 const SVG = "http://www.w3.org/2000/svg";
 const HOUR = 3_600_000;
 const PAGE = 200;
-const MOST_PAGES = 5; // a day of more sessions is shown in part, and says so
+const MOST_PAGES = 5; // of a day with more sessions, only these are shown, with a note
 
-const PLANNED = HOUR / 2; // how long a session is drawn that has not begun: nobody knows how long it will be
+const PLANNED = HOUR / 2; // the length of the bar of a session that has not begun, whose real length is unknown
 const FIRST_HOUR = 8;
 const LAST_HOUR = 18;
 
@@ -64,7 +64,7 @@ function set(element, attributes) {
   }
 }
 
-/** Return from when to when a session is drawn. */
+/** Return the times at which the bar of a session begins and ends. */
 function spanOf(session, now) {
   const at = (iso) => (iso ? Date.parse(iso) : null);
   const start = at(session.startTime);
@@ -95,7 +95,7 @@ export class Timeline {
   #timer;
   #chosen = null; // the id of the session that the Tab key reaches
 
-  /** `open(id)` shows a session, `failed(failure)` says that a read failed. */
+  /** `open(id)` is called to show a session, `failed(failure)` if a read failed. */
   constructor(sessions, { open, failed }) {
     this.#sessions = sessions;
     this.#failed = failed;
@@ -109,7 +109,7 @@ export class Timeline {
       if (target.dataset.id) this.#choose(target.dataset.id);
     });
     this.#date.addEventListener("change", () => this.#date.value && this.go(this.#date.value));
-    // The line of the present moves, and midnight comes.
+    // Move the line of the present, and change to the new day at midnight.
     this.#timer = setInterval(() => {
       if (this.#isToday && new Date().toDateString() !== this.#day.toDateString()) this.today();
       else this.render();

@@ -40,7 +40,7 @@ export class When {
     });
   }
 
-  /** Return the moment as the API takes it; null if the fields do not name one, which is then said at the field. */
+  /** Return the moment as the API takes it; null if the fields do not name one: then an error is shown at the field. */
   read() {
     this.clear();
     if (!this.#date.value) return this.refuse(text("date_missing"), this.#date);

@@ -13,7 +13,7 @@ import { Timeline } from "./agent-timeline.js";
 import { announce, ask, banner, fill, one } from "./view.js";
 import { duration, text } from "./words.js";
 
-// Events make the lists current. This is for what no event tells, such as sessions that retention has removed.
+// Events keep the lists current. This is for changes without an event, such as sessions that retention has removed.
 const READ_AGAIN_EVERY = 5 * 60_000;
 const SEARCH_AFTER = 500;
 const ANNOUNCED = { "session.ready": "news_ready", "session.active": "news_active", "session.closed": "news_closed" };
@@ -116,7 +116,7 @@ function failed(failure) {
   banner("notice", errorText(failure), "notice");
 }
 
-/** Show that the agent is no longer signed in, and nothing else: whoever looks at this screen next may be somebody else. */
+/** Show only that the agent is no longer signed in, since the next person at this screen may be somebody else. */
 function end() {
   isOver = true;
   feed?.close();
@@ -132,7 +132,7 @@ function end() {
   one("button", ended).focus();
 }
 
-// A browser may bring a page back from its memory, after a sign-out too.
+// A browser may show a page again from its cache, even after a sign-out.
 addEventListener("pageshow", ({ persisted }) => {
   if (!persisted) return;
   document.documentElement.hidden = true;
@@ -194,7 +194,7 @@ async function find(words, isSubmitted) {
   renderFound();
   const current = search;
   try {
-    // Looking a PIN up is limited, so only a whole one is asked for, and only if the page does not have it.
+    // The server limits look-ups of PINs, so only a whole PIN is looked up, and only if the page does not have it.
     const has = sessions.all().some((each) => each.id === wanted || matches(each, wanted));
     if (!has || isSubmitted) {
       const { session, foreign } = await lookUp(wanted);

@@ -12,8 +12,8 @@ export function pinOf(text) {
 /** Return what an address asks for.
  *
  * `pin`: digits of a PIN, from the path, the query (if the configured page is a file) or `#cobrowse_pin=`.
- * `id`: the id of a session, from the query. `key`: the host key. `ticket`: what the page for agents gives the key for. `foreign`: whether the fragment had a secret of
- * another system, which is dropped.
+ * `id`: the id of a session, from the query. `key`: the host key. `ticket`: a ticket for which the page for agents gives
+ * the host key. `foreign`: whether the fragment had a secret of another system, which is dropped.
  */
 export function readLink(address) {
   const url = new URL(address);

@@ -7,10 +7,11 @@ import { Room } from "./room.js";
 import { announce, ask, banner, button, element, fault, fill, list, one, retitle, reveal, section, show, showCards, shown } from "./view.js";
 import { countdown, duration, moment, stay, text } from "./words.js";
 
-const MAX_PAUSE = 60;
-const FREE_GUESSES = 2;
-const LOOK_FOR = 2000;
+const MAX_PAUSE = 60; // seconds
+const FREE_GUESSES = 2; // wrong PINs that cause no pause
+const LOOK_FOR = 2000; // milliseconds to wait for the session's data before the page asks for the name
 
+// Why the session was closed, if no person has closed it -> the text.
 const REASONS = {
   cancelled: "over_cancelled",
   expired: "over_expired",
@@ -18,7 +19,7 @@ const REASONS = {
   time_limit: "over_time_limit",
 };
 
-// Who has closed it, if a person has.
+// Who has closed the session, if a person has -> the text.
 const CLOSERS = {
   host: "over_host",
   agent: "over_agent",
@@ -31,7 +32,7 @@ const WRONG_RESUME_KEY = 112404;
 const AGENT_REVOKED = 113403;
 const OTHER_ROOM = 112409;
 const SESSION_FULL = 102429;
-const NOBODY = [102404, 102409]; // whom the host named is not there, or not waiting, any more
+const NOBODY = [102404, 102409]; // the participant whom the host admits, denies or removes has left, or waits no longer
 const CLOSED = 4410;
 const REPLACED = 4409;
 const UNKNOWN = 4404;
@@ -243,9 +244,9 @@ function askForName(sentence = "") {
   fault(nameInput, sentence);
 }
 
-/** Return a text as a name: without marks of text direction and the like, which copied names often have, and not too long.
+/** Return a text as a name: not too long, and without invisible characters such as marks of text direction.
  *
- * The server would refuse it, and nobody sees why.
+ * Copied names often have such characters. The server would refuse them, and the visitor could not see why.
  */
 function nameOf(typed) {
   const visible = typed.replace(/(?![\u200c\u200d])[\p{C}\p{Zl}\p{Zp}]/gu, "").trim();
@@ -433,7 +434,7 @@ function final(code) {
   if (code === REPLACED) return show("elsewhere");
   if (code === FORBIDDEN && !error) return show("removed");
   if (code === SILENT) return askForName();
-  if (code === 4400 && error && name) return askForName(text("name_refused"));
+  if (code === 4400 && error && name) return askForName(text("name_refused", { length: nameInput.maxLength }));
   fill("reference", error?.refcode ? text("reference", { refcode: error.refcode }) : "");
   show("failed");
 }

@@ -8,9 +8,8 @@ const LONGEST_PAUSE = 15;
 const CROWDED_PAUSE = 5;
 const LONGEST_CROWDED_PAUSE = 60;
 
-// Internal errors of the server in a row after which the room stops reconnecting.
-const INTERNAL_ERROR = 1011;
-const MOST_INTERNAL_ERRORS = 3;
+const INTERNAL_ERROR = 1011; // the close code of an internal error of the server
+const MOST_INTERNAL_ERRORS = 3; // errors in a row after which the room stops reconnecting
 
 // A socket stays open for minutes after its network has failed. Seconds between two requests that detect this, and their
 // time limit.
@@ -127,7 +126,7 @@ export class Room {
     };
   }
 
-  /** Forget the socket: whatever it reports later belongs to the past. */
+  /** Forget the socket, and ignore what it reports later. */
   #detach() {
     clearInterval(this.#probe);
     if (this.#socket) this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
