@@ -675,7 +675,7 @@ def _admit(store: Store, label: str) -> Any:
 
 
 def _came_before(tx: Transaction, label: str) -> None:
-    known = agents.admit(tx, agents.Person("https://issuer", label, "Ada", "", '["agent"]'))
+    known = agents.find_or_add(tx, agents.Person("https://issuer", label, "Ada", "", '["agent"]'))
     assert known is not None
     _agent_session(tx, label, agent_id=known.id)
 
@@ -863,7 +863,7 @@ def _invite(store: Store, label: str) -> Any:
 
 
 def _mails_counted(view: View, label: str) -> State:
-    counted = mails.counted(view, _number(label))
+    counted = mails.count_of(view, _number(label))
     return _count(view, SESSIONS, SESSIONS.c.label == label), counted and counted.mails
 
 

@@ -49,7 +49,7 @@ async def agent_of(context: RequestContext, claims: Mapping[str, Any]) -> Signed
         _text(claims.get("email"), MAX_EMAIL),
         orjson.dumps([role.value for role in Role if role in roles]).decode(),
     )
-    known = await services.transact(partial(agents.admit, person=person))
+    known = await services.transact(partial(agents.find_or_add, person=person))
     await services.known_agents.refresh()
     if known is None or not roles:
         raise SignInRefused("roles", _why_no_role(oidc.groups_claim, claims))

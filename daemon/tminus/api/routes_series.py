@@ -148,7 +148,7 @@ async def end_series(
 
 
 async def _answer(context: RequestContext, found: Series, *, replayed: bool = False) -> Answer:
-    def look(view: View) -> list[stored.Made]:
+    def look(view: View) -> list[stored.MadeOccurrence]:
         return stored.made(view, found.id, series.local_now(found, clock.now()), SHOWN)
 
     shown = _shown(found)
@@ -157,7 +157,7 @@ async def _answer(context: RequestContext, found: Series, *, replayed: bool = Fa
     return Json(shown, headers=[*headers, (b"idempotency-replayed", b"true")] if replayed else headers)
 
 
-def _occurrence(made: stored.Made) -> schemas.Occurrence:
+def _occurrence(made: stored.MadeOccurrence) -> schemas.Occurrence:
     return {
         "localStart": made.local_start,
         "session": made.session_id,

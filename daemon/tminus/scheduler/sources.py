@@ -8,7 +8,7 @@ from tminus.config import Settings
 from tminus.domain.types import Timeouts
 from tminus.sessions.series import SeriesSource
 from tminus.storage import Transaction, View, due, presence, reminders, series
-from tminus.storage.deadlines import Batch
+from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
 
 
@@ -18,7 +18,7 @@ class Source(Protocol):
     def next_due(self, view: View) -> datetime | None:
         """Return the earliest deadline of this source; None if there is none."""
 
-    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
+    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:
         """Do what is due at `until` (None: now), at most `limit` items, in the order of their deadlines.
 
         After the transaction none of these items may be due, or the scheduler would do them again without end.
@@ -46,7 +46,7 @@ def next_due(view: View) -> datetime | None:
     return min((at for at in found if at is not None), default=None)
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings | None = None) -> Batch:
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings | None = None) -> DueBatch:
     """Do one batch of what is due. `settings`: those with which the occurrences of series are made; None: make none.
 
     The batch is taken from the source with the earliest deadline, and ends at the earliest deadline of the other
@@ -64,4 +64,4 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, settings: Settings |
         if batch:
             batch.more = batch.more or bool(others)
             return batch
-    return Batch()
+    return DueBatch()

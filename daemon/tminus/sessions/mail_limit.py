@@ -35,7 +35,7 @@ def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) 
         of_agent[agent_id] += number
     counts = []
     for agent_id, number in sorted((+of_agent).items()):
-        counted = mails.counted(view, agent_id)
+        counted = mails.count_of(view, agent_id)
         # The clock may have been set back meanwhile.
         if counted is None or not counted.since <= now < counted.since + period:
             counted = MailCount(agent_id=agent_id, since=now, mails=0)
@@ -50,4 +50,4 @@ def refuse_mails(view: View, settings: Settings, wanted: Wanted, now: datetime) 
 def count_mails(tx: Transaction, settings: Settings, wanted: Wanted) -> None:
     """Store the counts after these mails. Raises `TooManyMails`, and then stores none."""
     for count in refuse_mails(tx, settings, wanted, tx.now):
-        mails.count(tx, count)
+        mails.set_count(tx, count)

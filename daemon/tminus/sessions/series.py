@@ -46,7 +46,7 @@ from tminus.sessions.authorization import require
 from tminus.sessions.idempotency import KeyedRequest
 from tminus.storage import Transaction, View, agents
 from tminus.storage import series as stored
-from tminus.storage.deadlines import Batch
+from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
 
 MAX_SERIES = 1000
@@ -353,7 +353,7 @@ def _replace(
     acting: _Acting,
     series: Series,
     since: datetime,
-    rows: Sequence[stored.Made],
+    rows: Sequence[stored.MadeOccurrence],
     *,
     is_same: bool,
     is_new: bool,
@@ -418,14 +418,16 @@ def _occurrence(series: Series, local_start: str, session_id: str, start: dateti
     return Occurrence(series_id=series.id, local_start=local_start, session_id=session_id, start_time=start)
 
 
-def _pairs(rows: Sequence[stored.Made], wanted: Iterable[datetime]) -> list[tuple[stored.Made | None, datetime | None]]:
+def _pairs(
+    rows: Sequence[stored.MadeOccurrence], wanted: Iterable[datetime]
+) -> list[tuple[stored.MadeOccurrence | None, datetime | None]]:
     """Return the occurrences that exist, each with its new start: at the same time, or else on the same day.
 
     An occurrence that gets no new start has None instead, and so has a start for which no occurrence exists.
     """
     new = {local_text(one): one for one in wanted}
-    pairs: list[tuple[stored.Made | None, datetime | None]] = []
-    left: dict[str, list[stored.Made]] = {}
+    pairs: list[tuple[stored.MadeOccurrence | None, datetime | None]] = []
+    left: dict[str, list[stored.MadeOccurrence]] = {}
     for row in rows:
         if row.local_start in new:
             pairs.append((row, new.pop(row.local_start)))
@@ -596,13 +598,13 @@ class SeriesSource:
         """Return when the next occurrences are to be made; None if there are no more."""
         return stored.next_due(view)
 
-    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:  # noqa: ARG002
+    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:  # noqa: ARG002
         """Make the next occurrences of the series with the earliest deadline, at most `AT_ONCE` sessions."""
         due = stored.due(tx, min(tx.now, until or tx.now), 1)
         if not due:
-            return Batch()
+            return DueBatch()
         [series] = due
-        batch = Batch(more=True)
+        batch = DueBatch(more=True)
         problem = _zone_problem(series)  # such a series must not hold up all other deadlines
         owner = acting_agent(tx, self._settings, series)
         if owner is None:

@@ -11,14 +11,16 @@
 `schema`         compares an SQLite file's schema with the one that the migrations create
 `view`           queries
 `listing`        the statements that list and count sessions
-`transaction`    writes: rows and events, sent together
+`transaction`    the write transaction: collects rows and events, and inserts them together
 `transitions`    executes transitions, of one session or of many
 `deadlines`      the next deadline of a session, as SQL
 `due`            the sessions that are due; their deadlines after new time-outs
-`agents`         the last sign-in of agents, and who is shut out
+`agents`         the stored state of agents: the last sign-in, and whether they are shut out
+`appointments`   the appointments of an agent: open sessions with a start
+`calendar_feeds` the addresses of agents' calendars, and the sessions that a calendar shows
 `retention`      removes old rows
 `reminders`      the reminders that are due
-`series`         series of sessions, and which session is which occurrence
+`series`         series of sessions, and the session of each occurrence
 `presence`       people in the daemons' own rooms, and when people who lost their connection leave
 `batches`        batches that are decided but not done, and their parts
 `challenges`     answers to challenges, each of which counts once
@@ -27,7 +29,8 @@
 `reports`        aggregates of the sessions that closed in a period
 `pins`           random free PINs
 `allowances`     counts that the writer keeps in memory between transactions
-`outbox`         webhooks: the position of each endpoint, replays, the delivery log
+`outbox`         the position of each endpoint, replays, the delivery log
+`mails`          what became of the mails to invitees
 `log_positions`  the position of each daemon's log
 `test_clock`     whether a database belongs to a test clock, and its time
 `meta`           the keys of the table `meta`, and the format of their values

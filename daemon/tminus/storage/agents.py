@@ -1,7 +1,8 @@
 """The stored state of agents: when they signed in last, and whether they are shut out.
 
-The configuration has the other data of its agents. An agent who came by OpenID Connect and is not in the configuration
-has all data here, and a number from `FIRST_UNCONFIGURED_ID` on. Rows are never removed, so no number is used twice.
+The configuration has the other data of its agents. An agent who signs in through OpenID Connect and is not in the
+configuration has all data here, and a number from `FIRST_UNCONFIGURED_ID` on. Rows are never removed, so no number is
+used twice.
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,10 @@ def find(view: View, agent_id: int) -> KnownAgent | None:
 
 
 def changed_since(view: View, after: int, limit: int) -> list[KnownAgent]:
-    """Return the rows with a change after a number, in the order of the changes. A sign-in by itself is no change."""
+    """Return the rows that were changed after the change with the number `after`, in the order of the changes.
+
+    A sign-in alone is no change.
+    """
     return list(view.all(KnownAgent, _CHANGED, after=after, limit=limit))
 
 
@@ -75,10 +79,11 @@ class Person(NamedTuple):
     """A JSON list."""
 
 
-def admit(tx: Transaction, person: Person) -> KnownAgent | None:
-    """Return the agent who is this person, with the present data; a new person gets the next number.
+def find_or_add(tx: Transaction, person: Person) -> KnownAgent | None:
+    """Return the agent who is this person, and store the person's present data. A new agent gets the next number.
 
-    Without roles a new person gets none, and the agent sessions of a known one end: they may not be an agent any more.
+    A person without roles may not be an agent. A new one is not stored, and the result is None. The agent sessions of a
+    known one end.
     """
     found = tx.one(KnownAgent, _BY_SUBJECT, issuer=person.issuer, subject=person.subject)
     if found is None and person.roles == "[]":
@@ -99,7 +104,7 @@ def admit(tx: Transaction, person: Person) -> KnownAgent | None:
 def shut_out(tx: Transaction, agent_id: int) -> int | None:
     """Shut an agent out, and end all agent sessions, sign-in codes and the address of the agent's calendar.
 
-    Returns how many agent sessions have ended; None: the agent was shut out already.
+    Return how many agent sessions have ended; None if the agent was shut out already.
     """
     found = find(tx, agent_id)
     if found is not None and found.shut_out_at is not None:

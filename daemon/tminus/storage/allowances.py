@@ -38,9 +38,9 @@ class Quotas:
         self._left.clear()
 
     def take(self, agent_id: int, limit: int, count: Callable[[], int], number: int = 1) -> bool:
-        """Return whether the agent may open `number` more sessions, and subtract them from the agent's allowance.
+        """Return whether the agent may open `number` more sessions; if so, subtract them from the agent's allowance.
 
-        `count`: returns the number of the agent's open sessions.
+        `limit`: the agent's maximum number of open sessions. `count`: returns their present number.
         """
         left = self._left.get((agent_id, limit), 0)
         if left < number:

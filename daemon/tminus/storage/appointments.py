@@ -14,15 +14,15 @@ _S = SESSIONS.c
 _INSTANT = _S.start_time.type
 
 
-class Active(NamedTuple):
-    """A session in which people are."""
+class ActiveTimes(NamedTuple):
+    """The start of an active session, if it was created with one, and the time at which the first person joined."""
 
     start_time: datetime | None
     activated_at: datetime
 
 
 def _appointments(*columns: Any) -> Select[Any]:
-    """Select columns of an agent's appointments that start between two times; neither of these counts."""
+    """Select columns of an agent's appointments that start after one time and before another."""
     return (
         select(*columns)
         .where(
@@ -52,10 +52,10 @@ def starts(view: View, agent_id: int, after: datetime, before: datetime, limit: 
     return [row.start_time for row in view.rows(_STARTS, **values)]
 
 
-def active(view: View, agent_id: int, limit: int) -> list[Active]:
-    """Return an agent's sessions in which people are, at most `limit`."""
+def active(view: View, agent_id: int, limit: int) -> list[ActiveTimes]:
+    """Return the times of an agent's active sessions, of at most `limit` of them."""
     rows = view.rows(_ACTIVE, agent_id=agent_id, limit=limit)
-    return [Active(row.start_time, row.activated_at) for row in rows if row.activated_at is not None]
+    return [ActiveTimes(row.start_time, row.activated_at) for row in rows if row.activated_at is not None]
 
 
 def between(view: View, agent_id: int, after: datetime, before: datetime, limit: int) -> Sequence[str]:

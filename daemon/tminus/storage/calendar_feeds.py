@@ -43,24 +43,24 @@ _PLANNED = select(*(_S[name] for name in Planned._fields)).where(_S.id.in_(bindp
 
 
 def by_secret(view: View, secret_sha256: str) -> CalendarFeed | None:
-    """Return the address with this secret; None if there is none, or no longer."""
+    """Return the address with this secret; None if it does not exist or has ended."""
     return view.one(CalendarFeed, _BY_SECRET, secret_sha256=secret_sha256)
 
 
 def planned(view: View, agent_id: int, since: datetime, limit: int) -> list[Planned]:
     """Return an agent's sessions with a start at `since` or later, at most `limit`, in the order of their starts.
 
-    If there are more, the open ones with the first starts are returned. A cancelled session is returned until `since`
-    is after its cancellation.
+    If there are more, the result contains open sessions before closed ones, and of each those with the first starts. A
+    cancelled session is in it only if it was cancelled after `since`.
     """
     found = _planned(view, agent_id, since, limit, *OPEN_STATUSES)
     if len(found) < limit:
         closed = _planned(view, agent_id, since, limit - len(found), Status.CLOSED)
-        found += [one for one in closed if one.close_reason != CloseReason.CANCELLED or _is_after(one, since)]
+        found += [one for one in closed if one.close_reason != CloseReason.CANCELLED or _closed_after(one, since)]
     return sorted(found, key=lambda one: (one.start_time, one.id))
 
 
-def _is_after(session: Planned, since: datetime) -> bool:
+def _closed_after(session: Planned, since: datetime) -> bool:
     return session.closed_at is not None and session.closed_at > since
 
 

@@ -26,7 +26,7 @@ _GUESSES = (
         _C.guessed_at <= bindparam("until", type_=_C.guessed_at.type),
     )
     .order_by(_C.guessed_at.desc())
-    .offset(bindparam("before"))
+    .offset(bindparam("newer"))
     .limit(1)
 )
 
@@ -59,9 +59,9 @@ def use(tx: Transaction, use: ChallengeUse) -> bool:
 
 
 def guesses_full_until(view: View, now: datetime, count: int, period: timedelta) -> datetime | None:
-    """Return from when on fewer than `count` guesses are in the last `period`; None if that is the case now."""
+    """Return when there will be fewer than `count` wrong PINs within the last `period`; None if there are now."""
     # A transaction of another daemon may have read the clock after this one, and committed before it.
-    at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now + period, before=count - 1)
+    at: datetime | None = view.scalar(_GUESSES, after=now - period, until=now + period, newer=count - 1)
     return None if at is None else at + period
 
 

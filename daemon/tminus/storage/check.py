@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, func, select
@@ -68,10 +69,10 @@ def _check(engine: Engine, timeouts: Timeouts, now: datetime) -> CheckResult:
         try:
             transaction = connection.begin()
             if engine.dialect.name == "sqlite":
-                differs = _schema_check(connection)
-                if not differs.is_current:
-                    return differs
-                problems += differs.problems
+                checked = _schema_check(connection)
+                if not checked.is_safe:
+                    return CheckResult(checked.problems, checked.revision)
+                problems += checked.problems
                 problems += _sqlite_checks(connection)
             schema = MigrationContext.configure(connection).get_current_revision()
         except DBAPIError as error:
@@ -95,12 +96,16 @@ def _check(engine: Engine, timeouts: Timeouts, now: datetime) -> CheckResult:
     return CheckResult(tuple(problems), schema, True, *counts)
 
 
-def _schema_check(connection: Connection) -> CheckResult:
-    """Check the schema of an SQLite file.
+class _SchemaCheck(NamedTuple):
+    """The result of a check of the schema of an SQLite file."""
 
-    In the result, `is_current` means that the other checks can run: nothing in the schema could do harm or run for
-    ever.
-    """
+    problems: tuple[Problem, ...]
+    revision: str | None = None
+    is_safe: bool = False
+    """Whether the other checks can run, because nothing in the schema can do harm or run for ever."""
+
+
+def _schema_check(connection: Connection) -> _SchemaCheck:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
     try:
@@ -108,16 +113,16 @@ def _schema_check(connection: Connection) -> CheckResult:
         wrong = schemas.differences(raw, found) if found is not None and migrate.is_known(found) else []
     except sqlite3.Error as error:
         if "interrupted" in str(error):
-            return CheckResult((Problem("schema", f"its schema is not read within {schemas.MAX_SECONDS:g} s"),))
+            return _SchemaCheck((Problem("schema", f"its schema is not read within {schemas.MAX_SECONDS:g} s"),))
         if not is_damage(error):
             raise
-        return CheckResult((Problem("integrity", f"the file cannot be read: {error}"),))
+        return _SchemaCheck((Problem("integrity", f"the file cannot be read: {error}"),))
     if found is None:
-        return CheckResult((Problem("schema", "this is no database of tminus: it has no schema"),))
+        return _SchemaCheck((Problem("schema", "this is no database of tminus: it has no schema"),))
     if not migrate.is_known(found):
-        return CheckResult((Problem("schema", f"its schema is {found}, of a newer tminus than this"),), found)
+        return _SchemaCheck((Problem("schema", f"its schema is {found}, of a newer tminus than this"),), found)
     problems = tuple(Problem("schema", text) for text in wrong[:MAX_PROBLEMS])
-    return CheckResult(problems, found, is_current=all(text.endswith(schemas.MISSING) for text in wrong))
+    return _SchemaCheck(problems, found, is_safe=all(text.endswith(schemas.MISSING) for text in wrong))
 
 
 _COUNTS = select(

@@ -20,13 +20,13 @@ from tminus.storage.tables import SESSIONS
 
 
 @dataclass(slots=True)
-class Batch:
-    """The result of one transaction of a source of deadlines."""
+class DueBatch:
+    """What a source of deadlines has done in one transaction."""
 
     done: Counter[str] = field(default_factory=Counter)
-    """Trigger -> number of transitions."""
+    """Trigger, or outcome of reminders -> how often."""
     worst_lag: timedelta = timedelta(0)
-    """The greatest lateness of a transition."""
+    """The greatest lateness."""
     without_pin: int = 0
     """Number of sessions that were postponed, because no PIN was free."""
     waited: float = 0.0

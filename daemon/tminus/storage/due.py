@@ -1,6 +1,6 @@
 """Sessions that are due: the scheduler's first source of deadlines.
 
-The executor moves thousands of them with a few statements. Loading and moving each one alone took 0.25 ms per session.
+The executor moves thousands of them with a few statements. Loading and moving each one alone takes 0.25 ms.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Update, and_, bindparam, case, func, literal,
 from tminus.domain.lifecycle import CLOCK_TRANSITIONS, Change, Transition
 from tminus.domain.model import Instant
 from tminus.domain.types import PIN_TYPES, Timeouts, Trigger
-from tminus.storage.deadlines import Batch, plain, stored_deadline
+from tminus.storage.deadlines import DueBatch, plain, stored_deadline
 from tminus.storage.json_rows import look_up
 from tminus.storage.tables import SESSIONS
 from tminus.storage.transaction import Transaction
@@ -41,6 +41,7 @@ _PROBE = select(
     func.sum(case((and_(_opening, _some.type.in_(PIN_TYPES)), 1), else_=0)).label("need_pins"),
     func.min(_some.late_since, type_=_S.due_at.type).label("late_since"),
 ).group_by(_some.due_trigger)
+"""What the next batch would contain, for each trigger."""
 
 _opened = due(CLOCK_TRANSITIONS, _S.id, _S.due_trigger, _S.type).subquery().c
 _NEED_PIN = select(_opened.id).where(_opened.due_trigger.in_(_OPENS), _opened.type.in_(PIN_TYPES))
@@ -59,7 +60,7 @@ def next_due(view: View) -> datetime | None:
     return view.next_due()
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:
     """Move the first `limit` sessions that are due at `until` (None: now), in the order of their deadlines.
 
     If a session opens so late that its expiry is due too, a later batch expires it, after everything that fell due in
@@ -69,21 +70,23 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
     while True:
         rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
         if not rows:
-            return Batch()
+            return DueBatch()
         expires = min((row.expires for row in rows if row.expires is not None), default=None)
-        # A session that waited for a PIN may open after it should have expired. At least the first is always moved.
+        # The batch ends where the first session that it opens expires. It contains at least the session that is due
+        # first, because one that waited for a PIN may open after its expiry.
         bound = until if expires is None else max(expires, min(row.first for row in rows))
         if bound >= max(row.last for row in rows):
             break
         until = bound
 
     expires_next = expires is not None and expires <= end
-    batch = Batch(more=until < end or sum(row.sessions for row in rows) == limit or expires_next)
+    batch = DueBatch(more=until < end or sum(row.sessions for row in rows) == limit or expires_next)
     pins: dict[str, int] = {}
     if any(row.need_pins for row in rows):
         pins, batch.without_pin = _draw_pins(tx, until, limit)
     if batch.without_pin:
-        limit -= batch.without_pin  # so that no sessions without a PIN take the places of the postponed ones
+        # Otherwise later sessions, for which no PINs were drawn, would take the places of the postponed ones.
+        limit -= batch.without_pin
         rows = tx.execute(_PROBE, {"until": until, "limit": limit}).all()
         batch.more = True
     if rows:
@@ -97,9 +100,9 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
 
 
 def _transitions(triggers: Sequence[str]) -> tuple[Transition, ...]:
-    """Return the rows of the transition table by which a batch moves.
+    """Return the rows of the transition table for the triggers of a batch.
 
-    Most batches have one trigger, and its statement needs no CASE for each session.
+    Most batches have one trigger, and then the statements need no CASE.
     """
     return (
         tuple(row for row in CLOCK_TRANSITIONS if row.trigger == triggers[0])
@@ -115,17 +118,17 @@ def _draw_pins(tx: Transaction, until: datetime, limit: int) -> tuple[dict[str, 
     """
     waiting = tx.execute(_NEED_PIN, {"until": until, "limit": limit}).scalars().all()
     pins = dict(zip(waiting, tx.free_pins(len(waiting)), strict=False))
-    late = waiting[len(pins) :]
-    if late:
-        ids = orjson.dumps(dict.fromkeys(late)).decode()
+    without = waiting[len(pins) :]
+    if without:
+        ids = orjson.dumps(dict.fromkeys(without)).decode()
         tx.execute(_postpone(tx.dialect), {"waiting": ids, "again": tx.now + PIN_RETRY})
-    return pins, len(late)
+    return pins, len(without)
 
 
 def warm_up(tx: Transaction, timeouts: Timeouts) -> None:
     """Run the statements of a batch on no sessions.
 
-    Compiling them takes 15 ms, by which the first sessions after a start would open late.
+    Otherwise the first sessions after a start would open 15 ms later, the time to compile the statements.
     """
     tx.execute(_PROBE, {"until": tx.now, "limit": 0})
     execute(tx, Due(_transitions([Trigger.OPEN]), tx.now, 0), timeouts)

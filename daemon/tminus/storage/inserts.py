@@ -1,6 +1,6 @@
 """Insert model objects as rows: many by one statement, and sessions with the deadlines that follow from time-outs.
 
-The conversion of each column is taken from SQLAlchemy once. Inserting each row through SQLAlchemy took twice as long.
+Values are converted here, and not by SQLAlchemy, with which inserting a row takes twice as long.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Inserted(NamedTuple):
     """The result of an insertion."""
 
     rows: Sequence[Row[Any]]
-    """What its statements return: of sessions id and deadline, of events on PostgreSQL their numbers."""
+    """Of sessions the ids and deadlines; of events on PostgreSQL the numbers; otherwise empty."""
     last_row: int
     """The number of the last row, on SQLite."""
 
@@ -60,7 +60,7 @@ def insert_values(
     rows: Sequence[Values],
     timeouts: Timeouts | None = None,
 ) -> Inserted:
-    """Insert rows, at least one, whose values are those that `stored_values` returns; otherwise as `insert_rows`."""
+    """Insert rows, at least one, as `insert_rows`, from values that `stored_values` has converted."""
     if connection.dialect.name == "postgresql":
         statement, bind = _recordset(connection.dialect, table, columns, timeouts)
         result = connection.exec_driver_sql(statement, bind(rows))
@@ -70,8 +70,8 @@ def insert_values(
         statement, bind = _values(connection.dialect, table, columns, len(some), timeouts)
         result = connection.exec_driver_sql(statement, bind(some))
         if result.returns_rows:
-            # At once: SQLite keeps a savepoint for each statement whose rows are not fetched. With hundreds of them,
-            # each page that changes is copied for every one.
+            # Rows are fetched at once: SQLite keeps a savepoint for each statement whose rows are not fetched, and
+            # copies each page that changes once for every savepoint.
             returned += result
     return Inserted(returned, result.lastrowid)
 
@@ -109,7 +109,7 @@ def _values(
 
 @cache
 def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeouts: Timeouts | None) -> tuple[str, Bind]:
-    """Return an insertion for PostgreSQL with all rows as one value: one statement a row took most of the time."""
+    """Return an insertion for PostgreSQL with all rows as one value. One statement for each row takes far longer."""
     name, listed = _quoted(dialect, table, columns)
     is_json = [isinstance(table.c[column].type, JsonText) for column in columns]
 
@@ -130,7 +130,7 @@ def _recordset(dialect: Dialect, table: Table, columns: tuple[str, ...], timeout
 
 
 def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeouts) -> tuple[str, str]:
-    """Return the clauses that select new sessions with their deadlines, and that return these."""
+    """Return the SELECT clause that computes the deadlines of new sessions, and the RETURNING clause."""
     expressions = deadline_sql(dialect, timeouts, "given")
     quote = dialect.identifier_preparer.quote
     return (
@@ -141,7 +141,7 @@ def _with_deadlines(dialect: Dialect, columns: tuple[str, ...], timeouts: Timeou
 
 @cache
 def stored_values(table: Table, columns: tuple[str, ...]) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """Return the function that returns the values of a row as they are stored, from those of a model object."""
+    """Return a function that converts the values of a model object to those of its row."""
     select = itemgetter(*columns)
     instants = [place for place, name in enumerate(columns) if isinstance(table.c[name].type, Instant)]
     number = Instant.number

@@ -156,7 +156,7 @@ def _pins(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[P
 
 
 def _reminders(connection: Connection, _timeouts: Timeouts, _now: datetime) -> list[Problem]:
-    """Check that no reminder is to come of a closed session, or of one that has none."""
+    """Check that no next reminder is stored for a closed session, or for one without reminders."""
     wrong = _S.remind_at.is_not(None) & ((_S.status == Status.CLOSED) | _S.reminders.is_(None))
     return _some(
         connection, "reminder", select(_S.id, _S.status, _S.remind_at).where(wrong),

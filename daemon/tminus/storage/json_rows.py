@@ -1,4 +1,4 @@
-"""Pass values for any number of rows to one statement, as one parameter: a JSON object. Works on both databases."""
+"""Pass values for any number of rows to one statement, on both databases: one parameter contains a JSON object."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ class Lookup(NamedTuple):
     is_in: ColumnElement[bool]
     """Whether the row's key is a name in the object."""
     value: ColumnElement[Any]
-    """The value under that name. On PostgreSQL it is text: cast it for a number."""
+    """The value under that name. On PostgreSQL it is text, so a number has to be cast."""
     member: Callable[[str, TypeEngine[Any]], ColumnElement[Any]]
-    """Returns the member of that value with a name, as a column of a type, if the value is an object itself."""
+    """Takes a name and a type. Returns the member with that name, if the value is an object itself."""
 
 
 def look_up(dialect: str, parameter: str, key: ColumnElement[str]) -> Lookup:
-    """Return how a statement finds its rows in the JSON object that is passed as `parameter`, by the column `key`."""
+    """Return the expressions that look up a row in the JSON object in `parameter`, by the row's column `key`."""
     text = bindparam(parameter, type_=String)
     if dialect == "postgresql":
         # A subquery, because a prepared statement would otherwise parse the object again for each row.

@@ -1,7 +1,7 @@
-"""LISTEN and NOTIFY: daemons that share a PostgreSQL wake each other when they commit.
+"""LISTEN and NOTIFY: daemons that share a PostgreSQL database wake each other when they commit.
 
-Notifications only save time. A daemon that misses one reads the tables a second later, and an operator's command for an
-idle endpoint five seconds later. An SQLite database has only one daemon.
+Notifications only save time. A daemon that misses one finds the change within a second, or, if it is an operator's
+command for an idle endpoint, within five. An SQLite database has only one daemon.
 """
 
 import math

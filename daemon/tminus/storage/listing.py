@@ -1,8 +1,9 @@
 """The statements that list and count sessions: each reads only the index entries of sessions that match.
 
-An index contains the sessions of one status and one type in order, so a list is merged from at most sixteen such
-branches. If no index has the required order, the matching entries of one index are sorted. For a million sessions that
-takes a quarter of a second; reading their rows took ten times as long. Only the rows of the page are read.
+An index contains the sessions of one status and one type in order, so a list is merged from branches: one for each
+status and type, and in a list by start another one for those without a start. If no index has the required order, the
+matching entries of one index are sorted. For a million sessions that takes a quarter of a second; reading their rows
+takes ten times as long. Only the rows of the page are read.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 
 MAX_AGE = timedelta(days=30)
-"""Age at which a position is removed. A container has another name after each start, so its position is left behind."""
+"""Age at which a position is removed. A container has another name after each start, so its old positions remain."""
 
 
 def log_position(view: View, name: str) -> int | None:
@@ -23,8 +23,8 @@ def log_position(view: View, name: str) -> int | None:
 def first_log_position(view: View) -> int:
     """Return the number of the event after which a log without a position begins.
 
-    This is the latest position of all logs. The events before it have been logged; those after it may be in no log, if
-    that daemon was killed. If there is no log, it is the newest event.
+    This is the latest position of all logs: up to it events have been logged, and later ones may be in no log, if a
+    daemon was killed. If there is no position, it is the newest event.
     """
     positions = [LogPosition.parse(text).seq for text in view.metas(LOG_POSITION).values()]
     if positions:

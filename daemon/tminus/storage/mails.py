@@ -1,7 +1,7 @@
-"""The table of mails: for each invitee of a session the last event that a mail was about, and what became of the mail.
+"""The table of mails: for each invitee of a session, the last event that caused a mail, and what became of the mail.
 
-A mail is claimed before its text is sent, and settled after the server has answered. So no crash and no second daemon
-can make tminus send a mail again without knowing it. A second table counts the mails of each agent.
+A mail is claimed before its text is sent, and settled after the server has answered. So after a crash, or at another
+daemon, it is known that the mail may have been sent. A second table counts the mails that each agent causes.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ _M, _E = MAILS.c, EVENTS.c
 
 _OF_SESSION = select(MAILS).where(_M.session_id == bindparam("session_id"))
 _ONE = select(MAILS).where(_M.session_id == bindparam("session_id"), _M.position == bindparam("position"))
-_COUNTED = select(MAIL_COUNTS).where(MAIL_COUNTS.c.agent_id == bindparam("agent_id"))
+_COUNT = select(MAIL_COUNTS).where(MAIL_COUNTS.c.agent_id == bindparam("agent_id"))
 _NEWEST = select(func.max(_E.seq)).where(
     _E.session_id == bindparam("session_id"), _E.type.in_(bindparam("types", expanding=True))
 )
@@ -35,7 +35,7 @@ def newest(view: View, session_id: str, types: Collection[EventType]) -> int:
 
 
 def claim(tx: Transaction, seen: Mail | None, session_id: str, position: int, seq: int) -> bool:
-    """Record that a mail about an event is about to be sent; return False if the row is not as it was `seen`."""
+    """Record that a mail about an event will be sent now; return False if the row has changed since it was `seen`."""
     found = tx.one(Mail, _ONE, session_id=session_id, position=position)
     if found != seen or tx.session(session_id) is None:
         return False
@@ -59,20 +59,23 @@ def settle(tx: Transaction, session_id: str, position: int, seq: int, state: Mai
                            sent_seq=sent, at=tx.now))  # fmt: skip
 
 
-def counted(view: View, agent_id: int) -> MailCount | None:
-    """Return how many mails an agent has caused since when; None if none was counted."""
-    return view.one(MailCount, _COUNTED, agent_id=agent_id)
+def count_of(view: View, agent_id: int) -> MailCount | None:
+    """Return the stored count of the mails that an agent has caused; None if there is none."""
+    return view.one(MailCount, _COUNT, agent_id=agent_id)
 
 
-def count(tx: Transaction, counted: MailCount) -> None:
-    """Store how many mails an agent has caused."""
-    own = MAIL_COUNTS.c.agent_id == counted.agent_id
-    if not tx.execute(update(MAIL_COUNTS).where(own).values(since=counted.since, mails=counted.mails)).rowcount:
-        tx.execute(insert(MAIL_COUNTS), counted.model_dump())
+def set_count(tx: Transaction, count: MailCount) -> None:
+    """Store the count of the mails that an agent has caused."""
+    own = MAIL_COUNTS.c.agent_id == count.agent_id
+    if not tx.execute(update(MAIL_COUNTS).where(own).values(since=count.since, mails=count.mails)).rowcount:
+        tx.execute(insert(MAIL_COUNTS), count.model_dump())
 
 
 def reopen(tx: Transaction, after: int, until: int, session_id: str | None) -> None:
-    """Let a replay of these events send the mails that were refused, or whose answer was lost."""
+    """Mark the failed mails about events after `after` and up to `until`, so that a replay sends them again.
+
+    Failed mails are those that the server refused, and those whose answer was lost.
+    """
     # As text: SQLite uses the index of failed mails only if it can see that the condition is the same.
     failed = text("state IN ('refused', 'unknown')")
     chosen = update(MAILS).where(failed, _M.seq > after, _M.seq <= until)

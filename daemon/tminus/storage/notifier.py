@@ -7,7 +7,7 @@ from contextlib import suppress
 class Notifier:
     """Notifies the coroutines of one event loop from any thread.
 
-    A coroutine first calls `next_notification()` and then reads the events. A commit after that read sets the
+    A coroutine first calls `next_notification()` and then reads the events. Each commit after that call sets the
     notification, so no event is missed.
     """
 

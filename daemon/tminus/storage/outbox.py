@@ -1,4 +1,4 @@
-"""The tables of webhooks: the position of each endpoint, its replays, its backlog and its delivery log."""
+"""The tables of endpoints (webhooks and mail): the position, the replays, the backlog and the delivery log of each."""
 
 import threading
 from collections.abc import Iterable
@@ -57,7 +57,8 @@ def endpoint(view: View, name: str) -> Endpoint | None:
 def next_replay(view: View, name: str, *, in_order: bool = True) -> Replay | None:
     """Return the oldest unfinished replay of an endpoint; None if there is none.
 
-    Unless `in_order`, return the one that is tried next: then a replay that waits for its retry holds up no other one.
+    If not `in_order`, return the one with the earliest next attempt, so that a replay that waits for a retry does not
+    delay the others.
     """
     return view.one(Replay, _NEXT_REPLAY if in_order else _EARLIEST_REPLAY, name=name)
 
@@ -184,7 +185,7 @@ def deliveries(
         wanted = wanted.where(_D.ok == false())
     if before is not None:
         wanted = wanted.where(_D.id < before)
-    rows, cut = view.up_to(wanted, None, limit, PAGE_BYTES)
+    rows, cut = view.rows_within(wanted, None, limit, PAGE_BYTES)
     found = [Delivery.model_validate(dict(zip(DELIVERIES.c.keys(), row, strict=True))) for row in rows]
     return found, found[-1].id if cut or len(found) == limit else None
 

@@ -20,7 +20,7 @@ from tminus.domain import ids
 from tminus.storage.tables import SESSIONS
 
 BLOCK = 1000
-"""Number of PINs in a block. Smaller blocks are more to count, larger ones take longer to read."""
+"""Number of PINs in a block. Of smaller blocks there are more to count; larger ones take longer to read."""
 
 ROUNDS = 3
 """Attempts with random PINs before blocks are searched. While a fifth of the PINs are in use, one choice in a hundred

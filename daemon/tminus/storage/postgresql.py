@@ -19,7 +19,7 @@ from psycopg.pq import Escaping, ExecStatus
 from tminus import clock
 
 ANSWER_TIMEOUT = 3
-"""Maximum seconds for connecting, and for each answer to a check or to the watchdog's query. A whole number."""
+"""Maximum seconds for connecting, and for each answer to a check or to the watchdog's query. libpq needs an integer."""
 
 PROBES = 2
 """Number of other connections that are opened to check a connection through a pooler. Each occupies a session of the

@@ -1,7 +1,7 @@
 """People in the daemons' own rooms, and the second source of deadlines: when people who lost their connection leave.
 
 When a connection is lost, `gone_at` of the person's row is set to a later time. If they reconnect before that time, it
-is cleared, and no event is recorded. Otherwise the scheduler then executes the transition by which they leave.
+is cleared, and no event is recorded. If not, the scheduler then executes the transition by which they leave.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from tminus.domain.errors import WrongStatus
 from tminus.domain.lifecycle import transition_for
 from tminus.domain.model import Participant, Presence, Session
 from tminus.domain.types import CLOCK_ACTOR, ROOM_ACTOR, Status, Timeouts, Trigger
-from tminus.storage.deadlines import Batch
+from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
 from tminus.storage.json_rows import look_up
 from tminus.storage.tables import EVENTS, LEASES, PARTICIPANTS, PRESENCE, SESSIONS
@@ -27,7 +27,7 @@ LEAVING = 64
 """Maximum number of people who leave in one transaction of `do_due`. Each takes about a millisecond."""
 
 CLOSED = 50
-"""Number of closed sessions whose last events are read by one query: each is in a page of its own."""
+"""Number of closed sessions whose last events are read by one query. Each event is in another page of the file."""
 
 LEASE = timedelta(seconds=30)
 """How long a daemon counts as alive after it has renewed its lease."""
@@ -65,12 +65,12 @@ def next_due(view: View) -> datetime | None:
     return due
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
-    """Let the first `limit` people leave whose `gone_at` is not after `until` (None: now), in its order."""
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:
+    """Let the first `limit` people leave whose `gone_at` is not after `until` (None: now), in order of `gone_at`."""
     until = min(tx.now, until or tx.now)
     most = min(limit, LEAVING)
     rows = tx.execute(_GONE, {"until": until, "limit": most}).all()
-    batch = Batch(more=len(rows) == most)
+    batch = DueBatch(more=len(rows) == most)
     if not rows:
         return batch
     remove(tx, [row.participant_id for row in rows])
@@ -195,8 +195,8 @@ class Connected(NamedTuple):
 
 
 def changed_since(view: View, after: int, limit: int) -> tuple[set[str], int, bool]:
-    """Return the sessions with events after a number, the number of the last event examined, and whether it is not the
-    newest.
+    """Return the sessions with events after a number, the number of the last event examined, and whether there may be
+    later ones.
     """
     rows = view.rows(_CHANGED, after=after, limit=limit)
     return {row.session_id for row in rows}, rows[-1].seq if rows else after, len(rows) == limit

@@ -1,8 +1,8 @@
 """Reminders that are due: the third source of deadlines.
 
 A session stores the time of its next reminder in `remind_at`. A transition that moves its start moves this time, and
-one that closes it clears it, in the statement that changes the session: so no reminder outlives a cancelled session,
-and sessions without reminders take no statement more.
+one that closes it clears it. The statement that changes the session does this, so no reminder of a cancelled session
+remains, and sessions without reminders need no extra statement.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from tminus.domain.lifecycle import opens_at
 from tminus.domain.model import Instant
 from tminus.domain.reminders import next_reminder, parse_stored
 from tminus.domain.types import CLOCK_ACTOR, EventType, ReminderOutcome, Status, Timeouts
-from tminus.storage.deadlines import Batch, plain
+from tminus.storage.deadlines import DueBatch, plain
 from tminus.storage.due import Recomputed
 from tminus.storage.json_rows import look_up
 from tminus.storage.tables import EVENTS, SESSIONS
@@ -40,11 +40,11 @@ _EVENT_TYPES = {ReminderOutcome.SENT: EventType.REMINDER, ReminderOutcome.SKIPPE
 
 @cache
 def _record(dialect: str) -> Insert:
-    """Return the statement that records the events. Its parameter `told` is a JSON object: session id -> type."""
-    told = look_up(dialect, "told", _S.id)
+    """Return the statement that records the events. Its parameter `types` is a JSON object: session id -> type."""
+    types = look_up(dialect, "types", _S.id)
     values = {
         "session_id": _S.id,
-        "type": told.member("type", String()),
+        "type": types.member("type", String()),
         "ts": bindparam("now", type_=BigInteger),
         "actor": enum_literal(CLOCK_ACTOR),
         "previous_status": _S.status,
@@ -54,33 +54,33 @@ def _record(dialect: str) -> Insert:
         "due_at": plain("remind_at"),
         "participants": _S.participants,
     }
-    return insert(EVENTS).from_select(list(values), select(*values.values()).where(told.is_in).order_by(*_IN_ORDER))
+    return insert(EVENTS).from_select(list(values), select(*values.values()).where(types.is_in).order_by(*_IN_ORDER))
 
 
 @cache
-def _go_on(dialect: str) -> Update:
-    """Return the statement that stores the next reminders. Its parameter `following`: session id -> its time."""
+def _set_next(dialect: str) -> Update:
+    """Return the statement that stores the next reminders. Its parameter `following`: session id -> time."""
     following = look_up(dialect, "following", _S.id)
     at = type_coerce(following.member("at", BigInteger()), _S.remind_at.type)
     return update(SESSIONS).where(following.is_in).values(remind_at=at)
 
 
 def next_due(view: View) -> datetime | None:
-    """Return when the next reminder is due; None if none is to come."""
+    """Return when the next reminder is due; None if there is none."""
     due: datetime | None = view.scalar(_NEXT)
     return due
 
 
-def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
+def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:
     """Record the first `limit` reminders that are due at `until` (None: now), in the order in which they fell due.
 
     A batch ends before the second reminder of a session.
     """
     end = min(tx.now, until or tx.now)
     rows = tx.execute(_DUE, {"until": end, "limit": limit}).all()
-    batch = Batch(more=len(rows) == limit)
+    batch = DueBatch(more=len(rows) == limit)
     following: dict[str, datetime | None] = {}
-    told: dict[str, dict[str, str]] = {}
+    types: dict[str, dict[str, str]] = {}
     for row in rows:
         again = min((at for at in following.values() if at is not None), default=None)
         if again is not None and again < row.remind_at:
@@ -91,16 +91,16 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
         outcome = _outcome(row, tx.now, timeouts)
         if outcome is None:
             continue
-        told[row.id] = {"type": _EVENT_TYPES[outcome]}
+        types[row.id] = {"type": _EVENT_TYPES[outcome]}
         batch.done[outcome] += 1
         tx.reminders[outcome] += 1
         batch.worst_lag = max(batch.worst_lag, tx.now - row.remind_at)
-    if told:
-        tx.execute(_record(tx.dialect), {"told": orjson.dumps(told).decode(), "now": Instant.number(tx.now)})
+    if types:
+        tx.execute(_record(tx.dialect), {"types": orjson.dumps(types).decode(), "now": Instant.number(tx.now)})
         tx.has_events = True
     if following:
         ats = {one: {"at": None if at is None else Instant.number(at)} for one, at in following.items()}
-        tx.execute(_go_on(tx.dialect), {"following": orjson.dumps(ats).decode()})
+        tx.execute(_set_next(tx.dialect), {"following": orjson.dumps(ats).decode()})
     batch.more |= any(at is not None and at <= end for at in following.values())
     batch.waited = tx.waited
     return batch
@@ -109,8 +109,8 @@ def do_due(tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | No
 def _outcome(row: Row[Any], now: datetime, timeouts: Timeouts) -> ReminderOutcome | None:
     """Return what becomes of a reminder that is due.
 
-    It is skipped if the session has opened since it was due, or has started: then it comes too late to be of use. None:
-    it is none of the session's reminders, because a daemon of an earlier release has moved or closed the session.
+    It is skipped if it is too late: the session has opened since it was due, or should have started. None: it is not a
+    reminder of the session, because a daemon of an earlier release has rescheduled or closed the session.
     """
     if row.status == Status.CLOSED or row.start_time - row.remind_at not in parse_stored(row.reminders):
         return None
@@ -128,5 +128,5 @@ def recompute_deadlines(tx: Transaction, timeouts: Timeouts, after: str, limit: 
 def warm_up(tx: Transaction, timeouts: Timeouts) -> None:  # noqa: ARG001
     """Run the statements of `do_due` on no rows, so that they are compiled."""
     tx.execute(_DUE, {"until": tx.now, "limit": 0})
-    tx.execute(_record(tx.dialect), {"told": "{}", "now": Instant.number(tx.now)})
-    tx.execute(_go_on(tx.dialect), {"following": "{}"})
+    tx.execute(_record(tx.dialect), {"types": "{}", "now": Instant.number(tx.now)})
+    tx.execute(_set_next(tx.dialect), {"following": "{}"})

@@ -15,7 +15,7 @@ from tminus.storage.view import View
 _S, _E = SESSIONS.c, EVENTS.c
 
 SECOND = 1000
-"""Milliseconds in a second. Durations are grouped by seconds, so that a million sessions make some thousand groups."""
+"""Milliseconds in a second. Durations are grouped by seconds, so that a million sessions have some thousand groups."""
 
 QUARTER = 15 * 60 * SECOND
 """Milliseconds in a quarter of an hour. The offsets of all time zones are multiples of it."""
@@ -25,7 +25,7 @@ EXACT_LAG = 10 * SECOND
 
 
 class Period(NamedTuple):
-    """What a report is about."""
+    """The period of a report, and the agent whom it is about."""
 
     since: datetime
     until: datetime
@@ -34,7 +34,7 @@ class Period(NamedTuple):
 
 
 class Group(NamedTuple):
-    """How many sessions were alike."""
+    """The number of sessions with these properties."""
 
     type: SessionType
     agent_id: int
@@ -94,7 +94,7 @@ def size(view: View, period: Period, limit: int) -> int:
 
 
 def first_part(view: View, period: Period, sessions: int) -> Period:
-    """Return the first part of a period, in which so many sessions closed, or all of it if there are fewer."""
+    """Return the first part of a period, in which `sessions` sessions closed, or all of it if fewer closed in it."""
     at: datetime | None = view.scalar(_PART, since=period.since, until=period.until, sessions=sessions)
     if at is None:
         return period
@@ -122,7 +122,7 @@ def length_seconds(view: View, period: Period) -> Counted:
 
 
 def beginnings(view: View, period: Period) -> list[tuple[datetime, int]]:
-    """Return when the first person joined, to the quarter of an hour, and how often."""
+    """Return the quarters of an hour in which first persons joined, and in how many sessions."""
     return [(Instant.instant(number * QUARTER), count) for number, count in _numbers(view, _BEGINNINGS, period)]
 
 

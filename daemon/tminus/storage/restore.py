@@ -132,7 +132,7 @@ def _move_aside(database: Path, now: datetime) -> Path | None:
             if one.exists():
                 os.link(one, name)
         flush(database.parent)
-        # After the links: SQLite discards the -wal file of a damaged database, which may be its more valuable part.
+        # After the links: SQLite discards the -wal file of a damaged database, and that may be its more valuable part.
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, isolation_level=None)) as present:
             present.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for one, name in kept:

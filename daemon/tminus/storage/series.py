@@ -1,4 +1,4 @@
-"""Series of sessions, and which session is which occurrence."""
+"""Series of sessions, and the session of each occurrence."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -46,8 +46,8 @@ _OPEN = (
 _NUMBER = select(func.count()).select_from(_OPEN)
 
 
-class Made(NamedTuple):
-    """An occurrence that was made, and what has become of its session."""
+class MadeOccurrence(NamedTuple):
+    """An occurrence whose session was made, and the present state of the session."""
 
     local_start: str
     session_id: str
@@ -67,13 +67,13 @@ _MADE = (
 
 
 def next_due(view: View) -> datetime | None:
-    """Return when the next occurrences are to be made; None if none is to come."""
+    """Return when the next occurrences are to be made; None if no series will have more."""
     due: datetime | None = view.scalar(_NEXT)
     return due
 
 
 def due(tx: Transaction, until: datetime, limit: int) -> list[Series]:
-    """Return the first series whose next occurrences are to be made."""
+    """Return the first series whose next occurrences are to be made at `until` or before."""
     return tx.all(Series, _DUE, until=until, limit=limit)
 
 
@@ -114,10 +114,10 @@ def number(view: View, agent_id: int, most: int) -> int:
     return int(view.scalar(_NUMBER, agent_id=agent_id, most=most))
 
 
-def made(view: View, series_id: str, since: str, limit: int) -> list[Made]:
+def made(view: View, series_id: str, since: str, limit: int) -> list[MadeOccurrence]:
     """Return the first occurrences of a series at a local time or later, with their sessions."""
     return [
-        Made(row.local_start, row.session_id, row.given, row.start_time, Status(row.status))
+        MadeOccurrence(row.local_start, row.session_id, row.given, row.start_time, Status(row.status))
         for row in view.rows(_MADE, series_id=series_id, since=since, limit=limit)
     ]
 
@@ -136,18 +136,18 @@ def change(tx: Transaction, series: Series) -> None:
 
 
 def add_occurrences(tx: Transaction, occurrences: Collection[Occurrence]) -> None:
-    """Store which sessions are which occurrences."""
+    """Store occurrences, with the sessions that were made for them."""
     if occurrences:
         tx.execute(insert(OCCURRENCES), [one.model_dump() for one in occurrences])
 
 
 def name_in_sessions(tx: Transaction, occurrences: Collection[Occurrence]) -> None:
-    """Store with the sessions which occurrences they are."""
+    """Store, in the rows of the sessions, the occurrences that they were made for."""
     if occurrences:
         named = [{"session": one.session_id, "series": one.series_id, "local": one.local_start} for one in occurrences]
         tx.execute(_NAME, named)
 
 
 def remove_occurrences(tx: Transaction, series_id: str, since: str) -> None:
-    """Forget the occurrences of a series at a local time or later. Their sessions stay."""
+    """Remove the occurrences of a series at a local time or later. Their sessions stay."""
     tx.execute(delete(OCCURRENCES).where(_O.series_id == series_id, _O.local_start >= since))

@@ -1,10 +1,10 @@
 """Copy one snapshot of an SQLite database, and check it before any of its tables is used.
 
 A copy is read in one read transaction, which stays open until the last page. Without it, SQLite restarts the copy
-whenever another process has committed: 200 MB beside 250 commits a second were not copied within 20 s, and within one
-transaction they take a second. `VACUUM INTO` cannot run in a transaction, so the schema would be checked in one state
-of the file and copied in another. In WAL mode neither blocks the writer; what it writes meanwhile stays in the -wal
-file until the copy is complete.
+whenever another process has committed: beside 250 commits a second, 200 MB were not copied within 20 s; in one
+transaction they take a second. `VACUUM INTO` cannot run in a transaction, so the schema that is checked might not be
+the one that is copied. The copy does not block the writer, because the database is in WAL mode; what the writer writes
+meanwhile stays in the -wal file until the copy is complete.
 """
 
 import os
@@ -98,6 +98,7 @@ def connect_unsynced(path: Path) -> sqlite3.Connection:
 
 
 def check_contents(connection: sqlite3.Connection, path: Path, check: str = "quick_check") -> Contents:
+    """Check the structure of a database with the pragma `check`; return its contents. Raises `sqlite3.Error`."""
     found = connection.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(f"malformed: {found.splitlines()[-1]}")
@@ -108,6 +109,7 @@ def check_contents(connection: sqlite3.Connection, path: Path, check: str = "qui
 
 
 def database_error(path: Path, error: sqlite3.Error) -> DatabaseCorrupt | CannotBackUp:
+    """Return the error for a database that cannot be read or copied."""
     text = str(error)
     if "malformed" in text or "not a database" in text:
         return DatabaseCorrupt(str(path), f"the file is damaged ({text}): `tminus db check` shows details")

@@ -49,13 +49,13 @@ DIFFERENCES = 3
 """Maximum number of differences of a schema that an error lists."""
 
 DEAD_WITHIN = 1.0
-"""Seconds within which a read that loses its connection is repeated: the connection was dead before the read began."""
+"""Seconds. A read that loses its connection within this time is repeated: the connection was dead before it began."""
 
 QUICK_COUNT = 0.05
-"""Seconds that a count may take to run for each request."""
+"""Maximum seconds of a count that is repeated for each request. A slower count is repeated less often."""
 
 COUNT_AGE = 30.0
-"""Maximum age of counts in seconds: a count may have taken long only because it waited for a lock."""
+"""Maximum age of a slow count in seconds. It may have been slow only because it waited for a lock."""
 
 NO_OBSERVER = StoreObserver()
 """The observer of commands, which need no reports."""
@@ -206,7 +206,7 @@ class Store:
             try:
                 seen = self._read_once(engine, query)
             except DBAPIError as error:
-                # A read can only deadlock with a migration, which locks several tables, and has continued since.
+                # Only a migration locks several tables, so the deadlock was with one. It continues after this error.
                 dead = error.connection_invalidated and monotonic() - begun <= DEAD_WITHIN
                 if not dead and not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                     raise
@@ -229,7 +229,7 @@ class Store:
             return query(View(connection))
 
     def _found_damage(self, error: BaseException) -> None:
-        """Store the damage, and report it the first time: it does not go away."""
+        """Store the error. Only the first one is reported, because damage does not go away."""
         was, self.damage = self.damage, reason(error)
         if was is None:
             self._observer.damaged(self.damage)
@@ -241,8 +241,8 @@ class Store:
     def counts(self) -> dict[Status, int]:
         """Return the number of open sessions by status. Raises `StoreUnavailable`.
 
-        Counting a million sessions takes a tenth of a second. They are counted again only after a new event. A count
-        that takes long is not repeated for a hundred times as long; the result is then up to `COUNT_AGE` old.
+        Sessions are counted again only after a new event. Counting a million takes a tenth of a second. After a count
+        that took longer than `QUICK_COUNT`, the next one follows after a hundred times as long, or after `COUNT_AGE`.
         """
         with self._counting:
             begun = monotonic()

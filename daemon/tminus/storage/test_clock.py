@@ -10,7 +10,7 @@ from tminus.storage.transaction import Transaction
 from tminus.storage.view import View
 
 LOCK = "test clock"
-"""The advisory lock of the one daemon that may use a test clock: several would all have to follow each move of it."""
+"""The advisory lock of the one daemon that may use a test clock. Several daemons would have to follow each move."""
 
 
 def read_time(view: View) -> datetime | None:
@@ -48,5 +48,5 @@ def set_time(tx: Transaction, instant: datetime) -> None:
 
 def is_new(view: View) -> bool:
     """Return whether no daemon has used the database yet, so that it is bound to no clock."""
-    # The first run of a daemon stores the time-outs, also of one from before there was a test clock.
+    # The first run of a daemon stores the time-outs. Releases without a test clock did so too.
     return all(view.meta(key) is None for key in (meta.CLOCK, meta.TIMEOUTS)) and view.last_seq() == 0

@@ -82,8 +82,8 @@ def _no_op_writes(table: Table) -> tuple[Any, ...]:
 class Transaction(View):
     """A write transaction, shared by all jobs of a batch and committed by the writer.
 
-    New sessions, idempotency records, events and requested transitions are collected, and written together before the
-    next statement that could depend on them, at the latest before the commit: a few statements for sixteen of them.
+    New sessions, idempotency records, events and requested transitions are collected. They are written together before
+    the next statement that could depend on them, or before the commit. So sixteen jobs take only a few statements.
     """
 
     def __init__(self, connection: Connection, now: datetime, allowances: Allowances | None = None) -> None:
@@ -101,24 +101,24 @@ class Transaction(View):
         self.reminders: Counter[ReminderOutcome] = Counter()
         """The reminders that were due."""
         self.jobs = 0
-        """The number of jobs that share it; set by the writer."""
+        """The number of jobs that share this transaction; the writer sets it."""
         self.has_events = False
-        """Whether it has events, or another change that daemons on this database have to read."""
+        """Whether this transaction has events, or another change that all daemons on this database have to read."""
         self.has_bulk_events = False
-        """Whether some of its events are not in `recorded`."""
+        """Whether some of the events are not in `recorded`."""
         self.newest_seq: int | None = None
-        """The number of the newest event, if `has_events`; set by the writer before the commit."""
+        """The number of the newest event, if `has_events`; the writer sets it before the commit."""
         self.waited = 0.0
-        """Seconds for which it has waited for transactions of other daemons."""
+        """Seconds that this transaction has waited for those of other daemons."""
         self._requested: dict[tuple[Transition, Timeouts], dict[str, Requested]] = {}
-        """Transitions that were requested, by the id of their session."""
+        """(transition, time-outs) -> session id -> a requested transition that is not executed yet."""
         self._sessions: list[Session] = []
         self._timeouts = Timeouts()
         """The time-outs from which the deadlines of `_sessions` follow."""
         self.recorded: list[LogEvent] = []
-        """Its events, without those of bulk transitions, which are only in the database."""
-        self._sent = 0
-        """How many of them have been inserted."""
+        """The events, without those of bulk transitions, which are only in the database."""
+        self._inserted = 0
+        """How many of the events in `recorded` have been inserted."""
         self._new_records: dict[tuple[int, str], IdempotencyRecord] = {}
         self._has_writer_lock = connection.dialect.name != "postgresql"
 
@@ -129,32 +129,32 @@ class Transaction(View):
 
         Raises `WrongStatus` if a session has changed since its transition was requested.
         """
-        self._send_sessions()
+        self._insert_sessions()
         records, self._new_records = self._new_records, {}
         if records:
             insert_rows(self._connection, IDEMPOTENCY, tuple(IdempotencyRecord.model_fields), list(records.values()))
-        events = [recorded.event for recorded in self.recorded[self._sent :]]
+        events = [recorded.event for recorded in self.recorded[self._inserted :]]
         if events:
-            self._sent += len(events)
+            self._inserted += len(events)
             self._lock_writers()
-            drawn = insert_rows(self._connection, EVENTS, EVENT_COLUMNS, events)
+            inserted = insert_rows(self._connection, EVENTS, EVENT_COLUMNS, events)
             # Under the writer's lock no other transaction takes numbers: these events have the last ones, in order.
-            last = max(row.seq for row in drawn.rows) if drawn.rows else drawn.last_row
+            last = max(row.seq for row in inserted.rows) if inserted.rows else inserted.last_row
             for number, event in enumerate(events, last - len(events) + 1):
                 vars(event)["seq"] = number  # assignment through pydantic takes as long as inserting the row
         while self._requested:
             (transition, timeouts), requested = self._requested.popitem()
-            writes = self.writes  # `request` has counted them
+            writes = self.writes  # `request` has counted these writes, so those of the executor do not count
             moved = transitions.execute(self, Named((transition,), list(requested.values())), timeouts)
             if len(moved) < len(requested):
                 # This may be in the middle of another job. As `writes` has changed, each job runs again, alone.
-                left_alone = requested.keys() - {session.id for session in moved}
-                present = self.session(left_alone.pop())
+                not_moved = requested.keys() - {session.id for session in moved}
+                present = self.session(not_moved.pop())
                 raise WrongStatus(trigger=transition.trigger.value, status=present.status if present else "removed")
             self.writes = writes
 
-    def _send_sessions(self) -> None:
-        """Insert the sessions only: no statement of a transaction reads or changes its events."""
+    def _insert_sessions(self) -> None:
+        """Insert the collected sessions, not the events, since no statement of this transaction reads those."""
         sessions, self._sessions = self._sessions, []
         if sessions:
             stored = {one.id: one for one in sessions}
@@ -181,7 +181,7 @@ class Transaction(View):
     def _run(self, statement: Any, values: Any = None, *, stream: bool = False) -> Any:
         if self._requested:
             self.flush()
-        self._send_sessions()
+        self._insert_sessions()
         self._lock_writers()
         return super()._run(statement, values, stream=stream)
 
@@ -211,7 +211,7 @@ class Transaction(View):
         self.writes += 1
         self.transitions[transition.trigger] += 1
         if timeouts != self._timeouts:
-            self._send_sessions()
+            self._insert_sessions()
             self._timeouts = timeouts
         self._sessions.append(session)
 
@@ -224,9 +224,9 @@ class Transaction(View):
     ) -> dict[str, tuple[int | None, str | None]]:
         """Add the rows of new sessions, in the order of the model's fields, and of their events.
 
-        Returns each session's deadline, as it is stored, by its id. `triggers`: the trigger that creates each session.
+        `triggers`: the trigger that creates each session. Returns each session's deadline, as it is stored, by its id.
 
-        As with bulk transitions, the events are read by the event log afterwards, and not passed to it.
+        The event log reads these events from the database afterwards, as those of bulk transitions.
         """
         self.flush()
         self.writes += 1
@@ -249,12 +249,12 @@ class Transaction(View):
 
     def add_inserted_events(self, events: Sequence[LogEvent]) -> None:
         """Add events that a statement of the executor has inserted."""
-        assert self._sent == len(self.recorded), "a statement runs after all earlier events were inserted"
+        assert self._inserted == len(self.recorded), "a statement runs after all earlier events were inserted"
         self.recorded += events
-        self._sent = len(self.recorded)
+        self._inserted = len(self.recorded)
 
     def note_due(self, due: datetime | None) -> None:
-        """Record a deadline that was stored, for `next_due`."""
+        """Record a deadline that this transaction has stored, for `earliest_due`."""
         if due is not None and (self.earliest_due is None or due < self.earliest_due):
             self.earliest_due = due
 
@@ -277,7 +277,10 @@ class Transaction(View):
         return {pin for pins in reserved for pin in chain.from_iterable(pins.values())}
 
     def may_open_more(self, agent_id: int, limit: int, number: int = 1) -> bool:
-        """Return whether an agent may open `number` more sessions, and count them; `limit`: its maximum number."""
+        """Return whether an agent may open `number` more sessions; if so, count them as open.
+
+        `limit`: the agent's maximum number of open sessions.
+        """
         return self.allowances.quotas.take(agent_id, limit, partial(self.open_sessions_of, agent_id, limit), number)
 
     # --- callers ------------------------------------------------------------------------------------------------------
@@ -348,8 +351,8 @@ class Transaction(View):
     def try_to_write(self) -> None:
         """Raise if a table cannot be written.
 
-        It writes one row, and runs statements that need the rights and locks of all other writes but change no row:
-        another table may not be writable.
+        One table may be writable and another not. Each is tried with statements that need the rights and locks of a
+        write but change no row. One row is written.
         """
         for table in SQLModel.metadata.sorted_tables:
             for statement in _no_op_writes(table):

@@ -293,7 +293,7 @@ class _Chosen:
             self.condition = _S.id.in_(due(rows, _S.id))
 
     def pick(self, of: Callable[[Transition], ColumnElement[Any]]) -> ColumnElement[Any]:
-        """Return an expression whose value for each session is that of `of` for the session's row of the table."""
+        """Return an expression: for each session, `of` of the row of the transition table by which it moves."""
         if len(self.rows) == 1:
             return of(self.rows[0])
         is_named = self._key is _S.status
@@ -352,7 +352,7 @@ def _new_values(chosen: _Chosen, timeouts: Timeouts) -> dict[str, Any]:
 
 
 def _everybody(leaving: _Chosen) -> Update:
-    """Return the update of the rows of all participants who have joined or knocked and have not left."""
+    """Return the update of the rows of all participants who are in the sessions or wait to be admitted."""
     (changes,) = {tuple(row.effects.all_participants.items()) for row in leaving.rows}
     assert all(change is Change.NOW for _, change in changes), "nothing else is written to all participants"
     present = and_(_P.left_at.is_(None), _P.session_id.in_(leaving.select(_S.id)))

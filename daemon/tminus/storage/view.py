@@ -1,4 +1,4 @@
-"""Queries. Each statement is built once, because building it costs more than running it."""
+"""Queries. Frequent statements are built once, because building one costs more than running it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ rare a match is. A search examines the same number of sessions, which takes a te
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Matching events, and the event number up to which there is no other one."""
+    """Matching events, and the event number up to which no other event matches."""
 
     events: list[FeedEvent]
     through: int
@@ -192,7 +192,7 @@ _ACTIVE_AMONG = select(_S.id, _S.type, _S.agent_id).where(
 
 
 class View:
-    """A snapshot of the database. Its methods return model objects, never rows."""
+    """A snapshot of the database, and the queries on it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -247,14 +247,17 @@ class View:
         """Return the open session with this PIN; None for 0, which means that a session has none."""
         return self.one(Session, _OPEN_BY_PIN, pin=pin)
 
-    def up_to(self, statement: Any, values: Any, limit: int, at_most: int | None) -> tuple[list[Row[Any]], bool]:
-        """Return the first rows of a statement, and whether there are more.
+    def rows_within(
+        self, statement: Any, values: Any, limit: int, max_bytes: int | None
+    ) -> tuple[list[Row[Any]], bool]:
+        """Return the first rows of a statement, as many as have at most `max_bytes` in JSON, but at least one.
 
-        Together they have at most `at_most` bytes in JSON, but there is at least one. Rows beyond that are not fetched.
+        Also returns whether the statement has more rows. These are not fetched. `limit`: the statement's own limit of
+        rows. `max_bytes`: None for no limit.
         """
-        result = self._run(statement, values, stream=at_most is not None and limit > STREAMED)
+        result = self._run(statement, values, stream=max_bytes is not None and limit > STREAMED)
         rows: list[Row[Any]] = []
-        bytes_left = at_most
+        bytes_left = max_bytes
         for row in result:
             if bytes_left is not None:
                 bytes_left -= _bytes(row)
@@ -264,11 +267,11 @@ class View:
             rows.append(row)
         return rows, False
 
-    def sessions(self, wanted: SessionFilter, at_most: int = PAGE_BYTES) -> tuple[int, list[Session]]:
-        """Return the number of all matching sessions, and one page of them with at most `at_most` bytes."""
+    def sessions(self, wanted: SessionFilter, max_bytes: int = PAGE_BYTES) -> tuple[int, list[Session]]:
+        """Return the number of all matching sessions, and one page of them with at most `max_bytes`."""
         statements = listing(wanted)
         ids = self._run(statements.page, statements.values).scalars().all()
-        rows = self._sessions_by_id(ids, at_most)
+        rows = self._sessions_by_id(ids, max_bytes)
         if len(ids) < wanted.limit and (ids or not wanted.offset):
             return wanted.offset + len(ids), rows  # the last page determines the number without a count
         return int(self.scalar(statements.number, **statements.values)), rows
@@ -278,7 +281,9 @@ class View:
         statements = listing(wanted)
         return list(self._run(statements.page, statements.values).scalars())
 
-    def search(self, wanted: SessionFilter, words: str, at_most: int = PAGE_BYTES) -> tuple[list[Session], int | None]:
+    def search(
+        self, wanted: SessionFilter, words: str, max_bytes: int = PAGE_BYTES
+    ) -> tuple[list[Session], int | None]:
         """Return the sessions of a list whose label or record contains a text, and the offset of the next call.
 
         The offset is None at the end.
@@ -289,13 +294,13 @@ class View:
         """
         statements = listing(replace(wanted, limit=WINDOW))
         ids = self._run(statements.page, statements.values).scalars().all()
-        positions = self._matching(ids, words.casefold(), wanted.limit)
-        rows = self._sessions_by_id([ids[position] for position in positions], at_most)
+        positions = self._positions_with(words.casefold(), ids, wanted.limit)
+        rows = self._sessions_by_id([ids[position] for position in positions], max_bytes)
         is_full = len(positions) == wanted.limit or len(rows) < len(positions)
         end = positions[len(rows) - 1] + 1 if is_full else len(ids)
         return rows, None if end == len(ids) < WINDOW else wanted.offset + end
 
-    def _matching(self, ids: Sequence[str], words: str, limit: int) -> list[int]:
+    def _positions_with(self, words: str, ids: Sequence[str], limit: int) -> list[int]:
         """Return the positions in a list of ids of the first `limit` sessions whose texts contain these words."""
         positions: list[int] = []
         for first in range(0, len(ids), SEARCHED):
@@ -309,10 +314,10 @@ class View:
                         return positions
         return positions
 
-    def _sessions_by_id(self, ids: Sequence[str], at_most: int) -> list[Session]:
-        """Return sessions in the order of their ids in the list: at most `at_most` bytes, but at least one."""
+    def _sessions_by_id(self, ids: Sequence[str], max_bytes: int) -> list[Session]:
+        """Return sessions in the order of their ids in the list: at most `max_bytes`, but at least one session."""
         rows: list[Session] = []
-        bytes_left = at_most
+        bytes_left = max_bytes
         for first in range(0, len(ids), STREAMED):
             some = ids[first : first + STREAMED]
             found = {row.id: row for row in self._run(_SESSIONS_OF, {"ids": list(some)})}
@@ -363,10 +368,11 @@ class View:
         """Return the events after a number, in order."""
         return self._events(after, limit, only, None)[0]
 
-    def _events(self, after: int, limit: int, only: EventFilter, at_most: int | None) -> tuple[list[FeedEvent], bool]:
-        """Return the first events that have at most `at_most` bytes together, and whether there are more."""
+    def _events(self, after: int, limit: int, only: EventFilter, max_bytes: int | None) -> tuple[list[FeedEvent], bool]:
+        """Return the first `limit` events, or fewer with at most `max_bytes`, and whether bytes were the reason."""
         values = parameters_of(only)
-        rows, cut = self.up_to(_feed_events(tuple(values)), {"after": after, "limit": limit, **values}, limit, at_most)
+        statement = _feed_events(tuple(values))
+        rows, cut = self.rows_within(statement, {"after": after, "limit": limit, **values}, limit, max_bytes)
         events = [
             FeedEvent(
                 _event(row),
@@ -378,11 +384,11 @@ class View:
         ]
         return events, cut
 
-    def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT, at_most: int = PAGE_BYTES) -> Page:
+    def page(self, after: int, limit: int, only: EventFilter = EVERY_EVENT, max_bytes: int = PAGE_BYTES) -> Page:
         """Return the next matching events after a number.
 
         If no index finds them, at most `WINDOW` events are examined, and the caller continues from `Page.through`. A
-        page has at most `at_most` bytes.
+        page has at most `max_bytes`.
         """
         if only.session_id is None and (
             only.types or only.session_types or only.agent_id is not None or only.invited is not None
@@ -391,7 +397,7 @@ class View:
         else:  # all events match, or an index finds those that do
             newest = self.last_seq()
             end = WindowEnd(newest if only.until is None else min(only.until, newest), True)
-        events, cut = self._events(after, limit, replace(only, until=end.seq), at_most)
+        events, cut = self._events(after, limit, replace(only, until=end.seq), max_bytes)
         if cut or len(events) == limit:
             return Page(events, events[-1].event.seq, more=True, full=True)
         return Page(events, max(after, end.seq), more=not end.is_last)

@@ -20,7 +20,7 @@ from tminus.scheduler import sweeps
 from tminus.sessions import commands
 from tminus.sessions.idempotency import keyed_request
 from tminus.storage import Transaction, View
-from tminus.storage.deadlines import Batch
+from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import PIN_RETRY, do_due
 from tminus.storage.engine import READERS
 from tminus.storage.retention import remove_closed
@@ -170,7 +170,7 @@ def test_one_sweep_processes_a_herd_larger_than_a_batch(world: World, monkeypatc
     def submit(job: Callable[[Transaction], T], *, clock: bool = False) -> Future[T]:
         future = world.store.submit(job, clock=clock)
         moved = future.result()
-        assert isinstance(moved, Batch)
+        assert isinstance(moved, DueBatch)
         batches.append(moved.done.total())
         return future
 

@@ -10,7 +10,7 @@ from tests.support.worlds import World
 from tminus.domain.types import EventType, Timeouts
 from tminus.scheduler import sources, sweeps
 from tminus.storage import Transaction, View, due
-from tminus.storage.deadlines import Batch
+from tminus.storage.deadlines import DueBatch
 from tminus.storage.due import Recomputed
 
 
@@ -26,12 +26,12 @@ class Reminders:
     def next_due(self, _view: View) -> datetime | None:
         return self.waiting[0] if self.waiting else None
 
-    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> Batch:
+    def do_due(self, tx: Transaction, timeouts: Timeouts, limit: int, until: datetime | None = None) -> DueBatch:
         bound = tx.now if until is None else until
         some = [at for at in self.waiting if at <= bound][:limit]
         self.waiting = self.waiting[len(some) :]
         self.met += [(at, tx.last_seq()) for at in some]
-        batch = Batch(more=bool(self.waiting) and self.waiting[0] <= bound)
+        batch = DueBatch(more=bool(self.waiting) and self.waiting[0] <= bound)
         if some:
             batch.done["remind"] = len(some)
         return batch

@@ -324,8 +324,10 @@ QUESTIONS: dict[str, Job] = {
     "agents.listed": lambda tx: agents.listed(tx, 100, 500),
     "agents.note_sign_in": lambda tx: agents.note_sign_in(tx, 7),
     "agents.note_sign_in for the first time": lambda tx: agents.note_sign_in(tx, 1_000_000),
-    "agents.admit": lambda tx: agents.admit(tx, agents.Person("https://i", "s8", "Ada", "", "[]")),
-    "agents.admit a new person": lambda tx: agents.admit(tx, agents.Person("https://i", "new", "Ada", "", "[]")),
+    "agents.find_or_add": lambda tx: agents.find_or_add(tx, agents.Person("https://i", "s8", "Ada", "", "[]")),
+    "agents.find_or_add a new person": lambda tx: agents.find_or_add(
+        tx, agents.Person("https://i", "new", "Ada", "", "[]")
+    ),
     "agents.shut_out": lambda tx: agents.shut_out(tx, 8),
     "agents.readmit": lambda tx: agents.readmit(tx, 9),
     "appointments.starts": lambda tx: appointments.starts(tx, 7, NOW - 10 * HOUR, NOW, 10_001),
@@ -376,8 +378,8 @@ QUESTIONS: dict[str, Job] = {
     "mails.claim": lambda tx: mails.claim(tx, mails.of_session(tx, "c7")[0], "c7", 0, 40_000),
     "mails.claim for the first time": lambda tx: mails.claim(tx, None, "c9", 5, 40_000),
     "mails.settle": lambda tx: mails.settle(tx, "c8", 0, 40_000, MailState.SENT, answered=True),
-    "mails.counted": lambda tx: mails.counted(tx, 7),
-    "mails.count": lambda tx: mails.count(tx, MailCount(agent_id=7, since=tx.now, mails=3)),
+    "mails.count_of": lambda tx: mails.count_of(tx, 7),
+    "mails.set_count": lambda tx: mails.set_count(tx, MailCount(agent_id=7, since=tx.now, mails=3)),
     "mails.reopen": lambda tx: mails.reopen(tx, 0, 40_000, None),
     "mails.reopen of a session": lambda tx: mails.reopen(tx, 0, 40_000, "c7"),
     "view.page of invitees": lambda tx: tx.page(0, 1, EventFilter(types=RARE, invited=True)),
