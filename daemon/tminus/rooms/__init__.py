@@ -1,9 +1,9 @@
 """The daemon's own rooms: people connect by WebSocket, join, knock, are admitted, and leave.
 
 =============  =============================================================================
-`hub`          all rooms of this daemon; the one reader of events for them; leases
+`hub`          all rooms of this daemon; the task that reads events for them; leases
 `visitor`      one connection: its states and its messages
-`commands`     jobs for the store's writer: a command of `sessions` and its presence row
+`commands`     jobs for the store's writer: each runs a command of `sessions` and updates `presence`
 `protocol`     the messages, declared once
 `asyncapi`     the description of the protocol, made from the declarations
 =============  =============================================================================

@@ -1,7 +1,7 @@
 """Jobs for the store's writer: what people do in the daemon's own rooms.
 
-Each runs a command of `sessions`, and keeps the row of `presence` with it in one transaction. `request_id` is that of
-the upgrade to the WebSocket, for the events.
+Each runs a command of `sessions`, and updates the person's row in `presence` in the same transaction. `request_id` is
+that of the upgrade to the WebSocket; the events contain it.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ CLOCK = replace(ROOM, acts_as=CLOCK_ACTOR)
 """The caller of commands that the daemon runs after a time-out."""
 
 LEASE_GRACE = timedelta(seconds=15)
-"""Time that the people of a daemon have to reconnect after its lease expired. A daemon that could only not write for a
-while still has their connections, and corrects their rows within this time.
+"""Time that the people of a daemon have to reconnect after its lease expired. A daemon that still runs, and only could
+not write for a while, has their connections, and corrects their rows within this time.
 """
 
 
@@ -48,7 +48,7 @@ class Connection(NamedTuple):
     daemon: str
     id: str
     needs_lease: bool = False
-    """Whether the daemon has no lease yet. Without one, another daemon records that its people have left."""
+    """Whether the daemon has no lease yet. Without a lease, another daemon would record that its people have left."""
 
 
 class Entered(NamedTuple):
@@ -56,13 +56,13 @@ class Entered(NamedTuple):
 
     participant: Participant
     seq: int
-    """The number of an event from which on the room contains the person."""
+    """The number of an event: later states of the room contain the person."""
     previous: str = ""
     """The id of the connection that represented the person before."""
 
 
 def digest(resume: str) -> str:
-    """Return what is stored of a resume key."""
+    """Return the SHA-256 of a resume key, which is stored instead of the key."""
     return hashlib.sha256(resume.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -88,7 +88,7 @@ def enter(
         if presence.count(tx, session_id, most) >= most:
             raise TooManyParticipants(most, at_once=True)
     trigger = Trigger.KNOCK if knocks else Trigger.JOIN
-    result = participants.join_or_knock(tx, settings, _guest(request_id), session_id, trigger, role, name)
+    result = participants.join_or_knock(tx, settings, _as_participant(request_id), session_id, trigger, role, name)
     participant = tx.participant(session_id, result.participant_id)
     assert participant is not None, "it was inserted just now"
     _renew_lease(tx, connection)
@@ -111,7 +111,7 @@ def resume(
     """Let a connection represent somebody who has not left. No event is recorded.
 
     Raises `WrongResumeKey`, also if the session is closed, or the person was removed; `AgentRevoked` for a host unless
-    `may_host`.
+    `may_host(session)`.
     """
     found, session, participant = find_resumable(tx, session_id, key)
     if participant.role is ParticipantRole.HOST and not may_host(session):
@@ -133,7 +133,7 @@ def find_resumable(view: View, session_id: str, key: str) -> tuple[Presence, Ses
 
 
 def _renew_lease(tx: Transaction, connection: Connection) -> None:
-    # A database that has one daemon needs no leases.
+    # SQLite needs no leases, since it has one daemon.
     if connection.needs_lease and tx.dialect == "postgresql":
         renew_lease(tx, connection.daemon)
 
@@ -142,7 +142,7 @@ def leave(
     tx: Transaction, settings: Settings, session_id: str, participant_id: str, request_id: str | None = None
 ) -> None:
     """Let somebody leave or stop waiting."""
-    participants.leave(tx, settings, _guest(request_id), session_id, participant_id)
+    participants.leave(tx, settings, _as_participant(request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
@@ -165,7 +165,7 @@ def admit(
     request_id: str | None = None,
 ) -> None:
     """Let a host admit somebody. Raises `Forbidden`, and what `participants.admit` raises."""
-    participants.admit(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
+    participants.admit(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id, participant_id)
 
 
 def deny(
@@ -177,7 +177,7 @@ def deny(
     request_id: str | None = None,
 ) -> None:
     """Let a host deny somebody. Raises `Forbidden`, and what `participants.deny` raises."""
-    participants.deny(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
+    participants.deny(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
@@ -190,21 +190,21 @@ def remove(
     request_id: str | None = None,
 ) -> None:
     """Let a host remove somebody. Raises `Forbidden`, and what `participants.leave` raises."""
-    participants.leave(tx, settings, _host(tx, session_id, host_id, request_id), session_id, participant_id)
+    participants.leave(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id, participant_id)
     presence.remove(tx, [participant_id])
 
 
 def end(tx: Transaction, settings: Settings, session_id: str, host_id: str, request_id: str | None = None) -> None:
     """Let a host close the session for everybody. Raises `Forbidden`."""
-    commands.close(tx, settings, _host(tx, session_id, host_id, request_id), session_id)
+    commands.close(tx, settings, _as_host(tx, session_id, host_id, request_id), session_id)
 
 
-def _guest(request_id: str | None) -> Caller:
-    """Return the caller for what people do for themselves."""
+def _as_participant(request_id: str | None) -> Caller:
+    """Return the caller for what people, guests and hosts, do for themselves."""
     return replace(ROOM, request_id=request_id)
 
 
-def _host(tx: Transaction, session_id: str, participant_id: str, request_id: str | None) -> Caller:
+def _as_host(tx: Transaction, session_id: str, participant_id: str, request_id: str | None) -> Caller:
     """Return the caller for the commands of a host, who acts for the session's agent in this session only.
 
     Raises `UnknownSession`, and `Forbidden` unless the participant is a host who is in the room now.

@@ -93,8 +93,8 @@ class Member(Protocol):
 class State:
     """The stored state of a room, and the messages that are the same for everybody.
 
-    A message that has not changed since the previous state is the same object, so a connection detects what is new by a
-    comparison of identities.
+    A message that has not changed since the previous state is the same object. So a connection finds new messages by
+    comparing identities.
     """
 
     def __init__(self, room: RoomState, seq: int, previous: "State | None") -> None:
@@ -255,6 +255,10 @@ class Hub:
         if (member := self._connections.get(connection)) is not None:
             member.replaced()
 
+    async def write(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
+        """Run a job on the store's writer."""
+        return await self.dependencies.store.transact(job, session_id)
+
     # --- agents who may not act any more ------------------------------------------------------------------------------
 
     def may_host(self, session: Session) -> bool:
@@ -273,10 +277,6 @@ class Hub:
             if room.state is not None and not self.may_host(room.state.session):
                 for member in list(room.members):
                     member.revoke_host()
-
-    async def write(self, job: Callable[[Transaction], T], session_id: str | None = None) -> T:
-        """Run a job on the store's writer."""
-        return await self.dependencies.store.transact(job, session_id)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class Hub:
             keeping.cancel()
 
     async def _wait(self, notification: asyncio.Event) -> None:
-        """Wait for new events, or a room to read; without rooms, only for the latter."""
+        """Wait for new events or for a room to read; without rooms, only for a room to read."""
         waiters = [asyncio.ensure_future(self._wake.wait())]
         if self._rooms:
             waiters.append(asyncio.ensure_future(notification.wait()))
@@ -336,7 +336,7 @@ class Hub:
             self._touched |= wanted
             raise
         if closed:
-            # Not awaited, and not repeated: their keys are refused in any case, since the sessions are closed.
+            # Not awaited, and not repeated: the resume keys are refused in any case, since the sessions are closed.
             with contextlib.suppress(RequestError):
                 self.dependencies.store.submit(partial(presence.remove_of_sessions, sessions=closed))
         return more
@@ -379,13 +379,14 @@ class Hub:
         for member in list(self._connections.values()):
             await member.clock_moved()
 
-    # --- who is connected ---------------------------------------------------------------------------------------------
+    # --- stored connections and leases --------------------------------------------------------------------------------
 
     def await_reconnects(self, *, will_stop: bool = False) -> None:
         """Give all people of this daemon time to reconnect: at its start, and when it stops. Called on any thread."""
         settings = self.dependencies.settings
         job = partial(commands.await_reconnects, settings=settings, daemon=self.name)
-        with contextlib.suppress(RequestError):  # the database is unreachable; the next check finds the people
+        # If the database is unreachable, `_check_connections` finds the people later.
+        with contextlib.suppress(RequestError):
             people = self.dependencies.store.submit(job).result()
             if people and not will_stop:
                 log("room.returning", participants=people, until=timestamps.text(clock.now() + settings.rooms.restart))
@@ -429,14 +430,14 @@ class Hub:
             )
 
     async def _check_leases(self) -> None:
-        """Renew the lease, and find daemons that have not. A database that has one daemon needs no leases."""
+        """Renew the lease, and find daemons that have not. SQLite needs no leases, since it has one daemon."""
         if not await self.dependencies.query(lambda view: view.dialect == "postgresql"):
             return
         if any(one.participant_id for one in self._connections.values()):
             await self.write(partial(commands.renew_lease, daemon=self.name))
             self._has_lease = True
         elif self._has_lease:
-            self._has_lease = False  # first: whoever enters meanwhile stores it again
+            self._has_lease = False  # first, so that whoever enters meanwhile stores a lease again
             await self.write(partial(presence.end_lease, daemon=self.name))
         for daemon in await self.dependencies.query(partial(presence.lost_daemons, now=clock.now())):
             if daemon == self.name:

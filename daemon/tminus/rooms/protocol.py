@@ -20,15 +20,13 @@ NAME_LENGTH = 255
 """Maximum characters of a name that a daemon can be configured to accept; `limits.participant_name` is in force."""
 
 KEY_LENGTH = 128
-"""Maximum characters of a host key or resume key; the daemon's own have 32."""
+"""Maximum characters of a host key or resume key. The daemon makes keys of 32."""
 
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners, which are part of Persian and Indic names and of many emoji."""
 
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Characters that are letters or symbols for Unicode, and are shown as nothing: Hangul fillers and an empty Braille
-cell.
-"""
+"""Letters and symbols of Unicode that are invisible: Hangul fillers and the empty Braille cell."""
 
 MARKS = 4
 """Maximum number of combining marks on one character of a name. More of them cover the lines above and below; Thai,
@@ -36,8 +34,7 @@ Hebrew, Tibetan and Vietnamese need fewer.
 """
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode's categories of control characters, of marks such as those that change the text direction, and of line ends.
-"""
+"""Unicode's categories of control characters, format characters (such as marks of text direction) and line ends."""
 
 
 def _name(text: str) -> str:
@@ -64,7 +61,7 @@ def _most_marks(text: str) -> int:
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_name)]
 Key = Annotated[str, Field(min_length=1, max_length=KEY_LENGTH)]
 Id = Annotated[str, Field(pattern="^[A-Za-z0-9]{1,64}$")]
-"""A participant's id. PostgreSQL accepts no NUL in a text, so nothing else may reach the database."""
+"""A participant's id. The pattern keeps NUL out, which PostgreSQL does not accept in a text."""
 
 
 # --- from the client --------------------------------------------------------------------------------------------------

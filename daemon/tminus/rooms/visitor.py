@@ -3,11 +3,11 @@
 ::
 
     LOOKING --join--> EARLY (scheduled) --opens--> ENTERING --> WAITING (knocked) --admitted--> IN
-       |                                              ^  |                                       ^
-       +----join, or resume--------------------------- -+  +---------------joined---------------+
+       |                                             ^  |                                        ^
+       +----join, or resume--------------------------+  +---------------joined-------------------+
 
-Each state ends in ENDED. The outbox has at most one message of each kind, because each contains everything that the
-client needs of that kind. So a slow reader receives fewer messages, and the outbox stays small.
+Each state can end in ENDED. The outbox has at most one message of each kind, the latest, because each contains
+everything that the client needs of that kind. So a slow reader receives fewer messages, and the outbox stays small.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class Socket(Protocol):
 
 
 class Guesses(Protocol):
-    """The limit of wrong ids and keys of one address."""
+    """The limit of wrong ids and keys of an address."""
 
     def retry_after(self, address: str) -> float | None: ...
 
@@ -111,7 +111,7 @@ class Visitor:
     session_id
         The session in the path, which may not exist.
     remote_ip, request_id
-        For the limit of wrong keys, and for log lines.
+        The client's address and the id of the upgrade request, for the limit of wrong keys and for log lines.
     guesses
         The limit of wrong ids and keys.
     """
@@ -145,18 +145,19 @@ class Visitor:
         self._join: Join | None = None
         self._role = ParticipantRole.GUEST
         self._resume = ""
+        """The resume key of the person."""
         self._has_left = False
         """Whether they have left, were removed, or are represented by another connection."""
         self._since = 0
         """The number of an event: earlier states of the room do not contain the person."""
         self._denial: Literal["denied", "timeout"] = "denied"
-        """The reason for which the person is not admitted, if they are not."""
+        """The reason in `denied`, if the person is not admitted."""
         self._wait_timer: asyncio.TimerHandle | None = None
         """Ends the waiting after `rooms.knock_timeout`."""
         self._waiting_since = timestamps.EPOCH
         """Since when the person waits to be admitted."""
         self._tasks: set[asyncio.Task[None]] = set()
-        """Tasks besides the messages: the join at the opening, and the end of waiting."""
+        """Tasks that run beside the messages: the join at the opening, the end of waiting, and a stored leave."""
         self._state: State | None = None
         self._sent: dict[str, bytes] = {}
         """The latest messages of the room that were put into the outbox."""
@@ -261,9 +262,9 @@ class Visitor:
         common: dict[str, Any] = {"settings": self._hub.dependencies.settings, "request_id": self._request_id}
         if isinstance(message, Leave):
             await self._finish_tasks()
-            self._stage = Stage.ENDED  # first: the hub may read that they have left before the next line ends
-            if self.participant_id:
-                await self._write(partial(commands.leave, participant_id=self.participant_id, **common))
+            self._stage = Stage.ENDED  # first: the hub may read that the person has left before the next line ends
+            if own:
+                await self._write(partial(commands.leave, participant_id=own, **common))
             self._end_for_good(None, 1000)
             return
         if isinstance(message, Join):
@@ -299,7 +300,7 @@ class Visitor:
             self._hub.touch(self._session_id)
 
     def _start_task(self, what: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine as a task besides the messages."""
+        """Run a coroutine as a task beside the messages."""
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -532,9 +533,8 @@ class Visitor:
 
     async def _store_leave(self) -> None:
         job = partial(commands.leave, settings=self._hub.dependencies.settings, participant_id=self.participant_id)
-        with contextlib.suppress(
-            RequestError
-        ):  # the database is unreachable: the hub's check finds the lost connection
+        # If the database is unreachable, the hub's check finds the lost connection.
+        with contextlib.suppress(RequestError):
             await self._write(job)
 
     # --- sending ------------------------------------------------------------------------------------------------------
@@ -549,7 +549,7 @@ class Visitor:
 
     def _put_bytes(self, kind: str, message: bytes) -> None:
         if self._close is None:
-            self._outbox.pop(kind, None)  # the later one comes after what was put in between
+            self._outbox.pop(kind, None)  # so that the new one is sent after messages of other kinds
             self._outbox[kind] = message
             self._outbox_changed.set()
 
