@@ -96,14 +96,14 @@ class Daemon:
             self.services.use_issuer(access)
             started.callback(self.services.close)
             self.services.metrics.set_config(configuration.fingerprint)
-            # With SQLite there is one log. With PostgreSQL each daemon has one, named by its host and state directory.
-            log_name = (
+            # The daemon's name in a database that several daemons may share. SQLite has one daemon, without a name.
+            name = (
                 ""
                 if config.database_file(settings, state) is not None
                 else f"{socket.gethostname()}:{printable(state)}"
             )
-            self.services.rooms.name = log_name
-            self._event_log = EventLog(self.store, self._log_events, self._notify_of_events, name=log_name)
+            self.services.rooms.name = name
+            self._event_log = EventLog(self.store, self._log_events, self._notify_of_events, name=name)
             self.services.metrics.log_seq.set_function(lambda: self._event_log.seq)
             if left := self._event_log.left:
                 log("log.resumed", events=left, after=self._event_log.seq)
