@@ -407,7 +407,7 @@ LOG_LINES = {
     "http.crowded": LineTemplate(
         "warning",
         "{remote_ip} has {connections} connections, the maximum for one address "
-        "(limits.connections_per_address): the oldest waiting ones are closed for new ones"
+        "(limits.connections_per_address): those that have waited longest are closed for new ones"
         ", times: {count}[ since {since}]",
         ("remote_ip", "connections", "network", *_COUNT),
     ),
