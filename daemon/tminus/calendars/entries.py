@@ -1,7 +1,7 @@
 """Make the calendar entry (VEVENT) of a session, and calendars of such entries.
 
-An entry is the same one in every calendar, because its UID never changes: a program that reads it again moves or
-cancels the entry that it has. Times are in UTC, so no program needs the rules of a time zone to read them.
+The UID of a session's entry is the same in every calendar and never changes. So a program that reads the entry again
+moves or cancels the one that it has. Times are in UTC, so no program needs the rules of a time zone.
 """
 
 import unicodedata
@@ -20,7 +20,7 @@ MEDIA_TYPE = "text/calendar; charset=utf-8"
 PRODUCT = "-//tminus//tminus//EN"
 
 _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that change the direction of the text after them, also that of a program around an entry's title."""
+"""Marks that change the direction of the text after them, even of text that a program shows after a title."""
 
 _END = b"END:VCALENDAR\r\n"
 
@@ -29,7 +29,7 @@ _IN_ADDRESS = "@!$'*+-._~"
 
 
 class Method(StrEnum):
-    """What the recipient of a calendar in a mail does with it (RFC 5546)."""
+    """What a mail asks the recipient's program to do with the calendar in it (RFC 5546)."""
 
     REQUEST = "REQUEST"
     CANCEL = "CANCEL"
@@ -43,8 +43,8 @@ class Person:
     name: str = ""
 
 
-class Appointment(Protocol):
-    """What an entry needs of a session. A `domain.model.Session` has it."""
+class EntrySession(Protocol):
+    """The fields of a session that an entry needs: a `domain.model.Session`, or a part of one."""
 
     @property
     def external_session_object_id(self) -> str: ...
@@ -76,13 +76,13 @@ class Plan:
     """How long before its start the session opens (`lifecycle.lead`)."""
 
 
-def uid(session: Appointment) -> str:
-    """Return the UID of the session's entry. It is the same for ever, also after a restore and at another host."""
+def uid(session: EntrySession) -> str:
+    """Return the UID of the session's entry. It never changes, not even by a restore or with another host name."""
     return f"{session.external_session_object_id}@tminus"
 
 
 def entry(
-    session: Appointment,
+    session: EntrySession,
     plan: Plan,
     link: str,
     *,
@@ -94,15 +94,15 @@ def entry(
     """Return the entry of a session: from its start, or its creation if it was created to open at once.
 
     It is cancelled if the session was cancelled before it opened, or if `method` is CANCEL. An entry without attendees
-    has no organizer: programs would take it for an invitation, which a person has to answer. `link`: the URL with which
-    the readers of this entry join. `notes`: lines for the description, below the link.
+    has no organizer: programs would treat it as an invitation, and ask for an answer. `link`: the URL with which the
+    readers of this entry join. `notes`: lines for the description, below the link.
     """
     starts = session.start_time or session.created_at
     cancelled = method is Method.CANCEL or session.close_reason == CloseReason.CANCELLED
     title = plain(session.label)
     made = Event()
     made.add("UID", uid(session))
-    # It must not be the present time: the entry would be different with each request, and never be unchanged.
+    # Not the present time: the entry would differ in each answer, so a client's copy would never be current.
     made.add("DTSTAMP", session.updated_at)
     made.add("LAST-MODIFIED", session.updated_at)
     made.add("CREATED", session.created_at)
@@ -139,8 +139,8 @@ def calendar(
 ) -> bytes:
     """Return a calendar of entries as it is sent: in UTF-8, with CRLF, and with lines of at most 75 bytes.
 
-    An entry may be written already, by its `to_ical`. For a calendar to which somebody subscribes, `name` is the name
-    that programs show, and `refresh` is how long they are asked to wait before they read it again.
+    `entries`: components, or what their `to_ical` has returned. For a calendar to which somebody subscribes, `name` is
+    the name that programs show, and `refresh` is how long they are asked to wait before they read it again.
     """
     made = Calendar()
     made.add("PRODID", PRODUCT)

@@ -25,7 +25,7 @@ def calendar(
         made.add("ORGANIZER", address(agent), encode=False)
     made.add("URL", url)
     for one in busy:
-        # Calendars have whole seconds, and a time that is partly busy is not free.
+        # Calendars have whole seconds, and a second that is partly busy is not free.
         end_of_busy = one.end.replace(microsecond=0) + (_SECOND if one.end.microsecond else timedelta(0))
         made.add("FREEBUSY", [(one.start, end_of_busy)], parameters={"FBTYPE": "BUSY"})
     whole = Calendar()
